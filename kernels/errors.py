@@ -1,0 +1,37 @@
+"""The errors of this floor, and nothing else.
+
+KernelError
+├─ KernelStartError         did not answer in time, or died before it did
+├─ DeadKernelError          the process is gone
+├─ KernelUnresponsiveError  ignored the interrupts; was killed
+└─ PoolExhaustedError       every kernel is busy
+SessionNotFoundError        no such session, or not the asker's
+
+What user code does wrong is never one of these: it is data in the cell.
+"""
+
+from __future__ import annotations
+
+
+class KernelError(Exception):
+    """A kernel could not do what was asked of it."""
+
+
+class KernelStartError(KernelError):
+    """The kernel did not answer in time, or its process ended before it answered."""
+
+
+class DeadKernelError(KernelError):
+    """The kernel's process is gone."""
+
+
+class KernelUnresponsiveError(KernelError):
+    """The kernel ignored its interrupts and was killed."""
+
+
+class PoolExhaustedError(KernelError):
+    """Every kernel is busy and none came free in time."""
+
+
+class SessionNotFoundError(Exception):
+    """No open session has this id, as far as the asker may know."""

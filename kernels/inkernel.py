@@ -1,0 +1,474 @@
+"""What runs inside a Python kernel: `python FILE`, done in a process that lives on afterwards.
+
+This text is sent to the kernel when it starts (`kernel.py`) and executed there under a
+name of its own; the kernel never imports it, so it may use only the standard library and
+what ipykernel has loaded already. It knows nothing of servers, sessions or notebooks.
+
+A script gets streams that are real files on the descriptors 0, 1 and 2, a clean
+`__main__`, and an end like an interpreter's: threads joined, exit handlers run. Then all
+that belongs to the kernel is put back, and the script's globals stay for the next cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import base64
+import builtins
+import contextlib
+import faulthandler
+import getpass
+import importlib
+import importlib.machinery
+import io
+import itertools
+import logging
+import os
+import signal
+import site
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+# The file name under which this text is compiled; its frames are cut from tracebacks.
+HERE = sys._getframe().f_code.co_filename
+PAYLOAD = "rmi_agent.script"
+
+
+def install(shell: Any, raw_output: bool) -> None:
+    """Prepare a fresh kernel: hook up the script runner, make iopub lossless.
+
+    Args:
+        shell: the kernel's `InteractiveShell`.
+        raw_output: whether the process was started with pipes on 1 and 2 that somebody
+            reads. ipykernel keeps copies of those; scripts write there directly, so that
+            nothing they wrote is lost when the process dies.
+    """
+    thread = shell.kernel.iopub_thread
+    # Without it iopub drops messages, `idle` included, when its reader stalls.
+    thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    raw = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
+    if len(raw) == 2 and all(fd is not None for fd in raw):
+        faulthandler.enable(raw[1])
+    else:
+        raw = []
+    shell._rmi_agent_script = Script(shell, raw).run
+
+
+def claim(stream: Any, number: int) -> int | None:
+    """Take over the descriptor that the process was started with as 1 or 2.
+
+    ipykernel repeats there what it captured, which would tell everything twice, so its
+    own copy is pointed at the null device; and `subprocess.run(..., stdout=sys.stdout)`
+    is sent to the captured descriptor instead of past it.
+    """
+    copy = getattr(stream, "_original_stdstream_copy", None)
+    if copy is None:
+        return None
+    raw = os.dup(copy)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, copy, inheritable=False)
+    os.close(null)
+    stream.fileno = lambda: number
+    return raw
+
+
+class Script:
+    """Runs one script at a time in this kernel's `__main__`."""
+
+    def __init__(self, shell: Any, raw: list[int]) -> None:
+        self.shell = shell
+        self.raw = raw
+        self.kernels_names = dict(shell.user_ns)
+
+    def run(self) -> None:
+        """Run the script that the current execute request carries in its metadata.
+
+        The request's `rmi_agent` entry has `path`, `argv` (the arguments), `source` and
+        `stdin` (both base64), and `fresh`: whether the kernel is to stay in the file's folder. The outcome goes back as a payload of the reply:
+        `exit_code` as `subprocess` reports it (negative for a signal) and `error_name`.
+        """
+        request = self.shell.get_parent()["metadata"]["rmi_agent"]
+        pid = os.getpid()
+        outcome: dict[str, Any] = {"source": PAYLOAD, "exit_code": 1, "error_name": None}
+        if request["fresh"]:
+            os.chdir(os.path.dirname(request["path"]))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.leave_interpreter_state, kept_interpreter_state())
+            self.enter_streams(undo, base64.b64decode(request["stdin"]))
+            handlers = self.enter_main(undo, request["path"], request["argv"])
+            known_threads = set(threading.enumerate())
+            known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
+            try:
+                outcome.update(self.execute(request["path"], base64.b64decode(request["source"])))
+            finally:
+                self.finish(handlers, known_threads, known_finalizers)
+                if os.getpid() != pid:  # the script forked; this is its child, at its end
+                    os._exit(outcome["exit_code"])
+        self.shell.payload_manager.write_payload(outcome)
+
+    # -- the script itself
+
+    def execute(self, path: str, source: bytes) -> dict[str, Any]:
+        """Compile and run, and account for the end as the interpreter's main does."""
+        try:
+            code = compile(source, path, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            return self.fail(undecodable(path, source) or error)
+        limit = sys.getrecursionlimit()
+        try:
+            # The script starts some 40 frames deep; it gets as many as at the top.
+            sys.setrecursionlimit(limit + depth())
+            exec(code, self.shell.user_ns)
+        except SystemExit as stop:
+            return self.exit_code(stop)
+        except BaseException as error:
+            return self.fail(error)
+        finally:
+            sys.setrecursionlimit(limit)
+        return {"exit_code": 0, "error_name": None}
+
+    def exit_code(self, stop: SystemExit) -> dict[str, Any]:
+        """`sys.exit(x)`: nothing is 0, an integer is itself, the rest is printed and 1."""
+        code = stop.code
+        if code is None:
+            return {"exit_code": 0, "error_name": None}
+        if not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        elif not -(2**63) <= code < 2**63:
+            code = -1
+        status = code & 0xFFFFFFFF if sys.platform == "win32" else code & 0xFF
+        return {"exit_code": status, "error_name": "SystemExit" if status else None}
+
+    def fail(self, error: BaseException) -> dict[str, Any]:
+        """An uncaught exception: its traceback through `sys.excepthook`, and code 1."""
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
+            frames = frames.tb_next
+        error.__traceback__ = frames
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
+        sys.last_exc = error
+        sys.stdout and sys.stdout.flush()
+        call_excepthook(error, frames)
+        if isinstance(error, KeyboardInterrupt):
+            code = 0xC000013A if sys.platform == "win32" else -signal.SIGINT
+        else:
+            code = 1
+        return {"exit_code": int(code), "error_name": type(error).__name__}
+
+    def finish(
+        self,
+        handlers: list[tuple[Any, tuple[Any, ...], dict[str, Any]]],
+        known_threads: set[threading.Thread],
+        known_finalizers: set[Any],
+    ) -> None:
+        """The interpreter's end, for what the script started: threads, handlers, streams."""
+        try:
+            for name, flag in (
+                ("concurrent.futures.thread", "_shutdown"),
+                ("concurrent.futures.process", "_global_shutdown"),
+            ):
+                if module := sys.modules.get(name):
+                    module._python_exit()
+                    setattr(module, flag, False)  # cells after this one may open new pools
+            while started := [
+                thread
+                for thread in threading.enumerate()
+                if not thread.daemon and thread not in known_threads
+            ]:
+                started[0].join()
+        except KeyboardInterrupt:
+            print("Interrupted while waiting for the script's threads.", file=sys.stderr)
+        while handlers:
+            function, args, kwargs = handlers.pop()
+            try:
+                function(*args, **kwargs)
+            except BaseException as error:
+                report_ignored(f"atexit callback{colon()} {function!r}", error)
+        registry = weakref.finalize._registry  # type: ignore[attr-defined]
+        fresh = [f for f in registry if f not in known_finalizers and f.atexit]
+        for finalizer in sorted(fresh, key=lambda f: registry[f].index, reverse=True):
+            try:
+                finalizer()
+            except BaseException as error:
+                call_excepthook(error, error.__traceback__)
+        if module := sys.modules.get("multiprocessing.util"):
+            module._exit_function()
+            module._exiting = False
+        for reference in list(getattr(logging, "_handlerList", [])):
+            if (handler := reference()) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    handler.flush()
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()  # type: ignore[union-attr]
+
+    # -- what a script finds, and putting the kernel's own things back
+
+    def enter_streams(self, undo: contextlib.ExitStack, stdin: bytes) -> None:
+        """Put the script's input on 0 and, where somebody reads them, the raw pipes on 1, 2."""
+        saved = {name: getattr(sys, name) for name in STREAMS}
+        undo.callback(lambda: [setattr(sys, name, stream) for name, stream in saved.items()])
+        with tempfile.TemporaryFile() as given:
+            given.write(stdin)
+            given.flush()
+            given.seek(0)
+            os.dup2(given.fileno(), 0)
+        undo.callback(point_at_null, 0)
+        if self.raw:
+            for number, raw in ((1, self.raw[0]), (2, self.raw[1])):
+                own = os.dup(number)
+                os.dup2(raw, number)
+                undo.callback(give_back, own, number)
+            targets: list[Any] = [io.FileIO(fd, "w", closefd=False) for fd in (1, 2)]
+        else:
+            targets = [Published(saved["stdout"]), Published(saved["stderr"])]
+        for name, raw_io in zip(("stdout", "stderr"), targets, strict=True):
+            stream = text_stream(io.BufferedWriter(raw_io), saved["__" + name + "__"], name)
+            setattr(sys, name, stream)
+            setattr(sys, "__" + name + "__", stream)
+        reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+        sys.stdin = sys.__stdin__ = text_stream(reader, saved["__stdin__"], "stdin")
+
+    def enter_main(
+        self, undo: contextlib.ExitStack, path: str, args: list[str]
+    ) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+        """Make `__main__`, `sys` and the builtins look as they do at the start of a script.
+
+        Returns the list that collects the script's own exit handlers.
+        """
+        folder, name = os.path.split(path)
+        namespace, kernel = self.shell.user_ns, self.shell.kernel
+
+        hidden = {n: namespace.pop(n) for n in self.kernels_names if n in namespace}
+        undo.callback(lambda: [namespace.setdefault(n, v) for n, v in hidden.items()])
+        namespace.pop("__warningregistry__", None)
+        namespace.update(
+            __name__="__main__",
+            __doc__=None,
+            __package__=None,
+            __loader__=importlib.machinery.SourceFileLoader("__main__", path),
+            __spec__=None,
+            __builtins__=builtins,
+            __file__=path,
+            __cached__=None,
+        )
+
+        for module_name, own in ((builtins, BUILTINS), (getpass, ("getpass",))):
+            before = {n: vars(module_name)[n] for n in own if n in vars(module_name)}
+            undo.callback(put_back, module_name, own, before)
+        builtins.input = kernel._sys_raw_input
+        getpass.getpass = kernel._save_getpass
+        for n in ("get_ipython", "display"):
+            vars(builtins).pop(n, None)
+        site.setquit()
+
+        sys.argv[:] = [name, *args]
+        sys.orig_argv[:] = [sys.executable, name, *args]
+        sys.path[:] = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
+        os.chdir(folder)
+        sys.excepthook = sys.__excepthook__
+        forget_modules_beneath(folder)
+        threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]
+
+        return collect_exit_handlers(undo, folder)
+
+    def leave_interpreter_state(self, kept: dict[str, Any]) -> None:
+        """Restore what a script may have changed for the whole process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ipykernel sets its own after this
+        for number, handler in kept["signals"].items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if hasattr(signal, "setitimer"):
+            for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+                signal.setitimer(timer, 0)
+        signal.set_wakeup_fd(kept["wakeup"])
+        asyncio.events._event_loop_policy = kept["policy"]  # type: ignore[attr-defined]
+        asyncio.events._set_running_loop(kept["loop"])
+        if kept["task"] is not None:
+            asyncio.tasks._enter_task(kept["loop"], kept["task"])
+        sys.argv[:], sys.orig_argv[:], sys.path[:] = kept["argv"], kept["orig_argv"], kept["path"]
+        sys.excepthook, sys.displayhook = kept["excepthook"], kept["displayhook"]
+        with contextlib.suppress(OSError):  # the folder may be gone
+            os.chdir(kept["cwd"])
+
+
+STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+BUILTINS = ("input", "exit", "quit", "get_ipython", "display")
+
+
+def kept_interpreter_state() -> dict[str, Any]:
+    """Note what belongs to the kernel, and step out of its running event loop.
+
+    `asyncio.run` refuses to start inside a running loop, and `get_event_loop` would find
+    the kernel's; with a policy of its own the script sees none.
+    """
+    loop = asyncio.get_running_loop()
+    kept = {
+        "signals": {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT},
+        "wakeup": signal.set_wakeup_fd(-1),
+        "policy": asyncio.events._event_loop_policy,  # type: ignore[attr-defined]
+        "loop": loop,
+        "task": asyncio.current_task(),
+        "argv": sys.argv[:],
+        "orig_argv": sys.orig_argv[:],
+        "path": sys.path[:],
+        "excepthook": sys.excepthook,
+        "displayhook": sys.displayhook,
+        "cwd": os.getcwd(),
+    }
+    if kept["task"] is not None:
+        asyncio.tasks._leave_task(loop, kept["task"])
+    asyncio.events._set_running_loop(None)
+    asyncio.events._event_loop_policy = None  # type: ignore[attr-defined]
+    return kept
+
+
+def collect_exit_handlers(
+    undo: contextlib.ExitStack, folder: str
+) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """Catch `atexit.register` as called by the script and the modules beside it.
+
+    What libraries register stays for the end of the process: they are needed on.
+    """
+    handlers: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    register, unregister = atexit.register, atexit.unregister
+
+    def register_for_script(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1).f_globals
+        if caller.get("__name__") == "__main__" or is_beneath(caller.get("__file__"), folder):
+            handlers.append((function, args, kwargs))
+            return function
+        return register(function, *args, **kwargs)
+
+    def unregister_for_script(function: Any) -> None:
+        handlers[:] = [entry for entry in handlers if entry[0] != function]
+        unregister(function)
+
+    atexit.register, atexit.unregister = register_for_script, unregister_for_script  # type: ignore[assignment]
+    undo.callback(lambda: vars(atexit).update(register=register, unregister=unregister))
+    return handlers
+
+
+def is_beneath(path: str | None, folder: str) -> bool:
+    """Whether a module's file is the project's own, and not a package installed there."""
+    return bool(path) and str(path).startswith(folder + os.sep) and "site-packages" not in str(path)
+
+
+def forget_modules_beneath(folder: str) -> None:
+    """Drop neighbours that an earlier run imported: the file on disk may have changed."""
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def undecodable(path: str, source: bytes) -> SyntaxError | None:
+    """CPython's own words for a file that is not UTF-8 and does not say what it is."""
+    first_two = source.split(b"\n", 2)[:2]
+    if any(b"coding" in line and line.lstrip().startswith(b"#") for line in first_two):
+        return None
+    for number, line in enumerate(source.split(b"\n"), 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return SyntaxError(
+                f"Non-UTF-8 code starting with '\\x{line[error.start]:02x}' in file {path} on line"
+                f" {number}, but no encoding declared; see https://peps.python.org/pep-0263/"
+                " for details"
+            )
+    return None
+
+
+def call_excepthook(error: BaseException, frames: TracebackType | None) -> None:
+    """`sys.excepthook`, and what CPython prints where the hook itself fails."""
+    try:
+        sys.excepthook(type(error), error, frames)
+    except BaseException as second:
+        print("Error in sys.excepthook:", file=sys.stderr)
+        inner = second.__traceback__
+        sys.__excepthook__(type(second), second, inner.tb_next if inner else None)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, frames)
+
+
+def report_ignored(where: str, error: BaseException) -> None:
+    """An exception in an exit handler is told and does not change the exit code."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
+        frames = frames.tb_next
+    print(f"Exception ignored in {where}", file=sys.stderr)
+    traceback.print_exception(type(error), error, frames, file=sys.stderr)
+
+
+def colon() -> str:
+    """CPython 3.13 dropped a colon from that message."""
+    return ":" if sys.version_info < (3, 13) else ""
+
+
+def depth() -> int:
+    """How many frames are below the caller's."""
+    count, frame = 0, sys._getframe(1)
+    while frame := frame.f_back:  # type: ignore[assignment]
+        count += 1
+    return count
+
+
+def put_back(module: Any, names: tuple[str, ...], before: dict[str, Any]) -> None:
+    """Give a module exactly the attributes that it had."""
+    for name in names:
+        vars(module).pop(name, None)
+    vars(module).update(before)
+
+
+def point_at_null(number: int) -> None:
+    """Make a descriptor read or write nothing."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, number)
+    os.close(null)
+
+
+def give_back(own: int, number: int) -> None:
+    """Return a descriptor to what the kernel had there."""
+    os.dup2(own, number)
+    os.close(own)
+
+
+def text_stream(buffer: Any, like: Any, name: str) -> io.TextIOWrapper:
+    """A standard stream as the interpreter opens it, flushed at each line's end."""
+    buffer.raw.name = f"<{name}>"
+    stream = io.TextIOWrapper(
+        buffer,
+        encoding=getattr(like, "encoding", None) or "utf-8",
+        errors=getattr(like, "errors", None) or "backslashreplace",
+        newline=None if sys.platform == "win32" or name == "stdin" else "\n",
+        line_buffering=name != "stdin",
+    )
+    stream.mode = "r" if name == "stdin" else "w"  # type: ignore[misc]
+    return stream
+
+
+class Published(io.RawIOBase):
+    """A byte sink on top of ipykernel's stream, where nobody reads the raw descriptors."""
+
+    name = "<published>"
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.stream.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())

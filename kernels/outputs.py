@@ -1,0 +1,253 @@
+"""Folding a run's messages into its nbformat cell, as a notebook shows them in the end.
+
+Streams join, carriage returns and backspaces overwrite, `clear_output` clears and
+`update_display_data` replaces. Knows messages and cells; nothing of kernels or files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import nbformat.v4
+from nbformat import NotebookNode
+
+Message = dict[str, Any]
+Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
+
+_CONTROL = re.compile(r"([\r\b])")
+_ERASE = re.compile(r"\x1b\[[0-2]?K")
+
+
+def fold_line(line: str) -> str:
+    """One line as a terminal shows it after its carriage returns and backspaces."""
+    shown: list[str] = []
+    column = 0
+    for piece in _CONTROL.split(_ERASE.sub("", line)):
+        if piece == "\r":
+            column = 0
+        elif piece == "\b":
+            column = max(0, column - 1)
+        else:
+            shown[column : column + len(piece)] = piece
+            column += len(piece)
+    return "".join(shown)
+
+
+class StreamText:
+    """The text of one stream output, joined in constant time per piece."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._tail = ""
+        self.size = 0
+
+    def append(self, text: str) -> None:
+        """Add what was written. The open last line stays as it came: it may go on."""
+        self.size += len(text)
+        text = self._tail + text
+        head, newline, self._tail = text.rpartition("\n")
+        if newline:
+            if "\r" in head or "\b" in head:
+                head = "\n".join(fold_line(line.removesuffix("\r")) for line in head.split("\n"))
+            self._lines.append(head + newline)
+        elif len(self._tail) > 4_096 and "\r" in self._tail:
+            # A progress bar that never ends its line: keep only what still shows.
+            before, _, last = self._tail.rpartition("\r")
+            self._tail = fold_line(before) + "\r" + last
+
+    @property
+    def settled(self) -> str:
+        """The text up to where a carriage return could still change it."""
+        return self._joined() + ("" if "\r" in self._tail else self._tail)
+
+    @property
+    def text(self) -> str:
+        """All of it, in its final look."""
+        return self._joined() + fold_line(self._tail.removesuffix("\r"))
+
+    def _joined(self) -> str:
+        if len(self._lines) > 1:
+            self._lines = ["".join(self._lines)]
+        return self._lines[0] if self._lines else ""
+
+
+class Outputs:
+    """One cell's outputs while its run goes on.
+
+    Attributes:
+        cell: the nbformat code cell; `settle` brings its `outputs` up to date.
+        size: characters and base64 bytes taken in so far, dropped ones included.
+        changed: set whenever something was folded in; a watcher clears it.
+    """
+
+    def __init__(
+        self,
+        cell: NotebookNode,
+        displays: Displays | None = None,
+        limit: int = 0,
+        on_limit: Callable[[], None] | None = None,
+    ) -> None:
+        self.cell = cell
+        self.size = 0
+        self.changed = asyncio.Event()
+        self._displays: Displays = {} if displays is None else displays
+        self._streams: dict[int, StreamText] = {}  # id of a stream output → its text
+        self._clear_next = False
+        self._limit = limit
+        self._on_limit = on_limit
+
+    def fold(self, message: Message) -> None:
+        """Take in one iopub message; those that show nothing only set metadata."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "stream":
+            self.stream(content["name"], content["text"])
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            self._display(kind, content)
+        elif kind == "error":
+            self._append(
+                NotebookNode(
+                    output_type="error",
+                    ename=encodable(str(content.get("ename", ""))),
+                    evalue=encodable(str(content.get("evalue", ""))),
+                    traceback=[encodable(str(line)) for line in content.get("traceback", [])],
+                )
+            )
+        elif kind == "clear_output":
+            if content.get("wait"):
+                self._clear_next = True
+            else:
+                self._clear()
+        elif kind == "execute_input":
+            self.cell.execution_count = content.get("execution_count")
+
+    def stream(self, name: str, text: str) -> None:
+        """Add text to a stream, joining it to the last piece of the same stream."""
+        if not text or not self._admit(len(text)):
+            return
+        self._clear_if_waiting()
+        output = next(
+            (
+                output
+                for output in reversed(self._trailing_streams())
+                if output.name == name
+            ),
+            None,
+        )
+        if output is None:
+            output = NotebookNode(output_type="stream", name=name, text="")
+            self.cell.outputs.append(output)
+            self._streams[id(output)] = StreamText()
+        self._streams[id(output)].append(encodable(text))
+        self.changed.set()
+
+    def settle(self) -> NotebookNode:
+        """Write the joined stream texts into the cell and return it."""
+        for output in self.cell.outputs:
+            if joined := self._streams.get(id(output)):
+                output.text = joined.text
+        return self.cell
+
+    def settled(self) -> NotebookNode:
+        """A copy of the cell with the text that can't change any more: what to show meanwhile."""
+        outputs = [
+            NotebookNode(output, text=self._streams[id(output)].settled)
+            if id(output) in self._streams
+            else output
+            for output in self.cell.outputs
+        ]
+        return NotebookNode(self.cell, outputs=outputs)
+
+    def so_far(self, name: str) -> str:
+        """The text of one stream up to where it can still change (`stdout`, `stderr`)."""
+        return "".join(
+            self._streams[id(output)].settled
+            for output in self.cell.outputs
+            if output.output_type == "stream" and output.name == name
+        )
+
+    def timing(self, event: str, date: datetime | str) -> None:
+        """Note when something happened, in `metadata.execution` as Jupyter does."""
+        stamp = date if isinstance(date, str) else date.isoformat()
+        self.cell.metadata.setdefault("execution", NotebookNode())[event] = stamp
+
+    def _trailing_streams(self) -> list[NotebookNode]:
+        outputs = self.cell.outputs[-2:]
+        if outputs and outputs[-1].output_type != "stream":
+            return []
+        return [output for output in outputs if output.output_type == "stream"]
+
+    def _display(self, kind: str, content: dict[str, Any]) -> None:
+        data = NotebookNode(clean_bundle(content.get("data", {})))
+        metadata = nbformat.from_dict(clean(content.get("metadata", {})))
+        if not self._admit(sum(len(value) for value in data.values() if isinstance(value, str))):
+            return
+        display_id = (content.get("transient") or {}).get("display_id")
+        shown = self._displays.setdefault(display_id, []) if display_id else []
+        for output in shown:
+            output.data, output.metadata = data, metadata
+        if kind != "update_display_data":
+            output = NotebookNode(output_type=kind, data=data, metadata=metadata)
+            if kind == "execute_result":
+                output.execution_count = content.get("execution_count")
+            shown.append(output)
+            self._append(output)
+        self.changed.set()
+
+    def _append(self, output: NotebookNode) -> None:
+        self._clear_if_waiting()
+        self.cell.outputs.append(output)
+        self.changed.set()
+
+    def _clear_if_waiting(self) -> None:
+        if self._clear_next:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._clear_next = False
+        self.cell.outputs.clear()
+        self._streams.clear()
+        self.changed.set()
+
+    def _admit(self, size: int) -> bool:
+        """Count new output; past the limit say so, once, and take no more."""
+        within = self._limit == 0 or self.size <= self._limit
+        self.size += size
+        if self._limit and self.size > self._limit:
+            if self._on_limit is not None:
+                self._on_limit()
+                self._on_limit = None
+        return within
+
+
+def encodable(text: str) -> str:
+    """Text that can become UTF-8: a lone surrogate would break JSON later."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def clean(value: Any) -> Any:
+    """JSON-like data with every text encodable."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {encodable(str(key)): clean(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [clean(entry) for entry in value]
+    return value
+
+
+def clean_bundle(data: dict[str, Any]) -> dict[str, Any]:
+    """A mimebundle that nbformat accepts: text everywhere but under JSON types."""
+    bundle = {}
+    for mime, value in clean(data).items():
+        if not isinstance(value, str) and not mime.endswith(("json", "+json")):
+            value = "".join(value) if isinstance(value, list) else str(value)
+        bundle[mime] = value
+    return bundle

@@ -1,0 +1,174 @@
+"""Warm kernels, and a bound on how many there are.
+
+Every kernel is handed out once and never to a second session. Knows kernels and counts;
+which session must make room is told by its owner, through `evict`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import zmq.asyncio
+
+from .errors import KernelError, PoolExhaustedError
+from .kernel import Kernel, Launch
+
+log = logging.getLogger(__name__)
+
+
+class Pool:
+    """Starts kernels ahead of demand. Use as `async with Pool(...) as pool`.
+
+    Args:
+        launch: how each is started.
+        warm: kernels kept ready.
+        most: processes at the same time, warm and starting ones included.
+        patience: seconds that a lease waits for a kernel to come free.
+        evict: asked for room when there is none; returns whether some is on its way.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        warm: int,
+        most: int,
+        patience: float = 30.0,
+        evict: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.launch = launch
+        self.most = most
+        self._target = min(warm, most)
+        self._patience = patience
+        self._evict = evict
+        self._warm: deque[Kernel] = deque()
+        self._count = 0  # processes: warm, starting, leased or ending
+        self._starting = 0  # of those, starts for the warm row
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._context = zmq.asyncio.Context()
+        self._closed = False
+        self._failures = 0
+
+    async def __aenter__(self) -> Pool:
+        self._refill()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        for task in [task for task in self._tasks if task.get_name() == "start"]:
+            task.cancel()
+        while self._warm:
+            self.retire(self._warm.popleft())
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self._context.destroy(linger=0)
+
+    @property
+    def warm(self) -> int:
+        """Kernels that are ready now."""
+        return len(self._warm)
+
+    async def lease(self) -> Kernel:
+        """A fresh kernel: a warm one, or one started for this call, or one that came free.
+
+        Raises:
+            PoolExhaustedError: none came free in time.
+            KernelStartError: it could not be started.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    if self._warm:
+                        kernel = self._warm.popleft()
+                        self._refill()
+                        if await kernel.alive():
+                            return kernel
+                        self.retire(kernel)
+                    elif self._count < self.most:
+                        self._count += 1
+                        break
+                    else:
+                        await self._wait_for_room()
+        except TimeoutError:
+            raise PoolExhaustedError(
+                f"All {self.most} kernels are busy, and none came free within"
+                f" {self._patience:g} s. Wait for a run to end, interrupt one or close a session"
+                " (list_sessions shows them), or raise KERNEL_MAX."
+            ) from None
+        return await self._start()
+
+    def retire(self, kernel: Kernel) -> None:
+        """End a kernel in the background; its place is free once the process is gone."""
+        self._spawn(self._end(kernel), "end")
+
+    def room_may_come(self) -> None:
+        """Wake whoever waits: a session has become idle, so `evict` may now find one."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def _wait_for_room(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._evict()
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    async def _start(self) -> Kernel:
+        """Start a kernel for which a place was counted already."""
+        kernel = Kernel(self.launch, self._context)
+        try:
+            await kernel.start()
+        except BaseException:
+            self._freed()
+            raise
+        return kernel
+
+    def _refill(self) -> None:
+        while (
+            not self._closed
+            and len(self._warm) + self._starting < self._target
+            and self._count < self.most
+        ):
+            self._count += 1
+            self._starting += 1
+            self._spawn(self._warm_one(), "start")
+
+    async def _warm_one(self) -> None:
+        try:
+            kernel = await self._start()
+        except KernelError as error:
+            # No retry from here: the next call starts its own and reports the reason.
+            log.error("A kernel could not be started ahead of demand: %s", error)
+            return
+        finally:
+            self._starting -= 1
+        if self._closed:
+            self.retire(kernel)
+        else:
+            self._warm.append(kernel)
+            self.room_may_come()
+
+    async def _end(self, kernel: Kernel) -> None:
+        try:
+            await kernel.close()
+        finally:
+            self._freed()
+            self._refill()
+
+    def _freed(self) -> None:
+        self._count -= 1
+        self.room_may_come()
+
+    def _spawn(self, work: object, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

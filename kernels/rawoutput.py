@@ -1,0 +1,89 @@
+"""The pipes on a kernel process's descriptors 1 and 2, read as text.
+
+A pipe is written by the kernel's system calls themselves: what a script printed is here
+even when its process died in the next instruction, and all of it is here once the reply
+to its run has come. Knows nothing of Jupyter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+from collections.abc import Callable
+
+CHUNK = 65_536  # bytes; a Linux pipe holds as many
+LATE = 1_000_000  # characters that may wait for a run to belong to
+
+Sink = Callable[[str, str], None]  # (stream name, text)
+
+
+class RawOutput:
+    """Both pipes of one kernel process. Between runs, what arrives waits for the next."""
+
+    def __init__(self) -> None:
+        self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
+        self._sink: Sink | None = None
+        self._late: list[tuple[str, str]] = []
+        self._late_size = 0
+
+    def open(self) -> tuple[int, int]:
+        """Make the pipes and start reading; returns the two ends for the process.
+
+        The caller closes those two once the process has them.
+        """
+        loop = asyncio.get_running_loop()
+        ends = []
+        for name in ("stdout", "stderr"):
+            reading, writing = os.pipe()
+            os.set_blocking(reading, False)
+            self._pipes[reading] = (name, codecs.getincrementaldecoder("utf-8")("replace"))
+            loop.add_reader(reading, self._read, reading)
+            ends.append(writing)
+        return ends[0], ends[1]
+
+    def attach(self, sink: Sink) -> None:
+        """Send text to `sink` from now on, beginning with what arrived since the last run."""
+        self._sink = sink
+        for name, text in self._late:
+            sink(name, text)
+        self._late, self._late_size = [], 0
+
+    def detach(self) -> None:
+        """The run is over: read what its system calls have left in the pipes, then stop."""
+        self.drain()
+        self._sink = None
+
+    def drain(self, limit: int = 64 * 1024 * 1024) -> None:
+        """Read until the pipes are empty, at most `limit` bytes."""
+        for fd in list(self._pipes):
+            left = limit
+            while left > 0 and (count := self._read(fd)):
+                left -= count
+
+    def close(self) -> None:
+        """Stop reading. A process that still writes gets EPIPE."""
+        loop = asyncio.get_running_loop()
+        for fd in self._pipes:
+            loop.remove_reader(fd)
+            os.close(fd)
+        self._pipes.clear()
+
+    def _read(self, fd: int) -> int:
+        name, decoder = self._pipes[fd]
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return 0
+        if not data:  # every writer is gone
+            asyncio.get_running_loop().remove_reader(fd)
+        if text := decoder.decode(data, final=not data):
+            self._give(name, text)
+        return len(data)
+
+    def _give(self, name: str, text: str) -> None:
+        if self._sink is not None:
+            self._sink(name, text)
+        elif self._late_size < LATE:
+            self._late.append((name, text))
+            self._late_size += len(text)

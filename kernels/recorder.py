@@ -1,0 +1,211 @@
+"""Writing a session down as a notebook, cell by cell, at a cost that does not grow.
+
+The file's `cells` array comes last, so a cell is added by one write over the closing
+brackets; between two writes the file is always a valid notebook. Knows nbformat and
+files; nothing of kernels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.sign import NotebookNotary
+
+log = logging.getLogger(__name__)
+
+TAIL = "\n ]\n}\n"
+STREAM_CAP = 1_000_000  # characters of one stream output that the notebook keeps
+CELL_CAP = 20_000_000  # characters of all outputs of a cell that the notebook keeps
+BACKLOG_CAP = 50_000_000  # characters that wait for a disk that can't be written
+
+
+class Recorder:
+    """The notebook of one session.
+
+    Attributes:
+        path: the file; None until the first cell is recorded.
+        problem: why the last cell could not be written, or None.
+    """
+
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+        self.folder = folder
+        self.metadata = metadata
+        self.path: Path | None = None
+        self.problem: str | None = None
+        self._end = 0  # byte offset behind the last finished cell
+        self._cells = 0  # finished cells in the file
+        self._backlog: list[str] = []  # finished cells that could not be written
+        self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
+
+    def start(self, cell: NotebookNode, title: str) -> None:
+        """Put a cell on disk before it runs; `title` names a new file."""
+        self._write(cell, title, finished=False)
+
+    def finish(self, cell: NotebookNode, title: str) -> None:
+        """Replace the started cell by the finished one."""
+        self._write(cell, title, finished=True)
+
+    def amend(self, cell: NotebookNode) -> None:
+        """Replace a cell that was finished before, found by its id (rare; writes it all)."""
+        if self.path is None or self._touched_by_others():
+            return
+        try:
+            notebook = json.loads(self.path.read_text("utf-8"))
+            cells = [dumped(cell) if c["id"] == cell.id else json.dumps(c, indent=1, ensure_ascii=False) for c in notebook["cells"]]
+            self._replace(cells)
+        except OSError as error:
+            self.problem = str(error)
+
+    async def sign(self) -> None:
+        """Mark the notebook as trusted, as Jupyter does for what it ran itself."""
+        if self.path is None or self._touched_by_others():
+            return
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.to_thread(sign, self.path)
+
+    # -- the file
+
+    def _write(self, cell: NotebookNode, title: str, *, finished: bool) -> None:
+        text = dumped(cell)
+        if finished:
+            self._backlog.append(text)
+        try:
+            if self.path is not None and self._touched_by_others():
+                log.warning("%s was changed by another program; recording goes on in a new file.", self.path)
+                self.path = None
+            if self.path is None:
+                self._create(title)
+            for waiting in self._backlog[:]:
+                self._append(waiting)
+                self._backlog.remove(waiting)
+            if not finished:
+                self._append(text, keep=False)
+            self.problem = None
+        except OSError as error:
+            self.problem = f"{error.strerror or error} ({self.path or self.folder})"
+            log.warning("A cell could not be recorded: %s", self.problem)
+            while sum(map(len, self._backlog)) > BACKLOG_CAP:
+                self._backlog.pop(0)
+
+    def _append(self, text: str, *, keep: bool = True) -> None:
+        assert self.path is not None
+        body = ((",\n" if self._cells else "") + text).encode()
+        tail = TAIL.encode()
+        with self.path.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            # Never shorter than before: one write leaves no rest behind the last bracket.
+            padding = b" " * max(0, size - self._end - len(body) - len(tail))
+            data = memoryview(body + padding + tail)
+            file.seek(self._end)
+            while data:
+                data = data[file.write(data) :]
+            self._remember(file.fileno())
+        if keep:
+            self._end += len(body)
+            self._cells += 1
+
+    def _create(self, title: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        self.path = self.folder / f"{stamp}-{slug(title)}-{secrets.token_hex(3)}.ipynb"
+        try:
+            self._replace([])
+        except OSError:
+            self.path = None
+            raise
+
+    def _replace(self, cells: list[str]) -> None:
+        assert self.path is not None
+        head = json.dumps(
+            {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
+        )
+        prefix = head[: head.rindex("[]")] + "[\n"
+        body = (prefix + ",\n".join(cells)).encode()
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:  # noqa: PTH123
+                file.write(body + TAIL.encode())
+                file.flush()
+                self._remember(file.fileno())
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._end, self._cells = len(body), len(cells)
+
+    def _remember(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def _touched_by_others(self) -> bool:
+        try:
+            status = self.path.stat()  # type: ignore[union-attr]
+        except FileNotFoundError:
+            return True
+        return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def sign(path: Path) -> None:
+    """Sign a notebook file in the user's own signature store."""
+    with NotebookNotary() as notary:
+        notary.sign(nbformat.read(path, as_version=4))
+
+
+def dumped(cell: NotebookNode) -> str:
+    """A cell as JSON, within the notebook's cap."""
+    return json.dumps(within_cap(cell), indent=1, ensure_ascii=False)
+
+
+def within_cap(cell: NotebookNode) -> NotebookNode:
+    """The cell itself, or a copy whose longest outputs are cut, saying so."""
+    outputs, left = [], CELL_CAP
+    for output in cell.outputs:
+        if output.output_type == "stream" and len(output.text) > STREAM_CAP:
+            output = NotebookNode(output, text=cut(output.text, STREAM_CAP))
+        elif output.output_type == "error" and sum(map(len, output.traceback)) > STREAM_CAP:
+            output = NotebookNode(
+                output,
+                evalue=cut(output.evalue, STREAM_CAP),
+                traceback=[cut("\n".join(output.traceback), STREAM_CAP)],
+            )
+        size = len(output.get("text", "")) + sum(
+            len(value) for value in output.get("data", {}).values() if isinstance(value, str)
+        )
+        if size > left:
+            outputs.append(
+                NotebookNode(
+                    output_type="stream",
+                    name="stderr",
+                    text=f"[outputs from here on were not recorded: over {CELL_CAP:,} characters]\n",
+                )
+            )
+            break
+        left -= size
+        outputs.append(output)
+    return NotebookNode(cell, outputs=outputs)
+
+
+def cut(text: str, size: int) -> str:
+    """Head and tail of a long text, with the number of characters left out."""
+    if len(text) <= size:
+        return text
+    half = size // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters not recorded …]\n{text[-half:]}"
+
+
+def slug(title: str) -> str:
+    """A few words of a title that may stand in a file name."""
+    first = next((line for line in title.splitlines() if line.strip()), "")
+    words = re.sub(r"[^\w]+", "-", first).strip("-_")
+    return words[:40].rstrip("-_") or "cell"

@@ -1,0 +1,368 @@
+"""A session: one kernel and one notebook; every run adds one cell to both.
+
+Runs of a session are queued in order and go on by themselves: whoever asked for one may
+wait, look at what it has printed so far, or come back later. Knows kernels and notebooks;
+nothing of MCP or of other sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import tokenize
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+from .errors import KernelError
+from .kernel import Kernel, Reply, Script, State, describe_exit, now
+from .outputs import Displays, Outputs
+from .recorder import Recorder
+
+KEEP = 100  # runs whose outputs stay in memory for `read_output`
+
+
+@dataclass(frozen=True)
+class Run:
+    """One executed cell.
+
+    Attributes:
+        cell: the nbformat code cell with its outputs.
+        number: its place in the session, from 1.
+        elapsed: seconds it ran.
+        state: `lost` when the variables from before this run, or its own, are gone.
+        notes: what the asker should be told besides the outputs.
+    """
+
+    cell: NotebookNode
+    reply: Reply
+    number: int
+    elapsed: float
+    state: State
+    notebook: Path | None
+    notes: tuple[str, ...] = ()
+
+
+class Execution:
+    """A run that was accepted: queued, going on, or over (`task` is done)."""
+
+    def __init__(self, session: Session, number: int, source: str, title: str) -> None:
+        self.session = session
+        self.number = number
+        self.title = title
+        self.cell = new_code_cell(source)
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.handed_over = False
+        self.script: Script | None = None
+        self.outputs = Outputs(
+            self.cell, session.displays, session.config.output_limit, self._over_limit
+        )
+        self.task: asyncio.Task[Run]
+        self._kernel: Kernel | None = None
+
+    @property
+    def status(self) -> Literal["queued", "running", "over"]:
+        if self.task.done():
+            return "over"
+        return "queued" if self.started is None else "running"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it has run."""
+        if self.started is None:
+            return 0.0
+        return (self.finished or time.monotonic()) - self.started
+
+    def interrupt(self, why: str = "interrupted") -> bool:
+        """Stop it by the ladder, or take it out of the queue. False if it is over."""
+        if self.task.done():
+            return False
+        if self._kernel is not None:
+            return self._kernel.interrupt(why)
+        return self.task.cancel()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for the end, at most `timeout` seconds; whether it is over."""
+        done, _ = await asyncio.wait({self.task}, timeout=timeout)
+        return bool(done)
+
+    def _over_limit(self) -> None:
+        self.interrupt(f"printed more than OUTPUT_LIMIT ({self.session.config.output_limit:,})")
+
+    async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
+        """Execute on a kernel, which the session has found for it."""
+        self._kernel = kernel
+        try:
+            if self.script is None:
+                return await kernel.run_cell(self.cell.source, self.outputs, timeout)
+            return await kernel.run_script(self.script, self.outputs, timeout)
+        finally:
+            self._kernel = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """What all sessions have in common.
+
+    Attributes:
+        notebooks: the folder of the recorded notebooks.
+        timeout: seconds that a run may last unless it says otherwise.
+        output_limit: characters a cell may put out before it is interrupted; 0 is no limit.
+        idle: seconds after which an idle session is closed; 0 is never.
+    """
+
+    notebooks: Path
+    timeout: float = 30.0
+    output_limit: int = 10_000_000
+    idle: float = 1800.0
+
+
+class Session:
+    """One kernel and one notebook.
+
+    Args:
+        lease: gives a fresh kernel; used again when one has died.
+        retire: takes a kernel back to be ended.
+        became_idle: called whenever no run is queued or going on any more.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        principal: str,
+        config: Config,
+        kernel: Kernel,
+        lease: Callable[[], Awaitable[Kernel]],
+        retire: Callable[[Kernel], None],
+        became_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.id = session_id
+        self.principal = principal
+        self.config = config
+        self.displays: Displays = {}
+        self.executions: list[Execution] = []
+        self.last_used = time.monotonic()
+        self.count = 0
+        self.closed = False
+        self._kernel: Kernel | None = kernel
+        self._fresh = True
+        self._lease, self._retire, self._became_idle = lease, retire, became_idle
+        self._queue = asyncio.Lock()
+        self._lost = ""  # why variables are gone that nobody was told of yet
+        self.recorder = Recorder(config.notebooks, notebook_metadata(session_id, kernel))
+        self._signing: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- what it is doing
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run goes on or is queued."""
+        return any(not execution.task.done() for execution in self.executions[-KEEP:])
+
+    @property
+    def only_files(self) -> bool:
+        """Whether nothing but files ran here: the first to make room."""
+        return all(execution.script is not None for execution in self.executions)
+
+    @property
+    def is_python(self) -> bool:
+        """Whether its kernel can run Python files."""
+        return self._kernel is None or self._kernel.is_python
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last run ended; 0 while one goes on."""
+        return 0.0 if self.busy else time.monotonic() - self.last_used
+
+    def memory(self) -> int:
+        """Resident bytes of its processes."""
+        return self._kernel.memory() if self._kernel is not None else 0
+
+    def execution(self, cell: int) -> Execution | None:
+        """A run by its number; negative ones count from the last."""
+        number = cell if cell > 0 else self.count + 1 + cell
+        return next((e for e in reversed(self.executions) if e.number == number), None)
+
+    # -- running
+
+    def submit_cell(self, code: str, timeout: float | None = None) -> Execution:
+        """Queue a snippet; returns at once. `timeout` is in seconds."""
+        return self._submit(code, code, None, timeout)
+
+    def submit_script(self, script: Script, timeout: float | None = None) -> Execution:
+        """Queue a file to be run as `__main__`; returns at once."""
+        return self._submit(decoded(script.source), script.path.name, script, timeout)
+
+    def _submit(
+        self, source: str, title: str, script: Script | None, timeout: float | None
+    ) -> Execution:
+        if self.closed:
+            raise KernelError(f"Session {self.id} is closed.")
+        self.count += 1
+        execution = Execution(self, self.count, source, title)
+        execution.script = script
+        if script is not None:
+            execution.cell.metadata["rmi_agent"] = NotebookNode(
+                path=str(script.path),
+                sha256=hashlib.sha256(script.source).hexdigest(),
+                args=list(script.args),
+            )
+        limit = self.config.timeout if timeout is None else timeout
+        execution.task = asyncio.create_task(self._run(execution, limit))
+        execution.task.add_done_callback(self._over)
+        self.executions.append(execution)
+        if len(self.executions) > KEEP and self.executions[0].task.done():
+            self._forget(self.executions.pop(0))
+        return execution
+
+    async def _run(self, execution: Execution, timeout: float) -> Run:
+        async with self._queue:
+            kernel = await self._living_kernel()
+            if execution.script is not None:
+                execution.script = replace(execution.script, fresh=self._fresh)
+            self._fresh = False
+            execution.started = time.monotonic()
+            execution.outputs.timing("iopub.execute_input", now())
+            self.recorder.start(execution.cell, execution.title)
+            reply = await execution.run(kernel, timeout or None)
+            execution.finished = time.monotonic()
+            return self._account(execution, kernel, reply)
+
+    async def _living_kernel(self) -> Kernel:
+        kernel = self._kernel
+        if kernel is not None and await kernel.alive():
+            return kernel
+        if kernel is not None:
+            self._lost = self._lost or "Its kernel had died since the last run."
+            self._drop_kernel()
+        self._kernel = await self._lease()
+        return self._kernel
+
+    def _account(self, execution: Execution, kernel: Kernel, reply: Reply) -> Run:
+        """Settle the cell, note what became of the state, and record it."""
+        notes = []
+        if self._lost:
+            notes.append(f"{self._lost} This cell ran in a fresh kernel: earlier variables are gone.")
+        if reply.steps:
+            notes.append(told_steps(reply))
+        if reply.state == "lost":
+            if reply.status == "dead":
+                notes.append(f"The kernel died. {describe_exit(reply.exit_code)}")
+            notes.append("The session goes on with a fresh kernel: all its variables are lost.")
+            self._drop_kernel()
+        state: State = "lost" if self._lost or reply.state == "lost" else "kept"
+        self._lost = ""
+        cell = execution.outputs.settle()
+        if reply.execution_count is not None:
+            cell.execution_count = reply.execution_count
+        record = cell.metadata.setdefault("rmi_agent", NotebookNode())
+        record.update(status=reply.status, state=state)
+        if execution.script is not None or reply.exit_code is not None:
+            record.exit_code = reply.exit_code
+        if notes:
+            record.notes = notes
+        self.recorder.finish(cell, execution.title)
+        if self.recorder.problem:
+            notes.append(f"This cell was not recorded: {self.recorder.problem}")
+        return Run(
+            cell, reply, execution.number, execution.elapsed, state, self.recorder.path, tuple(notes)
+        )
+
+    def _over(self, task: asyncio.Task[Run]) -> None:
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it; nobody may, and asyncio would complain
+        self.last_used = time.monotonic()
+        if not self.busy and not self.closed:
+            self._sign_soon()
+            self._became_idle()
+
+    def _forget(self, execution: Execution) -> None:
+        gone = {id(output) for output in execution.cell.outputs}
+        for name in list(self.displays):
+            left = [output for output in self.displays[name] if id(output) not in gone]
+            self.displays[name] = left
+            if not left:
+                del self.displays[name]
+
+    # -- Jupyter's buttons
+
+    def interrupt(self, why: str = "interrupted by interrupt_session") -> bool:
+        """Stop the run that goes on; False if none does."""
+        return any(e.interrupt(why) for e in self.executions[-KEEP:] if e.status == "running")
+
+    async def restart(self) -> None:
+        """A fresh kernel; whatever ran is stopped, whatever was queued is dropped."""
+        await self._stop_all("the session was restarted")
+        async with self._queue:
+            self._drop_kernel()
+            self._kernel = await self._lease()
+            self._fresh, self._lost = False, ""
+            self.last_used = time.monotonic()
+
+    async def close(self, why: str = "the session was closed") -> None:
+        """End the kernel; the notebook stays."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._signing is not None:
+            self._signing.cancel()
+        await self._stop_all(why)
+        self._drop_kernel()
+        await self.recorder.sign()
+
+    async def _stop_all(self, why: str) -> None:
+        open_runs = [e for e in self.executions if not e.task.done()]
+        for execution in reversed(open_runs):  # queued ones first: none may start meanwhile
+            execution.interrupt(why)
+        if open_runs:
+            await asyncio.wait({e.task for e in open_runs})
+
+    def _drop_kernel(self) -> None:
+        if self._kernel is not None:
+            self._retire(self._kernel)
+            self._kernel = None
+
+    def _sign_soon(self) -> None:
+        """Sign once the session has been quiet for a moment: signing reads all of it."""
+        if self._signing is not None:
+            self._signing.cancel()
+        self._signing = asyncio.get_running_loop().call_later(2.0, self._sign)
+
+    def _sign(self) -> None:
+        task = asyncio.create_task(self.recorder.sign())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def told_steps(reply: Reply) -> str:
+    """The steps that stopped a run, as a sentence."""
+    reason, *acts = reply.steps
+    kept = "its variables are kept" if reply.state == "kept" else ""
+    return f"The run {reason}: it was {', then '.join(acts)}{'; ' + kept if kept else ''}."
+
+
+def decoded(source: bytes) -> str:
+    """A Python file's text by its own declared encoding, for the record."""
+    try:
+        encoding, _ = tokenize.detect_encoding(BytesIO(source).readline)
+    except SyntaxError:
+        encoding = "utf-8"
+    text = source.decode(encoding, "replace").removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def notebook_metadata(session_id: str, kernel: Kernel) -> dict[str, Any]:
+    """What a notebook says of its kernel. The id's first part only: all of it is a key."""
+    return {
+        "kernelspec": kernel.spec_metadata(),
+        "language_info": kernel.info.get("language_info", {"name": "python"}),
+        "rmi_agent": {"session": session_id[:6]},
+    }

@@ -1,0 +1,6 @@
+"""`python server/mcp_server.py`: the server on stdio, as Claude Desktop starts it."""
+
+from rmi_agent.server.cli import main
+
+if __name__ == "__main__":
+    main()

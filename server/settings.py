@@ -1,0 +1,152 @@
+"""All that can be set, read once from the environment or a `.env` file.
+
+Nothing else in the server reads the environment, and `.env` never becomes part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ..kernels import Config, Launch
+
+# What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
+KERNEL_ENV = (
+    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR TERM VIRTUAL_ENV CONDA_PREFIX"
+    " PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS PYTHONUTF8 PYTHONIOENCODING MPLBACKEND"
+    " JUPYTER_PATH JUPYTER_DATA_DIR XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME MPLCONFIGDIR"
+    " OMP_NUM_THREADS SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH"
+    " SYSTEMROOT SYSTEMDRIVE COMSPEC PATHEXT TEMP TMP USERPROFILE APPDATA LOCALAPPDATA"
+    " PROGRAMFILES PROGRAMDATA WINDIR NUMBER_OF_PROCESSORS PROCESSOR_ARCHITECTURE"
+).split()
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class BadSettings(Exception):
+    """A setting has a value that can't be used; the text is one line naming the variable."""
+
+
+def home() -> Path:
+    """Where the default folders are: the checkout, or the current directory."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+class Settings(BaseSettings):
+    """The settings, by their variables' names in lower case. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_file=(home() / ".env", ".env"), env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    python_projects_dir: Path = Field(default_factory=lambda: home() / "python_projects")
+    notebooks_dir: Path | None = None
+    python_timeout: float = Field(30.0, gt=0)
+    response_deadline: float = Field(45.0, gt=0)
+    kernel_name: str = Field("python3", min_length=1)
+    kernel_pool: int = Field(2, ge=0, le=100)
+    kernel_max: int = Field(16, ge=1, le=1000)
+    kernel_wait: float = Field(30.0, gt=0)
+    kernel_env: Names = ()
+    session_idle: float = Field(1800.0, ge=0)
+    output_limit: int = Field(10_000_000, ge=0)
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65535)
+    allowed_hosts: Names = ()
+    rmi_agent_token: SecretStr | None = None
+
+    @field_validator("kernel_env", "allowed_hosts", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("rmi_agent_token", mode="before")
+    @classmethod
+    def _no_empty_token(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("python_projects_dir", "notebooks_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else Path(os.path.abspath(value.expanduser()))
+
+    @cached_property
+    def projects(self) -> Path:
+        """The projects folder by its real path."""
+        return self.python_projects_dir.resolve()
+
+    @cached_property
+    def notebooks(self) -> Path:
+        """Where notebooks go: beside the projects folder unless set."""
+        return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
+
+    def make_folders(self) -> None:
+        """Create both folders.
+
+        Raises:
+            BadSettings: one can't be created.
+        """
+        for variable, folder in (
+            ("PYTHON_PROJECTS_DIR", self.python_projects_dir),
+            ("NOTEBOOKS_DIR", self.notebooks),
+        ):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadSettings(
+                    f"{variable}: can't use {folder} as a folder: {error.strerror}."
+                    " Set it to an absolute path that you may write to."
+                ) from None
+
+    def launch(self) -> Launch:
+        """How kernels start."""
+        names = {*KERNEL_ENV, *self.kernel_env}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if name.upper() in names or name in names or name.startswith("LC_")
+        }
+        return Launch(
+            cwd=self.projects, runtime=Path(), kernel_name=self.kernel_name, env=env
+        )
+
+    def sessions(self) -> Config:
+        """What all sessions have in common."""
+        return Config(
+            notebooks=self.notebooks,
+            timeout=self.python_timeout,
+            output_limit=self.output_limit,
+            idle=self.session_idle,
+        )
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` come from a command line and win.
+
+    Raises:
+        BadSettings: a value can't be used.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        given = first.get("input")
+        raise BadSettings(f"{name}: {first['msg']} (it is {given!r})") from None
+    except (OSError, UnicodeError) as error:
+        raise BadSettings(f".env can't be read: {error}") from None
+
+
+def die(error: BadSettings) -> None:
+    """Say the one line and leave with 2, as command lines do for bad usage."""
+    print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
+    raise SystemExit(2)

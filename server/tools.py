@@ -1,0 +1,351 @@
+"""The tools, as a model sees them: what each is for, and what it needs.
+
+Turns arguments into calls on sessions and runs into results. What the user's code does
+wrong is a normal result; what we can't do is a `ToolError` that says what to do next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from fastmcp import Context, FastMCP
+from fastmcp.exceptions import ToolError
+from fastmcp.server.dependencies import get_access_token
+from fastmcp.tools import ToolResult
+from mcp_types import TextContent, ToolAnnotations
+from pydantic import Field
+
+from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
+from . import paths
+from .content import BUDGET, RUN_SCHEMA, page_result, plain, run_result
+from .settings import Settings
+
+FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
+LIVE_EVERY = 0.25  # seconds between two pieces of live output
+LIVE_MOST = 100_000  # characters of live output of one stream of one run
+LISTED = 1000  # files
+
+SessionId = Annotated[
+    str | None,
+    Field(
+        description="The session to run in, as an earlier result named it. Leave it out for a"
+        " fresh session with nothing defined; its id comes back in the result."
+    ),
+]
+OpenSession = Annotated[str, Field(description="As a result or list_sessions named it.")]
+Timeout = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=604_800,
+        description="Seconds until the run is interrupted; its variables are kept."
+        " Give more for long work. A run that outlasts this call goes on by itself.",
+    ),
+]
+FileName = Annotated[
+    str,
+    Field(description="A .py file in the projects folder, relative to it: 'demo.py', 'sub/a.py'."),
+]
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Our own failures as tool errors, whose texts are written for the model."""
+    try:
+        yield
+    except (KernelError, SessionNotFoundError, paths.PathNotAllowedError) as error:
+        raise ToolError(str(error)) from None
+
+
+def principal() -> str:
+    """Whose sessions these are: the token's owner, or the one user of a local server."""
+    token = get_access_token()
+    return token.client_id if token is not None else "local"
+
+
+class Tools:
+    """The tools of one server."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self.settings = settings
+        self.sessions = sessions
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register every tool and resource."""
+        runs = {"output_schema": RUN_SCHEMA}
+        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
+        mcp.tool(self.run_python, **runs, annotations=acts)
+        mcp.tool(self.run_cell, **runs, annotations=acts)
+        mcp.tool(self.read_output, **runs, annotations=quiet)
+        mcp.tool(self.interrupt_session, annotations=acts)
+        mcp.tool(self.restart_session, annotations=acts)
+        mcp.tool(self.close_session, annotations=acts)
+        mcp.tool(self.list_sessions, annotations=quiet)
+        mcp.tool(self.list_python_files, annotations=quiet)
+        mcp.tool(self.read_python_file, annotations=quiet)
+        mcp.tool(self.write_python_file, annotations=acts)
+        mcp.resource("notebook://{session_id}", mime_type="application/x-ipynb+json")(self.notebook)
+        mcp.resource("python-file://{path*}", mime_type="text/x-python")(self.python_file)
+
+    # -- running
+
+    async def run_python(
+        self,
+        ctx: Context,
+        file_name: FileName,
+        args: Annotated[
+            list[str], Field(description="Command-line arguments: sys.argv[1:].")
+        ] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
+        stdin: Annotated[str, Field(description="What input() and sys.stdin read.")] = "",
+        session_id: SessionId = None,
+        timeout: Timeout = None,
+    ) -> ToolResult:
+        """Run a Python file of the projects folder, as `python FILE ARGS` in its folder would.
+
+        Returns its stdout, stderr, exit code and plots. Use this for files that exist there
+        (list_python_files shows them, write_python_file makes one); use run_cell for code that
+        is not in a file. Each call runs in a fresh session unless session_id is given. The
+        session stays open afterwards, also when the file failed: run_cell with the returned
+        session_id looks at its variables.
+        """
+        with told():
+            file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
+            if any("\0" in arg for arg in args):
+                raise ToolError("Error: an argument contains a NUL character; remove it.")
+            session = await self._session(session_id)
+            if not session.is_python:
+                raise ToolError(
+                    "Error: run_python needs a Python kernel (ipykernel); this server runs"
+                    f" {self.settings.kernel_name!r}. Use run_cell."
+                )
+            script = Script(file.path, file.source, tuple(args), stdin)
+            return await self._follow(session.submit_script(script, timeout), ctx)
+
+    async def run_cell(
+        self,
+        ctx: Context,
+        code: Annotated[str, Field(description="Python; several lines as in a notebook cell.")],
+        session_id: SessionId = None,
+        timeout: Timeout = None,
+    ) -> ToolResult:
+        """Run a snippet in a Jupyter session; variables and imports last between calls.
+
+        Pass the session_id of an earlier result to go on there; leave it out to begin afresh.
+        The last expression's value comes back without print, matplotlib figures come back as
+        pictures, and `await`, %magics and !shell commands work. If it times out, it is
+        interrupted and the session's variables are kept.
+        """
+        with told():
+            session = await self._session(session_id)
+            return await self._follow(session.submit_cell(code, timeout), ctx)
+
+    async def read_output(
+        self,
+        session_id: OpenSession,
+        cell: Annotated[
+            int, Field(description="The run's number in its session; -1 is the last one.")
+        ] = -1,
+        offset: Annotated[int, Field(ge=0, description="Characters to skip.")] = 0,
+        limit: Annotated[
+            int, Field(gt=0, le=200_000, description="Characters to return at most.")
+        ] = BUDGET,
+        wait: Annotated[
+            float, Field(ge=0, description="Seconds to wait for a run that still goes on.")
+        ] = 0,
+    ) -> ToolResult:
+        """Read a run's full text output in pages, or wait for a run that still goes on.
+
+        Use it when a result was cut (it names the offset), or when its status was `running`.
+        """
+        with told():
+            session = self.sessions.get(session_id, principal())
+            execution = session.execution(cell)
+            if execution is None:
+                raise ToolError(
+                    f"Session {session_id} has no cell {cell}"
+                    + (f"; it has 1 to {session.count}." if session.count else ": nothing ran yet.")
+                    + (" Older ones are in its notebook." if session.count else "")
+                )
+            if wait and not execution.task.done():
+                await execution.wait(min(wait, self.settings.response_deadline))
+            if execution.task.done():
+                finished(execution)
+            return page_result(execution, offset, limit)
+
+    async def _session(self, session_id: str | None) -> Session:
+        if session_id:
+            return self.sessions.get(session_id, principal())
+        return await self.sessions.open(principal())
+
+    async def _follow(self, execution: Execution, ctx: Context) -> ToolResult:
+        """Wait for a run, telling its output meanwhile; past the deadline hand it over."""
+        try:
+            await self._wait(execution, ctx)
+        except asyncio.CancelledError:
+            # anyio raises again at each await of a cancelled request, hence the scope.
+            with anyio.CancelScope(shield=True):
+                execution.interrupt("was cancelled by the client")
+                await execution.wait(10)
+            raise
+        if execution.task.done():
+            finished(execution)
+        return run_result(execution)
+
+    async def _wait(self, execution: Execution, ctx: Context) -> None:
+        ends = time.monotonic() + self.settings.response_deadline
+        if await execution.wait(min(FIRST_LOOK, self.settings.response_deadline)):
+            return
+        told_so_far = {"stdout": 0, "stderr": 0}
+        while (left := ends - time.monotonic()) > 0 and not execution.task.done():
+            await tell(execution, ctx, told_so_far)
+            await execution.wait(min(LIVE_EVERY, left))
+
+    # -- Jupyter's buttons
+
+    async def interrupt_session(self, session_id: OpenSession) -> str:
+        """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
+        with told():
+            session = self.sessions.get(session_id, principal())
+            running = next((e for e in session.executions if e.status == "running"), None)
+            if running is None or not session.interrupt():
+                return f"Nothing runs in session {session_id}."
+            await running.wait(10)
+            state = "it has ended" if running.task.done() else "it has not ended yet"
+            return (
+                f"Cell {running.number} of session {session_id} was interrupted; {state}."
+                f" read_output(session_id={session_id!r}, cell={running.number}) shows what it did."
+            )
+
+    async def restart_session(self, session_id: OpenSession) -> str:
+        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost."""
+        with told():
+            session = self.sessions.get(session_id, principal())
+            await session.restart()
+            return f"Session {session_id} has a fresh kernel: all its variables are gone."
+
+    async def close_session(self, session_id: OpenSession) -> str:
+        """End a session that is no longer needed and free its memory; its notebook stays."""
+        with told():
+            session = self.sessions.get(session_id, principal())
+            await self.sessions.close(session)
+            path = session.recorder.path
+            return f"Session {session_id} is closed." + (f" Its notebook is {path}." if path else "")
+
+    async def list_sessions(self) -> ToolResult:
+        """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
+        rows = []
+        for session in self.sessions.all(principal()):
+            memory = await asyncio.to_thread(session.memory)
+            rows.append(
+                {
+                    "session_id": session.id,
+                    "state": "busy" if session.busy else "idle",
+                    "cells": session.count,
+                    "idle_seconds": round(session.idle_for, 1),
+                    "memory_bytes": memory,
+                    "notebook": str(session.recorder.path) if session.recorder.path else None,
+                }
+            )
+        lines = [
+            f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
+            f" {r['memory_bytes'] / 1e6:.0f} MB, {r['notebook'] or 'nothing recorded yet'}"
+            for r in rows
+        ]
+        return listing(lines or ["No session is open."], {"sessions": rows})
+
+    # -- files
+
+    async def list_python_files(self) -> ToolResult:
+        """List the Python files that run_python can run, with sizes and times of change."""
+        found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
+        rows = [
+            {
+                "file_name": name,
+                "bytes": status.st_size,
+                "modified": datetime.fromtimestamp(status.st_mtime, UTC).isoformat("T", "seconds"),
+            }
+            for name, status in found[:LISTED]
+        ]
+        lines = [f"{r['file_name']}  {r['bytes']} bytes, {r['modified']}" for r in rows]
+        if len(found) > LISTED:
+            lines.append(f"[{len(found) - LISTED} more are not listed]")
+        nothing = f"No Python files in {self.settings.projects}; write_python_file makes one."
+        return listing(lines or [nothing], {"files": rows, "total": len(found)})
+
+    async def read_python_file(self, file_name: FileName) -> str:
+        """Read a Python file of the projects folder, to see or fix what run_python runs."""
+        with told():
+            return await asyncio.to_thread(self._text, file_name)
+
+    async def write_python_file(
+        self,
+        file_name: FileName,
+        content: Annotated[str, Field(description="The whole new text of the file.")],
+    ) -> str:
+        """Write a Python file into the projects folder, replacing it if it exists.
+
+        Use it to make a script for run_python or to fix one; folders on the way are created.
+        """
+        with told():
+            name, new = await asyncio.to_thread(
+                paths.write, self.settings.projects, file_name, content
+            )
+            return f"{'Created' if new else 'Replaced'} {name} ({len(content.encode('utf-8', 'replace')):,} bytes)."
+
+    def _text(self, file_name: str) -> str:
+        return paths.read(self.settings.projects, file_name).source.decode("utf-8", "replace")
+
+    # -- resources
+
+    async def notebook(self, session_id: str) -> str:
+        """The notebook that records a session, as it is now."""
+        path: Path | None = self.sessions.get(session_id, principal()).recorder.path
+        if path is None:
+            raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
+        return await asyncio.to_thread(path.read_text, "utf-8")
+
+    async def python_file(self, path: str) -> str:
+        """A Python file of the projects folder."""
+        return await asyncio.to_thread(self._text, path)
+
+
+def finished(execution: Execution) -> None:
+    """Raise what kept a run from running at all.
+
+    Raises:
+        ToolError: it was taken out of the queue.
+        KernelError: there was no kernel for it.
+    """
+    if execution.task.cancelled():
+        raise ToolError(
+            f"Cell {execution.number} was taken out of the queue before it started."
+            " Nothing of it ran; call again to run it."
+        )
+    if error := execution.task.exception():
+        raise error
+
+
+async def tell(execution: Execution, ctx: Context, so_far: dict[str, int]) -> None:
+    """Send what came since the last time as progress; stderr under the layout's heading."""
+    for name in so_far:
+        text = plain(execution.outputs.so_far(name))
+        new = text[so_far[name] : LIVE_MOST]
+        if new:
+            so_far[name] += len(new)
+            heading = "--- stderr ---\n" if name == "stderr" else ""
+            await ctx.report_progress(round(execution.elapsed, 3), message=heading + new)
+
+
+def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:
+    """A list for reading, and the same for programs."""
+    return ToolResult(
+        content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
+    )
