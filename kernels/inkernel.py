@@ -24,6 +24,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import signal
 import site
 import sys
@@ -85,7 +86,8 @@ class Script:
     def __init__(self, shell: Any, raw: list[int]) -> None:
         self.shell = shell
         self.raw = raw
-        self.kernels_names = dict(shell.user_ns)
+        self.kernels_names = set(shell.user_ns)
+        self.depth = 0  # frames below a script's first, once they have been counted
 
     def run(self) -> None:
         """Run the script that the current execute request carries in its metadata.
@@ -120,11 +122,12 @@ class Script:
         try:
             code = compile(source, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            return self.fail(undecodable(path, source) or error)
+            return self.fail(undecodable(path, source, error) or error)
         limit = sys.getrecursionlimit()
+        self.depth = self.depth or limit - room(limit)
         try:
             # The script starts some 40 frames deep; it gets as many as at the top.
-            sys.setrecursionlimit(limit + depth())
+            sys.setrecursionlimit(limit + self.depth)
             exec(code, self.shell.user_ns)
         except SystemExit as stop:
             return self.exit_code(stop)
@@ -149,10 +152,7 @@ class Script:
 
     def fail(self, error: BaseException) -> dict[str, Any]:
         """An uncaught exception: its traceback through `sys.excepthook`, and code 1."""
-        frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
-            frames = frames.tb_next
-        error.__traceback__ = frames
+        error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.last_exc = error
         sys.stdout and sys.stdout.flush()
@@ -191,7 +191,7 @@ class Script:
             try:
                 function(*args, **kwargs)
             except BaseException as error:
-                report_ignored(f"atexit callback{colon()} {function!r}", error)
+                report_ignored(repr(function), error)
         registry = weakref.finalize._registry  # type: ignore[attr-defined]
         fresh = [f for f in registry if f not in known_finalizers and f.atexit]
         for finalizer in sorted(fresh, key=lambda f: registry[f].index, reverse=True):
@@ -247,7 +247,8 @@ class Script:
         folder, name = os.path.split(path)
         namespace, kernel = self.shell.user_ns, self.shell.kernel
 
-        hidden = {n: namespace.pop(n) for n in self.kernels_names if n in namespace}
+        own = [n for n in namespace if n in self.kernels_names or HISTORY.fullmatch(n)]
+        hidden = {n: namespace.pop(n) for n in own}
         undo.callback(lambda: [namespace.setdefault(n, v) for n, v in hidden.items()])
         namespace.pop("__warningregistry__", None)
         namespace.update(
@@ -301,6 +302,7 @@ class Script:
 
 
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 BUILTINS = ("input", "exit", "quit", "get_ipython", "display")
 
 
@@ -370,8 +372,10 @@ def forget_modules_beneath(folder: str) -> None:
     importlib.invalidate_caches()
 
 
-def undecodable(path: str, source: bytes) -> SyntaxError | None:
-    """CPython's own words for a file that is not UTF-8 and does not say what it is."""
+def undecodable(path: str, source: bytes, error: BaseException) -> SyntaxError | None:
+    """CPython's own words for a *file* whose encoding is unknown, or not what it says."""
+    if isinstance(error, SyntaxError) and (error.msg or "").startswith("unknown encoding: "):
+        return SyntaxError(error.msg.replace("unknown encoding", "encoding problem"))
     first_two = source.split(b"\n", 2)[:2]
     if any(b"coding" in line and line.lstrip().startswith(b"#") for line in first_two):
         return None
@@ -393,32 +397,43 @@ def call_excepthook(error: BaseException, frames: TracebackType | None) -> None:
         sys.excepthook(type(error), error, frames)
     except BaseException as second:
         print("Error in sys.excepthook:", file=sys.stderr)
-        inner = second.__traceback__
-        sys.__excepthook__(type(second), second, inner.tb_next if inner else None)
+        second.__traceback__ = without_ours(second)
+        second.__context__ = None if second.__context__ is error else second.__context__
+        sys.__excepthook__(type(second), second, second.__traceback__)
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(error), error, frames)
 
 
 def report_ignored(where: str, error: BaseException) -> None:
     """An exception in an exit handler is told and does not change the exit code."""
+    # CPython 3.13 moved the colon.
+    words = f"callback: {where}" if sys.version_info < (3, 13) else f"callback {where}:"
+    print(f"Exception ignored in atexit {words}", file=sys.stderr)
+    traceback.print_exception(type(error), error, without_ours(error), file=sys.stderr)
+
+
+def without_ours(error: BaseException) -> TracebackType | None:
+    """An exception's traceback from the first frame that is not in this text."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
         frames = frames.tb_next
-    print(f"Exception ignored in {where}", file=sys.stderr)
-    traceback.print_exception(type(error), error, frames, file=sys.stderr)
+    return frames
 
 
-def colon() -> str:
-    """CPython 3.13 dropped a colon from that message."""
-    return ":" if sys.version_info < (3, 13) else ""
+def room(limit: int) -> int:
+    """How many frames a module run from here could pile up, found by trying."""
+    deepest = 0
 
+    def dive(depth: int) -> None:
+        nonlocal deepest
+        deepest = depth
+        dive(depth + 1)
 
-def depth() -> int:
-    """How many frames are below the caller's."""
-    count, frame = 0, sys._getframe(1)
-    while frame := frame.f_back:  # type: ignore[assignment]
-        count += 1
-    return count
+    try:
+        exec(compile("dive(2)", "<probe>", "exec"), {"dive": dive})
+    except RecursionError:
+        return deepest + 1  # this function is a frame that a script does not have below it
+    return limit
 
 
 def put_back(module: Any, names: tuple[str, ...], before: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class Execution:
         self.cell = new_code_cell(source)
         self.started: float | None = None
         self.finished: float | None = None
-        self.handed_over = False
+        self.told = {"stdout": 0, "stderr": 0}  # characters that went out as live output
         self.script: Script | None = None
         self.outputs = Outputs(
             self.cell, session.displays, session.config.output_limit, self._over_limit

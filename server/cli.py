@@ -41,16 +41,22 @@ def serve(
     port: Annotated[int | None, Parameter(help="Port to listen on, 0 for any (PORT).")] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
     notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
-    verbose: Annotated[bool, Parameter(help="Log more.")] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Parameter(help="What goes to stderr.")
+    ] = "info",
 ) -> None:
     """Serve. `http` has streamable HTTP at /mcp and legacy SSE at /sse on one port."""
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.INFO,
+        level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for noisy in ("mcp", "fastmcp", "FastMCP", "httpx", "asyncio", "uvicorn.access"):
-        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)
+    fastmcp_log = logging.getLogger("fastmcp")  # it brings handlers of its own
+    fastmcp_log.handlers.clear()
+    fastmcp_log.propagate = True
+    if log_level != "debug":
+        for noisy in ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
     given = {
         "host": host,
         "port": port,
@@ -89,7 +95,7 @@ async def leaving(work: Coroutine[Any, Any, int]) -> int:
 async def stdio(server: App) -> int:
     """Serve over stdin and stdout until EOF or a signal."""
     serving = asyncio.create_task(
-        server.mcp.run_stdio_async(show_banner=False, log_level="WARNING")
+        server.mcp.run_stdio_async(show_banner=False)
     )
     stopped = stop_signal()
     await asyncio.wait({serving, stopped}, return_when="FIRST_COMPLETED")

@@ -214,9 +214,9 @@ def tool_result(
 ) -> ToolResult:
     """Put the halves together."""
     session = execution.session
-    lines = [text.rstrip("\n")] if text else []
-    lines += [f"[{note.strip('[]')}]" for note in notes]
-    lines.append(f"[session_id: {session.id}, cell: {execution.number}]")
+    said = [*notes, f"session_id: {session.id}, cell: {execution.number}"]
+    gap = "\n" if text and not text.endswith("\n") else ""
+    block = text + gap + "\n".join(f"[{note.strip('[]')}]" for note in said)
     notebook = run.notebook if run else session.recorder.path
     facts = RunFacts(
         session_id=session.id,
@@ -231,6 +231,7 @@ def tool_result(
         truncated=truncated,
         notebook=str(notebook) if notebook else None,
     )
-    content: list[ContentBlock] = [TextContent(type="text", text="\n".join(lines)), *images]
-    meta = {"sections": whole.sections, "length": len(whole.text)}
+    content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
+    # Where the parts are, for programs: in the whole text, of which `shown` characters are here.
+    meta = {"sections": whole.sections, "length": len(whole.text), "shown": len(text)}
     return ToolResult(content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta})

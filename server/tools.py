@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -61,7 +62,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except (KernelError, SessionNotFoundError, paths.PathNotAllowedError) as error:
-        raise ToolError(str(error)) from None
+        raise ToolError(str(error), log_level=logging.DEBUG) from None
 
 
 def principal() -> str:
@@ -149,6 +150,7 @@ class Tools:
 
     async def read_output(
         self,
+        ctx: Context,
         session_id: OpenSession,
         cell: Annotated[
             int, Field(description="The run's number in its session; -1 is the last one.")
@@ -174,8 +176,8 @@ class Tools:
                     + (f"; it has 1 to {session.count}." if session.count else ": nothing ran yet.")
                     + (" Older ones are in its notebook." if session.count else "")
                 )
-            if wait and not execution.task.done():
-                await execution.wait(min(wait, self.settings.response_deadline))
+            if wait:
+                await self._wait(execution, ctx, min(wait, self.settings.response_deadline))
             if execution.task.done():
                 finished(execution)
             return page_result(execution, offset, limit)
@@ -188,7 +190,7 @@ class Tools:
     async def _follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run, telling its output meanwhile; past the deadline hand it over."""
         try:
-            await self._wait(execution, ctx)
+            await self._wait(execution, ctx, self.settings.response_deadline)
         except asyncio.CancelledError:
             # anyio raises again at each await of a cancelled request, hence the scope.
             with anyio.CancelScope(shield=True):
@@ -199,13 +201,12 @@ class Tools:
             finished(execution)
         return run_result(execution)
 
-    async def _wait(self, execution: Execution, ctx: Context) -> None:
-        ends = time.monotonic() + self.settings.response_deadline
-        if await execution.wait(min(FIRST_LOOK, self.settings.response_deadline)):
+    async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        if await execution.wait(min(FIRST_LOOK, seconds)):
             return
-        told_so_far = {"stdout": 0, "stderr": 0}
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
-            await tell(execution, ctx, told_so_far)
+            await tell(execution, ctx)
             await execution.wait(min(LIVE_EVERY, left))
 
     # -- Jupyter's buttons
@@ -333,13 +334,12 @@ def finished(execution: Execution) -> None:
         raise error
 
 
-async def tell(execution: Execution, ctx: Context, so_far: dict[str, int]) -> None:
+async def tell(execution: Execution, ctx: Context) -> None:
     """Send what came since the last time as progress; stderr under the layout's heading."""
-    for name in so_far:
+    for name, told_before in execution.told.items():
         text = plain(execution.outputs.so_far(name))
-        new = text[so_far[name] : LIVE_MOST]
-        if new:
-            so_far[name] += len(new)
+        if new := text[told_before:LIVE_MOST]:
+            execution.told[name] += len(new)
             heading = "--- stderr ---\n" if name == "stderr" else ""
             await ctx.report_progress(round(execution.elapsed, 3), message=heading + new)
 

@@ -1,0 +1,257 @@
+"""`rmi-agent`: run files and cells on a server from the command line.
+
+Without `--server` it starts a server of its own. A script's stdout and stderr stay what
+they are, its exit code becomes ours, and all that is said about a run goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import cyclopts
+from anyio.from_thread import start_blocking_portal
+from cyclopts import Parameter
+from fastmcp.exceptions import ToolError
+from mcp import MCPError
+from rich.console import Console
+
+from .check import check as run_check
+from .client import RmiMcpClient, RunResult
+from .repl import repl as run_repl
+
+Server = Annotated[
+    str | None,
+    Parameter(help="A URL (…/mcp or …/sse), a script or a command. Left out: a server of its own."),
+]
+Timeout = Annotated[float | None, Parameter(help="Seconds until the run is interrupted.")]
+Session = Annotated[str | None, Parameter(help="An open session to run in.")]
+Stdin = Annotated[str, Parameter(help="What input() reads; - for this command's own input.")]
+
+app = cyclopts.App(
+    name="rmi-agent",
+    help="Run Python files and cells on an RmiAgentMcpServer.",
+    help_format="plaintext",
+)
+
+
+class Screen:
+    """Shows a run while it goes on and when it is over.
+
+    On a terminal the elapsed time runs along below; through a pipe there is the text alone.
+    """
+
+    def __init__(self) -> None:
+        self.shown = {"stdout": "", "stderr": ""}
+        self._console = Console(stderr=True)
+        self._status = self._console.status("") if self._console.is_terminal else None
+        self._started = time.monotonic()
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Screen:
+        if self._status is not None:
+            self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._status is not None:
+            self._status.stop()
+
+    async def _tick(self) -> None:
+        await asyncio.sleep(1)
+        assert self._status is not None
+        while True:
+            self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
+            self._status.start()
+            await asyncio.sleep(0.5)
+
+    def live(self, name: str, text: str) -> None:
+        """Output that came while the run goes on."""
+        self.shown[name] += text
+        if self._status is not None:
+            self._status.stop()
+        write(name, text)
+
+    def finish(self, result: RunResult) -> None:
+        """What has not been shown yet, and what is to be said about the run."""
+        if self._status is not None:
+            self._status.stop()
+        show(result, self.shown)
+
+
+def write(name: str, text: str) -> None:
+    """Write to stdout or stderr, whatever the terminal can encode."""
+    stream = sys.stderr if name == "stderr" else sys.stdout
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
+    stream.flush()
+
+
+def show(result: RunResult, shown: dict[str, str]) -> None:
+    """Print a result, without what `shown` has of it already."""
+    for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+        before = shown[name]
+        write(name, text[len(before) :] if text.startswith(before) else "\n" + text)
+    if result.value:
+        failed = result.error_name is not None
+        write("stderr" if failed else "stdout", result.value.rstrip("\n") + "\n")
+    for line in result.notes.splitlines():
+        if not line.startswith(("[session_id:", "[Process exited")):
+            write("stderr", line + "\n")
+    if count := len(result.pictures):
+        write("stderr", f"[{count} picture{'s' if count > 1 else ''}: in the notebook]\n")
+
+
+def recorded(result: RunResult) -> None:
+    """Say where the session is recorded."""
+    if result.notebook:
+        write("stderr", f"Recorded in {result.notebook}\n")
+
+
+def exit_code(result: RunResult) -> int:
+    """What a shell would report for such a run."""
+    if result.status == "timeout":
+        return 124
+    code = result.exit_code
+    if code is None:
+        return 0 if result.status == "ok" else 1
+    return 128 - code if code < 0 else code
+
+
+def call(server: str | None, work: Callable[[RmiMcpClient], Awaitable[int]]) -> None:
+    """Connect, do the work, and leave with its code. Every failure is one line that helps."""
+
+    async def connected() -> int:
+        async with RmiMcpClient(server) as client:
+            return await work(client)
+
+    try:
+        code = asyncio.run(connected())
+    except KeyboardInterrupt:
+        code = 130
+    except ToolError as error:
+        code = fail(str(error))
+    except (MCPError, OSError, RuntimeError, ValueError) as error:
+        where = server or "the embedded server"
+        code = fail(f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer.")
+    sys.exit(code)
+
+
+def fail(text: str) -> int:
+    """Say why on stderr."""
+    print(text, file=sys.stderr)
+    return 1
+
+
+@app.command
+def run(
+    file: str,
+    *args: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    server: Server = None,
+    session: Session = None,
+    timeout: Timeout = None,
+    stdin: Stdin = "",
+) -> None:
+    """Run a Python file of the projects folder and leave with its exit code.
+
+    What follows FILE is passed to it; options of this command come before FILE.
+    """
+    given = sys.stdin.read() if stdin == "-" else stdin
+
+    async def work(client: RmiMcpClient) -> int:
+        async with Screen() as screen:
+            result = await client.run_python(
+                file, list(args), given, session, timeout, screen.live
+            )
+            screen.finish(result)
+        recorded(result)
+        return exit_code(result)
+
+    call(server, work)
+
+
+@app.command
+def cell(
+    code: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    server: Server = None,
+    session: Session = None,
+    timeout: Timeout = None,
+) -> None:
+    """Run a snippet; - reads it from this command's input."""
+    source = sys.stdin.read() if code == "-" else code
+
+    async def work(client: RmiMcpClient) -> int:
+        async with Screen() as screen:
+            result = await client.run_cell(source, session, timeout, screen.live)
+            screen.finish(result)
+        recorded(result)
+        if server:
+            write("stderr", f"Session {result.session_id}\n")
+        return exit_code(result)
+
+    call(server, work)
+
+
+@app.command
+def repl(*, server: Server = None, timeout: Timeout = None) -> None:
+    """A prompt: cells run in one session, Ctrl-C stops the cell, Ctrl-D leaves."""
+    with start_blocking_portal() as portal:
+        try:
+            with portal.wrap_async_context_manager(RmiMcpClient(server)) as client:
+                code = run_repl(portal, client, timeout, show)
+        except (ToolError, MCPError, OSError, RuntimeError, ValueError) as error:
+            code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
+        except KeyboardInterrupt:
+            code = 130
+    sys.exit(code)
+
+
+@app.command
+def sessions(*, server: Server = None) -> None:
+    """List the open sessions of a running server."""
+
+    async def work(client: RmiMcpClient) -> int:
+        rows = await client.list_sessions()
+        for row in rows:
+            print(
+                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
+                f" {row['idle_seconds']:g} s, {row['memory_bytes'] / 1e6:.0f} MB,"
+                f" {row['notebook'] or 'nothing recorded yet'}"
+            )
+        if not rows:
+            print("No session is open.")
+        return 0
+
+    if server is None:
+        sys.exit(fail("Sessions belong to a running server: name it with --server URL."))
+    call(server, work)
+
+
+@app.command
+def check(*, server: Server = None) -> None:
+    """Walk through the communication with a server in seven steps and report each."""
+
+    def report(passed: bool, title: str, detail: str) -> None:
+        print(f"{'ok    ' if passed else 'FAILED'} {title}: {detail}", flush=True)
+
+    async def work(client: RmiMcpClient) -> int:
+        return 0 if await run_check(client, report) else 1
+
+    call(server, work)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

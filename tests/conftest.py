@@ -1,0 +1,88 @@
+"""What all tests share: an environment of their own, and sessions on real kernels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels import Config, Launch, Run, Session, Sessions
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    """No setting from outside, no file in the user's folders, no process left behind."""
+    folder = Path(tempfile.mkdtemp(prefix="rmi"))  # short: socket paths begin with it
+    patch = pytest.MonkeyPatch()
+    settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR RMI_AGENT_TOKEN KERNEL_NAME PYTHON_TIMEOUT PORT"
+    for name in settings.split():
+        patch.delenv(name, raising=False)
+    for name, sub in (
+        ("XDG_RUNTIME_DIR", "r"),
+        ("XDG_CACHE_HOME", "c"),
+        ("JUPYTER_DATA_DIR", "d"),
+        ("JUPYTER_CONFIG_DIR", "g"),
+        ("MPLCONFIGDIR", "m"),
+    ):
+        (folder / sub).mkdir(mode=0o700)
+        patch.setenv(name, str(folder / sub))
+    yield
+    patch.undo()
+    left = psutil.Process().children(recursive=True)
+    sockets = list((folder / "r").rglob("*"))
+    shutil.rmtree(folder)
+    assert not left, f"processes left behind: {left}"
+    assert [path for path in sockets if path.is_file() or path.is_socket()] == []
+
+
+def kernel_env() -> dict[str, str]:
+    """The test's environment as kernels get it; ipykernel behaves differently under pytest."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+def launch(folder: Path) -> Launch:
+    return Launch(cwd=folder, runtime=folder, env=kernel_env())
+
+
+@pytest.fixture(scope="module")
+async def sessions(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sessions]:
+    """Sessions shared by a module's tests; each test opens its own."""
+    folder = tmp_path_factory.mktemp("s")
+    async with Sessions(Config(folder / "notebooks"), launch(folder)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def session(sessions: Sessions) -> AsyncIterator[Session]:
+    """A fresh session."""
+    opened = await sessions.open()
+    yield opened
+    await sessions.close(opened)
+
+
+async def cell(session: Session, code: str, timeout: float = 30) -> Run:
+    """Run a snippet to its end."""
+    return await session.submit_cell(code, timeout).task
+
+
+def stream(run: Run, name: str = "stdout") -> str:
+    """The text of one stream of a run."""
+    return "".join(
+        o.text for o in run.cell.outputs if o.output_type == "stream" and o.name == name
+    )
+
+
+def value(run: Run) -> str:
+    """The text of the last expression's value."""
+    return "".join(
+        o.data["text/plain"] for o in run.cell.outputs if o.output_type == "execute_result"
+    )

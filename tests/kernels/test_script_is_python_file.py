@@ -1,0 +1,332 @@
+"""A script on a kernel gives what `python FILE` gives: one table, each sample run both ways."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from rmi_agent.kernels import Script, Sessions
+
+from tests.conftest import cell, kernel_env, stream, value
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass(frozen=True)
+class Sample:
+    source: str | bytes
+    args: tuple[str, ...] = ()
+    stdin: str = ""
+    neighbours: tuple[tuple[str, str], ...] = ()
+    anyhow: bool = False  # lines of stdout in any order
+
+    def bytes(self) -> bytes:
+        return self.source if isinstance(self.source, bytes) else dedent(self.source).encode()
+
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+HELPER = (("helper.py", "NAME = 'helper'\ndef shout(x): return x.upper()\n"),)
+
+SAMPLES = {
+    "name_is_main": Sample("print(__name__)\nif __name__ == '__main__': print('main')"),
+    "file_and_folder": Sample("import os; print(__file__, os.getcwd())"),
+    "argv": Sample("import sys; print(sys.argv)", args=("a", "-b", "c d", "é", "")),
+    "sys_path": Sample("import sys; print(sys.path[0]); print(sys.path)"),
+    "module_globals": Sample("print(sorted(n for n in globals() if n != '__annotations__'))"),
+    "main_module": Sample("import __main__; x = 5; print(__main__.x, __main__.__spec__)"),
+    "docstring": Sample("'''Words.'''\nprint(__doc__)"),
+    "empty": Sample(""),
+    "neighbour_module": Sample(
+        "import helper; from helper import shout; print(helper.NAME, shout('x'))",
+        neighbours=HELPER,
+    ),
+    "neighbour_package": Sample(
+        "from pack.inner import f; print(f())",
+        neighbours=(("pack/__init__.py", ""), ("pack/inner.py", "def f(): return __name__")),
+    ),
+    "relative_file": Sample("print(open('data.txt').read())", neighbours=(("data.txt", "inside"),)),
+    "writes_beside_itself": Sample(
+        "open('out.txt', 'w').write('x'); import os; print(sorted(os.listdir('.')))"
+    ),
+    "exit_nothing": Sample("import sys; print('a'); sys.exit()"),
+    "exit_int": Sample("import sys; sys.exit(3)"),
+    "exit_large": Sample("import sys; sys.exit(300)"),
+    "exit_negative": Sample("import sys; sys.exit(-1)"),
+    "exit_huge": Sample("import sys; sys.exit(2**70)"),
+    "exit_string": Sample("import sys; sys.exit('no such thing')"),
+    "exit_object": Sample("import sys; sys.exit([1, 2])"),
+    "exit_true": Sample("raise SystemExit(True)"),
+    "builtin_exit": Sample("print('x'); exit(4)"),
+    "builtin_quit": Sample("quit()"),
+    "exit_in_finally": Sample("try: 1/0\nfinally: raise SystemExit(5)"),
+    "uncaught": Sample("def f(x):\n    return 1 / x\n\nprint('before')\nf(0)"),
+    "uncaught_in_neighbour": Sample("import helper\nhelper.shout(1)", neighbours=HELPER),
+    "import_error": Sample("import no_such_module_anywhere"),
+    "name_error_suggests": Sample("counter = 1\nprint(countr)"),
+    "syntax_error": Sample("print('never')\ndef (:\n    pass"),
+    "indentation_error": Sample("if True:\nprint(1)"),
+    "syntax_error_in_neighbour": Sample("import bad", neighbours=(("bad.py", "x = = 1"),)),
+    "keyboard_interrupt": Sample("raise KeyboardInterrupt", ),
+    "exception_group": Sample(
+        "raise ExceptionGroup('several', [ValueError(1), TypeError('t'),"
+        " ExceptionGroup('in', [KeyError('k')])])"
+    ),
+    "chained_from": Sample("try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('v') from e"),
+    "chained_context": Sample("try:\n    {}['k']\nexcept KeyError:\n    int('x')"),
+    "exception_note": Sample("e = ValueError('v'); e.add_note('a note'); raise e"),
+    "exception_without_str": Sample("class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E()"),
+    "recursion": Sample("def f(n): return f(n + 1)\nf(0)"),
+    "own_excepthook": Sample(
+        "import sys\nsys.excepthook = lambda t, v, tb: print('hooked', t.__name__, v)\n1/0"
+    ),
+    "broken_excepthook": Sample("import sys\ndef hook(t, v, tb): raise OSError('hook')\nsys.excepthook = hook\n1/0"),
+    "asyncio_run": Sample(
+        """
+        import asyncio
+        async def main():
+            await asyncio.sleep(0.01)
+            print(await asyncio.gather(*(asyncio.sleep(0, i) for i in range(3))))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(0))
+        asyncio.run(main())
+        asyncio.run(main())
+        """
+    ),
+    "asyncio_fails": Sample("import asyncio\nasync def main():\n    raise ValueError('v')\nasyncio.run(main())"),
+    "asyncio_no_running_loop": Sample(
+        "import asyncio\ntry: asyncio.get_running_loop()\nexcept RuntimeError as e: print(e)"
+    ),
+    "asyncio_new_loop": Sample(
+        "import asyncio\nloop = asyncio.new_event_loop()\nasyncio.set_event_loop(loop)\n"
+        "print(loop.run_until_complete(asyncio.sleep(0, 'done')))\nloop.close()"
+    ),
+    "asyncio_subprocess": Sample(
+        """
+        import asyncio, sys
+        async def main():
+            p = await asyncio.create_subprocess_exec(sys.executable, '-c', 'print(6*7)',
+                                                     stdout=asyncio.subprocess.PIPE)
+            print((await p.communicate())[0].decode())
+        asyncio.run(main())
+        """
+    ),
+    "unittest_main": Sample(
+        """
+        import unittest
+        class T(unittest.TestCase):
+            def test_good(self): self.assertEqual(1, 1)
+            def test_bad(self): self.assertEqual(1, 2)
+        unittest.main()
+        """
+    ),
+    "unittest_passes": Sample(
+        "import unittest\nclass T(unittest.TestCase):\n    def test(self): pass\nunittest.main()"
+    ),
+    "doctest": Sample("'''\n>>> 1 + 1\n3\n'''\nimport doctest; print(doctest.testmod())"),
+    "argparse_error": Sample(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('n', type=int)\np.parse_args()",
+        args=("x",),
+    ),
+    "argparse_help": Sample(
+        "import argparse\np = argparse.ArgumentParser(description='d')\np.parse_args()", args=("-h",)
+    ),
+    "logging_default": Sample("import logging; logging.warning('w'); logging.info('i')"),
+    "logging_basic_config": Sample(
+        "import logging; logging.basicConfig(level='INFO', format='%(message)s'); logging.info('i')"
+    ),
+    "logging_memory_handler": Sample(
+        "import logging, logging.handlers, sys\n"
+        "h = logging.handlers.MemoryHandler(99, target=logging.StreamHandler(sys.stdout))\n"
+        "logging.getLogger().addHandler(h); logging.warning('kept')"
+    ),
+    "warnings": Sample(
+        "import warnings\nwarnings.warn('careful')\nwarnings.warn('old', DeprecationWarning)\n"
+        "for _ in range(3): warnings.warn('once')"
+    ),
+    "invalid_escape": Sample("print('\\d')"),
+    "input": Sample("print(input('name? ') + '!'); print(input())", stdin="Ann\nBob\n"),
+    "input_eof": Sample("input('? ')", stdin=""),
+    "stdin_lines": Sample("import sys\nfor line in sys.stdin: print(repr(line))", stdin="a\nb"),
+    "stdin_bytes": Sample("import sys; print(sys.stdin.buffer.read())", stdin="é\r\n"),
+    "stdin_by_descriptor": Sample("print(open(0).read())", stdin="direct"),
+    "stdin_in_a_child": Sample("import os; os.system('cat')", stdin="to the child\n"),
+    "isatty": Sample("import sys; print(sys.stdin.isatty(), sys.stdout.isatty())"),
+    "stream_names": Sample("import sys; print(sys.stdin, sys.stdout, sys.stderr, sep='\\n')"),
+    "thread_joined": Sample(
+        "import threading, time\n"
+        "def late():\n    time.sleep(0.3); print('late')\n"
+        "threading.Thread(target=late).start(); print('main ends')"
+    ),
+    "daemon_thread_left": Sample(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    ),
+    "thread_fails": Sample("import threading\nthreading.Thread(target=lambda: 1/0).start()"),
+    "thread_pool_left_open": Sample(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(2)\npool.submit(print, 'from the pool')"
+    ),
+    "atexit_order": Sample(
+        "import atexit\natexit.register(print, 'first')\natexit.register(print, 'second', end='.\\n')\n"
+        "@atexit.register\ndef last(): print('third')\nprint('main')"
+    ),
+    "atexit_after_error": Sample("import atexit\natexit.register(print, 'bye')\n1/0"),
+    "atexit_unregister": Sample("import atexit\natexit.register(print)\natexit.unregister(print)"),
+    "atexit_fails": Sample("import atexit\ndef bad(): 1/0\natexit.register(bad)"),
+    "finalizer": Sample("import weakref\nclass C: pass\nc = C()\nweakref.finalize(c, print, 'gone')"),
+    "multiprocessing_fork": Sample(
+        """
+        import multiprocessing as mp
+        def f(x): print('child', x, flush=True); return x * x
+        if __name__ == '__main__':
+            with mp.get_context('fork').Pool(2) as pool: print(pool.map(f, [1, 2, 3]))
+        """,
+        anyhow=True,
+    ),
+    "multiprocessing_spawn": Sample(
+        """
+        import multiprocessing as mp
+        def f(q): q.put(__name__)
+        if __name__ == '__main__':
+            context = mp.get_context('spawn')
+            q = context.Queue(); p = context.Process(target=f, args=(q,))
+            p.start(); print(q.get()); p.join(); print(p.exitcode)
+        """
+    ),
+    "multiprocessing_forkserver": Sample(
+        """
+        import multiprocessing as mp
+        def f(x): return x + 1
+        if __name__ == '__main__':
+            with mp.get_context('forkserver').Pool(2) as pool: print(pool.map(f, range(4)))
+        """
+    ),
+    "process_pool": Sample(
+        """
+        from concurrent.futures import ProcessPoolExecutor
+        def f(x): return x * 10
+        if __name__ == '__main__':
+            with ProcessPoolExecutor(2) as pool: print(list(pool.map(f, range(3))))
+        """
+    ),
+    "process_fails": Sample(
+        """
+        import multiprocessing as mp
+        def f(): raise SystemExit(9)
+        if __name__ == '__main__':
+            p = mp.get_context('fork').Process(target=f); p.start(); p.join(); print(p.exitcode)
+        """
+    ),
+    "os_fork": Sample(
+        """
+        import os, sys
+        pid = os.fork()
+        if pid == 0:
+            print('child', flush=True); sys.exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    ),
+    "pickle_own_class": Sample(
+        "import pickle\nclass P:\n    x = 1\np = pickle.loads(pickle.dumps(P()))\nprint(type(p), p.x)"
+    ),
+    "dataclass_hints": Sample(
+        "from __future__ import annotations\nimport typing\nfrom dataclasses import dataclass, fields\n"
+        "@dataclass\nclass A:\n    x: int\n    y: 'A | None' = None\n"
+        "print(A(1), typing.get_type_hints(A), [f.type for f in fields(A)])"
+    ),
+    "inspect_source": Sample("import inspect\ndef f():\n    return 1\nprint(inspect.getsource(f))"),
+    "subprocess_output": Sample(
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c',"
+        " 'import sys; print(1); print(2, file=sys.stderr)'])"
+    ),
+    "subprocess_to_own_stdout": Sample(
+        "import subprocess, sys\nsubprocess.run(['echo', 'x'], stdout=sys.stdout, stderr=sys.stderr)"
+    ),
+    "os_system": Sample("import os; print(os.system('echo out; echo err >&2; exit 3') >> 8)", anyhow=True),
+    "descriptor_write": Sample("import os; os.write(1, b'raw\\n'); os.write(2, b'err\\n')"),
+    "binary_stdout": Sample("import sys; sys.stdout.buffer.write(bytes(range(128, 256)) + b'\\n')"),
+    "print_without_newline": Sample("print('a', end=''); print('b', end='')"),
+    "unicode": Sample("print('héllo ✓ 🐍')"),
+    "lone_surrogate": Sample("print('\\ud800')"),
+    "megabytes": Sample("for i in range(60_000): print('x' * 40, i)"),
+    "stdout_closed": Sample("import sys; print('x'); sys.stdout.close()"),
+    "stdout_replaced": Sample(
+        "import io, sys\nold, sys.stdout = sys.stdout, io.StringIO()\nprint('hidden')\n"
+        "text = sys.stdout.getvalue(); sys.stdout = old; print('got', repr(text))"
+    ),
+    "redirect_stdout": Sample(
+        "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as f: print('in')\n"
+        "print(repr(f.getvalue()))"
+    ),
+    "latin1_cookie": Sample("# -*- coding: latin-1 -*-\nprint('é')\n".encode("latin-1")),
+    "bom": Sample(b"\xef\xbb\xbfprint('bom')\n"),
+    "crlf": Sample(b"x = 1\r\nif x:\r\n    print('crlf')\r\n"),
+    "no_cookie_not_utf8": Sample(b"print('a')\nprint('\xe9')\n"),
+    "unknown_cookie": Sample(b"# coding: nonsense\nprint(1)\n"),
+    "signal_handler": Sample(
+        "import os, signal\nsignal.signal(signal.SIGUSR1, lambda n, f: print('got', n))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1); print('after')"
+    ),
+    "sigint_to_itself": Sample("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('never')"),
+    "alarm": Sample(
+        "import signal, time\ndef ring(n, f): raise TimeoutError('ring')\n"
+        "signal.signal(signal.SIGALRM, ring)\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\n"
+        "try: time.sleep(5)\nexcept TimeoutError as e: print(e)"
+    ),
+    "os_exit": Sample("import os\nprint('last words', flush=True)\nos._exit(7)"),
+    "killed": Sample("import os, signal\nprint('x', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"),
+    "no_get_ipython": Sample("try: get_ipython\nexcept NameError as e: print(e)"),
+    "type_of_builtins": Sample("print(__builtins__, type(input), type(exit).__name__, type(open))"),
+    "runpy_neighbour": Sample(
+        "import runpy; print(runpy.run_path('helper.py')['NAME'])", neighbours=HELPER
+    ),
+    "temporary_directory": Sample(
+        "import tempfile, os\nwith tempfile.TemporaryDirectory() as d: print(os.path.isdir(d))"
+    ),
+    "time_and_locale": Sample("import locale, sys; print(locale.getpreferredencoding(), sys.stdout.encoding)"),
+}
+
+
+def normal(text: str, anyhow: bool) -> str:
+    """Fold what differs between any two runs of the same program."""
+    text = re.sub(r"0x[0-9a-f]+", "0x…", text)
+    text = re.sub(r"in \d+\.\d+s", "in …s", text)
+    return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+async def test_a_script_gives_what_python_gives(
+    name: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    sample = SAMPLES[name]
+    folder = tmp_path.resolve()
+    for neighbour, text in sample.neighbours:
+        (folder / neighbour).parent.mkdir(exist_ok=True)
+        (folder / neighbour).write_text(text)
+    path = folder / "main.py"
+    path.write_bytes(sample.bytes())
+    expected = subprocess.run(
+        [sys.executable, "main.py", *sample.args],
+        cwd=folder,
+        input=sample.stdin.encode(),
+        capture_output=True,
+        env=kernel_env(),
+        timeout=60,
+    )
+
+    session = await sessions.open()
+    script = Script(path, path.read_bytes(), sample.args, sample.stdin)
+    run = await session.submit_script(script, 60).task
+    await sessions.close(session)
+
+    assert normal(stream(run), sample.anyhow) == normal(
+        expected.stdout.decode("utf-8", "replace"), sample.anyhow
+    )
+    assert normal(stream(run, "stderr"), sample.anyhow) == normal(
+        expected.stderr.decode("utf-8", "replace"), sample.anyhow
+    )
+    assert run.reply.exit_code == expected.returncode
