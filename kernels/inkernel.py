@@ -31,6 +31,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 import weakref
 from types import TracebackType
 from typing import Any
@@ -42,7 +43,7 @@ HERE = sys._getframe().f_code.co_filename
 PAYLOAD = "rmi_agent.script"
 
 
-def install(shell: Any, raw_output: bool) -> None:
+def install(shell: Any, raw_output: bool, environment: dict[str, str]) -> None:
     """Prepare a fresh kernel: hook up the script runner, make iopub lossless.
 
     Args:
@@ -50,7 +51,10 @@ def install(shell: Any, raw_output: bool) -> None:
         raw_output: whether the process was started with pipes on 1 and 2 that somebody
             reads. ipykernel keeps copies of those; scripts write there directly, so that
             nothing they wrote is lost when the process dies.
+        environment: the variables among `IPYKERNELS` that the process was started with.
     """
+    # Kernels have threads, so Python 3.12 warns at every fork, which scripts may well do.
+    warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
     thread = shell.kernel.iopub_thread
     # Without it iopub drops messages, `idle` included, when its reader stalls.
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
@@ -59,7 +63,7 @@ def install(shell: Any, raw_output: bool) -> None:
         faulthandler.enable(raw[1])
     else:
         raw = []
-    shell._rmi_agent_script = Script(shell, raw).run
+    shell._rmi_agent_script = Script(shell, raw, environment).run
 
 
 def claim(stream: Any, number: int) -> int | None:
@@ -83,9 +87,10 @@ def claim(stream: Any, number: int) -> int | None:
 class Script:
     """Runs one script at a time in this kernel's `__main__`."""
 
-    def __init__(self, shell: Any, raw: list[int]) -> None:
+    def __init__(self, shell: Any, raw: list[int], environment: dict[str, str]) -> None:
         self.shell = shell
         self.raw = raw
+        self.environment = {name: environment.get(name) for name in IPYKERNELS}
         self.kernels_names = set(shell.user_ns)
         self.depth = 0  # frames below a script's first, once they have been counted
 
@@ -271,9 +276,10 @@ class Script:
             vars(builtins).pop(n, None)
         site.setquit()
 
-        sys.argv[:] = [name, *args]
-        sys.orig_argv[:] = [sys.executable, name, *args]
-        sys.path[:] = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
+        undo.callback(set_environment, set_environment(self.environment))
+        sys.argv = [name, *args]
+        sys.orig_argv = [sys.executable, name, *args]
+        sys.path = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
         os.chdir(folder)
         sys.excepthook = sys.__excepthook__
         forget_modules_beneath(folder)
@@ -295,7 +301,9 @@ class Script:
         asyncio.events._set_running_loop(kept["loop"])
         if kept["task"] is not None:
             asyncio.tasks._enter_task(kept["loop"], kept["task"])
-        sys.argv[:], sys.orig_argv[:], sys.path[:] = kept["argv"], kept["orig_argv"], kept["path"]
+        sys.argv, sys.orig_argv, sys.path = kept["argv"], kept["orig_argv"], kept["path"]
+        warnings.resetwarnings()  # tells the machinery that the filters change
+        warnings.filters[:] = kept["filters"]  # type: ignore[index]
         sys.excepthook, sys.displayhook = kept["excepthook"], kept["displayhook"]
         with contextlib.suppress(OSError):  # the folder may be gone
             os.chdir(kept["cwd"])
@@ -304,6 +312,21 @@ class Script:
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 BUILTINS = ("input", "exit", "quit", "get_ipython", "display")
+
+
+# What ipykernel sets for the sake of cells: colours everywhere, and no pagers.
+IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
+
+
+def set_environment(values: dict[str, str | None]) -> dict[str, str | None]:
+    """Set or remove environment variables; returns what they were."""
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    return before
 
 
 def kept_interpreter_state() -> dict[str, Any]:
@@ -319,12 +342,13 @@ def kept_interpreter_state() -> dict[str, Any]:
         "policy": asyncio.events._event_loop_policy,  # type: ignore[attr-defined]
         "loop": loop,
         "task": asyncio.current_task(),
-        "argv": sys.argv[:],
-        "orig_argv": sys.orig_argv[:],
-        "path": sys.path[:],
+        "argv": sys.argv,
+        "orig_argv": sys.orig_argv,
+        "path": sys.path,
         "excepthook": sys.excepthook,
         "displayhook": sys.displayhook,
         "cwd": os.getcwd(),
+        "filters": warnings.filters[:],
     }
     if kept["task"] is not None:
         asyncio.tasks._leave_task(loop, kept["task"])

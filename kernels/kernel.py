@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 POLL = 0.1  # seconds between looks at whether the process lives
+# Variables that ipykernel changes and a script is to find as they were (see inkernel.py).
+IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
@@ -408,9 +410,11 @@ class Kernel:
             return
         source = resources.files(__package__).joinpath("inkernel.py").read_text("utf-8")
         raw = self._raw is not None and self.pid is not None
+        changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         code = (
             f"(lambda names: (exec(compile({source!r}, '<rmi-agent>', 'exec'), names),"
-            f" names['install'](get_ipython(), {raw})))({{'__name__': 'rmi_agent_inkernel'}})"
+            f" names['install'](get_ipython(), {raw}, {changed!r})))"
+            "({'__name__': 'rmi_agent_inkernel'})"
         )
         request = self._client.execute(code, silent=True, allow_stdin=False)
         reply = (await self._reply_to(request))["content"]

@@ -81,6 +81,7 @@ class Outputs:
     Attributes:
         cell: the nbformat code cell; `settle` brings its `outputs` up to date.
         size: characters and base64 bytes taken in so far, dropped ones included.
+        elsewhere: outputs of earlier cells that an `update_display_data` has changed.
         changed: set whenever something was folded in; a watcher clears it.
     """
 
@@ -93,6 +94,7 @@ class Outputs:
     ) -> None:
         self.cell = cell
         self.size = 0
+        self.elsewhere: list[NotebookNode] = []
         self.changed = asyncio.Event()
         self._displays: Displays = {} if displays is None else displays
         self._streams: dict[int, StreamText] = {}  # id of a stream output → its text
@@ -189,6 +191,8 @@ class Outputs:
         shown = self._displays.setdefault(display_id, []) if display_id else []
         for output in shown:
             output.data, output.metadata = data, metadata
+            if not any(output is own for own in self.cell.outputs):
+                self.elsewhere.append(output)
         if kind != "update_display_data":
             output = NotebookNode(output_type=kind, data=data, metadata=metadata)
             if kind == "execute_result":

@@ -1,0 +1,216 @@
+"""Notebooks: valid at all times, opened by the real tools, at a constant cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from nbformat.sign import NotebookNotary
+from nbformat.v4 import new_code_cell, new_output
+from rmi_agent.kernels import Script, Session
+from rmi_agent.kernels.recorder import STREAM_CAP, Recorder, slug
+
+from tests.conftest import cell, stream
+
+pytestmark = pytest.mark.anyio
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def printed(text: str, source: str = "print()") -> NotebookNode:
+    made = new_code_cell(source)
+    made.outputs = [new_output("stream", text=text)]
+    return made
+
+
+def read(recorder: Recorder) -> NotebookNode:
+    assert recorder.path is not None
+    notebook = nbformat.read(recorder.path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def test_the_file_is_a_valid_notebook_after_every_single_write(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    for number in range(5):
+        made = new_code_cell(f"print({number})")
+        recorder.start(made, "title")
+        assert len(read(recorder).cells) == number + 1
+        made.outputs = [new_output("stream", text="é✓" * number * 10)]
+        recorder.finish(made, "title")
+        assert read(recorder).cells[number].outputs[0].text == "é✓" * number * 10
+    assert (read(recorder).nbformat, read(recorder).nbformat_minor) == (4, 5)
+    assert [path.name for path in tmp_path.iterdir()] == [recorder.path.name]  # type: ignore[union-attr]
+
+
+def test_a_finished_cell_that_is_shorter_than_the_started_one_leaves_no_rest(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    made = new_code_cell("x" * 1000)
+    recorder.start(made, "t")
+    made.source = "x"
+    recorder.finish(made, "t")
+    recorder.start(new_code_cell("y"), "t")
+    assert [c.source for c in read(recorder).cells] == ["x", "y"]
+
+
+def test_names_sort_by_time_and_say_what_ran(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    recorder.start(new_code_cell(""), "import pandas as pd\nmore")
+    assert recorder.path is not None
+    stamp, rest = recorder.path.name[:15], recorder.path.name[16:]
+    assert stamp.replace("-", "").isdigit()
+    assert rest.startswith("import-pandas-as-pd-")
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [("", "cell"), ("\n\n!!!", "cell"), ("../../etc", "etc"), ("é = 1", "é-1"), ("a" * 99, "a" * 40)],
+)
+def test_a_slug_is_always_a_harmless_name(title: str, words: str) -> None:
+    assert slug(title) == words
+
+
+def test_a_file_that_another_program_changed_is_left_alone(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    recorder.start(printed("a"), "t")
+    recorder.finish(printed("a"), "t")
+    first = recorder.path
+    assert first is not None
+    notebook = nbformat.read(first, as_version=4)
+    notebook.cells.append(new_code_cell("# by hand"))
+    nbformat.write(notebook, first)
+    theirs = first.read_bytes()
+    recorder.start(printed("b"), "t")
+    recorder.finish(printed("b"), "t")
+    assert first.read_bytes() == theirs
+    assert recorder.path != first
+    assert [c.outputs[0].text for c in read(recorder).cells] == ["b"]
+
+
+def test_a_folder_that_cannot_be_written_loses_no_cell_once_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks"
+    folder.write_text("in the way")
+    recorder = Recorder(folder, METADATA)
+    recorder.start(printed("a"), "t")
+    recorder.finish(printed("a"), "t")
+    assert recorder.problem
+    folder.unlink()
+    recorder.start(printed("b"), "t")
+    recorder.finish(printed("b"), "t")
+    assert recorder.problem is None
+    assert [c.outputs[0].text for c in read(recorder).cells] == ["a", "b"]
+
+
+def test_huge_outputs_are_cut_and_say_so(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    recorder.finish(printed("a" * 3 * STREAM_CAP), "t")
+    text = read(recorder).cells[0].outputs[0].text
+    assert len(text) < STREAM_CAP + 100
+    assert "2,000,000 characters not recorded" in text
+
+
+def test_writing_a_cell_does_not_read_or_write_the_earlier_ones(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    for number in range(50):
+        recorder.finish(printed("x" * 10_000), "t")
+        assert recorder.path is not None
+        if number == 10:
+            early = recorder.path.read_bytes()[:100_000]
+    assert recorder.path.read_bytes()[:100_000] == early  # type: ignore[union-attr]
+    assert recorder._cells == 50
+
+
+async def test_a_session_is_on_record_as_jupyter_would_have_it(
+    session: Session, tmp_path: Path
+) -> None:
+    await cell(session, "x = 6\nprint('hi')\nx")
+    path = tmp_path.resolve() / "main.py"
+    path.write_text("import sys\nprint(sys.argv[1])\nsys.exit(3)")
+    await session.submit_script(Script(path, path.read_bytes(), ("arg",))).task
+    await cell(session, "1 / 0")
+    notebook = read(session.recorder)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.language_info.name == "python"
+    typed, file, failed = notebook.cells
+    assert (typed.source, typed.execution_count) == ("x = 6\nprint('hi')\nx", 1)
+    assert set(typed.metadata.execution) == {
+        "iopub.status.busy",
+        "iopub.execute_input",
+        "shell.execute_reply",
+        "iopub.status.idle",
+    }
+    facts = file.metadata.rmi_agent
+    assert (facts.path, facts.args, facts.exit_code) == (str(path), ["arg"], 3)
+    assert len(facts.sha256) == 64
+    assert file.source == path.read_text()
+    assert failed.outputs[0].ename == "ZeroDivisionError"
+
+
+async def test_a_run_is_on_disk_before_it_executes(session: Session) -> None:
+    await cell(session, "print('warm')")
+    path = session.recorder.path
+    assert path is not None
+    run = await cell(session, f"open({str(path)!r}).read().count('being-run')  # being-run")
+    assert run.cell.outputs[0].data["text/plain"] == "2"
+
+
+async def test_nbconvert_and_nbclient_take_the_notebook(session: Session, tmp_path: Path) -> None:
+    await cell(session, "x = 6\nprint('hello')")
+    await cell(session, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);", timeout=60)
+    await cell(session, "x * 7")
+    html, _ = HTMLExporter().from_notebook_node(read(session.recorder))
+    assert "hello" in html
+    assert "data:image/png;base64" in html
+    again = read(session.recorder)
+    await NotebookClient(again, timeout=60).async_execute()
+    assert again.cells[2].outputs[0].data["text/plain"] == "42"
+
+
+async def test_the_notebook_is_trusted_after_the_session(session: Session) -> None:
+    await cell(session, "1")
+    await session.close()
+    with NotebookNotary() as notary:
+        assert notary.check_signature(read(session.recorder))
+
+
+async def test_the_command_lines_of_jupyter_take_the_notebook(
+    session: Session, tmp_path: Path
+) -> None:
+    await cell(session, "print('from the record')")
+    source = tmp_path / "session.ipynb"
+    source.write_bytes(session.recorder.path.read_bytes())  # type: ignore[union-attr]
+    for arguments in (
+        ["nbconvert", "--to", "html", "--log-level=WARN"],
+        ["nbclient.cli"],  # what `jupyter execute` runs
+    ):
+        module, *options = arguments
+        command = [sys.executable, "-m", module, *options, str(source)]
+        if module == "nbclient.cli":
+            command = [sys.executable, "-c", "from nbclient.cli import main; main()", str(source)]
+        done = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Error" not in done.stderr
+    assert "from the record" in (tmp_path / "session.html").read_text("utf-8")
+
+
+async def test_late_amendments_keep_the_file_valid(session: Session) -> None:
+    first = await cell(session, "handle = display('before', display_id=True)")
+    await cell(session, "handle.update('after')")
+    await cell(session, "print('third')")
+    cells = read(session.recorder).cells
+    assert [c.id for c in cells][0] == first.cell.id
+    assert cells[0].outputs[0].data["text/plain"] == "'after'"
+    assert stream(first) == ""
+    assert cells[2].outputs[0].text == "third\n"
+    assert json.loads(session.recorder.path.read_text("utf-8"))["cells"][2]  # type: ignore[union-attr]

@@ -1,0 +1,288 @@
+"""Cells in a session: state, timeouts, interrupts, death, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels import Script, Session, Sessions
+
+from tests.conftest import cell, stream, value
+
+pytestmark = pytest.mark.anyio
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+def script(folder: Path, source: str, *args: str, name: str = "main.py") -> Script:
+    path = folder.resolve() / name
+    path.write_text(source)
+    return Script(path, source.encode(), args)
+
+
+async def test_state_lasts_between_cells(session: Session) -> None:
+    await cell(session, "x = 20")
+    assert value(await cell(session, "x + 1")) == "21"
+
+
+async def test_sessions_share_nothing(session: Session, sessions: Sessions) -> None:
+    await cell(session, "x = 20")
+    other = await sessions.open()
+    run = await cell(other, "x")
+    await sessions.close(other)
+    assert run.reply.error_name == "NameError"
+
+
+async def test_top_level_await_magics_and_shell_work(session: Session) -> None:
+    run = await cell(session, "import asyncio\nawait asyncio.sleep(0.01)\n%who\n!echo from the shell")
+    assert run.reply.status == "ok"
+    assert "from the shell" in stream(run)
+
+
+async def test_a_figure_comes_back_as_png_without_being_asked_for(session: Session) -> None:
+    run = await cell(session, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);", timeout=60)
+    assert [o.data.keys() & {"image/png"} for o in run.cell.outputs if "data" in o] == [{"image/png"}]
+
+
+async def test_a_data_frame_is_readable_as_text(session: Session) -> None:
+    run = await cell(session, "import pandas as pd\npd.DataFrame({'a': [1, 2]})", timeout=60)
+    assert value(run).split() == ["a", "0", "1", "1", "2"]
+
+
+async def test_progress_bars_fold_into_their_final_look(session: Session) -> None:
+    code = "from tqdm import tqdm\nimport time\nfor _ in tqdm(range(20)): time.sleep(0.02)"
+    run = await cell(session, code)
+    assert len(stream(run, "stderr").strip().splitlines()) == 1
+    assert "20/20" in stream(run, "stderr")
+
+
+async def test_clear_output_and_updated_displays_leave_the_last_look(session: Session) -> None:
+    run = await cell(
+        session,
+        "from IPython.display import clear_output, display\n"
+        "for i in range(5):\n    clear_output(wait=True); print(i)\n"
+        "handle = display('first', display_id=True)\nhandle.update('second')",
+    )
+    assert stream(run) == "4\n"
+    assert [o.data["text/plain"] for o in run.cell.outputs if "data" in o] == ["'second'"]
+
+
+async def test_an_update_from_a_later_cell_reaches_the_earlier_display(session: Session) -> None:
+    first = await cell(session, "handle = display('before', display_id=True)")
+    await cell(session, "handle.update('after')")
+    assert first.cell.outputs[0].data["text/plain"] == "'after'"
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "import subprocess; subprocess.run(['sleep', '60'])",
+        "import os; os.system('sleep 60')",
+        "import asyncio; await asyncio.sleep(60)",
+        "!sleep 60",
+    ],
+    ids=["loop", "sleep", "subprocess", "os.system", "await", "shell"],
+)
+async def test_a_timeout_interrupts_and_keeps_the_state(session: Session, code: str) -> None:
+    await cell(session, "x = 42; print('warm')")
+    started = time.monotonic()
+    run = await cell(session, f"print('begun', flush=True)\n{code}", timeout=0.5)
+    took = time.monotonic() - started
+    assert run.reply.status == "timeout"
+    assert run.reply.timed_out
+    assert run.state == "kept"
+    assert stream(run).startswith("begun")
+    assert took < 1.5
+    assert value(await cell(session, "x")) == "42"
+
+
+async def test_a_script_that_times_out_keeps_its_globals(session: Session, tmp_path: Path) -> None:
+    endless = script(tmp_path, "import time\nx = 7\nprint('begun')\ntime.sleep(60)")
+    run = await session.submit_script(endless, 0.5).task
+    assert run.reply.status == "timeout"
+    assert stream(run) == "begun\n"
+    assert "KeyboardInterrupt" in stream(run, "stderr")
+    assert value(await cell(session, "x")) == "7"
+
+
+@POSIX
+async def test_code_that_ignores_interrupts_is_killed_and_the_session_goes_on(
+    session: Session,
+) -> None:
+    await cell(session, "x = 1")
+    run = await cell(
+        session,
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('begun', flush=True)\nwhile True: time.sleep(1)",
+        timeout=0.5,
+    )
+    assert run.reply.status == "timeout"
+    assert run.state == "lost"
+    assert stream(run) == "begun\n"
+    assert "killed" in " ".join(run.notes)
+    assert (await cell(session, "x")).reply.error_name == "NameError"
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        ("import os; os._exit(7)", 7),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9),
+        ("import ctypes; ctypes.string_at(0)", -11),
+    ],
+    ids=["_exit", "SIGKILL", "segfault"],
+)
+async def test_a_death_is_reported_within_a_second_and_the_session_goes_on(
+    session: Session, code: str, exit_code: int
+) -> None:
+    await cell(session, "x = 1")
+    started = time.monotonic()
+    run = await cell(session, code)
+    assert time.monotonic() - started < 1
+    assert run.reply.status == "dead"
+    assert run.reply.exit_code == exit_code
+    assert run.state == "lost"
+    assert (await cell(session, "x")).reply.error_name == "NameError"
+
+
+@POSIX
+async def test_a_crash_tells_where(session: Session) -> None:
+    run = await cell(session, "import ctypes\ndef crash(): ctypes.string_at(0)\ncrash()")
+    assert "Segmentation fault" in stream(run, "stderr")
+    assert "in crash" in stream(run, "stderr")
+
+
+async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> None:
+    pid = int(value(await cell(session, "import os; os.getpid()")))
+    os.kill(pid, signal.SIGTERM)
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
+    run = await cell(session, "1 + 1")
+    assert (run.reply.status, run.state, value(run)) == ("ok", "lost", "2")
+    assert "earlier variables are gone" in " ".join(run.notes)
+    assert (await cell(session, "1")).state == "kept"
+
+
+async def test_exit_ends_the_kernel_and_says_so(session: Session) -> None:
+    run = await cell(session, "exit()")
+    assert (run.reply.status, run.reply.exit_code, run.state) == ("dead", 0, "lost")
+    assert value(await cell(session, "1")) == "1"
+
+
+async def test_an_interrupt_stops_the_run_and_keeps_the_state(session: Session) -> None:
+    await cell(session, "x = 1")
+    execution = session.submit_cell("import time\nprint('go', flush=True)\ntime.sleep(60)")
+    while "go" not in execution.outputs.so_far("stdout"):
+        execution.outputs.changed.clear()
+        await asyncio.wait_for(execution.outputs.changed.wait(), 10)
+    assert session.interrupt()
+    run = await execution.task
+    assert (run.reply.status, run.state, run.reply.timed_out) == ("interrupted", "kept", False)
+    assert value(await cell(session, "x")) == "1"
+
+
+async def test_runs_of_a_session_queue_in_order_and_sessions_run_side_by_side(
+    session: Session, sessions: Sessions
+) -> None:
+    other = await sessions.open()
+    await cell(session, "import time")
+    await cell(other, "import time")
+    slow = [session.submit_cell(f"time.sleep(0.2); print({i})") for i in range(3)]
+    quick = other.submit_cell("1")
+    await quick.task
+    assert not slow[1].task.done()
+    runs = [await execution.task for execution in slow]
+    await sessions.close(other)
+    assert [stream(run) for run in runs] == ["0\n", "1\n", "2\n"]
+
+
+async def test_a_queued_run_can_be_taken_back(session: Session) -> None:
+    first = session.submit_cell("import time; time.sleep(0.5)")
+    second = session.submit_cell("print('never')")
+    await asyncio.sleep(0)
+    assert second.interrupt()
+    await first.task
+    await asyncio.wait({second.task})
+    assert second.task.cancelled()
+    assert value(await cell(session, "1")) == "1"
+
+
+async def test_a_restart_gives_a_fresh_kernel_under_the_same_id(session: Session) -> None:
+    await cell(session, "x = 1")
+    busy = session.submit_cell("import time; time.sleep(60)")
+    await asyncio.sleep(0.2)
+    await session.restart()
+    assert (await busy.task).reply.status == "interrupted"
+    run = await cell(session, "x")
+    assert (run.reply.error_name, run.state) == ("NameError", "kept")
+
+
+async def test_globals_of_a_script_are_there_for_cells(session: Session, tmp_path: Path) -> None:
+    failing = script(tmp_path, "rows = [1, 2]\ndef total(): return sum(rows)\n1 / 0")
+    run = await session.submit_script(failing).task
+    assert (run.reply.status, run.reply.exit_code) == ("error", 1)
+    assert run.reply.error_name == "ZeroDivisionError"
+    assert value(await cell(session, "total()")) == "3"
+    assert value(await cell(session, "import os; os.getcwd()")) == repr(str(tmp_path.resolve()))
+
+
+async def test_a_script_in_a_session_sees_edited_neighbours_and_leaves_no_trace(
+    session: Session, tmp_path: Path
+) -> None:
+    before = value(await cell(session, "import os, sys; (os.getcwd(), sys.argv, sys.path)"))
+    main = script(tmp_path, "import helper\nprint(helper.VALUE)", "an argument")
+    for number in (1, 2):
+        (tmp_path / "helper.py").write_text(f"VALUE = {number}\n")
+        os.utime(tmp_path / "helper.py", (number, number))
+        run = await session.submit_script(main).task
+        assert stream(run) == f"{number}\n"
+    assert value(await cell(session, "(os.getcwd(), sys.argv, sys.path)")) == before
+    assert stream(await cell(session, "print(1)")) == "1\n"
+
+
+async def test_cells_work_after_a_script_that_broke_its_surroundings(
+    session: Session, tmp_path: Path
+) -> None:
+    vandal = script(
+        tmp_path,
+        "import sys, os, signal, builtins, asyncio, warnings\n"
+        "sys.stdout.close(); sys.stderr = None; sys.argv = None; sys.path.clear()\n"
+        "os.close(0); os.chdir('/'); builtins.input = None; sys.excepthook = None\n"
+        "asyncio.set_event_loop(None); warnings.simplefilter('error')\n",
+    )
+    await session.submit_script(vandal).task
+    run = await cell(session, "import asyncio\nawait asyncio.sleep(0.01)\nprint('fine')\n!echo too")
+    assert stream(run).split() == ["fine", "too"]
+
+
+@POSIX
+async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
+    session: Session, tmp_path: Path
+) -> None:
+    leaves = script(tmp_path, "import subprocess\nsubprocess.Popen('sleep 0.3; echo late', shell=True)")
+    run = await session.submit_script(leaves).task
+    assert run.reply.exit_code == 0
+    later = await cell(session, "import time; time.sleep(0.6)")
+    assert stream(later) == "late\n"
+
+
+async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -> None:
+    from rmi_agent.kernels import Config
+
+    from tests.conftest import launch
+
+    config = Config(tmp_path / "n", output_limit=100_000)
+    async with Sessions(config, launch(tmp_path), warm=1) as limited:
+        session = await limited.open()
+        run = await cell(session, "while True: print('x' * 1000)")
+        assert run.reply.status == "interrupted"
+        assert "OUTPUT_LIMIT" in " ".join(run.notes)
+        assert value(await cell(session, "1")) == "1"

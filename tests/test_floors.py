@@ -1,0 +1,56 @@
+"""The house's floors: who may import whom, and what the packages offer."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {"kernels": set(), "client": set(), "server": {"kernels"}}
+
+
+def floors_imported(path: Path, floor: str) -> set[str]:
+    """The floors that a module imports, relatively or by the installed name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 2:
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [
+                alias.name for alias in node.names
+            ]
+            found |= {name.split(".")[1] for name in names if name.startswith("rmi_agent.")}
+    return found - {floor}
+
+
+@pytest.mark.parametrize("floor", MAY_IMPORT)
+def test_a_floor_imports_only_what_is_below_it(floor: str) -> None:
+    modules = list((ROOT / floor).glob("*.py"))
+    assert modules
+    for module in modules:
+        assert floors_imported(module, floor) <= MAY_IMPORT[floor], module
+
+
+@pytest.mark.parametrize("floor", MAY_IMPORT)
+def test_all_is_sorted_and_complete(floor: str) -> None:
+    package = importlib.import_module(f"rmi_agent.{floor}")
+    names = [n for n, v in vars(package).items() if not n.startswith("_") and hasattr(v, "__module__")]
+    assert package.__all__ == sorted(package.__all__)
+    assert set(names) == set(package.__all__)
+
+
+def test_the_kernels_floor_knows_no_mcp_and_the_server_no_zmq() -> None:
+    for floor, foreign in (("kernels", ("mcp", "fastmcp")), ("server", ("zmq", "jupyter_client"))):
+        for module in (ROOT / floor).glob("*.py"):
+            for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+                names = (
+                    [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else []
+                )
+                assert not [n for n in names if n.split(".")[0] in foreign], module
