@@ -29,7 +29,12 @@ Server = Annotated[
 ]
 Timeout = Annotated[float | None, Parameter(help="Seconds until the run is interrupted.")]
 Session = Annotated[str | None, Parameter(help="An open session to run in.")]
-Stdin = Annotated[str, Parameter(help="What input() reads; - for this command's own input.")]
+Stdin = Annotated[
+    str,
+    Parameter(
+        help="What input() reads; - for this command's own input.", allow_leading_hyphen=True
+    ),
+]
 
 app = cyclopts.App(
     name="rmi-agent",

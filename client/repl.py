@@ -34,7 +34,7 @@ class Incomplete:
         if source.lstrip().startswith(("!", "%%")):
             return source.lstrip().startswith("%%") and not source.endswith("\n")
         try:
-            return self._compile(source, "<input>", "exec" if "\n" in source else "single") is None
+            return self._compile(source, "<input>", "single") is None
         except (SyntaxError, ValueError, OverflowError):
             return False  # the kernel knows more than Python: %magics, !shell, help?
 

@@ -177,6 +177,7 @@ def bind(settings: Settings) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
+        listening.listen(2048)  # now: whoever reads our log may connect at once
     except OSError as error:
         listening.close()
         raise BadSettings(

@@ -5,6 +5,7 @@ A file is opened once and checked by its handle, so what was checked is what is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -90,7 +91,7 @@ def open_beneath(root: Path, path: Path, file_name: str) -> int:
             f"Error: File not found: {file_name}. list_python_files shows what is there."
         ) from None
     except OSError as error:
-        if path.is_dir() or path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise not_a_file(file_name) from None
         raise PathNotAllowedError(
             f"Error: File can't be read: {file_name}: {error.strerror}."
@@ -134,9 +135,9 @@ def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
         raise PathNotAllowedError(
             f"Error: Content is too large: {len(data):,} bytes; at most {MOST:,} are written."
         )
-    if path.exists() and not path.is_file():
+    new = not os.path.exists(path)
+    if not new and not os.path.isfile(path):
         raise not_a_file(file_name)
-    new = not path.exists()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,8 @@ def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
             f"Error: File can't be written: {file_name}: {error.strerror}."
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # most often it was moved into place
+            temporary.unlink()
     return path.relative_to(root).as_posix(), new
 
 

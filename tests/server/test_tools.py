@@ -1,0 +1,304 @@
+"""The tools as a client sees them: texts, pictures, facts, and what to do about errors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import jsonschema
+import nbformat
+import pytest
+from fastmcp import Client
+from fastmcp.client.client import CallToolResult
+from fastmcp.exceptions import ToolError
+from rmi_agent.server.content import BUDGET, RUN_SCHEMA
+
+pytestmark = pytest.mark.anyio
+
+
+def text(result: CallToolResult) -> str:
+    return result.content[0].text
+
+
+def facts(result: CallToolResult) -> dict[str, Any]:
+    assert result.structured_content is not None
+    jsonschema.validate(result.structured_content, RUN_SCHEMA)
+    return result.structured_content
+
+
+async def run(client: Client[Any], tool: str, **arguments: Any) -> CallToolResult:
+    return await client.call_tool_mcp(tool, arguments)  # type: ignore[return-value]
+
+
+def body(result: CallToolResult) -> str:
+    """The text without the line that names the session."""
+    return text(result)[: text(result).rindex("[session_id:")]
+
+
+async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
+    client: Client[Any],
+) -> None:
+    tools = {tool.name: tool for tool in await client.list_tools()}
+    assert set(tools) == {
+        "run_python",
+        "run_cell",
+        "read_output",
+        "interrupt_session",
+        "restart_session",
+        "close_session",
+        "list_sessions",
+        "list_python_files",
+        "read_python_file",
+        "write_python_file",
+    }
+    for tool in tools.values():
+        assert tool.description
+        for name, schema in tool.input_schema["properties"].items():
+            assert schema.get("description"), (tool.name, name)
+    assert "session_id" in tools["run_cell"].output_schema["properties"]  # type: ignore[index]
+
+
+async def test_a_file_gives_the_layout_of_the_seed(client: Client[Any]) -> None:
+    result = await run(client, "run_python", file_name="hello_world.py")
+    assert body(result) == (
+        "Hello, World!\nThis is a test Python script.\n[Process exited with code 0]\n"
+    )
+    known = facts(result)
+    assert (known["status"], known["exit_code"], known["state"]) == ("ok", 0, "kept")
+    assert (known["timed_out"], known["truncated"], known["cell"]) == (False, False, 1)
+    nbformat.read(known["notebook"], as_version=4)
+
+
+async def test_stderr_stands_under_its_heading(client: Client[Any]) -> None:
+    result = await run(client, "run_python", file_name="error_test.py")
+    out, err = body(result).split("--- stderr ---\n")
+    assert out == "About to fail ...\n10 / 1 = 10.0\n10 / 2 = 5.0\n"
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith("ZeroDivisionError: division by zero\n[Process exited with code 1]\n")
+    assert (facts(result)["status"], facts(result)["error_name"]) == ("error", "ZeroDivisionError")
+    assert not result.is_error
+
+
+async def test_after_a_failure_its_variables_can_be_looked_at(client: Client[Any]) -> None:
+    failed = await run(client, "run_python", file_name="error_test.py")
+    looked = await run(
+        client, "run_cell", code="number, numbers", session_id=facts(failed)["session_id"]
+    )
+    assert body(looked) == "(0, [1, 2, 0])\n"
+    assert facts(looked)["session_id"] == facts(failed)["session_id"]
+
+
+async def test_nothing_at_all_is_said_to_be_nothing(client: Client[Any]) -> None:
+    assert body(await run(client, "run_cell", code="x = 1")) == "(No output)\n"
+
+
+async def test_arguments_and_stdin_arrive(client: Client[Any]) -> None:
+    await run(client, "write_python_file", file_name="ask.py", content="import sys\nprint(input(), sys.argv[1:])")
+    result = await run(client, "run_python", file_name="ask.py", args=["-x", "y z"], stdin="hi\n")
+    assert body(result).startswith("hi ['-x', 'y z']\n")
+
+
+async def test_a_plot_is_a_picture_and_its_repr_is_not_in_the_text(client: Client[Any]) -> None:
+    result = await run(
+        client, "run_cell", code="import matplotlib.pyplot as plt\nplt.plot([1, 2])", timeout=60
+    )
+    while facts(result)["status"] == "running":
+        known = facts(result)
+        result = await run(
+            client, "read_output", session_id=known["session_id"], cell=known["cell"], wait=5
+        )
+    picture = result.content[1]
+    assert (picture.type, picture.mime_type) == ("image", "image/png")
+    assert base64.b64decode(picture.data).startswith(b"\x89PNG")
+    assert "Figure size" not in text(result)
+
+
+async def test_a_cell_traceback_has_no_escapes(client: Client[Any]) -> None:
+    result = await run(client, "run_cell", code="def f(): 1/0\nf()")
+    assert "ZeroDivisionError: division by zero" in text(result)
+    assert "\x1b" not in text(result)
+    assert facts(result)["exit_code"] is None
+
+
+async def test_a_timeout_is_data_with_the_partial_output(client: Client[Any]) -> None:
+    result = await run(
+        client, "run_cell", code="import time\nprint('begun')\ntime.sleep(60)", timeout=0.5
+    )
+    assert text(result).startswith("begun\n")
+    assert "timed out after 0.5 s" in text(result)
+    known = facts(result)
+    assert (known["status"], known["timed_out"], known["state"]) == ("timeout", True, "kept")
+
+
+async def test_long_text_is_cut_in_the_middle_and_can_be_read_in_pages(client: Client[Any]) -> None:
+    whole = "".join(f"{i}\n" for i in range(20_000))
+    result = await run(client, "run_cell", code="for i in range(20_000): print(i)")
+    assert facts(result)["truncated"]
+    assert len(text(result)) < BUDGET + 500
+    assert text(result).startswith("0\n1\n2\n")
+    assert "19999\n" in text(result)
+    assert "read_output(session_id=" in text(result)
+    read, page = "", result
+    while len(read) < len(whole):
+        page = await run(
+            client,
+            "read_output",
+            session_id=facts(result)["session_id"],
+            cell=1,
+            offset=len(read),
+            limit=50_000,
+        )
+        read += text(page)[: page.meta["rmi_agent"]["shown"]]  # type: ignore[index]
+    assert read == whole
+    assert not facts(page)["truncated"]
+
+
+async def test_a_long_run_is_handed_over_and_followed(client: Client[Any]) -> None:
+    code = "import time\nfor i in range(8):\n    print(i, flush=True); time.sleep(0.5)\n'end'"
+    first = await run(client, "run_cell", code=code)
+    known = facts(first)
+    assert known["status"] == "running"
+    assert text(first).startswith("0\n1\n")
+    assert "read_output" in text(first)
+    other = await run(client, "run_cell", code="1 + 1")
+    assert body(other) == "2\n"
+    result, offset = first, first.meta["rmi_agent"]["shown"]  # type: ignore[index]
+    gathered = text(first)[:offset]
+    while facts(result)["status"] == "running":
+        result = await run(
+            client,
+            "read_output",
+            session_id=known["session_id"],
+            cell=known["cell"],
+            offset=offset,
+            wait=1,
+        )
+        shown = result.meta["rmi_agent"]["shown"]  # type: ignore[index]
+        gathered += text(result)[:shown]
+        offset += shown
+    assert gathered == "0\n1\n2\n3\n4\n5\n6\n7\n'end'\n"
+    assert facts(result)["status"] == "ok"
+
+
+async def test_live_output_goes_out_as_progress(client: Client[Any]) -> None:
+    told: list[str] = []
+
+    async def progress(_: float, __: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    code = (
+        "import sys, time\nfor i in range(4):\n"
+        "    print(i); print('e', i, file=sys.stderr); time.sleep(0.3)"
+    )
+    await client.call_tool_mcp("run_cell", {"code": code}, progress_handler=progress)
+    live = "".join(m for m in told if not m.startswith("--- stderr ---\n"))
+    errors = "".join(m.removeprefix("--- stderr ---\n") for m in told if m.startswith("---"))
+    assert "0\n1\n2\n3\n".startswith(live)
+    assert len(live) >= 4
+    assert "e 0\ne 1\ne 2\ne 3\n".startswith(errors)
+    assert len(errors) >= 4
+
+
+async def test_a_cancelled_call_interrupts_its_run_and_keeps_the_session(
+    client: Client[Any],
+) -> None:
+    session = facts(await run(client, "run_cell", code="x = 5"))["session_id"]
+    call = asyncio.create_task(
+        run(client, "run_cell", code="import time; time.sleep(60)", session_id=session)
+    )
+    await asyncio.sleep(0.7)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    after = await run(client, "run_cell", code="x", session_id=session)
+    assert body(after) == "5\n"
+    cut = await run(client, "read_output", session_id=session, cell=2)
+    assert facts(cut)["status"] == "interrupted"
+    assert "cancelled by the client" in text(cut)
+    notebook = nbformat.read(facts(after)["notebook"], as_version=4)
+    assert notebook.cells[1].metadata.rmi_agent.status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("run_python", {"file_name": "nope.py"}, "Error: File not found: nope.py"),
+        ("run_python", {"file_name": "../x.py"}, "Error: Access denied: File must be within"),
+        ("run_python", {"file_name": "."}, "Error: Path is not a file"),
+        ("run_python", {"file_name": "hello_world.py", "args": ["a\0"]}, "NUL"),
+        ("run_cell", {"code": "1", "session_id": "nobody"}, "There is no session 'nobody'"),
+        ("read_output", {"session_id": "nobody"}, "There is no session"),
+        ("close_session", {"session_id": "nobody"}, "list_sessions shows"),
+        ("read_python_file", {"file_name": "/etc/passwd"}, "Access denied"),
+        ("write_python_file", {"file_name": "a.sh", "content": ""}, ".py extension"),
+    ],
+)
+async def test_what_we_cannot_do_is_an_error_that_says_what_to_do(
+    client: Client[Any], tool: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ToolError, match=".") as error:
+        await client.call_tool(tool, arguments)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [{"code": "1", "timeout": 0}, {"code": "1", "timeout": -3}, {}, {"code": 5}])
+async def test_bad_arguments_are_refused(client: Client[Any], arguments: dict[str, Any]) -> None:
+    with pytest.raises(ToolError):
+        await client.call_tool("run_cell", arguments)
+
+
+async def test_a_closed_session_says_that_it_ended_and_where_its_record_is(
+    client: Client[Any],
+) -> None:
+    known = facts(await run(client, "run_cell", code="1"))
+    closed = await run(client, "close_session", session_id=known["session_id"])
+    assert known["notebook"] in text(closed)
+    with pytest.raises(ToolError, match="has ended: it was closed") as error:
+        await client.call_tool("run_cell", {"code": "1", "session_id": known["session_id"]})
+    assert known["notebook"] in str(error.value)
+
+
+async def test_sessions_are_listed(client: Client[Any]) -> None:
+    known = facts(await run(client, "run_cell", code="1"))
+    listed = await run(client, "list_sessions")
+    row = next(
+        row
+        for row in listed.structured_content["sessions"]  # type: ignore[index]
+        if row["session_id"] == known["session_id"]
+    )
+    assert (row["state"], row["cells"], row["notebook"]) == ("idle", 1, known["notebook"])
+    assert row["memory_bytes"] > 10_000_000
+
+
+async def test_a_remote_assistant_can_write_run_read_and_fix(client: Client[Any]) -> None:
+    await run(client, "write_python_file", file_name="sub/job.py", content="print(1 /0)")
+    assert facts(await run(client, "run_python", file_name="sub/job.py"))["status"] == "error"
+    source = text(await run(client, "read_python_file", file_name="sub/job.py"))
+    fixed = source.replace("/0", "/ 4")
+    await run(client, "write_python_file", file_name="sub/job.py", content=fixed)
+    assert body(await run(client, "run_python", file_name="sub/job.py")).startswith("0.25\n")
+    listed = await run(client, "list_python_files")
+    assert "sub/job.py" in text(listed)
+
+
+async def test_resources_give_the_notebook_and_the_files(client: Client[Any]) -> None:
+    known = facts(await run(client, "run_cell", code="'kept'"))
+    (notebook,) = await client.read_resource(f"notebook://{known['session_id']}")
+    assert json.loads(notebook.text)["cells"][0]["source"] == "'kept'"
+    (file,) = await client.read_resource("python-file://hello_world.py")
+    assert "Hello, World!" in file.text
+
+
+async def test_interrupting_and_restarting_from_outside(client: Client[Any]) -> None:
+    first = facts(await run(client, "run_cell", code="import time\nx = 1\ntime.sleep(60)"))
+    assert first["status"] == "running"
+    session = first["session_id"]
+    stopped = await run(client, "interrupt_session", session_id=session)
+    assert "was interrupted; it has ended" in text(stopped)
+    assert "Nothing runs" in text(await run(client, "interrupt_session", session_id=session))
+    assert body(await run(client, "run_cell", code="x", session_id=session)) == "1\n"
+    await run(client, "restart_session", session_id=session)
+    again = await run(client, "run_cell", code="x", session_id=session)
+    assert facts(again)["error_name"] == "NameError"

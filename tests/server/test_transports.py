@@ -1,0 +1,298 @@
+"""stdio, streamable HTTP and SSE: the same server, a clean wire, and an end without remains."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from fastmcp import Client
+from fastmcp.client.transports import StdioTransport
+
+from tests.server.conftest import fill, http_server, server_env
+
+pytestmark = pytest.mark.anyio
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+SERVER = [sys.executable, "-m", "rmi_agent.server.cli"]
+
+
+async def talk(client: Client[Any]) -> str:
+    """A small conversation that needs state; the text of its last result."""
+    async with client:
+        first = await client.call_tool_mcp("run_cell", {"code": "x = 40"})
+        session = first.structured_content["session_id"]  # type: ignore[index]
+        second = await client.call_tool_mcp("run_cell", {"code": "x + 2", "session_id": session})
+        await client.call_tool_mcp("run_python", {"file_name": "hello_world.py"})
+        return second.content[0].text.splitlines()[0]
+
+
+async def test_both_http_transports_serve_every_kind_of_client_side_by_side(
+    tmp_path: Path,
+) -> None:
+    with http_server(fill(tmp_path)) as (url, _):
+        clients = [
+            Client(f"{url}/mcp"),
+            Client(f"{url}/mcp", mode="legacy"),
+            Client(f"{url}/sse", mode="legacy"),
+        ]
+        assert await asyncio.gather(*(talk(client) for client in clients)) == ["42"] * 3
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("command", [pytest.param("module", marks=pytest.mark.slow), "script"])
+async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -> None:
+    script = Path(__file__).parent.parent.parent / "server" / "mcp_server.py"
+    words = SERVER if command == "module" else [sys.executable, str(script)]
+    transport = StdioTransport(words[0], words[1:], env=server_env(fill(tmp_path)), keep_alive=False)
+    assert await talk(Client(transport, mode=mode)) == "42"
+
+
+async def test_the_http_launcher_of_the_seed_works(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent.parent / "server" / "run_http_server.py"
+    process = subprocess.Popen(
+        [sys.executable, str(script), "--port", "0"],
+        env=server_env(fill(tmp_path)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "MCP at" in line:
+                break
+        url = lines[-1].split("MCP at ")[1].split("/mcp")[0]
+        assert await talk(Client(f"{url}/mcp")) == "42"
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stderr.close()
+
+
+class Wire:
+    """A stdio server spoken to by hand: every line of its stdout is looked at."""
+
+    def __init__(self, projects: Path, **settings: str) -> None:
+        self.process = subprocess.Popen(
+            SERVER,
+            env=server_env(projects, **settings),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.request(
+            "initialize",
+            protocolVersion="2025-06-18",
+            capabilities={},
+            clientInfo={"name": "t", "version": "1"},
+        )
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+    def request(self, method: str, **params: Any) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        self.send({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        for line in self.process.stdout:
+            message = json.loads(line)  # anything else on stdout fails here
+            assert message["jsonrpc"] == "2.0"
+            if message.get("id") == 1:
+                return dict(message["result"])
+        raise AssertionError(self.process.stderr and self.process.stderr.read())
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        return self.request("tools/call", name=tool, arguments=arguments)
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float = 10) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not alive, alive
+
+
+def runtime_files() -> list[Path]:
+    return [p for p in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*") if not p.is_dir()]
+
+
+NOISE = """
+import os, subprocess, sys
+os.write(1, b'fd 1'); os.system('echo system'); subprocess.run(['echo', 'child'])
+sys.__stdout__.write('dunder'); sys.__stdout__.flush(); print('print')
+"""
+
+
+@POSIX
+def test_stdout_carries_nothing_but_json_rpc(tmp_path: Path) -> None:
+    wire = Wire(fill(tmp_path))
+    result = wire.call("run_cell", code=NOISE)
+    for word in ("fd 1", "system", "child", "print"):
+        assert word in result["content"][0]["text"]
+    wire.call("write_python_file", file_name="noise.py", content=NOISE)
+    result = wire.call("run_python", file_name="noise.py")
+    for word in ("fd 1", "system", "child", "dunder", "print"):
+        assert word in result["content"][0]["text"]
+    crashed = wire.call("run_cell", code="import ctypes; ctypes.string_at(0)")
+    assert crashed["structuredContent"]["status"] == "dead"
+    assert wire.call("run_cell", code="1")["structuredContent"]["status"] == "ok"
+    assert wire.process.stdin is not None
+    wire.process.stdin.close()
+    assert wire.process.wait(20) == 0
+    assert wire.process.stdout is not None
+    assert wire.process.stdout.read() == ""
+    wire.close()
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "ending", ["EOF", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"]
+)
+def test_a_stdio_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
+    wire = Wire(fill(tmp_path))
+    wire.call("run_cell", code="import subprocess; p = subprocess.Popen(['sleep', '600'])")
+    wire.call("run_cell", code="import os; os.setsid() if os.getpid() != os.getsid(0) else 0")
+    processes = family(wire.process)
+    assert len(processes) >= 3
+    started = time.monotonic()
+    if ending == "EOF":
+        assert wire.process.stdin is not None
+        wire.process.stdin.close()
+    else:
+        wire.process.send_signal(getattr(signal, ending))
+    wire.process.wait(20)
+    assert time.monotonic() - started < 6
+    wait_until_gone(processes)
+    assert runtime_files() == []
+    wire.close()
+
+
+@POSIX
+@pytest.mark.parametrize("ending", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
+    with http_server(fill(tmp_path)) as (url, process):
+        async with Client(f"{url}/mcp") as client:
+            await client.call_tool_mcp("run_cell", {"code": "1"})
+            running = asyncio.create_task(
+                client.call_tool_mcp("run_cell", {"code": "import time; time.sleep(600)"})
+            )
+            await asyncio.sleep(1)
+            processes = family(process)
+            process.send_signal(getattr(signal, ending))
+            await asyncio.to_thread(process.wait, 20)
+            running.cancel()
+            await asyncio.wait({running})
+        wait_until_gone(processes)
+        assert runtime_files() == []
+
+
+@POSIX
+@pytest.mark.slow
+def test_a_killed_server_takes_its_kernels_with_it(tmp_path: Path) -> None:
+    wire = Wire(fill(tmp_path))
+    wire.call("run_cell", code="1")
+    processes = family(wire.process)
+    wire.process.kill()
+    wire.process.wait()
+    wait_until_gone(processes)
+    wire.close()
+    second = Wire(fill(tmp_path / "second"))  # and the next one sweeps up the sockets
+    second.call("run_cell", code="1")
+    assert not any(f"/{wire.process.pid}-" in str(path) for path in runtime_files())
+    second.process.send_signal(signal.SIGTERM)
+    second.process.wait(20)
+    second.close()
+
+
+async def test_a_foreign_host_header_is_refused_unless_allowed(tmp_path: Path) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    head = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    with http_server(fill(tmp_path), ALLOWED_HOSTS="*.ngrok.app") as (url, _):
+        async with httpx2.AsyncClient() as http:
+            for host, path, status in [
+                ("evil.com", "/mcp", 421),
+                ("evil.com", "/sse", 421),
+                ("evil.com", "/messages/", 421),
+            ]:
+                answer = await http.post(url + path, json=body, headers={**head, "Host": host})
+                assert answer.status_code == status, (host, path)
+            answer = await http.post(url + "/mcp", json=body, headers={**head, "Host": "x.ngrok.app"})
+            assert answer.status_code != 421
+
+
+async def test_with_a_token_every_route_asks_for_it(tmp_path: Path) -> None:
+    with http_server(fill(tmp_path), RMI_AGENT_TOKEN="right-token") as (url, _):
+        async with httpx2.AsyncClient() as http:
+            for method, path in [("POST", "/mcp"), ("GET", "/sse"), ("POST", "/messages/?session_id=1")]:
+                for headers in ({}, {"Authorization": "Bearer wrong"}):
+                    answer = await http.request(method, url + path, headers=headers)
+                    assert answer.status_code == 401, path
+        assert await talk(Client(f"{url}/mcp", auth="right-token")) == "42"
+        assert await talk(Client(f"{url}/sse", auth="right-token", mode="legacy")) == "42"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        ([], {"PYTHON_TIMEOUT": "soon"}, "PYTHON_TIMEOUT: "),
+        (["--transport", "http", "--host", "0.0.0.0"], {}, "RMI_AGENT_TOKEN"),
+        (["--transport", "http", "--host", "203.0.113.7"], {"RMI_AGENT_TOKEN": "t"}, "can't listen"),
+        ([], {"PYTHON_PROJECTS_DIR": "/dev/null/x"}, "PYTHON_PROJECTS_DIR: can't use"),
+    ],
+)
+def test_a_bad_start_is_one_clear_line(
+    tmp_path: Path, arguments: list[str], settings: dict[str, str], words: str
+) -> None:
+    env = {**server_env(fill(tmp_path)), **settings}
+    done = subprocess.run(
+        [*SERVER, *arguments], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with http_server(fill(tmp_path)) as (url, _):
+        port = url.rsplit(":", 1)[1]
+        done = subprocess.run(
+            [*SERVER, "--transport", "http", "--port", port],
+            env=server_env(tmp_path / "python_projects"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
+    projects = fill(tmp_path)
+    done = subprocess.run(
+        SERVER, env=server_env(projects), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+    assert done.returncode == 0
+    assert str(projects) in done.stderr
+    assert str(tmp_path / "notebooks") in done.stderr
