@@ -27,7 +27,10 @@ async def check(client: RmiMcpClient, report: Callable[[bool, str, str], None]) 
         ("run error_test.py, which fails", lambda: failure(client)),
         ("list the Python files", lambda: files(client)),
         ("ask for a missing file", lambda: refusal(client, "nonexistent.py", "File not found")),
-        ("ask for a file outside the folder", lambda: refusal(client, "../secret.py", "Access denied")),
+        (
+            "ask for a file outside the folder",
+            lambda: refusal(client, "../secret.py", "Access denied"),
+        ),
     ]
     passed = True
     for title, step in steps:

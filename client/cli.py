@@ -145,7 +145,9 @@ def call(server: str | None, work: Callable[[RmiMcpClient], Awaitable[int]]) -> 
         code = fail(str(error))
     except (MCPError, OSError, RuntimeError, ValueError) as error:
         where = server or "the embedded server"
-        code = fail(f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer.")
+        code = fail(
+            f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
+        )
     sys.exit(code)
 
 
@@ -172,9 +174,7 @@ def run(
 
     async def work(client: RmiMcpClient) -> int:
         async with Screen() as screen:
-            result = await client.run_python(
-                file, list(args), given, session, timeout, screen.live
-            )
+            result = await client.run_python(file, list(args), given, session, timeout, screen.live)
             screen.finish(result)
         recorded(result)
         return exit_code(result)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import mcp_types
 from fastmcp import Client
-from fastmcp.client.client import CallToolResult
 from fastmcp.client.transports import ClientTransport, StdioTransport, infer_transport
 from fastmcp.exceptions import ToolError
+from mcp_types import CallToolResult
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
@@ -184,9 +184,7 @@ class RmiMcpClient:
         """Wait until a run is over, then gather all the text that its result had to cut."""
         last = first
         while last.status == "running":
-            last = await self.read_output(
-                first.session_id, first.cell, 10**9, 1, WAIT, on_output
-            )
+            last = await self.read_output(first.session_id, first.cell, 10**9, 1, WAIT, on_output)
         text, meta = "", None
         while meta is None or len(text) < meta["length"]:
             arguments = {
@@ -197,7 +195,7 @@ class RmiMcpClient:
             }
             raw = await self._call("read_output", arguments, None)
             meta = (raw.meta or {})["rmi_agent"]
-            page = raw.content[0].text[: meta["shown"]]
+            page = texts(raw)[: meta["shown"]]
             if not page:
                 break
             text += page
@@ -221,13 +219,13 @@ class RmiMcpClient:
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """The open sessions: session_id, state, cells, idle_seconds, memory_bytes, notebook."""
-        return list((await self._call("list_sessions", {})).structured_content["sessions"])  # type: ignore[index]
+        return list((await self._call("list_sessions", {})).structured_content["sessions"])
 
     # -- files and the rest
 
     async def list_python_files(self) -> list[dict[str, Any]]:
         """The files that can be run: file_name, bytes, modified."""
-        return list((await self._call("list_python_files", {})).structured_content["files"])  # type: ignore[index]
+        return list((await self._call("list_python_files", {})).structured_content["files"])
 
     async def read_python_file(self, file_name: str) -> str:
         """A file's text."""
@@ -247,13 +245,12 @@ class RmiMcpClient:
         return "".join(part.text for part in contents if hasattr(part, "text"))
 
     async def _text(self, tool: str, **arguments: Any) -> str:
-        result = await self._call(tool, arguments)
-        return "".join(block.text for block in result.content if block.type == "text")
+        return texts(await self._call(tool, arguments))
 
     async def _call(
         self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
     ) -> CallToolResult:
-        async def progress(_: float, __: float | None, message: str | None) -> None:
+        async def heard(progress: float, total: float | None, message: str | None) -> None:
             if on_output is not None and message:
                 stderr = message.startswith(HEADING)
                 on_output("stderr" if stderr else "stdout", message.removeprefix(HEADING))
@@ -261,13 +258,11 @@ class RmiMcpClient:
         raw = await self._client.call_tool_mcp(
             name=tool,
             arguments={name: value for name, value in arguments.items() if value is not None},
-            progress_handler=progress if on_output is not None else None,
+            progress_handler=heard if on_output is not None else None,
         )
         if raw.is_error:
-            raise ToolError("".join(b.text for b in raw.content if b.type == "text"))
-        return CallToolResult(
-            content=raw.content, structured_content=raw.structured_content, meta=raw.meta
-        )
+            raise ToolError(texts(raw))
+        return raw
 
 
 def is_url(target: object) -> bool:
@@ -298,10 +293,14 @@ def child(command: list[str]) -> StdioTransport:
     return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
 
 
+def texts(raw: CallToolResult) -> str:
+    """The text of a result."""
+    return "\n".join(block.text for block in raw.content if block.type == "text")
+
+
 def run_result(raw: CallToolResult) -> RunResult:
     """A typed result from what came over the wire."""
-    texts = [block.text for block in raw.content if block.type == "text"]
-    text = "\n".join(texts)
+    text = texts(raw)
     meta = (raw.meta or {}).get("rmi_agent", {"sections": {}, "shown": 0})
     parts = {name: text[start:end] for name, (start, end) in meta["sections"].items()}
     pictures = tuple(

@@ -29,7 +29,9 @@ def run(
     try:
         raise SystemExit(asyncio.run(work()))
     except (RuntimeError, OSError, ValueError) as error:
-        raise SystemExit(fail(f"Can't talk to {server or 'the embedded server'}: {error}")) from None
+        raise SystemExit(
+            fail(f"Can't talk to {server or 'the embedded server'}: {error}")
+        ) from None
 
 
 if __name__ == "__main__":

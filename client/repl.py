@@ -31,6 +31,7 @@ class Incomplete:
         self._compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
     def __call__(self, source: str) -> bool:
+        """True while the text is only the beginning of a cell."""
         if source.lstrip().startswith(("!", "%%")):
             return source.lstrip().startswith("%%") and not source.endswith("\n")
         try:
@@ -62,7 +63,8 @@ def repl(portal: BlockingPortal, client: RmiMcpClient, timeout: float | None, sh
 
 def read(interactive: bool) -> str | None:
     """One complete cell, or None at the end of input. Ctrl-C drops what was typed."""
-    incomplete, lines = Incomplete(), []
+    incomplete = Incomplete()
+    lines: list[str] = []
     while True:
         try:
             lines.append(input((">>> " if not lines else "... ") if interactive else ""))

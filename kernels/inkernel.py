@@ -58,11 +58,10 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str]) -> None:
     thread = shell.kernel.iopub_thread
     # Without it iopub drops messages, `idle` included, when its reader stalls.
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
-    raw = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
-    if len(raw) == 2 and all(fd is not None for fd in raw):
+    claimed = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
+    raw = [fd for fd in claimed if fd is not None]
+    if raw:
         faulthandler.enable(raw[1])
-    else:
-        raw = []
     shell._rmi_agent_script = Script(shell, raw, environment).run
 
 
@@ -98,8 +97,9 @@ class Script:
         """Run the script that the current execute request carries in its metadata.
 
         The request's `rmi_agent` entry has `path`, `argv` (the arguments), `source` and
-        `stdin` (both base64), and `fresh`: whether the kernel is to stay in the file's folder. The outcome goes back as a payload of the reply:
-        `exit_code` as `subprocess` reports it (negative for a signal) and `error_name`.
+        `stdin` (both base64), and `fresh`: whether the kernel is to stay in the file's
+        folder. The outcome goes back as a payload of the reply: `exit_code` as `subprocess`
+        reports it (negative for a signal) and `error_name`.
         """
         request = self.shell.get_parent()["metadata"]["rmi_agent"]
         pid = os.getpid()
@@ -159,7 +159,7 @@ class Script:
         """An uncaught exception: its traceback through `sys.excepthook`, and code 1."""
         error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
-        sys.last_exc = error
+        sys.last_exc = error  # type: ignore[attr-defined]
         sys.stdout and sys.stdout.flush()
         call_excepthook(error, frames)
         if isinstance(error, KeyboardInterrupt):
@@ -206,7 +206,7 @@ class Script:
                 call_excepthook(error, error.__traceback__)
         if module := sys.modules.get("multiprocessing.util"):
             module._exit_function()
-            module._exiting = False
+            vars(module)["_exiting"] = False
         for reference in list(getattr(logging, "_handlerList", [])):
             if (handler := reference()) is not None:
                 with contextlib.suppress(OSError, ValueError):
@@ -220,7 +220,7 @@ class Script:
     def enter_streams(self, undo: contextlib.ExitStack, stdin: bytes) -> None:
         """Put the script's input on 0 and, where somebody reads them, the raw pipes on 1, 2."""
         saved = {name: getattr(sys, name) for name in STREAMS}
-        undo.callback(lambda: [setattr(sys, name, stream) for name, stream in saved.items()])
+        undo.callback(vars(sys).update, saved)
         with tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.flush()
@@ -240,7 +240,8 @@ class Script:
             setattr(sys, name, stream)
             setattr(sys, "__" + name + "__", stream)
         reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
-        sys.stdin = sys.__stdin__ = text_stream(reader, saved["__stdin__"], "stdin")
+        stdin_stream = text_stream(reader, saved["__stdin__"], "stdin")
+        vars(sys).update(stdin=stdin_stream, __stdin__=stdin_stream)
 
     def enter_main(
         self, undo: contextlib.ExitStack, path: str, args: list[str]
@@ -267,9 +268,9 @@ class Script:
             __cached__=None,
         )
 
-        for module_name, own in ((builtins, BUILTINS), (getpass, ("getpass",))):
-            before = {n: vars(module_name)[n] for n in own if n in vars(module_name)}
-            undo.callback(put_back, module_name, own, before)
+        for module, names in ((builtins, BUILTINS), (getpass, ("getpass",))):
+            before = {n: vars(module)[n] for n in names if n in vars(module)}
+            undo.callback(put_back, module, names, before)
         builtins.input = kernel._sys_raw_input
         getpass.getpass = kernel._save_getpass
         for n in ("get_ipython", "display"):
@@ -378,7 +379,7 @@ def collect_exit_handlers(
         handlers[:] = [entry for entry in handlers if entry[0] != function]
         unregister(function)
 
-    atexit.register, atexit.unregister = register_for_script, unregister_for_script  # type: ignore[assignment]
+    atexit.register, atexit.unregister = register_for_script, unregister_for_script
     undo.callback(lambda: vars(atexit).update(register=register, unregister=unregister))
     return handlers
 
@@ -503,11 +504,14 @@ class Published(io.RawIOBase):
         self.stream = stream
 
     def writable(self) -> bool:
+        """Yes."""
         return True
 
     def write(self, data: Any) -> int:
+        """Publish bytes as text."""
         self.stream.write(bytes(data).decode("utf-8", "replace"))
         return len(data)
 
     def fileno(self) -> int:
+        """The captured descriptor that lies under the stream."""
         return int(self.stream.fileno())

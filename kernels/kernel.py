@@ -97,6 +97,7 @@ class Reply:
 
     @property
     def timed_out(self) -> bool:
+        """Whether the run's own time limit ended it."""
         return self.status == "timeout"
 
 
@@ -246,7 +247,9 @@ class Kernel:
         loop = asyncio.get_running_loop()
         self._stop = loop.create_future()
         timer = (
-            loop.call_later(timeout, self._request_stop, "timeout", f"timed out after {timeout:g} s")
+            loop.call_later(
+                timeout, self._request_stop, "timeout", f"timed out after {timeout:g} s"
+            )
             if timeout
             else None
         )
@@ -255,7 +258,8 @@ class Kernel:
         ending = loop.create_task(self._until_over(self._send(code, metadata), outputs))
         death = loop.create_task(self._until_dead())
         try:
-            await asyncio.wait({ending, death, self._stop}, return_when="FIRST_COMPLETED")
+            events: list[asyncio.Future[Any]] = [ending, death, self._stop]
+            await asyncio.wait(events, return_when="FIRST_COMPLETED")
             steps: list[str] = []
             if not ending.done() and not death.done():
                 steps = await self._stop_run(ending, death)
@@ -448,7 +452,8 @@ class Kernel:
         """Wait for the process to end; its exit code as `subprocess` gives it."""
         provisioner = self._manager.provisioner
         assert provisioner is not None
-        while (code := await provisioner.poll()) is None:
+        # A provisioner has no event for it; `poll` is its interface.
+        while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         return code
 

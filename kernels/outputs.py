@@ -132,11 +132,7 @@ class Outputs:
             return
         self._clear_if_waiting()
         output = next(
-            (
-                output
-                for output in reversed(self._trailing_streams())
-                if output.name == name
-            ),
+            (output for output in reversed(self._trailing_streams()) if output.name == name),
             None,
         )
         if output is None:
@@ -220,10 +216,9 @@ class Outputs:
         """Count new output; past the limit say so, once, and take no more."""
         within = self._limit == 0 or self.size <= self._limit
         self.size += size
-        if self._limit and self.size > self._limit:
-            if self._on_limit is not None:
-                self._on_limit()
-                self._on_limit = None
+        if self._limit and self.size > self._limit and self._on_limit is not None:
+            self._on_limit()
+            self._on_limit = None
         return within
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import zmq.asyncio
 
@@ -44,6 +45,7 @@ class Pool:
         self._patience = patience
         self._evict = evict
         self._warm: deque[Kernel] = deque()
+        self._living: set[Kernel] = set()  # started and not yet retired
         self._count = 0  # processes: warm, starting, leased or ending
         self._starting = 0  # of those, starts for the warm row
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -60,9 +62,11 @@ class Pool:
         self._closed = True
         for task in [task for task in self._tasks if task.get_name() == "start"]:
             task.cancel()
-        while self._warm:
-            self.retire(self._warm.popleft())
-        while self._tasks:
+        while self._waiting:
+            self.room_may_come()
+        while self._tasks or self._living:
+            for kernel in list(self._living):
+                self.retire(kernel)
             await asyncio.wait(self._tasks)
         self._context.destroy(linger=0)
 
@@ -80,7 +84,7 @@ class Pool:
         """
         try:
             async with asyncio.timeout(self._patience):
-                while True:
+                while not self._closed:
                     if self._warm:
                         kernel = self._warm.popleft()
                         self._refill()
@@ -92,17 +96,25 @@ class Pool:
                         break
                     else:
                         await self._wait_for_room()
+                else:
+                    raise PoolExhaustedError("The server is shutting down.")
         except TimeoutError:
             raise PoolExhaustedError(
                 f"All {self.most} kernels are busy, and none came free within"
                 f" {self._patience:g} s. Wait for a run to end, interrupt one or close a session"
                 " (list_sessions shows them), or raise KERNEL_MAX."
             ) from None
-        return await self._start()
+        kernel = await self._start()
+        if self._closed:
+            self.retire(kernel)
+            raise PoolExhaustedError("The server is shutting down.")
+        return kernel
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is free once the process is gone."""
-        self._spawn(self._end(kernel), "end")
+        if kernel in self._living:
+            self._living.remove(kernel)
+            self._spawn(self._end(kernel), "end")
 
     def room_may_come(self) -> None:
         """Wake whoever waits: a session has become idle, so `evict` may now find one."""
@@ -130,6 +142,7 @@ class Pool:
         except BaseException:
             self._freed()
             raise
+        self._living.add(kernel)
         return kernel
 
     def _refill(self) -> None:
@@ -168,7 +181,7 @@ class Pool:
         self._count -= 1
         self.room_may_come()
 
-    def _spawn(self, work: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

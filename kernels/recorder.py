@@ -62,7 +62,10 @@ class Recorder:
             return
         try:
             notebook = json.loads(self.path.read_text("utf-8"))
-            cells = [dumped(cell) if c["id"] == cell.id else json.dumps(c, indent=1, ensure_ascii=False) for c in notebook["cells"]]
+            cells = [
+                dumped(cell) if c["id"] == cell.id else json.dumps(c, indent=1, ensure_ascii=False)
+                for c in notebook["cells"]
+            ]
             self._replace(cells)
         except OSError as error:
             self.problem = str(error)
@@ -82,7 +85,9 @@ class Recorder:
             self._backlog.append(text)
         try:
             if self.path is not None and self._touched_by_others():
-                log.warning("%s was changed by another program; recording goes on in a new file.", self.path)
+                log.warning(
+                    "%s was changed by another program; recording goes on in a new file.", self.path
+                )
                 self.path = None
             if self.path is None:
                 self._create(title)
@@ -135,7 +140,7 @@ class Recorder:
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:  # noqa: PTH123
+            with open(descriptor, "wb") as file:
                 file.write(body + TAIL.encode())
                 file.flush()
                 self._remember(file.fileno())
@@ -187,7 +192,7 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
                 NotebookNode(
                     output_type="stream",
                     name="stderr",
-                    text=f"[outputs from here on were not recorded: over {CELL_CAP:,} characters]\n",
+                    text=f"[what follows was not recorded: over {CELL_CAP:,} characters]\n",
                 )
             )
             break

@@ -69,6 +69,7 @@ class Execution:
 
     @property
     def status(self) -> Literal["queued", "running", "over"]:
+        """Where it is in its life."""
         if self.task.done():
             return "over"
         return "queued" if self.started is None else "running"
@@ -250,7 +251,9 @@ class Session:
         """Settle the cell, note what became of the state, and record it."""
         notes = []
         if self._lost:
-            notes.append(f"{self._lost} This cell ran in a fresh kernel: earlier variables are gone.")
+            notes.append(
+                f"{self._lost} This cell ran in a fresh kernel: earlier variables are gone."
+            )
         if reply.steps:
             notes.append(told_steps(reply))
         if reply.state == "lost":
@@ -271,12 +274,20 @@ class Session:
             record.notes = notes
         self.recorder.finish(cell, execution.title)
         for earlier in self.executions:
-            if any(own is out for own in earlier.cell.outputs for out in execution.outputs.elsewhere):
+            if any(
+                own is out for own in earlier.cell.outputs for out in execution.outputs.elsewhere
+            ):
                 self.recorder.amend(earlier.cell)
         if self.recorder.problem:
             notes.append(f"This cell was not recorded: {self.recorder.problem}")
         return Run(
-            cell, reply, execution.number, execution.elapsed, state, self.recorder.path, tuple(notes)
+            cell,
+            reply,
+            execution.number,
+            execution.elapsed,
+            state,
+            self.recorder.path,
+            tuple(notes),
         )
 
     def _over(self, task: asyncio.Task[Run]) -> None:

@@ -94,11 +94,10 @@ async def leaving(work: Coroutine[Any, Any, int]) -> int:
 
 async def stdio(server: App) -> int:
     """Serve over stdin and stdout until EOF or a signal."""
-    serving = asyncio.create_task(
-        server.mcp.run_stdio_async(show_banner=False)
-    )
+    serving = asyncio.create_task(server.mcp.run_stdio_async(show_banner=False))
     stopped = stop_signal()
-    await asyncio.wait({serving, stopped}, return_when="FIRST_COMPLETED")
+    events: list[asyncio.Future[Any]] = [serving, stopped]
+    await asyncio.wait(events, return_when="FIRST_COMPLETED")
     if serving.done():
         serving.result()
         return 0
@@ -172,7 +171,8 @@ def bind(settings: Settings) -> socket.socket:
         BadSettings: the port is taken or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family)
+    # With the protocol named, asyncio turns off Nagle's delay: 40 ms a call without.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

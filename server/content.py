@@ -70,15 +70,19 @@ class Layout:
 
 def plain(text: str) -> str:
     """Text without terminal escapes and control characters."""
-    return CONTROLS.sub("", ESCAPES.sub("", text)) if "\x1b" in text or CONTROLS.search(text) else text
+    return (
+        CONTROLS.sub("", ESCAPES.sub("", text)) if "\x1b" in text or CONTROLS.search(text) else text
+    )
 
 
 def layout(cell: NotebookNode, exit_code: int | None = None, *, over: bool = True) -> Layout:
-    """stdout and displays, stderr, the value or traceback, the exit code.
+    """Stdout and displays, stderr, the value or traceback, the exit code.
 
     `over` is false while the run goes on: then only what can't change any more is here.
     """
-    shown, stderr, last = [], [], []
+    shown: list[str] = []
+    stderr: list[str] = []
+    last: list[str] = []
     for output in cell.outputs:
         kind = output.output_type
         if kind == "stream":
@@ -136,8 +140,13 @@ def budgeted(text: str, execution: Execution) -> tuple[str, bool]:
     head = int(BUDGET * HEAD)
     tail = BUDGET - head
     left = len(text) - BUDGET
-    how = f"read_output(session_id={execution.session.id!r}, cell={execution.number}, offset={head})"
-    return f"{text[:head]}\n[… {left:,} characters left out; {how} reads on …]\n{text[-tail:]}", True
+    how = (
+        f"read_output(session_id={execution.session.id!r}, cell={execution.number}, offset={head})"
+    )
+    return (
+        f"{text[:head]}\n[… {left:,} characters left out; {how} reads on …]\n{text[-tail:]}",
+        True,
+    )
 
 
 def run_result(execution: Execution) -> ToolResult:
@@ -234,4 +243,6 @@ def tool_result(
     content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
     # Where the parts are, for programs: in the whole text, of which `shown` characters are here.
     meta = {"sections": whole.sections, "length": len(whole.text), "shown": len(text)}
-    return ToolResult(content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta})
+    return ToolResult(
+        content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta}
+    )

@@ -17,14 +17,51 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ..kernels import Config, Launch
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
-KERNEL_ENV = (
-    "PATH HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR TERM VIRTUAL_ENV CONDA_PREFIX"
-    " PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS PYTHONUTF8 PYTHONIOENCODING MPLBACKEND"
-    " JUPYTER_PATH JUPYTER_DATA_DIR XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME MPLCONFIGDIR"
-    " OMP_NUM_THREADS SSL_CERT_FILE SSL_CERT_DIR LD_LIBRARY_PATH DYLD_LIBRARY_PATH"
-    " SYSTEMROOT SYSTEMDRIVE COMSPEC PATHEXT TEMP TMP USERPROFILE APPDATA LOCALAPPDATA"
-    " PROGRAMFILES PROGRAMDATA WINDIR NUMBER_OF_PROCESSORS PROCESSOR_ARCHITECTURE"
-).split()
+KERNEL_ENV = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "TERM",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "PYTHONWARNINGS",
+    "PYTHONUTF8",
+    "PYTHONIOENCODING",
+    "MPLBACKEND",
+    "JUPYTER_PATH",
+    "JUPYTER_DATA_DIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "MPLCONFIGDIR",
+    "OMP_NUM_THREADS",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "COMSPEC",
+    "PATHEXT",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMFILES",
+    "PROGRAMDATA",
+    "WINDIR",
+    "NUMBER_OF_PROCESSORS",
+    "PROCESSOR_ARCHITECTURE",
+]
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -115,9 +152,7 @@ class Settings(BaseSettings):
             for name, value in os.environ.items()
             if name.upper() in names or name in names or name.startswith("LC_")
         }
-        return Launch(
-            cwd=self.projects, runtime=Path(), kernel_name=self.kernel_name, env=env
-        )
+        return Launch(cwd=self.projects, runtime=Path(), kernel_name=self.kernel_name, env=env)
 
     def sessions(self) -> Config:
         """What all sessions have in common."""

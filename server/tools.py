@@ -80,12 +80,11 @@ class Tools:
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register every tool and resource."""
-        runs = {"output_schema": RUN_SCHEMA}
         quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
-        mcp.tool(self.run_python, **runs, annotations=acts)
-        mcp.tool(self.run_cell, **runs, annotations=acts)
-        mcp.tool(self.read_output, **runs, annotations=quiet)
+        mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
+        mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=acts)
+        mcp.tool(self.read_output, output_schema=RUN_SCHEMA, annotations=quiet)
         mcp.tool(self.interrupt_session, annotations=acts)
         mcp.tool(self.restart_session, annotations=acts)
         mcp.tool(self.close_session, annotations=acts)
@@ -102,9 +101,7 @@ class Tools:
         self,
         ctx: Context,
         file_name: FileName,
-        args: Annotated[
-            list[str], Field(description="Command-line arguments: sys.argv[1:].")
-        ] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
+        args: Annotated[list[str], Field(description="Command-line arguments: sys.argv[1:].")] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
         stdin: Annotated[str, Field(description="What input() and sys.stdin read.")] = "",
         session_id: SessionId = None,
         timeout: Timeout = None,
@@ -238,11 +235,13 @@ class Tools:
             session = self.sessions.get(session_id, principal())
             await self.sessions.close(session)
             path = session.recorder.path
-            return f"Session {session_id} is closed." + (f" Its notebook is {path}." if path else "")
+            return f"Session {session_id} is closed." + (
+                f" Its notebook is {path}." if path else ""
+            )
 
     async def list_sessions(self) -> ToolResult:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for session in self.sessions.all(principal()):
             memory = await asyncio.to_thread(session.memory)
             rows.append(
@@ -299,7 +298,7 @@ class Tools:
             name, new = await asyncio.to_thread(
                 paths.write, self.settings.projects, file_name, content
             )
-            return f"{'Created' if new else 'Replaced'} {name} ({len(content.encode('utf-8', 'replace')):,} bytes)."
+            return f"{'Created' if new else 'Replaced'} {name} ({len(content):,} characters)."
 
     def _text(self, file_name: str) -> str:
         return paths.read(self.settings.projects, file_name).source.decode("utf-8", "replace")

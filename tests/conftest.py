@@ -76,9 +76,7 @@ async def cell(session: Session, code: str, timeout: float = 30) -> Run:
 
 def stream(run: Run, name: str = "stdout") -> str:
     """The text of one stream of a run."""
-    return "".join(
-        o.text for o in run.cell.outputs if o.output_type == "stream" and o.name == name
-    )
+    return "".join(o.text for o in run.cell.outputs if o.output_type == "stream" and o.name == name)
 
 
 def value(run: Run) -> str:

@@ -19,9 +19,11 @@ def floors_imported(path: Path, floor: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level == 2:
             found.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.ImportFrom | ast.Import):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [
-                alias.name for alias in node.names
-            ]
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             found |= {name.split(".")[1] for name in names if name.startswith("rmi_agent.")}
     return found - {floor}
 
@@ -37,7 +39,9 @@ def test_a_floor_imports_only_what_is_below_it(floor: str) -> None:
 @pytest.mark.parametrize("floor", MAY_IMPORT)
 def test_all_is_sorted_and_complete(floor: str) -> None:
     package = importlib.import_module(f"rmi_agent.{floor}")
-    names = [n for n, v in vars(package).items() if not n.startswith("_") and hasattr(v, "__module__")]
+    names = [
+        n for n, v in vars(package).items() if not n.startswith("_") and hasattr(v, "__module__")
+    ]
     assert package.__all__ == sorted(package.__all__)
     assert set(names) == set(package.__all__)
 

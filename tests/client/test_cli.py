@@ -188,8 +188,15 @@ def test_ctrl_c_in_the_repl_stops_the_cell_and_not_the_client(server: str) -> No
 @pytest.mark.slow
 def test_ctrl_c_in_run_stops_the_script(server: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmi_agent.client.cli", "cell", "--server", server,
-         "import time; print('go', flush=True); time.sleep(60)"],
+        [
+            sys.executable,
+            "-m",
+            "rmi_agent.client.cli",
+            "cell",
+            "--server",
+            server,
+            "import time; print('go', flush=True); time.sleep(60)",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -219,8 +226,14 @@ def test_the_readme_command_prints_the_output_and_the_notebook(tmp_path: Path) -
 @pytest.mark.slow
 def test_the_client_script_of_the_seed_works(server: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "client" / "mcp_client.py"), "--server", server,
-         "--file", "calculator.py"],
+        [
+            sys.executable,
+            str(ROOT / "client" / "mcp_client.py"),
+            "--server",
+            server,
+            "--file",
+            "calculator.py",
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -54,7 +54,11 @@ async def test_urls_of_both_transports_are_targets_and_the_token_is_found(
 ) -> None:
     with http_server(settings / "python_projects", RMI_AGENT_TOKEN="t0ken") as (url, _):
         monkeypatch.setenv("RMI_AGENT_TOKEN", "t0ken")
-        for target, mode in ((f"{url}/mcp", "auto"), (f"{url}/mcp", "legacy"), (f"{url}/sse", "legacy")):
+        for target, mode in (
+            (f"{url}/mcp", "auto"),
+            (f"{url}/mcp", "legacy"),
+            (f"{url}/sse", "legacy"),
+        ):
             async with RmiMcpClient(target, mode=mode) as client:
                 assert (await client.run_cell("6 * 7")).value == "42\n"
 
@@ -81,7 +85,9 @@ async def test_all_tools_are_methods() -> None:
 
 async def test_a_picture_comes_as_bytes() -> None:
     async with RmiMcpClient(App(load()).mcp) as client:
-        result = await client.run_cell("import matplotlib.pyplot as plt\nplt.plot([1]);", timeout=60)
+        result = await client.run_cell(
+            "import matplotlib.pyplot as plt\nplt.plot([1]);", timeout=60
+        )
     assert [p.mime_type for p in result.pictures] == ["image/png"]
     assert result.pictures[0].data.startswith(b"\x89PNG")
 

@@ -73,7 +73,13 @@ def test_names_sort_by_time_and_say_what_ran(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("title", "words"),
-    [("", "cell"), ("\n\n!!!", "cell"), ("../../etc", "etc"), ("é = 1", "é-1"), ("a" * 99, "a" * 40)],
+    [
+        ("", "cell"),
+        ("\n\n!!!", "cell"),
+        ("../../etc", "etc"),
+        ("é = 1", "é-1"),
+        ("a" * 99, "a" * 40),
+    ],
 )
 def test_a_slug_is_always_a_harmless_name(title: str, words: str) -> None:
     assert slug(title) == words
@@ -209,7 +215,7 @@ async def test_late_amendments_keep_the_file_valid(session: Session) -> None:
     await cell(session, "handle.update('after')")
     await cell(session, "print('third')")
     cells = read(session.recorder).cells
-    assert [c.id for c in cells][0] == first.cell.id
+    assert cells[0].id == first.cell.id
     assert cells[0].outputs[0].data["text/plain"] == "'after'"
     assert stream(first) == ""
     assert cells[2].outputs[0].text == "third\n"

@@ -12,7 +12,7 @@ from textwrap import dedent
 import pytest
 from rmi_agent.kernels import Script, Sessions
 
-from tests.conftest import cell, kernel_env, stream, value
+from tests.conftest import kernel_env, stream
 
 pytestmark = pytest.mark.anyio
 
@@ -70,20 +70,28 @@ SAMPLES = {
     "syntax_error": Sample("print('never')\ndef (:\n    pass"),
     "indentation_error": Sample("if True:\nprint(1)"),
     "syntax_error_in_neighbour": Sample("import bad", neighbours=(("bad.py", "x = = 1"),)),
-    "keyboard_interrupt": Sample("raise KeyboardInterrupt", ),
+    "keyboard_interrupt": Sample(
+        "raise KeyboardInterrupt",
+    ),
     "exception_group": Sample(
         "raise ExceptionGroup('several', [ValueError(1), TypeError('t'),"
         " ExceptionGroup('in', [KeyError('k')])])"
     ),
-    "chained_from": Sample("try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('v') from e"),
+    "chained_from": Sample(
+        "try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('v') from e"
+    ),
     "chained_context": Sample("try:\n    {}['k']\nexcept KeyError:\n    int('x')"),
     "exception_note": Sample("e = ValueError('v'); e.add_note('a note'); raise e"),
-    "exception_without_str": Sample("class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E()"),
+    "exception_without_str": Sample(
+        "class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E()"
+    ),
     "recursion": Sample("def f(n): return f(n + 1)\nf(0)"),
     "own_excepthook": Sample(
         "import sys\nsys.excepthook = lambda t, v, tb: print('hooked', t.__name__, v)\n1/0"
     ),
-    "broken_excepthook": Sample("import sys\ndef hook(t, v, tb): raise OSError('hook')\nsys.excepthook = hook\n1/0"),
+    "broken_excepthook": Sample(
+        "import sys\ndef hook(t, v, tb): raise OSError('hook')\nsys.excepthook = hook\n1/0"
+    ),
     "asyncio_run": Sample(
         """
         import asyncio
@@ -96,7 +104,9 @@ SAMPLES = {
         asyncio.run(main())
         """
     ),
-    "asyncio_fails": Sample("import asyncio\nasync def main():\n    raise ValueError('v')\nasyncio.run(main())"),
+    "asyncio_fails": Sample(
+        "import asyncio\nasync def main():\n    raise ValueError('v')\nasyncio.run(main())"
+    ),
     "asyncio_no_running_loop": Sample(
         "import asyncio\ntry: asyncio.get_running_loop()\nexcept RuntimeError as e: print(e)"
     ),
@@ -132,7 +142,8 @@ SAMPLES = {
         args=("x",),
     ),
     "argparse_help": Sample(
-        "import argparse\np = argparse.ArgumentParser(description='d')\np.parse_args()", args=("-h",)
+        "import argparse\np = argparse.ArgumentParser(description='d')\np.parse_args()",
+        args=("-h",),
     ),
     "logging_default": Sample("import logging; logging.warning('w'); logging.info('i')"),
     "logging_basic_config": Sample(
@@ -175,8 +186,12 @@ SAMPLES = {
     ),
     "atexit_after_error": Sample("import atexit\natexit.register(print, 'bye')\n1/0"),
     "atexit_unregister": Sample("import atexit\natexit.register(print)\natexit.unregister(print)"),
-    "atexit_fails": Sample("import atexit\ndef bad():\n    raise ValueError('v')\natexit.register(bad)"),
-    "finalizer": Sample("import weakref\nclass C: pass\nc = C()\nweakref.finalize(c, print, 'gone')"),
+    "atexit_fails": Sample(
+        "import atexit\ndef bad():\n    raise ValueError('v')\natexit.register(bad)"
+    ),
+    "finalizer": Sample(
+        "import weakref\nclass C: pass\nc = C()\nweakref.finalize(c, print, 'gone')"
+    ),
     "multiprocessing_fork": Sample(
         """
         import multiprocessing as mp
@@ -245,7 +260,9 @@ SAMPLES = {
     "subprocess_to_own_stdout": Sample(
         "import subprocess, sys\nsubprocess.run(['echo', 'x'], stdout=sys.stdout, stderr=sys.stderr)"
     ),
-    "os_system": Sample("import os; print(os.system('echo out; echo err >&2; exit 3') >> 8)", anyhow=True),
+    "os_system": Sample(
+        "import os; print(os.system('echo out; echo err >&2; exit 3') >> 8)", anyhow=True
+    ),
     "descriptor_write": Sample("import os; os.write(1, b'raw\\n'); os.write(2, b'err\\n')"),
     "binary_stdout": Sample("import sys; sys.stdout.buffer.write(bytes(range(128, 256)) + b'\\n')"),
     "print_without_newline": Sample("print('a', end=''); print('b', end='')"),
@@ -270,14 +287,18 @@ SAMPLES = {
         "import os, signal\nsignal.signal(signal.SIGUSR1, lambda n, f: print('got', n))\n"
         "os.kill(os.getpid(), signal.SIGUSR1); print('after')"
     ),
-    "sigint_to_itself": Sample("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('never')"),
+    "sigint_to_itself": Sample(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('never')"
+    ),
     "alarm": Sample(
         "import signal, time\ndef ring(n, f): raise TimeoutError('ring')\n"
         "signal.signal(signal.SIGALRM, ring)\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\n"
         "try: time.sleep(5)\nexcept TimeoutError as e: print(e)"
     ),
     "os_exit": Sample("import os\nprint('last words', flush=True)\nos._exit(7)"),
-    "killed": Sample("import os, signal\nprint('x', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"),
+    "killed": Sample(
+        "import os, signal\nprint('x', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    ),
     "no_get_ipython": Sample("try: get_ipython\nexcept NameError as e: print(e)"),
     "type_of_builtins": Sample("print(__builtins__, type(input), type(exit).__name__, type(open))"),
     "runpy_neighbour": Sample(
@@ -286,7 +307,9 @@ SAMPLES = {
     "temporary_directory": Sample(
         "import tempfile, os\nwith tempfile.TemporaryDirectory() as d: print(os.path.isdir(d))"
     ),
-    "time_and_locale": Sample("import locale, sys; print(locale.getpreferredencoding(), sys.stdout.encoding)"),
+    "time_and_locale": Sample(
+        "import locale, sys; print(locale.getpreferredencoding(), sys.stdout.encoding)"
+    ),
 }
 
 

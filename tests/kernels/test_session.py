@@ -39,14 +39,18 @@ async def test_sessions_share_nothing(session: Session, sessions: Sessions) -> N
 
 
 async def test_top_level_await_magics_and_shell_work(session: Session) -> None:
-    run = await cell(session, "import asyncio\nawait asyncio.sleep(0.01)\n%who\n!echo from the shell")
+    run = await cell(
+        session, "import asyncio\nawait asyncio.sleep(0.01)\n%who\n!echo from the shell"
+    )
     assert run.reply.status == "ok"
     assert "from the shell" in stream(run)
 
 
 async def test_a_figure_comes_back_as_png_without_being_asked_for(session: Session) -> None:
     run = await cell(session, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);", timeout=60)
-    assert [o.data.keys() & {"image/png"} for o in run.cell.outputs if "data" in o] == [{"image/png"}]
+    assert [o.data.keys() & {"image/png"} for o in run.cell.outputs if "data" in o] == [
+        {"image/png"}
+    ]
 
 
 async def test_a_data_frame_is_readable_as_text(session: Session) -> None:
@@ -267,7 +271,9 @@ async def test_cells_work_after_a_script_that_broke_its_surroundings(
 async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
     session: Session, tmp_path: Path
 ) -> None:
-    leaves = script(tmp_path, "import subprocess\nsubprocess.Popen('sleep 0.3; echo late', shell=True)")
+    leaves = script(
+        tmp_path, "import subprocess\nsubprocess.Popen('sleep 0.3; echo late', shell=True)"
+    )
     run = await session.submit_script(leaves).task
     assert run.reply.exit_code == 0
     later = await cell(session, "import time; time.sleep(0.6)")

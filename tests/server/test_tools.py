@@ -95,7 +95,12 @@ async def test_nothing_at_all_is_said_to_be_nothing(client: Client[Any]) -> None
 
 
 async def test_arguments_and_stdin_arrive(client: Client[Any]) -> None:
-    await run(client, "write_python_file", file_name="ask.py", content="import sys\nprint(input(), sys.argv[1:])")
+    await run(
+        client,
+        "write_python_file",
+        file_name="ask.py",
+        content="import sys\nprint(input(), sys.argv[1:])",
+    )
     result = await run(client, "run_python", file_name="ask.py", args=["-x", "y z"], stdin="hi\n")
     assert body(result).startswith("hi ['-x', 'y z']\n")
 
@@ -243,7 +248,9 @@ async def test_what_we_cannot_do_is_an_error_that_says_what_to_do(
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [{"code": "1", "timeout": 0}, {"code": "1", "timeout": -3}, {}, {"code": 5}])
+@pytest.mark.parametrize(
+    "arguments", [{"code": "1", "timeout": 0}, {"code": "1", "timeout": -3}, {}, {"code": 5}]
+)
 async def test_bad_arguments_are_refused(client: Client[Any], arguments: dict[str, Any]) -> None:
     with pytest.raises(ToolError):
         await client.call_tool("run_cell", arguments)

@@ -52,7 +52,9 @@ async def test_both_http_transports_serve_every_kind_of_client_side_by_side(
 async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -> None:
     script = Path(__file__).parent.parent.parent / "server" / "mcp_server.py"
     words = SERVER if command == "module" else [sys.executable, str(script)]
-    transport = StdioTransport(words[0], words[1:], env=server_env(fill(tmp_path)), keep_alive=False)
+    transport = StdioTransport(
+        words[0], words[1:], env=server_env(fill(tmp_path)), keep_alive=False
+    )
     assert await talk(Client(transport, mode=mode)) == "42"
 
 
@@ -236,14 +238,20 @@ async def test_a_foreign_host_header_is_refused_unless_allowed(tmp_path: Path) -
             ]:
                 answer = await http.post(url + path, json=body, headers={**head, "Host": host})
                 assert answer.status_code == status, (host, path)
-            answer = await http.post(url + "/mcp", json=body, headers={**head, "Host": "x.ngrok.app"})
+            answer = await http.post(
+                url + "/mcp", json=body, headers={**head, "Host": "x.ngrok.app"}
+            )
             assert answer.status_code != 421
 
 
 async def test_with_a_token_every_route_asks_for_it(tmp_path: Path) -> None:
     with http_server(fill(tmp_path), RMI_AGENT_TOKEN="right-token") as (url, _):
         async with httpx2.AsyncClient() as http:
-            for method, path in [("POST", "/mcp"), ("GET", "/sse"), ("POST", "/messages/?session_id=1")]:
+            for method, path in [
+                ("POST", "/mcp"),
+                ("GET", "/sse"),
+                ("POST", "/messages/?session_id=1"),
+            ]:
                 for headers in ({}, {"Authorization": "Bearer wrong"}):
                     answer = await http.request(method, url + path, headers=headers)
                     assert answer.status_code == 401, path
@@ -256,7 +264,11 @@ async def test_with_a_token_every_route_asks_for_it(tmp_path: Path) -> None:
     [
         ([], {"PYTHON_TIMEOUT": "soon"}, "PYTHON_TIMEOUT: "),
         (["--transport", "http", "--host", "0.0.0.0"], {}, "RMI_AGENT_TOKEN"),
-        (["--transport", "http", "--host", "203.0.113.7"], {"RMI_AGENT_TOKEN": "t"}, "can't listen"),
+        (
+            ["--transport", "http", "--host", "203.0.113.7"],
+            {"RMI_AGENT_TOKEN": "t"},
+            "can't listen",
+        ),
         ([], {"PYTHON_PROJECTS_DIR": "/dev/null/x"}, "PYTHON_PROJECTS_DIR: can't use"),
     ],
 )
@@ -265,7 +277,12 @@ def test_a_bad_start_is_one_clear_line(
 ) -> None:
     env = {**server_env(fill(tmp_path)), **settings}
     done = subprocess.run(
-        [*SERVER, *arguments], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        [*SERVER, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
     )
     assert done.returncode == 2
     assert words in done.stderr
@@ -291,7 +308,12 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
     projects = fill(tmp_path)
     done = subprocess.run(
-        SERVER, env=server_env(projects), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        SERVER,
+        env=server_env(projects),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
     )
     assert done.returncode == 0
     assert str(projects) in done.stderr

@@ -1,0 +1,229 @@
+"""Warm kernels, the bound on their number, and making room."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels import (
+    Config,
+    Kernel,
+    KernelStartError,
+    Launch,
+    Pool,
+    PoolExhaustedError,
+    SessionNotFoundError,
+    Sessions,
+)
+
+from tests.conftest import cell, kernel_env, launch, value
+
+pytestmark = pytest.mark.anyio
+
+
+class StandIn(Kernel):
+    """A kernel without a process, for the counting alone."""
+
+    starts = 0
+    ends = 0
+    fails = False
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        if StandIn.fails:
+            raise KernelStartError("no")
+        StandIn.starts += 1
+
+    async def close(self, *, graceful: bool = True) -> None:
+        await asyncio.sleep(0)
+        StandIn.ends += 1
+
+    async def alive(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    monkeypatch.setattr("rmi_agent.kernels.pool.Kernel", StandIn)
+    StandIn.starts = StandIn.ends = 0
+    StandIn.fails = False
+    return StandIn
+
+
+def pool(tmp_path: Path, warm: int, most: int, patience: float = 5, **more: object) -> Pool:
+    return Pool(launch(tmp_path), warm, most, patience, **more)  # type: ignore[arg-type]
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 2, 8) as warm:
+        await until(lambda: warm.warm == 2)
+        first, second = await warm.lease(), await warm.lease()
+        assert first is not second
+        await until(lambda: warm.warm == 2)
+        assert stand_in.starts == 4
+    assert stand_in.ends == 4
+
+
+async def test_the_bound_counts_warm_kernels_too(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 5, 3, patience=0.1) as full:
+        await until(lambda: full.warm == 3)
+        for _ in range(3):
+            await full.lease()
+        with pytest.raises(PoolExhaustedError, match="All 3 kernels are busy"):
+            await full.lease()
+        assert stand_in.starts == 3
+
+
+async def test_a_waiting_call_gets_the_kernel_that_comes_free(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 0, 1) as single:
+        first = await single.lease()
+        waiting = asyncio.create_task(single.lease())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        single.retire(first)
+        assert await waiting is not first
+
+
+async def test_a_start_that_fails_gives_its_place_back(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    stand_in.fails = True
+    async with pool(tmp_path, 1, 1) as broken:
+        for _ in range(3):
+            with pytest.raises(KernelStartError):
+                await broken.lease()
+        stand_in.fails = False
+        assert await broken.lease()
+
+
+async def test_a_caller_that_gives_up_waiting_takes_no_place(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 0, 1) as single:
+        first = await single.lease()
+        waiting = asyncio.create_task(single.lease())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        single.retire(first)
+        assert await single.lease()
+
+
+async def test_an_unknown_kernel_is_named(tmp_path: Path) -> None:
+    unknown = Launch(cwd=tmp_path, runtime=tmp_path, kernel_name="cobol", env=kernel_env())
+    with pytest.raises(KernelStartError, match="no kernel named 'cobol'"):
+        async with Kernel(unknown):
+            pass
+
+
+async def test_a_kernel_that_dies_at_its_start_leaves_its_last_words(tmp_path: Path) -> None:
+    env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('broken on purpose')")
+    started = time.monotonic()
+    with pytest.raises(KernelStartError, match="broken on purpose"):
+        async with Kernel(Launch(cwd=tmp_path, runtime=tmp_path, env=env)):
+            pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("calls", [12, pytest.param(50, marks=pytest.mark.slow)])
+async def test_many_first_calls_at_once_all_get_an_answer_within_the_bound(
+    tmp_path: Path, calls: int
+) -> None:
+    most = 4
+    seen = 0
+
+    async def one(number: int) -> str:
+        nonlocal seen
+        session = await opened.open()
+        run = await cell(session, f"{number} + 1")
+        living = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+        seen = max(seen, len(living))
+        return value(run)
+
+    async with Sessions(
+        Config(tmp_path / "n"), launch(tmp_path), warm=2, most=most, patience=60
+    ) as opened:
+        answers = await asyncio.gather(*(one(number) for number in range(calls)))
+    assert answers == [str(number + 1) for number in range(calls)]
+    assert 1 <= seen <= most
+
+
+async def test_busy_sessions_are_never_evicted(tmp_path: Path) -> None:
+    async with Sessions(
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=1, patience=0.5
+    ) as opened:
+        session = await opened.open()
+        running = session.submit_cell("import time; time.sleep(2); 'done'")
+        with pytest.raises(PoolExhaustedError, match="KERNEL_MAX"):
+            await opened.open()
+        assert value(await running.task) == "'done'"
+
+
+async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) -> None:
+    from tests.kernels.test_session import script
+
+    async with Sessions(
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=3, patience=20
+    ) as opened:
+        oldest, file_run, newest = [await opened.open() for _ in range(3)]
+        await cell(oldest, "1")
+        await file_run.submit_script(script(tmp_path, "print(1)")).task
+        await cell(newest, "1")
+        await opened.open()
+        with pytest.raises(SessionNotFoundError, match="KERNEL_MAX"):
+            opened.get(file_run.id)
+        await opened.open()
+        with pytest.raises(SessionNotFoundError, match="has ended"):
+            opened.get(oldest.id)
+        assert opened.get(newest.id) is newest
+
+
+async def test_an_idle_session_is_closed_and_its_notebook_stays(tmp_path: Path) -> None:
+    async with Sessions(Config(tmp_path / "n", idle=0.4), launch(tmp_path), warm=1) as opened:
+        session = await opened.open()
+        await cell(session, "import time; time.sleep(0.8)")  # busy is not idle
+        assert opened.get(session.id) is session
+        await until(lambda: session.closed)
+        with pytest.raises(SessionNotFoundError, match="SESSION_IDLE") as error:
+            opened.get(session.id)
+        assert str(session.recorder.path) in str(error.value)
+
+
+async def test_a_session_belongs_to_its_principal(sessions: Sessions) -> None:
+    session = await sessions.open("alice")
+    assert session.id not in [s.id for s in sessions.all("bob")]
+    with pytest.raises(SessionNotFoundError, match="There is no session"):
+        sessions.get(session.id, "bob")
+    await sessions.close(session)
+    with pytest.raises(SessionNotFoundError, match="There is no session"):
+        sessions.get(session.id, "bob")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
+async def test_closing_leaves_no_process_not_even_one_that_ran_away(tmp_path: Path) -> None:
+    async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=1) as opened:
+        session = await opened.open()
+        run = await cell(
+            session,
+            "import subprocess\n"
+            "p = subprocess.Popen(['sleep', '600'], start_new_session=True)\np.pid",
+        )
+        runaway = psutil.Process(int(value(run)))
+    assert not runaway.is_running() or runaway.status() == psutil.STATUS_ZOMBIE
