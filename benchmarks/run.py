@@ -84,9 +84,9 @@ async def measure(folder: Path, rounds: int) -> dict[str, float]:
         reply = asyncio.ensure_future(kernel.get_shell_msg())
         while True:
             message = await kernel.get_iopub_msg()
-            if message["parent_header"].get("msg_id") == request:
-                if message["content"].get("execution_state") == "idle":
-                    break
+            mine = message["parent_header"].get("msg_id") == request
+            if mine and message["content"].get("execution_state") == "idle":
+                break
         await reply
 
     await median(raw, 20)
@@ -181,9 +181,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(measure(Path(folder), arguments.rounds))
-    floor = (
-        figures["raw jupyter_client round trip"] + figures["a tool that does nothing, stdio"]
-    )
+    floor = figures["raw jupyter_client round trip"] + figures["a tool that does nothing, stdio"]
     ratios = {
         "run_cell over stdio ÷ (raw + nothing)": figures["run_cell, warm, stdio"] / floor,
         "run_python hello ÷ a tool with subprocess": figures["run_python hello, fresh and warm"]

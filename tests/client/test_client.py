@@ -28,10 +28,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("text path", "list", "path")]
+SLOW = [
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("text path", "list", "path", "command")
+]
 
 
-@pytest.mark.parametrize("kind", ["object", "command", "embedded", *SLOW])
+@pytest.mark.parametrize("kind", ["object", "embedded", *SLOW])
 async def test_a_server_of_any_kind_is_a_target(kind: str) -> None:
     script = ROOT / "server" / "mcp_server.py"
     target = {
@@ -49,6 +51,7 @@ async def test_a_server_of_any_kind_is_a_target(kind: str) -> None:
     assert (result.status, result.exit_code) == ("ok", 0)
 
 
+@pytest.mark.slow
 async def test_urls_of_both_transports_are_targets_and_the_token_is_found(
     settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

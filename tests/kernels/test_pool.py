@@ -76,9 +76,7 @@ async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
     assert stand_in.ends == 4
 
 
-async def test_the_bound_counts_warm_kernels_too(
-    tmp_path: Path, stand_in: type[StandIn]
-) -> None:
+async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[StandIn]) -> None:
     async with pool(tmp_path, 5, 3, patience=0.1) as full:
         await until(lambda: full.warm == 3)
         for _ in range(3):

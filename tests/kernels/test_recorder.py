@@ -188,6 +188,7 @@ async def test_the_notebook_is_trusted_after_the_session(session: Session) -> No
         assert notary.check_signature(read(session.recorder))
 
 
+@pytest.mark.slow
 async def test_the_command_lines_of_jupyter_take_the_notebook(
     session: Session, tmp_path: Path
 ) -> None:

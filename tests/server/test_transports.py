@@ -47,7 +47,7 @@ async def test_both_http_transports_serve_every_kind_of_client_side_by_side(
         assert await asyncio.gather(*(talk(client) for client in clients)) == ["42"] * 3
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", [pytest.param("module", marks=pytest.mark.slow), "script"])
 async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -> None:
     script = Path(__file__).parent.parent.parent / "server" / "mcp_server.py"
@@ -58,6 +58,7 @@ async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -
     assert await talk(Client(transport, mode=mode)) == "42"
 
 
+@pytest.mark.slow
 async def test_the_http_launcher_of_the_seed_works(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent.parent / "server" / "run_http_server.py"
     process = subprocess.Popen(
@@ -168,7 +169,7 @@ def test_stdout_carries_nothing_but_json_rpc(tmp_path: Path) -> None:
 
 @POSIX
 @pytest.mark.parametrize(
-    "ending", ["EOF", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"]
+    "ending", ["EOF", pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"]
 )
 def test_a_stdio_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
     wire = Wire(fill(tmp_path))
@@ -263,13 +264,24 @@ async def test_with_a_token_every_route_asks_for_it(tmp_path: Path) -> None:
     ("arguments", "settings", "words"),
     [
         ([], {"PYTHON_TIMEOUT": "soon"}, "PYTHON_TIMEOUT: "),
-        (["--transport", "http", "--host", "0.0.0.0"], {}, "RMI_AGENT_TOKEN"),
-        (
+        pytest.param(
+            ["--transport", "http", "--host", "0.0.0.0"],
+            {},
+            "RMI_AGENT_TOKEN",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["--transport", "http", "--host", "203.0.113.7"],
             {"RMI_AGENT_TOKEN": "t"},
             "can't listen",
+            marks=pytest.mark.slow,
         ),
-        ([], {"PYTHON_PROJECTS_DIR": "/dev/null/x"}, "PYTHON_PROJECTS_DIR: can't use"),
+        pytest.param(
+            [],
+            {"PYTHON_PROJECTS_DIR": "/dev/null/x"},
+            "PYTHON_PROJECTS_DIR: can't use",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_bad_start_is_one_clear_line(
