@@ -7,13 +7,15 @@ from .errors import (
     DeadKernelError,
     KernelError,
     KernelStartError,
-    KernelUnresponsiveError,
     PoolExhaustedError,
     SessionNotFoundError,
 )
-from .kernel import Kernel, Launch, Reply, Script
+from .execution import Execution, Run
+from .kernel import Kernel
 from .pool import Pool
-from .session import Config, Execution, Run, Session
+from .process import Launch
+from .reply import Reply, Script
+from .session import Config, Session
 from .sessions import Sessions
 
 __all__ = [
@@ -23,7 +25,6 @@ __all__ = [
     "Kernel",
     "KernelError",
     "KernelStartError",
-    "KernelUnresponsiveError",
     "Launch",
     "Pool",
     "PoolExhaustedError",

@@ -3,11 +3,11 @@
 KernelError
 ├─ KernelStartError         did not answer in time, or died before it did
 ├─ DeadKernelError          the process is gone
-├─ KernelUnresponsiveError  ignored the interrupts; was killed
 └─ PoolExhaustedError       every kernel is busy
 SessionNotFoundError        no such session, or not the asker's
 
-What user code does wrong is never one of these: it is data in the cell.
+What user code does wrong is never one of these: it is data in the cell and in the `Reply`,
+also when it ended or ignored its kernel.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ class KernelStartError(KernelError):
 
 class DeadKernelError(KernelError):
     """The kernel's process is gone."""
-
-
-class KernelUnresponsiveError(KernelError):
-    """The kernel ignored its interrupts and was killed."""
 
 
 class PoolExhaustedError(KernelError):

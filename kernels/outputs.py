@@ -125,6 +125,7 @@ class Outputs:
                 self._clear()
         elif kind == "execute_input":
             self.cell.execution_count = content.get("execution_count")
+            self.timing("iopub.execute_input", message["header"]["date"])
 
     def stream(self, name: str, text: str) -> None:
         """Add text to a stream, joining it to the last piece of the same stream."""

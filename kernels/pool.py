@@ -15,7 +15,8 @@ from typing import Any
 import zmq.asyncio
 
 from .errors import KernelError, PoolExhaustedError
-from .kernel import Kernel, Launch
+from .kernel import Kernel
+from .process import Launch
 
 log = logging.getLogger(__name__)
 

@@ -15,97 +15,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 
 from .errors import KernelError
-from .kernel import Kernel, Reply, Script, State, describe_exit, now
-from .outputs import Displays, Outputs
+from .execution import Execution, Run
+from .kernel import Kernel
+from .outputs import Displays
+from .process import describe_exit
 from .recorder import Recorder
+from .reply import Reply, Script, State, now
 
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
-
-
-@dataclass(frozen=True)
-class Run:
-    """One executed cell.
-
-    Attributes:
-        cell: the nbformat code cell with its outputs.
-        number: its place in the session, from 1.
-        elapsed: seconds it ran.
-        state: `lost` when the variables from before this run, or its own, are gone.
-        notes: what the asker should be told besides the outputs.
-    """
-
-    cell: NotebookNode
-    reply: Reply
-    number: int
-    elapsed: float
-    state: State
-    notebook: Path | None
-    notes: tuple[str, ...] = ()
-
-
-class Execution:
-    """A run that was accepted: queued, going on, or over (`task` is done)."""
-
-    def __init__(self, session: Session, number: int, source: str, title: str) -> None:
-        self.session = session
-        self.number = number
-        self.title = title
-        self.cell = new_code_cell(source)
-        self.started: float | None = None
-        self.finished: float | None = None
-        self.told = {"stdout": 0, "stderr": 0}  # characters that went out as live output
-        self.script: Script | None = None
-        self.outputs = Outputs(
-            self.cell, session.displays, session.config.output_limit, self._over_limit
-        )
-        self.task: asyncio.Task[Run]
-        self._kernel: Kernel | None = None
-
-    @property
-    def status(self) -> Literal["queued", "running", "over"]:
-        """Where it is in its life."""
-        if self.task.done():
-            return "over"
-        return "queued" if self.started is None else "running"
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds that it has run."""
-        if self.started is None:
-            return 0.0
-        return (self.finished or time.monotonic()) - self.started
-
-    def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop it by the ladder, or take it out of the queue. False if it is over."""
-        if self.task.done():
-            return False
-        if self._kernel is not None:
-            return self._kernel.interrupt(why)
-        return self.task.cancel()
-
-    async def wait(self, timeout: float | None) -> bool:
-        """Wait for the end, at most `timeout` seconds; whether it is over."""
-        done, _ = await asyncio.wait({self.task}, timeout=timeout)
-        return bool(done)
-
-    def _over_limit(self) -> None:
-        self.interrupt(f"printed more than OUTPUT_LIMIT ({self.session.config.output_limit:,})")
-
-    async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
-        """Execute on a kernel, which the session has found for it."""
-        self._kernel = kernel
-        try:
-            if self.script is None:
-                return await kernel.run_cell(self.cell.source, self.outputs, timeout)
-            return await kernel.run_script(self.script, self.outputs, timeout)
-        finally:
-            self._kernel = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +107,7 @@ class Session:
 
     def memory(self) -> int:
         """Resident bytes of its processes."""
-        return self._kernel.memory() if self._kernel is not None else 0
+        return self._kernel.process.memory() if self._kernel is not None else 0
 
     def execution(self, cell: int) -> Execution | None:
         """A run by its number; negative ones count from the last."""
@@ -376,7 +298,7 @@ def decoded(source: bytes) -> str:
 def notebook_metadata(session_id: str, kernel: Kernel) -> dict[str, Any]:
     """What a notebook says of its kernel. The id's first part only: all of it is a key."""
     return {
-        "kernelspec": kernel.spec_metadata(),
+        "kernelspec": kernel.process.spec_metadata(),
         "language_info": kernel.info.get("language_info", {"name": "python"}),
         "rmi_agent": {"session": session_id[:6]},
     }

@@ -23,8 +23,8 @@ import platformdirs
 import psutil
 
 from .errors import SessionNotFoundError
-from .kernel import Launch
 from .pool import Pool
+from .process import Launch
 from .session import Config, Session
 
 log = logging.getLogger(__name__)

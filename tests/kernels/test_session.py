@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -97,14 +96,12 @@ async def test_an_update_from_a_later_cell_reaches_the_earlier_display(session: 
 )
 async def test_a_timeout_interrupts_and_keeps_the_state(session: Session, code: str) -> None:
     await cell(session, "x = 42; print('warm')")
-    started = time.monotonic()
     run = await cell(session, f"print('begun', flush=True)\n{code}", timeout=0.5)
-    took = time.monotonic() - started
     assert run.reply.status == "timeout"
     assert run.reply.timed_out
     assert run.state == "kept"
     assert stream(run).startswith("begun")
-    assert took < 1.5
+    assert run.reply.steps == ("timed out after 0.5 s", "interrupted")  # the first was enough
     assert value(await cell(session, "x")) == "42"
 
 
@@ -145,13 +142,12 @@ async def test_code_that_ignores_interrupts_is_killed_and_the_session_goes_on(
     ],
     ids=["_exit", "SIGKILL", "segfault"],
 )
-async def test_a_death_is_reported_within_a_second_and_the_session_goes_on(
+async def test_a_death_is_reported_at_once_and_the_session_goes_on(
     session: Session, code: str, exit_code: int
 ) -> None:
     await cell(session, "x = 1")
-    started = time.monotonic()
-    run = await cell(session, code)
-    assert time.monotonic() - started < 1
+    async with asyncio.timeout(5):  # long before the run's own time limit
+        run = await cell(session, code)
     assert run.reply.status == "dead"
     assert run.reply.exit_code == exit_code
     assert run.state == "lost"

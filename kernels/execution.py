@@ -1,0 +1,102 @@
+"""A run: one cell on its way through a kernel, and what came of it.
+
+Whoever asked for it may wait, look at what it has printed so far, or stop it. Knows a cell
+and the kernel that runs it; when it may run is its session's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+from .kernel import Kernel
+from .outputs import Outputs
+from .reply import Reply, Script, State
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class Run:
+    """One executed cell.
+
+    Attributes:
+        cell: the nbformat code cell with its outputs.
+        number: its place in the session, from 1.
+        elapsed: seconds it ran.
+        state: `lost` when the variables from before this run, or its own, are gone.
+        notes: what the asker should be told besides the outputs.
+    """
+
+    cell: NotebookNode
+    reply: Reply
+    number: int
+    elapsed: float
+    state: State
+    notebook: Path | None
+    notes: tuple[str, ...] = ()
+
+
+class Execution:
+    """A run that was accepted: queued, going on, or over (`task` is done)."""
+
+    def __init__(self, session: Session, number: int, source: str, title: str) -> None:
+        self.session = session
+        self.number = number
+        self.title = title
+        self.cell = new_code_cell(source)
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.told = {"stdout": 0, "stderr": 0}  # characters that went out as live output
+        self.script: Script | None = None
+        limit = session.config.output_limit
+        self.outputs = Outputs(self.cell, session.displays, limit, self._over_limit)
+        self.task: asyncio.Task[Run]
+        self._kernel: Kernel | None = None
+
+    @property
+    def status(self) -> Literal["queued", "running", "over"]:
+        """Where it is in its life."""
+        if self.task.done():
+            return "over"
+        return "queued" if self.started is None else "running"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it has run."""
+        if self.started is None:
+            return 0.0
+        return (self.finished or time.monotonic()) - self.started
+
+    def interrupt(self, why: str = "interrupted") -> bool:
+        """Stop it by the ladder, or take it out of the queue. False if it is over."""
+        if self.task.done():
+            return False
+        if self._kernel is not None:
+            return self._kernel.interrupt(why)
+        return self.task.cancel()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for the end, at most `timeout` seconds; whether it is over."""
+        done, _ = await asyncio.wait({self.task}, timeout=timeout)
+        return bool(done)
+
+    def _over_limit(self) -> None:
+        self.interrupt(f"printed more than OUTPUT_LIMIT ({self.session.config.output_limit:,})")
+
+    async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
+        """Execute on a kernel, which the session has found for it."""
+        self._kernel = kernel
+        try:
+            if self.script is None:
+                return await kernel.run_cell(self.cell.source, self.outputs, timeout)
+            return await kernel.run_script(self.script, self.outputs, timeout)
+        finally:
+            self._kernel = None

@@ -1,0 +1,208 @@
+"""One kernel's process: starting, signalling and ending it, and all that it has started.
+
+Goes through jupyter_client's manager and so through whatever provisioner the kernelspec
+names. Knows processes, pipes and files; nothing of what runs inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+
+from .errors import KernelStartError
+from .rawoutput import RawOutput
+
+log = logging.getLogger(__name__)
+
+POLL = 0.1  # seconds between looks at whether the process lives
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is started.
+
+    Attributes:
+        cwd: the folder that it starts in.
+        runtime: a private folder for connection files and sockets; its path is short,
+            since a socket's may have 107 bytes.
+        kernel_name: the kernelspec.
+        env: all the environment that the process gets.
+        start_timeout: seconds until the first answer.
+    """
+
+    cwd: Path
+    runtime: Path
+    kernel_name: str = "python3"
+    env: dict[str, str] = field(default_factory=dict)
+    start_timeout: float = 60.0
+
+
+class KernelProcess:
+    """The process behind a kernel.
+
+    Attributes:
+        pid: its id, where the provisioner runs it on this machine.
+        raw: its descriptors 1 and 2, where they can be had.
+    """
+
+    def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
+        self.launch = launch
+        self.pid: int | None = None
+        self.raw: RawOutput | None = None
+        self._context = context
+        self._manager = AsyncKernelManager(
+            kernel_name=launch.kernel_name,
+            connection_file=str(launch.runtime / f"k{secrets.token_hex(6)}.json"),
+            # Any local user may listen on a TCP kernel's iopub; a socket file is private.
+            # jupyter_client puts the sockets beside the connection file.
+            transport="tcp" if sys.platform == "win32" else "ipc",
+            transport_encryption="auto" if sys.platform == "win32" else "disabled",
+            context=context,
+            autorestart=False,
+            shutdown_wait_time=2.0,
+        )
+
+    async def start(self) -> AsyncKernelClient:
+        """Start it; returns a client for its channels.
+
+        Raises:
+            KernelStartError: there is no such kernelspec.
+        """
+        pipes: tuple[int, ...] = ()
+        if sys.platform != "win32":
+            self.raw = RawOutput()
+            pipes = self.raw.open()
+        out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
+        try:
+            await self._manager.start_kernel(
+                cwd=str(self.launch.cwd),
+                env=dict(self.launch.env),
+                # Never the server's own: ipykernel repeats captured output there.
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        except NoSuchKernel as error:
+            raise KernelStartError(
+                f"There is no kernel named {self.launch.kernel_name!r}. Set KERNEL_NAME to one"
+                " that `jupyter kernelspec list` shows."
+            ) from error
+        finally:
+            for fd in pipes:
+                os.close(fd)
+        self.pid = getattr(self._manager.provisioner, "pid", None)
+        return self._manager.client(context=self._context)
+
+    async def alive(self) -> bool:
+        """Whether it still runs."""
+        return bool(await self._manager.is_alive())
+
+    async def until_dead(self) -> int | None:
+        """Wait for its end; its exit code as `subprocess` gives it."""
+        provisioner = self._manager.provisioner
+        assert provisioner is not None
+        # A provisioner has no event for it; `poll` is its interface.
+        while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(POLL)
+        return code
+
+    async def interrupt(self) -> None:
+        """SIGINT to its process group, or what its kernelspec says instead."""
+        await self._manager.interrupt_kernel()
+
+    async def kill(self) -> None:
+        """End it and all that it started, at once."""
+        family = self.family()
+        provisioner = self._manager.provisioner
+        if provisioner is not None and provisioner.has_process:
+            await provisioner.kill()
+        self._sweep(family)
+
+    async def close(self, *, graceful: bool = True) -> None:
+        """End it and all that it started; remove its files. Idempotent.
+
+        A graceful end lets the kernel run its exit handlers, for two seconds at most.
+        """
+        family = self.family()
+        try:
+            if self._manager.has_kernel:
+                await self._manager.shutdown_kernel(now=not graceful)
+            else:
+                await self._manager.cleanup_resources()
+        except (OSError, RuntimeError, TimeoutError) as error:
+            log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
+        finally:
+            self._sweep(family)
+            if self.raw is not None:
+                self.raw.close()
+                self.raw = None
+
+    def family(self) -> list[psutil.Process]:
+        """It and all its descendants, whatever groups they made for themselves."""
+        if self.pid is None:
+            return []
+        try:
+            process = psutil.Process(self.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def memory(self) -> int:
+        """Resident bytes of it and its descendants; 0 where that can't be read."""
+        total = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total
+
+    def spec_metadata(self) -> dict[str, str]:
+        """The kernelspec as a notebook's metadata names it."""
+        spec = self._manager.kernel_spec
+        return {
+            "name": self.launch.kernel_name,
+            "display_name": spec.display_name if spec else self.launch.kernel_name,
+            "language": spec.language if spec else "",
+        }
+
+    def last_words(self) -> str:
+        """What it said on 1 and 2 that nobody has read."""
+        said: list[str] = []
+        if self.raw is not None:
+            self.raw.attach(lambda _, text: said.append(text))
+            self.raw.detach()
+        return "".join(said).strip()
+
+    def _sweep(self, family: list[psutil.Process]) -> None:
+        """Kill what is left of a family, and of the process group of a leader that is gone."""
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self.pid is not None and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "Its process is gone."
+    if code < 0:
+        try:
+            return f"Its process was ended by {signal.Signals(-code).name}."
+        except ValueError:
+            return f"Its process was ended by signal {-code}."
+    return f"Its process ended with exit code {code}."

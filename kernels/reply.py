@@ -1,0 +1,78 @@
+"""What is run on a kernel, and how a run ended. Data, and its reading out of messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+Message = dict[str, Any]
+Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
+State = Literal["kept", "lost"]
+
+
+@dataclass(frozen=True)
+class Script:
+    """A file to run as `__main__`: where it lies, what it says, what it is given."""
+
+    path: Path
+    source: bytes
+    args: tuple[str, ...] = ()
+    stdin: str = ""
+    fresh: bool = True  # the kernel is this file's own: it moves to the file's folder for good
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a run ended.
+
+    Attributes:
+        status: `timeout` and `interrupted` name our own act, whatever the code made of it.
+        state: `lost` when the process was killed or died.
+        exit_code: of a script, or of a process that ended (negative: by that signal).
+        steps: what was done to stop the run, in order, in words.
+    """
+
+    status: Status
+    execution_count: int | None = None
+    error_name: str | None = None
+    exit_code: int | None = None
+    state: State = "kept"
+    steps: tuple[str, ...] = ()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the run's own time limit ended it."""
+        return self.status == "timeout"
+
+
+def told(reply: Message, status: Status | None, steps: list[str]) -> Reply:
+    """A `Reply` from the kernel's own words and from what we did meanwhile."""
+    content = reply["content"]
+    failed = content.get("status") != "ok"
+    error, code = (content.get("ename") if failed else None), None
+    for payload in content.get("payload", []):
+        if payload.get("source") == "rmi_agent.script":
+            error, code = payload.get("error_name"), payload.get("exit_code")
+            failed = code != 0
+    return Reply(
+        status or ("error" if failed else "ok"),
+        execution_count=content.get("execution_count"),
+        error_name=error,
+        exit_code=code,
+        steps=tuple(steps),
+    )
+
+
+def ends_kernel(reply: Message) -> bool:
+    """Whether the cell said `exit()`: the reply is ok, and then the process ends."""
+    return any(
+        payload.get("source") == "ask_exit" and not payload.get("keepkernel")
+        for payload in reply["content"].get("payload", [])
+    )
+
+
+def now() -> str:
+    """This moment as Jupyter's messages write it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
