@@ -277,6 +277,12 @@ class Script:
             vars(builtins).pop(n, None)
         site.setquit()
 
+        undo.callback(reconnect_figures, set(sys.modules))
+        # tqdm.auto and others look at these two to find out where they are.
+        ipython, zmqshell = sys.modules["IPython"], sys.modules.pop("ipykernel.zmqshell")
+        undo.callback(sys.modules.update, {"ipykernel.zmqshell": zmqshell})
+        undo.callback(vars(ipython).update, get_ipython=ipython.get_ipython)
+        vars(ipython)["get_ipython"] = lambda: None
         undo.callback(set_environment, set_environment(self.environment))
         sys.argv = [name, *args]
         sys.orig_argv = [sys.executable, name, *args]
@@ -466,6 +472,16 @@ def put_back(module: Any, names: tuple[str, ...], before: dict[str, Any]) -> Non
     for name in names:
         vars(module).pop(name, None)
     vars(module).update(before)
+
+
+def reconnect_figures(known: set[str]) -> None:
+    """Let cells show the figures of a pyplot that a script imported, which saw no IPython."""
+    inline = sys.modules.get("matplotlib_inline.backend_inline")
+    if inline and "matplotlib_inline.backend_inline" not in known:
+        inline._enable_matplotlib_integration()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot and "matplotlib.pyplot" not in known:
+        pyplot.install_repl_displayhook()
 
 
 def point_at_null(number: int) -> None:

@@ -300,6 +300,8 @@ SAMPLES = {
         "import os, signal\nprint('x', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     ),
     "no_get_ipython": Sample("try: get_ipython\nexcept NameError as e: print(e)"),
+    "tqdm_is_the_plain_one": Sample("from tqdm.auto import tqdm; print(tqdm.__mro__)"),
+    "rich_is_plain_text": Sample("import rich; rich.print('[bold]x[/bold]', [1, 2])"),
     "type_of_builtins": Sample("print(__builtins__, type(input), type(exit).__name__, type(open))"),
     "runpy_neighbour": Sample(
         "import runpy; print(runpy.run_path('helper.py')['NAME'])", neighbours=HELPER

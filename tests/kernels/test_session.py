@@ -52,6 +52,19 @@ async def test_a_figure_comes_back_as_png_without_being_asked_for(session: Sessi
     ]
 
 
+async def test_figures_of_a_script_are_shown_and_cells_after_it_show_theirs(
+    session: Session, tmp_path: Path
+) -> None:
+    plots = script(
+        tmp_path,
+        "import matplotlib.pyplot as plt\nplt.plot([1]); plt.show()\nplt.figure(); plt.plot([2])",
+    )
+    run = await session.submit_script(plots, 60).task
+    assert [o.output_type for o in run.cell.outputs if "data" in o] == ["display_data"] * 2
+    after = await cell(session, "plt.plot([3]);")
+    assert ["image/png" in o.data for o in after.cell.outputs if "data" in o] == [True]
+
+
 async def test_a_data_frame_is_readable_as_text(session: Session) -> None:
     run = await cell(session, "import pandas as pd\npd.DataFrame({'a': [1, 2]})", timeout=60)
     assert value(run).split() == ["a", "0", "1", "1", "2"]
