@@ -32,6 +32,7 @@ def own_environment() -> Iterator[None]:
         ("JUPYTER_DATA_DIR", "d"),
         ("JUPYTER_CONFIG_DIR", "g"),
         ("MPLCONFIGDIR", "m"),
+        ("IPYTHONDIR", "i"),  # for the kernels of others: nbclient's
     ):
         (folder / sub).mkdir(mode=0o700)
         patch.setenv(name, str(folder / sub))
