@@ -41,16 +41,18 @@ import zmq
 # The file name under which this text is compiled; its frames are cut from tracebacks.
 HERE = sys._getframe().f_code.co_filename
 PAYLOAD = "rmi_agent.script"
+SENT = 500_000  # characters of each end of a text that is cut
 
 
-def install(shell: Any, raw_output: bool, environment: dict[str, str]) -> None:
-    """Prepare a fresh kernel: hook up the script runner, make iopub lossless.
+def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
+    """Prepare a fresh kernel: hook up the script runner, make iopub lossless and bounded.
 
     Args:
         shell: the kernel's `InteractiveShell`.
         raw_output: whether the process was started with pipes on 1 and 2 that somebody
             reads. ipykernel keeps copies of those; scripts write there directly, so that
             nothing they wrote is lost when the process dies.
+        output_limit: characters of one message's text; longer ones are cut. 0 is no limit.
         environment: the variables among `IPYKERNELS` that the process was started with.
     """
     # Kernels have threads, so Python 3.12 warns at every fork, which scripts may well do.
@@ -63,6 +65,69 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str]) -> None:
     if raw:
         faulthandler.enable(raw[1])
     shell._rmi_agent_script = Script(shell, raw, environment).run
+    if output_limit:
+        limit_messages(shell.kernel.session, output_limit)
+    shell.events.register("post_execute", after_each_cell(os.getpid(), sys.stdout, sys.stderr))
+
+
+def limit_messages(session: Any, limit: int) -> None:
+    """Cut texts that would be too much for whoever reads them, just before they are sent.
+
+    One print of a gigabyte is one message, and so is a huge repr or traceback.
+    """
+    send = session.send
+
+    def send_limited(
+        stream: Any, message: Any, content: Any = None, *rest: Any, **more: Any
+    ) -> Any:
+        carried = message["content"] if isinstance(message, dict) else content
+        if isinstance(carried, dict) and (omitted := cut_content(carried, limit)):
+            carried["rmi_agent_omitted"] = omitted
+        return send(stream, message, content, *rest, **more)
+
+    session.send = send_limited
+
+
+def cut_content(content: dict[str, Any], limit: int) -> int:
+    """Cut the texts of a message's content in place; returns the characters left out."""
+    before = after = 0
+    for holder in (content, content.get("data")):
+        if not isinstance(holder, dict):
+            continue
+        for name, value in holder.items():
+            if name == "traceback" and isinstance(value, list):
+                value = "\n".join(map(str, value))
+            if isinstance(value, str) and len(value) > limit:
+                shortened = cut(value) if is_text(name) else f"[{len(value):,} characters not sent]"
+                holder[name] = [shortened] if name == "traceback" else shortened
+                before, after = before + len(value), after + len(shortened)
+    return before - after
+
+
+def is_text(name: str) -> bool:
+    """Whether a message's field, or a mimebundle's type, can be cut in the middle."""
+    return "/" not in name or name in ("text/plain", "text/markdown")
+
+
+def cut(text: str) -> str:
+    """Head and tail of a text."""
+    left_out = len(text) - 2 * SENT
+    return f"{text[:SENT]}\n[… {left_out:,} characters were not sent …]\n{text[-SENT:]}"
+
+
+def after_each_cell(pid: int, stdout: Any, stderr: Any) -> Any:
+    """What is to be done behind a cell, whatever it did."""
+
+    def after_cell() -> None:
+        if os.getpid() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stdout.flush()
+            os._exit(0)
+        # With None there the kernel would not answer any more.
+        sys.stdout = sys.stdout if sys.stdout is not None else stdout
+        sys.stderr = sys.stderr if sys.stderr is not None else stderr
+
+    return after_cell
 
 
 def claim(stream: Any, number: int) -> int | None:
@@ -110,6 +175,8 @@ class Script:
             undo.callback(self.leave_interpreter_state, kept_interpreter_state())
             self.enter_streams(undo, base64.b64decode(request["stdin"]))
             handlers = self.enter_main(undo, request["path"], request["argv"])
+            # Called first of all: a late SIGINT must not stop the putting back half way.
+            undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             known_threads = set(threading.enumerate())
             known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
             try:
@@ -296,7 +363,6 @@ class Script:
 
     def leave_interpreter_state(self, kept: dict[str, Any]) -> None:
         """Restore what a script may have changed for the whole process."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ipykernel sets its own after this
         for number, handler in kept["signals"].items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

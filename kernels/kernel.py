@@ -7,7 +7,6 @@ Speaks Jupyter's messages through jupyter_client and folds what comes back into 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from base64 import b64encode
 from collections.abc import Callable, Coroutine
@@ -26,6 +25,7 @@ from .reply import Message, Reply, Script, Status, ends_kernel, told
 
 log = logging.getLogger(__name__)
 
+SILENCE = 2.0  # seconds of a quiet iopub after the reply, without its idle: it is broken
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inkernel.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
@@ -46,6 +46,8 @@ class Kernel:
         self.process = KernelProcess(launch, context or zmq.asyncio.Context.instance())
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
+        self._killed_since = ""
+        self._heard = 0  # messages on iopub
 
     # -- life
 
@@ -125,6 +127,16 @@ class Kernel:
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""
         return self._request_stop("interrupted", why)
+
+    async def kill(self, why: str) -> None:
+        """End the process now; a run that goes on is told `why`."""
+        self._killed_since = why
+        await self.process.kill()
+
+    @property
+    def killed_since(self) -> str:
+        """Why `kill` was called; empty if it was not."""
+        return self._killed_since
 
     def _request_stop(self, status: Status, why: str) -> bool:
         if self._stop is None or self._stop.done():
@@ -214,6 +226,8 @@ class Kernel:
         if self.process.raw is not None:
             self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
+        if self._killed_since:
+            steps = [self._killed_since, "killed"]
         return Reply(status or "dead", exit_code=code, state="lost", steps=tuple(steps))
 
     # -- messages
@@ -235,33 +249,66 @@ class Kernel:
     async def _until_over(self, request: str, outputs: Outputs) -> Message:
         """A run is over at its reply on shell *and* its idle on iopub."""
         idle = asyncio.create_task(self._until_idle(request, outputs))
+        answer = asyncio.create_task(self._reply_to(request))
         try:
-            reply = await self._reply_to(request)
+            await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=0.5)
+                if not answer.done() and self._stop is not None and self._stop.done():
+                    # The interrupt came between the code's end and the kernel's reply, and
+                    # ipykernel drops the reply then. It is idle, so nothing runs any more.
+                    return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
+            reply = answer.result()
             outputs.timing("shell.execute_reply", reply["header"]["date"])
-            await idle
+            heard = -1
+            while not idle.done() and heard != self._heard:
+                heard = self._heard
+                await asyncio.wait({idle}, timeout=SILENCE)
+            if not idle.done():
+                await self.kill("broke its kernel's output channel")
+            else:
+                idle.result()
         finally:
             idle.cancel()
+            answer.cancel()
         return reply
 
     async def _until_idle(self, request: str, outputs: Outputs) -> None:
         while True:
-            message = await receive(self.client.get_iopub_msg)
+            message = await self._receive(self.client.get_iopub_msg)
+            self._heard += 1
             mine = message["parent_header"].get("msg_id") == request
             if message["header"]["msg_type"] == "status":
-                state = message["content"]["execution_state"]
+                state = message["content"].get("execution_state")
                 if mine and state in ("busy", "idle"):
                     outputs.timing(f"iopub.status.{state}", message["header"]["date"])
                 if mine and state == "idle":
                     return
             else:
                 # Late output of an earlier cell lands here too, as in Jupyter.
-                outputs.fold(message)
+                try:
+                    outputs.fold(message)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    log.warning("A malformed kernel message was dropped: %r", error)
 
     async def _reply_to(self, request: str) -> Message:
         while True:
-            message = await receive(self.client.get_shell_msg)
+            message = await self._receive(self.client.get_shell_msg)
             if message["parent_header"].get("msg_id") == request:
                 return message
+
+    async def _receive(self, get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
+        """The next message that can be read; forged and malformed ones are passed by."""
+        while True:
+            try:
+                message = await get()
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                log.warning("An unreadable kernel message was dropped: %s", str(error)[:200])
+                if "Signature" in str(error):  # nothing it says can be believed any more
+                    await self.kill("changed the key that signs its kernel's messages")
+            else:
+                if isinstance(message.get("content"), dict):
+                    return message
 
     # -- getting ready
 
@@ -283,7 +330,7 @@ class Kernel:
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         code = (
             f"(lambda names: (exec(compile({source!r}, '<rmi-agent>', 'exec'), names),"
-            f" names['install'](get_ipython(), {raw}, {changed!r})))"
+            f" names['install'](get_ipython(), {raw}, {changed!r}, {self.launch.output_limit})))"
             "({'__name__': 'rmi_agent_inkernel'})"
         )
         request = self.client.execute(code, silent=True, allow_stdin=False)
@@ -303,12 +350,3 @@ class Kernel:
         finally:
             for each in (task, death):
                 each.cancel()
-
-
-async def receive(get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
-    """The next message that can be read; forged and malformed ones are logged and passed by."""
-    while True:
-        try:
-            return await get()
-        except (ValueError, KeyError, RecursionError, json.JSONDecodeError) as error:
-            log.warning("An unreadable kernel message was dropped: %s", error)

@@ -105,6 +105,8 @@ class Outputs:
     def fold(self, message: Message) -> None:
         """Take in one iopub message; those that show nothing only set metadata."""
         kind, content = message["header"]["msg_type"], message["content"]
+        if omitted := content.get("rmi_agent_omitted"):  # inkernel.py has cut it
+            self._admit(int(omitted))
         if kind == "stream":
             self.stream(content["name"], content["text"])
         elif kind in ("display_data", "execute_result", "update_display_data"):

@@ -14,6 +14,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class Launch:
         kernel_name: the kernelspec.
         env: all the environment that the process gets.
         start_timeout: seconds until the first answer.
+        output_limit: characters of one message's text; 0 is no limit.
     """
 
     cwd: Path
@@ -49,6 +51,7 @@ class Launch:
     kernel_name: str = "python3"
     env: dict[str, str] = field(default_factory=dict)
     start_timeout: float = 60.0
+    output_limit: int = 0
 
 
 class KernelProcess:
@@ -63,6 +66,8 @@ class KernelProcess:
         self.launch = launch
         self.pid: int | None = None
         self.raw: RawOutput | None = None
+        self._known: list[psutil.Process] = []
+        self._looked = 0.0
         self._context = context
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
@@ -168,6 +173,21 @@ class KernelProcess:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
+
+    def grown(self, limit: int) -> bool:
+        """Whether it has more resident bytes than `limit`, with all its descendants.
+
+        Cheap enough for ten times a second: descendants are looked for once a second only.
+        """
+        if self.pid is None:
+            return False
+        if time.monotonic() > self._looked + 1 or not self._known:
+            self._known, self._looked = self.family(), time.monotonic()
+        total = 0
+        for process in self._known:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total > limit
 
     def spec_metadata(self) -> dict[str, str]:
         """The kernelspec as a notebook's metadata names it."""

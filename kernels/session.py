@@ -28,6 +28,7 @@ from .recorder import Recorder
 from .reply import Reply, Script, State, now
 
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
+KEEP_SIZE = 32_000_000  # characters that the outputs of those may have together
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,15 @@ class Config:
         timeout: seconds that a run may last unless it says otherwise.
         output_limit: characters a cell may put out before it is interrupted; 0 is no limit.
         idle: seconds after which an idle session is closed; 0 is never.
+        memory_limit: resident bytes that a session's processes may have together; 0 is no
+            limit.
     """
 
     notebooks: Path
     timeout: float = 30.0
     output_limit: int = 10_000_000
     idle: float = 1800.0
+    memory_limit: int = 0
 
 
 class Session:
@@ -109,6 +113,14 @@ class Session:
         """Resident bytes of its processes."""
         return self._kernel.process.memory() if self._kernel is not None else 0
 
+    async def watch_memory(self) -> None:
+        """End the kernel if its processes have more than `Config.memory_limit`."""
+        kernel, limit = self._kernel, self.config.memory_limit
+        if kernel is None or not limit or kernel.killed_since:
+            return
+        if kernel.process.grown(limit):
+            await kernel.kill(f"used more than MEMORY_LIMIT ({limit / 1e6:,.0f} MB)")
+
     def execution(self, cell: int) -> Execution | None:
         """A run by its number; negative ones count from the last."""
         number = cell if cell > 0 else self.count + 1 + cell
@@ -142,8 +154,7 @@ class Session:
         execution.task = asyncio.create_task(self._run(execution, limit))
         execution.task.add_done_callback(self._over)
         self.executions.append(execution)
-        if len(self.executions) > KEEP and self.executions[0].task.done():
-            self._forget(self.executions.pop(0))
+        self._forget_old()
         return execution
 
     async def _run(self, execution: Execution, timeout: float) -> Run:
@@ -164,7 +175,8 @@ class Session:
         if kernel is not None and await kernel.alive():
             return kernel
         if kernel is not None:
-            self._lost = self._lost or "Its kernel had died since the last run."
+            why = f" It {kernel.killed_since}." if kernel.killed_since else ""
+            self._lost = self._lost or f"Its kernel had died since the last run.{why}"
             self._drop_kernel()
         self._kernel = await self._lease()
         return self._kernel
@@ -179,7 +191,7 @@ class Session:
         if reply.steps:
             notes.append(told_steps(reply))
         if reply.state == "lost":
-            if reply.status == "dead":
+            if reply.status == "dead" and not reply.steps:
                 notes.append(f"The kernel died. {describe_exit(reply.exit_code)}")
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
@@ -219,6 +231,16 @@ class Session:
         if not self.busy and not self.closed:
             self._sign_soon()
             self._became_idle()
+
+    def _forget_old(self) -> None:
+        """Drop the oldest runs from memory; they are in the notebook."""
+        size = sum(execution.outputs.size for execution in self.executions)
+        while len(self.executions) > 1 and self.executions[0].task.done():
+            if len(self.executions) <= KEEP and size <= KEEP_SIZE:
+                break
+            oldest = self.executions.pop(0)
+            size -= oldest.outputs.size
+            self._forget(oldest)
 
     def _forget(self, execution: Execution) -> None:
         gone = {id(output) for output in execution.cell.outputs}

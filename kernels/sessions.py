@@ -29,6 +29,7 @@ from .session import Config, Session
 
 log = logging.getLogger(__name__)
 
+MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
 LONGEST_FOLDER = 70  # bytes; a socket's path may have 107, and a name comes behind
 
 
@@ -75,9 +76,9 @@ class Sessions:
         self.pool = await self._stack.enter_async_context(
             Pool(launch, warm, most, patience, evict=self._evict)
         )
-        reaper = asyncio.create_task(self._reap())
         self._stack.push_async_callback(self._close_all)
-        self._stack.callback(reaper.cancel)
+        for watch in (self._reap(), self._watch_memory()):
+            self._stack.callback(asyncio.create_task(watch).cancel)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -157,6 +158,16 @@ class Sessions:
                     self._close_soon(
                         session, f"nobody used it for {self.config.idle:g} s (SESSION_IDLE)"
                     )
+
+    async def _watch_memory(self) -> None:
+        """Hold busy sessions to their memory limit, and idle ones now and then."""
+        tick = 0
+        while self.config.memory_limit:
+            await asyncio.sleep(MEMORY_TICK)
+            tick += 1
+            for session in list(self._open.values()):
+                if session.busy or tick % 10 == 0:
+                    await session.watch_memory()
 
     def _close_soon(self, session: Session, why: str) -> None:
         task = asyncio.create_task(self.close(session, why))

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..kernels import Config, Launch
@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     kernel_env: Names = ()
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
+    memory_limit: int = Field(2_000_000_000, ge=0)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: Names = ()
@@ -105,6 +106,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        """Accept `2GB`, `512 MB` and plain bytes."""
+        return TypeAdapter(ByteSize).validate_python(value)
 
     @field_validator("rmi_agent_token", mode="before")
     @classmethod
@@ -152,7 +159,13 @@ class Settings(BaseSettings):
             for name, value in os.environ.items()
             if name.upper() in names or name in names or name.startswith("LC_")
         }
-        return Launch(cwd=self.projects, runtime=Path(), kernel_name=self.kernel_name, env=env)
+        return Launch(
+            cwd=self.projects,
+            runtime=Path(),
+            kernel_name=self.kernel_name,
+            env=env,
+            output_limit=self.output_limit,
+        )
 
     def sessions(self) -> Config:
         """What all sessions have in common."""
@@ -161,6 +174,7 @@ class Settings(BaseSettings):
             timeout=self.python_timeout,
             output_limit=self.output_limit,
             idle=self.session_idle,
+            memory_limit=self.memory_limit,
         )
 
 
