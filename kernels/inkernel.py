@@ -41,6 +41,7 @@ import zmq
 # The file name under which this text is compiled; its frames are cut from tracebacks.
 HERE = sys._getframe().f_code.co_filename
 PAYLOAD = "rmi_agent.script"
+PIECE = 250_000  # characters of one stream message
 SENT = 500_000  # characters of each end of a text that is cut
 
 
@@ -78,12 +79,20 @@ def limit_messages(session: Any, limit: int) -> None:
     send = session.send
 
     def send_limited(
-        stream: Any, message: Any, content: Any = None, *rest: Any, **more: Any
+        stream: Any, msg_or_type: Any, content: Any = None, *rest: Any, **more: Any
     ) -> Any:
-        carried = message["content"] if isinstance(message, dict) else content
+        message = msg_or_type if isinstance(msg_or_type, dict) else None
+        carried = message["content"] if message else content
         if isinstance(carried, dict) and (omitted := cut_content(carried, limit)):
             carried["rmi_agent_omitted"] = omitted
-        return send(stream, message, content, *rest, **more)
+        if message and message["msg_type"] == "stream" and len(carried["text"]) > PIECE:
+            text, name, parent = carried["text"], carried["name"], message["parent_header"]
+            for start in range(0, len(text), PIECE):
+                part = {**carried, "name": name, "text": text[start : start + PIECE]}
+                carried.pop("rmi_agent_omitted", None)
+                send(stream, session.msg("stream", part, parent=parent), None, *rest, **more)
+            return message
+        return send(stream, msg_or_type, content, *rest, **more)
 
     session.send = send_limited
 

@@ -26,6 +26,9 @@ from .reply import Message, Reply, Script, Status, ends_kernel, told
 log = logging.getLogger(__name__)
 
 SILENCE = 2.0  # seconds of a quiet iopub after the reply, without its idle: it is broken
+# Messages in a row with a bad signature after which nothing more can be understood. One alone
+# comes of an interrupt in the middle of a send: the next message is glued to its half.
+UNVERIFIED = 2
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inkernel.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
@@ -48,6 +51,7 @@ class Kernel:
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._killed_since = ""
         self._heard = 0  # messages on iopub
+        self._unverified = 0  # messages in a row
 
     # -- life
 
@@ -304,9 +308,11 @@ class Kernel:
                 message = await get()
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 log.warning("An unreadable kernel message was dropped: %s", str(error)[:200])
-                if "Signature" in str(error):  # nothing it says can be believed any more
+                self._unverified += "Signature" in str(error)
+                if self._unverified == UNVERIFIED:
                     await self.kill("changed the key that signs its kernel's messages")
             else:
+                self._unverified = 0
                 if isinstance(message.get("content"), dict):
                     return message
 

@@ -15,12 +15,15 @@ import os
 import re
 import secrets
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
+
+from .journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Recorder:
         self._end = 0  # byte offset behind the last finished cell
         self._cells = 0  # finished cells in the file
         self._backlog: list[str] = []  # finished cells that could not be written
+        self._journal: Journal | None = None
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
 
     def start(self, cell: NotebookNode, title: str) -> None:
@@ -76,6 +80,13 @@ class Recorder:
             return
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(sign, self.path)
+
+    def close(self) -> None:
+        """Nothing more will be recorded in this file."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                self._journal.remove()
+            self._journal = None
 
     # -- the file
 
@@ -111,22 +122,38 @@ class Recorder:
             size = os.fstat(file.fileno()).st_size
             # Never shorter than before: one write leaves no rest behind the last bracket.
             padding = b" " * max(0, size - self._end - len(body) - len(tail))
-            data = memoryview(body + padding + tail)
-            file.seek(self._end)
-            while data:
-                data = data[file.write(data) :]
-            self._remember(file.fileno())
+            data = body + padding + tail
+            assert self._journal is not None
+            self._journal.note(self._end, data)
+            try:
+                self._write_at_end(file, data)
+            except OSError:  # a full disk: what was there before is valid again
+                self._write_at_end(file, tail)
+                file.truncate()
+                raise
+            finally:
+                self._remember(file.fileno())
         if keep:
             self._end += len(body)
             self._cells += 1
+
+    def _write_at_end(self, file: FileIO, data: bytes) -> None:
+        file.seek(self._end)
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
 
     def _create(self, title: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.path = self.folder / f"{stamp}-{slug(title)}-{secrets.token_hex(3)}.ipynb"
+        self.close()
+        self._journal = Journal(self.path)
         try:
+            self._journal.note(0, b"")
             self._replace([])
         except OSError:
+            self.close()
             self.path = None
             raise
 

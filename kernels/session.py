@@ -275,6 +275,7 @@ class Session:
         await self._stop_all(why)
         self._drop_kernel()
         await self.recorder.sign()
+        self.recorder.close()
 
     async def _stop_all(self, why: str) -> None:
         open_runs = [e for e in self.executions if not e.task.done()]

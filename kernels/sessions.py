@@ -23,6 +23,7 @@ import platformdirs
 import psutil
 
 from .errors import SessionNotFoundError
+from .journal import recover
 from .pool import Pool
 from .process import Launch
 from .session import Config, Session
@@ -65,6 +66,8 @@ class Sessions:
         self.pool: Pool
 
     async def __aenter__(self) -> Self:
+        for notebook in await asyncio.to_thread(recover, self.config.notebooks):
+            log.info("%s was cut off by a crash and is put right", notebook)
         runtime = runtime_folder()
         self._stack.callback(shutil.rmtree, runtime, ignore_errors=True)
         launch = replace(

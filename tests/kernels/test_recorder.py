@@ -47,7 +47,8 @@ def test_the_file_is_a_valid_notebook_after_every_single_write(tmp_path: Path) -
         recorder.finish(made, "title")
         assert read(recorder).cells[number].outputs[0].text == "é✓" * number * 10
     assert (read(recorder).nbformat, read(recorder).nbformat_minor) == (4, 5)
-    assert [path.name for path in tmp_path.iterdir()] == [recorder.path.name]  # type: ignore[union-attr]
+    recorder.close()
+    assert list(tmp_path.iterdir()) == [recorder.path]
 
 
 def test_a_finished_cell_that_is_shorter_than_the_started_one_leaves_no_rest(

@@ -1,0 +1,121 @@
+"""The write-ahead note beside an open notebook, and putting a notebook right after a crash.
+
+A recorder overwrites its file's end in place. What it is about to write stands in the
+journal first, so a write that was cut off can be done again. The journal is there exactly
+as long as the notebook is being recorded. Knows files; nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from nbformat import NotebookNode
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".open"
+
+
+class Journal:
+    """One notebook's journal: who records it, and the last write."""
+
+    def __init__(self, notebook: Path) -> None:
+        self.path = notebook.with_name(f".{notebook.name}{SUFFIX}")
+
+    def note(self, offset: int, data: bytes) -> None:
+        """Note down that `data` is about to be written at `offset`."""
+        header = {
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "offset": offset,
+            "length": len(data),
+            "crc": zlib.crc32(data),
+        }
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            left = memoryview(json.dumps(header).encode() + b"\n" + data)
+            while left:
+                left = left[file.write(left) :]
+
+    def remove(self) -> None:
+        """The notebook is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def recover(folder: Path) -> list[Path]:
+    """Put right every notebook in a folder whose recorder was cut off; returns those.
+
+    Notebooks that a living process records are left alone.
+    """
+    mended = []
+    for journal in folder.glob(f".*.ipynb{SUFFIX}"):
+        notebook = journal.with_name(journal.name[1 : -len(SUFFIX)])
+        try:
+            header, _, data = journal.read_bytes().partition(b"\n")
+            note = parsed(header)
+            if note and alive(note):
+                continue
+            notebook.with_name(f".{notebook.name}.tmp").unlink(missing_ok=True)
+            if notebook.exists():
+                redo(notebook, note, data)
+                close_cells(notebook)
+                mended.append(notebook)
+            journal.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            log.warning("%s could not be put right after a crash: %s", notebook, error)
+    return mended
+
+
+def parsed(header: bytes) -> dict[str, Any]:
+    """A journal's header; empty if the crash came while it was written."""
+    try:
+        note = json.loads(header)
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) and "pid" in note else {}
+
+
+def alive(note: dict[str, Any]) -> bool:
+    """Whether the process that made the note still runs."""
+    try:
+        started: float = psutil.Process(note["pid"]).create_time()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    return abs(started - float(note["started"])) < 1  # the number may be another process's by now
+
+
+def redo(notebook: Path, note: dict[str, Any], data: bytes) -> None:
+    """Do the last write again if it was cut off; a file that is valid JSON was not."""
+    try:
+        json.loads(notebook.read_bytes())
+    except ValueError:
+        data = data[: note.get("length", 0)]
+        if not note or zlib.crc32(data) != note["crc"]:
+            raise ValueError("its end is broken, and so is its journal") from None
+        with notebook.open("r+b") as file:
+            file.seek(note["offset"])
+            file.write(data)
+            file.truncate()
+
+
+def close_cells(notebook: Path) -> None:
+    """Mark a cell that was running at the crash as interrupted."""
+    content = nbformat.read(notebook, as_version=4)
+    running = [
+        cell for cell in content.cells if not cell.metadata.get("rmi_agent", {}).get("status")
+    ]
+    for cell in running:
+        record = cell.metadata.setdefault("rmi_agent", NotebookNode())
+        record.update(status="interrupted", notes=["The server ended while this cell ran."])
+    if running:
+        temporary = notebook.with_name(f".{notebook.name}.tmp")
+        temporary.write_text(nbformat.writes(content), "utf-8")
+        temporary.chmod(0o600)
+        temporary.replace(notebook)
