@@ -30,6 +30,8 @@ class Run:
     Attributes:
         cell: the nbformat code cell with its outputs.
         number: its place in the session, from 1.
+        session_id: the session it belongs to.
+        is_file: whether it ran a file.
         elapsed: seconds it ran.
         state: `lost` when the variables from before this run, or its own, are gone.
         notes: what the asker should be told besides the outputs.
@@ -37,7 +39,9 @@ class Run:
 
     cell: NotebookNode
     reply: Reply
+    session_id: str
     number: int
+    is_file: bool
     elapsed: float
     state: State
     notebook: Path | None

@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from nbformat import NotebookNode
 
 from .errors import KernelError
@@ -201,7 +202,14 @@ class Session:
         if reply.execution_count is not None:
             cell.execution_count = reply.execution_count
         record = cell.metadata.setdefault("rmi_agent", NotebookNode())
-        record.update(status=reply.status, state=state)
+        record.update(
+            cell=execution.number,
+            status=reply.status,
+            state=state,
+            elapsed=round(execution.elapsed, 3),
+        )
+        if reply.error_name:
+            record.error_name = reply.error_name
         if execution.script is not None or reply.exit_code is not None:
             record.exit_code = reply.exit_code
         if notes:
@@ -217,7 +225,9 @@ class Session:
         return Run(
             cell,
             reply,
+            self.id,
             execution.number,
+            execution.script is not None,
             execution.elapsed,
             state,
             self.recorder.path,
@@ -299,6 +309,32 @@ class Session:
         task = asyncio.create_task(self.recorder.sign())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def run_on_record(notebook: Path, session_id: str, number: int) -> Run | None:
+    """A run as its notebook has it, for when it is no longer in memory."""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        record = cell.metadata.get("rmi_agent", {})
+        if record.get("cell") == number:
+            reply = Reply(
+                record["status"],
+                cell.execution_count,
+                record.get("error_name"),
+                record.get("exit_code"),
+                record["state"],
+            )
+            return Run(
+                cell,
+                reply,
+                session_id,
+                number,
+                "sha256" in record,
+                record["elapsed"],
+                record["state"],
+                notebook,
+                (*record.get("notes", []), "From the session's notebook."),
+            )
+    return None
 
 
 def told_steps(reply: Reply) -> str:

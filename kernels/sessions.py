@@ -23,10 +23,11 @@ import platformdirs
 import psutil
 
 from .errors import SessionNotFoundError
+from .execution import Execution, Run
 from .journal import recover
 from .pool import Pool
 from .process import Launch
-from .session import Config, Session
+from .session import Config, Session, run_on_record
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Ended:
     principal: str
     why: str
     notebook: Path | None
+    count: int
 
 
 class Sessions:
@@ -128,6 +130,35 @@ class Sessions:
             " leave session_id out to open a new one."
         )
 
+    def execution(self, session_id: str, cell: int, principal: str = "local") -> Execution | None:
+        """A run that is still in memory; None if its session has ended or forgotten it.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        ended = self._ended.get(session_id)
+        if ended is not None and ended.principal == principal:
+            return None
+        return self.get(session_id, principal).execution(cell)
+
+    def on_record(self, session_id: str, cell: int, principal: str = "local") -> Run | None:
+        """A run of an open or ended session, read from its notebook; None if it is not there.
+
+        Args:
+            session_id: the session.
+            cell: the run's number; negative ones count from the last.
+            principal: the asker.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        known: Ended | Session | None = self._ended.get(session_id)
+        if known is None or known.principal != principal:
+            known = self.get(session_id, principal)
+        path = known.notebook if isinstance(known, Ended) else known.recorder.path
+        number = cell if cell > 0 else known.count + 1 + cell
+        return run_on_record(path, session_id, number) if path and path.exists() else None
+
     def all(self, principal: str = "local") -> list[Session]:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
@@ -136,7 +167,9 @@ class Sessions:
         """End a session; its notebook stays."""
         if self._open.pop(session.id, None) is None:
             return
-        self._ended[session.id] = Ended(session.principal, why, session.recorder.path)
+        self._ended[session.id] = Ended(
+            session.principal, why, session.recorder.path, session.count
+        )
         while len(self._ended) > 1000:
             self._ended.popitem(last=False)
         await session.close(why)

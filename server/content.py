@@ -133,20 +133,15 @@ def pictures(cell: NotebookNode) -> tuple[list[ImageContent], str]:
     ], note
 
 
-def budgeted(text: str, execution: Execution) -> tuple[str, bool]:
+def budgeted(text: str, session_id: str, cell: int) -> tuple[str, bool]:
     """Head and tail of a long text, around a cut that says how to read the rest."""
     if len(text) <= BUDGET:
         return text, False
     head = int(BUDGET * HEAD)
-    tail = BUDGET - head
     left = len(text) - BUDGET
-    how = (
-        f"read_output(session_id={execution.session.id!r}, cell={execution.number}, offset={head})"
-    )
-    return (
-        f"{text[:head]}\n[… {left:,} characters left out; {how} reads on …]\n{text[-tail:]}",
-        True,
-    )
+    how = f"read_output(session_id={session_id!r}, cell={cell}, offset={head})"
+    middle = f"\n[… {left:,} characters left out; {how} reads on …]\n"
+    return text[:head] + middle + text[head - BUDGET :], True
 
 
 def run_result(execution: Execution) -> ToolResult:
@@ -154,92 +149,121 @@ def run_result(execution: Execution) -> ToolResult:
     if not execution.task.done():
         return running_result(execution)
     run: Run = execution.task.result()
-    whole = layout(run.cell, exit_code_shown(execution, run))
-    text, truncated = budgeted(whole.text, execution)
+    whole = layout(run.cell, exit_code_shown(run))
+    text, truncated = budgeted(whole.text, run.session_id, run.number)
     images, note = pictures(run.cell)
     notes = [*run.notes, *([note] if note else [])]
-    return tool_result(execution, run, text, notes, images, truncated=truncated, whole=whole)
+    return tool_result(facts_of(run, truncated), text, notes, images, whole)
 
 
-def exit_code_shown(execution: Execution, run: Run) -> int | None:
+def exit_code_shown(run: Run) -> int | None:
     """Files end with an exit code; cells have none."""
-    return run.reply.exit_code if execution.script is not None else None
+    return run.reply.exit_code if run.is_file else None
 
 
 def running_result(execution: Execution) -> ToolResult:
     """The output so far of a run that goes on."""
     whole = layout(execution.outputs.settled(), over=False)
-    text, truncated = budgeted(whole.text, execution)
-    offset = len(whole.text)
-    errors = plain(execution.outputs.so_far("stderr"))
-    notes = [f"stderr so far, its end: {errors[-1000:].strip()}"] if errors.strip() else []
+    text, truncated = budgeted(whole.text, execution.session.id, execution.number)
     doing = "is queued behind another run" if execution.status == "queued" else "still runs"
-    notes.append(
+    notes = [
+        *stderr_so_far(execution),
         f"The run {doing} after {execution.elapsed:.1f} s and goes on by itself."
         f" read_output(session_id={execution.session.id!r}, cell={execution.number},"
-        f" offset={offset}, wait=40) follows it; interrupt_session stops it."
+        f" offset={len(whole.text)}, wait=40) follows it; interrupt_session stops it.",
+    ]
+    return tool_result(facts_so_far(execution, truncated), text, notes, [], whole)
+
+
+def running_page(execution: Execution, offset: int, limit: int) -> ToolResult:
+    """What a run that goes on has put out, from `offset`, at most `limit` characters."""
+    whole = layout(execution.outputs.settled(), over=False)
+    text = whole.text[offset : offset + limit]
+    end = offset + len(text)
+    rest = max(0, len(whole.text) - end)
+    notes = (
+        [follow(rest, execution.session.id, execution.number, end)]
+        if rest
+        else [
+            *stderr_so_far(execution),
+            f"It still runs, after {execution.elapsed:.1f} s. Read on with offset={end}, wait=40.",
+        ]
     )
-    return tool_result(execution, None, text, notes, [], truncated=truncated, whole=whole)
+    return tool_result(facts_so_far(execution, rest > 0), text, notes, [], whole)
 
 
-def page_result(execution: Execution, offset: int, limit: int) -> ToolResult:
-    """A stretch of a run's text, from `offset`, at most `limit` characters."""
-    over = execution.task.done()
-    run: Run | None = execution.task.result() if over else None
-    cell = run.cell if run else execution.outputs.settled()
-    whole = layout(cell, exit_code_shown(execution, run) if run else None, over=over)
-    end = min(len(whole.text), offset + limit)
-    text, rest = whole.text[offset:end], len(whole.text) - end
-    notes = list(run.notes) if run and not rest else []
-    if rest > 0:
-        notes.append(
-            f"{rest:,} characters follow: read_output(session_id={execution.session.id!r},"
-            f" cell={execution.number}, offset={end})"
-        )
-    elif not over:
-        errors = plain(execution.outputs.so_far("stderr"))
-        if errors.strip():
-            notes.append(f"stderr so far, its end: {errors[-1000:].strip()}")
-        notes.append(
-            f"It still runs, after {execution.elapsed:.1f} s. Read on with offset={end}, wait=40."
-        )
-    elif offset and not text:
-        notes.append(f"The text ends at {len(whole.text):,}; there is nothing from {offset:,} on.")
-    images, note = pictures(cell) if over and not rest else ([], "")
-    if note:
-        notes.append(note)
-    return tool_result(execution, run, text, notes, images, truncated=rest > 0, whole=whole)
+def page_of_run(run: Run, offset: int, limit: int) -> ToolResult:
+    """A stretch of a finished run's text; the last one has the notes and the pictures."""
+    whole = layout(run.cell, exit_code_shown(run))
+    text = whole.text[offset : offset + limit]
+    end = offset + len(text)
+    rest = max(0, len(whole.text) - end)
+    notes: list[str] = []
+    images: list[ImageContent] = []
+    if rest:
+        notes.append(follow(rest, run.session_id, run.number, end))
+    else:
+        images, note = pictures(run.cell)
+        notes = [*run.notes, *([note] if note else [])]
+        if offset > len(whole.text):
+            notes.append(f"The text ends at {len(whole.text):,}.")
+    return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
 
 
-def tool_result(
-    execution: Execution,
-    run: Run | None,
-    text: str,
-    notes: list[str],
-    images: list[ImageContent],
-    *,
-    truncated: bool,
-    whole: Layout,
-) -> ToolResult:
-    """Put the halves together."""
-    session = execution.session
-    said = [*notes, f"session_id: {session.id}, cell: {execution.number}"]
-    gap = "\n" if text and not text.endswith("\n") else ""
-    block = text + gap + "\n".join(f"[{note.strip('[]')}]" for note in said)
-    notebook = run.notebook if run else session.recorder.path
-    facts = RunFacts(
-        session_id=session.id,
+def follow(rest: int, session_id: str, cell: int, offset: int) -> str:
+    """How to read the rest."""
+    call = f"read_output(session_id={session_id!r}, cell={cell}, offset={offset})"
+    return f"{rest:,} characters follow: {call}"
+
+
+def stderr_so_far(execution: Execution) -> list[str]:
+    """The end of stderr, which stands behind stdout once the run is over."""
+    errors = plain(execution.outputs.so_far("stderr")).strip()
+    return [f"stderr so far, its end: {errors[-1000:]}"] if errors else []
+
+
+def facts_of(run: Run, truncated: bool) -> RunFacts:
+    """The facts of a finished run."""
+    return RunFacts(
+        session_id=run.session_id,
+        cell=run.number,
+        execution_count=run.cell.execution_count,
+        status=run.reply.status,
+        exit_code=run.reply.exit_code,
+        error_name=run.reply.error_name,
+        timed_out=run.reply.timed_out,
+        state=run.state,
+        elapsed=round(run.elapsed, 3),
+        truncated=truncated,
+        notebook=str(run.notebook) if run.notebook else None,
+    )
+
+
+def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
+    """The facts of a run that goes on."""
+    notebook = execution.session.recorder.path
+    return RunFacts(
+        session_id=execution.session.id,
         cell=execution.number,
         execution_count=execution.cell.execution_count,
-        status=run.reply.status if run else "running",
-        exit_code=run.reply.exit_code if run else None,
-        error_name=run.reply.error_name if run else None,
-        timed_out=run.reply.timed_out if run else False,
-        state=run.state if run else "kept",
+        status="running",
+        exit_code=None,
+        error_name=None,
+        timed_out=False,
+        state="kept",
         elapsed=round(execution.elapsed, 3),
         truncated=truncated,
         notebook=str(notebook) if notebook else None,
     )
+
+
+def tool_result(
+    facts: RunFacts, text: str, notes: list[str], images: list[ImageContent], whole: Layout
+) -> ToolResult:
+    """Put the halves together."""
+    said = [*notes, f"session_id: {facts.session_id}, cell: {facts.cell}"]
+    gap = "\n" if text and not text.endswith("\n") else ""
+    block = text + gap + "\n".join(f"[{note.strip('[]')}]" for note in said)
     content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
     # Where the parts are, for programs: in the whole text, of which `shown` characters are here.
     meta = {"sections": whole.sections, "length": len(whole.text), "shown": len(text)}

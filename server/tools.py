@@ -25,7 +25,7 @@ from pydantic import Field
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
 from . import paths
-from .content import BUDGET, RUN_SCHEMA, page_result, plain, run_result
+from .content import BUDGET, RUN_SCHEMA, page_of_run, plain, run_result, running_page
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
@@ -165,19 +165,24 @@ class Tools:
         Use it when a result was cut (it names the offset), or when its status was `running`.
         """
         with told():
-            session = self.sessions.get(session_id, principal())
-            execution = session.execution(cell)
+            execution = self.sessions.execution(session_id, cell, principal())
             if execution is None:
-                raise ToolError(
-                    f"Session {session_id} has no cell {cell}"
-                    + (f"; it has 1 to {session.count}." if session.count else ": nothing ran yet.")
-                    + (" Older ones are in its notebook." if session.count else "")
+                run = await asyncio.to_thread(
+                    self.sessions.on_record, session_id, cell, principal()
                 )
+                if run is None:
+                    raise ToolError(
+                        f"Session {session_id} has no cell {cell} on record. Cells are numbered"
+                        " from 1; -1 is the last one. list_sessions shows how many there are.",
+                        log_level=logging.DEBUG,
+                    )
+                return page_of_run(run, offset, limit)
             if wait:
                 await self._wait(execution, ctx, min(wait, self.settings.response_deadline))
-            if execution.task.done():
-                finished(execution)
-            return page_result(execution, offset, limit)
+            if not execution.task.done():
+                return running_page(execution, offset, limit)
+            finished(execution)
+            return page_of_run(execution.task.result(), offset, limit)
 
     async def _session(self, session_id: str | None) -> Session:
         if session_id:

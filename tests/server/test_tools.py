@@ -267,6 +267,22 @@ async def test_a_closed_session_says_that_it_ended_and_where_its_record_is(
     assert known["notebook"] in str(error.value)
 
 
+async def test_a_run_can_be_read_after_its_session_has_ended(client: Client[Any]) -> None:
+    first = await run(client, "run_cell", code="print('x' * 30_000)\n1 / 0")
+    known = facts(first)
+    await run(client, "close_session", session_id=known["session_id"])
+    page = await run(client, "read_output", session_id=known["session_id"], offset=29_990)
+    assert text(page).startswith("xxxxxxxxxx\n")
+    assert "ZeroDivisionError" in text(page)
+    assert "From the session's notebook" in text(page)
+    later = facts(page)
+    assert {k: later[k] for k in known if k != "truncated"} == {
+        k: known[k] for k in known if k != "truncated"
+    }
+    with pytest.raises(ToolError, match="no cell 7 on record"):
+        await client.call_tool("read_output", {"session_id": known["session_id"], "cell": 7})
+
+
 async def test_sessions_are_listed(client: Client[Any]) -> None:
     known = facts(await run(client, "run_cell", code="1"))
     listed = await run(client, "list_sessions")
