@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field
 
 from ..kernels import Execution, Run
 
-BUDGET = 20_000  # characters of text in one result
-HEAD = 2 / 3  # of them before the cut
+PAGE = 20_000  # characters that read_output gives unless it is asked for more or less
+HEAD = 2 / 3  # of a result's characters, before the cut
 PICTURES = 8  # in one result
-PICTURE_SIZE = 5_000_000  # base64 characters of one picture; hosts refuse larger ones
+PICTURES_SIZE = 2_700_000  # base64 characters of them all: 2 MB
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # What JSON may carry but terminals and models stumble over.
@@ -115,43 +115,46 @@ def readable(data: dict[str, Any]) -> str:
     return "".join(f"[{kind}: in the notebook]\n" for kind in data)
 
 
-def pictures(cell: NotebookNode) -> tuple[list[ImageContent], str]:
-    """The cell's pictures, at most `PICTURES`, and what is to be said of the others."""
+def pictures(run: Run) -> tuple[list[ImageContent], str]:
+    """The run's pictures, as many as a result may have, and where the others are."""
     found = [
         (kind, output.data[kind].replace("\n", ""))
-        for output in cell.outputs
+        for output in run.cell.outputs
         if output.output_type in ("display_data", "execute_result")
         for kind in PICTURE_TYPES
         if isinstance(output.data.get(kind), str)
     ]
-    fitting = [(kind, data) for kind, data in found if len(data) <= PICTURE_SIZE]
-    note = ""
-    if left_out := len(found) - min(len(fitting), PICTURES):
-        note = f"[{left_out} more of {len(found)} pictures: in the notebook]"
-    return [
-        ImageContent(type="image", data=data, mime_type=kind) for kind, data in fitting[:PICTURES]
-    ], note
+    images: list[ImageContent] = []
+    left = PICTURES_SIZE
+    for kind, data in found:
+        if len(images) < PICTURES and len(data) <= left:
+            left -= len(data)
+            images.append(ImageContent(type="image", data=data, mime_type=kind))
+    if missing := len(found) - len(images):
+        where = f"notebook://{run.session_id}"
+        return images, f"{missing} of {len(found)} pictures are left out: they are in {where}"
+    return images, ""
 
 
-def budgeted(text: str, session_id: str, cell: int) -> tuple[str, bool]:
+def budgeted(text: str, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
     """Head and tail of a long text, around a cut that says how to read the rest."""
-    if len(text) <= BUDGET:
+    if len(text) <= budget:
         return text, False
-    head = int(BUDGET * HEAD)
-    left = len(text) - BUDGET
+    head = int(budget * HEAD)
+    left = len(text) - budget
     how = f"read_output(session_id={session_id!r}, cell={cell}, offset={head})"
     middle = f"\n[… {left:,} characters left out; {how} reads on …]\n"
-    return text[:head] + middle + text[head - BUDGET :], True
+    return text[:head] + middle + text[head - budget :], True
 
 
-def run_result(execution: Execution) -> ToolResult:
-    """The result of a run, whether it is over or goes on."""
+def run_result(execution: Execution, budget: int) -> ToolResult:
+    """The result of a run, whether it is over or goes on; `budget` is in characters."""
     if not execution.task.done():
-        return running_result(execution)
+        return running_result(execution, budget)
     run: Run = execution.task.result()
     whole = layout(run.cell, exit_code_shown(run))
-    text, truncated = budgeted(whole.text, run.session_id, run.number)
-    images, note = pictures(run.cell)
+    text, truncated = budgeted(whole.text, budget, run.session_id, run.number)
+    images, note = pictures(run)
     notes = [*run.notes, *([note] if note else [])]
     return tool_result(facts_of(run, truncated), text, notes, images, whole)
 
@@ -161,10 +164,10 @@ def exit_code_shown(run: Run) -> int | None:
     return run.reply.exit_code if run.is_file else None
 
 
-def running_result(execution: Execution) -> ToolResult:
+def running_result(execution: Execution, budget: int) -> ToolResult:
     """The output so far of a run that goes on."""
     whole = layout(execution.outputs.settled(), over=False)
-    text, truncated = budgeted(whole.text, execution.session.id, execution.number)
+    text, truncated = budgeted(whole.text, budget, execution.session.id, execution.number)
     doing = "is queued behind another run" if execution.status == "queued" else "still runs"
     notes = [
         *stderr_so_far(execution),
@@ -203,7 +206,7 @@ def page_of_run(run: Run, offset: int, limit: int) -> ToolResult:
     if rest:
         notes.append(follow(rest, run.session_id, run.number, end))
     else:
-        images, note = pictures(run.cell)
+        images, note = pictures(run)
         notes = [*run.notes, *([note] if note else [])]
         if offset > len(whole.text):
             notes.append(f"The text ends at {len(whole.text):,}.")

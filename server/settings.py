@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     kernel_env: Names = ()
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
+    output_chars: int = Field(20_000, ge=1_000)
     memory_limit: int = Field(2_000_000_000, ge=0)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)

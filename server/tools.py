@@ -25,7 +25,7 @@ from pydantic import Field
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
 from . import paths
-from .content import BUDGET, RUN_SCHEMA, page_of_run, plain, run_result, running_page
+from .content import PAGE, RUN_SCHEMA, page_of_run, plain, run_result, running_page
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
@@ -155,7 +155,7 @@ class Tools:
         offset: Annotated[int, Field(ge=0, description="Characters to skip.")] = 0,
         limit: Annotated[
             int, Field(gt=0, le=200_000, description="Characters to return at most.")
-        ] = BUDGET,
+        ] = PAGE,
         wait: Annotated[
             float, Field(ge=0, description="Seconds to wait for a run that still goes on.")
         ] = 0,
@@ -201,7 +201,7 @@ class Tools:
             raise
         if execution.task.done():
             finished(execution)
-        return run_result(execution)
+        return run_result(execution, self.settings.output_chars)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> None:
         ends = time.monotonic() + seconds

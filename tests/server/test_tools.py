@@ -13,7 +13,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
-from rmi_agent.server.content import BUDGET, RUN_SCHEMA
+from rmi_agent.server.content import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +120,18 @@ async def test_a_plot_is_a_picture_and_its_repr_is_not_in_the_text(client: Clien
     assert "Figure size" not in text(result)
 
 
+async def test_too_many_pictures_are_named_and_not_sent(client: Client[Any]) -> None:
+    code = (
+        "from IPython.display import Image, display\n"
+        "for size in [3_000_000] + [1000] * 11:"
+        " display(Image(data=b'\\x89PNG\\r\\n\\x1a\\n' + bytes(size), format='png'))"
+    )
+    result = await run(client, "run_cell", code=code)
+    assert [block.type for block in result.content] == ["text"] + ["image"] * 8
+    session = facts(result)["session_id"]
+    assert f"4 of 12 pictures are left out: they are in notebook://{session}" in text(result)
+
+
 async def test_a_cell_traceback_has_no_escapes(client: Client[Any]) -> None:
     result = await run(client, "run_cell", code="def f(): 1/0\nf()")
     assert "ZeroDivisionError: division by zero" in text(result)
@@ -141,7 +153,7 @@ async def test_long_text_is_cut_in_the_middle_and_can_be_read_in_pages(client: C
     whole = "".join(f"{i}\n" for i in range(20_000))
     result = await run(client, "run_cell", code="for i in range(20_000): print(i)")
     assert facts(result)["truncated"]
-    assert len(text(result)) < BUDGET + 500
+    assert len(text(result)) < 20_000 + 500
     assert text(result).startswith("0\n1\n2\n")
     assert "19999\n" in text(result)
     assert "read_output(session_id=" in text(result)
