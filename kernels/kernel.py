@@ -30,8 +30,9 @@ SILENCE = 2.0  # seconds of a quiet iopub after the reply, without its idle: it 
 # comes of an interrupt in the middle of a send: the next message is glued to its half.
 UNVERIFIED = 2
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
-# Variables that ipykernel changes and a script is to find as they were (see inkernel.py).
+# Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
+SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 
 
@@ -331,12 +332,14 @@ class Kernel:
                 continue
         if not self.is_python:
             return
-        source = resources.files(__package__).joinpath("inkernel.py").read_text("utf-8")
+        here = resources.files(__package__)
+        texts = [here.joinpath(name).read_text("utf-8") for name in SENT_TO_KERNELS]
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
+        arguments = f"get_ipython(), {raw}, {changed!r}, {self.launch.output_limit}"
         code = (
-            f"(lambda names: (exec(compile({source!r}, '<rmi-agent>', 'exec'), names),"
-            f" names['install'](get_ipython(), {raw}, {changed!r}, {self.launch.output_limit})))"
+            "(lambda names: ([exec(compile(text, '<rmi-agent>', 'exec'), names)"
+            f" for text in {texts!r}], names['install']({arguments}), None)[-1])"
             "({'__name__': 'rmi_agent_inkernel'})"
         )
         request = self.client.execute(code, silent=True, allow_stdin=False)
