@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import warnings
 from collections import OrderedDict
@@ -32,7 +33,7 @@ from .session import Config, Session, run_on_record
 log = logging.getLogger(__name__)
 
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
-LONGEST_FOLDER = 70  # bytes; a socket's path may have 107, and a name comes behind
+LONGEST_FOLDER = 60  # bytes; a socket's path may have 103, and 36 of our own come behind
 
 
 @dataclass(frozen=True)
@@ -220,28 +221,25 @@ def runtime_folder() -> Path:
 
     Folders that dead processes have left beside it are removed.
     """
+    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it warns, and then chooses well
+        warnings.simplefilter("ignore")
+        base = Path(platformdirs.user_runtime_dir("rmi-agent"))
     try:
-        with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it warns, and then chooses well
-            warnings.simplefilter("ignore")
-            base = Path(platformdirs.user_runtime_dir("rmi-agent"))
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if len(os.fsencode(base)) > LONGEST_FOLDER or not os.access(base, os.W_OK):
-            raise OSError
+        usable = os.access(base, os.W_OK)
     except OSError:
-        base = Path(tempfile.gettempdir(), f"rmi-agent-{getpass_name()}")
+        usable = False
+    # Windows has no socket files, so there the length does not matter.
+    if sys.platform != "win32" and (not usable or len(os.fsencode(base)) > LONGEST_FOLDER):
+        base = Path(tempfile.gettempdir(), f"rmi-agent-{os.getuid()}")
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if base.stat().st_uid != os.getuid():
+        if base.stat().st_uid != os.getuid():  # somebody else was there first
             base = Path(tempfile.mkdtemp(prefix="rmi-agent-"))
     for old in base.glob("*-*"):
         pid = old.name.partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
-
-
-def getpass_name() -> str:
-    """The user, for a folder name."""
-    return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
 def ipython_folder(runtime: Path) -> Path:

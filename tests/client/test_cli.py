@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -151,6 +150,8 @@ def test_a_cell_goes_on_until_it_is_complete(source: str, more: bool) -> None:
 @POSIX
 @pytest.mark.slow
 def test_ctrl_c_in_the_repl_stops_the_cell_and_not_the_client(server: str) -> None:
+    import pty  # not on Windows
+
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "rmi_agent.client.cli", "repl", "--server", server],
