@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,27 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
     shell._rmi_agent_script = Script(shell, raw, environment).run
     if output_limit:
         limit_messages(shell.kernel.session, output_limit)
+    interrupt_only_cells(shell.kernel)
     shell.events.register("post_execute", after_each_cell(os.getpid(), sys.stdout, sys.stderr))
+
+
+def interrupt_only_cells(kernel: Any) -> None:
+    """Let SIGINT reach the code of cells alone.
+
+    ipykernel lets it through for as long as a request is handled, and in between it would end
+    the kernel's event loop, and so the kernel.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.endswith("interactiveshell.py"):
+                signal.default_int_handler(number, frame)
+            frame = frame.f_back
+
+    def before_request() -> None:
+        kernel.saved_sigint_handler = signal.signal(signal.SIGINT, interrupt)
+
+    kernel.pre_handler_hook = before_request
 
 
 def limit_messages(session: Any, limit: int) -> None:

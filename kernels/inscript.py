@@ -246,6 +246,7 @@ class Script:
         sys.path = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
         os.chdir(folder)
         sys.excepthook = sys.__excepthook__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         forget_modules_beneath(folder)
         threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]
 

@@ -80,7 +80,7 @@ class Outputs:
 
     Attributes:
         cell: the nbformat code cell; `settle` brings its `outputs` up to date.
-        size: characters and base64 bytes taken in so far, dropped ones included.
+        size: bytes of text and of base64 taken in so far, dropped ones included.
         elsewhere: outputs of earlier cells that an `update_display_data` has changed.
         changed: set whenever something was folded in; a watcher clears it.
     """
@@ -131,7 +131,7 @@ class Outputs:
 
     def stream(self, name: str, text: str) -> None:
         """Add text to a stream, joining it to the last piece of the same stream."""
-        if not text or not self._admit(len(text)):
+        if not text or not self._admit(weight(text)):
             return
         self._clear_if_waiting()
         output = next(
@@ -184,7 +184,7 @@ class Outputs:
     def _display(self, kind: str, content: dict[str, Any]) -> None:
         data = NotebookNode(clean_bundle(content.get("data", {})))
         metadata = nbformat.from_dict(clean(content.get("metadata", {})))
-        if not self._admit(sum(len(value) for value in data.values() if isinstance(value, str))):
+        if not self._admit(sum(weight(value) for value in data.values() if isinstance(value, str))):
             return
         display_id = (content.get("transient") or {}).get("display_id")
         shown = self._displays.setdefault(display_id, []) if display_id else []
@@ -223,6 +223,11 @@ class Outputs:
             self._on_limit()
             self._on_limit = None
         return within
+
+
+def weight(text: str) -> int:
+    """The bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def encodable(text: str) -> str:

@@ -39,7 +39,7 @@ class Config:
     Attributes:
         notebooks: the folder of the recorded notebooks.
         timeout: seconds that a run may last unless it says otherwise.
-        output_limit: characters a cell may put out before it is interrupted; 0 is no limit.
+        output_limit: bytes a cell may put out before it is interrupted; 0 is no limit.
         idle: seconds after which an idle session is closed; 0 is never.
         memory_limit: resident bytes that a session's processes may have together; 0 is no
             limit.
