@@ -24,17 +24,18 @@ _ERASE = re.compile(r"\x1b\[[0-2]?K")
 
 def fold_line(line: str) -> str:
     """One line as a terminal shows it after its carriage returns and backspaces."""
-    shown: list[str] = []
-    column = 0
+    if "\r" not in line and "\b" not in line:
+        return line
+    shown, column = "", 0
     for piece in _CONTROL.split(_ERASE.sub("", line)):
         if piece == "\r":
             column = 0
         elif piece == "\b":
             column = max(0, column - 1)
         else:
-            shown[column : column + len(piece)] = piece
+            shown = shown[:column] + piece + shown[column + len(piece) :]
             column += len(piece)
-    return "".join(shown)
+    return shown
 
 
 class StreamText:
@@ -146,16 +147,16 @@ class Outputs:
         self.changed.set()
 
     def settle(self) -> NotebookNode:
-        """Write the joined stream texts into the cell and return it."""
+        """The run is over: write the joined stream texts into the cell and return it."""
         for output in self.cell.outputs:
-            if joined := self._streams.get(id(output)):
+            if joined := self._streams.pop(id(output), None):
                 output.text = joined.text
         return self.cell
 
     def settled(self) -> NotebookNode:
         """A copy of the cell with the text that can't change any more: what to show meanwhile."""
         outputs = [
-            NotebookNode(output, text=self._streams[id(output)].settled)
+            NotebookNode(output, text=self._settled_text(output))
             if id(output) in self._streams
             else output
             for output in self.cell.outputs
@@ -165,10 +166,14 @@ class Outputs:
     def so_far(self, name: str) -> str:
         """The text of one stream up to where it can still change (`stdout`, `stderr`)."""
         return "".join(
-            self._streams[id(output)].settled
+            self._settled_text(output)
             for output in self.cell.outputs
             if output.output_type == "stream" and output.name == name
         )
+
+    def _settled_text(self, output: NotebookNode) -> str:
+        joined = self._streams.get(id(output))
+        return joined.settled if joined else str(output.text)
 
     def timing(self, event: str, date: datetime | str) -> None:
         """Note when something happened, in `metadata.execution` as Jupyter does."""
@@ -179,7 +184,7 @@ class Outputs:
         outputs = self.cell.outputs[-2:]
         if outputs and outputs[-1].output_type != "stream":
             return []
-        return [output for output in outputs if output.output_type == "stream"]
+        return [output for output in outputs if id(output) in self._streams]
 
     def _display(self, kind: str, content: dict[str, Any]) -> None:
         data = NotebookNode(clean_bundle(content.get("data", {})))
