@@ -100,7 +100,7 @@ SABOTAGE = {
     "abort": ("import os; os.abort()", "dead"),
     "kill -9": ("import os; os.kill(os.getpid(), 9)", "dead"),
     "closerange": ("import os; os.closerange(3, 1000)", "dead"),
-    "no len": ("import builtins; del builtins.len", "dead"),
+    "no len": ("import builtins; del builtins.len", None),  # it dies, or never answers again
     "no stdout": ("import sys; sys.stdout = sys.stderr = None", "ok"),
     "new key": ("get_ipython().kernel.session.key = b'another'", "dead"),
     "exit": ("exit()", "dead"),
@@ -128,9 +128,9 @@ SABOTAGE = {
 @pytest.mark.parametrize("name", SABOTAGE)
 async def test_sabotage_gets_a_structured_result_soon(name: str, session: Session) -> None:
     code, status = SABOTAGE[name]
-    run = await worst(session, code, timeout=20, bound=6)
+    run = await worst(session, code, timeout=5, bound=5 + 5)
     assert status is None or run.reply.status == status
-    assert (run.state == "lost") == (run.reply.status == "dead")
+    assert (run.state == "lost") == (run.reply.status in ("dead", "timeout"))
 
 
 async def test_a_forked_child_does_not_go_on_as_a_second_kernel(session: Session) -> None:
