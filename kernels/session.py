@@ -215,11 +215,10 @@ class Session:
         if notes:
             record.notes = notes
         self.recorder.finish(cell, execution.title)
-        for earlier in self.executions:
-            if any(
-                own is out for own in earlier.cell.outputs for out in execution.outputs.elsewhere
-            ):
-                self.recorder.amend(earlier.cell)
+        if changed := {id(output) for output in execution.outputs.elsewhere}:
+            for earlier in self.executions:
+                if any(id(output) in changed for output in earlier.cell.outputs):
+                    self.recorder.amend(earlier.cell)
         if self.recorder.problem:
             notes.append(f"This cell was not recorded: {self.recorder.problem}")
         return Run(
