@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell
 
 from .kernel import Kernel
 from .outputs import Outputs
+from .question import Question
 from .reply import Reply, Script, State
 
 if TYPE_CHECKING:
@@ -63,7 +64,15 @@ class Execution:
         limit = session.config.output_limit
         self.outputs = Outputs(self.cell, session.displays, limit, self._over_limit)
         self.task: asyncio.Task[Run]
+        self.asked = 0  # questions of this run so far
+        self._question: Question | None = None
         self._kernel: Kernel | None = None
+
+    @property
+    def question(self) -> Question | None:
+        """What it asks the person and waits for, if it does."""
+        asked = self._question
+        return asked if asked is not None and asked.open else None
 
     @property
     def status(self) -> Literal["queued", "running", "over"]:
@@ -95,12 +104,17 @@ class Execution:
     def _over_limit(self) -> None:
         self.interrupt(f"printed more than OUTPUT_LIMIT ({self.session.config.output_limit:,})")
 
+    def _ask(self, question: Question) -> None:
+        self.asked += 1
+        self._question = question
+
     async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
         """Execute on a kernel, which the session has found for it."""
         self._kernel = kernel
         try:
             if self.script is None:
-                return await kernel.run_cell(self.cell.source, self.outputs, timeout)
+                source = self.cell.source
+                return await kernel.run_cell(source, self.outputs, timeout, self._ask)
             return await kernel.run_script(self.script, self.outputs, timeout)
         finally:
-            self._kernel = None
+            self._kernel = self._question = None

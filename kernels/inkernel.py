@@ -8,12 +8,15 @@ servers, sessions or notebooks.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import faulthandler
 import os
 import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 PIECE = 250_000  # characters of one stream message
 SENT = 500_000  # characters of each end of a text that is cut
+REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
 
 
 def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
@@ -49,7 +53,9 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
     if output_limit:
         limit_messages(shell.kernel.session, output_limit)
     interrupt_only_cells(shell.kernel)
-    shell.events.register("post_execute", after_each_cell(os.getpid(), sys.stdout, sys.stderr))
+    tell_why_nobody_answers(shell.kernel)
+    end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
+    shell.events.register("post_execute", after_each_cell(shell))
 
 
 def interrupt_only_cells(kernel: Any) -> None:
@@ -124,19 +130,62 @@ def cut(text: str) -> str:
     return f"{text[:SENT]}\n[… {left_out:,} characters were not sent …]\n{text[-SENT:]}"
 
 
-def after_each_cell(pid: int, stdout: Any, stderr: Any) -> Any:
-    """What is to be done behind a cell, whatever it did."""
+def tell_why_nobody_answers(kernel: Any) -> None:
+    """Let `input()` and `getpass()` raise an EOFError that says why there is no answer."""
+    request = kernel._input_request
+
+    def ask(*question: Any, **more: Any) -> str:
+        answer: str = request(*question, **more)
+        if answer.startswith(REFUSED):
+            raise EOFError(answer[1:])
+        return answer
+
+    kernel._input_request = ask
+
+
+def after_each_cell(shell: Any) -> Callable[[], None]:
+    """What is to be done behind a cell, whatever it did.
+
+    A cell may have taken away what the kernel needs to answer; nothing here relies on that.
+    """
+    pid, leave, streams = os.getpid(), os._exit, {"stdout": sys.stdout, "stderr": sys.stderr}
+    kernel = shell.kernel
+    session, key = kernel.session, kernel.session.key
+    kept = [(namespace, dict(namespace)) for namespace in (vars(builtins), kernel.shell_handlers)]
+    for thing in (kernel, session, shell):
+        kept += [(vars(thing), dict(vars(thing))), (thing._trait_values, dict(thing._trait_values))]
+    current = os.getpid
 
     def after_cell() -> None:
-        if os.getpid() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel
+        if current() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stdout.flush()
-            os._exit(0)
-        # With None there the kernel would not answer any more.
-        sys.stdout = sys.stdout if sys.stdout is not None else stdout
-        sys.stderr = sys.stderr if sys.stderr is not None else stderr
+            leave(0)
+        for namespace, before in kept:
+            for name, value in before.items():
+                if namespace.get(name) is None:
+                    namespace[name] = value
+        for name, stream in streams.items():
+            if vars(sys).get(name) is None:
+                setattr(sys, name, stream)
+        if session.key != key:
+            session.key = key
 
     return after_cell
+
+
+def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
+    """End the process when a cell's reply can't be sent: whoever waits for it is told so."""
+    handle = kernel.shell_handlers["execute_request"]
+
+    async def execute(*request: Any) -> None:
+        try:
+            await handle(*request)
+        except Exception:
+            os.write(stderr, traceback.format_exc().encode("utf-8", "replace"))
+            os._exit(70)  # EX_SOFTWARE
+
+    kernel.shell_handlers["execute_request"] = execute
 
 
 def claim(stream: Any, number: int) -> int | None:

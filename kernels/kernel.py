@@ -21,11 +21,12 @@ from nbformat.v4 import new_code_cell
 from .errors import DeadKernelError, KernelStartError
 from .outputs import Outputs
 from .process import KernelProcess, Launch, describe_exit
+from .question import OnQuestion, Question
 from .reply import Message, Reply, Script, Status, ends_kernel, told
 
 log = logging.getLogger(__name__)
 
-SILENCE = 2.0  # seconds of a quiet iopub after the reply, without its idle: it is broken
+SILENCE = 2.0  # seconds that of a run's reply and its idle one may lag behind the other
 # Messages in a row with a bad signature after which nothing more can be understood. One alone
 # comes of an interrupt in the middle of a send: the next message is glued to its half.
 UNVERIFIED = 2
@@ -72,7 +73,7 @@ class Kernel:
         """
         try:
             self._client = await self.process.start()
-            self._client.start_channels(hb=False, stdin=False)
+            self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
         except TimeoutError:
@@ -112,9 +113,22 @@ class Kernel:
 
     # -- running
 
-    async def run_cell(self, code: str, outputs: Outputs, timeout: float | None = None) -> Reply:
-        """Execute a cell. `timeout` is in seconds; what it prints is folded into `outputs`."""
-        return await self._execute(code, {}, outputs, timeout)
+    async def run_cell(
+        self,
+        code: str,
+        outputs: Outputs,
+        timeout: float | None = None,
+        on_question: OnQuestion = Question.nobody,
+    ) -> Reply:
+        """Execute a cell.
+
+        Args:
+            code: its source.
+            outputs: what it puts out is folded in here.
+            timeout: seconds until it is interrupted.
+            on_question: told when the cell asks for input; it waits for the answer.
+        """
+        return await self._execute(code, {}, outputs, timeout, on_question)
 
     async def run_script(
         self, script: Script, outputs: Outputs, timeout: float | None = None
@@ -127,7 +141,8 @@ class Kernel:
             "fresh": script.fresh,
             "stdin": b64encode(script.stdin.encode("utf-8", "surrogateescape")).decode(),
         }
-        return await self._execute(RUN_SCRIPT, {"rmi_agent": request}, outputs, timeout)
+        metadata = {"rmi_agent": request}
+        return await self._execute(RUN_SCRIPT, metadata, outputs, timeout, Question.nobody)
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""
@@ -150,7 +165,12 @@ class Kernel:
         return True
 
     async def _execute(
-        self, code: str, metadata: dict[str, Any], outputs: Outputs, timeout: float | None
+        self,
+        code: str,
+        metadata: dict[str, Any],
+        outputs: Outputs,
+        timeout: float | None,
+        on_question: OnQuestion,
     ) -> Reply:
         loop = asyncio.get_running_loop()
         self._stop = loop.create_future()
@@ -165,6 +185,7 @@ class Kernel:
             self.process.raw.attach(outputs.stream)
         ending = loop.create_task(self._until_over(self._send(code, metadata), outputs))
         death = loop.create_task(self.process.until_dead())
+        asking = loop.create_task(self._relay_questions(on_question, outputs))
         try:
             events: list[asyncio.Future[Any]] = [ending, death, self._stop]
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
@@ -184,9 +205,9 @@ class Kernel:
         finally:
             if timer is not None:
                 timer.cancel()
-            for task in (ending, death):
+            for task in (ending, death, asking):
                 task.cancel()
-            await asyncio.wait({ending, death})
+            await asyncio.wait({ending, death, asking})
             self._stop = None
             if self.process.raw is not None:
                 self.process.raw.detach()
@@ -243,7 +264,7 @@ class Kernel:
             "silent": False,
             "store_history": True,
             "user_expressions": {},
-            "allow_stdin": False,
+            "allow_stdin": True,
             "stop_on_error": False,
         }
         session = self.client.session
@@ -257,26 +278,48 @@ class Kernel:
         answer = asyncio.create_task(self._reply_to(request))
         try:
             await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
-            while not answer.done():
-                await asyncio.wait({answer}, timeout=0.5)
-                if not answer.done() and self._stop is not None and self._stop.done():
+            stopped = self._stop is not None and self._stop.done()
+            if not await self._follows(answer, 0.5 if stopped else SILENCE):
+                if self._stop is not None and self._stop.done():
                     # The interrupt came between the code's end and the kernel's reply, and
                     # ipykernel drops the reply then. It is idle, so nothing runs any more.
                     return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
+                await self._end_for("left its kernel unable to answer")
             reply = answer.result()
             outputs.timing("shell.execute_reply", reply["header"]["date"])
-            heard = -1
-            while not idle.done() and heard != self._heard:
-                heard = self._heard
-                await asyncio.wait({idle}, timeout=SILENCE)
-            if not idle.done():
-                await self.kill("broke its kernel's output channel")
-            else:
-                idle.result()
+            if not await self._follows(idle):
+                await self._end_for("broke its kernel's output channel")
+            idle.result()
         finally:
             idle.cancel()
             answer.cancel()
         return reply
+
+    async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
+        """Whether the second of a run's two ends comes, once the first is there."""
+        heard = -1
+        while not second.done() and heard != self._heard:
+            heard = self._heard
+            await asyncio.wait({second}, timeout=patience)
+        return second.done()
+
+    async def _end_for(self, why: str) -> None:
+        """Kill; whoever awaits this run learns it from the process's death."""
+        await self.kill(why)
+        await asyncio.get_running_loop().create_future()
+
+    async def _relay_questions(self, on_question: OnQuestion, outputs: Outputs) -> None:
+        """Pass the cell's `input()` on; the question and its answer become output, as in Jupyter."""
+        while True:
+            message = await self._receive(self.client.get_stdin_msg)
+            if message["header"]["msg_type"] != "input_request":
+                continue
+            prompt, secret = message["content"].get("prompt"), message["content"].get("password")
+            with Question(str(prompt or ""), bool(secret)) as question:
+                on_question(question)
+                answer = await question.answered()
+            outputs.stream("stdout", question.transcript())
+            self.client.input(answer)
 
     async def _until_idle(self, request: str, outputs: Outputs) -> None:
         while True:
