@@ -7,6 +7,7 @@ they are, its exit code becomes ours, and all that is said about a run goes to s
 from __future__ import annotations
 
 import asyncio
+import getpass
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,8 @@ from mcp import MCPError
 from rich.console import Console
 
 from .check import check as run_check
-from .client import RmiMcpClient, RunResult
+from .client import OnQuestion, RmiMcpClient, RunResult
+from .repl import Questions
 from .repl import repl as run_repl
 
 Server = Annotated[
@@ -82,11 +84,33 @@ class Screen:
             self._status.stop()
         write(name, text)
 
+    async def ask(self, question: str, secret: bool) -> str | None:
+        """Ask whoever sits there, or take a line of this command's input."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._status is not None:
+            self._status.stop()
+        try:
+            return await asyncio.to_thread(ask, question, secret)
+        finally:
+            if self._ticker is not None:
+                self._ticker = asyncio.create_task(self._tick())
+
     def finish(self, result: RunResult) -> None:
         """What has not been shown yet, and what is to be said about the run."""
         if self._status is not None:
             self._status.stop()
         show(result, self.shown)
+
+
+def ask(question: str, secret: bool) -> str | None:
+    """One line from the terminal or through the pipe; None at the end of input."""
+    try:
+        if sys.stdin.isatty():
+            return getpass.getpass(question) if secret else input(question)
+        return input()
+    except EOFError:
+        return None
 
 
 def write(name: str, text: str) -> None:
@@ -130,11 +154,15 @@ def exit_code(result: RunResult) -> int:
     return 128 - code if code < 0 else code
 
 
-def call(server: str | None, work: Callable[[RmiMcpClient], Awaitable[int]]) -> None:
+def call(
+    server: str | None,
+    work: Callable[[RmiMcpClient], Awaitable[int]],
+    on_question: OnQuestion | None = None,
+) -> None:
     """Connect, do the work, and leave with its code. Every failure is one line that helps."""
 
     async def connected() -> int:
-        async with RmiMcpClient(server) as client:
+        async with RmiMcpClient(server, on_question=on_question) as client:
             return await work(client)
 
     try:
@@ -190,11 +218,15 @@ def cell(
     session: Session = None,
     timeout: Timeout = None,
 ) -> None:
-    """Run a snippet; - reads it from this command's input."""
+    """Run a snippet; - reads it from this command's input.
+
+    What the snippet asks with input() is asked here.
+    """
     source = sys.stdin.read() if code == "-" else code
+    screen = Screen()
 
     async def work(client: RmiMcpClient) -> int:
-        async with Screen() as screen:
+        async with screen:
             result = await client.run_cell(source, session, timeout, screen.live)
             screen.finish(result)
         recorded(result)
@@ -202,7 +234,7 @@ def cell(
             write("stderr", f"Session {result.session_id}\n")
         return exit_code(result)
 
-    call(server, work)
+    call(server, work, screen.ask)
 
 
 @app.command
@@ -210,8 +242,10 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
     """A prompt: cells run in one session, Ctrl-C stops the cell, Ctrl-D leaves."""
     with start_blocking_portal() as portal:
         try:
-            with portal.wrap_async_context_manager(RmiMcpClient(server)) as client:
-                code = run_repl(portal, client, timeout, show)
+            questions = Questions()
+            client = RmiMcpClient(server, on_question=questions.ask)
+            with portal.wrap_async_context_manager(client):
+                code = run_repl(portal, client, timeout, show, questions)
         except (ToolError, MCPError, OSError, RuntimeError, ValueError) as error:
             code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
         except KeyboardInterrupt:

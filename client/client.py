@@ -10,7 +10,7 @@ import base64
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,12 +19,13 @@ import mcp_types
 from fastmcp import Client
 from fastmcp.client.transports import ClientTransport, StdioTransport, infer_transport
 from fastmcp.exceptions import ToolError
-from mcp_types import CallToolResult
+from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
 
 OnOutput = Callable[[str, str], None]  # (stream name, text)
+OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
 EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
 HEADING = "--- stderr ---\n"  # what the server puts over stderr, also in live output
@@ -86,6 +87,8 @@ class RmiMcpClient:
             of one's own in a child process.
         token: the bearer token for a URL; `RMI_AGENT_TOKEN` if left out.
         mode: FastMCP's `auto`, `legacy` or a protocol version.
+        on_question: asked when a cell calls `input()` (or, secret, `getpass()`); None is no
+            answer. Without it such a cell gets an EOFError.
     """
 
     def __init__(
@@ -94,10 +97,14 @@ class RmiMcpClient:
         *,
         token: str | None = None,
         mode: str = "auto",
+        on_question: OnQuestion | None = None,
     ) -> None:
         auth = token or os.environ.get("RMI_AGENT_TOKEN") or None
         self._client: Client[Any] = Client(
-            transport_for(target), mode=mode, auth=auth if is_url(target) else None
+            transport_for(target),
+            mode=mode,
+            auth=auth if is_url(target) else None,
+            elicitation_handler=answering(on_question) if on_question is not None else None,
         )
 
     async def __aenter__(self) -> Self:
@@ -263,6 +270,22 @@ class RmiMcpClient:
         if raw.is_error:
             raise ToolError(texts(raw))
         return raw
+
+
+def answering(on_question: OnQuestion) -> Callable[..., Awaitable[ElicitResult]]:
+    """A handler of FastMCP's that asks `on_question`."""
+
+    async def handle(
+        message: str, _: type | None, params: ElicitRequestParams, __: object
+    ) -> ElicitResult:
+        schema = getattr(params, "requested_schema", {})
+        secret = bool(schema.get("properties", {}).get("value", {}).get("writeOnly"))
+        answer = await on_question(message, secret)
+        if answer is None:
+            return ElicitResult(action="decline")
+        return ElicitResult(action="accept", content={"value": answer})
+
+    return handle
 
 
 def is_url(target: object) -> bool:

@@ -7,10 +7,14 @@ cell and not the client.
 from __future__ import annotations
 
 import ast
+import asyncio
 import codeop
 import contextlib
+import getpass
+import queue
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
@@ -40,13 +44,47 @@ class Incomplete:
             return False  # the kernel knows more than Python: %magics, !shell, help?
 
 
-def repl(portal: BlockingPortal, client: RmiMcpClient, timeout: float | None, show: Show) -> int:
+class Questions:
+    """What cells ask, carried from the client's thread to the prompt's."""
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[tuple[str, bool, Future[str | None]]] = queue.SimpleQueue()
+
+    async def ask(self, question: str, secret: bool) -> str | None:
+        """Wait for what the prompt's thread makes of it; in the client's thread."""
+        answer: Future[str | None] = Future()
+        self._asked.put((question, secret, answer))
+        return await asyncio.wrap_future(answer)
+
+    def answer(self) -> None:
+        """Ask what is there to be asked, if anything; in the prompt's thread."""
+        with contextlib.suppress(queue.Empty):
+            question, secret, answer = self._asked.get_nowait()
+            text: str | None = None
+            try:
+                interactive = sys.stdin.isatty()
+                prompt = question if interactive else ""
+                text = getpass.getpass(prompt) if secret and interactive else input(prompt)
+            except EOFError:
+                pass  # no answer, which is what None says
+            finally:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(text)
+
+
+def repl(
+    portal: BlockingPortal,
+    client: RmiMcpClient,
+    timeout: float | None,
+    show: Show,
+    questions: Questions,
+) -> int:
     """Read cells and run them until the end of input; returns the exit code."""
     interactive = sys.stdin.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (line editing and history, by being imported)
-    session, code = run(portal, client, GREETING, None, timeout, show), 0
+    session, code = run(portal, client, GREETING, None, timeout, show, questions), 0
     if session is None:
         return 1
     while True:
@@ -56,7 +94,7 @@ def repl(portal: BlockingPortal, client: RmiMcpClient, timeout: float | None, sh
         if source.strip() in ("exit", "quit", "exit()", "quit()"):
             break
         if source.strip():
-            code = 0 if run(portal, client, source, session, timeout, show) else 1
+            code = 0 if run(portal, client, source, session, timeout, show, questions) else 1
     portal.call(client.close_session, session)
     return 0 if interactive else code
 
@@ -86,6 +124,7 @@ def run(
     session: str | None,
     timeout: float | None,
     show: Show,
+    questions: Questions,
 ) -> str | None:
     """Run one cell and show it; Ctrl-C interrupts it. Its session, or None if it failed to run."""
     shown = {"stdout": "", "stderr": ""}
@@ -102,7 +141,8 @@ def run(
     future = portal.start_task_soon(call)
     while True:
         try:
-            result = future.result(timeout=0.2)
+            questions.answer()
+            result = future.result(timeout=0.1)
         except FutureTimeout:
             continue
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from .execution import Execution, Run
 from .kernel import Kernel
 from .pool import Pool
 from .process import Launch
+from .question import Question
 from .reply import Reply, Script
 from .session import Config, Session
 from .sessions import Sessions
@@ -28,6 +29,7 @@ __all__ = [
     "Launch",
     "Pool",
     "PoolExhaustedError",
+    "Question",
     "Reply",
     "Run",
     "Script",

@@ -132,15 +132,17 @@ def cut(text: str) -> str:
 
 def tell_why_nobody_answers(kernel: Any) -> None:
     """Let `input()` and `getpass()` raise an EOFError that says why there is no answer."""
-    request = kernel._input_request
 
-    def ask(*question: Any, **more: Any) -> str:
-        answer: str = request(*question, **more)
-        if answer.startswith(REFUSED):
-            raise EOFError(answer[1:])
-        return answer
+    def telling(request: Callable[..., str]) -> Callable[..., str]:
+        def ask(*question: Any, **more: Any) -> str:
+            answer = request(*question, **more)
+            if answer.startswith(REFUSED):
+                raise EOFError(answer[1:])
+            return answer
 
-    kernel._input_request = ask
+        return ask
+
+    kernel.raw_input, kernel.getpass = telling(kernel.raw_input), telling(kernel.getpass)
 
 
 def after_each_cell(shell: Any) -> Callable[[], None]:

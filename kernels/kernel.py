@@ -309,7 +309,7 @@ class Kernel:
         await asyncio.get_running_loop().create_future()
 
     async def _relay_questions(self, on_question: OnQuestion, outputs: Outputs) -> None:
-        """Pass the cell's `input()` on; the question and its answer become output, as in Jupyter."""
+        """Pass on what the cell asks; question and answer become output, as in Jupyter."""
         while True:
             message = await self._receive(self.client.get_stdin_msg)
             if message["header"]["msg_type"] != "input_request":

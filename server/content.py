@@ -171,6 +171,7 @@ def running_result(execution: Execution, budget: int) -> ToolResult:
     doing = "is queued behind another run" if execution.status == "queued" else "still runs"
     notes = [
         *stderr_so_far(execution),
+        *asks(execution),
         f"The run {doing} after {execution.elapsed:.1f} s and goes on by itself."
         f" read_output(session_id={execution.session.id!r}, cell={execution.number},"
         f" offset={len(whole.text)}, wait=40) follows it; interrupt_session stops it.",
@@ -189,6 +190,7 @@ def running_page(execution: Execution, offset: int, limit: int) -> ToolResult:
         if rest
         else [
             *stderr_so_far(execution),
+            *asks(execution),
             f"It still runs, after {execution.elapsed:.1f} s. Read on with offset={end}, wait=40.",
         ]
     )
@@ -223,6 +225,13 @@ def stderr_so_far(execution: Execution) -> list[str]:
     """The end of stderr, which stands behind stdout once the run is over."""
     errors = plain(execution.outputs.so_far("stderr")).strip()
     return [f"stderr so far, its end: {errors[-1000:]}"] if errors else []
+
+
+def asks(execution: Execution) -> list[str]:
+    """What a run waits to be told."""
+    if (question := execution.question) is None:
+        return []
+    return [f"It asks the person for input: {question.prompt!r}. read_output with wait=40 asks."]
 
 
 def facts_of(run: Run, truncated: bool) -> RunFacts:

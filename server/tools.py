@@ -25,6 +25,7 @@ from pydantic import Field
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
 from . import paths
+from .asking import ask, asked_before, asked_enough, take_answer
 from .content import PAGE, RUN_SCHEMA, page_of_run, plain, run_result, running_page
 from .settings import Settings
 
@@ -115,6 +116,8 @@ class Tools:
         session_id looks at its variables.
         """
         with told():
+            if (asked := self._asked_before(ctx)) is not None:
+                return await self._follow(asked, ctx)
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
                 raise ToolError("Error: an argument contains a NUL character; remove it.")
@@ -142,6 +145,8 @@ class Tools:
         interrupted and the session's variables are kept.
         """
         with told():
+            if (asked := self._asked_before(ctx)) is not None:
+                return await self._follow(asked, ctx)
             session = await self._session(session_id)
             return await self._follow(session.submit_cell(code, timeout), ctx)
 
@@ -165,6 +170,7 @@ class Tools:
         Use it when a result was cut (it names the offset), or when its status was `running`.
         """
         with told():
+            self._asked_before(ctx)
             execution = self.sessions.execution(session_id, cell, principal())
             if execution is None:
                 run = await asyncio.to_thread(
@@ -177,8 +183,9 @@ class Tools:
                         log_level=logging.DEBUG,
                     )
                 return page_of_run(run, offset, limit)
-            if wait:
-                await self._wait(execution, ctx, min(wait, self.settings.response_deadline))
+            seconds = min(wait, self.settings.response_deadline)
+            if wait and (question := await self._wait(execution, ctx, seconds)):
+                return question
             if not execution.task.done():
                 return running_page(execution, offset, limit)
             finished(execution)
@@ -189,27 +196,49 @@ class Tools:
             return self.sessions.get(session_id, principal())
         return await self.sessions.open(principal())
 
+    def _asked_before(self, ctx: Context) -> Execution | None:
+        """The run that has asked something, when this call brings the answer."""
+        before = asked_before(ctx)
+        if before is None:
+            return None
+        execution = self.sessions.execution(before.session_id, before.cell, principal())
+        if execution is None:
+            raise SessionNotFoundError(
+                f"Session {before.session_id} has ended while cell {before.cell} waited for its"
+                " answer. Leave session_id out to open a new one."
+            )
+        take_answer(execution, before, ctx)
+        return execution
+
     async def _follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run, telling its output meanwhile; past the deadline hand it over."""
         try:
-            await self._wait(execution, ctx, self.settings.response_deadline)
+            question = await self._wait(execution, ctx, self.settings.response_deadline)
         except asyncio.CancelledError:
             # anyio raises again at each await of a cancelled request, hence the scope.
             with anyio.CancelScope(shield=True):
                 execution.interrupt("was cancelled by the client")
                 await execution.wait(10)
             raise
+        if question is not None:
+            return question
         if execution.task.done():
             finished(execution)
         return run_result(execution, self.settings.output_chars)
 
-    async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> None:
+    async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
+        """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
         ends = time.monotonic() + seconds
         if await execution.wait(min(FIRST_LOOK, seconds)):
-            return
+            return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
             await tell(execution, ctx)
+            if execution.question is not None and asked_enough(ctx):
+                return None
+            if (question := await ask(execution, ctx, left)) is not None:
+                return question
             await execution.wait(min(LIVE_EVERY, left))
+        return None
 
     # -- Jupyter's buttons
 

@@ -123,6 +123,19 @@ def test_a_pipe_into_the_repl_runs_each_complete_cell(
     assert out.splitlines()[1:4] == ["row 0", "row 1", "6"]
 
 
+def test_what_a_cell_asks_is_read_from_this_commands_input(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Ada\n"))
+    assert command("cell", "print(input('Name? ') * 2)")[:2] == (0, "Name? Ada\nAdaAda\n")
+    code, out, err = command("cell", "input('Name? ')")  # the input is at its end
+    assert (code, out) == (1, "Name? ")
+    assert "EOFError: the person was asked and gave no answer" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("name = input('Name? ')\nAda\nname * 2\n"))
+    code, out, err = command("repl")
+    assert (code, out.splitlines()[1:]) == (0, ["Name? Ada", "'AdaAda'"]), err
+
+
 @pytest.mark.parametrize(
     ("source", "more"),
     [
