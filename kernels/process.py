@@ -26,6 +26,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from .errors import KernelStartError
 from .rawoutput import RawOutput
+from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Launch:
         env: all the environment that the process gets.
         start_timeout: seconds until the first answer.
         output_limit: characters of one message's text; 0 is no limit.
+        mark: begins the mark that the process and all it starts carry in their environment.
     """
 
     cwd: Path
@@ -52,6 +54,7 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
     start_timeout: float = 60.0
     output_limit: int = 0
+    mark: str = "kernel"
 
 
 class KernelProcess:
@@ -66,6 +69,7 @@ class KernelProcess:
         self.launch = launch
         self.pid: int | None = None
         self.raw: RawOutput | None = None
+        self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
         self._known: list[psutil.Process] = []
         self._looked = 0.0
         self._context = context
@@ -95,7 +99,7 @@ class KernelProcess:
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
-                env=dict(self.launch.env),
+                env={**self.launch.env, MARK: self.mark},
                 # Never the server's own: ipykernel repeats captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -135,7 +139,7 @@ class KernelProcess:
         provisioner = self._manager.provisioner
         if provisioner is not None and provisioner.has_process:
             await provisioner.kill()
-        self._sweep(family)
+        await self._sweep(family)
 
     async def close(self, *, graceful: bool = True) -> None:
         """End it and all that it started; remove its files. Idempotent.
@@ -151,7 +155,7 @@ class KernelProcess:
         except (OSError, RuntimeError, TimeoutError) as error:
             log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
         finally:
-            self._sweep(family)
+            await self._sweep(family)
             if self.raw is not None:
                 self.raw.close()
                 self.raw = None
@@ -206,8 +210,10 @@ class KernelProcess:
             self.raw.detach()
         return "".join(said).strip()
 
-    def _sweep(self, family: list[psutil.Process]) -> None:
-        """Kill what is left of a family, and of the process group of a leader that is gone."""
+    async def _sweep(self, family: list[psutil.Process]) -> None:
+        """Kill what is left of a family, of a gone leader's process group, and daemons of it."""
+        if self.pid is not None:
+            family = [*family, *await asyncio.to_thread(marked, self.mark)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

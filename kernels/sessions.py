@@ -29,6 +29,7 @@ from .journal import recover
 from .pool import Pool
 from .process import Launch
 from .session import Config, Session, run_on_record
+from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ class Sessions:
     async def __aenter__(self) -> Self:
         for notebook in await asyncio.to_thread(recover, self.config.notebooks):
             log.info("%s was cut off by a crash and is put right", notebook)
-        runtime = runtime_folder()
-        self._stack.callback(shutil.rmtree, runtime, ignore_errors=True)
+        runtime, mark = runtime_folder(), secrets.token_hex(8)
+        self._stack.push_async_callback(Watchdog(mark, runtime).release)
         launch = replace(
             self._launch,
             runtime=runtime,
+            mark=mark,
             env={**self._launch.env, "IPYTHONDIR": str(ipython_folder(runtime))},
         )
         warm, most, patience = self._sizes

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 import pytest
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
 from tests.server.conftest import fill, http_server, server_env
+from tests.server.wire import SERVER, Wire
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-SERVER = [sys.executable, "-m", "rmi_agent.server.cli"]
 
 
 async def talk(client: Client[Any]) -> str:
@@ -82,63 +77,6 @@ async def test_the_http_launcher_of_the_seed_works(tmp_path: Path) -> None:
         process.stderr.close()
 
 
-class Wire:
-    """A stdio server spoken to by hand: every line of its stdout is looked at."""
-
-    def __init__(self, projects: Path, **settings: str) -> None:
-        self.process = subprocess.Popen(
-            SERVER,
-            env=server_env(projects, **settings),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.request(
-            "initialize",
-            protocolVersion="2025-06-18",
-            capabilities={},
-            clientInfo={"name": "t", "version": "1"},
-        )
-        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-
-    def send(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-
-    def request(self, method: str, **params: Any) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        self.send({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        for line in self.process.stdout:
-            message = json.loads(line)  # anything else on stdout fails here
-            assert message["jsonrpc"] == "2.0"
-            if message.get("id") == 1:
-                return dict(message["result"])
-        raise AssertionError(self.process.stderr and self.process.stderr.read())
-
-    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        return self.request("tools/call", name=tool, arguments=arguments)
-
-    def close(self) -> None:
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
-
-
-def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def wait_until_gone(processes: list[psutil.Process], seconds: float = 10) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    assert not alive, alive
-
-
-def runtime_files() -> list[Path]:
-    return [p for p in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*") if not p.is_dir()]
-
-
 NOISE = """
 import os, subprocess, sys
 os.write(1, b'fd 1'); os.system('echo system'); subprocess.run(['echo', 'child'])
@@ -165,66 +103,6 @@ def test_stdout_carries_nothing_but_json_rpc(tmp_path: Path) -> None:
     assert wire.process.stdout is not None
     assert wire.process.stdout.read() == ""
     wire.close()
-
-
-@POSIX
-@pytest.mark.parametrize(
-    "ending", ["EOF", pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"]
-)
-def test_a_stdio_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
-    wire = Wire(fill(tmp_path))
-    wire.call("run_cell", code="import subprocess; p = subprocess.Popen(['sleep', '600'])")
-    wire.call("run_cell", code="import os; os.setsid() if os.getpid() != os.getsid(0) else 0")
-    processes = family(wire.process)
-    assert len(processes) >= 3
-    started = time.monotonic()
-    if ending == "EOF":
-        assert wire.process.stdin is not None
-        wire.process.stdin.close()
-    else:
-        wire.process.send_signal(getattr(signal, ending))
-    wire.process.wait(20)
-    assert time.monotonic() - started < 6
-    wait_until_gone(processes)
-    assert runtime_files() == []
-    wire.close()
-
-
-@POSIX
-@pytest.mark.parametrize("ending", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
-async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
-    with http_server(fill(tmp_path)) as (url, process):
-        async with Client(f"{url}/mcp") as client:
-            await client.call_tool_mcp("run_cell", {"code": "1"})
-            running = asyncio.create_task(
-                client.call_tool_mcp("run_cell", {"code": "import time; time.sleep(600)"})
-            )
-            await asyncio.sleep(1)
-            processes = family(process)
-            process.send_signal(getattr(signal, ending))
-            await asyncio.to_thread(process.wait, 20)
-            running.cancel()
-            await asyncio.wait({running})
-        wait_until_gone(processes)
-        assert runtime_files() == []
-
-
-@POSIX
-@pytest.mark.slow
-def test_a_killed_server_takes_its_kernels_with_it(tmp_path: Path) -> None:
-    wire = Wire(fill(tmp_path))
-    wire.call("run_cell", code="1")
-    processes = family(wire.process)
-    wire.process.kill()
-    wire.process.wait()
-    wait_until_gone(processes)
-    wire.close()
-    second = Wire(fill(tmp_path / "second"))  # and the next one sweeps up the sockets
-    second.call("run_cell", code="1")
-    assert not any(f"/{wire.process.pid}-" in str(path) for path in runtime_files())
-    second.process.send_signal(signal.SIGTERM)
-    second.process.wait(20)
-    second.close()
 
 
 async def test_a_foreign_host_header_is_refused_unless_allowed(tmp_path: Path) -> None:

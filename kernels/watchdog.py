@@ -1,0 +1,81 @@
+"""Clearing up behind a server, however it ended: also by SIGKILL, also what daemonised.
+
+Every kernel carries a mark in its environment, and whatever it starts inherits that. A
+small process waits for the server's end, kills what still has the mark and removes the
+server's folder of sockets. This file is run as that process too, so it imports no other
+part of the package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
+PATIENCE = 4.0  # seconds in which everything marked has to be gone
+
+
+class Watchdog:
+    """The process that outlives this one by a moment.
+
+    Args:
+        mark: begins the marks of this server's kernels.
+        folder: removed in the end.
+    """
+
+    def __init__(self, mark: str, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__, mark, str(folder)],
+            stdin=subprocess.PIPE,  # closed by the system when this process is gone
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is not meant for it
+        )
+
+    async def release(self) -> None:
+        """This process is done: let it clear up what is left, and wait for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await asyncio.to_thread(self._process.wait)
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes whose mark begins so, as far as they may be looked at."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK, "").startswith(mark):
+                found.append(process)
+    return found
+
+
+def sweep(mark: str) -> None:
+    """Kill everything that has the mark; a process may be starting others meanwhile."""
+    ends = time.monotonic() + PATIENCE
+    while (left := marked(mark)) and time.monotonic() < ends:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Wait for the end of whoever holds the other end of stdin, then clear up."""
+    mark, folder = sys.argv[1:]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    sweep(mark)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""However the server ends, nothing that it or its users' code started outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+from fastmcp import Client
+
+from tests.server.conftest import fill, http_server
+from tests.server.wire import Wire
+
+pytestmark = [
+    pytest.mark.hostile,
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and daemons"),
+]
+SOON = 5.0  # seconds
+
+# A child, one in a session of its own that hears no signal, and one that has daemonised.
+BROOD = """
+import os, subprocess, sys, time
+deaf = "trap '' INT TERM HUP; while true; do sleep 1; done"
+pids = [
+    subprocess.Popen(["sleep", "600"]).pid,
+    subprocess.Popen(["sh", "-c", deaf], start_new_session=True).pid,
+]
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(writing, str(os.getpid()).encode())
+        os.closerange(0, 100)
+        time.sleep(600)
+    os._exit(0)
+pids.append(int(os.read(reading, 20)))
+print(*pids)
+"""
+
+
+def started(pids: str) -> list[psutil.Process]:
+    found = [psutil.Process(int(pid)) for pid in pids.split()]
+    assert len(found) == 3
+    assert found[2].ppid() not in [process.pid for process in found]
+    return found
+
+
+def family(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def assert_gone(processes: list[psutil.Process], since: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=since + SOON - time.monotonic())
+    assert not alive
+    while files := [p for p in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*")]:
+        assert time.monotonic() < since + SOON, files
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ending", ["EOF", "SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_stdio_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
+    wire = Wire(fill(tmp_path))
+    result = wire.call("run_cell", code=BROOD)
+    processes = started(result["content"][0]["text"].splitlines()[0])
+    processes += family(wire.process.pid)
+    assert len(processes) >= 6
+    since = time.monotonic()
+    if ending == "EOF":
+        assert wire.process.stdin is not None
+        wire.process.stdin.close()
+    else:
+        wire.process.send_signal(getattr(signal, ending))
+    wire.process.wait(20)
+    assert_gone(processes, since)
+    wire.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGKILL"])
+async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
+    with http_server(fill(tmp_path)) as (url, process):
+        client = Client(f"{url}/mcp")
+        await client.__aenter__()
+        with contextlib.suppress(httpx2.TransportError):  # the client is told that it has ended
+            result = await client.call_tool_mcp("run_cell", {"code": BROOD})
+            processes = started(result.content[0].text.splitlines()[0])  # type: ignore[union-attr]
+            running = asyncio.create_task(
+                client.call_tool_mcp("run_cell", {"code": "import time; time.sleep(600)"})
+            )
+            await asyncio.sleep(1)
+            processes += family(process.pid)
+            since = time.monotonic()
+            process.send_signal(getattr(signal, ending))
+            await asyncio.to_thread(process.wait, 20)
+            running.cancel()
+            await asyncio.wait({running})
+            await client.__aexit__(None, None, None)
+        assert_gone(processes, since)
+
+
+def test_a_closed_session_leaves_nothing_behind(tmp_path: Path) -> None:
+    wire = Wire(fill(tmp_path))
+    result = wire.call("run_cell", code=BROOD)
+    processes = started(result["content"][0]["text"].splitlines()[0])
+    since = time.monotonic()
+    wire.call("close_session", session_id=result["structuredContent"]["session_id"])
+    _, alive = psutil.wait_procs(processes, timeout=since + SOON - time.monotonic())
+    assert not alive
+    assert wire.process.stdin is not None
+    wire.process.stdin.close()
+    wire.process.wait(20)
+    wire.close()
