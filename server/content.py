@@ -15,9 +15,9 @@ from nbformat import NotebookNode
 from pydantic import BaseModel, Field
 
 from ..kernels import Execution, Run
+from .budget import budgeted
 
 PAGE = 20_000  # characters that read_output gives unless it is asked for more or less
-HEAD = 2 / 3  # of a result's characters, before the cut
 PICTURES = 8  # in one result
 PICTURES_SIZE = 2_700_000  # base64 characters of them all: 2 MB
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -134,17 +134,6 @@ def pictures(run: Run) -> tuple[list[ImageContent], str]:
         where = f"notebook://{run.session_id}"
         return images, f"{missing} of {len(found)} pictures are left out: they are in {where}"
     return images, ""
-
-
-def budgeted(text: str, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
-    """Head and tail of a long text, around a cut that says how to read the rest."""
-    if len(text) <= budget:
-        return text, False
-    head = int(budget * HEAD)
-    left = len(text) - budget
-    how = f"read_output(session_id={session_id!r}, cell={cell}, offset={head})"
-    middle = f"\n[… {left:,} characters left out; {how} reads on …]\n"
-    return text[:head] + middle + text[head - budget :], True
 
 
 def run_result(execution: Execution, budget: int) -> ToolResult:

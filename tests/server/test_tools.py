@@ -132,6 +132,16 @@ async def test_too_many_pictures_are_named_and_not_sent(client: Client[Any]) -> 
     assert f"4 of 12 pictures are left out: they are in notebook://{session}" in text(result)
 
 
+async def test_repeated_lines_are_told_once_and_read_whole(client: Client[Any]) -> None:
+    result = await run(client, "run_cell", code="for _ in range(2000): print('still waiting')")
+    assert text(result).startswith("still waiting\n[… the line above 1,999 times more …]\n")
+    assert facts(result)["truncated"]
+    key = {name: facts(result)[name] for name in ("session_id", "cell")}
+    page = await run(client, "read_output", **key, limit=200_000)
+    assert text(page).startswith("still waiting\n" * 2000)
+    assert not facts(page)["truncated"]
+
+
 async def test_a_cell_traceback_has_no_escapes(client: Client[Any]) -> None:
     result = await run(client, "run_cell", code="def f(): 1/0\nf()")
     assert "ZeroDivisionError: division by zero" in text(result)
