@@ -22,6 +22,7 @@ from fastmcp.server.dependencies import get_access_token
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent, ToolAnnotations
 from pydantic import Field
+from starlette.requests import Request
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
 from . import paths
@@ -217,9 +218,10 @@ class Tools:
         except asyncio.CancelledError:
             # anyio raises again at each await of a cancelled request, hence the scope.
             with anyio.CancelScope(shield=True):
-                execution.interrupt("was cancelled by the client")
-                await execution.wait(10)
+                await abandon(execution)
             raise
+        if not execution.task.done() and await gone(ctx):
+            await abandon(execution)
         if question is not None:
             return question
         if execution.task.done():
@@ -238,6 +240,8 @@ class Tools:
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
             await execution.wait(min(LIVE_EVERY, left))
+            if await gone(ctx):
+                break
         return None
 
     # -- Jupyter's buttons
@@ -365,6 +369,20 @@ def finished(execution: Execution) -> None:
         )
     if error := execution.task.exception():
         raise error
+
+
+async def abandon(execution: Execution) -> None:
+    """Stop a run that nobody waits for any more."""
+    execution.interrupt("was cancelled by the client")
+    await execution.wait(10)
+
+
+async def gone(ctx: Context) -> bool:
+    """Whether the connection was dropped; at every other loss of a client the SDK cancels."""
+    request = ctx.request_context.request if ctx.request_context is not None else None
+    if ctx.transport != "streamable-http" or not isinstance(request, Request):
+        return False
+    return await request.is_disconnected()
 
 
 async def tell(execution: Execution, ctx: Context) -> None:

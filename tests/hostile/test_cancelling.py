@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
@@ -90,3 +92,71 @@ async def test_a_client_that_vanishes_leaves_its_sessions_usable(tmp_path: Path)
             assert cut["status"] == "interrupted"
             after = await call(second, "run_cell", code="x", session_id=session)
             assert after["text"].startswith("5\n")
+
+
+def recorded(folder: Path) -> list[str | None]:
+    """The statuses of all cells in a folder's notebooks."""
+    cells = [
+        cell
+        for path in folder.glob("*.ipynb")
+        for cell in json.loads(path.read_text("utf-8"))["cells"]
+    ]
+    return [cell["metadata"].get("rmi_agent", {}).get("status") for cell in cells]
+
+
+async def within(seconds: float, folder: Path, statuses: list[str]) -> None:
+    """Wait until a folder's cells have these statuses."""
+    async with asyncio.timeout(seconds):
+        while recorded(folder) != statuses:
+            await asyncio.sleep(0.1)
+
+
+async def test_a_dropped_legacy_connection_cancels(tmp_path: Path) -> None:
+    def message(method: str, number: int | None, **params: Any) -> dict[str, Any]:
+        identity = {} if number is None else {"id": number}
+        return {"jsonrpc": "2.0", **identity, "method": method, "params": params}
+
+    greeting = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    head = {"Accept": "application/json, text/event-stream"}
+    with http_server(fill(tmp_path)) as (url, _):
+        async with httpx2.AsyncClient(base_url=url, headers=head) as http:
+            first = await http.post("/mcp", json=message("initialize", 0, **greeting))
+            head["Mcp-Session-Id"] = first.headers["Mcp-Session-Id"]
+            await http.post("/mcp", headers=head, json=message("notifications/initialized", None))
+            call = message("tools/call", 1, name="run_cell", arguments={"code": SLEEP})
+            with pytest.raises(httpx2.ReadTimeout):
+                await http.post("/mcp", headers=head, json=call, timeout=1.5)
+            await within(5, tmp_path / "notebooks", ["interrupted"])
+            call = message("tools/call", 2, name="run_cell", arguments={"code": "1 + 1"})
+            answer = await http.post("/mcp", headers=head, json=call)
+            assert "[session_id: " in answer.text
+
+
+async def test_a_client_that_ends_leaves_an_interrupted_cell_on_record(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from fastmcp import Client\n"
+        "from fastmcp.client.transports import StdioTransport\n"
+        "async def main():\n"
+        "    transport = StdioTransport(sys.executable, ['-m', 'rmi_agent.server.cli'],"
+        " env=dict(__import__('os').environ))\n"
+        "    async with Client(transport) as client:\n"
+        f"        await client.call_tool('run_cell', {{'code': {SLEEP!r}}})\n"
+        "asyncio.run(main())\n"
+    )
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env=server_env(fill(tmp_path)), stderr=-3
+    )
+    async with asyncio.timeout(30):
+        while recorded(tmp_path / "notebooks") != [None]:  # it runs
+            await asyncio.sleep(0.1)
+    client.kill()
+    await client.wait()
+    await within(10, tmp_path / "notebooks", ["interrupted"])
+    async with asyncio.timeout(10):  # and its server has ended in order
+        while list((tmp_path / "notebooks").glob(".*")):
+            await asyncio.sleep(0.1)
