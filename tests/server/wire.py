@@ -14,10 +14,16 @@ SERVER = [sys.executable, "-m", "rmi_agent.server.cli"]
 
 
 class Wire:
-    """A stdio server spoken to by hand: every line of its stdout is looked at."""
+    """A stdio server spoken to by hand: every line of its stdout is looked at.
 
-    def __init__(self, projects: Path, **settings: str) -> None:
-        self.process = subprocess.Popen(
+    Args:
+        projects: its projects folder.
+        process: a server that runs already; one is started if left out.
+        settings: its environment.
+    """
+
+    def __init__(self, projects: Path, process: Any = None, **settings: str) -> None:
+        self.process = process or subprocess.Popen(
             SERVER,
             env=server_env(projects, **settings),
             stdin=subprocess.PIPE,
@@ -53,5 +59,5 @@ class Wire:
 
     def close(self) -> None:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
+            if stream is not None:
+                stream.close()

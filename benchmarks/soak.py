@@ -1,0 +1,287 @@
+"""A soak: `python benchmarks/soak.py [--minutes 30] [--clients 20] [--seed 1]`.
+
+Clients on all three transports call random tools, with kernels that are killed, floods,
+time limits and cancelled calls among them. In the end it says what has leaked and whether
+every run that a client was told of is on record, and leaves with 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from fastmcp import Client
+from fastmcp.client.transports import StdioTransport
+
+SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
+MOST_GROWTH = 1.1  # the server's memory in the last third, against the first
+
+CELLS = {
+    "small": "x = globals().get('x', 0) + 1; x",
+    "print": "print('row\\n' * 200)",
+    "picture": "from IPython.display import Image; Image(data=b'\\x89PNG' + bytes(50_000))",
+    "error": "1 / 0",
+    "sleep": "import time; time.sleep(0.5)",
+    "child": "import subprocess; subprocess.Popen(['sleep', '3600']); None",
+    "thread": "import threading; threading.Thread(target=print, args=('late',)).start()",
+    "flood": "while True: print('f' * 1000)",
+    "huge": "print('h' * 30_000_000)",
+    "binary": "import os; os.write(1, os.urandom(100_000))",
+    "exit": "import os; os._exit(3)",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "timeout": "while True: pass",
+    "memory": "x = [bytearray(b'x' * 1_000_000) for _ in range(1000)]",
+    "question": "input('? ')",
+    "sabotage": "get_ipython().kernel.session.key = b'x'",
+}
+RARE = {"flood", "huge", "timeout", "memory", "segfault", "killed", "exit"}
+
+
+@dataclass
+class Record:
+    """What the clients were told."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    runs: list[tuple[str, int, str]] = field(default_factory=list)  # notebook, cell, status
+
+
+class User:
+    """One client, doing one thing after the other."""
+
+    def __init__(self, client: Client[Any], chance: random.Random, record: Record) -> None:
+        self.client, self.chance, self.record = client, chance, record
+        self.session: str | None = None
+        self.last: dict[str, Any] = {}
+
+    async def live(self, ends: float) -> None:
+        async with self.client:
+            while time.monotonic() < ends:
+                await getattr(self, self.chance.choice(ACTIONS))()
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        self.record.calls[tool] += 1
+        given = {name: value for name, value in arguments.items() if value is not None}
+        result = await self.client.call_tool_mcp(tool, given)
+        if result.is_error:
+            self.session = None
+            self.record.errors[result.content[0].text[:60]] += 1  # type: ignore[union-attr]
+            return {}
+        facts = result.structured_content or {}
+        if "status" in facts:
+            self.record.statuses[facts["status"]] += 1
+            self.session, self.last = facts["session_id"], facts
+            if facts["status"] != "running" and facts["notebook"]:
+                self.record.runs.append((facts["notebook"], facts["cell"], facts["status"]))
+        return facts
+
+    async def cell(self) -> None:
+        name = self.chance.choice(list(CELLS))
+        if name in RARE and self.chance.random() < 0.7:
+            name = "small"
+        await self.call("run_cell", code=CELLS[name], session_id=self.session, timeout=4)
+
+    async def file(self) -> None:
+        session = self.session if self.chance.random() < 0.5 else None
+        await self.call("run_python", file_name="hello.py", args=["a"], session_id=session)
+
+    async def write(self) -> None:
+        name = f"made{self.chance.randrange(5)}.py"
+        await self.call("write_python_file", file_name=name, content="print(1)")
+        await self.call("run_python", file_name=name, session_id=self.session)
+
+    async def look(self) -> None:
+        await self.call(self.chance.choice(["list_sessions", "list_python_files"]))
+
+    async def read(self) -> None:
+        if self.last:
+            keys = {name: self.last[name] for name in ("session_id", "cell")}
+            await self.call("read_output", **keys, wait=2)
+
+    async def button(self) -> None:
+        if self.session:
+            tool = self.chance.choice(["interrupt_session", "restart_session", "close_session"])
+            session, self.session = self.session, None
+            await self.call(tool, session_id=session)
+
+    async def cancel(self) -> None:
+        code = "import time; time.sleep(30)"
+        calling = asyncio.create_task(
+            self.call("run_cell", code=code, session_id=self.session, timeout=60)
+        )
+        await asyncio.sleep(self.chance.random())
+        calling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await calling
+
+
+ACTIONS = ["cell"] * 8 + ["file"] * 2 + ["read", "look", "write", "button", "cancel"]
+
+
+def environment(folder: Path, name: str) -> dict[str, str]:
+    projects = folder / name / "python_projects"
+    projects.mkdir(parents=True)
+    (projects / "hello.py").write_text("import sys; print('hello', sys.argv)\n")
+    return {
+        **os.environ,
+        "PYTHON_PROJECTS_DIR": str(projects),
+        "RESPONSE_DEADLINE": "3",
+        "OUTPUT_LIMIT": "5000000",
+        "MEMORY_LIMIT": "500MB",
+        "KERNEL_WAIT": "20",
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+    }
+
+
+async def http_server(env: dict[str, str]) -> tuple[str, asyncio.subprocess.Process]:
+    command = [*SERVER[:-1], "info", "--transport", "http", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(*command, env=env, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"MCP at " in line:
+            return line.decode().split("MCP at ")[1].split("/mcp")[0], process
+    raise SystemExit("the server did not start")
+
+
+async def drain(stream: asyncio.StreamReader) -> None:
+    async for line in stream:
+        if b"ERROR" in line or b"Traceback" in line:
+            print("  server:", line.decode().rstrip()[:200])
+
+
+@dataclass
+class Sample:
+    memory: int
+    files: int
+
+
+async def watch(process: psutil.Process, samples: list[Sample]) -> None:
+    while True:
+        samples.append(Sample(process.memory_info().rss, process.num_fds()))
+        await asyncio.sleep(2)
+
+
+def check_notebooks(record: Record) -> list[str]:
+    """What is missing or wrong in the notebooks, against what clients were told."""
+    wrong = []
+    told: dict[str, dict[int, str]] = {}
+    for path, cell, status in record.runs:
+        told.setdefault(path, {})[cell] = status
+    for path, cells in told.items():
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        records = [cell.metadata.get("rmi_agent", {}) for cell in notebook.cells]
+        numbers = [entry.get("cell") for entry in records]
+        if len(set(numbers)) != len(numbers) or None in numbers:
+            wrong.append(f"{path}: doubled or unfinished cells {numbers}")
+        found = {entry.get("cell"): entry.get("status") for entry in records}
+        wrong += [
+            f"{path}: cell {cell} is {found.get(cell)}, told {status}"
+            for cell, status in cells.items()
+            if found.get(cell) != status
+        ]
+    return wrong
+
+
+async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
+    (folder / "run").mkdir(mode=0o700)
+    chance, record, samples = random.Random(seed), Record(), []
+    url, process = await http_server(environment(folder, "http"))
+    server = psutil.Process(process.pid)
+    assert process.stderr is not None
+    side = [asyncio.create_task(drain(process.stderr))]
+    ends = time.monotonic() + 60 * minutes
+    users = []
+    for number in range(clients):
+        kind = number % 20
+        if kind < 10:
+            client: Client[Any] = Client(f"{url}/mcp", mode="auto" if kind % 2 else "legacy")
+        elif kind < 17:
+            client = Client(f"{url}/sse", mode="legacy")
+        else:
+            env = {**environment(folder, f"stdio{number}"), "KERNEL_POOL": "1", "KERNEL_MAX": "3"}
+            client = Client(StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False))
+        users.append(User(client, random.Random(chance.random()), record))
+    await asyncio.sleep(3)
+    files_before = server.num_fds()
+    side.append(asyncio.create_task(watch(server, samples)))
+    results = await asyncio.gather(*(user.live(ends) for user in users), return_exceptions=True)
+    problems = [f"a client failed: {result!r}" for result in results if result is not None]
+    async with Client(f"{url}/mcp") as last:
+        rows = (await last.call_tool_mcp("list_sessions", {})).structured_content
+        for row in (rows or {})["sessions"]:
+            await last.call_tool_mcp("close_session", {"session_id": row["session_id"]})
+    await asyncio.sleep(8)
+    files_after, children = server.num_fds(), server.children(recursive=True)
+    for task in side[1:]:
+        task.cancel()
+    third = len(samples) // 3
+    first, final = (
+        statistics.median(sample.memory for sample in part)
+        for part in (samples[:third], samples[-third:])
+    )
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.wait(), 20)
+    await asyncio.sleep(5)
+    marked = [p for p in psutil.process_iter() if str(folder) in environ(p)]
+    sockets = [path for path in (folder / "run").rglob("*") if not path.is_dir()]
+    problems += check_notebooks(record)
+    if final / first > MOST_GROWTH:
+        problems.append(f"memory grew by {final / first:.2f}")
+    if files_after > files_before + 5:
+        problems.append(f"{files_after - files_before} file descriptors more than at the start")
+    if len(children) > 3:  # two warm kernels and the watchdog
+        problems.append(f"processes under an idle server: {children}")
+    problems += [f"left behind: {left}" for left in (*marked, *sockets)]
+    print(f"{minutes:g} minutes, {clients} clients, {sum(record.calls.values()):,} calls")
+    print("  by tool:", dict(record.calls))
+    print("  by status:", dict(record.statuses))
+    print("  errors told:", dict(record.errors))
+    print(f"  runs checked in notebooks: {len(record.runs):,}")
+    print(f"  server: {first / 1e6:.0f} MB in the first third, {final / 1e6:.0f} MB in the last:")
+    print(f"    ratio {final / first:.3f}, most {max(s.memory for s in samples) / 1e6:.0f} MB")
+    print(f"  file descriptors: {files_before} before, {files_after} after")
+    print(f"  processes under the idle server: {len(children)}, after its end: {len(marked)}")
+    for problem in problems:
+        print("PROBLEM", problem)
+    print("failed" if problems else "nothing leaked, nothing lost")
+    return 1 if problems else 0
+
+
+def environ(process: psutil.Process) -> str:
+    """A process's PYTHON_PROJECTS_DIR-like marks: its whole environment as one text."""
+    try:
+        return " ".join(process.environ().values()) if process.pid != os.getpid() else ""
+    except (psutil.Error, OSError):
+        return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rmi") as folder:
+        sys.exit(asyncio.run(soak(Path(folder), given.minutes, given.clients, given.seed)))
+
+
+if __name__ == "__main__":
+    main()
