@@ -89,7 +89,12 @@ class Pool:
                     if self._warm:
                         kernel = self._warm.popleft()
                         self._refill()
-                        if await kernel.alive():
+                        try:
+                            alive = await kernel.alive()
+                        except BaseException:  # the asker was cancelled
+                            self.retire(kernel)
+                            raise
+                        if alive:
                             return kernel
                         self.retire(kernel)
                     elif self._count < self.most:

@@ -92,8 +92,9 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a run goes on or is queued."""
-        return any(not execution.task.done() for execution in self.executions[-KEEP:])
+        """Whether a run goes on or is queued, or a restart."""
+        open_runs = any(not execution.task.done() for execution in self.executions[-KEEP:])
+        return open_runs or self._queue.locked()
 
     @property
     def only_files(self) -> bool:
@@ -179,8 +180,15 @@ class Session:
             why = f" It {kernel.killed_since}." if kernel.killed_since else ""
             self._lost = self._lost or f"Its kernel had died since the last run.{why}"
             self._drop_kernel()
-        self._kernel = await self._lease()
-        return self._kernel
+        return await self._fresh_kernel()
+
+    async def _fresh_kernel(self) -> Kernel:
+        kernel = await self._lease()
+        if self.closed:  # meanwhile
+            self._retire(kernel)
+            raise KernelError(f"Session {self.id} is closed.")
+        self._kernel = kernel
+        return kernel
 
     def _account(self, execution: Execution, kernel: Kernel, reply: Reply) -> Run:
         """Settle the cell, note what became of the state, and record it."""
@@ -270,9 +278,10 @@ class Session:
         await self._stop_all("the session was restarted")
         async with self._queue:
             self._drop_kernel()
-            self._kernel = await self._lease()
+            await self._fresh_kernel()
             self._fresh, self._lost = False, ""
-            self.last_used = time.monotonic()
+        self.last_used = time.monotonic()
+        self._became_idle()
 
     async def close(self, why: str = "the session was closed") -> None:
         """End the kernel; the notebook stays."""

@@ -13,6 +13,7 @@ import pytest
 from rmi_agent.kernels import (
     Config,
     Kernel,
+    KernelError,
     KernelStartError,
     Launch,
     Pool,
@@ -235,3 +236,34 @@ async def test_closing_leaves_no_process_not_even_one_that_ran_away(tmp_path: Pa
         )
         runaway = psutil.Process(int(value(run)))
     assert not runaway.is_running() or runaway.status() == psutil.STATUS_ZOMBIE
+
+
+async def until_no_kernel_is_left() -> None:
+    async with asyncio.timeout(10):
+        while kernels():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_session_closed_while_it_restarts_leaves_no_kernel(tmp_path: Path) -> None:
+    async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0) as opened:
+        session = await opened.open()
+        restarting = asyncio.create_task(session.restart())
+        await asyncio.sleep(0.05)
+        assert session.busy  # so it is not the one to make room
+        await opened.close(session)
+        with pytest.raises(KernelError, match="is closed"):
+            await restarting
+        await until_no_kernel_is_left()
+
+
+async def test_openings_that_are_cancelled_leave_no_kernel(tmp_path: Path) -> None:
+    async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4) as opened:
+        opening = [asyncio.create_task(opened.open()) for _ in range(8)]
+        for number, task in enumerate(opening):
+            await asyncio.sleep(0.1 * (number % 3))
+            task.cancel()
+        await asyncio.wait(opening)
+        for task in opening:
+            if not task.cancelled():
+                await opened.close(task.result())
+        await until_no_kernel_is_left()
