@@ -160,10 +160,15 @@ async def http_server(env: dict[str, str]) -> tuple[str, asyncio.subprocess.Proc
     raise SystemExit("the server did not start")
 
 
-async def drain(stream: asyncio.StreamReader) -> None:
+async def drain(stream: asyncio.StreamReader, log: list[str]) -> None:
+    """Read a server's log; an error of ours is a problem, and its traceback follows the line."""
+    errors = False
     async for line in stream:
-        if b"ERROR" in line or b"Traceback" in line:
-            print("  server:", line.decode().rstrip()[:200])
+        text = line.decode(errors="replace").rstrip()
+        if " ERROR " in text or " WARNING " in text or " INFO " in text:
+            errors = " ERROR " in text
+        if errors:
+            log.append(text[:300])
 
 
 @dataclass
@@ -206,7 +211,8 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     url, process = await http_server(environment(folder, "http"))
     server = psutil.Process(process.pid)
     assert process.stderr is not None
-    side = [asyncio.create_task(drain(process.stderr))]
+    errors: list[str] = []
+    side = [asyncio.create_task(drain(process.stderr, errors))]
     ends = time.monotonic() + 60 * minutes
     users = []
     for number in range(clients):
@@ -232,6 +238,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     files_after, children = server.num_fds(), server.children(recursive=True)
     for task in side[1:]:
         task.cancel()
+    tenths = [samples[len(samples) * tenth // 10].memory // 1_000_000 for tenth in range(10)]
     third = len(samples) // 3
     first, final = (
         statistics.median(sample.memory for sample in part)
@@ -250,6 +257,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     if len(children) > 3:  # two warm kernels and the watchdog
         problems.append(f"processes under an idle server: {children}")
     problems += [f"left behind: {left}" for left in (*marked, *sockets)]
+    problems += [f"logged: {line}" for line in errors]
     print(f"{minutes:g} minutes, {clients} clients, {sum(record.calls.values()):,} calls")
     print("  by tool:", dict(record.calls))
     print("  by status:", dict(record.statuses))
@@ -257,6 +265,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     print(f"  runs checked in notebooks: {len(record.runs):,}")
     print(f"  server: {first / 1e6:.0f} MB in the first third, {final / 1e6:.0f} MB in the last:")
     print(f"    ratio {final / first:.3f}, most {max(s.memory for s in samples) / 1e6:.0f} MB")
+    print(f"    MB by tenths of the time: {tenths}")
     print(f"  file descriptors: {files_before} before, {files_after} after")
     print(f"  processes under the idle server: {len(children)}, after its end: {len(marked)}")
     for problem in problems:

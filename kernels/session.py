@@ -319,9 +319,9 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
 
-def run_on_record(notebook: Path, session_id: str, number: int) -> Run | None:
-    """A run as its notebook has it, for when it is no longer in memory."""
-    for cell in nbformat.read(notebook, as_version=4).cells:
+def run_on_record(text: str, notebook: Path, session_id: str, number: int) -> Run | None:
+    """A run as the text of its notebook has it, for when it is no longer in memory."""
+    for cell in nbformat.reads(text, as_version=4).cells:
         record = cell.metadata.get("rmi_agent", {})
         if record.get("cell") == number:
             reply = Reply(

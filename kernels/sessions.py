@@ -144,7 +144,7 @@ class Sessions:
             return None
         return self.get(session_id, principal).execution(cell)
 
-    def on_record(self, session_id: str, cell: int, principal: str = "local") -> Run | None:
+    async def on_record(self, session_id: str, cell: int, principal: str = "local") -> Run | None:
         """A run of an open or ended session, read from its notebook; None if it is not there.
 
         Args:
@@ -160,7 +160,10 @@ class Sessions:
             known = self.get(session_id, principal)
         path = known.notebook if isinstance(known, Ended) else known.recorder.path
         number = cell if cell > 0 else known.count + 1 + cell
-        return run_on_record(path, session_id, number) if path and path.exists() else None
+        if path is None or not path.exists():
+            return None
+        text = path.read_text("utf-8")  # not in a thread: it would see half of what is written
+        return await asyncio.to_thread(run_on_record, text, path, session_id, number)
 
     def all(self, principal: str = "local") -> list[Session]:
         """The principal's open sessions, the longest open first."""

@@ -58,13 +58,20 @@ FileName = Annotated[
 ]
 
 
+class Refusal(ToolError):
+    """What we can't do, with what to do instead: for the model, and no error of the server's."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, log_level=logging.DEBUG)
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """Our own failures as tool errors, whose texts are written for the model."""
     try:
         yield
     except (KernelError, SessionNotFoundError, paths.PathNotAllowedError) as error:
-        raise ToolError(str(error), log_level=logging.DEBUG) from None
+        raise Refusal(str(error)) from None
 
 
 def principal() -> str:
@@ -121,10 +128,10 @@ class Tools:
                 return await self._follow(asked, ctx)
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
-                raise ToolError("Error: an argument contains a NUL character; remove it.")
+                raise Refusal("Error: an argument contains a NUL character; remove it.")
             session = await self._session(session_id)
             if not session.is_python:
-                raise ToolError(
+                raise Refusal(
                     "Error: run_python needs a Python kernel (ipykernel); this server runs"
                     f" {self.settings.kernel_name!r}. Use run_cell."
                 )
@@ -174,14 +181,11 @@ class Tools:
             self._asked_before(ctx)
             execution = self.sessions.execution(session_id, cell, principal())
             if execution is None:
-                run = await asyncio.to_thread(
-                    self.sessions.on_record, session_id, cell, principal()
-                )
+                run = await self.sessions.on_record(session_id, cell, principal())
                 if run is None:
-                    raise ToolError(
+                    raise Refusal(
                         f"Session {session_id} has no cell {cell} on record. Cells are numbered"
-                        " from 1; -1 is the last one. list_sessions shows how many there are.",
-                        log_level=logging.DEBUG,
+                        " from 1; -1 is the last one. list_sessions shows how many there are."
                     )
                 return page_of_run(run, offset, limit)
             seconds = min(wait, self.settings.response_deadline)
@@ -348,7 +352,8 @@ class Tools:
         path: Path | None = self.sessions.get(session_id, principal()).recorder.path
         if path is None:
             raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
-        return await asyncio.to_thread(path.read_text, "utf-8")
+        # Not in a thread: that would see half of what is being written.
+        return path.read_text("utf-8")  # noqa: ASYNC240
 
     async def python_file(self, path: str) -> str:
         """A Python file of the projects folder."""
@@ -359,11 +364,11 @@ def finished(execution: Execution) -> None:
     """Raise what kept a run from running at all.
 
     Raises:
-        ToolError: it was taken out of the queue.
+        Refusal: it was taken out of the queue.
         KernelError: there was no kernel for it.
     """
     if execution.task.cancelled():
-        raise ToolError(
+        raise Refusal(
             f"Cell {execution.number} was taken out of the queue before it started."
             " Nothing of it ran; call again to run it."
         )
