@@ -177,6 +177,15 @@ class Sample:
     files: int
 
 
+def descriptors(process: psutil.Process) -> Counter[str]:
+    """What a process's file descriptors are, by kind."""
+    kinds: Counter[str] = Counter()
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            kinds[os.readlink(entry).partition(":")[0]] += 1
+    return kinds
+
+
 async def watch(process: psutil.Process, samples: list[Sample]) -> None:
     while True:
         samples.append(Sample(process.memory_info().rss, process.num_fds()))
@@ -226,7 +235,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
             client = Client(StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False))
         users.append(User(client, random.Random(chance.random()), record))
     await asyncio.sleep(3)
-    files_before = server.num_fds()
+    files_before = descriptors(server)
     side.append(asyncio.create_task(watch(server, samples)))
     results = await asyncio.gather(*(user.live(ends) for user in users), return_exceptions=True)
     problems = [f"a client failed: {result!r}" for result in results if result is not None]
@@ -235,7 +244,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
         for row in (rows or {})["sessions"]:
             await last.call_tool_mcp("close_session", {"session_id": row["session_id"]})
     await asyncio.sleep(8)
-    files_after, children = server.num_fds(), server.children(recursive=True)
+    files_after, children = descriptors(server), server.children(recursive=True)
     for task in side[1:]:
         task.cancel()
     tenths = [samples[len(samples) * tenth // 10].memory // 1_000_000 for tenth in range(10)]
@@ -252,8 +261,8 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     problems += check_notebooks(record)
     if final / first > MOST_GROWTH:
         problems.append(f"memory grew by {final / first:.2f}")
-    if files_after > files_before + 5:
-        problems.append(f"{files_after - files_before} file descriptors more than at the start")
+    if files_after.total() > files_before.total() + 5:
+        problems.append(f"file descriptors more than at the start: {files_after - files_before}")
     if len(children) > 3:  # two warm kernels and the watchdog
         problems.append(f"processes under an idle server: {children}")
     problems += [f"left behind: {left}" for left in (*marked, *sockets)]
@@ -266,7 +275,8 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     print(f"  server: {first / 1e6:.0f} MB in the first third, {final / 1e6:.0f} MB in the last:")
     print(f"    ratio {final / first:.3f}, most {max(s.memory for s in samples) / 1e6:.0f} MB")
     print(f"    MB by tenths of the time: {tenths}")
-    print(f"  file descriptors: {files_before} before, {files_after} after")
+    totals = files_before.total(), files_after.total()
+    print(f"  file descriptors: {totals[0]} before, {totals[1]} after")
     print(f"  processes under the idle server: {len(children)}, after its end: {len(marked)}")
     for problem in problems:
         print("PROBLEM", problem)

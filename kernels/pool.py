@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import zmq.asyncio
 
@@ -19,6 +19,8 @@ from .kernel import Kernel
 from .process import Launch
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class Pool:
@@ -50,7 +52,7 @@ class Pool:
         self._count = 0  # processes: warm, starting, leased or ending
         self._starting = 0  # of those, starts for the warm row
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._context = zmq.asyncio.Context()
         self._closed = False
         self._failures = 0
@@ -110,11 +112,22 @@ class Pool:
                 f" {self._patience:g} s. Wait for a run to end, interrupt one or close a session"
                 " (list_sessions shows them), or raise KERNEL_MAX."
             ) from None
-        kernel = await self._start()
+        # In a task of its own: a caller that is cancelled can't clear up after a half start,
+        # since anyio cancels each await of its clearing up as well.
+        starting = self._spawn(self._start(), "start")
+        try:
+            kernel = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._unwanted)
+            raise
         if self._closed:
             self.retire(kernel)
             raise PoolExhaustedError("The server is shutting down.")
         return kernel
+
+    def _unwanted(self, starting: asyncio.Task[Kernel]) -> None:
+        if not starting.cancelled() and starting.exception() is None:
+            self.retire(starting.result())
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is free once the process is gone."""
@@ -187,7 +200,8 @@ class Pool:
         self._count -= 1
         self.room_may_come()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

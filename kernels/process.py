@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import NoSuchKernel
@@ -30,6 +31,7 @@ from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
 
+RECONNECT = 5  # milliseconds between attempts to connect to a kernel that starts
 POLL = 0.1  # seconds between looks at whether the process lives
 
 
@@ -73,6 +75,8 @@ class KernelProcess:
         self._known: list[psutil.Process] = []
         self._looked = 0.0
         self._context = context
+        # A kernel's sockets come into being while we connect already; try again soon.
+        context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
             connection_file=str(launch.runtime / f"k{secrets.token_hex(6)}.json"),

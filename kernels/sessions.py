@@ -170,7 +170,10 @@ class Sessions:
         return [s for s in self._open.values() if s.principal == principal]
 
     async def close(self, session: Session, why: str = "it was closed") -> None:
-        """End a session; its notebook stays."""
+        """End a session; its notebook stays. A caller that is cancelled does not stop it."""
+        await asyncio.shield(self._close_soon(session, why))
+
+    async def _close(self, session: Session, why: str) -> None:
         if self._open.pop(session.id, None) is None:
             return
         self._ended[session.id] = Ended(
@@ -211,10 +214,11 @@ class Sessions:
                 if session.busy or tick % 10 == 0:
                     await session.watch_memory()
 
-    def _close_soon(self, session: Session, why: str) -> None:
-        task = asyncio.create_task(self.close(session, why))
+    def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._close(session, why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
     async def _close_all(self) -> None:
         tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]

@@ -6,8 +6,10 @@ Everything said here goes to stderr; on stdio, stdout carries the protocol alone
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
+import platform
 import signal
 import socket
 import sys
@@ -25,6 +27,8 @@ from .app import App
 from .settings import BadSettings, Settings, die, load
 
 log = logging.getLogger(__name__)
+
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
 
 app = cyclopts.App(
     name="rmi-agent-mcp-server",
@@ -63,6 +67,7 @@ def serve(
         "python_projects_dir": projects_dir,
         "notebooks_dir": notebooks_dir,
     }
+    give_memory_back()
     try:
         settings = load(**{name: value for name, value in given.items() if value is not None})
         settings.make_folders()
@@ -70,6 +75,18 @@ def serve(
         main_loop(stdio(server) if transport == "stdio" else http(server, settings))
     except BadSettings as error:
         die(error)
+
+
+def give_memory_back() -> None:
+    """Let large texts that are done with go back to the system at once.
+
+    glibc raises its threshold for that with each one freed; floods of output then leave the
+    heap in fragments, and the process grows to twice its size.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 512 * 1024)
+        libc.mallopt(M_ARENA_MAX, 2)
 
 
 def main() -> None:
