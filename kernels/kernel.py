@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from importlib import resources
@@ -52,7 +53,7 @@ class Kernel:
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._killed_since = ""
-        self._heard = 0  # messages on iopub
+        self._heard = 0.0  # when the last message on iopub came
         self._unverified = 0  # messages in a row
 
     # -- life
@@ -297,10 +298,11 @@ class Kernel:
 
     async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
         """Whether the second of a run's two ends comes, once the first is there."""
-        heard = -1
-        while not second.done() and heard != self._heard:
-            heard = self._heard
-            await asyncio.wait({second}, timeout=patience)
+        first = time.monotonic()
+        while not second.done() and (
+            (left := max(first, self._heard) + patience - time.monotonic()) > 0
+        ):
+            await asyncio.wait({second}, timeout=left)
         return second.done()
 
     async def _end_for(self, why: str) -> None:
@@ -324,7 +326,7 @@ class Kernel:
     async def _until_idle(self, request: str, outputs: Outputs) -> None:
         while True:
             message = await self._receive(self.client.get_iopub_msg)
-            self._heard += 1
+            self._heard = time.monotonic()
             mine = message["parent_header"].get("msg_id") == request
             if message["header"]["msg_type"] == "status":
                 state = message["content"].get("execution_state")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 from rmi_agent.kernels import (
@@ -270,3 +271,17 @@ async def test_openings_that_are_cancelled_leave_no_kernel(tmp_path: Path) -> No
             if not task.cancelled():
                 await opened.close(task.result())
         await until_left(known)
+
+
+async def test_callers_in_a_cancelled_scope_leave_no_kernel_and_no_pipe(tmp_path: Path) -> None:
+    """anyio, and so the server, cancels each await in such a scope again."""
+    known, descriptors = kernels(), psutil.Process().num_fds()
+    async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0) as opened:
+        for seconds in (0.0, 0.05, 0.2):
+            with anyio.move_on_after(seconds):
+                await opened.open()
+        session = await opened.open()
+        with anyio.move_on_after(0):
+            await opened.close(session)
+        await until_left(known)
+    assert psutil.Process().num_fds() <= descriptors
