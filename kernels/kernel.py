@@ -356,7 +356,7 @@ class Kernel:
                 log.warning("An unreadable kernel message was dropped: %s", str(error)[:200])
                 self._unverified += "Signature" in str(error)
                 if self._unverified == UNVERIFIED:
-                    await self.kill("changed the key that signs its kernel's messages")
+                    await self._end_for("changed the key that signs its kernel's messages")
             else:
                 self._unverified = 0
                 if isinstance(message.get("content"), dict):
