@@ -29,6 +29,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
+STUCK = 90.0  # seconds that a client's last action may take
 MOST_GROWTH = 1.1  # the server's memory in the last third, against the first
 
 CELLS = {
@@ -72,7 +73,7 @@ class User:
         self.last: dict[str, Any] = {}
 
     async def live(self, ends: float) -> None:
-        async with self.client:
+        async with asyncio.timeout(ends + STUCK - time.monotonic()), self.client:
             while time.monotonic() < ends:
                 await getattr(self, self.chance.choice(ACTIONS))()
 

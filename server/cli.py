@@ -131,6 +131,9 @@ async def http(server: App, settings: Settings) -> int:
         lifespan="on",
         log_config=None,
         timeout_graceful_shutdown=2,
+        # Longer than clients keep an idle connection: one that the server closes just when a
+        # client sends loses the message, and legacy SSE clients then wait for ever.
+        timeout_keep_alive=75,
         ws="none",
     )
     listening = bind(settings)
