@@ -7,7 +7,6 @@ they are, its exit code becomes ours, and all that is said about a run goes to s
 from __future__ import annotations
 
 import asyncio
-import getpass
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from .check import check as run_check
 from .client import OnQuestion, RmiMcpClient, RunResult
-from .repl import Questions
+from .repl import Questions, ask
 from .repl import repl as run_repl
 
 Server = Annotated[
@@ -101,16 +100,6 @@ class Screen:
         if self._status is not None:
             self._status.stop()
         show(result, self.shown)
-
-
-def ask(question: str, secret: bool) -> str | None:
-    """One line from the terminal or through the pipe; None at the end of input."""
-    try:
-        if sys.stdin.isatty():
-            return getpass.getpass(question) if secret else input(question)
-        return input()
-    except EOFError:
-        return None
 
 
 def write(name: str, text: str) -> None:

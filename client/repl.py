@@ -44,6 +44,16 @@ class Incomplete:
             return False  # the kernel knows more than Python: %magics, !shell, help?
 
 
+def ask(question: str, secret: bool) -> str | None:
+    """One line from the terminal or through the pipe; None at the end of input."""
+    try:
+        if sys.stdin.isatty():
+            return getpass.getpass(question) if secret else input(question)
+        return input()
+    except EOFError:
+        return None
+
+
 class Questions:
     """What cells ask, carried from the client's thread to the prompt's."""
 
@@ -62,11 +72,7 @@ class Questions:
             question, secret, answer = self._asked.get_nowait()
             text: str | None = None
             try:
-                interactive = sys.stdin.isatty()
-                prompt = question if interactive else ""
-                text = getpass.getpass(prompt) if secret and interactive else input(prompt)
-            except EOFError:
-                pass  # no answer, which is what None says
+                text = ask(question, secret)
             finally:
                 if answer.set_running_or_notify_cancel():
                     answer.set_result(text)
