@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -83,7 +84,8 @@ class User:
         result = await self.client.call_tool_mcp(tool, given)
         if result.is_error:
             self.session = None
-            self.record.errors[result.content[0].text[:60]] += 1  # type: ignore[union-attr]
+            text = result.content[0].text  # type: ignore[union-attr]
+            self.record.errors[re.sub(r"(Session|Cell) \S+", r"\1 …", text)[:60]] += 1
             return {}
         facts = result.structured_content or {}
         if "status" in facts:

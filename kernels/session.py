@@ -29,7 +29,7 @@ from .recorder import Recorder
 from .reply import Reply, Script, State, now
 
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
-KEEP_SIZE = 32_000_000  # characters that the outputs of those may have together
+KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
 
 
 @dataclass(frozen=True)
