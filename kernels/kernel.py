@@ -7,11 +7,15 @@ Speaks Jupyter's messages through jupyter_client and folds what comes back into 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import marshal
 import time
+import zlib
 from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from importlib import resources
+from importlib.util import MAGIC_NUMBER
 from queue import Empty
 from typing import Any, Self
 
@@ -36,6 +40,21 @@ GRACE = 2.0  # seconds between one interrupt and the next, and from the last to 
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
+# Executes what `set_up_texts` has sent along, in a namespace of its own.
+SET_UP = (
+    "(lambda sent: exec(sent['begin'], {'sent': sent}))"
+    "(get_ipython().get_parent()['metadata']['rmi_agent'])"
+)
+BEGIN = """
+import base64, importlib.util, marshal, zlib
+from IPython import get_ipython
+names = {"__name__": "rmi_agent_inkernel"}
+same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
+for text, code in sent["texts"]:
+    data = zlib.decompress(base64.b64decode(code if same else text))
+    exec(marshal.loads(data) if same else data, names)
+names["install"](get_ipython(), *sent["arguments"])
+"""
 
 
 class Kernel:
@@ -142,8 +161,7 @@ class Kernel:
             "fresh": script.fresh,
             "stdin": b64encode(script.stdin.encode("utf-8", "surrogateescape")).decode(),
         }
-        metadata = {"rmi_agent": request}
-        return await self._execute(RUN_SCRIPT, metadata, outputs, timeout, Question.nobody)
+        return await self._execute(RUN_SCRIPT, request, outputs, timeout, Question.nobody)
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""
@@ -168,7 +186,7 @@ class Kernel:
     async def _execute(
         self,
         code: str,
-        metadata: dict[str, Any],
+        request: dict[str, Any],
         outputs: Outputs,
         timeout: float | None,
         on_question: OnQuestion,
@@ -184,7 +202,7 @@ class Kernel:
         )
         if self.process.raw is not None:
             self.process.raw.attach(outputs.stream)
-        ending = loop.create_task(self._until_over(self._send(code, metadata), outputs))
+        ending = loop.create_task(self._until_over(self._send(code, request), outputs))
         death = loop.create_task(self.process.until_dead())
         asking = loop.create_task(self._relay_questions(on_question, outputs))
         try:
@@ -259,17 +277,17 @@ class Kernel:
 
     # -- messages
 
-    def _send(self, code: str, metadata: dict[str, Any]) -> str:
+    def _send(self, code: str, request: dict[str, Any], silent: bool = False) -> str:
         content = {
             "code": code,
-            "silent": False,
-            "store_history": True,
+            "silent": silent,
+            "store_history": not silent,
             "user_expressions": {},
-            "allow_stdin": True,
+            "allow_stdin": not silent,
             "stop_on_error": False,
         }
         session = self.client.session
-        message = session.msg("execute_request", content, metadata=metadata)
+        message = session.msg("execute_request", content, metadata={"rmi_agent": request})
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
@@ -377,17 +395,10 @@ class Kernel:
                 continue
         if not self.is_python:
             return
-        here = resources.files(__package__)
-        texts = [here.joinpath(name).read_text("utf-8") for name in SENT_TO_KERNELS]
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
-        arguments = f"get_ipython(), {raw}, {changed!r}, {self.launch.output_limit}"
-        code = (
-            "(lambda names: ([exec(compile(text, '<rmi-agent>', 'exec'), names)"
-            f" for text in {texts!r}], names['install']({arguments}), None)[-1])"
-            "({'__name__': 'rmi_agent_inkernel'})"
-        )
-        request = self.client.execute(code, silent=True, allow_stdin=False)
+        arguments = [raw, changed, self.launch.output_limit]
+        request = self._send(SET_UP, {**set_up_texts(), "arguments": arguments}, silent=True)
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
@@ -404,3 +415,18 @@ class Kernel:
         finally:
             for each in (task, death):
                 each.cancel()
+
+
+@functools.cache
+def set_up_texts() -> dict[str, Any]:
+    """What is executed in each kernel, as text and compiled for Pythons like this one.
+
+    Compiling takes 15 ms, which each start of a kernel would take longer.
+    """
+    here = resources.files(__package__)
+    packed = []
+    for name in SENT_TO_KERNELS:
+        text = here.joinpath(name).read_bytes()
+        code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
+        packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])
+    return {"begin": BEGIN, "magic": MAGIC_NUMBER.hex(), "texts": packed}

@@ -24,8 +24,10 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from .errors import KernelStartError
+from .forkserver import PRELOAD
 from .rawoutput import RawOutput
 from .watchdog import MARK, marked
 
@@ -47,6 +49,7 @@ class Launch:
         env: all the environment that the process gets.
         start_timeout: seconds until the first answer.
         output_limit: characters of one message's text; 0 is no limit.
+        preload: modules that forked kernels have imported already, where they are installed.
         mark: begins the mark that the process and all it starts carry in their environment.
     """
 
@@ -56,6 +59,7 @@ class Launch:
     env: dict[str, str] = field(default_factory=dict)
     start_timeout: float = 60.0
     output_limit: int = 0
+    preload: tuple[str, ...] = PRELOAD
     mark: str = "kernel"
 
 
@@ -95,6 +99,7 @@ class KernelProcess:
         Raises:
             KernelStartError: there is no such kernelspec.
         """
+        self._fork_if_possible()
         pipes: tuple[int, ...] = ()
         if sys.platform != "win32":
             self.raw = RawOutput()
@@ -119,6 +124,19 @@ class KernelProcess:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
         return self._manager.client(context=self._context)
+
+    def _fork_if_possible(self) -> None:
+        """Name our provisioner where the kernelspec names none; it forks what can be forked."""
+        with contextlib.suppress(NoSuchKernel):  # starting it will say so
+            spec = self._manager.kernel_spec
+            if sys.platform == "win32" or spec is None or "kernel_provisioner" in spec.metadata:
+                return
+            config = {"preload": list(self.launch.preload)}
+            ours = {"provisioner_name": "rmi-forkserver", "config": config}
+            stock, spec.metadata = spec.metadata, {**spec.metadata, "kernel_provisioner": ours}
+            # It is not when the package was updated in place and not installed again.
+            if not KernelProvisionerFactory.instance().is_provisioner_available(spec):
+                spec.metadata = stock
 
     async def alive(self) -> bool:
         """Whether it still runs."""
@@ -175,11 +193,16 @@ class KernelProcess:
             return []
 
     def memory(self) -> int:
-        """Resident bytes of it and its descendants; 0 where that can't be read."""
+        """Bytes of it and its descendants; 0 where that can't be read.
+
+        On Linux memory that processes share is counted in parts (PSS), and forked kernels
+        share much; elsewhere it is what each has for itself.
+        """
         total = 0
         for process in self.family():
             with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
+                taken = process.memory_full_info()
+                total += getattr(taken, "pss", taken.uss)
         return total
 
     def grown(self, limit: int) -> bool:

@@ -112,7 +112,7 @@ class Session:
         return 0.0 if self.busy else time.monotonic() - self.last_used
 
     def memory(self) -> int:
-        """Resident bytes of its processes."""
+        """Bytes that its processes have, as `KernelProcess.memory` counts."""
         return self._kernel.process.memory() if self._kernel is not None else 0
 
     async def watch_memory(self) -> None:

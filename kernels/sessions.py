@@ -29,6 +29,7 @@ from .journal import recover
 from .pool import Pool
 from .process import Launch
 from .session import Config, Session, run_on_record
+from .templates import TEMPLATES
 from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,9 @@ class Sessions:
             log.info("%s was cut off by a crash and is put right", notebook)
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         self._stack.push_async_callback(Watchdog(mark, runtime).release)
-        launch = replace(
-            self._launch,
-            runtime=runtime,
-            mark=mark,
-            env={**self._launch.env, "IPYTHONDIR": str(ipython_folder(runtime))},
-        )
+        own = {"IPYTHONDIR": str(ipython_folder(runtime))}
+        self._stack.push_async_callback(asyncio.to_thread, TEMPLATES.close, **own)
+        launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
         warm, most, patience = self._sizes
         self.pool = await self._stack.enter_async_context(
             Pool(launch, warm, most, patience, evict=self._evict)

@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     kernel_max: int = Field(16, ge=1, le=1000)
     kernel_wait: float = Field(30.0, gt=0)
     kernel_env: Names = ()
+    kernel_preload: Names = Launch.preload
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
@@ -101,7 +102,7 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ()
     rmi_agent_token: SecretStr | None = None
 
-    @field_validator("kernel_env", "allowed_hosts", mode="before")
+    @field_validator("kernel_env", "kernel_preload", "allowed_hosts", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -166,6 +167,7 @@ class Settings(BaseSettings):
             kernel_name=self.kernel_name,
             env=env,
             output_limit=self.output_limit,
+            preload=self.kernel_preload,
         )
 
     def sessions(self) -> Config:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Launch, Run, Session, Sessions
+from rmi_agent.kernels.templates import TEMPLATES
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,7 @@ def own_environment() -> Iterator[None]:
         (folder / sub).mkdir(mode=0o700)
         patch.setenv(name, str(folder / sub))
     yield
+    TEMPLATES.close()
     patch.undo()
     left = psutil.Process().children(recursive=True)
     sockets = list((folder / "r").rglob("*"))

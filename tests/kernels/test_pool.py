@@ -24,6 +24,7 @@ from rmi_agent.kernels import (
 )
 
 from tests.conftest import cell, kernel_env, launch, value
+from tests.kernels.plain import is_forked
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +136,7 @@ async def test_an_unknown_kernel_is_named(tmp_path: Path) -> None:
 
 async def test_a_kernel_that_dies_at_its_start_leaves_its_last_words(tmp_path: Path) -> None:
     env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
-    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('broken on purpose')")
+    (tmp_path / "ipykernel.py").write_text("raise SystemExit('broken on purpose')")
     started = time.monotonic()
     with pytest.raises(KernelStartError, match="broken on purpose"):
         async with Kernel(Launch(cwd=tmp_path, runtime=tmp_path, env=env)):
@@ -144,11 +145,11 @@ async def test_a_kernel_that_dies_at_its_start_leaves_its_last_words(tmp_path: P
 
 
 def kernels() -> list[psutil.Process]:
-    """The kernel processes of this one; the watchdog is none."""
+    """The kernel processes of this one; the watchdog is none, and neither is a template."""
     found = []
-    for process in psutil.Process().children():
+    for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "ipykernel_launcher" in process.cmdline():
+            if "ipykernel_launcher" in process.cmdline() or is_forked(process):
                 found.append(process)
     return found
 

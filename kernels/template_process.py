@@ -1,0 +1,353 @@
+"""The template process: a Python that has imported what a kernel needs, and forks kernels.
+
+Run as a program by `templates.py`, in the kernels' own interpreter and environment, so it
+uses nothing but the standard library and ipykernel, and leaves no trace of itself in the
+kernels' `sys.modules` and `sys.path`. At a fork it has no thread and no ZMQ context.
+
+Its arguments: the descriptor of a listening socket, that of a line to its owner, then the
+names of modules to import ahead. Over the line it reports in JSON; at the line's end it
+kills its kernels and ends. A connection to the socket asks for one kernel: 4 bytes of
+length, JSON (`arguments`, `env`, `cwd`, `umask`) and the descriptors that become 0, 1 and 2. The
+kernel answers with `p` and its pid, and once it has ended the template sends `e` and its exit
+code, as `subprocess` counts, and closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import re
+import runpy  # noqa: F401 (`-m` has imported it in an ordinary kernel)
+import select
+import signal
+import site
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from typing import Any, NoReturn
+
+MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
+PATIENCE = 5.0  # seconds for a request to arrive whole
+LENGTH = struct.Struct("!i")
+ANSWER = struct.Struct("!ci")
+DESCRIPTORS = 250  # the table of descriptors is given room for these before threads exist
+INLINE = "module://matplotlib_inline.backend_inline"
+Request = dict[str, Any]
+
+
+class Template:
+    """The process's one object.
+
+    Args:
+        listener: connections to it ask for kernels.
+        line: to the owner; its end is ours.
+        preload: modules to import ahead, where they are installed.
+    """
+
+    def __init__(self, listener: socket.socket, line: socket.socket, preload: list[str]) -> None:
+        self.listener, self.line, self.preload = listener, line, preload
+        self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
+        self.address = listener.getsockname()
+        self.retired = False  # no more kernels; the end comes with that of the last one
+        self.born, self.env = installed(), dict(os.environ)
+        libc = ctypes.CDLL(None)
+        libc.getenv.restype = ctypes.c_void_p
+        self.mark_place = libc.getenv(MARK.encode())
+        self.wakeup, writing = os.pipe()
+        for end in (self.wakeup, writing):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.own = [self.wakeup, writing]
+
+    def tell(self, **report: Any) -> None:
+        """Report to the owner."""
+        with contextlib.suppress(OSError):
+            self.line.sendall(json.dumps(report).encode() + b"\n")
+
+    # -- imports
+
+    def prepare(self) -> Request | None:
+        """Import everything; returns a request when this is the process of a kernel."""
+        gc.disable()
+        import ipykernel.kernelapp  # noqa: F401 (what kernels are made of)
+        import IPython.core.completer
+        import IPython.core.debugger  # noqa: F401
+
+        modules, patterns = needed_by_a_kernel()
+        for name in modules:
+            import_quietly(name)
+        for pattern, flags in patterns:
+            re.compile(pattern, flags)
+        gc.collect()
+        gc.freeze()
+        loaded = []
+        for name in self.preload:
+            if request := self.serve(0):
+                return request
+            if not is_installed(name):
+                continue
+            self.tell(importing=name)
+            error = import_quietly(name)
+            if threading.active_count() > 1:  # a fork would not take the threads along
+                self.tell(unfit=name, why="it starts threads")
+                self.retired = True
+                return None
+            if error:
+                self.tell(unfit=name, why=error)
+            else:
+                loaded.append(name)
+        gc.collect()
+        gc.freeze()
+        self.tell(ready=loaded)
+        return None
+
+    # -- serving
+
+    def serve(self, timeout: float | None) -> Request | None:
+        """Fork kernels on request, for ever or as long as there is something to do.
+
+        Returns:
+            The request, in the process of a kernel.
+        """
+        while True:
+            if self.retired:
+                self.listener.close()
+                if not self.kernels:
+                    self.end()
+            sources: list[int] = [self.wakeup, self.line.fileno()]
+            if not self.retired:
+                sources.append(self.listener.fileno())
+            readable, _, _ = select.select(sources, [], [], timeout)
+            self.reap()
+            if self.line.fileno() in readable:
+                try:
+                    told = self.line.recv(4096)
+                except OSError:  # it left without having read our reports
+                    told = b""
+                if not told:
+                    self.end()
+                self.retired = True
+            elif self.listener.fileno() in readable:
+                connection, _ = self.listener.accept()
+                if request := self.fork(connection):
+                    return request
+            elif timeout is not None:
+                return None
+
+    def fork(self, connection: socket.socket) -> Request | None:
+        """Answer one connection; returns its request in the process of the kernel."""
+        connection.settimeout(PATIENCE)
+        try:
+            request, streams = receive(connection)
+        except (OSError, ValueError, EOFError) as error:
+            self.tell(refused=repr(error))
+            connection.close()
+            return None
+        if installed() != self.born:
+            self.tell(stale=True)  # something was installed meanwhile; ours may be old
+            connection.close()
+            for stream in streams:
+                os.close(stream)
+            return None
+        with warnings.catch_warnings():
+            # Native threads, of OpenBLAS and others, that know what a fork is.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            self.become(request, streams, connection)
+            return request
+        for stream in streams:
+            os.close(stream)
+        self.kernels[pid] = connection
+        return None
+
+    def become(self, request: Request, streams: list[int], connection: socket.socket) -> None:
+        """In the child: everything of the template's goes, and what is one's own is made anew."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        env = request["env"]
+        if self.mark_place and len(env.get(MARK, "")) == len(os.environ[MARK]):
+            ctypes.memmove(self.mark_place, env[MARK].encode(), len(env[MARK]))
+        set_by_imports = {name: os.environ[name] for name in os.environ.keys() - self.env.keys()}
+        os.environ.clear()
+        os.environ.update({**set_by_imports, **env})
+        if hasattr(time, "tzset"):
+            time.tzset()
+        os.chdir(request["cwd"])
+        os.umask(request["umask"])
+        connection.sendall(ANSWER.pack(b"p", os.getpid()))
+        for stream in streams:
+            os.close(stream)
+        for end in (self.listener, self.line, connection, *self.kernels.values()):
+            end.close()
+        for descriptor in self.own:
+            os.close(descriptor)
+        if "multiprocessing.process" in sys.modules:
+            sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
+        if "numpy.random" in sys.modules:
+            sys.modules["numpy.random"].seed()
+        # Linux waits for many milliseconds when the table grows in a process with threads.
+        os.close(os.dup2(0, DESCRIPTORS, inheritable=False))
+
+    def reap(self) -> None:
+        """Tell who has ended."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.wakeup, 4096):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                if connection := self.kernels.pop(pid, None):
+                    with contextlib.suppress(OSError):
+                        code = os.waitstatus_to_exitcode(status)
+                        connection.sendall(ANSWER.pack(b"e", code))
+                    connection.close()
+
+    def end(self) -> NoReturn:
+        """The owner has gone, or wants no more; what kernels there are, are its."""
+        for pid in self.kernels:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.unlink(self.address)
+            os.rmdir(os.path.dirname(self.address))
+        os._exit(0)
+
+
+def receive(connection: socket.socket) -> tuple[Request, list[int]]:
+    """A request and the three descriptors that came with it."""
+    head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+    while len(head) < LENGTH.size:
+        if not (piece := connection.recv(LENGTH.size - len(head))):
+            raise EOFError("no request")
+        head += piece
+    (left,) = LENGTH.unpack(head)
+    data = b""
+    while len(data) < left:
+        if not (piece := connection.recv(left - len(data))):
+            raise EOFError("half a request")
+        data += piece
+    return json.loads(data), streams
+
+
+def installed() -> list[tuple[str, int]]:
+    """When something was last installed into, or removed from, each folder of packages."""
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    times = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            times.append((folder, os.stat(folder).st_mtime_ns))
+    return times
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module's top package can be found."""
+    try:
+        return importlib.util.find_spec(name.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def import_quietly(name: str) -> str:
+    """Import a module, whatever it prints; what it raised, if it did."""
+    try:
+        importlib.import_module(name)
+    except BaseException as error:  # SystemExit too: the module's own idea of an error
+        return repr(error)
+    return ""
+
+
+def needed_by_a_kernel() -> tuple[list[str], list[tuple[str, int]]]:
+    """The modules and regular expressions of a kernel's start and of its first cell.
+
+    They come from a child that becomes a kernel; the parent must stay without threads.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        before = set(sys.modules)
+        with tempfile.TemporaryDirectory() as folder:
+            app = start([f"-f={folder}/k.json", "--transport=ipc", f"--ip={folder}/k"])
+            app.shell.run_cell("1 + 1", silent=True)
+            modules = [name for name in sys.modules if name not in before]
+        # `re` keeps what it has compiled; its cache is not public, so it may be missing.
+        keys = [key[1:3] for key in getattr(re, "_cache", ()) if key[0] is str]
+        with os.fdopen(writing, "w") as answer:
+            json.dump([modules, [(pattern, int(flags)) for pattern, flags in keys]], answer)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        modules, patterns = json.load(told)
+    os.waitpid(pid, 0)
+    return modules, patterns
+
+
+def start(arguments: list[str]) -> Any:
+    """What `ipykernel_launcher` does, up to the event loop."""
+    from ipykernel.kernelapp import IPKernelApp
+    from traitlets.config.loader import Config
+
+    app: Any = IPKernelApp.instance()
+    if len(arguments) == 2 and arguments[0] == "-f":
+        # What nearly every kernel is started with; the general way takes 8 ms of 45.
+        def parse_command_line(argv: list[str]) -> None:
+            app.argv, app.extra_args = argv, []
+            app.cli_config = Config(IPKernelApp={"connection_file": argv[1]})
+            app.update_config(app.cli_config)
+
+        app.parse_command_line = parse_command_line
+    app.initialize(arguments)
+    vars(app).pop("parse_command_line", None)
+    return app
+
+
+def run(request: Request) -> None:
+    """Be the kernel that was asked for, as `python -m ipykernel_launcher` is."""
+    launcher = importlib.util.find_spec("ipykernel_launcher")
+    sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
+    sys.orig_argv = [sys.executable, "-m", "ipykernel_launcher", *request["arguments"]]
+    app = start(request["arguments"])
+    gc.freeze()
+    gc.enable()
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.install_repl_displayhook()  # when it was imported there was no IPython
+    app.start()
+
+
+def main() -> None:
+    """Prepare, serve, and in a kernel's process run it."""
+    listener, line = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot looks at it
+    template, request = Template(listener, line, sys.argv[3:]), None
+    try:
+        request = template.prepare() or template.serve(None)
+    except Exception:
+        template.tell(failed=traceback.format_exc())
+        raise
+    if request is not None:
+        run(request)
+
+
+if __name__ == "__main__":
+    main()

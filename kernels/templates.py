@@ -1,0 +1,353 @@
+"""Template processes, seen from the program that has kernels forked from them.
+
+One template for each interpreter, environment and list of modules to preload; its own
+program is `template_process.py`. Knows processes, sockets and requests; nothing of Jupyter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+PROGRAM = Path(__file__).with_name("template_process.py")
+LENGTH = struct.Struct("!i")
+ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code
+PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
+HANG = 20.0  # seconds that the import of a module may take
+FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
+MOST = 8  # templates that may serve at the same time; the one longest unused makes room
+UNKNOWN = 255  # exit code of a kernel whose template has ended before it
+# Variables that differ from kernel to kernel and that no library looks at when it is imported.
+OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
+
+
+class CannotFork(Exception):
+    """Why a kernel has to be started in the ordinary way."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The kernel that is asked for.
+
+    Attributes:
+        python: the interpreter and its options.
+        arguments: behind `-m ipykernel_launcher`.
+        env: all its environment.
+        cwd: its folder.
+        umask: its file mode mask.
+        streams: the descriptors that become its 0, 1 and 2.
+        preload: modules that it is to have imported already, where they are installed.
+    """
+
+    python: tuple[str, ...]
+    arguments: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    umask: int
+    streams: tuple[int, ...]
+    preload: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """What it has in common with the other kernels of its template."""
+        common = {name: value for name, value in self.env.items() if name not in OWN}
+        return self.python, self.preload, tuple(sorted(common.items()))
+
+    def template_env(self) -> dict[str, str]:
+        """Its environment as its template gets it; a mark keeps its length."""
+        common = {name: value for name, value in self.env.items() if name not in OWN}
+        common["JPY_PARENT_PID"] = self.env["JPY_PARENT_PID"]  # ipykernel's import reads it
+        if mark := self.env.get("RMI_AGENT_KERNEL"):
+            server, dot, kernel = mark.partition(".")
+            common["RMI_AGENT_KERNEL"] = server + dot + "0" * len(kernel)
+        return common
+
+    def wire(self) -> bytes:
+        """As it is sent."""
+        told = {name: getattr(self, name) for name in ("arguments", "env", "cwd", "umask")}
+        data = json.dumps(told).encode()
+        return LENGTH.pack(len(data)) + data
+
+
+Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+class Forked:
+    """A forked kernel's process, with what `LocalProvisioner` uses of a `Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._connection = connection
+        self._connection.setblocking(False)
+        self._process = psutil.Process(pid)
+
+    def __del__(self) -> None:
+        self._connection.close()
+
+    def poll(self) -> int | None:
+        """The exit code, as `subprocess` counts, or None while it runs."""
+        if self.returncode is None:
+            try:
+                told = self._connection.recv(ANSWER.size)
+            except BlockingIOError:
+                return None
+            except OSError:
+                told = b""
+            if len(told) == ANSWER.size:
+                _, self.returncode = ANSWER.unpack(told)
+            elif not self._runs():  # the template has ended; its kernels need not have
+                self.returncode = UNKNOWN
+            if self.returncode is not None:
+                self._connection.close()
+        return self.returncode
+
+    def _runs(self) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        ends = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if ends is not None and time.monotonic() > ends:
+                raise subprocess.TimeoutExpired("ipykernel", timeout or 0)
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Signal the process alone."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Template:
+    """One template process and the line to it.
+
+    Args:
+        first: the request that it is started for.
+        preload: modules to import ahead.
+
+    Raises:
+        CannotFork: there is no such interpreter.
+    """
+
+    def __init__(self, first: Request, preload: list[str]) -> None:
+        self.folder = tempfile.mkdtemp(prefix="rmi-fork-")
+        self.address = f"{self.folder}/s"
+        self.unfit: str | None = None  # a module to do without
+        self.stale = False
+        self.forked = 0
+        self.env = first.template_env()
+        self._importing: tuple[str, float] | None = None
+        self._told = b""
+        self._lock = threading.Lock()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            os.chmod(self.address, 0o600)
+            listener.listen(256)
+            self.line, theirs = socket.socketpair()
+            with theirs:
+                ends = (listener.fileno(), theirs.fileno())
+                try:
+                    self.process = subprocess.Popen(
+                        [*first.python, str(PROGRAM), *map(str, ends), *preload],
+                        env=self.env,
+                        cwd="/",
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        pass_fds=ends,
+                        start_new_session=True,
+                    )
+                except (OSError, ValueError) as error:
+                    self.line.close()
+                    shutil.rmtree(self.folder)
+                    raise CannotFork(f"its template can't be started: {error}") from None
+        self.line.setblocking(False)
+
+    def fit(self) -> bool:
+        """Whether it can fork; reads what it has reported."""
+        with self._lock:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                while piece := self.line.recv(65536):
+                    self._told += piece
+            *lines, self._told = self._told.split(b"\n")
+            for line in lines:
+                self._take(json.loads(line))
+            if self._importing and time.monotonic() > self._importing[1] + HANG:
+                self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
+                self.process.kill()
+            return self.unfit is None and not self.stale and self.process.poll() is None
+
+    def _take(self, report: dict[str, Any]) -> None:
+        self._importing = None
+        if "importing" in report:
+            self._importing = (report["importing"], time.monotonic())
+        if "unfit" in report:
+            self._do_without(report["unfit"], report["why"])
+        if "failed" in report:
+            log.warning("The process that forks kernels has failed: %s", report["failed"])
+        if "ready" in report:
+            log.info("Kernels are forked; preloaded: %s", ", ".join(report["ready"]) or "nothing")
+        self.stale = self.stale or "stale" in report
+
+    def _do_without(self, module: str, why: str) -> None:
+        log.warning("%s is not preloaded (KERNEL_PRELOAD): %s", module, why)
+        self.unfit = module
+
+    def fork(self, request: Request) -> Forked:
+        """Ask for a kernel.
+
+        Raises:
+            CannotFork: it did not come.
+        """
+        data = request.wire()
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(PATIENCE)
+            connection.connect(self.address)
+            sent = socket.send_fds(connection, [data], request.streams)
+            connection.sendall(data[sent:])
+            answer = connection.recv(ANSWER.size, socket.MSG_WAITALL)
+            if answer[:1] != b"p":
+                raise CannotFork("its template did not fork")
+            forked = Forked(ANSWER.unpack(answer)[1], connection)
+        except (OSError, psutil.Error, CannotFork) as error:
+            connection.close()
+            raise CannotFork(f"its template did not answer: {error!r}") from None
+        self.forked += 1
+        return forked
+
+    def retire(self) -> None:
+        """Let it end with its last kernel."""
+        with contextlib.suppress(OSError):
+            self.line.send(b"retire")
+
+    def over(self) -> bool:
+        """Whether its process has ended."""
+        return self.process.poll() is not None
+
+    def close(self) -> None:
+        """End it and the kernels that it still has."""
+        self.line.close()
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass
+class History:
+    """What was learnt of a key's templates.
+
+    Attributes:
+        unfit: modules that can't be preloaded.
+        failures: templates in a row that ended before they had forked.
+    """
+
+    unfit: set[str] = field(default_factory=set)
+    failures: int = 0
+
+
+class Templates:
+    """The templates of this process."""
+
+    def __init__(self) -> None:
+        self._living: OrderedDict[Key, Template] = OrderedDict()  # the longest unused first
+        self._retired: list[Template] = []
+        self._history: dict[Key, History] = {}
+        self._lock = threading.Lock()
+
+    def close(self, **env: str) -> None:
+        """End those with these variables in their environment, and their kernels; else all."""
+        with self._lock:
+            for template in [*self._living.values(), *self._retired]:
+                if template.over() or env.items() <= template.env.items():
+                    template.close()
+            self._living = OrderedDict(
+                (key, template) for key, template in self._living.items() if not template.over()
+            )
+            self._retired = [template for template in self._retired if not template.over()]
+            self._history = {key: self._history[key] for key in self._living}
+
+    def fork(self, request: Request) -> Forked:
+        """A kernel from the template that fits, which is started or renewed first if need be.
+
+        Raises:
+            CannotFork: not from any.
+        """
+        for _ in range(2):
+            with self._lock:
+                template = self._fitting(request)
+            try:
+                return template.fork(request)
+            except CannotFork:
+                if template.fit():
+                    raise
+        raise CannotFork("its template has ended")
+
+    def _fitting(self, request: Request) -> Template:
+        history = self._history.setdefault(request.key, History())
+        template = self._living.pop(request.key, None)
+        if template is not None and not template.fit():
+            if template.unfit:
+                history.unfit.add(template.unfit)
+            elif not template.stale:
+                history.failures = 0 if template.forked else history.failures + 1
+            self._retire(template)
+            template = None
+        if history.failures >= FAILURES:
+            raise CannotFork("its template does not start")
+        while len(self._living) >= MOST:
+            self._retire(self._living.popitem(last=False)[1])
+        if template is None:
+            wanted = [name for name in request.preload if name not in history.unfit]
+            template = Template(request, wanted)
+        self._living[request.key] = template
+        return template
+
+    def _retire(self, template: Template) -> None:
+        template.retire()
+        over = [old for old in (*self._retired, template) if old.over()]
+        self._retired = [old for old in (*self._retired, template) if old not in over]
+        for old in over:
+            old.close()
+
+
+TEMPLATES = Templates()
