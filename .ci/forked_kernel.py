@@ -25,8 +25,10 @@ class ForkedKernelTests(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
     code_generate_error = "raise ValueError"
     code_execute_result = [{"code": "1 + 2 + 3", "result": "6"}]  # noqa: RUF012
     code_display_data = [  # noqa: RUF012
-        {"code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",
-         "mime": "text/html"},
+        {
+            "code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",
+            "mime": "text/html",
+        },
     ]
     supported_history_operations = ("tail", "search")
     code_history_pattern = "1?2*"

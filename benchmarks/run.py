@@ -225,8 +225,9 @@ async def files(bench: Bench) -> None:
         bench.stdio([sys.executable, str(bench.folder / "by_subprocess.py")]) as rival,
     ):
         for name in ("hello", "imports"):
+            opened: list[str] = []
 
-            async def run(name: str = name) -> None:
+            async def run(name: str = name, opened: list[str] = opened) -> None:
                 result = await ours.call_tool_mcp("run_python", {"file_name": f"{name}.py"})
                 opened.append(result.structured_content["session_id"])  # type: ignore[index]
 
@@ -234,7 +235,6 @@ async def files(bench: Bench) -> None:
                 file = str(bench.projects / f"{name}.py")
                 await rival.call_tool_mcp("run_python", {"file_name": file})
 
-            opened: list[str] = []
             values: dict[str, list[float]] = {"ours": [], "subprocess": []}
             for _ in range(max(10, bench.rounds // 10)):
                 await asyncio.sleep(0.7)
@@ -331,25 +331,25 @@ async def memory(bench: Bench) -> None:
 async def hundred(bench: Bench) -> None:
     """A cell in each of many sessions, round robin."""
     found = {}
-    async with bench.http(KERNEL_MAX="110", KERNEL_WAIT="120") as (url, server):
-        async with Client(url) as client:
-            sessions: list[str] = []
-            for count in (4, 100):
-                while len(sessions) < count:
-                    result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
-                    sessions.append(result.structured_content["session_id"])  # type: ignore[index]
-                await asyncio.sleep(2)
-                turns = itertools.cycle(sessions)
+    more = {"KERNEL_MAX": "110", "KERNEL_WAIT": "120"}
+    async with bench.http(**more) as (url, server), Client(url) as client:
+        sessions: list[str] = []
+        for count in (4, 100):
+            while len(sessions) < count:
+                result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
+                sessions.append(result.structured_content["session_id"])  # type: ignore[index]
+            await asyncio.sleep(2)
+            turns = itertools.cycle(sessions)
 
-                async def cell(turns: Any = turns) -> None:
-                    arguments = {"code": "1 + 1", "session_id": next(turns)}
-                    await client.call_tool_mcp("run_cell", arguments)
+            async def cell(turns: Any = turns) -> None:
+                arguments = {"code": "1 + 1", "session_id": next(turns)}
+                await client.call_tool_mcp("run_cell", arguments)
 
-                await times(cell, 100)
-                found[count] = p95(await times(cell, max(300, bench.rounds)))
-                bench.figures[f"1 + 1, {count} sessions, 95th percentile, ms"] = found[count]
-            tree = sum(pss([server, *server.children(recursive=True)])) / 1000
-            bench.figures["100 sessions, server and kernels, GB"] = tree
+            await times(cell, 100)
+            found[count] = p95(await times(cell, max(300, bench.rounds)))
+            bench.figures[f"1 + 1, {count} sessions, 95th percentile, ms"] = found[count]
+        tree = sum(pss([server, *server.children(recursive=True)])) / 1000
+        bench.figures["100 sessions, server and kernels, GB"] = tree
     bench.targets += [
         Target("p95 with 100 sessions ÷ with 4", found[100] / found[4], 1.5),
         Target("100 sessions, whole tree, GB", tree, 2.5),
@@ -381,8 +381,7 @@ async def long_life(bench: Bench) -> None:
 
 
 PARTS = {
-    part.__name__: part
-    for part in (cells, files, starts, sustained, memory, hundred, long_life)
+    part.__name__: part for part in (cells, files, starts, sustained, memory, hundred, long_life)
 }
 
 

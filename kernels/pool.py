@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -22,13 +23,15 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+LATELY = 60.0  # seconds; the demand in these is expected again
+
 
 class Pool:
     """Starts kernels ahead of demand. Use as `async with Pool(...) as pool`.
 
     Args:
         launch: how each is started.
-        warm: kernels kept ready.
+        warm: kernels kept ready at least; after a burst it is more for a while. 0 is none.
         most: processes at the same time, warm and starting ones included.
         patience: seconds that a lease waits for a kernel to come free.
         evict: asked for room when there is none; returns whether some is on its way.
@@ -44,13 +47,15 @@ class Pool:
     ) -> None:
         self.launch = launch
         self.most = most
-        self._target = min(warm, most)
+        self._least = min(warm, most)
+        self._leases: deque[float] = deque()  # when kernels were asked for, lately
         self._patience = patience
         self._evict = evict
         self._warm: deque[Kernel] = deque()
         self._living: set[Kernel] = set()  # started and not yet retired
         self._count = 0  # processes: warm, starting, leased or ending
-        self._starting = 0  # of those, starts for the warm row
+        self._refilling = False
+        self._making_room = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._context = zmq.asyncio.Context()
@@ -85,6 +90,8 @@ class Pool:
             PoolExhaustedError: none came free in time.
             KernelStartError: it could not be started.
         """
+        self._leases.append(time.monotonic())
+        asyncio.get_running_loop().call_later(LATELY + 1, self._shrink)
         try:
             async with asyncio.timeout(self._patience):
                 while not self._closed:
@@ -164,35 +171,53 @@ class Pool:
         self._living.add(kernel)
         return kernel
 
-    def _refill(self) -> None:
-        while (
-            not self._closed
-            and len(self._warm) + self._starting < self._target
-            and self._count < self.most
-        ):
-            self._count += 1
-            self._starting += 1
-            self._spawn(self._warm_one(), "start")
+    @property
+    def _target(self) -> int:
+        """How many are to be warm: as many as were asked for lately, and never too few."""
+        while self._leases and self._leases[0] < time.monotonic() - LATELY:
+            self._leases.popleft()
+        return max(self._least, len(self._leases)) if self._least else 0
 
-    async def _warm_one(self) -> None:
+    def _refill(self) -> None:
+        if not self._closed and not self._refilling and len(self._warm) < self._target:
+            self._refilling = True
+            self._spawn(self._warm_up(), "start")
+
+    async def _warm_up(self) -> None:
+        """Start kernels one after the other: those who wait for their own go before."""
         try:
-            kernel = await self._start()
+            while len(self._warm) < self._target and self._has_room() and not self._closed:
+                self._count += 1
+                kernel = await self._start()
+                if self._closed:
+                    self.retire(kernel)
+                else:
+                    self._warm.append(kernel)
+                    self.room_may_come()
         except KernelError as error:
             # No retry from here: the next call starts its own and reports the reason.
             log.error("A kernel could not be started ahead of demand: %s", error)
-            return
         finally:
-            self._starting -= 1
-        if self._closed:
-            self.retire(kernel)
-        else:
-            self._warm.append(kernel)
-            self.room_may_come()
+            self._refilling = False
+
+    def _has_room(self) -> bool:
+        """Whether one more may be started; asks for room when too few are warm."""
+        if self._count < self.most:
+            return True
+        if len(self._warm) < self._least and not self._making_room:
+            self._making_room = self._evict()
+        return False
+
+    def _shrink(self) -> None:
+        """End those that nobody is likely to ask for any more."""
+        while not self._closed and len(self._warm) > self._target:
+            self.retire(self._warm.pop())
 
     async def _end(self, kernel: Kernel) -> None:
         try:
             await kernel.close()
         finally:
+            self._making_room = False
             self._freed()
             self._refill()
 

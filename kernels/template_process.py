@@ -14,6 +14,7 @@ code, as `subprocess` counts, and closes.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -58,6 +59,7 @@ class Template:
         self.listener, self.line, self.preload = listener, line, preload
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.address = listener.getsockname()
+        self.forking = False
         self.retired = False  # no more kernels; the end comes with that of the last one
         self.born, self.env = installed(), dict(os.environ)
         libc = ctypes.CDLL(None)
@@ -67,7 +69,7 @@ class Template:
         for end in (self.wakeup, writing):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, self.child_has_ended)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.own = [self.wakeup, writing]
 
@@ -161,6 +163,7 @@ class Template:
             for stream in streams:
                 os.close(stream)
             return None
+        self.forking = True
         with warnings.catch_warnings():
             # Native threads, of OpenBLAS and others, that know what a fork is.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -168,9 +171,10 @@ class Template:
         if pid == 0:
             self.become(request, streams, connection)
             return request
+        self.kernels[pid] = connection
+        self.forking = False
         for stream in streams:
             os.close(stream)
-        self.kernels[pid] = connection
         return None
 
     def become(self, request: Request, streams: list[int], connection: socket.socket) -> None:
@@ -204,6 +208,11 @@ class Template:
             sys.modules["numpy.random"].seed()
         # Linux waits for many milliseconds when the table grows in a process with threads.
         os.close(os.dup2(0, DESCRIPTORS, inheritable=False))
+
+    def child_has_ended(self, *_: object) -> None:
+        """SIGCHLD: tell it now, since the import of a module may go on for long."""
+        if not self.forking:  # else the loop does, when it is known who has ended
+            self.reap()
 
     def reap(self) -> None:
         """Tell who has ended."""
@@ -297,7 +306,8 @@ def needed_by_a_kernel() -> tuple[list[str], list[tuple[str, int]]]:
     os.close(writing)
     with os.fdopen(reading) as told:
         modules, patterns = json.load(told)
-    os.waitpid(pid, 0)
+    with contextlib.suppress(ChildProcessError):  # SIGCHLD's handler was first
+        os.waitpid(pid, 0)
     return modules, patterns
 
 
@@ -331,6 +341,21 @@ def run(request: Request) -> None:
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.install_repl_displayhook()  # when it was imported there was no IPython
     app.start()
+    leave()
+
+
+def leave() -> NoReturn:
+    """End as a process does, except that its memory is not taken down piece by piece.
+
+    That would copy most of what it shares with its template, only to throw it away. The
+    children of `multiprocessing` end in the same way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(0)
 
 
 def main() -> None:

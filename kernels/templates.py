@@ -34,6 +34,7 @@ PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does 
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
 MOST = 8  # templates that may serve at the same time; the one longest unused makes room
+LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
 # Variables that differ from kernel to kernel and that no library looks at when it is imported.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
@@ -99,7 +100,6 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self._connection = connection
-        self._connection.setblocking(False)
         self._process = psutil.Process(pid)
 
     def __del__(self) -> None:
@@ -108,19 +108,21 @@ class Forked:
     def poll(self) -> int | None:
         """The exit code, as `subprocess` counts, or None while it runs."""
         if self.returncode is None:
-            try:
-                told = self._connection.recv(ANSWER.size)
-            except BlockingIOError:
-                return None
-            except OSError:
-                told = b""
-            if len(told) == ANSWER.size:
+            runs = self._runs()
+            told = self._told(0 if runs else LAST_WORD)
+            if told[:1] == b"e":
                 _, self.returncode = ANSWER.unpack(told)
-            elif not self._runs():  # the template has ended; its kernels need not have
+            elif not runs:  # its template has ended before it, or is busy with an import
                 self.returncode = UNKNOWN
             if self.returncode is not None:
                 self._connection.close()
         return self.returncode
+
+    def _told(self, patience: float) -> bytes:
+        self._connection.settimeout(patience)
+        with contextlib.suppress(OSError):
+            return self._connection.recv(ANSWER.size)
+        return b""
 
     def _runs(self) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -168,7 +170,7 @@ class Template:
     def __init__(self, first: Request, preload: list[str]) -> None:
         self.folder = tempfile.mkdtemp(prefix="rmi-fork-")
         self.address = f"{self.folder}/s"
-        self.unfit: str | None = None  # a module to do without
+        self.unfit: set[str] = set()  # modules to do without
         self.stale = False
         self.forked = 0
         self.env = first.template_env()
@@ -211,7 +213,7 @@ class Template:
             if self._importing and time.monotonic() > self._importing[1] + HANG:
                 self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
                 self.process.kill()
-            return self.unfit is None and not self.stale and self.process.poll() is None
+            return not self.unfit and not self.stale and self.process.poll() is None
 
     def _take(self, report: dict[str, Any]) -> None:
         self._importing = None
@@ -227,7 +229,7 @@ class Template:
 
     def _do_without(self, module: str, why: str) -> None:
         log.warning("%s is not preloaded (KERNEL_PRELOAD): %s", module, why)
-        self.unfit = module
+        self.unfit.add(module)
 
     def fork(self, request: Request) -> Forked:
         """Ask for a kernel.
@@ -327,7 +329,7 @@ class Templates:
         template = self._living.pop(request.key, None)
         if template is not None and not template.fit():
             if template.unfit:
-                history.unfit.add(template.unfit)
+                history.unfit |= template.unfit
             elif not template.stale:
                 history.failures = 0 if template.forked else history.failures + 1
             self._retire(template)
