@@ -338,8 +338,6 @@ def run(request: Request) -> None:
     app = start(request["arguments"])
     gc.freeze()
     gc.enable()
-    if pyplot := sys.modules.get("matplotlib.pyplot"):
-        pyplot.install_repl_displayhook()  # when it was imported there was no IPython
     app.start()
     leave()
 
