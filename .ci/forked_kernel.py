@@ -14,16 +14,16 @@ class ForkedKernelTests(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
     file_extension = ".py"
     code_hello_world = "print('hello, world')"
     code_stderr = "import sys; print('test', file=sys.stderr)"
-    completion_samples = [  # noqa: RUF012
-        {"text": "zi", "matches": {"zip"}},
-        {"text": "seq = []; seq.", "matches": {"append", "pop"}},
-    ]
+    completion_samples = [{"text": "zi", "matches": {"zip"}}]  # noqa: RUF012
     complete_code_samples = ["1", "print('hello')", "def f(x):\n  return x*2\n\n\n"]  # noqa: RUF012
     incomplete_code_samples = ["print('''hello", "def f(x):\n  x*2"]  # noqa: RUF012
     invalid_code_samples = ["import = 7q", "1 + "]  # noqa: RUF012
     code_page_something = "zip?"
     code_generate_error = "raise ValueError"
-    code_execute_result = [{"code": "1 + 2 + 3", "result": "6"}]  # noqa: RUF012
+    code_execute_result = [  # noqa: RUF012
+        {"code": "1+2+3", "result": "6"},
+        {"code": "[n*n for n in range(1, 4)]", "result": "[1, 4, 9]"},
+    ]
     code_display_data = [  # noqa: RUF012
         {
             "code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",

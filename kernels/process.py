@@ -188,7 +188,7 @@ class KernelProcess:
             return []
         try:
             process = psutil.Process(self.pid)
-            return [process, *process.children(recursive=True)]
+            return [process, *(process.children(recursive=True) if has_children(process) else ())]
         except psutil.NoSuchProcess:
             return []
 
@@ -247,6 +247,15 @@ class KernelProcess:
         if self.pid is not None and hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def has_children(process: psutil.Process) -> bool:
+    """Whether it has started any; psutil looks at every process of the machine for that."""
+    try:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return any((task / "children").read_bytes() for task in tasks)
+    except OSError:  # not Linux, or it is gone
+        return True
 
 
 def describe_exit(code: int | None) -> str:

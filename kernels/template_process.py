@@ -35,6 +35,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
@@ -43,6 +44,7 @@ LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")
 DESCRIPTORS = 250  # the table of descriptors is given room for these before threads exist
 INLINE = "module://matplotlib_inline.backend_inline"
+FILES: list[str] = []  # of the modules that are loaded, once all are
 Request = dict[str, Any]
 
 
@@ -110,6 +112,7 @@ class Template:
                 self.tell(unfit=name, why=error)
             else:
                 loaded.append(name)
+        FILES[:] = [file for m in sys.modules.values() if (file := getattr(m, "__file__", None))]
         gc.collect()
         gc.freeze()
         self.tell(ready=loaded)
@@ -325,9 +328,38 @@ def start(arguments: list[str]) -> Any:
             app.update_config(app.cli_config)
 
         app.parse_command_line = parse_command_line
-    app.initialize(arguments)
+    with without_touching_all_modules(app):
+        app.initialize(arguments)
     vars(app).pop("parse_command_line", None)
     return app
+
+
+@contextlib.contextmanager
+def without_touching_all_modules(app: Any) -> Iterator[None]:
+    """Spare the debugger's list of the files that are loaded before the user's code.
+
+    To make it ipykernel looks at every module, which copies 4 MB of what a kernel shares with
+    its template. The template has that list already.
+    """
+
+    class Sys:
+        modules = type("Modules", (dict,), {"copy": dict})()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sys, name)
+
+    if not FILES:
+        yield
+        return
+    ipkernel: Any = importlib.import_module("ipykernel.ipkernel")
+    ipkernel.sys = Sys()
+    try:
+        yield
+    finally:
+        ipkernel.sys = sys
+    app.kernel._kernel_modules = FILES
+    if debugger := getattr(app.kernel, "debugger", None):
+        debugger.kernel_modules = FILES
 
 
 def run(request: Request) -> None:

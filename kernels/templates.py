@@ -34,6 +34,7 @@ PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does 
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
 MOST = 8  # templates that may serve at the same time; the one longest unused makes room
+LOOK = 0.5  # seconds between looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
 # Variables that differ from kernel to kernel and that no library looks at when it is imported.
@@ -100,6 +101,7 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self._connection = connection
+        self._looked = time.monotonic()
         self._process = psutil.Process(pid)
 
     def __del__(self) -> None:
@@ -108,13 +110,12 @@ class Forked:
     def poll(self) -> int | None:
         """The exit code, as `subprocess` counts, or None while it runs."""
         if self.returncode is None:
-            runs = self._runs()
-            told = self._told(0 if runs else LAST_WORD)
-            if told[:1] == b"e":
+            told = self._told(0)
+            if not told and time.monotonic() > self._looked + LOOK and not self._runs():
+                # Its template has ended before it, or is busy with an import.
+                told = self._told(LAST_WORD) or ANSWER.pack(b"e", UNKNOWN)
+            if told:
                 _, self.returncode = ANSWER.unpack(told)
-            elif not runs:  # its template has ended before it, or is busy with an import
-                self.returncode = UNKNOWN
-            if self.returncode is not None:
                 self._connection.close()
         return self.returncode
 
@@ -125,6 +126,7 @@ class Forked:
         return b""
 
     def _runs(self) -> bool:
+        self._looked = time.monotonic()
         with contextlib.suppress(psutil.NoSuchProcess):
             return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
         return False

@@ -90,6 +90,48 @@ async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[
         assert stand_in.starts == 3
 
 
+async def test_after_a_burst_as_many_are_warm_as_were_asked_for(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.5)
+    async with pool(tmp_path, 1, 20) as adapting:
+        for _ in range(5):
+            await adapting.lease()
+        await until(lambda: adapting.warm == 5)
+        await until(lambda: adapting.warm == 1)
+        await until(lambda: stand_in.ends == 4)
+
+
+async def test_a_pool_that_is_to_have_no_warm_kernels_has_none(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 0, 20) as cold:
+        for _ in range(5):
+            await cold.lease()
+        await asyncio.sleep(0.05)
+        assert cold.warm == 0
+        assert stand_in.starts == 5
+
+
+async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    leased: list[Kernel] = []
+
+    def evict() -> bool:
+        if leased:
+            full.retire(leased.pop(0))
+            return True
+        return False
+
+    async with pool(tmp_path, 1, 3, evict=evict) as full:
+        for _ in range(3):
+            leased.append(await full.lease())
+        await until(lambda: full.warm == 1)
+        assert len(leased) == 2
+        assert stand_in.starts - stand_in.ends <= 3
+
+
 async def test_a_waiting_call_gets_the_kernel_that_comes_free(
     tmp_path: Path, stand_in: type[StandIn]
 ) -> None:
