@@ -310,6 +310,28 @@ async def starts(bench: Bench) -> None:
     ]
 
 
+async def burst(bench: Bench) -> None:
+    """Twenty new sessions at once, with a pool that expects few, and one that has seen it."""
+    async with bench.http(KERNEL_MAX="64") as (url, _), Client(url) as client:
+        await asyncio.sleep(5)
+        for kind in ("the first", "the second"):
+
+            async def first_cell() -> tuple[float, str]:
+                started = time.perf_counter()
+                result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
+                facts = result.structured_content or {}
+                return 1000 * (time.perf_counter() - started), facts["session_id"]
+
+            found = await asyncio.gather(*(first_cell() for _ in range(20)))
+            slowest = max(taken for taken, _ in found)
+            bench.figures[f"20 new sessions at once, {kind} time, slowest, ms"] = slowest
+            await asyncio.sleep(6)
+            for _, session in found:
+                await client.call_tool_mcp("close_session", {"session_id": session})
+            await asyncio.sleep(3)
+    bench.targets.append(Target("20 new sessions at once, slowest, pool warm, ms", slowest, 400))
+
+
 async def memory(bench: Bench) -> None:
     """What an idle session takes that has run a cell."""
     found = {}
@@ -338,7 +360,7 @@ async def hundred(bench: Bench) -> None:
             while len(sessions) < count:
                 result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
                 sessions.append(result.structured_content["session_id"])  # type: ignore[index]
-            await asyncio.sleep(2)
+            await asyncio.sleep(2 if count == 4 else 65)  # the pool forgets that burst
             turns = itertools.cycle(sessions)
 
             async def cell(turns: Any = turns) -> None:
@@ -381,7 +403,8 @@ async def long_life(bench: Bench) -> None:
 
 
 PARTS = {
-    part.__name__: part for part in (cells, files, starts, sustained, memory, hundred, long_life)
+    part.__name__: part
+    for part in (cells, files, starts, sustained, burst, memory, hundred, long_life)
 }
 
 

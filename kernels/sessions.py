@@ -208,8 +208,8 @@ class Sessions:
         while self.config.memory_limit:
             await asyncio.sleep(MEMORY_TICK)
             tick += 1
-            for session in list(self._open.values()):
-                if session.busy or tick % 10 == 0:
+            for number, session in enumerate(list(self._open.values())):
+                if session.busy or (tick + number) % 10 == 0:  # never all at once
                     await session.watch_memory()
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
