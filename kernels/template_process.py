@@ -210,7 +210,8 @@ class Template:
         if "numpy.random" in sys.modules:
             sys.modules["numpy.random"].seed()
         # Linux waits for many milliseconds when the table grows in a process with threads.
-        os.close(os.dup2(0, DESCRIPTORS, inheritable=False))
+        with contextlib.suppress(OSError):  # `ulimit -n` may be lower
+            os.close(os.dup2(0, DESCRIPTORS, inheritable=False))
 
     def child_has_ended(self, *_: object) -> None:
         """SIGCHLD: tell it now, since the import of a module may go on for long."""
@@ -298,6 +299,7 @@ def needed_by_a_kernel() -> tuple[list[str], list[tuple[str, int]]]:
         os.setsid()
         before = set(sys.modules)
         with tempfile.TemporaryDirectory() as folder:
+            os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
             app = start([f"-f={folder}/k.json", "--transport=ipc", f"--ip={folder}/k"])
             app.shell.run_cell("1 + 1", silent=True)
             modules = [name for name in sys.modules if name not in before]

@@ -166,12 +166,10 @@ class Template:
         preload: modules to import ahead.
 
     Raises:
-        CannotFork: there is no such interpreter.
+        OSError: it can't be started.
     """
 
     def __init__(self, first: Request, preload: list[str]) -> None:
-        self.folder = tempfile.mkdtemp(prefix="rmi-fork-")
-        self.address = f"{self.folder}/s"
         self.unfit: set[str] = set()  # modules to do without
         self.stale = False
         self.forked = 0
@@ -179,29 +177,29 @@ class Template:
         self._importing: tuple[str, float] | None = None
         self._told = b""
         self._lock = threading.Lock()
-        with socket.socket(socket.AF_UNIX) as listener:
+        with contextlib.ExitStack() as undo, socket.socket(socket.AF_UNIX) as listener:
+            self.folder = tempfile.mkdtemp(prefix="rmi-fork-")
+            undo.callback(shutil.rmtree, self.folder)
+            self.address = f"{self.folder}/s"
             listener.bind(self.address)
             os.chmod(self.address, 0o600)
             listener.listen(256)
             self.line, theirs = socket.socketpair()
+            undo.callback(self.line.close)
+            self.line.setblocking(False)
             with theirs:
                 ends = (listener.fileno(), theirs.fileno())
-                try:
-                    self.process = subprocess.Popen(
-                        [*first.python, str(PROGRAM), *map(str, ends), *preload],
-                        env=self.env,
-                        cwd="/",
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        pass_fds=ends,
-                        start_new_session=True,
-                    )
-                except (OSError, ValueError) as error:
-                    self.line.close()
-                    shutil.rmtree(self.folder)
-                    raise CannotFork(f"its template can't be started: {error}") from None
-        self.line.setblocking(False)
+                self.process = subprocess.Popen(
+                    [*first.python, str(PROGRAM), *map(str, ends), *preload],
+                    env=self.env,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=ends,
+                    start_new_session=True,
+                )
+            undo.pop_all()
 
     def fit(self) -> bool:
         """Whether it can fork; reads what it has reported."""
@@ -342,7 +340,10 @@ class Templates:
             self._retire(self._living.popitem(last=False)[1])
         if template is None:
             wanted = [name for name in request.preload if name not in history.unfit]
-            template = Template(request, wanted)
+            try:
+                template = Template(request, wanted)
+            except OSError as error:
+                raise CannotFork(f"its template can't be started: {error}") from None
         self._living[request.key] = template
         return template
 

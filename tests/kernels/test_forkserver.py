@@ -261,6 +261,7 @@ async def test_what_is_installed_meanwhile_is_seen(tmp_path: Path) -> None:
             assert await after.value(season, "import fashion") == "new"
 
 
+@pytest.mark.slow
 async def test_many_at_once() -> None:
     async with contextlib.AsyncExitStack() as stack:
         opening = [stack.enter_async_context(kernel()) for _ in range(8)]
@@ -271,6 +272,7 @@ async def test_many_at_once() -> None:
         assert await asyncio.gather(*(each.value("os.getpid()", "import os") for each in running))
 
 
+@pytest.mark.slow
 async def test_few_templates_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "MOST", 2)
     for number in range(4):
@@ -310,6 +312,7 @@ async def test_other_kernels_are_started_in_the_ordinary_way(
         forkserver.in_other_words(spec.argv, {}, (), opened)
 
 
+@pytest.mark.slow
 async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "IPython").mkdir()
     (tmp_path / "sitecustomize.py").write_text(
@@ -323,6 +326,18 @@ async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> Non
     assert history.failures == templates.FAILURES
 
 
+async def test_without_room_for_its_socket_a_template_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)  # a socket's path has 107 bytes at most
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    async with kernel() as running:
+        assert not is_forked(running.process)
+    assert list(deep.iterdir()) == []
+
+
+@pytest.mark.slow
 async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_path: Path) -> None:
     owner = tmp_path / "owner.py"
     owner.write_text(
