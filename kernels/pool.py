@@ -204,7 +204,8 @@ class Pool:
         """Whether one more may be started; asks for room when too few are warm."""
         if self._count < self.most:
             return True
-        if len(self._warm) < self._least and not self._making_room:
+        worth_a_session = min(self._least, self.most // 4)
+        if len(self._warm) < worth_a_session and not self._making_room:
             self._making_room = self._evict()
         return False
 

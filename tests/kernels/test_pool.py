@@ -124,12 +124,25 @@ async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
             return True
         return False
 
-    async with pool(tmp_path, 1, 3, evict=evict) as full:
-        for _ in range(3):
+    async with pool(tmp_path, 1, 4, evict=evict) as full:
+        for _ in range(4):
             leased.append(await full.lease())
         await until(lambda: full.warm == 1)
-        assert len(leased) == 2
-        assert stand_in.starts - stand_in.ends <= 3
+        assert len(leased) == 3
+        assert stand_in.starts - stand_in.ends <= 4
+
+
+async def test_in_a_small_pool_no_session_ends_for_a_warm_kernel(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    def evict() -> bool:
+        raise AssertionError("nobody has asked for room")
+
+    async with pool(tmp_path, 2, 2, evict=evict) as small:
+        await small.lease()
+        await small.lease()
+        await asyncio.sleep(0.05)
+        assert small.warm == 0
 
 
 async def test_a_waiting_call_gets_the_kernel_that_comes_free(
