@@ -34,7 +34,7 @@ PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does 
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
 MOST = 8  # templates that may serve at the same time; the one longest unused makes room
-LOOK = 0.5  # seconds between looks at a process of which its template says nothing
+LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
 # Variables that differ from kernel to kernel and that no library looks at when it is imported.
@@ -111,7 +111,7 @@ class Forked:
         """The exit code, as `subprocess` counts, or None while it runs."""
         if self.returncode is None:
             told = self._told(0)
-            if not told and time.monotonic() > self._looked + LOOK and not self._runs():
+            if not told and not self._runs():
                 # Its template has ended before it, or is busy with an import.
                 told = self._told(LAST_WORD) or ANSWER.pack(b"e", UNKNOWN)
             if told:
@@ -126,10 +126,14 @@ class Forked:
         return b""
 
     def _runs(self) -> bool:
-        self._looked = time.monotonic()
-        with contextlib.suppress(psutil.NoSuchProcess):
+        try:
+            os.kill(self.pid, 0)
+            if time.monotonic() < self._looked + LOOK:
+                return True
+            self._looked = time.monotonic()
             return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-        return False
+        except (OSError, psutil.NoSuchProcess):
+            return False
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end.
