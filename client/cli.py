@@ -7,9 +7,6 @@ they are, its exit code becomes ours, and all that is said about a run goes to s
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -39,8 +36,6 @@ Stdin = Annotated[
         help="What input() reads; - for this command's own input.", allow_leading_hyphen=True
     ),
 ]
-
-LEAVING = 5.0  # seconds in which a command ends in order after Ctrl-C
 
 app = cyclopts.App(
     name="rmi-agent",
@@ -156,13 +151,12 @@ def call(
     """Connect, do the work, and leave with its code. Every failure is one line that helps."""
 
     async def connected() -> int:
-        leave_at_ctrl_c()
         async with RmiMcpClient(server, on_question=on_question) as client:
             return await work(client)
 
     try:
         code = asyncio.run(connected())
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         code = 130
     except ToolError as error:
         code = fail(str(error))
@@ -172,20 +166,6 @@ def call(
             f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
         )
     sys.exit(code)
-
-
-def leave_at_ctrl_c() -> None:
-    """Let Ctrl-C cancel this task, and end the process if that takes long or at the next one."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop() -> None:
-        if task is None or task.cancelling():
-            os._exit(130)
-        task.cancel()
-        loop.call_later(LEAVING, os._exit, 130)
-
-    with contextlib.suppress(NotImplementedError):  # Windows; asyncio.run cancels there itself
-        loop.add_signal_handler(signal.SIGINT, stop)
 
 
 def fail(text: str) -> int:

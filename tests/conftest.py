@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ def own_environment() -> Iterator[None]:
     """No setting from outside, no file in the user's folders, no process left behind."""
     folder = Path(tempfile.mkdtemp(prefix="rmi"))  # short: socket paths begin with it
     patch = pytest.MonkeyPatch()
+    # A shell's background jobs inherit that Ctrl-C is ignored, and so would what tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR RMI_AGENT_TOKEN KERNEL_NAME PYTHON_TIMEOUT PORT"
     for name in settings.split():
         patch.delenv(name, raising=False)
