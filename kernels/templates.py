@@ -182,7 +182,11 @@ class Template:
         self._told = b""
         self._lock = threading.Lock()
         with contextlib.ExitStack() as undo, socket.socket(socket.AF_UNIX) as listener:
-            self.folder = tempfile.mkdtemp(prefix="rmi-fork-")
+            # Beside the connection files: who clears up those finds this too.
+            beside = os.path.dirname(first.arguments[-1])
+            self.folder = tempfile.mkdtemp(
+                prefix="rmi-fork-", dir=beside if os.path.isdir(beside) else None
+            )
             undo.callback(shutil.rmtree, self.folder)
             self.address = f"{self.folder}/s"
             listener.bind(self.address)

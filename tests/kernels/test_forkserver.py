@@ -334,7 +334,7 @@ async def test_without_room_for_its_socket_a_template_is_done_without(
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     async with kernel() as running:
         assert not is_forked(running.process)
-    assert list(deep.iterdir()) == []
+    assert not list(deep.glob("rmi-fork-*"))
 
 
 @pytest.mark.slow
