@@ -15,6 +15,7 @@ import psutil
 import pytest
 from fastmcp import Client
 
+from tests.processes import still_running
 from tests.server.conftest import fill, http_server
 from tests.server.wire import Wire
 
@@ -57,8 +58,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def assert_gone(processes: list[psutil.Process], since: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=since + SOON - time.monotonic())
-    assert not alive
+    assert not still_running(processes, since + SOON - time.monotonic())
     while files := [p for p in Path(os.environ["XDG_RUNTIME_DIR"]).glob("*/*")]:
         assert time.monotonic() < since + SOON, files
         time.sleep(0.05)
@@ -91,7 +91,7 @@ async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str)
         with contextlib.suppress(httpx2.TransportError):  # the client is told that it has ended
             result = await client.call_tool_mcp("run_cell", {"code": BROOD})
             processes = started(result.content[0].text.splitlines()[0])  # type: ignore[union-attr]
-            running = asyncio.create_task(
+            call = asyncio.create_task(
                 client.call_tool_mcp("run_cell", {"code": "import time; time.sleep(600)"})
             )
             await asyncio.sleep(1)
@@ -99,8 +99,8 @@ async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str)
             since = time.monotonic()
             process.send_signal(getattr(signal, ending))
             await asyncio.to_thread(process.wait, 20)
-            running.cancel()
-            await asyncio.wait({running})
+            call.cancel()
+            await asyncio.wait({call})
             await client.__aexit__(None, None, None)
         assert_gone(processes, since)
 
@@ -111,8 +111,7 @@ def test_a_closed_session_leaves_nothing_behind(tmp_path: Path) -> None:
     processes = started(result["content"][0]["text"].splitlines()[0])
     since = time.monotonic()
     wire.call("close_session", session_id=result["structuredContent"]["session_id"])
-    _, alive = psutil.wait_procs(processes, timeout=since + SOON - time.monotonic())
-    assert not alive
+    assert not still_running(processes, since + SOON - time.monotonic())
     assert wire.process.stdin is not None
     wire.process.stdin.close()
     wire.process.wait(20)

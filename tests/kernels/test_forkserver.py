@@ -22,6 +22,7 @@ from rmi_agent.kernels.templates import TEMPLATES
 
 from tests.conftest import kernel_env
 from tests.kernels.plain import STOCK, Running, is_forked, kernel, preloaded
+from tests.processes import still_running
 
 pytestmark = [
     pytest.mark.anyio,
@@ -360,9 +361,8 @@ async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_pa
     out, _ = await process.communicate()
     pids = [int(pid) for pid in out.split()]
     assert len(pids) == 2
-    async with asyncio.timeout(5):
-        while any(psutil.pid_exists(pid) for pid in pids):
-            await asyncio.sleep(0.05)
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    assert not still_running(processes, seconds=5)
 
 
 async def test_exit_handlers_run(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from rmi_agent.kernels import (
 
 from tests.conftest import cell, kernel_env, launch, value
 from tests.kernels.plain import is_forked
+from tests.processes import has_ended
 
 pytestmark = pytest.mark.anyio
 
@@ -292,7 +293,7 @@ async def test_closing_leaves_no_process_not_even_one_that_ran_away(tmp_path: Pa
             "p = subprocess.Popen(['sleep', '600'], start_new_session=True)\np.pid",
         )
         runaway = psutil.Process(int(value(run)))
-    assert not runaway.is_running() or runaway.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(runaway)
 
 
 async def until_left(known: list[psutil.Process]) -> None:
