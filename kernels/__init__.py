@@ -13,13 +13,16 @@ from .errors import (
 from .execution import Execution, Run
 from .kernel import Kernel
 from .pool import Pool
+from .probe import why_not
 from .process import Launch
 from .question import Question
 from .reply import Reply, Script
+from .sandbox import TIERS, Policy, Sandbox, Tier
 from .session import Config, Session
 from .sessions import Sessions
 
 __all__ = [
+    "TIERS",
     "Config",
     "DeadKernelError",
     "Execution",
@@ -27,13 +30,17 @@ __all__ = [
     "KernelError",
     "KernelStartError",
     "Launch",
+    "Policy",
     "Pool",
     "PoolExhaustedError",
     "Question",
     "Reply",
     "Run",
+    "Sandbox",
     "Script",
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Tier",
+    "why_not",
 ]

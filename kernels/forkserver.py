@@ -15,8 +15,10 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
+import psutil
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import List, Unicode
@@ -37,6 +39,9 @@ class ForkserverProvisioner(LocalProvisioner):
 
     process: Any = None  # a `Popen` when it was not forked
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
+    prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
+        config=True
+    )
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork, or start, the kernel that `cmd` describes."""
@@ -45,13 +50,40 @@ class ForkserverProvisioner(LocalProvisioner):
                 request = in_other_words(
                     cmd, self._scrub_kwargs(kwargs), tuple(self.preload), opened
                 )
+                request = replace(request, python=(*self.prefix, *request.python))
                 self.process = await forked(request)
             except CannotFork as why:
                 say_once(str(why))
-                return await super().launch_kernel(cmd, **kwargs)
+                return await self.start_kernel([*self.prefix, *cmd], **kwargs)
         self.pid = self.pgid = self.process.pid
         self.cwd = request.cwd
         return self.connection_info
+
+    async def start_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start it as `LocalProvisioner` does; signals reach it through what it is run by."""
+        if self.prefix:
+            # Where the numbers of processes are others, a kernel can't watch its parent.
+            kwargs["independent"] = True
+        info = await super().launch_kernel(cmd, **kwargs)
+        if self.prefix and (inner := await inside(self.process.pid)):
+            self.pgid = inner
+        return info
+
+
+async def inside(pid: int) -> int | None:
+    """The process group inside of bubblewrap, if that is what has been started.
+
+    It ends at a signal, and all within it; its child does not, being the first process there.
+    """
+    process = psutil.Process(pid)
+    for _ in range(100):
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "bwrap" and (children := process.children()):
+                pgid = os.getpgid(children[0].pid)
+                if pgid != pid:
+                    return pgid
+        await asyncio.sleep(0.02)
+    return None
 
 
 @functools.cache

@@ -397,7 +397,7 @@ class Kernel:
             return
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
-        arguments = [raw, changed, self.launch.output_limit]
+        arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
         request = self._send(SET_UP, {**set_up_texts(), "arguments": arguments}, silent=True)
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":

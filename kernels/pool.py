@@ -1,7 +1,7 @@
 """Warm kernels, and a bound on how many there are.
 
-Every kernel is handed out once and never to a second session. Knows kernels and counts;
-which session must make room is told by its owner, through `evict`.
+Every kernel is handed out once and never to a second session, and only to the owner whose
+sandbox it is in. Knows kernels and counts; which session must make room is told by `evict`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import zmq.asyncio
@@ -26,32 +27,49 @@ Result = TypeVar("Result")
 LATELY = 60.0  # seconds; the demand in these is expected again
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """One owner's warm kernels.
+
+    Attributes:
+        launch: how each is started.
+        warm: those that are ready.
+        leases: when kernels were asked for, lately.
+    """
+
+    launch: Launch
+    warm: deque[Kernel] = field(default_factory=deque)
+    leases: deque[float] = field(default_factory=deque)
+
+
 class Pool:
     """Starts kernels ahead of demand. Use as `async with Pool(...) as pool`.
 
     Args:
-        launch: how each is started.
-        warm: kernels kept ready at least; after a burst it is more for a while. 0 is none.
+        launch: how an owner's kernels are started.
+        warm: kernels kept ready for an owner at least; after a burst it is more for a while.
+            0 is none.
         most: processes at the same time, warm and starting ones included.
         patience: seconds that a lease waits for a kernel to come free.
         evict: asked for room when there is none; returns whether some is on its way.
+        expected: owners for whom kernels are warm from the beginning.
     """
 
     def __init__(
         self,
-        launch: Launch,
+        launch: Callable[[str], Launch],
         warm: int,
         most: int,
         patience: float = 30.0,
         evict: Callable[[], bool] = lambda: False,
+        expected: Iterable[str] = ("",),
     ) -> None:
-        self.launch = launch
         self.most = most
+        self._launch, self._expected = launch, expected
         self._least = min(warm, most)
-        self._leases: deque[float] = deque()  # when kernels were asked for, lately
+        self._shelves: dict[str, Shelf] = {}
         self._patience = patience
         self._evict = evict
-        self._warm: deque[Kernel] = deque()
         self._living: set[Kernel] = set()  # started and not yet retired
         self._count = 0  # processes: warm, starting, leased or ending
         self._refilling = False
@@ -63,6 +81,8 @@ class Pool:
         self._failures = 0
 
     async def __aenter__(self) -> Pool:
+        for owner in self._expected:
+            self._shelf(owner)
         self._refill()
         return self
 
@@ -81,22 +101,28 @@ class Pool:
     @property
     def warm(self) -> int:
         """Kernels that are ready now."""
-        return len(self._warm)
+        return sum(len(shelf.warm) for shelf in self._shelves.values())
 
-    async def lease(self) -> Kernel:
+    def _shelf(self, owner: str) -> Shelf:
+        if owner not in self._shelves:
+            self._shelves[owner] = Shelf(self._launch(owner))
+        return self._shelves[owner]
+
+    async def lease(self, owner: str = "") -> Kernel:
         """A fresh kernel: a warm one, or one started for this call, or one that came free.
 
         Raises:
             PoolExhaustedError: none came free in time.
             KernelStartError: it could not be started.
         """
-        self._leases.append(time.monotonic())
+        shelf = self._shelf(owner)
+        shelf.leases.append(time.monotonic())
         asyncio.get_running_loop().call_later(LATELY + 1, self._shrink)
         try:
             async with asyncio.timeout(self._patience):
                 while not self._closed:
-                    if self._warm:
-                        kernel = self._warm.popleft()
+                    if shelf.warm:
+                        kernel = shelf.warm.popleft()
                         self._refill()
                         try:
                             alive = await kernel.alive()
@@ -121,7 +147,7 @@ class Pool:
             ) from None
         # In a task of its own: a caller that is cancelled can't clear up after a half start,
         # since anyio cancels each await of its clearing up as well.
-        starting = self._spawn(self._start(), "start")
+        starting = self._spawn(self._start(shelf), "start")
         try:
             kernel = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -153,16 +179,24 @@ class Pool:
     async def _wait_for_room(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._evict()
+        if self.warm:
+            self.retire(self._least_wanted().warm.pop())
+        else:
+            self._evict()
         try:
             await waiter
         finally:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    async def _start(self) -> Kernel:
+    def _least_wanted(self) -> Shelf:
+        """The shelf with warm kernels that was asked least lately; others now go short."""
+        full = [shelf for shelf in self._shelves.values() if shelf.warm]
+        return min(full, key=lambda shelf: shelf.leases[-1] if shelf.leases else 0.0)
+
+    async def _start(self, shelf: Shelf) -> Kernel:
         """Start a kernel for which a place was counted already."""
-        kernel = Kernel(self.launch, self._context)
+        kernel = Kernel(shelf.launch, self._context)
         try:
             await kernel.start()
         except BaseException:
@@ -171,28 +205,33 @@ class Pool:
         self._living.add(kernel)
         return kernel
 
-    @property
-    def _target(self) -> int:
+    def _target(self, shelf: Shelf) -> int:
         """How many are to be warm: as many as were asked for lately, and never too few."""
-        while self._leases and self._leases[0] < time.monotonic() - LATELY:
-            self._leases.popleft()
-        return max(self._least, len(self._leases)) if self._least else 0
+        while shelf.leases and shelf.leases[0] < time.monotonic() - LATELY:
+            shelf.leases.popleft()
+        return max(self._least, len(shelf.leases)) if self._least else 0
+
+    def _neediest(self) -> Shelf | None:
+        """The shelf that lacks most, if one does."""
+        lacking = {id(s): self._target(s) - len(s.warm) for s in self._shelves.values()}
+        most = max(self._shelves.values(), key=lambda s: lacking[id(s)], default=None)
+        return most if most is not None and lacking[id(most)] > 0 else None
 
     def _refill(self) -> None:
-        if not self._closed and not self._refilling and len(self._warm) < self._target:
+        if not self._closed and not self._refilling and self._neediest():
             self._refilling = True
             self._spawn(self._warm_up(), "start")
 
     async def _warm_up(self) -> None:
         """Start kernels one after the other: those who wait for their own go before."""
         try:
-            while len(self._warm) < self._target and self._has_room() and not self._closed:
+            while (shelf := self._neediest()) and self._has_room(shelf) and not self._closed:
                 self._count += 1
-                kernel = await self._start()
+                kernel = await self._start(shelf)
                 if self._closed:
                     self.retire(kernel)
                 else:
-                    self._warm.append(kernel)
+                    shelf.warm.append(kernel)
                     self.room_may_come()
         except KernelError as error:
             # No retry from here: the next call starts its own and reports the reason.
@@ -200,19 +239,20 @@ class Pool:
         finally:
             self._refilling = False
 
-    def _has_room(self) -> bool:
+    def _has_room(self, shelf: Shelf) -> bool:
         """Whether one more may be started; asks for room when too few are warm."""
         if self._count < self.most:
             return True
         worth_a_session = min(self._least, self.most // 4)
-        if len(self._warm) < worth_a_session and not self._making_room:
+        if len(shelf.warm) < worth_a_session and not self._making_room:
             self._making_room = self._evict()
         return False
 
     def _shrink(self) -> None:
         """End those that nobody is likely to ask for any more."""
-        while not self._closed and len(self._warm) > self._target:
-            self.retire(self._warm.pop())
+        for shelf in self._shelves.values():
+            while not self._closed and len(shelf.warm) > self._target(shelf):
+                self.retire(shelf.warm.pop())
 
     async def _end(self, kernel: Kernel) -> None:
         try:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,9 @@ class Launch:
         start_timeout: seconds until the first answer.
         output_limit: characters of one message's text; 0 is no limit.
         preload: modules that forked kernels have imported already, where they are installed.
+        sockets: where the kernel makes its sockets; in `runtime` if left out.
+        wrap: what to put before a command that begins with this interpreter: a sandbox.
+        last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
         mark: begins the mark that the process and all it starts carry in their environment.
     """
 
@@ -60,6 +64,9 @@ class Launch:
     start_timeout: float = 60.0
     output_limit: int = 0
     preload: tuple[str, ...] = PRELOAD
+    sockets: Path | None = None
+    wrap: Callable[[str], list[str]] | None = None
+    last_filter: str = ""
     mark: str = "kernel"
 
 
@@ -81,11 +88,13 @@ class KernelProcess:
         self._context = context
         # A kernel's sockets come into being while we connect already; try again soon.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
+        name = f"k{secrets.token_hex(6)}"
+        # Any local user may listen on a TCP kernel's iopub; a socket file is private.
+        sockets = str((launch.sockets or launch.runtime) / name)
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
-            connection_file=str(launch.runtime / f"k{secrets.token_hex(6)}.json"),
-            # Any local user may listen on a TCP kernel's iopub; a socket file is private.
-            # jupyter_client puts the sockets beside the connection file.
+            connection_file=str(launch.runtime / f"{name}.json"),
+            **({} if sys.platform == "win32" else {"ip": sockets}),
             transport="tcp" if sys.platform == "win32" else "ipc",
             transport_encryption="auto" if sys.platform == "win32" else "disabled",
             context=context,
@@ -97,9 +106,9 @@ class KernelProcess:
         """Start it; returns a client for its channels.
 
         Raises:
-            KernelStartError: there is no such kernelspec.
+            KernelStartError: there is no such kernelspec, or the sandbox can't have it.
         """
-        self._fork_if_possible()
+        self._choose_provisioner()
         pipes: tuple[int, ...] = ()
         if sys.platform != "win32":
             self.raw = RawOutput()
@@ -125,18 +134,36 @@ class KernelProcess:
         self.pid = getattr(self._manager.provisioner, "pid", None)
         return self._manager.client(context=self._context)
 
-    def _fork_if_possible(self) -> None:
-        """Name our provisioner where the kernelspec names none; it forks what can be forked."""
+    def _choose_provisioner(self) -> None:
+        """Name ours where the kernelspec names none: it forks what can be forked.
+
+        Raises:
+            KernelStartError: another one would start it outside of the sandbox.
+        """
+        spec = None
         with contextlib.suppress(NoSuchKernel):  # starting it will say so
             spec = self._manager.kernel_spec
-            if sys.platform == "win32" or spec is None or "kernel_provisioner" in spec.metadata:
-                return
-            config = {"preload": list(self.launch.preload)}
+        if spec is None or sys.platform == "win32":
+            return
+        stock, wrap = spec.metadata, self.launch.wrap
+        if "kernel_provisioner" not in stock:
+            interpreter = self._manager.format_kernel_cmd()[0]
+            config = {
+                "preload": list(self.launch.preload),
+                "prefix": wrap(interpreter) if wrap else [],
+            }
             ours = {"provisioner_name": "rmi-forkserver", "config": config}
-            stock, spec.metadata = spec.metadata, {**spec.metadata, "kernel_provisioner": ours}
+            spec.metadata = {**stock, "kernel_provisioner": ours}
+            if KernelProvisionerFactory.instance().is_provisioner_available(spec):
+                return
             # It is not when the package was updated in place and not installed again.
-            if not KernelProvisionerFactory.instance().is_provisioner_available(spec):
-                spec.metadata = stock
+            spec.metadata = stock
+        if wrap:
+            raise KernelStartError(
+                f"The kernel {self.launch.kernel_name!r} can't be started in the sandbox: its"
+                " kernelspec has a provisioner of its own, or this package has to be installed"
+                " again. Choose another KERNEL_NAME, or set SANDBOX=off."
+            )
 
     async def alive(self) -> bool:
         """Whether it still runs."""
@@ -268,3 +295,13 @@ def describe_exit(code: int | None) -> str:
         except ValueError:
             return f"Its process was ended by signal {-code}."
     return f"Its process ended with exit code {code}."
+
+
+def ipython_folder(folder: Path) -> Path:
+    """An IPython profile of the kernels' own: no history file, none of the user's start-up code."""
+    profile = folder / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_kernel_config.py").write_text(
+        "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
+    )
+    return folder

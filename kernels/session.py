@@ -12,7 +12,7 @@ import hashlib
 import time
 import tokenize
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Config:
         idle: seconds after which an idle session is closed; 0 is never.
         memory_limit: resident bytes that a session's processes may have together; 0 is no
             limit.
+        hints: what is to be said when code fails with an error of this name.
     """
 
     notebooks: Path
@@ -50,6 +51,7 @@ class Config:
     output_limit: int = 10_000_000
     idle: float = 1800.0
     memory_limit: int = 0
+    hints: dict[str, str] = field(default_factory=dict)
 
 
 class Session:
@@ -199,6 +201,8 @@ class Session:
             )
         if reply.steps:
             notes.append(told_steps(reply))
+        if hint := self.config.hints.get(reply.error_name or ""):
+            notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
                 notes.append(f"The kernel died. {describe_exit(reply.exit_code)}")

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import os
 import secrets
-import shutil
-import sys
-import tempfile
-import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import platformdirs
-import psutil
-
 from .errors import SessionNotFoundError
 from .execution import Execution, Run
 from .journal import recover
 from .pool import Pool
-from .process import Launch
+from .process import Launch, ipython_folder
+from .runtime import runtime_folder
+from .sandbox import Policy
 from .session import Config, Session, run_on_record
 from .templates import TEMPLATES
 from .watchdog import Watchdog
@@ -35,7 +30,6 @@ from .watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
-LONGEST_FOLDER = 60  # bytes; a socket's path may have 103, and 36 of our own come behind
 
 
 @dataclass(frozen=True)
@@ -54,15 +48,25 @@ class Sessions:
     Args:
         config: what all sessions have in common.
         launch: how kernels start; its `runtime` is chosen here.
+        policy: the sandboxes that they start in, one for each principal; None is none.
+        expected: principals for whom kernels are warm from the beginning.
         warm: kernels kept ready.
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
     """
 
     def __init__(
-        self, config: Config, launch: Launch, warm: int = 2, most: int = 16, patience: float = 30.0
+        self,
+        config: Config,
+        launch: Launch,
+        warm: int = 2,
+        most: int = 16,
+        patience: float = 30.0,
+        *,
+        policy: Policy | None = None,
+        expected: tuple[str, ...] = ("local",),
     ) -> None:
-        self.config = config
+        self.config, self.policy, self._expected = config, policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
@@ -75,12 +79,14 @@ class Sessions:
             log.info("%s was cut off by a crash and is put right", notebook)
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         self._stack.push_async_callback(Watchdog(mark, runtime).release)
-        own = {"IPYTHONDIR": str(ipython_folder(runtime))}
+        own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
         self._stack.push_async_callback(asyncio.to_thread, TEMPLATES.close, **own)
         launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
         warm, most, patience = self._sizes
+        launch_for = functools.partial(self._launch_for, launch, runtime)
+        owners = {self._owner(principal) for principal in self._expected}
         self.pool = await self._stack.enter_async_context(
-            Pool(launch, warm, most, patience, evict=self._evict)
+            Pool(launch_for, warm, most, patience, self._evict, owners)
         )
         self._stack.push_async_callback(self._close_all)
         for watch in (self._reap(), self._watch_memory()):
@@ -97,18 +103,27 @@ class Sessions:
             PoolExhaustedError: every kernel is busy.
             KernelStartError: none could be started.
         """
-        kernel = await self.pool.lease()
+        lease = functools.partial(self.pool.lease, self._owner(principal))
+        kernel = await lease()
         session = Session(
             secrets.token_urlsafe(12),
             principal,
             self.config,
             kernel,
-            self.pool.lease,
+            lease,
             self.pool.retire,
             self.pool.room_may_come,
         )
         self._open[session.id] = session
         return session
+
+    def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
+        """How a principal's kernels start."""
+        return self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
+
+    def _owner(self, principal: str) -> str:
+        """Whose warm kernels may serve a principal: its own, or anybody's without a sandbox."""
+        return principal if self.policy else ""
 
     def get(self, session_id: str, principal: str = "local") -> Session:
         """An open session by its id.
@@ -221,39 +236,3 @@ class Sessions:
     async def _close_all(self) -> None:
         tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]
         await asyncio.gather(*tasks, *self._closing)
-
-
-def runtime_folder() -> Path:
-    """A private folder for this process's sockets and connection files, with a short path.
-
-    Folders that dead processes have left beside it are removed.
-    """
-    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it warns, and then chooses well
-        warnings.simplefilter("ignore")
-        base = Path(platformdirs.user_runtime_dir("rmi-agent"))
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = os.access(base, os.W_OK)
-    except OSError:
-        usable = False
-    # Windows has no socket files, so there the length does not matter.
-    if sys.platform != "win32" and (not usable or len(os.fsencode(base)) > LONGEST_FOLDER):
-        base = Path(tempfile.gettempdir(), f"rmi-agent-{os.getuid()}")
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if base.stat().st_uid != os.getuid():  # somebody else was there first
-            base = Path(tempfile.mkdtemp(prefix="rmi-agent-"))
-    for old in base.glob("*-*"):
-        pid = old.name.partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
-
-
-def ipython_folder(runtime: Path) -> Path:
-    """An IPython profile of the kernels' own: no history file, none of the user's start-up code."""
-    profile = runtime / "ipython" / "profile_default"
-    profile.mkdir(parents=True)
-    (profile / "ipython_kernel_config.py").write_text(
-        "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
-    )
-    return profile.parent

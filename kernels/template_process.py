@@ -4,12 +4,12 @@ Run as a program by `templates.py`, in the kernels' own interpreter and environm
 uses nothing but the standard library and ipykernel, and leaves no trace of itself in the
 kernels' `sys.modules` and `sys.path`. At a fork it has no thread and no ZMQ context.
 
-Its arguments: the descriptor of a listening socket, that of a line to its owner, then the
-names of modules to import ahead. Over the line it reports in JSON; at the line's end it
-kills its kernels and ends. A connection to the socket asks for one kernel: 4 bytes of
-length, JSON (`arguments`, `env`, `cwd`, `umask`) and the descriptors that become 0, 1 and 2. The
-kernel answers with `p` and its pid, and once it has ended the template sends `e` and its exit
-code, as `subprocess` counts, and closes.
+Its arguments: the descriptor of a line to its owner, then the names of modules to import
+ahead. Over the line it reports in JSON; at the line's end it kills its kernels and ends. An
+`f` on the line asks for a kernel: with it come a connection and the descriptors that become
+0, 1 and 2, and on the connection 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
+`umask`). The kernel answers there with `p` and its pid, and once it has ended the template
+sends `e` and its exit code, as `subprocess` counts, and closes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any, NoReturn
 
 MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
 PATIENCE = 5.0  # seconds for a request to arrive whole
+RETIRE = b"r"
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")
 DESCRIPTORS = 250  # the table of descriptors is given room for these before threads exist
@@ -52,15 +53,13 @@ class Template:
     """The process's one object.
 
     Args:
-        listener: connections to it ask for kernels.
         line: to the owner; its end is ours.
         preload: modules to import ahead, where they are installed.
     """
 
-    def __init__(self, listener: socket.socket, line: socket.socket, preload: list[str]) -> None:
-        self.listener, self.line, self.preload = listener, line, preload
+    def __init__(self, line: socket.socket, preload: list[str]) -> None:
+        self.line, self.preload = line, preload
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
-        self.address = listener.getsockname()
         self.forking = False
         self.retired = False  # no more kernels; the end comes with that of the last one
         self.born, self.env = installed(), dict(os.environ)
@@ -127,41 +126,38 @@ class Template:
             The request, in the process of a kernel.
         """
         while True:
-            if self.retired:
-                self.listener.close()
-                if not self.kernels:
-                    self.end()
-            sources: list[int] = [self.wakeup, self.line.fileno()]
-            if not self.retired:
-                sources.append(self.listener.fileno())
-            readable, _, _ = select.select(sources, [], [], timeout)
+            if self.retired and not self.kernels:
+                self.end()
+            line = self.line.fileno()
+            readable, _, _ = select.select([self.wakeup, line], [], [], timeout)
             self.reap()
-            if self.line.fileno() in readable:
+            if line in readable:
                 try:
-                    told = self.line.recv(4096)
+                    told, descriptors, _, _ = socket.recv_fds(self.line, 1, 4)
                 except OSError:  # it left without having read our reports
                     told = b""
                 if not told:
                     self.end()
-                self.retired = True
-            elif self.listener.fileno() in readable:
-                connection, _ = self.listener.accept()
-                if request := self.fork(connection):
+                elif told == RETIRE:
+                    self.retired = True
+                elif request := self.fork(*descriptors):
                     return request
             elif timeout is not None:
                 return None
 
-    def fork(self, connection: socket.socket) -> Request | None:
-        """Answer one connection; returns its request in the process of the kernel."""
+    def fork(self, number: int, *streams: int) -> Request | None:
+        """Fork a kernel for a connection; returns its request in the process of the kernel."""
+        connection = socket.socket(fileno=number)
         connection.settimeout(PATIENCE)
+        request = None
         try:
-            request, streams = receive(connection)
+            if installed() != self.born:
+                self.tell(stale=True)  # something was installed meanwhile; ours may be old
+            elif not self.retired:
+                request = receive(connection)
         except (OSError, ValueError, EOFError) as error:
             self.tell(refused=repr(error))
-            connection.close()
-            return None
-        if installed() != self.born:
-            self.tell(stale=True)  # something was installed meanwhile; ours may be old
+        if request is None:
             connection.close()
             for stream in streams:
                 os.close(stream)
@@ -180,7 +176,7 @@ class Template:
             os.close(stream)
         return None
 
-    def become(self, request: Request, streams: list[int], connection: socket.socket) -> None:
+    def become(self, request: Request, streams: tuple[int, ...], connection: socket.socket) -> None:
         """In the child: everything of the template's goes, and what is one's own is made anew."""
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -201,7 +197,7 @@ class Template:
         connection.sendall(ANSWER.pack(b"p", os.getpid()))
         for stream in streams:
             os.close(stream)
-        for end in (self.listener, self.line, connection, *self.kernels.values()):
+        for end in (self.line, connection, *self.kernels.values()):
             end.close()
         for descriptor in self.own:
             os.close(descriptor)
@@ -239,31 +235,27 @@ class Template:
         for pid in self.kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            os.unlink(self.address)
-            os.rmdir(os.path.dirname(self.address))
         os._exit(0)
 
 
-def receive(connection: socket.socket) -> tuple[Request, list[int]]:
-    """A request and the three descriptors that came with it."""
-    head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
-    while len(head) < LENGTH.size:
-        if not (piece := connection.recv(LENGTH.size - len(head))):
-            raise EOFError("no request")
-        head += piece
-    (left,) = LENGTH.unpack(head)
+def receive(connection: socket.socket) -> Request:
+    """A request, whole.
+
+    Raises:
+        EOFError: the connection ends before.
+    """
     data = b""
-    while len(data) < left:
-        if not (piece := connection.recv(left - len(data))):
+    while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
+        if not (piece := connection.recv(65536)):
             raise EOFError("half a request")
         data += piece
-    return json.loads(data), streams
+    return json.loads(data[LENGTH.size :])  # type: ignore[no-any-return]
 
 
 def installed() -> list[tuple[str, int]]:
     """When something was last installed into, or removed from, each folder of packages."""
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    folders = [*site.getsitepackages(), site.getusersitepackages(), *more]
     times = []
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -392,11 +384,11 @@ def leave() -> NoReturn:
 
 def main() -> None:
     """Prepare, serve, and in a kernel's process run it."""
-    listener, line = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    line = socket.socket(fileno=int(sys.argv[1]))
     if not sys.flags.safe_path:
         del sys.path[0]
     os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot looks at it
-    template, request = Template(listener, line, sys.argv[3:]), None
+    template, request = Template(line, sys.argv[2:]), None
     try:
         request = template.prepare() or template.serve(None)
     except Exception:

@@ -10,15 +10,15 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
-import tempfile
+import sys
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ import psutil
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("template_process.py")
+FORK, RETIRE = b"f", b"r"  # what is said to a template
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code
+PASSES_PIDS = sys.platform == "linux"
+CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
@@ -37,6 +40,8 @@ MOST = 8  # templates that may serve at the same time; the one longest unused ma
 LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
+# bubblewrap is to end with its parent, and for Linux that is the thread that has started it.
+SPAWNER = ThreadPoolExecutor(1, "templates")
 # Variables that differ from kernel to kernel and that no library looks at when it is imported.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
 
@@ -162,6 +167,24 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def pid_of_sender(connection: socket.socket) -> int:
+    """The pid of a forked kernel, from its first message.
+
+    Linux tells it as it is here; in a sandbox the kernel knows only its number there.
+
+    Raises:
+        CannotFork: there is no kernel.
+    """
+    room = socket.CMSG_SPACE(CREDENTIALS.size)
+    answer, told, _, _ = connection.recvmsg(ANSWER.size, room, socket.MSG_WAITALL)
+    if answer[:1] != b"p":
+        raise CannotFork("its template did not fork")
+    for level, kind, data in told:
+        if PASSES_PIDS and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return int(CREDENTIALS.unpack(data[: CREDENTIALS.size])[0])
+    return int(ANSWER.unpack(answer)[1])
+
+
 class Template:
     """One template process and the line to it.
 
@@ -181,32 +204,21 @@ class Template:
         self._importing: tuple[str, float] | None = None
         self._told = b""
         self._lock = threading.Lock()
-        with contextlib.ExitStack() as undo, socket.socket(socket.AF_UNIX) as listener:
-            # Beside the connection files: who clears up those finds this too.
-            beside = os.path.dirname(first.arguments[-1])
-            self.folder = tempfile.mkdtemp(
-                prefix="rmi-fork-", dir=beside if os.path.isdir(beside) else None
-            )
-            undo.callback(shutil.rmtree, self.folder)
-            self.address = f"{self.folder}/s"
-            listener.bind(self.address)
-            os.chmod(self.address, 0o600)
-            listener.listen(256)
-            self.line, theirs = socket.socketpair()
+        self.line, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
             self.line.setblocking(False)
-            with theirs:
-                ends = (listener.fileno(), theirs.fileno())
-                self.process = subprocess.Popen(
-                    [*first.python, str(PROGRAM), *map(str, ends), *preload],
-                    env=self.env,
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=ends,
-                    start_new_session=True,
-                )
+            self.process = SPAWNER.submit(
+                subprocess.Popen,
+                [*first.python, str(PROGRAM), str(theirs.fileno()), *preload],
+                env=self.env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            ).result()
             undo.pop_all()
 
     def fit(self) -> bool:
@@ -245,17 +257,15 @@ class Template:
         Raises:
             CannotFork: it did not come.
         """
-        data = request.wire()
-        connection = socket.socket(socket.AF_UNIX)
+        connection, theirs = socket.socketpair()
         try:
             connection.settimeout(PATIENCE)
-            connection.connect(self.address)
-            sent = socket.send_fds(connection, [data], request.streams)
-            connection.sendall(data[sent:])
-            answer = connection.recv(ANSWER.size, socket.MSG_WAITALL)
-            if answer[:1] != b"p":
-                raise CannotFork("its template did not fork")
-            forked = Forked(ANSWER.unpack(answer)[1], connection)
+            if PASSES_PIDS:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with theirs:
+                socket.send_fds(self.line, [FORK], [theirs.fileno(), *request.streams])
+            connection.sendall(request.wire())
+            forked = Forked(pid_of_sender(connection), connection)
         except (OSError, psutil.Error, CannotFork) as error:
             connection.close()
             raise CannotFork(f"its template did not answer: {error!r}") from None
@@ -265,7 +275,7 @@ class Template:
     def retire(self) -> None:
         """Let it end with its last kernel."""
         with contextlib.suppress(OSError):
-            self.line.send(b"retire")
+            self.line.send(RETIRE)
 
     def over(self) -> bool:
         """Whether its process has ended."""
@@ -279,7 +289,6 @@ class Template:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass

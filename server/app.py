@@ -16,7 +16,8 @@ from typing import Any
 from fastmcp import FastMCP
 from fastmcp.server.auth import AccessToken, TokenVerifier
 
-from ..kernels import Sessions
+from ..kernels import Policy, Sessions
+from .isolation import chosen, described, hints
 from .settings import Settings
 from .tools import Tools
 
@@ -45,21 +46,29 @@ class BearerToken(TokenVerifier):
 
 
 class App:
-    """The server and its sessions. `mcp` is the FastMCP server."""
+    """The server and its sessions. `mcp` is the FastMCP server.
+
+    Raises:
+        BadSettings: there is no sandbox such as the settings ask for.
+    """
 
     def __init__(self, settings: Settings, *, authenticate: bool = False) -> None:
         self.settings = settings
+        policy = chosen(settings, exposed=authenticate)
         self.sessions = Sessions(
-            settings.sessions(),
+            settings.sessions(hints(policy)),
             settings.launch(),
             settings.kernel_pool,
             settings.kernel_max,
             settings.kernel_wait,
+            policy=policy,
+            expected=("token" if authenticate and settings.rmi_agent_token else "local",),
         )
         token = settings.rmi_agent_token if authenticate else None
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
-            instructions=INSTRUCTIONS,
+            instructions=INSTRUCTIONS
+            + (f"\nKernels run in a sandbox: {described(policy)}." if policy else ""),
             version=version("rmi-agent-mcp-server"),
             lifespan=self._lifespan,
             auth=BearerToken(token.get_secret_value()) if token else None,
@@ -74,3 +83,10 @@ class App:
         log.info("Sessions are recorded in %s (NOTEBOOKS_DIR)", self.settings.notebooks)
         async with self.sessions:
             yield
+
+
+def instructions(policy: Policy | None) -> str:
+    """What every model is told."""
+    if policy is None:
+        return INSTRUCTIONS
+    return f"{INSTRUCTIONS}\nThe code runs in a sandbox: {described(policy)}."

@@ -45,6 +45,10 @@ def serve(
     port: Annotated[int | None, Parameter(help="Port to listen on, 0 for any (PORT).")] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
     notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    no_sandbox: Annotated[
+        bool,
+        Parameter(negative=(), help="Run kernels with all that this user may do (SANDBOX=off)."),
+    ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Parameter(help="What goes to stderr.")
     ] = "info",
@@ -66,8 +70,10 @@ def serve(
         "port": port,
         "python_projects_dir": projects_dir,
         "notebooks_dir": notebooks_dir,
+        "sandbox": "off" if no_sandbox else None,
     }
     give_memory_back()
+    be_unreadable()
     try:
         settings = load(**{name: value for name, value in given.items() if value is not None})
         settings.make_folders()
@@ -87,6 +93,13 @@ def give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 512 * 1024)
         libc.mallopt(M_ARENA_MAX, 2)
+
+
+def be_unreadable() -> None:
+    """Let no other process of this user read this one's memory and environment (Linux)."""
+    if sys.platform == "linux":
+        dumpable = 4  # PR_SET_DUMPABLE of prctl(2)
+        ctypes.CDLL(None).prctl(dumpable, 0, 0, 0, 0)
 
 
 def main() -> None:

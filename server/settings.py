@@ -9,7 +9,7 @@ import os
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -97,12 +97,24 @@ class Settings(BaseSettings):
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
     memory_limit: int = Field(2_000_000_000, ge=0)
+    sandbox: Literal["auto", "bwrap", "landlock", "off"] = "auto"
+    sandbox_network: bool | None = None
+    sandbox_read: Names = ()
+    sandbox_write: Names = ()
+    projects_readonly: bool = False
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: Names = ()
     rmi_agent_token: SecretStr | None = None
 
-    @field_validator("kernel_env", "kernel_preload", "allowed_hosts", mode="before")
+    @field_validator(
+        "kernel_env",
+        "kernel_preload",
+        "sandbox_read",
+        "sandbox_write",
+        "allowed_hosts",
+        mode="before",
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -170,14 +182,19 @@ class Settings(BaseSettings):
             preload=self.kernel_preload,
         )
 
-    def sessions(self) -> Config:
-        """What all sessions have in common."""
+    def env_files(self) -> list[Path]:
+        """The `.env` files that were read."""
+        return [path for path in (home() / ".env", Path(".env")) if path.is_file()]
+
+    def sessions(self, hints: dict[str, str]) -> Config:
+        """What all sessions have in common; `hints` by the names of errors."""
         return Config(
             notebooks=self.notebooks,
             timeout=self.python_timeout,
             output_limit=self.output_limit,
             idle=self.session_idle,
             memory_limit=self.memory_limit,
+            hints=hints,
         )
 
 

@@ -8,11 +8,15 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
-from rmi_agent.kernels import Config, Launch, Run, Session, Sessions
+from rmi_agent.kernels import Config, Launch, Policy, Run, Session, Sessions, Tier
 from rmi_agent.kernels.templates import TEMPLATES
+
+# The suites of servers, clients, sessions and programs pass in each: SANDBOX=bwrap pytest …
+SANDBOX = os.environ.get("SANDBOX", "off")
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +31,15 @@ def own_environment() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     # A shell's background jobs inherit that Ctrl-C is ignored, and so would what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    patch.setenv("SANDBOX", SANDBOX)
     settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR RMI_AGENT_TOKEN KERNEL_NAME PYTHON_TIMEOUT PORT"
     for name in settings.split():
         patch.delenv(name, raising=False)
     for name, sub in (
         ("XDG_RUNTIME_DIR", "r"),
         ("XDG_CACHE_HOME", "c"),
+        ("XDG_DATA_HOME", "data"),
+        ("XDG_STATE_HOME", "state"),
         ("JUPYTER_DATA_DIR", "d"),
         ("JUPYTER_CONFIG_DIR", "g"),
         ("MPLCONFIGDIR", "m"),
@@ -59,11 +66,21 @@ def launch(folder: Path) -> Launch:
     return Launch(cwd=folder, runtime=folder, env=kernel_env())
 
 
+def policy(folder: Path, tier: str = SANDBOX, **more: Any) -> Policy | None:
+    if tier == "off":
+        return None
+    return Policy(cast(Tier, tier), folder, homes=folder.parent / f"{folder.name}-homes", **more)
+
+
 @pytest.fixture(scope="module")
 async def sessions(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sessions]:
     """Sessions shared by a module's tests; each test opens its own."""
     folder = tmp_path_factory.mktemp("s")
-    async with Sessions(Config(folder / "notebooks"), launch(folder)) as opened:
+    async with Sessions(
+        Config(folder / "notebooks"),
+        launch(folder),
+        policy=policy(folder, write=(tmp_path_factory.getbasetemp(),)),  # all tests' folders
+    ) as opened:
         yield opened
 
 

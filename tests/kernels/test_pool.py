@@ -60,7 +60,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
 
 
 def pool(tmp_path: Path, warm: int, most: int, patience: float = 5, **more: object) -> Pool:
-    return Pool(launch(tmp_path), warm, most, patience, **more)  # type: ignore[arg-type]
+    return Pool(lambda _: launch(tmp_path), warm, most, patience, **more)  # type: ignore[arg-type]
 
 
 async def until(condition: object) -> None:

@@ -333,16 +333,18 @@ async def test_a_script_gives_what_python_gives(
         (folder / neighbour).write_text(text)
     path = folder / "main.py"
     path.write_bytes(sample.bytes())
+    session = await sessions.open()
+    assert session._kernel is not None
+    packages = session._kernel.launch.env.get("PYTHONPATH")  # those of its sandbox, if it has one
     expected = subprocess.run(
         [sys.executable, "main.py", *sample.args],
         cwd=folder,
         input=sample.stdin.encode(),
         capture_output=True,
-        env=kernel_env(),
+        env={**kernel_env(), **({"PYTHONPATH": packages} if packages else {})},
         timeout=60,
     )
 
-    session = await sessions.open()
     script = Script(path, path.read_bytes(), sample.args, sample.stdin)
     run = await session.submit_script(script, 60).task
     await sessions.close(session)

@@ -1,0 +1,75 @@
+"""Whether a sandbox holds on this machine, found out by a process that tries it.
+
+Knows what may be missing or in the way; how a sandbox is made is `sandbox.py`'s affair.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from . import seccomp
+from .sandbox import PATIENCE, Policy, where
+
+# Looks whether the wall stands, from inside.
+PROBE = """
+import os, sys
+inside, *outside = sys.argv[1:]
+os.listdir(inside)
+for path in outside:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        continue
+    sys.exit(f"{path} can be read")
+print("stands")
+"""
+
+
+def why_not(policy: Policy) -> str:
+    """Try the policy with a real process; empty if the wall stands."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if policy.tier == "bwrap" and shutil.which("bwrap") is None:
+        return "bubblewrap is not installed (its package is called bubblewrap)"
+    if policy.tier == "landlock" and not seccomp.known():
+        return f"its system calls are not known for {os.uname().machine}"
+    if policy.tier == "landlock" and (open_ := within_reach(policy)):
+        return f"Landlock can't keep {open_[0]} from changes, as it lies in {open_[1]}"
+    with tempfile.TemporaryDirectory(prefix="rmi-probe-") as folder:
+        runtime = Path(folder)
+        secret = runtime / "secret"
+        secret.touch()
+        sandbox = replace(policy, homes=runtime / "homes").sandbox("probe", runtime)
+        wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
+        try:
+            done = subprocess.run(
+                [*wrapped, str(policy.projects), str(secret), "/etc/shadow"],
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    if done.stdout == "stands\n" and done.returncode == 0:
+        return ""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"it ended with {done.returncode}"
+
+
+def within_reach(policy: Policy) -> tuple[Path, Path] | None:
+    """What must not be changed but lies in a folder that may be, if there is such a thing."""
+    open_ = [*policy.write, *([] if policy.read_only else [policy.projects])]
+    for kept in (*policy.hide, *policy.fixed, policy.homes, *map(Path, where(sys.executable))):
+        for folder in open_:
+            if Path(os.path.realpath(kept)).is_relative_to(os.path.realpath(folder)):
+                return kept, folder
+    return None

@@ -1,0 +1,303 @@
+"""The wall around kernels: what a principal's processes may see, change and reach.
+
+Turns a `Policy` into a command that a kernel's interpreter is run by: bubblewrap where it
+works, else Landlock. Knows processes and files; nothing of Jupyter's messages.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from . import seccomp
+from .process import Launch, ipython_folder
+
+Tier = Literal["bwrap", "landlock"]
+TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
+Kind = Literal["ro", "rw", "tmp", "hidden"]
+
+HERE = Path(__file__).parent
+PATIENCE = 15.0  # seconds for a process that only looks around
+TMP_SIZE = 1 << 30  # bytes of /tmp and of /dev/shm, which are memory
+LIMITS = {
+    "RLIMIT_CORE": 0,
+    "RLIMIT_FSIZE": 10 << 30,  # bytes of one file
+    "RLIMIT_NOFILE": 4096,
+}
+PROCESSES = 1024  # and threads
+OOM_SCORE = 500  # of -1000 to 1000: when memory runs out, the system ends the highest
+# What programs need of a system, besides their interpreter and its packages.
+SYSTEM = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/etc/alternatives",
+    "/etc/ca-certificates",
+    "/etc/fonts",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/magic",
+    "/etc/mime.types",
+    "/etc/pki",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/ssl",
+    "/etc/timezone",
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+]
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+NETWORK = ["/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf"]
+# Variables that name folders which the sandbox has not.
+HOMES = {
+    *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+    *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
+}
+# Asks an interpreter where it and its packages are.
+WHERE = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, *sys.path[1:]]))"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for the kernels of every principal.
+
+    Attributes:
+        tier: what holds the wall.
+        projects: the folder with the user's files.
+        homes: where each principal has a private folder, which lasts.
+        read_only: whether kernels may only read `projects`.
+        network: whether they have the host's network.
+        read: more folders and files to read.
+        write: more folders to change.
+        hide: what must not be seen even where it lies in one of those.
+        fixed: what may be seen there, but not changed.
+    """
+
+    tier: Tier
+    projects: Path
+    homes: Path
+    read_only: bool = False
+    network: bool = False
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    hide: tuple[Path, ...] = ()
+    fixed: tuple[Path, ...] = ()
+
+    def sandbox(self, principal: str, runtime: Path) -> Sandbox:
+        """The principal's sandbox, its folders made; `runtime` is private to the server."""
+        home = self.homes / folder_name(principal)
+        folder = runtime / f"p{sum(1 for _ in runtime.glob('p*'))}"
+        shutil.rmtree(home / "tmp", ignore_errors=True)
+        for made in (home / "packages", home / "tmp", *(folder / part for part in "csi")):
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = inner_id()
+        (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
+        (folder / "group").write_text(f"user:x:{number}:\n")
+        return Sandbox(self, home, folder, runtime)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One principal's sandbox.
+
+    Attributes:
+        home: its folder, which lasts.
+        folder: what the server and its kernels share: `c` for connection files, which
+            kernels only read, `s` for their sockets, `i` for IPython's configuration.
+        runtime: the server's own folder, of which kernels see nothing else.
+    """
+
+    policy: Policy
+    home: Path
+    folder: Path
+    runtime: Path
+
+    def launch(self, launch: Launch) -> Launch:
+        """How kernels are started in here."""
+        env = {name: value for name, value in launch.env.items() if name not in HOMES}
+        packages = str(self.home / "packages")
+        env |= {
+            "HOME": str(self.home),
+            "USER": "user",
+            "LOGNAME": "user",
+            "IPYTHONDIR": str(ipython_folder(self.folder / "i")),
+            "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.home / "tmp"),
+            # The environment's own folder can't be changed.
+            "PIP_TARGET": packages,
+            "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
+            "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
+        }
+        return replace(
+            launch,
+            runtime=self.folder / "c",
+            sockets=self.folder / "s",
+            env=env,
+            wrap=self.command,
+            last_filter=self.last_filter(),
+        )
+
+    def command(self, interpreter: str) -> list[str]:
+        """What has to stand before a command that begins with this interpreter.
+
+        Raises:
+            OSError: the interpreter can't be run.
+        """
+        return [*command(self, interpreter)]
+
+    def places(self, interpreter: str) -> dict[Path, Kind]:
+        """Folders and files that kernels see, by both their names and where those lead."""
+        policy, places = self.policy, dict[Path, Kind]()
+
+        def put(kind: Kind, *paths: Path | str) -> None:
+            for path in paths:
+                for each in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
+                    places[each] = kind
+
+        put("tmp", "/tmp", "/dev/shm")
+        put("hidden", policy.homes, self.runtime, *others(self.runtime))
+        put("ro", *SYSTEM, *(NETWORK if policy.network else ()), *policy.read)
+        put("rw", *policy.write)
+        put("ro" if policy.read_only else "rw", policy.projects)
+        put("ro", *where(interpreter), *where(sys.executable), *policy.fixed)
+        put("hidden", *policy.hide)
+        put("ro", HERE / "confine.py", HERE / "template_process.py")
+        put("ro", self.folder / "c")
+        put("rw", self.home, self.folder / "s", self.folder / "i")
+        return {path: kind for path, kind in places.items() if path.exists()}
+
+    def bwrap(self, places: dict[Path, Kind]) -> list[str]:
+        """Bubblewrap and its arguments."""
+        given = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
+        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+        given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", "sandbox"]
+        given += ["--proc", "/proc", "--dev", "/dev"]
+        if self.policy.network:
+            resolver = os.path.realpath("/etc/resolv.conf")
+            given += ["--share-net", "--ro-bind-try", resolver, "/etc/resolv.conf"]
+        covered: list[str] = []
+        for path in sorted(places, key=lambda path: len(path.parts)):
+            above = [places[each] for each in path.parents if each in places]
+            around: Kind = above[0] if above else "hidden"
+            given += mount(path, places[path], around)
+            if places[path] == "hidden" and around in ("ro", "rw") and path.is_dir():
+                covered.append(str(path))
+        for name in ("passwd", "group"):
+            given += ["--ro-bind", str(self.folder / name), f"/etc/{name}"]
+        given += ["--symlink", "/tmp", "/var/tmp"]
+        for folder in (*covered, "/dev", "/"):
+            given += ["--remount-ro", folder]
+        return [*given, "--"]
+
+    def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
+        """What `confine.py` takes away from itself, as it reads that."""
+        landlock = self.policy.tier == "landlock"
+        read = [str(path) for path, kind in places.items() if kind == "ro"]
+        write = [str(path) for path, kind in places.items() if kind == "rw"]
+        files = {
+            "read": [*read, "/proc"],
+            "write": [*write, *(f"/dev/{name}" for name in DEVICES)],
+            "network": self.policy.network,
+        }
+        return {
+            # Without a user namespace of one's own it counts all of the user's processes.
+            "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
+            "oom_score": OOM_SCORE,
+            "filter": seccomp.reaching_out().hex() if seccomp.known() else "",
+            "landlock": files if landlock else None,
+        }
+
+    def last_filter(self) -> str:
+        """A program for seccomp that a kernel applies once its own sockets are there."""
+        if self.policy.tier == "landlock" and not self.policy.network:
+            return seccomp.new_sockets().hex()
+        return ""
+
+
+@functools.cache
+def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
+    """`Sandbox.command`, worked out once."""
+    places = sandbox.places(interpreter)
+    given_up = json.dumps(sandbox.given_up(places))
+    wall = sandbox.bwrap(places) if sandbox.policy.tier == "bwrap" else []
+    return (*wall, sys.executable, "-I", "-S", str(HERE / "confine.py"), given_up)
+
+
+def mount(path: Path, kind: Kind, around: Kind) -> list[str]:
+    """Bubblewrap's arguments for one place; `around` is what the place above it is."""
+    if path.is_symlink():
+        visible = around in ("ro", "rw")  # then the link is too
+        return [] if visible else ["--symlink", os.readlink(path), str(path)]
+    match kind:
+        case "tmp":
+            return ["--size", str(TMP_SIZE), "--tmpfs", str(path)]
+        case "hidden" if around in ("tmp", "hidden"):
+            return []
+        case "hidden" if path.is_dir():
+            return ["--tmpfs", str(path)]
+        case "hidden":
+            return ["--ro-bind", "/dev/null", str(path)]
+        case "ro" if around == "ro":
+            return []
+        case "ro":
+            return ["--ro-bind", str(path), str(path)]
+        case "rw":
+            return ["--bind", str(path), str(path)]
+
+
+@functools.cache
+def where(interpreter: str) -> tuple[str, ...]:
+    """The folders of an interpreter and its packages, and each link that leads to it.
+
+    Raises:
+        OSError: it can't be run.
+    """
+    path = shutil.which(interpreter)
+    if path is None:
+        raise FileNotFoundError(f"There is no interpreter {interpreter}.")
+    links = [path]
+    while os.path.islink(links[-1]):
+        links.append(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1])))
+    told = subprocess.run(
+        [path, "-c", WHERE], capture_output=True, text=True, cwd="/", timeout=PATIENCE, check=False
+    )
+    try:
+        return (*links, *(folder for folder in json.loads(told.stdout) if folder))
+    except ValueError:
+        return tuple(links)  # no Python
+
+
+def others(runtime: Path) -> list[Path]:
+    """The folder with the runtime folders of this user's other servers."""
+    return [runtime.parent] if runtime.parent.name.startswith("rmi-agent") else []
+
+
+def folder_name(principal: str) -> str:
+    """A name for a principal's folder that no other has."""
+    digest = hashlib.sha256(principal.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', principal)[:40]}-{digest}"
+
+
+def inner_id() -> int:
+    """The user's and group's number inside: one's own, but never root's."""
+    return os.getuid() or 1000
+
+
+def joined(*folders: str | None) -> str:
+    """A search path of those that there are."""
+    return os.pathsep.join(folder for folder in folders if folder)

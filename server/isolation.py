@@ -1,0 +1,124 @@
+"""Which sandbox kernels get: what the settings ask for, as far as this machine has it.
+
+Knows settings and policies; how a sandbox is made is the kernels' affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import platformdirs
+
+from ..kernels import TIERS, Policy, Tier, why_not
+from .settings import BadSettings, Settings
+
+log = logging.getLogger(__name__)
+
+PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels", "client")]
+FILES = ("FileNotFoundError", "PermissionError", "OSError")
+CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
+
+
+def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
+    """The sandbox to use; None is none.
+
+    Args:
+        settings: what is asked for.
+        exposed: whether others than this machine's user may run code: then there has to be
+            one, and it has no network unless that is asked for.
+
+    Raises:
+        BadSettings: it does not work here, or there has to be one and none works.
+    """
+    if settings.sandbox == "off":
+        return None
+    network = settings.sandbox_network
+    policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
+    wanted = TIERS if settings.sandbox == "auto" else (settings.sandbox,)
+    reasons = []
+    for tier in wanted:
+        trying = replace(policy, tier=tier)
+        if not (reason := why_not(trying)):
+            log.info("Kernels run in a sandbox: %s", described(trying))
+            return trying
+        reasons.append(f"{tier}: {reason}")
+    told = "; ".join(reasons)
+    if settings.sandbox != "auto":
+        raise BadSettings(f"SANDBOX: it can't be had here. {told}")
+    if exposed:
+        raise BadSettings(
+            f"SANDBOX: none works here ({told}), and over HTTP others may run code. Install"
+            " bubblewrap, or give them this account with --no-sandbox (SANDBOX=off)."
+        )
+    log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
+    return None
+
+
+def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
+    """The settings as a policy.
+
+    Raises:
+        BadSettings: the server's own files lie where kernels could change them.
+    """
+    projects = settings.projects
+    for path in settings.env_files():
+        if path.resolve().is_relative_to(projects) and not settings.projects_readonly:
+            raise BadSettings(
+                f"PYTHON_PROJECTS_DIR: {path.resolve()} lies in it, so the code that runs here"
+                " could change the server's settings. Move it, or set SANDBOX=off."
+            )
+    return Policy(
+        tier,
+        projects,
+        homes=Path(platformdirs.user_data_dir("rmi-agent"), "work"),
+        read_only=settings.projects_readonly,
+        network=network,
+        read=folders("SANDBOX_READ", settings.sandbox_read),
+        write=folders("SANDBOX_WRITE", settings.sandbox_write),
+        hide=(
+            settings.notebooks,
+            Path(platformdirs.user_state_dir("rmi-agent")),
+            *settings.env_files(),
+        ),
+        fixed=tuple(PACKAGE),
+    )
+
+
+def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """Folders that a setting lists.
+
+    Raises:
+        BadSettings: one is not there.
+    """
+    paths = tuple(Path(os.path.abspath(Path(name).expanduser())) for name in names)
+    for path in paths:
+        if not path.exists():
+            raise BadSettings(f"{variable}: there is no {path}. List folders, with commas between.")
+    return paths
+
+
+def described(policy: Policy) -> str:
+    """What kernels may do, in one line."""
+    projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"
+    more = [*(f"{path} (read only)" for path in policy.read), *map(str, policy.write)]
+    network = "the network" if policy.network else "no network"
+    return f"{policy.tier}; {', '.join([projects, *more])}, a home folder, /tmp; {network}"
+
+
+def hints(policy: Policy | None) -> dict[str, str]:
+    """What a model has to know when code fails with one of these errors."""
+    if policy is None:
+        return {}
+    seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
+    told = dict.fromkeys(
+        FILES,
+        f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and"
+        " temporary files. The server's settings SANDBOX_READ and SANDBOX_WRITE show it more.",
+    )
+    if not policy.network:
+        none = "The code runs in a sandbox without a network (the server's SANDBOX_NETWORK)."
+        told |= dict.fromkeys(CONNECTIONS, none)
+    return told
