@@ -1,4 +1,4 @@
-"""Run a command with less: resource limits, files (Landlock) and system calls (seccomp).
+"""Run a command with less: limits, capabilities, files (Landlock), system calls (seccomp).
 
 Run as a program by `sandbox.py`, inside the sandbox and in the kernels' own interpreter, so
 it uses nothing but the standard library. Everything holds for all that the command starts.
@@ -23,12 +23,15 @@ PATH_BENEATH = 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 READ = EXECUTE | READ_FILE | READ_DIR
+DEVICES = 1 << 6 | 1 << 11  # making those
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 # Everything about files that a version can forbid: bits 0 to 12, then one more with each.
 HANDLED = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-BIND_AND_CONNECT_TCP = 3
+CONNECT_TCP = 2
 SCOPED = 3  # to one's own: abstract sockets and signals
-NO_NEW_PRIVS, SET_SECCOMP, SECCOMP_FILTER = 38, 22, 2  # of prctl(2)
+NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
+CAPABILITIES = 64  # more than there are
+CAPABILITY_VERSION = 0x20080522
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,16 +83,15 @@ def landlock(read: Iterable[str], write: Iterable[str], network: bool) -> None:
     handled = (1 << HANDLED.get(version, 16)) - 1
     rules = Ruleset(handled, 0, 0)
     if version >= 4 and not network:
-        rules.net = BIND_AND_CONNECT_TCP
+        rules.net = CONNECT_TCP  # kernels listen on a port of their own
     if version >= 6:
         rules.scoped = SCOPED
     size = ctypes.c_size_t(24 if version >= 6 else 16 if version >= 4 else 8)
     ruleset = checked(libc.syscall(CREATE_RULESET, ctypes.byref(rules), size, 0), "landlock")
     try:
-        for paths, allowed in ((read, READ), (write, handled)):
+        for paths, allowed in ((read, READ), (write, handled & ~DEVICES)):
             for path in paths:
                 allow(ruleset, path, allowed & handled)
-        checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
         checked(libc.syscall(RESTRICT_SELF, ruleset, 0), "landlock")
     finally:
         os.close(ruleset)
@@ -116,9 +118,21 @@ def filter_calls(program: bytes) -> None:
         OSError: the system won't.
     """
     given = Filter(len(program) // 8, program)
-    checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     filtered = libc.prctl(SET_SECCOMP, SECCOMP_FILTER, ctypes.byref(given), 0, 0)
     checked(filtered, "seccomp")
+
+
+def drop_capabilities() -> None:
+    """Be no more than an ordinary user, also as root, for ever.
+
+    Raises:
+        OSError: the system won't.
+    """
+    for number in range(CAPABILITIES):  # fails for those that are not there, or not ours
+        libc.prctl(DROP_FROM_BOUNDING_SET, number, 0, 0, 0)
+    head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    checked(libc.capset(head, (ctypes.c_uint32 * 6)()), "capset")
+    checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def limit(limits: dict[str, int], oom_score: int) -> None:
@@ -139,6 +153,7 @@ def main() -> None:
     given: dict[str, Any] = json.loads(sys.argv[1])
     command = sys.argv[2:]
     limit(given["limits"], given["oom_score"])
+    drop_capabilities()
     if files := given["landlock"]:
         landlock(files["read"], files["write"], files["network"])
     if given["filter"]:

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,15 +48,19 @@ SYSTEM = [
     "/nix/store",
     "/etc/alternatives",
     "/etc/ca-certificates",
+    "/etc/debian_version",
     "/etc/fonts",
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/localtime",
     "/etc/magic",
+    "/etc/lsb-release",
     "/etc/mime.types",
+    "/etc/os-release",
     "/etc/pki",
     "/etc/protocols",
+    "/etc/redhat-release",
     "/etc/services",
     "/etc/ssl",
     "/etc/timezone",
@@ -69,6 +74,7 @@ HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
+OF_THE_SYSTEM = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi", "scsi")  # in /proc
 # Asks an interpreter where it and its packages are.
 WHERE = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, *sys.path[1:]]))"
 
@@ -179,7 +185,8 @@ class Sandbox:
         put("ro", HERE / "confine.py", HERE / "template_process.py")
         put("ro", self.folder / "c")
         put("rw", self.home, self.folder / "s", self.folder / "i")
-        return {path: kind for path, kind in places.items() if path.exists()}
+        there = {path: kind for path, kind in places.items() if path.exists()}
+        return there | dict.fromkeys(on_the_way(there), "rw")
 
     def bwrap(self, places: dict[Path, Kind]) -> list[str]:
         """Bubblewrap and its arguments."""
@@ -187,6 +194,8 @@ class Sandbox:
         given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", "sandbox"]
         given += ["--proc", "/proc", "--dev", "/dev"]
+        for name in OF_THE_SYSTEM:  # root could change those without any capability
+            given += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
         if self.policy.network:
             resolver = os.path.realpath("/etc/resolv.conf")
             given += ["--share-net", "--ro-bind-try", resolver, "/etc/resolv.conf"]
@@ -197,8 +206,8 @@ class Sandbox:
             given += mount(path, places[path], around)
             if places[path] == "hidden" and around in ("ro", "rw") and path.is_dir():
                 covered.append(str(path))
-        for name in ("passwd", "group"):
-            given += ["--ro-bind", str(self.folder / name), f"/etc/{name}"]
+        for file in ("passwd", "group"):
+            given += ["--ro-bind", str(self.folder / file), f"/etc/{file}"]
         given += ["--symlink", "/tmp", "/var/tmp"]
         for folder in (*covered, "/dev", "/"):
             given += ["--remount-ro", folder]
@@ -236,6 +245,19 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     given_up = json.dumps(sandbox.given_up(places))
     wall = sandbox.bwrap(places) if sandbox.policy.tier == "bwrap" else []
     return (*wall, sys.executable, "-I", "-S", str(HERE / "confine.py"), given_up)
+
+
+def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
+    """Folders between what may be changed and what lies in it and may not be.
+
+    What is mounted can't be renamed, nor can what lies on its way if that is mounted too.
+    """
+    for kept in [path for path, kind in places.items() if kind in ("ro", "hidden")]:
+        for path in kept.parents:
+            if path in places:
+                break
+            if any(places.get(above) == "rw" for above in path.parents):
+                yield path
 
 
 def mount(path: Path, kind: Kind, around: Kind) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 import psutil
 
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
+NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 PATIENCE = 4.0  # seconds in which everything marked has to be gone
 
 
@@ -34,6 +36,8 @@ class Watchdog:
     def __init__(self, mark: str, folder: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, mark, str(folder)],
+            # Not the server's environment, which may hold tokens and would be for all to read.
+            env={name: os.environ[name] for name in NEEDED if name in os.environ},
             stdin=subprocess.PIPE,  # closed by the system when this process is gone
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,605 @@
+"""What code in a sandbox can't do, and what it still can: each case tried on a real kernel."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels import TIERS, Config, Launch, Policy, Run, Session, Sessions, Tier, why_not
+
+from tests.conftest import cell, kernel_env, stream, value
+from tests.kernels.plain import is_forked
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.security,
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandboxes are Linux's"),
+]
+CANARY = f"canary-{secrets.token_hex(8)}"
+
+
+class House:
+    """A host with secrets, and sessions of two principals in sandboxes on it."""
+
+    def __init__(self, folder: Path, tier: Tier) -> None:
+        self.folder, self.projects = folder, folder / "projects"
+        self.notebooks, self.outside = folder / "notebooks", folder / "outside"
+        for made in (self.projects, self.notebooks, self.outside):
+            made.mkdir()
+        for place in (self.notebooks, self.outside, self.projects):
+            (place / "secret.txt").write_text(CANARY if place != self.projects else "seen")
+        self.policy = Policy(tier, self.projects, folder / "homes", hide=(self.notebooks,))
+        self.sessions: Sessions
+
+    def box(self, principal: str = "alice") -> Path:
+        """A principal's own folder."""
+        (found,) = self.policy.homes.glob(f"{principal}-*")
+        return found
+
+
+def usable(tier: Tier) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "p").mkdir()
+        if why := why_not(Policy(tier, Path(folder, "p"), Path(folder, "homes"))):
+            pytest.skip(f"{tier}: {why}")
+
+
+@pytest.fixture(scope="module", params=TIERS)
+async def house(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[House]:
+    usable(request.param)
+    built = House(tmp_path_factory.mktemp("h"), request.param)
+    os.environ["CANARY"] = CANARY
+    env = {name: text for name, text in kernel_env().items() if name != "CANARY"}
+    launch = Launch(cwd=built.projects, runtime=Path(), env=env)
+    config = Config(built.notebooks)
+    try:
+        async with Sessions(
+            config, launch, warm=0, policy=built.policy, expected=("alice",)
+        ) as built.sessions:
+            yield built
+    finally:
+        del os.environ["CANARY"]
+
+
+@pytest.fixture
+async def session(house: House) -> AsyncIterator[Session]:
+    opened = await house.sessions.open("alice")
+    yield opened
+    await house.sessions.close(opened)
+
+
+async def outcome(session: Session, code: str) -> str:
+    """What came of an attempt: `done` and what it got, or the error that stopped it."""
+    indented = "\n".join(f"    {line}" for line in code.strip().splitlines())
+    run = await cell(
+        session, f"got = None\ntry:\n{indented}\nexcept BaseException as e: got = e\nrepr(got)"
+    )
+    assert run.reply.status == "ok", stream(run, "stderr")
+    return str(ast.literal_eval(value(run)))
+
+
+# -- denied
+
+STEPS_OUT = {
+    "shadow": "got = open('/etc/shadow').read()",
+    "home_of_root": "import os; got = {{*os.listdir('/root')}} - {{*{interpreters}}} or 1 / 0",
+    "homes": "import os; got = {{*os.listdir('/home')}} - {{*{interpreters}}} or 1 / 0",
+    "own_home": "import os; got = {{*os.listdir({real_home!r})}} - {{*{interpreters}}} or 1 / 0",
+    "outside": "got = open({outside!r} + '/secret.txt').read()",
+    "outside_by_dots": "got = open({projects!r} + '/../outside/secret.txt').read()",
+    "outside_by_link": "import os; os.symlink({outside!r}, 'away'); got = os.listdir('away')",
+    "outside_by_proc_root": "got = open('/proc/1/root' + {outside!r} + '/secret.txt').read()",
+    "outside_by_proc_cwd": "import os; got = os.listdir('/proc/1/cwd' + {outside!r})",
+    "notebooks": "import os; got = [x for x in os.listdir({notebooks!r})] or 1 / 0",
+    "runtime": "import os; got = [x for x in os.listdir({runtime!r}) if x != 'p0'] or 1 / 0",
+    "write_outside": "open({outside!r} + '/new.txt', 'w').write('x'); got = 'wrote'",
+    "write_packages": "import json, os; open(os.path.dirname(json.__file__) + '/x.py', 'w')",
+    "write_site_packages": "import IPython, os; open(os.path.dirname(IPython.__file__) + '/x', 'w')",
+    "write_etc": "open('/etc/hosts', 'a')",
+    "write_proc_sys": "open('/proc/sys/kernel/core_pattern', 'w').write('|/bin/sh')",
+    "write_sysrq": "open('/proc/sysrq-trigger', 'w').write('h')",
+    "make_a_device": "import os, stat; os.mknod('disk', 0o600 | stat.S_IFBLK, os.makedev(8, 0))",
+    "chroot": "import os; os.chroot('.')",
+    "mount": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.mount(b'none', b'/tmp', b'tmpfs', 0, None): raise OSError(ctypes.get_errno())\n"
+        "got = 'mounted'"
+    ),
+    "user_namespace": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.unshare(0x10000000): raise OSError(ctypes.get_errno())\n"
+        "got = 'new namespace'"
+    ),
+    "user_namespace_by_command": (
+        "import subprocess\n"
+        "got = subprocess.run(['unshare', '-Ur', 'id'], capture_output=True, check=True)"
+    ),
+    "ptrace_a_child": (
+        "import ctypes, subprocess; l = ctypes.CDLL(None, use_errno=True)\n"
+        "p = subprocess.Popen(['sleep', '60'])\n"
+        "failed = l.ptrace(16, p.pid, None, None); n = ctypes.get_errno(); p.kill()\n"
+        "if failed: raise OSError(n)\n"
+        "got = 'attached'"
+    ),
+    "read_a_childs_memory": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.process_vm_readv(1, None, 0, None, 0, 0): raise OSError(ctypes.get_errno())\n"
+        "got = 'read'"
+    ),
+    "signal_the_server": "import os; os.kill({server}, 0); got = 'reached'",
+    "signal_everybody": "import os, signal; os.kill({server}, signal.SIGTERM); got = 'sent'",
+    "bobs_folder": "import os; got = os.listdir({bob!r})",
+    "everybodys_folders": "import os; got = os.listdir({homes!r}) == [{own!r}] and 1 / 0",
+    "connection_file": (
+        "import ipykernel.connect as c; open(c.get_connection_file(), 'w').write('{{}}')"
+    ),
+    "connection_file_moved": (
+        "import ipykernel.connect as c, os; f = c.get_connection_file(); os.rename(f, f + 'x')"
+    ),
+    "connection_file_linked": (
+        "import ipykernel.connect as c, os; f = c.get_connection_file()\n"
+        "os.symlink('/etc/passwd', os.path.dirname(f) + '/other.json')"
+    ),
+    "kernel_keyring": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.syscall({keyctl}, 0, -3, 1) < 0: raise OSError(ctypes.get_errno())\n"
+        "got = 'keyring'"
+    ),
+}
+REFUSALS = (
+    "PermissionError",
+    "FileNotFoundError",
+    "ProcessLookupError",
+    "OSError",
+    "ZeroDivisionError",  # the attempt itself says that there was nothing to see
+    "CalledProcessError",
+    "NotADirectoryError",
+)
+
+
+@pytest.mark.parametrize("attempt", STEPS_OUT)
+async def test_a_step_out_is_refused(attempt: str, house: House, session: Session) -> None:
+    bob = await house.sessions.open("bob")
+    await house.sessions.close(bob)
+    words = {
+        "outside": str(house.outside),
+        "projects": str(house.projects),
+        "notebooks": str(house.notebooks),
+        "runtime": str(kernel_launch(session).runtime.parent.parent),
+        "real_home": str(Path.home()),
+        "server": os.getpid(),
+        "interpreters": [*Path(sys.prefix).parts, *Path(sys.base_prefix).parts],
+        "bob": str(house.box("bob")),
+        "homes": str(house.policy.homes),
+        "own": house.box().name,
+        "keyctl": {"x86_64": 250, "aarch64": 219}[os.uname().machine],
+    }
+    got = await outcome(session, STEPS_OUT[attempt].format(**words))
+    assert got.startswith(REFUSALS), got
+    assert CANARY not in got
+    assert value(await cell(session, "6 * 7")) == "42"
+    assert not (house.outside / "new.txt").exists()
+    with contextlib.suppress(FileNotFoundError):
+        (house.projects / "away").unlink()
+
+
+def kernel_launch(session: Session) -> Launch:
+    assert session._kernel is not None
+    return session._kernel.launch
+
+
+@contextlib.contextmanager
+def listening(family: int, kind: int, address: object) -> Iterator[list[bytes]]:
+    """A socket of the host; what reached it."""
+    reached: list[bytes] = []
+    with socket.socket(family, kind) as host:
+        host.bind(address)  # type: ignore[arg-type]
+        if kind == socket.SOCK_STREAM:
+            host.listen()
+        host.settimeout(0.1)
+        over = threading.Event()
+
+        def receive() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    if kind == socket.SOCK_STREAM:
+                        with host.accept()[0]:
+                            reached.append(b"connected")
+                    else:
+                        reached.append(host.recv(100))
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        try:
+            reached.append(repr(host.getsockname()).encode())
+            yield reached
+        finally:
+            over.set()
+            thread.join()
+
+
+REACHING = {
+    "tcp": ("AF_INET", "SOCK_STREAM", ("127.0.0.1", 0)),
+    "udp": ("AF_INET", "SOCK_DGRAM", ("127.0.0.1", 0)),
+    "tcp6": ("AF_INET6", "SOCK_STREAM", ("::1", 0)),
+    "abstract_stream": ("AF_UNIX", "SOCK_STREAM", f"\0{CANARY}"),
+    "abstract_datagram": ("AF_UNIX", "SOCK_DGRAM", f"\0{CANARY}-d"),
+    "pathname_stream": ("AF_UNIX", "SOCK_STREAM", "path"),
+    "pathname_datagram": ("AF_UNIX", "SOCK_DGRAM", "path"),
+}
+
+
+@pytest.mark.parametrize("kind", REACHING)
+@pytest.mark.parametrize("by", ["socket", "socketpair"])
+async def test_no_socket_of_the_host_is_reached(
+    kind: str, by: str, house: House, session: Session
+) -> None:
+    family, type_, address = REACHING[kind]
+    if by == "socketpair" and type_ == "SOCK_STREAM":
+        pytest.skip("a pair of streams can't be connected again")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        place = f"{folder}/s" if address == "path" else address
+        with listening(getattr(socket, family), getattr(socket, type_), place) as reached:
+            (name,) = reached
+            made = (
+                f"socket.socket(socket.{family}, socket.{type_})"
+                if by == "socket"
+                else f"socket.socketpair(socket.AF_UNIX, socket.{type_})[0]"
+            )
+            got = await outcome(
+                session,
+                f"import socket; s = {made}; s.settimeout(2)\n"
+                f"s.connect({name.decode()}) if s.type == socket.SOCK_STREAM else"
+                f" s.sendto(b'hello', {name.decode()}); got = 'sent'",
+            )
+        assert reached == [name], got
+    if kind != "udp" or house.policy.tier == "landlock":  # to one's own loopback it is sent
+        assert got.startswith((*REFUSALS, "ConnectionRefusedError", "TypeError")), got
+
+
+async def test_no_process_shows_the_servers_environment_or_memory(session: Session) -> None:
+    run = await cell(
+        session,
+        "import glob\nfound = []\n"
+        "for path in glob.glob('/proc/[0-9]*/environ'):\n"
+        "    try: text = open(path, 'rb').read()\n"
+        "    except OSError: continue\n"
+        f"    if {CANARY.encode()!r} in text: found.append(open(path[:-7] + 'cmdline').read())\n"
+        "found",
+    )
+    assert value(run) == "[]"
+    got = await outcome(session, f"got = open('/proc/{os.getpid()}/mem', 'rb').read(1)")
+    assert got.startswith(REFUSALS), got
+
+
+async def test_the_other_threads_of_a_kernel_have_the_same_walls(
+    house: House, session: Session
+) -> None:
+    run = await cell(
+        session,
+        "import socket, threading\n"
+        f"secret = {str(house.outside)!r} + '/secret.txt'\n"
+        "said, done = {}, threading.Semaphore(0)\n"
+        "def attempt():\n"
+        "    for act in (lambda: open(secret).read(), lambda: socket.socket(socket.AF_UNIX)"
+        ".connect('/nowhere')):\n"
+        "        try: act(); error = 'none'\n"
+        "        except OSError as e: error = type(e).__name__\n"
+        "        said.setdefault(threading.current_thread().name, []).append(error)\n"
+        "    done.release()\n"
+        "kernel = get_ipython().kernel\n"
+        "kernel.iopub_thread.schedule(attempt)\n"
+        "kernel.control_thread.io_loop.add_callback(attempt)\n"
+        "threading.Thread(target=attempt).start()\n"
+        "[done.acquire(timeout=10) for _ in range(3)], said",
+    )
+    refused = "PermissionError" if house.policy.tier == "landlock" else "FileNotFoundError"
+    assert value(run).count("True") == 3
+    assert value(run).count(refused) == 6, value(run)
+
+
+async def test_a_kernel_that_swaps_its_files_does_not_bring_the_next_one_with_it(
+    house: House, session: Session
+) -> None:
+    sockets = str(kernel_launch(session).sockets)
+    await cell(
+        session,
+        "import os\n"
+        f"for name in os.listdir({sockets!r}):\n"
+        f"    path = os.path.join({sockets!r}, name)\n"
+        f"    os.unlink(path); os.symlink({str(house.outside / 'secret.txt')!r}, path)",
+    )
+    await session.restart()
+    assert value(await cell(session, "6 * 7")) == "42"
+    for left in Path(sockets).iterdir():
+        left.unlink()
+
+
+async def test_limits_hold(house: House, session: Session) -> None:
+    got = value(
+        await cell(
+            session,
+            "import resource as r\n"
+            "[r.getrlimit(n)[1] for n in (r.RLIMIT_CORE, r.RLIMIT_FSIZE, r.RLIMIT_NOFILE)],"
+            " int(open('/proc/self/oom_score_adj').read())",
+        )
+    )
+    assert got == "([0, 10737418240, 4096], 500)"
+    if house.policy.tier == "bwrap":
+        sizes = await cell(
+            session,
+            "import os\n"
+            "[os.statvfs(p).f_blocks * os.statvfs(p).f_frsize for p in ('/tmp', '/dev/shm')]",
+        )
+        assert value(sizes) == str([1 << 30, 1 << 30])
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="Linux does not count root's processes")
+async def test_a_fork_bomb_ends_at_the_limit(house: House, session: Session) -> None:
+    if house.policy.tier == "landlock":
+        pytest.skip("without a user namespace the limit is that of all the user's processes")
+    got = await outcome(
+        session,
+        "import subprocess; running = []\n"
+        "while True: running.append(subprocess.Popen(['sleep', '60']))",
+    )
+    assert got.startswith("BlockingIOError"), got
+
+
+async def test_killing_what_holds_the_sandbox_leaves_no_kernel(house: House) -> None:
+    if house.policy.tier != "bwrap":
+        pytest.skip("nothing holds it")
+    session = await house.sessions.open("carol")
+    assert session._kernel is not None
+    kernel = psutil.Process(session._kernel.process.pid)
+    assert is_forked(kernel)
+    for above in kernel.parents():
+        if above.name() == "bwrap":
+            outermost = above
+    outermost.kill()
+    kernel.wait(5)
+    assert value(await cell(session, "6 * 7")) == "42"  # on a new one
+    await house.sessions.close(session)
+
+
+# -- allowed
+
+ALLOWED = {
+    "projects": "open('mine.txt', 'w').write('x'); assert open('secret.txt').read() == 'seen'",
+    "home": (
+        "import os, pathlib; p = pathlib.Path.home() / 'x'; p.write_text('x')\n"
+        "assert p.read_text() == 'x'; assert os.path.expanduser('~') == str(p.parent)"
+    ),
+    "tmp": "import tempfile; f = tempfile.NamedTemporaryFile(); f.write(b'x' * 10_000_000)",
+    "numpy_threads": (
+        "import numpy as n, threading; a = n.random.rand(500, 500)\n"
+        "t = [threading.Thread(target=lambda: a @ a) for _ in range(4)]\n"
+        "[x.start() for x in t]; [x.join() for x in t]"
+    ),
+    "subprocess": (
+        "import subprocess, sys\n"
+        "assert subprocess.check_output([sys.executable, '-c', 'print(1)']) == b'1\\n'"
+    ),
+    "shell": "import os; assert os.system('ls | grep -q secret') == 0",
+    "user": "import getpass, os, pwd; assert getpass.getuser() == 'user'",
+    "threads": (
+        "import concurrent.futures as c\n"
+        "with c.ThreadPoolExecutor(20) as p: assert sum(p.map(abs, range(-9, 0))) == 45"
+    ),
+    "matplotlib_cache": (
+        "import matplotlib.font_manager as f, os\n"
+        "assert os.path.isdir(os.path.expanduser('~/.cache/matplotlib'))"
+    ),
+    "asyncio": "import asyncio; await asyncio.sleep(0.01)",
+    "time_zone": "import time; time.localtime()",
+    "certificates": "import ssl; ssl.create_default_context()",
+    "sqlite": (
+        "import sqlite3; d = sqlite3.connect('base.db'); d.execute('create table t(x)'); d.close()\n"
+        "import os; os.unlink('base.db')"
+    ),
+}
+IN_BWRAP = {
+    "multiprocessing": (
+        "import multiprocessing as m\n"
+        "with m.get_context('fork').Pool(2) as p: assert p.map(abs, [-1, 2]) == [1, 2]\n"
+        "q = m.Queue(); q.put(1); assert q.get(timeout=5) == 1"
+    ),
+    "shared_memory": (
+        "from multiprocessing import shared_memory as s\n"
+        "m = s.SharedMemory(create=True, size=100); m.close(); m.unlink()"
+    ),
+    "a_server_of_ones_own": (
+        "import socket; s = socket.create_server(('127.0.0.1', 0))\n"
+        "c = socket.create_connection(s.getsockname()); c.close(); s.close()"
+    ),
+}
+
+
+@pytest.mark.parametrize("act", [*ALLOWED, *IN_BWRAP])
+async def test_what_programs_do_works(act: str, house: House, session: Session) -> None:
+    if act in IN_BWRAP and house.policy.tier != "bwrap":
+        pytest.skip("needs semaphores or sockets, which Landlock can't keep apart")
+    run = await cell(session, (ALLOWED | IN_BWRAP)[act], 60)
+    assert run.reply.status == "ok", run.cell.outputs
+
+
+async def test_a_kernel_is_forked_inside_and_interrupted_there(session: Session) -> None:
+    assert session._kernel is not None
+    assert is_forked(psutil.Process(session._kernel.process.pid))
+    run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
+    assert (run.reply.status, run.state) == ("timeout", "kept")
+    assert value(await cell(session, "x")) == "1"
+
+
+async def test_what_is_in_a_home_stays_and_is_nobody_elses(house: House) -> None:
+    first = await house.sessions.open("alice")
+    await cell(first, "import pathlib; pathlib.Path.home().joinpath('kept').write_text('k')")
+    await house.sessions.close(first)
+    second, other = await house.sessions.open("alice"), await house.sessions.open("bob")
+    look = "import pathlib; [p.name for p in pathlib.Path.home().iterdir() if p.name == 'kept']"
+    assert value(await cell(second, look)) == "['kept']"
+    assert value(await cell(other, look)) == "[]"
+    for each in (second, other):
+        await house.sessions.close(each)
+
+
+PACKAGE = """
+[project]
+name = "tiny-thing"
+version = "1.0"
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "tiny_thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+        wheel.writestr("tiny_thing.py", "answer = 42")
+        info = "tiny_thing-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: tiny-thing\\nVersion: 1.0\\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return name
+"""
+
+
+async def test_a_package_is_installed_for_all_sessions_of_its_principal(house: House) -> None:
+    source = house.projects / "tiny"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(PACKAGE)
+    (source / "backend.py").write_text(BACKEND)
+    session = await house.sessions.open("alice")
+    install = "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', 'install',"
+    run = await cell(
+        session,
+        f"{install} '-q', '--no-index', './tiny'], capture_output=True, text=True).stderr",
+        60,
+    )
+    assert value(await cell(session, "import tiny_thing; tiny_thing.answer")) == "42", value(run)
+    await house.sessions.close(session)
+    later = await house.sessions.open("alice")
+    assert value(await cell(later, "import tiny_thing; tiny_thing.answer")) == "42"
+    await house.sessions.close(later)
+    bob = await house.sessions.open("bob")
+    assert (await cell(bob, "import tiny_thing")).reply.error_name == "ModuleNotFoundError"
+    await house.sessions.close(bob)
+    shutil.rmtree(source)
+
+
+# -- policies
+
+
+async def one_cell(policy: Policy, folder: Path, code: str) -> Run:
+    launch = Launch(cwd=policy.projects, runtime=Path(), env=kernel_env())
+    async with Sessions(Config(folder / "n"), launch, warm=0, policy=policy) as sessions:
+        session = await sessions.open()
+        return await cell(session, code)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_projects_can_be_read_only(tier: Tier, tmp_path: Path) -> None:
+    usable(tier)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.txt").write_text("a")
+    policy = Policy(tier, tmp_path / "p", tmp_path / "homes", read_only=True)
+    run = await one_cell(policy, tmp_path, "print(open('a.txt').read())\nopen('b.txt', 'w')")
+    assert stream(run) == "a\n"
+    assert run.reply.error_name in ("OSError", "PermissionError")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_more_folders_can_be_shown(tier: Tier, tmp_path: Path) -> None:
+    usable(tier)
+    for name in ("p", "r", "w"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    policy = Policy(
+        tier,
+        tmp_path / "p",
+        tmp_path / "homes",
+        read=(tmp_path / "r",),
+        write=(tmp_path / "w",),
+    )
+    run = await one_cell(
+        policy,
+        tmp_path,
+        f"print(open({str(tmp_path / 'r' / 'a.txt')!r}).read())\n"
+        f"open({str(tmp_path / 'w' / 'b.txt')!r}, 'w').write('b')\n"
+        f"open({str(tmp_path / 'r' / 'b.txt')!r}, 'w')",
+    )
+    assert stream(run) == "r\n"
+    assert run.reply.error_name in ("OSError", "PermissionError")
+    assert (tmp_path / "w" / "b.txt").read_text() == "b"
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_the_network_is_there_where_it_is_wanted(tier: Tier, tmp_path: Path) -> None:
+    usable(tier)
+    (tmp_path / "p").mkdir()
+    policy = Policy(tier, tmp_path / "p", tmp_path / "homes", network=True)
+    with listening(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)) as reached:
+        run = await one_cell(
+            policy,
+            tmp_path,
+            f"import socket; socket.create_connection({reached[0].decode()}, 5).close()",
+        )
+        assert run.reply.status == "ok", run.cell.outputs
+
+
+async def test_what_must_not_change_can_lie_in_what_may(tmp_path: Path) -> None:
+    usable("bwrap")
+    projects = tmp_path / "p"
+    for name in ("deep/fixed", "deep/hidden"):
+        (projects / name).mkdir(parents=True)
+        (projects / name / "a.txt").write_text(CANARY)
+    policy = Policy(
+        "bwrap",
+        projects,
+        tmp_path / "homes",
+        hide=(projects / "deep" / "hidden",),
+        fixed=(projects / "deep" / "fixed",),
+    )
+    run = await one_cell(
+        policy,
+        tmp_path,
+        "import os\n"
+        "def attempt(act):\n"
+        "    try: return act()\n"
+        "    except OSError as e: return type(e).__name__\n"
+        "acts = [lambda: os.rename('deep', 'shallow'), lambda: os.rename('deep/fixed', 'x'),\n"
+        "    lambda: open('deep/fixed/a.txt', 'w'), lambda: os.listdir('deep/hidden')]\n"
+        "[attempt(act) for act in acts], open('deep/new.txt', 'w').write('n')",
+    )
+    assert value(run) == "(['OSError', 'OSError', 'OSError', []], 1)"
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [("in", "Landlock can't keep"), ("beside", "")],
+)
+async def test_landlock_is_not_taken_where_it_can_not_hold(
+    where: str, why: str, tmp_path: Path
+) -> None:
+    usable("landlock")
+    projects = tmp_path / "p"
+    projects.mkdir()
+    notebooks = (projects if where == "in" else tmp_path) / "notebooks"
+    notebooks.mkdir()
+    policy = Policy("landlock", projects, tmp_path / "homes", hide=(notebooks,))
+    assert why_not(policy).startswith(why) if why else why_not(policy) == ""
