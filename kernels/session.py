@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-import tokenize
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from .outputs import Displays
 from .process import describe_exit
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
+from .source import decoded
 
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
 KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
@@ -138,7 +137,9 @@ class Session:
 
     def submit_script(self, script: Script, timeout: float | None = None) -> Execution:
         """Queue a file to be run as `__main__`; returns at once."""
-        return self._submit(decoded(script.source), script.path.name, script, timeout)
+        # A notebook's lines end with \n; the file may have others.
+        source = decoded(script.source).replace("\r\n", "\n").replace("\r", "\n")
+        return self._submit(source, script.path.name, script, timeout)
 
     def _submit(
         self, source: str, title: str, script: Script | None, timeout: float | None
@@ -354,16 +355,6 @@ def told_steps(reply: Reply) -> str:
     reason, *acts = reply.steps
     kept = "its variables are kept" if reply.state == "kept" else ""
     return f"The run {reason}: it was {', then '.join(acts)}{'; ' + kept if kept else ''}."
-
-
-def decoded(source: bytes) -> str:
-    """A Python file's text by its own declared encoding, for the record."""
-    try:
-        encoding, _ = tokenize.detect_encoding(BytesIO(source).readline)
-    except SyntaxError:
-        encoding = "utf-8"
-    text = source.decode(encoding, "replace").removeprefix("\ufeff")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def notebook_metadata(session_id: str, kernel: Kernel) -> dict[str, Any]:

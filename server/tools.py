@@ -25,6 +25,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
+from ..kernels.source import decoded
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
 from .content import PAGE, RUN_SCHEMA, page_of_run, plain, run_result, running_page
@@ -307,16 +308,19 @@ class Tools:
 
     async def list_python_files(self) -> ToolResult:
         """List the Python files that run_python can run, with sizes and times of change."""
-        found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
-        rows = [
+        with told():
+            found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
+        rows: list[dict[str, Any]] = [
             {
                 "file_name": name,
                 "bytes": status.st_size,
-                "modified": datetime.fromtimestamp(status.st_mtime, UTC).isoformat("T", "seconds"),
+                "modified": utc(status.st_mtime),
             }
             for name, status in found[:LISTED]
         ]
-        lines = [f"{r['file_name']}  {r['bytes']} bytes, {r['modified']}" for r in rows]
+        lines = [
+            f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
+        ]
         if len(found) > LISTED:
             lines.append(f"[{len(found) - LISTED} more are not listed]")
         nothing = f"No Python files in {self.settings.projects}; write_python_file makes one."
@@ -340,24 +344,26 @@ class Tools:
             name, new = await asyncio.to_thread(
                 paths.write, self.settings.projects, file_name, content
             )
-            return f"{'Created' if new else 'Replaced'} {name} ({len(content):,} characters)."
+            did = "Created" if new else "Replaced"
+            return f"{did} {paths.shown(name)} ({len(content):,} characters)."
 
     def _text(self, file_name: str) -> str:
-        return paths.read(self.settings.projects, file_name).source.decode("utf-8", "replace")
+        return decoded(paths.read(self.settings.projects, file_name).source)
 
     # -- resources
 
     async def notebook(self, session_id: str) -> str:
         """The notebook that records a session, as it is now."""
-        path: Path | None = self.sessions.get(session_id, principal()).recorder.path
-        if path is None:
-            raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
+        with told():
+            path: Path | None = self.sessions.get(session_id, principal()).recorder.path
+            if path is None:
+                raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
         # Not in a thread: that would see half of what is being written.
         return path.read_text("utf-8")  # noqa: ASYNC240
 
     async def python_file(self, path: str) -> str:
         """A Python file of the projects folder."""
-        return await asyncio.to_thread(self._text, path)
+        return await self.read_python_file(path)
 
 
 def finished(execution: Execution) -> None:
@@ -398,6 +404,12 @@ async def tell(execution: Execution, ctx: Context) -> None:
             execution.told[name] += len(new)
             heading = "--- stderr ---\n" if name == "stderr" else ""
             await ctx.report_progress(round(execution.elapsed, 3), message=heading + new)
+
+
+def utc(seconds: float) -> str:
+    """A file's time as ISO 8601; a file may have one that no calendar has."""
+    last = datetime.max.replace(tzinfo=UTC).timestamp() - 1
+    return datetime.fromtimestamp(min(max(seconds, 0), last), UTC).isoformat("T", "seconds")
 
 
 def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:

@@ -19,6 +19,15 @@ from rmi_agent.kernels.templates import TEMPLATES
 SANDBOX = os.environ.get("SANDBOX", "off")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a database, hypothesis still keeps files, and from the collection on."""
+    folder = tempfile.mkdtemp(prefix="hyp")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", folder)
+    config.add_cleanup(patch.undo)
+    config.add_cleanup(lambda: shutil.rmtree(folder))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
