@@ -30,6 +30,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from .errors import KernelStartError
 from .forkserver import PRELOAD
 from .rawoutput import RawOutput
+from .templates import Forked
 from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,11 @@ class KernelProcess:
                 " kernelspec has a provisioner of its own, or this package has to be installed"
                 " again. Choose another KERNEL_NAME, or set SANDBOX=off."
             )
+
+    @property
+    def forked(self) -> bool:
+        """Whether it comes from a template, and was not started."""
+        return isinstance(getattr(self._manager.provisioner, "process", None), Forked)
 
     async def alive(self) -> bool:
         """Whether it still runs."""

@@ -108,6 +108,11 @@ class Session:
         return self._kernel is None or self._kernel.is_python
 
     @property
+    def forked(self) -> bool:
+        """Whether its kernel was forked from a template."""
+        return self._kernel is not None and self._kernel.process.forked
+
+    @property
     def idle_for(self) -> float:
         """Seconds since the last run ended; 0 while one goes on."""
         return 0.0 if self.busy else time.monotonic() - self.last_used

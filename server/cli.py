@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from ipaddress import ip_address
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from cyclopts import Parameter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import App
+from .doctor import as_data, examine
 from .settings import BadSettings, Settings, die, load
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,19 @@ def serve(
         main_loop(stdio(server) if transport == "stdio" else http(server, settings))
     except BadSettings as error:
         die(error)
+
+
+@app.command
+def doctor(*, json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False) -> None:
+    """Try what a server needs on this machine; exit code 1 if something is amiss."""
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not json:
+            print(finding, flush=True)
+    if json:
+        print(dumps(as_data(findings), indent=2))
+    raise SystemExit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def give_memory_back() -> None:

@@ -122,3 +122,17 @@ def hints(policy: Policy | None) -> dict[str, str]:
         none = "The code runs in a sandbox without a network (the server's SANDBOX_NETWORK)."
         told |= dict.fromkeys(CONNECTIONS, none)
     return told
+
+
+def left_open(policy: Policy | None) -> str:
+    """What the sandbox does not hold, in one line."""
+    if policy is None:
+        return "kernels may do all that this user may"
+    left = ["processor time", "disk space where they may write", "faults of the system's own core"]
+    if policy.tier == "landlock":
+        left.insert(0, "the list of all processes (no names of sockets, memory or environments)")
+    if policy.network:
+        left.insert(0, "the network, with what listens on this machine")
+        if policy.tier == "landlock":
+            left.insert(1, "socket files of other programs")
+    return ", ".join(left)

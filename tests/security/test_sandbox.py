@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.security,
     pytest.mark.skipif(sys.platform != "linux", reason="the sandboxes are Linux's"),
 ]
+# Folders with the interpreters, which are shown, and this package's own file among them.
+SEEN = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).resolve()]
 CANARY = f"canary-{secrets.token_hex(8)}"
 
 
@@ -181,7 +183,7 @@ async def test_a_step_out_is_refused(attempt: str, house: House, session: Sessio
         "runtime": str(kernel_launch(session).runtime.parent.parent),
         "real_home": str(Path.home()),
         "server": os.getpid(),
-        "interpreters": [*Path(sys.prefix).parts, *Path(sys.base_prefix).parts],
+        "interpreters": [part for path in SEEN for part in path.parts],
         "bob": str(house.box("bob")),
         "homes": str(house.policy.homes),
         "own": house.box().name,

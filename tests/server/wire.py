@@ -19,12 +19,15 @@ class Wire:
     Args:
         projects: its projects folder.
         process: a server that runs already; one is started if left out.
+        options: of its command line.
         settings: its environment.
     """
 
-    def __init__(self, projects: Path, process: Any = None, **settings: str) -> None:
+    def __init__(
+        self, projects: Path, process: Any = None, options: tuple[str, ...] = (), **settings: str
+    ) -> None:
         self.process = process or subprocess.Popen(
-            SERVER,
+            [*SERVER, *options],
             env=server_env(projects, **settings),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -58,6 +61,10 @@ class Wire:
         return self.request("tools/call", name=tool, arguments=arguments)
 
     def close(self) -> None:
+        """Let the server end, and wait for that."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait(20)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()

@@ -1,0 +1,178 @@
+"""Which sandbox a server takes, when it refuses to start, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rmi_agent.kernels import Policy
+from rmi_agent.server import Settings, isolation, load
+from rmi_agent.server.isolation import chosen, hints, policy_of
+from rmi_agent.server.settings import BadSettings
+
+from tests.server.conftest import fill, server_env
+from tests.server.wire import Wire
+
+pytestmark = [
+    pytest.mark.security,
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandboxes are Linux's"),
+]
+CANARY = "canary-of-the-server"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load(python_projects_dir=fill(tmp_path), sandbox="auto")
+
+
+def works(*tiers: str) -> object:
+    """Stands for the probe: only these tiers work."""
+    return lambda policy: "" if policy.tier in tiers else "it is broken"
+
+
+@pytest.mark.parametrize(
+    ("working", "taken"), [(("bwrap", "landlock"), "bwrap"), (("landlock",), "landlock")]
+)
+def test_auto_takes_the_best_that_works(
+    working: tuple[str, ...], taken: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "why_not", works(*working))
+    policy = chosen(settings, exposed=False)
+    assert policy is not None
+    assert policy.tier == taken
+
+
+def test_without_any_http_is_refused_and_stdio_goes_on_with_one_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(isolation, "why_not", works())
+    with pytest.raises(
+        BadSettings, match=r"bwrap: it is broken; landlock: .* --no-sandbox"
+    ) as said:
+        chosen(settings, exposed=True)
+    assert "\n" not in str(said.value)
+    assert chosen(settings, exposed=False) is None
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_tier_that_is_asked_for_is_taken_or_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "why_not", works("bwrap"))
+    asked = settings.model_copy(update={"sandbox": "landlock"})
+    for exposed in (True, False):
+        with pytest.raises(BadSettings, match="landlock: it is broken"):
+            chosen(asked, exposed=exposed)
+
+
+@pytest.mark.parametrize(
+    ("exposed", "asked", "network"),
+    [(False, None, True), (True, None, False), (True, True, True), (False, False, False)],
+)
+def test_there_is_a_network_on_stdio_and_none_over_http_unless_asked(
+    exposed: bool, asked: bool | None, network: bool, settings: Settings
+) -> None:
+    asking = settings.model_copy(update={"sandbox_network": asked})
+    policy = chosen(asking, exposed=exposed)
+    assert policy is not None
+    assert policy.network is network
+
+
+def test_the_servers_own_files_are_out_of_reach(settings: Settings) -> None:
+    policy = policy_of(settings, "bwrap", network=False)
+    package = Path(isolation.__file__).parent
+    assert settings.notebooks in policy.hide
+    assert any(package.is_relative_to(folder) for folder in policy.fixed)
+
+
+def test_a_settings_file_that_kernels_could_change_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(settings.projects)
+    Path(".env").write_text("PORT=8001\n")
+    with pytest.raises(BadSettings, match=r"\.env lies in it"):
+        chosen(settings, exposed=False)
+
+
+@pytest.mark.parametrize("variable", ["sandbox_read", "sandbox_write"])
+def test_a_folder_that_is_not_there_is_named(variable: str, settings: Settings) -> None:
+    asking = settings.model_copy(update={variable: ("/nowhere/at/all",)})
+    with pytest.raises(BadSettings, match=f"{variable.upper()}: there is no /nowhere/at/all"):
+        chosen(asking, exposed=False)
+
+
+def test_a_refused_sandbox_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http", "--port", "0"],
+        env=server_env(fill(tmp_path), SANDBOX="bwrap", PATH="/nowhere"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "SANDBOX" in line
+    assert "bubblewrap is not installed" in line
+
+
+def test_no_sandbox_means_none(tmp_path: Path) -> None:
+    wire = Wire(fill(tmp_path), options=("--no-sandbox",), SANDBOX="bwrap")
+    result = wire.call("run_cell", code="import os; os.path.exists('/etc/shadow')")
+    assert result["content"][0]["text"].startswith("True")
+    wire.close()
+
+
+def test_a_hint_follows_errors_that_the_sandbox_may_have_caused(tmp_path: Path) -> None:
+    wire = Wire(fill(tmp_path), SANDBOX="auto", SANDBOX_NETWORK="0")
+    text = wire.call("run_cell", code="open('/etc/shadow')")["content"][0]["text"]
+    assert "The code runs in a sandbox: of this machine it sees" in text
+    assert "SANDBOX_READ" in text
+    text = wire.call("run_cell", code="import urllib.request as u; u.urlopen('http://127.0.0.1:9')")
+    assert "without a network" in text["content"][0]["text"]
+    assert "sandbox" not in wire.call("run_cell", code="1 / 0")["content"][0]["text"]
+    wire.close()
+
+
+def test_the_hints_name_what_is_seen() -> None:
+    policy = Policy("bwrap", Path("/p"), Path("/h"), read=(Path("/data"),), network=True)
+    assert "/p, /data" in hints(policy)["FileNotFoundError"]
+    assert "URLError" not in hints(policy)
+    assert hints(None) == {}
+
+
+LOOK = f"""
+import glob, os
+found = [name for name, text in os.environ.items() if {CANARY!r} in text]
+for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'):
+    try: text = open(path, 'rb').read()
+    except OSError: continue
+    if {CANARY.encode()!r} in text: found.append(path)
+found
+"""
+
+
+@pytest.mark.parametrize("sandbox", ["bwrap", "landlock", "off"])
+def test_what_the_server_alone_may_know_is_not_in_any_process(tmp_path: Path, sandbox: str) -> None:
+    if sandbox == "off" and os.getuid() == 0:
+        pytest.skip("root without a sandbox may read every process")
+    wire = Wire(fill(tmp_path), SANDBOX=sandbox, MY_SECRET=CANARY)
+    assert wire.call("run_cell", code=LOOK)["content"][0]["text"].startswith("[]")
+    wire.close()
+
+
+def test_doctor_names_the_tier_and_what_it_leaves_open(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rmi_agent.server.cli", "doctor"],
+        env=server_env(fill(tmp_path), SANDBOX="auto"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("sandbox over HTTP: ", "no network", "Left open: ", "fork server: fresh kernels"):
+        assert words in done.stdout
+    assert "✗" not in done.stdout
