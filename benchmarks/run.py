@@ -28,7 +28,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from jupyter_client.manager import start_new_async_kernel
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import Kernel, Launch
+from rmi_agent.kernels import TIERS, Kernel, Launch, Policy, why_not
 from rmi_agent.kernels.outputs import Outputs
 from rmi_agent.kernels.templates import TEMPLATES
 
@@ -106,6 +106,7 @@ class Bench:
             "PYTHON_PROJECTS_DIR": str(self.projects),
             "NOTEBOOKS_DIR": str(self.folder / "notebooks"),
             "JUPYTER_PATH": str(self.folder),
+            "XDG_DATA_HOME": str(self.folder / "data"),
         }
         return {**os.environ, **own, **more}
 
@@ -255,7 +256,7 @@ async def files(bench: Bench) -> None:
 async def sustained(bench: Bench) -> None:
     """Eight clients that run a file in fresh sessions, one after the other."""
     rates = {}
-    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock"})):
+    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
         async with bench.http(**more) as (url, _), contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Client(url)) for _ in range(8)]
             await asyncio.sleep(5)
@@ -310,6 +311,43 @@ async def starts(bench: Bench) -> None:
     ]
 
 
+async def sandboxed(bench: Bench) -> None:
+    """What the best sandbox of this machine costs: warm cells, and starts without the pool."""
+    plain = Launch(bench.projects, bench.folder, env=bench.env())
+    works = [
+        policy
+        for tier in TIERS
+        if not why_not(policy := Policy(tier, bench.projects, bench.folder / "homes"))
+    ]
+    if not works:
+        return
+    boxed = works[0].sandbox("bench", bench.folder).launch(plain)
+    launches = {"off": plain, "on": boxed}
+    starting: dict[str, list[float]] = {"off": [], "on": []}
+    answering: dict[str, list[float]] = {"off": [], "on": []}
+    for turn, (kind, launch) in itertools.product(range(21), launches.items()):
+        kernel = Kernel(launch)
+
+        async def cell(kernel: Kernel = kernel) -> None:
+            await kernel.run_cell("1 + 1", Outputs(new_code_cell()))
+
+        async def start(kernel: Kernel = kernel, cell: Any = cell) -> None:
+            await kernel.start()
+            await cell()
+
+        first = await times(start, 1)
+        warm = await times(cell, 30)
+        await kernel.close(graceful=False)
+        await asyncio.sleep(2 if turn == 0 else 0.2)
+        starting[kind] += first if turn else []
+        answering[kind] += warm[10:] if turn else []
+    TEMPLATES.close()
+    for what, found, bound in (("fresh kernel", starting, 1.3), ("warm cell", answering, 1.05)):
+        off, on = (statistics.median(row) for row in found.values())
+        bench.figures |= {f"{what}, no sandbox, ms": off, f"{what}, {works[0].tier}, ms": on}
+        bench.targets.append(Target(f"{what}, sandbox on ÷ off", on / off, bound))
+
+
 async def burst(bench: Bench) -> None:
     """Twenty new sessions at once, with a pool that expects few, and one that has seen it."""
     async with bench.http(KERNEL_MAX="64") as (url, _), Client(url) as client:
@@ -335,7 +373,7 @@ async def burst(bench: Bench) -> None:
 async def memory(bench: Bench) -> None:
     """What an idle session takes that has run a cell."""
     found = {}
-    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock"})):
+    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
         async with bench.http(KERNEL_MAX="30", **more) as (url, server), Client(url) as client:
             await asyncio.sleep(4)
             for _ in range(20):
@@ -404,7 +442,7 @@ async def long_life(bench: Bench) -> None:
 
 PARTS = {
     part.__name__: part
-    for part in (cells, files, starts, sustained, burst, memory, hundred, long_life)
+    for part in (cells, files, starts, sandboxed, sustained, burst, memory, hundred, long_life)
 }
 
 
