@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import mcp_types
 from fastmcp import Client
-from fastmcp.client.transports import ClientTransport, StdioTransport, infer_transport
+from fastmcp.client.transports import (
+    ClientTransport,
+    SSETransport,
+    StdioTransport,
+    StreamableHttpTransport,
+    infer_transport,
+)
 from fastmcp.exceptions import ToolError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
+
+from .local_token import direct_client, is_loopback, local_token
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
+HTTP = StreamableHttpTransport | SSETransport
 EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
 HEADING = "--- stderr ---\n"  # what the server puts over stderr, also in live output
 PAGE = 200_000  # characters of one read_output
@@ -85,7 +94,8 @@ class RmiMcpClient:
         target: a URL (`…/mcp`, or `…/sse` for legacy SSE), the path of a server script, a
             command line (a text or a list), a FastMCP server object, or None for a server
             of one's own in a child process.
-        token: the bearer token for a URL; `RMI_AGENT_TOKEN` if left out.
+        token: the bearer token for a URL; if left out `RMI_AGENT_TOKEN`, or else for a server
+            on this machine the token that it has made.
         mode: FastMCP's `auto`, `legacy` or a protocol version.
         on_question: asked when a cell calls `input()` (or, secret, `getpass()`); None is no
             answer. Without it such a cell gets an EOFError.
@@ -99,11 +109,15 @@ class RmiMcpClient:
         mode: str = "auto",
         on_question: OnQuestion | None = None,
     ) -> None:
-        auth = token or os.environ.get("RMI_AGENT_TOKEN") or None
+        transport, auth = transport_for(target), None
+        if isinstance(target, str) and isinstance(transport, HTTP):
+            auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
+            if is_loopback(transport.url):
+                transport.httpx_client_factory = direct_client
         self._client: Client[Any] = Client(
-            transport_for(target),
+            transport,
             mode=mode,
-            auth=auth if is_url(target) else None,
+            auth=auth,
             elicitation_handler=answering(on_question) if on_question is not None else None,
         )
 

@@ -34,7 +34,8 @@ class Pool:
         warm: kernels kept ready at least; after a burst it is more for a while. 0 is none.
         most: processes at the same time, warm and starting ones included.
         patience: seconds that a lease waits for a kernel to come free.
-        evict: asked for room when there is none; returns whether some is on its way.
+        evict: asked for room when there is none, with who needs it ("" is the pool itself);
+            returns whether some is on its way.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Pool:
         warm: int,
         most: int,
         patience: float = 30.0,
-        evict: Callable[[], bool] = lambda: False,
+        evict: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.launch = launch
         self.most = most
@@ -83,8 +84,10 @@ class Pool:
         """Kernels that are ready now."""
         return len(self._warm)
 
-    async def lease(self) -> Kernel:
+    async def lease(self, asker: str = "") -> Kernel:
         """A fresh kernel: a warm one, or one started for this call, or one that came free.
+
+        `asker` is whom `evict` is told of.
 
         Raises:
             PoolExhaustedError: none came free in time.
@@ -110,7 +113,7 @@ class Pool:
                         self._count += 1
                         break
                     else:
-                        await self._wait_for_room()
+                        await self._wait_for_room(asker)
                 else:
                     raise PoolExhaustedError("The server is shutting down.")
         except TimeoutError:
@@ -150,10 +153,10 @@ class Pool:
                 waiter.set_result(None)
                 return
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, asker: str) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._evict()
+        self._evict(asker)
         try:
             await waiter
         finally:
@@ -206,7 +209,7 @@ class Pool:
             return True
         worth_a_session = min(self._least, self.most // 4)
         if len(self._warm) < worth_a_session and not self._making_room:
-            self._making_room = self._evict()
+            self._making_room = self._evict("")
         return False
 
     def _shrink(self) -> None:

@@ -1,6 +1,7 @@
 """All open sessions: opening, finding, closing, and making room.
 
-A session belongs to the principal that opened it; for anybody else it does not exist.
+A session belongs to the principal that opened it; for anybody else it does not exist, and
+nobody's sessions make room for those of somebody who has more.
 Knows nothing of MCP; the principal is a plain name.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -15,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -23,7 +25,7 @@ from typing import Self
 import platformdirs
 import psutil
 
-from .errors import SessionNotFoundError
+from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
 from .journal import recover
 from .pool import Pool
@@ -34,6 +36,7 @@ from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+LOCAL = "local"  # the one principal where none are told apart; it may have all there is
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
 LONGEST_FOLDER = 60  # bytes; a socket's path may have 103, and 36 of our own come behind
 
@@ -57,13 +60,24 @@ class Sessions:
         warm: kernels kept ready.
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
+        most_each: sessions of one principal at the same time; 0 is no limit but `most`.
     """
 
     def __init__(
-        self, config: Config, launch: Launch, warm: int = 2, most: int = 16, patience: float = 30.0
+        self,
+        config: Config,
+        launch: Launch,
+        warm: int = 2,
+        most: int = 16,
+        patience: float = 30.0,
+        most_each: int = 0,
     ) -> None:
         self.config = config
         self._launch, self._sizes = launch, (warm, most, patience)
+        self._most_each, self._patience = most_each, patience
+        self._places: dict[str, asyncio.Semaphore] = {}  # those left to each principal
+        self._held: Counter[str] = Counter()  # by principal: open, and on the way
+        self._wanting: Counter[str] = Counter()  # by principal: openings that wait for a place
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stack = contextlib.AsyncExitStack()
@@ -90,27 +104,62 @@ class Sessions:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def open(self, principal: str = "local") -> Session:
+    async def open(self, principal: str = LOCAL) -> Session:
         """A new session on a fresh kernel.
 
         Raises:
-            PoolExhaustedError: every kernel is busy.
+            PoolExhaustedError: every kernel is busy, or every session of the principal.
             KernelStartError: none could be started.
         """
-        kernel = await self.pool.lease()
+        await self._take_place(principal)
+        lease = functools.partial(self.pool.lease, principal)
+        try:
+            kernel = await lease()
+        except BaseException:
+            self._give_place_back(principal)
+            raise
         session = Session(
             secrets.token_urlsafe(12),
             principal,
             self.config,
             kernel,
-            self.pool.lease,
+            lease,
             self.pool.retire,
-            self.pool.room_may_come,
+            functools.partial(self._became_idle, principal),
         )
         self._open[session.id] = session
         return session
 
-    def get(self, session_id: str, principal: str = "local") -> Session:
+    async def _take_place(self, principal: str) -> None:
+        """Wait until the principal may have one more session, closing an idle one of its own."""
+        most = sys.maxsize if principal == LOCAL or not self._most_each else self._most_each
+        places = self._places.setdefault(principal, asyncio.Semaphore(most))
+        if places.locked():
+            self._evict_own(principal)
+        self._wanting[principal] += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                await places.acquire()
+        except TimeoutError:
+            raise PoolExhaustedError(
+                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
+                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
+                " or close a session (list_sessions shows them), then try again."
+            ) from None
+        finally:
+            self._wanting[principal] -= 1
+        self._held[principal] += 1
+
+    def _give_place_back(self, principal: str) -> None:
+        self._held[principal] -= 1
+        self._places[principal].release()
+
+    def _became_idle(self, principal: str) -> None:
+        if self._wanting[principal]:
+            self._evict_own(principal)
+        self.pool.room_may_come()
+
+    def get(self, session_id: str, principal: str = LOCAL) -> Session:
         """An open session by its id.
 
         Raises:
@@ -131,7 +180,7 @@ class Sessions:
             " leave session_id out to open a new one."
         )
 
-    def execution(self, session_id: str, cell: int, principal: str = "local") -> Execution | None:
+    def execution(self, session_id: str, cell: int, principal: str = LOCAL) -> Execution | None:
         """A run that is still in memory; None if its session has ended or forgotten it.
 
         Raises:
@@ -142,7 +191,7 @@ class Sessions:
             return None
         return self.get(session_id, principal).execution(cell)
 
-    async def on_record(self, session_id: str, cell: int, principal: str = "local") -> Run | None:
+    async def on_record(self, session_id: str, cell: int, principal: str = LOCAL) -> Run | None:
         """A run of an open or ended session, read from its notebook; None if it is not there.
 
         Args:
@@ -163,32 +212,42 @@ class Sessions:
         text = path.read_text("utf-8")  # not in a thread: it would see half of what is written
         return await asyncio.to_thread(run_on_record, text, path, session_id, number)
 
-    def all(self, principal: str = "local") -> list[Session]:
+    def all(self, principal: str = LOCAL) -> list[Session]:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
+
+    def unfinished(self, principal: str = LOCAL) -> list[Execution]:
+        """The principal's runs that go on or are queued."""
+        runs = [run for session in self.all(principal) for run in session.executions]
+        return [run for run in runs if not run.task.done()]
 
     async def close(self, session: Session, why: str = "it was closed") -> None:
         """End a session; its notebook stays. A caller that is cancelled does not stop it."""
         await asyncio.shield(self._close_soon(session, why))
 
-    async def _close(self, session: Session, why: str) -> None:
-        if self._open.pop(session.id, None) is None:
-            return
-        self._ended[session.id] = Ended(
-            session.principal, why, session.recorder.path, session.count
-        )
-        while len(self._ended) > 1000:
-            self._ended.popitem(last=False)
-        await session.close(why)
+    def _evict(self, asker: str) -> bool:
+        """Close one idle session for a new one of `asker`; False if there is none to close.
 
-    def _evict(self) -> bool:
-        """Close the session that is missed least: idle file runs first, then the longest idle."""
-        idle = [session for session in self._open.values() if not session.busy]
+        Those who have most sessions make room first, and those who have fewer than the asker
+        not at all; so what everybody has becomes more even, and nobody is pushed out.
+        """
+        held = self._held
+        idle = [
+            session
+            for session in self._open.values()
+            if not session.busy and held[session.principal] + 1 >= held[asker]
+        ]
         if not idle:
             return False
-        least = max(idle, key=lambda s: (s.only_files and s.count > 0, s.idle_for))
+        least = max(idle, key=lambda s: (held[s.principal], s.principal == asker, *missed(s)))
         self._close_soon(least, "it was idle and a new one needed its kernel (KERNEL_MAX)")
         return True
+
+    def _evict_own(self, principal: str) -> None:
+        """Close the principal's idle session that is missed least, if there is one."""
+        if idle := [session for session in self.all(principal) if not session.busy]:
+            why = "it was idle and a new one of yours needed its place (SESSIONS_PER_USER)"
+            self._close_soon(max(idle, key=missed), why)
 
     async def _reap(self) -> None:
         """Close sessions that nobody has used for `Config.idle` seconds."""
@@ -213,7 +272,15 @@ class Sessions:
                     await session.watch_memory()
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._close(session, why))
+        """From now on it is not open any more; the task ends with its end."""
+        if self._open.pop(session.id, None) is not None:
+            self._ended[session.id] = Ended(
+                session.principal, why, session.recorder.path, session.count
+            )
+            while len(self._ended) > 1000:
+                self._ended.popitem(last=False)
+            self._give_place_back(session.principal)
+        task = asyncio.create_task(session.close(why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
@@ -221,6 +288,11 @@ class Sessions:
     async def _close_all(self) -> None:
         tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]
         await asyncio.gather(*tasks, *self._closing)
+
+
+def missed(session: Session) -> tuple[bool, float]:
+    """How little a session is missed: idle file runs least, then the longest idle."""
+    return session.only_files and session.count > 0, session.idle_for
 
 
 def runtime_folder() -> Path:
