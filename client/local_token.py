@@ -1,13 +1,12 @@
 """The token that servers on this machine ask for, read from where they keep it.
 
-Is for loopback addresses alone: no other host ever gets to see it.
+It is for loopback addresses alone: no other host ever gets to see it.
 """
 
 from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import platformdirs
@@ -35,14 +34,3 @@ def local_token(url: str) -> str | None:
         return token_file().read_text("utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def direct_client(
-    headers: dict[str, str] | None = None,
-    timeout: httpx2.Timeout | None = None,
-    auth: httpx2.Auth | None = None,
-    **more: Any,
-) -> httpx2.AsyncClient:
-    """An HTTP client for this machine: a proxy from the environment would see the token."""
-    patient = timeout or httpx2.Timeout(30.0, read=300.0)  # as MCP's own clients have it
-    return httpx2.AsyncClient(headers=headers, timeout=patient, auth=auth, trust_env=False, **more)

@@ -55,6 +55,8 @@ class Pool:
         self._warm: deque[Kernel] = deque()
         self._living: set[Kernel] = set()  # started and not yet retired
         self._count = 0  # processes: warm, starting, leased or ending
+        self._coming = 0  # places: kernels that end, or are about to be retired
+        self._promised = 0  # of them: those about to be retired
         self._refilling = False
         self._making_room = False
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -143,7 +145,16 @@ class Pool:
         """End a kernel in the background; its place is free once the process is gone."""
         if kernel in self._living:
             self._living.remove(kernel)
+            if self._promised:
+                self._promised -= 1
+            else:
+                self._coming += 1
             self._spawn(self._end(kernel), "end")
+
+    def expect_room(self) -> None:
+        """A kernel will be retired in a moment: nobody else has to make room for its place."""
+        self._promised += 1
+        self._coming += 1
 
     def room_may_come(self) -> None:
         """Wake whoever waits: a session has become idle, so `evict` may now find one."""
@@ -156,7 +167,8 @@ class Pool:
     async def _wait_for_room(self, asker: str) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._evict(asker)
+        if len(self._waiting) > self._coming:
+            self._evict(asker)
         try:
             await waiter
         finally:
@@ -222,6 +234,7 @@ class Pool:
             await kernel.close()
         finally:
             self._making_room = False
+            self._coming -= 1
             self._freed()
             self._refill()
 

@@ -235,7 +235,9 @@ class Sessions:
         idle = [
             session
             for session in self._open.values()
-            if not session.busy and held[session.principal] + 1 >= held[asker]
+            if not session.busy
+            and session.has_kernel
+            and held[session.principal] + 1 >= held[asker]
         ]
         if not idle:
             return False
@@ -280,6 +282,8 @@ class Sessions:
             while len(self._ended) > 1000:
                 self._ended.popitem(last=False)
             self._give_place_back(session.principal)
+            if session.has_kernel:
+                self.pool.expect_room()
         task = asyncio.create_task(session.close(why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
