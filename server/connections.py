@@ -7,12 +7,31 @@ descriptors. Knows connections and their time; nothing of what requests say.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0  # for a request's head, from its first byte
 MOST_WAITING = 200  # connections with no request being served; kernels need descriptors as well
+MOST = 500  # connections; a request on one more is told that the service is unavailable
+AT_A_TIME = 16  # connections accepted before the loop gets to look at them
+QUEUE = 2048  # connections that the system keeps until they are accepted
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which accepts connections a few at a time.
+
+    asyncio accepts as many in one go as the queue holds, which would be all descriptors
+    before the first connection is looked at; and ZeroMQ aborts a process that has none left.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and have the queue as long as it was."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(QUEUE)
 
 
 class Connection(H11Protocol):
@@ -23,8 +42,9 @@ class Connection(H11Protocol):
 
     @property
     def waiting(self) -> bool:
-        """Whether no request of it is being served."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether it is open with no request of it being served."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and not self.transport.is_closing()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""

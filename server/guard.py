@@ -158,9 +158,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 def refusal(refused: Refused) -> Response:
     """As HTTP's status for programs, and as an MCP error, which clients show to their model."""
     error = ErrorData(code=INVALID_REQUEST, message=str(refused))
-    headers = {"Connection": "close"} if refused.status in (408, 413) else {}
-    if refused.after is not None:
-        headers["Retry-After"] = f"{refused.after:.0f}"
+    headers = {} if refused.after is None else {"Retry-After": f"{refused.after:.0f}"}
     return Response(
         JSONRPCError(jsonrpc="2.0", id=None, error=error).model_dump_json(by_alias=True),
         refused.status,

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Access, access
-from .connections import Connection
+from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .guard import BODY_LIMIT, Guard
 from .settings import BadSettings, Settings
 
@@ -45,6 +45,8 @@ async def http(settings: Settings, insecure: bool = False) -> int:
     config = uvicorn.Config(
         application(server, settings, callers.provider),
         http=Connection,
+        backlog=AT_A_TIME,
+        limit_concurrency=MOST,
         lifespan="on",
         log_config=None,
         timeout_graceful_shutdown=2,
@@ -54,7 +56,7 @@ async def http(settings: Settings, insecure: bool = False) -> int:
         ws="none",
     )
     listening = bind(settings)
-    runner = uvicorn.Server(config)
+    runner = Server(config)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{listening.getsockname()[1]}"
     if callers.local is not None and callers.local.new:
@@ -188,7 +190,7 @@ def bind(settings: Settings) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
-        listening.listen(2048)  # now: whoever reads our log may connect at once
+        listening.listen(QUEUE)  # now: whoever reads our log may connect at once
     except OSError as error:
         listening.close()
         raise BadSettings(

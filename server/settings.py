@@ -132,9 +132,7 @@ class Settings(BaseSettings):
     def _whole_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin):
-                raise ValueError(
-                    f"{origin} is not an origin; write https://HOST, without * or path"
-                )
+                raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
         return value
 
     @field_validator("python_projects_dir", "notebooks_dir")
