@@ -34,6 +34,7 @@ def own_environment() -> Iterator[None]:
         ("XDG_RUNTIME_DIR", "r"),
         ("XDG_CACHE_HOME", "c"),
         ("XDG_STATE_HOME", "s"),
+        ("WIN_PD_OVERRIDE_LOCAL_APPDATA", "l"),  # what platformdirs asks Windows for
         ("JUPYTER_DATA_DIR", "d"),
         ("JUPYTER_CONFIG_DIR", "g"),
         ("MPLCONFIGDIR", "m"),
