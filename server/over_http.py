@@ -29,6 +29,7 @@ from .settings import BadSettings, Settings
 log = logging.getLogger(__name__)
 
 PUBLIC_PATHS: tuple[str, ...] = ()  # served without a token
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -40,6 +41,7 @@ async def http(settings: Settings, insecure: bool = False) -> int:
     """
     if insecure:
         check_insecure(settings)
+    listening = bind(settings)  # first: a token is made only where it can be shown
     callers = Access(None) if insecure else access(settings)
     server = App(settings, callers.provider)
     config = uvicorn.Config(
@@ -55,10 +57,9 @@ async def http(settings: Settings, insecure: bool = False) -> int:
         timeout_keep_alive=75,
         ws="none",
     )
-    listening = bind(settings)
     runner = Server(config)
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{shown}:{listening.getsockname()[1]}"
+    here = EVERYWHERE.get(settings.host, settings.host)
+    address = f"http://{f'[{here}]' if ':' in here else here}:{listening.getsockname()[1]}"
     if callers.local is not None and callers.local.new:
         print(callers.local.told(address), file=sys.stderr, flush=True)  # no log has it
     elif callers.local is not None:
@@ -84,7 +85,7 @@ def application(server: App, settings: Settings, auth: AuthProvider | None) -> A
             expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
-    own = () if settings.host in ("0.0.0.0", "::") else (settings.host,)
+    own = () if settings.host in EVERYWHERE else (settings.host,)
     return HostOriginGuardMiddleware(
         app,
         allowed_hosts=(*LOOPBACK, *own, *settings.allowed_hosts),

@@ -133,6 +133,7 @@ def test_a_page_can_not_reach_a_tunnel_from_elsewhere(server: Served) -> None:
 
 def test_a_server_on_all_addresses_is_not_called_by_that_name(tmp_path: Path) -> None:
     with served(fill(tmp_path), "--host", "0.0.0.0", RMI_AGENT_TOKENS=USERS) as server:
+        assert server.url.startswith("http://127.0.0.1:")  # as it can be called
         for host, answer in (("0.0.0.0", 421), ("evil.com", 421), ("127.0.0.1", 404)):
             assert status(asked(server, f"Host: {host}", method="GET", path="/x")) == answer
 

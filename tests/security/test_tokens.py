@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -347,6 +348,21 @@ def test_the_first_start_shows_the_token_and_later_ones_where_it_is(
         told = second.log.read_text()
     assert token not in told
     assert str(state) in told
+
+
+def test_a_start_that_fails_makes_no_token_that_nobody_sees(tmp_path: Path, state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [*HTTP_SERVER, "--port", str(taken.getsockname()[1])],
+            env=server_env(fill(tmp_path)),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert "can't listen" in done.stderr
+    assert not state.exists()
 
 
 @POSIX
