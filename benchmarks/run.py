@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import statistics
 import sys
 import tempfile
@@ -33,6 +34,8 @@ from rmi_agent.kernels.outputs import Outputs
 from rmi_agent.kernels.templates import TEMPLATES
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "error"]
+TOKEN = secrets.token_urlsafe(32)
+ALL_FOR_US = {"RMI_AGENT_TOKEN": TOKEN, "RATE_LIMIT": "0", "SESSIONS_PER_USER": "1000"}
 HELLO = "print('Hello, World!')\n"
 IMPORTS = "import pandas, matplotlib.pyplot as plt\nprint(len(pandas.DataFrame([1, 2])))\n"
 NOTHING = """
@@ -118,7 +121,7 @@ class Bench:
     async def http(self, **more: str) -> AsyncIterator[tuple[str, psutil.Process]]:
         command = [*SERVER[:-1], "info", "--transport", "http", "--port", "0"]
         process = await asyncio.create_subprocess_exec(
-            *command, env=self.env(**more), stderr=asyncio.subprocess.PIPE
+            *command, env=self.env(**ALL_FOR_US, **more), stderr=asyncio.subprocess.PIPE
         )
         assert process.stderr is not None
         async for line in process.stderr:
@@ -190,7 +193,7 @@ async def cells(bench: Bench) -> None:
         )
         ours = await stack.enter_async_context(bench.stdio(SERVER))
         url, _ = await stack.enter_async_context(bench.http())
-        remote = await stack.enter_async_context(Client(url))
+        remote = await stack.enter_async_context(Client(url, auth=TOKEN))
         sessions = {}
         for client in (ours, remote):
             result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
@@ -258,7 +261,7 @@ async def sustained(bench: Bench) -> None:
     rates = {}
     for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
         async with bench.http(**more) as (url, _), contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(Client(url)) for _ in range(8)]
+            clients = [await stack.enter_async_context(Client(url, auth=TOKEN)) for _ in range(8)]
             await asyncio.sleep(5)
             ends, done = time.perf_counter() + 15, 0
 
@@ -350,7 +353,7 @@ async def sandboxed(bench: Bench) -> None:
 
 async def burst(bench: Bench) -> None:
     """Twenty new sessions at once, with a pool that expects few, and one that has seen it."""
-    async with bench.http(KERNEL_MAX="64") as (url, _), Client(url) as client:
+    async with bench.http(KERNEL_MAX="64") as (url, _), Client(url, auth=TOKEN) as client:
         await asyncio.sleep(5)
         for kind in ("the first", "the second"):
 
@@ -374,7 +377,10 @@ async def memory(bench: Bench) -> None:
     """What an idle session takes that has run a cell."""
     found = {}
     for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
-        async with bench.http(KERNEL_MAX="30", **more) as (url, server), Client(url) as client:
+        async with (
+            bench.http(KERNEL_MAX="30", **more) as (url, server),
+            Client(url, auth=TOKEN) as client,
+        ):
             await asyncio.sleep(4)
             for _ in range(20):
                 await client.call_tool_mcp("run_cell", {"code": "1 + 1"})
@@ -392,7 +398,7 @@ async def hundred(bench: Bench) -> None:
     """A cell in each of many sessions, round robin."""
     found = {}
     more = {"KERNEL_MAX": "110", "KERNEL_WAIT": "120"}
-    async with bench.http(**more) as (url, server), Client(url) as client:
+    async with bench.http(**more) as (url, server), Client(url, auth=TOKEN) as client:
         sessions: list[str] = []
         for count in (4, 100):
             while len(sessions) < count:
@@ -419,7 +425,7 @@ async def hundred(bench: Bench) -> None:
 async def long_life(bench: Bench) -> None:
     """The server's own memory after many cells."""
     total, found = 50 * bench.rounds, []
-    async with bench.http() as (url, server), Client(url) as client:
+    async with bench.http() as (url, server), Client(url, auth=TOKEN) as client:
         sessions = []
         for _ in range(4):
             result = await client.call_tool_mcp("run_cell", {"code": "1 + 1"})

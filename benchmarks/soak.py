@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import re
+import secrets
 import signal
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
+TOKEN = secrets.token_urlsafe(32)
 STUCK = 90.0  # seconds that a client's last action may take
 MOST_GROWTH = 1.1  # the server's memory in the last third, against the first
 
@@ -149,6 +151,8 @@ def environment(folder: Path, name: str) -> dict[str, str]:
         "OUTPUT_LIMIT": "5000000",
         "MEMORY_LIMIT": "500MB",
         "KERNEL_WAIT": "20",
+        "RMI_AGENT_TOKEN": TOKEN,
+        "RATE_LIMIT": "0",
         "XDG_RUNTIME_DIR": str(folder / "run"),
     }
 
@@ -230,9 +234,11 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     for number in range(clients):
         kind = number % 20
         if kind < 10:
-            client: Client[Any] = Client(f"{url}/mcp", mode="auto" if kind % 2 else "legacy")
+            client: Client[Any] = Client(
+                f"{url}/mcp", auth=TOKEN, mode="auto" if kind % 2 else "legacy"
+            )
         elif kind < 17:
-            client = Client(f"{url}/sse", mode="legacy")
+            client = Client(f"{url}/sse", auth=TOKEN, mode="legacy")
         else:
             env = {**environment(folder, f"stdio{number}"), "KERNEL_POOL": "1", "KERNEL_MAX": "3"}
             client = Client(StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False))
@@ -242,7 +248,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     side.append(asyncio.create_task(watch(server, samples)))
     results = await asyncio.gather(*(user.live(ends) for user in users), return_exceptions=True)
     problems = [f"a client failed: {result!r}" for result in results if result is not None]
-    async with Client(f"{url}/mcp") as last:
+    async with Client(f"{url}/mcp", auth=TOKEN) as last:
         rows = (await last.call_tool_mcp("list_sessions", {})).structured_content
         for row in (rows or {})["sessions"]:
             await last.call_tool_mcp("close_session", {"session_id": row["session_id"]})

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import cyclopts
+import httpx2
 from anyio.from_thread import start_blocking_portal
 from cyclopts import Parameter
 from fastmcp.exceptions import ToolError
@@ -160,7 +161,9 @@ def call(
         code = 130
     except ToolError as error:
         code = fail(str(error))
-    except (MCPError, OSError, RuntimeError, ValueError) as error:
+    except PermissionError as error:
+        code = fail(f"Can't talk to {server}: {error}")
+    except (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
         where = server or "the embedded server"
         code = fail(
             f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
@@ -235,7 +238,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
                 code = run_repl(portal, client, timeout, show, questions)
-        except (ToolError, MCPError, OSError, RuntimeError, ValueError) as error:
+        except (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
             code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
         except KeyboardInterrupt:
             code = 130

@@ -12,14 +12,25 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import httpx2
 import mcp_types
 from fastmcp import Client
-from fastmcp.client.transports import ClientTransport, StdioTransport, infer_transport
+from fastmcp.client.transports import (
+    ClientTransport,
+    SSETransport,
+    StdioTransport,
+    StreamableHttpTransport,
+    infer_transport,
+)
 from fastmcp.exceptions import ToolError
+from mcp import MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
+
+from .local_token import is_loopback, local_token
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
@@ -27,7 +38,12 @@ if TYPE_CHECKING:
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
+HTTP = StreamableHttpTransport | SSETransport
 EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
+NO_TOKEN = (
+    "it asks for a token, and knows none that was sent. Set RMI_AGENT_TOKEN to its token"
+    " (or unset it, if the server on this machine has made its own)."
+)
 HEADING = "--- stderr ---\n"  # what the server puts over stderr, also in live output
 PAGE = 200_000  # characters of one read_output
 WAIT = 40.0  # seconds of one read_output; clients give up on a call after 60
@@ -85,7 +101,8 @@ class RmiMcpClient:
         target: a URL (`…/mcp`, or `…/sse` for legacy SSE), the path of a server script, a
             command line (a text or a list), a FastMCP server object, or None for a server
             of one's own in a child process.
-        token: the bearer token for a URL; `RMI_AGENT_TOKEN` if left out.
+        token: the bearer token for a URL; if left out `RMI_AGENT_TOKEN`, or else for a server
+            on this machine the token that it has made.
         mode: FastMCP's `auto`, `legacy` or a protocol version.
         on_question: asked when a cell calls `input()` (or, secret, `getpass()`); None is no
             answer. Without it such a cell gets an EOFError.
@@ -99,16 +116,47 @@ class RmiMcpClient:
         mode: str = "auto",
         on_question: OnQuestion | None = None,
     ) -> None:
-        auth = token or os.environ.get("RMI_AGENT_TOKEN") or None
+        transport, auth = transport_for(target), None
+        self._unknown = False  # whether the server has refused us for want of a token
+        if isinstance(target, str) and isinstance(transport, HTTP):
+            auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
+            transport.httpx_client_factory = partial(self._http, is_loopback(transport.url))
         self._client: Client[Any] = Client(
-            transport_for(target),
+            transport,
             mode=mode,
-            auth=auth if is_url(target) else None,
+            auth=auth,
             elicitation_handler=answering(on_question) if on_question is not None else None,
         )
 
+    def _http(
+        self,
+        direct: bool,
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+        **_: Any,  # whether redirects are followed is decided at each request
+    ) -> httpx2.AsyncClient:
+        """A client for the transport; a `direct` one shows the token to no proxy."""
+
+        async def look(response: httpx2.Response) -> None:
+            self._unknown |= response.status_code == 401
+
+        client = httpx2.AsyncClient(
+            headers=headers,
+            auth=auth,
+            timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as MCP's own clients have it
+            trust_env=not direct,
+        )
+        client.event_hooks = {"response": [look]}
+        return client
+
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        try:
+            await self._client.__aenter__()
+        except (MCPError, httpx2.HTTPStatusError):
+            if self._unknown:
+                raise PermissionError(NO_TOKEN) from None
+            raise
         return self
 
     async def __aexit__(self, *error: Any) -> None:

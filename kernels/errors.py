@@ -3,7 +3,7 @@
 KernelError
 ├─ KernelStartError         did not answer in time, or died before it did
 ├─ DeadKernelError          the process is gone
-└─ PoolExhaustedError       every kernel is busy
+└─ PoolExhaustedError       every kernel is busy, or every session of the asker
 SessionNotFoundError        no such session, or not the asker's
 
 What user code does wrong is never one of these: it is data in the cell and in the `Reply`,
@@ -26,7 +26,7 @@ class DeadKernelError(KernelError):
 
 
 class PoolExhaustedError(KernelError):
-    """Every kernel is busy and none came free in time."""
+    """Every kernel, or every session that the asker may have, is busy and stays so."""
 
 
 class SessionNotFoundError(Exception):

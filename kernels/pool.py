@@ -51,7 +51,8 @@ class Pool:
             0 is none.
         most: processes at the same time, warm and starting ones included.
         patience: seconds that a lease waits for a kernel to come free.
-        evict: asked for room when there is none; returns whether some is on its way.
+        evict: asked for room when there is none, with who needs it ("" is the pool itself);
+            returns whether some is on its way.
         expected: owners for whom kernels are warm from the beginning.
     """
 
@@ -61,7 +62,7 @@ class Pool:
         warm: int,
         most: int,
         patience: float = 30.0,
-        evict: Callable[[], bool] = lambda: False,
+        evict: Callable[[str], bool] = lambda _: False,
         expected: Iterable[str] = ("",),
     ) -> None:
         self.most = most
@@ -72,6 +73,8 @@ class Pool:
         self._evict = evict
         self._living: set[Kernel] = set()  # started and not yet retired
         self._count = 0  # processes: warm, starting, leased or ending
+        self._coming = 0  # places: kernels that end, or are about to be retired
+        self._promised = 0  # of them: those about to be retired
         self._refilling = False
         self._making_room = False
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -101,12 +104,18 @@ class Pool:
     @property
     def warm(self) -> int:
         """Kernels that are ready now."""
-        return sum(len(shelf.warm) for shelf in self._shelves.values())
+        return sum(len(shelf.warm) for shelf in self._distinct())
 
     def _shelf(self, owner: str) -> Shelf:
+        """The owner's; those whose kernels start in the same way have one together."""
         if owner not in self._shelves:
-            self._shelves[owner] = Shelf(self._launch(owner))
+            launch = self._launch(owner)
+            shared = [shelf for shelf in self._distinct() if shelf.launch is launch]
+            self._shelves[owner] = shared[0] if shared else Shelf(launch)
         return self._shelves[owner]
+
+    def _distinct(self) -> list[Shelf]:
+        return list({id(shelf): shelf for shelf in self._shelves.values()}.values())
 
     async def lease(self, owner: str = "") -> Kernel:
         """A fresh kernel: a warm one, or one started for this call, or one that came free.
@@ -136,7 +145,7 @@ class Pool:
                         self._count += 1
                         break
                     else:
-                        await self._wait_for_room()
+                        await self._wait_for_room(owner)
                 else:
                     raise PoolExhaustedError("The server is shutting down.")
         except TimeoutError:
@@ -166,7 +175,16 @@ class Pool:
         """End a kernel in the background; its place is free once the process is gone."""
         if kernel in self._living:
             self._living.remove(kernel)
+            if self._promised:
+                self._promised -= 1
+            else:
+                self._coming += 1
             self._spawn(self._end(kernel), "end")
+
+    def expect_room(self) -> None:
+        """A kernel will be retired in a moment: nobody else has to make room for its place."""
+        self._promised += 1
+        self._coming += 1
 
     def room_may_come(self) -> None:
         """Wake whoever waits: a session has become idle, so `evict` may now find one."""
@@ -176,13 +194,14 @@ class Pool:
                 waiter.set_result(None)
                 return
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, owner: str) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        if self.warm:
-            self.retire(self._least_wanted().warm.pop())
-        else:
-            self._evict()
+        if len(self._waiting) > self._coming:
+            if self.warm:
+                self.retire(self._least_wanted().warm.pop())
+            else:
+                self._evict(owner)
         try:
             await waiter
         finally:
@@ -191,7 +210,7 @@ class Pool:
 
     def _least_wanted(self) -> Shelf:
         """The shelf with warm kernels that was asked least lately; others now go short."""
-        full = [shelf for shelf in self._shelves.values() if shelf.warm]
+        full = [shelf for shelf in self._distinct() if shelf.warm]
         return min(full, key=lambda shelf: shelf.leases[-1] if shelf.leases else 0.0)
 
     async def _start(self, shelf: Shelf) -> Kernel:
@@ -213,9 +232,9 @@ class Pool:
 
     def _neediest(self) -> Shelf | None:
         """The shelf that lacks most, if one does."""
-        lacking = {id(s): self._target(s) - len(s.warm) for s in self._shelves.values()}
-        most = max(self._shelves.values(), key=lambda s: lacking[id(s)], default=None)
-        return most if most is not None and lacking[id(most)] > 0 else None
+        lacking = [(self._target(shelf) - len(shelf.warm), shelf) for shelf in self._distinct()]
+        number, shelf = max(lacking, key=lambda pair: pair[0], default=(0, None))
+        return shelf if number > 0 else None
 
     def _refill(self) -> None:
         if not self._closed and not self._refilling and self._neediest():
@@ -245,12 +264,12 @@ class Pool:
             return True
         worth_a_session = min(self._least, self.most // 4)
         if len(shelf.warm) < worth_a_session and not self._making_room:
-            self._making_room = self._evict()
+            self._making_room = self._evict("")
         return False
 
     def _shrink(self) -> None:
         """End those that nobody is likely to ask for any more."""
-        for shelf in self._shelves.values():
+        for shelf in self._distinct():
             while not self._closed and len(shelf.warm) > self._target(shelf):
                 self.retire(shelf.warm.pop())
 
@@ -259,6 +278,7 @@ class Pool:
             await kernel.close()
         finally:
             self._making_room = False
+            self._coming -= 1
             self._freed()
             self._refill()
 

@@ -98,6 +98,11 @@ class Session:
         return open_runs or self._queue.locked()
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether its end frees a kernel; one that died has been given up already."""
+        return self._kernel is not None
+
+    @property
     def only_files(self) -> bool:
         """Whether nothing but files ran here: the first to make room."""
         return all(execution.script is not None for execution in self.executions)

@@ -1,6 +1,7 @@
 """All open sessions: opening, finding, closing, and making room.
 
-A session belongs to the principal that opened it; for anybody else it does not exist.
+A session belongs to the principal that opened it; for anybody else it does not exist, and
+nobody's sessions make room for those of somebody who has more.
 Knows nothing of MCP; the principal is a plain name.
 """
 
@@ -11,12 +12,13 @@ import contextlib
 import functools
 import logging
 import secrets
-from collections import OrderedDict
+import sys
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from .errors import SessionNotFoundError
+from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
 from .journal import recover
 from .pool import Pool
@@ -29,6 +31,7 @@ from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+LOCAL = "local"  # the one principal where none are told apart; it may have all there is
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
 
 
@@ -53,6 +56,7 @@ class Sessions:
         warm: kernels kept ready.
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
+        most_each: sessions of one principal at the same time; 0 is no limit but `most`.
     """
 
     def __init__(
@@ -62,12 +66,17 @@ class Sessions:
         warm: int = 2,
         most: int = 16,
         patience: float = 30.0,
+        most_each: int = 0,
         *,
         policy: Policy | None = None,
-        expected: tuple[str, ...] = ("local",),
+        expected: tuple[str, ...] = (LOCAL,),
     ) -> None:
         self.config, self.policy, self._expected = config, policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
+        self._most_each, self._patience = most_each, patience
+        self._places: dict[str, asyncio.Semaphore] = {}  # those left to each principal
+        self._held: Counter[str] = Counter()  # by principal: open, and on the way
+        self._wanting: Counter[str] = Counter()  # by principal: openings that wait for a place
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stack = contextlib.AsyncExitStack()
@@ -84,9 +93,8 @@ class Sessions:
         launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
         warm, most, patience = self._sizes
         launch_for = functools.partial(self._launch_for, launch, runtime)
-        owners = {self._owner(principal) for principal in self._expected}
         self.pool = await self._stack.enter_async_context(
-            Pool(launch_for, warm, most, patience, self._evict, owners)
+            Pool(launch_for, warm, most, patience, self._evict, self._expected)
         )
         self._stack.push_async_callback(self._close_all)
         for watch in (self._reap(), self._watch_memory()):
@@ -96,15 +104,20 @@ class Sessions:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def open(self, principal: str = "local") -> Session:
+    async def open(self, principal: str = LOCAL) -> Session:
         """A new session on a fresh kernel.
 
         Raises:
-            PoolExhaustedError: every kernel is busy.
+            PoolExhaustedError: every kernel is busy, or every session of the principal.
             KernelStartError: none could be started.
         """
-        lease = functools.partial(self.pool.lease, self._owner(principal))
-        kernel = await lease()
+        await self._take_place(principal)
+        lease = functools.partial(self.pool.lease, principal)
+        try:
+            kernel = await lease()
+        except BaseException:
+            self._give_place_back(principal)
+            raise
         session = Session(
             secrets.token_urlsafe(12),
             principal,
@@ -112,7 +125,7 @@ class Sessions:
             kernel,
             lease,
             self.pool.retire,
-            self.pool.room_may_come,
+            functools.partial(self._became_idle, principal),
         )
         self._open[session.id] = session
         return session
@@ -121,11 +134,36 @@ class Sessions:
         """How a principal's kernels start."""
         return self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
 
-    def _owner(self, principal: str) -> str:
-        """Whose warm kernels may serve a principal: its own, or anybody's without a sandbox."""
-        return principal if self.policy else ""
+    async def _take_place(self, principal: str) -> None:
+        """Wait until the principal may have one more session, closing an idle one of its own."""
+        most = sys.maxsize if principal == LOCAL or not self._most_each else self._most_each
+        places = self._places.setdefault(principal, asyncio.Semaphore(most))
+        if places.locked():
+            self._evict_own(principal)
+        self._wanting[principal] += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                await places.acquire()
+        except TimeoutError:
+            raise PoolExhaustedError(
+                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
+                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
+                " or close a session (list_sessions shows them), then try again."
+            ) from None
+        finally:
+            self._wanting[principal] -= 1
+        self._held[principal] += 1
 
-    def get(self, session_id: str, principal: str = "local") -> Session:
+    def _give_place_back(self, principal: str) -> None:
+        self._held[principal] -= 1
+        self._places[principal].release()
+
+    def _became_idle(self, principal: str) -> None:
+        if self._wanting[principal]:
+            self._evict_own(principal)
+        self.pool.room_may_come()
+
+    def get(self, session_id: str, principal: str = LOCAL) -> Session:
         """An open session by its id.
 
         Raises:
@@ -146,7 +184,7 @@ class Sessions:
             " leave session_id out to open a new one."
         )
 
-    def execution(self, session_id: str, cell: int, principal: str = "local") -> Execution | None:
+    def execution(self, session_id: str, cell: int, principal: str = LOCAL) -> Execution | None:
         """A run that is still in memory; None if its session has ended or forgotten it.
 
         Raises:
@@ -157,7 +195,7 @@ class Sessions:
             return None
         return self.get(session_id, principal).execution(cell)
 
-    async def on_record(self, session_id: str, cell: int, principal: str = "local") -> Run | None:
+    async def on_record(self, session_id: str, cell: int, principal: str = LOCAL) -> Run | None:
         """A run of an open or ended session, read from its notebook; None if it is not there.
 
         Args:
@@ -178,32 +216,44 @@ class Sessions:
         text = path.read_text("utf-8")  # not in a thread: it would see half of what is written
         return await asyncio.to_thread(run_on_record, text, path, session_id, number)
 
-    def all(self, principal: str = "local") -> list[Session]:
+    def all(self, principal: str = LOCAL) -> list[Session]:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
+
+    def unfinished(self, principal: str = LOCAL) -> list[Execution]:
+        """The principal's runs that go on or are queued."""
+        runs = [run for session in self.all(principal) for run in session.executions]
+        return [run for run in runs if not run.task.done()]
 
     async def close(self, session: Session, why: str = "it was closed") -> None:
         """End a session; its notebook stays. A caller that is cancelled does not stop it."""
         await asyncio.shield(self._close_soon(session, why))
 
-    async def _close(self, session: Session, why: str) -> None:
-        if self._open.pop(session.id, None) is None:
-            return
-        self._ended[session.id] = Ended(
-            session.principal, why, session.recorder.path, session.count
-        )
-        while len(self._ended) > 1000:
-            self._ended.popitem(last=False)
-        await session.close(why)
+    def _evict(self, asker: str) -> bool:
+        """Close one idle session for a new one of `asker`; False if there is none to close.
 
-    def _evict(self) -> bool:
-        """Close the session that is missed least: idle file runs first, then the longest idle."""
-        idle = [session for session in self._open.values() if not session.busy]
+        Those who have most sessions make room first, and those who have fewer than the asker
+        not at all; so what everybody has becomes more even, and nobody is pushed out.
+        """
+        held = self._held
+        idle = [
+            session
+            for session in self._open.values()
+            if not session.busy
+            and session.has_kernel
+            and held[session.principal] + 1 >= held[asker]
+        ]
         if not idle:
             return False
-        least = max(idle, key=lambda s: (s.only_files and s.count > 0, s.idle_for))
+        least = max(idle, key=lambda s: (held[s.principal], s.principal == asker, *missed(s)))
         self._close_soon(least, "it was idle and a new one needed its kernel (KERNEL_MAX)")
         return True
+
+    def _evict_own(self, principal: str) -> None:
+        """Close the principal's idle session that is missed least, if there is one."""
+        if idle := [session for session in self.all(principal) if not session.busy]:
+            why = "it was idle and a new one of yours needed its place (SESSIONS_PER_USER)"
+            self._close_soon(max(idle, key=missed), why)
 
     async def _reap(self) -> None:
         """Close sessions that nobody has used for `Config.idle` seconds."""
@@ -228,7 +278,17 @@ class Sessions:
                     await session.watch_memory()
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._close(session, why))
+        """From now on it is not open any more; the task ends with its end."""
+        if self._open.pop(session.id, None) is not None:
+            self._ended[session.id] = Ended(
+                session.principal, why, session.recorder.path, session.count
+            )
+            while len(self._ended) > 1000:
+                self._ended.popitem(last=False)
+            self._give_place_back(session.principal)
+            if session.has_kernel:
+                self.pool.expect_room()
+        task = asyncio.create_task(session.close(why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
@@ -236,3 +296,8 @@ class Sessions:
     async def _close_all(self) -> None:
         tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]
         await asyncio.gather(*tasks, *self._closing)
+
+
+def missed(session: Session) -> tuple[bool, float]:
+    """How little a session is missed: idle file runs least, then the longest idle."""
+    return session.only_files and session.count > 0, session.idle_for

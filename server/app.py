@@ -1,12 +1,10 @@
-"""The server put together: settings, sessions, tools, and who may call.
+"""The server put together: settings, sessions and tools.
 
 One FastMCP server for every transport; its lifespan opens the sessions and ends them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +12,10 @@ from importlib.metadata import version
 from typing import Any
 
 from fastmcp import FastMCP
-from fastmcp.server.auth import AccessToken, TokenVerifier
+from fastmcp.server.auth import AuthProvider
 
 from ..kernels import Policy, Sessions
+from ..kernels.sessions import LOCAL
 from .isolation import chosen, described, hints
 from .settings import Settings
 from .tools import Tools
@@ -30,48 +29,45 @@ also after a file has failed; leave it out to begin afresh. Plots come back as p
 that is still going when the answer comes has status "running": follow it with read_output."""
 
 
-class BearerToken(TokenVerifier):
-    """One shared token, compared in constant time by its digest."""
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._digest = hashlib.sha256(token.encode()).digest()
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        """The one principal, or None."""
-        given = hashlib.sha256(token.encode("utf-8", "replace")).digest()
-        if not hmac.compare_digest(given, self._digest):
-            return None
-        return AccessToken(token=token, client_id="token", scopes=[])
-
-
 class App:
     """The server and its sessions. `mcp` is the FastMCP server.
+
+    Args:
+        settings: all that can be set.
+        auth: how callers over HTTP are known; left out, all are the one local user.
+        exposed: whether others than this machine's user may call.
+        principals: those for whom kernels are warm from the beginning.
 
     Raises:
         BadSettings: there is no sandbox such as the settings ask for.
     """
 
-    def __init__(self, settings: Settings, *, authenticate: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        auth: AuthProvider | None = None,
+        *,
+        exposed: bool = False,
+        principals: tuple[str, ...] = (LOCAL,),
+    ) -> None:
         self.settings = settings
-        policy = chosen(settings, exposed=authenticate)
+        policy = chosen(settings, exposed=exposed)
         self.sessions = Sessions(
             settings.sessions(hints(policy)),
             settings.launch(),
             settings.kernel_pool,
             settings.kernel_max,
             settings.kernel_wait,
+            settings.most_sessions,
             policy=policy,
-            expected=("token" if authenticate and settings.rmi_agent_token else "local",),
+            expected=principals,
         )
-        token = settings.rmi_agent_token if authenticate else None
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
-            instructions=INSTRUCTIONS
-            + (f"\nKernels run in a sandbox: {described(policy)}." if policy else ""),
+            instructions=instructions(policy),
             version=version("rmi-agent-mcp-server"),
             lifespan=self._lifespan,
-            auth=BearerToken(token.get_secret_value()) if token else None,
+            auth=auth,
             mask_error_details=True,
         )
         Tools(settings, self.sessions).add_to(self.mcp)

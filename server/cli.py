@@ -11,24 +11,19 @@ import logging
 import os
 import platform
 import signal
-import socket
 import sys
 from collections.abc import Coroutine
-from ipaddress import ip_address
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-import uvicorn
 from cyclopts import Parameter
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .app import App
 from .doctor import as_data, examine
-from .settings import BadSettings, Settings, die, load
-
-log = logging.getLogger(__name__)
+from .over_http import http
+from .settings import BadSettings, die, load
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
 
@@ -49,13 +44,24 @@ def serve(
     notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
     no_sandbox: Annotated[
         bool,
-        Parameter(negative=(), help="Run kernels with all that this user may do (SANDBOX=off)."),
+        Parameter(help="Run kernels with all that this user may do (SANDBOX=off).", negative=()),
+    ] = False,
+    insecure_no_auth: Annotated[
+        bool,
+        Parameter(
+            help="HTTP without a token: any program of this machine may run code as you.",
+            negative=(),
+        ),
     ] = False,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Parameter(help="What goes to stderr.")
     ] = "info",
 ) -> None:
-    """Serve. `http` has streamable HTTP at /mcp and legacy SSE at /sse on one port."""
+    """Serve. `http` has streamable HTTP at /mcp and legacy SSE at /sse on one port.
+
+    Over HTTP clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or the
+    one that is made at the first start without either.
+    """
     logging.basicConfig(
         stream=sys.stderr,
         level=log_level.upper(),
@@ -79,8 +85,10 @@ def serve(
     try:
         settings = load(**{name: value for name, value in given.items() if value is not None})
         settings.make_folders()
-        server = App(settings, authenticate=transport == "http")
-        main_loop(stdio(server) if transport == "stdio" else http(server, settings))
+        if transport == "stdio":
+            main_loop(stdio(App(settings)))
+        else:
+            main_loop(http(settings, insecure_no_auth))
     except BadSettings as error:
         die(error)
 
@@ -149,91 +157,6 @@ async def stdio(server: App) -> int:
     # Cancelling `serving` would wait for the thread that reads stdin; end the kernels here.
     await server.sessions.__aexit__(None, None, None)
     return 128 + stopped.result()
-
-
-async def http(server: App, settings: Settings) -> int:
-    """Serve both HTTP transports on one port until a signal."""
-    check_exposure(settings)
-    config = uvicorn.Config(
-        both_transports(server, settings),
-        lifespan="on",
-        log_config=None,
-        timeout_graceful_shutdown=2,
-        # Longer than clients keep an idle connection: one that the server closes just when a
-        # client sends loses the message, and legacy SSE clients then wait for ever.
-        timeout_keep_alive=75,
-        ws="none",
-    )
-    listening = bind(settings)
-    runner = uvicorn.Server(config)
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{shown}:{listening.getsockname()[1]}"
-    log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", address, address)
-    await runner.serve(sockets=[listening])
-    return 0
-
-
-def both_transports(server: App, settings: Settings) -> ASGIApp:
-    """Streamable HTTP and legacy SSE as one application, by path."""
-    guard: dict[str, Any] = {
-        "host_origin_protection": True,
-        "allowed_hosts": ["localhost", "127.0.0.1", "::1", settings.host, *settings.allowed_hosts],
-    }
-    streamable = server.mcp.http_app(path="/mcp", **guard)
-    legacy = server.mcp.http_app(transport="sse", path="/sse", **guard)
-
-    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        chosen = legacy if path == "/sse" or path.startswith("/messages") else streamable
-        await chosen(scope, receive, send)
-
-    return dispatch
-
-
-def check_exposure(settings: Settings) -> None:
-    """Other machines may reach the server only with a token.
-
-    Raises:
-        BadSettings: they could without.
-    """
-    try:
-        local = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        local = False
-    if settings.rmi_agent_token is None and not local:
-        raise BadSettings(
-            f"HOST: {settings.host} can be reached by other machines, and this server runs any"
-            " code it is given. Set RMI_AGENT_TOKEN to a long random text first."
-        )
-    if settings.rmi_agent_token is None:
-        log.warning(
-            "No RMI_AGENT_TOKEN is set: every program on this machine, and everybody behind a"
-            " tunnel to it, may run code here."
-        )
-
-
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket.
-
-    Raises:
-        BadSettings: the port is taken or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio turns off Nagle's delay: 40 ms a call without.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        if sys.platform != "win32":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(2048)  # now: whoever reads our log may connect at once
-    except OSError as error:
-        listening.close()
-        raise BadSettings(
-            f"PORT: can't listen on {settings.host}:{settings.port}: {error.strerror}."
-            " Stop the program that has the port, or choose another with --port."
-        ) from None
-    listening.set_inheritable(False)
-    return listening
 
 
 def stop_signal() -> asyncio.Future[int]:

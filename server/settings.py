@@ -6,6 +6,7 @@ Nothing else in the server reads the environment, and `.env` never becomes part 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,7 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
+SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS"}  # never inherited and never shown
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -105,7 +107,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: Names = ()
+    cors_origins: Names = ()
+    rate_limit: int = Field(600, ge=0)
+    runs_per_user: int = Field(32, ge=1)
+    sessions_per_user: int | None = Field(None, ge=1)
     rmi_agent_token: SecretStr | None = None
+    rmi_agent_tokens: SecretStr | None = None
 
     @field_validator(
         "kernel_env",
@@ -113,6 +120,7 @@ class Settings(BaseSettings):
         "sandbox_read",
         "sandbox_write",
         "allowed_hosts",
+        "cors_origins",
         mode="before",
     )
     @classmethod
@@ -127,10 +135,18 @@ class Settings(BaseSettings):
         """Accept `2GB`, `512 MB` and plain bytes."""
         return TypeAdapter(ByteSize).validate_python(value)
 
-    @field_validator("rmi_agent_token", mode="before")
+    @field_validator("rmi_agent_token", "rmi_agent_tokens", "sessions_per_user", mode="before")
     @classmethod
-    def _no_empty_token(cls, value: Any) -> Any:
+    def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _whole_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin):
+                raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
+        return value
 
     @field_validator("python_projects_dir", "notebooks_dir")
     @classmethod
@@ -146,6 +162,11 @@ class Settings(BaseSettings):
     def notebooks(self) -> Path:
         """Where notebooks go: beside the projects folder unless set."""
         return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
+
+    @property
+    def most_sessions(self) -> int:
+        """Sessions of one user over HTTP: unless set, some room is left for others."""
+        return self.sessions_per_user or max(1, self.kernel_max * 3 // 4)
 
     def make_folders(self) -> None:
         """Create both folders.
@@ -171,7 +192,8 @@ class Settings(BaseSettings):
         env = {
             name: value
             for name, value in os.environ.items()
-            if name.upper() in names or name in names or name.startswith("LC_")
+            if (name.upper() in names or name in names or name.startswith("LC_"))
+            and name.upper() not in SECRETS
         }
         return Launch(
             cwd=self.projects,
@@ -209,8 +231,8 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
-        given = first.get("input")
-        raise BadSettings(f"{name}: {first['msg']} (it is {given!r})") from None
+        given = "" if name in SECRETS else f" (it is {first.get('input')!r})"
+        raise BadSettings(f"{name}: {first['msg']}{given}") from None
     except (OSError, UnicodeError) as error:
         raise BadSettings(f".env can't be read: {error}") from None
 

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
+from ..kernels.sessions import LOCAL
 from ..kernels.source import decoded
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
@@ -78,7 +80,7 @@ def told() -> Iterator[None]:
 def principal() -> str:
     """Whose sessions these are: the token's owner, or the one user of a local server."""
     token = get_access_token()
-    return token.client_id if token is not None else "local"
+    return token.client_id if token is not None else LOCAL
 
 
 class Tools:
@@ -87,6 +89,7 @@ class Tools:
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
         self.sessions = sessions
+        self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register every tool and resource."""
@@ -130,14 +133,15 @@ class Tools:
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: an argument contains a NUL character; remove it.")
-            session = await self._session(session_id)
-            if not session.is_python:
-                raise Refusal(
-                    "Error: run_python needs a Python kernel (ipykernel); this server runs"
-                    f" {self.settings.kernel_name!r}. Use run_cell."
-                )
-            script = Script(file.path, file.source, tuple(args), stdin)
-            return await self._follow(session.submit_script(script, timeout), ctx)
+            async with self._session(session_id) as session:
+                if not session.is_python:
+                    raise Refusal(
+                        "Error: run_python needs a Python kernel (ipykernel); this server runs"
+                        f" {self.settings.kernel_name!r}. Use run_cell."
+                    )
+                script = Script(file.path, file.source, tuple(args), stdin)
+                execution = session.submit_script(script, timeout)
+            return await self._follow(execution, ctx)
 
     async def run_cell(
         self,
@@ -156,8 +160,9 @@ class Tools:
         with told():
             if (asked := self._asked_before(ctx)) is not None:
                 return await self._follow(asked, ctx)
-            session = await self._session(session_id)
-            return await self._follow(session.submit_cell(code, timeout), ctx)
+            async with self._session(session_id) as session:
+                execution = session.submit_cell(code, timeout)
+            return await self._follow(execution, ctx)
 
     async def read_output(
         self,
@@ -197,10 +202,30 @@ class Tools:
             finished(execution)
             return page_of_run(execution.task.result(), offset, limit)
 
-    async def _session(self, session_id: str | None) -> Session:
-        if session_id:
-            return self.sessions.get(session_id, principal())
-        return await self.sessions.open(principal())
+    @contextlib.asynccontextmanager
+    async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
+        """The session for one more run, if its owner may have one.
+
+        Raises:
+            Refusal: too many of the owner's runs go on or wait.
+            SessionNotFoundError: there is no such session, as far as the asker may know.
+            KernelError: there is no kernel for a new one.
+        """
+        who, most = principal(), self.settings.runs_per_user
+        if who != LOCAL and self._beginning[who] + len(self.sessions.unfinished(who)) >= most:
+            raise Refusal(
+                f"Error: {most} of your runs go on or wait already (RUNS_PER_USER). Nothing was"
+                " run; try again when one has ended. read_output with wait tells when, and"
+                " interrupt_session stops one."
+            )
+        self._beginning[who] += 1
+        try:
+            if session_id:
+                yield self.sessions.get(session_id, who)
+            else:
+                yield await self.sessions.open(who)
+        finally:
+            self._beginning[who] -= 1
 
     def _asked_before(self, ctx: Context) -> Execution | None:
         """The run that has asked something, when this call brings the answer."""

@@ -41,14 +41,15 @@ def own_environment() -> Iterator[None]:
     # A shell's background jobs inherit that Ctrl-C is ignored, and so would what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     patch.setenv("SANDBOX", SANDBOX)
-    settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR RMI_AGENT_TOKEN KERNEL_NAME PYTHON_TIMEOUT PORT"
-    for name in settings.split():
+    settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR KERNEL_NAME PYTHON_TIMEOUT PORT ALLOWED_HOSTS"
+    for name in (*settings.split(), "RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS"):
         patch.delenv(name, raising=False)
     for name, sub in (
         ("XDG_RUNTIME_DIR", "r"),
         ("XDG_CACHE_HOME", "c"),
         ("XDG_DATA_HOME", "data"),
-        ("XDG_STATE_HOME", "state"),
+        ("XDG_STATE_HOME", "s"),
+        ("WIN_PD_OVERRIDE_LOCAL_APPDATA", "l"),  # what platformdirs asks Windows for
         ("JUPYTER_DATA_DIR", "d"),
         ("JUPYTER_CONFIG_DIR", "g"),
         ("MPLCONFIGDIR", "m"),

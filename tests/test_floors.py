@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_a_floor_imports_only_what_is_below_it(floor: str) -> None:
     assert modules
     for module in modules:
         assert floors_imported(module, floor) <= MAY_IMPORT[floor], module
+
+
+@pytest.mark.parametrize("floor", MAY_IMPORT)
+def test_no_module_hides_one_of_pythons_own(floor: str) -> None:
+    # server/mcp_server.py and client/mcp_client.py run by path: their folder comes first.
+    names = {module.stem for module in (ROOT / floor).glob("*.py")}
+    assert names.isdisjoint(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("floor", MAY_IMPORT)

@@ -55,8 +55,11 @@ async def test_a_server_of_any_kind_is_a_target(kind: str) -> None:
 async def test_urls_of_both_transports_are_targets_and_the_token_is_found(
     settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with http_server(settings / "python_projects", RMI_AGENT_TOKEN="t0ken") as (url, _):
-        monkeypatch.setenv("RMI_AGENT_TOKEN", "t0ken")
+    with http_server(settings / "python_projects", RMI_AGENT_TOKEN="a-token-of-the-test") as (
+        url,
+        _,
+    ):
+        monkeypatch.setenv("RMI_AGENT_TOKEN", "a-token-of-the-test")
         for target, mode in (
             (f"{url}/mcp", "auto"),
             (f"{url}/mcp", "legacy"),

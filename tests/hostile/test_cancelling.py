@@ -13,7 +13,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 
-from tests.server.conftest import fill, http_server, server_env
+from tests.server.conftest import fill, http_server, server_env, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.hostile]
 SLEEP = "import time; print('go', flush=True); time.sleep(60)"
@@ -41,9 +41,9 @@ async def test_cancelling_works_on_every_transport_and_era(tmp_path: Path) -> No
     projects = fill(tmp_path)
     with http_server(projects) as (url, _):
         for client in (
-            Client(f"{url}/mcp"),
-            Client(f"{url}/mcp", mode="legacy"),
-            Client(f"{url}/sse", mode="legacy"),
+            Client(f"{url}/mcp", auth=token()),
+            Client(f"{url}/mcp", auth=token(), mode="legacy"),
+            Client(f"{url}/sse", auth=token(), mode="legacy"),
         ):
             async with client:
                 await cancelled_run_leaves_a_usable_session(client)
@@ -60,7 +60,7 @@ async def test_a_run_that_was_handed_over_is_not_cancelled_with_its_follower(
     tmp_path: Path,
 ) -> None:
     with http_server(fill(tmp_path), RESPONSE_DEADLINE="1") as (url, _):
-        async with Client(f"{url}/mcp") as client:
+        async with Client(f"{url}/mcp", auth=token()) as client:
             code = "import time; time.sleep(4); 'finished'"
             given = await call(client, "run_cell", code=code)
             assert given["status"] == "running"
@@ -69,7 +69,9 @@ async def test_a_run_that_was_handed_over_is_not_cancelled_with_its_follower(
             await asyncio.sleep(0.3)
             following.cancel()
             await asyncio.wait({following})
-        async with Client(f"{url}/sse", mode="legacy") as another:  # the first one has gone
+        async with Client(
+            f"{url}/sse", auth=token(), mode="legacy"
+        ) as another:  # the first one has gone
             while (last := await call(another, "read_output", **key, wait=5))[
                 "status"
             ] == "running":
@@ -79,13 +81,13 @@ async def test_a_run_that_was_handed_over_is_not_cancelled_with_its_follower(
 
 async def test_a_client_that_vanishes_leaves_its_sessions_usable(tmp_path: Path) -> None:
     with http_server(fill(tmp_path)) as (url, _):
-        async with Client(f"{url}/mcp") as first:
+        async with Client(f"{url}/mcp", auth=token()) as first:
             session = (await call(first, "run_cell", code="x = 5"))["session_id"]
             running = asyncio.create_task(call(first, "run_cell", code=SLEEP, session_id=session))
             await asyncio.sleep(1)
         running.cancel()
         await asyncio.wait({running})
-        async with Client(f"{url}/mcp") as second:
+        async with Client(f"{url}/mcp", auth=token()) as second:
             rows = (await second.call_tool_mcp("list_sessions", {})).structured_content
             assert session in [row["session_id"] for row in rows["sessions"]]  # type: ignore[index]
             cut = await call(second, "read_output", session_id=session, cell=2, wait=3)
@@ -121,8 +123,11 @@ async def test_a_dropped_legacy_connection_cancels(tmp_path: Path) -> None:
         "capabilities": {},
         "clientInfo": {"name": "t", "version": "1"},
     }
-    head = {"Accept": "application/json, text/event-stream"}
     with http_server(fill(tmp_path)) as (url, _):
+        head = {
+            "Accept": "application/json, text/event-stream",
+            "Authorization": f"Bearer {token()}",
+        }
         async with httpx2.AsyncClient(base_url=url, headers=head) as http:
             first = await http.post("/mcp", json=message("initialize", 0, **greeting))
             head["Mcp-Session-Id"] = first.headers["Mcp-Session-Id"]

@@ -16,7 +16,7 @@ import pytest
 from fastmcp import Client
 
 from tests.processes import still_running
-from tests.server.conftest import fill, http_server
+from tests.server.conftest import fill, http_server, token
 from tests.server.wire import Wire
 
 pytestmark = [
@@ -86,7 +86,7 @@ def test_a_stdio_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> No
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGKILL"])
 async def test_an_http_server_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
     with http_server(fill(tmp_path)) as (url, process):
-        client = Client(f"{url}/mcp")
+        client = Client(f"{url}/mcp", auth=token())
         await client.__aenter__()
         with contextlib.suppress(httpx2.TransportError):  # the client is told that it has ended
             result = await client.call_tool_mcp("run_cell", {"code": BROOD})

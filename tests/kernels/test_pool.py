@@ -119,7 +119,7 @@ async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
 ) -> None:
     leased: list[Kernel] = []
 
-    def evict() -> bool:
+    def evict(_: str) -> bool:
         if leased:
             full.retire(leased.pop(0))
             return True
@@ -136,7 +136,7 @@ async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
 async def test_in_a_small_pool_no_session_ends_for_a_warm_kernel(
     tmp_path: Path, stand_in: type[StandIn]
 ) -> None:
-    def evict() -> bool:
+    def evict(_: str) -> bool:
         raise AssertionError("nobody has asked for room")
 
     async with pool(tmp_path, 2, 2, evict=evict) as small:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from fastmcp import Client
+from rmi_agent.client.local_token import token_file
 from rmi_agent.server import App, load
 
+HTTP_SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http"]
 SAMPLES = Path(__file__).parent.parent / "test_samples"
 
 
@@ -40,6 +42,11 @@ async def client(projects: Path) -> AsyncIterator[Client]:  # type: ignore[type-
         yield connected
 
 
+def token() -> str:
+    """The one that servers of these tests have made."""
+    return token_file().read_text("utf-8").strip()
+
+
 def server_env(projects: Path, **settings: str) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     return {**env, "PYTHON_PROJECTS_DIR": str(projects), **settings}
@@ -47,9 +54,9 @@ def server_env(projects: Path, **settings: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def http_server(projects: Path, **settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server on a free port; its base URL and its process."""
+    """A server on a free port; its base URL and its process. `token()` is its token."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http", "--port", "0"],
+        [*HTTP_SERVER, "--port", "0"],
         env=server_env(projects, **settings),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

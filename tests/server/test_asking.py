@@ -14,7 +14,7 @@ from fastmcp import Client
 from mcp_types import ElicitResult, InputRequiredResult
 from rmi_agent.server import App, load
 
-from tests.server.conftest import fill, http_server
+from tests.server.conftest import fill, http_server, token
 
 pytestmark = pytest.mark.anyio
 ERAS = pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -164,6 +164,8 @@ async def test_questions_travel_over_both_http_transports(tmp_path: Path) -> Non
     with http_server(fill(tmp_path)) as (url, _):
         for path, mode in (("mcp", "auto"), ("mcp", "legacy"), ("sse", "legacy")):
             person = Person("Ada")
-            async with Client(f"{url}/{path}", mode=mode, elicitation_handler=person) as client:
+            async with Client(
+                f"{url}/{path}", auth=token(), mode=mode, elicitation_handler=person
+            ) as client:
                 result = await call(client, "run_cell", code="input('Name? ')")
                 assert result["text"].startswith("Name? Ada\n'Ada'\n")
