@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import List, Unicode
+from traitlets import Bool, List, Unicode
 
 from .templates import PATIENCE, TEMPLATES, CannotFork, Forked, Request
 
@@ -38,6 +38,7 @@ class ForkserverProvisioner(LocalProvisioner):
     """
 
     process: Any = None  # a `Popen` when it was not forked
+    fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
         config=True
@@ -47,6 +48,8 @@ class ForkserverProvisioner(LocalProvisioner):
         """Fork, or start, the kernel that `cmd` describes."""
         with contextlib.ExitStack() as opened:
             try:
+                if not self.fork:
+                    raise CannotFork("their kernelspec says so")
                 request = in_other_words(
                     cmd, self._scrub_kwargs(kwargs), tuple(self.preload), opened
                 )

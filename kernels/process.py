@@ -36,6 +36,7 @@ from .watchdog import MARK, marked
 log = logging.getLogger(__name__)
 
 RECONNECT = 5  # milliseconds between attempts to connect to a kernel that starts
+OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 POLL = 0.1  # seconds between looks at whether the process lives
 
 
@@ -147,13 +148,15 @@ class KernelProcess:
         if spec is None or sys.platform == "win32":
             return
         stock, wrap = spec.metadata, self.launch.wrap
-        if "kernel_provisioner" not in stock:
-            interpreter = self._manager.format_kernel_cmd()[0]
+        theirs = stock.get("kernel_provisioner", {"provisioner_name": OURS})
+        if theirs["provisioner_name"] == OURS or (wrap and theirs["provisioner_name"] == LOCAL):
             config = {
+                "fork": theirs["provisioner_name"] == OURS,
                 "preload": list(self.launch.preload),
-                "prefix": wrap(interpreter) if wrap else [],
+                **theirs.get("config", {}),
+                "prefix": wrap(self._manager.format_kernel_cmd()[0]) if wrap else [],
             }
-            ours = {"provisioner_name": "rmi-forkserver", "config": config}
+            ours = {"provisioner_name": OURS, "config": config}
             spec.metadata = {**stock, "kernel_provisioner": ours}
             if KernelProvisionerFactory.instance().is_provisioner_available(spec):
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -12,14 +13,28 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.kernels import TIERS, Config, Launch, Policy, Run, Session, Sessions, Tier, why_not
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from rmi_agent.kernels import (
+    TIERS,
+    Config,
+    KernelStartError,
+    Launch,
+    Policy,
+    Run,
+    Session,
+    Sessions,
+    Tier,
+    why_not,
+)
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.plain import is_forked
+from tests.processes import still_running
 
 pytestmark = [
     pytest.mark.anyio,
@@ -444,6 +459,59 @@ async def test_a_kernel_is_forked_inside_and_interrupted_there(session: Session)
     run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
     assert (run.reply.status, run.state) == ("timeout", "kept")
     assert value(await cell(session, "x")) == "1"
+
+
+async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tmp_path / "kernels" / "plain"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps(
+            {
+                "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                "display_name": "Plain",
+                "language": "python",
+                "metadata": {"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
+            }
+        )
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    launch = Launch(house.projects, Path(), "plain", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+        session = await sessions.open()
+        assert not session.forked
+        got = await outcome(session, f"got = open({str(house.outside)!r} + '/secret.txt').read()")
+        assert got.startswith(REFUSALS), got
+        run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
+        assert (run.reply.status, run.state) == ("timeout", "kept")
+        assert value(await cell(session, "x")) == "1"
+        assert session._kernel is not None
+        kernel = psutil.Process(session._kernel.process.pid)
+        family = [kernel, *kernel.children(recursive=True)]
+    assert not still_running(family, 5)
+
+
+async def test_a_provisioner_that_would_start_it_outside_is_refused(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tmp_path / "kernels" / "remote"
+    spec.mkdir(parents=True)
+    elsewhere = {"kernel_provisioner": {"provisioner_name": "elsewhere"}}
+    (spec / "kernel.json").write_text(
+        json.dumps(
+            {"argv": ["x"], "display_name": "R", "language": "python", "metadata": elsewhere}
+        )
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    known = KernelProvisionerFactory.instance().provisioners
+    monkeypatch.setitem(known, "elsewhere", known["local-provisioner"])
+    launch = Launch(house.projects, Path(), "remote", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+        with pytest.raises(KernelStartError, match="can't be started in the sandbox"):
+            await sessions.open()
 
 
 async def test_what_is_in_a_home_stays_and_is_nobody_elses(house: House) -> None:
