@@ -29,8 +29,9 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from jupyter_client.manager import start_new_async_kernel
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import TIERS, Kernel, Launch, Policy, why_not
+from rmi_agent.kernels import Kernel, Launch, Policy, why_not
 from rmi_agent.kernels.outputs import Outputs
+from rmi_agent.kernels.sandbox import TIERS
 from rmi_agent.kernels.templates import TEMPLATES
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "error"]

@@ -17,12 +17,11 @@ from .probe import why_not
 from .process import Launch
 from .question import Question
 from .reply import Reply, Script
-from .sandbox import TIERS, Policy, Sandbox, Tier
+from .sandbox import Policy, Sandbox, Tier
 from .session import Config, Session
 from .sessions import Sessions
 
 __all__ = [
-    "TIERS",
     "Config",
     "DeadKernelError",
     "Execution",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import platformdirs
 
-from ..kernels import TIERS, Policy, Tier, why_not
+from ..kernels import Policy, Tier, why_not
+from ..kernels.sandbox import TIERS
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from rmi_agent.kernels import (
-    TIERS,
     Config,
     KernelStartError,
     Launch,
@@ -31,6 +30,7 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
+from rmi_agent.kernels.sandbox import TIERS
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.plain import is_forked
