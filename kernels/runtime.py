@@ -35,10 +35,7 @@ def runtime_folder() -> Path:
             if not made_private(base):  # somebody else was there first
                 base = Path(tempfile.mkdtemp(prefix="rmi-agent-"))
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for old in base.glob("*-*"):
-        pid = old.name.partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(old, ignore_errors=True)
+    clear_after_dead(base)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
 
 
@@ -54,3 +51,11 @@ def made_private(folder: Path) -> bool:
         return os.access(folder, os.W_OK)
     except OSError:
         return False
+
+
+def clear_after_dead(base: Path) -> None:
+    """Remove the folders in one that dead processes have left: they are named by their pids."""
+    for old in base.glob("*-*"):
+        pid = old.name.partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)

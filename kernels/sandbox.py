@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import seccomp
+from .bubblewrap import Kind, bubblewrap, inner_id
 from .process import Launch, ipython_folder
+from .runtime import clear_after_dead
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
-Kind = Literal["ro", "rw", "tmp", "hidden"]
 
 HERE = Path(__file__).parent
 PATIENCE = 15.0  # seconds for a process that only looks around
-TMP_SIZE = 1 << 30  # bytes of /tmp and of /dev/shm, which are memory
 LIMITS = {
     "RLIMIT_CORE": 0,
     "RLIMIT_FSIZE": 10 << 30,  # bytes of one file
@@ -74,7 +74,6 @@ HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
-OF_THE_SYSTEM = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi", "scsi")  # in /proc
 # Asks an interpreter where it and its packages are.
 WHERE = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, *sys.path[1:]]))"
 
@@ -109,13 +108,15 @@ class Policy:
         """The principal's sandbox, its folders made; `runtime` is private to the server."""
         home = self.homes / folder_name(principal)
         folder = runtime / f"p{sum(1 for _ in runtime.glob('p*'))}"
-        shutil.rmtree(home / "tmp", ignore_errors=True)
-        for made in (home / "packages", home / "tmp", *(folder / part for part in "csi")):
+        # Not in the home: what kernels may change could be links when it is cleared.
+        clear_after_dead(self.homes / "tmp")
+        tmp = self.homes / "tmp" / runtime.name / folder.name
+        for made in (self.homes, home, home / "packages", tmp, *(folder / part for part in "csi")):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = inner_id()
         (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
         (folder / "group").write_text(f"user:x:{number}:\n")
-        return Sandbox(self, home, folder, runtime)
+        return Sandbox(self, home, tmp, folder, runtime)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Sandbox:
 
     Attributes:
         home: its folder, which lasts.
+        tmp: for temporary files, where it can't have a /tmp of its own.
         folder: what the server and its kernels share: `c` for connection files, which
             kernels only read, `s` for their sockets, `i` for IPython's configuration.
         runtime: the server's own folder, of which kernels see nothing else.
@@ -131,6 +133,7 @@ class Sandbox:
 
     policy: Policy
     home: Path
+    tmp: Path
     folder: Path
     runtime: Path
 
@@ -143,7 +146,7 @@ class Sandbox:
             "USER": "user",
             "LOGNAME": "user",
             "IPYTHONDIR": str(ipython_folder(self.folder / "i")),
-            "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.home / "tmp"),
+            "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
             # The environment's own folder can't be changed.
             "PIP_TARGET": packages,
             "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
@@ -185,33 +188,10 @@ class Sandbox:
         put("ro", HERE / "confine.py", HERE / "template_process.py")
         put("ro", self.folder / "c")
         put("rw", self.home, self.folder / "s", self.folder / "i")
+        if policy.tier == "landlock":
+            put("rw", self.tmp)
         there = {path: kind for path, kind in places.items() if path.exists()}
         return there | dict.fromkeys(on_the_way(there), "rw")
-
-    def bwrap(self, places: dict[Path, Kind]) -> list[str]:
-        """Bubblewrap and its arguments."""
-        given = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
-        given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-        given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", "sandbox"]
-        given += ["--proc", "/proc", "--dev", "/dev"]
-        for name in OF_THE_SYSTEM:  # root could change those without any capability
-            given += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
-        if self.policy.network:
-            resolver = os.path.realpath("/etc/resolv.conf")
-            given += ["--share-net", "--ro-bind-try", resolver, "/etc/resolv.conf"]
-        covered: list[str] = []
-        for path in sorted(places, key=lambda path: len(path.parts)):
-            above = [places[each] for each in path.parents if each in places]
-            around: Kind = above[0] if above else "hidden"
-            given += mount(path, places[path], around)
-            if places[path] == "hidden" and around in ("ro", "rw") and path.is_dir():
-                covered.append(str(path))
-        for file in ("passwd", "group"):
-            given += ["--ro-bind", str(self.folder / file), f"/etc/{file}"]
-        given += ["--symlink", "/tmp", "/var/tmp"]
-        for folder in (*covered, "/dev", "/"):
-            given += ["--remount-ro", folder]
-        return [*given, "--"]
 
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
         """What `confine.py` takes away from itself, as it reads that."""
@@ -243,7 +223,9 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """`Sandbox.command`, worked out once."""
     places = sandbox.places(interpreter)
     given_up = json.dumps(sandbox.given_up(places))
-    wall = sandbox.bwrap(places) if sandbox.policy.tier == "bwrap" else []
+    wall = []
+    if sandbox.policy.tier == "bwrap":
+        wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
     return (*wall, sys.executable, "-I", "-S", str(HERE / "confine.py"), given_up)
 
 
@@ -258,28 +240,6 @@ def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
                 break
             if any(places.get(above) == "rw" for above in path.parents):
                 yield path
-
-
-def mount(path: Path, kind: Kind, around: Kind) -> list[str]:
-    """Bubblewrap's arguments for one place; `around` is what the place above it is."""
-    if path.is_symlink():
-        visible = around in ("ro", "rw")  # then the link is too
-        return [] if visible else ["--symlink", os.readlink(path), str(path)]
-    match kind:
-        case "tmp":
-            return ["--size", str(TMP_SIZE), "--tmpfs", str(path)]
-        case "hidden" if around in ("tmp", "hidden"):
-            return []
-        case "hidden" if path.is_dir():
-            return ["--tmpfs", str(path)]
-        case "hidden":
-            return ["--ro-bind", "/dev/null", str(path)]
-        case "ro" if around == "ro":
-            return []
-        case "ro":
-            return ["--ro-bind", str(path), str(path)]
-        case "rw":
-            return ["--bind", str(path), str(path)]
 
 
 @functools.cache
@@ -313,11 +273,6 @@ def folder_name(principal: str) -> str:
     """A name for a principal's folder that no other has."""
     digest = hashlib.sha256(principal.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', principal)[:40]}-{digest}"
-
-
-def inner_id() -> int:
-    """The user's and group's number inside: one's own, but never root's."""
-    return os.getuid() or 1000
 
 
 def joined(*folders: str | None) -> str:

@@ -36,6 +36,7 @@ CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and g
 PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
+MOST_TOLD = 1_000_000  # bytes of a template's reports that are read at once
 MOST = 8  # templates that may serve at the same time; the one longest unused makes room
 LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
@@ -225,11 +226,17 @@ class Template:
         """Whether it can fork; reads what it has reported."""
         with self._lock:
             with contextlib.suppress(BlockingIOError, ConnectionError):
-                while piece := self.line.recv(65536):
-                    self._told += piece
+                self._told += self.line.recv(MOST_TOLD)
             *lines, self._told = self._told.split(b"\n")
-            for line in lines:
-                self._take(json.loads(line))
+            try:
+                for line in lines:
+                    self._take(json.loads(line))
+            # Its kernels could have changed it.
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                log.warning("The process that forks kernels makes no sense: %r", error)
+                self.process.kill()
+            if len(self._told) > MOST_TOLD:
+                self.process.kill()
             if self._importing and time.monotonic() > self._importing[1] + HANG:
                 self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
                 self.process.kill()
@@ -238,13 +245,16 @@ class Template:
     def _take(self, report: dict[str, Any]) -> None:
         self._importing = None
         if "importing" in report:
-            self._importing = (report["importing"], time.monotonic())
+            self._importing = (str(report["importing"]), time.monotonic())
         if "unfit" in report:
-            self._do_without(report["unfit"], report["why"])
+            self._do_without(str(report["unfit"]), str(report.get("why")))
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
         if "ready" in report:
-            log.info("Kernels are forked; preloaded: %s", ", ".join(report["ready"]) or "nothing")
+            log.info(
+                "Kernels are forked; preloaded: %s",
+                ", ".join(map(str, report["ready"])) or "nothing",
+            )
         self.stale = self.stale or "stale" in report
 
     def _do_without(self, module: str, why: str) -> None:

@@ -65,6 +65,11 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         BadSettings: the server's own files lie where kernels could change them.
     """
     projects = settings.projects
+    if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
+        raise BadSettings(
+            f"PYTHON_PROJECTS_DIR: {projects} holds your whole home folder, so the code that runs"
+            " here could change what you start. Choose a folder in it, or set SANDBOX=off."
+        )
     for path in settings.env_files():
         if path.resolve().is_relative_to(projects) and not settings.projects_readonly:
             raise BadSettings(

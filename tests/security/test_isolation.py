@@ -98,6 +98,16 @@ def test_a_settings_file_that_kernels_could_change_is_refused(
         chosen(settings, exposed=False)
 
 
+def test_a_whole_home_is_no_projects_folder(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(settings.projects / "me"))
+    with pytest.raises(BadSettings, match="holds your whole home folder"):
+        chosen(settings, exposed=False)
+    readable = settings.model_copy(update={"projects_readonly": True})
+    assert chosen(readable, exposed=False) is not None
+
+
 @pytest.mark.parametrize("variable", ["sandbox_read", "sandbox_write"])
 def test_a_folder_that_is_not_there_is_named(variable: str, settings: Settings) -> None:
     asking = settings.model_copy(update={variable: ("/nowhere/at/all",)})
