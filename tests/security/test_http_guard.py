@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -391,10 +392,12 @@ async def test_a_crowd_of_idle_connections_starves_nobody(tmp_path: Path) -> Non
     try:
         with served(fill(tmp_path), before=low, RMI_AGENT_TOKENS=USERS) as server:
             async with Client(f"{server.url}/mcp", auth=ALICE) as client:
+                server.process.send_signal(signal.SIGSTOP)  # so that it finds all of them at once
                 for number in range(600):
                     crowd.append(socket.create_connection(("127.0.0.1", server.port)))
                     if number % 2:
                         crowd[-1].sendall(b"POST /mcp HTTP/1.1\r\nHost: ")
+                server.process.send_signal(signal.SIGCONT)
                 started = time.monotonic()
                 result = await client.call_tool_mcp("run_cell", {"code": "6 * 7"})
                 assert "42" in repr(result)
