@@ -31,6 +31,7 @@ from jupyter_client.manager import start_new_async_kernel
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Policy, why_not
 from rmi_agent.kernels.outputs import Outputs
+from rmi_agent.kernels.process import ipython_folder
 from rmi_agent.kernels.sandbox import TIERS
 from rmi_agent.kernels.templates import TEMPLATES
 
@@ -317,7 +318,8 @@ async def starts(bench: Bench) -> None:
 
 async def sandboxed(bench: Bench) -> None:
     """What the best sandbox of this machine costs: warm cells, and starts without the pool."""
-    plain = Launch(bench.projects, bench.folder, env=bench.env())
+    own = {"IPYTHONDIR": str(ipython_folder(bench.folder / "ipython"))}  # as a server does it
+    plain = Launch(bench.projects, bench.folder, env=bench.env(**own))
     works = [
         policy
         for tier in TIERS
