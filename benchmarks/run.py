@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -331,22 +332,25 @@ async def sandboxed(bench: Bench) -> None:
     launches = {"off": plain, "on": boxed}
     starting: dict[str, list[float]] = {"off": [], "on": []}
     answering: dict[str, list[float]] = {"off": [], "on": []}
-    for turn, (kind, launch) in itertools.product(range(21), launches.items()):
-        kernel = Kernel(launch)
 
-        async def cell(kernel: Kernel = kernel) -> None:
-            await kernel.run_cell("1 + 1", Outputs(new_code_cell()))
+    async def cell(kernel: Kernel) -> None:
+        await kernel.run_cell("1 + 1", Outputs(new_code_cell()))
 
-        async def start(kernel: Kernel = kernel, cell: Any = cell) -> None:
-            await kernel.start()
-            await cell()
+    async def start(kernel: Kernel) -> None:
+        await kernel.start()
+        await cell(kernel)
 
-        first = await times(start, 1)
-        warm = await times(cell, 30)
-        await kernel.close(graceful=False)
-        await asyncio.sleep(2 if turn == 0 else 0.2)
-        starting[kind] += first if turn else []
-        answering[kind] += warm[10:] if turn else []
+    for turn in range(13):
+        kernels = {kind: Kernel(launch) for kind, launch in launches.items()}
+        for kind, kernel in kernels.items():
+            first = await times(functools.partial(start, kernel), 1)
+            starting[kind] += first if turn else []
+        for _ in range(4):
+            for kind, kernel in kernels.items():
+                answering[kind] += await times(functools.partial(cell, kernel), 15)
+        for kernel in kernels.values():
+            await kernel.close(graceful=False)
+        await asyncio.sleep(0.5)
     TEMPLATES.close()
     for what, found, bound in (("fresh kernel", starting, 1.3), ("warm cell", answering, 1.05)):
         off, on = (statistics.median(row) for row in found.values())
