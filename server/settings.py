@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -63,7 +63,11 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
-SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS"}  # never inherited and never shown
+SECRETS = {
+    "RMI_AGENT_TOKEN",
+    "RMI_AGENT_TOKENS",
+    "OAUTH_CLIENT_SECRET",
+}  # never inherited and never shown
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -108,8 +112,21 @@ class Settings(BaseSettings):
     sessions_per_user: int | None = Field(None, ge=1)
     rmi_agent_token: SecretStr | None = None
     rmi_agent_tokens: SecretStr | None = None
+    auth: Literal["token", "token+oauth", "token+github", "token+google", "token+oidc"] = "token"
+    public_url: str | None = None
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_config_url: str | None = None
+    oauth_users: Names = ()
 
-    @field_validator("kernel_env", "kernel_preload", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator(
+        "kernel_env",
+        "kernel_preload",
+        "allowed_hosts",
+        "cors_origins",
+        "oauth_users",
+        mode="before",
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -32,14 +32,19 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    projects: Path, *options: str, before: str = "", cwd: Path | None = None, **settings: str
+    projects: Path,
+    *options: str,
+    before: str = "",
+    cwd: Path | None = None,
+    port: int = 0,
+    **settings: str,
 ) -> Iterator[Served]:
-    """A server on a free port; `before` is code that it runs before it starts."""
+    """A server, on a free port unless named; `before` is code that it runs before it starts."""
     log = projects.parent / "server.log"
     code = f"{before}\nfrom rmi_agent.server.cli import main\nmain()"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "--transport", "http", "--port", "0", *options],
+            [sys.executable, "-c", code, "--transport", "http", "--port", str(port), *options],
             env=server_env(projects, **settings),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
