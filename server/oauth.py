@@ -111,9 +111,9 @@ class SignIns(OAuthProvider):
             RegistrationError: it can't be sent back to safely, or there is too much of it.
         """
         uris = [str(uri) for uri in client_info.redirect_uris or ()]
-        if len(uris) > REDIRECT_URIS:
+        if not 1 <= len(uris) <= REDIRECT_URIS:
             raise RegistrationError(
-                "invalid_redirect_uri", f"At most {REDIRECT_URIS} redirect URIs are taken."
+                "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
             )
         for uri in uris:
             if wrong := wrong_with(uri):
@@ -277,7 +277,7 @@ class SignIns(OAuthProvider):
             resource=found.resource,
         )
 
-    async def revoke_token(self, token: AccessToken | RefreshToken) -> None:  # type: ignore[override]
+    async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
         """End the sign-in of a token."""
         state = self._store.state
         one = find(state, access=digest(token.token)) or find(

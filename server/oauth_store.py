@@ -102,14 +102,18 @@ class State:
         newest = sorted(self.live(), key=lambda one: one.used, reverse=True)[:SIGN_INS]
         self.sign_ins = {one.id: one for one in newest}
         needed = {one.consent.client_id for one in newest}
-        fresh = [
-            client
-            for client in self.clients.values()
-            if client.id in needed or client.used or client.registered > now - UNUSED_SECONDS
-        ]
         # Registering is open to all: a flood forgets those of the flood first.
-        fresh.sort(key=lambda c: (c.id in needed, c.used, c.registered), reverse=True)
-        self.clients = {client.id: client for client in fresh[:CLIENTS]}
+        ranked = sorted(
+            (
+                client
+                for client in reversed(self.clients.values())
+                if client.id in needed or client.used or client.registered > now - UNUSED_SECONDS
+            ),
+            key=lambda client: (client.id in needed, client.used, client.registered),
+            reverse=True,
+        )
+        kept = {client.id for client in ranked[:CLIENTS]}
+        self.clients = {key: client for key, client in self.clients.items() if key in kept}
 
 
 FORMAT = TypeAdapter(State)

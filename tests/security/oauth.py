@@ -18,11 +18,13 @@ from fastmcp.client.auth import OAuth
 from mcp.shared.auth import AuthorizationCodeResult
 from rmi_agent.server import App, load
 from rmi_agent.server.auth import access
+from rmi_agent.server.oauth_store import Store, store_file
 from rmi_agent.server.over_http import application
 from rmi_agent.server.ways import Ways, ways
 
-from tests.security.conftest import USERS
-
+ALICE = "alice-has-this-token-0123456789"
+BOB = "bob-has-this-other-token-987654"
+USERS = f"alice:{ALICE},bob:{BOB}"
 URL = "https://python.example"  # of servers in this process
 BACK = "https://client.example/back"
 
@@ -134,6 +136,12 @@ class Signing:
     ) -> None:
         await self.http.aclose()
 
+    def clients(self) -> dict[str, Any]:
+        return Store(store_file()).state.clients
+
+    def sign_ins(self) -> dict[str, Any]:
+        return Store(store_file()).state.sign_ins
+
     @property
     def challenge(self) -> str:
         raw = hashlib.sha256(self.verifier.encode()).digest()
@@ -148,7 +156,7 @@ class Signing:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["client_id"])
 
-    def asking(self, client_id: str, **changed: str | None) -> str:
+    def asking(self, client_id: str, /, **changed: str | None) -> str:
         """The address to which a client sends a browser."""
         query = {
             "client_id": client_id,
@@ -162,12 +170,14 @@ class Signing:
         given = {name: value for name, value in query.items() if value is not None}
         return str(httpx2.URL(f"{URL}/authorize", params=given))
 
-    async def code(self, client_id: str, token: str, **changed: str | None) -> str:
+    async def code(self, client_id: str, token: str, /, **changed: str | None) -> str:
         """An authorization code that a person has agreed to."""
         leads_to = await self.http.sign_in(self.asking(client_id, **changed), token)
         return dict(parse_qsl(urlsplit(leads_to).query))["code"]
 
-    async def exchange(self, client_id: str, code: str, **changed: str | None) -> httpx2.Response:
+    async def exchange(
+        self, client_id: str, code: str, /, **changed: str | None
+    ) -> httpx2.Response:
         form = {
             "grant_type": "authorization_code",
             "client_id": client_id,
