@@ -10,16 +10,15 @@ import logging
 import re
 import secrets
 import time
-from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AccessToken, OAuthProvider
-from fastmcp.server.auth.redirect_validation import build_client_redirect, is_loopback_host
+from fastmcp.server.auth.identity_assertion import normalize_resource_url
+from fastmcp.server.auth.redirect_validation import build_client_redirect
 from mcp.server.auth.provider import (
     AuthorizationCode,
     AuthorizationParams,
     AuthorizeError,
     RefreshToken,
-    RegistrationError,
     TokenError,
 )
 from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOptions
@@ -40,14 +39,14 @@ from .oauth_store import (
     digest,
     find,
 )
+from .registration import SCOPE, bound
 from .settings import BadSettings
 
 log = logging.getLogger(__name__)
 
 CODE_SECONDS = 120.0
 CODES = 1_000  # not yet exchanged; each took a person's token
-NAME, REDIRECT_URIS, REDIRECT_URI = 100, 10, 500  # the most of them, and their lengths
-STATE, SCOPE = 2_000, 500
+STATE = 2_000  # characters
 S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
 PATHS = ("/mcp", "/sse")
 URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
@@ -105,27 +104,17 @@ class SignIns(OAuthProvider):
         )
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep a client, as a public one: a secret that anybody gets proves nothing.
+        """Keep a client.
 
         Raises:
-            RegistrationError: it can't be sent back to safely, or there is too much of it.
+            RegistrationError: it is not one that anybody can safely be led back to.
         """
-        uris = [str(uri) for uri in client_info.redirect_uris or ()]
-        if not 1 <= len(uris) <= REDIRECT_URIS:
-            raise RegistrationError(
-                "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
-            )
-        for uri in uris:
-            if wrong := wrong_with(uri):
-                raise RegistrationError("invalid_redirect_uri", wrong)
-        name = "".join(letter for letter in client_info.client_name or "" if letter.isprintable())
-        # RFC 7591 section 3.2.1: the answer says what was made of the request.
-        client_info.client_name = name[:NAME] or None
-        client_info.token_endpoint_auth_method = "none"
-        client_info.client_secret = client_info.client_secret_expires_at = None
+        bound(client_info)
+        uris = tuple(str(uri) for uri in client_info.redirect_uris or ())
+        name = client_info.client_name or ""
         with self._store.changed() as state:
             state.clients[client_info.client_id] = Client(
-                client_info.client_id, name[:NAME], tuple(uris), int(time.time())
+                client_info.client_id, name, uris, int(time.time())
             )
 
     # -- a person is asked
@@ -140,7 +129,9 @@ class SignIns(OAuthProvider):
         """
         if not S256.fullmatch(params.code_challenge):
             raise AuthorizeError("invalid_request", "code_challenge is no S256 challenge.")
-        if params.resource is not None and params.resource.rstrip("/") not in self._resources:
+        # Some clients add a query to it: ChatGPT does.
+        params.resource = normalize_resource_url(params.resource or self._resource)
+        if params.resource not in self._resources:
             raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
         if len(params.state or "") > STATE or len(" ".join(params.scopes or ())) > SCOPE:
             raise AuthorizeError("invalid_request", "state or scope is too long.")
@@ -164,7 +155,7 @@ class SignIns(OAuthProvider):
             code_challenge=params.code_challenge,
             redirect_uri=params.redirect_uri,
             redirect_uri_provided_explicitly=params.redirect_uri_provided_explicitly,
-            resource=params.resource or self._resource,
+            resource=params.resource,
             subject=principal,
             mark=self._tokens.mark(principal) or "",
         )
@@ -290,29 +281,13 @@ class SignIns(OAuthProvider):
         """Whether a consent is good here: for this server, and from a token that still is one."""
         consent = one.consent
         return (
-            consent.resource.rstrip("/") in self._resources
+            consent.resource in self._resources
             and self._tokens.mark(consent.principal) == consent.mark
         )
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """The endpoints."""
         return endpoints(self, self._page, super().get_routes(mcp_path))
-
-
-def wrong_with(uri: str) -> str | None:
-    """Why nobody may be sent there, or None."""
-    parts = urlsplit(uri)
-    if len(uri) > REDIRECT_URI:
-        return f"A redirect URI has at most {REDIRECT_URI} characters."
-    if parts.scheme != "https" and not (
-        parts.scheme == "http" and is_loopback_host(parts.hostname)
-    ):
-        return "A redirect URI begins with https://, or with http:// and a loopback host."
-    if not parts.hostname or parts.username is not None or parts.password is not None:
-        return "A redirect URI has a host, and no user."
-    if parts.fragment or uri.endswith("#"):
-        return "A redirect URI has no fragment."
-    return None
 
 
 def answer(minted: Minted, scopes: list[str]) -> OAuthToken:

@@ -35,16 +35,23 @@ log = logging.getLogger(__name__)
 
 # Served without a token when AUTH has more ways than that, and how often a minute. Each has an
 # allowance of its own for all callers together: a flood of one leaves the others open.
-PUBLIC_PATHS = (
+OAUTH_PATHS = (
     ("/.well-known/oauth-authorization-server", 600),
     ("/.well-known/oauth-protected-resource/mcp", 600),
     ("/.well-known/oauth-protected-resource/sse", 600),
     ("/register", 30),
     ("/authorize", 120),
-    ("/sign-in", 120),
     ("/token", 600),
     ("/revoke", 600),
 )
+PUBLIC_PATHS = {
+    "token": (),
+    "token+oauth": (*OAUTH_PATHS, ("/sign-in", 120)),
+    # With other providers: FastMCP's page, and where the provider leads back to.
+    "token+github": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+}
 FORM_LIMIT = 65_536  # bytes of a body from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -93,14 +100,10 @@ def application(server: App, settings: Settings, auth: AuthProvider | None) -> A
     """Everything that answers on the port, to callers whom `auth` knows; None is to all."""
     mcp = both_transports(server)
     app: ASGIApp = Guard(mcp, settings.rate_limit)
-    own: tuple[str, ...] = ()
-    if auth is not None and auth.base_url is None:
-        app = Locked({}, RequireAuthMiddleware(app, auth.required_scopes))
-    elif auth is not None:
-        own = (public_url(settings),)
-        doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS}
-        app = Locked(doors, challenging(app, auth, *own))
+    own = () if auth is None or settings.auth == "token" else (public_url(settings),)
     if auth is not None:
+        doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        app = Locked(doors, challenging(app, auth, *own))
         for layer in reversed(auth.get_middleware()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
     if settings.cors_origins:
@@ -126,11 +129,13 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def challenging(app: ASGIApp, auth: AuthProvider, url: str) -> ASGIApp:
-    """`app` behind a lock that tells each transport's callers where they can sign in."""
+def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+    """`app` behind a lock that, with a public URL, says for each transport where to sign in."""
     streamable, legacy = (
         RequireAuthMiddleware(
-            app, auth.required_scopes, build_resource_metadata_url(AnyHttpUrl(f"{url}{path}"))
+            app,
+            auth.required_scopes,
+            build_resource_metadata_url(AnyHttpUrl(url + path)) if url else None,
         )
         for path in ("/mcp", "/sse")
     )

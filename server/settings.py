@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -236,7 +236,7 @@ def load(**overrides: Any) -> Settings:
         raise BadSettings(f".env can't be read: {error}") from None
 
 
-def die(error: BadSettings) -> None:
+def die(error: BadSettings) -> NoReturn:
     """Say the one line and leave with 2, as command lines do for bad usage."""
     print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
     raise SystemExit(2)

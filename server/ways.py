@@ -11,6 +11,7 @@ from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth
 from fastmcp.server.auth.redirect_validation import is_loopback_host
 
 from .auth import Tokens
+from .external import external
 from .oauth import SignIns
 from .oauth_store import Store, store_file
 from .settings import BadSettings, Settings
@@ -40,8 +41,16 @@ def ways(settings: Settings, tokens: Tokens) -> AuthProvider:
     """
     if settings.auth == "token":
         return tokens
-    server = SignIns(public_url(settings), tokens, Store(store_file()))
-    return Ways(server=server, verifiers={"token": tokens}, server_source_id="oauth")
+    url = public_url(settings)
+    server = (
+        SignIns(url, tokens, Store(store_file()))
+        if settings.auth == "token+oauth"
+        else external(settings, url)
+    )
+    # Scopes of another provider are for its own tokens, which it has looked at by itself.
+    return Ways(
+        server=server, verifiers={"token": tokens}, server_source_id="oauth", required_scopes=[]
+    )
 
 
 def public_url(settings: Settings) -> str:

@@ -264,7 +264,8 @@ async def test_every_answer_says_whose_it_is(signing: Signing) -> None:
 
 
 @pytest.mark.parametrize(
-    "resource", [None, URL, URL + "/", URL + "/mcp", URL + "/mcp/", URL + "/sse"]
+    "resource",
+    [None, URL, URL + "/", URL + "/mcp", URL + "/mcp/", URL + "/sse", URL + "/mcp?kb_name=x"],
 )
 async def test_our_own_addresses_are_one_resource(signing: Signing, resource: str | None) -> None:
     client = await signing.client()
