@@ -103,6 +103,7 @@ class Signing:
     """A server in this process that signs people in, and a client of it that knows its ways."""
 
     projects: Path
+    settings: dict[str, Any] = field(default_factory=dict)
     app: Any = None
     provider: Ways = field(init=False)
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
@@ -112,7 +113,8 @@ class Signing:
 
     def restart(self, **changed: Any) -> None:
         """A new server, with what the one before has stored."""
-        given = {"rmi_agent_tokens": USERS, "auth": "token+oauth", "public_url": URL, **changed}
+        given = {"rmi_agent_tokens": USERS, "auth": "token+oauth", "public_url": URL}
+        given = {**given, **self.settings, **changed}
         settings = load(python_projects_dir=self.projects, **given)
         tokens = access(settings).tokens
         assert tokens is not None
