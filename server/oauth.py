@@ -13,6 +13,7 @@ import time
 
 from fastmcp.server.auth import AccessToken, OAuthProvider
 from fastmcp.server.auth.identity_assertion import normalize_resource_url
+from fastmcp.server.auth.oauth_proxy.models import ProxyDCRClient
 from fastmcp.server.auth.redirect_validation import build_client_redirect
 from mcp.server.auth.provider import (
     AuthorizationCode,
@@ -58,8 +59,11 @@ class Code(AuthorizationCode):
     mark: str
 
 
-class PublicClient(OAuthClientInformationFull):
-    """A registered client. Scopes mean nothing here, so it may name any."""
+class PublicClient(ProxyDCRClient):
+    """A registered client: of FastMCP's kind, whose loopback ports may vary (RFC 8252 section 7.3).
+
+    Scopes mean nothing here, so it may name any.
+    """
 
     def validate_scope(self, requested_scope: str | None) -> list[str] | None:
         """Any, as far as they are short."""

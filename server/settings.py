@@ -63,11 +63,8 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
-SECRETS = {
-    "RMI_AGENT_TOKEN",
-    "RMI_AGENT_TOKENS",
-    "OAUTH_CLIENT_SECRET",
-}  # never inherited and never shown
+# Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
+SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS", "OAUTH_CLIENT_SECRET", "AUTH"}
 
 Names = Annotated[tuple[str, ...], NoDecode]
 

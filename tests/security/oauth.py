@@ -81,15 +81,19 @@ class ScriptedOAuth(OAuth):
 
     token = ""
     asked = 0
+    leads_to = ""
+    seen: tuple[str, ...] = ()  # secrets that came by
 
     async def redirect_handler(self, authorization_url: str) -> None:
         self.asked += 1
         async with Browser() as browser:
-            self._leads_to = await browser.sign_in(authorization_url, self.token)
+            self.leads_to = await browser.sign_in(authorization_url, self.token)
+        assert self.leads_to, "it leads nowhere"
 
     async def callback_handler(self) -> AuthorizationCodeResult:
-        query = dict(parse_qsl(urlsplit(self._leads_to).query))
-        return AuthorizationCodeResult(**query)
+        result = AuthorizationCodeResult(**dict(parse_qsl(urlsplit(self.leads_to).query)))
+        self.seen += (result.code,)
+        return result
 
 
 def free_port() -> int:

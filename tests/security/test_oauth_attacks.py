@@ -163,6 +163,29 @@ async def test_a_wrong_request_is_told_on_a_page_and_leads_nowhere(
     shown(await signing.http.get(signing.asking(client, **changed)))
 
 
+@pytest.mark.parametrize(
+    ("uri", "led"),
+    [
+        ("http://127.0.0.1:4000/back", True),
+        ("http://127.0.0.1/back", True),
+        ("http://127.0.0.1:4000/other", False),
+        ("http://127.0.0.1:4000/back?x=1", False),
+        ("http://localhost:4000/back", False),
+        ("http://127.0.0.2:4000/back", False),
+        ("https://127.0.0.1:4000/back", False),
+        ("http://127.0.0.1@evil.com:4000/back", False),
+        ("http://127.0.0.1.evil.com:4000/back", False),
+        ("http://127.0.0.1:4000@evil.com/back", False),
+    ],
+)
+async def test_of_a_loopback_address_only_the_port_may_vary(
+    signing: Signing, uri: str, led: bool
+) -> None:
+    client = await signing.client("http://127.0.0.1:3334/back")
+    asked = await signing.http.get(signing.asking(client, redirect_uri=uri))
+    assert asked.status_code == (302 if led else 400)
+
+
 async def test_an_address_may_be_left_out_only_where_there_is_one(signing: Signing) -> None:
     one, two = await signing.client(), await signing.client(BACK, BACK + "/2")
     code = await signing.code(one, ALICE, redirect_uri=None)
