@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,9 @@ from fastmcp.server.auth.providers.github import GitHubProvider
 from fastmcp.server.auth.providers.google import GoogleProvider
 from fastmcp.server.auth.redirect_validation import is_loopback_host
 from mcp.shared.auth import OAuthClientInformationFull
+from starlette.routing import Route
 
+from .oauth_routes import authorize, instead
 from .registration import bound
 from .settings import BadSettings, Settings
 
@@ -65,6 +68,11 @@ class Listed(OAuthProxy):
         """Keep a client, and not more of it than is needed."""
         bound(client_info)
         await super().register_client(client_info)
+
+    def get_routes(self, mcp_path: str | None = None) -> list[Route]:
+        """FastMCP's, but none that leads to a client before anybody was asked."""
+        asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
+        return instead(super().get_routes(mcp_path), asked)
 
 
 class GitHub(Listed, GitHubProvider):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from fastmcp.server.auth import OAuthProvider
@@ -33,12 +32,23 @@ def endpoints(
     reads, posts = ["GET", "OPTIONS"], ["POST", "OPTIONS"]
     described = cors_middleware(description(provider).handle, reads)
     revoked = cors_middleware(RevocationHandler(provider, Public(provider)).handle, posts)
-    ours = [
+
+    async def asked(request: Request) -> Response:
+        response = await authorize(provider, request)
+        page.bind(request, response)
+        return response
+
+    return instead(
+        fastmcps,
         Route("/.well-known/oauth-authorization-server", described, methods=reads),
-        Route("/authorize", partial(authorize, provider, page), methods=["GET", "POST"]),
+        Route("/authorize", asked, methods=["GET", "POST"]),
         Route("/revoke", revoked, methods=posts),
         Route(signin.PATH, page.handle, methods=["GET", "POST"]),
-    ]
+    )
+
+
+def instead(fastmcps: Sequence[Route], *ours: Route) -> list[Route]:
+    """Routes, with ours in the place of those that have the same path."""
     replaced = {route.path for route in ours}
     return [*(route for route in fastmcps if route.path not in replaced), *ours]
 
@@ -60,19 +70,20 @@ def description(provider: OAuthProvider) -> MetadataHandler:
     return MetadataHandler(metadata)
 
 
-async def authorize(provider: OAuthProvider, page: signin.SignInPage, request: Request) -> Response:
-    """The answer of mcp if it leads to our page, and else a page that says what is wrong.
+async def authorize(provider: OAuthProvider, request: Request) -> Response:
+    """The answer of mcp if it leads to a page of ours, and else a page that says what is wrong.
 
-    Never a redirect to the client: anybody may register one, and before a token was shown
+    Never a redirect to the client: anybody may register one, and before a person was asked
     such a link would lead from our name to any place in the web (RFC 9700 section 4.11.2).
     """
     response = await AuthorizationHandler(provider).handle(request)
-    if page.bind(request, response):
-        return response
-    if location := response.headers.get("location"):
-        said = {name: texts[0] for name, texts in parse_qs(urlsplit(location).query).items()}
-    else:
+    location = response.headers.get("location")
+    if location is None:
         said = json.loads(bytes(response.body))
+    elif location.startswith(str(provider.base_url)):
+        return response
+    else:
+        said = {name: texts[0] for name, texts in parse_qs(urlsplit(location).query).items()}
     return pages.failure(
         f"The client has asked in a way that can't be answered: {said.get('error')}."
         f" {said.get('error_description')}"

@@ -40,7 +40,6 @@ HEADERS = {
     "Cache-Control": "no-store",
     # Nothing to others; with no-referrer browsers would call the form's own origin "null".
     "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
 }
 
 

@@ -98,12 +98,12 @@ class SignInPage:
         self._pending[one.id] = one
         return f"{self._url}{PATH}?request={one.id}"
 
-    def bind(self, request: Request, response: Response) -> bool:
-        """Give the sign-in that a response leads to its browser; False if it leads elsewhere."""
+    def bind(self, request: Request, response: Response) -> None:
+        """Give the sign-in that a response leads to, if it does, to the browser that asked."""
         start, _, key = response.headers.get("location", "").partition("?request=")
         one = self._pending.get(key)
         if one is None or start != self._url + PATH:
-            return False
+            return
         kept = request.cookies.get(self._cookie, "")  # of another tab: both may go on
         one.browser = kept if BROWSER.fullmatch(kept) else secrets.token_urlsafe(32)
         response.set_cookie(
@@ -115,7 +115,6 @@ class SignInPage:
             httponly=True,
             samesite="lax",  # strict ones are not sent when another site has led here
         )
-        return True
 
     async def handle(self, request: Request) -> Response:
         """Show the page, or take its answer."""

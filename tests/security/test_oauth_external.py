@@ -129,6 +129,28 @@ async def test_its_clients_are_held_to_the_same_bounds(signing: Signing) -> None
         assert (await signing.http.get(path)).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"redirect_uri": "https://evil.com/back"},
+        {"response_type": "token"},
+        {"code_challenge": None},
+        {"code_challenge_method": "plain"},
+        {"resource": "https://other.example/mcp"},
+        {"resource": URL + "/sse"},  # FastMCP's providers mint for one address
+        {"client_id": "unknown"},
+    ],
+    ids=str,
+)
+async def test_a_wrong_request_leads_nowhere_here_either(
+    signing: Signing, changed: dict[str, str | None]
+) -> None:
+    client = await signing.client()
+    answer = await signing.http.get(signing.asking(client, **changed))
+    assert answer.status_code == 400
+    assert "This sign-in can't go on" in Page(answer.text).words
+
+
 @pytest.mark.parametrize(("name", "kind"), [("github", GitHub), ("google", Google)])
 def test_github_and_google_are_fastmcps_providers_with_a_list(name: str, kind: type) -> None:
     settings = load(
