@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from fastmcp.server.auth import AccessToken, AuthProvider, TokenVerifier
+from fastmcp.server.auth import AccessToken, TokenVerifier
 from pydantic import SecretStr
 
 from ..kernels.sessions import LOCAL
@@ -53,6 +53,11 @@ class Tokens(TokenVerifier):
             return None
         # Without the token: requests carry this object, and one may be printed some day.
         return AccessToken(token="", client_id=found, scopes=[])
+
+    def mark(self, principal: str) -> str | None:
+        """Which token a principal has, without telling it; another one after each change."""
+        # A part of the digest: who finds it written down can't check guesses with certainty.
+        return next((own.hex()[:12] for name, own in self._digests if name == principal), None)
 
 
 def digest(token: str) -> bytes:
@@ -99,9 +104,9 @@ Anything else sends it as a header:
 
 @dataclass(frozen=True)
 class Access:
-    """How callers are known: by `provider`, as `principals`; with None not at all."""
+    """How callers are known: by `tokens`, as `principals`; with None not at all."""
 
-    provider: AuthProvider | None
+    tokens: Tokens | None
     local: LocalToken | None = None
     principals: tuple[str, ...] = (LOCAL,)
 
@@ -116,12 +121,7 @@ def access(settings: Settings) -> Access:
     local = None if tokens else local_token()
     if local is not None:
         tokens = {DEFAULT_NAME: local.token.get_secret_value()}
-    return Access(authentication(tokens), local, tuple(tokens))
-
-
-def authentication(tokens: Mapping[str, str]) -> AuthProvider:
-    """FastMCP's provider for them."""
-    return Tokens(tokens)
+    return Access(Tokens(tokens), local, tuple(tokens))
 
 
 def given(settings: Settings) -> dict[str, str]:
@@ -238,18 +238,18 @@ def store(path: Path, token: str) -> bool:
             os.unlink(written)
 
 
-def private_text(path: Path, variable: str) -> str:
-    """The text of a file with tokens.
+def private_text(path: Path, variable: str, cure: str | None = None, most: int = 1_000_000) -> str:
+    """The text of a file that is nobody else's, of `most` bytes; `cure` says what to do if it is.
 
     Raises:
         BadSettings: it can't be read, or others than its owner may read it.
     """
-    made_here = path == token_file()
-    cure = (
-        "Somebody else may know the token in it: delete it, and the next start makes a new one."
-        if made_here
-        else f"Put new tokens into it, then run: chmod 600 {path}"
-    )
+    if cure is None:
+        cure = (
+            "Somebody else may know the token in it: delete it, and the next start makes a new one."
+            if path == token_file()
+            else f"Put new tokens into it, then run: chmod 600 {path}"
+        )
     try:
         # Not waiting for the writer of a pipe.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -262,7 +262,7 @@ def private_text(path: Path, variable: str) -> str:
                     raise BadSettings(f"{variable}: {path} belongs to another user. {cure}")
                 if status.st_mode & 0o077:
                     raise BadSettings(f"{variable}: {path} is open to other users. {cure}")
-            return file.read(1_000_000)
+            return file.read(most)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise BadSettings(f"{variable}: {path} can't be read: {why}.") from None

@@ -24,6 +24,7 @@ from .app import App
 from .doctor import as_data, examine
 from .over_http import http
 from .settings import BadSettings, die, load
+from .tokens_cli import app as tokens
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
 
@@ -32,6 +33,7 @@ app = cyclopts.App(
     help="An MCP server that runs Python on Jupyter kernels and records every session.",
     help_format="plaintext",
 )
+app.command(tokens)
 
 
 @app.default

@@ -57,10 +57,11 @@ class Guard:
     Args:
         app: what is guarded.
         per_minute: requests of one principal; 0 is no limit.
+        body: bytes of one request's.
     """
 
-    def __init__(self, app: ASGIApp, per_minute: int) -> None:
-        self._app, self._per_minute = app, per_minute
+    def __init__(self, app: ASGIApp, per_minute: int, body: int = BODY_LIMIT) -> None:
+        self._app, self._per_minute, self._body = app, per_minute, body
         self._allowances: dict[str, Allowance] = {}
         self._open: Counter[str] = Counter()
 
@@ -74,7 +75,7 @@ class Guard:
         try:
             self._check_number(who)
             await self._check_rate(who, waits=scope["path"].startswith("/messages"))
-            body = await whole_body(scope, receive)
+            body = await whole_body(scope, receive, self._body)
         except Refused as refused:
             await refusal(refused)(scope, receive, send)
         except ClientDisconnect:
@@ -117,26 +118,26 @@ def principal(scope: Scope) -> str:
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
 
 
-async def whole_body(scope: Scope, receive: Receive) -> bytes:
-    """A request's body, all of it.
+async def whole_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """A request's body, all of it, of at most so many bytes.
 
     Raises:
         Refused: it is too large or takes too long.
         ClientDisconnect: the client has gone.
     """
     too_large = Refused(
-        413, f"The request is too large: at most {BODY_LIMIT / 1e6:g} MB are taken. Send less."
+        413, f"The request is too large: at most {limit / 1e6:g} MB are taken. Send less."
     )
     request = Request(scope, receive)
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > BODY_LIMIT:
+    if declared.isdecimal() and int(declared) > limit:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 body += part
-                if len(body) > BODY_LIMIT:
+                if len(body) > limit:
                     raise too_large
     except TimeoutError:
         raise Refused(

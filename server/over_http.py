@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastmcp.server.auth import AuthProvider
 from fastmcp.server.auth.middleware import RequireAuthMiddleware
 from fastmcp.server.http import HostOriginGuardMiddleware
+from mcp.server.auth.routes import build_resource_metadata_url
+from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,10 +29,30 @@ from .auth import Access, access
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .guard import BODY_LIMIT, Guard
 from .settings import BadSettings, Settings
+from .ways import public_url, ways
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS: tuple[str, ...] = ()  # served without a token
+# Served without a token when AUTH has more ways than that, and how often a minute. Each has an
+# allowance of its own for all callers together: a flood of one leaves the others open.
+OAUTH_PATHS = (
+    ("/.well-known/oauth-authorization-server", 600),
+    ("/.well-known/oauth-protected-resource/mcp", 600),
+    ("/.well-known/oauth-protected-resource/sse", 600),
+    ("/register", 30),
+    ("/authorize", 120),
+    ("/token", 600),
+    ("/revoke", 600),
+)
+PUBLIC_PATHS = {
+    "token": (),
+    "token+oauth": (*OAUTH_PATHS, ("/sign-in", 120)),
+    # With other providers: FastMCP's page, and where the provider leads back to.
+    "token+github": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+}
+FORM_LIMIT = 65_536  # bytes of a body from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 EXPECTED = 4  # principals for whom kernels are warm before they ask
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -44,9 +68,10 @@ async def http(settings: Settings, insecure: bool = False) -> int:
         check_insecure(settings)
     listening = bind(settings)  # first: a token is made only where it can be shown
     callers = Access(None) if insecure else access(settings)
-    server = App(settings, callers.provider, exposed=True, principals=callers.principals[:EXPECTED])
+    provider = None if callers.tokens is None else ways(settings, callers.tokens)
+    server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
     config = uvicorn.Config(
-        application(server, settings, callers.provider),
+        application(server, settings, provider),
         http=Connection,
         backlog=AT_A_TIME,
         limit_concurrency=MOST,
@@ -65,6 +90,8 @@ async def http(settings: Settings, insecure: bool = False) -> int:
         print(callers.local.told(address), file=sys.stderr, flush=True)  # no log has it
     elif callers.local is not None:
         log.info(callers.local.told(address))
+    if provider is not callers.tokens:
+        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
     log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", address, address)
     await runner.serve(sockets=[listening])
     return 0
@@ -72,9 +99,12 @@ async def http(settings: Settings, insecure: bool = False) -> int:
 
 def application(server: App, settings: Settings, auth: AuthProvider | None) -> ASGIApp:
     """Everything that answers on the port, to callers whom `auth` knows; None is to all."""
-    app: ASGIApp = Guard(both_transports(server), settings.rate_limit)
+    mcp = both_transports(server)
+    app: ASGIApp = Guard(mcp, settings.rate_limit)
+    own = () if auth is None or settings.auth == "token" else (public_url(settings),)
     if auth is not None:
-        app = Locked(app, RequireAuthMiddleware(app, auth.required_scopes))
+        doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        app = Locked(doors, challenging(app, auth, *own))
         for layer in reversed(auth.get_middleware()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
     if settings.cors_origins:
@@ -86,42 +116,77 @@ def application(server: App, settings: Settings, auth: AuthProvider | None) -> A
             expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
-    own = () if settings.host in EVERYWHERE else (settings.host,)
+    here = () if settings.host in EVERYWHERE else (settings.host,)
     return HostOriginGuardMiddleware(
         app,
-        allowed_hosts=(*LOOPBACK, *own, *settings.allowed_hosts),
-        allowed_origins=settings.cors_origins,
+        allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
+        allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
     )
 
 
+def host_of(url: str) -> str:
+    """The host of a URL, with its port."""
+    return urlsplit(url).netloc
+
+
+def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+    """`app` behind a lock that, with a public URL, says for each transport where to sign in."""
+    streamable, legacy = (
+        RequireAuthMiddleware(
+            app,
+            auth.required_scopes,
+            build_resource_metadata_url(AnyHttpUrl(url + path)) if url else None,
+        )
+        for path in ("/mcp", "/sse")
+    )
+
+    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = legacy if is_legacy(scope.get("path", "")) else streamable  # a lifespan has none
+        await chosen(scope, receive, send)
+
+    return locked
+
+
+def is_legacy(path: str) -> bool:
+    """Whether a path is one of legacy SSE's."""
+    return path.startswith("/messages") or path in (
+        "/sse",
+        "/.well-known/oauth-protected-resource/sse",
+    )
+
+
 class Locked:
-    """ASGI middleware that opens `PUBLIC_PATHS` to all, and everything else to callers known.
+    """ASGI middleware that opens a few paths to all, and everything else to callers known.
 
     FastMCP asks for a token on its own paths only; whatever else will be served here has to
     be asked for with one too, and a path that does not exist tells nothing.
+
+    Args:
+        doors: what answers to all, by whole paths.
+        locked: what answers on every other path.
     """
 
-    def __init__(self, app: ASGIApp, locked: ASGIApp) -> None:
-        self._app, self._locked = app, locked
+    def __init__(self, doors: Mapping[str, ASGIApp], locked: ASGIApp) -> None:
+        self._doors, self._locked = doors, locked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, past the lock or through it."""
-        public = scope["type"] == "http" and scope["path"] in PUBLIC_PATHS
-        await (self._app if public else self._locked)(scope, receive, send)
+        door = self._doors.get(scope["path"]) if scope["type"] == "http" else None
+        await (door or self._locked)(scope, receive, send)
 
 
 def both_transports(server: App) -> ASGIApp:
     """Streamable HTTP and legacy SSE as one application, by path."""
-    streamable = server.mcp.http_app(path="/mcp")
     legacy = server.mcp.http_app(transport="sse", path="/sse")
+    # Second: some of FastMCP's providers mint tokens for the path that was named last.
+    streamable = server.mcp.http_app(path="/mcp")
     take_whole_files(legacy)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await streamable(scope, receive, opened(streamable, send))
-        path = scope["path"]
-        chosen = legacy if path == "/sse" or path.startswith("/messages") else streamable
+        chosen = legacy if is_legacy(scope["path"]) else streamable
         await chosen(scope, receive, send)
 
     return dispatch
@@ -159,6 +224,11 @@ def check_insecure(settings: Settings) -> None:
         raise BadSettings(
             f"--insecure-no-auth: HOST is {settings.host}, which other machines can reach, and"
             " this server runs any code it is given. Leave the option out: a token is made then."
+        )
+    if settings.auth != "token":
+        raise BadSettings(
+            f"--insecure-no-auth: AUTH is {settings.auth}, which asks who calls, and this option"
+            " does not. Leave one of them out."
         )
     if settings.allowed_hosts:
         raise BadSettings(

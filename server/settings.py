@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -63,7 +63,8 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
-SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS"}  # never inherited and never shown
+# Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
+SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS", "OAUTH_CLIENT_SECRET", "AUTH"}
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -113,6 +114,12 @@ class Settings(BaseSettings):
     sessions_per_user: int | None = Field(None, ge=1)
     rmi_agent_token: SecretStr | None = None
     rmi_agent_tokens: SecretStr | None = None
+    auth: Literal["token", "token+oauth", "token+github", "token+google", "token+oidc"] = "token"
+    public_url: str | None = None
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_config_url: str | None = None
+    oauth_users: Names = ()
 
     @field_validator(
         "kernel_env",
@@ -121,6 +128,7 @@ class Settings(BaseSettings):
         "sandbox_write",
         "allowed_hosts",
         "cors_origins",
+        "oauth_users",
         mode="before",
     )
     @classmethod
@@ -237,7 +245,7 @@ def load(**overrides: Any) -> Settings:
         raise BadSettings(f".env can't be read: {error}") from None
 
 
-def die(error: BadSettings) -> None:
+def die(error: BadSettings) -> NoReturn:
     """Say the one line and leave with 2, as command lines do for bad usage."""
     print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
     raise SystemExit(2)

@@ -42,7 +42,9 @@ def own_environment() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     patch.setenv("SANDBOX", SANDBOX)
     settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR KERNEL_NAME PYTHON_TIMEOUT PORT ALLOWED_HOSTS"
-    for name in (*settings.split(), "RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS"):
+    settings += " RMI_AGENT_TOKEN RMI_AGENT_TOKENS AUTH PUBLIC_URL OAUTH_CLIENT_ID OAUTH_USERS"
+    settings += " OAUTH_CLIENT_SECRET OAUTH_CONFIG_URL"
+    for name in settings.split():
         patch.delenv(name, raising=False)
     for name, sub in (
         ("XDG_RUNTIME_DIR", "r"),

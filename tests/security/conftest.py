@@ -7,15 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.server.conftest import server_env
+import pytest
+from rmi_agent.server import signin
 
-ALICE = "alice-has-this-token-0123456789"
-BOB = "bob-has-this-other-token-987654"
-USERS = f"alice:{ALICE},bob:{BOB}"
+from tests.security.oauth import ALICE, BOB, USERS, Signing
+from tests.server.conftest import fill, server_env
+
+__all__ = ["ALICE", "BOB", "USERS"]
 TEXT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 
 
@@ -32,14 +34,19 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    projects: Path, *options: str, before: str = "", cwd: Path | None = None, **settings: str
+    projects: Path,
+    *options: str,
+    before: str = "",
+    cwd: Path | None = None,
+    port: int = 0,
+    **settings: str,
 ) -> Iterator[Served]:
-    """A server on a free port; `before` is code that it runs before it starts."""
+    """A server, on a free port unless named; `before` is code that it runs before it starts."""
     log = projects.parent / "server.log"
     code = f"{before}\nfrom rmi_agent.server.cli import main\nmain()"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "--transport", "http", "--port", "0", *options],
+            [sys.executable, "-c", code, "--transport", "http", "--port", str(port), *options],
             env=server_env(projects, **settings),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -83,3 +90,13 @@ def request(*headers: str, method: str = "POST", path: str = "/mcp", body: str =
 
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
+
+
+@pytest.fixture
+async def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Signing]:
+    """A server in this process that signs people in, with nothing stored."""
+    for name in ("XDG_STATE_HOME", "WIN_PD_OVERRIDE_LOCAL_APPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "state"))
+    monkeypatch.setattr(signin, "SLOW", 0.0)
+    async with Signing(fill(tmp_path)) as made:
+        yield made

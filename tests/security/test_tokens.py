@@ -226,7 +226,7 @@ def test_settings_never_show_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_one_token_and_named_ones_go_together() -> None:
-    found = auth.access(load(rmi_agent_token=GOOD, rmi_agent_tokens=USERS)).provider
+    found = auth.access(load(rmi_agent_token=GOOD, rmi_agent_tokens=USERS)).tokens
     assert found is not None
     names = [(await found.verify_token(token)) for token in (GOOD, ALICE, BOB)]
     assert [name.client_id if name else None for name in names] == ["token", "alice", "bob"]

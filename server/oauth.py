@@ -1,0 +1,304 @@
+"""Sign-in for clients that speak only OAuth: FastMCP's authorization server over our store.
+
+FastMCP and mcp do the protocol; here is what they leave to a provider: who is let in, what is
+minted, and what ends it. Knows nothing of tools and of the page's words.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from fastmcp.server.auth import AccessToken, OAuthProvider
+from fastmcp.server.auth.identity_assertion import normalize_resource_url
+from fastmcp.server.auth.oauth_proxy.models import ProxyDCRClient
+from fastmcp.server.auth.redirect_validation import build_client_redirect
+from mcp.server.auth.provider import (
+    AuthorizationCode,
+    AuthorizationParams,
+    AuthorizeError,
+    RefreshToken,
+    TokenError,
+)
+from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOptions
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from pydantic import AnyUrl, TypeAdapter
+from starlette.routing import Route
+
+from . import signin
+from .auth import Tokens
+from .oauth_routes import endpoints
+from .oauth_store import (
+    ACCESS_SECONDS,
+    Client,
+    Consent,
+    Minted,
+    SignIn,
+    Store,
+    digest,
+    find,
+)
+from .registration import SCOPE, bound
+from .settings import BadSettings
+
+log = logging.getLogger(__name__)
+
+CODE_SECONDS = 120.0
+CODES = 1_000  # not yet exchanged; each took a person's token
+STATE = 2_000  # characters
+S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
+PATHS = ("/mcp", "/sse")
+URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
+
+
+class Code(AuthorizationCode):
+    """An authorization code that waits for its client; `mark` is of the token that was shown."""
+
+    mark: str
+
+
+class PublicClient(ProxyDCRClient):
+    """A registered client: of FastMCP's kind, whose loopback ports may vary (RFC 8252 section 7.3).
+
+    Scopes mean nothing here, so it may name any.
+    """
+
+    def validate_scope(self, requested_scope: str | None) -> list[str] | None:
+        """Any, as far as they are short."""
+        return requested_scope.split() if requested_scope else []
+
+
+class SignIns(OAuthProvider):
+    """The authorization server: whoever shows one of `tokens` lets a client act for them.
+
+    Args:
+        public_url: the server's, as clients and browsers call it, without a slash at the end.
+        tokens: each principal's.
+        store: where clients and sign-ins are kept.
+    """
+
+    def __init__(self, public_url: str, tokens: Tokens, store: Store) -> None:
+        super().__init__(
+            base_url=public_url,
+            client_registration_options=ClientRegistrationOptions(enabled=True),
+            revocation_options=RevocationOptions(enabled=True),
+        )
+        self._tokens, self._store = tokens, store
+        self._issuer = str(self.issuer_url)
+        # One server under several addresses: what is minted for one is good for all of them.
+        self._resource = f"{public_url}{PATHS[0]}"
+        self._resources = {public_url, *(public_url + path for path in PATHS)}
+        self._codes: dict[str, Code] = {}  # by digest
+        self._page = signin.SignInPage(public_url, tokens, self._allow, self._deny)
+
+    # -- what clients tell of themselves
+
+    async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
+        """A client that has registered."""
+        client = self._store.state.clients.get(client_id)
+        if client is None:
+            return None
+        return PublicClient(
+            client_id=client.id,
+            client_name=client.name,
+            redirect_uris=[URI.validate_python(uri) for uri in client.redirect_uris],
+            token_endpoint_auth_method="none",
+        )
+
+    async def register_client(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep a client.
+
+        Raises:
+            RegistrationError: it is not one that anybody can safely be led back to.
+        """
+        bound(client_info)
+        uris = tuple(str(uri) for uri in client_info.redirect_uris or ())
+        name = client_info.client_name or ""
+        with self._store.changed() as state:
+            state.clients[client_info.client_id] = Client(
+                client_info.client_id, name, uris, int(time.time())
+            )
+
+    # -- a person is asked
+
+    async def authorize(
+        self, client: OAuthClientInformationFull, params: AuthorizationParams
+    ) -> str:
+        """The address of the page that asks.
+
+        Raises:
+            AuthorizeError: nobody need be asked.
+        """
+        if not S256.fullmatch(params.code_challenge):
+            raise AuthorizeError("invalid_request", "code_challenge is no S256 challenge.")
+        # Some clients add a query to it: ChatGPT does.
+        params.resource = normalize_resource_url(params.resource or self._resource)
+        if params.resource not in self._resources:
+            raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
+        if len(params.state or "") > STATE or len(" ".join(params.scopes or ())) > SCOPE:
+            raise AuthorizeError("invalid_request", "state or scope is too long.")
+        known = self._store.state.clients.get(client.client_id)
+        if known is None:
+            raise AuthorizeError("unauthorized_client", "The client is not known any more.")
+        return self._page.begin(known, params)
+
+    def _allow(self, pending: signin.Pending, principal: str) -> str:
+        """The address with a code for what was agreed to."""
+        now = time.time()
+        self._codes = {key: one for key, one in self._codes.items() if one.expires_at > now}
+        while len(self._codes) >= CODES:
+            self._codes.pop(next(iter(self._codes)))
+        code, params = secrets.token_urlsafe(32), pending.params
+        self._codes[digest(code)] = Code(
+            code="",  # digests only
+            scopes=params.scopes or [],
+            expires_at=now + CODE_SECONDS,
+            client_id=pending.client.id,
+            code_challenge=params.code_challenge,
+            redirect_uri=params.redirect_uri,
+            redirect_uri_provided_explicitly=params.redirect_uri_provided_explicitly,
+            resource=params.resource,
+            subject=principal,
+            mark=self._tokens.mark(principal) or "",
+        )
+        return self._back(pending, code=code)
+
+    def _deny(self, pending: signin.Pending) -> str:
+        """The address that says that nothing was agreed to."""
+        return self._back(pending, error="access_denied")
+
+    def _back(self, pending: signin.Pending, **answer: str) -> str:
+        if pending.params.state is not None:
+            answer["state"] = pending.params.state
+        # RFC 9207: by `iss` the client sees whose answer it is.
+        return build_client_redirect(str(pending.params.redirect_uri), answer, iss=self._issuer)
+
+    # -- codes and tokens
+
+    async def load_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: str
+    ) -> AuthorizationCode | None:
+        """A code that was not used yet. One that was ends what it had been used for."""
+        key = digest(authorization_code)
+        if (code := self._codes.get(key)) is not None:
+            return code.model_copy(update={"code": authorization_code})
+        if (one := find(self._store.state, code=key)) is not None:
+            log.warning("A code was used twice; sign-in %s has ended.", one.id)
+            self._store.end(one)
+        return None
+
+    async def exchange_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: AuthorizationCode
+    ) -> OAuthToken:
+        """The first tokens of a sign-in.
+
+        Raises:
+            TokenError: the code was used meanwhile.
+        """
+        code = self._codes.pop(digest(authorization_code.code), None)
+        if code is None or code.subject is None or self._tokens.mark(code.subject) != code.mark:
+            raise TokenError("invalid_grant", "authorization code does not exist")
+        consent = Consent(
+            principal=code.subject,
+            mark=code.mark,
+            client_id=client.client_id,
+            client_name=client.client_name or "",
+            resource=code.resource or self._resource,
+            scopes=tuple(code.scopes),
+        )
+        return answer(self._store.sign_in(consent, authorization_code.code), code.scopes)
+
+    async def load_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: str
+    ) -> RefreshToken | None:
+        """The sign-in of a refresh token, be it the newest one or not."""
+        one = find(self._store.state, family=digest(refresh_token.partition(".")[0]))
+        if one is None or one.consent.client_id != client.client_id or not self._holds(one):
+            return None
+        return RefreshToken(
+            token=refresh_token,
+            client_id=one.consent.client_id,
+            scopes=list(one.consent.scopes),
+            expires_at=one.until,
+            resource=one.consent.resource,
+            subject=one.consent.principal,
+        )
+
+    async def exchange_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
+    ) -> OAuthToken:
+        """New tokens for the newest refresh token, which is used up.
+
+        Raises:
+            TokenError: it is not the newest; the sign-in has ended, since somebody else has it.
+        """
+        minted = self._store.rotate(refresh_token.token)
+        if minted is None:
+            raise TokenError("invalid_grant", "refresh token does not exist")
+        return answer(minted, scopes)
+
+    async def load_access_token(self, token: str) -> AccessToken | None:
+        """An access token that is good, as OAuth sees it: its client's."""
+        one = find(self._store.state, access=digest(token))
+        if one is None or one.access_until < time.time() or not self._holds(one):
+            return None
+        return AccessToken(
+            token=token,
+            client_id=one.consent.client_id,
+            scopes=list(one.consent.scopes),
+            expires_at=one.access_until,
+            resource=one.consent.resource,
+            subject=one.consent.principal,
+        )
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """An access token that is good, as our server sees it: its principal's."""
+        found = await self.load_access_token(token)
+        if found is None or found.subject is None:
+            return None
+        if (one := find(self._store.state, access=digest(token))) is not None:
+            try:
+                self._store.note_use(one)
+            except BadSettings as error:  # nobody is locked out for a date
+                log.error("%s", error)
+        # Without the token and the client: a principal is one, however they are signed in.
+        return AccessToken(
+            token="",
+            client_id=found.subject,
+            scopes=found.scopes,
+            expires_at=found.expires_at,
+            resource=found.resource,
+        )
+
+    async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
+        """End the sign-in of a token."""
+        state = self._store.state
+        one = find(state, access=digest(token.token)) or find(
+            state, family=digest(token.token.partition(".")[0])
+        )
+        if one is not None:
+            self._store.end(one)
+
+    def _holds(self, one: SignIn) -> bool:
+        """Whether a consent is good here: for this server, and from a token that still is one."""
+        consent = one.consent
+        return (
+            consent.resource in self._resources
+            and self._tokens.mark(consent.principal) == consent.mark
+        )
+
+    def get_routes(self, mcp_path: str | None = None) -> list[Route]:
+        """The endpoints."""
+        return endpoints(self, self._page, super().get_routes(mcp_path))
+
+
+def answer(minted: Minted, scopes: list[str]) -> OAuthToken:
+    """As the token endpoint tells it."""
+    return OAuthToken(
+        access_token=minted.access,
+        refresh_token=minted.refresh,
+        expires_in=ACCESS_SECONDS,
+        scope=" ".join(scopes),
+    )

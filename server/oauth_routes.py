@@ -1,0 +1,101 @@
+"""OAuth's endpoints: FastMCP's, with those put in their place that say or do something else here.
+
+What differs is told beside each. Knows nothing of what is stored or minted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
+
+from fastmcp.server.auth import OAuthProvider
+from mcp.server.auth.handlers.authorize import AuthorizationHandler
+from mcp.server.auth.handlers.metadata import MetadataHandler
+from mcp.server.auth.handlers.revoke import RevocationHandler
+from mcp.server.auth.middleware.client_auth import ClientAuthenticator
+from mcp.server.auth.routes import build_metadata, cors_middleware
+from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOptions
+from mcp.shared.auth import OAuthClientInformationFull
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import pages, signin
+
+
+def endpoints(
+    provider: OAuthProvider, page: signin.SignInPage, fastmcps: Sequence[Route]
+) -> list[Route]:
+    """All of them, of FastMCP's own and of ours."""
+    reads, posts = ["GET", "OPTIONS"], ["POST", "OPTIONS"]
+    described = cors_middleware(description(provider).handle, reads)
+    revoked = cors_middleware(RevocationHandler(provider, Public(provider)).handle, posts)
+
+    async def asked(request: Request) -> Response:
+        response = await authorize(provider, request)
+        page.bind(request, response)
+        return response
+
+    return instead(
+        fastmcps,
+        Route("/.well-known/oauth-authorization-server", described, methods=reads),
+        Route("/authorize", asked, methods=["GET", "POST"]),
+        Route("/revoke", revoked, methods=posts),
+        Route(signin.PATH, page.handle, methods=["GET", "POST"]),
+    )
+
+
+def instead(fastmcps: Sequence[Route], *ours: Route) -> list[Route]:
+    """Routes, with ours in the place of those that have the same path."""
+    replaced = {route.path for route in ours}
+    return [*(route for route in fastmcps if route.path not in replaced), *ours]
+
+
+def description(provider: OAuthProvider) -> MetadataHandler:
+    """The server's metadata, which also say that clients are public and answers have `iss`."""
+    assert provider.base_url is not None
+    assert provider.issuer_url is not None
+    metadata = build_metadata(
+        provider.base_url,
+        None,
+        provider.client_registration_options or ClientRegistrationOptions(),
+        provider.revocation_options or RevocationOptions(),
+    )
+    metadata.issuer = provider.issuer_url
+    metadata.authorization_response_iss_parameter_supported = True
+    metadata.token_endpoint_auth_methods_supported = ["none"]
+    metadata.revocation_endpoint_auth_methods_supported = ["none"]
+    return MetadataHandler(metadata)
+
+
+async def authorize(provider: OAuthProvider, request: Request) -> Response:
+    """The answer of mcp if it leads to a page of ours, and else a page that says what is wrong.
+
+    Never a redirect to the client: anybody may register one, and before a person was asked
+    such a link would lead from our name to any place in the web (RFC 9700 section 4.11.2).
+    """
+    response = await AuthorizationHandler(provider).handle(request)
+    location = response.headers.get("location")
+    if location is None:
+        said = json.loads(bytes(response.body))
+    elif location.startswith(str(provider.base_url)):
+        return response
+    else:
+        said = {name: texts[0] for name, texts in parse_qs(urlsplit(location).query).items()}
+    return pages.failure(
+        f"The client has asked in a way that can't be answered: {said.get('error')}."
+        f" {said.get('error_description')}"
+    )
+
+
+class Public(ClientAuthenticator):
+    """Lets clients without a secret revoke: mcp's handler wants one in the form."""
+
+    async def authenticate_request(self, request: Request) -> OAuthClientInformationFull:
+        """The client of a request."""
+        client = await super().authenticate_request(request)
+        form = await request.form()
+        request._form = FormData([*form.multi_items(), ("client_secret", "")])
+        return client

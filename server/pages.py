@@ -1,0 +1,112 @@
+"""The pages that a person sees while signing in: plain HTML, without scripts.
+
+Everything from outside is escaped here, and every page says that nothing may be loaded into
+it, frame it or keep it. Knows what is said, not when.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from html import escape
+
+from starlette.responses import HTMLResponse
+
+STYLE = """
+:root { color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }
+body { max-width: 34rem; margin: 3rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem }
+b, code { overflow-wrap: anywhere }
+code { font-size: .95em }
+label, input { display: block; width: 100%; box-sizing: border-box }
+input { font: inherit; padding: .5rem; margin: .3rem 0 1rem }
+button { font: inherit; padding: .5rem 1.2rem; margin-right: .5rem }
+.wrong { border-left: .3rem solid #c33; padding-left: .7rem }
+"""
+CSP = "; ".join(
+    (
+        "default-src 'none'",
+        f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    # Nothing to others; with no-referrer browsers would call the form's own origin "null".
+    "Referrer-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the sign-in page asks: who for whom."""
+
+    server: str
+    client: str
+    redirect_uri: str
+    back_to: str
+    request: str
+    csrf: str
+
+
+def page(title: str, body: str, status: int = 200, head: str = "") -> HTMLResponse:
+    """A page; `body` and `head` are HTML already."""
+    return HTMLResponse(
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{head}'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n",
+        status,
+        HEADERS,
+    )
+
+
+def sign_in(asked: Asked, wrong: str = "", status: int = 200) -> HTMLResponse:
+    """The question; `wrong` is what was wrong with the last answer."""
+    client = f"calls itself <b>{escape(asked.client)}</b>" if asked.client else "gives no name"
+    return page(
+        "Let this client run code?",
+        f"""\
+<p>A client that {client} wants to use <b>{escape(asked.server)}</b>. Nobody has checked its name.
+You will be sent to <b>{escape(asked.back_to)}</b>: go on only if that is where you came from.</p>
+<p>It will run any Python code there, with the rights of the server's user, for 30 days or until you
+revoke it.</p>
+{f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
+<form method="post" action="/sign-in">
+<input type="hidden" name="request" value="{escape(asked.request)}">
+<input type="hidden" name="csrf" value="{escape(asked.csrf)}">
+<label for="token">Your token for this server</label>
+<input id="token" name="token" type="password" autocomplete="current-password" maxlength="1000"
+ spellcheck="false" autofocus>
+<button name="answer" value="allow">Allow</button>
+<button name="answer" value="deny">Cancel</button>
+</form>
+<p><small>The exact address that you will be sent to:
+<code>{escape(asked.redirect_uri)}</code></small></p>""",
+        status,
+    )
+
+
+def back(url: str, back_to: str, allowed: bool) -> HTMLResponse:
+    """Send the person back to the client.
+
+    By a page and not by a redirect: browsers hold a form's redirects, and those of the client
+    behind them, to `form-action`, which here is this server alone.
+    """
+    title = "Signed in" if allowed else "Not signed in"
+    return page(
+        title,
+        f'<p>Going back to <a href="{escape(url)}">{escape(back_to)}</a>.</p>',
+        head=f'<meta http-equiv="refresh" content="0; url={escape(url)}">\n',
+    )
+
+
+def failure(text: str, status: int = 400) -> HTMLResponse:
+    """Why a sign-in can't go on. It leads nowhere, least of all to where a link says."""
+    return page("This sign-in can't go on", f'<p class="wrong">{escape(text[:500])}</p>', status)

@@ -1,0 +1,69 @@
+"""What clients tell of themselves when they register, which is open to the whole network.
+
+Says where a person may safely be led back to, and how much is kept. Knows no store.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from fastmcp.server.auth.redirect_validation import is_loopback_host
+from mcp.server.auth.provider import RegistrationError
+from mcp.shared.auth import OAuthClientInformationFull
+
+NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # the most of them, and lengths
+KEPT = {
+    "redirect_uris",
+    "client_id",
+    "client_id_issued_at",
+    "client_name",
+    "grant_types",
+    "response_types",
+    "scope",
+    "application_type",
+}
+
+
+def bound(client_info: OAuthClientInformationFull) -> None:
+    """Leave of a client what is needed, as a public one: a secret that anybody gets proves nothing.
+
+    It is changed in place: the answer to the client says what was made of its request (RFC 7591
+    section 3.2.1).
+
+    Raises:
+        RegistrationError: nobody can safely be led back to it.
+    """
+    uris = [str(uri) for uri in client_info.redirect_uris or ()]
+    if not 1 <= len(uris) <= REDIRECT_URIS:
+        raise RegistrationError(
+            "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
+        )
+    for uri in uris:
+        if wrong := wrong_with(uri):
+            raise RegistrationError("invalid_redirect_uri", wrong)
+    if len(client_info.scope or "") > SCOPE:
+        raise RegistrationError("invalid_client_metadata", "scope is too long.")
+    for name, field in type(client_info).model_fields.items():
+        if name not in KEPT:
+            setattr(client_info, name, field.get_default(call_default_factory=True))
+    name = "".join(letter for letter in client_info.client_name or "" if letter.isprintable())
+    client_info.client_name = name[:NAME] or None
+    client_info.grant_types = ["authorization_code", "refresh_token"]
+    client_info.response_types = ["code"]
+    client_info.token_endpoint_auth_method = "none"
+
+
+def wrong_with(uri: str) -> str | None:
+    """Why nobody may be led there, or None."""
+    parts = urlsplit(uri)
+    if len(uri) > REDIRECT_URI:
+        return f"A redirect URI has at most {REDIRECT_URI} characters."
+    if parts.scheme != "https" and not (
+        parts.scheme == "http" and is_loopback_host(parts.hostname)
+    ):
+        return "A redirect URI begins with https://, or with http:// and a loopback host."
+    if not parts.hostname or parts.username is not None or parts.password is not None:
+        return "A redirect URI has a host, and no user."
+    if parts.fragment or uri.endswith("#"):
+        return "A redirect URI has no fragment."
+    return None
