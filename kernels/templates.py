@@ -230,17 +230,21 @@ class Template:
             *lines, self._told = self._told.split(b"\n")
             try:
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._take({**json.loads(line)})
             # Its kernels could have changed it.
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                log.warning("The process that forks kernels makes no sense: %r", error)
-                self.process.kill()
+                self._give_up(f"it makes no sense: {error!r}")
             if len(self._told) > MOST_TOLD:
-                self.process.kill()
+                self._give_up("it tells too much")
             if self._importing and time.monotonic() > self._importing[1] + HANG:
                 self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
                 self.process.kill()
             return not self.unfit and not self.stale and self.process.poll() is None
+
+    def _give_up(self, why: str) -> None:
+        log.warning("The process that forks kernels is ended: %s", why)
+        self.stale = True
+        self.process.kill()
 
     def _take(self, report: dict[str, Any]) -> None:
         self._importing = None

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -321,6 +322,26 @@ async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> Non
             assert not is_forked(running.process)
     (history,) = TEMPLATES._history.values()
     assert history.failures == templates.FAILURES
+
+
+@pytest.mark.parametrize(
+    "report",
+    [b"[]", b'{"unfit": {}}', b'"ready"', b'{"ready": 1}', b"[" * 100_000],
+    ids=["list", "no why", "text", "number", "deep"],
+)
+async def test_reports_that_make_no_sense_end_a_template_and_no_kernel(report: bytes) -> None:
+    async with kernel() as running:
+        (template,) = TEMPLATES._living.values()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            true, template.line = template.line, ours
+            theirs.sendall(report + b"\n")
+            assert not template.fit()
+            template.line = true
+        assert await running.value("1 + 1") == 2
+        async with kernel() as second:
+            assert is_forked(second.process)
 
 
 @pytest.mark.slow
