@@ -11,9 +11,6 @@ from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth
 from fastmcp.server.auth.redirect_validation import is_loopback_host
 
 from .auth import Tokens
-from .external import external
-from .oauth import SignIns
-from .oauth_store import Store, store_file
 from .settings import BadSettings, Settings
 
 
@@ -41,6 +38,11 @@ def ways(settings: Settings, tokens: Tokens) -> AuthProvider:
     """
     if settings.auth == "token":
         return tokens
+    # Here, since they take a quarter of a start's time that most servers have no use for.
+    from .external import external
+    from .oauth import SignIns
+    from .oauth_store import Store, store_file
+
     url = public_url(settings)
     server = (
         SignIns(url, tokens, Store(store_file()))
