@@ -77,6 +77,7 @@ class Sessions:
         self._places: dict[str, asyncio.Semaphore] = {}  # those left to each principal
         self._held: Counter[str] = Counter()  # by principal: open, and on the way
         self._wanting: Counter[str] = Counter()  # by principal: openings that wait for a place
+        self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stack = contextlib.AsyncExitStack()
@@ -89,7 +90,7 @@ class Sessions:
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         self._stack.push_async_callback(Watchdog(mark, runtime).release)
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
-        self._stack.push_async_callback(asyncio.to_thread, TEMPLATES.close, **own)
+        self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
         launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
         warm, most, patience = self._sizes
         launch_for = functools.partial(self._launch_for, launch, runtime)
@@ -132,7 +133,14 @@ class Sessions:
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
         """How a principal's kernels start."""
-        return self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
+        made = self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
+        self._profiles.add(made.env["IPYTHONDIR"])
+        return made
+
+    def _close_templates(self) -> None:
+        """End those that this object's kernels came from: each has a profile made for it."""
+        for profile in self._profiles:
+            TEMPLATES.close(IPYTHONDIR=profile)
 
     async def _take_place(self, principal: str) -> None:
         """Wait until the principal may have one more session, closing an idle one of its own."""

@@ -14,6 +14,7 @@ import platformdirs
 
 from ..kernels import Policy, Tier, why_not
 from ..kernels.sandbox import TIERS
+from .auth import token_file
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         write=folders("SANDBOX_WRITE", settings.sandbox_write),
         hide=(
             settings.notebooks,
-            Path(platformdirs.user_state_dir("rmi-agent")),
+            token_file().parent,
             *settings.env_files(),
         ),
         fixed=tuple(PACKAGE),

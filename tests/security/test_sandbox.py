@@ -31,6 +31,7 @@ from rmi_agent.kernels import (
     why_not,
 )
 from rmi_agent.kernels.sandbox import TIERS
+from rmi_agent.kernels.templates import TEMPLATES
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.plain import is_forked
@@ -630,6 +631,15 @@ async def test_the_network_is_there_where_it_is_wanted(tier: Tier, tmp_path: Pat
             f"import socket; socket.create_connection({reached[0].decode()}, 5).close()",
         )
         assert run.reply.status == "ok", run.cell.outputs
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_the_templates_of_a_sandbox_end_with_its_sessions(tier: Tier, tmp_path: Path) -> None:
+    usable(tier)
+    (tmp_path / "p").mkdir()
+    before = [*TEMPLATES._living.values()]
+    await one_cell(Policy(tier, tmp_path / "p", tmp_path / "homes"), tmp_path, "1")
+    assert all(template in before for template in TEMPLATES._living.values())
 
 
 async def test_what_must_not_change_can_lie_in_what_may(tmp_path: Path) -> None:
