@@ -18,12 +18,11 @@ from fastmcp.server.auth.oauth_proxy import OAuthProxy
 from fastmcp.server.auth.oidc_proxy import OIDCProxy
 from fastmcp.server.auth.providers.github import GitHubProvider
 from fastmcp.server.auth.providers.google import GoogleProvider
-from fastmcp.server.auth.redirect_validation import is_loopback_host
 from mcp.shared.auth import OAuthClientInformationFull
 from starlette.routing import Route
 
 from .oauth_routes import authorize, instead
-from .registration import bound
+from .registration import bound, is_protected
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -141,10 +140,7 @@ def issuer(common: dict[str, Any], config_url: str) -> Issuer:
     Raises:
         BadSettings: it can't be asked.
     """
-    parts = urlsplit(config_url)
-    if parts.scheme != "https" and not (
-        parts.scheme == "http" and is_loopback_host(parts.hostname)
-    ):
+    if not is_protected(urlsplit(config_url)):
         raise BadSettings(
             f"OAUTH_CONFIG_URL: {config_url} can't be used. {WHY['OAUTH_CONFIG_URL']}"
         )

@@ -5,7 +5,7 @@ Says where a person may safely be led back to, and how much is kept. Knows no st
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastmcp.server.auth.redirect_validation import is_loopback_host
 from mcp.server.auth.provider import RegistrationError
@@ -58,12 +58,15 @@ def wrong_with(uri: str) -> str | None:
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
         return f"A redirect URI has at most {REDIRECT_URI} characters."
-    if parts.scheme != "https" and not (
-        parts.scheme == "http" and is_loopback_host(parts.hostname)
-    ):
+    if not is_protected(parts):
         return "A redirect URI begins with https://, or with http:// and a loopback host."
     if not parts.hostname or parts.username is not None or parts.password is not None:
         return "A redirect URI has a host, and no user."
     if parts.fragment or uri.endswith("#"):
         return "A redirect URI has no fragment."
     return None
+
+
+def is_protected(parts: SplitResult) -> bool:
+    """Whether nobody on the way can read what is sent to an address: https, or this machine."""
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(parts.hostname))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth
-from fastmcp.server.auth.redirect_validation import is_loopback_host
 
 from .auth import Tokens
+from .registration import is_protected
 from .settings import BadSettings, Settings
 
 
@@ -65,9 +65,8 @@ def public_url(settings: Settings) -> str:
     cure = "Write the address that clients and browsers reach: https://HOST, without a path."
     try:
         parts = urlsplit(url)
-        local = parts.scheme == "http" and is_loopback_host(parts.hostname)
         bare = url == f"{parts.scheme}://{parts.netloc}" and "@" not in url and parts.hostname
-        good = bare and (parts.scheme == "https" or local) and parts.port != 0
+        good = bare and is_protected(parts) and parts.port != 0
     except ValueError:  # a port that is none
         good = False
     if not url:
