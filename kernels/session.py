@@ -329,7 +329,7 @@ class Session:
 
     async def restart(self) -> None:
         """A fresh kernel; whatever ran is stopped, whatever was queued is dropped."""
-        await self._stop_all("the session was restarted")
+        await self._stop_all("was stopped, since the session was restarted")
         async with self._queue:
             self._drop_kernel()
             await self._fresh_kernel()
@@ -344,8 +344,9 @@ class Session:
         self.closed = True
         if self._signing is not None:
             self._signing.cancel()
-        await self._stop_all(why)
-        self._drop_kernel()
+        await self._stop_all(f"was stopped, since {why}")
+        async with self._queue:  # a completion may still be asked for
+            self._drop_kernel()
         await self.recorder.sign()
         self.recorder.close()
 
