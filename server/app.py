@@ -20,6 +20,7 @@ from .completions import Completions
 from .isolation import chosen, described, hints
 from .prompts import Prompts
 from .resources import Resources
+from .resuming import Resuming
 from .settings import Settings
 from .tools import Tools
 
@@ -79,6 +80,7 @@ class App:
         for part in (
             self.tools,
             Resources(settings, self.sessions),
+            Resuming(settings, self.sessions),
             Prompts(settings),
             Completions(settings, self.sessions),
         ):

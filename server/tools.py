@@ -202,7 +202,13 @@ class Tools:
         self._beginning[who] += 1
         try:
             if session_id:
-                yield self.sessions.get(session_id, who)
+                session = self.sessions.get(session_id, who)
+                if session.resume is not None and not session.resume.task.done():
+                    raise Refusal(
+                        f"Session {session_id} is still being resumed; resume_session(notebook="
+                        f"{session_id!r}) waits for the end, interrupt_session stops it."
+                    )
+                yield session
             else:
                 yield await self.sessions.open(who)
         finally:
@@ -266,6 +272,8 @@ class Tools:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
         with told():
             session = self.sessions.get(session_id, principal())
+            if session.resume is not None:
+                session.resume.stop("interrupt_session was called")
             running = next((e for e in session.executions if e.status == "running"), None)
             if running is None or not session.interrupt():
                 return f"Nothing runs in session {session_id}."
