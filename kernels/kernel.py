@@ -98,6 +98,8 @@ class Kernel:
             self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
+            if self.process.raw is not None:
+                self.process.raw.forget()
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(

@@ -15,6 +15,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 
 from ..kernels import Policy, Sessions
+from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
 from .isolation import chosen, described, hints
@@ -102,4 +103,6 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
         deadline=settings.response_deadline,
         idle=f" after {settings.session_idle / 60:g} idle minutes" if settings.session_idle else "",
     )
+    if (language := language_of(settings.kernel_name)) != "python":
+        told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
     return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."
