@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import zmq
@@ -85,6 +86,7 @@ class KernelProcess:
 
     Attributes:
         pid: its id, where the provisioner runs it on this machine.
+        is_here: whether it does.
         raw: its descriptors 1 and 2, where they can be had.
     """
 
@@ -99,18 +101,21 @@ class KernelProcess:
         # A kernel's sockets come into being while we connect already; try again soon.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
         name = f"k{secrets.token_hex(6)}"
-        # Any local user may listen on a TCP kernel's iopub; a socket file is private.
-        sockets = str((launch.sockets or launch.runtime) / name)
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
             connection_file=str(launch.runtime / f"{name}.json"),
-            **({} if sys.platform == "win32" else {"ip": sockets}),
-            transport="tcp" if sys.platform == "win32" else "ipc",
-            transport_encryption="auto" if sys.platform == "win32" else "disabled",
+            transport_encryption="auto",
             context=context,
             autorestart=False,
             shutdown_wait_time=2.0,
         )
+        # A remote kernel's process is not here: no file leads to it, and its number may well be
+        # that of another process of this machine.
+        self.is_here = self._provisioner() in (OURS, LOCAL)
+        if self.is_here and sys.platform != "win32":
+            # Any local user may listen on a TCP kernel's iopub; a socket file is private.
+            self._manager.transport, self._manager.transport_encryption = "ipc", "disabled"
+            self._manager.ip = str((launch.sockets or launch.runtime) / name)
 
     async def start(self) -> AsyncKernelClient:
         """Start it; returns a client for its channels.
@@ -120,29 +125,45 @@ class KernelProcess:
         """
         self._choose_provisioner()
         pipes: tuple[int, ...] = ()
-        if sys.platform != "win32":
+        if self.is_here and sys.platform != "win32":
             self.raw = RawOutput()
             pipes = self.raw.open()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
+        # Never the server's own: ipykernel repeats captured output there.
+        given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
                 env={**self._quiet(), **self.launch.env, MARK: self.mark},
-                # Never the server's own: ipykernel repeats captured output there.
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                **(given if self.is_here else {}),
             )
         except NoSuchKernel as error:
             raise KernelStartError(
                 f"There is no kernel named {self.launch.kernel_name!r}. Set KERNEL_NAME to one"
                 " that `jupyter kernelspec list` shows."
             ) from error
+        except Exception as error:  # whatever a provisioner of others raises
+            if self.is_here:
+                raise
+            raise KernelStartError(
+                f"The kernel {self.launch.kernel_name!r} could not be started by its provisioner:"
+                f" {type(error).__name__}: {error}"
+            ) from error
         finally:
             for fd in pipes:
                 os.close(fd)
-        self.pid = getattr(self._manager.provisioner, "pid", None)
+        if self.is_here:
+            self.pid = getattr(self._manager.provisioner, "pid", None)
         return self._manager.client(context=self._context)
+
+    def _provisioner(self) -> str:
+        """The provisioner that the kernelspec names; ours where it names none."""
+        try:
+            spec = self._manager.kernel_spec
+        except NoSuchKernel:  # starting it will say so
+            return OURS
+        named = spec.metadata.get("kernel_provisioner", {}) if spec is not None else {}
+        return str(named.get("provisioner_name", OURS))
 
     def _quiet(self) -> dict[str, str]:
         """For kernels of other languages that are built upon ipykernel, such as bash's.
