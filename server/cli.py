@@ -39,7 +39,9 @@ app.command(tokens)
 @app.default
 def serve(
     *,
-    transport: Literal["stdio", "http"] = "stdio",
+    transport: Annotated[
+        Literal["stdio", "http"] | None, Parameter(help="stdio, unless there is a tunnel.")
+    ] = None,
     host: Annotated[str | None, Parameter(help="Address to listen on (HOST).")] = None,
     port: Annotated[int | None, Parameter(help="Port to listen on, 0 for any (PORT).")] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
@@ -55,6 +57,10 @@ def serve(
             negative=(),
         ),
     ] = False,
+    tunnel: Annotated[
+        Literal["ngrok"] | None,
+        Parameter(help="HTTP with a public address as well (NGROK_AUTHTOKEN, NGROK_DOMAIN)."),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Parameter(help="What goes to stderr.")
     ] = "info",
@@ -87,10 +93,12 @@ def serve(
     try:
         settings = load(**{name: value for name, value in given.items() if value is not None})
         settings.make_folders()
-        if transport == "stdio":
-            main_loop(stdio(App(settings)))
+        if tunnel and transport == "stdio":
+            raise BadSettings("--tunnel: it leads to HTTP. Leave --transport stdio out.")
+        if transport == "http" or tunnel:
+            main_loop(http(settings, insecure_no_auth, tunnel is not None))
         else:
-            main_loop(http(settings, insecure_no_auth))
+            main_loop(stdio(App(settings)))
     except BadSettings as error:
         die(error)
 

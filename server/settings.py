@@ -64,7 +64,13 @@ KERNEL_ENV = [
     "PROCESSOR_ARCHITECTURE",
 ]
 # Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
-SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS", "OAUTH_CLIENT_SECRET", "AUTH"}
+SECRETS = {
+    "RMI_AGENT_TOKEN",
+    "RMI_AGENT_TOKENS",
+    "OAUTH_CLIENT_SECRET",
+    "NGROK_AUTHTOKEN",
+    "AUTH",
+}
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -120,6 +126,8 @@ class Settings(BaseSettings):
     oauth_client_secret: SecretStr | None = None
     oauth_config_url: str | None = None
     oauth_users: Names = ()
+    ngrok_authtoken: SecretStr | None = None
+    ngrok_domain: str | None = None
 
     @field_validator(
         "kernel_env",
@@ -143,10 +151,24 @@ class Settings(BaseSettings):
         """Accept `2GB`, `512 MB` and plain bytes."""
         return TypeAdapter(ByteSize).validate_python(value)
 
-    @field_validator("rmi_agent_token", "rmi_agent_tokens", "sessions_per_user", mode="before")
+    @field_validator(
+        "rmi_agent_token",
+        "rmi_agent_tokens",
+        "sessions_per_user",
+        "ngrok_authtoken",
+        "ngrok_domain",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("ngrok_domain")
+    @classmethod
+    def _bare_domain(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+            raise ValueError("write a host name alone, such as python.ngrok.app")
+        return value
 
     @field_validator("cors_origins")
     @classmethod
