@@ -178,10 +178,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
         return value
 
+    @field_validator("python_projects_dir", "notebooks_dir", mode="before")
+    @classmethod
+    def _filled_in(cls, value: Any) -> Any:
+        """Fill in `${HOME}` and the like, as shells do and programs with config files don't."""
+        filled = os.path.expandvars(value) if isinstance(value, str) else value
+        if isinstance(filled, str) and "${" in filled:
+            raise ValueError("what is in ${} has no value here; write the path itself")
+        return filled
+
     @field_validator("python_projects_dir", "notebooks_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else Path(os.path.abspath(value.expanduser()))
+
+    @field_validator("sandbox", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        """Accept what a switch gives, as the Claude Desktop extension has one."""
+        return {"true": "auto", "false": "off"}.get(str(value).lower(), value)
 
     @cached_property
     def projects(self) -> Path:
