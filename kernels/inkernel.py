@@ -60,6 +60,8 @@ def install(
     tell_why_nobody_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("post_execute", after_each_cell(shell))
+    # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
+    shell.Completer.use_jedi = False
     if last_filter:
         forbid_calls(bytes.fromhex(last_filter))
 
@@ -85,7 +87,7 @@ def forbid_calls(program: bytes) -> None:
 
 
 def interrupt_only_cells(kernel: Any) -> None:
-    """Let SIGINT reach the code of cells alone.
+    """Let SIGINT reach the code of cells alone, and what completes their text.
 
     ipykernel lets it through for as long as a request is handled, and in between it would end
     the kernel's event loop, and so the kernel.
@@ -93,7 +95,7 @@ def interrupt_only_cells(kernel: Any) -> None:
 
     def interrupt(number: int, frame: Any) -> None:
         while frame is not None:
-            if frame.f_code.co_filename.endswith("interactiveshell.py"):
+            if frame.f_code.co_filename.endswith(("interactiveshell.py", "completer.py")):
                 signal.default_int_handler(number, frame)
             frame = frame.f_back
 

@@ -35,6 +35,8 @@ SILENCE = 2.0  # seconds that of a run's reply and its idle one may lag behind t
 # Messages in a row with a bad signature after which nothing more can be understood. One alone
 # comes of an interrupt in the middle of a send: the next message is glued to its half.
 UNVERIFIED = 2
+INTERRUPTS = 5  # for a completion or an inspection that takes longer than the next
+LOOK = 1.0  # seconds that a completion or an inspection may take
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
@@ -162,6 +164,36 @@ class Kernel:
             "stdin": b64encode(script.stdin.encode("utf-8", "surrogateescape")).decode(),
         }
         return await self._execute(RUN_SCRIPT, request, outputs, timeout, Question.nobody)
+
+    async def complete(self, code: str) -> list[str]:
+        """What `code` may be completed to: whole texts, by Jupyter's `complete_request`.
+
+        Only while nothing runs; empty when the kernel has no answer within `LOOK`.
+        """
+        found = await self._look(self.client.complete(code))
+        start = found.get("cursor_start", len(code))
+        return [code[:start] + match for match in found.get("matches", ())]
+
+    async def inspect(self, name: str) -> str:
+        """What the kernel says of a name, by Jupyter's `inspect_request`, with colours.
+
+        Only while nothing runs; empty when there is no such name, or no answer within `LOOK`.
+        """
+        found = await self._look(self.client.inspect(name))
+        return str(found.get("data", {}).get("text/plain", ""))
+
+    async def _look(self, request: str) -> dict[str, Any]:
+        """The answer to a question about the kernel's state. It runs the user's code too."""
+        answer = asyncio.create_task(self._reply_to(request))
+        try:
+            await asyncio.wait({answer}, timeout=LOOK)
+            for _ in range(INTERRUPTS):
+                if not answer.done():  # a property that loops, say: free the kernel again
+                    await self.process.interrupt()
+                    await asyncio.wait({answer}, timeout=0.2)
+            return dict(answer.result()["content"]) if answer.done() else {}
+        finally:
+            answer.cancel()
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""

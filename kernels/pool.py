@@ -106,6 +106,16 @@ class Pool:
         """Kernels that are ready now."""
         return sum(len(shelf.warm) for shelf in self._distinct())
 
+    @property
+    def leased(self) -> int:
+        """Kernels that sessions have now."""
+        return len(self._living) - self.warm
+
+    @property
+    def count(self) -> int:
+        """Processes now: warm, starting, leased or ending."""
+        return self._count
+
     def _shelf(self, owner: str) -> Shelf:
         """The owner's; those whose kernels start in the same way have one together."""
         if owner not in self._shelves:

@@ -26,6 +26,7 @@ from .process import describe_exit
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
 from .source import decoded
+from .tracing import short, traced
 
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
 KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
@@ -94,8 +95,12 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a run goes on or is queued, or a restart."""
-        open_runs = any(not execution.task.done() for execution in self.executions[-KEEP:])
-        return open_runs or self._queue.locked()
+        return self.running or self._queue.locked()
+
+    @property
+    def running(self) -> bool:
+        """Whether a run goes on or is queued."""
+        return any(not execution.task.done() for execution in self.executions[-KEEP:])
 
     @property
     def has_kernel(self) -> bool:
@@ -181,9 +186,17 @@ class Session:
             execution.started = time.monotonic()
             execution.outputs.timing("iopub.execute_input", now())
             self.recorder.start(execution.cell, execution.title)
-            reply = await execution.run(kernel, timeout or None)
-            execution.finished = time.monotonic()
-            return self._account(execution, kernel, reply)
+            with traced(self.id, execution.number) as trace:
+                reply = await execution.run(kernel, timeout or None)
+                execution.finished = time.monotonic()
+                run = self._account(execution, kernel, reply)
+                trace.over(
+                    status=reply.status,
+                    state=run.state,
+                    seconds=round(run.elapsed, 3),
+                    output_bytes=execution.outputs.size,
+                )
+            return run
 
     async def _living_kernel(self) -> Kernel:
         kernel = self._kernel
@@ -282,6 +295,32 @@ class Session:
             if not left:
                 del self.displays[name]
 
+    # -- looking without running
+
+    async def complete(self, code: str) -> list[str]:
+        """What `code` may be completed to, as `Kernel.complete` has it; none while busy."""
+        if self.running or self._kernel is None:
+            return []
+        async with self._queue:
+            self.last_used = time.monotonic()
+            return await self._kernel.complete(code) if self._kernel is not None else []
+
+    async def inspect(self, name: str) -> str:
+        """What the kernel says of a name, as `Kernel.inspect` has it.
+
+        Raises:
+            KernelError: something runs, or there is no kernel to be asked.
+        """
+        if self.running:
+            raise KernelError(f"Session {self.id} can't be looked into while a run goes on.")
+        async with self._queue:
+            if self._kernel is None:
+                raise KernelError(
+                    f"The kernel of session {self.id} has died; run a cell to get a fresh one."
+                )
+            self.last_used = time.monotonic()
+            return await self._kernel.inspect(name)
+
     # -- Jupyter's buttons
 
     def interrupt(self, why: str = "interrupted by interrupt_session") -> bool:
@@ -372,5 +411,5 @@ def notebook_metadata(session_id: str, kernel: Kernel) -> dict[str, Any]:
     return {
         "kernelspec": kernel.process.spec_metadata(),
         "language_info": kernel.info.get("language_info", {"name": "python"}),
-        "rmi_agent": {"session": session_id[:6]},
+        "rmi_agent": {"session": short(session_id)},
     }

@@ -27,6 +27,7 @@ from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Config, Session, run_on_record
 from .templates import TEMPLATES
+from .tracing import short, tracer
 from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -112,13 +113,14 @@ class Sessions:
             PoolExhaustedError: every kernel is busy, or every session of the principal.
             KernelStartError: none could be started.
         """
-        await self._take_place(principal)
-        lease = functools.partial(self.pool.lease, principal)
-        try:
-            kernel = await lease()
-        except BaseException:
-            self._give_place_back(principal)
-            raise
+        with tracer.start_as_current_span("kernel.lease"):
+            await self._take_place(principal)
+            lease = functools.partial(self.pool.lease, principal)
+            try:
+                kernel = await lease()
+            except BaseException:
+                self._give_place_back(principal)
+                raise
         session = Session(
             secrets.token_urlsafe(12),
             principal,
@@ -129,6 +131,7 @@ class Sessions:
             functools.partial(self._became_idle, principal),
         )
         self._open[session.id] = session
+        log.info("A session is open", extra={"session": short(session.id)})
         return session
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
@@ -228,6 +231,11 @@ class Sessions:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
 
+    def counted(self) -> tuple[int, int]:
+        """How many sessions of all principals are busy, and how many idle."""
+        busy = sum(session.busy for session in self._open.values())
+        return busy, len(self._open) - busy
+
     def unfinished(self, principal: str = LOCAL) -> list[Execution]:
         """The principal's runs that go on or are queued."""
         runs = [run for session in self.all(principal) for run in session.executions]
@@ -288,6 +296,7 @@ class Sessions:
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
         """From now on it is not open any more; the task ends with its end."""
         if self._open.pop(session.id, None) is not None:
+            log.info("The session has ended: %s", why, extra={"session": short(session.id)})
             self._ended[session.id] = Ended(
                 session.principal, why, session.recorder.path, session.count
             )

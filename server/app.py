@@ -16,7 +16,10 @@ from fastmcp.server.auth import AuthProvider
 
 from ..kernels import Policy, Sessions
 from ..kernels.sessions import LOCAL
+from .completions import Completions
 from .isolation import chosen, described, hints
+from .prompts import Prompts
+from .resources import Resources
 from .settings import Settings
 from .tools import Tools
 
@@ -70,7 +73,14 @@ class App:
             auth=auth,
             mask_error_details=True,
         )
-        Tools(settings, self.sessions).add_to(self.mcp)
+        self.tools = Tools(settings, self.sessions)
+        for part in (
+            self.tools,
+            Resources(settings, self.sessions),
+            Prompts(settings),
+            Completions(settings, self.sessions),
+        ):
+            part.add_to(self.mcp)
 
     @asynccontextmanager
     async def _lifespan(self, _: FastMCP[Any]) -> AsyncIterator[None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import platform
 import signal
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Literal
 import cyclopts
 from cyclopts import Parameter
 
+from . import logs
 from .app import App
 from .doctor import as_data, examine
 from .over_http import http
@@ -61,26 +61,15 @@ def serve(
         Literal["ngrok"] | None,
         Parameter(help="HTTP with a public address as well (NGROK_AUTHTOKEN, NGROK_DOMAIN)."),
     ] = None,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Parameter(help="What goes to stderr.")
-    ] = "info",
+    log_level: Annotated[logs.Level, Parameter(help="What goes to stderr.")] = "info",
+    log_format: Annotated[logs.Format, Parameter(help="How it is written there.")] = "text",
 ) -> None:
     """Serve. `http` has streamable HTTP at /mcp and legacy SSE at /sse on one port.
 
     Over HTTP clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or the
     one that is made at the first start without either.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    fastmcp_log = logging.getLogger("fastmcp")  # it brings handlers of its own
-    fastmcp_log.handlers.clear()
-    fastmcp_log.propagate = True
-    if log_level != "debug":
-        for noisy in ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.set_up(log_level, log_format)
     given = {
         "host": host,
         "port": port,

@@ -13,11 +13,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ..kernels.source import encoded
+from ..kernels.source import decoded, encoded
 from . import beneath
 
 MOST = 10_000_000  # bytes of one file
 LONGEST = 1_000  # characters of a name; no system takes paths of many more
+PYTHON = frozenset({".py"})
+DATA = frozenset(
+    f".{kind}"
+    for kinds in (
+        "csv tsv txt log json jsonl ndjson geojson xml yaml html xlsx xls ods dta sav",
+        "parquet feather arrow orc db sqlite sqlite3 duckdb h5 hdf5 nc npy npz",
+        "gz bz2 zst zip png jpg wav",
+    )
+    for kind in kinds.split()
+)
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 LOOK = "list_python_files shows what is there."
 
@@ -102,6 +112,31 @@ def read(root: Path, file_name: str) -> PythonFile:
         return PythonFile(path, path.relative_to(root).as_posix(), source)
 
 
+def read_text(root: Path, file_name: str) -> str:
+    """A Python file's text, as `read` finds it.
+
+    Raises:
+        PathNotAllowedError: as `read`.
+    """
+    return decoded(read(root, file_name).source)
+
+
+def existing(root: Path, file_name: str) -> str:
+    """The name of something beneath the root, or an absolute path elsewhere as it is.
+
+    What lies elsewhere is not looked at: kernels may see other files than the server does.
+
+    Raises:
+        PathNotAllowedError: a relative name leads outside, or nothing is there.
+    """
+    if Path(file_name).is_absolute() and not Path(file_name).is_relative_to(root):
+        return file_name
+    path = locate(root, file_name)
+    with in_words(root, file_name, "found"):
+        beneath.status(root, path)
+    return path.relative_to(root).as_posix()
+
+
 def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
     """Write a Python file beneath the root, all of it or nothing.
 
@@ -175,8 +210,8 @@ def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:
     )
 
 
-def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every `.py` file beneath the root that a person would call theirs, by name.
+def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file of these kinds beneath the root that a person would call theirs, by name.
 
     Links to folders are not followed; links to files are listed where `read` would follow them.
     Names that are not Unicode are left out: no client could ask for them.
@@ -189,7 +224,7 @@ def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
         parts = waiting.pop()
         with in_words(root, "/".join(parts) or str(root), "listed"):
             try:
-                files, folders = look_into(root, parts)
+                files, folders = look_into(root, parts, suffixes)
             except OSError:
                 if not parts:
                     raise
@@ -202,9 +237,9 @@ def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def look_into(
-    root: Path, parts: tuple[str, ...]
+    root: Path, parts: tuple[str, ...], suffixes: frozenset[str]
 ) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
-    """A folder's Python files and the folders to go on with, by name.
+    """A folder's files of these kinds and the folders to go on with, by name.
 
     Raises:
         OSError: it can't be opened.
@@ -215,13 +250,14 @@ def look_into(
         if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
             return [], []
         for name, is_folder in entries:
-            if is_folder or PurePath(name).suffix != ".py":
+            if is_folder or PurePath(name).suffix not in suffixes:
                 continue
             with contextlib.suppress(OSError, PathNotAllowedError):
                 status = here.status(name)
                 if stat.S_ISLNK(status.st_mode):
                     target = locate(root, str(here.path / name))
-                    must_be_python(target, name)
+                    if target.suffix not in suffixes:
+                        continue
                     status = beneath.status(root, target)
                 if stat.S_ISREG(status.st_mode):
                     files.append((name, status))

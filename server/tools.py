@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 from fastmcp import Context, FastMCP
-from fastmcp.exceptions import ToolError
-from fastmcp.server.dependencies import get_access_token
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent, ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 
-from ..kernels import Execution, KernelError, Script, Session, SessionNotFoundError, Sessions
+from ..kernels import Execution, Script, Session, SessionNotFoundError, Sessions
 from ..kernels.sessions import LOCAL
-from ..kernels.source import decoded
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
+from .calls import Refusal, principal, told
 from .content import PAGE, RUN_SCHEMA, page_of_run, plain, run_result, running_page
 from .settings import Settings
 
@@ -61,38 +57,17 @@ FileName = Annotated[
 ]
 
 
-class Refusal(ToolError):
-    """What we can't do, with what to do instead: for the model, and no error of the server's."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, log_level=logging.DEBUG)
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Our own failures as tool errors, whose texts are written for the model."""
-    try:
-        yield
-    except (KernelError, SessionNotFoundError, paths.PathNotAllowedError) as error:
-        raise Refusal(str(error)) from None
-
-
-def principal() -> str:
-    """Whose sessions these are: the token's owner, or the one user of a local server."""
-    token = get_access_token()
-    return token.client_id if token is not None else LOCAL
-
-
 class Tools:
     """The tools of one server."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
         self.sessions = sessions
+        self.begun: list[Callable[[Execution], None]] = []  # told of each run that is accepted
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register every tool and resource."""
+        """Register every tool."""
         quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
         mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
@@ -105,8 +80,6 @@ class Tools:
         mcp.tool(self.list_python_files, annotations=quiet)
         mcp.tool(self.read_python_file, annotations=quiet)
         mcp.tool(self.write_python_file, annotations=acts)
-        mcp.resource("notebook://{session_id}", mime_type="application/x-ipynb+json")(self.notebook)
-        mcp.resource("python-file://{path*}", mime_type="text/x-python")(self.python_file)
 
     # -- running
 
@@ -141,7 +114,7 @@ class Tools:
                     )
                 script = Script(file.path, file.source, tuple(args), stdin)
                 execution = session.submit_script(script, timeout)
-            return await self._follow(execution, ctx)
+            return await self._follow(self._told(execution), ctx)
 
     async def run_cell(
         self,
@@ -162,7 +135,7 @@ class Tools:
                 return await self._follow(asked, ctx)
             async with self._session(session_id) as session:
                 execution = session.submit_cell(code, timeout)
-            return await self._follow(execution, ctx)
+            return await self._follow(self._told(execution), ctx)
 
     async def read_output(
         self,
@@ -226,6 +199,11 @@ class Tools:
                 yield await self.sessions.open(who)
         finally:
             self._beginning[who] -= 1
+
+    def _told(self, execution: Execution) -> Execution:
+        for tell_of in self.begun:
+            tell_of(execution)
+        return execution
 
     def _asked_before(self, ctx: Context) -> Execution | None:
         """The run that has asked something, when this call brings the answer."""
@@ -354,7 +332,7 @@ class Tools:
     async def read_python_file(self, file_name: FileName) -> str:
         """Read a Python file of the projects folder, to see or fix what run_python runs."""
         with told():
-            return await asyncio.to_thread(self._text, file_name)
+            return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
 
     async def write_python_file(
         self,
@@ -371,24 +349,6 @@ class Tools:
             )
             did = "Created" if new else "Replaced"
             return f"{did} {paths.shown(name)} ({len(content):,} characters)."
-
-    def _text(self, file_name: str) -> str:
-        return decoded(paths.read(self.settings.projects, file_name).source)
-
-    # -- resources
-
-    async def notebook(self, session_id: str) -> str:
-        """The notebook that records a session, as it is now."""
-        with told():
-            path: Path | None = self.sessions.get(session_id, principal()).recorder.path
-            if path is None:
-                raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
-        # Not in a thread: that would see half of what is being written.
-        return path.read_text("utf-8")  # noqa: ASYNC240
-
-    async def python_file(self, path: str) -> str:
-        """A Python file of the projects folder."""
-        return await self.read_python_file(path)
 
 
 def finished(execution: Execution) -> None:

@@ -1,0 +1,59 @@
+"""What is told of runs while they go on: a span, a line in the log, and who a log line is about.
+
+Spans go through OpenTelemetry's API and so nowhere, unless the process has set up its SDK.
+Knows ids and figures; nothing of code, outputs or kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from opentelemetry.trace import Span, get_tracer
+
+log = logging.getLogger(__name__)
+
+tracer = get_tracer("rmi_agent.kernels")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run.
+
+    Attributes:
+        session: the first part of the session's id; all of it is a key.
+        cell: the run's number in it.
+    """
+
+    session: str
+    cell: int
+    span: Span
+
+    def over(self, **facts: str | int | float) -> None:
+        """Say how it ended."""
+        self.span.set_attributes({f"rmi_agent.{name}": fact for name, fact in facts.items()})
+        log.info("The run has ended: %s", facts["status"], extra=facts)
+
+
+CURRENT: ContextVar[Trace | None] = ContextVar("rmi_agent_run", default=None)
+
+
+@contextmanager
+def traced(session_id: str, cell: int) -> Iterator[Trace]:
+    """The time in which a kernel runs a cell, beneath the span that asked for it."""
+    named: dict[str, str | int] = {"rmi_agent.session": short(session_id), "rmi_agent.cell": cell}
+    with tracer.start_as_current_span("kernel.run", attributes=named) as span:
+        trace = Trace(short(session_id), cell, span)
+        before = CURRENT.set(trace)
+        try:
+            yield trace
+        finally:
+            CURRENT.reset(before)
+
+
+def short(session_id: str) -> str:
+    """The part of an id that may be told: enough to find it, too little to use it."""
+    return session_id[:6]

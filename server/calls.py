@@ -1,0 +1,39 @@
+"""What every call needs: whose it is, and words for what can't be done.
+
+Knows nothing of what is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from fastmcp.exceptions import ToolError
+from fastmcp.server.dependencies import get_access_token
+
+from ..kernels import KernelError, SessionNotFoundError
+from ..kernels.sessions import LOCAL
+from .paths import PathNotAllowedError
+
+
+class Refusal(ToolError):
+    """What we can't do, with what to do instead: for the model, and no error of the server's."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, log_level=logging.DEBUG)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Our own failures as tool errors, whose texts are written for the model."""
+    try:
+        yield
+    except (KernelError, SessionNotFoundError, PathNotAllowedError) as error:
+        raise Refusal(str(error)) from None
+
+
+def principal() -> str:
+    """Whose sessions these are: the token's owner, or the one user of a local server."""
+    token = get_access_token()
+    return token.client_id if token is not None else LOCAL
