@@ -43,10 +43,15 @@ def test_the_registrys_entry_names_the_package_and_the_readme_names_the_entry() 
 
 
 @pytest.mark.anyio
-async def test_the_extension_lists_the_servers_tools(tmp_path: Path) -> None:
+async def test_the_extension_lists_the_servers_tools_and_prompts(tmp_path: Path) -> None:
     async with Client(App(load(python_projects_dir=tmp_path, kernel_pool=0)).mcp) as client:
         tools = {tool.name for tool in await client.list_tools()}
+        prompts = {
+            prompt.name: [argument.name for argument in prompt.arguments or ()]
+            for prompt in await client.list_prompts()
+        }
     assert {tool["name"] for tool in MANIFEST["tools"]} == tools
+    assert {one["name"]: one["arguments"] for one in MANIFEST["prompts"]} == prompts
 
 
 def test_what_is_set_are_settings() -> None:
