@@ -7,6 +7,7 @@ it takes what ngrok's edge would send. It knows nothing of HTTP, and rewrites no
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
@@ -23,6 +24,10 @@ REFUSAL = (
 def note(**event: object) -> None:
     with open(os.environ["STANDIN_LOG"], "a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")
+
+
+# The SDK's own threads abort an interpreter that is taken down under them.
+atexit.register(note, event="taken down")
 
 
 class Listener:
