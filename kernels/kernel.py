@@ -98,6 +98,8 @@ class Kernel:
             self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
+            if self.process.raw is not None:
+                self.process.raw.forget()
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -184,7 +186,7 @@ class Kernel:
 
     async def _look(self, request: str) -> dict[str, Any]:
         """The answer to a question about the kernel's state. It runs the user's code too."""
-        answer = asyncio.create_task(self._reply_to(request))
+        answer = asyncio.create_task(self._answer_to(request))
         try:
             await asyncio.wait({answer}, timeout=LOOK)
             for _ in range(INTERRUPTS):
@@ -194,6 +196,12 @@ class Kernel:
             return dict(answer.result()["content"]) if answer.done() else {}
         finally:
             answer.cancel()
+
+    async def _answer_to(self, request: str) -> Message:
+        reply = await self._reply_to(request)
+        # IPython prints what goes wrong meanwhile; no cell is to show that.
+        await self._until_idle(request, Outputs(new_code_cell()))
+        return reply
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""

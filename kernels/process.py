@@ -23,7 +23,7 @@ import psutil
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
@@ -70,6 +70,14 @@ class Launch:
     wrap: Callable[[str], list[str]] | None = None
     last_filter: str = ""
     mark: str = "kernel"
+
+
+def language_of(kernel_name: str) -> str:
+    """The language of a kernelspec, in lower case; Python where there is none to ask."""
+    try:
+        return str(KernelSpecManager().get_kernel_spec(kernel_name).language).lower()
+    except NoSuchKernel:
+        return "python"
 
 
 class KernelProcess:
@@ -119,7 +127,7 @@ class KernelProcess:
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
-                env={**self.launch.env, MARK: self.mark},
+                env={**self._quiet(), **self.launch.env, MARK: self.mark},
                 # Never the server's own: ipykernel repeats captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -135,6 +143,17 @@ class KernelProcess:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
         return self._manager.client(context=self._context)
+
+    def _quiet(self) -> dict[str, str]:
+        """For kernels of other languages that are built upon ipykernel, such as bash's.
+
+        Its debugger warns of them at the first request, which would be in a cell's output.
+        """
+        with contextlib.suppress(NoSuchKernel):
+            spec = self._manager.kernel_spec
+            if spec is not None and spec.language.lower() != "python":
+                return {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        return {}
 
     def _choose_provisioner(self) -> None:
         """Name ours where the kernelspec names none: it forks what can be forked.

@@ -49,6 +49,11 @@ class RawOutput:
             sink(name, text)
         self._late, self._late_size = [], 0
 
+    def forget(self) -> None:
+        """Drop what has arrived: what a kernel says while it starts is no run's output."""
+        self.drain()
+        self._late, self._late_size = [], 0
+
     def detach(self) -> None:
         """The run is over: read what its system calls have left in the pipes, then stop."""
         self.drain()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -28,7 +28,11 @@ from .reply import Reply, Script, State, now
 from .source import decoded
 from .tracing import short, traced
 
+if TYPE_CHECKING:
+    from .resume import Resume
+
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
+STDIN_KEPT = 100_000  # characters of a file's stdin that the notebook keeps, to run it again
 KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
 
 
@@ -87,6 +91,7 @@ class Session:
         self._queue = asyncio.Lock()
         self._lost = ""  # why variables are gone that nobody was told of yet
         self.recorder = Recorder(config.notebooks, notebook_metadata(session_id, kernel))
+        self.resume: Resume | None = None  # the record that it goes through before anything else
         self._signing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -170,6 +175,8 @@ class Session:
                 sha256=hashlib.sha256(script.source).hexdigest(),
                 args=list(script.args),
             )
+            if script.stdin:
+                execution.cell.metadata["rmi_agent"].stdin = script.stdin[:STDIN_KEPT]
         limit = self.config.timeout if timeout is None else timeout
         execution.task = asyncio.create_task(self._run(execution, limit))
         execution.task.add_done_callback(self._over)
@@ -329,7 +336,7 @@ class Session:
 
     async def restart(self) -> None:
         """A fresh kernel; whatever ran is stopped, whatever was queued is dropped."""
-        await self._stop_all("the session was restarted")
+        await self._stop_all("was stopped, since the session was restarted")
         async with self._queue:
             self._drop_kernel()
             await self._fresh_kernel()
@@ -344,8 +351,9 @@ class Session:
         self.closed = True
         if self._signing is not None:
             self._signing.cancel()
-        await self._stop_all(why)
-        self._drop_kernel()
+        await self._stop_all(f"was stopped, since {why}")
+        async with self._queue:  # a completion may still be asked for
+            self._drop_kernel()
         await self.recorder.sign()
         self.recorder.close()
 

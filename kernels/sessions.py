@@ -106,8 +106,8 @@ class Sessions:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def open(self, principal: str = LOCAL) -> Session:
-        """A new session on a fresh kernel.
+    async def open(self, principal: str = LOCAL, parent: str | None = None) -> Session:
+        """A new session on a fresh kernel; its notebook names the `parent` that it resumes.
 
         Raises:
             PoolExhaustedError: every kernel is busy, or every session of the principal.
@@ -130,6 +130,8 @@ class Sessions:
             self.pool.retire,
             functools.partial(self._became_idle, principal),
         )
+        if parent is not None:
+            session.recorder.metadata["rmi_agent"]["parent"] = parent
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
         return session
@@ -185,7 +187,11 @@ class Sessions:
             return session
         ended = self._ended.get(session_id)
         if ended is not None and ended.principal == principal:
-            record = f" Its notebook is {ended.notebook}." if ended.notebook else ""
+            record = (
+                f" Its notebook is {ended.notebook}; resume_session runs it again."
+                if ended.notebook
+                else ""
+            )
             raise SessionNotFoundError(
                 f"Session {session_id} has ended: {ended.why}.{record}"
                 " Leave session_id out to open a new one."
@@ -226,6 +232,17 @@ class Sessions:
             return None
         text = path.read_text("utf-8")  # not in a thread: it would see half of what is written
         return await asyncio.to_thread(run_on_record, text, path, session_id, number)
+
+    def notebook(self, session_id: str, principal: str = LOCAL) -> Path | None:
+        """Where an open or ended session is recorded; None if nothing ran in it.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        ended = self._ended.get(session_id)
+        if ended is not None and ended.principal == principal:
+            return ended.notebook
+        return self.get(session_id, principal).recorder.path
 
     def all(self, principal: str = LOCAL) -> list[Session]:
         """The principal's open sessions, the longest open first."""

@@ -15,11 +15,13 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 
 from ..kernels import Policy, Sessions
+from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
 from .isolation import chosen, described, hints
 from .prompts import Prompts
 from .resources import Resources
+from .resuming import Resuming
 from .settings import Settings
 from .tools import Tools
 
@@ -28,8 +30,10 @@ log = logging.getLogger(__name__)
 INSTRUCTIONS = """\
 Runs Python on Jupyter kernels. run_python runs a file of the projects folder; run_cell runs a
 snippet. Every result names a session_id: pass it to run_cell to go on with the same variables,
-also after a file has failed; leave it out to begin afresh. Plots come back as pictures. A run
-that is still going when the answer comes has status "running": follow it with read_output."""
+also after a file has failed; leave it out to begin afresh. Plots come back as pictures.
+A run is interrupted after {timeout:g} s unless timeout says otherwise. A call returns after
+{deadline:g} s at most: a run that is still going then has status "running" and goes on; follow
+it with read_output. Sessions end by themselves{idle}; close_session frees one earlier."""
 
 
 class App:
@@ -67,7 +71,7 @@ class App:
         )
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
-            instructions=instructions(policy),
+            instructions=instructions(settings, policy),
             version=version("rmi-agent-mcp-server"),
             lifespan=self._lifespan,
             auth=auth,
@@ -77,6 +81,7 @@ class App:
         for part in (
             self.tools,
             Resources(settings, self.sessions),
+            Resuming(settings, self.sessions),
             Prompts(settings),
             Completions(settings, self.sessions),
         ):
@@ -91,8 +96,13 @@ class App:
             yield
 
 
-def instructions(policy: Policy | None) -> str:
+def instructions(settings: Settings, policy: Policy | None) -> str:
     """What every model is told."""
-    if policy is None:
-        return INSTRUCTIONS
-    return f"{INSTRUCTIONS}\nThe code runs in a sandbox: {described(policy)}."
+    told = INSTRUCTIONS.format(
+        timeout=settings.python_timeout,
+        deadline=settings.response_deadline,
+        idle=f" after {settings.session_idle / 60:g} idle minutes" if settings.session_idle else "",
+    )
+    if (language := language_of(settings.kernel_name)) != "python":
+        told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
+    return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."

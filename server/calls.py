@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fastmcp.exceptions import ToolError
 from fastmcp.server.dependencies import get_access_token
 
 from ..kernels import KernelError, SessionNotFoundError
 from ..kernels.sessions import LOCAL
+from .auth import DEFAULT_NAME
 from .paths import PathNotAllowedError
 
 
@@ -31,6 +33,18 @@ def told() -> Iterator[None]:
         yield
     except (KernelError, SessionNotFoundError, PathNotAllowedError) as error:
         raise Refusal(str(error)) from None
+
+
+def may_read(metadata: Mapping[str, Any]) -> bool:
+    """Whether the caller may read a notebook, by its metadata: who recorded it is named there.
+
+    This machine's user has all the files anyway. Whoever has the one token is that user, and so
+    has what was recorded over stdio.
+    """
+    record = metadata.get("rmi_agent")
+    owner = record.get("principal") if isinstance(record, Mapping) else None
+    who = principal()
+    return who in (LOCAL, owner) or (who == DEFAULT_NAME and owner in (None, LOCAL))
 
 
 def principal() -> str:

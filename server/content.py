@@ -88,7 +88,9 @@ def layout(cell: NotebookNode, exit_code: int | None = None, *, over: bool = Tru
         if kind == "stream":
             (stderr if output.name == "stderr" else shown).append(plain(output.text))
         elif kind == "error":
-            last.append(plain("\n".join(output.traceback) or f"{output.ename}: {output.evalue}"))
+            last.append(
+                plain("\n".join(output.traceback) or f"{output.ename or 'Error'}: {output.evalue}")
+            )
         elif text := readable(output.data):
             (last if kind == "execute_result" else shown).append(plain(text).rstrip("\n") + "\n")
     result = Layout()

@@ -47,8 +47,9 @@ Timeout = Annotated[
     Field(
         gt=0,
         le=604_800,
-        description="Seconds until the run is interrupted; its variables are kept."
-        " Give more for long work. A run that outlasts this call goes on by itself.",
+        description="Seconds until the run is interrupted; its variables are kept. Left out, it is"
+        " the server's own limit, which the instructions name: give more for long work. The call"
+        " does not wait that long: a run that outlasts it has status `running` and goes on.",
     ),
 ]
 FileName = Annotated[
@@ -88,7 +89,9 @@ class Tools:
         ctx: Context,
         file_name: FileName,
         args: Annotated[list[str], Field(description="Command-line arguments: sys.argv[1:].")] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
-        stdin: Annotated[str, Field(description="What input() and sys.stdin read.")] = "",
+        stdin: Annotated[
+            str, Field(description="What input() and sys.stdin read: 'Ada\\n42\\n'.")
+        ] = "",
         session_id: SessionId = None,
         timeout: Timeout = None,
     ) -> ToolResult:
@@ -98,7 +101,7 @@ class Tools:
         (list_python_files shows them, write_python_file makes one); use run_cell for code that
         is not in a file. Each call runs in a fresh session unless session_id is given. The
         session stays open afterwards, also when the file failed: run_cell with the returned
-        session_id looks at its variables.
+        session_id looks at its globals, and by sys.last_traceback at the failing frames' locals.
         """
         with told():
             if (asked := self._asked_before(ctx)) is not None:
@@ -127,8 +130,8 @@ class Tools:
 
         Pass the session_id of an earlier result to go on there; leave it out to begin afresh.
         The last expression's value comes back without print, matplotlib figures come back as
-        pictures, and `await`, %magics and !shell commands work. If it times out, it is
-        interrupted and the session's variables are kept.
+        pictures, and `await`, %magics and !shell commands work; %pip install serves all sessions.
+        If it times out, it is interrupted and the session's variables are kept.
         """
         with told():
             if (asked := self._asked_before(ctx)) is not None:
@@ -149,12 +152,17 @@ class Tools:
             int, Field(gt=0, le=200_000, description="Characters to return at most.")
         ] = PAGE,
         wait: Annotated[
-            float, Field(ge=0, description="Seconds to wait for a run that still goes on.")
+            float,
+            Field(
+                ge=0,
+                description="Seconds to wait for a run that still goes on, at most; 0 only looks.",
+            ),
         ] = 0,
     ) -> ToolResult:
         """Read a run's full text output in pages, or wait for a run that still goes on.
 
-        Use it when a result was cut (it names the offset), or when its status was `running`.
+        Use it when a result was cut (it names the offset), or when its status was `running`: the
+        answer has the status as it is now, and the output from `offset` on.
         """
         with told():
             self._asked_before(ctx)
@@ -194,7 +202,13 @@ class Tools:
         self._beginning[who] += 1
         try:
             if session_id:
-                yield self.sessions.get(session_id, who)
+                session = self.sessions.get(session_id, who)
+                if session.resume is not None and not session.resume.task.done():
+                    raise Refusal(
+                        f"Session {session_id} is still being resumed; resume_session(notebook="
+                        f"{session_id!r}) waits for the end, interrupt_session stops it."
+                    )
+                yield session
             else:
                 yield await self.sessions.open(who)
         finally:
@@ -258,6 +272,8 @@ class Tools:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
         with told():
             session = self.sessions.get(session_id, principal())
+            if session.resume is not None:
+                session.resume.stop("interrupt_session was called")
             running = next((e for e in session.executions if e.status == "running"), None)
             if running is None or not session.interrupt():
                 return f"Nothing runs in session {session_id}."
@@ -269,7 +285,10 @@ class Tools:
             )
 
     async def restart_session(self, session_id: OpenSession) -> str:
-        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost."""
+        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost.
+
+        It keeps its id and its notebook.
+        """
         with told():
             session = self.sessions.get(session_id, principal())
             await session.restart()
@@ -341,7 +360,8 @@ class Tools:
     ) -> str:
         """Write a Python file into the projects folder, replacing it if it exists.
 
-        Use it to make a script for run_python or to fix one; folders on the way are created.
+        Use it to make a script for run_python or to fix one (there is no tool that edits a part);
+        folders on the way are created.
         """
         with told():
             name, new = await asyncio.to_thread(

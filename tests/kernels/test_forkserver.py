@@ -242,6 +242,7 @@ async def test_a_module_that_can_not_be_preloaded_is_named_and_skipped(
         assert [text for text in warnings if text.startswith(name) and why in text], warnings
 
 
+@pytest.mark.slow
 async def test_what_is_installed_meanwhile_is_seen(tmp_path: Path) -> None:
     env = {**kernel_env(), "PYTHONUSERBASE": str(tmp_path)}
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -326,8 +327,18 @@ async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "report",
-    [b"[]", b'{"unfit": {}}', b'"ready"', b'{"ready": 1}', b"[" * 100_000],
-    ids=["list", "no why", "text", "number", "deep"],
+    [
+        pytest.param(b"[]", id="list"),
+        *(
+            pytest.param(report, id=name, marks=pytest.mark.slow)
+            for name, report in (
+                ("no why", b'{"unfit": {}}'),
+                ("text", b'"ready"'),
+                ("number", b'{"ready": 1}'),
+                ("deep", b"[" * 100_000),
+            )
+        ),
+    ],
 )
 async def test_reports_that_make_no_sense_end_a_template_and_no_kernel(report: bytes) -> None:
     async with kernel() as running:

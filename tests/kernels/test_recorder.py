@@ -170,6 +170,7 @@ async def test_a_run_is_on_disk_before_it_executes(session: Session) -> None:
     assert run.cell.outputs[0].data["text/plain"] == "2"
 
 
+@pytest.mark.slow
 async def test_nbconvert_and_nbclient_take_the_notebook(session: Session, tmp_path: Path) -> None:
     await cell(session, "x = 6\nprint('hello')")
     await cell(session, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);", timeout=60)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from fastmcp import Client
 from mcp import MCPError
-from mcp_types import ElicitResult, InputRequiredResult
+from mcp_types import ElicitResult, InputRequiredResult, ResourceTemplateReference
 from rmi_agent.kernels import Config, PoolExhaustedError, SessionNotFoundError, Sessions
 from rmi_agent.kernels.sessions import LOCAL
 
@@ -101,6 +101,22 @@ async def test_anothers_notebook_reads_as_one_that_never_was(both: Both, state: 
     if state != "ended":
         contents = await both.alice.read_resource(f"notebook://{both.ids[state]}")
         assert SECRET in contents[0].text  # type: ignore[union-attr]
+
+
+async def test_nobody_looks_into_anothers_kernel(both: Both) -> None:
+    names = ResourceTemplateReference(uri="variable://{session_id}/{name*}")
+    typed, given = {"name": "name", "value": "x"}, {"session_id": both.ids["idle"]}
+    assert "x" in (await both.alice.complete(names, typed, given)).values
+    assert (await both.bob.complete(names, typed, given)).values == []
+    whole = {"name": "session_id", "value": ""}
+    assert both.ids["idle"] in (await both.alice.complete(names, whole)).values
+    assert not set((await both.bob.complete(names, whole)).values) & set(both.ids.values())
+    told = []
+    for session_id in (both.ids["idle"], UNKNOWN):
+        with pytest.raises(MCPError) as error:
+            await both.bob.read_resource(f"variable://{session_id}/x")
+        told.append(repr(error.value.error.model_dump()).replace(session_id, "ID"))
+    assert told[0] == told[1]
 
 
 async def test_lists_have_ones_own_alone(both: Both) -> None:

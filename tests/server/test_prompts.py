@@ -129,7 +129,7 @@ async def test_a_completion_that_never_ends_is_given_up_and_the_session_goes_on(
     session = await ran(client, code)
     await complete(client, VARIABLE, "name", "bad.", session_id=session)
     result = await client.call_tool("run_cell", {"code": "6 * 7", "session_id": session})
-    assert "\n42\n" in result.content[0].text
+    assert result.content[0].text.startswith("42\n")
 
 
 @pytest.mark.slow

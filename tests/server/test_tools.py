@@ -49,6 +49,7 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
         "restart_session",
         "close_session",
         "list_sessions",
+        "resume_session",
         "list_python_files",
         "read_python_file",
         "write_python_file",
