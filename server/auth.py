@@ -90,8 +90,7 @@ rmi-agent finds it by itself:
 
 Claude Desktop, in its config file under "mcpServers":
 
-    "python-remote": {{"command": "npx", "args": ["-y", "mcp-remote", "{url}/mcp",
-      "--header", "Authorization:${{AUTH}}"], "env": {{"AUTH": "Bearer {token}"}}}}
+{bridge(url, token)}
 
 Anything else sends it as a header:
 
@@ -100,6 +99,13 @@ Anything else sends it as a header:
       -d '{{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {{"protocolVersion":
       "2025-06-18", "capabilities": {{}}, "clientInfo": {{"name": "curl", "version": "1"}}}}}}'
 """
+
+
+def bridge(url: str, token: str) -> str:
+    """The entry in Claude Desktop's config file for a server elsewhere."""
+    return f"""\
+    "python-remote": {{"command": "npx", "args": ["-y", "mcp-remote", "{url}/mcp",
+      "--header", "Authorization:${{AUTH}}"], "env": {{"AUTH": "Bearer {token}"}}}}"""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from .doctor import as_data, examine
 from .over_http import http
 from .settings import BadSettings, die, load
 from .tokens_cli import app as tokens
+from .tunnel import left_at_once
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
 
@@ -39,7 +41,9 @@ app.command(tokens)
 @app.default
 def serve(
     *,
-    transport: Literal["stdio", "http"] = "stdio",
+    transport: Annotated[
+        Literal["stdio", "http"] | None, Parameter(help="stdio, unless there is a tunnel.")
+    ] = None,
     host: Annotated[str | None, Parameter(help="Address to listen on (HOST).")] = None,
     port: Annotated[int | None, Parameter(help="Port to listen on, 0 for any (PORT).")] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
@@ -55,6 +59,10 @@ def serve(
             negative=(),
         ),
     ] = False,
+    tunnel: Annotated[
+        Literal["ngrok"] | None,
+        Parameter(help="HTTP with a public address as well (NGROK_AUTHTOKEN, NGROK_DOMAIN)."),
+    ] = None,
     log_level: Annotated[logs.Level, Parameter(help="What goes to stderr.")] = "info",
     log_format: Annotated[logs.Format, Parameter(help="How it is written there.")] = "text",
 ) -> None:
@@ -73,15 +81,18 @@ def serve(
     }
     give_memory_back()
     be_unreadable()
-    try:
-        settings = load(**{name: value for name, value in given.items() if value is not None})
-        settings.make_folders()
-        if transport == "stdio":
-            main_loop(stdio(App(settings)))
-        else:
-            main_loop(http(settings, insecure_no_auth))
-    except BadSettings as error:
-        die(error)
+    with left_at_once() if tunnel else nullcontext():
+        try:
+            settings = load(**{name: value for name, value in given.items() if value is not None})
+            settings.make_folders()
+            if tunnel and transport == "stdio":
+                raise BadSettings("--tunnel: it leads to HTTP. Leave --transport stdio out.")
+            if transport == "http" or tunnel:
+                main_loop(http(settings, insecure_no_auth, tunnel is not None))
+            else:
+                main_loop(stdio(App(settings)))
+        except BadSettings as error:
+            die(error)
 
 
 @app.command

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,13 +26,27 @@ class Server(uvicorn.Server):
 
     asyncio accepts as many in one go as the queue holds, which would be all descriptors
     before the first connection is looked at; and ZeroMQ aborts a process that has none left.
+
+    Args:
+        config: uvicorn's.
+        leaving: closes what leads here from outside, before the port is closed. Nothing can
+            follow `serve`, which raises the signal again that has ended it.
     """
+
+    def __init__(self, config: uvicorn.Config, leaving: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._leaving = leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and have the queue as long as it was."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(QUEUE)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn newcomers away, and end."""
+        await self._leaving()
+        await super().shutdown(sockets)
 
 
 class Connection(H11Protocol):

@@ -10,6 +10,7 @@ import logging
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +27,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
-from .auth import Access, access
+from .auth import Access, access, bridge
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .guard import BODY_LIMIT, Guard
 from .settings import BadSettings, Settings
+from .tunnel import ready, through, tunnel
 from .ways import public_url, ways
 
 log = logging.getLogger(__name__)
@@ -59,43 +61,67 @@ EXPECTED = 4  # principals for whom kernels are warm before they ask
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-async def http(settings: Settings, insecure: bool = False) -> int:
-    """Serve both HTTP transports on one port until a signal; `insecure` asks for no token.
+async def http(settings: Settings, insecure: bool = False, tunnelled: bool = False) -> int:
+    """Serve both HTTP transports on one port until a signal.
+
+    Args:
+        settings: all that can be set.
+        insecure: ask for no token.
+        tunnelled: be reached through ngrok, too.
 
     Raises:
-        BadSettings: the port or a token can't be used, or too many could without a token.
+        BadSettings: the port or a token can't be used, too many could call without a token, or
+            there is no tunnel.
     """
     if insecure:
-        check_insecure(settings)
+        check_insecure(settings, tunnelled)
     listening = bind(settings)  # first: a token is made only where it can be shown
-    callers = Access(None) if insecure else access(settings)
-    provider = None if callers.tokens is None else ways(settings, callers.tokens)
-    server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
-    config = uvicorn.Config(
-        application(server, settings, provider),
-        http=Connection,
-        backlog=AT_A_TIME,
-        limit_concurrency=MOST,
-        lifespan="on",
-        log_config=None,
-        timeout_graceful_shutdown=2,
-        # Longer than clients keep an idle connection: one that the server closes just when a
-        # client sends loses the message, and legacy SSE clients then wait for ever.
-        timeout_keep_alive=75,
-        ws="none",
-    )
-    runner = Server(config)
-    here = EVERYWHERE.get(settings.host, settings.host)
-    address = f"http://{f'[{here}]' if ':' in here else here}:{listening.getsockname()[1]}"
-    if callers.local is not None and callers.local.new:
-        print(callers.local.told(address), file=sys.stderr, flush=True)  # no log has it
-    elif callers.local is not None:
-        log.info(callers.local.told(address))
-    if provider is not callers.tokens:
-        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
-    log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", address, address)
-    await runner.serve(sockets=[listening])
+    async with AsyncExitStack() as outside:
+        if tunnelled:
+            here = urlsplit(address(settings, listening)).netloc
+            public = await outside.enter_async_context(tunnel(settings, here))
+            settings = through(settings, public)
+        callers = Access(None) if insecure else access(settings)
+        provider = None if callers.tokens is None else ways(settings, callers.tokens)
+        server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
+        config = uvicorn.Config(
+            application(server, settings, provider),
+            http=Connection,
+            backlog=AT_A_TIME,
+            limit_concurrency=MOST,
+            lifespan="on",
+            log_config=None,
+            timeout_graceful_shutdown=2,
+            # Longer than clients keep an idle connection: one that the server closes just when a
+            # client sends loses the message, and legacy SSE clients then wait for ever.
+            timeout_keep_alive=75,
+            ws="none",
+        )
+        runner = Server(config, outside.aclose)
+        tell(settings, callers, address(settings, listening), tunnelled)
+        await runner.serve(sockets=[listening])
     return 0
+
+
+def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:
+    """Say where the server is and how clients are let in; a new token to stderr alone."""
+    if callers.local is not None and callers.local.new:
+        print(callers.local.told(url), file=sys.stderr, flush=True)  # no log has it
+    elif callers.local is not None:
+        log.info(callers.local.told(url))
+    if settings.auth != "token":
+        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
+    if tunnelled:
+        public = public_url(settings)
+        lines = ready(public, settings.auth != "token", bridge(public, "YOUR_TOKEN"))
+        print(lines, file=sys.stderr, flush=True)
+    log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", url, url)
+
+
+def address(settings: Settings, listening: socket.socket) -> str:
+    """The server's URL on this machine."""
+    here = EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{here}]' if ':' in here else here}:{listening.getsockname()[1]}"
 
 
 def application(server: App, settings: Settings, auth: AuthProvider | None) -> ASGIApp:
@@ -213,12 +239,17 @@ def take_whole_files(app: Starlette) -> None:
             messages.max_body_size = BODY_LIMIT
 
 
-def check_insecure(settings: Settings) -> None:
+def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
     """Without tokens, only this machine may reach the server.
 
     Raises:
         BadSettings: others could.
     """
+    if tunnelled:
+        raise BadSettings(
+            "--insecure-no-auth: --tunnel makes the server public, and it runs any code it is"
+            " given. Leave one of them out."
+        )
     if not is_loopback(settings.host):
         raise BadSettings(
             f"--insecure-no-auth: HOST is {settings.host}, which other machines can reach, and"

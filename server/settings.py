@@ -64,7 +64,13 @@ KERNEL_ENV = [
     "PROCESSOR_ARCHITECTURE",
 ]
 # Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
-SECRETS = {"RMI_AGENT_TOKEN", "RMI_AGENT_TOKENS", "OAUTH_CLIENT_SECRET", "AUTH"}
+SECRETS = {
+    "RMI_AGENT_TOKEN",
+    "RMI_AGENT_TOKENS",
+    "OAUTH_CLIENT_SECRET",
+    "NGROK_AUTHTOKEN",
+    "AUTH",
+}
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -120,6 +126,8 @@ class Settings(BaseSettings):
     oauth_client_secret: SecretStr | None = None
     oauth_config_url: str | None = None
     oauth_users: Names = ()
+    ngrok_authtoken: SecretStr | None = None
+    ngrok_domain: str | None = None
 
     @field_validator(
         "kernel_env",
@@ -143,10 +151,24 @@ class Settings(BaseSettings):
         """Accept `2GB`, `512 MB` and plain bytes."""
         return TypeAdapter(ByteSize).validate_python(value)
 
-    @field_validator("rmi_agent_token", "rmi_agent_tokens", "sessions_per_user", mode="before")
+    @field_validator(
+        "rmi_agent_token",
+        "rmi_agent_tokens",
+        "sessions_per_user",
+        "ngrok_authtoken",
+        "ngrok_domain",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("ngrok_domain")
+    @classmethod
+    def _bare_domain(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+            raise ValueError("write a host name alone, such as python.ngrok.app")
+        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -156,10 +178,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
         return value
 
+    @field_validator("python_projects_dir", "notebooks_dir", mode="before")
+    @classmethod
+    def _filled_in(cls, value: Any) -> Any:
+        """Fill in `${HOME}` and the like, as shells do and programs with config files don't."""
+        filled = os.path.expandvars(value) if isinstance(value, str) else value
+        if isinstance(filled, str) and "${" in filled:
+            raise ValueError("what is in ${} has no value here; write the path itself")
+        return filled
+
     @field_validator("python_projects_dir", "notebooks_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else Path(os.path.abspath(value.expanduser()))
+
+    @field_validator("sandbox", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        """Accept what a switch gives, as the Claude Desktop extension has one."""
+        return {"true": "auto", "false": "off"}.get(str(value).lower(), value)
 
     @cached_property
     def projects(self) -> Path:

@@ -1,0 +1,48 @@
+# The server on HTTP, port 8000, for one user without rights:
+#   docker build -t rmi-agent-mcp-server .
+#   docker build --build-arg EXTRAS= -t rmi-agent-mcp-server:small .    # no numpy, pandas, matplotlib
+# README, Docker, has the lines to run it.
+ARG PYTHON=3.13
+
+FROM python:${PYTHON}-slim AS build
+# Which extras of pyproject.toml: full for numpy, pandas, matplotlib and pip; ngrok for --tunnel.
+ARG EXTRAS=full,ngrok
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY server server
+COPY kernels kernels
+COPY client client
+# Without pip of its own: with `full` one comes, and otherwise nothing needs it. What is installed is
+# the source here, whose pyproject.toml bounds the versions.
+# hadolint ignore=DL3013
+RUN python -m venv --without-pip /opt/rmi-agent \
+ && pip --python /opt/rmi-agent/bin/python install --no-cache-dir --compile ".${EXTRAS:+[$EXTRAS]}"
+
+FROM python:${PYTHON}-slim
+LABEL org.opencontainers.image.title="RmiAgentMcpServer" \
+      org.opencontainers.image.description="An MCP server that runs Python on Jupyter kernels" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# bubblewrap for the sandbox, where the container may make namespaces; tini takes up the orphans
+# of what ran. Debian keeps one version of each in a release, so there is none to pin.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends bubblewrap tini \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 10001 agent \
+ && useradd --uid 10001 --gid agent --home-dir /home/agent --shell /usr/sbin/nologin agent \
+ # For any --user, so that what is mounted can be written by whom it belongs to.
+ && mkdir -p /data/python_projects /data/notebooks /home/agent \
+ && chmod 1777 /data/python_projects /data/notebooks /home/agent
+COPY --from=build /opt/rmi-agent /opt/rmi-agent
+ENV PATH=/opt/rmi-agent/bin:$PATH \
+    HOME=/home/agent \
+    HOST=0.0.0.0 \
+    PYTHON_PROJECTS_DIR=/data/python_projects \
+    NOTEBOOKS_DIR=/data/notebooks
+USER 10001:10001
+WORKDIR /home/agent
+VOLUME ["/data/python_projects", "/data/notebooks", "/home/agent"]
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os; asked = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=4); asked.request('GET', '/healthz'); raise SystemExit(asked.getresponse().status != 200)"]
+ENTRYPOINT ["tini", "--", "rmi-agent-mcp-server"]
+CMD ["--transport", "http"]
