@@ -34,6 +34,11 @@ app = cyclopts.App(
     help_format="plaintext",
 )
 app.command(tokens)
+# By name, since servers have no use for what it imports.
+app.command(
+    "rmi_agent.server.install:install",
+    help="Put this server into the config of claude-desktop, claude-code, cursor or vscode.",
+)
 
 
 @app.default

@@ -113,8 +113,10 @@ class Text:
             Malformed: as `part` does.
         """
         part, holder = self.part(*path), self.part(*path[:-1])
-        if part is None or holder is None:
-            return self
+        return self if part is None or holder is None else self.cut(holder, part)
+
+    def cut(self, holder: Part, part: Part) -> Text:
+        """Without one member of an object or array."""
         index = holder.members.index(part)
         previous = holder.members[index - 1] if index else None
         behind = previous.behind if previous else holder.value + 1
@@ -184,7 +186,9 @@ class Text:
 
     def is_flat(self) -> bool:
         """Whether it is more than empty brackets, and all on one line."""
-        return bool(self.root and self.root.members) and "\n" not in self.text.strip("\ufeff \t\r\n")
+        return bool(self.root and self.root.members) and "\n" not in self.text.strip(
+            "\ufeff \t\r\n"
+        )
 
     def is_tight(self) -> bool:
         """Whether it is on one line, and without space between names and values."""

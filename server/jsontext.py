@@ -160,5 +160,5 @@ class Reader:
     def wrong(self, why: str) -> Malformed:
         """What is wrong here, with what stands there instead."""
         there = self.text[self.at : self.at + 1]
-        shown = f"here is {ascii(there)}" if there else "here is the end of the file"
+        shown = f"here is {there!a}" if there else "here is the end of the file"
         return Malformed(self.text, self.at, f"{why}, and {shown}")
