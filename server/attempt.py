@@ -76,7 +76,7 @@ async def over_stdio(entry: Entry, seconds: float) -> list[str]:
             raise Failed(f"{' '.join(words)} does not work: {said}") from None
 
 
-async def over_http(url: str, headers: dict[str, str]) -> list[str]:
+async def over_http(url: str, headers: dict[str, str], seconds: float = SOON) -> list[str]:
     """List the tools of a server at a URL.
 
     Raises:
@@ -87,9 +87,9 @@ async def over_http(url: str, headers: dict[str, str]) -> list[str]:
         raise NotTried("the host asks you for the token when it starts it, and keeps it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
     try:
-        return await listed(Client(transport, mode="legacy"), SOON)
+        return await listed(Client(transport, mode="legacy"), seconds)
     except Exception as error:
-        raise Failed(f"{url}: {told(error)}; doctor --url {url} tells where it fails") from None
+        raise Failed(f"{url}: {told(error)}") from None
 
 
 async def listed(client: Client[Any], seconds: float) -> list[str]:

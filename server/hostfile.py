@@ -1,6 +1,6 @@
 """Files of others, changed so that nothing is lost: a backup first, then all at once.
 
-Knows nothing of what is in them.
+Knows nothing of what is in them but that it is JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
+
+from .jsonedit import Text
 
 MOST = 50_000_000  # bytes; a config of 1 MB is a large one
 O_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would change line ends otherwise
@@ -44,6 +46,22 @@ def read(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise UnusableFile(f"{path} can't be read: {reason(error)}.") from None
+
+
+def text_of(path: Path, data: bytes | None, comments: bool) -> Text:
+    """What `read` has given, as JSON.
+
+    Raises:
+        Malformed: it is none.
+        UnusableFile: it is no UTF-8.
+    """
+    try:
+        return Text((data or b"").decode(), comments)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UnusableFile(
+            f"{path} is not UTF-8 (line {line}). Save it as UTF-8 with a text editor."
+        ) from None
 
 
 def replace(path: Path, before: bytes | None, after: bytes) -> Path | None:

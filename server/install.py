@@ -93,7 +93,8 @@ def install(
                 "install: with --url, folders and --env are settings of the server elsewhere."
             )
         data = hostfile.read(chosen.config)
-        before = text_of(chosen, data)
+        before = hostfile.text_of(chosen.config, data, chosen.comments)
+        before.part(chosen.section, name)  # both are objects, or that is what is wrong
         old = before.value(chosen.section, name)
         if old is not None and not force and not is_ours(name, old) and shown(old) != url:
             raise hostfile.UnusableFile(
@@ -124,23 +125,6 @@ def install(
     if works and after is not before:
         print(f"{chosen.then} Then ask: {what_to_ask(entry)}")
     raise SystemExit(0 if works else 1)
-
-
-def text_of(host: Host, data: bytes | None) -> Text:
-    """A config's text.
-
-    Raises:
-        Malformed: it is no JSON, or its section is no object.
-    """
-    try:
-        text = Text((data or b"").decode(), host.comments)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise hostfile.UnusableFile(
-            f"{host.config} is not UTF-8 (line {line}). Save it as UTF-8 with a text editor."
-        ) from None
-    text.part(host.section, "")  # both have to be objects
-    return text
 
 
 def local(
