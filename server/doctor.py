@@ -46,6 +46,7 @@ def doctor(
     json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False,
 ) -> None:
     """Try what a server needs on this machine; exit code 1 if something is amiss."""
+    logging.disable(logging.CRITICAL)  # what they say is in the findings
     findings = asyncio.run(report(url, show=not json))
     if json:
         print(dumps([asdict(finding) for finding in findings], indent=2))
@@ -64,7 +65,6 @@ async def report(url: str | None, *, show: bool) -> list[Finding]:
 
 async def examine(url: str | None = None) -> AsyncIterator[Finding]:
     """Look at one thing after the other; with a URL, at the way to that server as well."""
-    logging.disable(logging.CRITICAL)  # what they say is in the findings
     yield Finding("Python", True, f"{platform.python_version()} on {platform.platform()}")
     yield Finding("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
@@ -244,7 +244,7 @@ async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         told = f"{host.title} takes commands alone, and this is a URL"
-        return Finding(what, False, told, f"Run: {again} --force --url {entry['url']}")
+        return Finding(what, False, told, f"Run: {again} --url {entry['url']}")
     try:
         tools = await tools_of(entry)
     except NotTried as error:

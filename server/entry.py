@@ -19,6 +19,7 @@ from .hosts import Host
 
 PACKAGE = "rmi-agent-mcp-server"
 LOCAL_NAME, REMOTE_NAME = "python", "python-remote"
+REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the latter in instructions of old
 HEADER = "Authorization:${AUTH}"  # without a space, at which some hosts cut (mcp-remote's README)
 ON_PATH = {"/bin", "/usr/bin", "/usr/local/bin"}  # what hosts surely have
 OURS = re.compile(rf"({PACKAGE}(\.exe)?|mcp_server\.py|rmi_agent\.server(\.cli)?)$")
@@ -139,7 +140,7 @@ def is_ours(name: str, entry: Any) -> bool:
     """
     sort = kind(entry)
     return sort == "local" or (
-        sort in ("bridge", "url") and (name == REMOTE_NAME or HEADER in words_of(entry))
+        sort in ("bridge", "url") and (name in REMOTE_NAMES or HEADER in words_of(entry))
     )
 
 

@@ -50,20 +50,20 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[Finding]:
         base = re.sub(r"/(mcp|sse)$", "", checked_url(url))
         known = token_for(settings, base)
     except BadSettings as error:
-        yield Finding("address", False, str(error))
+        yield Finding("URL", False, str(error))
         return
     async with httpx2.AsyncClient(timeout=SECONDS) as client:
         began = time.monotonic()
         try:
             answer = await hello(client, base)
         except httpx2.HTTPError as error:
-            yield Finding("reachable", False, *unreached(error, base))
+            yield Finding("URL reachable", False, *unreached(error, base))
             return
         if found := not_from_us(answer):
-            yield Finding("reachable", False, *found)
+            yield Finding("URL reachable", False, *found)
             return
         took = f"{base} answers in {(time.monotonic() - began) * 1000:.0f} ms"
-        yield Finding("reachable", True, took)
+        yield Finding("URL reachable", True, took)
         host = await host_check(client, base, answer)
         yield host
         if answer.status_code == 421:
@@ -141,28 +141,28 @@ async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Respo
     parts = urlsplit(base)
     if answer.status_code == 421:
         todo = f"Start it with ALLOWED_HOSTS={parts.hostname} (other names after commas)."
-        return Finding("host name", False, f"it does not answer to {parts.netloc} (421)", todo)
+        return Finding("URL host name", False, f"it does not answer to {parts.netloc} (421)", todo)
     told = f"it answers to {parts.netloc}"
     if is_loopback(parts.hostname or ""):  # a tunnel has its own opinion of foreign names
         foreign = await hello(client, base, Host=FOREIGN)
         if foreign.status_code != 421:
             todo = "Web pages could reach it by DNS rebinding: is it this server?"
-            return Finding("host name", False, f"it answers to {FOREIGN} as well", todo)
+            return Finding("URL host name", False, f"it answers to {FOREIGN} as well", todo)
         told += ", and to no foreign name"
-    return Finding("host name", True, told)
+    return Finding("URL host name", True, told)
 
 
 def asks_for_token(answer: httpx2.Response) -> Finding:
     """Whether somebody without a token is refused."""
     if answer.status_code == 401:
         oauth = "resource_metadata" in answer.headers.get("www-authenticate", "")
-        more = ", or to sign in by OAuth" if oauth else ""
-        return Finding("asks for a token", True, f"without one it answers 401{more}")
+        more = ", and lets clients sign in by OAuth" if oauth else ""
+        return Finding("URL without a token", True, f"it answers 401{more}")
     if answer.status_code == 429:
         todo = "Wait a minute, or raise RATE_LIMIT."
-        return Finding("asks for a token", False, "too many requests (429)", todo)
+        return Finding("URL without a token", False, "too many requests (429)", todo)
     todo = "Whoever finds the address runs code as you: start it without --insecure-no-auth."
-    return Finding("asks for a token", False, "it answers without one", todo)
+    return Finding("URL without a token", False, "it answers without one", todo)
 
 
 async def takes_ours(
@@ -171,13 +171,15 @@ async def takes_ours(
     """Whether our token is the server's."""
     if known is None:
         todo = "Set RMI_AGENT_TOKEN to that server's token, and run this again."
-        return Finding("takes our token", False, "none is known here for it", todo)
+        return Finding("URL with our token", False, "none is known here for it", todo)
     answer = await hello(client, base, Authorization=f"Bearer {known[0]}")
+    if found := not_from_us(answer):
+        return Finding("URL with our token", False, *found)
     if answer.status_code != 200:
-        told = f"that of {known[1]} is refused ({answer.status_code})"
+        told = f"{known[1]} has another one ({answer.status_code})"
         todo = "Set RMI_AGENT_TOKEN to the one that the server was started with."
-        return Finding("takes our token", False, told, todo)
-    return Finding("takes our token", True, f"that of {known[1]}")
+        return Finding("URL with our token", False, told, todo)
+    return Finding("URL with our token", True, f"that of {known[1]} is taken")
 
 
 async def lists_tools(url: str, headers: dict[str, str]) -> Finding:
@@ -187,7 +189,7 @@ async def lists_tools(url: str, headers: dict[str, str]) -> Finding:
         tools = await over_http(url, headers, SECONDS)
     except Failed as error:
         todo = "A proxy may hold streams back: turn its buffering off." if path == "/sse" else ""
-        return Finding(path, False, str(error), todo)
+        return Finding(f"URL {path}", False, str(error), todo)
     if "run_cell" not in tools:
-        return Finding(path, False, "it has no run_cell", "This is another MCP server.")
-    return Finding(path, True, f"{len(tools)} tools")
+        return Finding(f"URL {path}", False, "it has no run_cell", "This is another MCP server.")
+    return Finding(f"URL {path}", True, f"{len(tools)} tools")
