@@ -73,7 +73,7 @@ async def over_stdio(entry: Entry, seconds: float) -> list[str]:
             return await listed(Client(transport, mode="legacy"), seconds)
         except Exception as error:
             said = last_line(log) or told(error)
-            raise Failed(f"{' '.join(words)} does not work: {said}") from None
+            raise Failed(f"{words[0]} does not work: {said}") from None
 
 
 async def over_http(url: str, headers: dict[str, str], seconds: float = SOON) -> list[str]:

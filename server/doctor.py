@@ -6,7 +6,6 @@ Tries everything for real, and changes nothing but the folders that a server mak
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
 import tempfile
 from collections.abc import AsyncIterator
@@ -23,8 +22,8 @@ from ..kernels import KernelError, Policy, Session, Sessions
 from . import hostfile
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
-from .entry import OURS, Entry, address, is_ours, kind
-from .finding import Finding
+from .entry import Entry, address, is_ours, kind, starts_us
+from .finding import Finding, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, described, left_open
 from .jsontext import Malformed
@@ -46,7 +45,7 @@ def doctor(
     json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False,
 ) -> None:
     """Try what a server needs on this machine; exit code 1 if something is amiss."""
-    logging.disable(logging.CRITICAL)  # what they say is in the findings
+    speak_plainly()
     findings = asyncio.run(report(url, show=not json))
     if json:
         print(dumps([asdict(finding) for finding in findings], indent=2))
@@ -171,7 +170,7 @@ def of_port(settings: Settings) -> Finding:
         holder = listener(settings.port)
         if holder is None:
             return Finding("port", False, str(error))
-    if any(OURS.search(word) for word in holder[1]):
+    if starts_us(holder[1]):
         return Finding("port", True, f"{at}: this server listens (process {holder[0]})")
     told = f"{at} is taken by {holder[1][0]} (process {holder[0]})"
     return Finding("port", False, told, "For HTTP, stop that or choose another PORT.")

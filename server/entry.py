@@ -1,6 +1,6 @@
 """Entries of a host's config: the commands and addresses by which it reaches this server.
 
-Plain objects as the hosts document them. Knows neither files nor settings.
+Plain objects as the hosts document them. Knows no config and no setting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ LOCAL_NAME, REMOTE_NAME = "python", "python-remote"
 REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the latter in instructions of old
 HEADER = "Authorization:${AUTH}"  # without a space, at which some hosts cut (mcp-remote's README)
 ON_PATH = {"/bin", "/usr/bin", "/usr/local/bin"}  # what hosts surely have
-OURS = re.compile(rf"({PACKAGE}(\.exe)?|mcp_server\.py|rmi_agent\.server(\.cli)?)$")
+OURS = re.compile(rf"({PACKAGE}(\.exe)?|rmi_agent\.server(\.cli)?)$")
+LAUNCHERS = ("mcp_server.py", "run_http_server.py")  # by path; others have files of these names
 
 Entry = dict[str, Any]
 Kind = Literal["local", "bridge", "url", "other"]
@@ -130,7 +131,16 @@ def kind(entry: Any) -> Kind:
     words = words_of(entry)
     if any(PurePath(word).name.startswith("mcp-remote") for word in words):
         return "bridge"
-    return "local" if words and any(OURS.search(word) for word in words) else "other"
+    return "local" if starts_us(words) else "other"
+
+
+def starts_us(words: list[str]) -> bool:
+    """Whether a command line starts this server, of whatever installation."""
+    return any(
+        OURS.search(word) or all(Path(word).with_name(name).is_file() for name in LAUNCHERS)
+        for word in words
+        if OURS.search(word) or PurePath(word).name in LAUNCHERS
+    )
 
 
 def is_ours(name: str, entry: Any) -> bool:

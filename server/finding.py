@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from dataclasses import dataclass
+from io import TextIOWrapper
 
 MARKS = {True: "✓", False: "✗", None: "-"}
 
@@ -26,3 +29,11 @@ class Finding:
     def __str__(self) -> str:
         todo = f"\n    {self.todo}" if self.todo else ""
         return f"{MARKS[self.ok]} {self.what}: {self.told}{todo}"
+
+
+def speak_plainly() -> None:
+    """For commands that say in words what is amiss: no library's log, no missing letter's error."""
+    logging.disable(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # consoles of Windows may have no ✓

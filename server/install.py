@@ -33,6 +33,7 @@ from .entry import (
     shown,
     url_entry,
 )
+from .finding import speak_plainly
 from .hostenv import FOLDERS, environment, given
 from .hosts import Host, HostName, host_of
 from .jsonedit import Text
@@ -41,7 +42,7 @@ from .remote import checked_url, token_for
 from .settings import BadSettings, die, load
 
 WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
-SECRET = re.compile(r"(Bearer )[^\"\\\s$]+")
+SECRET = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
 
 
 def install(
@@ -80,6 +81,7 @@ def install(
     Other entries and the file's formatting stay, and a backup is made. The command is written by
     its absolute path, with the folders and what is set in the environment.
     """
+    speak_plainly()
     try:
         chosen = host_of(host)
         if config is not None:
@@ -229,6 +231,14 @@ def finish(
         print(f'{there}: "{name}" is {"written" if is_in else "taken out"}.')
         if backup is not None:
             print(f"As it was before: {backup}")
+        part = after.part(host.section, name)
+        if part and SECRET.search(after.text, part.start, part.end) and is_open(host.config):
+            print(f"Note: other users can read it, with the token: chmod 600 '{host.config}'")
+
+
+def is_open(path: Path) -> bool:
+    """Whether other users of this machine may read a file."""
+    return sys.platform != "win32" and bool(path.stat().st_mode & 0o077)
 
 
 def difference(path: Path, before: str, after: str) -> Iterator[str]:

@@ -52,29 +52,35 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[Finding]:
     except BadSettings as error:
         yield Finding("URL", False, str(error))
         return
-    async with httpx2.AsyncClient(timeout=SECONDS) as client:
-        began = time.monotonic()
-        try:
-            answer = await hello(client, base)
-        except httpx2.HTTPError as error:
-            yield Finding("URL reachable", False, *unreached(error, base))
+    try:
+        async with httpx2.AsyncClient(timeout=SECONDS) as client:
+            async for finding in steps(client, base, known):
+                yield finding
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+        yield Finding("URL reachable", False, *unreached(error, base))
+
+
+async def steps(
+    client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
+) -> AsyncIterator[Finding]:
+    """All steps; an error of HTTP is for the caller."""
+    began = time.monotonic()
+    answer = await hello(client, base)
+    if found := not_from_us(answer):
+        yield Finding("URL reachable", False, *found)
+        return
+    took = (time.monotonic() - began) * 1000
+    yield Finding("URL reachable", True, f"{base} answers in {took:.0f} ms")
+    yield await host_check(client, base, answer)
+    if answer.status_code == 421:
+        return
+    asked = asks_for_token(answer)
+    yield asked
+    if asked.ok:
+        ours = await takes_ours(client, base, known)
+        yield ours
+        if not ours.ok:
             return
-        if found := not_from_us(answer):
-            yield Finding("URL reachable", False, *found)
-            return
-        took = f"{base} answers in {(time.monotonic() - began) * 1000:.0f} ms"
-        yield Finding("URL reachable", True, took)
-        host = await host_check(client, base, answer)
-        yield host
-        if answer.status_code == 421:
-            return
-        asked = asks_for_token(answer)
-        yield asked
-        if asked.ok:
-            ours = await takes_ours(client, base, known)
-            yield ours
-            if not ours.ok:
-                return
     headers = {"Authorization": f"Bearer {known[0]}"} if known else {}
     for path in ("/mcp", "/sse"):
         yield await lists_tools(base + path, headers)
@@ -92,7 +98,7 @@ async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2
     return answer
 
 
-def unreached(error: httpx2.HTTPError, base: str) -> tuple[str, str]:
+def unreached(error: Exception, base: str) -> tuple[str, str]:
     """Why nothing answers, and what to do."""
     host = urlsplit(base).hostname
     causes: list[BaseException] = []
@@ -101,7 +107,7 @@ def unreached(error: httpx2.HTTPError, base: str) -> tuple[str, str]:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(one) for one in causes)
-    if any(isinstance(one, socket.gaierror) for one in causes):
+    if any(isinstance(one, socket.gaierror | UnicodeError | httpx2.InvalidURL) for one in causes):
         return f"the name {host} is not known", "Is it written rightly, and the tunnel open?"
     if "CERTIFICATE_VERIFY" in text:
         return f"{host}'s certificate is not trusted: {error}", "Use the tunnel's own https name."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ Run = Callable[..., int]
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home folder of nobody, as the current one."""
     folder = tmp_path / "home"
     folder.mkdir()
@@ -44,7 +46,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "SANDBOX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
-    return folder
+    yield folder
+    logging.disable(logging.NOTSET)  # the command turns it off for its process
 
 
 def run(host: str, **options: Any) -> int:
@@ -453,6 +456,50 @@ def test_another_config_file_can_be_named(name: str, home: Path) -> None:
     assert run(name, config=Path("project", ".mcp.json")) == 0
     assert "python" in (home / "project" / ".mcp.json").read_text()
     assert [one.name for one in home.iterdir()] == ["project"]
+
+
+def test_a_launcher_of_another_project_is_not_ours(home: Path) -> None:
+    launcher = home / "theirs" / "mcp_server.py"
+    put(launcher, "")
+    entry = {"command": "python", "args": [str(launcher)]}
+    put(config_of("cursor"), json.dumps({"mcpServers": {"python": entry}}))
+    assert run("cursor") == 1
+    put(launcher.with_name("run_http_server.py"), "")  # as in checkouts of this one
+    assert run("cursor") == 0
+    assert "args" not in written("cursor")
+
+
+@POSIX
+def test_a_token_in_a_file_that_others_may_read_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    for mode, told in ((0o600, False), (0o644, True)):
+        put(config_of("cursor"), "{}")
+        config_of("cursor").chmod(mode)
+        run("cursor", url=URL)
+        assert ("chmod 600" in capsys.readouterr().out) is told
+
+
+def test_the_readme_shows_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    shown = [json.loads(block)["mcpServers"] for block in blocks if "mcpServers" in block]
+    monkeypatch.setenv("RMI_AGENT_TOKEN", "YOUR_TOKEN_or_a_longer_one")
+    run("claude-desktop")
+    run("claude-desktop", url="https://YOUR-TUNNEL/mcp")
+    run("claude-code", url="https://YOUR-TUNNEL/mcp")
+    local, bridge, direct = shown
+    assert list(local["python"]) == list(written("claude-desktop"))
+    assert list(local["python"]["env"]) == list(written("claude-desktop")["env"])
+    for block, name in ((bridge, "claude-desktop"), (direct, "claude-code")):
+        entry = json.loads(
+            json.dumps(written(name, "python-remote")).replace("_or_a_longer_one", "")
+        )
+        if "command" in entry:  # here by its path
+            entry["command"] = Path(entry["command"]).stem
+            entry["env"].pop("PATH", None)
+        assert entry == block["python-remote"]
 
 
 def paths() -> dict[str, str]:
