@@ -19,7 +19,8 @@ from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHt
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
 
 SOON = 40.0  # seconds; a cold start on a slow machine takes ten
-DOWNLOAD = 120.0  # npx fetches the bridge first
+DOWNLOAD = 120.0  # for what is fetched first
+FETCHERS = {"npx", "uvx"}
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
@@ -47,16 +48,17 @@ async def tools_of(entry: Entry) -> list[str]:
         # First without the bridge, which would open a browser when the token is refused.
         auth = str(env_of(entry).get("AUTH", ""))
         await over_http(address(entry) or "", {"Authorization": auth})
-    return await over_stdio(entry, DOWNLOAD if sort == "bridge" else SOON)
+    return await over_stdio(entry)
 
 
-async def over_stdio(entry: Entry, seconds: float) -> list[str]:
+async def over_stdio(entry: Entry) -> list[str]:
     """Start a command and list its tools.
 
     Raises:
         Failed: there is no such program, it ends, or does not answer in time.
     """
     words, env = words_of(entry), env_of(entry)
+    seconds = DOWNLOAD if Path(words[0]).stem in FETCHERS else SOON
     if shutil.which(words[0], path=env.get("PATH")) is None:
         raise Failed(f"there is no program {words[0]}: install it, or run install again")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

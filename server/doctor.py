@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
@@ -122,7 +123,9 @@ async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]
             async with Sessions(config, settings.launch(), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
         except KernelError as error:
-            todo = f"See what jupyter kernelspec list has for KERNEL_NAME={settings.kernel_name}."
+            todo = (
+                f"{sys.executable} -m ipykernel_launcher shows why a python3 kernel does not start."
+            )
             return [Finding("kernel", False, str(error), todo)]
 
 
@@ -155,7 +158,7 @@ async def pure() -> Finding:
         try:
             count = await conversation(["--notebooks-dir", folder], SOON)
         except Impure as error:
-            todo = "Hosts can't talk to it: rmi-agent-mcp-server --log-level debug says more."
+            todo = "Started by hand, rmi-agent-mcp-server --log-level debug says more."
             return Finding("stdout on stdio", False, str(error), todo)
     return Finding("stdout on stdio", True, f"{count} messages, and nothing else")
 

@@ -61,7 +61,9 @@ async def talk(process: Process) -> int:
     count += more
     more, ran = await ask(process, "tools/call", name="run_cell", arguments={"code": NOISE})
     count += more
-    said = str(ran.get("content", ran))
+    said = "".join(str(part.get("text", "")) for part in ran.get("content", ())) or str(ran)
+    if ran.get("isError", True):
+        raise Impure(f"it does not run a cell: {said[:300]}")
     if missing := [word for word in ("descriptor", "child", "print") if word not in said]:
         raise Impure(f"a cell's output came back without {', '.join(missing)}: {said[:300]}")
     assert process.stdin is not None and process.stdout is not None

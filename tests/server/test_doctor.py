@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -352,10 +351,9 @@ CLI = [sys.executable, "-m", "rmi_agent.server.cli"]
 async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = str(other.getsockname()[1])
-    env = server_env(fill(tmp_path), PORT=free)
+    env = server_env(fill(tmp_path), PORT=free, KERNEL_PRELOAD="")
     install = [*CLI, "install", "claude-code", "--no-check"]
     subprocess.run(install, env=env, check=True, capture_output=True, timeout=60)
-    began = time.monotonic()
     done = subprocess.run([*CLI, "doctor"], env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -369,7 +367,6 @@ async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path)
     ):
         assert words in done.stdout, done.stdout
     assert list((tmp_path / "notebooks").iterdir()) == []  # it leaves no session behind
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.slow
@@ -378,14 +375,15 @@ async def test_for_programs_it_is_one_list_with_everything_that_is_amiss(
 ) -> None:
     configured("cursor", "{")
     with socket.create_server(("127.0.0.1", 0)) as other:
-        env = server_env(fill(tmp_path), PORT=str(other.getsockname()[1]))
+        port = str(other.getsockname()[1])
+        env = server_env(fill(tmp_path), PORT=port, KERNEL_NAME="no-such")
         words = [*CLI, "doctor", "--json", "--url", "https://nowhere.invalid"]
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     found: list[dict[str, Any]] = json.loads(done.stdout)
     assert all(list(one) == ["what", "ok", "told", "todo"] for one in found)
     wrong = {one["what"] for one in found if one["ok"] is False}
-    assert wrong == {"port", "Cursor", "URL reachable"}
+    assert wrong == {"kernel", "stdout on stdio", "port", "Cursor", "URL reachable"}
     assert all(one["todo"] for one in found if one["ok"] is False)
 
 

@@ -551,7 +551,8 @@ def test_configs_are_found_where_the_environment_has_moved_them(
 async def test_the_command_line_writes_what_another_client_can_start_from_anywhere(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = {**server_env(fill(tmp_path)), "SANDBOX": os.environ.get("SANDBOX", "off")}
+    sandbox = os.environ.get("SANDBOX", "off")
+    env = server_env(fill(tmp_path), SANDBOX=sandbox, KERNEL_PRELOAD="")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "install", "claude-desktop"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
