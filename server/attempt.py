@@ -74,7 +74,7 @@ async def over_stdio(entry: Entry) -> list[str]:
         try:
             return await listed(Client(transport, mode="legacy"), seconds)
         except Exception as error:
-            said = last_line(log) or told(error)
+            said = last_lines(log) or told(error)
             raise Failed(f"{words[0]} does not work: {said}") from None
 
 
@@ -108,13 +108,13 @@ async def listed(client: Client[Any], seconds: float) -> list[str]:
         raise TimeoutError(f"no answer in {seconds:.0f} s") from None
 
 
-def last_line(log: Path) -> str:
+def last_lines(log: Path) -> str:
     """What a command said last, which mostly is why it ended."""
     try:
         lines = log.read_text("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    return " / ".join(filter(None, (line.strip() for line in lines[-4:])))[-400:]
 
 
 def told(error: BaseException) -> str:

@@ -175,9 +175,11 @@ def headers_of(entry: Entry) -> dict[str, str]:
 
 def address(entry: Entry) -> str | None:
     """The URL that an entry leads to, if it does."""
-    if kind(entry) == "url":
+    sort = kind(entry)
+    if sort == "url":
         return str(entry["url"])
-    return next((word for word in words_of(entry) if "://" in word), None)
+    urls = [word for word in words_of(entry) if re.match("https?://", word)]
+    return urls[0] if sort == "bridge" and urls else None
 
 
 def shown(entry: Any) -> str:

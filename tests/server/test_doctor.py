@@ -267,9 +267,11 @@ def script(path: Path, text: str) -> str:
 async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> None:
     said = "import sys; sys.exit('PYTHON_TIMEOUT: it is no number')"
     command = script(home / "rmi-agent-mcp-server", said)
-    host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": command}}}))
+    entry = {"command": command, "args": ["--from", "file:///src"]}
+    host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
     (finding,) = await at_host(host)
     assert finding.ok is False and "PYTHON_TIMEOUT: it is no number" in finding.told
+    assert finding.todo == "Run: rmi-agent-mcp-server install cursor --name p"
 
 
 async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
