@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import distribution
+from importlib.metadata import distributions
 from json import loads
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -59,11 +59,12 @@ def command() -> Command:
 
 def installed_script() -> Path | None:
     """The console script, where the installer has put it."""
-    for file in distribution(PACKAGE).files or ():
-        if file.stem == PACKAGE and file.parent.name in ("bin", "Scripts"):
-            path = Path(os.path.normpath(str(file.locate())))
-            if path.is_file():
-                return path
+    for installed in distributions(name=PACKAGE):  # a checkout has one that says nothing
+        for file in installed.files or ():
+            if file.stem == PACKAGE and file.parent.name in ("bin", "Scripts"):
+                path = Path(os.path.normpath(str(file.locate())))
+                if path.is_file():
+                    return path
     return None
 
 
@@ -74,12 +75,12 @@ def is_cached(folder: Path) -> bool:
 
 def from_elsewhere() -> str | None:
     """What was named to the installer, where that was not the package's name alone (PEP 610)."""
-    told = distribution(PACKAGE).read_text("direct_url.json")
-    if told is None:
-        return None
-    direct = loads(told)
-    url, vcs = direct["url"], direct.get("vcs_info")
-    return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else str(url)
+    for installed in distributions(name=PACKAGE):
+        if told := installed.read_text("direct_url.json"):
+            direct = loads(told)
+            url, vcs = direct["url"], direct.get("vcs_info")
+            return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else str(url)
+    return None
 
 
 def local_entry(host: Host, words: tuple[str, ...], env: dict[str, str]) -> Entry:
