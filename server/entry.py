@@ -92,14 +92,15 @@ def local_entry(host: Host, words: tuple[str, ...], env: dict[str, str]) -> Entr
     return {**entry, "env": env}
 
 
-def bridge_entry(host: Host, url: str, token: str | None) -> Entry:
-    """A server elsewhere, by `mcp-remote`, which gets the token by its environment."""
+def bridge_entry(host: Host, url: str, token: str | None, more: dict[str, str]) -> Entry:
+    """A server elsewhere, by `mcp-remote`, which gets the token by its environment, and `more`."""
     npx, folder = node()
     args = ["-y", "mcp-remote", url]
     env = {"PATH": os.pathsep.join((folder, *sorted(ON_PATH)))} if folder else {}
     if token is not None:
         args += ["--header", HEADER]
         env["AUTH"] = f"Bearer {token}"
+    env |= more
     entry: Entry = {"type": "stdio"} if host.typed else {}
     entry |= {"command": npx, "args": args}
     return {**entry, "env": env} if env else entry

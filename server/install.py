@@ -57,7 +57,7 @@ def install(
     notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
     env: Annotated[
         tuple[str, ...],
-        Parameter(help="NAME=VALUE; may come several times.", negative=()),
+        Parameter(help="NAME=VALUE for the command; may come several times.", negative=()),
     ] = (),
     url: Annotated[
         str | None, Parameter(help="A server that runs elsewhere, with RMI_AGENT_TOKEN.")
@@ -90,7 +90,8 @@ def install(
         name = name or (REMOTE_NAME if url else LOCAL_NAME)
         if url is None and (bridge or oauth):
             raise BadSettings("install: --bridge and --oauth go with --url.")
-        if url is not None and (projects_dir or notebooks_dir or env):
+        bridged = bridge or not chosen.speaks_http
+        if url is not None and (projects_dir or notebooks_dir or (env and not bridged)):
             raise BadSettings(
                 "install: with --url, folders and --env are settings of the server elsewhere."
             )
@@ -106,7 +107,8 @@ def install(
         if remove:
             after, entry = removed(chosen, before, name), None
         elif url is not None:
-            after, entry = remote(chosen, before, name, checked_url(url), bridge, oauth)
+            more = given(env) if bridged else None
+            after, entry = remote(chosen, before, name, checked_url(url), more, oauth)
         else:
             folders = {"python_projects_dir": projects_dir, "notebooks_dir": notebooks_dir}
             after, entry = local(chosen, before, name, folders, env)
@@ -147,21 +149,20 @@ def local(
 
 
 def remote(
-    host: Host, text: Text, name: str, url: str, bridge: bool, oauth: bool
+    host: Host, text: Text, name: str, url: str, bridge: dict[str, str] | None, oauth: bool
 ) -> tuple[Text, Entry]:
-    """With an entry that leads to a server elsewhere.
+    """With an entry that leads to a server elsewhere; `bridge` is its environment, if it has one.
 
     Raises:
         BadSettings: there is no token for it.
     """
-    bridge = bridge or not host.speaks_http
     found = None if oauth else token_for(load(), url)
-    if bridge:
+    if bridge is not None:
         if found is None and not oauth:
             raise no_token(url)
         if node()[0] == "npx" and sys.platform != "win32":
             print("Note: npx is not found here; install Node.js (nodejs.org).", file=sys.stderr)
-        entry = bridge_entry(host, url, found[0] if found else None)
+        entry = bridge_entry(host, url, found[0] if found else None, bridge)
     elif host.asks and not oauth:
         # VS Code sends this file to wherever its settings are synchronised.
         asked = f"{name}-token"
@@ -189,7 +190,7 @@ def no_token(url: str) -> BadSettings:
 def merged(text: Text, entry: Entry, *path: str) -> Text:
     """With an entry in place of ours from before, whose other members stay."""
     old = text.value(*path)
-    if not isinstance(old, dict):
+    if not is_ours(path[-1], old):
         return text.put(entry, *path)
     same = kind(old) == kind(entry)
     for key in WRITTEN:
@@ -197,6 +198,8 @@ def merged(text: Text, entry: Entry, *path: str) -> Text:
             text = text.without(*path, key)
     for key, value in entry.items():
         if key == "env" and same and isinstance(old.get("env"), dict):
+            if "AUTH" not in value:  # once there was a token
+                text = text.without(*path, "env", "AUTH")
             for variable, setting in value.items():
                 text = text.put(setting, *path, "env", variable)
         else:

@@ -23,7 +23,8 @@ def checked_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        good = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+        good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
+        good = good and not set(url) & set(' \\"<>')  # which programs read differently
     except ValueError:
         good = False
     if not good or parts.scheme not in ("http", "https"):

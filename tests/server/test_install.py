@@ -264,7 +264,10 @@ def test_another_servers_entry_is_only_replaced_by_force(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = config_of("cursor")
-    put(path, '{"mcpServers": {"python": {"command": "uvx", "args": ["other", "s3cret"]}}}')
+    put(
+        path,
+        '{"mcpServers": {"python": {"command": "uvx", "args": ["other", "s3cret"], "cwd": "/", "env": {"A": "1"}}}}',
+    )
     before = snapshot(home)
     for options in ({}, {"remove": True}):
         assert run("cursor", **options) == 1
@@ -273,7 +276,15 @@ def test_another_servers_entry_is_only_replaced_by_force(
     assert snapshot(home) == before
     assert run("cursor", force=True) == 0
     assert written("cursor")["command"] == str(installed_script())
-    assert "args" not in written("cursor")
+    assert list(written("cursor")) == ["command", "env"] and "A" not in written("cursor")["env"]
+
+
+def test_a_token_goes_when_the_host_signs_in_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    run("claude-desktop", url=URL, env=("HTTPS_PROXY=http://p",))
+    run("claude-desktop", url=URL, oauth=True, env=("HTTPS_PROXY=http://q",))
+    assert TOKEN not in config_of("claude-desktop").read_text()
+    assert written("claude-desktop", "python-remote")["env"]["HTTPS_PROXY"] == "http://q"
 
 
 def test_what_was_added_to_our_entry_by_hand_stays(home: Path) -> None:
@@ -334,6 +345,7 @@ def test_what_is_set_here_goes_along_but_no_secret_and_nothing_of_http(
         ({"env": ("nonsense",)}, "is not NAME=VALUE"),
         ({"oauth": True}, "go with --url"),
         ({"url": URL, "projects_dir": Path("p")}, "settings of the server elsewhere"),
+        ({"url": URL, "env": ("KERNEL_MAX=2",)}, "settings of the server elsewhere"),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
         ({"url": "https://user:pass@far.example/mcp"}, "leave out what stands before @"),
@@ -382,7 +394,8 @@ def test_a_server_elsewhere_gets_its_token_in_a_header_and_in_no_argument(
 def test_the_bridge_can_be_had_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
     for name in NAMES:
-        assert run(name, url=URL, bridge=True) == 0
+        assert run(name, url=URL, bridge=True, env=("HTTPS_PROXY=http://p",)) == 0
+        assert written(name, "python-remote")["env"]["HTTPS_PROXY"] == "http://p"
         assert "mcp-remote" in written(name, "python-remote")["args"]
         assert not any(TOKEN in word for word in written(name, "python-remote")["args"])
 
