@@ -168,7 +168,7 @@ def of_port(settings: Settings) -> Finding:
     at = f"{settings.host}:{settings.port}"
     try:
         bind(settings).close()
-        return Finding("port", True, f"{at} is free")
+        return Finding("port", True, f"{at} is free" if settings.port else "any that is free")
     except BadSettings as error:
         holder = listener(settings.port)
         if holder is None:
