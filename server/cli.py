@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import nullcontext
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +21,6 @@ from cyclopts import Parameter
 
 from . import logs
 from .app import App
-from .doctor import as_data, examine
 from .over_http import http
 from .settings import BadSettings, die, load
 from .tokens_cli import app as tokens
@@ -36,6 +34,15 @@ app = cyclopts.App(
     help_format="plaintext",
 )
 app.command(tokens)
+# By name, since servers have no use for what these import.
+app.command(
+    "rmi_agent.server.doctor:doctor",
+    help="Try what a server needs on this machine; exit code 1 if something is amiss.",
+)
+app.command(
+    "rmi_agent.server.install:install",
+    help="Put this server into the config of claude-desktop, claude-code, cursor or vscode.",
+)
 
 
 @app.default
@@ -93,19 +100,6 @@ def serve(
                 main_loop(stdio(App(settings)))
         except BadSettings as error:
             die(error)
-
-
-@app.command
-def doctor(*, json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False) -> None:
-    """Try what a server needs on this machine; exit code 1 if something is amiss."""
-    findings = []
-    for finding in examine():
-        findings.append(finding)
-        if not json:
-            print(finding, flush=True)
-    if json:
-        print(dumps(as_data(findings), indent=2))
-    raise SystemExit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def give_memory_back() -> None:

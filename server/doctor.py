@@ -6,47 +6,65 @@ Tries everything for real, and changes nothing but the folders that a server mak
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from json import dumps
 from pathlib import Path
+from typing import Annotated
+
+import psutil
+from cyclopts import Parameter
 
 from ..kernels import KernelError, Policy, Session, Sessions
+from . import hostfile
+from .attempt import Failed, NotTried, tools_of
+from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
+from .entry import Entry, address, is_ours, kind, starts_us
+from .finding import Finding, speak_plainly
+from .hosts import Host, hosts
 from .isolation import chosen, described, left_open
+from .jsontext import Malformed
+from .over_http import bind
+from .reach import examine_url
 from .settings import BadSettings, Settings, load
+from .wire import Impure, conversation
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
 SOON = 30.0  # seconds
 EXPOSED = "Over HTTP none works: install bubblewrap, or start with --no-sandbox."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        what: its name.
-        ok: whether it is as it should be.
-        told: what was found.
-        todo: what to do, where there is something.
-    """
-
-    what: str
-    ok: bool
-    told: str
-    todo: str = ""
-
-    def __str__(self) -> str:
-        todo = f"\n    {self.todo}" if self.todo else ""
-        return f"{'✓' if self.ok else '✗'} {self.what}: {self.told}{todo}"
+def doctor(
+    *,
+    url: Annotated[
+        str | None, Parameter(help="A server elsewhere: try the whole way to it, too.")
+    ] = None,
+    json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False,
+) -> None:
+    """Try what a server needs on this machine; exit code 1 if something is amiss."""
+    speak_plainly()
+    findings = asyncio.run(report(url, show=not json))
+    if json:
+        print(dumps([asdict(finding) for finding in findings], indent=2))
+    raise SystemExit(1 if any(finding.ok is False for finding in findings) else 0)
 
 
-def examine() -> Iterator[Finding]:
-    """Look at one thing after the other."""
-    logging.disable(logging.WARNING)  # what they say is in the findings
+async def report(url: str | None, *, show: bool) -> list[Finding]:
+    """All findings, each shown as soon as it is known."""
+    findings = []
+    async for finding in examine(url):
+        findings.append(finding)
+        if show:
+            print(finding, flush=True)
+    return findings
+
+
+async def examine(url: str | None = None) -> AsyncIterator[Finding]:
+    """Look at one thing after the other; with a URL, at the way to that server as well."""
     yield Finding("Python", True, f"{platform.python_version()} on {platform.platform()}")
     yield Finding("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
@@ -55,8 +73,20 @@ def examine() -> Iterator[Finding]:
     except BadSettings as error:
         yield Finding("settings", False, str(error))
         return
-    yield Finding("projects", True, f"{settings.projects} (PYTHON_PROJECTS_DIR)")
-    yield Finding("notebooks", True, f"{settings.notebooks} (NOTEBOOKS_DIR)")
+    async for finding in of_server(settings):
+        yield finding
+    for host in hosts():
+        async for finding in of_host(host):
+            yield finding
+    if url is not None:
+        async for finding in examine_url(settings, url):
+            yield finding
+
+
+async def of_server(settings: Settings) -> AsyncIterator[Finding]:
+    """What a server with these settings needs here."""
+    yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
+    yield writable("notebooks", settings.notebooks, "NOTEBOOKS_DIR")
     policies: dict[bool, Policy | None] = {}
     for exposed, name in ((False, "sandbox over stdio"), (True, "sandbox over HTTP")):
         try:
@@ -68,7 +98,21 @@ def examine() -> Iterator[Finding]:
         held = policy is not None or settings.sandbox == "off"
         yield Finding(name, held, told, f"Left open: {left_open(policy)}.")
     if False in policies:
-        yield from asyncio.run(of_kernels(settings, policies[False]))
+        for finding in await of_kernels(settings, policies[False]):
+            yield finding
+        yield await pure()
+    yield of_port(settings)
+    yield of_token(settings)
+
+
+def writable(what: str, folder: Path, variable: str) -> Finding:
+    """Whether a file can be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Finding(what, True, f"{folder} ({variable})")
+    except OSError as error:
+        told = f"{folder} can't be written to: {error.strerror}"
+        return Finding(what, False, told, f"Set {variable} to a folder of yours.")
 
 
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]:
@@ -79,7 +123,10 @@ async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]
             async with Sessions(config, settings.launch(), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
         except KernelError as error:
-            return [Finding("kernel", False, str(error))]
+            todo = (
+                f"{sys.executable} -m ipykernel_launcher shows why a python3 kernel does not start."
+            )
+            return [Finding("kernel", False, str(error), todo)]
 
 
 async def of_session(session: Session) -> list[Finding]:
@@ -105,6 +152,107 @@ async def of_session(session: Session) -> list[Finding]:
     ]
 
 
-def as_data(findings: list[Finding]) -> list[dict[str, object]]:
-    """For programs."""
-    return [asdict(finding) for finding in findings]
+async def pure() -> Finding:
+    """Whether a server on stdio says nothing but the protocol, whatever its code prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            count = await conversation(["--notebooks-dir", folder], SOON)
+        except Impure as error:
+            todo = "Started by hand, rmi-agent-mcp-server --log-level debug says more."
+            return Finding("stdout on stdio", False, str(error), todo)
+    return Finding("stdout on stdio", True, f"{count} messages, and nothing else")
+
+
+def of_port(settings: Settings) -> Finding:
+    """Whether HTTP can listen, or who does."""
+    at = f"{settings.host}:{settings.port}"
+    try:
+        bind(settings).close()
+        return Finding("port", True, f"{at} is free" if settings.port else "any that is free")
+    except BadSettings as error:
+        holder = listener(settings.port)
+        if holder is None:
+            return Finding("port", False, str(error))
+    if starts_us(holder[1]):
+        return Finding("port", True, f"{at}: this server listens (process {holder[0]})")
+    told = f"{at} is taken by {holder[1][0]} (process {holder[0]})"
+    return Finding("port", False, told, "For HTTP, stop that or choose another PORT.")
+
+
+def listener(port: int) -> tuple[int, list[str]] | None:
+    """The process that listens on a port and its command line, as far as we may see it."""
+    try:
+        for one in psutil.net_connections("tcp"):
+            listens = one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
+            if listens and one.pid is not None:
+                process = psutil.Process(one.pid)
+                return one.pid, process.cmdline() or [process.name()]
+    except psutil.Error:  # other users' processes; on macOS, all of them
+        return None
+    return None
+
+
+def of_token(settings: Settings) -> Finding:
+    """What HTTP will ask for, and where it is; never the token itself."""
+    try:
+        if tokens := given(settings):
+            named = sorted(set(tokens) - {DEFAULT_NAME})
+            parts = ["RMI_AGENT_TOKEN"] if DEFAULT_NAME in tokens else []
+            parts += [f"RMI_AGENT_TOKENS for {', '.join(named)}"] if named else []
+            return Finding("token", True, " and ".join(parts))
+        path = token_file()
+        if not path.exists():
+            return Finding("token", None, "none yet; the first start over HTTP makes one")
+        if not TOKEN.fullmatch(private_text(path, "RMI_AGENT_TOKEN").strip()):
+            raise BadSettings(f"there is none in {path}. Delete it; the next start makes one.")
+        mode = f"mode {path.stat().st_mode & 0o777:o}"
+        return Finding("token", True, f"made by an earlier start, in {path} ({mode})")
+    except BadSettings as error:
+        return Finding("token", False, str(error))
+
+
+async def of_host(host: Host) -> AsyncIterator[Finding]:
+    """What a host's config has for this server, and whether that works."""
+    try:
+        entries = ours_in(host)
+    except (hostfile.UnusableFile, Malformed) as error:
+        told = f"{host.config} is broken: {error}" if isinstance(error, Malformed) else str(error)
+        yield Finding(host.title, False, told, f"Mend it: {host.title} can't read it either.")
+        return
+    if not entries:
+        why = "no entry" if host.is_here else "not found on this machine"
+        more = f"; rmi-agent-mcp-server install {host.name} makes one" if host.is_here else ""
+        yield Finding(host.title, None, why + more)
+    for name, entry in entries.items():
+        yield await of_entry(host, name, entry)
+
+
+def ours_in(host: Host) -> dict[str, Entry]:
+    """The entries for this server in a host's config.
+
+    Raises:
+        UnusableFile: it can't be read.
+        Malformed: it is no JSON, or not as the host wants it.
+    """
+    text = hostfile.text_of(host.config, hostfile.read(host.config), host.comments)
+    entries = text.value(host.section)
+    text.part(host.section, "")
+    return {name: entry for name, entry in (entries or {}).items() if is_ours(name, entry)}
+
+
+async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
+    """Whether an entry works."""
+    what = f'{host.title}, "{name}"'
+    again = f"rmi-agent-mcp-server install {host.name} --name {name}"
+    if kind(entry) == "url" and not host.speaks_http:
+        told = f"{host.title} takes commands alone, and this is a URL"
+        return Finding(what, False, told, f"Run: {again} --url {entry['url']}")
+    try:
+        tools = await tools_of(entry)
+    except NotTried as error:
+        return Finding(what, None, f"not tried: {error}")
+    except Failed as error:
+        there = address(entry)
+        todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else f"Run: {again}"
+        return Finding(what, False, str(error), todo)
+    return Finding(what, True, f"starts and lists {len(tools)} tools")

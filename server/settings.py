@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from ..kernels import Config, Launch
 
@@ -72,6 +78,21 @@ SECRETS = {
     "AUTH",
 }
 
+# Of no use to a server that a host starts on stdio.
+HTTP_ONLY = {
+    "HOST",
+    "PORT",
+    "ALLOWED_HOSTS",
+    "CORS_ORIGINS",
+    "RATE_LIMIT",
+    "RUNS_PER_USER",
+    "SESSIONS_PER_USER",
+    "PUBLIC_URL",
+    "OAUTH_CLIENT_ID",
+    "OAUTH_CONFIG_URL",
+    "OAUTH_USERS",
+}
+
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -79,10 +100,15 @@ class BadSettings(Exception):
     """A setting has a value that can't be used; the text is one line naming the variable."""
 
 
+def checkout() -> Path | None:
+    """The folder that this code is run from, where it is a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
 def home() -> Path:
     """Where the default folders are: the checkout, or the current directory."""
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    return checkout() or Path.cwd()
 
 
 class Settings(BaseSettings):
@@ -280,6 +306,32 @@ def load(**overrides: Any) -> Settings:
         raise BadSettings(f"{name}: {first['msg']}{given}") from None
     except (OSError, UnicodeError) as error:
         raise BadSettings(f".env can't be read: {error}") from None
+
+
+def set_here() -> dict[str, str]:
+    """What is set here for servers on stdio, and would not be where a host starts one.
+
+    Hosts have an environment of their own and start servers in some other folder, so this is
+    what the environment has, or a `.env` that is read in this folder alone. Call `load` first.
+    """
+    sources: list[EnvSettingsSource] = [EnvSettingsSource(Settings)]
+    if Path.cwd() != checkout():
+        sources.insert(
+            0, DotEnvSettingsSource(Settings, env_file=".env", env_file_encoding="utf-8")
+        )
+    found: dict[str, str] = {}
+    for source in sources:
+        for name in Settings.model_fields:
+            value = source.env_vars.get(name)
+            if value is not None and name.upper() not in SECRETS | HTTP_ONLY:
+                found[name.upper()] = value
+    return found
+
+
+def claude_code_folder() -> Path | None:
+    """CLAUDE_CONFIG_DIR, by which Claude Code keeps its config elsewhere."""
+    folder = os.environ.get("CLAUDE_CONFIG_DIR")
+    return Path(folder).expanduser() if folder else None
 
 
 def die(error: BadSettings) -> NoReturn:

@@ -177,10 +177,10 @@ def test_what_the_server_alone_may_know_is_not_in_any_process(tmp_path: Path, sa
 def test_doctor_names_the_tier_and_what_it_leaves_open(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rmi_agent.server.cli", "doctor"],
-        env=server_env(fill(tmp_path), SANDBOX="auto"),
+        env=server_env(fill(tmp_path), SANDBOX="auto", PORT="0", HOME=str(tmp_path)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("sandbox over HTTP: ", "no network", "Left open: ", "fork server: fresh kernels"):

@@ -1,0 +1,125 @@
+"""Tries an entry of a host's config as the host would: it has to start and list its tools.
+
+The command gets the entry's environment and the few variables that hosts pass on, and a folder
+that says nothing. Knows no files of hosts.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import anyio
+from fastmcp import Client
+from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
+
+from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
+
+SOON = 40.0  # seconds; a cold start on a slow machine takes ten
+DOWNLOAD = 120.0  # for what is fetched first
+FETCHERS = {"npx", "uvx"}
+VARIABLE = re.compile(r"\$\{[^}]*\}")
+
+
+class Failed(Exception):
+    """The entry does not work; the text says why, and what to do."""
+
+
+class NotTried(Exception):
+    """The entry can only be tried by its host; the text says why."""
+
+
+async def tools_of(entry: Entry) -> list[str]:
+    """The names of the tools that an entry's server lists.
+
+    Raises:
+        Failed: it does not start, or does not answer.
+        NotTried: that takes a person, or what the host alone knows.
+    """
+    sort = kind(entry)
+    if sort == "url":
+        return await over_http(str(entry["url"]), headers_of(entry))
+    if sort == "bridge":
+        if HEADER not in words_of(entry):
+            raise NotTried("it signs in with your browser when the host starts it")
+        # First without the bridge, which would open a browser when the token is refused.
+        auth = str(env_of(entry).get("AUTH", ""))
+        await over_http(address(entry) or "", {"Authorization": auth})
+    return await over_stdio(entry)
+
+
+async def over_stdio(entry: Entry) -> list[str]:
+    """Start a command and list its tools.
+
+    Raises:
+        Failed: there is no such program, it ends, or does not answer in time.
+    """
+    words, env = words_of(entry), env_of(entry)
+    seconds = DOWNLOAD if Path(words[0]).stem in FETCHERS else SOON
+    if shutil.which(words[0], path=env.get("PATH")) is None:
+        raise Failed(f"there is no program {words[0]}: install it, or run install again")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        log = Path(folder, "log")
+        transport = StdioTransport(
+            words[0],
+            words[1:],
+            env=env,
+            cwd=str(entry.get("cwd") or folder),
+            keep_alive=False,
+            log_file=log,
+        )
+        try:
+            return await listed(Client(transport, mode="legacy"), seconds)
+        except Exception as error:
+            said = last_lines(log) or told(error)
+            raise Failed(f"{words[0]} does not work: {said}") from None
+
+
+async def over_http(url: str, headers: dict[str, str], seconds: float = SOON) -> list[str]:
+    """List the tools of a server at a URL.
+
+    Raises:
+        Failed: it does not answer as it should.
+        NotTried: a header has what only the host knows.
+    """
+    if any(VARIABLE.search(value) for value in headers.values()):
+        raise NotTried("the host asks you for the token when it starts it, and keeps it")
+    transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
+    try:
+        return await listed(Client(transport, mode="legacy"), seconds)
+    except Exception as error:
+        raise Failed(f"{url}: {told(error)}") from None
+
+
+async def listed(client: Client[Any], seconds: float) -> list[str]:
+    """The names of a server's tools.
+
+    Raises:
+        TimeoutError: they did not come in time; whatever else went wrong, as it is.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            async with client:
+                return [tool.name for tool in await client.list_tools()]
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+
+
+def last_lines(log: Path) -> str:
+    """What a command said last, which mostly is why it ended."""
+    try:
+        lines = log.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return " / ".join(filter(None, (line.strip() for line in lines[-4:])))[-400:]
+
+
+def told(error: BaseException) -> str:
+    """An error in one line; of a group, the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

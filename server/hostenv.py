@@ -1,0 +1,69 @@
+"""What a host's entry sets for the server that it starts, which inherits nothing from a shell.
+
+All of it is tried as settings first, where a person reads what is wrong. Knows no config.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .settings import BadSettings, Settings, load, set_here
+
+FOLDERS = ("PYTHON_PROJECTS_DIR", "NOTEBOOKS_DIR")
+
+
+def given(words: tuple[str, ...]) -> dict[str, str]:
+    """What `--env` says.
+
+    Raises:
+        BadSettings: it is not NAME=VALUE.
+    """
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", word):
+            raise BadSettings(f"--env: {word!r} is not NAME=VALUE.")
+    return dict(word.split("=", 1) for word in words)
+
+
+def environment(
+    folders: dict[str, Path | None], more: dict[str, str], before: dict[str, str]
+) -> dict[str, str]:
+    """What the entry sets: what is said now, else what it has set before, else both folders.
+
+    Raises:
+        BadSettings: a value can't be used.
+    """
+    said = {name: path for name, path in folders.items() if path is not None}
+    load()
+    found = {**set_here(), **more, **{name.upper(): str(path) for name, path in said.items()}}
+    known = {n.lower(): v for n, v in found.items() if n.lower() in Settings.model_fields}
+    settings = load(**known)  # they are tried here, where somebody reads what is wrong
+    for variable in ("SANDBOX_READ", "SANDBOX_WRITE"):
+        if found.get(variable):
+            names = getattr(settings, variable.lower())
+            found[variable] = ",".join(os.path.abspath(Path(one).expanduser()) for one in names)
+    paths = {FOLDERS[0]: str(settings.python_projects_dir), FOLDERS[1]: str(settings.notebooks)}
+    for variable in FOLDERS:
+        if variable in found:
+            found[variable] = paths[variable]
+    if FOLDERS[0] in found and FOLDERS[1] not in found and was_beside(before):
+        before = {name: value for name, value in before.items() if name != FOLDERS[1]}
+    env = {**paths, **before, **found}
+    for variable, value in env.items():
+        if not is_unicode(value):
+            raise BadSettings(f"{variable}: {value!r} is not Unicode, which no config can hold.")
+    return env
+
+
+def was_beside(env: dict[str, str]) -> bool:
+    """Whether an entry's notebooks lie where they do unless set: beside its projects."""
+    projects, notebooks = (env.get(variable) for variable in FOLDERS)
+    return bool(projects and notebooks) and Path(str(notebooks)) == (
+        Path(str(projects)).parent / "notebooks"
+    )
+
+
+def is_unicode(value: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    return value == value.encode("utf-8", "replace").decode()

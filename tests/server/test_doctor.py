@@ -1,0 +1,399 @@
+"""What doctor finds, each thing as it is when it is well, and when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rmi_agent.server import load
+from rmi_agent.server.auth import token_file
+from rmi_agent.server.doctor import of_host, of_port, of_token, report, writable
+from rmi_agent.server.finding import Finding
+from rmi_agent.server.hosts import Host, host_of
+from rmi_agent.server.reach import examine_url
+from rmi_agent.server.wire import Impure, conversation
+
+from tests.server.conftest import fill, http_server, server_env, token
+
+pytestmark = pytest.mark.anyio
+TOKEN = "a-token-that-nobody-else-has"
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="scripts with #! and modes")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(folder))
+    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+# The way to a URL.
+
+
+@contextlib.asynccontextmanager
+async def answering(*answers: str) -> AsyncIterator[str]:
+    """A server that gives these answers, one to each connection, and the last to all after."""
+    left = list(answers)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = [line for line in head.lower().split(b"\r\n") if b"content-length" in line]
+        await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+        text = left.pop(0) if len(left) > 1 else left[0]
+        if text:
+            status, _, rest = text.partition("\n")
+            headers, _, body = rest.partition("\n\n")
+            lines = [f"HTTP/1.1 {status}", *filter(None, headers.split("\n"))]
+            lines += [f"Content-Length: {len(body)}", "Connection: close", "", body]
+            writer.write("\r\n".join(lines).encode())
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def way(url: str) -> list[Finding]:
+    return [finding async for finding in examine_url(load(), url)]
+
+
+WELL = "401 x"
+WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "no tunnel": (
+        ("404 x\nNgrok-Error-Code: ERR_NGROK_3200",),
+        "the tunnel is not open",
+        "ngrok http",
+    ),
+    "no server behind ngrok": (
+        ("502 x\nContent-Type: text/html\n\n<p>ERR_NGROK_8012</p>",),
+        "no server behind it",
+        "Start it: ",
+    ),
+    "an unknown word of ngrok's": (
+        ("400 x\nNgrok-Error-Code: ERR_NGROK_1",),
+        "ngrok says ERR_NGROK_1",
+        "ngrok.com/docs/errors/err_ngrok_1",
+    ),
+    "no server behind a proxy": (("502 x",), "finds no server", "Start it: "),
+    "a redirect": (("308 x\nLocation: https://b.example",), "https://b.example (308)", "Use that"),
+    "another path": (("404 x",), "there is no MCP at", "Leave out"),
+    "a web page": (
+        ("200 x\nContent-Type: text/html\n\n<p>",),
+        "a web page answers",
+        "another program",
+    ),
+    "a login before it": (("403 x",), "answers 403", "refuses it"),
+    "a hang-up": (("",), "hangs up", "Start it: "),
+    "a host name that is not allowed": (
+        ("421 x",),
+        "does not answer to",
+        "ALLOWED_HOSTS=127.0.0.1",
+    ),
+    "any host name": ((WELL,), "answers to rebinding.invalid", "DNS rebinding"),
+    "too many requests": (("429 x", "421 x"), "too many requests", "RATE_LIMIT"),
+    "no token needed": (("200 x", "421 x"), "it answers without one", "--insecure-no-auth"),
+    "another token": ((WELL, "421 x", WELL), "has another one (401)", "Set RMI_AGENT_TOKEN"),
+    "another server": ((WELL, "421 x", "200 x", "404 x"), "/mcp", ""),
+}
+
+
+@pytest.mark.parametrize(("answers", "told", "todo"), WAYS.values(), ids=WAYS)
+async def test_the_way_to_a_url_is_told_by_the_step_at_which_it_ends(
+    answers: tuple[str, ...], told: str, todo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    async with answering(*answers) as url:
+        findings = await way(url)
+    wrong = [finding for finding in findings if not finding.ok]
+    assert told in wrong[0].told and todo in wrong[0].todo
+    assert TOKEN not in str(findings)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://nowhere.invalid", "the name nowhere.invalid is not known"),
+        ("http://far.example", "everybody on the way could read the token"),
+        ("nonsense", "is no address"),
+        ("https://a..b", "the name a..b is not known"),
+        ("https://[::1", "is no address"),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_told(url: str, told: str) -> None:
+    (finding,) = await way(url)
+    assert not finding.ok and told in finding.told
+
+
+async def test_a_port_without_a_server_is_told() -> None:
+    async with answering("") as url:
+        pass
+    (finding,) = await way(url)
+    assert "refuses the connection" in finding.told and "Start it" in finding.todo
+
+
+async def test_no_token_is_sent_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
+    async with answering(WELL, "421 x", "500 x") as url:
+        last = (await way(url))[-1]
+    assert last.what == "URL with our token" and "none is known" in last.told
+
+
+@contextlib.asynccontextmanager
+async def tunnel(url: str, host: str) -> AsyncIterator[str]:
+    """A TCP forwarder to a server, which gets requests as from a tunnel of that host name."""
+    target, busy = int(url.rsplit(":", 1)[1]), set[asyncio.Task[None]]()
+
+    async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter, own: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data.replace(own, b"Host: " + host.encode()))
+                await sink.drain()
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = b"Host: 127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        there, back = await asyncio.open_connection("127.0.0.1", target)
+        try:
+            await asyncio.gather(pipe(reader, back, own), pipe(there, writer, own))
+        finally:
+            for sink in (back, writer):
+                sink.close()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(forward(reader, writer))
+        busy.add(task)
+        task.add_done_callback(busy.discard)
+
+    server = await asyncio.start_server(begin, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+
+@pytest.mark.slow
+async def test_through_a_tunnel_all_is_well_once_its_host_is_allowed(tmp_path: Path) -> None:
+    with http_server(fill(tmp_path / "a"), ALLOWED_HOSTS="*.tunnel.example") as (url, process):
+        port = of_port(load(port=int(url.rsplit(":", 1)[1])))
+        assert port.ok and f"this server listens (process {process.pid})" in port.told
+        async with tunnel(url, "me.tunnel.example") as outside:
+            found = await way(outside)
+            assert all(finding.ok for finding in found), found
+            assert [finding.what.removeprefix("URL ") for finding in found] == [
+                *("reachable", "host name", "without a token", "with our token", "/mcp", "/sse")
+            ]
+        async with tunnel(url, "me.other.example") as outside:
+            last = (await way(outside))[-1]
+            assert last.what == "URL host name" and "ALLOWED_HOSTS" in last.todo
+        assert token() not in str(found)
+
+
+# What hosts have.
+
+
+def configured(name: str, text: str) -> Host:
+    host = host_of(name)  # type: ignore[arg-type]
+    host.config.parent.mkdir(parents=True, exist_ok=True)
+    host.config.write_text(text)
+    return host
+
+
+async def at_host(host: Host) -> list[Finding]:
+    return [finding async for finding in of_host(host)]
+
+
+async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
+    host = host_of("cursor")
+    assert [(one.ok, one.told) for one in await at_host(host)] == [
+        (None, "not found on this machine")
+    ]
+    host.folder.mkdir()
+    assert "install cursor makes one" in (await at_host(host))[0].told
+    configured("cursor", '{"mcpServers": {"git": {"command": "uvx", "args": ["git"]}, "x": 1}}')
+    assert [one.ok for one in await at_host(host)] == [None]
+
+
+@pytest.mark.parametrize("text", ['{"mcpServers": {},}', "[]", '{"mcpServers": 1}', "\udcff"])
+async def test_a_broken_config_is_found(text: str) -> None:
+    host = configured("claude-desktop", "")
+    host.config.write_bytes(text.encode("utf-8", "surrogateescape"))
+    (finding,) = await at_host(host)
+    assert finding.ok is False and str(host.config) in finding.told and finding.todo
+
+
+async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> None:
+    entry = {"url": "https://x.ngrok.io/sse", "transport": "sse"}
+    host = configured(
+        "claude-desktop", json.dumps({"mcpServers": {"python-executor-remote": entry}})
+    )
+    (finding,) = await at_host(host)
+    assert finding.ok is False and "commands alone" in finding.told
+    assert "--name python-executor-remote --url https://x.ngrok.io/sse" in finding.todo
+
+
+async def test_a_command_that_is_gone_is_found(home: Path) -> None:
+    gone = str(home / "gone" / "rmi-agent-mcp-server")
+    host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": gone}}}))
+    (finding,) = await at_host(host)
+    assert finding.ok is False and "there is no program" in finding.told
+    assert finding.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return str(path)
+
+
+@POSIX
+async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> None:
+    said = "import sys; sys.exit('PYTHON_TIMEOUT: it is no number')"
+    command = script(home / "rmi-agent-mcp-server", said)
+    entry = {"command": command, "args": ["--from", "file:///src"]}
+    host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
+    (finding,) = await at_host(host)
+    assert finding.ok is False and "PYTHON_TIMEOUT: it is no number" in finding.told
+    assert finding.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+
+
+async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
+    bridge = {"command": "npx", "args": ["-y", "mcp-remote", "https://t.example/mcp"]}
+    host = configured("cursor", json.dumps({"mcpServers": {"python-remote": bridge}}))
+    (finding,) = await at_host(host)
+    assert finding.ok is None and "browser" in finding.told
+
+
+# stdout, the port, folders, the token.
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("print('Starting...')", "b'Starting...\\n', which is no message"),
+        ("print('[1]')", "which is no message"),
+        ("", "it ended instead of answering"),
+        ("import time; time.sleep(60)", "no answer in 0 s"),
+    ],
+)
+async def test_whatever_is_no_message_on_stdout_is_found(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", text))
+    with pytest.raises(Impure, match=".") as caught:
+        await conversation([], 0.3 if "sleep" in text else 30)
+    assert told in str(caught.value)
+
+
+async def test_who_has_the_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        finding = of_port(load(port=port))
+        assert finding.ok is False
+        assert f"127.0.0.1:{port} is taken by" in finding.told
+        assert f"process {os.getpid()}" in finding.told
+    assert of_port(load(port=port)).told == f"127.0.0.1:{port} is free"
+
+
+async def test_the_token_is_told_by_its_place_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", str(tmp_path / "s"))
+    assert of_token(load()).ok is None
+    path = token_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    finding = of_token(load())
+    assert finding.ok and str(path) in finding.told and TOKEN not in str(finding)
+    path.write_text("short")
+    assert of_token(load()).ok is False
+    if sys.platform != "win32":
+        path.chmod(0o644)
+        assert "open to other users" in of_token(load()).told
+    named = load(rmi_agent_token=TOKEN, rmi_agent_tokens=f"alice:{TOKEN}2")
+    assert of_token(named).told == "RMI_AGENT_TOKEN and RMI_AGENT_TOKENS for alice"
+    assert of_token(load(rmi_agent_token="short")).ok is False
+
+
+@POSIX
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may all")
+async def test_a_folder_that_can_not_be_written_to_is_found(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert writable("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok is False
+    tmp_path.chmod(0o700)
+    assert writable("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok
+
+
+# All of it.
+
+CLI = [sys.executable, "-m", "rmi_agent.server.cli"]
+
+
+@pytest.mark.slow
+async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        free = str(other.getsockname()[1])
+    env = server_env(fill(tmp_path), PORT=free, KERNEL_PRELOAD="")
+    install = [*CLI, "install", "claude-code", "--no-check"]
+    subprocess.run(install, env=env, check=True, capture_output=True, timeout=60)
+    done = subprocess.run([*CLI, "doctor"], env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24 and "✗" not in done.stdout and done.stderr == ""
+    for words in (
+        *("✓ Python: 3.", "✓ packages: rmi-agent-mcp-server ", "✓ projects: ", "✓ notebooks: "),
+        *("✓ sandbox over HTTP: ", "✓ kernel: a cell took ", "✓ interrupt: ", "✓ fork server: "),
+        *("✓ stdout on stdio: 3 messages", f"✓ port: 127.0.0.1:{free} is free", " token: "),
+        '✓ Claude Code, "python": starts and lists 10 tools',
+        *("- Claude Desktop: not found", "- Cursor: not found", "- VS Code: not found"),
+    ):
+        assert words in done.stdout, done.stdout
+    assert list((tmp_path / "notebooks").iterdir()) == []  # it leaves no session behind
+
+
+@pytest.mark.slow
+async def test_for_programs_it_is_one_list_with_everything_that_is_amiss(
+    tmp_path: Path, home: Path
+) -> None:
+    configured("cursor", "{")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        env = server_env(fill(tmp_path), PORT=port, KERNEL_NAME="no-such")
+        words = [*CLI, "doctor", "--json", "--url", "https://nowhere.invalid"]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 1
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    assert all(list(one) == ["what", "ok", "told", "todo"] for one in found)
+    wrong = {one["what"] for one in found if one["ok"] is False}
+    assert wrong == {"kernel", "stdout on stdio", "port", "Cursor", "URL reachable"}
+    assert all(one["todo"] for one in found if one["ok"] is False)
+
+
+async def test_settings_that_can_not_be_used_are_the_last_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHON_TIMEOUT", "soon")
+    last = (await report(None, show=True))[-1]
+    assert last.ok is False
+    assert capsys.readouterr().out.splitlines()[-1] == str(last)
+    assert str(last).startswith("✗ settings: PYTHON_TIMEOUT: ")
