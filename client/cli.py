@@ -23,7 +23,7 @@ from .client import OnQuestion, RmiMcpClient
 from .questions import Questions
 from .repl import Repl
 from .screen import Screen, exit_code, recorded
-from .terminal import write
+from .terminal import is_terminal, write
 
 Server = Annotated[
     str | None,
@@ -144,6 +144,49 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
         except KeyboardInterrupt:
             code = 130
     sys.exit(code)
+
+
+@app.command
+def chat(
+    question: Annotated[str | None, Parameter(help="What to ask first.")] = None,
+    *,
+    model: Annotated[
+        str | None, Parameter(help="openai:…, google:…, anthropic:… or ollama:…")
+    ] = None,
+    base_url: Annotated[
+        str | None, Parameter(help="A server that speaks the provider's protocol: …/v1")
+    ] = None,
+    server: Server = None,
+    once: Annotated[bool, Parameter(help="Answer the question and leave.", negative="")] = False,
+    pictures: Annotated[bool, Parameter(help="Whether the model is given pictures.")] = True,
+) -> None:
+    """Talk with a language model that runs Python here. Through a pipe, answer and leave."""
+    try:
+        from .chat import Chat, converse
+        from .models import Keys, NoModelError, choose, unreadable
+    except ImportError as error:
+        if not (error.name or "").startswith("pydantic_ai"):
+            raise
+        sys.exit(fail('chat needs more: pip install -e ".[chat]" where the code is'))
+    piped = "" if is_terminal(sys.stdin) else sys.stdin.read().strip()
+    asked = "\n\n".join(part for part in (question, piped) if part)
+    if (once or not is_terminal(sys.stdin)) and not asked:
+        sys.exit(fail("Nothing is asked: give a question, or pipe one in."))
+    unreadable()
+    keys = Keys()
+    try:
+        chosen = choose(model, base_url, pictures, keys)
+    except NoModelError as error:
+        sys.exit(fail(str(error)))
+    conversation = Chat(chosen, keys)
+
+    async def work(client: RmiMcpClient) -> int:
+        conversation.use(client)
+        if once or not is_terminal(sys.stdin):
+            return 0 if await conversation.answer(asked) else 1
+        return await converse(conversation, question)
+
+    call(server, work, conversation.ask)
 
 
 @app.command

@@ -106,6 +106,37 @@ def code_prompt(complete: Complete) -> PromptSession[str]:
     )
 
 
+def message_prompt() -> PromptSession[str]:
+    """A prompt for what is said to a model: Enter sends it, Alt-Enter begins a new line."""
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return PromptSession(
+        multiline=True,
+        history=history("chat-history"),
+        enable_history_search=True,
+        enable_open_in_editor=True,
+        enable_suspend=True,
+        key_bindings=keys,
+    )
+
+
+async def answer_prompt(question: str, secret: bool) -> str | None:
+    """What a cell asks for; not kept. None for Ctrl-C or Ctrl-D."""
+    try:
+        session: PromptSession[str] = PromptSession(history=InMemoryHistory())
+        return await session.prompt_async(harmless(question), is_password=secret)
+    except (KeyboardInterrupt, EOFError):
+        return None
+
+
 def code_keys() -> KeyBindings:
     """The keys that know Python."""
     keys = KeyBindings()

@@ -200,7 +200,9 @@ def test_the_prompt_works_in_tmux(home: Path) -> None:
     tmux("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", *words)
     try:
         until('ran "import sys')
-        tmux("send-keys", "np.lins", "Tab", "Enter")
+        tmux("send-keys", "np.lins", "Tab")
+        until(">>> np.linspace")
+        tmux("send-keys", "Enter")
         until("ran 'np.linspace'")
         tmux("send-keys", "def f():", "Enter", "return 1", "Enter", "Enter")
         until("ran 'def f():\\n    return 1")
