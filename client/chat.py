@@ -98,7 +98,7 @@ class Chat:
             except RunCancelled as stopped:
                 self._keep(stopped.all_messages())
                 self.transcript.end_of_words(last=False)
-                self.transcript.say("Stopped. The session's variables are kept.")
+                self.transcript.say("Stopped; what ran is interrupted.")
                 return False
             except AgentRunError as error:
                 self._keep(messages)

@@ -1,4 +1,4 @@
-"""A server on this machine that speaks OpenAI's chat completions, and follows a script."""
+"""A server on this machine that speaks the providers' protocols, and follows a script."""
 
 from __future__ import annotations
 
@@ -100,6 +100,50 @@ def deltas(turn: str | Call) -> Iterator[dict[str, Any]]:
             yield {"tool_calls": [{"index": 0, "function": piece}]}
 
 
+def anthropic(turn: str | Call) -> list[dict[str, Any]]:
+    """A turn as the events of Anthropic's messages."""
+    words = turn if isinstance(turn, str) else turn.words
+    text = {"type": "text_delta", "text": words}
+    blocks = [({"type": "text", "text": ""}, text)]
+    if isinstance(turn, Call):
+        given = {"type": "input_json_delta", "partial_json": json.dumps(turn.arguments)}
+        blocks.append(({"type": "tool_use", "id": "tool_1", "name": turn.tool, "input": {}}, given))
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    message = {
+        "id": "m1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage,
+    }
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
+    for index, (block, delta) in enumerate(blocks):
+        events += [
+            {"type": "content_block_start", "index": index, "content_block": block},
+            {"type": "content_block_delta", "index": index, "delta": delta},
+            {"type": "content_block_stop", "index": index},
+        ]
+    ends = "tool_use" if isinstance(turn, Call) else "end_turn"
+    end = {"stop_reason": ends, "stop_sequence": None}
+    return [
+        *events,
+        {"type": "message_delta", "delta": end, "usage": usage},
+        {"type": "message_stop"},
+    ]
+
+
+def gemini(turn: str | Call) -> list[dict[str, Any]]:
+    """A turn as a stream of Gemini's content."""
+    parts: list[dict[str, Any]] = [{"text": turn if isinstance(turn, str) else turn.words}]
+    if isinstance(turn, Call):
+        parts.append({"functionCall": {"name": turn.tool, "args": turn.arguments}})
+    content = {"role": "model", "parts": parts}
+    return [{"candidates": [{"content": content, "finishReason": "STOP", "index": 0}]}]
+
+
 @contextlib.contextmanager
 def language_model(*turns: Turn) -> Iterator[LanguageModel]:
     """A server that follows a script; all of it has to be followed."""
@@ -113,6 +157,10 @@ def language_model(*turns: Turn) -> Iterator[LanguageModel]:
             with contextlib.suppress(ConnectionError):
                 if isinstance(turn, Refuse):
                     self.refuse(turn)
+                elif self.path.endswith("/messages?beta=true") or self.path.endswith("/messages"):
+                    self.events(anthropic(turn))
+                elif ":streamGenerateContent" in self.path:
+                    self.events(gemini(turn))
                 else:
                     self.stream(turn, bool(json.loads(body).get("stream")))
 
@@ -143,6 +191,13 @@ def language_model(*turns: Turn) -> Iterator[LanguageModel]:
             ]
             text = "".join(f"data: {json.dumps(line)}\n\n" for line in lines)
             self.send(200, "text/event-stream", text + "data: [DONE]\n\n")
+
+        def events(self, events: list[dict[str, Any]]) -> None:
+            text = "".join(
+                f"event: {event.get('type', 'message')}\ndata: {json.dumps(event)}\n\n"
+                for event in events
+            )
+            self.send(200, "text/event-stream", text)
 
         def send(self, status: int, kind: str, text: str) -> None:
             self.send_response(status)

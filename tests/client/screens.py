@@ -64,10 +64,10 @@ class Terminal:
             assert time.monotonic() < ends, f"no {text!r} in\n" + "\n".join(self.lines)
             self.read(0.1)
 
-    def prompt(self) -> None:
+    def prompt(self, sign: str = ">>>") -> None:
         """Wait for an empty prompt at the cursor."""
         ends = time.monotonic() + 30
-        while self.screen.display[self.screen.cursor.y].rstrip() != ">>>":
+        while self.screen.display[self.screen.cursor.y].rstrip() != sign:
             assert time.monotonic() < ends, "no prompt in\n" + "\n".join(self.lines)
             self.read(0.1)
 

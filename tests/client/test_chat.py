@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -268,6 +270,119 @@ def test_a_key_is_read_from_env_and_not_sent_where_all_can_read_it(home: Path) -
     }
     assert list(sent.values()) == [KEY, KEY, "none"]
     assert KEY not in repr(keys)
+
+
+def looks_for_the_session(request: Request) -> Call:
+    assert "interrupted" in results(request)[-1].lower()
+    return Call("list_sessions")
+
+
+def goes_on_in_it(request: Request) -> Call:
+    [found] = results(request)[-1].splitlines()
+    return Call("run_cell", {"code": "x + 1", "session_id": found.split()[0]})
+
+
+def has_its_variables(request: Request) -> str:
+    assert results(request)[-1].startswith("42\n")
+    return "It was **still** there."
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
+    from tests.client.screens import terminal
+
+    began = home / "python_projects" / "began"
+    code = f"import time; x = 41; open({str(began)!r}, 'w').close(); time.sleep(60)"
+    with (
+        language_model(
+            Call("run_cell", {"code": code}, "Slowly."),
+            looks_for_the_session,
+            goes_on_in_it,
+            has_its_variables,
+            Call("run_cell", {"code": "name = input('Who? ')\nprint('I am', name)"}),
+            lambda request: results(request)[-1].splitlines()[-2],
+            "Nothing is known.",
+        ) as model,
+        terminal("chat", "--model", "openai:x", "--base-url", model.url) as screen,
+    ):
+        screen.prompt("you>")
+        screen.type("Sleep\r")
+        screen.until("> run_cell()")
+        ends = time.monotonic() + 30
+        while not began.exists():
+            assert time.monotonic() < ends, screen.lines
+            screen.read(0.05)
+        screen.type("\x03")
+        screen.until("Stopped; what ran is interrupted.")
+        screen.prompt("you>")
+        screen.type("go on\r")
+        screen.until("It was still there.")
+        assert b"\x1b[1mstill\x1b[0m" in screen.raw
+        screen.prompt("you>")
+        screen.type("ask me\r")
+        screen.until("asks: Who?")
+        screen.type("Ada\r")
+        screen.until("\nI am Ada")
+        screen.prompt("you>")
+        screen.type("/new\r")
+        screen.until("A new conversation")
+        screen.prompt("you>")
+        screen.type("What do you know?\r")
+        screen.until("Nothing is known.")
+        said = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "user"]
+        assert said == ["What do you know?"]
+        screen.prompt("you>")
+        screen.type("\x04")
+        assert screen.exit_code() == 0
+
+
+@pytest.mark.slow
+def test_the_readmes_example_runs_as_it_stands(home: Path) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    [example] = re.findall(r"```python\n(import asyncio.*?ServerTools.*?)```", readme, re.DOTALL)
+    assert len([line for line in example.splitlines() if line]) <= 15
+    with language_model(
+        Call("write_python_file", {"file_name": "primes.py", "content": BUGGY}),
+        Call("run_python", {"file_name": "primes.py"}),
+        looks_into_it,
+        writes_the_fix,
+        lambda request: Call("run_python", {"file_name": "halves.py"}),
+        "All mended.",
+    ) as model:
+        env = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": model.url}
+        done = subprocess.run(
+            [sys.executable, "-c", example], capture_output=True, text=True, env=env, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "All mended.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "variable", "header"),
+    [
+        ("anthropic", "ANTHROPIC_API_KEY", "x-api-key"),
+        ("google", "GEMINI_API_KEY", "x-goog-api-key"),
+    ],
+)
+def test_anthropic_and_gemini_are_spoken_to_in_their_own_words(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, kind: str, variable: str, header: str
+) -> None:
+    monkeypatch.setenv(variable, KEY)
+    plot = "import matplotlib.pyplot as plt; plt.plot([1]); print(6 * 7)"
+    with language_model(Call("run_cell", {"code": plot}, "So."), "It is 42.") as model:
+        url = model.url.removesuffix("/v1")
+        code, out, err = chat("Go", "--model", f"{kind}:m", "--base-url", url)
+    assert (code, out) == (0, "It is 42.\n"), err
+    assert model.headers[0][header] == KEY
+    first, second = map(str, model.requests)
+    assert "run_python runs a file" in first
+    assert "Pass the session_id of an earlier result" in first
+    assert "42\\n[session_id:" in second
+    assert "'image/png'" in second
+    assert "iVBORw0KGgo" in second
+    assert KEY not in out + err
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rmi_agent.client import Picture, pictures
 from rmi_agent.client.pictures import draw, iterm, kitty, protocol, save, show_picture
 
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+
+def png(width: int = 30, height: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "png")
+    return file.getvalue()
+
+
+PNG = png()
 PICTURE = Picture("image/png", PNG)
 
 
@@ -68,7 +74,7 @@ def test_kitty_gets_the_file_in_pieces_and_a_wide_one_is_fitted() -> None:
     assert base64.b64decode("".join(piece for _, piece in sent)) == data
     assert [keys for keys, _ in sent] == ["a=T,f=100,q=2,m=1", "m=1", "m=1", "m=0"]
     assert max(len(piece) for _, piece in sent) == 4096
-    wide = PNG[:16] + (900).to_bytes(4, "big") + PNG[20:]
+    wide = png(900)
     assert ",c=80," in kitty(wide, 80, 800)
     assert ",c=80," not in kitty(wide, 80, 0)
 
