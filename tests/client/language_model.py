@@ -193,10 +193,9 @@ def language_model(*turns: Turn) -> Iterator[LanguageModel]:
             self.send(200, "text/event-stream", text + "data: [DONE]\n\n")
 
         def events(self, events: list[dict[str, Any]]) -> None:
-            text = "".join(
-                f"event: {event.get('type', 'message')}\ndata: {json.dumps(event)}\n\n"
-                for event in events
-            )
+            lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+            named = [f"event: {event['type']}\n" if "type" in event else "" for event in events]
+            text = "".join(name + line for name, line in zip(named, lines, strict=True))
             self.send(200, "text/event-stream", text)
 
         def send(self, status: int, kind: str, text: str) -> None:
