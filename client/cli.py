@@ -168,7 +168,7 @@ def chat(
         if not (error.name or "").startswith("pydantic_ai"):
             raise
         sys.exit(fail('chat needs more: pip install -e ".[chat]" where the code is'))
-    piped = "" if is_terminal(sys.stdin) else sys.stdin.read().strip()
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
     asked = "\n\n".join(part for part in (question, piped) if part)
     if (once or not is_terminal(sys.stdin)) and not asked:
         sys.exit(fail("Nothing is asked: give a question, or pipe one in."))

@@ -67,7 +67,10 @@ class Repl:
             return 1
         while (source := read()) is not None and source.strip() not in LEAVE:
             if source.strip():
-                succeeded = self._inspect(source) or self._cell(source)
+                try:
+                    succeeded = self._inspect(source) or self._cell(source)
+                except KeyboardInterrupt:  # while it was looked up or shown
+                    succeeded = False
         if self._session is not None:
             self._portal.call(self._client.close_session, self._session)
         return 0 if typed or succeeded else 1

@@ -20,10 +20,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 
 
-def is_terminal(stream: IO[str]) -> bool:
-    """Whether somebody looks at a stream, or types into it."""
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether somebody looks at a stream, or types into it; None is one closed from the start."""
     try:
-        return stream.isatty()
+        return stream is not None and stream.isatty()
     except ValueError:  # it is closed
         return False
 

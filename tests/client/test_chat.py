@@ -8,12 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from rmi_agent.client.cli import app
+from rmi_agent.client.models import Keys, choose
 from rmi_agent.client.transcript import settled
 
 from tests.client.language_model import Call, Refuse, Request, images, language_model, results
@@ -21,6 +23,7 @@ from tests.server.conftest import fill
 
 Chat = Callable[..., tuple[int, str, str]]
 KEY = "sk-a-key-of-the-test"
+CHAT_NEEDS = 'chat needs more: pip install -e ".[chat]" where the code is\n'
 BUGGY = "numbers = [1, 2, 0]\nfor n in numbers:\n    print(10 / n)\n"
 
 
@@ -35,6 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHON_PROJECTS_DIR", str(fill(tmp_path)))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Keys.model_config, "env_file", (".env",))  # and not the developer's own
     yield tmp_path
 
 
@@ -166,7 +170,6 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
     from fastmcp import FastMCP
     from rmi_agent.client import RmiMcpClient
     from rmi_agent.client.chat import Chat
-    from rmi_agent.client.models import Keys, choose
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     keys = Keys()
@@ -218,18 +221,15 @@ def test_nothing_asked_is_said(chat: Chat) -> None:
 
 
 def test_the_extra_is_named_when_it_is_not_installed(
-    chat: Chat, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("rmi_agent.client.")]:
-        if name.rpartition(".")[2] in ("chat", "models", "toolset"):
-            monkeypatch.delitem(sys.modules, name)
+    for name in ("chat", "models"):
+        monkeypatch.delitem(sys.modules, f"rmi_agent.client.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pydantic_ai", None)
-    monkeypatch.delattr("rmi_agent.client.models", raising=False)
-    monkeypatch.delattr("rmi_agent.client.chat", raising=False)
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(SystemExit) as left:
         app(["chat", "Go"])
     assert left.value.code == 1
+    assert capsys.readouterr().err == CHAT_NEEDS
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,6 @@ def test_a_name_or_a_key_chooses_the_model(
     built: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rmi_agent.client.models import Keys, choose
-
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     model = choose(name, None, True, Keys())
@@ -260,8 +258,6 @@ def test_a_name_or_a_key_chooses_the_model(
 
 
 def test_a_key_is_read_from_env_and_not_sent_where_all_can_read_it(home: Path) -> None:
-    from rmi_agent.client.models import Keys, choose
-
     (home / ".env").write_text(f"OPENAI_API_KEY={KEY}\n")
     keys = Keys()
     sent = {
@@ -292,7 +288,7 @@ def has_its_variables(request: Request) -> str:
 def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
     from tests.client.screens import terminal
 
-    began = home / "python_projects" / "began"
+    began, late = home / "python_projects" / "began", threading.Event()
     code = f"import time; x = 41; open({str(began)!r}, 'w').close(); time.sleep(60)"
     with (
         language_model(
@@ -303,6 +299,7 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
             Call("run_cell", {"code": "name = input('Who? ')\nprint('I am', name)"}),
             lambda request: results(request)[-1].splitlines()[-2],
             "Nothing is known.",
+            lambda request: str(late.wait(30)),
         ) as model,
         terminal("chat", "--model", "openai:x", "--base-url", model.url) as screen,
     ):
@@ -332,6 +329,17 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
         screen.until("Nothing is known.")
         said = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "user"]
         assert said == ["What do you know?"]
+        screen.prompt("you>")
+        model.asked.clear()
+        screen.type("Be slow\r")
+        while not model.asked.is_set():
+            screen.read(0.05)
+        screen.type("\x03")
+        ends = time.monotonic() + 30
+        while "\n".join(screen.lines).count("Stopped; what") < 2:
+            assert time.monotonic() < ends, screen.lines
+            screen.read(0.05)
+        late.set()
         screen.prompt("you>")
         screen.type("\x04")
         assert screen.exit_code() == 0
@@ -394,6 +402,7 @@ def test_a_growing_text_is_settled_by_paragraphs(text: str, done: str, rest: str
     assert settled(text) == (done, rest)
 
 
+@pytest.mark.slow
 def test_help_imports_neither_models_nor_the_editor() -> None:
     code = (
         "import sys; from rmi_agent.client.cli import app; app(['--help'], exit_on_error=False,"

@@ -64,9 +64,12 @@ async def completions(values: list[str] | Exception, code: str, seconds: float =
 
 
 @pytest.mark.anyio
-async def test_completions_come_from_the_kernel_and_are_not_waited_for() -> None:
+async def test_completions_come_from_the_kernel_and_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert await completions(["x = np.linspace"], "x = np.li") == ["x = np.linspace"]
     assert await completions(["a\x1b[2J"], "a") == ["a[2J"]
+    monkeypatch.setattr(prompt, "PATIENCE", 0.05)
     started = time.monotonic()
     assert await completions(["late"], "l", seconds=60) == []
     assert time.monotonic() - started < 10
