@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+import pydantic_ai
 from pydantic_ai import (
     Agent,
     BinaryContent,
@@ -41,6 +42,8 @@ from .results import Picture
 from .terminal import is_dumb, is_terminal
 from .toolset import ServerTools
 from .transcript import Transcript
+
+pydantic_ai.BANNER_ENABLED = False  # it would advertise in the middle of the first answer
 
 REQUESTS = 50  # of the model for one answer
 RETRIES = 5  # of a call whose arguments make no sense

@@ -165,6 +165,8 @@ class Repl:
 
 def plainly() -> str | None:
     """One complete cell from a pipe or a terminal without an editor; None at the end of input."""
+    if sys.stdin is None:  # it was closed before we began
+        return None
     prompts = is_terminal(sys.stdin)
     incomplete = Incomplete()
     lines: list[str] = []

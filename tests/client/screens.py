@@ -57,7 +57,7 @@ class Terminal:
         ]
         return gone + [line.rstrip() for line in self.screen.display]
 
-    def until(self, text: str, seconds: float = 30) -> None:
+    def until(self, text: str, seconds: float = 60) -> None:
         """Wait until the text is shown below where the last wait ended."""
         ends = time.monotonic() + seconds
         while text not in "\n".join(self.lines):
@@ -66,7 +66,7 @@ class Terminal:
 
     def prompt(self, sign: str = ">>>") -> None:
         """Wait for an empty prompt at the cursor."""
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 60
         while self.screen.display[self.screen.cursor.y].rstrip() != sign:
             assert time.monotonic() < ends, "no prompt in\n" + "\n".join(self.lines)
             self.read(0.1)
@@ -77,7 +77,7 @@ class Terminal:
         self.process.kill(signal.SIGWINCH)
 
     def exit_code(self) -> int:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 60
         while self.read(0.1) or self.process.isalive():
             assert time.monotonic() < ends, "it goes on\n" + "\n".join(self.lines)
         return int(self.process.exitstatus)
@@ -87,11 +87,20 @@ class Terminal:
 def terminal(
     *words: str, columns: int = 80, lines: int = 24, **environment: str
 ) -> Iterator[Terminal]:
-    """`rmi-agent WORDS` in a terminal."""
+    """`rmi-agent WORDS` in a terminal, with nothing in its environment that says it is a test."""
     import ptyprocess
 
     env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    for name in ("TMUX", "STY", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID", "NO_COLOR"):
+    for name in (
+        "TMUX",
+        "STY",
+        "TERM_PROGRAM",
+        "LC_TERMINAL",
+        "KITTY_WINDOW_ID",
+        "NO_COLOR",
+        "PYTEST_VERSION",
+        "CI",
+    ):
         env.pop(name, None)
     env |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment}
     process = ptyprocess.PtyProcess.spawn([*COMMAND, *words], env=env, dimensions=(lines, columns))
