@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -18,12 +17,13 @@ from anyio.from_thread import start_blocking_portal
 from cyclopts import Parameter
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
-from rich.console import Console
 
 from .check import check as run_check
-from .client import OnQuestion, RmiMcpClient, RunResult
-from .repl import Questions, ask
-from .repl import repl as run_repl
+from .client import OnQuestion, RmiMcpClient
+from .questions import Questions
+from .repl import Repl
+from .screen import Screen, exit_code, recorded
+from .terminal import is_terminal, write
 
 Server = Annotated[
     str | None,
@@ -43,105 +43,6 @@ app = cyclopts.App(
     help="Run Python files and cells on an RmiAgentMcpServer.",
     help_format="plaintext",
 )
-
-
-class Screen:
-    """Shows a run while it goes on and when it is over.
-
-    On a terminal the elapsed time runs along below; through a pipe there is the text alone.
-    """
-
-    def __init__(self) -> None:
-        self.shown = {"stdout": "", "stderr": ""}
-        self._console = Console(stderr=True)
-        self._status = self._console.status("") if self._console.is_terminal else None
-        self._started = time.monotonic()
-        self._ticker: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Screen:
-        if self._status is not None:
-            self._ticker = asyncio.create_task(self._tick())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
-        if self._status is not None:
-            self._status.stop()
-
-    async def _tick(self) -> None:
-        await asyncio.sleep(1)
-        assert self._status is not None
-        while True:
-            self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
-            self._status.start()
-            await asyncio.sleep(0.5)
-
-    def live(self, name: str, text: str) -> None:
-        """Output that came while the run goes on."""
-        self.shown[name] += text
-        if self._status is not None:
-            self._status.stop()
-        write(name, text)
-
-    async def ask(self, question: str, secret: bool) -> str | None:
-        """Ask whoever sits there, or take a line of this command's input."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-        if self._status is not None:
-            self._status.stop()
-        try:
-            return await asyncio.to_thread(ask, question, secret)
-        finally:
-            if self._ticker is not None:
-                self._ticker = asyncio.create_task(self._tick())
-
-    def finish(self, result: RunResult) -> None:
-        """What has not been shown yet, and what is to be said about the run."""
-        if self._status is not None:
-            self._status.stop()
-        show(result, self.shown)
-
-
-def write(name: str, text: str) -> None:
-    """Write to stdout or stderr, whatever the terminal can encode."""
-    stream = sys.stderr if name == "stderr" else sys.stdout
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
-    stream.flush()
-
-
-def show(result: RunResult, shown: dict[str, str]) -> None:
-    """Print a result, without what `shown` has of it already."""
-    for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
-        before = shown[name]
-        write(name, text[len(before) :] if text.startswith(before) else "\n" + text)
-    if result.value:
-        failed = result.error_name is not None
-        write("stderr" if failed else "stdout", result.value.rstrip("\n") + "\n")
-    for line in result.notes.splitlines():
-        if not line.startswith(("[session_id:", "[Process exited")):
-            write("stderr", line + "\n")
-    if count := len(result.pictures):
-        write("stderr", f"[{count} picture{'s' if count > 1 else ''}: in the notebook]\n")
-
-
-def recorded(result: RunResult) -> None:
-    """Say where the session is recorded."""
-    if result.notebook:
-        write("stderr", f"Recorded in {result.notebook}\n")
-
-
-def exit_code(result: RunResult) -> int:
-    """What a shell would report for such a run."""
-    if result.status == "timeout":
-        return 124
-    code = result.exit_code
-    if code is None:
-        return 0 if result.status == "ok" else 1
-    return 128 - code if code < 0 else code
 
 
 def call(
@@ -231,18 +132,61 @@ def cell(
 
 @app.command
 def repl(*, server: Server = None, timeout: Timeout = None) -> None:
-    """A prompt: cells run in one session, Ctrl-C stops the cell, Ctrl-D leaves."""
+    """A prompt: cells run in one session. Tab completes, Ctrl-C stops the cell, Ctrl-D leaves."""
     with start_blocking_portal() as portal:
         try:
             questions = Questions()
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
-                code = run_repl(portal, client, timeout, show, questions)
+                code = Repl(portal, client, timeout, questions).run()
         except (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
             code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
         except KeyboardInterrupt:
             code = 130
     sys.exit(code)
+
+
+@app.command
+def chat(
+    question: Annotated[str | None, Parameter(help="What to ask first.")] = None,
+    *,
+    model: Annotated[
+        str | None, Parameter(help="openai:…, google:…, anthropic:… or ollama:…")
+    ] = None,
+    base_url: Annotated[
+        str | None, Parameter(help="A server that speaks the provider's protocol: …/v1")
+    ] = None,
+    server: Server = None,
+    once: Annotated[bool, Parameter(help="Answer the question and leave.", negative="")] = False,
+    pictures: Annotated[bool, Parameter(help="Whether the model is given pictures.")] = True,
+) -> None:
+    """Talk with a language model that runs Python here. Through a pipe, answer and leave."""
+    try:
+        from .chat import Chat, converse
+        from .models import Keys, NoModelError, choose, unreadable
+    except ImportError as error:
+        if not (error.name or "").startswith("pydantic_ai"):
+            raise
+        sys.exit(fail('chat needs more: pip install -e ".[chat]" where the code is'))
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
+    asked = "\n\n".join(part for part in (question, piped) if part)
+    if (once or not is_terminal(sys.stdin)) and not asked:
+        sys.exit(fail("Nothing is asked: give a question, or pipe one in."))
+    unreadable()
+    keys = Keys()
+    try:
+        chosen = choose(model, base_url, pictures, keys)
+    except NoModelError as error:
+        sys.exit(fail(str(error)))
+    conversation = Chat(chosen, keys)
+
+    async def work(client: RmiMcpClient) -> int:
+        conversation.use(client)
+        if once or not is_terminal(sys.stdin):
+            return 0 if await conversation.answer(asked) else 1
+        return await converse(conversation, question)
+
+    call(server, work, conversation.ask)
 
 
 @app.command

@@ -6,31 +6,28 @@ place: in this process, a child of it, or behind a URL.
 
 from __future__ import annotations
 
-import base64
 import os
-import shlex
-import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import httpx2
 import mcp_types
 from fastmcp import Client
-from fastmcp.client.transports import (
-    ClientTransport,
-    SSETransport,
-    StdioTransport,
-    StreamableHttpTransport,
-    infer_transport,
-)
+from fastmcp.client.transports import ClientTransport
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
-from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
+from mcp_types import (
+    CallToolResult,
+    ElicitRequestParams,
+    ElicitResult,
+    ResourceTemplateReference,
+)
 
+from .connection import HTTP, http_clients, transport_for
 from .local_token import is_loopback, local_token
+from .results import RunResult, run_result, texts, with_parts
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
-HTTP = StreamableHttpTransport | SSETransport
-EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
 NO_TOKEN = (
     "it asks for a token, and knows none that was sent. Set RMI_AGENT_TOKEN to its token"
     " (or unset it, if the server on this machine has made its own)."
@@ -47,51 +42,7 @@ NO_TOKEN = (
 HEADING = "--- stderr ---\n"  # what the server puts over stderr, also in live output
 PAGE = 200_000  # characters of one read_output
 WAIT = 40.0  # seconds of one read_output; clients give up on a call after 60
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that came with a result."""
-
-    mime_type: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a run; `str()` of it is the text that a model reads.
-
-    Attributes:
-        text: stdout, stderr, value or traceback, exit code, notes; cut if it is long.
-        stdout, stderr, value: those parts alone, whole.
-        notes: what the server says besides, one bracketed line each.
-        status: ok, error, timeout, interrupted, running or dead.
-        exit_code: of a file: as `subprocess` has it (negative: by that signal).
-        state: `lost` when variables from before are gone.
-        elapsed: seconds.
-        notebook: the file that records the session, on the server's machine.
-    """
-
-    text: str
-    stdout: str
-    stderr: str
-    value: str
-    notes: str
-    pictures: tuple[Picture, ...]
-    session_id: str
-    cell: int
-    execution_count: int | None
-    status: str
-    exit_code: int | None
-    error_name: str | None
-    timed_out: bool
-    state: str
-    elapsed: float
-    truncated: bool
-    notebook: str | None
-
-    def __str__(self) -> str:
-        return self.text
+VARIABLE = "variable://{session_id}/{name}"  # what the kernel knows of a name
 
 
 class RmiMcpClient:
@@ -120,7 +71,9 @@ class RmiMcpClient:
         self._unknown = False  # whether the server has refused us for want of a token
         if isinstance(target, str) and isinstance(transport, HTTP):
             auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
-            transport.httpx_client_factory = partial(self._http, is_loopback(transport.url))
+            transport.httpx_client_factory = http_clients(
+                is_loopback(transport.url), self._was_refused
+            )
         self._client: Client[Any] = Client(
             transport,
             mode=mode,
@@ -128,27 +81,8 @@ class RmiMcpClient:
             elicitation_handler=answering(on_question) if on_question is not None else None,
         )
 
-    def _http(
-        self,
-        direct: bool,
-        headers: dict[str, str] | None = None,
-        timeout: httpx2.Timeout | None = None,
-        auth: httpx2.Auth | None = None,
-        **_: Any,  # whether redirects are followed is decided at each request
-    ) -> httpx2.AsyncClient:
-        """A client for the transport; a `direct` one shows the token to no proxy."""
-
-        async def look(response: httpx2.Response) -> None:
-            self._unknown |= response.status_code == 401
-
-        client = httpx2.AsyncClient(
-            headers=headers,
-            auth=auth,
-            timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as MCP's own clients have it
-            trust_env=not direct,
-        )
-        client.event_hooks = {"response": [look]}
-        return client
+    def _was_refused(self) -> None:
+        self._unknown = True
 
     async def __aenter__(self) -> Self:
         try:
@@ -219,7 +153,7 @@ class RmiMcpClient:
             "limit": limit,
             "wait": wait,
         }
-        return run_result(await self._call("read_output", arguments, on_output))
+        return run_result(await self.call_tool("read_output", arguments, on_output))
 
     async def _run(
         self,
@@ -230,7 +164,7 @@ class RmiMcpClient:
         on_output: OnOutput | None,
     ) -> RunResult:
         arguments = {**arguments, "session_id": session_id, "timeout": timeout}
-        result = run_result(await self._call(tool, arguments, on_output))
+        result = run_result(await self.call_tool(tool, arguments, on_output))
         if result.status == "running" or result.truncated:
             result = await self._whole(result, on_output)
         return result
@@ -248,7 +182,7 @@ class RmiMcpClient:
                 "offset": len(text),
                 "limit": PAGE,
             }
-            raw = await self._call("read_output", arguments, None)
+            raw = await self.call_tool("read_output", arguments, None)
             meta = (raw.meta or {})["rmi_agent"]
             page = texts(raw)[: meta["shown"]]
             if not page:
@@ -274,13 +208,13 @@ class RmiMcpClient:
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """The open sessions: session_id, state, cells, idle_seconds, memory_bytes, notebook."""
-        return list((await self._call("list_sessions", {})).structured_content["sessions"])
+        return list((await self.call_tool("list_sessions", {})).structured_content["sessions"])
 
     # -- files and the rest
 
     async def list_python_files(self) -> list[dict[str, Any]]:
         """The files that can be run: file_name, bytes, modified."""
-        return list((await self._call("list_python_files", {})).structured_content["files"])
+        return list((await self.call_tool("list_python_files", {})).structured_content["files"])
 
     async def read_python_file(self, file_name: str) -> str:
         """A file's text."""
@@ -289,6 +223,34 @@ class RmiMcpClient:
     async def write_python_file(self, file_name: str, content: str) -> str:
         """Write a file, replacing it if it exists."""
         return await self._text("write_python_file", file_name=file_name, content=content)
+
+    async def complete(self, session_id: str, code: str) -> list[str]:
+        """What `code` may go on as: whole replacements for it, as the session's kernel sees them.
+
+        Raises:
+            MCPError: the server has no completion.
+        """
+        found = await self._client.complete(
+            ResourceTemplateReference(type="ref/resource", uri=VARIABLE),
+            {"name": "name", "value": code},
+            {"session_id": session_id},
+        )
+        return list(found.values)
+
+    async def inspect(self, session_id: str, name: str) -> str:
+        """What the session's kernel tells about a name: Jupyter's `?name`, as plain text.
+
+        Raises:
+            MCPError: there is nothing by that name, or the server can't look.
+        """
+        uri = VARIABLE.format(session_id=session_id, name=quote(name, safe=""))
+        contents = await self._client.read_resource(uri)
+        return "".join(part.text for part in contents if hasattr(part, "text"))
+
+    @property
+    def instructions(self) -> str:
+        """What the server tells every model."""
+        return self._client.instructions or ""
 
     async def list_tools(self) -> list[mcp_types.Tool]:
         """The tools that the server offers, with their schemas."""
@@ -300,11 +262,17 @@ class RmiMcpClient:
         return "".join(part.text for part in contents if hasattr(part, "text"))
 
     async def _text(self, tool: str, **arguments: Any) -> str:
-        return texts(await self._call(tool, arguments))
+        return texts(await self.call_tool(tool, arguments))
 
-    async def _call(
+    async def call_tool(
         self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
     ) -> CallToolResult:
+        """Call any tool of the server and return its result as it came over the wire.
+
+        Raises:
+            ToolError: the server refused; the text says why and what to do.
+        """
+
         async def heard(progress: float, total: float | None, message: str | None) -> None:
             if on_output is not None and message:
                 stderr = message.startswith(HEADING)
@@ -334,68 +302,3 @@ def answering(on_question: OnQuestion) -> Callable[..., Awaitable[ElicitResult]]
         return ElicitResult(action="accept", content={"value": answer})
 
     return handle
-
-
-def is_url(target: object) -> bool:
-    """Whether a target is a URL."""
-    return isinstance(target, str) and target.startswith(("http://", "https://"))
-
-
-def transport_for(
-    target: str | Path | list[str] | FastMCP[Any] | ClientTransport | None,
-) -> ClientTransport:
-    """FastMCP's transport for a target of any kind."""
-    if target is None:
-        return child(EMBEDDED)
-    if isinstance(target, list):
-        return child(target)
-    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".py")):
-        return child([sys.executable, str(target)])
-    if isinstance(target, str) and not is_url(target):
-        words = shlex.split(target, posix=sys.platform != "win32")
-        if not words:
-            raise ValueError("The server's command is empty; give a URL, a script or a command.")
-        return child(words)
-    return infer_transport(target)
-
-
-def child(command: list[str]) -> StdioTransport:
-    """A server as a child process. It gets this environment: its settings are there."""
-    return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
-
-
-def texts(raw: CallToolResult) -> str:
-    """The text of a result."""
-    return "\n".join(block.text for block in raw.content if block.type == "text")
-
-
-def run_result(raw: CallToolResult) -> RunResult:
-    """A typed result from what came over the wire."""
-    text = texts(raw)
-    meta = (raw.meta or {}).get("rmi_agent", {"sections": {}, "shown": 0})
-    parts = {name: text[start:end] for name, (start, end) in meta["sections"].items()}
-    pictures = tuple(
-        Picture(block.mime_type, base64.b64decode(block.data))
-        for block in raw.content
-        if block.type == "image"
-    )
-    return RunResult(
-        text=text,
-        stdout=parts.get("stdout", ""),
-        stderr=parts.get("stderr", ""),
-        value=parts.get("value", ""),
-        notes=text[meta["shown"] :].strip("\n"),
-        pictures=pictures,
-        **(raw.structured_content or {}),
-    )
-
-
-def with_parts(result: RunResult, text: str, parts: dict[str, str]) -> RunResult:
-    """The result with whole parts, gathered over several pages."""
-    return replace(
-        result,
-        text=text,
-        stdout=parts.get("stdout", ""),
-        stderr=parts.get("stderr", ""),
-        value=parts.get("value", ""),
-    )

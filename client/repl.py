@@ -6,112 +6,173 @@ cell and not the client.
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import codeop
-import contextlib
-import getpass
-import queue
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
 
+import httpx2
 from anyio.from_thread import BlockingPortal
 from fastmcp.exceptions import ToolError
+from mcp import MCPError
 
-from .client import RmiMcpClient, RunResult
+from .client import RmiMcpClient
+from .questions import Questions
+from .results import RunResult
+from .screen import show
+from .source import Incomplete, asked_about
+from .terminal import is_dumb, is_terminal, write
 
-Show = Callable[[RunResult, dict[str, str]], None]
+Read = Callable[[], str | None]  # the next cell; None at the end of input
+
 GREETING = "import sys; print('Python', sys.version.split()[0])"
+LEAVE = ("exit", "quit", "exit()", "quit()")
+FAILURES = (MCPError, ToolError, httpx2.HTTPError, OSError, RuntimeError)
+# What `??` asks of the kernel itself, where the server shows no more than `?`.
+INSPECT = (
+    "print(get_ipython().object_inspect_mime({name!r}, detail_level={level})['text/plain']"
+    " if get_ipython()._object_find({name!r}).found else {missing!r})"
+)
 
 
-class Incomplete:
-    """Whether a text wants more lines, by Python's own rules; top-level `await` is allowed."""
+class Repl:
+    """Cells read from the terminal or a pipe, run one after the other in one session.
 
-    def __init__(self) -> None:
-        self._compile = codeop.CommandCompiler()
-        self._compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    Args:
+        portal: the thread that the client lives in.
+        client: connected to the server.
+        timeout: seconds until a cell is interrupted; the server's own if None.
+        questions: what cells ask.
+    """
 
-    def __call__(self, source: str) -> bool:
-        """True while the text is only the beginning of a cell."""
-        if source.lstrip().startswith(("!", "%%")):
-            return source.lstrip().startswith("%%") and not source.endswith("\n")
+    def __init__(
+        self,
+        portal: BlockingPortal,
+        client: RmiMcpClient,
+        timeout: float | None,
+        questions: Questions,
+    ) -> None:
+        self._portal = portal
+        self._client = client
+        self._timeout = timeout
+        self._questions = questions
+        self._session: str | None = None
+
+    def run(self) -> int:
+        """Read cells and run them until the end of input; returns the exit code."""
+        typed = is_terminal(sys.stdin)
+        read = self._editor() if typed and is_terminal(sys.stdout) and not is_dumb() else plainly
+        succeeded = self._cell(GREETING)
+        if self._session is None:
+            return 1
+        while (source := read()) is not None and source.strip() not in LEAVE:
+            if source.strip():
+                try:
+                    succeeded = self._inspect(source) or self._cell(source)
+                except KeyboardInterrupt:  # while it was looked up or shown
+                    succeeded = False
+        if self._session is not None:
+            self._portal.call(self._client.close_session, self._session)
+        return 0 if typed or succeeded else 1
+
+    def _editor(self) -> Read:
+        """Reading with an editor's comforts."""
+        from .prompt import code_prompt  # prompt_toolkit, which pipes don't need
+
+        prompt = code_prompt(self._complete)
+
+        def read() -> str | None:
+            while True:
+                try:
+                    return prompt.prompt()
+                except KeyboardInterrupt:
+                    continue  # what was typed is dropped
+                except EOFError:
+                    return None
+
+        return read
+
+    async def _complete(self, code: str) -> list[str]:
+        """What code may go on as; nothing when the server can't tell."""
+        if self._session is None:
+            return []
+        asked = self._portal.start_task_soon(self._client.complete, self._session, code)
         try:
-            return self._compile(source, "<input>", "single") is None
-        except (SyntaxError, ValueError, OverflowError):
-            return False  # the kernel knows more than Python: %magics, !shell, help?
+            return await asyncio.wrap_future(asked)
+        except FAILURES:
+            return []
 
+    def _inspect(self, source: str) -> bool:
+        """Show what `?name` asks for; whether it was that, and the server could tell."""
+        asked = asked_about(source)
+        if asked is None or asked[1] or self._session is None:
+            return False
+        try:
+            text = self._portal.call(self._client.inspect, self._session, asked[0])
+        except FAILURES:
+            return False
+        write("stdout", text.rstrip("\n") + "\n")
+        return True
 
-def ask(question: str, secret: bool) -> str | None:
-    """One line from the terminal or through the pipe; None at the end of input."""
-    try:
-        if sys.stdin.isatty():
-            return getpass.getpass(question) if secret else input(question)
-        return input()
-    except EOFError:
-        return None
+    def _cell(self, source: str) -> bool:
+        """Run one cell and show it; Ctrl-C interrupts it. Whether it succeeded."""
+        if asked := asked_about(source):
+            name, level = asked[0], int(asked[1])
+            source = INSPECT.format(name=name, level=level, missing=f"There is no {name}.")
+        shown = {"stdout": "", "stderr": ""}
 
+        def live(name: str, text: str) -> None:
+            shown[name] += text
+            write(name, text)
 
-class Questions:
-    """What cells ask, carried from the client's thread to the prompt's."""
+        async def call() -> RunResult:
+            return await self._client.run_cell(source, self._session, self._timeout, live)
 
-    def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[tuple[str, bool, Future[str | None]]] = queue.SimpleQueue()
-
-    async def ask(self, question: str, secret: bool) -> str | None:
-        """Wait for what the prompt's thread makes of it; in the client's thread."""
-        answer: Future[str | None] = Future()
-        self._asked.put((question, secret, answer))
-        return await asyncio.wrap_future(answer)
-
-    def answer(self) -> None:
-        """Ask what is there to be asked, if anything; in the prompt's thread."""
-        with contextlib.suppress(queue.Empty):
-            question, secret, answer = self._asked.get_nowait()
-            text: str | None = None
+        future, stop = self._portal.start_task_soon(call), False
+        while True:
             try:
-                text = ask(question, secret)
-            finally:
-                if answer.set_running_or_notify_cancel():
-                    answer.set_result(text)
+                if stop and self._session is not None:
+                    # It has not begun yet if there is nothing to interrupt: then once more.
+                    said = self._portal.call(self._client.interrupt_session, self._session)
+                    stop = said.startswith("Nothing runs") and not future.done()
+                self._questions.answer()
+                result = future.result(timeout=0.1)
+            except FutureTimeout:
+                continue
+            except KeyboardInterrupt:
+                if self._session is None:
+                    raise
+                stop = True
+            except ToolError as error:
+                write("stderr", f"{error}\n")
+                self._look_for_the_session()
+                return False
+            else:
+                show(result, shown)
+                self._session = result.session_id
+                return result.status == "ok"
+
+    def _look_for_the_session(self) -> None:
+        """Whether the session that refused is gone; then the next cell opens another."""
+        try:
+            rows = self._portal.call(self._client.list_sessions)
+        except FAILURES:
+            return
+        if self._session is not None and self._session not in [row["session_id"] for row in rows]:
+            self._session = None
+            write("stderr", "[the next cell begins a fresh session, with nothing defined]\n")
 
 
-def repl(
-    portal: BlockingPortal,
-    client: RmiMcpClient,
-    timeout: float | None,
-    show: Show,
-    questions: Questions,
-) -> int:
-    """Read cells and run them until the end of input; returns the exit code."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 (line editing and history, by being imported)
-    session, code = run(portal, client, GREETING, None, timeout, show, questions), 0
-    if session is None:
-        return 1
-    while True:
-        source = read(interactive)
-        if source is None:
-            break
-        if source.strip() in ("exit", "quit", "exit()", "quit()"):
-            break
-        if source.strip():
-            code = 0 if run(portal, client, source, session, timeout, show, questions) else 1
-    portal.call(client.close_session, session)
-    return 0 if interactive else code
-
-
-def read(interactive: bool) -> str | None:
-    """One complete cell, or None at the end of input. Ctrl-C drops what was typed."""
+def plainly() -> str | None:
+    """One complete cell from a pipe or a terminal without an editor; None at the end of input."""
+    if sys.stdin is None:  # it was closed before we began
+        return None
+    prompts = is_terminal(sys.stdin)
     incomplete = Incomplete()
     lines: list[str] = []
     while True:
         try:
-            lines.append(input((">>> " if not lines else "... ") if interactive else ""))
+            lines.append(input((">>> " if not lines else "... ") if prompts else ""))
         except EOFError:
             return "\n".join(lines) if lines else None
         except KeyboardInterrupt:
@@ -119,45 +180,5 @@ def read(interactive: bool) -> str | None:
             lines = []
             continue
         source = "\n".join(lines)
-        if not incomplete(source) and (len(lines) == 1 or lines[-1] == "" or not interactive):
+        if not incomplete(source) and (len(lines) == 1 or lines[-1] == "" or not prompts):
             return source
-
-
-def run(
-    portal: BlockingPortal,
-    client: RmiMcpClient,
-    source: str,
-    session: str | None,
-    timeout: float | None,
-    show: Show,
-    questions: Questions,
-) -> str | None:
-    """Run one cell and show it; Ctrl-C interrupts it. Its session, or None if it failed to run."""
-    shown = {"stdout": "", "stderr": ""}
-
-    def live(name: str, text: str) -> None:
-        shown[name] += text
-        stream: Any = getattr(sys, name)
-        stream.write(text)
-        stream.flush()
-
-    async def call() -> RunResult:
-        return await client.run_cell(source, session, timeout, live)
-
-    future = portal.start_task_soon(call)
-    while True:
-        try:
-            questions.answer()
-            result = future.result(timeout=0.1)
-        except FutureTimeout:
-            continue
-        except KeyboardInterrupt:
-            if session is None:
-                raise
-            portal.start_task_soon(client.interrupt_session, session)
-        except ToolError as error:
-            print(error, file=sys.stderr)
-            return None
-        else:
-            show(result, shown)
-            return result.session_id

@@ -19,7 +19,7 @@ from .settings import Settings
 
 NOTEBOOK = "notebook://{session_id}"
 FILE = "python-file://{path*}"
-VARIABLE = "variable://{session_id}/{name*}"
+VARIABLE = "variable://{session_id}/{name}"
 
 
 class Resources:

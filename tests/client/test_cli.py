@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from rmi_agent.client.cli import app
-from rmi_agent.client.repl import Incomplete
 
 from tests.server.conftest import fill, http_server, server_env
 
@@ -134,68 +131,6 @@ def test_what_a_cell_asks_is_read_from_this_commands_input(
     monkeypatch.setattr("sys.stdin", io.StringIO("name = input('Name? ')\nAda\nname * 2\n"))
     code, out, err = command("repl")
     assert (code, out.splitlines()[1:]) == (0, ["Name? Ada", "'AdaAda'"]), err
-
-
-@pytest.mark.parametrize(
-    ("source", "more"),
-    [
-        ("x = 1", False),
-        ("def f():", True),
-        ("def f():\n    return 1", True),
-        ("def f():\n    return 1\n", False),
-        ("(1,", True),
-        ("'''a", True),
-        ("x = = 1", False),
-        ("%who", False),
-        ("!ls", False),
-        ("len?", False),
-        ("await f()", False),
-        ("async with x:", True),
-        ("%%time", True),
-        ("%%time\nx = 1", True),
-        ("%%time\nx = 1\n", False),
-    ],
-)
-def test_a_cell_goes_on_until_it_is_complete(source: str, more: bool) -> None:
-    assert Incomplete()(source) is more
-
-
-@POSIX
-@pytest.mark.slow
-def test_ctrl_c_in_the_repl_stops_the_cell_and_not_the_client(server: str) -> None:
-    import pty  # not on Windows
-
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rmi_agent.client.cli", "repl", "--server", server],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    shown = b""
-
-    def until(word: bytes) -> None:
-        nonlocal shown
-        ends = time.monotonic() + 30
-        while word not in shown:
-            assert time.monotonic() < ends, shown
-            shown += os.read(master, 4096)
-        shown = shown.split(word, 1)[1]
-
-    until(b">>> ")
-    os.write(master, b"import time; x = 3; print('go', flush=True); time.sleep(60)\n")
-    until(b"\ngo")
-    process.send_signal(signal.SIGINT)
-    until(b"KeyboardInterrupt")
-    until(b">>> ")
-    os.write(master, b"x * 7\n")
-    until(b"21")
-    until(b">>> ")
-    os.write(master, b"\x04")
-    assert process.wait(20) == 0
-    os.close(master)
 
 
 @POSIX

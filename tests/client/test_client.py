@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
+from mcp import MCPError
 from rmi_agent.client import RmiMcpClient, RunResult
 from rmi_agent.client.check import check
 from rmi_agent.server import App, load
 
+from tests.client import completing
 from tests.server.conftest import fill, http_server
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +151,20 @@ async def test_check_reports_what_is_wrong(settings: Path) -> None:
     assert not passed
     assert len(steps) == 2
     assert "expected 'Hello' and exit code 0" in steps["run hello_world.py"]
+
+
+async def test_code_is_completed_and_names_are_explained_where_the_server_can() -> None:
+    async with RmiMcpClient(completing.mcp) as client:
+        assert await client.complete("s1", "x = np.lins") == ["x = np.linspace"]
+        assert (await client.inspect("s1", "np.linspace")).endswith("\nin s1")
+        with pytest.raises(MCPError, match=r"There is no a/b\?"):
+            await client.inspect("s1", "a/b?")
+    async with RmiMcpClient(FastMCP("can't")) as client:
+        assert client.instructions == ""
+        with pytest.raises(MCPError):
+            await client.complete("s1", "x")
+        with pytest.raises(MCPError):
+            await client.inspect("s1", "x")
 
 
 @pytest.mark.parametrize("target", ["", "   "])

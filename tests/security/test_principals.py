@@ -104,7 +104,7 @@ async def test_anothers_notebook_reads_as_one_that_never_was(both: Both, state: 
 
 
 async def test_nobody_looks_into_anothers_kernel(both: Both) -> None:
-    names = ResourceTemplateReference(uri="variable://{session_id}/{name*}")
+    names = ResourceTemplateReference(uri="variable://{session_id}/{name}")
     typed, given = {"name": "name", "value": "x"}, {"session_id": both.ids["idle"]}
     assert "x" in (await both.alice.complete(names, typed, given)).values
     assert (await both.bob.complete(names, typed, given)).values == []

@@ -16,7 +16,7 @@ from tests.server.conftest import fill
 
 pytestmark = pytest.mark.anyio
 
-VARIABLE = ResourceTemplateReference(uri="variable://{session_id}/{name*}")
+VARIABLE = ResourceTemplateReference(uri="variable://{session_id}/{name}")
 
 
 async def complete(client: Client[Any], of: Any, name: str, typed: str, **given: str) -> list[str]:

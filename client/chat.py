@@ -1,0 +1,208 @@
+"""`rmi-agent chat`: a conversation with a language model that runs Python by the server's tools.
+
+Leads the conversation and keeps its history; which model it is, how tools are called and how
+all is shown are others' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import pydantic_ai
+from pydantic_ai import (
+    Agent,
+    BinaryContent,
+    CancellationToken,
+    RunContext,
+    UsageLimits,
+    capture_run_messages,
+)
+from pydantic_ai.exceptions import AgentRunError, RunCancelled
+from pydantic_ai.messages import (
+    FunctionToolCallEvent,
+    FunctionToolResultEvent,
+    ModelMessage,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+)
+from pydantic_ai.models import Model
+
+from .client import RmiMcpClient
+from .models import Keys, explained
+from .questions import ask
+from .results import Picture
+from .terminal import is_dumb, is_terminal
+from .toolset import ServerTools
+from .transcript import Transcript
+
+pydantic_ai.BANNER_ENABLED = False  # it would advertise in the middle of the first answer
+
+REQUESTS = 50  # of the model for one answer
+RETRIES = 5  # of a call whose arguments make no sense
+COMMANDS = "/new begins another conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
+
+
+class Chat:
+    """A conversation: `use` a connected client, then `answer` as often as wanted.
+
+    Attributes:
+        history: all that was said so far, as pydantic-ai keeps it.
+        transcript: where it is shown.
+    """
+
+    def __init__(self, model: Model, keys: Keys) -> None:
+        self.history: list[ModelMessage] = []
+        self.transcript = Transcript()
+        self._agent: Agent[None, str] = Agent(model, retries=RETRIES)
+        self._model = model
+        self._keys = keys
+
+    def use(self, client: RmiMcpClient) -> None:
+        """Give the model a connected server's tools, and what the server says of them."""
+        self._agent = Agent(
+            self._model,
+            instructions=client.instructions or None,
+            toolsets=[ServerTools(client)],
+            retries=RETRIES,
+        )
+
+    async def ask(self, question: str, secret: bool) -> str | None:
+        """Ask the person what a cell asks; through a pipe there is nobody."""
+        self.transcript.pause()
+        if not is_terminal(sys.stdin):
+            return None
+        if not can_edit():
+            return await asyncio.to_thread(ask, question, secret)
+        from .prompt import answer_prompt
+
+        return await answer_prompt(question, secret)
+
+    async def answer(self, question: str) -> bool:
+        """Answer one question, showing how; whether that succeeded. Ctrl-C stops it."""
+        token = CancellationToken()
+        with interrupts(token.cancel), capture_run_messages() as messages:
+            try:
+                self.transcript.thinking()
+                done = await self._agent.run(
+                    question,
+                    message_history=self.history,
+                    usage_limits=UsageLimits(request_limit=REQUESTS),
+                    cancellation_token=token,
+                    event_stream_handler=self._show,
+                )
+            except RunCancelled as stopped:
+                self._keep(stopped.all_messages())
+                self.transcript.end_of_words(last=False)
+                self.transcript.say("Stopped; what ran is interrupted.")
+                return False
+            except AgentRunError as error:
+                self._keep(messages)
+                self.transcript.end_of_words(last=False)
+                self.transcript.say(explained(error, self._model, self._keys))
+                return False
+        self.history = done.all_messages()
+        self.transcript.end_of_words(last=True)
+        return True
+
+    def _keep(self, messages: Sequence[ModelMessage]) -> None:
+        """Keep how far an answer came; a question that nothing followed is dropped."""
+        new = messages[len(self.history) :]
+        if any(isinstance(message, ModelResponse) and message.parts for message in new):
+            self.history = list(messages)
+
+    async def _show(self, _: RunContext[None], events: AsyncIterable[Any]) -> None:
+        async for event in events:
+            match event:
+                case PartStartEvent(part=TextPart(content=text)):
+                    self.transcript.words(text)
+                case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
+                    self.transcript.words(text)
+                case FunctionToolCallEvent(part=part):
+                    self.transcript.call(part.tool_name, part.args_as_dict())
+                case FunctionToolResultEvent(part=part):
+                    self._show_result(part)
+        self.transcript.thinking()
+
+    def _show_result(self, part: Any) -> None:
+        content = part.content if isinstance(part.content, list) else [part.content]
+        text = "".join(piece for piece in content if isinstance(piece, str))
+        pictures = [
+            Picture(piece.media_type, piece.data)
+            for piece in content
+            if isinstance(piece, BinaryContent)
+        ]
+        facts = part.metadata if isinstance(part.metadata, dict) else {}
+        if part.outcome == "failed":
+            facts = {"status": "refused"}
+        self.transcript.result(part.tool_name, text, facts, pictures)
+
+
+@contextlib.contextmanager
+def interrupts(stop: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C stop one thing; pressed again meanwhile, it ends the program as ever."""
+    loop = asyncio.get_running_loop()
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        loop.call_soon_threadsafe(stop)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def can_edit() -> bool:
+    """Whether the terminal can move its cursor."""
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
+
+
+def reader() -> Callable[[str], Awaitable[str | None]]:
+    """What reads a line that somebody types; None at the end."""
+    if not can_edit():
+        return lambda prompt: asyncio.to_thread(ask, prompt, False)
+    from .prompt import message_prompt  # prompt_toolkit, which pipes don't need
+
+    session = message_prompt()
+
+    async def read(prompt: str) -> str | None:
+        while True:
+            try:
+                return await session.prompt_async(prompt)
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return None
+
+    return read
+
+
+async def converse(chat: Chat, question: str | None) -> int:
+    """Answer question after question until the end of input."""
+    chat.transcript.say(COMMANDS)
+    read = reader()
+    while True:
+        if question is None and (question := await read("you> ")) is None:
+            return 0
+        match question.strip():
+            case "/quit" | "/exit":
+                return 0
+            case "/new":
+                chat.history = []
+                chat.transcript.say("A new conversation; sessions stay open.")
+            case "":
+                pass
+            case command if command.startswith("/") and " " not in command:
+                chat.transcript.say(COMMANDS)
+            case asked:
+                await chat.answer(asked)
+        question = None

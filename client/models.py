@@ -1,0 +1,216 @@
+"""Which language model is talked to, and with whose key: names, the environment and `.env`.
+
+Knows the providers and what their errors mean; nothing of tools or terminals. A key goes to
+its provider's client and is shown nowhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import httpx2
+from pydantic import SecretStr
+from pydantic_ai import exceptions
+from pydantic_ai.models import Model
+from pydantic_ai.profiles import ModelProfile
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .local_token import is_loopback
+
+HERE = Path(__file__).resolve().parent.parent  # of a checkout: its `.env` is the server's too
+ENV_FILES = (HERE / ".env", ".env") if (HERE / "pyproject.toml").is_file() else (".env",)
+OPENAI = "https://api.openai.com/v1"
+OLLAMA = "http://127.0.0.1:11434/v1"
+KINDS = "openai:NAME, google:NAME, anthropic:NAME or ollama:NAME"
+# What is talked to when there is a key and no name, in this order.
+DEFAULTS = {
+    "anthropic": "claude-sonnet-5-5",
+    "openai": "gpt-6.1-terra",
+    "google": "gemini-3.8-flash",
+}
+KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "google": "GOOGLE_API_KEY (or GEMINI_API_KEY)",
+    "anthropic": "ANTHROPIC_API_KEY",
+}
+
+
+class NoModelError(ValueError):
+    """No model can be talked to; the text says what to do."""
+
+
+class Keys(BaseSettings):
+    """What the environment or `.env` says of models; all of it may be missing."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILES,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+    openai_api_key: SecretStr | None = None
+    google_api_key: SecretStr | None = None
+    gemini_api_key: SecretStr | None = None
+    anthropic_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    ollama_base_url: str | None = None
+    rmi_agent_model: str | None = None
+
+    def of(self, kind: str) -> str | None:
+        """The key of a provider, if there is one."""
+        key = {
+            "openai": self.openai_api_key,
+            "google": self.google_api_key or self.gemini_api_key,
+            "anthropic": self.anthropic_api_key,
+        }.get(kind)
+        return key.get_secret_value().strip() or None if key is not None else None
+
+
+def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -> Model:
+    """The model of a name like `openai:NAME`.
+
+    Args:
+        name: left out, RMI_AGENT_MODEL, or else that of the provider whose key is there.
+        base_url: where to find it, for servers that are not the provider's own.
+        pictures: whether it is given pictures.
+        keys: what the environment says.
+
+    Raises:
+        NoModelError: the name or the key is missing or makes no sense.
+    """
+    kind, model = named(name or keys.rmi_agent_model, base_url, keys)
+    profile = None if pictures else ModelProfile(supports_image_input=False)
+    if kind == "google":
+        from pydantic_ai.models.google import GoogleModel
+        from pydantic_ai.providers.google import GoogleProvider
+
+        google = GoogleProvider(api_key=key_for(kind, keys), base_url=base_url)
+        return GoogleModel(model, provider=google, profile=profile)
+    if kind == "anthropic":
+        from pydantic_ai.models.anthropic import AnthropicModel
+        from pydantic_ai.providers.anthropic import AnthropicProvider
+
+        anthropic = AnthropicProvider(api_key=key_for(kind, keys), base_url=base_url)
+        return AnthropicModel(model, provider=anthropic, profile=profile)
+    if kind == "ollama":
+        from pydantic_ai.models.ollama import OllamaModel
+        from pydantic_ai.providers.ollama import OllamaProvider
+
+        at = base_url or keys.ollama_base_url or OLLAMA
+        # Not given a key, it would look for one in the environment.
+        ollama = OllamaProvider(base_url=with_path(at), api_key="none")
+        return OllamaModel(model, provider=ollama, profile=profile)
+    return openai(model, base_url or keys.openai_base_url, profile, keys)
+
+
+def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: Keys) -> Model:
+    """A model of OpenAI's, or of any server that speaks its protocol of chat completions."""
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    if base_url is None or base_url.rstrip("/") == OPENAI:
+        own = OpenAIProvider(api_key=key_for("openai", keys), base_url=OPENAI)
+        return OpenAIResponsesModel(name, provider=own, profile=profile)
+    key = keys.of("openai")
+    if httpx2.URL(base_url).scheme != "https" and not is_loopback(base_url):
+        key = None  # it would be sent for all to read
+    url = with_path(base_url)
+    other = OpenAICompatibleProvider("compatible", base_url=url, api_key=key or "none")
+    return OpenAIChatModel(name, provider=other, profile=profile)
+
+
+def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]:
+    """The provider and the model of a name.
+
+    Raises:
+        NoModelError: it names none.
+    """
+    for url in (base_url, keys.openai_base_url, keys.ollama_base_url):
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise NoModelError(f"The base URL {url!r} is none; give it as http://HOST:PORT/v1.")
+    if name is None:
+        there = next((kind for kind in DEFAULTS if keys.of(kind)), None)
+        if there is None or base_url is not None:
+            raise NoModelError(
+                f"No model is named: give --model {KINDS}, or set RMI_AGENT_MODEL"
+                + ("." if base_url else ", or the key of one: " + ", ".join(KEYS.values()) + ".")
+            )
+        return there, DEFAULTS[there]
+    kind, _, model = name.partition(":")
+    kind = {"gemini": "google"}.get(kind, kind)
+    if model and kind in (*KEYS, "ollama"):
+        return kind, model
+    if base_url is not None:  # whatever that server calls it: `llama4:70b`
+        return "openai", name
+    raise NoModelError(f"--model {name}: give it as {KINDS}; with --base-url any name will do.")
+
+
+def key_for(kind: str, keys: Keys) -> str:
+    """The key of a provider.
+
+    Raises:
+        NoModelError: there is none.
+    """
+    return keys.of(kind) or missing(kind)
+
+
+def missing(kind: str) -> NoReturn:
+    """Say which key is missing."""
+    raise NoModelError(f"{KEYS[kind]} is not set: export it, or put it into .env.")
+
+
+def with_path(url: str) -> str:
+    """A server's address as people have it, with the usual path of OpenAI's protocol."""
+    return f"{url.rstrip('/')}/v1" if httpx2.URL(url).path in ("", "/") else url
+
+
+def unreadable() -> None:
+    """Let no kernel of this user read the keys in this process's environment (Linux)."""
+    if sys.platform == "linux":
+        dumpable = 4  # PR_SET_DUMPABLE of prctl(2)
+        ctypes.CDLL(None).prctl(dumpable, 0, 0, 0, 0)
+
+
+def explained(error: exceptions.AgentRunError, model: Model, keys: Keys) -> str:
+    """What went wrong with a model, in one line that says what to do."""
+    where = model.base_url or model.system
+    match error:
+        case exceptions.ModelAuthenticationError():
+            text = f"{where} refuses the key; check it, and that it may use {model.model_name}"
+        case exceptions.ModelQuotaExceededError():
+            text = f"{where} says that the account has no credit left"
+        case exceptions.ModelRateLimitError():
+            when = f"in {error.retry_after:.0f} s" if error.retry_after else "in a minute"
+            text = f"{where} takes no more requests for now; try again {when}"
+        case exceptions.ModelNotFoundError():
+            text = f"{where} does not know {model.model_name}; name another with --model"
+        case exceptions.ModelContextWindowExceededError():
+            text = "The conversation has grown too long for the model; /new begins another"
+        case exceptions.ModelUnavailableError() | exceptions.ModelServerError():
+            text = f"{where} can't answer just now; try again"
+        case exceptions.ModelConnectionError() | exceptions.ModelRequestTimeout():
+            text = f"Can't reach {where}; is the network there, and does the server run?"
+        case exceptions.UsageLimitExceeded():
+            text = "Stopped, having asked the model often enough for one answer; say 'go on' if so"
+        case exceptions.ModelAPIError():
+            text = f"{where} refuses the request: {detail(error)}"
+        case _:
+            text = f"The model's answer made no sense: {error.message}"
+    for kind in KEYS:
+        if key := keys.of(kind):
+            text = text.replace(key, "…")
+    return " ".join(text.split())[:500]
+
+
+def detail(error: exceptions.ModelAPIError) -> str:
+    """What the provider itself says, without the wrapping."""
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        return str(inner.get("message", inner) if isinstance(inner, dict) else inner)
+    return str(body or error.message)

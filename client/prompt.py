@@ -1,0 +1,176 @@
+"""The line that is typed into on a terminal: editing, history, colours and completion.
+
+Knows prompt_toolkit and keys; what completes the code is given to it. It is imported only
+when there is a terminal that can move its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from pathlib import Path
+
+import platformdirs
+from ipython_pygments_lexers import IPython3Lexer
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+
+from .source import (
+    INDENT,
+    Incomplete,
+    indentation,
+    replaced_from,
+    shown_to_completion,
+    wants_a_line,
+)
+from .terminal import harmless, write
+
+Complete = Callable[[str], Awaitable[list[str]]]
+PATIENCE = 1.0  # seconds that a completion may take
+
+
+class KernelCompleter(Completer):
+    """Completes code by what the session's kernel knows, or not at all if it takes too long."""
+
+    def __init__(self, complete: Complete) -> None:
+        self._complete = complete
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        """Nothing: the kernel is asked asynchronously."""
+        return ()
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        """What the word at the cursor may become."""
+        code = shown_to_completion(document.text_before_cursor)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                values = await self._complete(code)
+        except TimeoutError:
+            return
+        start = replaced_from(code, values)
+        for value in values:
+            word = harmless(value[start:])
+            yield Completion(word, start - len(code), display=word)
+
+
+def history(name: str) -> History:
+    """What was typed before, in a file of the user's own; in memory if that can't be."""
+    path = platformdirs.user_state_path("rmi-agent", appauthor=False) / name
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        write("stderr", f"[what you type is not kept: {error}]\n")
+        return InMemoryHistory()
+    return KeptHistory(path)
+
+
+class KeptHistory(FileHistory):
+    """A history in a file; a full disk does not end the prompt."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+
+    def store_string(self, string: str) -> None:
+        """Append an entry."""
+        try:
+            super().store_string(string.encode("utf-8", "replace").decode())
+        except OSError as error:
+            write("stderr", f"[not kept in the history: {error}]\n")
+
+
+def code_prompt(complete: Complete) -> PromptSession[str]:
+    """A prompt for cells: Enter runs what is complete, Tab completes, Alt-Enter runs anyway."""
+    return PromptSession(
+        ">>> ",
+        multiline=True,
+        prompt_continuation="... ",
+        lexer=PygmentsLexer(IPython3Lexer, sync_from_start=True),
+        history=history("repl-history"),
+        completer=KernelCompleter(complete),
+        complete_while_typing=False,
+        enable_history_search=True,
+        enable_open_in_editor=True,
+        enable_suspend=True,
+        key_bindings=code_keys(),
+    )
+
+
+def message_prompt() -> PromptSession[str]:
+    """A prompt for what is said to a model: Enter sends it, Alt-Enter begins a new line."""
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return PromptSession(
+        multiline=True,
+        history=history("chat-history"),
+        enable_history_search=True,
+        enable_open_in_editor=True,
+        enable_suspend=True,
+        key_bindings=keys,
+    )
+
+
+async def answer_prompt(question: str, secret: bool) -> str | None:
+    """What a cell asks for; not kept. None for Ctrl-C or Ctrl-D."""
+    try:
+        session: PromptSession[str] = PromptSession(history=InMemoryHistory())
+        return await session.prompt_async(harmless(question), is_password=secret)
+    except (KeyboardInterrupt, EOFError):
+        return None
+
+
+def code_keys() -> KeyBindings:
+    """The keys that know Python."""
+    keys = KeyBindings()
+    incomplete = Incomplete()
+    in_indent = Condition(
+        lambda: not get_app().current_buffer.document.current_line_before_cursor.strip()
+    )
+    choosing = Condition(lambda: get_app().current_buffer.complete_state is not None)
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        document = buffer.document
+        if buffer.complete_state is not None and buffer.complete_state.current_completion:
+            buffer.complete_state = None  # it is taken over; Enter runs it only the next time
+            return
+        behind = document.text_after_cursor.strip()
+        if behind or wants_a_line(document.text_before_cursor, incomplete):
+            buffer.insert_text("\n" + indentation(document.text_before_cursor))
+        else:
+            run(event)
+
+    @keys.add("escape", "enter")
+    def run(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("tab", filter=in_indent & ~choosing)
+    def _(event: KeyPressEvent) -> None:
+        column = event.current_buffer.document.cursor_position_col
+        event.current_buffer.insert_text(INDENT[: len(INDENT) - column % len(INDENT)])
+
+    @keys.add("backspace", filter=in_indent & ~choosing)
+    def _(event: KeyPressEvent) -> None:
+        column = event.current_buffer.document.cursor_position_col
+        event.current_buffer.delete_before_cursor((column - 1) % len(INDENT) + 1 if column else 1)
+
+    return keys

@@ -1,0 +1,50 @@
+"""What cells ask with `input()` and `getpass()`, brought to whoever sits at the terminal.
+
+Knows the keyboard and threads; nothing of servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import queue
+import sys
+from concurrent.futures import Future
+
+from .terminal import harmless
+
+
+def ask(question: str, secret: bool) -> str | None:
+    """One line from the terminal or through the pipe; None at the end of input."""
+    try:
+        if sys.stdin.isatty():
+            question = harmless(question)
+            return getpass.getpass(question) if secret else input(question)
+        return input()
+    except EOFError:
+        return None
+
+
+class Questions:
+    """What cells ask, carried from the client's thread to the prompt's."""
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[tuple[str, bool, Future[str | None]]] = queue.SimpleQueue()
+
+    async def ask(self, question: str, secret: bool) -> str | None:
+        """Wait for what the prompt's thread makes of it; in the client's thread."""
+        answer: Future[str | None] = Future()
+        self._asked.put((question, secret, answer))
+        return await asyncio.wrap_future(answer)
+
+    def answer(self) -> None:
+        """Ask what is there to be asked, if anything; in the prompt's thread."""
+        with contextlib.suppress(queue.Empty):
+            question, secret, answer = self._asked.get_nowait()
+            text: str | None = None
+            try:
+                text = ask(question, secret)
+            finally:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(text)

@@ -1,0 +1,112 @@
+"""Showing a run: its output as it comes, then value, traceback, pictures and notes.
+
+A script's stdout and stderr stay what they are; all that is said about a run goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from rich.console import Console
+
+from .pictures import show_picture
+from .questions import ask
+from .results import RunResult
+from .terminal import write, write_traceback
+
+
+class Screen:
+    """Shows a run while it goes on and when it is over.
+
+    On a terminal the elapsed time runs along below; through a pipe there is the text alone.
+    """
+
+    def __init__(self) -> None:
+        self.shown = {"stdout": "", "stderr": ""}
+        self._console = Console(stderr=True)
+        self._status = self._console.status("") if self._console.is_terminal else None
+        self._started = time.monotonic()
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Screen:
+        if self._status is not None:
+            self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._status is not None:
+            self._status.stop()
+
+    async def _tick(self) -> None:
+        await asyncio.sleep(1)
+        assert self._status is not None
+        while True:
+            self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
+            self._status.start()
+            await asyncio.sleep(0.5)
+
+    def live(self, name: str, text: str) -> None:
+        """Output that came while the run goes on."""
+        self.shown[name] += text
+        if self._status is not None:
+            self._status.stop()
+        write(name, text)
+
+    async def ask(self, question: str, secret: bool) -> str | None:
+        """Ask whoever sits there, or take a line of this command's input."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._status is not None:
+            self._status.stop()
+        try:
+            return await asyncio.to_thread(ask, question, secret)
+        finally:
+            if self._ticker is not None:
+                self._ticker = asyncio.create_task(self._tick())
+
+    def finish(self, result: RunResult) -> None:
+        """What has not been shown yet, and what is to be said about the run."""
+        if self._status is not None:
+            self._status.stop()
+        show(result, self.shown)
+
+
+def show(result: RunResult, shown: dict[str, str]) -> None:
+    """Print a result, without what `shown` has of it already."""
+    write("stdout", rest(result.stdout, shown["stdout"]))
+    write_traceback(rest(result.stderr, shown["stderr"]))
+    if result.value:
+        value = result.value.rstrip("\n") + "\n"
+        if result.error_name is not None:
+            write_traceback(value)
+        else:
+            write("stdout", value)
+    for line in result.notes.splitlines():
+        if not line.startswith(("[session_id:", "[Process exited")):
+            write("stderr", line + "\n")
+    for picture in result.pictures:
+        show_picture(picture)
+
+
+def rest(text: str, shown: str) -> str:
+    """What of a stream has not been shown yet."""
+    return text[len(shown) :] if text.startswith(shown) else "\n" + text
+
+
+def recorded(result: RunResult) -> None:
+    """Say where the session is recorded."""
+    if result.notebook:
+        write("stderr", f"Recorded in {result.notebook}\n")
+
+
+def exit_code(result: RunResult) -> int:
+    """What a shell would report for such a run."""
+    if result.status == "timeout":
+        return 124
+    code = result.exit_code
+    if code is None:
+        return 0 if result.status == "ok" else 1
+    return 128 - code if code < 0 else code

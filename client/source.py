@@ -1,0 +1,86 @@
+"""What is typed at the prompt, as text: whether it is complete, what it asks about.
+
+Knows Python's and IPython's rules of the surface; nothing of terminals or servers.
+"""
+
+from __future__ import annotations
+
+import ast
+import codeop
+import re
+
+INDENT = "    "
+SENT = 2000  # characters of code that a completion gets to see
+_NAME = r"%{0,2}[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_ASKED = re.compile(rf"\s*(?:(?P<before>\?\??)\s*(?P<a>{_NAME})|(?P<b>{_NAME})(?P<after>\?\??))\s*")
+_LEAVES = re.compile(r"\s*(?:return|raise|pass|break|continue)\b")
+_WORD = re.compile(r"[%!\w]*$")
+
+
+class Incomplete:
+    """Whether a text wants more lines, by Python's own rules; top-level `await` is allowed."""
+
+    def __init__(self) -> None:
+        self._compile = codeop.CommandCompiler()
+        self._compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+    def __call__(self, source: str) -> bool:
+        """True while the text is only the beginning of a cell."""
+        if source.lstrip().startswith(("!", "%%")):
+            return source.lstrip().startswith("%%") and not source.endswith("\n")
+        return any(self._goes_on(source, kind) for kind in ("single", "exec"))
+
+    def _goes_on(self, source: str, kind: str) -> bool:
+        try:
+            return self._compile(source, "<input>", kind) is None
+        except (SyntaxError, ValueError, OverflowError):
+            # Several statements are no `single`; and the kernel knows more than Python:
+            # %magics, !shell, help?
+            return False
+
+
+def wants_a_line(source: str, incomplete: Incomplete) -> bool:
+    """Whether Enter at the end of a typed text begins a new line rather than runs it.
+
+    An indented block goes on until an empty line, as in Python's own prompt.
+    """
+    last = source.rpartition("\n")[2]
+    if "\n" in source and last[:1].isspace() and last.strip():
+        return True
+    return incomplete(source if last.strip() else source.rstrip(" \t"))
+
+
+def indentation(before: str) -> str:
+    """The indentation of a line that begins behind the text `before`."""
+    line = before.rpartition("\n")[2]
+    indent = line[: len(line) - len(line.lstrip())]
+    if line.rstrip().endswith(":"):
+        return indent + INDENT
+    return indent.removesuffix(INDENT) if _LEAVES.match(line) else indent
+
+
+def asked_about(source: str) -> tuple[str, bool] | None:
+    """The name that `?name` or `name?` asks about, and whether its source is asked for (`??`)."""
+    asked = _ASKED.fullmatch(source)
+    if asked is None:
+        return None
+    marks = asked["before"] or asked["after"]
+    return asked["a"] or asked["b"], marks == "??"
+
+
+def shown_to_completion(before: str) -> str:
+    """The code before the cursor as far as a completion needs it: from a line's start."""
+    if len(before) <= SENT:
+        return before
+    tail = before[-SENT:]
+    return tail.partition("\n")[2] if "\n" in tail else tail
+
+
+def replaced_from(code: str, values: list[str]) -> int:
+    """Where in `code` the word begins that the values replace."""
+    same = len(code)
+    for value in values:
+        while not value.startswith(code[:same]):
+            same -= 1
+    word = _WORD.search(code[:same])
+    return word.start() if word is not None else same

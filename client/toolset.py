@@ -1,0 +1,69 @@
+"""The server's tools as a model's: their schemas, their results as text and pictures.
+
+Stands between `RmiMcpClient` and pydantic-ai, whose own toolset for MCP would give the model
+a run's facts in place of its output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastmcp.exceptions import ToolError
+from mcp import MCPError
+from pydantic_ai import BinaryContent, RunContext, ToolDefinition, ToolFailed, ToolReturn
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
+from pydantic_core import SchemaValidator, core_schema
+
+from .client import RmiMcpClient
+from .results import pictures, texts
+
+# That arguments are an object is all that is checked here; the server knows the rest.
+OBJECT = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()))
+
+
+class ServerTools(AbstractToolset[Any]):
+    """The tools of a connected server, for an agent of pydantic-ai.
+
+    Args:
+        client: connected, and staying so while the agent runs.
+    """
+
+    def __init__(self, client: RmiMcpClient) -> None:
+        self._client = client
+
+    @property
+    def id(self) -> str:
+        """What it is called."""
+        return "rmi-agent"
+
+    async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
+        """Every tool with its description and schema, as the server gives them."""
+        return {
+            tool.name: ToolsetTool(
+                toolset=self,
+                tool_def=ToolDefinition(
+                    name=tool.name,
+                    description=tool.description,
+                    parameters_json_schema=tool.input_schema,
+                ),
+                max_retries=ctx.max_retries,
+                args_validator=OBJECT,
+            )
+            for tool in await self._client.list_tools()
+        }
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> ToolReturn[Any]:
+        """Call a tool: its text and pictures for the model, a run's facts as metadata.
+
+        Raises:
+            ToolFailed: the server refused, which is told to the model.
+        """
+        try:
+            raw = await self._client.call_tool(name, tool_args)
+        except (ToolError, MCPError) as error:
+            raise ToolFailed(str(error)) from None
+        text = texts(raw)
+        shown = [BinaryContent(p.data, media_type=p.mime_type) for p in pictures(raw)]
+        return ToolReturn([text, *shown] if shown else text, metadata=raw.structured_content)
