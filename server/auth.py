@@ -54,6 +54,16 @@ class Tokens(TokenVerifier):
         # Without the token: requests carry this object, and one may be printed some day.
         return AccessToken(token="", client_id=found, scopes=[])
 
+    def key(self, principal: str, purpose: str) -> bytes | None:
+        """A key for one purpose, another one once the principal's token changes."""
+        own = next((own for name, own in self._digests if name == principal), None)
+        return None if own is None else hmac.digest(own, purpose.encode(), "sha256")
+
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """Everybody who has a token."""
+        return tuple(name for name, _ in self._digests)
+
     def mark(self, principal: str) -> str | None:
         """Which token a principal has, without telling it; another one after each change."""
         # A part of the digest: who finds it written down can't check guesses with certainty.

@@ -96,6 +96,23 @@ def serve(
 
 
 @app.command
+def review(
+    *,
+    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    port: Annotated[int, Parameter(help="Port to listen on, 0 for any.")] = 0,
+    no_browser: Annotated[bool, Parameter(help="Only show the link.", negative=())] = False,
+) -> None:
+    """Look at recorded sessions in a browser, on this machine alone, with no server running."""
+    from .review.cli import review as serve_pages
+
+    try:
+        given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
+        raise SystemExit(serve_pages(load(**given).notebooks, port, not no_browser))
+    except BadSettings as error:
+        die(error)
+
+
+@app.command
 def doctor(*, json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False) -> None:
     """Try what a server needs on this machine; exit code 1 if something is amiss."""
     findings = []

@@ -25,9 +25,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
-from .auth import Access, access
+from .auth import Access, Tokens, access
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .guard import BODY_LIMIT, Guard
+from .review.routes import is_page
 from .settings import BadSettings, Settings
 from .ways import public_url, ways
 
@@ -71,7 +72,7 @@ async def http(settings: Settings, insecure: bool = False) -> int:
     provider = None if callers.tokens is None else ways(settings, callers.tokens)
     server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
     config = uvicorn.Config(
-        application(server, settings, provider),
+        application(server, settings, provider, callers.tokens),
         http=Connection,
         backlog=AT_A_TIME,
         limit_concurrency=MOST,
@@ -97,14 +98,20 @@ async def http(settings: Settings, insecure: bool = False) -> int:
     return 0
 
 
-def application(server: App, settings: Settings, auth: AuthProvider | None) -> ASGIApp:
-    """Everything that answers on the port, to callers whom `auth` knows; None is to all."""
+def application(
+    server: App, settings: Settings, auth: AuthProvider | None, tokens: Tokens | None
+) -> ASGIApp:
+    """Everything that answers on the port, to callers whom `auth` knows; None is to all.
+
+    The pages for people are outside of its locks: they have a sign-in of their own, by `tokens`.
+    """
     mcp = both_transports(server)
     app: ASGIApp = Guard(mcp, settings.rate_limit)
-    own = () if auth is None or settings.auth == "token" else (public_url(settings),)
+    known = auth is not None and (settings.auth != "token" or settings.public_url)
+    own = (public_url(settings),) if known else ()
     if auth is not None:
         doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
-        app = Locked(doors, challenging(app, auth, *own))
+        app = Locked(doors, challenging(app, auth, *(own if settings.auth != "token" else ())))
         for layer in reversed(auth.get_middleware()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
     if settings.cors_origins:
@@ -118,7 +125,7 @@ def application(server: App, settings: Settings, auth: AuthProvider | None) -> A
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
     here = () if settings.host in EVERYWHERE else (settings.host,)
     return HostOriginGuardMiddleware(
-        app,
+        ByPath(review_pages(server, settings, tokens), app),
         allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
@@ -154,6 +161,28 @@ def is_legacy(path: str) -> bool:
         "/sse",
         "/.well-known/oauth-protected-resource/sse",
     )
+
+
+def review_pages(server: App, settings: Settings, tokens: Tokens | None) -> ASGIApp:
+    """The pages that show sessions, to who has a token; without tokens to all."""
+    from .review.access import ByToken, NoSignIn
+    from .review.gate import Gate
+    from .review.index import Index
+
+    access = NoSignIn() if tokens is None else ByToken(tokens)
+    return Gate(Index(settings.notebooks), access, server.sessions)
+
+
+class ByPath:
+    """ASGI middleware that has pages answer on their own paths, and all else on every other."""
+
+    def __init__(self, pages: ASGIApp, others: ASGIApp) -> None:
+        self._pages, self._others = pages, others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        own = scope["type"] == "http" and is_page(scope["path"])
+        await (self._pages if own else self._others)(scope, receive, send)
 
 
 class Locked:
