@@ -143,11 +143,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def on_a_port(folder: Path, **more: Any) -> Iterator[str]:
-    """The same on a port, for browsers; its address."""
+def on_a_port(
+    folder: Path, heard: list[tuple[str, str]] | None = None, **more: Any
+) -> Iterator[str]:
+    """The same on a port, for browsers; its address. `heard` gets each request it was sent."""
+    app = served_app(folder, **more)
+
+    async def listening_app(scope: Any, receive: Any, send: Any) -> None:
+        if heard is not None:
+            heard.append((scope["method"], scope["path"]))
+        await app(scope, receive, send)
+
     listening = bind(load(port=0, python_projects_dir=folder.parent / "python_projects"))
     server = uvicorn.Server(
-        uvicorn.Config(served_app(folder, **more), log_config=None, lifespan="off", ws="none")
+        uvicorn.Config(listening_app, log_config=None, lifespan="off", ws="none")
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -23,13 +23,12 @@
       if (/href$/i.test(name)) element.setAttribute("title", value.slice(0, 300));
     }
   }
+  const note = document.createElement("p");
+  note.className = "rmi-note";
+  note.textContent = "This output has scripts, which are not run here.";
+  // From here on names in the output may hide what `document` has.
   place.append(template.content);
-  if (scripts) {
-    const note = document.createElement("p");
-    note.className = "rmi-note";
-    note.textContent = "This output has scripts, which are not run here.";
-    place.append(note);
-  }
+  if (scripts) place.append(note);
   const tell = () => {
     const height = Math.max(place.scrollHeight, place.getBoundingClientRect().height);
     parent.postMessage({ rmiHeight: Math.ceil(height) + 6 }, "*");

@@ -1,0 +1,75 @@
+"""A real browser, and a place elsewhere on the net that counts who comes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt install chromium")
+QUIET = [
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+]
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Browser]:
+    """A browser with a fresh profile, as root without its own sandbox."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def signed_in(context: BrowserContext, url: str, token: str) -> Page:
+    """A page at an address that asks for a token first."""
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_label("Your token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(url)
+    return page
+
+
+class Elsewhere:
+    """A server that answers nothing, and counts connections and what they ask for."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.settimeout(0.1)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Another site than 127.0.0.1 for a browser."""
+        return f"http://localhost:{self._listening.getsockname()[1]}"
+
+    def _listen(self) -> None:
+        while not self._ends.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._listening.accept()
+                connection.settimeout(0.3)
+                with connection, contextlib.suppress(OSError):
+                    self.heard.append(b"connected")
+                    self.heard[-1] = connection.recv(1000).split(b"\r\n")[0] or b"connected"
+
+    def close(self) -> None:
+        self._ends.set()
+        self._thread.join()
+        self._listening.close()
