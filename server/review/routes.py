@@ -144,7 +144,6 @@ class Pages:
             asked=asked,
             statuses=STATUSES,
             entries=shown,
-            any_live=any(entry.live for entry in shown),
             told=told,
             first=first + 1,
             page=page,

@@ -36,12 +36,27 @@ def started() -> Iterator[Browser]:
 
 def signed_in(context: BrowserContext, url: str, token: str) -> Page:
     """A page at an address that asks for a token first."""
+    context.set_default_timeout(10_000)
     page = context.new_page()
     page.goto(url)
     page.get_by_label("Your token").fill(token)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(url)
     return page
+
+
+def idle(page: Page) -> None:
+    """Wait until a page has done what it had to do; one that nobody draws may not tell."""
+    page.evaluate("() => new Promise(done => requestIdleCallback(done, {timeout: 1000}))")
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait for a condition in JavaScript; the pages' policy forbids Playwright's own way."""
+    page.evaluate(
+        "() => new Promise((done, failed) => { const ends = Date.now() + 10000;"
+        f" const look = () => ({condition}) ? done() : Date.now() > ends"
+        " ? failed(new Error('too late')) : setTimeout(look, 20); look() })"
+    )
 
 
 class Elsewhere:

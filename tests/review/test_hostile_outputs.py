@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.review.browser import NEEDED, Elsewhere, signed_in, started
+from tests.review.browser import NEEDED, Elsewhere, idle, signed_in, started
 from tests.review.conftest import ALICE, code, data, on_a_port, stream, write
 
 pytestmark = [pytest.mark.security, pytest.mark.slow, NEEDED]
@@ -151,7 +151,7 @@ def test_no_hostile_output_loads_reaches_or_does_anything(
                 link.dispatch_event("click")
             for link in inside.locator("a.click, button.click").all():
                 link.click(force=True, timeout=1_000, no_wait_after=True)
-        page.evaluate("() => new Promise(done => requestIdleCallback(done))")
+        idle(page)
         for frame in page.frames[1:]:
             assert frame.url.startswith(f"{url}/sessions/hostile/output/"), frame.url
             assert frame.evaluate("window.origin") == "null"
@@ -245,12 +245,12 @@ def test_floods_of_messages_move_nothing(folder: Path, browser: Browser) -> None
         frame.evaluate(
             "for (let n = 0; n < 20000; n++) parent.postMessage({rmiHeight: n % 2 * 900 + 100}, '*')"
         )
-        page.evaluate("() => new Promise(done => requestIdleCallback(done))")
+        idle(page)
         assert 24 <= page.evaluate("document.querySelector('iframe').clientHeight") <= 3_000
         # A window that is no frame of an output is not listened to.
         before = page.evaluate("document.querySelector('iframe').clientHeight")
         page.evaluate("window.postMessage({rmiHeight: 777}, '*')")
-        page.evaluate("() => new Promise(done => requestIdleCallback(done))")
+        idle(page)
         assert page.evaluate("document.querySelector('iframe').clientHeight") == before
         context.close()
 

@@ -90,6 +90,26 @@
   };
   window.requestIdleCallback?.(guess);
 
+  // -- the list, while somebody looks at it
+  const list = $("list");
+  const renew = async () => {
+    if (!document.hidden && !list.contains(document.activeElement)) {
+      try {
+        const answer = await fetch(location.href, { cache: "no-store" });
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("list");
+        if (answer.ok && fresh && fresh.innerHTML !== list.dataset.html) {
+          list.dataset.html = fresh.innerHTML;
+          list.replaceChildren(...fresh.childNodes);
+          localTimes(list);
+        }
+      } catch {
+        // the server is away: the list stays as it was
+      }
+    }
+    setTimeout(renew, 3000);
+  };
+  if (list) setTimeout(renew, 3000);
+
   // -- following
   const cells = $("cells");
   if (!cells || cells.dataset.follow === undefined) return;
