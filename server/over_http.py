@@ -28,7 +28,7 @@ from .app import App
 from .auth import Access, Tokens, access
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .guard import BODY_LIMIT, Guard
-from .review.routes import is_page
+from .review.answers import is_page
 from .settings import BadSettings, Settings
 from .ways import public_url, ways
 

@@ -209,11 +209,10 @@ def cell_of(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
     outputs = tuple(map(output_of, listed(cell.get("outputs")))) if kind == "code" else ()
     count = cell.get("execution_count")
     count = count if isinstance(count, int) else None
-    status = record.get("status") if kind == "code" else ""
+    status = joined(record.get("status")) if kind == "code" else ""
     if kind == "code" and status not in STATUSES:
         status = guessed(timing, outputs, count, live=live)
     path = record.get("path")
-    seconds = record.get("elapsed")
     return Cell(
         number,
         joined(cell.get("id")),
@@ -221,7 +220,7 @@ def cell_of(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
         joined(cell.get("source")),
         outputs,
         status,
-        float(seconds) if is_number(seconds) else between(timing),
+        seconds_of(record.get("elapsed")) or between(timing),
         count,
         joined(timing.get("iopub.execute_input"))[:40],
         path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else "",
@@ -286,9 +285,9 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def is_number(value: Any) -> bool:
-    """Whether it can be a duration."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+def seconds_of(value: Any) -> float | None:
+    """A duration, if it can be one."""
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else None
 
 
 def between(timing: Mapping[str, Any]) -> float | None:

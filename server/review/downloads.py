@@ -54,7 +54,8 @@ def notebook_of(raw: bytes) -> NotebookNode:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is not quite valid
-            return nbformat.reads(raw.decode("utf-8", "replace"), as_version=4)
+            notebook: NotebookNode = nbformat.reads(raw.decode("utf-8", "replace"), as_version=4)
+            return notebook
     except Exception as error:  # nbformat raises what the broken part leads to
         raise UnreadableError(
             f"It is no notebook that can be converted ({error!s:.100})."

@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...kernels import Sessions
 from ..guard import Guard
 from .access import Access, ByFirstLink, ByToken, Viewer
+from .answers import cookie_of, expired, first_link, local, sign_in
 from .index import Index
-from .routes import Asked, Pages, cookie_of, expired, first_link, local, sign_in
+from .routes import Asked, Pages
 
 OFTEN = 6_000  # requests a minute of one viewer: a long notebook has hundreds of pictures
 STRANGERS = 600  # and of all who are not known together

@@ -72,7 +72,7 @@ class Unwritten:
 
 def unwritten(sessions: Sessions | None, notebook: Path) -> Unwritten | None:
     """What the session that is recorded there has in memory; None if none is open here."""
-    session = sessions and sessions.recording(notebook)
+    session = None if sessions is None else sessions.recording(notebook)
     if session is None:
         return None
     cells = []

@@ -140,11 +140,8 @@ def shown(cell: Cell, place: int, output: Output, most_text: int) -> Shown:
     """How one output is shown."""
     name = f"output {place + 1} of cell {cell.number}"
     if output.kind != "data":
-        label = {"error": "Traceback", "stderr": "Errors and warnings", "stdout": "Text"}
         text = terminal(output.text, most_text)
-        return Shown(
-            "text", place, output.version, output.kind, f"{label[output.kind]}, {name}", text
-        )
+        return Shown("text", place, output.version, output.kind, name, text)
     bundle, picture = output.bundle, output.pictured
     rich = next((mime for mime in FRAMES if mime in bundle), None)
     if picture and (rich is None or "<script" in bundle[rich]):
@@ -201,12 +198,11 @@ def highlighted(source: str, language: str) -> Markup:
 @lru_cache
 def lexer_of(language: str) -> Lexer:
     """Pygments' lexer; Python's where it has none."""
-    if language == "python":
-        return PythonLexer(stripnl=False)
     try:
-        return get_lexer_by_name(language, stripnl=False)
+        named: Lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
-        return PythonLexer(stripnl=False)
+        named = PythonLexer(stripnl=False)
+    return named
 
 
 def terminal(text: str, most: int) -> Markup:
