@@ -34,11 +34,12 @@ KEPT = 30_000_000  # characters of rendered cells that stay in memory
 FRAMES = ("text/html", "image/svg+xml", "text/markdown")
 FRAME_LIMIT = 5_000_000  # characters of one frame's content
 # What a terminal takes as orders besides colours: titles, links, the bell, the other escapes.
-ORDERS = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[()*+][0-9A-Za-z]|\x1b(?!\[)", re.M)
+ORDERS = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b(?!\[)[ -/]*[0-~]?", re.M)
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 STYLED = re.compile(r'<span((?: class="[^"]*")?) style="([^"]*)">')
 RGB = re.compile(r"(background-)?color: rgb\((\d+),(\d+),(\d+)\)")
 MAGICS = re.compile(r"^\s*[%!?]|\?\s*$", re.M)  # IPython's own syntax, whose lexer is slow
+FORMATTER = HtmlFormatter(nowrap=True)  # once: making it takes longer than a cell
 COLOURS = (
     ("black", (0, 0, 0)),
     ("red", (187, 0, 0)),
@@ -61,6 +62,7 @@ COLOURS = (
 templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
+    auto_reload=False,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
@@ -192,7 +194,7 @@ def highlighted(source: str, language: str) -> Markup:
     if len(source) > MOST_CODE:
         return escape(source)
     lexer = lexer_of("ipython3" if language == "python" and MAGICS.search(source) else language)
-    return Markup(highlight(source, lexer, HtmlFormatter(nowrap=True)))
+    return Markup(highlight(source, lexer, FORMATTER))
 
 
 @lru_cache
@@ -276,3 +278,4 @@ def render(template: str, **context: Any) -> str:
 
 
 templates.filters |= {"duration": duration, "iso": iso, "moment": moment}
+templates.globals["badge"] = templates.get_template("macros.html").module.badge
