@@ -93,6 +93,7 @@ async def http(settings: Settings, insecure: bool = False) -> int:
         log.info(callers.local.told(address))
     if provider is not callers.tokens:
         log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
+    log.info("Sessions to look at in a browser: %s/", address)
     log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", address, address)
     await runner.serve(sockets=[listening])
     return 0

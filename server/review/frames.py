@@ -18,8 +18,8 @@ STYLE = """
 :root { color-scheme: light dark; font: 14px/1.45 system-ui, sans-serif }
 :root.drawn { color-scheme: light; background: #fff }
 body { margin: 0; padding: 2px; overflow-wrap: break-word }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .6em; text-align: right }
+table { border: 0; border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { border: 0; padding: .25em .6em; text-align: right }
 thead { border-bottom: 1px solid #8888 }
 tbody tr:nth-child(even) { background: #8882 }
 img, svg { max-width: 100%; height: auto }

@@ -25,6 +25,7 @@ STAMP = re.compile(r"(\d{8}-\d{6})-")  # begins the names that recorders give
 SEARCHED = 200_000  # characters of a notebook that stay in memory; of longer ones the file is read
 KEPT = 40_000_000  # bytes of files whose whole contents stay in memory
 TITLE = 120  # characters
+SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # begin lines that make no title
 
 Stamp = tuple[int, int, int, bool]  # inode, size, time of change, whether it is being recorded
 
@@ -208,14 +209,14 @@ def began(notebook: Notebook, changed: float) -> float:
 
 
 def title(cells: Iterable[Cell]) -> str:
-    """What ran first: a file's name, or the first line of code that is more than a remark."""
+    """What ran first: a file's name, or the first line of code that tells something."""
     for cell in cells:
         if cell.script:
             return shown(cell.script)[:TITLE]
-        lines = [line.strip() for line in cell.source.splitlines()]
-        telling = [line for line in lines if line and not line.startswith(("#", '"""'))]
-        if lines := telling or [line for line in lines if line]:
-            return shown(lines[0])[:TITLE]
+        lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+        if lines:
+            telling = (line for line in lines if not line.startswith(SAYS_LITTLE))
+            return shown(next(telling, lines[0]))[:TITLE]
     return ""
 
 

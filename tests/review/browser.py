@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -26,8 +28,11 @@ QUIET = [
 @contextlib.contextmanager
 def started() -> Iterator[Browser]:
     """A browser with a fresh profile, as root without its own sandbox."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        own = {"HOME": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home}
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=QUIET, env={**os.environ, **own}
+        )
         try:
             yield browser
         finally:

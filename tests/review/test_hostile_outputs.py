@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.review.browser import NEEDED, Elsewhere, idle, signed_in, started
 from tests.review.conftest import ALICE, code, data, on_a_port, stream, write
 
-pytestmark = [pytest.mark.security, pytest.mark.slow, NEEDED]
+pytestmark = [pytest.mark.security, NEEDED]
 
 # By name: what an output says. E is elsewhere, H is the pages' own address.
 SVG_DATA = base64.b64encode(

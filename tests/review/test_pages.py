@@ -79,6 +79,23 @@ async def test_what_is_too_long_to_be_kept_is_found_all_the_same(
         assert "/sessions/long" not in (await http.get("/?q=thread")).text
 
 
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("# a remark\nimport x\nfrom y import z\n\n  total = 3\nmore", "total = 3"),
+        ("import x", "import x"),
+        ("# only a remark", "# only a remark"),
+        ("a\u202eb" + "c" * 500, "a\ufffdb" + "c" * 117),
+    ],
+)
+async def test_the_title_is_the_first_line_that_tells_something(
+    folder: Path, source: str, title: str
+) -> None:
+    write(folder, "one", code(""), code(source))
+    async with visiting(folder) as http:
+        assert f">{title}</a></h2>" in (await http.get("/")).text
+
+
 async def test_fifty_are_on_a_page(folder: Path) -> None:
     for number in range(120):
         write(
