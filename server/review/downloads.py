@@ -6,6 +6,7 @@ loads nothing. Knows files and nbconvert; nothing of who asks.
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -21,6 +22,7 @@ KINDS = {
     "py": "text/x-python; charset=utf-8",
     "html": "text/html; charset=utf-8",
 }
+SCRIPTS = re.compile(r"<script\b[^>]*>.*?</script>", re.S)
 # The page is opened from a disk, where no server says what it may do.
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
@@ -71,4 +73,5 @@ def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:
     exporter = HTMLExporter(sanitize_html=True, embed_images=False, **nowhere)
     exporter.mermaid_layout_elk_js_url = ""
     html, _ = exporter.from_notebook_node(notebook, resources)
+    html = SCRIPTS.sub("", html)  # the template's own: those of outputs are text by now
     return bytes(html.replace("<head>", f"<head>{POLICY}", 1).encode("utf-8", "replace"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rmi_agent.kernels.journal import Journal
 from rmi_agent.server.review import index, routes
 from rmi_agent.server.review.contents import UnreadableError, parsed
 
@@ -204,6 +206,10 @@ async def test_downloads_are_the_notebook_a_script_and_a_page_that_loads_nothing
     compile(got["py"].text, "x", "exec")
     assert "1 / 0" in got["py"].text
     assert "<td>7</td>" in got["html"].text and "default-src 'none'" in got["html"].text
+    page = got["html"].text
+    assert "<script" not in page
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page.partition("<body")[2])
+    assert not re.search(r"@import|url\((?![\"']?(?:data:|#))", page)
     for kind, answer in got.items():
         assert answer.headers["content-disposition"].startswith(
             f'attachment; filename="{NAME}.{kind}"'
@@ -244,6 +250,21 @@ async def test_only_what_is_new_is_told_to_who_follows(folder: Path) -> None:
         for nonsense in ("x", "99999999999999.a.b", "-1.a.b", "1", "1..", "\x00", "é" * 500):
             answer = await http.get("/sessions/live/live", params={"seen": nonsense})
             assert len(answer.json()["cells"]) == 2
+
+
+async def test_what_somebody_records_is_live(folder: Path) -> None:
+    path = write(folder, "recorded", code("x"))
+    write(folder, "past", code("y"))
+    journal = Journal(path)
+    journal.note(0, b"")
+    async with visiting(folder) as http:
+        assert "/sessions/past" not in (await http.get("/?when=live")).text
+        assert "/sessions/recorded" in (await http.get("/?when=live")).text
+        assert "data-follow=" in (await http.get("/sessions/recorded")).text
+        assert (await http.get("/sessions/recorded/live?seen=")).json()["live"]
+        journal.remove()
+        assert "/sessions/recorded" in (await http.get("/?when=past")).text
+        assert not (await http.get("/sessions/recorded/live?seen=")).json()["live"]
 
 
 async def test_a_long_notebook_is_shown_in_parts(

@@ -125,7 +125,7 @@ class Signing:
         provider = ways(settings, tokens)
         assert isinstance(provider, Ways)
         self.provider = provider
-        self.app = application(App(settings, provider), settings, provider)
+        self.app = application(App(settings, provider), settings, provider, tokens)
         self.http = self.browser()
 
     def browser(self) -> Browser:
