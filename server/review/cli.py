@@ -42,7 +42,7 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     listening = bound(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     access = ByFirstLink()
-    serving = uvicorn.Server(
+    serving = Announced(
         uvicorn.Config(
             guarded(Told(Gate(Index(notebooks), access), access, address)),
             log_config=None,
@@ -51,13 +51,24 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
             timeout_graceful_shutdown=1,
         )
     )
-    print(f"Sessions of {notebooks}:\n{link(access, address)}\nCtrl-C ends this.", flush=True)
+    serving.says = f"Sessions of {notebooks}:\n{link(access, address)}\nCtrl-C ends this."
     with opened(link(access, address)) if browser else contextlib.nullcontext():
         try:
             asyncio.run(serving.serve(sockets=[listening]))
         except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended in order
             return 130
     return 0
+
+
+class Announced(uvicorn.Server):
+    """uvicorn's server, which says something once signals end it in order, and not before."""
+
+    says = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets)
+        print(self.says, flush=True)
 
 
 def link(access: ByFirstLink, address: str) -> str:
