@@ -98,14 +98,19 @@ class Renderer:
         self._kept: OrderedDict[tuple[str, int, str, int], str] = OrderedDict()
         self._size = 0
 
-    def cell(self, cell: Cell, base: str, language: str, most_text: int) -> str:
-        """One cell's HTML; `base` is the address of the page that it stands on."""
+    def cell(
+        self, cell: Cell, base: str, language: str, most_text: int, plain: bool = False
+    ) -> str:
+        """One cell's HTML; `base` is the address of the page that it stands on.
+
+        With `plain` its code has no colours, unless it is kept with them.
+        """
         key = base, cell.number, cell.version, most_text
         if html := self._kept.get(key):
             self._kept.move_to_end(key)
             return html
-        html = cell_html(cell, base, language, most_text)
-        if cell.over:
+        html = cell_html(cell, base, language, most_text, plain)
+        if cell.over and not plain:
             self._kept[key] = html
             self._size += len(html)
             while self._size > KEPT:
@@ -118,7 +123,7 @@ def text_limit(cells: int) -> int:
     return max(LEAST_TEXT, min(MOST_TEXT, 40 * MOST_TEXT // max(1, cells)))
 
 
-def cell_html(cell: Cell, base: str, language: str, most_text: int) -> str:
+def cell_html(cell: Cell, base: str, language: str, most_text: int, plain: bool = False) -> str:
     """One cell's HTML."""
     outputs = [
         shown(cell, place, output, most_text)
@@ -131,7 +136,8 @@ def cell_html(cell: Cell, base: str, language: str, most_text: int) -> str:
     return templates.get_template("cell.html").render(
         cell=cell,
         base=base,
-        code=highlighted(cell.source, language) if cell.kind == "code" else escape(cell.source),
+        code=escape(cell.source) if plain else highlighted(cell.source, language),
+        plain=plain,
         outputs=outputs,
         left_out=max(0, len(cell.outputs) - MOST_OUTPUTS),
         duration=duration(cell.seconds),
@@ -278,4 +284,4 @@ def render(template: str, **context: Any) -> str:
 
 
 templates.filters |= {"duration": duration, "iso": iso, "moment": moment}
-templates.globals["badge"] = templates.get_template("macros.html").module.badge
+templates.globals["badge"] = getattr(templates.get_template("macros.html").module, "badge")  # noqa: B009

@@ -7,6 +7,8 @@ Knows looks at sessions; nothing of requests.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +22,7 @@ from .looks import Look
 if TYPE_CHECKING:
     from .render import Renderer
 
+PATIENCE = 0.6  # seconds after which cells come without colours, which the page asks for then
 AT_ONCE = 20  # cells that are rendered before the first of them are sent
 T = TypeVar("T")
 
@@ -74,7 +77,7 @@ class Writer:
         def opened() -> Iterator[str]:
             from .render import templates
 
-            each = self._each(cells, base, found)
+            each = self._each(cells, base, found, PATIENCE)
             stream = templates.get_template(template).stream(
                 context | {"base": base, "cells": each}
             )
@@ -85,11 +88,16 @@ class Writer:
         while (part := await self._rendered(piece)) is not None:
             yield part
 
-    def _each(self, cells: Sequence[Cell], base: str, found: Look) -> Iterator[Markup]:
+    def _each(
+        self, cells: Sequence[Cell], base: str, found: Look, patience: float = math.inf
+    ) -> Iterator[Markup]:
+        """Each cell; after so many seconds without colours, unless they are known already."""
         from .render import Renderer, text_limit
 
         if self._renderer is None:
             self._renderer = Renderer()
         most = text_limit(len(found.cells))
+        until = time.monotonic() + patience
         for cell in cells:
-            yield Markup(self._renderer.cell(cell, base, found.notebook.language, most))
+            plain = time.monotonic() > until
+            yield Markup(self._renderer.cell(cell, base, found.notebook.language, most, plain))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels.journal import Journal
-from rmi_agent.server.review import index, routes
+from rmi_agent.server.review import index, routes, writing
 from rmi_agent.server.review.contents import UnreadableError, parsed
 
 from tests.review.conftest import (
@@ -250,6 +250,20 @@ async def test_only_what_is_new_is_told_to_who_follows(folder: Path) -> None:
         for nonsense in ("x", "99999999999999.a.b", "-1.a.b", "1", "1..", "\x00", "é" * 500):
             answer = await http.get("/sessions/live/live", params={"seen": nonsense})
             assert len(answer.json()["cells"]) == 2
+
+
+async def test_colours_that_there_is_no_time_for_come_afterwards(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PATIENCE", -1.0)
+    write(folder, "slow", code("print(1)"), {"cell_type": "raw", "source": "<b>"})
+    coloured = '<span class="nb">print</span>'
+    async with visiting(folder) as http:
+        page = (await http.get("/sessions/slow")).text
+        assert "data-plain" in page and "print(1)" in page and coloured not in page
+        assert coloured in (await http.get("/sessions/slow/live?seen=")).json()["cells"][0]
+        page = (await http.get("/sessions/slow")).text
+        assert coloured in page and "data-plain" not in page
 
 
 async def test_what_somebody_records_is_live(folder: Path) -> None:

@@ -110,8 +110,28 @@
   };
   if (list) setTimeout(renew, 3000);
 
-  // -- following
+  // -- colours that there was no time for
   const cells = $("cells");
+  const colour = async () => {
+    const answer = await fetch(`${cells.dataset.base}/live?seen=`, { cache: "no-store" });
+    const fresh = answer.ok ? (await answer.json()).cells : [];
+    const some = (deadline) => {
+      while (fresh.length && deadline.timeRemaining() > 2) {
+        const holder = document.createElement("template");
+        holder.innerHTML = fresh.shift();
+        const code = holder.content.querySelector("pre.code");
+        const plain = code && $(code.id);
+        if (plain?.dataset.plain === undefined || plain.textContent !== code.textContent) continue;
+        plain.replaceChildren(...code.childNodes);
+        delete plain.dataset.plain;
+      }
+      if (fresh.length) requestIdleCallback(some);
+    };
+    requestIdleCallback(some);
+  };
+  if (cells?.querySelector("[data-plain]") && window.requestIdleCallback) colour().catch(() => {});
+
+  // -- following
   if (!cells || cells.dataset.follow === undefined) return;
   const { base } = cells.dataset;
   let seen = cells.dataset.follow;
