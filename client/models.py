@@ -83,6 +83,11 @@ def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -
         NoModelError: the name or the key is missing or makes no sense.
     """
     kind, model = named(name or keys.rmi_agent_model, base_url, keys)
+    if kind in ("google", "anthropic") and base_url and not is_private(base_url):
+        raise NoModelError(
+            f"{base_url}: your key would be sent there for all on the way to read."
+            " Give an https:// address, or one of this machine."
+        )
     profile = None if pictures else ModelProfile(supports_image_input=False)
     if kind == "google":
         from pydantic_ai.models.google import GoogleModel
@@ -117,7 +122,7 @@ def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: 
         own = OpenAIProvider(api_key=key_for("openai", keys), base_url=OPENAI)
         return OpenAIResponsesModel(name, provider=own, profile=profile)
     key = keys.of("openai")
-    if httpx2.URL(base_url).scheme != "https" and not is_loopback(base_url):
+    if not is_private(base_url):
         key = None  # it would be sent for all to read
     url = with_path(base_url)
     other = OpenAICompatibleProvider("compatible", base_url=url, api_key=key or "none")
@@ -162,6 +167,11 @@ def key_for(kind: str, keys: Keys) -> str:
 def missing(kind: str) -> NoReturn:
     """Say which key is missing."""
     raise NoModelError(f"{KEYS[kind]} is not set: export it, or put it into .env.")
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the way can read what is sent to an address."""
+    return httpx2.URL(url).scheme == "https" or is_loopback(url)
 
 
 def with_path(url: str) -> str:

@@ -25,7 +25,7 @@ from .terminal import is_dumb, is_terminal, write
 
 Read = Callable[[], str | None]  # the next cell; None at the end of input
 
-GREETING = "import sys; print('Python', sys.version.split()[0])"
+GREETING = "print('Python', __import__('sys').version.split()[0])"
 LEAVE = ("exit", "quit", "exit()", "quit()")
 FAILURES = (MCPError, ToolError, httpx2.HTTPError, OSError, RuntimeError)
 # What `??` asks of the kernel itself, where the server shows no more than `?`.

@@ -49,6 +49,16 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def is_recorded(notebook: Path) -> bool:
+    """Whether a living process records a notebook, whichever that is."""
+    try:
+        with Journal(notebook).path.open("rb") as file:
+            note = parsed(file.readline(1_000))
+        return bool(note) and alive(note)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def recover(folder: Path) -> list[Path]:
     """Put right every notebook in a folder whose recorder was cut off; returns those.
 

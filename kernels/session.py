@@ -90,7 +90,7 @@ class Session:
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
         self._queue = asyncio.Lock()
         self._lost = ""  # why variables are gone that nobody was told of yet
-        self.recorder = Recorder(config.notebooks, notebook_metadata(session_id, kernel))
+        self.recorder = Recorder(config.notebooks, notebook_metadata(session_id, principal, kernel))
         self.resume: Resume | None = None  # the record that it goes through before anything else
         self._signing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -414,10 +414,10 @@ def told_steps(reply: Reply) -> str:
     return f"The run {reason}: it was {', then '.join(acts)}{'; ' + kept if kept else ''}."
 
 
-def notebook_metadata(session_id: str, kernel: Kernel) -> dict[str, Any]:
-    """What a notebook says of its kernel. The id's first part only: all of it is a key."""
+def notebook_metadata(session_id: str, principal: str, kernel: Kernel) -> dict[str, Any]:
+    """What a notebook says of its session: whose it is, and the id's first part; all is a key."""
     return {
         "kernelspec": kernel.process.spec_metadata(),
         "language_info": kernel.info.get("language_info", {"name": "python"}),
-        "rmi_agent": {"session": short(session_id)},
+        "rmi_agent": {"session": short(session_id), "principal": principal},
     }

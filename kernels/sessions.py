@@ -253,6 +253,10 @@ class Sessions:
         busy = sum(session.busy for session in self._open.values())
         return busy, len(self._open) - busy
 
+    def recording(self, notebook: Path) -> Session | None:
+        """The open session, of whomever, that is recorded in a notebook."""
+        return next((s for s in self._open.values() if s.recorder.path == notebook), None)
+
     def unfinished(self, principal: str = LOCAL) -> list[Execution]:
         """The principal's runs that go on or are queued."""
         runs = [run for session in self.all(principal) for run in session.executions]

@@ -27,6 +27,7 @@ from ..kernels.sessions import LOCAL
 from .settings import BadSettings, Settings
 
 DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the token made here
+ONE_USER = (None, LOCAL, DEFAULT_NAME)  # of this machine, whichever way the server is reached
 NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 TOKEN = re.compile(r"[!-~]{16,}")  # what a header can carry, and too much to be guessed
 TOKEN_RULE = "a token has at least 16 characters, and no spaces or letters with accents"
@@ -53,6 +54,16 @@ class Tokens(TokenVerifier):
             return None
         # Without the token: requests carry this object, and one may be printed some day.
         return AccessToken(token="", client_id=found, scopes=[])
+
+    def key(self, principal: str, purpose: str) -> bytes | None:
+        """A key for one purpose, another one once the principal's token changes."""
+        own = next((own for name, own in self._digests if name == principal), None)
+        return None if own is None else hmac.digest(own, purpose.encode(), "sha256")
+
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """Everybody who has a token."""
+        return tuple(name for name, _ in self._digests)
 
     def mark(self, principal: str) -> str | None:
         """Which token a principal has, without telling it; another one after each change."""
@@ -106,6 +117,11 @@ def bridge(url: str, token: str) -> str:
     return f"""\
     "python-remote": {{"command": "npx", "args": ["-y", "mcp-remote", "{url}/mcp",
       "--header", "Authorization:${{AUTH}}"], "env": {{"AUTH": "Bearer {token}"}}}}"""
+
+
+def may_see(who: str, owner: str | None) -> bool:
+    """Whether a principal may see what another has recorded; None is nobody known."""
+    return who == owner or (who in ONE_USER and owner in ONE_USER)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fastmcp.server.dependencies import get_access_token
 
 from ..kernels import KernelError, SessionNotFoundError
 from ..kernels.sessions import LOCAL
-from .auth import DEFAULT_NAME
+from .auth import may_see
 from .paths import PathNotAllowedError
 
 
@@ -36,15 +36,10 @@ def told() -> Iterator[None]:
 
 
 def may_read(metadata: Mapping[str, Any]) -> bool:
-    """Whether the caller may read a notebook, by its metadata: who recorded it is named there.
-
-    This machine's user has all the files anyway. Whoever has the one token is that user, and so
-    has what was recorded over stdio.
-    """
+    """Whether the caller may read a notebook, by its metadata: who recorded it is named there."""
     record = metadata.get("rmi_agent")
     owner = record.get("principal") if isinstance(record, Mapping) else None
-    who = principal()
-    return who in (LOCAL, owner) or (who == DEFAULT_NAME and owner in (None, LOCAL))
+    return may_see(principal(), owner)
 
 
 def principal() -> str:

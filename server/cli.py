@@ -102,6 +102,23 @@ def serve(
             die(error)
 
 
+@app.command
+def review(
+    *,
+    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    port: Annotated[int, Parameter(help="Port to listen on, 0 for any.")] = 0,
+    no_browser: Annotated[bool, Parameter(help="Only show the link.", negative=())] = False,
+) -> None:
+    """Look at recorded sessions in a browser, on this machine alone, with no server running."""
+    from .review.cli import review as serve_pages
+
+    try:
+        given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
+        raise SystemExit(serve_pages(load(**given).notebooks, port, not no_browser))
+    except BadSettings as error:
+        die(error)
+
+
 def give_memory_back() -> None:
     """Let large texts that are done with go back to the system at once.
 

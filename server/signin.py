@@ -11,7 +11,6 @@ import math
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from mcp.server.auth.provider import AuthorizationParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import pages
+from . import guesses, pages
 from .auth import Tokens
 from .oauth_store import Client
 
@@ -28,8 +27,6 @@ PATH = "/sign-in"
 PENDING_SECONDS = 600.0
 PENDING = 2_000  # more than /authorize lets in during that time: a flood drops nobody's
 TRIES = 5  # wrong tokens in one sign-in
-WRONG, WRONG_SECONDS = 30, 600.0  # of all callers together, and then nobody can sign in
-SLOW = 1.0  # seconds that a wrong token takes
 BROWSER = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -44,23 +41,6 @@ class Pending:
     csrf: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     until: float = field(default_factory=lambda: time.monotonic() + PENDING_SECONDS)
     tries: int = TRIES
-
-
-class WrongTokens:
-    """When wrong tokens were given of late."""
-
-    def __init__(self) -> None:
-        self._when: deque[float] = deque(maxlen=WRONG)
-
-    def add(self) -> None:
-        """Count one."""
-        self._when.append(time.monotonic())
-
-    def wait(self) -> float:
-        """Seconds until a token is looked at again; 0 is now."""
-        if len(self._when) < WRONG:
-            return 0
-        return max(0.0, self._when[0] + WRONG_SECONDS - time.monotonic())
 
 
 class SignInPage:
@@ -83,7 +63,7 @@ class SignInPage:
         self._url, self._tokens = public_url, tokens
         self._allow, self._deny = allow, deny
         self._pending: dict[str, Pending] = {}
-        self._wrong = WrongTokens()
+        self._wrong = guesses.WrongTokens()
         self._secure = public_url.startswith("https:")
         # With the prefix no other host can plant one; browsers grant it over HTTPS only.
         self._cookie = "__Host-rmi-sign-in" if self._secure else "rmi-sign-in"
@@ -133,13 +113,7 @@ class SignInPage:
 
     async def _try(self, one: Pending, token: str) -> Response:
         if wait := self._wrong.wait():
-            minutes = math.ceil(wait / 60)
-            closed = pages.sign_in(
-                self._asked(one),
-                "Too many wrong tokens were given here, by you or by others. Nobody can sign in for"
-                f" {minutes} {'minute' if minutes == 1 else 'minutes'}; try again then.",
-                429,
-            )
+            closed = pages.sign_in(self._asked(one), guesses.shut(wait), 429)
             closed.headers["Retry-After"] = f"{math.ceil(wait)}"
             return closed
         found = await self._tokens.verify_token(token)
@@ -148,12 +122,12 @@ class SignInPage:
             one.tries -= 1
             if not one.tries:
                 self._pending.pop(one.id, None)
-            await asyncio.sleep(SLOW)
+            await asyncio.sleep(guesses.SLOW)
             if not one.tries:
                 return pages.failure(
                     "Too many wrong tokens. Go back to the client and begin again.", 403
                 )
-            return pages.sign_in(self._asked(one), "That is not a token of this server.", 403)
+            return pages.sign_in(self._asked(one), guesses.WRONG_TOKEN, 403)
         if self._pending.pop(one.id, None) is None:  # answered by another request meanwhile
             return gone()
         return pages.back(self._allow(one, found.client_id), origin(one), allowed=True)

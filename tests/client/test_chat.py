@@ -199,14 +199,26 @@ def test_no_server_is_one_line(chat: Chat) -> None:
     ("words", "told"),
     [
         (["--model", "openai:x"], "OPENAI_API_KEY is not set"),
-        (["--model", "google:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
-        (["--model", "gemini:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
-        (["--model", "anthropic:x"], "ANTHROPIC_API_KEY is not set"),
-        (["--model", "x"], "--model x: give it as openai:NAME, google:NAME"),
-        (["--model", "openai:"], "--model openai:: give it as"),
-        ([], "No model is named: give --model openai:NAME"),
-        (["--base-url", "http://127.0.0.1:9"], "No model is named"),
-        (["--model", "x", "--base-url", "127.0.0.1:9"], "The base URL '127.0.0.1:9' is none"),
+        *(
+            pytest.param(words, told, marks=pytest.mark.slow)
+            for words, told in (
+                (["--model", "google:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
+                (["--model", "gemini:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
+                (["--model", "anthropic:x"], "ANTHROPIC_API_KEY is not set"),
+                (["--model", "x"], "--model x: give it as openai:NAME, google:NAME"),
+                (["--model", "openai:"], "--model openai:: give it as"),
+                ([], "No model is named: give --model openai:NAME"),
+                (["--base-url", "http://127.0.0.1:9"], "No model is named"),
+                (
+                    ["--model", "x", "--base-url", "127.0.0.1:9"],
+                    "The base URL '127.0.0.1:9' is none",
+                ),
+                (
+                    ["--model", "google:x", "--base-url", "http://far.example"],
+                    "http://far.example: your key would be sent there",
+                ),
+            )
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(chat: Chat, words: list[str], told: str) -> None:

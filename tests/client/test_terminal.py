@@ -78,7 +78,7 @@ async def test_completions_come_from_the_kernel_and_are_not_waited_for(
 @pytest.mark.slow
 def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "import sys')
+        screen.until('ran "print(')
         screen.prompt()
         screen.type("np.lin\t")
         screen.until("lines_é")  # the menu
@@ -112,7 +112,7 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "dropped" not in kept.read_text()
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "import sys')
+        screen.until('ran "print(')
         screen.prompt()
         screen.type("def\x1b[A")  # what began so
         screen.until("    return 1")
@@ -174,7 +174,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
 @pytest.mark.slow
 def test_a_dumb_terminal_sees_text_alone(home: Path) -> None:
     with terminal("repl", "--server", STUB, TERM="dumb") as screen:
-        screen.until('ran "import sys')
+        screen.until('ran "print(')
         screen.prompt()
         screen.type("def f():\n    return 1\n\n")
         screen.until(r"ran 'def f():\n    return 1")
@@ -201,7 +201,7 @@ def test_the_prompt_works_in_tmux(home: Path) -> None:
     words = [*COMMAND, "repl", "--server", STUB]
     tmux("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", *words)
     try:
-        until('ran "import sys')
+        until('ran "print(')
         tmux("send-keys", "np.lins", "Tab")
         until(">>> np.linspace")
         tmux("send-keys", "Enter")

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from rmi_agent.kernels import Script, Session, Sessions
@@ -27,6 +28,19 @@ def script(folder: Path, source: str, *args: str, name: str = "main.py") -> Scri
 async def test_state_lasts_between_cells(session: Session) -> None:
     await cell(session, "x = 20")
     assert value(await cell(session, "x + 1")) == "21"
+
+
+async def test_its_notebook_says_whose_it_is_and_no_more_of_its_id_than_a_name(
+    sessions: Sessions,
+) -> None:
+    opened = await sessions.open("alice")
+    await cell(opened, "1")
+    path = opened.recorder.path
+    assert path is not None and sessions.recording(path) is opened
+    record = nbformat.read(path, as_version=4).metadata.rmi_agent
+    assert record == {"principal": "alice", "session": opened.id[:6]}
+    await sessions.close(opened)
+    assert sessions.recording(path) is None
 
 
 async def test_sessions_share_nothing(session: Session, sessions: Sessions) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rmi_agent.server import signin
+from rmi_agent.server import guesses
 
 from tests.security.oauth import ALICE, BOB, USERS, Signing
 from tests.server.conftest import fill, server_env
@@ -97,6 +97,6 @@ async def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     """A server in this process that signs people in, with nothing stored."""
     for name in ("XDG_STATE_HOME", "WIN_PD_OVERRIDE_LOCAL_APPDATA"):
         monkeypatch.setenv(name, str(tmp_path / "state"))
-    monkeypatch.setattr(signin, "SLOW", 0.0)
+    monkeypatch.setattr(guesses, "SLOW", 0.0)
     async with Signing(fill(tmp_path)) as made:
         yield made

@@ -17,9 +17,9 @@ import httpx2
 from fastmcp.client.auth import OAuth
 from mcp.shared.auth import AuthorizationCodeResult
 from rmi_agent.server import App, load
+from rmi_agent.server.application import application
 from rmi_agent.server.auth import access
 from rmi_agent.server.oauth_store import Store, store_file
-from rmi_agent.server.over_http import application
 from rmi_agent.server.ways import Ways, ways
 
 ALICE = "alice-has-this-token-0123456789"
@@ -125,7 +125,7 @@ class Signing:
         provider = ways(settings, tokens)
         assert isinstance(provider, Ways)
         self.provider = provider
-        self.app = application(App(settings, provider), settings, provider)
+        self.app = application(App(settings, provider), settings, provider, tokens)
         self.http = self.browser()
 
     def browser(self) -> Browser:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
-from rmi_agent.server import oauth, oauth_store, signin
+from rmi_agent.server import guesses, oauth, oauth_store, signin
 
 from tests.security.oauth import ALICE, BACK, BOB, URL, Page, Signing
 
@@ -387,7 +387,7 @@ async def test_the_cookie_is_the_browsers_own_secret(signing: Signing) -> None:
 async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
     signing: Signing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(signin.WRONG // signin.TRIES):
+    for _ in range(guesses.WRONG // signin.TRIES):
         page = await opened(signing)
         for left in range(signin.TRIES, 0, -1):
             answer = await signing.http.answer(page, "wrong-wrong-wrong-wrong")
@@ -397,11 +397,11 @@ async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
     page = await opened(signing)
     closed = await signing.http.answer(page, ALICE)
     assert closed.status_code == 429
-    assert 0 < int(closed.headers["Retry-After"]) <= signin.WRONG_SECONDS
+    assert 0 < int(closed.headers["Retry-After"]) <= guesses.WRONG_SECONDS
     assert "10 minutes" in closed.text
     # Who has a token and can send it as a header is not kept out by guessing.
     assert await signing.lets_in(ALICE)
-    later = time.monotonic() + signin.WRONG_SECONDS + 1
+    later = time.monotonic() + guesses.WRONG_SECONDS + 1
     monkeypatch.setattr(signin.time, "monotonic", lambda: later)
     assert Page((await signing.http.answer(await opened(signing), ALICE)).text).leads_to
 
@@ -409,7 +409,7 @@ async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
 async def test_a_wrong_token_takes_its_time(
     signing: Signing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signin, "SLOW", 0.5)
+    monkeypatch.setattr(guesses, "SLOW", 0.5)
     page, begun = await opened(signing), time.monotonic()
     await signing.http.answer(page, "wrong")
     assert time.monotonic() - begun >= 0.5

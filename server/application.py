@@ -1,0 +1,185 @@
+"""What answers on the port: two transports, pages, and all that stands in front of them.
+
+From outside to inside: host names and origins, CORS, tokens, each caller's share, MCP.
+Knows nothing of tools, kernels or sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastmcp.server.auth import AuthProvider
+from fastmcp.server.auth.middleware import RequireAuthMiddleware
+from fastmcp.server.http import HostOriginGuardMiddleware
+from mcp.server.auth.routes import build_resource_metadata_url
+from pydantic import AnyHttpUrl
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .app import App
+from .auth import Tokens
+from .guard import BODY_LIMIT, Guard
+from .review.answers import is_page
+from .settings import Settings
+from .ways import public_url
+
+# Served without a token when AUTH has more ways than that, and how often a minute. Each has an
+# allowance of its own for all callers together: a flood of one leaves the others open.
+OAUTH_PATHS = (
+    ("/.well-known/oauth-authorization-server", 600),
+    ("/.well-known/oauth-protected-resource/mcp", 600),
+    ("/.well-known/oauth-protected-resource/sse", 600),
+    ("/register", 30),
+    ("/authorize", 120),
+    ("/token", 600),
+    ("/revoke", 600),
+)
+PUBLIC_PATHS = {
+    "token": (),
+    "token+oauth": (*OAUTH_PATHS, ("/sign-in", 120)),
+    # With other providers: FastMCP's page, and where the provider leads back to.
+    "token+github": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+}
+FORM_LIMIT = 65_536  # bytes of a body from nobody we know
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def application(
+    server: App, settings: Settings, auth: AuthProvider | None, tokens: Tokens | None
+) -> ASGIApp:
+    """Everything that answers on the port, to callers whom `auth` knows; None is to all.
+
+    The pages for people are outside of its locks: they have a sign-in of their own, by `tokens`.
+    """
+    from .metrics import Metrics  # 0.1 s that stdio does without
+
+    metrics = Metrics(server.sessions)
+    server.tools.begun.append(metrics.watch)
+    mcp = answering({"/metrics": metrics.app}.get, both_transports(server))
+    app: ASGIApp = Guard(mcp, settings.rate_limit)
+    known = auth is not None and (settings.auth != "token" or settings.public_url)
+    own = (public_url(settings),) if known else ()
+    if auth is not None:
+        doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        # FastMCP asks for a token on its own paths only. Whatever else is served here has to be
+        # asked for with one too, and a path that does not exist tells nothing.
+        app = answering(
+            doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
+        )
+        for layer in reversed(auth.get_middleware()):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
+        )
+    # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
+    here = () if settings.host in EVERYWHERE else (settings.host,)
+    pages = review_pages(server, settings, tokens)
+    guarded = HostOriginGuardMiddleware(
+        answering(lambda path: pages if is_page(path) else None, app),
+        allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
+        allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
+        mode="strict",
+    )
+    # Probes call a server by its address, and learn nothing that a connection does not tell.
+    return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+
+
+def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
+    """An application that has some paths answered apart."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = by_path(scope["path"]) if scope["type"] == "http" else None
+        await (chosen or others)(scope, receive, send)
+
+    return dispatch
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, with its port."""
+    return urlsplit(url).netloc
+
+
+def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+    """`app` behind a lock that, with a public URL, says for each transport where to sign in."""
+    streamable, legacy = (
+        RequireAuthMiddleware(
+            app,
+            auth.required_scopes,
+            build_resource_metadata_url(AnyHttpUrl(url + path)) if url else None,
+        )
+        for path in ("/mcp", "/sse")
+    )
+
+    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = legacy if is_legacy(scope.get("path", "")) else streamable  # a lifespan has none
+        await chosen(scope, receive, send)
+
+    return locked
+
+
+def is_legacy(path: str) -> bool:
+    """Whether a path is one of legacy SSE's."""
+    return path.startswith("/messages") or path in (
+        "/sse",
+        "/.well-known/oauth-protected-resource/sse",
+    )
+
+
+def review_pages(server: App, settings: Settings, tokens: Tokens | None) -> ASGIApp:
+    """The pages that show sessions, to who has a token; without tokens to all."""
+    from .review.access import ByToken, NoSignIn
+    from .review.gate import Gate
+    from .review.index import Index
+
+    access = NoSignIn() if tokens is None else ByToken(tokens)
+    return Gate(Index(settings.notebooks), access, server.sessions)
+
+
+def both_transports(server: App) -> ASGIApp:
+    """Streamable HTTP and legacy SSE as one application, by path."""
+    legacy = server.mcp.http_app(transport="sse", path="/sse")
+    # Second: some of FastMCP's providers mint tokens for the path that was named last.
+    streamable = server.mcp.http_app(path="/mcp")
+    take_whole_files(legacy)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await streamable(scope, receive, opened(streamable, send))
+        chosen = legacy if is_legacy(scope["path"]) else streamable
+        await chosen(scope, receive, send)
+
+    return dispatch
+
+
+def opened(streamable: Starlette, send: Send) -> Send:
+    """A lifespan's `send` that catches the moment when streamable HTTP has been set up."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            take_whole_files(streamable)
+        await send(message)
+
+    return sent
+
+
+def take_whole_files(app: Starlette) -> None:
+    """Let MCP's own limit on bodies be `BODY_LIMIT`: FastMCP has no parameter for its 4 MiB."""
+    for route in app.routes:
+        endpoint: Any = getattr(route, "endpoint", None) or getattr(route, "app", None)
+        inner = getattr(endpoint, "app", endpoint)  # behind the lock that FastMCP puts on
+        if (sessions := getattr(inner, "session_manager", None)) is not None:
+            sessions.asgi_app.max_body_size = BODY_LIMIT
+        if messages := getattr(getattr(inner, "__self__", None), "_post_message_app", None):
+            messages.max_body_size = BODY_LIMIT

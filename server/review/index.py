@@ -1,0 +1,231 @@
+"""The list of sessions: what each notebook of a folder says in one line, newest first.
+
+A notebook is parsed once and again when its file has changed. Names are looked up among those
+that are there, so that no address is ever a path. Knows files; nothing of pages or users' tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from ...kernels.journal import SUFFIX, is_recorded
+from .contents import Cell, Notebook, UnreadableError, fingerprint, read
+
+EXTENSION = ".ipynb"
+STAMP = re.compile(r"(\d{8}-\d{6})-")  # begins the names that recorders give
+SEARCHED = 200_000  # characters of a notebook that stay in memory; of longer ones the file is read
+KEPT = 40_000_000  # bytes of files whose whole contents stay in memory
+TITLE = 120  # characters
+SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # begin lines that make no title
+
+Stamp = tuple[int, int, int, bool]  # inode, size, time of change, whether it is being recorded
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A session in the list.
+
+    Attributes:
+        name: what its address has; the file's name without its extension, as a rule.
+        title: what ran first.
+        started: seconds since the epoch.
+        principal: whose it is; None is of nobody known.
+        status: how its last cell went; `unreadable` where the file is no notebook.
+        seconds: how long its cells ran together.
+        live: whether somebody is recording it.
+        problem: why it can't be read.
+        text: its code and output in small letters; None where that is too long to be kept.
+    """
+
+    name: str
+    path: Path
+    stamp: Stamp
+    title: str
+    started: float
+    principal: str | None = None
+    cells: int = 0
+    status: str = ""
+    seconds: float = 0.0
+    live: bool = False
+    picture: tuple[int, int] | None = None
+    problem: str = ""
+    text: str | None = ""
+
+    def contains(self, words: Iterable[str]) -> bool:
+        """Whether each word, in small letters, stands in its code, its output or its name."""
+        words = [word for word in words if word not in self.path.name.lower()]
+        if not words:
+            return True
+        text = self.text
+        if text is None:
+            with contextlib.suppress(UnreadableError):
+                text = searchable(read(self.path, live=self.live))
+        return text is not None and all(word in text for word in words)
+
+
+class Index:
+    """The notebooks of one folder. Its methods read files: call them in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._entries: dict[str, Entry] = {}  # by the file's name
+        self._read: OrderedDict[tuple[str, Stamp], Notebook] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def entries(self) -> list[Entry]:
+        """All of them, newest first."""
+        with self._lock:
+            self._entries = {entry.path.name: entry for entry in self._looked()}
+            found = list(self._entries.values())
+        return sorted(found, key=lambda entry: (entry.started, entry.name), reverse=True)
+
+    def find(self, name: str) -> Entry | None:
+        """The one with a name, as it is now; None if there is none."""
+        with self._lock:
+            known = next((entry for entry in self._entries.values() if entry.name == name), None)
+            if known is not None:
+                entry = self._look(known.path.name)
+                if entry is not None:
+                    self._entries[known.path.name] = entry
+                return entry
+        return next((entry for entry in self.entries() if entry.name == name), None)
+
+    def notebook(self, entry: Entry) -> Notebook:
+        """All of a notebook; several that were asked for of late stay in memory.
+
+        Raises:
+            UnreadableError: it is no notebook any more.
+        """
+        key = entry.path.name, entry.stamp
+        with self._lock:
+            if kept := self._read.get(key):
+                self._read.move_to_end(key)
+                return kept
+        notebook = read(entry.path, live=entry.live)
+        with self._lock:
+            for stale in [old for old in self._read if old[0] == key[0]]:
+                del self._read[stale]
+            self._read[key] = notebook
+            while len(self._read) > 1 and sum(stamp[1] for _, stamp in self._read) > KEPT:
+                self._read.popitem(last=False)
+        return notebook
+
+    def _looked(self) -> Iterable[Entry]:
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return
+        there = set(names)
+        for name in names:
+            if name.endswith(EXTENSION) and not name.startswith("."):
+                entry = self._look(name, recorded=f".{name}{SUFFIX}" in there)
+                if entry is not None:
+                    yield entry
+
+    def _look(self, name: str, *, recorded: bool = True) -> Entry | None:
+        """One file's entry, parsed if it has changed; `recorded` is false where no journal is."""
+        path = self.folder / name
+        try:
+            status = path.lstat()
+        except OSError:  # gone meanwhile
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        live = recorded and is_recorded(path)
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, live)
+        known = self._entries.get(name)
+        if known is not None and known.stamp == stamp:
+            return known
+        return entry_of(path, stamp, status.st_mtime)
+
+
+def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
+    """What one notebook says; of one that can't be read, why."""
+    entry = Entry(
+        address(path), path, stamp, shown(path.stem), started(path, changed), live=stamp[3]
+    )
+    try:
+        notebook = read(path, live=entry.live)
+    except UnreadableError as error:
+        return replace(entry, status="unreadable", problem=str(error))
+    last, text = notebook.last, searchable(notebook)
+    return replace(
+        entry,
+        title=title(notebook.cells) or entry.title,
+        started=started(path, began(notebook, changed)),
+        principal=notebook.principal,
+        cells=len(notebook.cells),
+        status=last.status if last is not None else "",
+        seconds=notebook.seconds,
+        picture=notebook.last_picture,
+        text=text if len(text) <= SEARCHED else None,
+    )
+
+
+def address(path: Path) -> str:
+    """The name in addresses; a made-up one where the file's can't stand there."""
+    name = path.name.removesuffix(EXTENSION)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"x-{fingerprint(repr(name))}"
+    return (
+        name
+        if name.isprintable() and name.strip(". ") and "\\" not in name
+        else (f"x-{fingerprint(name)}")
+    )
+
+
+def shown(name: str) -> str:
+    """A file's name for people."""
+    return "".join(
+        c if c.isprintable() else "\ufffd" for c in name.encode("utf-8", "replace").decode()
+    )
+
+
+def started(path: Path, otherwise: float) -> float:
+    """When a session began, as its name says."""
+    if stamp := STAMP.match(path.name):
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            return datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").timestamp()
+    return otherwise
+
+
+def began(notebook: Notebook, changed: float) -> float:
+    """When the first cell ran, in seconds since the epoch; the file's last change if none tells."""
+    for cell in notebook.cells:
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            return datetime.fromisoformat(cell.started).timestamp()
+    return changed
+
+
+def title(cells: Iterable[Cell]) -> str:
+    """What ran first: a file's name, or the first line of code that tells something."""
+    for cell in cells:
+        if cell.script:
+            return shown(cell.script)[:TITLE]
+        lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+        if lines:
+            telling = (line for line in lines if not line.startswith(SAYS_LITTLE))
+            return shown(next(telling, lines[0]))[:TITLE]
+    return ""
+
+
+def searchable(notebook: Notebook) -> str:
+    """All code and output as one text in small letters."""
+    parts = []
+    for cell in notebook.cells:
+        parts += [cell.script, cell.source]
+        for output in cell.outputs:
+            parts.append(output.text)
+            parts += [text for mime, text in output.bundle.items() if mime.startswith("text/")]
+    return "\n".join(parts).lower()

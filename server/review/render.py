@@ -1,0 +1,287 @@
+"""Cells as HTML: highlighted code, text as a terminal shows it, and places for everything else.
+
+All of it is escaped here. What has to be HTML of its own (tables, SVG, Markdown) is only named,
+and lives in a frame. Knows nothing of requests, or of who looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from markupsafe import Markup, escape
+from nbconvert.filters.ansi import ansi2html, strip_ansi
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexer import Lexer
+from pygments.lexers import PythonLexer, get_lexer_by_name
+from pygments.util import ClassNotFound
+
+from .contents import Cell, Output, size_of
+
+MOST_OUTPUTS = 100  # of one cell
+MOST_TEXT = 100_000  # characters of one text of a short notebook; of all cells, 40 times that
+LEAST_TEXT = 4_000
+MOST_CODE = 200_000  # characters that are highlighted; more would take seconds
+MOST_COLOURS = 3_000  # changes of colour in one text
+KEPT = 30_000_000  # characters of rendered cells that stay in memory
+FRAMES = ("text/html", "image/svg+xml", "text/markdown")
+FRAME_LIMIT = 5_000_000  # characters of one frame's content
+# What a terminal takes as orders besides colours: titles, links, the bell, the other escapes.
+ORDERS = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b(?!\[)[ -/]*[0-~]?", re.M)
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
+STYLED = re.compile(r'<span((?: class="[^"]*")?) style="([^"]*)">')
+RGB = re.compile(r"(background-)?color: rgb\((\d+),(\d+),(\d+)\)")
+MAGICS = re.compile(r"^\s*[%!?]|\?\s*$", re.M)  # IPython's own syntax, whose lexer is slow
+FORMATTER = HtmlFormatter(nowrap=True)  # once: making it takes longer than a cell
+COLOURS = (
+    ("black", (0, 0, 0)),
+    ("red", (187, 0, 0)),
+    ("green", (0, 160, 0)),
+    ("yellow", (187, 150, 0)),
+    ("blue", (0, 90, 255)),
+    ("magenta", (187, 0, 187)),
+    ("cyan", (0, 160, 187)),
+    ("white", (200, 200, 200)),
+    ("black-intense", (100, 100, 100)),
+    ("red-intense", (255, 90, 90)),
+    ("green-intense", (90, 255, 90)),
+    ("yellow-intense", (255, 255, 90)),
+    ("blue-intense", (110, 150, 255)),
+    ("magenta-intense", (255, 90, 255)),
+    ("cyan-intense", (90, 255, 255)),
+    ("white-intense", (255, 255, 255)),
+)
+
+templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    auto_reload=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How an output is shown.
+
+    Attributes:
+        way: as text, a picture, in a frame, or a note that says why not.
+        place: its place among the cell's outputs, from 0.
+        label: what it is, for who can't see it.
+        width: of a picture in pixels, with its height; 0 where that is not known.
+    """
+
+    way: Literal["text", "picture", "frame", "note"]
+    place: int
+    version: str
+    kind: str
+    label: str
+    text: Markup | str = ""
+    mime: str = ""
+    width: int = 0
+    height: int = 0
+
+
+class Renderer:
+    """Renders cells, each once until it changes. Its method is called in one thread at a time."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, str, int], str] = OrderedDict()
+        self._size = 0
+
+    def cell(
+        self, cell: Cell, base: str, language: str, most_text: int, plain: bool = False
+    ) -> str:
+        """One cell's HTML; `base` is the address of the page that it stands on.
+
+        With `plain` its code has no colours, unless it is kept with them.
+        """
+        key = base, cell.number, cell.version, most_text
+        if html := self._kept.get(key):
+            self._kept.move_to_end(key)
+            return html
+        html = cell_html(cell, base, language, most_text, plain)
+        if cell.over and not plain:
+            self._kept[key] = html
+            self._size += len(html)
+            while self._size > KEPT:
+                self._size -= len(self._kept.popitem(last=False)[1])
+        return html
+
+
+def text_limit(cells: int) -> int:
+    """Characters of one text in a notebook of so many cells, so that its page can be opened."""
+    return max(LEAST_TEXT, min(MOST_TEXT, 40 * MOST_TEXT // max(1, cells)))
+
+
+def cell_html(cell: Cell, base: str, language: str, most_text: int, plain: bool = False) -> str:
+    """One cell's HTML."""
+    outputs = [
+        shown(cell, place, output, most_text)
+        for place, output in enumerate(cell.outputs[:MOST_OUTPUTS])
+    ]
+    if cell.kind == "markdown":
+        outputs = [
+            Shown("frame", 0, cell.version, "data", "Text", mime="text/markdown", height=120)
+        ]
+    return templates.get_template("cell.html").render(
+        cell=cell,
+        base=base,
+        code=escape(cell.source) if plain else highlighted(cell.source, language),
+        plain=plain,
+        outputs=outputs,
+        left_out=max(0, len(cell.outputs) - MOST_OUTPUTS),
+        duration=duration(cell.seconds),
+    )
+
+
+def shown(cell: Cell, place: int, output: Output, most_text: int) -> Shown:
+    """How one output is shown."""
+    name = f"output {place + 1} of cell {cell.number}"
+    if output.kind != "data":
+        text = terminal(output.text, most_text)
+        return Shown("text", place, output.version, output.kind, name, text)
+    bundle, picture = output.bundle, output.pictured
+    rich = next((mime for mime in FRAMES if mime in bundle), None)
+    if picture and (rich is None or "<script" in bundle[rich]):
+        width, height = map(lambda n: min(n, 10_000), size_of(output.picture(picture) or b""))
+        told = strip_ansi(bundle.get("text/plain", "")).strip("<> \n")[:200]
+        label = f"Picture, {name}" + (f": {told}" if told else "")
+        return Shown("picture", place, output.version, "data", label, "", picture, width, height)
+    if rich and len(bundle[rich]) <= FRAME_LIMIT:
+        height = expected_height(bundle[rich])
+        return Shown(
+            "frame", place, output.version, "data", f"Rich {name}", mime=rich, height=height
+        )
+    plain = next((mime for mime in ("text/latex", "text/plain") if mime in bundle), None)
+    why = reason(output)
+    if plain is None and not why:
+        plain = next((mime for mime in bundle if mime.endswith("json")), None)
+    text = terminal(bundle[plain], most_text) if plain else Markup("")
+    if why or plain is None:
+        why = why or f"An output of type {', '.join(bundle) or 'none'}"
+        return Shown("note", place, output.version, "data", why[:300], text)
+    return Shown("text", place, output.version, "data", f"Value, {name}", text)
+
+
+def reason(output: Output) -> str:
+    """What there is to a rich output that is not shown as it is meant; empty if nothing is."""
+    for mime, content in output.bundle.items():
+        if mime in FRAMES and len(content) > FRAME_LIMIT:
+            return f"An output of {len(content) / 1e6:,.0f} million characters ({mime})"
+        if mime.startswith("image/") and mime not in FRAMES:
+            return f"A picture ({mime}) that is broken, too large or of another type"
+        if mime == "application/javascript" or mime.startswith(
+            ("application/vnd.", "video/", "audio/")
+        ):
+            return f"An interactive output ({mime})"
+    return ""
+
+
+def expected_height(html: str) -> int:
+    """About how many pixels a frame needs, so that the page does not jump when it says itself."""
+    return min(600, 60 + 28 * html.count("<tr")) if "<tr" in html else 160
+
+
+# -- text
+
+
+def highlighted(source: str, language: str) -> Markup:
+    """Code with classes for its parts; what is too long stays plain."""
+    if len(source) > MOST_CODE:
+        return escape(source)
+    lexer = lexer_of("ipython3" if language == "python" and MAGICS.search(source) else language)
+    return Markup(highlight(source, lexer, FORMATTER))
+
+
+@lru_cache
+def lexer_of(language: str) -> Lexer:
+    """Pygments' lexer; Python's where it has none."""
+    try:
+        named: Lexer = get_lexer_by_name(language, stripnl=False)
+    except ClassNotFound:
+        named = PythonLexer(stripnl=False)
+    return named
+
+
+def terminal(text: str, most: int) -> Markup:
+    """Text with a terminal's colours as classes, at most so many characters of it."""
+    text = within(text, most)
+    if "\x1b" in text:
+        text = ORDERS.sub("", text)
+    text = CONTROLS.sub("\ufffd", text)
+    if text.count("\x1b") > MOST_COLOURS:
+        text = strip_ansi(text)
+    if "\x1b" not in text:
+        return escape(text)
+    # Its styles are not allowed by the page's policy, and their contrast is anybody's guess.
+    return Markup(STYLED.sub(classed, ansi2html(text)).replace("\x1b", ""))
+
+
+def within(text: str, most: int) -> str:
+    """Head and tail of a text that is too long, with what is left out."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return (
+        f"{text[:half]}\n[… {len(text) - 2 * half:,} characters are left out here; the download"
+        f" has them …]\n{text[-half:]}"
+    )
+
+
+def classed(span: re.Match[str]) -> str:
+    """A span's colours as the nearest of sixteen."""
+    classes = [span[1].removeprefix(' class="').removesuffix('"')]
+    for back, *parts in RGB.findall(span[2]):
+        classes.append(f"ansi-{nearest(*map(int, parts))}-{'bg' if back else 'fg'}")
+    return f'<span class="{" ".join(filter(None, classes))}">'
+
+
+@lru_cache(4096)
+def nearest(red: int, green: int, blue: int) -> str:
+    """The name of the colour of a terminal's sixteen that is most like one."""
+    return min(
+        COLOURS,
+        key=lambda c: (c[1][0] - red) ** 2 + (c[1][1] - green) ** 2 + (c[1][2] - blue) ** 2,
+    )[0]
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as people read it."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def iso(seconds: float) -> str:
+    """A moment for programs."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat("T", "seconds")
+
+
+def moment(seconds: float) -> str:
+    """A moment for people, by this machine's clock."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+def render(template: str, **context: Any) -> str:
+    """A template's HTML."""
+    return templates.get_template(template).render(**context)
+
+
+templates.filters |= {"duration": duration, "iso": iso, "moment": moment}
+templates.globals["badge"] = getattr(templates.get_template("macros.html").module, "badge")  # noqa: B009
