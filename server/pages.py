@@ -16,6 +16,12 @@ from starlette.responses import HTMLResponse
 STYLE = """
 :root { color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }
 body { max-width: 34rem; margin: 3rem auto; padding: 0 1rem }
+html { background: #fff; color: #16191f }
+a { color: #0b57b0 }
+@media (prefers-color-scheme: dark) {
+  html { background: #14171c; color: #e4e7ec }
+  a { color: #8ab8ff }
+}
 h1 { font-size: 1.5rem }
 b, code { overflow-wrap: anywhere }
 code { font-size: .95em }
