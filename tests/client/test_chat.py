@@ -93,6 +93,7 @@ def sees_the_plot(request: Request) -> str:
     return "It works now.\n\n**10** and *5*."
 
 
+@pytest.mark.slow
 def test_a_model_writes_runs_reads_the_error_fixes_and_plots(
     chat: Chat, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:

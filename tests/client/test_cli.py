@@ -90,6 +90,7 @@ def test_a_cell_shows_its_value_and_its_session_can_be_used_again(command: Comma
     assert session in command("sessions")[1]
 
 
+@pytest.mark.slow
 def test_output_longer_than_the_deadline_and_the_budget_arrives_once(command: Command) -> None:
     code, out, _ = command(
         "cell", "import time\nfor i in range(9000): print(i)\ntime.sleep(2.5)\nprint('end')"

@@ -101,6 +101,7 @@ async def test_a_picture_comes_as_bytes() -> None:
     assert result.pictures[0].data.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 async def test_a_run_longer_than_the_deadline_is_followed_to_its_end() -> None:
     heard: list[tuple[str, str]] = []
     async with RmiMcpClient(App(load()).mcp) as client:

@@ -161,6 +161,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert f"can't listen on 127.0.0.1:{port}" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
     projects = fill(tmp_path)
     done = subprocess.run(

@@ -109,6 +109,7 @@ def tunnelled(folder: Path, **settings: str) -> Iterator[Tunnelled]:
         yield Tunnelled(server, folder / "asked")
 
 
+@pytest.mark.slow
 async def test_both_transports_work_through_the_tunnel_and_it_closes_at_the_end(
     tmp_path: Path,
 ) -> None:
