@@ -1,6 +1,6 @@
 """The client's side: `RmiMcpClient` and the `rmi-agent` command. Speaks MCP only."""
 
 from .client import RmiMcpClient
-from .results import Picture, RunResult
+from .results import Picture, ResumeResult, RunResult
 
-__all__ = ["Picture", "RmiMcpClient", "RunResult"]
+__all__ = ["Picture", "ResumeResult", "RmiMcpClient", "RunResult"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated
 
 import cyclopts
@@ -207,6 +208,36 @@ def sessions(*, server: Server = None) -> None:
 
     if server is None:
         sys.exit(fail("Sessions belong to a running server: name it with --server URL."))
+    call(server, work)
+
+
+@app.command
+def replay(
+    notebook: str,
+    *,
+    server: Server = None,
+    until: Annotated[int | None, Parameter(help="The last cell to run.")] = None,
+    skip_failed: Annotated[
+        bool, Parameter(help="Leave out cells that had failed.", negative=())
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
+) -> None:
+    """Run a recorded notebook again; exit code 1 if an output differs from the record.
+
+    NOTEBOOK is a file here, or the name of one that the server has.
+    """
+    path = Path(notebook)
+    try:
+        content = path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, UnicodeError) as error:
+        sys.exit(fail(f"{notebook} can't be read: {error}"))
+
+    async def work(client: RmiMcpClient) -> int:
+        result = await client.resume_session(notebook, until, skip_failed, timeout, content)
+        write("stdout", f"{result}\n")
+        await client.close_session(result.session_id)
+        return 0 if result.same else 1
+
     call(server, work)
 
 

@@ -27,7 +27,7 @@ from mcp_types import (
 
 from .connection import HTTP, http_clients, transport_for
 from .local_token import is_loopback, local_token
-from .results import RunResult, run_result, texts, with_parts
+from .results import ResumeResult, RunResult, run_result, texts, with_parts
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP  # half a second to import, and most clients need none
@@ -205,6 +205,29 @@ class RmiMcpClient:
     async def close_session(self, session_id: str) -> str:
         """End it; its notebook stays."""
         return await self._text("close_session", session_id=session_id)
+
+    async def resume_session(
+        self,
+        notebook: str,
+        until: int | None = None,
+        skip_failed: bool = False,
+        timeout: float = 600.0,
+        content: str = "",
+    ) -> ResumeResult:
+        """Run a recorded notebook again in a fresh session, to its end.
+
+        Args:
+            notebook: its name on the server, or an ended session's id.
+            until: the last cell to run; None is all of them.
+            skip_failed: leave out cells that had failed.
+            timeout: seconds for all cells together.
+            content: the notebook's own text, where it isn't on the server.
+        """
+        given = {"until": until, "skip_failed": skip_failed, "timeout": timeout, "content": content}
+        raw = await self.call_tool("resume_session", {"notebook": notebook, **given})
+        while (facts := raw.structured_content or {})["status"] == "running":
+            raw = await self.call_tool("resume_session", {"notebook": facts["session_id"]})
+        return ResumeResult(texts(raw), **facts)
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """The open sessions: session_id, state, cells, idle_seconds, memory_bytes, notebook."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mcp_types import CallToolResult
 
@@ -54,6 +55,40 @@ class RunResult:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class ResumeResult:
+    """What came of a record that ran again; `str()` of it is the text that a model reads.
+
+    Attributes:
+        text: how many cells ran, and what each gave that the record has not.
+        session_id: the session that goes on from there.
+        status: ended, stopped, or running where it still goes on.
+        parent: the record's name.
+        notebook: the file that records the new session, on the server's machine.
+        ran, total: how many cells of the record have run, and were to.
+        skipped: the numbers of those that were left out.
+        different: `cell` and `what` of each that gave something else.
+    """
+
+    text: str
+    session_id: str
+    status: str
+    parent: str
+    notebook: str | None
+    ran: int
+    total: int
+    skipped: list[int]
+    different: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def same(self) -> bool:
+        """Whether all of it ran, as the record has it."""
+        return self.status == "ended" and self.ran == self.total and not self.different
 
 
 def texts(raw: CallToolResult) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from rmi_agent.client.cli import app
 
 from tests.server.conftest import fill, http_server, server_env
@@ -68,6 +69,26 @@ def test_a_killed_script_has_the_shells_exit_code(command: Command) -> None:
     code, _, err = command("run", "killed.py")
     assert code == 137
     assert "The kernel died. Its process was ended by SIGKILL." in err
+
+
+@pytest.mark.slow
+def test_replay_says_whether_a_record_still_gives_the_same(
+    command: Command, tmp_path: Path
+) -> None:
+    slow = new_code_cell("import time; time.sleep(3)")  # longer than one call may take
+    for given, expected in (("42\n", 0), ("41\n", 1)):
+        cell = new_code_cell("print(6 * 7)", outputs=[new_output("stream", text=given)])
+        path = tmp_path / f"{expected}.ipynb"
+        nbformat.write(new_notebook(cells=[slow, cell]), path)
+        code, out, err = command("replay", str(path))
+        assert (code, err) == (expected, "")
+        assert f"resumes {path.name}: 2 of 2 cells ran again" in out
+        assert ("-41" in out) == bool(expected)
+    code, out, err = command("replay", "nowhere.ipynb")
+    assert (code, out) == (1, "") and "no notebook 'nowhere.ipynb' on record" in err
+    (tmp_path / "broken.ipynb").write_bytes(b"\xff{")
+    code, _, err = command("replay", str(tmp_path / "broken.ipynb"))
+    assert code == 1 and "can't be read" in err
 
 
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
