@@ -36,6 +36,7 @@ DURATION = re.compile(
 VOLATILE = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (UUID, "UUID"),
+    (re.compile(r'File "[^"\n]*[/\\]'), 'File "'),  # the record may be another machine's
     (re.compile(r"\b0x[0-9a-fA-F]{4,}\b"), "0xADDRESS"),
     (re.compile(r"(?:/private)?(?:/tmp|/var/folders|/var/tmp)/[^\s'\":,)]+"), "TEMPORARY"),
     (TIME, "TIME"),

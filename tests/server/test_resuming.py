@@ -217,6 +217,7 @@ def test_what_is_never_the_same_twice_is_folded() -> None:
         ("/tmp/tmpabc/x.py:3", "/tmp/tmpxyz/y.py:3"),
         ("12 µs ± 3 ns per loop (mean)", "13 µs ± 99 ns per loop (mean)"),
         ("Cell In[3], line 1", "Cell In[30], line 1"),
+        ('File "/home/a/x.py", line 1', 'File "C:\\\\b\\\\x.py", line 1'),
     )
     for one, two in same:
         assert folded(one) == folded(two)
