@@ -165,6 +165,7 @@ def test_what_a_model_does_wrong_is_told_to_the_model(chat: Chat) -> None:
     ],
 )
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
     turn: Refuse, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,6 +259,7 @@ def test_the_extra_is_named_when_it_is_not_installed(
         ({"GEMINI_API_KEY": KEY, "RMI_AGENT_MODEL": "google:a"}, None, ("GoogleModel", "a")),
     ],
 )
+@pytest.mark.slow
 def test_a_name_or_a_key_chooses_the_model(
     variables: dict[str, str],
     name: str | None,
@@ -270,6 +272,7 @@ def test_a_name_or_a_key_chooses_the_model(
     assert (type(model).__name__, model.model_name) == built
 
 
+@pytest.mark.slow
 def test_a_key_is_read_from_env_and_not_sent_where_all_can_read_it(home: Path) -> None:
     (home / ".env").write_text(f"OPENAI_API_KEY={KEY}\n")
     keys = Keys()

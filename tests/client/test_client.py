@@ -92,6 +92,7 @@ async def test_all_tools_are_methods() -> None:
             await client.run_cell("1", result.session_id)
 
 
+@pytest.mark.slow
 async def test_a_picture_comes_as_bytes() -> None:
     async with RmiMcpClient(App(load()).mcp) as client:
         result = await client.run_cell(
