@@ -23,9 +23,8 @@ def main(target: Path) -> None:
     """Fill a new folder."""
     target.mkdir(parents=True)
     for name in SOURCE:
-        (target / name).mkdir()
-        for path in sorted((*(ROOT / name).glob("*.py"), ROOT / name / "py.typed")):
-            shutil.copyfile(path, target / name / path.name)
+        compiled = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, target / name, ignore=compiled, copy_function=shutil.copyfile)
     for path in (*(ROOT / name for name in BESIDE), HERE / "manifest.json", HERE / "icon.png"):
         shutil.copyfile(path, target / path.name)
 
