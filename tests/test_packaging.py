@@ -88,8 +88,8 @@ def test_the_bundle_has_the_whole_source_and_nothing_else(tmp_path: Path) -> Non
     source = {
         str(path.relative_to(ROOT))
         for folder in ("server", "kernels", "client")
-        for path in ROOT.glob(f"{folder}/*.*")
-        if path.name != "__pycache__"
+        for path in (ROOT / folder).rglob("*.*")
+        if "__pycache__" not in path.parts
     }
     assert built == {*source, "manifest.json", "icon.png", "pyproject.toml", "README.md"}
     assert (tmp_path / "bundle" / "LICENSE").is_file()
