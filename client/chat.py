@@ -39,7 +39,7 @@ from .client import RmiMcpClient
 from .models import Keys, explained
 from .questions import ask
 from .results import Picture
-from .terminal import is_dumb, is_terminal
+from .terminal import can_edit, is_terminal
 from .toolset import ServerTools
 from .transcript import Transcript
 
@@ -159,11 +159,6 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def can_edit() -> bool:
-    """Whether the terminal can move its cursor."""
-    return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
 
 
 def reader() -> Callable[[str], Awaitable[str | None]]:

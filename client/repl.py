@@ -21,7 +21,7 @@ from .questions import Questions
 from .results import RunResult
 from .screen import show
 from .source import Incomplete, asked_about
-from .terminal import is_dumb, is_terminal, write
+from .terminal import can_edit, is_terminal, write
 
 Read = Callable[[], str | None]  # the next cell; None at the end of input
 
@@ -61,7 +61,7 @@ class Repl:
     def run(self) -> int:
         """Read cells and run them until the end of input; returns the exit code."""
         typed = is_terminal(sys.stdin)
-        read = self._editor() if typed and is_terminal(sys.stdout) and not is_dumb() else plainly
+        read = self._editor() if can_edit() else plainly
         succeeded = self._cell(GREETING)
         if self._session is None:
             return 1

@@ -34,6 +34,11 @@ def is_dumb(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("TERM", default) in ("", "dumb", "unknown")
 
 
+def can_edit() -> bool:
+    """Whether somebody sits at a terminal that can move its cursor."""
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
+
+
 def harmless(text: str) -> str:
     """A text without anything that a terminal would obey."""
     return _CONTROLS.sub("", text.replace("\r\n", "\n"))

@@ -15,8 +15,6 @@ from .execution import Execution
 from .replay import Difference, Recorded, differences
 from .session import Session
 
-FAILED = ("error", "timeout", "interrupted", "dead", "running")
-
 
 @dataclass(frozen=True)
 class Again:
@@ -53,8 +51,11 @@ class Resume:
         self, session: Session, cells: Sequence[Recorded], *, skip_failed: bool, timeout: float
     ) -> None:
         self.session = session
-        self.cells = [one for one in cells if not (skip_failed and one.status in FAILED)]
-        self.skipped = [one for one in cells if skip_failed and one.status in FAILED]
+        self.cells: list[Recorded] = []
+        self.skipped: list[Recorded] = []
+        for one in cells:
+            left_out = skip_failed and one.status != "ok"
+            (self.skipped if left_out else self.cells).append(one)
         self.done: list[Again] = []
         self.stopped = ""
         self._ends, self._timeout = time.monotonic() + timeout, timeout

@@ -1,4 +1,4 @@
-"""What operators ask of a server over HTTP: whether it is up, and its figures for Prometheus.
+"""A server's figures for Prometheus.
 
 Figures only: no session's id, no user's name and no code is among them.
 """

@@ -19,20 +19,11 @@ from .finding import Finding
 from .over_http import is_loopback
 from .remote import checked_url, token_for
 from .settings import BadSettings, Settings
-from .wire import VERSION
+from .wire import HELLO, VERSION
 
 SECONDS = 20.0
 FOREIGN = "rebinding.invalid"  # what a web page of somebody else would have a browser say
-HELLO = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": VERSION,
-        "capabilities": {},
-        "clientInfo": {"name": "doctor", "version": "1"},
-    },
-}
+REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
 START = "Start it: rmi-agent-mcp-server --transport http, on the port that the tunnel leads to."
 NGROK = {
     "ERR_NGROK_3200": ("the tunnel is not open", "Run ngrok http PORT, and look at its address."),
@@ -89,7 +80,7 @@ async def steps(
 async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2.Response:
     """The answer to a client's first request."""
     headers["Accept"] = "application/json, text/event-stream"
-    async with client.stream("POST", f"{base}/mcp", json=HELLO, headers=headers) as answer:
+    async with client.stream("POST", f"{base}/mcp", json=REQUEST, headers=headers) as answer:
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
             await answer.aread()  # an error's text; a stream may have no end
     if session := answer.headers.get("mcp-session-id"):

@@ -99,10 +99,10 @@ class Resuming:
         else:
             path = self._path(named)
             name, text = path.name, await asyncio.to_thread(self._text, path)
-        record = await asyncio.to_thread(parsed, text, name)
-        if not content and not may_read(record.metadata):
+        metadata, cells = await asyncio.to_thread(parsed, text, name)
+        if not content and not may_read(metadata):
             raise unknown(named)
-        cells = [one for one in recorded(record) if until is None or one.number <= until]
+        cells = [one for one in cells if until is None or one.number <= until]
         if not cells:
             raise Refusal(f"Nothing of {name} is to be run: it has no code cells up to there.")
         session = await self._sessions.open(principal(), parent=name)
@@ -162,16 +162,15 @@ def unknown(named: str) -> Refusal:
     )
 
 
-def parsed(text: str, name: str) -> NotebookNode:
-    """A notebook.
+def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
+    """A notebook's metadata and its runs.
 
     Raises:
         Refusal: the text is none.
     """
     try:
         notebook: NotebookNode = nbformat.reads(text, as_version=4)
-        list(recorded(notebook))  # its cells have what they must have
-        return notebook
+        return notebook.metadata, list(recorded(notebook))
     except (
         nbformat.ValidationError,
         ValueError,

@@ -16,6 +16,11 @@ LONGEST = 2**24  # bytes of a line
 # What reaches file descriptor 1 of a kernel past Python, and from a child.
 NOISE = "import os, sys; os.write(1, b'descriptor '); os.system('echo child'); print('print')"
 VERSION = "2025-06-18"  # which every host speaks
+HELLO: dict[str, Any] = {  # of `initialize`
+    "protocolVersion": VERSION,
+    "capabilities": {},
+    "clientInfo": {"name": "doctor", "version": "1"},
+}
 
 
 class Impure(Exception):
@@ -52,10 +57,7 @@ async def conversation(options: list[str], seconds: float) -> int:
 
 async def talk(process: Process) -> int:
     """All that is said, to the server's end."""
-    client = {"name": "doctor", "version": "1"}
-    count, _ = await ask(
-        process, "initialize", protocolVersion=VERSION, capabilities={}, clientInfo=client
-    )
+    count, _ = await ask(process, "initialize", **HELLO)
     send(process, {"method": "notifications/initialized"})
     more, _ = await ask(process, "tools/list")
     count += more

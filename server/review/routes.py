@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
@@ -51,7 +51,6 @@ STATIC = {
 }
 LISTED = 50  # sessions on a page of the list
 SHOWN = 2_000  # cells on a page
-AT_ONCE = 20  # cells that are rendered before the first of them are sent
 STATUSES = (
     ("ok", "ok"),
     ("error", "error"),
@@ -61,7 +60,6 @@ STATUSES = (
     ("running", "running"),
     ("unreadable", "unreadable"),
 )
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ class Pages:
         self._index, self._access, self._sessions = index, access, sessions
         self._writer = Writer()
         self._static = {name: (FOLDER / name).read_bytes() for name in STATIC}
+        self._versions = {name: fingerprint(body.decode()) for name, body in self._static.items()}
 
     def app(self) -> Starlette:
         """The application, behind a gate that has set `request.state.asked`."""
@@ -344,7 +343,7 @@ class Pages:
     def _context(self, request: Request) -> dict[str, Any]:
         asked = Asked.by(request)
         return {
-            "static": {name: fingerprint(body.decode()) for name, body in self._static.items()},
+            "static": self._versions,
             "may_sign_out": isinstance(self._access, ByToken) and asked.shared is None,
             "who": asked.viewer.name,
         }
