@@ -94,7 +94,9 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
         screen.type("'größe 漢字 🐍'\r")
         screen.until("ran \"'größe 漢字 🐍'\"")
         screen.prompt()
-        screen.type("dropped\x03")
+        screen.type("dropped")
+        screen.until(">>> dropped")
+        screen.type("\x03")
         screen.prompt()
         screen.type("((\x1b\r")  # Alt-Enter
         screen.until("ran '(('")
