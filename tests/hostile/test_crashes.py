@@ -22,7 +22,7 @@ from tests.server.conftest import fill
 from tests.server.wire import Wire
 
 pytestmark = [
-    pytest.mark.hostile,
+    pytest.mark.slow,  # how soon anything is over does not count here
     pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL"),
 ]
 
@@ -164,18 +164,19 @@ def cells_until_killed(wire: Wire, name: int, seconds: float) -> int:
     return number
 
 
-def test_a_server_killed_a_hundred_times_loses_nothing_that_it_had_acknowledged(
-    tmp_path: Path, launcher: subprocess.Popen[str]
+@pytest.mark.parametrize("seed", [7, 8])
+def test_a_server_killed_fifty_times_loses_nothing_that_it_had_acknowledged(
+    seed: int, tmp_path: Path, launcher: subprocess.Popen[str]
 ) -> None:
-    chance = random.Random(7)
+    chance = random.Random(seed)
     projects = fill(tmp_path)
     env = {"PYTHON_PROJECTS_DIR": str(projects), "KERNEL_POOL": "0"}
     acknowledged = []
-    for name in range(100):  # each start puts right what the one before it has left
+    for name in range(50):  # each start puts right what the one before it has left
         wire = Wire(projects, Forked(launcher, tmp_path, env))
         acknowledged.append(cells_until_killed(wire, name, chance.uniform(0.0, 0.4)))
     last = Wire(projects, Forked(launcher, tmp_path, env))
-    last.call("run_cell", code="name = 100")
+    last.call("run_cell", code="name = 50")
     last.close()
     last.process.wait(20)
     notebooks = {}
@@ -183,7 +184,7 @@ def test_a_server_killed_a_hundred_times_loses_nothing_that_it_had_acknowledged(
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         notebooks[int(notebook.cells[0].source.split(" = ")[1])] = notebook.cells[1:]
-    assert sorted(notebooks) == list(range(101))
+    assert sorted(notebooks) == list(range(51))
     for name, count in enumerate(acknowledged):
         sources = [cell.source.splitlines()[0] for cell in notebooks[name]]
         assert len(sources) in (count, count + 1)
@@ -191,7 +192,7 @@ def test_a_server_killed_a_hundred_times_loses_nothing_that_it_had_acknowledged(
         statuses = [cell.metadata.rmi_agent.status for cell in notebooks[name]]
         assert statuses[:count] == ["ok"] * count
         assert statuses[count:] in ([], ["ok"], ["interrupted"])
-    assert sum(acknowledged) > 100
+    assert sum(acknowledged) > 50
     assert list((tmp_path / "notebooks").glob(".*")) == []
 
 
