@@ -60,7 +60,7 @@ class App:
         self.settings = settings
         policy = chosen(settings, exposed=exposed)
         self.sessions = Sessions(
-            settings.sessions(hints(policy)),
+            settings.sessions(hints(policy, settings)),
             settings.launch(),
             settings.kernel_pool,
             settings.kernel_max,
@@ -105,4 +105,11 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
     )
     if (language := language_of(settings.kernel_name)) != "python":
         told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
+    if not settings.kernels_are_here:
+        told += "\nThe code runs on another machine" + (
+            "."
+            if settings.remote_files == "shared"
+            else ", with a copy of the projects folder:"
+            " what it writes there stays there, and ends with its session."
+        )
     return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."
