@@ -34,6 +34,7 @@ class Heartbeat:
     Attributes:
         ended: set when it is gone.
         why: how that was seen, as a sentence.
+        silent: whether it is not gone for certain, but has not been heard for too long.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Heartbeat:
         self.ended = asyncio.Event()
         self.why = ""
         self._client, self._silence, self._poll = client, silence, poll
-        self._hurry = asyncio.Event()
+        self.silent = False
+        self._hurried = False
+        self._wake, self._beat = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -63,9 +66,20 @@ class Heartbeat:
         self.why = self.why or why
         self.ended.set()
 
+    async def beats(self) -> bool:
+        """Whether it does at this moment."""
+        self._beat.clear()
+        self._wake.set()
+        either = {asyncio.create_task(each.wait()) for each in (self._beat, self.ended)}
+        await asyncio.wait(either, timeout=self._silence, return_when="FIRST_COMPLETED")
+        for each in either:
+            each.cancel()
+        return not self.ended.is_set()
+
     async def ends_within(self, seconds: float) -> bool:
         """Look closely whether it ends in so many seconds."""
-        self._hurry.set()
+        self._hurried = True
+        self._wake.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
@@ -81,9 +95,11 @@ class Heartbeat:
                 return self.declare("Its provisioner says that it has ended.")
             missed = 0.0
             while missed < self._silence:
-                beat = HURRIED if self._hurry.is_set() else BEAT
+                beat = HURRIED if self._hurried else BEAT
+                self._wake.clear()
                 if await self._answers(ping, beat):
                     missed = 0.0
+                    self._beat.set()
                     await self._pause(beat)
                     continue
                 asked = asyncio.get_running_loop().time()
@@ -91,6 +107,7 @@ class Heartbeat:
                     return self.declare("Its process is gone.")
                 # No more than was waited for: a server that stood still has not listened then.
                 missed += beat + min(asyncio.get_running_loop().time() - asked, GREETING)
+            self.silent = True
             self.declare(
                 f"Nothing was heard of it and its machine for {self._silence:g} s (KERNEL_SILENCE)."
             )
@@ -115,12 +132,9 @@ class Heartbeat:
         return True
 
     async def _pause(self, seconds: float) -> None:
-        if self._hurry.is_set():
-            await asyncio.sleep(seconds)
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._hurry.wait()
+                await self._wake.wait()
 
     async def _nobody_listens(self) -> bool:
         """Whether its port is shut, or leads to nothing: ZeroMQ greets whoever connects.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -51,7 +52,7 @@ for text in {warden!r}:
 names['guard'](*{guarded!r})
 """
     subprocess.run(
-        [sys.executable, "-c", BEHIND],
+        [sys.executable, "-c", BEHIND, "rmi-agent-warden", str(os.getpid())],
         input=program.encode(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -118,6 +119,10 @@ class Files:
             with open(path, "r+b" if start else "wb") as file:
                 file.seek(start)
                 file.write(zlib.decompress(base64.b64decode(packed)))
+            if path.endswith(".py"):
+                # Its time has seconds alone: two of one length in one second look the same.
+                with contextlib.suppress(OSError, NotImplementedError):
+                    os.remove(importlib.util.cache_from_source(path))
         return {}
 
     def written(self) -> dict[str, Any]:

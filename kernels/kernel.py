@@ -82,6 +82,7 @@ class Kernel:
         self.process = process_of(launch, context or zmq.asyncio.Context.instance())
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
+        self._outputs = Outputs(new_code_cell())  # of the run that goes on
         self._shipment: Shipment | None = None  # of one that does not see the project's files
         self._killed_since = ""
         self._heard = 0.0  # when the last message on iopub came
@@ -353,6 +354,7 @@ class Kernel:
         if shipment is None:
             return await self._until_over(self._send(code, request), outputs)
         try:
+            self._outputs = outputs
             if request or shipment.there is None:
                 script = Path(request["path"]) if request else None
                 notes += await shipment.send(script)
@@ -372,7 +374,7 @@ class Kernel:
             raise NotSent("stopped")
         request = self._send(ANSWER_FILES, question, silent=True)
         reply = (await self._reply_to(request))["content"]
-        await self._until_idle(request, Outputs(new_code_cell()))
+        await self._until_idle(request, self._outputs)  # a thread may print meanwhile
         for payload in reply.get("payload", []):
             if payload.get("source") == "rmi_agent.files":
                 return dict(payload)

@@ -119,7 +119,7 @@ class RemoteProcess(KernelProcess):
 
     async def alive(self) -> bool:
         """Whether its heart beats."""
-        return self._heart is not None and not self._heart.ended.is_set()
+        return self._heart is not None and await self._heart.beats()
 
     async def until_dead(self) -> int | None:
         """Wait for its end; nobody here knows its exit code."""
@@ -158,11 +158,13 @@ class RemoteProcess(KernelProcess):
             await self._signal(signal.SIGKILL)
         elif not self._heart.ended.is_set():
             if graceful and not self._killed:
-                await self._signal(signal.SIGINT)
+                await self.interrupt()
                 self._say("shutdown_request", {"restart": False})
             if not graceful or not await self._heart.ends_within(PATIENCE):
                 await self._signal(signal.SIGKILL)
                 await self._heart.ends_within(STEP)
+        elif self._heart.silent:  # it may be there yet
+            await self._signal(signal.SIGKILL)
         if self._heart is not None:
             await self._heart.stop()
         await self._end_by_provisioner()

@@ -20,7 +20,7 @@ with contextlib.suppress(ImportError):  # there it is part of the same text
 
 GLANCE = 0.2  # seconds between looks at whether the kernel lives
 CLOSER = 2.0  # seconds between looks at what it has started and who is connected
-ABANDONED = 15.0  # seconds without a connection after which it is ended
+ABANDONED = 10.0  # seconds without a connection after which it is ended
 
 
 def guard(pid: int, mark: str, ports: list[int], leftovers: list[str]) -> None:
@@ -64,13 +64,13 @@ def runs(kernel: psutil.Process) -> bool:
 
 
 def has_connection(kernel: Any, ports: list[int]) -> bool:
-    """Whether somebody is connected to one of its ports, or that can't be seen."""
+    """Whether somebody else is connected to one of its ports, or that can't be seen."""
     look = getattr(kernel, "net_connections", None) or kernel.connections  # before psutil 6
     try:
-        return any(
-            each.status == psutil.CONN_ESTABLISHED and each.laddr.port in ports
-            for each in look("tcp")
-        )
+        links = [each for each in look("tcp") if each.status == psutil.CONN_ESTABLISHED]
+        # ipykernel has one to itself.
+        own = {(*each.laddr,) for each in links}
+        return any(each.laddr.port in ports and (*each.raddr,) not in own for each in links)
     except psutil.AccessDenied:
         return True
 

@@ -18,7 +18,7 @@ from ..kernels import Policy, Sessions
 from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
-from .isolation import chosen, described, hints
+from .isolation import chosen, described, hints, hints_elsewhere
 from .prompts import Prompts
 from .resources import Resources
 from .resuming import Resuming
@@ -59,8 +59,9 @@ class App:
     ) -> None:
         self.settings = settings
         policy = chosen(settings, exposed=exposed)
+        known = hints(policy) if settings.kernels_are_here else hints_elsewhere(settings)
         self.sessions = Sessions(
-            settings.sessions(hints(policy, settings)),
+            settings.sessions(known),
             settings.launch(),
             settings.kernel_pool,
             settings.kernel_max,

@@ -119,6 +119,11 @@ def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
     return paths
 
 
+def hints_elsewhere(settings: Settings) -> dict[str, str]:
+    """The same, of code that runs on another machine."""
+    return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
+
+
 def told(policy: Policy | None, settings: Settings) -> str:
     """What holds kernels in, in one line."""
     if policy is not None:
@@ -136,10 +141,8 @@ def described(policy: Policy) -> str:
     return f"{policy.tier}; {', '.join([projects, *more])}, a home folder, /tmp; {network}"
 
 
-def hints(policy: Policy | None, settings: Settings) -> dict[str, str]:
+def hints(policy: Policy | None) -> dict[str, str]:
     """What a model has to know when code fails with one of these errors."""
-    if not settings.kernels_are_here:
-        return dict.fromkeys(FILES, ELSEWHERE) if settings.remote_files != "shared" else {}
     if policy is None:
         return {}
     seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
