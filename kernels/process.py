@@ -111,6 +111,19 @@ def is_here(kernel_name: str) -> bool:
     return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
 
 
+def no_such(kernel_name: str) -> str:
+    """Why there are no kernels of this name, and what to do."""
+    if kernel_name in KernelSpecManager().find_kernel_specs():
+        return (
+            f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
+            " server: install its package there (gateway-provisioners, say)."
+        )
+    return (
+        f"There is no kernel named {kernel_name!r}. Set KERNEL_NAME to one that"
+        " `jupyter kernelspec list` shows."
+    )
+
+
 def language_of(kernel_name: str) -> str:
     """The language of a kernelspec, in lower case; Python where there is none to ask."""
     try:
@@ -176,10 +189,7 @@ class KernelProcess:
                 stderr=err,
             )
         except NoSuchKernel as error:
-            raise KernelStartError(
-                f"There is no kernel named {self.launch.kernel_name!r}. Set KERNEL_NAME to one"
-                " that `jupyter kernelspec list` shows."
-            ) from error
+            raise KernelStartError(no_such(self.launch.kernel_name)) from error
         finally:
             for fd in pipes:
                 os.close(fd)
