@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -24,12 +24,16 @@ def loop() -> asyncio.AbstractEventLoop:
     return made
 
 
-def begin(work: Coroutine[Any, Any, Result]) -> Future[Result]:
+def begin(work: Awaitable[Result]) -> Future[Result]:
     """Let it go on there."""
-    return asyncio.run_coroutine_threadsafe(work, loop())
+
+    async def there() -> Result:
+        return await work
+
+    return asyncio.run_coroutine_threadsafe(there(), loop())
 
 
-async def done(work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+async def done(work: Awaitable[Result], seconds: float) -> Result:
     """Do it there.
 
     Raises:

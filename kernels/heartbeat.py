@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import zmq
 import zmq.asyncio
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between one ping and the next, and that each has for its answer
 HURRIED = 0.05  # the same while its end is awaited
+DOUBTS = 6  # times that its provisioner says that it is gone, before it has answered once
 GREETING = 0.5  # seconds in which whoever listens on a channel's port says so
 
 
@@ -87,7 +89,7 @@ class Heartbeat:
 
     async def _watch(self) -> None:
         # A lost ping must not keep the next from being sent, nor a late echo pass for another's.
-        ping = self._client.connect_hb()
+        ping = cast(zmq.asyncio.Socket, self._client.connect_hb())
         ping.setsockopt(zmq.REQ_RELAXED, 1)
         ping.setsockopt(zmq.REQ_CORRELATE, 1)
         try:
@@ -119,8 +121,11 @@ class Heartbeat:
 
     async def _begins(self, ping: zmq.asyncio.Socket) -> bool:
         """Wait for its first beat; False if it ends before."""
+        doubts = 0
         while not await self._answers(ping, BEAT):
-            if not await self._poll():
+            # The ssh provisioner also says so when the way there takes more than 10 ms.
+            doubts = 0 if await self._poll() else doubts + 1
+            if doubts == DOUBTS:
                 return False
         return True
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import subprocess
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any
 
 import psutil
@@ -154,23 +154,32 @@ class RemoteProcess(KernelProcess):
     async def close(self, *, graceful: bool = True) -> None:
         """End it and all that belongs to it, here and there, within five seconds. Idempotent."""
         await self._arrived()
-        if self._heart is None:  # it arrived when nobody wanted it any more
-            await self._signal(signal.SIGKILL)
-        elif not self._heart.ended.is_set():
-            if graceful and not self._killed:
-                await self.interrupt()
-                self._say("shutdown_request", {"restart": False})
-            if not graceful or not await self._heart.ends_within(PATIENCE):
-                await self._signal(signal.SIGKILL)
-                await self._heart.ends_within(STEP)
-        elif self._heart.silent:  # it may be there yet
-            await self._signal(signal.SIGKILL)
+        if self._manager.has_kernel:
+            await self._end(graceful)
         if self._heart is not None:
             await self._heart.stop()
         await self._end_by_provisioner()
         await self._try(self._manager.cleanup_resources(), STEP, "cleared up")
         await self._reap()
         await self._try(self._disconnect(), STEP, "disconnected")
+
+    async def _end(self, graceful: bool) -> None:
+        """End the kernel: by a request, by a signal."""
+        if self._heart is None:
+            # It arrived when nobody wanted it any more. A request would have it wait for a quarter
+            # of a minute for its launcher's listener; only the set-up keeps them apart.
+            return await self._signal(signal.SIGKILL)
+        if self._heart.ended.is_set():
+            if self._heart.silent:  # it may be there yet
+                await self._signal(signal.SIGKILL)
+            return
+        if graceful and not self._killed:
+            await self.interrupt()
+            self._say("shutdown_request", {"restart": False})
+            if await self._heart.ends_within(PATIENCE):
+                return
+        await self._signal(signal.SIGKILL)
+        await self._heart.ends_within(STEP)
 
     async def _disconnect(self) -> None:
         self._own.destroy(linger=0)
@@ -219,7 +228,7 @@ class RemoteProcess(KernelProcess):
         finally:
             control.close(linger=1000)
 
-    async def _try(self, work: Coroutine[Any, Any, Any], seconds: float, what: str) -> None:
+    async def _try(self, work: Awaitable[Any], seconds: float, what: str) -> None:
         try:
             await done(work, seconds)
         except TimeoutError:
