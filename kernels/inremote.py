@@ -24,7 +24,9 @@ TOLD = 20  # names of new files that are told one by one
 BEHIND = "import os, sys; sys.path[:] = filter(None, sys.path); exec(sys.stdin.read())"
 
 
-def install_remote(shell: Any, variable: str, mark: str, warden: list[str]) -> None:
+def install_remote(
+    shell: Any, variable: str, mark: str, warden: list[str], patience: float
+) -> None:
     """Prepare a kernel that nobody can look at from where its server is.
 
     Args:
@@ -32,6 +34,7 @@ def install_remote(shell: Any, variable: str, mark: str, warden: list[str]) -> N
         variable: of the environment; all that the kernel starts has the mark in it.
         mark: this kernel's own.
         warden: the texts of the warden's program.
+        patience: seconds that the kernel lives on when nobody is connected to it.
     """
     with contextlib.suppress(AttributeError, OSError):  # Windows; it leads a group already
         os.setsid()
@@ -43,7 +46,7 @@ def install_remote(shell: Any, variable: str, mark: str, warden: list[str]) -> N
         return
     app = shell.kernel.parent
     ports = [getattr(app, name + "_port") for name in ("shell", "iopub", "control", "hb")]
-    guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file])
+    guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file], patience)
     # The first process ends at once: a kernel's end would signal its children.
     program = f"""if os.fork(): os._exit(0)
 names = {{'__name__': 'warden'}}

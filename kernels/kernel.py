@@ -489,7 +489,9 @@ class Kernel:
         arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
         texts = {**set_up_texts(self.process.is_here), "arguments": arguments}
         if not self.process.is_here:
-            texts["far"] = [MARK, self.process.mark, warden_texts()]
+            # Longer than it takes to be given up here: nobody is to find it gone who still waits.
+            patience = 2 * self.launch.far.silence + 3
+            texts["far"] = [MARK, self.process.mark, warden_texts(), patience]
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
         request = self._send(SET_UP, texts, silent=True)
         reply = (await self._reply_to(request))["content"]

@@ -20,10 +20,9 @@ with contextlib.suppress(ImportError):  # there it is part of the same text
 
 GLANCE = 0.2  # seconds between looks at whether the kernel lives
 CLOSER = 2.0  # seconds between looks at what it has started and who is connected
-ABANDONED = 10.0  # seconds without a connection after which it is ended
 
 
-def guard(pid: int, mark: str, ports: list[int], leftovers: list[str]) -> None:
+def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience: float) -> None:
     """Wait for a kernel's end, or bring it about; then kill what it started, remove its files.
 
     Args:
@@ -31,6 +30,7 @@ def guard(pid: int, mark: str, ports: list[int], leftovers: list[str]) -> None:
         mark: in the environment of all that it starts.
         ports: those of its channels.
         leftovers: files and folders that are to go with it.
+        patience: seconds without a connection after which it is ended.
     """
     kernel = psutil.Process(pid)
     family: set[psutil.Process] = set()
@@ -43,7 +43,7 @@ def guard(pid: int, mark: str, ports: list[int], leftovers: list[str]) -> None:
                 family.update(kernel.children(recursive=True))
                 if has_connection(kernel, ports):
                     connected = now
-            if now > connected + ABANDONED:
+            if now > connected + patience:
                 with contextlib.suppress(psutil.Error):
                     kernel.kill()
     for process in {*family, *members(pid)}:

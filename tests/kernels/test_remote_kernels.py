@@ -91,6 +91,10 @@ def server(host: SshHost, projects: Path) -> Iterator[Wire]:
     limits = {"KERNEL_SILENCE": "2", "KERNEL_MAX": "3", "REMOTE_FILES_LIMIT": "1MB"}
     with started(host, projects, **limits) as wire:
         yield wire
+        _, kernel = opened(wire)
+        began = time.monotonic()
+    assert time.monotonic() - began < CLOSED
+    assert still_running([kernel], 0) == []
 
 
 def call(server: Wire, tool: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
@@ -303,28 +307,21 @@ def test_a_server_that_ends_while_a_kernel_comes_up_leaves_none(
     assert still_running(those_with("launch_ipykernel") - before, CLOSED) == []
 
 
-def test_a_server_that_is_killed_leaves_none_for_long(host: SshHost, projects: Path) -> None:
-    before = left_there(host)
-    with started(host, projects) as server:
-        _, kernel = opened(server)
-        family = far_side(kernel)
-        server.process.send_signal(signal.SIGKILL)
-    assert still_running(family, 20) == []
-    assert left_there(host) == before
-
-
-def test_a_project_that_is_there_by_the_same_path_is_used_there_and_a_server_ends_in_order(
+def test_a_project_that_is_there_by_the_same_path_is_used_there_and_no_server_is_outlived(
     host: SshHost, projects: Path
 ) -> None:
     (projects / "where.py").write_text("open('made_here.txt', 'w').write(__file__)\nprint(1)")
-    with started(host, projects, REMOTE_FILES="auto") as server:
+    before = left_there(host)
+    with started(host, projects, REMOTE_FILES="auto", KERNEL_SILENCE="1") as server:
         text, facts = call(server, "run_python", file_name="where.py")
+        assert (projects / "made_here.txt").read_text() == str(projects / "where.py")
+        assert "Written on" not in text
         kernel = psutil.Process(int(cell(server, GETPID, facts["session_id"])[0].splitlines()[0]))
-        began = time.monotonic()
-    assert time.monotonic() - began < CLOSED
-    assert still_running([kernel], 0) == []
-    assert (projects / "made_here.txt").read_text() == str(projects / "where.py")
-    assert "Written on" not in text
+        family = far_side(kernel)
+        server.process.send_signal(signal.SIGKILL)
+    # By nobody's word: twice KERNEL_SILENCE and three seconds after the last connection.
+    assert still_running(family, 15) == []
+    assert left_there(host) == before
 
 
 def test_one_that_its_provisioner_puts_on_this_machine_is_refused_unless_that_is_allowed(
