@@ -197,9 +197,11 @@ def sessions(*, server: Server = None) -> None:
     async def work(client: RmiMcpClient) -> int:
         rows = await client.list_sessions()
         for row in rows:
+            taken = row["memory_bytes"]  # none where the kernel is on another machine
+            memory = "memory not known" if taken is None else f"{taken / 1e6:.0f} MB"
             print(
                 f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
-                f" {row['idle_seconds']:g} s, {row['memory_bytes'] / 1e6:.0f} MB,"
+                f" {row['idle_seconds']:g} s, {memory},"
                 f" {row['notebook'] or 'nothing recorded yet'}"
             )
         if not rows:

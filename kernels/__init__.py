@@ -14,7 +14,7 @@ from .execution import Execution, Run
 from .kernel import Kernel
 from .pool import Pool
 from .probe import why_not
-from .process import Launch
+from .process import Far, Launch, is_here
 from .question import Question
 from .reply import Reply, Script
 from .sandbox import Policy, Sandbox, Tier
@@ -25,6 +25,7 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "Far",
     "Kernel",
     "KernelError",
     "KernelStartError",
@@ -41,5 +42,6 @@ __all__ = [
     "SessionNotFoundError",
     "Sessions",
     "Tier",
+    "is_here",
     "why_not",
 ]

@@ -69,10 +69,11 @@ class Script:
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             known_threads = set(threading.enumerate())
             known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
+            known_children = set(children())
             try:
                 outcome.update(self.execute(request["path"], base64.b64decode(request["source"])))
             finally:
-                self.finish(handlers, known_threads, known_finalizers)
+                self.finish(handlers, known_threads, known_finalizers, known_children)
                 if os.getpid() != pid:  # the script forked; this is its child, at its end
                     os._exit(outcome["exit_code"])
         self.shell.payload_manager.write_payload(outcome)
@@ -130,6 +131,7 @@ class Script:
         handlers: list[tuple[Any, tuple[Any, ...], dict[str, Any]]],
         known_threads: set[threading.Thread],
         known_finalizers: set[Any],
+        known_children: set[Any],
     ) -> None:
         """The interpreter's end, for what the script started: threads, handlers, streams."""
         try:
@@ -162,8 +164,14 @@ class Script:
             except BaseException as error:
                 call_excepthook(error, error.__traceback__)
         if module := sys.modules.get("multiprocessing.util"):
-            module._exit_function()
-            vars(module)["_exiting"] = False
+            # Others belong to earlier cells, or to the launcher of a kernel on another machine.
+            others = children() & known_children
+            children().difference_update(others)
+            try:
+                module._exit_function()
+            finally:
+                children().update(others)
+                vars(module)["_exiting"] = False
         for reference in list(getattr(logging, "_handlerList", [])):
             if (handler := reference()) is not None:
                 with contextlib.suppress(OSError, ValueError):
@@ -271,6 +279,12 @@ class Script:
         sys.excepthook, sys.displayhook = kept["excepthook"], kept["displayhook"]
         with contextlib.suppress(OSError):  # the folder may be gone
             os.chdir(kept["cwd"])
+
+
+def children() -> set[Any]:
+    """Those that `multiprocessing` joins at the end; the set itself, to be changed."""
+    module = sys.modules.get("multiprocessing.process")
+    return vars(module)["_children"] if module is not None else set()
 
 
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")

@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
+from pathlib import Path
 from queue import Empty
 from typing import Any, Self
 
@@ -25,9 +26,12 @@ from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
 from .outputs import Outputs
-from .process import KernelProcess, Launch, describe_exit
+from .process import Launch
 from .question import OnQuestion, Question
-from .reply import Message, Reply, Script, Status, ends_kernel, told
+from .remote import process_of
+from .reply import Message, Reply, Script, State, Status, ends_kernel, told
+from .shipping import NotSent, Shipment
+from .watchdog import MARK
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,10 @@ GRACE = 2.0  # seconds between one interrupt and the next, and from the last to 
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
+SENT_FAR = ("inremote.py",)  # besides, to those on other machines
+WARDEN = ("watchdog.py", "warden.py")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
+ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
 # Executes what `set_up_texts` has sent along, in a namespace of its own.
 SET_UP = (
     "(lambda sent: exec(sent['begin'], {'sent': sent}))"
@@ -56,6 +63,8 @@ for text, code in sent["texts"]:
     data = zlib.decompress(base64.b64decode(code if same else text))
     exec(marshal.loads(data) if same else data, names)
 names["install"](get_ipython(), *sent["arguments"])
+if "far" in sent:
+    names["install_remote"](get_ipython(), *sent["far"])
 """
 
 
@@ -70,9 +79,11 @@ class Kernel:
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
         self.launch = launch
         self.info: dict[str, Any] = {}
-        self.process = KernelProcess(launch, context or zmq.asyncio.Context.instance())
+        self.process = process_of(launch, context or zmq.asyncio.Context.instance())
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
+        self._outputs = Outputs(new_code_cell())  # of the run that goes on
+        self._shipment: Shipment | None = None  # of one that does not see the project's files
         self._killed_since = ""
         self._heard = 0.0  # when the last message on iopub came
         self._unverified = 0  # messages in a row
@@ -242,7 +253,8 @@ class Kernel:
         )
         if self.process.raw is not None:
             self.process.raw.attach(outputs.stream)
-        ending = loop.create_task(self._until_over(self._send(code, request), outputs))
+        notes: list[str] = []
+        ending = loop.create_task(self._with_files(code, request, outputs, notes))
         death = loop.create_task(self.process.until_dead())
         asking = loop.create_task(self._relay_questions(on_question, outputs))
         try:
@@ -253,14 +265,14 @@ class Kernel:
                 steps = await self._stop_run(ending, death)
             status = self._stop.result()[0] if self._stop.done() and steps else None
             if not ending.done():
-                return await self._dead(ending, death, outputs, status, steps)
+                return await self._dead(ending, death, outputs, status, steps, notes)
             reply = ending.result()
             if self.process.raw is not None:
                 self.process.raw.drain()
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
-                return await self._dead(ending, death, outputs, status, steps)
-            return told(reply, status, steps)
+                return await self._dead(ending, death, outputs, status, steps, notes)
+            return told(reply, status, steps, notes)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -279,7 +291,7 @@ class Kernel:
         steps = [self._stop.result()[1]]
         for words in ("interrupted", "interrupted again"):
             steps.append(words)
-            await self.process.interrupt()
+            await self.process.interrupt(again=words == "interrupted again")
             # ipykernel#881: a top-level await sleeps through SIGINT until the loop wakes.
             self.client.kernel_info()
             await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
@@ -297,6 +309,7 @@ class Kernel:
         outputs: Outputs,
         status: Status | None,
         steps: list[str],
+        notes: list[str],
     ) -> Reply:
         """The process is gone: take in what it had still sent, then say how it ended."""
         quiet = False
@@ -313,7 +326,9 @@ class Kernel:
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
-        return Reply(status or "dead", exit_code=code, state="lost", steps=tuple(steps))
+        lost: State = "lost"
+        how, why = tuple(steps), tuple(notes)
+        return Reply(status or "dead", exit_code=code, state=lost, steps=how, notes=why)
 
     # -- messages
 
@@ -330,6 +345,40 @@ class Kernel:
         message = session.msg("execute_request", content, metadata={"rmi_agent": request})
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
+
+    async def _with_files(
+        self, code: str, request: dict[str, Any], outputs: Outputs, notes: list[str]
+    ) -> Message:
+        """Run it; a kernel on another machine has the project's files first, if it is to."""
+        shipment = self._shipment
+        if shipment is None:
+            return await self._until_over(self._send(code, request), outputs)
+        try:
+            self._outputs = outputs
+            if request or shipment.there is None:
+                script = Path(request["path"]) if request else None
+                notes += await shipment.send(script)
+                request = {**request, "path": shipment.path(script)} if script else {}
+            reply = await self._until_over(self._send(code, request), outputs)
+            if not ends_kernel(reply):
+                notes += await shipment.written()
+        except NotSent as error:
+            if self._stop is None or not self._stop.done():
+                outputs.stream("stderr", f"The project's files did not get there: {error}\n")
+            return {"content": {"status": "error", "ename": "NotSent"}}
+        return reply
+
+    async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
+        """What `inremote.Files` answers."""
+        if self._stop is not None and self._stop.done():
+            raise NotSent("stopped")
+        request = self._send(ANSWER_FILES, question, silent=True)
+        reply = (await self._reply_to(request))["content"]
+        await self._until_idle(request, self._outputs)  # a thread may print meanwhile
+        for payload in reply.get("payload", []):
+            if payload.get("source") == "rmi_agent.files":
+                return dict(payload)
+        raise NotSent(f"{reply.get('ename')}: {reply.get('evalue')}")
 
     async def _until_over(self, request: str, outputs: Outputs) -> Message:
         """A run is over at its reply on shell *and* its idle on iopub."""
@@ -438,7 +487,13 @@ class Kernel:
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
-        request = self._send(SET_UP, {**set_up_texts(), "arguments": arguments}, silent=True)
+        texts = {**set_up_texts(self.process.is_here), "arguments": arguments}
+        if not self.process.is_here:
+            # Longer than it takes to be given up here: nobody is to find it gone who still waits.
+            patience = 2 * self.launch.far.silence + 3
+            texts["far"] = [MARK, self.process.mark, warden_texts(), patience]
+            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
+        request = self._send(SET_UP, texts, silent=True)
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
@@ -450,7 +505,7 @@ class Kernel:
         try:
             await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
             if not task.done():
-                raise DeadKernelError(describe_exit(death.result()))
+                raise DeadKernelError(self.process.told_end(death.result()))
             task.result()
         finally:
             for each in (task, death):
@@ -458,15 +513,22 @@ class Kernel:
 
 
 @functools.cache
-def set_up_texts() -> dict[str, Any]:
+def set_up_texts(is_here: bool) -> dict[str, Any]:
     """What is executed in each kernel, as text and compiled for Pythons like this one.
 
     Compiling takes 15 ms, which each start of a kernel would take longer.
     """
     here = resources.files(__package__)
     packed = []
-    for name in SENT_TO_KERNELS:
+    for name in (*SENT_TO_KERNELS, *(() if is_here else SENT_FAR)):
         text = here.joinpath(name).read_bytes()
         code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
         packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])
     return {"begin": BEGIN, "magic": MAGIC_NUMBER.hex(), "texts": packed}
+
+
+@functools.cache
+def warden_texts() -> list[str]:
+    """The program that clears up behind a kernel on another machine."""
+    here = resources.files(__package__)
+    return [here.joinpath(name).read_text("utf-8") for name in WARDEN]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import psutil
 import zmq
@@ -37,8 +37,32 @@ from .watchdog import MARK, marked
 log = logging.getLogger(__name__)
 
 RECONNECT = 5  # milliseconds between attempts to connect to a kernel that starts
+RECONNECT_FAR = 50
 OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 POLL = 0.1  # seconds between looks at whether the process lives
+
+
+@dataclass(frozen=True)
+class Far:
+    """What only kernels on other machines need.
+
+    Attributes:
+        env: variables for their provisioner, besides those of all kernels.
+        silence: seconds without a sign of life after which one counts as lost.
+        confined: whether one that was put on this machine after all is refused, since
+            nothing here holds it in.
+        files: whether they have the files in `Launch.cwd` by the same path ("shared"), are
+            sent them ("sent"), or are looked at first ("auto").
+        most: bytes of files that are sent.
+        private: folders that are never sent.
+    """
+
+    env: dict[str, str] = field(default_factory=dict)
+    silence: float = 3.0
+    confined: bool = False
+    files: Literal["auto", "sent", "shared"] = "auto"
+    most: int = 50_000_000
+    private: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,7 @@ class Launch:
         wrap: what to put before a command that begins with this interpreter: a sandbox.
         last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
         mark: begins the mark that the process and all it starts carry in their environment.
+        far: how it is with kernels that a provisioner puts on another machine.
     """
 
     cwd: Path
@@ -71,6 +96,32 @@ class Launch:
     wrap: Callable[[str], list[str]] | None = None
     last_filter: str = ""
     mark: str = "kernel"
+    far: Far = field(default_factory=Far)
+
+
+def is_here(kernel_name: str) -> bool:
+    """Whether a kernelspec's kernels run on this machine: its provisioner may put them elsewhere.
+
+    One that is not there would, for all that is known.
+    """
+    try:
+        metadata = KernelSpecManager().get_kernel_spec(kernel_name).metadata
+    except NoSuchKernel:  # starting it will say so
+        return True
+    return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
+
+
+def no_such(kernel_name: str) -> str:
+    """Why there are no kernels of this name, and what to do."""
+    if kernel_name in KernelSpecManager().find_kernel_specs():
+        return (
+            f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
+            " server: install its package there (gateway-provisioners, say)."
+        )
+    return (
+        f"There is no kernel named {kernel_name!r}. Set KERNEL_NAME to one that"
+        " `jupyter kernelspec list` shows."
+    )
 
 
 def language_of(kernel_name: str) -> str:
@@ -82,13 +133,15 @@ def language_of(kernel_name: str) -> str:
 
 
 class KernelProcess:
-    """The process behind a kernel.
+    """The process behind a kernel, on this machine; `RemoteProcess` is for others.
 
     Attributes:
-        pid: its id, where the provisioner runs it on this machine.
-        is_here: whether it does.
+        pid: its id.
+        is_here: whether it is of this machine: files lead to it, and its number is its own.
         raw: its descriptors 1 and 2, where they can be had.
     """
+
+    is_here = True
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch
@@ -99,7 +152,7 @@ class KernelProcess:
         self._looked = 0.0
         self._context = context
         # A kernel's sockets come into being while we connect already; try again soon.
-        context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
+        context.setsockopt(zmq.RECONNECT_IVL, RECONNECT if self.is_here else RECONNECT_FAR)
         name = f"k{secrets.token_hex(6)}"
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
@@ -109,9 +162,6 @@ class KernelProcess:
             autorestart=False,
             shutdown_wait_time=2.0,
         )
-        # A remote kernel's process is not here: no file leads to it, and its number may well be
-        # that of another process of this machine.
-        self.is_here = self._provisioner() in (OURS, LOCAL)
         if self.is_here and sys.platform != "win32":
             # Any local user may listen on a TCP kernel's iopub; a socket file is private.
             self._manager.transport, self._manager.transport_encryption = "ipc", "disabled"
@@ -125,45 +175,26 @@ class KernelProcess:
         """
         self._choose_provisioner()
         pipes: tuple[int, ...] = ()
-        if self.is_here and sys.platform != "win32":
+        if sys.platform != "win32":
             self.raw = RawOutput()
             pipes = self.raw.open()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
-        # Never the server's own: ipykernel repeats captured output there.
-        given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
                 env={**self._quiet(), **self.launch.env, MARK: self.mark},
-                **(given if self.is_here else {}),
+                # Never the server's own: ipykernel repeats captured output there.
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
         except NoSuchKernel as error:
-            raise KernelStartError(
-                f"There is no kernel named {self.launch.kernel_name!r}. Set KERNEL_NAME to one"
-                " that `jupyter kernelspec list` shows."
-            ) from error
-        except Exception as error:  # whatever a provisioner of others raises
-            if self.is_here:
-                raise
-            raise KernelStartError(
-                f"The kernel {self.launch.kernel_name!r} could not be started by its provisioner:"
-                f" {type(error).__name__}: {error}"
-            ) from error
+            raise KernelStartError(no_such(self.launch.kernel_name)) from error
         finally:
             for fd in pipes:
                 os.close(fd)
-        if self.is_here:
-            self.pid = getattr(self._manager.provisioner, "pid", None)
+        self.pid = getattr(self._manager.provisioner, "pid", None)
         return self._manager.client(context=self._context)
-
-    def _provisioner(self) -> str:
-        """The provisioner that the kernelspec names; ours where it names none."""
-        try:
-            spec = self._manager.kernel_spec
-        except NoSuchKernel:  # starting it will say so
-            return OURS
-        named = spec.metadata.get("kernel_provisioner", {}) if spec is not None else {}
-        return str(named.get("provisioner_name", OURS))
 
     def _quiet(self) -> dict[str, str]:
         """For kernels of other languages that are built upon ipykernel, such as bash's.
@@ -227,8 +258,15 @@ class KernelProcess:
             await asyncio.sleep(POLL)
         return code
 
-    async def interrupt(self) -> None:
-        """SIGINT to its process group, or what its kernelspec says instead."""
+    def told_end(self, code: int | None) -> str:
+        """How it ended, as a sentence, where `until_dead` has given this code."""
+        return describe_exit(code)
+
+    async def interrupt(self, *, again: bool = False) -> None:
+        """SIGINT to its process group, or what its kernelspec says instead.
+
+        The first one may not have helped, and this is `again`.
+        """
         await self._manager.interrupt_kernel()
 
     async def kill(self) -> None:

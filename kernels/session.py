@@ -22,7 +22,6 @@ from .errors import KernelError
 from .execution import Execution, Run
 from .kernel import Kernel
 from .outputs import Displays
-from .process import describe_exit
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
 from .source import decoded
@@ -121,6 +120,11 @@ class Session:
     def is_python(self) -> bool:
         """Whether its kernel can run Python files."""
         return self._kernel is None or self._kernel.is_python
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its kernel runs on this machine."""
+        return self._kernel is None or self._kernel.process.is_here
 
     @property
     def forked(self) -> bool:
@@ -232,11 +236,12 @@ class Session:
             )
         if reply.steps:
             notes.append(told_steps(reply))
+        notes += reply.notes
         if hint := self.config.hints.get(reply.error_name or ""):
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                notes.append(f"The kernel died. {describe_exit(reply.exit_code)}")
+                notes.append(f"The kernel died. {kernel.process.told_end(reply.exit_code)}")
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"

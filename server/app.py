@@ -18,7 +18,7 @@ from ..kernels import Policy, Sessions
 from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
-from .isolation import chosen, described, hints
+from .isolation import chosen, described, hints, hints_elsewhere
 from .prompts import Prompts
 from .resources import Resources
 from .resuming import Resuming
@@ -59,8 +59,9 @@ class App:
     ) -> None:
         self.settings = settings
         policy = chosen(settings, exposed=exposed)
+        known = hints(policy) if settings.kernels_are_here else hints_elsewhere(settings)
         self.sessions = Sessions(
-            settings.sessions(hints(policy)),
+            settings.sessions(known),
             settings.launch(),
             settings.kernel_pool,
             settings.kernel_max,
@@ -105,4 +106,11 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
     )
     if (language := language_of(settings.kernel_name)) != "python":
         told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
+    if not settings.kernels_are_here:
+        told += "\nThe code runs on another machine" + (
+            "."
+            if settings.remote_files == "shared"
+            else ", with a copy of the projects folder:"
+            " what it writes there stays there, and ends with its session."
+        )
     return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."

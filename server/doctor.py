@@ -26,7 +26,7 @@ from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
 from .entry import Entry, address, is_ours, kind, starts_us
 from .finding import Finding, speak_plainly
 from .hosts import Host, hosts
-from .isolation import chosen, described, left_open
+from .isolation import chosen, left_open, told
 from .jsontext import Malformed
 from .over_http import bind
 from .reach import examine_url
@@ -94,9 +94,9 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         except BadSettings as error:
             yield Finding(name, False, str(error), EXPOSED if exposed else "")
             continue
-        told = described(policy) if policy else "none"
-        held = policy is not None or settings.sandbox == "off"
-        yield Finding(name, held, told, f"Left open: {left_open(policy)}.")
+        held = policy is not None or settings.sandbox == "off" or not settings.kernels_are_here
+        todo = f"Left open: {left_open(policy, settings)}."
+        yield Finding(name, held, told(policy, settings), todo)
     if False in policies:
         for finding in await of_kernels(settings, policies[False]):
             yield finding
@@ -133,23 +133,20 @@ async def of_session(session: Session) -> list[Finding]:
     """Whether a session does what sessions do."""
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
-    forked = session.forked
-    return [
+    findings = [
         Finding("kernel", added.reply.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
         Finding(
             "interrupt",
             (looped.reply.status, looped.state) == ("timeout", "kept"),
             "a loop was stopped and the variables kept" if looped.state == "kept" else "killed",
         ),
-        Finding(
-            "fork server",
-            forked,
-            "fresh kernels are forked"
-            if forked
-            else "fresh kernels are started, which takes longer",
-            "" if forked else "The log of a server says why (--log-level info).",
-        ),
     ]
+    if not session.is_here:
+        return findings
+    forked = session.forked
+    told = "fresh kernels are forked" if forked else "fresh kernels are started: that takes longer"
+    todo = "" if forked else "The log of a server says why (--log-level info)."
+    return [*findings, Finding("fork server", forked, told, todo)]
 
 
 async def pure() -> Finding:

@@ -23,6 +23,11 @@ PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels",
 FILES = ("FileNotFoundError", "PermissionError", "OSError")
 CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
 
+ELSEWHERE = (
+    "The code runs on another machine. Of this one it has a copy of the projects folder, without"
+    " hidden files and folders (the server's setting REMOTE_FILES)."
+)
+
 
 def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     """The sandbox to use; None is none.
@@ -36,6 +41,13 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         BadSettings: it does not work here, or there has to be one and none works.
     """
     if settings.sandbox == "off":
+        return None
+    if settings.sandbox == "auto" and not settings.kernels_are_here:
+        log.info(
+            "Kernels run where the provisioner of %s puts them: what they can reach is decided"
+            " there, and not by SANDBOX",
+            settings.kernel_name,
+        )
         return None
     network = settings.sandbox_network
     policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
@@ -107,6 +119,20 @@ def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
     return paths
 
 
+def hints_elsewhere(settings: Settings) -> dict[str, str]:
+    """The same, of code that runs on another machine."""
+    return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
+
+
+def told(policy: Policy | None, settings: Settings) -> str:
+    """What holds kernels in, in one line."""
+    if policy is not None:
+        return described(policy)
+    if settings.kernels_are_here:
+        return "none"
+    return f"none here: kernels run where the provisioner of {settings.kernel_name} puts them"
+
+
 def described(policy: Policy) -> str:
     """What kernels may do, in one line."""
     projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"
@@ -131,8 +157,10 @@ def hints(policy: Policy | None) -> dict[str, str]:
     return told
 
 
-def left_open(policy: Policy | None) -> str:
+def left_open(policy: Policy | None, settings: Settings) -> str:
     """What the sandbox does not hold, in one line."""
+    if not settings.kernels_are_here and settings.sandbox == "auto":
+        return "what kernels may do there is for that machine to say"
     if policy is None:
         return "kernels may do all that this user may"
     left = ["processor time", "disk space where they may write", "faults of the system's own core"]

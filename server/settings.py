@@ -21,7 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ..kernels import Config, Launch
+from ..kernels import Config, Far, Launch, is_here
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
 KERNEL_ENV = [
@@ -78,6 +78,10 @@ SECRETS = {
     "AUTH",
 }
 
+# What provisioners of other machines read in a kernel's environment, if there is no secret in it.
+PROVISIONERS = re.compile(r"(KERNEL|GP|EG)_\w+")
+SECRET = re.compile(r"PWD|PASS|TOKEN|SECRET|CREDENTIAL|KEY(?!TAB)")
+
 # Of no use to a server that a host starts on stdio.
 HTTP_ONLY = {
     "HOST",
@@ -128,6 +132,9 @@ class Settings(BaseSettings):
     kernel_wait: float = Field(30.0, gt=0)
     kernel_env: Names = ()
     kernel_preload: Names = Launch.preload
+    kernel_silence: float = Field(3.0, ge=1)
+    remote_files: Literal["auto", "sent", "shared"] = "auto"
+    remote_files_limit: int = Field(50_000_000, ge=0)
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
@@ -171,7 +178,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("memory_limit", mode="before")
+    @field_validator("memory_limit", "remote_files_limit", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
         """Accept `2GB`, `512 MB` and plain bytes."""
@@ -273,6 +280,29 @@ class Settings(BaseSettings):
             env=env,
             output_limit=self.output_limit,
             preload=self.kernel_preload,
+            far=self.far(),
+        )
+
+    @cached_property
+    def kernels_are_here(self) -> bool:
+        """Whether kernels run on this machine, and not where a provisioner puts them."""
+        return is_here(self.kernel_name)
+
+    def far(self) -> Far:
+        """How it is with kernels that a provisioner puts on another machine."""
+        ours = {name.upper() for name in type(self).model_fields}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if PROVISIONERS.fullmatch(name) and name not in ours and not SECRET.search(name)
+        }
+        return Far(
+            env,
+            silence=self.kernel_silence,
+            confined=self.sandbox != "off",
+            files=self.remote_files,
+            most=self.remote_files_limit,
+            private=(self.notebooks,),
         )
 
     def env_files(self) -> list[Path]:

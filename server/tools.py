@@ -315,13 +315,14 @@ class Tools:
                     "state": "busy" if session.busy else "idle",
                     "cells": session.count,
                     "idle_seconds": round(session.idle_for, 1),
-                    "memory_bytes": memory,
+                    # Nobody here can measure it where the kernel is on another machine.
+                    "memory_bytes": memory if session.is_here else None,
                     "notebook": str(session.recorder.path) if session.recorder.path else None,
                 }
             )
         lines = [
             f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
-            f" {r['memory_bytes'] / 1e6:.0f} MB, {r['notebook'] or 'nothing recorded yet'}"
+            f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
             for r in rows
         ]
         return listing(lines or ["No session is open."], {"sessions": rows})
@@ -415,6 +416,11 @@ def utc(seconds: float) -> str:
     """A file's time as ISO 8601; a file may have one that no calendar has."""
     last = datetime.max.replace(tzinfo=UTC).timestamp() - 1
     return datetime.fromtimestamp(min(max(seconds, 0), last), UTC).isoformat("T", "seconds")
+
+
+def megabytes(count: int | None) -> str:
+    """Memory for reading."""
+    return "memory not known" if count is None else f"{count / 1e6:.0f} MB"
 
 
 def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:

@@ -318,3 +318,24 @@ async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -
         assert run.reply.status == "interrupted"
         assert "OUTPUT_LIMIT" in " ".join(run.notes)
         assert value(await cell(session, "1")) == "1"
+
+
+@POSIX
+async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
+    session: Session, tmp_path: Path
+) -> None:
+    begun = "import multiprocessing, time\nfork = multiprocessing.get_context('fork')\n"
+    begun += "child = fork.Process(target=time.sleep, args=(60,))\nchild.start()"
+    assert (await cell(session, begun)).reply.status == "ok"
+    waits = script(
+        tmp_path,
+        "import multiprocessing\n"
+        "fork = multiprocessing.get_context('fork')\n"
+        "fork.Process(target=print, args=('its own', ), kwargs={'flush': True}).start()\n",
+    )
+    run = await session.submit_script(waits, 20).task
+    assert (run.reply.status, run.reply.exit_code) == ("ok", 0)
+    assert stream(run) == "its own\n"
+    assert value(
+        await cell(session, "child.is_alive(), len(multiprocessing.active_children())")
+    ) == ("(True, 1)")

@@ -147,6 +147,28 @@ def test_a_hint_follows_errors_that_the_sandbox_may_have_caused(tmp_path: Path) 
     wire.close()
 
 
+def test_auto_leaves_kernels_of_other_machines_to_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = tmp_path / "kernels" / "away" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(
+        '{"argv": ["python"], "display_name": "Away", "language": "python", "metadata":'
+        ' {"kernel_provisioner": {"provisioner_name": "distributed-provisioner"}}}'
+    )
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    caplog.set_level(logging.INFO)
+    away = {"python_projects_dir": fill(tmp_path), "kernel_name": "away"}
+    assert chosen(load(sandbox="auto", **away), exposed=True) is None
+    assert "decided there, and not by SANDBOX" in caplog.text
+    assert load(sandbox="auto", **away).launch().far.confined
+    assert not load(sandbox="off", **away).launch().far.confined
+    wire = Wire(fill(tmp_path / "w"), KERNEL_NAME="away", SANDBOX="bwrap")
+    text = wire.call("run_cell", code="1")["content"][0]["text"]
+    assert "can't be started in the sandbox" in text and "SANDBOX=auto" in text
+    wire.close()
+
+
 def test_the_hints_name_what_is_seen() -> None:
     policy = Policy("bwrap", Path("/p"), Path("/h"), read=(Path("/data"),), network=True)
     assert "/p, /data" in hints(policy)["FileNotFoundError"]

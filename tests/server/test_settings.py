@@ -66,3 +66,15 @@ def test_kernels_inherit_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PATH" in load().launch().env
     monkeypatch.setenv("KERNEL_ENV", "MY_FLAG, OTHER")
     assert load().launch().env["MY_FLAG"] == "1"
+
+
+def test_provisioners_get_their_variables_and_none_with_a_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs = "KERNEL_USERNAME KERNEL_LAUNCH_TIMEOUT GP_REMOTE_HOSTS EG_NAMESPACE"
+    secret = "GP_REMOTE_PWD KERNEL_API_TOKEN EG_SSL_KEYFILE KERNEL_DB_PASSWORD"
+    for name in f"{theirs} {secret} KERNEL_POOL AWS_KERNEL_X".split():
+        monkeypatch.setenv(name, "1")
+    launch = load().launch()
+    assert set(launch.far.env) == set(theirs.split())
+    assert "KERNEL_USERNAME" not in launch.env  # kernels of this machine have no use for them
