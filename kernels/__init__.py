@@ -16,6 +16,7 @@ from .pool import Pool
 from .probe import why_not
 from .process import Launch
 from .question import Question
+from .remote import JupyterServer, RemoteKernel
 from .reply import Reply, Script
 from .sandbox import Policy, Sandbox, Tier
 from .session import Config, Session
@@ -25,6 +26,7 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "JupyterServer",
     "Kernel",
     "KernelError",
     "KernelStartError",
@@ -33,6 +35,7 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
+    "RemoteKernel",
     "Reply",
     "Run",
     "Sandbox",
