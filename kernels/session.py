@@ -127,6 +127,11 @@ class Session:
         return self._kernel is not None and self._kernel.process.forked
 
     @property
+    def is_here(self) -> bool:
+        """Whether its kernel runs on this machine."""
+        return self._kernel is None or self._kernel.process.is_here
+
+    @property
     def idle_for(self) -> float:
         """Seconds since the last run ended; 0 while one goes on."""
         return 0.0 if self.busy else time.monotonic() - self.last_used
@@ -231,11 +236,12 @@ class Session:
             )
         if reply.steps:
             notes.append(told_steps(reply))
+        notes += reply.notes
         if hint := self.config.hints.get(reply.error_name or ""):
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                notes.append(f"The kernel died. {reply.ending}")
+                notes.append(f"The kernel died. {kernel.process.told_end(reply.exit_code)}")
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"
