@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ANSWER = 10.0  # seconds that a server may take for an answer
 START = 60.0  # and for the start of a kernel
+END = 15.0  # and for its end: one that does not leave by itself is killed after five
 LOOK = 3.0  # and to say what runs on it, before another one is taken
 REST = 5.0  # seconds for which a server that did not answer is not asked again
 
@@ -112,7 +113,7 @@ class Api:
     async def delete(self, kernel_id: str) -> None:
         """End a kernel, if it is there."""
         try:
-            await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=START)
+            await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=END)
         except ServerError as error:
             if error.status != 404:
                 raise

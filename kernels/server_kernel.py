@@ -142,7 +142,7 @@ class ServerKernel:
                     await websocket.close()
                 websocket = await self._connect_again()
         except ServerError as error:
-            self._ended(str(error))
+            self._ended(f"The connection to its Jupyter Server is lost. {error}")
 
     async def _connect_again(self) -> ClientConnection:
         """A new websocket, as soon as one can be had.
@@ -252,7 +252,8 @@ class ServerKernel:
         try:
             await api.delete(self._id)
         except ServerError as error:
-            log.warning("A kernel may be left on its server: %s", error)
+            if not error.gone:  # a server takes its kernels with it
+                log.warning("A kernel may be left on its server: %s", error)
 
     def family(self) -> list[psutil.Process]:
         """None: its processes are not of this machine."""
