@@ -33,6 +33,7 @@ REST = 5.0  # seconds for which a server that did not answer is not asked again
 
 # Kernels whose start was asked for, by server: two starts at once do not choose the same one.
 _starting: Counter[str] = Counter()
+_own: Counter[str] = Counter()  # kernels that were started from here, by server
 _silent: dict[str, float] = {}  # servers that did not answer, and until when they are left alone
 _unusable: set[str] = set()  # servers that were passed over when a kernel was started last
 
@@ -65,13 +66,19 @@ class Api:
         await self._client.aclose()
 
     async def kernels(self) -> list[dict[str, Any]]:
-        """All kernels that run there.
+        """All kernels that run there; those of this process, without names, if they are not told.
 
         Raises:
             ServerError: it did not answer as a Jupyter Server.
         """
         try:
             found = (await self._ask("GET", "api/kernels", timeout=LOOK)).json()
+        except ServerError as error:
+            if error.status != 403:
+                raise
+            # An Enterprise Gateway lists none unless told to. A wrong token fails here, too.
+            await self._ask("GET", "api/kernelspecs", timeout=LOOK)
+            return [{}] * _own[self.server.url]
         except ValueError:
             found = None
         if not isinstance(found, list):
@@ -100,6 +107,7 @@ class Api:
     async def start(self, name: str) -> str:
         """Start a kernel; its id."""
         answer = await self._ask("POST", "api/kernels", json={"name": name}, timeout=START)
+        _own[self.server.url] += 1
         return str(answer.json()["id"])
 
     async def look(self, kernel_id: str) -> dict[str, Any]:
@@ -111,7 +119,8 @@ class Api:
         await self._ask("POST", f"api/kernels/{kernel_id}/interrupt")
 
     async def delete(self, kernel_id: str) -> None:
-        """End a kernel, if it is there."""
+        """End a kernel that was started here, if it is there."""
+        _own[self.server.url] = max(0, _own[self.server.url] - 1)
         try:
             await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=END)
         except ServerError as error:

@@ -136,13 +136,16 @@ class ServerKernel:
             while True:
                 try:
                     await self._channels.carry(websocket)
-                except ConnectionClosed as closed:
-                    log.info("The connection to %s was cut: %s", self._where, closed)
+                except* ConnectionClosed as closed:
+                    log.info("The connection to %s was cut: %s", self._where, closed.exceptions[0])
                 finally:
                     await websocket.close()
                 websocket = await self._connect_again()
         except ServerError as error:
             self._ended(f"The connection to its Jupyter Server is lost. {error}")
+        except Exception as error:  # of this code: nobody may wait for ever because of it
+            log.exception("The connection to %s is given up", self._where)
+            self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
 
     async def _connect_again(self) -> ClientConnection:
         """A new websocket, as soon as one can be had.
@@ -171,6 +174,7 @@ class ServerKernel:
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
+            self._channels.release()
             self._end.set_result(why)
 
     @property
