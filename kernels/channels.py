@@ -224,7 +224,7 @@ class Channels:
         self.process = self.process or sender
         if self.process != sender:
             self._on_end("Its process has ended, and its server has started another.")
-        return self.process == sender
+        return bool(self.process == sender)
 
     # -- after a cut
 

@@ -105,8 +105,9 @@ class Api:
         )
 
     async def start(self, name: str) -> str:
-        """Start a kernel; its id."""
-        answer = await self._ask("POST", "api/kernels", json={"name": name}, timeout=START)
+        """Start a kernel in the server's root folder; its id."""
+        asked = {"name": name, "path": ""}
+        answer = await self._ask("POST", "api/kernels", json=asked, timeout=START)
         _own[self.server.url] += 1
         return str(answer.json()["id"])
 
