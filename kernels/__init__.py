@@ -3,6 +3,7 @@
 Usable as a library on its own; knows nothing of MCP.
 """
 
+from .address import JupyterServer, RemoteKernel
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -26,6 +27,7 @@ __all__ = [
     "DeadKernelError",
     "Execution",
     "Far",
+    "JupyterServer",
     "Kernel",
     "KernelError",
     "KernelStartError",
@@ -34,6 +36,7 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
+    "RemoteKernel",
     "Reply",
     "Run",
     "Sandbox",

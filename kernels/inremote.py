@@ -8,11 +8,13 @@ Sent to the kernel as text, like `inkernel.py`; it knows nothing of servers or n
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,13 +26,24 @@ TOLD = 20  # names of new files that are told one by one
 BEHIND = "import os, sys; sys.path[:] = filter(None, sys.path); exec(sys.stdin.read())"
 
 
-def install_remote(
+def install_files(shell: Any) -> None:
+    """Prepare a kernel that can't see the project's files; its copy of them ends with it."""
+    folder, owner = tempfile.mkdtemp(prefix="rmi-agent-"), os.getpid()
+    shell._rmi_agent_files = Files(shell, folder).answer
+
+    @atexit.register
+    def _() -> None:
+        if os.getpid() == owner:  # and not one that was forked from it
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def install_warden(
     shell: Any, variable: str, mark: str, warden: list[str], patience: float
 ) -> None:
-    """Prepare a kernel that nobody can look at from where its server is.
+    """Prepare a kernel whose end nobody sees but who is connected to it.
 
     Args:
-        shell: the kernel's `InteractiveShell`.
+        shell: the kernel's `InteractiveShell`, with its files.
         variable: of the environment; all that the kernel starts has the mark in it.
         mark: this kernel's own.
         warden: the texts of the warden's program.
@@ -40,10 +53,9 @@ def install_remote(
         os.setsid()
     environment = dict(os.environ)
     os.environ[variable] = mark
-    folder = tempfile.mkdtemp(prefix="rmi-agent-")
-    shell._rmi_agent_files = Files(shell, folder).answer
     if not hasattr(os, "fork"):
         return
+    folder = shell._rmi_agent_files.__self__.folder
     app = shell.kernel.parent
     ports = [getattr(app, name + "_port") for name in ("shell", "iopub", "control", "hb")]
     guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file], patience)

@@ -18,7 +18,7 @@ from importlib import resources
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from queue import Empty
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -26,12 +26,15 @@ from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
 from .outputs import Outputs
-from .process import Launch
+from .process import KernelProcess, Launch, is_here
 from .question import OnQuestion, Question
-from .remote import process_of
-from .reply import Message, Reply, Script, State, Status, ends_kernel, told
+from .remote import RemoteProcess
+from .reply import Message, Reply, Script, Status, ends_kernel, told
 from .shipping import NotSent, Shipment
 from .watchdog import MARK
+
+if TYPE_CHECKING:
+    from .server_kernel import ServerKernel
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +49,16 @@ GRACE = 2.0  # seconds between one interrupt and the next, and from the last to 
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
 SENT_FAR = ("inremote.py",)  # besides, to those on other machines
+SENT_TO_SERVERS = ("inrecall.py",)  # and to those that a websocket leads to
 WARDEN = ("watchdog.py", "warden.py")
+MEMORY = 4_000_000  # characters that a kernel on a server remembers of what it has sent
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
-# Executes what `set_up_texts` has sent along, in a namespace of its own.
+# Executes what `set_up_texts` has sent along, in a namespace of its own; once, for a kernel that
+# is attached to may have it from another server of ours.
 SET_UP = (
-    "(lambda sent: exec(sent['begin'], {'sent': sent}))"
+    "hasattr(get_ipython(), '_rmi_agent_script') or"
+    " (lambda sent: exec(sent['begin'], {'sent': sent}))"
     "(get_ipython().get_parent()['metadata']['rmi_agent'])"
 )
 BEGIN = """
@@ -62,9 +69,13 @@ same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
 for text, code in sent["texts"]:
     data = zlib.decompress(base64.b64decode(code if same else text))
     exec(marshal.loads(data) if same else data, names)
+if "memory" in sent:
+    names["remember"](get_ipython().kernel, sent["memory"])
 names["install"](get_ipython(), *sent["arguments"])
-if "far" in sent:
-    names["install_remote"](get_ipython(), *sent["far"])
+if "install_files" in names:
+    names["install_files"](get_ipython())
+if "warden" in sent:
+    names["install_warden"](get_ipython(), *sent["warden"])
 """
 
 
@@ -73,13 +84,13 @@ class Kernel:
 
     Attributes:
         info: what it says of itself, as in Jupyter's `kernel_info_reply`.
-        process: its process.
+        process: its process, here or on a Jupyter Server.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
         self.launch = launch
         self.info: dict[str, Any] = {}
-        self.process = process_of(launch, context or zmq.asyncio.Context.instance())
+        self.process = process_of(launch, context)
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._outputs = Outputs(new_code_cell())  # of the run that goes on
@@ -272,7 +283,7 @@ class Kernel:
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
                 return await self._dead(ending, death, outputs, status, steps, notes)
-            return told(reply, status, steps, notes)
+            return told(reply, status, steps, (*notes, *self.process.news()))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -326,9 +337,8 @@ class Kernel:
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
-        lost: State = "lost"
-        how, why = tuple(steps), tuple(notes)
-        return Reply(status or "dead", exit_code=code, state=lost, steps=how, notes=why)
+        how, why = tuple(steps), (*notes, *self.process.news())
+        return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=why)
 
     # -- messages
 
@@ -406,9 +416,10 @@ class Kernel:
     async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
         """Whether the second of a run's two ends comes, once the first is there."""
         first = time.monotonic()
-        while not second.done() and (
-            (left := max(first, self._heard) + patience - time.monotonic()) > 0
-        ):
+        while not second.done():
+            latest = max(first, self._heard, self.process.cut_until)
+            if (left := latest + patience - time.monotonic()) <= 0:
+                break
             await asyncio.wait({second}, timeout=left)
         return second.done()
 
@@ -487,13 +498,18 @@ class Kernel:
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
-        texts = {**set_up_texts(self.process.is_here), "arguments": arguments}
+        names, sent = SENT_TO_KERNELS, {"arguments": arguments}
         if not self.process.is_here:
+            names = (*names, *SENT_FAR)
+            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
+        if self.process.remote is not None:
+            names = (*names, *SENT_TO_SERVERS)
+            sent["memory"] = MEMORY
+        elif self._shipment is not None:
             # Longer than it takes to be given up here: nobody is to find it gone who still waits.
             patience = 2 * self.launch.far.silence + 3
-            texts["far"] = [MARK, self.process.mark, warden_texts(), patience]
-            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
-        request = self._send(SET_UP, texts, silent=True)
+            sent["warden"] = [MARK, self.process.mark, warden_texts(), patience]
+        request = self._send(SET_UP, {**set_up_texts(names), **sent}, silent=True)
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
@@ -512,15 +528,25 @@ class Kernel:
                 each.cancel()
 
 
+def process_of(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess | ServerKernel:
+    """The process that a launch asks for."""
+    if launch.servers or launch.attach:
+        from .server_kernel import ServerKernel  # its websockets take a while to import
+
+        return ServerKernel(launch)
+    made = KernelProcess if is_here(launch.kernel_name) else RemoteProcess
+    return made(launch, context or zmq.asyncio.Context.instance())
+
+
 @functools.cache
-def set_up_texts(is_here: bool) -> dict[str, Any]:
+def set_up_texts(names: tuple[str, ...]) -> dict[str, Any]:
     """What is executed in each kernel, as text and compiled for Pythons like this one.
 
     Compiling takes 15 ms, which each start of a kernel would take longer.
     """
     here = resources.files(__package__)
     packed = []
-    for name in (*SENT_TO_KERNELS, *(() if is_here else SENT_FAR)):
+    for name in names:
         text = here.joinpath(name).read_bytes()
         code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
         packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])

@@ -28,6 +28,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from .address import JupyterServer, RemoteKernel
 from .errors import KernelStartError
 from .forkserver import PRELOAD
 from .rawoutput import RawOutput
@@ -82,7 +83,9 @@ class Launch:
         wrap: what to put before a command that begins with this interpreter: a sandbox.
         last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
         mark: begins the mark that the process and all it starts carry in their environment.
-        far: how it is with kernels that a provisioner puts on another machine.
+        far: how it is with kernels of other machines.
+        servers: Jupyter Servers, one of which runs the kernel; none is this machine.
+        attach: a kernel on one of them that is there already, to be used instead of a new one.
     """
 
     cwd: Path
@@ -97,6 +100,8 @@ class Launch:
     last_filter: str = ""
     mark: str = "kernel"
     far: Far = field(default_factory=Far)
+    servers: tuple[JupyterServer, ...] = ()
+    attach: RemoteKernel | None = None
 
 
 def is_here(kernel_name: str) -> bool:
@@ -139,9 +144,13 @@ class KernelProcess:
         pid: its id.
         is_here: whether it is of this machine: files lead to it, and its number is its own.
         raw: its descriptors 1 and 2, where they can be had.
+        remote: None: it was started here.
+        cut_until: when it could last not be heard, by `time.monotonic`.
     """
 
     is_here = True
+    remote: RemoteKernel | None = None
+    cut_until = 0.0
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch
@@ -257,6 +266,15 @@ class KernelProcess:
         while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         return code
+
+    @property
+    def why_ended(self) -> str:
+        """What is known of its end besides an exit code."""
+        return ""
+
+    def news(self) -> tuple[str, ...]:
+        """What befell the connection since this was asked last: nothing can."""
+        return ()
 
     def told_end(self, code: int | None) -> str:
         """How it ended, as a sentence, where `until_dead` has given this code."""

@@ -22,7 +22,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from .aside import begin, done
 from .errors import KernelStartError
 from .heartbeat import Heartbeat
-from .process import KernelProcess, Launch, is_here
+from .process import KernelProcess, Launch
 from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,6 @@ STEP = 0.7  # seconds that a provisioner may take for a signal, or to look
 PATIENCE = 1.5  # seconds that a kernel has for its exit handlers
 KILL = 1.5  # seconds that a provisioner may take to put an end to what it has started
 ARRIVAL = 3.0  # seconds that one may take to come into being which nobody wants any more
-
-
-def process_of(launch: Launch, context: zmq.asyncio.Context) -> KernelProcess:
-    """The process of a kernel that is to be started, here or elsewhere."""
-    return (KernelProcess if is_here(launch.kernel_name) else RemoteProcess)(launch, context)
 
 
 class RemoteProcess(KernelProcess):
@@ -127,9 +122,14 @@ class RemoteProcess(KernelProcess):
         await self._heart.ended.wait()
         return None
 
+    @property
+    def why_ended(self) -> str:
+        """How its end was seen."""
+        return self._heart.why if self._heart is not None else ""
+
     def told_end(self, code: int | None) -> str:
         """How it was seen to have ended."""
-        return self._heart.why if self._heart is not None else "It did not come into being."
+        return self.why_ended or "It did not come into being."
 
     async def interrupt(self, *, again: bool = False) -> None:
         """SIGINT through its provisioner; again, to the whole of its process group.

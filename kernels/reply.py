@@ -50,7 +50,7 @@ class Reply:
 
 
 def told(
-    reply: Message, status: Status | None, steps: list[str], notes: list[str] | None = None
+    reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()
 ) -> Reply:
     """A `Reply` from the kernel's own words and from what we did meanwhile."""
     content = reply["content"]
@@ -66,7 +66,7 @@ def told(
         error_name=error,
         exit_code=code,
         steps=tuple(steps),
-        notes=tuple(notes or ()),
+        notes=notes,
     )
 
 

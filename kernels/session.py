@@ -122,14 +122,14 @@ class Session:
         return self._kernel is None or self._kernel.is_python
 
     @property
-    def is_here(self) -> bool:
-        """Whether its kernel runs on this machine."""
-        return self._kernel is None or self._kernel.process.is_here
-
-    @property
     def forked(self) -> bool:
         """Whether its kernel was forked from a template."""
         return self._kernel is not None and self._kernel.process.forked
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its kernel runs on this machine."""
+        return self._kernel is None or self._kernel.process.is_here
 
     @property
     def idle_for(self) -> float:
@@ -214,8 +214,8 @@ class Session:
         if kernel is not None and await kernel.alive():
             return kernel
         if kernel is not None:
-            why = f" It {kernel.killed_since}." if kernel.killed_since else ""
-            self._lost = self._lost or f"Its kernel had died since the last run.{why}"
+            why = f"It {kernel.killed_since}." if kernel.killed_since else kernel.process.why_ended
+            self._lost = self._lost or f"Its kernel had died since the last run. {why}".rstrip()
             self._drop_kernel()
         return await self._fresh_kernel()
 

@@ -42,12 +42,8 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     """
     if settings.sandbox == "off":
         return None
-    if settings.sandbox == "auto" and not settings.kernels_are_here:
-        log.info(
-            "Kernels run where the provisioner of %s puts them: what they can reach is decided"
-            " there, and not by SANDBOX",
-            settings.kernel_name,
-        )
+    if not settings.kernels_are_here:
+        refuse_elsewhere(settings)
         return None
     network = settings.sandbox_network
     policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
@@ -69,6 +65,28 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         )
     log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
     return None
+
+
+def refuse_elsewhere(settings: Settings) -> None:
+    """Say that no sandbox is for kernels elsewhere.
+
+    Raises:
+        BadSettings: one is asked for.
+    """
+    where = elsewhere(settings)
+    if settings.sandbox != "auto":
+        raise BadSettings(
+            f"SANDBOX: {settings.sandbox} holds kernels of this machine in, and these run {where}."
+            " Set it to auto (what holds them is the machine that they run on) or off."
+        )
+    log.info("Kernels run %s: what code may do is decided there, and not by SANDBOX", where)
+
+
+def elsewhere(settings: Settings) -> str:
+    """Where kernels run that are not here."""
+    if settings.servers:
+        return "on Jupyter Servers (JUPYTER_SERVER_URL)"
+    return f"where the provisioner of {settings.kernel_name} puts them"
 
 
 def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
@@ -130,7 +148,7 @@ def told(policy: Policy | None, settings: Settings) -> str:
         return described(policy)
     if settings.kernels_are_here:
         return "none"
-    return f"none here: kernels run where the provisioner of {settings.kernel_name} puts them"
+    return f"none here: kernels run {elsewhere(settings)}"
 
 
 def described(policy: Policy) -> str:

@@ -11,6 +11,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
@@ -21,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ..kernels import Config, Far, Launch, is_here
+from ..kernels import Config, Far, JupyterServer, Launch, is_here
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
 KERNEL_ENV = [
@@ -75,8 +76,11 @@ SECRETS = {
     "RMI_AGENT_TOKENS",
     "OAUTH_CLIENT_SECRET",
     "NGROK_AUTHTOKEN",
+    "JUPYTER_SERVER_TOKEN",
     "AUTH",
 }
+# Not repeated when it can't be used: people paste addresses with a token in them.
+UNSHOWN = SECRETS | {"JUPYTER_SERVER_URL"}
 
 # What provisioners of other machines read in a kernel's environment, if there is no secret in it.
 PROVISIONERS = re.compile(r"(KERNEL|GP|EG)_\w+")
@@ -135,6 +139,8 @@ class Settings(BaseSettings):
     kernel_silence: float = Field(3.0, ge=1)
     remote_files: Literal["auto", "sent", "shared"] = "auto"
     remote_files_limit: int = Field(50_000_000, ge=0)
+    jupyter_server_url: Names = ()
+    jupyter_server_token: SecretStr | None = None
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
@@ -165,6 +171,7 @@ class Settings(BaseSettings):
     @field_validator(
         "kernel_env",
         "kernel_preload",
+        "jupyter_server_url",
         "sandbox_read",
         "sandbox_write",
         "allowed_hosts",
@@ -190,11 +197,17 @@ class Settings(BaseSettings):
         "sessions_per_user",
         "ngrok_authtoken",
         "ngrok_domain",
+        "jupyter_server_token",
         mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("jupyter_server_url")
+    @classmethod
+    def _bases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(base_url(url) for url in value))
 
     @field_validator("ngrok_domain")
     @classmethod
@@ -241,6 +254,26 @@ class Settings(BaseSettings):
         """Where notebooks go: beside the projects folder unless set."""
         return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
 
+    @cached_property
+    def servers(self) -> tuple[JupyterServer, ...]:
+        """The Jupyter Servers that kernels run on; none if they run here.
+
+        Raises:
+            BadSettings: the tokens do not fit.
+        """
+        urls = self.jupyter_server_url
+        given = self.jupyter_server_token
+        tokens = [token.strip() for token in given.get_secret_value().split(",")] if given else [""]
+        if not all(re.fullmatch(r"[!-~]*", token) for token in tokens):
+            raise BadSettings("JUPYTER_SERVER_TOKEN: a token has no spaces and is plain ASCII.")
+        if len(tokens) not in (1, len(urls)) and urls:
+            raise BadSettings(
+                f"JUPYTER_SERVER_TOKEN: it has {len(tokens)} tokens, and JUPYTER_SERVER_URL"
+                f" {len(urls)} addresses. Give one for all, or one for each in the same order."
+            )
+        tokens *= len(urls) if len(tokens) == 1 else 1
+        return tuple(JupyterServer(*each) for each in zip(urls, tokens, strict=bool(urls)))
+
     @property
     def most_sessions(self) -> int:
         """Sessions of one user over HTTP: unless set, some room is left for others."""
@@ -272,6 +305,7 @@ class Settings(BaseSettings):
             for name, value in os.environ.items()
             if (name.upper() in names or name in names or name.startswith("LC_"))
             and name.upper() not in SECRETS
+            and self.kernels_are_here
         }
         return Launch(
             cwd=self.projects,
@@ -281,12 +315,13 @@ class Settings(BaseSettings):
             output_limit=self.output_limit,
             preload=self.kernel_preload,
             far=self.far(),
+            servers=self.servers,
         )
 
     @cached_property
     def kernels_are_here(self) -> bool:
-        """Whether kernels run on this machine, and not where a provisioner puts them."""
-        return is_here(self.kernel_name)
+        """Whether kernels run on this machine, and not where a provisioner or server has them."""
+        return not self.servers and is_here(self.kernel_name)
 
     def far(self) -> Far:
         """How it is with kernels that a provisioner puts on another machine."""
@@ -321,6 +356,25 @@ class Settings(BaseSettings):
         )
 
 
+def base_url(url: str) -> str:
+    """A Jupyter Server's address without what its pages add to it.
+
+    Raises:
+        ValueError: it is none; the text does not repeat it.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("write it without ?token=… or a user; JUPYTER_SERVER_TOKEN has the token")
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        raise ValueError("write http://HOST:PORT or https://HOST, with the base path if it has one")
+    path = re.sub(r"/(lab|tree|notebooks|api)?/*$", "", parts.path.rstrip("/") + "/")
+    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}"
+
+
 def load(**overrides: Any) -> Settings:
     """Read the settings; `overrides` come from a command line and win.
 
@@ -328,11 +382,13 @@ def load(**overrides: Any) -> Settings:
         BadSettings: a value can't be used.
     """
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
+        _ = settings.servers
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
-        given = "" if name in SECRETS else f" (it is {first.get('input')!r})"
+        given = "" if name in UNSHOWN else f" (it is {first.get('input')!r})"
         raise BadSettings(f"{name}: {first['msg']}{given}") from None
     except (OSError, UnicodeError) as error:
         raise BadSettings(f".env can't be read: {error}") from None
