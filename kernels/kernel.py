@@ -498,14 +498,15 @@ class Kernel:
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
-        names, sent = SENT_TO_KERNELS, {"arguments": arguments}
+        names: tuple[str, ...] = SENT_TO_KERNELS
+        sent: dict[str, Any] = {"arguments": arguments}
         if not self.process.is_here:
             names = (*names, *SENT_FAR)
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
         if self.process.remote is not None:
             names = (*names, *SENT_TO_SERVERS)
             sent["memory"] = MEMORY
-        elif self._shipment is not None:
+        if isinstance(self.process, RemoteProcess):
             # Longer than it takes to be given up here: nobody is to find it gone who still waits.
             patience = 2 * self.launch.far.silence + 3
             sent["warden"] = [MARK, self.process.mark, warden_texts(), patience]
