@@ -213,6 +213,19 @@ async def test_code_that_ignores_interrupts_is_ended_there(
     assert len(pair[0].kernels()) == before
 
 
+async def test_a_start_that_nobody_waits_for_any_more_leaves_no_kernel(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = len(pair[0].kernels())
+    starting = asyncio.create_task(Kernel(launch(tmp_path, pair[0].server)).start())
+    async with asyncio.timeout(10):
+        while len(await asyncio.to_thread(pair[0].kernels)) == before:
+            assert not starting.done()
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled() and len(pair[0].kernels()) == before
+
+
 async def test_a_released_kernel_lives_on_and_is_found_again(
     pair: tuple[Jupyter, Jupyter], tmp_path: Path
 ) -> None:
