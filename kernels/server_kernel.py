@@ -82,7 +82,8 @@ class ServerKernel:
                     await self._api.look(self._id)
                 except ServerError as error:
                     raise self._gone(error) from error
-            websocket = await self._connect()
+            # A server answers when the kernel does, and a fresh one takes its time.
+            websocket = await self._connect(self.launch.start_timeout)
         except ServerError as error:
             raise KernelStartError(str(error)) from error
         self._keeping = asyncio.create_task(self._keep_connected(websocket))
@@ -105,8 +106,8 @@ class ServerKernel:
 
     # -- the connection
 
-    async def _connect(self) -> ClientConnection:
-        """Open a websocket.
+    async def _connect(self, patience: float = ANSWER) -> ClientConnection:
+        """Open a websocket, within `patience` seconds.
 
         Raises:
             ServerError: the server won't, or can't be reached.
@@ -121,6 +122,7 @@ class ServerKernel:
                 subprotocols=[V1],
                 compression=None,
                 max_size=LARGEST,
+                open_timeout=patience,
                 ping_interval=PING,
                 ping_timeout=PING,
                 close_timeout=1,
