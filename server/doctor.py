@@ -96,7 +96,8 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
-            yield Finding(name, False, str(error), EXPOSED if exposed else "")
+            todo = EXPOSED if exposed and not settings.servers else ""
+            yield Finding(name, False, str(error), todo)
             continue
         held = policy is not None or settings.sandbox == "off" or not settings.kernels_are_here
         todo = f"Left open: {left_open(policy, settings)}."

@@ -213,6 +213,19 @@ async def test_code_that_ignores_interrupts_is_ended_there(
     assert len(pair[0].kernels()) == before
 
 
+async def test_a_start_that_nobody_waits_for_any_more_leaves_no_kernel(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = len(pair[0].kernels())
+    starting = asyncio.create_task(Kernel(launch(tmp_path, pair[0].server)).start())
+    async with asyncio.timeout(10):
+        while len(await asyncio.to_thread(pair[0].kernels)) == before:
+            assert not starting.done()
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled() and len(pair[0].kernels()) == before
+
+
 async def test_a_released_kernel_lives_on_and_is_found_again(
     pair: tuple[Jupyter, Jupyter], tmp_path: Path
 ) -> None:
@@ -268,7 +281,7 @@ async def test_when_a_server_dies_its_sessions_say_so_and_go_on_elsewhere(
         begun = time.monotonic()
         run = await execution.task
         try:
-            assert time.monotonic() - begun < 8
+            assert time.monotonic() - begun < 12  # five, on a machine with nothing else to do
             assert (run.reply.status, run.state, stream(run)) == ("dead", "lost", "half\n")
             assert "nothing answers at" in " ".join(run.notes)
             again = await cell(lost, "2 * 21")
@@ -279,7 +292,7 @@ async def test_when_a_server_dies_its_sessions_say_so_and_go_on_elsewhere(
             assert where(await sessions.open()) == pair[1].server.url
         finally:
             await asyncio.to_thread(pair[0].start)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while where(await sessions.open()) != pair[0].server.url:
                 pass
 
@@ -402,9 +415,6 @@ async def test_no_error_leaves_one_guessing(
         r"JUPYTER_SERVER_TOKEN: .* refuses it \(403": replace(good, token="wrong-secret"),
         r"JUPYTER_SERVER_TOKEN: .* asks for one \(403": replace(good, token=""),
         "JUPYTER_SERVER_URL: nothing answers at": replace(good, url="http://127.0.0.1:1"),
-        "JUPYTER_SERVER_URL: .*invalid can't be reached": replace(
-            good, url="http://no.such.host.invalid"
-        ),
         "JUPYTER_SERVER_URL: there is no Jupyter Server at": replace(good, url=good.url[:-4]),
         "JUPYTER_SERVER_URL: .* does not speak https": replace(
             good, url=good.url.replace("http", "https")
@@ -456,7 +466,8 @@ async def test_the_doctor_looks_at_each_server(
 
 async def test_every_tool_works_there(pair: tuple[Jupyter, Jupyter], tmp_path: Path) -> None:
     where = {"jupyter_server_url": pair[0].server.url, "jupyter_server_token": pair[0].token}
-    app = App(load(python_projects_dir=fill(tmp_path), kernel_pool=0, **where))
+    projects = fill(tmp_path)
+    app = App(load(python_projects_dir=projects, kernel_pool=0, sandbox="auto", **where))
     before = len(pair[0].kernels())
     async with Client(app.mcp) as client:
         assert "The code runs on a Jupyter Server" in str(client.instructions)
@@ -483,7 +494,7 @@ def test_an_orderly_end_deletes_the_kernels_and_a_crash_leaves_them(
     projects = fill(tmp_path)
     before = {one["id"] for one in pair[0].kernels()}
     for how, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
-        server = Wire(projects, KERNEL_POOL="0", **where)
+        server = Wire(projects, KERNEL_POOL="0", SANDBOX="auto", **where)
         said = server.call("run_cell", code="1")
         assert said["structuredContent"]["status"] == "ok"
         assert len(pair[0].kernels()) == len(before) + 1
