@@ -215,6 +215,10 @@ def test_state_lasts_and_a_timeout_interrupts_and_keeps_it(server: Wire) -> None
 
 def test_the_buttons_work(server: Wire) -> None:
     session, kernel = opened(server)
+    named = {"session_id": session}
+    keep_busy(server, "import time; time.sleep(60)", **named)
+    assert "interrupt" in call(server, "interrupt_session", **named)[0].lower()
+    assert cell(server, "x", session)[0].startswith("41\n")
     assert "fresh kernel" in call(server, "restart_session", session_id=session)[0]
     text, facts = cell(server, "'x' in dir()", session)
     assert text.startswith("False\n") and facts["state"] == "kept"
