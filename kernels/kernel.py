@@ -503,6 +503,7 @@ class Kernel:
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
+        self.process.tended = True
         await self._until_idle(request, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:

@@ -138,10 +138,12 @@ class KernelProcess:
     Attributes:
         pid: its id.
         is_here: whether it is of this machine: files lead to it, and its number is its own.
+        tended: whether the set-up of Python kernels was done in it.
         raw: its descriptors 1 and 2, where they can be had.
     """
 
     is_here = True
+    tended = False
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch

@@ -177,9 +177,9 @@ class RemoteProcess(KernelProcess):
 
     async def _end(self, graceful: bool) -> None:
         """End the kernel: by a request, by a signal."""
-        if self._heart is None:
-            # It arrived when nobody wanted it any more. A request would have it wait for a quarter
-            # of a minute for its launcher's listener; only the set-up keeps them apart.
+        if self._heart is None or not self.tended:
+            # Asked to end, it would wait for a quarter of a minute for its launcher's listener,
+            # having stopped what passes on signals; only our set-up keeps the two apart.
             return await self._signal(signal.SIGKILL)
         if self._heart.ended.is_set():
             if self._heart.silent:  # it may be there yet
