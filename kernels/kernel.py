@@ -369,13 +369,16 @@ class Kernel:
                 script = Path(request["path"]) if request else None
                 notes += await shipment.send(script)
                 request = {**request, "path": shipment.path(script)} if script else {}
-            reply = await self._until_over(self._send(code, request), outputs)
-            if not ends_kernel(reply):
-                notes += await shipment.written()
         except NotSent as error:
             if self._stop is None or not self._stop.done():
                 outputs.stream("stderr", f"The project's files did not get there: {error}\n")
             return {"content": {"status": "error", "ename": "NotSent"}}
+        reply = await self._until_over(self._send(code, request), outputs)
+        if not ends_kernel(reply):
+            try:
+                notes += await shipment.written()
+            except NotSent as error:
+                log.info("What was written on the kernel's machine can't be told: %s", error)
         return reply
 
     async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -384,7 +387,7 @@ class Kernel:
             raise NotSent("stopped")
         request = self._send(ANSWER_FILES, question, silent=True)
         reply = (await self._reply_to(request))["content"]
-        await self._until_idle(request, self._outputs)  # a thread may print meanwhile
+        await self._until_idle(request, self._outputs, ours=True)
         for payload in reply.get("payload", []):
             if payload.get("source") == "rmi_agent.files":
                 return dict(payload)
@@ -441,19 +444,22 @@ class Kernel:
             outputs.stream("stdout", question.transcript())
             self.client.input(answer)
 
-    async def _until_idle(self, request: str, outputs: Outputs) -> None:
+    async def _until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
+        """Fold what comes until a request is over; of `ours`, only what others say meanwhile."""
         while True:
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             mine = message["parent_header"].get("msg_id") == request
-            if message["header"]["msg_type"] == "status":
+            kind = message["header"]["msg_type"]
+            if kind == "status":
                 state = message["content"].get("execution_state")
-                if mine and state in ("busy", "idle"):
+                if mine and state in ("busy", "idle") and not ours:
                     outputs.timing(f"iopub.status.{state}", message["header"]["date"])
                 if mine and state == "idle":
                     return
-            else:
-                # Late output of an earlier cell lands here too, as in Jupyter.
+            elif not (ours and mine and kind == "error"):
+                # Late output of an earlier cell lands here too, as in Jupyter; what a thread of
+                # it prints even names this request.
                 try:
                     outputs.fold(message)
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -514,6 +520,7 @@ class Kernel:
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
+        self.process.tended = True
         await self._until_idle(request, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:

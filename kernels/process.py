@@ -143,6 +143,7 @@ class KernelProcess:
     Attributes:
         pid: its id.
         is_here: whether it is of this machine: files lead to it, and its number is its own.
+        tended: whether the set-up of Python kernels was done in it.
         raw: its descriptors 1 and 2, where they can be had.
         remote: None: it was started here.
         cut_until: when it could last not be heard, by `time.monotonic`.
@@ -151,6 +152,7 @@ class KernelProcess:
     is_here = True
     remote: RemoteKernel | None = None
     cut_until = 0.0
+    tended = False
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch

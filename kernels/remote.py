@@ -26,11 +26,18 @@ from .process import KernelProcess, Launch
 from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
+# What provisioners say. Each failure of a start they tell several times, with tracebacks.
+theirs = logging.getLogger(f"{__name__}.provisioner")
 
 STEP = 0.7  # seconds that a provisioner may take for a signal, or to look
 PATIENCE = 1.5  # seconds that a kernel has for its exit handlers
 KILL = 1.5  # seconds that a provisioner may take to put an end to what it has started
-ARRIVAL = 3.0  # seconds that one may take to come into being which nobody wants any more
+ARRIVAL = 20.0  # seconds that one may take to come up which nobody wants any more
+
+
+def once_told(record: logging.LogRecord) -> bool:
+    """Leave errors to `KernelStartError`, but when all is to be seen."""
+    return record.levelno != logging.ERROR or log.isEnabledFor(logging.DEBUG)
 
 
 class RemoteProcess(KernelProcess):
@@ -41,6 +48,8 @@ class RemoteProcess(KernelProcess):
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         super().__init__(launch, context)
         # Its socket is used in another thread, and may be left open by a provisioner that hangs.
+        theirs.addFilter(once_told)
+        self._manager.log = theirs
         self._own = self._manager.context = zmq.asyncio.Context()
         self._starting: asyncio.Future[None] | None = None
         self._heart: Heartbeat | None = None
@@ -152,7 +161,10 @@ class RemoteProcess(KernelProcess):
             self._heart.declare("It was killed.")
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it and all that belongs to it, here and there, within five seconds. Idempotent."""
+        """End it and all that belongs to it, here and there, within five seconds. Idempotent.
+
+        It takes longer while it still comes up: only what has arrived can be ended.
+        """
         await self._arrived()
         if self._manager.has_kernel:
             await self._end(graceful)
@@ -165,9 +177,9 @@ class RemoteProcess(KernelProcess):
 
     async def _end(self, graceful: bool) -> None:
         """End the kernel: by a request, by a signal."""
-        if self._heart is None:
-            # It arrived when nobody wanted it any more. A request would have it wait for a quarter
-            # of a minute for its launcher's listener; only the set-up keeps them apart.
+        if self._heart is None or not self.tended:
+            # Asked to end, it would wait for a quarter of a minute for its launcher's listener,
+            # having stopped what passes on signals; only our set-up keeps the two apart.
             return await self._signal(signal.SIGKILL)
         if self._heart.ended.is_set():
             if self._heart.silent:  # it may be there yet

@@ -52,6 +52,7 @@ class ServerKernel:
     raw: RawOutput | None = None
     is_here = False
     forked = False
+    tended = False
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch

@@ -93,6 +93,8 @@ class App:
         self.settings.make_folders()
         log.info("Python files are run from %s (PYTHON_PROJECTS_DIR)", self.settings.projects)
         log.info("Sessions are recorded in %s (NOTEBOOKS_DIR)", self.settings.notebooks)
+        if not self.settings.kernels_are_here and self.settings.memory_limit:
+            log.info("MEMORY_LIMIT is not measured: kernels run on another machine")
         async with self.sessions:
             yield
 

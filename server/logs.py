@@ -39,6 +39,8 @@ def set_up(level: Level, layout: Format) -> None:
     if level != "debug":
         for noisy in OTHERS:
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        # Its tracebacks are of what a kernel's start is told to have failed for.
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 def told_of_the_run(record: logging.LogRecord) -> bool:

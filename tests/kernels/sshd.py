@@ -24,7 +24,7 @@ import psutil
 
 HOST = "127.0.0.2"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"  # not in an ordinary user's PATH
-SEPARATION = Path("/run/sshd")  # a root's sshd wants it
+SEPARATION = Path("/run/sshd")  # an empty folder that root's sshd wants; its service makes it too
 
 CONFIG = """
 ListenAddress {host}
@@ -93,9 +93,8 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     public = (folder / "host.pub").read_text()
     (home / ".ssh" / "known_hosts").write_text(f"[{HOST}]:{port} {public}")
     kernelspec(folder, tmp)
-    made = os.getuid() == 0 and not SEPARATION.exists()
-    if made:
-        SEPARATION.mkdir(mode=0o755)
+    if os.getuid() == 0:  # and it stays: another sshd may need it as well
+        SEPARATION.mkdir(mode=0o755, exist_ok=True)
     log = folder / "sshd.log"
     process = subprocess.Popen([SSHD, "-D", "-f", folder / "config", "-E", log])
     try:
@@ -113,8 +112,6 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     finally:
         process.kill()
         process.wait()
-        if made:
-            SEPARATION.rmdir()
 
 
 def kernelspec(folder: Path, tmp: Path) -> None:
