@@ -9,6 +9,7 @@ from .errors import (
     KernelStartError,
     PoolExhaustedError,
     SessionNotFoundError,
+    StoreError,
 )
 from .execution import Execution, Run
 from .kernel import Kernel
@@ -40,6 +41,7 @@ __all__ = [
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "StoreError",
     "Tier",
     "why_not",
 ]
