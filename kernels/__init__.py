@@ -17,6 +17,7 @@ from .pool import Pool
 from .probe import why_not
 from .process import Launch
 from .question import Question
+from .remote import JupyterServer, RemoteKernel
 from .reply import Reply, Script
 from .sandbox import Policy, Sandbox, Tier
 from .session import Config, Session
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "JupyterServer",
     "Kernel",
     "KernelError",
     "KernelStartError",
@@ -34,6 +36,7 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
+    "RemoteKernel",
     "Reply",
     "Run",
     "Sandbox",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
 from queue import Empty
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -25,9 +25,12 @@ from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
 from .outputs import Outputs
-from .process import KernelProcess, Launch, describe_exit
+from .process import KernelProcess, Launch
 from .question import OnQuestion, Question
 from .reply import Message, Reply, Script, Status, ends_kernel, told
+
+if TYPE_CHECKING:
+    from .server_kernel import ServerKernel
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,11 @@ GRACE = 2.0  # seconds between one interrupt and the next, and from the last to 
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
-# Executes what `set_up_texts` has sent along, in a namespace of its own.
+# Executes what `set_up_texts` has sent along, in a namespace of its own; once, for a kernel that
+# is attached to may have it from another server of ours.
 SET_UP = (
-    "(lambda sent: exec(sent['begin'], {'sent': sent}))"
+    "hasattr(get_ipython(), '_rmi_agent_script') or"
+    " (lambda sent: exec(sent['begin'], {'sent': sent}))"
     "(get_ipython().get_parent()['metadata']['rmi_agent'])"
 )
 BEGIN = """
@@ -64,13 +69,13 @@ class Kernel:
 
     Attributes:
         info: what it says of itself, as in Jupyter's `kernel_info_reply`.
-        process: its process.
+        process: its process, here or on a Jupyter Server.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
         self.launch = launch
         self.info: dict[str, Any] = {}
-        self.process = KernelProcess(launch, context or zmq.asyncio.Context.instance())
+        self.process = process_of(launch, context)
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._killed_since = ""
@@ -313,7 +318,10 @@ class Kernel:
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
-        return Reply(status or "dead", exit_code=code, state="lost", steps=tuple(steps))
+        ending = self.process.describe_end(code)
+        return Reply(
+            status or "dead", exit_code=code, state="lost", steps=tuple(steps), ending=ending
+        )
 
     # -- messages
 
@@ -450,11 +458,20 @@ class Kernel:
         try:
             await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
             if not task.done():
-                raise DeadKernelError(describe_exit(death.result()))
+                raise DeadKernelError(self.process.describe_end(death.result()))
             task.result()
         finally:
             for each in (task, death):
                 each.cancel()
+
+
+def process_of(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess | ServerKernel:
+    """The process that a launch asks for."""
+    if launch.servers or launch.attach:
+        from .server_kernel import ServerKernel  # its websockets take a while to import
+
+        return ServerKernel(launch)
+    return KernelProcess(launch, context or zmq.asyncio.Context.instance())
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from .errors import KernelStartError
 from .forkserver import PRELOAD
 from .rawoutput import RawOutput
+from .remote import JupyterServer, RemoteKernel
 from .templates import Forked
 from .watchdog import MARK, marked
 
@@ -58,6 +59,8 @@ class Launch:
         wrap: what to put before a command that begins with this interpreter: a sandbox.
         last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
         mark: begins the mark that the process and all it starts carry in their environment.
+        servers: Jupyter Servers, one of which runs the kernel; none is this machine.
+        attach: a kernel on one of them that is there already, to be used instead of a new one.
     """
 
     cwd: Path
@@ -71,6 +74,8 @@ class Launch:
     wrap: Callable[[str], list[str]] | None = None
     last_filter: str = ""
     mark: str = "kernel"
+    servers: tuple[JupyterServer, ...] = ()
+    attach: RemoteKernel | None = None
 
 
 def language_of(kernel_name: str) -> str:
@@ -88,7 +93,12 @@ class KernelProcess:
         pid: its id, where the provisioner runs it on this machine.
         is_here: whether it does.
         raw: its descriptors 1 and 2, where they can be had.
+        remote: None: it was started here.
+        why_ended: what is known of its end besides.
     """
+
+    remote: RemoteKernel | None = None
+    why_ended = ""
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch
@@ -226,6 +236,10 @@ class KernelProcess:
         while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         return code
+
+    def describe_end(self, code: int | None) -> str:
+        """Its end in words, by the code that `until_dead` gave."""
+        return describe_exit(code)
 
     async def interrupt(self) -> None:
         """SIGINT to its process group, or what its kernelspec says instead."""

@@ -32,6 +32,7 @@ class Reply:
         state: `lost` when the process was killed or died.
         exit_code: of a script, or of a process that ended (negative: by that signal).
         steps: what was done to stop the run, in order, in words.
+        ending: how the process ended, in words, where it did.
     """
 
     status: Status
@@ -40,6 +41,7 @@ class Reply:
     exit_code: int | None = None
     state: State = "kept"
     steps: tuple[str, ...] = ()
+    ending: str = ""
 
     @property
     def timed_out(self) -> bool:

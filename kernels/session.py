@@ -22,7 +22,6 @@ from .errors import KernelError
 from .execution import Execution, Run
 from .kernel import Kernel
 from .outputs import Displays
-from .process import describe_exit
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
 from .source import decoded
@@ -210,8 +209,8 @@ class Session:
         if kernel is not None and await kernel.alive():
             return kernel
         if kernel is not None:
-            why = f" It {kernel.killed_since}." if kernel.killed_since else ""
-            self._lost = self._lost or f"Its kernel had died since the last run.{why}"
+            why = f"It {kernel.killed_since}." if kernel.killed_since else kernel.process.why_ended
+            self._lost = self._lost or f"Its kernel had died since the last run. {why}".rstrip()
             self._drop_kernel()
         return await self._fresh_kernel()
 
@@ -236,7 +235,7 @@ class Session:
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                notes.append(f"The kernel died. {describe_exit(reply.exit_code)}")
+                notes.append(f"The kernel died. {reply.ending}")
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"
