@@ -62,9 +62,7 @@ def is_recorded(notebook: Path) -> bool:
         return False
 
 
-def recover(
-    folder: Path, copies: Container[str] = (), spared: Container[str] = ()
-) -> list[Path]:
+def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = ()) -> list[Path]:
     """Put right every notebook in a folder whose recorder was cut off; returns those.
 
     Notebooks that a living process records are left alone.

@@ -94,9 +94,10 @@ class FolderStore:
         """What is there."""
         with self._told():
             try:
-                return await self._files.get(key, collection=collection)
+                found: Value | None = await self._files.get(key, collection=collection)
             except UNREADABLE:
                 return None
+            return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
         """Keep a value; it is written beside and renamed."""
@@ -197,9 +198,10 @@ class RedisStore:
         """What is there."""
         async with self._told():
             try:
-                return await self._entries.get(key, collection=PREFIX + collection)
+                found: Value | None = await self._entries.get(key, collection=PREFIX + collection)
             except UNREADABLE:
                 return None
+            return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
         """Keep a value; Redis itself forgets it in time."""
@@ -248,4 +250,3 @@ class RedisStore:
         except (RedisError, OSError, TimeoutError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(f"{self.where} can't be used: {why}") from None
-

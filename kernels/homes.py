@@ -41,6 +41,7 @@ class Record:
         turn: how many homes it has had; what an earlier one writes is void.
         server: the URL of the Jupyter Server that its kernel is on; empty if it is the home's.
         kernel: the kernel's id there.
+        process: what its messages call its process: another one is another kernel.
         notebook: the notebook's file name; empty while nothing ran.
         cells: the number of its last cell.
         busy: the number of the cell that runs or is queued first; 0 is none.
@@ -55,6 +56,7 @@ class Record:
     turn: int = 0
     server: str = ""
     kernel: str = ""
+    process: str = ""
     notebook: str = ""
     cells: int = 0
     busy: int = 0
@@ -72,8 +74,8 @@ class Copy:
     folder: str
 
 
-class Ledger:
-    """The records of all copies. Use as `async with Ledger(store, url) as ledger`.
+class Homes:
+    """The records of all copies. Use as `async with Homes(store, url) as homes`.
 
     Args:
         store: where they are kept.
@@ -280,7 +282,7 @@ def key(session_id: str) -> str:
 def read(value: dict[str, Any]) -> Record | None:
     """A record out of the store; None if it is not one that was written there."""
     known = {field.name: field.type for field in fields(Record)}
-    kinds = {"str": str, "int": int, "float": (int, float)}
+    kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
     given = {name: one for name, one in value.items() if name in known}
     right = all(
         isinstance(one, kinds[str(known[name])]) and not isinstance(one, bool)
