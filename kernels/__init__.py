@@ -3,6 +3,7 @@
 Usable as a library on its own; knows nothing of MCP.
 """
 
+from .address import JupyterServer, RemoteKernel
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -17,7 +18,6 @@ from .pool import Pool
 from .probe import why_not
 from .process import Launch
 from .question import Question
-from .remote import JupyterServer, RemoteKernel
 from .reply import Reply, Script
 from .sandbox import Policy, Sandbox, Tier
 from .session import Config, Session

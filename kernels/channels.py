@@ -1,38 +1,37 @@
-"""A kernel's channels over one websocket, as jupyter_client's clients expect channels.
+"""A kernel's channels over a websocket, as jupyter_client's clients expect channels.
 
-Speaks Jupyter's websocket protocol in both its forms. Knows messages and frames; nothing of
-servers, of processes, or of when to connect again.
+Nothing is lost or doubled when one websocket breaks and another takes over, as far as the server
+or the kernel still has it. Knows messages; nothing of servers or of when to connect again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import json
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from .reply import Message
+from .frames import PARTS, packed, shaped, unpacked
+from .inrecall import NUMBER, RECALL
+from .ledger import Ledger, Request
+from .reply import Message, ends_kernel
 
 log = logging.getLogger(__name__)
 
-# https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
-V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
 NAMES = ("shell", "iopub", "stdin", "control")
-PARTS = ("header", "parent_header", "metadata", "content")
 KEPT = 32_000_000  # bytes of messages that wait for a reader; late output of an idle session
-WORD = 8  # bytes of a number in a frame
+PATIENCE = 5.0  # seconds for a kernel to say what it had sent
 # What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
 # the first word of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
@@ -103,14 +102,22 @@ class Channels:
 
     Attributes:
         process: the same, as soon as it is known.
+        whole: whether they are connected, and all has come that may come.
+        news: what whoever reads a run's result has to be told of the connection.
     """
 
     def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
         self.session = Session()
         self.process, self._on_end = process, on_end
         self.by_name = {name: Channel(name, self) for name in NAMES}
+        self.whole = False
+        self.news: list[str] = []
+        self._ledger = Ledger()
         self._outbox: deque[tuple[str, Message]] = deque()
         self._to_send = asyncio.Event()
+        self._held: list[tuple[str, Message, int]] | None = None  # until those before have come
+        self._answer: Message | None = None  # to the kernel's question; nothing has come since
+        self._used = False
 
     def client(self) -> AsyncKernelClient:
         """A client of jupyter_client's over these channels."""
@@ -118,8 +125,14 @@ class Channels:
 
     def send(self, channel: str, message: Message) -> None:
         """Put a message into the outbox."""
+        if message["msg_type"] == "execute_request":
+            self._ledger.asks(message)
+        if channel == "stdin":
+            self._answer = message
         self._outbox.append((channel, message))
         self._to_send.set()
+
+    # -- to and fro
 
     async def carry(self, websocket: ClientConnection) -> None:
         """Bring messages to and fro until the websocket closes.
@@ -127,34 +140,72 @@ class Channels:
         Raises:
             ConnectionClosed: it did.
         """
-        sending = asyncio.create_task(self._send_all(websocket))
+        tasks = {asyncio.create_task(self._send_all(websocket))}
+        if self._used:
+            self._held = []
+            tasks.add(asyncio.create_task(self._catch_up()))
+        self.whole = not self._used
+        self._used = True
         tcp = websocket.transport.get_extra_info("socket")
         try:
             while True:
                 acknowledge_at_once(tcp)
                 self._take(websocket.subprotocol, await websocket.recv())
         finally:
-            sending.cancel()
-            await asyncio.wait({sending})
+            self.whole = False
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._release()
 
     async def _send_all(self, websocket: ClientConnection) -> None:
-        while True:
-            while self._outbox:
-                channel, message = self._outbox[0]
-                await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
-                self._outbox.popleft()
-            self._to_send.clear()
-            await self._to_send.wait()
+        with contextlib.suppress(ConnectionClosed):  # `carry` sees it, too
+            while True:
+                while self._outbox:
+                    # Whether it arrives if the connection breaks now, `_catch_up` finds out.
+                    channel, message = self._outbox.popleft()
+                    await websocket.send(
+                        packed(self.session, websocket.subprotocol, channel, message)
+                    )
+                self._to_send.clear()
+                await self._to_send.wait()
 
     def _take(self, protocol: Subprotocol | None, frame: str | bytes) -> None:
         try:
             name, message = unpacked(self.session, protocol, frame)
-            channel = self.by_name[name]
+            self.by_name[name]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             log.warning("An unreadable message of a Jupyter Server was dropped: %r", error)
             return
-        if self._is_of_this_process(name, message):
-            channel.put(message, len(frame))
+        if not self._is_of_this_process(name, message):
+            return
+        if self._held is not None and name != "control":
+            self._held.append((name, message, len(frame)))
+        else:
+            self._deliver(name, message, len(frame))
+
+    def _deliver(self, name: str, message: Message, size: int) -> None:
+        parent = message["parent_header"].get("msg_id")
+        ran = self._ledger.open.get(parent)
+        if not self._ledger.came(name, message):
+            return
+        if ran is not None:
+            self._answer = None
+        if self.by_name[name].put(message, size):
+            self._tell("Output that came while nothing ran was too much to keep, and is gone.")
+        if ran is None:
+            return
+        if ran.reply is not None and ran.over.is_set() and ends_kernel(ran.reply):
+            self._on_end("The code ended it.")
+        if self.whole and ran.idle and (gone := self._ledger.write_off()):
+            self._tell(
+                f"The Jupyter Server has left out {gone} messages of output: it limits how much"
+                " it passes on (its iopub_msg_rate_limit and iopub_data_rate_limit)."
+            )
+
+    def _tell(self, what: str) -> None:
+        if what not in self.news:
+            self.news.append(what)
 
     def _is_of_this_process(self, channel: str, message: Message) -> bool:
         """Whether it is the kernel that it was: servers start dead ones again by themselves."""
@@ -168,6 +219,124 @@ class Channels:
         if self.process != sender:
             self._on_end("Its process has ended, and its server has started another.")
         return self.process == sender
+
+    # -- after a cut
+
+    async def _catch_up(self) -> None:
+        """Get what was on its way when the connection broke, from a kernel that remembers.
+
+        A kernel that answers a later request has answered those before: what is open then is lost.
+        """
+        waiting = list(self._ledger.open.values())
+        fence = self._ask("shell", "kernel_info_request", {})
+        complete = await self._recall(waiting)
+        self._release()
+        self.whole = True
+        if self._answer is not None and self._ledger.numbered and waiting:
+            self._outbox.append(("stdin", self._answer))  # it drops those that it did not ask for
+            self._to_send.set()
+        await fence.over.wait()
+        if any(not request.over.is_set() for request in waiting):
+            complete = await self._recall(waiting) and complete
+        for request in waiting:
+            if request.over.is_set():
+                continue
+            if complete and not request.begun:
+                self.send("shell", request.message)
+            else:
+                self._make_up_end(request)
+
+    async def _recall(self, waiting: list[Request]) -> bool:
+        """Ask for what did not come; whether that is all now."""
+        if not self._ledger.numbered:
+            return False
+        asked = {
+            "after": self._ledger.through,
+            "have": sorted(self._ledger.above),
+            "unanswered": [request.message["header"]["msg_id"] for request in waiting],
+        }
+        request = self._ask("control", RECALL, asked)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await request.replied.wait()
+        except TimeoutError:  # in the hands of C code, a kernel can't answer; it can't send, either
+            return False
+        finally:
+            self._ledger.open.pop(request.message["header"]["msg_id"], None)
+        assert request.reply is not None
+        try:
+            found = recalled(request.reply["content"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("A kernel's memory of what it had sent is of no use: %r", error)
+            return False
+        # In their order, and with those that have come meanwhile.
+        held = [*found.messages, *(self._held or ())]
+        self._held = None
+        for name, message, size in sorted(held, key=lambda each: order(*each[:2])):
+            self._deliver(name, message, size)
+        self._ledger.above.update(found.void)
+        if gone := self._ledger.write_off(found.oldest):
+            self._tell(f"The connection was cut, and {gone} messages of output were lost with it.")
+        return not gone
+
+    def _release(self) -> None:
+        held, self._held = self._held or (), None
+        for each in held:
+            self._deliver(*each)
+
+    def _ask(self, channel: str, kind: str, content: dict[str, Any]) -> Request:
+        message = self.session.msg(kind, content)
+        request = self._ledger.asks(message)
+        self._outbox.append((channel, message))
+        self._to_send.set()
+        return request
+
+    def _make_up_end(self, request: Request) -> None:
+        """Let whoever waits for a run go on: its end was lost."""
+        self._tell(
+            "The connection to the Jupyter Server was cut, and the end of this run was lost with"
+            " it: the code may have run to its end or in part. Variables are kept."
+        )
+        parent, ename = request.message["header"], "ConnectionLost"
+        reply = self.session.msg("execute_reply", {"status": "error", "ename": ename}, parent)
+        idle = self.session.msg("status", {"execution_state": "idle"}, parent)
+        for name, message in (("shell", reply), ("iopub", idle)):
+            self._deliver(name, message, 0)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a kernel remembers, as `inrecall.py` tells it.
+
+    Attributes:
+        messages: those that were asked for, with their channels and sizes.
+        oldest: the lowest number that it still knows.
+        void: numbers that were never sent.
+    """
+
+    messages: list[tuple[str, Message, int]]
+    oldest: int
+    void: list[int]
+
+
+def recalled(content: dict[str, Any]) -> Recalled:
+    """Read it out of the reply's content.
+
+    Raises:
+        ValueError: it can't be, or as KeyError, TypeError or AttributeError.
+    """
+    messages = []
+    for name, *parts in content["messages"]:
+        if name not in NAMES:
+            raise ValueError(f"no channel: {name!r}")
+        messages.append((name, shaped(dict(zip(PARTS, parts, strict=True))), len(str(parts))))
+    return Recalled(messages, int(content["oldest"]), [int(number) for number in content["void"]])
+
+
+def order(name: str, message: Message) -> tuple[bool, int]:
+    """Numbered messages by their numbers, the others behind them as they came."""
+    number = message["metadata"].get(NUMBER)
+    return (False, number) if name == "iopub" and isinstance(number, int) else (True, 0)
 
 
 def acknowledge_at_once(tcp: socket.socket | None) -> None:
@@ -212,53 +381,3 @@ class Client(AsyncKernelClient):
     def hb_channel(self) -> Channel:
         """None of its own: the websocket's pings tell whether the other side is there."""
         return self._channels.by_name["control"]
-
-
-def packed(
-    session: Session, protocol: Subprotocol | None, channel: str, message: Message
-) -> str | bytes:
-    """A message as a frame: binary with offsets in `v1`, else JSON."""
-    if protocol != V1:
-        whole = {part: message[part] for part in PARTS} | {"channel": channel, "buffers": []}
-        return json.dumps(whole, default=json_default)
-    parts = [channel.encode(), *(session.pack(message[part]) for part in PARTS)]
-    offsets = [WORD * (len(parts) + 2)]
-    for part in parts:
-        offsets.append(offsets[-1] + len(part))
-    numbers = [len(offsets), *offsets]
-    return b"".join([*(number.to_bytes(WORD, "little") for number in numbers), *parts])
-
-
-def unpacked(
-    session: Session, protocol: Subprotocol | None, frame: str | bytes
-) -> tuple[str, Message]:
-    """A frame's channel and message; buffers are left out, since no output has any use for them.
-
-    Raises:
-        ValueError: it is none, or as KeyError, TypeError, IndexError and RecursionError.
-    """
-    if protocol != V1:
-        if isinstance(frame, bytes):  # with buffers: their number, where each begins, then JSON
-            count, begin, end = (int.from_bytes(frame[i : i + 4], "big") for i in (0, 4, 8))
-            frame = frame[begin : end if count > 1 else None]
-        whole = json.loads(frame)
-        return str(whole["channel"]), shaped({part: whole[part] for part in PARTS})
-    if isinstance(frame, str):
-        raise ValueError("text where bytes were agreed on")
-    offsets = [int.from_bytes(frame[WORD * i : WORD * (i + 1)], "little") for i in range(1, 7)]
-    name, *parts = (frame[a:b] for a, b in itertools.pairwise(offsets))
-    return name.decode(), shaped(
-        {part: session.unpack(text) for part, text in zip(PARTS, parts, strict=True)}
-    )
-
-
-def shaped(message: Message) -> Message:
-    """With what jupyter_client repeats of the header on top.
-
-    Raises:
-        ValueError: a part is no object.
-    """
-    if not all(isinstance(message[part], dict) for part in PARTS):
-        raise ValueError("a part of the message is no object")
-    header = message["header"]
-    return {**message, "msg_id": header["msg_id"], "msg_type": header["msg_type"], "buffers": []}

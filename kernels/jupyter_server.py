@@ -19,8 +19,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from .address import JupyterServer
 from .errors import KernelError, KernelStartError
-from .remote import JupyterServer
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,8 @@ GRACE = 2.0  # seconds between one interrupt and the next, and from the last to 
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
+SENT_TO_SERVERS = ("inrecall.py", *SENT_TO_KERNELS)
+MEMORY = 4_000_000  # characters that a kernel on a server remembers of what it has sent
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 # Executes what `set_up_texts` has sent along, in a namespace of its own; once, for a kernel that
 # is attached to may have it from another server of ours.
@@ -60,6 +62,8 @@ same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
 for text, code in sent["texts"]:
     data = zlib.decompress(base64.b64decode(code if same else text))
     exec(marshal.loads(data) if same else data, names)
+if sent["memory"]:
+    names["remember"](get_ipython().kernel, sent["memory"])
 names["install"](get_ipython(), *sent["arguments"])
 """
 
@@ -272,7 +276,7 @@ class Kernel:
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
                 return await self._dead(ending, death, outputs, status, steps)
-            return told(reply, status, steps)
+            return told(reply, status, steps, self.process.news())
         finally:
             if timer is not None:
                 timer.cancel()
@@ -325,10 +329,8 @@ class Kernel:
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
-        ending = self.process.describe_end(code)
-        return Reply(
-            status or "dead", exit_code=code, state="lost", steps=tuple(steps), ending=ending
-        )
+        how, news = tuple(steps), self.process.news()
+        return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=news)
 
     # -- messages
 
@@ -372,9 +374,10 @@ class Kernel:
     async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
         """Whether the second of a run's two ends comes, once the first is there."""
         first = time.monotonic()
-        while not second.done() and (
-            (left := max(first, self._heard) + patience - time.monotonic()) > 0
-        ):
+        while not second.done():
+            latest = max(first, self._heard, self.process.cut_until)
+            if (left := latest + patience - time.monotonic()) <= 0:
+                break
             await asyncio.wait({second}, timeout=left)
         return second.done()
 
@@ -453,7 +456,10 @@ class Kernel:
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
-        request = self._send(SET_UP, {**set_up_texts(), "arguments": arguments}, silent=True)
+        there = self.process.remote is not None
+        sent = {"arguments": arguments, "memory": MEMORY if there else 0}
+        texts = set_up_texts(SENT_TO_SERVERS if there else SENT_TO_KERNELS)
+        request = self._send(SET_UP, {**texts, **sent}, silent=True)
         reply = (await self._reply_to(request))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
@@ -465,7 +471,7 @@ class Kernel:
         try:
             await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
             if not task.done():
-                raise DeadKernelError(self.process.describe_end(death.result()))
+                raise DeadKernelError(self.process.told_end(death.result()))
             task.result()
         finally:
             for each in (task, death):
@@ -482,14 +488,14 @@ def process_of(launch: Launch, context: zmq.asyncio.Context | None) -> KernelPro
 
 
 @functools.cache
-def set_up_texts() -> dict[str, Any]:
+def set_up_texts(names: tuple[str, ...]) -> dict[str, Any]:
     """What is executed in each kernel, as text and compiled for Pythons like this one.
 
     Compiling takes 15 ms, which each start of a kernel would take longer.
     """
     here = resources.files(__package__)
     packed = []
-    for name in SENT_TO_KERNELS:
+    for name in names:
         text = here.joinpath(name).read_bytes()
         code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
         packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])

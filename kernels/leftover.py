@@ -84,5 +84,5 @@ class LeftOver(Execution):
         try:
             self.attaching.result()
         except KernelError as error:
-            return Reply("dead", state="lost", steps=steps, ending=str(error))
+            return Reply("dead", state="lost", steps=steps, notes=(str(error),))
         return Reply(status, steps=steps)

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import zmq.asyncio
 
+from .address import RemoteKernel
 from .errors import KernelError, PoolExhaustedError
 from .kernel import Kernel
 from .process import Launch
-from .remote import RemoteKernel
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from .address import JupyterServer, RemoteKernel
 from .errors import KernelStartError
 from .forkserver import PRELOAD
 from .rawoutput import RawOutput
-from .remote import JupyterServer, RemoteKernel
 from .templates import Forked
 from .watchdog import MARK, marked
 
@@ -95,10 +95,12 @@ class KernelProcess:
         raw: its descriptors 1 and 2, where they can be had.
         remote: None: it was started here.
         why_ended: what is known of its end besides.
+        cut_until: when it could last not be heard, by `time.monotonic`.
     """
 
     remote: RemoteKernel | None = None
     why_ended = ""
+    cut_until = 0.0
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch
@@ -237,7 +239,11 @@ class KernelProcess:
             await asyncio.sleep(POLL)
         return code
 
-    def describe_end(self, code: int | None) -> str:
+    def news(self) -> tuple[str, ...]:
+        """What befell the connection since this was asked last: nothing can."""
+        return ()
+
+    def told_end(self, code: int | None) -> str:
         """Its end in words, by the code that `until_dead` gave."""
         return describe_exit(code)
 

@@ -32,7 +32,7 @@ class Reply:
         state: `lost` when the process was killed or died.
         exit_code: of a script, or of a process that ended (negative: by that signal).
         steps: what was done to stop the run, in order, in words.
-        ending: how the process ended, in words, where it did.
+        notes: what the asker should be told besides, as sentences.
     """
 
     status: Status
@@ -41,7 +41,7 @@ class Reply:
     exit_code: int | None = None
     state: State = "kept"
     steps: tuple[str, ...] = ()
-    ending: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def timed_out(self) -> bool:
@@ -49,7 +49,9 @@ class Reply:
         return self.status == "timeout"
 
 
-def told(reply: Message, status: Status | None, steps: list[str]) -> Reply:
+def told(
+    reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()
+) -> Reply:
     """A `Reply` from the kernel's own words and from what we did meanwhile."""
     content = reply["content"]
     failed = content.get("status") != "ok"
@@ -64,6 +66,7 @@ def told(reply: Message, status: Status | None, steps: list[str]) -> Reply:
         error_name=error,
         exit_code=code,
         steps=tuple(steps),
+        notes=notes,
     )
 
 

@@ -16,8 +16,10 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from .channels import V1, Channels
+from .address import RemoteKernel
+from .channels import Channels
 from .errors import KernelStartError
+from .frames import V1
 from .jupyter_server import (
     Api,
     ServerError,
@@ -30,15 +32,16 @@ from .jupyter_server import (
 )
 from .process import Launch
 from .rawoutput import RawOutput
-from .remote import RemoteKernel
 
 log = logging.getLogger(__name__)
+# At the level of debugging, websockets logs its requests' headers, and the token is in them.
+wire_log = logging.getLogger(f"{__name__}.wire")
+wire_log.setLevel(logging.INFO)
 
 PING = 10.0  # seconds between pings, and that an answer may take
 REFUSED = 5.0  # seconds for which nothing may listen at a server's address
-PATIENCE = 20.0  # seconds for which a server may be out of reach in other ways
+PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
 LARGEST = 64_000_000  # bytes of one message
-FULL_STOP = 2.0  # seconds that an end waits for the server's word, where nothing depends on it
 
 
 class ServerKernel:
@@ -54,6 +57,7 @@ class ServerKernel:
         self._id = ""
         known = launch.attach.process if launch.attach else ""
         self._channels = Channels(known, self._ended)
+        self._cut = 0.0
         self._api: Api | None = None
         self._spec: dict[str, Any] = {}
         self._keeping: asyncio.Task[None] | None = None
@@ -116,6 +120,7 @@ class ServerKernel:
                 ping_interval=PING,
                 ping_timeout=PING,
                 close_timeout=1,
+                logger=wire_log,
                 ssl=trusted() if url.startswith("wss:") else None,
             )
         except InvalidStatus as error:
@@ -188,7 +193,20 @@ class ServerKernel:
         """What its server says of its end."""
         return self._end.result() if self._end.done() else ""
 
-    def describe_end(self, code: int | None) -> str:
+    @property
+    def cut_until(self) -> float:
+        """When it could last not be heard, by `time.monotonic`."""
+        if not self._channels.whole:
+            self._cut = time.monotonic()
+        return self._cut
+
+    def news(self) -> tuple[str, ...]:
+        """What befell the connection since this was asked last."""
+        told = tuple(self._channels.news)
+        self._channels.news.clear()
+        return told
+
+    def told_end(self, code: int | None) -> str:
         """Its end in words; there is no code."""
         return self.why_ended
 

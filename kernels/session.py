@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 from nbformat import NotebookNode
 
+from .address import RemoteKernel
 from .errors import KernelError
 from .execution import Execution, Run
 from .kernel import Kernel
 from .leftover import LeftOver
 from .outputs import Displays
 from .recorder import Recorder
-from .remote import RemoteKernel
 from .reply import Reply, Script, State, now
 from .source import decoded
 from .tracing import short, traced
@@ -171,6 +171,11 @@ class Session:
         return self._kernel.process.remote if self._kernel is not None else None
 
     @property
+    def is_here(self) -> bool:
+        """Whether its kernel runs on this machine."""
+        return self._kernel is None or self._kernel.process.is_here
+
+    @property
     def idle_for(self) -> float:
         """Seconds since the last run ended; 0 while one goes on."""
         return 0.0 if self.busy else time.monotonic() - self.last_used
@@ -278,11 +283,13 @@ class Session:
             )
         if reply.steps:
             notes.append(told_steps(reply))
+        notes += reply.notes
         if hint := self.config.hints.get(reply.error_name or ""):
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                notes.append(f"The kernel died. {reply.ending}")
+                told = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
+                notes.append(f"The kernel died. {told}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"

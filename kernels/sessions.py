@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from .address import JupyterServer
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
 from .homes import Homes
@@ -26,7 +27,6 @@ from .journal import recover
 from .kernel import Kernel
 from .pool import Pool
 from .process import Launch, ipython_folder
-from .remote import JupyterServer
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session, run_on_record

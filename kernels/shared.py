@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from nbformat import NotebookNode
 
+from .address import JupyterServer, RemoteKernel
 from .errors import DeadKernelError, KernelError, StoreError
 from .homes import BEAT, Copy, Homes, Record
 from .journal import is_open
@@ -25,7 +26,6 @@ from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
 from .leftover import LeftOver
 from .recorder import Recorder
-from .remote import JupyterServer, RemoteKernel
 from .session import Begun, Session
 from .tracing import short
 

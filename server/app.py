@@ -103,6 +103,11 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
         deadline=settings.response_deadline,
         idle=f" after {settings.session_idle / 60:g} idle minutes" if settings.session_idle else "",
     )
-    if (language := language_of(settings.kernel_name)) != "python":
+    if settings.servers:
+        told += (
+            "\nThe code runs on a Jupyter Server, which may be another machine: what it reads has"
+            " to be there."
+        )
+    elif (language := language_of(settings.kernel_name)) != "python":
         told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
     return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."

@@ -20,6 +20,7 @@ import psutil
 from cyclopts import Parameter
 
 from ..kernels import KernelError, Policy, Session, Sessions
+from ..kernels.jupyter_server import Api
 from . import hostfile
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
@@ -87,12 +88,19 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
     """What a server with these settings needs here."""
     yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
     yield writable("notebooks", settings.notebooks, "NOTEBOOKS_DIR")
+    if settings.servers:
+        async for finding in of_jupyter_servers(settings):
+            yield finding
     policies: dict[bool, Policy | None] = {}
     for exposed, name in ((False, "sandbox over stdio"), (True, "sandbox over HTTP")):
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
             yield Finding(name, False, str(error), EXPOSED if exposed else "")
+            continue
+        if settings.servers:
+            told = "none here: kernels run on Jupyter Servers"
+            yield Finding(name, True, told, "What code may do is decided there.")
             continue
         told = described(policy) if policy else "none"
         held = policy is not None or settings.sandbox == "off"
@@ -115,6 +123,23 @@ def writable(what: str, folder: Path, variable: str) -> Finding:
         return Finding(what, False, told, f"Set {variable} to a folder of yours.")
 
 
+async def of_jupyter_servers(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether each can be reached, lets us in, and has the kernel."""
+    for server in settings.servers:
+        api = Api(server)
+        try:
+            await api.kernelspec(settings.kernel_name)
+            count = len(await api.kernels())
+        except KernelError as error:
+            why, _, todo = str(error).partition(". ")
+            yield Finding("Jupyter Server", False, why, todo)
+        else:
+            told = f"{server.url} has {settings.kernel_name}; {count} kernels run there"
+            yield Finding("Jupyter Server", True, told)
+        finally:
+            await api.close()
+
+
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]:
     """Start a kernel, run a cell on it and interrupt one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -123,6 +148,9 @@ async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]
             async with Sessions(config, settings.launch(), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
         except KernelError as error:
+            if settings.servers:
+                why, _, todo = str(error).partition(". ")
+                return [Finding("kernel", False, why, todo)]
             todo = (
                 f"{sys.executable} -m ipykernel_launcher shows why a python3 kernel does not start."
             )
@@ -134,22 +162,19 @@ async def of_session(session: Session) -> list[Finding]:
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
     forked = session.forked
-    return [
+    findings = [
         Finding("kernel", added.reply.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
         Finding(
             "interrupt",
             (looped.reply.status, looped.state) == ("timeout", "kept"),
             "a loop was stopped and the variables kept" if looped.state == "kept" else "killed",
         ),
-        Finding(
-            "fork server",
-            forked,
-            "fresh kernels are forked"
-            if forked
-            else "fresh kernels are started, which takes longer",
-            "" if forked else "The log of a server says why (--log-level info).",
-        ),
     ]
+    if not session.is_here:
+        return findings
+    told = "fresh kernels are forked" if forked else "fresh kernels are started: that takes longer"
+    todo = "" if forked else "The log of a server says why (--log-level info)."
+    return [*findings, Finding("fork server", forked, told, todo)]
 
 
 async def pure() -> Finding:

@@ -37,6 +37,8 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     """
     if settings.sandbox == "off":
         return None
+    if settings.servers:
+        return elsewhere(settings)
     network = settings.sandbox_network
     policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
     wanted = TIERS if settings.sandbox == "auto" else (settings.sandbox,)
@@ -57,6 +59,20 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         )
     log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
     return None
+
+
+def elsewhere(settings: Settings) -> None:
+    """No sandbox is for kernels on Jupyter Servers.
+
+    Raises:
+        BadSettings: one is asked for.
+    """
+    if settings.sandbox != "auto":
+        raise BadSettings(
+            f"SANDBOX: {settings.sandbox} holds kernels of this machine in, and those of"
+            " JUPYTER_SERVER_URL run elsewhere. Set it to auto or off."
+        )
+    log.info("Kernels run on Jupyter Servers: what code may do is decided there, not by SANDBOX")
 
 
 def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:

@@ -11,6 +11,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
@@ -21,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ..kernels import Config, Launch
+from ..kernels import Config, JupyterServer, Launch
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
 KERNEL_ENV = [
@@ -75,8 +76,11 @@ SECRETS = {
     "RMI_AGENT_TOKENS",
     "OAUTH_CLIENT_SECRET",
     "NGROK_AUTHTOKEN",
+    "JUPYTER_SERVER_TOKEN",
     "AUTH",
 }
+# Not repeated when it can't be used: people paste addresses with a token in them.
+UNSHOWN = SECRETS | {"JUPYTER_SERVER_URL"}
 
 # Of no use to a server that a host starts on stdio.
 HTTP_ONLY = {
@@ -128,6 +132,8 @@ class Settings(BaseSettings):
     kernel_wait: float = Field(30.0, gt=0)
     kernel_env: Names = ()
     kernel_preload: Names = Launch.preload
+    jupyter_server_url: Names = ()
+    jupyter_server_token: SecretStr | None = None
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
@@ -158,6 +164,7 @@ class Settings(BaseSettings):
     @field_validator(
         "kernel_env",
         "kernel_preload",
+        "jupyter_server_url",
         "sandbox_read",
         "sandbox_write",
         "allowed_hosts",
@@ -183,11 +190,17 @@ class Settings(BaseSettings):
         "sessions_per_user",
         "ngrok_authtoken",
         "ngrok_domain",
+        "jupyter_server_token",
         mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return value or None
+
+    @field_validator("jupyter_server_url")
+    @classmethod
+    def _bases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(base_url(url) for url in value))
 
     @field_validator("ngrok_domain")
     @classmethod
@@ -234,6 +247,31 @@ class Settings(BaseSettings):
         """Where notebooks go: beside the projects folder unless set."""
         return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
 
+    @cached_property
+    def servers(self) -> tuple[JupyterServer, ...]:
+        """The Jupyter Servers that kernels run on; none if they run here.
+
+        Raises:
+            BadSettings: the tokens do not fit.
+        """
+        urls = self.jupyter_server_url
+        given = self.jupyter_server_token
+        tokens = [token.strip() for token in given.get_secret_value().split(",")] if given else [""]
+        if not all(re.fullmatch(r"[!-~]*", token) for token in tokens):
+            raise BadSettings("JUPYTER_SERVER_TOKEN: a token has no spaces and is plain ASCII.")
+        if len(tokens) not in (1, len(urls)) and urls:
+            raise BadSettings(
+                f"JUPYTER_SERVER_TOKEN: it has {len(tokens)} tokens, and JUPYTER_SERVER_URL"
+                f" {len(urls)} addresses. Give one for all, or one for each in the same order."
+            )
+        tokens *= len(urls) if len(tokens) == 1 else 1
+        return tuple(JupyterServer(*each) for each in zip(urls, tokens, strict=bool(urls)))
+
+    @property
+    def kernels_are_here(self) -> bool:
+        """Whether kernels run on this machine."""
+        return not self.servers
+
     @property
     def most_sessions(self) -> int:
         """Sessions of one user over HTTP: unless set, some room is left for others."""
@@ -265,6 +303,7 @@ class Settings(BaseSettings):
             for name, value in os.environ.items()
             if (name.upper() in names or name in names or name.startswith("LC_"))
             and name.upper() not in SECRETS
+            and self.kernels_are_here
         }
         return Launch(
             cwd=self.projects,
@@ -273,6 +312,7 @@ class Settings(BaseSettings):
             env=env,
             output_limit=self.output_limit,
             preload=self.kernel_preload,
+            servers=self.servers,
         )
 
     def env_files(self) -> list[Path]:
@@ -291,6 +331,25 @@ class Settings(BaseSettings):
         )
 
 
+def base_url(url: str) -> str:
+    """A Jupyter Server's address without what its pages add to it.
+
+    Raises:
+        ValueError: it is none; the text does not repeat it.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("write it without ?token=… or a user; JUPYTER_SERVER_TOKEN has the token")
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        raise ValueError("write http://HOST:PORT or https://HOST, with the base path if it has one")
+    path = re.sub(r"/(lab|tree|notebooks|api)?/*$", "", parts.path.rstrip("/") + "/")
+    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}"
+
+
 def load(**overrides: Any) -> Settings:
     """Read the settings; `overrides` come from a command line and win.
 
@@ -298,11 +357,13 @@ def load(**overrides: Any) -> Settings:
         BadSettings: a value can't be used.
     """
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
+        _ = settings.servers
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).upper() if first["loc"] else "settings"
-        given = "" if name in SECRETS else f" (it is {first.get('input')!r})"
+        given = "" if name in UNSHOWN else f" (it is {first.get('input')!r})"
         raise BadSettings(f"{name}: {first['msg']}{given}") from None
     except (OSError, UnicodeError) as error:
         raise BadSettings(f".env can't be read: {error}") from None

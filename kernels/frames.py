@@ -1,0 +1,70 @@
+"""Jupyter's websocket protocol, in both its forms: messages to frames and back.
+
+Knows bytes and JSON; nothing of connections or of what a message means.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import Session
+from websockets.typing import Subprotocol
+
+from .reply import Message
+
+# https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
+V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
+PARTS = ("header", "parent_header", "metadata", "content")
+WORD = 8  # bytes of a number in a frame
+
+
+def packed(
+    session: Session, protocol: Subprotocol | None, channel: str, message: Message
+) -> str | bytes:
+    """A message as a frame: binary with offsets in `v1`, else JSON."""
+    if protocol != V1:
+        whole = {part: message[part] for part in PARTS} | {"channel": channel, "buffers": []}
+        return json.dumps(whole, default=json_default)
+    parts = [channel.encode(), *(session.pack(message[part]) for part in PARTS)]
+    offsets = [WORD * (len(parts) + 2)]
+    for part in parts:
+        offsets.append(offsets[-1] + len(part))
+    numbers = [len(offsets), *offsets]
+    return b"".join([*(number.to_bytes(WORD, "little") for number in numbers), *parts])
+
+
+def unpacked(
+    session: Session, protocol: Subprotocol | None, frame: str | bytes
+) -> tuple[str, Message]:
+    """A frame's channel and message; buffers are left out, since no output has any use for them.
+
+    Raises:
+        ValueError: it is none, or as KeyError, TypeError, IndexError and RecursionError.
+    """
+    if protocol != V1:
+        if isinstance(frame, bytes):  # with buffers: their number, where each begins, then JSON
+            count, begin, end = (int.from_bytes(frame[i : i + 4], "big") for i in (0, 4, 8))
+            frame = frame[begin : end if count > 1 else None]
+        whole = json.loads(frame)
+        return str(whole["channel"]), shaped({part: whole[part] for part in PARTS})
+    if isinstance(frame, str):
+        raise ValueError("text where bytes were agreed on")
+    offsets = [int.from_bytes(frame[WORD * i : WORD * (i + 1)], "little") for i in range(1, 7)]
+    name, *parts = (frame[a:b] for a, b in itertools.pairwise(offsets))
+    return name.decode(), shaped(
+        {part: session.unpack(text) for part, text in zip(PARTS, parts, strict=True)}
+    )
+
+
+def shaped(message: Message) -> Message:
+    """With what jupyter_client repeats of the header on top.
+
+    Raises:
+        ValueError: a part is no object.
+    """
+    if not all(isinstance(message[part], dict) for part in PARTS):
+        raise ValueError("a part of the message is no object")
+    header = message["header"]
+    return {**message, "msg_id": header["msg_id"], "msg_type": header["msg_type"], "buffers": []}
