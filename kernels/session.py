@@ -113,6 +113,7 @@ class Session:
         self.last_used = time.monotonic()
         self.count = 0 if begun is None else begun.count
         self.closed = False
+        self.released = False  # closed here, and open for other copies of the server
         self._kernel: Kernel | None = kernel
         self._fresh = begun is None
         self._changed = changed
@@ -414,7 +415,7 @@ class Session:
 
     async def release(self) -> Kernel | None:
         """End here and leave all as it is for another copy: the kernel, with what runs on it."""
-        self.closed = True
+        self.closed = self.released = True
         if self._signing is not None:
             self._signing.cancel()
         open_runs = [e.task for e in self.executions if not e.task.done()]

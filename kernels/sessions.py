@@ -22,7 +22,7 @@ from typing import Self
 from .address import JupyterServer
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
-from .homes import Homes
+from .homes import Homes, Record
 from .journal import recover
 from .kernel import Kernel
 from .pool import Pool
@@ -312,6 +312,14 @@ class Sessions:
     def all(self, principal: str = LOCAL) -> list[Session]:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
+
+    async def elsewhere(self, principal: str = LOCAL) -> list[Record]:
+        """The principal's sessions that other copies of the server have, or nobody.
+
+        Raises:
+            StoreError: that can't be known.
+        """
+        return await self.shared.elsewhere(principal) if self.shared is not None else []
 
     def counted(self) -> tuple[int, int]:
         """How many sessions of all principals are busy, and how many idle."""
