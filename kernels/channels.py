@@ -189,7 +189,7 @@ class Channels:
         ran = self._ledger.open.get(parent)
         if not self._ledger.came(name, message):
             return
-        if ran is not None:
+        if ran is not None and ran.message["msg_type"] == "execute_request":
             self._answer = None
         if self.by_name[name].put(message, size):
             self._tell("Output that came while nothing ran was too much to keep, and is gone.")

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,11 +28,12 @@ log = logging.getLogger(__name__)
 ANSWER = 10.0  # seconds that a server may take for an answer
 START = 60.0  # and for the start of a kernel
 LOOK = 3.0  # and to say what runs on it, before another one is taken
-DOWN = 5.0  # seconds for which a server that did not answer is not asked again
+REST = 5.0  # seconds for which a server that did not answer is not asked again
 
 # Kernels whose start was asked for, by server: two starts at once do not choose the same one.
 _starting: Counter[str] = Counter()
-_down: dict[str, tuple[float, str]] = {}  # until when a server is left alone, and why
+_silent: dict[str, float] = {}  # servers that did not answer, and until when they are left alone
+_unusable: set[str] = set()  # servers that were passed over when a kernel was started last
 
 
 class ServerError(KernelError):
@@ -197,6 +199,20 @@ def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
     return f"JUPYTER_SERVER_URL: {url} answered {told}"
 
 
+@dataclass(frozen=True)
+class Load:
+    """What a server has to do: how many kernels work on it, and how many are there."""
+
+    api: Api
+    busy: int
+    count: int
+
+    @property
+    def now(self) -> tuple[int, int]:
+        """To compare servers by, with the kernels whose start was asked for meanwhile."""
+        return self.busy, self.count + _starting[self.api.server.url]
+
+
 @asynccontextmanager
 async def least_busy(servers: tuple[JupyterServer, ...]) -> AsyncIterator[Api]:
     """The server on which fewest kernels work, then fewest are; closed by who takes it.
@@ -206,41 +222,46 @@ async def least_busy(servers: tuple[JupyterServer, ...]) -> AsyncIterator[Api]:
     Raises:
         KernelStartError: none can be had; the text says why, for each.
     """
-    now = time.monotonic()
-    rested = [one for one in servers if _down.get(one.url, (0.0, ""))[0] <= now]
-    found = await asyncio.gather(*(load(one) for one in rested or servers))
-    able = [(score, index) for index, (score, _, _) in enumerate(found) if score is not None]
+    awake = [one for one in servers if _silent.get(one.url, 0.0) <= time.monotonic()]
+    found = await asyncio.gather(*(load(one) for one in awake or servers))
+    able = [one for one in found if isinstance(one, Load)]
     if not able and len(found) < len(servers):
         found = await asyncio.gather(*(load(one) for one in servers))
-        able = [(score, index) for index, (score, _, _) in enumerate(found) if score is not None]
-    chosen = min(able)[1] if able else None
-    for index, (_, api, _) in enumerate(found):
-        if index != chosen:
-            await api.close()
-    if chosen is None:
-        raise KernelStartError(" ".join(dict.fromkeys(why for _, _, why in found)))
-    api = found[chosen][1]
-    _starting[api.server.url] += 1
+        able = [one for one in found if isinstance(one, Load)]
+    if not able:
+        raise KernelStartError(" ".join(dict.fromkeys(map(str, found))))
+    chosen = min(able, key=lambda one: one.now)
+    _starting[chosen.api.server.url] += 1
     try:
-        yield api
+        for other in able:
+            if other is not chosen:
+                await other.api.close()
+        yield chosen.api
     finally:
-        _starting[api.server.url] -= 1
+        _starting[chosen.api.server.url] -= 1
 
 
-async def load(server: JupyterServer) -> tuple[tuple[int, int] | None, Api, str]:
-    """How many kernels work there and how many are; None, and why, where it can't be had."""
+async def load(server: JupyterServer) -> Load | str:
+    """What a server has to do, or why it can't have a kernel."""
     api = Api(server)
     try:
         kernels = await api.kernels()
     except ServerError as error:
-        if server.url not in _down:
+        await api.close()
+        if not error.gone and not error.status:  # asking costs every start the time that it took
+            _silent[server.url] = time.monotonic() + REST
+        if server.url not in _unusable:
+            _unusable.add(server.url)
             log.warning("A Jupyter Server is passed over: %s", error)
-        _down[server.url] = (time.monotonic() + DOWN, str(error))
-        return None, api, str(error)
-    if _down.pop(server.url, None):
-        log.info("A Jupyter Server is back: %s", server.url)
+        return str(error)
+    except BaseException:
+        await api.close()
+        raise
+    if server.url in _unusable:
+        _unusable.remove(server.url)
+        log.warning("A Jupyter Server is back: %s", server.url)
     busy = sum(one.get("execution_state") == "busy" for one in kernels)
-    return (busy, len(kernels) + _starting[server.url]), api, ""
+    return Load(api, busy, len(kernels))
 
 
 def server_of(url: str, servers: tuple[JupyterServer, ...]) -> JupyterServer:

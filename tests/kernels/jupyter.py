@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -52,16 +52,9 @@ class Jupyter:
         said: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=drain, args=(self.process.stderr, said.put), daemon=True).start()
         lines = []
-        while (
-            not (
-                found := re.search(
-                    r"is running at:|http://127\.0\.0\.1:(\d+)/", lines[-1] if lines else ""
-                )
-            )
-            or not found[1]
-        ):
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", "".join(lines[-1:]))):
             lines.append(said.get(timeout=SOON))
-            assert lines[-1], "".join(lines)
+            assert lines[-1], "".join(lines)  # it has ended
         self.port = int(found[1])
 
     def kernels(self) -> list[dict[str, str]]:
@@ -104,17 +97,6 @@ def drain(stream: IO[str], take: Callable[[str], None]) -> None:
     take("")
 
 
-@contextlib.contextmanager
-def running(folder: Path, *options: str) -> Iterator[Jupyter]:
-    """A server for a while."""
-    jupyter = Jupyter(folder, *options)
-    jupyter.start()
-    try:
-        yield jupyter
-    finally:
-        jupyter.stop()
-
-
 class Proxy:
     """Passes connections on to a server, and cuts websockets when told to.
 
@@ -123,6 +105,7 @@ class Proxy:
         cuts: how many websockets were cut.
         lose: whether what the server sends into a websocket goes nowhere now.
         stop_at: cut when this is seen in what the server sends; the piece goes nowhere.
+        stop_next: cut when the client sends something; it goes nowhere. (It is masked.)
     """
 
     def __init__(self, behind: JupyterServer) -> None:
@@ -130,7 +113,7 @@ class Proxy:
         self.cuts = 0
         self.lose = False
         self.stop_at = b""
-        self.stop_at_request = b""
+        self.stop_next = False
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
@@ -156,7 +139,11 @@ class Proxy:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = int(re.findall(r":(\d+)/", self.behind.url)[0])
-        there, back = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            writer.transport.abort()
+            return
         first = await reader.readuntil(b"\r\n\r\n")
         websocket = b"/channels?" in first.split(b"\r\n")[0]
         back.write(first)
@@ -176,6 +163,15 @@ class Proxy:
         for each in (writer, back):
             each.transport.abort()
 
+    def _stops(self, piece: bytes, answers: bool) -> bool:
+        if answers and self.stop_at and self.stop_at in piece:
+            self.stop_at = b""
+            return True
+        if not answers and self.stop_next:
+            self.stop_next = False
+            return True
+        return False
+
     async def _pump(
         self,
         reader: asyncio.StreamReader,
@@ -185,17 +181,9 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while piece := await reader.read(65_536):
-                stop = self.stop_at if answers else self.stop_at_request
-                if websocket and stop and stop in piece:
-                    self.stop_at = self.stop_at_request = b""
+                if websocket and self._stops(piece, answers):
                     self.cut()
                     return
                 if not (websocket and answers and self.lose):
                     writer.write(piece)
                     await writer.drain()
-
-
-@contextlib.asynccontextmanager
-async def proxied(jupyter: Jupyter) -> AsyncIterator[Proxy]:
-    async with Proxy(jupyter.server) as proxy:
-        yield proxy

@@ -1,0 +1,467 @@
+"""Kernels on Jupyter Servers: all that holds for those of this machine, and what cuts do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_code_cell
+from rmi_agent.kernels import (
+    Config,
+    JupyterServer,
+    Kernel,
+    KernelStartError,
+    Launch,
+    Reply,
+    Script,
+    Session,
+    Sessions,
+)
+from rmi_agent.kernels.outputs import Outputs
+from rmi_agent.kernels.question import Question
+
+from tests.conftest import cell, stream, value
+from tests.kernels.jupyter import Jupyter, Proxy
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+COUNT = "import time\nfor i in range(400): print(i, flush=True); time.sleep(0.002)"
+COUNTED = "".join(f"{i}\n" for i in range(400))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jupyter, Jupyter]]:
+    """Two servers; a test that ends one starts it again."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    quick = "--KernelRestarter.time_to_dead=0.5"  # seconds between its looks at a kernel
+    servers = Jupyter(folder / "a", quick), Jupyter(folder / "b", quick)
+    with ThreadPoolExecutor() as threads:
+        try:
+            list(threads.map(Jupyter.start, servers))
+            yield servers
+        finally:
+            list(threads.map(Jupyter.stop, servers))
+
+
+def launch(folder: Path, *servers: JupyterServer) -> Launch:
+    return Launch(cwd=folder, runtime=folder, output_limit=10_000_000, servers=servers)
+
+
+@asynccontextmanager
+async def on(folder: Path, *servers: Jupyter, **more: int) -> AsyncIterator[Sessions]:
+    """Sessions on some servers."""
+    how = launch(folder, *(one.server for one in servers))
+    async with Sessions(Config(folder / "notebooks"), how, **{"warm": 0, **more}) as sessions:
+        yield sessions
+
+
+@pytest.fixture(scope="module")
+async def shared(
+    pair: tuple[Jupyter, Jupyter], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Session]:
+    """A session on the first server, for tests that leave it whole."""
+    async with on(tmp_path_factory.mktemp("s"), pair[0]) as sessions:
+        yield await sessions.open()
+
+
+# -- as at home
+
+
+async def test_state_values_pictures_and_errors_are_as_at_home(shared: Session) -> None:
+    await cell(shared, "x = 41")
+    assert value(await cell(shared, "x + 1")) == "42"
+    drawn = await cell(
+        shared, "from IPython.display import Image, display\ndisplay(Image(b'\\x89PNG'))"
+    )
+    assert "image/png" in drawn.cell.outputs[0].data
+    failed = await cell(shared, "1 / 0")
+    assert (failed.reply.status, failed.reply.error_name) == ("error", "ZeroDivisionError")
+
+
+async def test_a_timeout_interrupts_and_keeps_the_state(shared: Session) -> None:
+    await cell(shared, "x = 7; import time")
+    for code in ("while True: pass", "time.sleep(60)", "import asyncio; await asyncio.sleep(60)"):
+        run = await cell(shared, code, 0.3)
+        assert (run.reply.status, run.state) == ("timeout", "kept"), code
+    assert value(await cell(shared, "x")) == "7"
+
+
+async def test_the_name_under_the_cursor_is_completed(shared: Session) -> None:
+    await cell(shared, "flamingo = 1")
+    assert await shared.complete("flam") == ["flamingo"]
+    assert "int" in await shared.inspect("flamingo")
+
+
+async def test_a_question_is_asked_and_answered(shared: Session) -> None:
+    execution = shared.submit_cell("name = input('Who? '); print(name[::-1])")
+    async with asyncio.timeout(10):
+        while (question := execution.question) is None:
+            await asyncio.sleep(0.01)
+    assert question.prompt == "Who? "
+    question.answer("Ada")
+    assert stream(await execution.task) == "Who? Ada\nadA\n"
+
+
+async def test_a_file_runs_as_main_with_its_exit_code(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    script = Script(
+        tmp_path / "a.py", b"import sys; print(__name__, sys.argv[1:]); sys.exit(3)", ("b",)
+    )
+    async with on(tmp_path, pair[0]) as sessions:
+        run = await (await sessions.open()).submit_script(script).task
+    assert stream(run) == "__main__ ['b']\n"
+    assert (run.reply.exit_code, run.state) == (3, "kept")
+
+
+async def test_a_flood_is_bounded_and_what_the_server_leaves_out_is_told(shared: Session) -> None:
+    run = await cell(shared, "for i in range(40): print(str(i % 10) * 200_000)")
+    assert any("has left out" in note for note in run.notes)
+    assert "IOPub data rate exceeded" in stream(run, "stderr")
+    run = await cell(shared, "print('y' * 50_000_000)")
+    assert run.reply.status == "interrupted" and "OUTPUT_LIMIT" in " ".join(run.notes)
+    assert value(await cell(shared, "1 + 1")) == "2"
+
+
+async def test_nothing_of_ours_is_in_a_kernels_environment(
+    shared: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_CLIENT", "1")
+    run = await cell(shared, "import os; [n for n in os.environ if 'TOKEN' in n or 'CLIENT' in n]")
+    # What its own server was started with is that server's affair.
+    assert "OF_THE_CLIENT" not in value(run) and "RMI" not in value(run)
+
+
+# -- ends
+
+
+@pytest.mark.parametrize(
+    "code", ["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "exit()"]
+)
+async def test_a_kernel_that_ends_is_told_and_never_taken_for_the_one_that_follows(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path, code: str
+) -> None:
+    async with on(tmp_path, pair[0]) as sessions:
+        session = await sessions.open()
+        await cell(session, "x = 1")
+        begun = time.monotonic()
+        run = await cell(session, code)
+        assert time.monotonic() - begun < 3
+        assert (run.reply.status, run.state) == ("dead", "lost")
+        run = await cell(session, "'x' in globals()")
+        assert (value(run), run.state) == ("False", "kept")
+
+
+async def test_a_kernel_that_dies_between_runs_is_told_by_the_next(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with on(tmp_path, pair[0]) as sessions:
+        session = await sessions.open()
+        pid = int(value(await cell(session, "import os; os.getpid()")))
+        os.kill(pid, signal.SIGKILL)
+        assert session._kernel is not None
+        async with asyncio.timeout(2):
+            await session._kernel.process.until_dead()
+        run = await cell(session, "1")
+        assert run.state == "lost" and "had died since the last run" in run.notes[0]
+
+
+async def test_interrupt_restart_and_close_do_what_jupyters_buttons_do(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = {one["id"] for one in pair[0].kernels()}
+    async with on(tmp_path, pair[0]) as sessions:
+        session = await sessions.open()
+        execution = session.submit_cell("x = 1; print(x, flush=True); import time; time.sleep(60)")
+        await printed(execution.outputs)
+        assert session.interrupt()
+        assert (await execution.task).reply.status == "interrupted"
+        assert value(await cell(session, "x")) == "1"
+        first = {one["id"] for one in pair[0].kernels()} - before
+        await session.restart()
+        assert value(await cell(session, "'x' in globals()")) == "False"
+        await sessions.close(session)
+    assert len(first) == 1
+    assert {one["id"] for one in pair[0].kernels()} == before  # those of both are deleted
+
+
+async def test_code_that_ignores_interrupts_is_ended_there(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = len(pair[0].kernels())
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    async with on(tmp_path, pair[0]) as sessions:
+        run = await cell(await sessions.open(), deaf, 0.3)
+        assert (run.reply.status, run.state) == ("timeout", "lost")
+        assert "killed" in " ".join(run.notes)
+    assert len(pair[0].kernels()) == before
+
+
+async def test_a_released_kernel_lives_on_and_is_found_again(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    how = launch(tmp_path, pair[0].server)
+    first = Kernel(how)
+    await first.start()
+    await run_on(first, "x = 5")
+    remote = first.process.remote
+    assert remote is not None and remote.process
+    await first.process.release()
+    async with Kernel(replace(how, attach=remote)) as again:
+        assert (await run_on(again, "x"))[1] == "5"
+    with pytest.raises(KernelStartError, match="has the kernel no more"):
+        await Kernel(replace(how, attach=remote)).start()
+
+
+async def test_a_kernel_that_was_restarted_meanwhile_is_not_attached_to(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    how = launch(tmp_path, pair[0].server)
+    async with Kernel(how) as kernel:
+        remote = kernel.process.remote
+        assert remote is not None
+        stale = replace(how, attach=replace(remote, process="of-another-process"))
+        with pytest.raises(KernelStartError, match="its server has started another"):
+            await Kernel(stale).start()
+        assert (await run_on(kernel, "1"))[1] == "1"  # and it was left alone
+
+
+# -- several servers
+
+
+async def test_the_least_busy_takes_the_next_kernel(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = [len(one.kernels()) for one in pair]
+    async with on(tmp_path, *pair) as sessions:
+        await asyncio.gather(*(sessions.open() for _ in range(4)))
+        now = [len(one.kernels()) for one in pair]
+        assert abs(now[0] - now[1]) <= 1 and sum(now) == sum(before) + 4
+
+
+async def test_when_a_server_dies_its_sessions_say_so_and_go_on_elsewhere(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with on(tmp_path, *pair) as sessions:
+        lost, idle = [await at(sessions, pair[0]) for _ in range(2)]
+        kept = await at(sessions, pair[1])
+        await cell(kept, "x = 'kept'")
+        execution = lost.submit_cell("print('half', flush=True); import time; time.sleep(60)")
+        await printed(execution.outputs)
+        await asyncio.to_thread(pair[0].kill)
+        begun = time.monotonic()
+        run = await execution.task
+        try:
+            assert time.monotonic() - begun < 8
+            assert (run.reply.status, run.state, stream(run)) == ("dead", "lost", "half\n")
+            assert "nothing answers at" in " ".join(run.notes)
+            again = await cell(lost, "2 * 21")
+            assert (value(again), where(lost)) == ("42", pair[1].server.url)
+            told = await cell(idle, "1")
+            assert told.state == "lost" and "nothing answers at" in told.notes[0]
+            assert value(await cell(kept, "x")) == "'kept'"
+            assert where(await sessions.open()) == pair[1].server.url
+        finally:
+            await asyncio.to_thread(pair[0].start)
+        async with asyncio.timeout(15):
+            while where(await sessions.open()) != pair[0].server.url:
+                pass
+
+
+async def test_kernels_are_kept_warm_and_counted_there_too(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    before = len(pair[0].kernels())
+    async with on(tmp_path, pair[0], warm=1, most=1) as sessions:
+        await warm(sessions, 1)
+        first = await sessions.open()
+        second = await sessions.open()  # KERNEL_MAX is 1: the idle one makes room
+        assert first.closed and value(await cell(second, "6 * 7")) == "42"
+        assert len(pair[0].kernels()) <= before + 2
+    assert len(pair[0].kernels()) == before
+
+
+# -- cuts
+
+
+@asynccontextmanager
+async def behind_proxy(
+    pair: tuple[Jupyter, Jupyter], folder: Path
+) -> AsyncIterator[tuple[Kernel, Proxy]]:
+    async with Proxy(pair[0].server) as proxy, Kernel(launch(folder, proxy.server)) as kernel:
+        await run_on(kernel, "x = 1; import time")
+        yield kernel, proxy
+
+
+async def test_a_cut_in_mid_run_loses_and_doubles_nothing(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        for way in (proxy.cut, lambda: half_open(proxy)):
+            reply, text = await run_on(kernel, COUNT, then=way)
+            assert (text, reply.status, reply.notes) == (COUNTED, "ok", ())
+        assert proxy.cuts == 2
+
+
+@pytest.mark.parametrize("last", [b"execute_reply", b'"execution_state": "idle"', b"execute_input"])
+async def test_a_cut_while_an_answer_is_on_its_way_loses_nothing(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path, last: bytes
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        proxy.stop_at = last
+        reply, text = await run_on(kernel, "x += 1; print(x)")
+        assert (text, reply.status, reply.execution_count) == ("2\n", "ok", 2)
+        assert proxy.cuts == 1 and (await run_on(kernel, "x"))[1] == "2"
+
+
+async def test_a_request_that_never_arrived_is_sent_again_and_runs_once(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        proxy.stop_next = True
+        reply, text = await run_on(kernel, "x += 1; x")
+        assert (text, reply.status, proxy.cuts) == ("2", "ok", 1)
+
+
+async def test_a_question_and_its_answer_survive_cuts(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+
+        def ask(question: Question) -> None:
+            proxy.stop_next = True
+            question.answer("Ada")
+
+        proxy.stop_at = b"input_request"
+        reply, text = await run_on(kernel, "print(input('Who? '))", on_question=ask)
+        assert (reply.status, text, proxy.cuts) == ("ok", "Who? Ada\nAda\n", 2)
+
+
+async def test_output_that_nobody_has_any_more_is_told(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        much = "print(0, flush=True); time.sleep(.3)\nfor i in range(30): print('y' * 200_000)"
+        reply, text = await run_on(
+            kernel, much + "\nprint('last')", then=lambda: half_open(proxy, 1.0)
+        )
+        assert reply.status == "ok" and text.endswith("last\n")
+        assert any("were lost" in note for note in reply.notes), reply.notes
+
+
+async def test_a_session_that_idles_through_a_cut_does_not_notice(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        proxy.cut()
+        reply, text = await run_on(kernel, "x")
+        assert (text, reply.notes) == ("1", ())
+
+
+async def test_an_interrupt_works_after_a_cut(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    async with behind_proxy(pair, tmp_path) as (kernel, proxy):
+        code = "print(1, flush=True); time.sleep(60)"
+        reply, _ = await run_on(kernel, code, then=proxy.cut, timeout=0.5)
+        assert (reply.status, reply.state) == ("timeout", "kept")
+
+
+# -- what can be wrong with the settings
+
+
+async def test_no_error_leaves_one_guessing(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, caplog.handler.level = pair[0].server, logging.DEBUG
+    cases = {
+        r"JUPYTER_SERVER_TOKEN: .* refuses it \(403": replace(good, token="wrong-secret"),
+        r"JUPYTER_SERVER_TOKEN: .* asks for one \(403": replace(good, token=""),
+        "JUPYTER_SERVER_URL: nothing answers at": replace(good, url="http://127.0.0.1:1"),
+        "JUPYTER_SERVER_URL: .*invalid can't be reached": replace(
+            good, url="http://no.such.host.invalid"
+        ),
+        "JUPYTER_SERVER_URL: there is no Jupyter Server at": replace(good, url=good.url[:-4]),
+        "JUPYTER_SERVER_URL: .* does not speak https": replace(
+            good, url=good.url.replace("http", "https")
+        ),
+    }
+    with caplog.at_level(logging.DEBUG):
+        for told, server in cases.items():
+            with pytest.raises(KernelStartError, match=told) as caught:
+                await Kernel(launch(tmp_path, server)).start()
+            assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+        unknown = replace(launch(tmp_path, good), kernel_name="cobol")
+        with pytest.raises(KernelStartError, match=r"KERNEL_NAME: .* no kernel 'cobol'.*python3"):
+            await Kernel(unknown).start()
+    assert "wrong-secret" not in caplog.text and good.token not in caplog.text
+
+
+# -- tools of these tests
+
+
+async def printed(outputs: Outputs) -> None:
+    """Wait for a run's first output."""
+    async with asyncio.timeout(20):
+        while not outputs.so_far("stdout"):
+            outputs.changed.clear()
+            await outputs.changed.wait()
+
+
+def half_open(proxy: Proxy, seconds: float = 0.3) -> None:
+    """What the server sends goes nowhere for a while, and only then the connection breaks."""
+    proxy.lose = True
+    asyncio.get_running_loop().call_later(seconds, cut_at_last, proxy)
+
+
+def cut_at_last(proxy: Proxy) -> None:
+    proxy.lose = False
+    proxy.cut()
+
+
+async def run_on(
+    kernel: Kernel,
+    code: str,
+    timeout: float = 30,
+    then: Callable[[], object] | None = None,
+    on_question: Callable[[Question], None] = Question.nobody,
+) -> tuple[Reply, str]:
+    """Run a cell, and do something once it has printed; its stdout, or value."""
+    written = new_code_cell(code)
+    outputs = Outputs(written)
+    running = asyncio.create_task(kernel.run_cell(code, outputs, timeout, on_question))
+    if then is not None:
+        await printed(outputs)
+        then()
+    reply = await running
+    outputs.settle()
+    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in written.outputs]
+    return reply, "".join(texts)
+
+
+def where(session: Session) -> str:
+    """The server that has a session's kernel."""
+    assert session._kernel is not None and session._kernel.process.remote is not None
+    return session._kernel.process.remote.url
+
+
+async def at(sessions: Sessions, jupyter: Jupyter) -> Session:
+    """A session on that of several servers."""
+    while where(session := await sessions.open()) != jupyter.server.url:
+        pass
+    return session
+
+
+async def warm(sessions: Sessions, number: int) -> None:
+    async with asyncio.timeout(20):
+        while sessions.pool.warm < number:
+            await asyncio.sleep(0.02)
