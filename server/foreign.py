@@ -24,9 +24,10 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ..kernels import KernelError
 from ..kernels.homes import Copy
+from ..kernels.jupyter_server import causes, refused, trusted
 from ..kernels.shared import Shared
 from .calls import Refusal, principal, told
-from .passing import GONE, MEANT, TRIES, causes, session_of_call, session_of_uri
+from .passing import GONE, MEANT, TRIES, session_of_call, session_of_uri
 
 Result = TypeVar("Result")
 Peer = ProxyClient[StreamableHttpTransport]
@@ -110,7 +111,7 @@ class Foreign(Middleware):
             isinstance(one, httpx2.HTTPStatusError) and one.response.status_code == 421
             for one in found
         )
-        if other or any(isinstance(one, ConnectionRefusedError) for one in found):
+        if other or refused(error):
             await self._shared.homes.depose(copy.name)
             return
         raise KernelError(
@@ -130,4 +131,4 @@ def peer_of(copy: Copy) -> Peer:
 def client(**given: Any) -> httpx2.AsyncClient:
     """An HTTP client that goes straight there, whatever proxies the environment names."""
     timeout = httpx2.Timeout(5.0, read=None, write=30.0, pool=None)
-    return httpx2.AsyncClient(**{**given, "timeout": timeout, "trust_env": False})
+    return httpx2.AsyncClient(**{**given, "timeout": timeout, "trust_env": False}, verify=trusted())

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..kernels import KernelError
 from ..kernels.homes import Copy
+from ..kernels.jupyter_server import refused, trusted
 from ..kernels.shared import Shared
 from .asking import KEY
 from .guard import principal, replay
@@ -78,6 +79,7 @@ class Passing:
             timeout=httpx2.Timeout(5.0, read=None, write=30.0, pool=None),
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=10.0),
             trust_env=False,
+            verify=trusted(),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,7 +212,7 @@ class Passing:
 
     async def _bury(self, copy: Copy, error: Exception) -> None:
         """Nobody answers at a copy's address: at once dead if that is sure, else after a while."""
-        if any(isinstance(one, ConnectionRefusedError) for one in causes(error)):
+        if refused(error):
             log.warning("Another copy of the server is gone: nothing answers at %s", copy.url)
             await self._shared.homes.depose(copy.name)
             return
@@ -367,10 +369,3 @@ async def left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
-
-def causes(error: BaseException) -> list[BaseException]:
-    """An error and what it comes from."""
-    found = [error]
-    while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
-        found.append(cause)
-    return found
