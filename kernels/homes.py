@@ -12,13 +12,15 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import PurePath
-from typing import Any, Self
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import StoreError
-from .stores import Store
+
+if TYPE_CHECKING:
+    from .stores import Store  # its libraries take a while to import
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,24 @@ class Record:
     until: float = 0.0
     used: float = 0.0
     ended: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a session: why it ended and where its notebook is."""
+
+    principal: str
+    why: str
+    notebook: Path | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the other copies see to: their names, and the notebooks that are to be gone on with."""
+
+    copies: Container[str] = ()
+    notebooks: Container[str] = ()
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from .address import JupyterServer
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
-from .homes import Homes, Record
+from .homes import Ended, Homes, Known, Record
 from .journal import recover
 from .kernel import Kernel
 from .pool import Pool
@@ -30,10 +30,12 @@ from .process import Launch, ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session, run_on_record
-from .shared import Ended, Known, Shared
 from .templates import TEMPLATES
 from .tracing import short, tracer
 from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +71,11 @@ class Sessions:
         expected: tuple[str, ...] = (LOCAL,),
         homes: Homes | None = None,
     ) -> None:
-        self.shared = None if homes is None else Shared(self, homes)
+        self.shared: Shared | None = None
         if homes is not None:
+            from .shared import Shared  # a server that is alone has no use for it
+
+            self.shared = Shared(self, homes)
             config = replace(config, copy=homes.name)
         self.config, self.policy, self._expected = config, policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)

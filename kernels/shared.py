@@ -11,16 +11,15 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nbformat import NotebookNode
 
 from .address import JupyterServer, RemoteKernel
 from .errors import DeadKernelError, KernelError, StoreError
-from .homes import BEAT, Copy, Homes, Record
+from .homes import BEAT, Copy, Ended, Homes, Known, Record
 from .journal import is_open
 from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
@@ -38,24 +37,6 @@ WRITE_EVERY = 1.0  # seconds between two writes of a session's record, which may
 ATTACH = 20.0  # seconds for a kernel on which nothing should run to answer
 FIRST_LOOK = 0.5  # seconds to see whether a run that was left over has come to its end already
 LOOKS = 10  # at where a session is, while copies come and go
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What is left of a session: why it ended and where its notebook is."""
-
-    principal: str
-    why: str
-    notebook: Path | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the other copies see to: their names, and the notebooks that are to be gone on with."""
-
-    copies: Container[str] = ()
-    notebooks: Container[str] = ()
 
 
 class Shared:

@@ -84,7 +84,7 @@ def application(
             expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
-    here = () if settings.host in EVERYWHERE else (settings.host,)
+    here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     if server.sessions.shared is not None:
         here += (host_of(server.sessions.shared.homes.url),)
     pages = review_pages(server, settings, tokens)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ..kernels import StoreError
 from ..kernels.homes import Homes
-from ..kernels.stores import opened
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,8 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"AUTH: {settings.auth} keeps sign-ins in one server, and SESSION_STORE is for several."
             " Use AUTH=token, or leave SESSION_STORE out."
         )
+    from ..kernels.stores import opened  # its libraries take a while to import
+
     url = "" if port is None else settings.copy_url or own_url(settings.host, port)
     settings.make_folders()
     try:

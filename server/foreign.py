@@ -128,7 +128,18 @@ def peer_of(copy: Copy) -> Peer:
     return ProxyClient(transport, mode="legacy")
 
 
-def client(**given: Any) -> httpx2.AsyncClient:
+def client(
+    headers: dict[str, str] | None = None,
+    timeout: httpx2.Timeout | None = None,
+    auth: httpx2.Auth | None = None,
+    **more: Any,
+) -> httpx2.AsyncClient:
     """An HTTP client that goes straight there, whatever proxies the environment names."""
-    timeout = httpx2.Timeout(5.0, read=None, write=30.0, pool=None)
-    return httpx2.AsyncClient(**{**given, "timeout": timeout, "trust_env": False}, verify=trusted())
+    return httpx2.AsyncClient(
+        headers=headers,
+        auth=auth,
+        timeout=timeout or httpx2.Timeout(5.0, read=None, write=30.0, pool=None),
+        trust_env=False,
+        verify=trusted(),
+        **more,
+    )

@@ -96,10 +96,11 @@ class Passing:
         if meant and meant.partition(" ")[0] != mine:
             # Another server had this address.
             return await PlainTextResponse("not here\n", 421, {MEANT: mine})(scope, receive, send)
+        # From here on `receive` tells of the client's leaving alone; others get the body replayed.
         body = await Request(scope, receive).body()
         message = parsed(body)
         try:
-            await self._answer(scope, replay(body, receive), send, body, message)
+            await self._answer(scope, receive, send, body, message)
         except KernelError as error:
             await failed(message, str(error))(scope, receive, send)
 
@@ -111,21 +112,25 @@ class Passing:
         if owner and owner != self._shared.homes.name:
             copy = (await self._shared.homes.copies()).get(owner)
             if copy is not None:
-                with contextlib.suppress(Broken):  # then as if it had been known before
+                try:
                     return await self._pass_on(copy, scope, receive, send, body, message)
+                except Broken as broken:  # from here on as if that had been known before
+                    if broken.begun and not is_safe(message):
+                        text = GONE.format(session_id=session_of(message) or "…")
+                        return await failed(message, text)(scope, receive, send)
             transport = ""
             if scope["method"] != "POST":  # a stream of events, or its end
                 return await Response(status_code=405)(scope, receive, send)
         if transport:
             scope = with_header(scope, TRANSPORT, transport)
-            return await self._app(scope, receive, self._named(send))
+            return await self._app(scope, replay(body, receive), self._named(send))
         scope = with_header(scope, TRANSPORT, None)
         if await self._elsewhere(scope, receive, send, body, message):
             return
         version = headers.get("mcp-protocol-version")
         legacy = version is None or version in HANDSHAKE_PROTOCOL_VERSIONS
         app = self._without if legacy and message.get("method") != "initialize" else self._app
-        await app(scope, receive, self._named(send))
+        await app(scope, replay(body, receive), self._named(send))
 
     async def _elsewhere(
         self, scope: Scope, receive: Receive, send: Send, body: bytes, message: dict[str, Any]
@@ -177,7 +182,7 @@ class Passing:
             if not answer.started:
                 raise
             text = GONE.format(session_id=session_of(message) or "…")
-            await answer.end_with(failed(message, text).body)
+            await answer.end_with(failed(message, text).body if "id" in message else b"")
         finally:
             for task in tasks:
                 task.cancel()
@@ -276,7 +281,8 @@ class Answer:
         """End a stream of events with a message of ours; anything else just breaks off."""
         if not self._events:
             raise ConnectionResetError("the copy of the server that was answering has gone")
-        await self.add(b"\n\nevent: message\ndata: " + bytes(message) + b"\n\n")
+        if message:
+            await self.add(b"\n\nevent: message\ndata: " + bytes(message) + b"\n\n")
         await self.end()
 
 
@@ -368,4 +374,3 @@ async def left(receive: Receive) -> None:
     """Wait until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
-

@@ -109,7 +109,17 @@ def redis(folder: Path) -> Iterator[str]:
     """A Redis of the test's own."""
     assert REDIS is not None
     port = free_port()
-    command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [
+        REDIS,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -157,7 +167,7 @@ http {{
 def readme_nginx(ports: list[int], port: int) -> str:
     """What the README tells to put into nginx's configuration, with this test's addresses."""
     readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
-    block = next(b for b in re.findall(r"```nginx\n(.*?)```", readme, re.S))
+    block = re.findall(r"```nginx\n(.*?)```", readme, re.S)[0]
     servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
     block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)
     block, listens = re.subn(r"listen [^;]+;", f"listen 127.0.0.1:{port};", block)
@@ -187,7 +197,9 @@ def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def client(url: str, token: str = TOKEN, mode: str = "auto", **more: Any) -> AsyncIterator[Any]:
+async def client(
+    url: str, token: str = TOKEN, mode: str = "auto", **more: Any
+) -> AsyncIterator[Any]:
     async with Client(StreamableHttpTransport(f"{url}/mcp", auth=token), mode=mode, **more) as one:
         yield one
 
@@ -262,7 +274,7 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
         runs = [one for one in cells if one.source == "n += 1; n"]
         assert len(runs) == RUNS and len(house.notebooks()) == SESSIONS
         json.loads(path.read_text("utf-8"))
-    assert [path for path in (house.folder / "notebooks").glob(".*.open")] == []
+    assert list((house.folder / "notebooks").glob(".*.open")) == []
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -292,7 +304,7 @@ async def test_all_that_belongs_to_a_call_comes_through_another_copy(
         assert (await cell(there, "input('who? ')", session_id))[0].endswith("'Ada'")
         book = await there.read_resource(f"notebook://{session_id}")
         assert json.loads(book[0].text)["cells"][0]["source"]
-        failing, facts = await cell(there, "1 / 0", session_id)
+        _, facts = await cell(there, "1 / 0", session_id)
         assert facts["error_name"] == "ZeroDivisionError"
 
         with contextlib.suppress(TimeoutError):
