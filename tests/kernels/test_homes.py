@@ -79,10 +79,12 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 
 async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    async with Homes(opened(store), "http://a:1") as before:
-        async with Homes(opened(store), "http://a:1") as after:
-            assert set(await after.copies()) == {after.name}
-            assert await before.deposed()
+    async with (
+        Homes(opened(store), "http://a:1") as before,
+        Homes(opened(store), "http://a:1") as after,
+    ):
+        assert set(await after.copies()) == {after.name}
+        assert await before.deposed()
 
 
 @pytest.mark.parametrize(
