@@ -19,7 +19,6 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.session import Session
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from .frames import PARTS, packed, shaped, unpacked
@@ -35,6 +34,16 @@ PATIENCE = 5.0  # seconds for a kernel to say what it had sent
 # What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
 # the first word of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
+
+
+TOO_LONG = (
+    "This did not run: the Jupyter Server cuts the connection when it is sent. It may be longer"
+    " than the server takes (10 MB, unless its tornado_settings have a websocket_max_message_size)."
+)
+END_LOST = (
+    "The connection to the Jupyter Server was cut, and the end of this run was lost with it: the"
+    " code may have run to its end or in part. Variables are kept."
+)
 
 
 class Channel:
@@ -138,37 +147,34 @@ class Channels:
         """Bring messages to and fro until the websocket closes.
 
         Raises:
-            ConnectionClosed: it did.
+            ConnectionClosed: it did, in a group with whatever else went wrong.
         """
-        tasks = {asyncio.create_task(self._send_all(websocket))}
-        if self._used:
-            self._held = []
-            tasks.add(asyncio.create_task(self._catch_up()))
-        self.whole = not self._used
-        self._used = True
-        tcp = websocket.transport.get_extra_info("socket")
         try:
-            while True:
-                acknowledge_at_once(tcp)
-                self._take(websocket.subprotocol, await websocket.recv())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive_all(websocket))
+                tasks.create_task(self._send_all(websocket))
+                if self._used:
+                    self._held = self._held or []
+                    tasks.create_task(self._catch_up())
+                self.whole = not self._used
+                self._used = True
         finally:
             self.whole = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            self._release()
+
+    async def _receive_all(self, websocket: ClientConnection) -> None:
+        tcp = websocket.transport.get_extra_info("socket")
+        while True:
+            acknowledge_at_once(tcp)
+            self._take(websocket.subprotocol, await websocket.recv())
 
     async def _send_all(self, websocket: ClientConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):  # `carry` sees it, too
-            while True:
-                while self._outbox:
-                    # Whether it arrives if the connection breaks now, `_catch_up` finds out.
-                    channel, message = self._outbox.popleft()
-                    await websocket.send(
-                        packed(self.session, websocket.subprotocol, channel, message)
-                    )
-                self._to_send.clear()
-                await self._to_send.wait()
+        while True:
+            while self._outbox:
+                # Whether it arrives if the connection breaks now, `_catch_up` finds out.
+                channel, message = self._outbox.popleft()
+                await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
+            self._to_send.clear()
+            await self._to_send.wait()
 
     def _take(self, protocol: Subprotocol | None, frame: str | bytes) -> None:
         try:
@@ -218,7 +224,7 @@ class Channels:
         self.process = self.process or sender
         if self.process != sender:
             self._on_end("Its process has ended, and its server has started another.")
-        return self.process == sender
+        return bool(self.process == sender)
 
     # -- after a cut
 
@@ -230,7 +236,9 @@ class Channels:
         waiting = list(self._ledger.open.values())
         fence = self._ask("shell", "kernel_info_request", {})
         complete = await self._recall(waiting)
-        self._release()
+        self.release()
+        if waiting and not self._ledger.numbered:
+            self._tell("The connection was cut meanwhile: some of the output may be missing.")
         self.whole = True
         if self._answer is not None and self._ledger.numbered and waiting:
             self._outbox.append(("stdin", self._answer))  # it drops those that it did not ask for
@@ -241,8 +249,9 @@ class Channels:
         for request in waiting:
             if request.over.is_set():
                 continue
-            if complete and not request.begun:
+            if complete and not request.begun and not request.repeated:
                 self.send("shell", request.message)
+                self._ledger.open[request.message["header"]["msg_id"]].repeated = True
             else:
                 self._make_up_end(request)
 
@@ -279,7 +288,8 @@ class Channels:
             self._tell(f"The connection was cut, and {gone} messages of output were lost with it.")
         return not gone
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Pass on what waits for messages before it: they will not come any more."""
         held, self._held = self._held or (), None
         for each in held:
             self._deliver(*each)
@@ -293,10 +303,7 @@ class Channels:
 
     def _make_up_end(self, request: Request) -> None:
         """Let whoever waits for a run go on: its end was lost."""
-        self._tell(
-            "The connection to the Jupyter Server was cut, and the end of this run was lost with"
-            " it: the code may have run to its end or in part. Variables are kept."
-        )
+        self._tell(TOO_LONG if request.repeated and not request.begun else END_LOST)
         parent, ename = request.message["header"], "ConnectionLost"
         reply = self.session.msg("execute_reply", {"status": "error", "ename": ename}, parent)
         idle = self.session.msg("status", {"execution_state": "idle"}, parent)

@@ -13,6 +13,13 @@ from typing import Any
 
 NUMBER, VOID = "rmi_agent_number", "rmi_agent_void"  # in a message's metadata
 RECALL = "rmi_agent_recall_request"
+SECRETS = (
+    "JUPYTER_TOKEN",
+    "JUPYTERHUB_API_TOKEN",
+    "JPY_API_TOKEN",
+    "EG_AUTH_TOKEN",
+    "KG_AUTH_TOKEN",
+)
 
 
 class Memory:
@@ -107,5 +114,10 @@ class Memory:
 
 
 def remember(kernel: Any, limit: int) -> None:
-    """Begin to remember what a fresh kernel sends, in `limit` characters."""
+    """Begin to remember what a fresh kernel sends, in `limit` characters.
+
+    It inherits its server's environment: a token there is out of sight of `print(os.environ)`.
+    """
+    for name in SECRETS:
+        os.environ.pop(name, None)
     Memory(kernel, limit)

@@ -59,18 +59,21 @@ class Script:
         request = self.shell.get_parent()["metadata"]["rmi_agent"]
         pid = os.getpid()
         outcome: dict[str, Any] = {"source": PAYLOAD, "exit_code": 1, "error_name": None}
+        path = request["path"]
+        if not os.path.isdir(os.path.dirname(path)):  # this is another machine, without the folder
+            path = os.path.join(os.getcwd(), os.path.basename(path))
         if request["fresh"]:
-            os.chdir(os.path.dirname(request["path"]))
+            os.chdir(os.path.dirname(path))
         with contextlib.ExitStack() as undo:
             undo.callback(self.leave_interpreter_state, kept_interpreter_state())
             self.enter_streams(undo, base64.b64decode(request["stdin"]))
-            handlers = self.enter_main(undo, request["path"], request["argv"])
+            handlers = self.enter_main(undo, path, request["argv"])
             # Called first of all: a late SIGINT must not stop the putting back half way.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             known_threads = set(threading.enumerate())
             known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
             try:
-                outcome.update(self.execute(request["path"], base64.b64decode(request["source"])))
+                outcome.update(self.execute(path, base64.b64decode(request["source"])))
             finally:
                 self.finish(handlers, known_threads, known_finalizers)
                 if os.getpid() != pid:  # the script forked; this is its child, at its end

@@ -27,11 +27,13 @@ log = logging.getLogger(__name__)
 
 ANSWER = 10.0  # seconds that a server may take for an answer
 START = 60.0  # and for the start of a kernel
+END = 15.0  # and for its end: one that does not leave by itself is killed after five
 LOOK = 3.0  # and to say what runs on it, before another one is taken
 REST = 5.0  # seconds for which a server that did not answer is not asked again
 
 # Kernels whose start was asked for, by server: two starts at once do not choose the same one.
 _starting: Counter[str] = Counter()
+_own: Counter[str] = Counter()  # kernels that were started from here, by server
 _silent: dict[str, float] = {}  # servers that did not answer, and until when they are left alone
 _unusable: set[str] = set()  # servers that were passed over when a kernel was started last
 
@@ -64,13 +66,19 @@ class Api:
         await self._client.aclose()
 
     async def kernels(self) -> list[dict[str, Any]]:
-        """All kernels that run there.
+        """All kernels that run there; those of this process, without names, if they are not told.
 
         Raises:
             ServerError: it did not answer as a Jupyter Server.
         """
         try:
             found = (await self._ask("GET", "api/kernels", timeout=LOOK)).json()
+        except ServerError as error:
+            if error.status != 403:
+                raise
+            # An Enterprise Gateway lists none unless told to. A wrong token fails here, too.
+            await self._ask("GET", "api/kernelspecs", timeout=LOOK)
+            return [{}] * _own[self.server.url]
         except ValueError:
             found = None
         if not isinstance(found, list):
@@ -97,8 +105,10 @@ class Api:
         )
 
     async def start(self, name: str) -> str:
-        """Start a kernel; its id."""
-        answer = await self._ask("POST", "api/kernels", json={"name": name}, timeout=START)
+        """Start a kernel in the server's root folder; its id."""
+        asked = {"name": name, "path": ""}
+        answer = await self._ask("POST", "api/kernels", json=asked, timeout=START)
+        _own[self.server.url] += 1
         return str(answer.json()["id"])
 
     async def look(self, kernel_id: str) -> dict[str, Any]:
@@ -110,9 +120,10 @@ class Api:
         await self._ask("POST", f"api/kernels/{kernel_id}/interrupt")
 
     async def delete(self, kernel_id: str) -> None:
-        """End a kernel, if it is there."""
+        """End a kernel that was started here, if it is there."""
+        _own[self.server.url] = max(0, _own[self.server.url] - 1)
         try:
-            await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=START)
+            await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=END)
         except ServerError as error:
             if error.status != 404:
                 raise

@@ -24,6 +24,7 @@ class Request:
         idle: whether the kernel has said that it is done with it.
         replied: set with the reply.
         over: set when both have come.
+        repeated: whether it was sent twice, since it had not arrived.
     """
 
     message: Message
@@ -32,6 +33,7 @@ class Request:
     idle: bool = False
     replied: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    repeated: bool = False
 
 
 class Ledger:

@@ -21,6 +21,7 @@ from .channels import Channels
 from .errors import KernelStartError
 from .frames import V1
 from .jupyter_server import (
+    ANSWER,
     Api,
     ServerError,
     channels_url,
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 wire_log = logging.getLogger(f"{__name__}.wire")
 wire_log.setLevel(logging.INFO)
 
-PING = 10.0  # seconds between pings, and that an answer may take
+PING = 5.0  # seconds between pings, and that an answer may take
 REFUSED = 5.0  # seconds for which nothing may listen at a server's address
 PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
 LARGEST = 64_000_000  # bytes of one message
@@ -59,6 +60,7 @@ class ServerKernel:
         self._channels = Channels(known, self._ended)
         self._cut = 0.0
         self._api: Api | None = None
+        self._starting: asyncio.Task[str] | None = None
         self._spec: dict[str, Any] = {}
         self._keeping: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
@@ -80,7 +82,8 @@ class ServerKernel:
                     await self._api.look(self._id)
                 except ServerError as error:
                     raise self._gone(error) from error
-            websocket = await self._connect()
+            # A server answers when the kernel does, and a fresh one takes its time.
+            websocket = await self._connect(self.launch.start_timeout)
         except ServerError as error:
             raise KernelStartError(str(error)) from error
         self._keeping = asyncio.create_task(self._keep_connected(websocket))
@@ -90,7 +93,9 @@ class ServerKernel:
         async with least_busy(self.launch.servers) as api:
             self._api = api
             self._spec = await api.kernelspec(self.launch.kernel_name)
-            self._id = await api.start(self.launch.kernel_name)
+            self._starting = asyncio.create_task(api.start(self.launch.kernel_name))
+            # If we are stopped meanwhile it goes on: `close` has to know what there is to end.
+            self._id = await asyncio.shield(self._starting)
 
     @property
     def remote(self) -> RemoteKernel | None:
@@ -101,8 +106,8 @@ class ServerKernel:
 
     # -- the connection
 
-    async def _connect(self) -> ClientConnection:
-        """Open a websocket.
+    async def _connect(self, patience: float = ANSWER) -> ClientConnection:
+        """Open a websocket, within `patience` seconds.
 
         Raises:
             ServerError: the server won't, or can't be reached.
@@ -117,6 +122,7 @@ class ServerKernel:
                 subprotocols=[V1],
                 compression=None,
                 max_size=LARGEST,
+                open_timeout=patience,
                 ping_interval=PING,
                 ping_timeout=PING,
                 close_timeout=1,
@@ -136,13 +142,16 @@ class ServerKernel:
             while True:
                 try:
                     await self._channels.carry(websocket)
-                except ConnectionClosed as closed:
-                    log.info("The connection to %s was cut: %s", self._where, closed)
+                except* ConnectionClosed as closed:
+                    log.info("The connection to %s was cut: %s", self._where, closed.exceptions[0])
                 finally:
                     await websocket.close()
                 websocket = await self._connect_again()
         except ServerError as error:
-            self._ended(str(error))
+            self._ended(f"The connection to its Jupyter Server is lost. {error}")
+        except Exception as error:  # of this code: nobody may wait for ever because of it
+            log.exception("The connection to %s is given up", self._where)
+            self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
 
     async def _connect_again(self) -> ClientConnection:
         """A new websocket, as soon as one can be had.
@@ -171,6 +180,7 @@ class ServerKernel:
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
+            self._channels.release()
             self._end.set_result(why)
 
     @property
@@ -228,6 +238,13 @@ class ServerKernel:
 
         One that was attached to and did not get ready (`graceful` is false then) is left alone.
         """
+        if self._starting is not None and not self._id:
+            await asyncio.wait({self._starting}, timeout=ANSWER)
+            if not self._starting.done():
+                self._starting.cancel()
+                log.warning("A kernel may be left on %s: it did not start in time", self._where)
+            elif not self._starting.cancelled() and self._starting.exception() is None:
+                self._id = self._starting.result()
         if graceful or self.launch.attach is None:
             self._delete()
         await self.release()
@@ -252,7 +269,8 @@ class ServerKernel:
         try:
             await api.delete(self._id)
         except ServerError as error:
-            log.warning("A kernel may be left on its server: %s", error)
+            if not error.gone:  # a server takes its kernels with it
+                log.warning("A kernel may be left on its server: %s", error)
 
     def family(self) -> list[psutil.Process]:
         """None: its processes are not of this machine."""

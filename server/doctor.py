@@ -96,7 +96,8 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
-            yield Finding(name, False, str(error), EXPOSED if exposed else "")
+            todo = EXPOSED if exposed and not settings.servers else ""
+            yield Finding(name, False, str(error), todo)
             continue
         if settings.servers:
             told = "none here: kernels run on Jupyter Servers"

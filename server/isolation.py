@@ -38,7 +38,8 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     if settings.sandbox == "off":
         return None
     if settings.servers:
-        return elsewhere(settings)
+        refuse_elsewhere(settings)
+        return None
     network = settings.sandbox_network
     policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
     wanted = TIERS if settings.sandbox == "auto" else (settings.sandbox,)
@@ -61,8 +62,8 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     return None
 
 
-def elsewhere(settings: Settings) -> None:
-    """No sandbox is for kernels on Jupyter Servers.
+def refuse_elsewhere(settings: Settings) -> None:
+    """Say that no sandbox is for kernels on Jupyter Servers.
 
     Raises:
         BadSettings: one is asked for.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.server import load
+from rmi_agent.server.isolation import chosen
 from rmi_agent.server.settings import BadSettings
 
 
@@ -43,6 +44,72 @@ def test_a_bad_value_is_one_line_that_names_the_variable(
         load()
     assert str(error.value).startswith(f"{name}: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ("http://localhost:8888", "http://localhost:8888"),
+        ("http://localhost:8888/lab", "http://localhost:8888"),
+        ("https://hub.example/user/ada/", "https://hub.example/user/ada"),
+        ("https://hub.example/user/ada/lab/", "https://hub.example/user/ada"),
+    ],
+)
+def test_a_jupyter_servers_address_may_be_that_of_its_pages(given: str, base: str) -> None:
+    (server,) = load(jupyter_server_url=given, jupyter_server_token="t").servers
+    assert (server.url, server.token) == (base, "t")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://localhost:8888/lab?token=s3cret",
+        "http://ada:s3cret@localhost:8888",
+        "localhost:8888/s3cret",
+        "ftp://s3cret",
+        "http://:8888/s3cret",
+        "http://localhost:port/s3cret",
+    ],
+)
+def test_an_address_that_will_not_do_is_not_repeated(given: str) -> None:
+    with pytest.raises(BadSettings, match="^JUPYTER_SERVER_URL: ") as error:
+        load(jupyter_server_url=given)
+    assert "s3cret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_servers_have_one_token_together_or_one_each() -> None:
+    urls = "http://a:1, http://b:2"
+
+    def tokens(given: str) -> list[str]:
+        settings = load(jupyter_server_url=urls, jupyter_server_token=given)
+        return [server.token for server in settings.servers]
+
+    assert tokens("x") == ["x", "x"]
+    assert tokens("x,y") == ["x", "y"]
+    assert tokens("") == ["", ""]
+    for bad in ("x,y,z", "two words", "tab\tbed"):
+        with pytest.raises(BadSettings, match="^JUPYTER_SERVER_TOKEN: ") as error:
+            tokens(bad)
+        assert bad not in str(error.value)
+
+
+def test_a_jupyter_servers_kernels_get_nothing_of_this_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("JUPYTER_SERVER_TOKEN", "s3cret")
+    monkeypatch.setenv("KERNEL_ENV", "JUPYTER_SERVER_TOKEN")
+    assert "s3cret" not in str(load().launch())
+    settings = load(jupyter_server_url="http://a:1")
+    assert (settings.launch().env, settings.launch().servers) == ({}, settings.servers)
+    assert "s3cret" not in str(settings.launch()) and "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize("exposed", [False, True])
+def test_no_sandbox_is_claimed_for_kernels_elsewhere(exposed: bool) -> None:
+    where = {"jupyter_server_url": "http://a:1"}
+    assert chosen(load(**where, sandbox="auto"), exposed=exposed) is None
+    with pytest.raises(BadSettings, match="^SANDBOX: bwrap .* JUPYTER_SERVER_URL"):
+        chosen(load(**where, sandbox="bwrap"), exposed=exposed)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""What is said of Jupyter Servers that do not do what they should, and how frames are read."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from jupyter_client.session import Session
+from rmi_agent.kernels import JupyterServer, Kernel, KernelStartError, Launch
+from rmi_agent.kernels.frames import V1, packed, unpacked
+from rmi_agent.kernels.inrecall import NUMBER, VOID
+from rmi_agent.kernels.jupyter_server import trusted
+from rmi_agent.kernels.ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+SESSION = Session()
+
+
+@asynccontextmanager
+async def answering(answer: str, secured: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that says the same to everybody; its port."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.replace("\n", "\r\n").encode())
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0, ssl=secured)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def start(folder: Path, *urls: str, token: str = "t0ken") -> Kernel:
+    servers = tuple(JupyterServer(url, token) for url in urls)
+    return Kernel(Launch(cwd=folder, runtime=folder, servers=servers))
+
+
+PAGE = "HTTP/1.1 200 OK\nContent-Length: 6\n\n<html>"
+FOUND = "HTTP/1.1 302 Found\nLocation: /hub/login\nContent-Length: 0\n\n"
+BUSY = "HTTP/1.1 503 x\nContent-Length: 0\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (PAGE, "JUPYTER_SERVER_URL: .* is no Jupyter Server"),
+        (FOUND, r"JUPYTER_SERVER_TOKEN: .* refuses it \(302"),  # a hub's sign-in page
+        (BUSY, r"JUPYTER_SERVER_URL: the server behind .* does not run \(503"),
+        ("", "JUPYTER_SERVER_URL: .* can't be reached"),
+        ("nonsense\n\n", "JUPYTER_SERVER_URL: .* can't be reached"),
+    ],
+)
+async def test_an_answer_that_is_none_is_one_line_that_says_what_to_do(
+    tmp_path: Path, answer: str, told: str
+) -> None:
+    async with answering(answer) as port:
+        with pytest.raises(KernelStartError, match=told) as caught:
+            await start(tmp_path, f"http://127.0.0.1:{port}/user/ada").start()
+    assert "\n" not in str(caught.value) and "t0ken" not in str(caught.value)
+
+
+async def test_when_no_server_can_be_had_each_is_told(tmp_path: Path) -> None:
+    async with answering(BUSY) as port:
+        with pytest.raises(KernelStartError) as caught:
+            await start(tmp_path, f"http://127.0.0.1:{port}", "http://127.0.0.1:1").start()
+    assert "does not run (503" in str(caught.value)
+    assert "nothing answers at http://127.0.0.1:1" in str(caught.value)
+
+
+async def test_a_certificate_that_nobody_has_signed_is_refused_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "here")])
+    now = datetime.datetime.now(datetime.UTC)
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1)
+    )
+    signed = made.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    file = tmp_path / "own.pem"
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    pem = serialization.Encoding.PEM
+    file.write_bytes(signed.public_bytes(pem) + key.private_bytes(pem, form, plain))
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secured.load_cert_chain(file)
+    async with answering(BUSY, secured) as port:
+        url = f"https://127.0.0.1:{port}"
+        with pytest.raises(KernelStartError, match="JUPYTER_SERVER_URL: the certificate of .* is"):
+            await start(tmp_path, url).start()
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        trusted.cache_clear()
+        with pytest.raises(KernelStartError, match=r"does not run \(503"):
+            await start(tmp_path, url).start()
+    trusted.cache_clear()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+    max_leaves=8,
+)
+
+
+@hypothesis(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), JSON), st.sampled_from([V1, None]))
+def test_a_message_comes_out_of_its_frame_as_it_went_in(content: dict, protocol: object) -> None:  # type: ignore[type-arg]
+    message = SESSION.msg("comm_msg", content)
+    channel, read = unpacked(SESSION, protocol, packed(SESSION, protocol, "shell", message))  # type: ignore[arg-type]
+    assert (channel, read["content"], read["msg_id"]) == ("shell", content, message["msg_id"])
+
+
+@given(st.binary(max_size=200), st.sampled_from([V1, None]))
+def test_bytes_that_are_no_message_are_refused_and_nothing_worse(
+    frame: bytes, protocol: object
+) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError, IndexError)):
+        unpacked(SESSION, protocol, frame)  # type: ignore[arg-type]
+
+
+def numbered(number: int, void: tuple[int, ...] = ()) -> dict:  # type: ignore[type-arg]
+    message = SESSION.msg("stream", {"name": "stdout", "text": "x"})
+    message["metadata"] = {NUMBER: number, **({VOID: list(void)} if void else {})}
+    return message
+
+
+def test_numbers_tell_what_is_missing_and_what_came_twice() -> None:
+    ledger = Ledger()
+    assert [ledger.came("iopub", numbered(n)) for n in (5, 6, 9, 6, 9)] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    assert (ledger.through, ledger.missing()) == (6, 2)
+    assert ledger.came("iopub", numbered(8, void=(7,)))  # 7 was never sent
+    assert (ledger.through, ledger.missing()) == (9, 0)
+    assert ledger.came("iopub", numbered(20))
+    assert ledger.write_off(before=15) == 5  # 15 to 19 may still come
+    assert ledger.missing() == 5 and ledger.came("iopub", numbered(17))
+    assert (ledger.write_off(), ledger.through, ledger.missing()) == (4, 20, 0)
