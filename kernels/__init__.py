@@ -10,6 +10,7 @@ from .errors import (
     KernelStartError,
     PoolExhaustedError,
     SessionNotFoundError,
+    StoreError,
 )
 from .execution import Execution, Run
 from .kernel import Kernel
@@ -44,6 +45,7 @@ __all__ = [
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "StoreError",
     "Tier",
     "is_here",
     "why_not",

@@ -3,7 +3,8 @@
 KernelError
 ├─ KernelStartError         did not answer in time, or died before it did
 ├─ DeadKernelError          the process is gone
-└─ PoolExhaustedError       every kernel is busy, or every session of the asker
+├─ PoolExhaustedError       every kernel is busy, or every session of the asker
+└─ StoreError               what several servers share can't be reached
 SessionNotFoundError        no such session, or not the asker's
 
 What user code does wrong is never one of these: it is data in the cell and in the `Reply`,
@@ -27,6 +28,10 @@ class DeadKernelError(KernelError):
 
 class PoolExhaustedError(KernelError):
     """Every kernel, or every session that the asker may have, is busy and stays so."""
+
+
+class StoreError(KernelError):
+    """The store that servers share their sessions in can't be reached, or is no store."""
 
 
 class SessionNotFoundError(Exception):

@@ -52,13 +52,21 @@ class Run:
 class Execution:
     """A run that was accepted: queued, going on, or over (`task` is done)."""
 
-    def __init__(self, session: Session, number: int, source: str, title: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        number: int,
+        source: str,
+        title: str,
+        cell: NotebookNode | None = None,
+    ) -> None:
         self.session = session
         self.number = number
         self.title = title
-        self.cell = new_code_cell(source)
+        self.cell = new_code_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
+        self.until = 0.0  # when its time limit ends, in seconds since 1970; 0 is never
         self.told = {"stdout": 0, "stderr": 0}  # characters that went out as live output
         self.script: Script | None = None
         limit = session.config.output_limit

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import zlib
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ SUFFIX = ".open"
 class Journal:
     """One notebook's journal: who records it, and the last write."""
 
-    def __init__(self, notebook: Path) -> None:
+    def __init__(self, notebook: Path, copy: str = "") -> None:
         self.path = notebook.with_name(f".{notebook.name}{SUFFIX}")
+        self._copy = copy  # of the server; its process may be one of another machine
 
     def note(self, offset: int, data: bytes) -> None:
         """Note down that `data` is about to be written at `offset`."""
         header = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
+            "copy": self._copy,
             "offset": offset,
             "length": len(data),
             "crc": zlib.crc32(data),
@@ -59,28 +62,50 @@ def is_recorded(notebook: Path) -> bool:
         return False
 
 
-def recover(folder: Path) -> list[Path]:
+def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = ()) -> list[Path]:
     """Put right every notebook in a folder whose recorder was cut off; returns those.
 
     Notebooks that a living process records are left alone.
+
+    Args:
+        folder: where they are.
+        copies: the server's copies that live, on whatever machine, if several share the folder.
+        spared: names of notebooks that are left alone, too: somebody else will see to them.
     """
     mended = []
     for journal in folder.glob(f".*.ipynb{SUFFIX}"):
         notebook = journal.with_name(journal.name[1 : -len(SUFFIX)])
         try:
-            header, _, data = journal.read_bytes().partition(b"\n")
-            note = parsed(header)
-            if note and alive(note):
+            with journal.open("rb") as file:
+                note = parsed(file.readline(1_000))
+            recorded = note.get("copy") in copies or (note and alive(note))
+            if recorded or notebook.name in spared:
                 continue
-            notebook.with_name(f".{notebook.name}.tmp").unlink(missing_ok=True)
-            if notebook.exists():
-                redo(notebook, note, data)
+            if redone(notebook):
                 close_cells(notebook)
                 mended.append(notebook)
             journal.unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             log.warning("%s could not be put right after a crash: %s", notebook, error)
     return mended
+
+
+def redone(notebook: Path) -> bool:
+    """Do a cut-off recorder's last write again, if need be; whether there is a notebook.
+
+    Raises:
+        OSError: it can't be read or written.
+        ValueError: it can't be put right.
+    """
+    try:
+        header, _, data = Journal(notebook).path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return notebook.exists()
+    notebook.with_name(f".{notebook.name}.tmp").unlink(missing_ok=True)
+    if not notebook.exists():
+        return False
+    redo(notebook, parsed(header), data)
+    return True
 
 
 def parsed(header: bytes) -> dict[str, Any]:
@@ -115,12 +140,15 @@ def redo(notebook: Path, note: dict[str, Any], data: bytes) -> None:
             file.truncate()
 
 
+def is_open(cell: NotebookNode) -> bool:
+    """Whether a cell on record had begun and not come to its end."""
+    return not cell.metadata.get("rmi_agent", {}).get("status")
+
+
 def close_cells(notebook: Path) -> None:
     """Mark a cell that was running at the crash as interrupted."""
     content = nbformat.read(notebook, as_version=4)
-    running = [
-        cell for cell in content.cells if not cell.metadata.get("rmi_agent", {}).get("status")
-    ]
+    running = [cell for cell in content.cells if is_open(cell)]
     for cell in running:
         record = cell.metadata.setdefault("rmi_agent", NotebookNode())
         record.update(status="interrupted", notes=["The server ended while this cell ran."])

@@ -131,7 +131,7 @@ class Kernel:
             words = self.process.last_words()
             await self.close(graceful=False)
             told = f" Its last words: {words[-2000:]}" if words else ""
-            raise KernelStartError(f"The kernel ended before it answered. {error}{told}") from None
+            raise KernelStartError(f"The kernel ended before it answered. {error}{told}") from error
         except BaseException:
             await self.close(graceful=False)
             raise
@@ -141,6 +141,13 @@ class Kernel:
         if self._client is not None:
             self._client.stop_channels()
         await self.process.close(graceful=graceful)
+
+    async def release(self) -> None:
+        """Drop the connection to a kernel on a Jupyter Server; it goes on there."""
+        if self._client is not None:
+            self._client.stop_channels()
+        if self.process.remote is not None:
+            await self.process.release()
 
     async def alive(self) -> bool:
         """Whether the process still runs."""

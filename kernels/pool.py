@@ -11,11 +11,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import zmq.asyncio
 
+from .address import RemoteKernel
 from .errors import KernelError, PoolExhaustedError
 from .kernel import Kernel
 from .process import Launch
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+ATTACHING = 7 * 86400.0  # seconds that what runs on a kernel may go on, to which one attaches
 LATELY = 60.0  # seconds; the demand in these is expected again
 
 
@@ -127,8 +129,13 @@ class Pool:
     def _distinct(self) -> list[Shelf]:
         return list({id(shelf): shelf for shelf in self._shelves.values()}.values())
 
-    async def lease(self, owner: str = "") -> Kernel:
+    async def lease(self, owner: str = "", attach: RemoteKernel | None = None) -> Kernel:
         """A fresh kernel: a warm one, or one started for this call, or one that came free.
+
+        Args:
+            owner: whose it will be.
+            attach: the kernel, where it is not to be a fresh one; while something runs there,
+                this waits for its end.
 
         Raises:
             PoolExhaustedError: none came free in time.
@@ -140,7 +147,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._patience):
                 while not self._closed:
-                    if shelf.warm:
+                    if shelf.warm and attach is None:
                         kernel = shelf.warm.popleft()
                         self._refill()
                         try:
@@ -166,11 +173,15 @@ class Pool:
             ) from None
         # In a task of its own: a caller that is cancelled can't clear up after a half start,
         # since anyio cancels each await of its clearing up as well.
-        starting = self._spawn(self._start(shelf), "start")
+        starting = self._spawn(self._start(shelf, attach), "start")
         try:
             kernel = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(self._unwanted)
+            if attach is not None:  # it stays where it is
+                starting.add_done_callback(self._not_mine)
+                starting.cancel()
+            else:
+                starting.add_done_callback(self._unwanted)
             raise
         if self._closed:
             self.retire(kernel)
@@ -181,6 +192,10 @@ class Pool:
         if not starting.cancelled() and starting.exception() is None:
             self.retire(starting.result())
 
+    def _not_mine(self, starting: asyncio.Task[Kernel]) -> None:
+        if not starting.cancelled() and starting.exception() is None:
+            self.let_go(starting.result())
+
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is free once the process is gone."""
         if kernel in self._living:
@@ -190,6 +205,12 @@ class Pool:
             else:
                 self._coming += 1
             self._spawn(self._end(kernel), "end")
+
+    def let_go(self, kernel: Kernel) -> None:
+        """Leave a kernel to its server, for others to go on with."""
+        if kernel in self._living:
+            self._living.remove(kernel)
+            self._spawn(self._release(kernel), "end")
 
     def expect_room(self) -> None:
         """A kernel will be retired in a moment: nobody else has to make room for its place."""
@@ -223,9 +244,12 @@ class Pool:
         full = [shelf for shelf in self._distinct() if shelf.warm]
         return min(full, key=lambda shelf: shelf.leases[-1] if shelf.leases else 0.0)
 
-    async def _start(self, shelf: Shelf) -> Kernel:
-        """Start a kernel for which a place was counted already."""
-        kernel = Kernel(shelf.launch, self._context)
+    async def _start(self, shelf: Shelf, attach: RemoteKernel | None = None) -> Kernel:
+        """Start a kernel, or attach to one, for which a place was counted already."""
+        launch = shelf.launch
+        if attach is not None:
+            launch = replace(launch, attach=attach, start_timeout=ATTACHING)
+        kernel = Kernel(launch, self._context)
         try:
             await kernel.start()
         except BaseException:
@@ -291,6 +315,12 @@ class Pool:
             self._coming -= 1
             self._freed()
             self._refill()
+
+    async def _release(self, kernel: Kernel) -> None:
+        try:
+            await kernel.release()
+        finally:
+            self._freed()
 
     def _freed(self) -> None:
         self._count -= 1

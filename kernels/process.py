@@ -316,6 +316,9 @@ class KernelProcess:
                 self.raw.close()
                 self.raw = None
 
+    async def release(self) -> None:
+        """Nothing: it would not outlive this server."""
+
     def family(self) -> list[psutil.Process]:
         """It and all its descendants, whatever groups they made for themselves."""
         if self.pid is None:

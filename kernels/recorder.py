@@ -23,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 
-from .journal import Journal
+from .journal import Journal, is_open, redone
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,10 @@ class Recorder:
         problem: why the last cell could not be written, or None.
     """
 
-    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, metadata: dict[str, Any], copy: str = "") -> None:
         self.folder = folder
         self.metadata = metadata
+        self._copy = copy  # of the server, where several share the folder
         self.path: Path | None = None
         self.problem: str | None = None
         self._end = 0  # byte offset behind the last finished cell
@@ -51,6 +52,28 @@ class Recorder:
         self._backlog: list[str] = []  # finished cells that could not be written
         self._journal: Journal | None = None
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
+
+    @classmethod
+    def going_on(cls, path: Path, copy: str) -> tuple[Recorder, list[NotebookNode]]:
+        """Record on in a notebook whose recorder has gone; also the cells that it has.
+
+        A cell that had not come to its end is the last of them, and not in the file any more:
+        `start` and `finish` put it there again.
+
+        Raises:
+            OSError: it can't be read or written.
+            ValueError: it is no notebook, and can't be made one again.
+        """
+        if not redone(path):
+            raise FileNotFoundError(f"{path} is not there")
+        notebook = nbformat.read(path, as_version=4)
+        recorder = cls(path.parent, dict(notebook.metadata), copy)
+        recorder.path = path
+        recorder._journal = Journal(path, copy)
+        recorder._journal.note(0, b"")
+        over = [cell for cell in notebook.cells if not is_open(cell)]
+        recorder._replace([dumped(cell) for cell in over])
+        return recorder, [*over, *(cell for cell in notebook.cells if is_open(cell))]
 
     def start(self, cell: NotebookNode, title: str) -> None:
         """Put a cell on disk before it runs; `title` names a new file."""
@@ -148,7 +171,7 @@ class Recorder:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.path = self.folder / f"{stamp}-{slug(title)}-{secrets.token_hex(3)}.ipynb"
         self.close()
-        self._journal = Journal(self.path)
+        self._journal = Journal(self.path, self._copy)
         try:
             self._journal.note(0, b"")
             self._replace([])

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 from nbformat import NotebookNode
 
+from .address import RemoteKernel
 from .errors import KernelError
 from .execution import Execution, Run
 from .kernel import Kernel
+from .leftover import LeftOver
 from .outputs import Displays
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
@@ -47,6 +49,7 @@ class Config:
         memory_limit: resident bytes that a session's processes may have together; 0 is no
             limit.
         hints: what is to be said when code fails with an error of this name.
+        copy: the name of this copy of the server, where several share the notebooks.
     """
 
     notebooks: Path
@@ -55,6 +58,26 @@ class Config:
     idle: float = 1800.0
     memory_limit: int = 0
     hints: dict[str, str] = field(default_factory=dict)
+    copy: str = ""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A session as another copy of the server has left it.
+
+    Attributes:
+        turn: how many homes it has had.
+        count: the number of its last cell.
+        recorder: goes on in its notebook; None where there is none.
+        news: what the next result is to tell of it all.
+        lost: why its variables are gone; empty if they are not.
+    """
+
+    turn: int
+    count: int = 0
+    recorder: Recorder | None = None
+    news: str = ""
+    lost: str = ""
 
 
 class Session:
@@ -64,6 +87,8 @@ class Session:
         lease: gives a fresh kernel; used again when one has died.
         retire: takes a kernel back to be ended.
         became_idle: called whenever no run is queued or going on any more.
+        begun: what another copy of the server has left of it.
+        changed: told of every run that begins, and of every one that is over.
     """
 
     def __init__(
@@ -71,25 +96,40 @@ class Session:
         session_id: str,
         principal: str,
         config: Config,
-        kernel: Kernel,
+        kernel: Kernel | None,
         lease: Callable[[], Awaitable[Kernel]],
         retire: Callable[[Kernel], None],
         became_idle: Callable[[], None] = lambda: None,
+        *,
+        begun: Begun | None = None,
+        changed: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self.id = session_id
         self.principal = principal
         self.config = config
+        self.turn = 0 if begun is None else begun.turn
         self.displays: Displays = {}
         self.executions: list[Execution] = []
         self.last_used = time.monotonic()
-        self.count = 0
+        self.count = 0 if begun is None else begun.count
         self.closed = False
+        self.released = False  # closed here, and open for other copies of the server
         self._kernel: Kernel | None = kernel
-        self._fresh = True
+        self._fresh = begun is None
+        self._changed = changed
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
         self._queue = asyncio.Lock()
-        self._lost = ""  # why variables are gone that nobody was told of yet
-        self.recorder = Recorder(config.notebooks, notebook_metadata(session_id, principal, kernel))
+        self._lost = (
+            "" if begun is None else begun.lost
+        )  # why variables are gone that nobody was told of yet
+        self._news = "" if begun is None else begun.news  # what the next result is to tell
+        self.recorder = (
+            begun.recorder
+            if begun is not None and begun.recorder is not None
+            else Recorder(
+                config.notebooks, notebook_metadata(session_id, principal, kernel), config.copy
+            )
+        )
         self.resume: Resume | None = None  # the record that it goes through before anything else
         self._signing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,6 +165,11 @@ class Session:
     def forked(self) -> bool:
         """Whether its kernel was forked from a template."""
         return self._kernel is not None and self._kernel.process.forked
+
+    @property
+    def remote(self) -> RemoteKernel | None:
+        """Which kernel of a Jupyter Server it has; None if it has none there."""
+        return self._kernel.process.remote if self._kernel is not None else None
 
     @property
     def is_here(self) -> bool:
@@ -195,8 +240,10 @@ class Session:
                 execution.script = replace(execution.script, fresh=self._fresh)
             self._fresh = False
             execution.started = time.monotonic()
+            execution.until = time.time() + timeout if timeout else 0.0
             execution.outputs.timing("iopub.execute_input", now())
             self.recorder.start(execution.cell, execution.title)
+            self._changed(self)
             with traced(self.id, execution.number) as trace:
                 reply = await execution.run(kernel, timeout or None)
                 execution.finished = time.monotonic()
@@ -227,9 +274,10 @@ class Session:
         self._kernel = kernel
         return kernel
 
-    def _account(self, execution: Execution, kernel: Kernel, reply: Reply) -> Run:
+    def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
         """Settle the cell, note what became of the state, and record it."""
-        notes = []
+        notes = [self._news] if self._news else []
+        self._news = ""
         if self._lost:
             notes.append(
                 f"{self._lost} This cell ran in a fresh kernel: earlier variables are gone."
@@ -241,7 +289,8 @@ class Session:
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                notes.append(f"The kernel died. {kernel.process.told_end(reply.exit_code)}")
+                told = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
+                notes.append(f"The kernel died. {told}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"
@@ -285,6 +334,8 @@ class Session:
         if not task.cancelled():
             task.exception()  # whoever waits gets it; nobody may, and asyncio would complain
         self.last_used = time.monotonic()
+        if not self.closed:
+            self._changed(self)
         if not self.busy and not self.closed:
             self._sign_soon()
             self._became_idle()
@@ -362,6 +413,37 @@ class Session:
         await self.recorder.sign()
         self.recorder.close()
 
+    async def release(self) -> Kernel | None:
+        """End here and leave all as it is for another copy: the kernel, with what runs on it."""
+        self.closed = self.released = True
+        if self._signing is not None:
+            self._signing.cancel()
+        open_runs = [e.task for e in self.executions if not e.task.done()]
+        for task in reversed(open_runs):
+            task.cancel()
+        if open_runs:
+            await asyncio.wait(open_runs)
+        kernel, self._kernel = self._kernel, None
+        self.recorder.close()
+        return kernel
+
+    def take_up(self, left: LeftOver, until: float) -> None:
+        """Go on with a run that another copy had begun, until its end or its time limit's."""
+        left.until = until
+        left.task = asyncio.create_task(self._see_the_end(left, until))
+        left.task.add_done_callback(self._over)
+        self.executions.append(left)
+
+    async def _see_the_end(self, left: LeftOver, until: float) -> Run:
+        async with self._queue:
+            left.started = time.monotonic()
+            self.recorder.start(left.cell, left.title)
+            reply = await left.end(until)
+            left.finished = time.monotonic()
+            if reply.state == "kept":
+                self._kernel = left.attaching.result()
+            return self._account(left, self._kernel, reply)
+
     async def _stop_all(self, why: str) -> None:
         open_runs = [e for e in self.executions if not e.task.done()]
         for execution in reversed(open_runs):  # queued ones first: none may start meanwhile
@@ -419,10 +501,13 @@ def told_steps(reply: Reply) -> str:
     return f"The run {reason}: it was {', then '.join(acts)}{'; ' + kept if kept else ''}."
 
 
-def notebook_metadata(session_id: str, principal: str, kernel: Kernel) -> dict[str, Any]:
+def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:
     """What a notebook says of its session: whose it is, and the id's first part; all is a key."""
+    mine = {"rmi_agent": {"session": short(session_id), "principal": principal}}
+    if kernel is None:
+        return {"language_info": {"name": "python"}, **mine}
     return {
         "kernelspec": kernel.process.spec_metadata(),
         "language_info": kernel.info.get("language_info", {"name": "python"}),
-        "rmi_agent": {"session": short(session_id), "principal": principal},
+        **mine,
     }

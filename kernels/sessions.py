@@ -14,36 +14,33 @@ import logging
 import secrets
 import sys
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from .address import JupyterServer
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
+from .homes import Ended, Homes, Known, Record
 from .journal import recover
+from .kernel import Kernel
 from .pool import Pool
 from .process import Launch, ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
-from .session import Config, Session, run_on_record
+from .session import Begun, Config, Session, run_on_record
 from .templates import TEMPLATES
 from .tracing import short, tracer
 from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .shared import Shared
 
 log = logging.getLogger(__name__)
 
 LOCAL = "local"  # the one principal where none are told apart; it may have all there is
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What is left of a session: why it ended and where its notebook is."""
-
-    principal: str
-    why: str
-    notebook: Path | None
-    count: int
 
 
 class Sessions:
@@ -58,6 +55,7 @@ class Sessions:
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
         most_each: sessions of one principal at the same time; 0 is no limit but `most`.
+        homes: tells which copy of the server has which session, where there are several.
     """
 
     def __init__(
@@ -71,7 +69,14 @@ class Sessions:
         *,
         policy: Policy | None = None,
         expected: tuple[str, ...] = (LOCAL,),
+        homes: Homes | None = None,
     ) -> None:
+        self.shared: Shared | None = None
+        if homes is not None:
+            from .shared import Shared  # a server that is alone has no use for it
+
+            self.shared = Shared(self, homes)
+            config = replace(config, copy=homes.name)
         self.config, self.policy, self._expected = config, policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
         self._most_each, self._patience = most_each, patience
@@ -86,7 +91,10 @@ class Sessions:
         self.pool: Pool
 
     async def __aenter__(self) -> Self:
-        for notebook in await asyncio.to_thread(recover, self.config.notebooks):
+        known = await self._stack.enter_async_context(self.shared) if self.shared else Known()
+        for notebook in await asyncio.to_thread(
+            recover, self.config.notebooks, known.copies, known.notebooks
+        ):
             log.info("%s was cut off by a crash and is put right", notebook)
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         self._stack.push_async_callback(Watchdog(mark, runtime).release)
@@ -99,6 +107,8 @@ class Sessions:
             Pool(launch_for, warm, most, patience, self._evict, self._expected)
         )
         self._stack.push_async_callback(self._close_all)
+        if self.shared is not None:
+            self._stack.push_async_callback(self.shared.release_all)
         for watch in (self._reap(), self._watch_memory()):
             self._stack.callback(asyncio.create_task(watch).cancel)
         return self
@@ -115,26 +125,86 @@ class Sessions:
         """
         with tracer.start_as_current_span("kernel.lease"):
             await self._take_place(principal)
-            lease = functools.partial(self.pool.lease, principal)
             try:
-                kernel = await lease()
+                kernel = await self.pool.lease(principal)
             except BaseException:
                 self._give_place_back(principal)
                 raise
-        session = Session(
-            secrets.token_urlsafe(12),
-            principal,
-            self.config,
-            kernel,
-            lease,
-            self.pool.retire,
-            functools.partial(self._became_idle, principal),
-        )
+        session = self._made(secrets.token_urlsafe(12), principal, kernel)
         if parent is not None:
             session.recorder.metadata["rmi_agent"]["parent"] = parent
+        if self.shared is not None:
+            try:
+                await self.shared.announce(session)
+            except BaseException:
+                self.pool.retire(kernel)
+                self._give_place_back(principal)
+                raise
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
         return session
+
+    async def adopt(
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun
+    ) -> Session:
+        """Have a session open that another copy of the server had.
+
+        Raises:
+            PoolExhaustedError: every session of the principal is busy.
+        """
+        await self._take_place(principal)
+        session = self._made(session_id, principal, kernel, begun)
+        self._ended.pop(session_id, None)
+        self._open[session_id] = session
+        log.info("A session is taken over", extra={"session": short(session_id)})
+        return session
+
+    async def release(self, session: Session) -> None:
+        """Have a session open no more, and leave it to the other copies as it is."""
+        if self._open.pop(session.id, None) is not None:
+            self._give_place_back(session.principal)
+            kernel = await session.release()
+            if kernel is not None:
+                self.pool.let_go(kernel)
+
+    def note_end(self, session_id: str, ended: Ended) -> None:
+        """Remember how a session has ended, be it here or in another copy."""
+        self._ended[session_id] = ended
+        while len(self._ended) > 1000:
+            self._ended.popitem(last=False)
+
+    @property
+    def open_ids(self) -> Collection[str]:
+        """The sessions that are open here, whosever they are."""
+        return self._open.keys()
+
+    def by_id(self, session_id: str) -> Session | None:
+        """An open session, whosever it is; for ourselves, not for a caller."""
+        return self._open.get(session_id)
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether it is known here how a session has ended."""
+        return session_id in self._ended
+
+    @property
+    def servers(self) -> tuple[JupyterServer, ...]:
+        """The Jupyter Servers that kernels are on."""
+        return self._launch.servers
+
+    def _made(
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun | None = None
+    ) -> Session:
+        return Session(
+            session_id,
+            principal,
+            self.config,
+            kernel,
+            functools.partial(self.pool.lease, principal),
+            self.pool.retire,
+            functools.partial(self._became_idle, principal),
+            begun=begun,
+            changed=self.shared.note if self.shared is not None else ignored,
+        )
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
         """How a principal's kernels start."""
@@ -248,6 +318,14 @@ class Sessions:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
 
+    async def elsewhere(self, principal: str = LOCAL) -> list[Record]:
+        """The principal's sessions that other copies of the server have, or nobody.
+
+        Raises:
+            StoreError: that can't be known.
+        """
+        return await self.shared.elsewhere(principal) if self.shared is not None else []
+
     def counted(self) -> tuple[int, int]:
         """How many sessions of all principals are busy, and how many idle."""
         busy = sum(session.busy for session in self._open.values())
@@ -318,22 +396,31 @@ class Sessions:
         """From now on it is not open any more; the task ends with its end."""
         if self._open.pop(session.id, None) is not None:
             log.info("The session has ended: %s", why, extra={"session": short(session.id)})
-            self._ended[session.id] = Ended(
-                session.principal, why, session.recorder.path, session.count
+            self.note_end(
+                session.id, Ended(session.principal, why, session.recorder.path, session.count)
             )
-            while len(self._ended) > 1000:
-                self._ended.popitem(last=False)
             self._give_place_back(session.principal)
             if session.has_kernel:
                 self.pool.expect_room()
-        task = asyncio.create_task(session.close(why))
+        task = asyncio.create_task(self._end(session, why))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
 
+    async def _end(self, session: Session, why: str) -> None:
+        try:
+            await session.close(why)
+        finally:
+            if self.shared is not None:
+                await self.shared.tell_end(session, why)
+
     async def _close_all(self) -> None:
         tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]
         await asyncio.gather(*tasks, *self._closing)
+
+
+def ignored(_: Session) -> None:
+    """Where nobody else has to know of a session."""
 
 
 def missed(session: Session) -> tuple[bool, float]:

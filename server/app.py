@@ -13,8 +13,10 @@ from typing import Any
 
 from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
+from mcp.server.request_state import RequestStateSecurity
 
 from ..kernels import Policy, Sessions
+from ..kernels.homes import Homes
 from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
@@ -44,6 +46,8 @@ class App:
         auth: how callers over HTTP are known; left out, all are the one local user.
         exposed: whether others than this machine's user may call.
         principals: those for whom kernels are warm from the beginning.
+        homes: tells which copy of the server has which session, where there are several.
+        seal: a key that all copies have.
 
     Raises:
         BadSettings: there is no sandbox such as the settings ask for.
@@ -56,6 +60,8 @@ class App:
         *,
         exposed: bool = False,
         principals: tuple[str, ...] = (LOCAL,),
+        homes: Homes | None = None,
+        seal: bytes | None = None,
     ) -> None:
         self.settings = settings
         policy = chosen(settings, exposed=exposed)
@@ -69,6 +75,7 @@ class App:
             settings.most_sessions,
             policy=policy,
             expected=principals,
+            homes=homes,
         )
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
@@ -77,7 +84,15 @@ class App:
             lifespan=self._lifespan,
             auth=auth,
             mask_error_details=True,
+            # What a client brings back with an answer may come to another copy.
+            request_state_security=(
+                RequestStateSecurity(keys=[seal], audience="rmi-agent") if seal else None
+            ),
         )
+        if self.sessions.shared is not None:
+            from .foreign import Foreign
+
+            self.mcp.add_middleware(Foreign(self.sessions.shared))
         self.tools = Tools(settings, self.sessions)
         for part in (
             self.tools,

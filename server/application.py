@@ -62,7 +62,7 @@ def application(
 
     metrics = Metrics(server.sessions)
     server.tools.begun.append(metrics.watch)
-    mcp = answering({"/metrics": metrics.app}.get, both_transports(server))
+    mcp = answering({"/metrics": metrics.app}.get, transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit)
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
@@ -84,7 +84,9 @@ def application(
             expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
-    here = () if settings.host in EVERYWHERE else (settings.host,)
+    here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
+    if server.sessions.shared is not None:
+        here += (host_of(server.sessions.shared.homes.url),)
     pages = review_pages(server, settings, tokens)
     guarded = HostOriginGuardMiddleware(
         answering(lambda path: pages if is_page(path) else None, app),
@@ -145,6 +147,30 @@ def review_pages(server: App, settings: Settings, tokens: Tokens | None) -> ASGI
 
     access = NoSignIn() if tokens is None else ByToken(tokens)
     return Gate(Index(settings.notebooks), access, server.sessions)
+
+
+def transports(server: App) -> ASGIApp:
+    """Both transports; where several copies share sessions, as one server with the others."""
+    shared = server.sessions.shared
+    if shared is None:
+        return both_transports(server)
+    from .passing import Passing
+
+    without = server.mcp.http_app(path="/mcp", stateless_http=True)
+    return Passing(beside(both_transports(server), without), without, shared)
+
+
+def beside(app: ASGIApp, other: Starlette) -> ASGIApp:
+    """An application whose life is another's, too."""
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await app(scope, receive, send)
+        async with other.router.lifespan_context(other):
+            take_whole_files(other)
+            await app(scope, receive, send)
+
+    return both
 
 
 def both_transports(server: App) -> ASGIApp:

@@ -60,6 +60,11 @@ class Tokens(TokenVerifier):
         own = next((own for name, own in self._digests if name == principal), None)
         return None if own is None else hmac.digest(own, purpose.encode(), "sha256")
 
+    def common_key(self, purpose: str) -> bytes:
+        """A key for one purpose that all servers with the same tokens have."""
+        whole = b"".join(sorted(own for _, own in self._digests))
+        return hmac.digest(whole, purpose.encode(), "sha256")
+
     @property
     def principals(self) -> tuple[str, ...]:
         """Everybody who has a token."""

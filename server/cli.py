@@ -21,8 +21,9 @@ from cyclopts import Parameter
 
 from . import logs
 from .app import App
+from .copies import homes
 from .over_http import http
-from .settings import BadSettings, die, load
+from .settings import BadSettings, Settings, die, load
 from .tokens_cli import app as tokens
 from .tunnel import left_at_once
 
@@ -97,7 +98,7 @@ def serve(
             if transport == "http" or tunnel:
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
-                main_loop(stdio(App(settings)))
+                main_loop(stdio(settings))
         except BadSettings as error:
             die(error)
 
@@ -158,8 +159,13 @@ async def leaving(work: Coroutine[Any, Any, int]) -> int:
     return code
 
 
-async def stdio(server: App) -> int:
-    """Serve over stdin and stdout until EOF or a signal."""
+async def stdio(settings: Settings) -> int:
+    """Serve over stdin and stdout until EOF or a signal.
+
+    Raises:
+        BadSettings: something that is set can't be used.
+    """
+    server = App(settings, homes=await homes(settings))
     serving = asyncio.create_task(server.mcp.run_stdio_async(show_banner=False))
     stopped = stop_signal()
     events: list[asyncio.Future[Any]] = [serving, stopped]

@@ -17,7 +17,7 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
-from ..kernels import SessionNotFoundError, Sessions
+from ..kernels import SessionNotFoundError, Sessions, StoreError
 from . import paths
 from .calls import principal
 from .resources import FILE, NOTEBOOK, VARIABLE
@@ -56,7 +56,12 @@ class Completions:
         return await find(argument.value, given)
 
     async def _session_ids(self, typed: str, _: Given) -> list[str]:
-        return matching(typed, [session.id for session in self._sessions.all(principal())])
+        here = [session.id for session in self._sessions.all(principal())]
+        try:
+            there = [record.id for record in await self._sessions.elsewhere(principal())]
+        except StoreError:  # what is offered need not be all
+            there = []
+        return matching(typed, here + there)
 
     async def _names(self, typed: str, given: Given) -> list[str]:
         try:

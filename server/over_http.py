@@ -18,6 +18,7 @@ from .app import App
 from .application import EVERYWHERE, application
 from .auth import Access, access, bridge
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
+from .copies import homes
 from .settings import BadSettings, Settings
 from .tunnel import ready, through, tunnel
 from .ways import public_url, ways
@@ -49,7 +50,15 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             settings = through(settings, public)
         callers = Access(None) if insecure else access(settings)
         provider = None if callers.tokens is None else ways(settings, callers.tokens)
-        server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
+        common = await homes(settings, listening.getsockname()[1])
+        server = App(
+            settings,
+            provider,
+            exposed=True,
+            principals=callers.principals[:EXPECTED],
+            homes=common,
+            seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
+        )
         config = uvicorn.Config(
             application(server, settings, provider, callers.tokens),
             http=Connection,
@@ -63,7 +72,13 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             timeout_keep_alive=75,
             ws="none",
         )
-        runner = Server(config, outside.aclose)
+
+        async def leaving() -> None:
+            await outside.aclose()
+            if server.sessions.shared is not None:  # while calls can still be passed on
+                await server.sessions.shared.release_all()
+
+        runner = Server(config, leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
         await runner.serve(sockets=[listening])
     return 0

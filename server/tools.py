@@ -307,6 +307,8 @@ class Tools:
     async def list_sessions(self) -> ToolResult:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
         rows: list[dict[str, Any]] = []
+        with told():
+            elsewhere = await self.sessions.elsewhere(principal())
         for session in self.sessions.all(principal()):
             memory = await asyncio.to_thread(session.memory)
             rows.append(
@@ -318,6 +320,18 @@ class Tools:
                     # Nobody here can measure it where the kernel is on another machine.
                     "memory_bytes": memory if session.is_here else None,
                     "notebook": str(session.recorder.path) if session.recorder.path else None,
+                }
+            )
+        for record in elsewhere:
+            notebook = self.settings.notebooks / record.notebook if record.notebook else None
+            rows.append(
+                {
+                    "session_id": record.id,
+                    "state": "busy" if record.busy else "idle",
+                    "cells": record.cells,
+                    "idle_seconds": 0.0 if record.busy else round(time.time() - record.used, 1),
+                    "memory_bytes": 0,
+                    "notebook": str(notebook) if notebook else None,
                 }
             )
         lines = [
@@ -379,6 +393,12 @@ def finished(execution: Execution) -> None:
         Refusal: it was taken out of the queue.
         KernelError: there was no kernel for it.
     """
+    if execution.task.cancelled() and execution.session.released:
+        raise Refusal(
+            f"The copy of the server that ran cell {execution.number} is being stopped. The run"
+            f" goes on: read_output(session_id={execution.session.id!r}, cell={execution.number},"
+            " wait=40) follows it."
+        )
     if execution.task.cancelled():
         raise Refusal(
             f"Cell {execution.number} was taken out of the queue before it started."

@@ -1,0 +1,95 @@
+"""The settings that make several copies of a server one: SESSION_STORE and COPY_URL.
+
+Checks what all copies must have in common, and says what is amiss in one line. Knows settings and
+files; where a session is, is `kernels/homes.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from ..kernels import StoreError
+from ..kernels.homes import Homes
+from .settings import BadSettings, Settings
+
+log = logging.getLogger(__name__)
+
+MARK = ".rmi-agent-folder"  # a file by which copies see that they record in one folder
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+async def homes(settings: Settings, port: int | None = None) -> Homes | None:
+    """What the copies of this server share; None where it is alone.
+
+    Args:
+        settings: all that can be set.
+        port: that it listens on; None over stdio, where no other copy can call.
+
+    Raises:
+        BadSettings: the store can't be used, or another copy records elsewhere.
+    """
+    where = settings.session_store.get_secret_value()
+    if where in ("", "memory"):
+        return None
+    if settings.auth != "token":
+        raise BadSettings(
+            f"AUTH: {settings.auth} keeps sign-ins in one server, and SESSION_STORE is for several."
+            " Use AUTH=token, or leave SESSION_STORE out."
+        )
+    from ..kernels.stores import opened  # its libraries take a while to import
+
+    url = "" if port is None else settings.copy_url or own_url(settings.host, port)
+    settings.make_folders()
+    try:
+        folder = mark_of(settings.notebooks)
+    except OSError as error:
+        raise BadSettings(
+            f"NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
+        ) from None
+    try:
+        found = Homes(opened(where), url, folder)
+        others = await found.copies()
+    except StoreError as error:
+        raise BadSettings(f"SESSION_STORE: {error}.") from None
+    for other in others.values():
+        if other.folder != folder and other.url != url:
+            await found.store.close()
+            raise BadSettings(
+                f"NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
+                f" {other.url or 'another server'} records. Servers with one SESSION_STORE need one"
+                " folder for notebooks, on a file system that they share."
+            )
+    log.info("Sessions are shared with other servers by %s (SESSION_STORE)", found.store.where)
+    if url:
+        log.info("Other servers reach this one at %s (COPY_URL)", url)
+    if not settings.servers:
+        log.warning(
+            "SESSION_STORE is set and JUPYTER_SERVER_URL is not: kernels end with their server, and"
+            " sessions go on without their variables then."
+        )
+    return found
+
+
+def own_url(host: str, port: int) -> str:
+    """How others are likely to reach this server."""
+    name = socket.gethostname() if host in EVERYWHERE else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def mark_of(folder: Path) -> str:
+    """What tells a folder from all others, wherever it is mounted.
+
+    Raises:
+        OSError: it can't be written to.
+    """
+    path = folder / MARK
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(16))
+    return path.read_text("utf-8")

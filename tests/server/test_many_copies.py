@@ -1,0 +1,399 @@
+"""Three copies of the server behind nginx, kernels on a Jupyter Server, records in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import nbformat
+import pytest
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
+from fastmcp.exceptions import ToolError
+from mcp import MCPError
+
+from tests.conftest import kernel_env
+from tests.kernels.jupyter import Jupyter
+
+REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx") or "/usr/sbin/nginx"
+TOKEN, OTHER = "alice-" + "a" * 32, "bob-" + "b" * 32
+SESSIONS, RUNS = 20, 10
+SOON = 30.0
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.skipif(REDIS is None, reason="needs redis-server (Debian: redis-server)"),
+]
+
+
+@dataclass
+class Copy:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass
+class House:
+    """All that the copies have in common."""
+
+    folder: Path
+    jupyter: Jupyter
+    store: str
+    copies: list[Copy] = field(default_factory=list)
+
+    def start(self, **settings: str) -> Copy:
+        """One more copy."""
+        env = {
+            **kernel_env(),
+            "PYTHON_PROJECTS_DIR": str(self.folder / "python_projects"),
+            "NOTEBOOKS_DIR": str(self.folder / "notebooks"),
+            "JUPYTER_SERVER_URL": self.jupyter.server.url,
+            "JUPYTER_SERVER_TOKEN": self.jupyter.token,
+            "SESSION_STORE": self.store,
+            "RMI_AGENT_TOKENS": f"alice:{TOKEN},bob:{OTHER}",
+            "KERNEL_POOL": "0",
+            "KERNEL_MAX": "100",
+            "RATE_LIMIT": "0",
+            "SANDBOX": "off",
+            **settings,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http", "--port", "0"],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        copy = Copy(process, "")
+        self.copies.append(copy)
+        assert process.stderr is not None
+        for line in process.stderr:
+            copy.log.append(line)
+            if found := re.search(r"MCP at (\S+)/mcp", line):
+                copy.url = found[1]
+                break
+        assert copy.url, "".join(copy.log)
+        threading.Thread(target=lambda: copy.log.extend(process.stderr or ()), daemon=True).start()
+        return copy
+
+    def notebooks(self) -> list[Path]:
+        return sorted((self.folder / "notebooks").glob("*.ipynb"))
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@contextlib.contextmanager
+def redis(folder: Path, port: int = 0) -> Iterator[str]:
+    """A Redis of the test's own, with nothing in it."""
+    assert REDIS is not None
+    port = port or free_port()
+    command = [
+        REDIS,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert any("Ready to accept" in line for line in process.stdout)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(SOON)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("h")
+    (folder / "python_projects").mkdir()
+    jupyter = Jupyter(folder / "jupyter")
+    jupyter.start()
+    try:
+        with redis(folder) as store:
+            made = House(folder, jupyter, store)
+            try:
+                yield made
+            finally:
+                for copy in made.copies:
+                    if copy.process.poll() is None:
+                        copy.process.terminate()
+                for copy in made.copies:
+                    copy.process.wait(SOON)
+    finally:
+        jupyter.stop()
+
+
+NGINX_CONFIG = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log {folder}/access.log; client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
+    scgi_temp_path {folder}/s;
+    {ours}
+}}
+"""
+
+
+def readme_nginx(ports: list[int], port: int) -> str:
+    """What the README tells to put into nginx's configuration, with this test's addresses."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    block = re.findall(r"```nginx\n(.*?)```", readme, re.S)[0]
+    servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
+    block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)
+    block, listens = re.subn(r"listen [^;]+;", f"listen 127.0.0.1:{port};", block)
+    block = re.sub(r" *(server_name|ssl_\w+) [^;]+;\n", "", block)
+    assert (servers_found, listens) == (1, 1)
+    return block
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
+    """nginx before the copies, as the README has it."""
+    port = free_port()
+    ours = readme_nginx([int(copy.url.rpartition(":")[2]) for copy in copies], port)
+    config = folder / "nginx.conf"
+    config.write_text(NGINX_CONFIG.format(folder=folder, ours=ours))
+    process = subprocess.Popen([NGINX, "-c", str(config), "-e", str(folder / "nginx.log")])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            with contextlib.suppress(httpx2.TransportError):
+                if httpx2.get(f"{url}/healthz").text == "ok\n":
+                    break
+        yield url
+    finally:
+        process.terminate()
+        process.wait(SOON)
+
+
+@contextlib.asynccontextmanager
+async def client(
+    url: str, token: str = TOKEN, mode: str = "auto", **more: Any
+) -> AsyncIterator[Any]:
+    async with Client(StreamableHttpTransport(f"{url}/mcp", auth=token), mode=mode, **more) as one:
+        yield one
+
+
+async def cell(on: Any, code: str, session_id: str | None = None) -> tuple[str, dict[str, Any]]:
+    """A run's text before the notes, and its facts."""
+    given = {"code": code} | ({"session_id": session_id} if session_id else {})
+    result = await on.call_tool("run_cell", given)
+    return result.content[0].text.partition("[")[0].strip(), result.structured_content
+
+
+@pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason="needs nginx (Debian: nginx-light)")
+async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: House) -> None:
+    copies = [house.start() for _ in range(3)]
+    answered: Counter[str] = Counter()
+    halfway, three_quarters = asyncio.Event(), asyncio.Event()
+    failures: list[str] = []
+
+    async def use(number: int, url: str) -> None:
+        """Ten runs that count; a call that breaks is looked after as its error says."""
+        mode = "legacy" if number % 4 == 0 else "auto"
+        count, session_id = 0, ""
+        while count < RUNS:
+            try:
+                async with client(url, mode=mode) as one:
+                    if not session_id:
+                        text, facts = await cell(one, f"n = {number}_000; n")
+                        session_id, name = facts["session_id"], facts["notebook"]
+                        assert text == f"{number}000"
+                    else:  # what became of the call that broke?
+                        text, facts = await cell(one, "n", session_id)
+                        assert int(text) - number * 1000 in (count, count + 1)
+                        assert facts["state"] == "kept"
+                        count = int(text) - number * 1000
+                    while count < RUNS:
+                        text, facts = await cell(one, "n += 1; n", session_id)
+                        assert text == str(number * 1000 + count + 1)
+                        assert facts["state"] == "kept" and facts["notebook"] == name
+                        count += 1
+                        answered[session_id] += 1
+                        if answered.total() == SESSIONS * RUNS // 2:
+                            halfway.set()
+                        if answered.total() == SESSIONS * RUNS * 3 // 4:
+                            three_quarters.set()
+            except (MCPError, ToolError, httpx2.HTTPError, RuntimeError) as error:
+                failures.append(f"{number}: {type(error).__name__}: {error}")
+                assert len(failures) < 100, failures
+
+    async def kill() -> None:
+        await halfway.wait()
+        copies[0].process.kill()
+        await three_quarters.wait()
+        copies[1].process.send_signal(signal.SIGTERM)
+
+    with nginx(house.folder, copies) as url:
+        async with asyncio.timeout(150):
+            await asyncio.gather(kill(), *(use(number, url) for number in range(1, SESSIONS + 1)))
+            assert copies[1].process.wait(SOON) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+            async with client(url) as one:
+                listed = (await one.call_tool("list_sessions", {})).structured_content["sessions"]
+                assert {row["session_id"] for row in listed} >= answered.keys()
+                for session_id in sorted(answered):
+                    text, facts = await cell(one, "n % 1000", session_id)
+                    assert (text, facts["state"]) == (str(RUNS), "kept"), failures
+                for row in listed:  # also those whose first answer broke
+                    await one.call_tool("close_session", {"session_id": row["session_id"]})
+                async with asyncio.timeout(SOON):
+                    while house.jupyter.kernels():
+                        await asyncio.sleep(0.1)
+    assert len(answered) == SESSIONS
+    counted = 0
+    for path in house.notebooks():
+        cells = nbformat.read(path, as_version=4).cells
+        records = [one.metadata.rmi_agent for one in cells]
+        assert [one.cell for one in records] == sorted({one.cell for one in records}), path
+        runs = [one.status for one, made in zip(records, cells, strict=True) if "+=" in made.source]
+        if runs:  # a run may have begun on record, and its copy have been killed before it ran
+            counted += 1
+            assert runs.count("ok") <= RUNS <= len(runs), (path, runs)
+    assert counted == SESSIONS
+    assert list((house.folder / "notebooks").glob(".*.open")) == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_all_that_belongs_to_a_call_comes_through_another_copy(
+    house: House, mode: str
+) -> None:
+    home, other = house.start(), house.start()
+    told: list[str] = []
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    async def answer(message: str, *_: Any) -> dict[str, str]:
+        return {"value": "Ada"}
+
+    async with (
+        client(home.url, mode=mode) as here,
+        client(other.url, mode=mode, elicitation_handler=answer) as there,
+        client(other.url, OTHER, mode=mode) as stranger,
+    ):
+        _, facts = await cell(here, "import time; x = 1")
+        session_id = facts["session_id"]
+        assert (await cell(there, "x", session_id))[0] == "1"
+        slow = {"code": "print('one', flush=True); time.sleep(0.7); x", "session_id": session_id}
+        await there.call_tool("run_cell", slow, progress_handler=tell)
+        assert "one\n" in told
+        assert (await cell(there, "input('who? ')", session_id))[0].endswith("'Ada'")
+        book = await there.read_resource(f"notebook://{session_id}")
+        assert json.loads(book[0].text)["cells"][0]["source"]
+        _, facts = await cell(there, "1 / 0", session_id)
+        assert facts["error_name"] == "ZeroDivisionError"
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await cell(there, "time.sleep(60)", session_id)
+        waited = {"session_id": session_id, "wait": 20}
+        stopped = await here.call_tool("read_output", waited)
+        assert stopped.structured_content["status"] == "interrupted"
+
+        for tool, more in (("run_cell", {"code": "x"}), ("close_session", {}), ("read_output", {})):
+            with pytest.raises(ToolError, match="There is no session"):
+                await stranger.call_tool(tool, {"session_id": session_id, **more})
+        listed = await stranger.call_tool("list_sessions", {})
+        assert listed.structured_content["sessions"] == []
+        await there.call_tool("close_session", {"session_id": session_id})
+        with pytest.raises(ToolError, match="has ended"):
+            await cell(there, "x", session_id)
+        with pytest.raises(ToolError, match="has ended"):
+            await cell(here, "x", session_id)
+    for copy in (home, other):
+        copy.process.terminate()
+        copy.process.wait(SOON)
+
+
+async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
+    home, other = house.start(), house.start()
+    async with client(home.url) as here, client(other.url) as there:
+        _, facts = await cell(here, "import time; x = 1")
+        session_id = facts["session_id"]
+        code = "print('begun', flush=True)\ntime.sleep(3)\nx = 2"
+        begun = asyncio.Event()
+
+        async def tell(*_: Any) -> None:
+            begun.set()
+
+        call = {"code": code, "session_id": session_id}
+        run = asyncio.create_task(here.call_tool("run_cell", call, progress_handler=tell))
+        await asyncio.wait_for(begun.wait(), SOON)
+        home.process.kill()
+        with pytest.raises((MCPError, httpx2.HTTPError, RuntimeError, ToolError)):
+            await run
+        waited = {"session_id": session_id, "cell": 2, "wait": 20}
+        left = await there.call_tool("read_output", waited)
+        assert left.structured_content["state"] == "kept"
+        assert "has gone meanwhile" in left.content[0].text
+        text, facts = await cell(there, "x", session_id)
+        assert (text, facts["cell"]) == ("2", 3)
+        await there.call_tool("close_session", {"session_id": session_id})
+    other.process.terminate()
+    other.process.wait(SOON)
+
+
+async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
+    house: House,
+) -> None:
+    port = free_port()
+    with redis(house.folder, port) as store:
+        copy = house.start(SESSION_STORE=store)
+        async with client(copy.url) as one:
+            _, facts = await cell(one, "x = 1")
+    async with client(copy.url) as one:
+        with pytest.raises(ToolError, match=r"SESSION_STORE.*Nothing was done"):
+            await cell(one, "2")
+        with redis(house.folder, port):  # it is back, and has forgotten all
+            assert (await cell(one, "x", facts["session_id"]))[0] == "1"
+            await one.call_tool("close_session", {"session_id": facts["session_id"]})
+            copy.process.terminate()
+            copy.process.wait(SOON)
+    assert house.jupyter.kernels() == []
+
+
+async def test_a_server_that_is_started_again_has_its_sessions_again(house: House) -> None:
+    store = str(house.folder / "records")
+    before = house.start(SESSION_STORE=store)
+    async with client(before.url) as one:
+        _, facts = await cell(one, "x = 41")
+    before.process.terminate()
+    before.process.wait(SOON)
+    after = house.start(SESSION_STORE=store)
+    async with client(after.url) as one:
+        text, again = await cell(one, "x + 1", facts["session_id"])
+        assert (text, again["cell"], again["state"]) == ("42", 2, "kept")
+        assert again["notebook"] == facts["notebook"]
+        await one.call_tool("close_session", {"session_id": facts["session_id"]})
+    after.process.terminate()
+    after.process.wait(SOON)
