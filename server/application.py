@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .app import App
 from .auth import Tokens
 from .guard import BODY_LIMIT, Guard
+from .proof import FACTS, PROOF, Identity
 from .review.answers import is_page
 from .settings import Settings
 from .ways import public_url
@@ -46,28 +47,39 @@ PUBLIC_PATHS = {
     "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
+PROOFS = 6000  # a minute: each attached client asks for one when it begins
 FORM_LIMIT = 65_536  # bytes of a body from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def application(
-    server: App, settings: Settings, auth: AuthProvider | None, tokens: Tokens | None
+    server: App,
+    settings: Settings,
+    auth: AuthProvider | None,
+    tokens: Tokens | None,
+    identity: Identity | None = None,
 ) -> ASGIApp:
     """Everything that answers on the port, to callers whom `auth` knows; None is to all.
 
     The pages for people are outside of its locks: they have a sign-in of their own, by `tokens`.
+    `identity` is shown to clients that ask for it, where this user's own token lets in.
     """
     from .metrics import Metrics  # 0.1 s that stdio does without
 
     metrics = Metrics(server.sessions)
     server.tools.begun.append(metrics.watch)
-    mcp = answering({"/metrics": metrics.app}.get, both_transports(server))
+    apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
+    if identity is not None:
+        apart[FACTS] = identity.tell
+    mcp = answering(apart.get, both_transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit)
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
     if auth is not None:
         doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        if identity is not None:
+            doors[PROOF] = Guard(identity.prove, PROOFS, FORM_LIMIT)
         # FastMCP asks for a token on its own paths only. Whatever else is served here has to be
         # asked for with one too, and a path that does not exist tells nothing.
         app = answering(

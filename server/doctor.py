@@ -22,12 +22,13 @@ from cyclopts import Parameter
 from ..kernels import KernelError, Policy, Session, Sessions
 from . import hostfile
 from .attempt import Failed, NotTried, tools_of
-from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
+from .auth import DEFAULT_NAME, given
 from .entry import Entry, address, is_ours, kind, starts_us
 from .finding import Finding, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, described, left_open
 from .jsontext import Malformed
+from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
 from .settings import BadSettings, Settings, load

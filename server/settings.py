@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
@@ -21,7 +21,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ..kernels import Config, Launch
+if TYPE_CHECKING:  # a server that is attached to another has no use for kernels
+    from ..kernels import Config, Launch
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
 KERNEL_ENV = [
@@ -69,6 +70,8 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
+# Imported by fresh kernels, where they are installed.
+PRELOADED = ("numpy", "pandas", "matplotlib.pyplot")
 # Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
 SECRETS = {
     "RMI_AGENT_TOKEN",
@@ -93,7 +96,15 @@ HTTP_ONLY = {
     "OAUTH_USERS",
 }
 
+# Neither these nor the folders tell one server's sessions from another's.
+NOT_SHARED = (
+    HTTP_ONLY
+    | SECRETS
+    | {"PYTHON_PROJECTS_DIR", "NOTEBOOKS_DIR", "NGROK_DOMAIN", "ATTACH", "RMI_AGENT_SERVER"}
+)
+
 Names = Annotated[tuple[str, ...], NoDecode]
+Attach = Literal["auto", "always", "never"]
 
 
 class BadSettings(Exception):
@@ -127,7 +138,7 @@ class Settings(BaseSettings):
     kernel_max: int = Field(16, ge=1, le=1000)
     kernel_wait: float = Field(30.0, gt=0)
     kernel_env: Names = ()
-    kernel_preload: Names = Launch.preload
+    kernel_preload: Names = PRELOADED
     session_idle: float = Field(1800.0, ge=0)
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
@@ -137,6 +148,8 @@ class Settings(BaseSettings):
     sandbox_read: Names = ()
     sandbox_write: Names = ()
     projects_readonly: bool = False
+    attach: Attach = "auto"
+    rmi_agent_server: str | None = None
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: Names = ()
@@ -183,6 +196,7 @@ class Settings(BaseSettings):
         "sessions_per_user",
         "ngrok_authtoken",
         "ngrok_domain",
+        "rmi_agent_server",
         mode="before",
     )
     @classmethod
@@ -195,6 +209,22 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
             raise ValueError("write a host name alone, such as python.ngrok.app")
         return value
+
+    @field_validator("rmi_agent_server")
+    @classmethod
+    def _of_this_machine(cls, value: str | None) -> str | None:
+        """Its base: http://ADDRESS:PORT."""
+        if value is None:
+            return None
+        found = re.fullmatch(
+            r"http://(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})(/mcp|/)?", value
+        )
+        if found is None:
+            raise ValueError(
+                "write http://127.0.0.1:PORT, the address of a server of this machine;"
+                " for one elsewhere there is install --url"
+            )
+        return f"http://{found[1].replace('localhost', '127.0.0.1')}:{found[2]}"
 
     @field_validator("cors_origins")
     @classmethod
@@ -259,6 +289,8 @@ class Settings(BaseSettings):
 
     def launch(self) -> Launch:
         """How kernels start."""
+        from ..kernels import Launch
+
         names = {*KERNEL_ENV, *self.kernel_env}
         env = {
             name: value
@@ -275,12 +307,19 @@ class Settings(BaseSettings):
             preload=self.kernel_preload,
         )
 
+    def shared(self) -> dict[str, Any]:
+        """What sessions depend on besides the folders, as JSON has it."""
+        names = {name for name in Settings.model_fields if name.upper() not in NOT_SHARED}
+        return self.model_dump(mode="json", include=names)
+
     def env_files(self) -> list[Path]:
         """The `.env` files that were read."""
         return [path for path in (home() / ".env", Path(".env")) if path.is_file()]
 
     def sessions(self, hints: dict[str, str]) -> Config:
         """What all sessions have in common; `hints` by the names of errors."""
+        from ..kernels import Config
+
         return Config(
             notebooks=self.notebooks,
             timeout=self.python_timeout,
