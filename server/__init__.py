@@ -3,9 +3,7 @@
 Knows no ZMQ and no notebook files; those are `kernels`.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .settings import Settings, load
 
@@ -15,10 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["App", "Settings", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """`App` when it is asked for: a process that is attached to another has no use for kernels."""
-    if name == "App":
-        from .app import App
+    if name != "App":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .app import App
 
-        return App
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = App  # from now on it is here
+    return App

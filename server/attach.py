@@ -54,7 +54,7 @@ class Place:
     def named(self) -> str:
         """How people are told of it."""
         process = f" (process {self.record.pid})" if self.record else ""
-        return f"the resident server at {self.url}{process}"
+        return f"The resident server at {self.url}{process}"
 
 
 async def place(settings: Settings, attach: Attach) -> Place:
@@ -73,7 +73,7 @@ async def place(settings: Settings, attach: Attach) -> Place:
     except BadSettings as error:
         raise Unattached(str(error)) from None
     if record is None:
-        raise Unattached(f"No resident server runs. Start one: {START}")
+        raise Unattached(f"No resident server runs. Start it: {START}.")
     check_version(record.version, record.pid)  # before anything is said to another version
     return await introduced(settings, attach, record.url, kept_token(), record)
 

@@ -212,7 +212,6 @@ async def relay(settings: Settings) -> Relay | None:
         if found() is None:  # as mostly, and then nothing more has to be looked at
             return None
     from .attach import Unattached, place
-    from .relay import Relay
 
     try:
         there = await place(settings, settings.attach)
@@ -221,7 +220,9 @@ async def relay(settings: Settings) -> Relay | None:
             raise BadSettings(f"ATTACH: {error}") from None
         log.warning("Not attached, this process serves by itself: %s", error)
         return None
-    log.info("Attached to %s: its sessions outlive this process", there.named)
+    log.info("%s does all; its sessions outlive this process", there.named)
+    from .relay import Relay
+
     return Relay(settings, settings.attach, there)
 
 

@@ -96,8 +96,8 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         url = address(settings, listening)
 
         def ready() -> None:
-            log.info("Resident server %s at %s, process %d", VERSION, url, os.getpid())
             publish(Record(os.getpid(), born(os.getpid()) or 0.0, VERSION, url, log_file))
+            log.info("Resident server %s at %s, process %d", VERSION, url, os.getpid())
 
         async def leaving() -> None:
             withdraw()

@@ -31,7 +31,7 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from .attach import START, Place, Unattached, local_client, place
+from .attach import START, STOP, Place, Unattached, local_client, place
 from .kept import VERSION
 from .resident import found
 from .settings import Attach, BadSettings, Settings
@@ -43,14 +43,17 @@ PROBE_EVERY = 5.0  # seconds; a server that is there may still be stuck
 PROBES = 3  # that may fail one after the other
 SPARE = 4  # connections that are kept for the next call
 BEFORE = "Nothing was run."
-MEANWHILE = (
-    "The call may have been carried out, wholly or in part; what it had not yet reported is lost."
-    " Sessions end with their server; their notebooks stay, and resume_session runs one again."
+MEANWHILE = "The call may have been carried out, wholly or in part."
+ENDED = (
+    "What it had not yet reported is lost. Sessions end with their server; their notebooks stay,"
+    " and resume_session runs one again."
 )
+
+STUCK = f"If it stays so, end it: {STOP}"
 
 
 class Lost(Exception):
-    """The server of a call that went on is gone; the text says how."""
+    """The server of a call that went on is gone; the text says how, and what to do."""
 
 
 class Upstream(StreamableHttpTransport):
@@ -138,6 +141,8 @@ class Relay(Middleware):
             version=VERSION,
         )
         self.mcp.add_middleware(self)
+        # What goes wrong is in the answers, and with its traceback in the log of the other server.
+        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         self.mcp.add_completion_handler(self.complete)
 
     def connection(self) -> Connection:
@@ -169,11 +174,11 @@ class Relay(Middleware):
         try:
             await self._ready()
         except Unattached as error:
-            raise refuse(f"{BEFORE} {error}") from None
+            raise refuse(f"{BEFORE} {error}{self._otherwise}") from None
         try:
             return await self._watched(call_next, context)
         except Lost as error:
-            raise refuse(f"{error} {MEANWHILE} {self._next()}") from None
+            raise refuse(str(error)) from None
 
     async def complete(
         self,
@@ -206,7 +211,7 @@ class Relay(Middleware):
             there = await place(self._settings, self._attach)
             if there == self._there:
                 return
-            log.info("Attached anew to %s", there.named)
+            log.info("%s does all from now on", there.named)
             before = self._upstream
             self._there, self._upstream, self._idle = there, Upstream(there), {}
             await before.aclose()
@@ -239,39 +244,40 @@ class Relay(Middleware):
         raise Lost(lost)
 
     async def _end_of(self, there: Place) -> str:
-        """Wait until a server is gone or stuck; how."""
+        """Wait until a server is gone or stuck, and say so."""
         failed, probed = 0, anyio.current_time()
         while True:
             await anyio.sleep(LOOK_EVERY)
             if there.record is not None and not is_found(there):
-                return ended(there)
+                return self._ended(there)
             if anyio.current_time() - probed >= PROBE_EVERY:
                 failed = 0 if await answers(there) else failed + 1
                 probed = anyio.current_time()
                 if failed == PROBES:
-                    return f"{there.named.capitalize()} does not answer any more."
+                    return f"{there.named} is stuck: it does not answer. {MEANWHILE} {STUCK}"
 
     async def _is_gone(self, there: Place) -> str:
-        """How a server is gone; nothing if it is there."""
-        if there.record is not None and not is_found(there):
-            return ended(there)
-        return "" if await answers(there) else ended(there)
+        """What is to be said when a server is gone; nothing if it is there."""
+        if (there.record is None or is_found(there)) and await answers(there):
+            return ""
+        return self._ended(there)
 
-    def _next(self) -> str:
-        """What to do when the server is gone."""
-        if self._attach == "always" and self._settings.rmi_agent_server is None:
-            return "The next call starts a new one."
-        return f"To go on, start it: {START}. This connection finds it then."
+    def _ended(self, there: Place) -> str:
+        starts = self._attach == "always" and self._settings.rmi_agent_server is None
+        then = "The next call starts a new one." if starts else f"To go on, start it: {START}."
+        return f"{there.named} has ended. {MEANWHILE} {ENDED} {then}{self._otherwise}"
+
+    @property
+    def _otherwise(self) -> str:
+        """What else can be done where nobody has said that there has to be a resident server."""
+        if self._attach == "always":
+            return ""
+        return " Or restart this application: it then runs code by itself, without that server."
 
 
 def protocol_error(text: str) -> MCPError:
     """For requests whose results have no place for errors."""
     return MCPError(INTERNAL_ERROR, text)
-
-
-def ended(there: Place) -> str:
-    """That a server has ended."""
-    return f"{there.named.capitalize()} has ended."
 
 
 def is_found(there: Place) -> bool:

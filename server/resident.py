@@ -72,7 +72,7 @@ def log_file() -> Path:
 
 
 def born(pid: int) -> float | None:
-    """When this user's process was started, whatever the clock was set to; None if there is none."""
+    """When a process of this user was started, which setting the clock does not change, or None."""
     try:
         process = psutil.Process(pid)
         if sys.platform != "win32" and process.uids().real != os.getuid():

@@ -44,6 +44,7 @@ def own_environment() -> Iterator[None]:
     settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR KERNEL_NAME PYTHON_TIMEOUT PORT ALLOWED_HOSTS"
     settings += " RMI_AGENT_TOKEN RMI_AGENT_TOKENS AUTH PUBLIC_URL OAUTH_CLIENT_ID OAUTH_USERS"
     settings += " OAUTH_CLIENT_SECRET OAUTH_CONFIG_URL NGROK_AUTHTOKEN NGROK_DOMAIN"
+    settings += " ATTACH RMI_AGENT_SERVER"
     for name in settings.split():
         patch.delenv(name, raising=False)
     for name, sub in (
