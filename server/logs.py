@@ -47,15 +47,17 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
 
 def tell_of_runs() -> None:
     """Have each record say which run it is about, in a process that has runs."""
-    from ..kernels.tracing import CURRENT
-
-    def told_of_the_run(record: logging.LogRecord) -> bool:
-        if (run := CURRENT.get()) is not None:
-            record.session, record.cell = run.session, run.cell
-        return True
-
     for handler in logging.getLogger().handlers:
         handler.addFilter(told_of_the_run)
+
+
+def told_of_the_run(record: logging.LogRecord) -> bool:
+    """Add which run a record is about."""
+    from ..kernels.tracing import CURRENT  # here: a process that is attached has no use for kernels
+
+    if (run := CURRENT.get()) is not None:
+        record.session, record.cell = run.session, run.cell
+    return True
 
 
 class Bounded(RotatingFileHandler):

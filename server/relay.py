@@ -107,16 +107,16 @@ class Connection(ProxyClient[Upstream]):
 
     async def __aenter__(self) -> Connection:
         if not self._kept:
-            await super().__aenter__()  # for the time between calls; undone in `close`
+            await super().__aenter__()  # type: ignore[no-untyped-call] # for the time between calls
             self._kept = True
-        await super().__aenter__()
+        await super().__aenter__()  # type: ignore[no-untyped-call]
         return self
 
     async def __aexit__(self, *error: Any) -> None:
-        await super().__aexit__(*error)
+        await super().__aexit__(*error)  # type: ignore[no-untyped-call]
         if error[0] is not None or not self._give_back(self):
             self._kept = False
-            await super().__aexit__(*error)
+            await super().__aexit__(*error)  # type: ignore[no-untyped-call]
 
 
 class Relay(Middleware):

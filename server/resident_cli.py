@@ -111,7 +111,8 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            **detached(),
+            start_new_session=sys.platform != "win32",
+            creationflags=apart(),
         )
     until = time.monotonic() + STARTING
     while time.monotonic() < until:
@@ -125,12 +126,12 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
     raise BadSettings(f"start: no server was there in {STARTING:.0f} s. Its log: {log_file()}")
 
 
-def detached() -> dict[str, int | bool]:
-    """How a process is started that no terminal and no host takes with it."""
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
-        return {"creationflags": flags | subprocess.CREATE_BREAKAWAY_FROM_JOB}
-    return {"start_new_session": True}
+def apart() -> int:
+    """What keeps a process on Windows when the terminal or host ends that has started it."""
+    if sys.platform != "win32":
+        return 0
+    flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
+    return flags | subprocess.CREATE_BREAKAWAY_FROM_JOB
 
 
 def why_not(before: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rmi_agent.kernels import Launch
 from rmi_agent.server import load
 from rmi_agent.server.settings import BadSettings
 
@@ -66,3 +67,7 @@ def test_kernels_inherit_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PATH" in load().launch().env
     monkeypatch.setenv("KERNEL_ENV", "MY_FLAG, OTHER")
     assert load().launch().env["MY_FLAG"] == "1"
+
+
+def test_what_kernels_preload_is_what_the_library_would() -> None:
+    assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
