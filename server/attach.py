@@ -43,11 +43,13 @@ class Place:
     Attributes:
         url: its base URL.
         bearer: what lets in.
+        start: which start of it this is.
         record: its record, where it was found by that.
     """
 
     url: str
     bearer: str
+    start: str
     record: Record | None
 
     @property
@@ -92,7 +94,7 @@ async def named(settings: Settings, attach: Attach, url: str) -> Place:
         async with local_client() as client:
             facts = await answered(url, facts_of(client, url, token))
         check(settings, attach, facts)
-        return Place(url, token, None)
+        return Place(url, token, start_of(facts), None)
     token_made = known_token()
     if token_made is None:
         raise Unattached(
@@ -111,7 +113,12 @@ async def introduced(
     """
     bearer, facts = await exchanged(url, token)
     check(settings, attach, facts)
-    return Place(url, bearer, record)
+    return Place(url, bearer, start_of(facts), record)
+
+
+def start_of(facts: Facts) -> str:
+    """Which start of a server its facts are from."""
+    return f"{facts.pid} {facts.started}"
 
 
 async def exchanged(url: str, token: str) -> tuple[str, Facts]:
@@ -244,4 +251,4 @@ async def start(settings: Settings) -> None:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = said[-1].removeprefix(f"{PACKAGE}: ") if said else f"exit code {done.returncode}"
-        raise Unattached(f"The resident server does not start: {why}")
+        raise Unattached(f"The resident server can't be started: {why}")

@@ -160,7 +160,7 @@ async def pure() -> Finding:
     """Whether a server on stdio says nothing but the protocol, whatever its code prints."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            count = await conversation(["--notebooks-dir", folder], SOON)
+            count = await conversation(["--attach", "never", "--notebooks-dir", folder], SOON)
         except Impure as error:
             todo = "Started by hand, rmi-agent-mcp-server --log-level debug says more."
             return Finding("stdout on stdio", False, str(error), todo)

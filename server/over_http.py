@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +24,7 @@ from .app import App
 from .application import EVERYWHERE, application
 from .auth import Access, Tokens, access, bridge, local_token
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
-from .kept import VERSION
+from .kept import VERSION, private_folder
 from .proof import Facts, Identity
 from .resident import Record, born, lease, publish, withdraw
 from .settings import BadSettings, Settings
@@ -92,7 +91,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         server = App(settings, tokens)
         identity = identity_of(server, callers)
         # The folder of whoever has started us may go, as that of an AppImage does.
-        os.chdir(Path.home())
+        os.chdir(private_folder())
         url = address(settings, listening)
 
         def ready() -> None:

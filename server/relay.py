@@ -151,7 +151,8 @@ class Relay(Middleware):
         request, client = ctx.request_context, ctx.session.client_capabilities
         asked = request.protocol_version if request is not None else None
         mode = asked if asked in MODERN_PROTOCOL_VERSIONS else "legacy"
-        asks = client is not None and client.elicitation is not None
+        forms = client.elicitation if client is not None else None
+        asks = forms is not None and (forms.form is not None or forms.url is None)
         idle = self._idle.setdefault((mode, asks), [])
         if idle:
             return idle.pop()

@@ -7,6 +7,7 @@ the record; what is served there is others' affair.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import psutil
 from cyclopts import Parameter
 
 from . import logs
-from .attach import START, STOP, Unattached, introduced_facts
+from .attach import START, STOP, Unattached, check, introduced_facts
 from .kept import PACKAGE, VERSION, private_folder
 from .proof import Facts
 from .resident import POLL, Record, Running, found, is_held, log_file, record_file, recorded
@@ -83,7 +84,7 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     give_memory_back()
     be_unreadable()
     try:
-        main_loop(resident(settings, str(log_file) if log_file else None))
+        main_loop(resident(settings, os.path.abspath(log_file) if log_file else None))
     except Running as error:
         print(f"{PACKAGE}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -93,10 +94,10 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
     """Start one that goes on when this process and its terminal end; what to tell of it.
 
     Raises:
-        BadSettings: it does not start; says what it has said.
+        BadSettings: it does not start, or another one runs; says why.
     """
     if record := found():
-        return told(record, "runs already")
+        return as_wanted(record, settings)
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start", "--foreground"]
     words += ["--projects-dir", str(settings.python_projects_dir)]
     words += ["--notebooks-dir", str(settings.notebooks)]
@@ -118,12 +119,26 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
     while time.monotonic() < until:
         ends = process.poll() is not None  # looked at first: whoever was faster is there by now
         if record := found():
-            return told(record, "runs" if record.pid == process.pid else "runs already")
+            ours = record.pid == process.pid
+            return told(record, "runs") if ours else as_wanted(record, settings)
         if ends:
             raise BadSettings(why_not(before))
         time.sleep(POLL)
     process.terminate()
     raise BadSettings(f"start: no server was there in {STARTING:.0f} s. Its log: {log_file()}")
+
+
+def as_wanted(record: Record, settings: Settings) -> str:
+    """What to tell of a server that runs already.
+
+    Raises:
+        BadSettings: it is of another version, or does something else.
+    """
+    try:
+        check(settings, "always", asyncio.run(introduced_facts(record)))
+    except Unattached as error:
+        raise BadSettings(f"start: {error}") from None
+    return told(record, "runs already")
 
 
 def apart() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -18,12 +19,12 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
-from rmi_agent.server import attach, resident
+from rmi_agent.server import attach, load, logs, resident
 from rmi_agent.server.auth import local_token
 from rmi_agent.server.kept import VERSION, token_file
 from rmi_agent.server.proof import Facts, Identity, Stranger, bearer_for, facts_of
 from rmi_agent.server.resident import Record, Running, found, lease, publish, record_file
-from rmi_agent.server.resident_cli import examined
+from rmi_agent.server.resident_cli import examined, in_background
 from rmi_agent.server.settings import BadSettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -211,6 +212,23 @@ async def test_a_server_proves_itself_by_whole_numbers_only(nonce: str) -> None:
 
 
 @POSIX
+def test_a_log_never_gets_large_and_has_what_is_written_to_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr: list[int] = []
+    monkeypatch.setattr(os, "dup2", lambda _, new: stderr.append(new))
+    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
+    file = logs.Bounded(tmp_path / "log")
+    for number in range(100):
+        file.emit(logging.LogRecord("any", logging.INFO, "", 1, f"line {number:090}", (), None))
+    file.close()
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) == 2 and max(sizes) <= 1000
+    assert (tmp_path / "log").read_text("utf-8").endswith("99\n")
+    assert set(stderr) == {2} and len(stderr) > 5  # each new file in turn
+
+
+@POSIX
 @pytest.mark.slow
 def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -242,6 +260,11 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
             f"Notebooks: {tmp_path / 'notebooks'}",
         ):
             assert words in status.stdout
+
+        folders = {"python_projects_dir": tmp_path / "python_projects"}
+        assert "runs already" in in_background(load(**folders), "info")
+        with pytest.raises(BadSettings, match="^start: The resident server was started otherwise"):
+            in_background(load(**folders, notebooks_dir=tmp_path), "info")
 
         family = [server, *server.children(recursive=True)]
         stopped = someone.run("stop")
