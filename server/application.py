@@ -6,6 +6,9 @@ Knows nothing of tools, kernels or sockets.
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,13 +20,14 @@ from mcp.server.auth.routes import build_resource_metadata_url
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
 from .guard import BODY_LIMIT, Guard
-from .proof import FACTS, PROOF, Identity
+from .kept import VERSION
+from .proof import FACTS, PROOF, Facts, Identity
 from .review.answers import is_page
 from .settings import Settings
 from .ways import public_url
@@ -70,8 +74,8 @@ def application(
     metrics = Metrics(server.sessions)
     server.tools.begun.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
-    if identity is not None:
-        apart[FACTS] = identity.tell
+    if auth is not None:  # where nobody is known, nobody is told
+        apart[FACTS] = telling(server)
     mcp = answering(apart.get, both_transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit)
     known = auth is not None and (settings.auth != "token" or settings.public_url)
@@ -106,6 +110,28 @@ def application(
     )
     # Probes call a server by its address, and learn nothing that a connection does not tell.
     return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+
+
+def telling(server: App) -> ASGIApp:
+    """What clients have to know before they hand all to this server; stands behind the lock."""
+    started = time.time()
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        busy, idle = server.sessions.counted()
+        facts = Facts(
+            version=VERSION,
+            pid=os.getpid(),
+            started=started,
+            prefix=sys.prefix,
+            projects=str(server.settings.projects),
+            notebooks=str(server.settings.notebooks),
+            settings=server.settings.shared(),
+            busy=busy,
+            idle=idle,
+        )
+        await JSONResponse(facts.model_dump())(scope, receive, send)
+
+    return tell
 
 
 def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:

@@ -72,7 +72,7 @@ async def place(settings: Settings, attach: Attach) -> Place:
         if record is None and attach == "always":
             await start(settings)
             record = found()
-    except BadSettings as error:
+    except (BadSettings, OSError) as error:
         raise Unattached(str(error)) from None
     if record is None:
         raise Unattached(f"No resident server runs. Start it: {START}.")

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any
@@ -25,7 +24,7 @@ from .application import EVERYWHERE, application
 from .auth import Access, Tokens, access, bridge, local_token
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .kept import VERSION, private_folder
-from .proof import Facts, Identity
+from .proof import Identity
 from .resident import Record, born, lease, publish, withdraw
 from .settings import BadSettings, Settings
 from .tunnel import ready, through, tunnel
@@ -59,7 +58,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
         callers = Access(None) if insecure else access(settings)
         provider = None if callers.tokens is None else ways(settings, callers.tokens)
         server = App(settings, provider, exposed=True, principals=callers.principals[:EXPECTED])
-        identity = identity_of(server, callers)
+        identity = identity_of(callers)
         runner = Server(
             configuration(application(server, settings, provider, callers.tokens, identity)),
             outside.aclose,
@@ -89,7 +88,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         tokens = Tokens({LOCAL: local.token.get_secret_value()})
         callers = Access(tokens, local, tokens.principals)
         server = App(settings, tokens)
-        identity = identity_of(server, callers)
+        identity = identity_of(callers)
         # The folder of whoever has started us may go, as that of an AppImage does.
         os.chdir(private_folder())
         url = address(settings, listening)
@@ -133,27 +132,11 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
     )
 
 
-def identity_of(server: App, callers: Access) -> Identity | None:
-    """What a server shows to clients of its own user, where their own token lets in."""
+def identity_of(callers: Access) -> Identity | None:
+    """What a server shows to clients of its own user, where the token that was made lets in."""
     if callers.local is None or callers.tokens is None:
         return None
-    started = time.time()
-
-    def facts() -> Facts:
-        busy, idle = server.sessions.counted()
-        return Facts(
-            version=VERSION,
-            pid=os.getpid(),
-            started=started,
-            prefix=sys.prefix,
-            projects=str(server.settings.projects),
-            notebooks=str(server.settings.notebooks),
-            settings=server.settings.shared(),
-            busy=busy,
-            idle=idle,
-        )
-
-    identity = Identity(callers.local.token.get_secret_value(), facts)
+    identity = Identity(callers.local.token.get_secret_value())
     callers.tokens.add(callers.principals[0], identity.bearer)
     return identity
 

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -69,11 +68,10 @@ class Identity:
 
     Args:
         token: the one that this user's servers have made.
-        facts: what is told to who is let in.
     """
 
-    def __init__(self, token: str, facts: Callable[[], Facts]) -> None:
-        self._token, self._facts = token, facts
+    def __init__(self, token: str) -> None:
+        self._token = token
         self.start = secrets.token_hex(16)
 
     @property
@@ -95,10 +93,6 @@ class Identity:
         else:
             response = JSONResponse({"error": "nonce: 64 hexadecimal digits"}, 400)
         await response(scope, receive, send)
-
-    async def tell(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The facts; stands behind the lock."""
-        await JSONResponse(self._facts().model_dump())(scope, receive, send)
 
 
 def mac(token: str, *words: str) -> str:

@@ -285,7 +285,7 @@ def is_found(there: Place) -> bool:
     """Whether a server that was found by its record still is."""
     try:
         return found() == there.record
-    except BadSettings:
+    except (BadSettings, OSError):
         return False
 
 

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,7 @@ import psutil
 from cyclopts import Parameter
 
 from . import logs
-from .attach import START, STOP, Unattached, check, introduced_facts
+from .attach import START, Unattached, check, introduced_facts
 from .kept import PACKAGE, VERSION, private_folder
 from .proof import Facts
 from .resident import POLL, Record, Running, found, is_held, log_file, record_file, recorded
@@ -171,13 +170,15 @@ def stop() -> None:
     """
     try:
         record = found()
+        sessions = facts_of(record) if record is not None else ""
+        process = psutil.Process(record.pid) if record is not None else None
     except BadSettings as error:
         die(error)
-    if record is None:
+    except psutil.NoSuchProcess:  # it has just ended
+        process = None
+    if record is None or process is None or not record.lives:
         print("No resident server runs.")
         return
-    sessions = facts_of(record)
-    process = psutil.Process(record.pid)
     process.terminate()
     if not gone(record, STOPPING):
         process.kill()
@@ -243,8 +244,6 @@ def examined() -> tuple[list[str], int]:
         told(record, "runs"),
         f"Log: {record.log or 'where its service manager keeps it'}",
     ]
-    if record.version != VERSION or version(PACKAGE) != record.version:
-        lines.append(f"Installed is {version(PACKAGE)}. Restart it: {STOP}, then {START}")
     if isinstance(facts, str):
         return [*lines, facts], 0 if record.version != VERSION else UNCLEAR
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.started))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,9 @@ from rmi_agent.server.resident import Record, lease, publish
 from rmi_agent.server.resident_cli import examined
 from rmi_agent.server.settings import BadSettings, Settings
 
+from tests.processes import still_running
 from tests.server.residents import User, user
-from tests.server.test_resident import POSIX
+from tests.server.test_resident import POSIX, wait_for
 
 pytestmark = pytest.mark.anyio
 ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])
@@ -278,8 +280,13 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         assert "this client shows no questions" in alone["text"]
     record = someone.record
     assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
-    # Now by its address, and though there has to be one.
-    named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "ATTACH": "always"}
+    # Now by its address, and though there has to be one. Any server of this machine would do.
+    token = (someone.state / "token").read_text("utf-8").strip()
+    named = {
+        "RMI_AGENT_SERVER": f"{record['url']}/mcp",
+        "RMI_AGENT_TOKEN": token,
+        "ATTACH": "always",
+    }
     async with someone.client(settings=named) as host:
         listed = await call(host, "list_sessions")
         assert session in [one["session_id"] for one in listed["sessions"]]
@@ -347,6 +354,7 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
                     waits, "run_cell", code="x", session_id=session
                 )
                 second.kill()
+                assert still_running([second], 10) == []
                 assert (await call(starts, "list_sessions"))["sessions"] == []
                 assert someone.server != second
 
@@ -383,3 +391,30 @@ async def test_a_named_server_that_does_not_answer_is_told_of(
     local_token()
     with pytest.raises(BadSettings, match="at http://127.0.0.1:9 does not answer"):
         await relay(load(**named, attach="always"))
+
+
+@POSIX
+@pytest.mark.slow
+async def test_a_server_with_a_token_that_was_set_is_taken_by_its_address_and_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    own = "a-token-that-was-set-by-its-user"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    with user(tmp_path) as someone:
+        someone.env["RMI_AGENT_TOKEN"] = own
+        given = {"python_projects_dir": tmp_path / "python_projects", "rmi_agent_server": url}
+        server = someone.begin("--transport", "http", "--port", port)
+        wait_for(server, "MCP at")
+        assert await relay(load(**given, rmi_agent_token="another-token-than-its-own")) is None
+        handed = await relay(load(**given, rmi_agent_token=own))
+        assert handed is not None
+        async with Client(handed.mcp, mode="legacy") as client:
+            assert (await call(client, "run_cell", code="6 * 7"))["text"][:2] == "42"
+            server.terminate()
+            server.communicate(timeout=60)
+            assert "does not answer" in await error(client, "run_cell", code="1")
+            wait_for(someone.begin("--transport", "http", "--port", port), "MCP at")
+            assert (await call(client, "run_cell", code="6 * 7"))["text"][:2] == "42"
+        await handed.aclose()

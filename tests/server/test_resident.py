@@ -26,6 +26,7 @@ from rmi_agent.server.proof import Facts, Identity, Stranger, bearer_for, facts_
 from rmi_agent.server.resident import Record, Running, found, lease, publish, record_file
 from rmi_agent.server.resident_cli import examined, in_background
 from rmi_agent.server.settings import BadSettings
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.processes import still_running
@@ -139,7 +140,7 @@ class Answering:
         if scope["path"] == "/resident/proof":
             await self.identity.prove(scope, receive, send)
         elif headers.get(b"authorization") == f"Bearer {self.identity.bearer}".encode():
-            await self.identity.tell(scope, receive, send)
+            await JSONResponse(facts().model_dump())(scope, receive, send)
         else:
             await send({"type": "http.response.start", "status": 401, "headers": []})
             await send({"type": "http.response.body", "body": b""})
@@ -150,25 +151,25 @@ def client_of(app: ASGIApp) -> httpx2.AsyncClient:
 
 
 async def test_a_server_and_a_client_of_one_user_agree_and_the_token_is_never_sent() -> None:
-    server = Answering(Identity(TOKEN, facts))
+    server = Answering(Identity(TOKEN))
     async with client_of(server) as client:
         bearer = await bearer_for(client, URL, TOKEN)
         assert await facts_of(client, URL, bearer) == facts()
         with pytest.raises(Stranger, match="it asks for another token"):
             await facts_of(client, URL, "another")
-    assert bearer == server.identity.bearer != Identity(TOKEN, facts).bearer
+    assert bearer == server.identity.bearer != Identity(TOKEN).bearer
     assert not [one for one in server.sent if TOKEN in one]
 
 
 async def test_a_server_that_does_not_know_the_token_is_a_stranger() -> None:
-    async with client_of(Answering(Identity("another-token-of-another-user", facts))) as client:
+    async with client_of(Answering(Identity("another-token-of-another-user"))) as client:
         with pytest.raises(Stranger, match="does not know the token"):
             await bearer_for(client, URL, TOKEN)
 
 
 async def test_a_proof_that_was_fetched_at_another_port_is_of_no_use() -> None:
     """Who listens where a server has been may ask one that is elsewhere."""
-    true = Answering(Identity(TOKEN, facts))
+    true = Answering(Identity(TOKEN))
 
     async def relayed(scope: Scope, receive: Receive, send: Send) -> None:
         await true({**scope, "server": ("127.0.0.1", 8124)}, receive, send)
@@ -202,7 +203,7 @@ async def test_what_answers_otherwise_is_a_stranger(status: int, body: bytes, sa
 
 @pytest.mark.parametrize("nonce", ["", "0" * 63, "g" * 64, "0" * 1000, "%00"])
 async def test_a_server_proves_itself_by_whole_numbers_only(nonce: str) -> None:
-    async with client_of(Answering(Identity(TOKEN, facts))) as client:
+    async with client_of(Answering(Identity(TOKEN))) as client:
         answer = await client.get(f"{URL}/resident/proof?nonce={nonce}")
     assert answer.status_code == 400
     assert "proof" not in answer.json()
