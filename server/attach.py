@@ -36,6 +36,10 @@ class Unattached(Exception):
     """There is no server to be attached to; the text is one line that says why and what to do."""
 
 
+class Missing(Unattached):
+    """No resident server runs."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A server that has shown that it is the right one.
@@ -75,7 +79,7 @@ async def place(settings: Settings, attach: Attach) -> Place:
     except (BadSettings, OSError) as error:
         raise Unattached(str(error)) from None
     if record is None:
-        raise Unattached(f"No resident server runs. Start it: {START}.")
+        raise Missing(f"No resident server runs. Start it: {START}.")
     check_version(record.version, record.pid)  # before anything is said to another version
     return await introduced(settings, attach, record.url, kept_token(), record)
 

@@ -186,6 +186,8 @@ async def on_stdio(settings: Settings) -> int:
         BadSettings: there has to be a resident server, and there is none to be attached to.
     """
     if (attached := await relay(settings)) is not None:
+        # What goes wrong is in the answers, and with its traceback in the log of the other server.
+        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         return await stdio(attached.mcp, attached.aclose)
     from .app import App
 

@@ -31,7 +31,7 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from .attach import START, STOP, Place, Unattached, local_client, place
+from .attach import START, STOP, Missing, Place, Unattached, local_client, place
 from .kept import VERSION
 from .resident import found
 from .settings import Attach, BadSettings, Settings
@@ -141,8 +141,6 @@ class Relay(Middleware):
             version=VERSION,
         )
         self.mcp.add_middleware(self)
-        # What goes wrong is in the answers, and with its traceback in the log of the other server.
-        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         self.mcp.add_completion_handler(self.complete)
 
     def connection(self) -> Connection:
@@ -174,8 +172,10 @@ class Relay(Middleware):
         refuse = ToolError if context.method == "tools/call" else protocol_error
         try:
             await self._ready()
-        except Unattached as error:
+        except Missing as error:
             raise refuse(f"{BEFORE} {error}{self._otherwise}") from None
+        except Unattached as error:
+            raise refuse(f"{BEFORE} {error}") from None
         try:
             return await self._watched(call_next, context)
         except Lost as error:

@@ -6,9 +6,10 @@ import asyncio
 import base64
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -309,9 +310,11 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with user(tmp_path) as someone:
-        monkeypatch.setenv("XDG_STATE_HOME", someone.env["XDG_STATE_HOME"])
+        monkeypatch.delenv("PYTEST_CURRENT_TEST")
+        for name in ("XDG_STATE_HOME", "PYTHON_PROJECTS_DIR", "KERNEL_POOL", "KERNEL_PRELOAD"):
+            monkeypatch.setenv(name, someone.env[name])
         someone.start()
-        async with someone.client() as waits:
+        async with handed(load()) as waits:
             # Killed while a call goes on.
             session = (await call(waits, "run_cell", code="x = 1"))["session_id"]
             begun = asyncio.Event()
@@ -344,9 +347,10 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
             with of_another_version():
                 told = await error(waits, "run_cell", code="1")
                 assert f"is version 0.0.9, and this process {VERSION}. Restart the" in told
+                assert told.endswith("their notebooks stay.")
 
             # One is started on demand, and the one that waits finds it, too.
-            async with someone.client("--attach", "always") as starts:
+            async with handed(load(attach="always")) as starts:
                 second = someone.server
                 assert (await call(starts, "run_cell", code="6 * 7"))["text"][:2] == "42"
                 assert (await call(waits, "run_cell", code="6 * 7"))["text"][:2] == "42"
@@ -357,6 +361,16 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
                 assert still_running([second], 10) == []
                 assert (await call(starts, "list_sessions"))["sessions"] == []
                 assert someone.server != second
+
+
+@asynccontextmanager
+async def handed(settings: Settings) -> AsyncIterator[Client[Any]]:
+    """A connection to what hands all on, in this process."""
+    attached = await relay(settings)
+    assert attached is not None
+    async with Client(attached.mcp, mode="legacy") as client:
+        yield client
+    await attached.aclose()
 
 
 @contextmanager
@@ -408,13 +422,18 @@ async def test_a_server_with_a_token_that_was_set_is_taken_by_its_address_and_ag
         server = someone.begin("--transport", "http", "--port", port)
         wait_for(server, "MCP at")
         assert await relay(load(**given, rmi_agent_token="another-token-than-its-own")) is None
-        handed = await relay(load(**given, rmi_agent_token=own))
-        assert handed is not None
-        async with Client(handed.mcp, mode="legacy") as client:
+        async with handed(load(**given, rmi_agent_token=own)) as client:
             assert (await call(client, "run_cell", code="6 * 7"))["text"][:2] == "42"
             server.terminate()
             server.communicate(timeout=60)
             assert "does not answer" in await error(client, "run_cell", code="1")
             wait_for(someone.begin("--transport", "http", "--port", port), "MCP at")
             assert (await call(client, "run_cell", code="6 * 7"))["text"][:2] == "42"
-        await handed.aclose()
+
+
+@pytest.mark.slow
+def test_what_hands_all_on_imports_no_kernels() -> None:
+    told = "import sys, rmi_agent.server.cli, rmi_agent.server.relay; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    foreign = {"rmi_agent.kernels", "jupyter_client", "ipykernel", "zmq", "nbformat", "nbconvert"}
+    assert foreign & set(done.stdout.split()) == set()
