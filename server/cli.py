@@ -39,7 +39,11 @@ app = cyclopts.App(
     help_format="plaintext",
 )
 # By name, since servers have no use for what these import.
-app.command("rmi_agent.server.tokens_cli:app", name="tokens")
+app.command(
+    "rmi_agent.server.tokens_cli:app",
+    name="tokens",
+    help="Clients that somebody has signed in with (AUTH=token+oauth), and how to end that.",
+)
 for name, does in (
     ("start", "Start a resident server in the background, whose sessions outlive their clients."),
     ("stop", "End the resident server in order."),
