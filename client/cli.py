@@ -192,7 +192,7 @@ def chat(
 
 @app.command
 def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a running server."""
+    """List the open sessions of a running server: without `--server`, of the resident one."""
 
     async def work(client: RmiMcpClient) -> int:
         rows = await client.list_sessions()
@@ -204,12 +204,12 @@ def sessions(*, server: Server = None) -> None:
                 f" {row['idle_seconds']:g} s, {memory},"
                 f" {row['notebook'] or 'nothing recorded yet'}"
             )
-        if not rows:
+        if not rows and server is None:
+            print("No session is open on a resident server; name another with --server URL.")
+        elif not rows:
             print("No session is open.")
         return 0
 
-    if server is None:
-        sys.exit(fail("Sessions belong to a running server: name it with --server URL."))
     call(server, work)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastmcp import FastMCP
@@ -21,6 +20,7 @@ from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
 from .isolation import chosen, described, hints, hints_elsewhere
+from .kept import VERSION
 from .prompts import Prompts
 from .resources import Resources
 from .resuming import Resuming
@@ -80,7 +80,7 @@ class App:
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
             instructions=instructions(settings, policy),
-            version=version("rmi-agent-mcp-server"),
+            version=VERSION,
             lifespan=self._lifespan,
             auth=auth,
             mask_error_details=True,

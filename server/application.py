@@ -6,6 +6,9 @@ Knows nothing of tools, kernels or sockets.
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,12 +20,14 @@ from mcp.server.auth.routes import build_resource_metadata_url
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
 from .guard import BODY_LIMIT, Guard
+from .kept import VERSION
+from .proof import FACTS, PROOF, Facts, Identity
 from .review.answers import is_page
 from .settings import Settings
 from .ways import public_url
@@ -46,28 +51,39 @@ PUBLIC_PATHS = {
     "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
+PROOFS = 6000  # a minute: each attached client asks for one when it begins
 FORM_LIMIT = 65_536  # bytes of a body from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def application(
-    server: App, settings: Settings, auth: AuthProvider | None, tokens: Tokens | None
+    server: App,
+    settings: Settings,
+    auth: AuthProvider | None,
+    tokens: Tokens | None,
+    identity: Identity | None = None,
 ) -> ASGIApp:
     """Everything that answers on the port, to callers whom `auth` knows; None is to all.
 
     The pages for people are outside of its locks: they have a sign-in of their own, by `tokens`.
+    `identity` is shown to clients that ask for it, where this user's own token lets in.
     """
     from .metrics import Metrics  # 0.1 s that stdio does without
 
     metrics = Metrics(server.sessions)
     server.tools.begun.append(metrics.watch)
-    mcp = answering({"/metrics": metrics.app}.get, transports(server))
+    apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
+    if auth is not None:  # where nobody is known, nobody is told
+        apart[FACTS] = telling(server)
+    mcp = answering(apart.get, transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit)
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
     if auth is not None:
         doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        if identity is not None:
+            doors[PROOF] = Guard(identity.prove, PROOFS, FORM_LIMIT)
         # FastMCP asks for a token on its own paths only. Whatever else is served here has to be
         # asked for with one too, and a path that does not exist tells nothing.
         app = answering(
@@ -96,6 +112,28 @@ def application(
     )
     # Probes call a server by its address, and learn nothing that a connection does not tell.
     return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+
+
+def telling(server: App) -> ASGIApp:
+    """What clients have to know before they hand all to this server; stands behind the lock."""
+    started = time.time()
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        busy, idle = server.sessions.counted()
+        facts = Facts(
+            version=VERSION,
+            pid=os.getpid(),
+            started=started,
+            prefix=sys.prefix,
+            projects=str(server.settings.projects),
+            notebooks=str(server.settings.notebooks),
+            settings=server.settings.shared(),
+            busy=busy,
+            idle=idle,
+        )
+        await JSONResponse(facts.model_dump())(scope, receive, send)
+
+    return tell
 
 
 def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:

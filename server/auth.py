@@ -12,24 +12,22 @@ import hmac
 import os
 import re
 import secrets
-import stat
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from fastmcp.server.auth import AccessToken, TokenVerifier
 from pydantic import SecretStr
 
 from ..kernels.sessions import LOCAL
+from .kept import TOKEN, private_text, token_file
 from .settings import BadSettings, Settings
 
 DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the token made here
 ONE_USER = (None, LOCAL, DEFAULT_NAME)  # of this machine, whichever way the server is reached
 NAME = re.compile(r"[A-Za-z0-9_.@-]+")
-TOKEN = re.compile(r"[!-~]{16,}")  # what a header can carry, and too much to be guessed
 TOKEN_RULE = "a token has at least 16 characters, and no spaces or letters with accents"
 
 
@@ -43,6 +41,10 @@ class Tokens(TokenVerifier):
     def __init__(self, tokens: Mapping[str, str]) -> None:
         super().__init__()
         self._digests = [(name, digest(token)) for name, token in tokens.items()]
+
+    def add(self, name: str, token: str) -> None:
+        """Let one more token in for a principal."""
+        self._digests.append((name, digest(token)))
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """The principal, or None."""
@@ -68,7 +70,7 @@ class Tokens(TokenVerifier):
     @property
     def principals(self) -> tuple[str, ...]:
         """Everybody who has a token."""
-        return tuple(name for name, _ in self._digests)
+        return tuple(dict.fromkeys(name for name, _ in self._digests))
 
     def mark(self, principal: str) -> str | None:
         """Which token a principal has, without telling it; another one after each change."""
@@ -216,11 +218,6 @@ def named_tokens(value: str) -> dict[str, str]:
     return found
 
 
-def token_file() -> Path:
-    """Where the token is kept that local servers make; the client's `token_file` agrees."""
-    return platformdirs.user_state_path("rmi-agent", appauthor=False) / "token"
-
-
 def local_token() -> LocalToken:
     """The token of this user's local servers, made and stored when there is none.
 
@@ -263,33 +260,3 @@ def store(path: Path, token: str) -> bool:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(written)
-
-
-def private_text(path: Path, variable: str, cure: str | None = None, most: int = 1_000_000) -> str:
-    """The text of a file that is nobody else's, of `most` bytes; `cure` says what to do if it is.
-
-    Raises:
-        BadSettings: it can't be read, or others than its owner may read it.
-    """
-    if cure is None:
-        cure = (
-            "Somebody else may know the token in it: delete it, and the next start makes a new one."
-            if path == token_file()
-            else f"Put new tokens into it, then run: chmod 600 {path}"
-        )
-    try:
-        # Not waiting for the writer of a pipe.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, encoding="utf-8") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise BadSettings(f"{variable}: {path} is not a file.")
-            if sys.platform != "win32":
-                if status.st_uid not in (os.getuid(), 0):
-                    raise BadSettings(f"{variable}: {path} belongs to another user. {cure}")
-                if status.st_mode & 0o077:
-                    raise BadSettings(f"{variable}: {path} is open to other users. {cure}")
-            return file.read(most)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise BadSettings(f"{variable}: {path} can't be read: {why}.") from None

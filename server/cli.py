@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import platform
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
 
 from . import logs
-from .app import App
-from .copies import homes
-from .over_http import http
-from .settings import BadSettings, Settings, die, load
-from .tokens_cli import app as tokens
+from .settings import Attach, BadSettings, Settings, die, load
 from .tunnel import left_at_once
+
+if TYPE_CHECKING:  # only one of the ways to serve is gone, and each takes its time to import
+    from fastmcp import FastMCP
+
+    from .relay import Relay
+
+log = logging.getLogger(__name__)
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
 
@@ -34,8 +38,18 @@ app = cyclopts.App(
     help="An MCP server that runs Python on Jupyter kernels and records every session.",
     help_format="plaintext",
 )
-app.command(tokens)
 # By name, since servers have no use for what these import.
+app.command(
+    "rmi_agent.server.tokens_cli:app",
+    name="tokens",
+    help="Clients that somebody has signed in with (AUTH=token+oauth), and how to end that.",
+)
+for name, does in (
+    ("start", "Start a resident server in the background, whose sessions outlive their clients."),
+    ("stop", "End the resident server in order."),
+    ("status", "Where the resident server is; exit code 0 if it runs, 3 if not, 4 if unclear."),
+):
+    app.command(f"rmi_agent.server.resident_cli:{name}", help=does)
 app.command(
     "rmi_agent.server.doctor:doctor",
     help="Try what a server needs on this machine; exit code 1 if something is amiss.",
@@ -71,6 +85,10 @@ def serve(
         Literal["ngrok"] | None,
         Parameter(help="HTTP with a public address as well (NGROK_AUTHTOKEN, NGROK_DOMAIN)."),
     ] = None,
+    attach: Annotated[
+        Attach | None,
+        Parameter(help="On stdio: hand all to the resident server (ATTACH, auto unless set)."),
+    ] = None,
     log_level: Annotated[logs.Level, Parameter(help="What goes to stderr.")] = "info",
     log_format: Annotated[logs.Format, Parameter(help="How it is written there.")] = "text",
 ) -> None:
@@ -86,6 +104,7 @@ def serve(
         "python_projects_dir": projects_dir,
         "notebooks_dir": notebooks_dir,
         "sandbox": "off" if no_sandbox else None,
+        "attach": attach,
     }
     give_memory_back()
     be_unreadable()
@@ -96,9 +115,14 @@ def serve(
             if tunnel and transport == "stdio":
                 raise BadSettings("--tunnel: it leads to HTTP. Leave --transport stdio out.")
             if transport == "http" or tunnel:
+                if attach is not None:
+                    raise BadSettings("--attach: it is for stdio. Leave it or HTTP out.")
+                from .over_http import http
+
+                logs.tell_of_runs()
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
-                main_loop(stdio(settings))
+                main_loop(on_stdio(settings))
         except BadSettings as error:
             die(error)
 
@@ -159,14 +183,59 @@ async def leaving(work: Coroutine[Any, Any, int]) -> int:
     return code
 
 
-async def stdio(settings: Settings) -> int:
-    """Serve over stdin and stdout until EOF or a signal.
+async def on_stdio(settings: Settings) -> int:
+    """Serve over stdin and stdout, by the resident server or by kernels of one's own.
 
     Raises:
-        BadSettings: something that is set can't be used.
+        BadSettings: there has to be a resident server, and there is none to be attached to.
     """
+    if (attached := await relay(settings)) is not None:
+        # What goes wrong is in the answers, and with its traceback in the log of the other server.
+        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
+        return await stdio(attached.mcp, attached.aclose)
+    from .app import App
+    from .copies import homes
+
+    logs.tell_of_runs()
     server = App(settings, homes=await homes(settings))
-    serving = asyncio.create_task(server.mcp.run_stdio_async(show_banner=False))
+
+    async def end() -> None:
+        await server.sessions.__aexit__(None, None, None)
+
+    return await stdio(server.mcp, end)
+
+
+async def relay(settings: Settings) -> Relay | None:
+    """What hands all to the resident server; None where this process has to serve by itself.
+
+    Raises:
+        BadSettings: it may not.
+    """
+    if settings.attach == "never":
+        return None
+    if settings.attach == "auto" and settings.rmi_agent_server is None:
+        from .resident import found
+
+        if found() is None:  # as mostly, and then nothing more has to be looked at
+            return None
+    from .attach import Unattached, place
+
+    try:
+        there = await place(settings, settings.attach)
+    except Unattached as error:
+        if settings.attach == "always":
+            raise BadSettings(f"ATTACH: {error}") from None
+        log.warning("Not attached, this process serves by itself: %s", error)
+        return None
+    log.info("%s does all; its sessions outlive this process", there.named)
+    from .relay import Relay
+
+    return Relay(settings, settings.attach, there)
+
+
+async def stdio(mcp: FastMCP[Any], end: Callable[[], Awaitable[None]]) -> int:
+    """Serve over stdin and stdout until EOF or a signal."""
+    serving = asyncio.create_task(mcp.run_stdio_async(show_banner=False))
     stopped = stop_signal()
     events: list[asyncio.Future[Any]] = [serving, stopped]
     await asyncio.wait(events, return_when="FIRST_COMPLETED")
@@ -174,7 +243,7 @@ async def stdio(settings: Settings) -> int:
         serving.result()
         return 0
     # Cancelling `serving` would wait for the thread that reads stdin; end the kernels here.
-    await server.sessions.__aexit__(None, None, None)
+    await end()
     return 128 + stopped.result()
 
 

@@ -31,17 +31,24 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         leaving: closes what leads here from outside, before the port is closed. Nothing can
             follow `serve`, which raises the signal again that has ended it.
+        ready: called when requests are served.
     """
 
-    def __init__(self, config: uvicorn.Config, leaving: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        leaving: Callable[[], Awaitable[None]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
-        self._leaving = leaving
+        self._leaving, self._ready = leaving, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and have the queue as long as it was."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(QUEUE)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn newcomers away, and end."""

@@ -22,15 +22,18 @@ from cyclopts import Parameter
 from ..kernels import KernelError, Policy, Session, Sessions
 from ..kernels.jupyter_server import Api
 from . import hostfile
+from .attach import START, STOP, Unattached, check, introduced_facts
 from .attempt import Failed, NotTried, tools_of
-from .auth import DEFAULT_NAME, TOKEN, given, private_text, token_file
-from .entry import Entry, address, is_ours, kind, starts_us
+from .auth import DEFAULT_NAME, given
+from .entry import Entry, address, env_of, is_ours, kind, starts_us
 from .finding import Finding, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
 from .jsontext import Malformed
+from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
+from .resident import found, is_held, recorded
 from .settings import BadSettings, Settings, load
 from .wire import Impure, conversation
 
@@ -108,6 +111,7 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         yield await pure()
     yield of_port(settings)
     yield of_token(settings)
+    yield await of_resident(settings)
 
 
 def writable(what: str, folder: Path, variable: str) -> Finding:
@@ -178,7 +182,7 @@ async def pure() -> Finding:
     """Whether a server on stdio says nothing but the protocol, whatever its code prints."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            count = await conversation(["--notebooks-dir", folder], SOON)
+            count = await conversation(["--attach", "never", "--notebooks-dir", folder], SOON)
         except Impure as error:
             todo = "Started by hand, rmi-agent-mcp-server --log-level debug says more."
             return Finding("stdout on stdio", False, str(error), todo)
@@ -233,6 +237,29 @@ def of_token(settings: Settings) -> Finding:
         return Finding("token", False, str(error))
 
 
+async def of_resident(settings: Settings) -> Finding:
+    """Whether there is a resident server, and whether processes here would be attached to it."""
+    what, again = "resident server", f"Run: {STOP}, then {START}"
+    try:
+        record = found()
+        if record is None:
+            crashed = not is_held() and recorded() is not None
+            told = "none; the last one ended without saying so" if crashed else "none"
+            return Finding(what, None, f"{told}; {START} starts one")
+        told = f"process {record.pid}, {record.url}, version {record.version}"
+        facts = await introduced_facts(record)
+    except Unattached as error:
+        return Finding(what, False, str(error))
+    except BadSettings as error:
+        return Finding(what, False, str(error), again)
+    told += f"; {facts.busy + facts.idle} sessions"
+    try:
+        check(settings, "auto", facts)
+    except Unattached as error:
+        return Finding(what, None, f"{told}. It is not used with what is set here: {error}")
+    return Finding(what, True, told)
+
+
 async def of_host(host: Host) -> AsyncIterator[Finding]:
     """What a host's config has for this server, and whether that works."""
     try:
@@ -265,6 +292,9 @@ def ours_in(host: Host) -> dict[str, Entry]:
 async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
     """Whether an entry works."""
     what = f'{host.title}, "{name}"'
+    alone = env_of(entry).get("ATTACH") == "always" and not is_held()
+    if alone:  # trying it shall leave no server behind
+        entry = {**entry, "env": {**env_of(entry), "ATTACH": "never"}}
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         told = f"{host.title} takes commands alone, and this is a URL"
@@ -277,4 +307,5 @@ async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
         there = address(entry)
         todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else f"Run: {again}"
         return Finding(what, False, str(error), todo)
-    return Finding(what, True, f"starts and lists {len(tools)} tools")
+    more = "; its resident server is started when the host first needs it" if alone else ""
+    return Finding(what, True, f"starts and lists {len(tools)} tools{more}")

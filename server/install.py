@@ -39,7 +39,7 @@ from .hosts import Host, HostName, host_of
 from .jsonedit import Text
 from .jsontext import Malformed
 from .remote import checked_url, token_for
-from .settings import BadSettings, die, load
+from .settings import Attach, BadSettings, die, load
 
 WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
 SECRET = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
@@ -59,6 +59,10 @@ def install(
         tuple[str, ...],
         Parameter(help="NAME=VALUE for the command; may come several times.", negative=()),
     ] = (),
+    attach: Annotated[
+        Attach | None,
+        Parameter(help="ATTACH: whether it hands all to the resident server; auto unless set."),
+    ] = None,
     url: Annotated[
         str | None, Parameter(help="A server that runs elsewhere, with RMI_AGENT_TOKEN.")
     ] = None,
@@ -91,10 +95,13 @@ def install(
         if url is None and (bridge or oauth):
             raise BadSettings("install: --bridge and --oauth go with --url.")
         bridged = bridge or not chosen.speaks_http
-        if url is not None and (projects_dir or notebooks_dir or (env and not bridged)):
+        if url is not None and (projects_dir or notebooks_dir or attach or (env and not bridged)):
             raise BadSettings(
-                "install: with --url, folders and --env are settings of the server elsewhere."
+                "install: with --url, folders, --attach and --env are settings of the server"
+                " elsewhere."
             )
+        if attach is not None:
+            env = (*env, f"ATTACH={attach}")
         data = hostfile.read(chosen.config)
         before = hostfile.text_of(chosen.config, data, chosen.comments)
         before.part(chosen.section, name)  # both are objects, or that is what is wrong

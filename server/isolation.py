@@ -14,7 +14,7 @@ import platformdirs
 
 from ..kernels import Policy, Tier, why_not
 from ..kernels.sandbox import TIERS
-from .auth import token_file
+from .kept import token_file
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)

@@ -6,24 +6,26 @@ Whatever is logged while a run goes on carries the run's session and cell.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-from ..kernels.tracing import CURRENT
-
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
+LOG_BYTES = 2_000_000  # of a log file, and of the one before
 FACTS = ("session", "cell", "status", "state", "seconds", "output_bytes")
 OTHERS = ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error", "httpx2")
 
 
-def set_up(level: Level, layout: Format) -> None:
-    """Send every log of this process to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(told_of_the_run)
+def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
+    """Send every log of this process to stderr, or to a file that never gets large."""
+    handler = logging.StreamHandler(sys.stderr) if file is None else Bounded(file)
     handler.setFormatter(
         Lines("%(asctime)s %(levelname)s %(name)s: %(message)s")
         if layout == "text"
@@ -33,7 +35,9 @@ def set_up(level: Level, layout: Format) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    fastmcp_log = logging.getLogger("fastmcp")  # it brings handlers of its own
+    import fastmcp  # noqa: F401 (it brings handlers of its own, and would bring them later)
+
+    fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
     fastmcp_log.propagate = True
     if level != "debug":
@@ -43,11 +47,32 @@ def set_up(level: Level, layout: Format) -> None:
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
+def tell_of_runs() -> None:
+    """Have each record say which run it is about, in a process that has runs."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(told_of_the_run)
+
+
 def told_of_the_run(record: logging.LogRecord) -> bool:
     """Add which run a record is about."""
+    from ..kernels.tracing import CURRENT  # here: a process that is attached has no use for kernels
+
     if (run := CURRENT.get()) is not None:
         record.session, record.cell = run.session, run.cell
     return True
+
+
+class Bounded(RotatingFileHandler):
+    """A log file and the one before it; what is written to stderr goes to the same place."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        if sys.platform != "win32":  # which renames no file that is open twice
+            os.dup2(stream.fileno(), 2)  # interpreters that crash say so there
+        return stream
 
 
 class Lines(logging.Formatter):

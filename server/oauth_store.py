@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from . import auth
+from . import auth, kept
 from .settings import BadSettings
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class Store:
         if not self._path.exists():
             return State()
         cure = "Move it away: clients then sign in again."
-        text = auth.private_text(self._path, "AUTH", cure, FILE_LIMIT)
+        text = kept.private_text(self._path, "AUTH", cure, FILE_LIMIT)
         try:
             state = FORMAT.validate_json(text)
         except ValidationError:
@@ -278,7 +278,7 @@ class Store:
 
 def store_file() -> Path:
     """Where sign-ins are kept: beside the token of this user's servers."""
-    return auth.token_file().with_name("sign-ins.json")
+    return kept.token_file().with_name("sign-ins.json")
 
 
 def digest(secret: str) -> str:

@@ -6,19 +6,27 @@ Knows nothing of tools or kernels, nor of what answers on the port.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from ..kernels.sessions import LOCAL
 from .app import App
 from .application import EVERYWHERE, application
-from .auth import Access, access, bridge
+from .auth import Access, Tokens, access, bridge, local_token
 from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
 from .copies import homes
+from .kept import VERSION, private_folder
+from .proof import Identity
+from .resident import Record, born, lease, publish, withdraw
 from .settings import BadSettings, Settings
 from .tunnel import ready, through, tunnel
 from .ways import public_url, ways
@@ -59,29 +67,91 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             homes=common,
             seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
         )
-        config = uvicorn.Config(
-            application(server, settings, provider, callers.tokens),
-            http=Connection,
-            backlog=AT_A_TIME,
-            limit_concurrency=MOST,
-            lifespan="on",
-            log_config=None,
-            timeout_graceful_shutdown=2,
-            # Longer than clients keep an idle connection: one that the server closes just when a
-            # client sends loses the message, and legacy SSE clients then wait for ever.
-            timeout_keep_alive=75,
-            ws="none",
-        )
+        identity = identity_of(callers)
 
         async def leaving() -> None:
             await outside.aclose()
             if server.sessions.shared is not None:  # while calls can still be passed on
                 await server.sessions.shared.release_all()
 
-        runner = Server(config, leaving)
+        app = application(server, settings, provider, callers.tokens, identity)
+        runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
         await runner.serve(sockets=[listening])
     return 0
+
+
+async def resident(settings: Settings, log_file: str | None) -> int:
+    """Be this user's resident server, on this machine alone, until a signal.
+
+    Its clients are this user's own, so its sessions are those of a server on stdio: of the one
+    local user, in the same sandbox, without shares. What is set for others does not count here.
+
+    Raises:
+        Running: there is one already.
+        BadSettings: the port can't be used.
+    """
+    settings = settings.model_copy(
+        update={"auth": "token", "public_url": None, "allowed_hosts": (), "cors_origins": ()}
+        | {"host": "127.0.0.1", "rate_limit": given_or(settings, "rate_limit", 0)}
+        | {"port": given_or(settings, "port", 0)}
+    )
+    with lease():
+        listening, local = bind(settings), local_token()
+        tokens = Tokens({LOCAL: local.token.get_secret_value()})
+        callers = Access(tokens, local, tokens.principals)
+        server = App(settings, tokens)
+        identity = identity_of(callers)
+        # The folder of whoever has started us may go, as that of an AppImage does.
+        os.chdir(private_folder())
+        url = address(settings, listening)
+
+        def ready() -> None:
+            publish(Record(os.getpid(), born(os.getpid()) or 0.0, VERSION, url, log_file))
+            log.info("Resident server %s at %s, process %d", VERSION, url, os.getpid())
+
+        async def leaving() -> None:
+            withdraw()
+
+        app = application(server, settings, tokens, tokens, identity)
+        runner = Server(configuration(app), leaving, ready)
+        # Where uvicorn raises the signal again: ended in order, which is no failure.
+        signal.signal(signal.SIGTERM, runner.handle_exit)
+        signal.signal(signal.SIGINT, runner.handle_exit)
+        await runner.serve(sockets=[listening])
+    log.info("The resident server has ended")
+    return 0
+
+
+def given_or(settings: Settings, name: str, other: Any) -> Any:
+    """A setting where it is set, and something else where it is not."""
+    return getattr(settings, name) if name in settings.model_fields_set else other
+
+
+def configuration(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        backlog=AT_A_TIME,
+        limit_concurrency=MOST,
+        lifespan="on",
+        log_config=None,
+        timeout_graceful_shutdown=2,
+        # Longer than clients keep an idle connection: one that the server closes just when a
+        # client sends loses the message, and legacy SSE clients then wait for ever.
+        timeout_keep_alive=75,
+        ws="none",
+    )
+
+
+def identity_of(callers: Access) -> Identity | None:
+    """What a server shows to clients of its own user, where the token that was made lets in."""
+    if callers.local is None or callers.tokens is None:
+        return None
+    identity = Identity(callers.local.token.get_secret_value())
+    callers.tokens.add(callers.principals[0], identity.bearer)
+    return identity
 
 
 def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from .auth import TOKEN, given, private_text, token_file
+from .auth import given
+from .kept import TOKEN, private_text, token_file
 from .over_http import is_loopback
 from .registration import is_protected
 from .settings import BadSettings, Settings

@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, TypeAdapter, ValidationError, field_validator
@@ -22,7 +22,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from ..kernels import Config, Far, JupyterServer, Launch, is_here
+if TYPE_CHECKING:  # a server that is attached to another has no use for kernels
+    from ..kernels import Config, Far, JupyterServer, Launch
 
 # What kernels inherit. API keys and tokens are not in it; KERNEL_ENV adds names.
 KERNEL_ENV = [
@@ -70,6 +71,8 @@ KERNEL_ENV = [
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 ]
+# Imported by fresh kernels, where they are installed.
+PRELOADED = ("numpy", "pandas", "matplotlib.pyplot")
 # Never inherited and never shown. In AUTH, other programs expect a header with a token in it.
 SECRETS = {
     "RMI_AGENT_TOKEN",
@@ -103,7 +106,15 @@ HTTP_ONLY = {
     "OAUTH_USERS",
 }
 
+# Neither these nor the folders tell one server's sessions from another's.
+NOT_SHARED = (
+    HTTP_ONLY
+    | SECRETS
+    | {"PYTHON_PROJECTS_DIR", "NOTEBOOKS_DIR", "NGROK_DOMAIN", "ATTACH", "RMI_AGENT_SERVER"}
+)
+
 Names = Annotated[tuple[str, ...], NoDecode]
+Attach = Literal["auto", "always", "never"]
 
 
 class BadSettings(Exception):
@@ -137,7 +148,7 @@ class Settings(BaseSettings):
     kernel_max: int = Field(16, ge=1, le=1000)
     kernel_wait: float = Field(30.0, gt=0)
     kernel_env: Names = ()
-    kernel_preload: Names = Launch.preload
+    kernel_preload: Names = PRELOADED
     kernel_silence: float = Field(3.0, ge=1)
     remote_files: Literal["auto", "sent", "shared"] = "auto"
     remote_files_limit: int = Field(50_000_000, ge=0)
@@ -154,6 +165,8 @@ class Settings(BaseSettings):
     sandbox_read: Names = ()
     sandbox_write: Names = ()
     projects_readonly: bool = False
+    attach: Attach = "auto"
+    rmi_agent_server: str | None = None
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: Names = ()
@@ -203,6 +216,7 @@ class Settings(BaseSettings):
         "ngrok_domain",
         "jupyter_server_token",
         "copy_url",
+        "rmi_agent_server",
         mode="before",
     )
     @classmethod
@@ -227,6 +241,22 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
             raise ValueError("write a host name alone, such as python.ngrok.app")
         return value
+
+    @field_validator("rmi_agent_server")
+    @classmethod
+    def _of_this_machine(cls, value: str | None) -> str | None:
+        """Its base: http://ADDRESS:PORT."""
+        if value is None:
+            return None
+        found = re.fullmatch(
+            r"http://(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})(/mcp|/)?", value
+        )
+        if found is None:
+            raise ValueError(
+                "write http://127.0.0.1:PORT, the address of a server of this machine;"
+                " for one elsewhere there is install --url"
+            )
+        return f"http://{found[1].replace('localhost', '127.0.0.1')}:{found[2]}"
 
     @field_validator("cors_origins")
     @classmethod
@@ -274,17 +304,21 @@ class Settings(BaseSettings):
             BadSettings: the tokens do not fit.
         """
         urls = self.jupyter_server_url
+        if not urls:
+            return ()
+        from ..kernels import JupyterServer
+
         given = self.jupyter_server_token
         tokens = [token.strip() for token in given.get_secret_value().split(",")] if given else [""]
         if not all(re.fullmatch(r"[!-~]*", token) for token in tokens):
             raise BadSettings("JUPYTER_SERVER_TOKEN: a token has no spaces and is plain ASCII.")
-        if len(tokens) not in (1, len(urls)) and urls:
+        if len(tokens) not in (1, len(urls)):
             raise BadSettings(
                 f"JUPYTER_SERVER_TOKEN: it has {len(tokens)} tokens, and JUPYTER_SERVER_URL"
                 f" {len(urls)} addresses. Give one for all, or one for each in the same order."
             )
         tokens *= len(urls) if len(tokens) == 1 else 1
-        return tuple(JupyterServer(*each) for each in zip(urls, tokens, strict=bool(urls)))
+        return tuple(JupyterServer(*each) for each in zip(urls, tokens, strict=True))
 
     @property
     def most_sessions(self) -> int:
@@ -311,6 +345,8 @@ class Settings(BaseSettings):
 
     def launch(self) -> Launch:
         """How kernels start."""
+        from ..kernels import Launch
+
         names = {*KERNEL_ENV, *self.kernel_env}
         env = {
             name: value
@@ -333,10 +369,14 @@ class Settings(BaseSettings):
     @cached_property
     def kernels_are_here(self) -> bool:
         """Whether kernels run on this machine, and not where a provisioner or server has them."""
+        from ..kernels import is_here
+
         return not self.servers and is_here(self.kernel_name)
 
     def far(self) -> Far:
         """How it is with kernels that a provisioner puts on another machine."""
+        from ..kernels import Far
+
         ours = {name.upper() for name in type(self).model_fields}
         env = {
             name: value
@@ -352,12 +392,19 @@ class Settings(BaseSettings):
             private=(self.notebooks,),
         )
 
+    def shared(self) -> dict[str, Any]:
+        """What sessions depend on besides the folders, as JSON has it."""
+        names = {name for name in Settings.model_fields if name.upper() not in NOT_SHARED}
+        return self.model_dump(mode="json", include=names)
+
     def env_files(self) -> list[Path]:
         """The `.env` files that were read."""
         return [path for path in (home() / ".env", Path(".env")) if path.is_file()]
 
     def sessions(self, hints: dict[str, str]) -> Config:
         """What all sessions have in common; `hints` by the names of errors."""
+        from ..kernels import Config
+
         return Config(
             notebooks=self.notebooks,
             timeout=self.python_timeout,

@@ -48,6 +48,7 @@ def test_no_module_hides_one_of_pythons_own(floor: str) -> None:
 @pytest.mark.parametrize("floor", MAY_IMPORT)
 def test_all_is_sorted_and_complete(floor: str) -> None:
     package = importlib.import_module(f"rmi_agent.{floor}")
+    assert [hasattr(package, name) for name in package.__all__] == [True] * len(package.__all__)
     names = [
         n for n, v in vars(package).items() if not n.startswith("_") and hasattr(v, "__module__")
     ]

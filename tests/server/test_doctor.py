@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.server import load
+from rmi_agent.server import load, resident
 from rmi_agent.server.auth import token_file
-from rmi_agent.server.doctor import of_host, of_port, of_token, report, writable
+from rmi_agent.server.doctor import of_host, of_port, of_resident, of_token, report, writable
 from rmi_agent.server.finding import Finding
 from rmi_agent.server.hosts import Host, host_of
 from rmi_agent.server.reach import examine_url
@@ -347,6 +347,36 @@ async def test_a_folder_that_can_not_be_written_to_is_found(tmp_path: Path) -> N
 # All of it.
 
 CLI = [sys.executable, "-m", "rmi_agent.server.cli"]
+
+
+async def test_a_resident_server_is_told_of_and_one_of_another_version_is_amiss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    nobody = await of_resident(load())
+    assert (nobody.ok, nobody.told) == (None, "none; rmi-agent-mcp-server start starts one")
+    born = resident.born(os.getpid()) or 0.0
+    with resident.lease():
+        resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
+        other = await of_resident(load())
+    assert other.ok is False
+    assert "is version 0.0.9" in other.told and "Restart the resident server" in other.told
+    resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
+    crashed = await of_resident(load())
+    assert crashed.ok is None and "ended without saying so" in crashed.told
+
+
+@pytest.mark.slow
+async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    env = {"PYTHON_PROJECTS_DIR": str(fill(tmp_path)), "ATTACH": "always", "SANDBOX": "off"}
+    entry = {"command": CLI[0], "args": CLI[1:], "env": {**env, "KERNEL_POOL": "0"}}
+    host = configured("claude-code", json.dumps({"mcpServers": {"python": entry}}))
+    (finding,) = await at_host(host)
+    assert finding.ok is True and "started when the host first needs it" in finding.told
+    assert resident.found() is None and not resident.record_file().exists()
 
 
 @pytest.mark.slow

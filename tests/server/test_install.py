@@ -338,6 +338,15 @@ def test_what_is_set_here_goes_along_but_no_secret_and_nothing_of_http(
     }
 
 
+def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
+    assert run("claude-desktop", attach="always") == 0
+    assert written("claude-desktop")["env"]["ATTACH"] == "always"
+    assert run("claude-desktop") == 0
+    assert written("claude-desktop")["env"]["ATTACH"] == "always"
+    assert run("claude-desktop", attach="never") == 0
+    assert written("claude-desktop")["env"]["ATTACH"] == "never"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -346,6 +355,8 @@ def test_what_is_set_here_goes_along_but_no_secret_and_nothing_of_http(
         ({"oauth": True}, "go with --url"),
         ({"url": URL, "projects_dir": Path("p")}, "settings of the server elsewhere"),
         ({"url": URL, "env": ("KERNEL_MAX=2",)}, "settings of the server elsewhere"),
+        ({"url": URL, "attach": "always"}, "settings of the server elsewhere"),
+        ({"env": ("ATTACH=sometimes",)}, "ATTACH: "),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
         ({"url": "https://user:pass@far.example/mcp"}, "leave out what stands before @"),

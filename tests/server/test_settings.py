@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rmi_agent.kernels import Launch
 from rmi_agent.server import load
 from rmi_agent.server.isolation import chosen
 from rmi_agent.server.settings import BadSettings
@@ -145,3 +146,7 @@ def test_provisioners_get_their_variables_and_none_with_a_secret(
     launch = load().launch()
     assert set(launch.far.env) == set(theirs.split())
     assert "KERNEL_USERNAME" not in launch.env  # kernels of this machine have no use for them
+
+
+def test_what_kernels_preload_is_what_the_library_would() -> None:
+    assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
