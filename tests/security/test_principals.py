@@ -155,7 +155,10 @@ async def test_anothers_question_can_not_be_answered(both: Both) -> None:
             return await client.session.call_tool(
                 "run_cell",
                 arguments,
-                input_responses={"answer": ElicitResult(action="accept", content={"value": text})},
+                input_responses={
+                    name: ElicitResult(action="accept", content={"value": text})
+                    for name in question.input_requests or ()
+                },
                 request_state=state,
                 allow_input_required=True,
             )

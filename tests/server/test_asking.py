@@ -149,7 +149,10 @@ async def test_a_modern_call_ends_with_its_question_and_goes_on_with_the_answer(
             result = await client.session.call_tool(
                 "run_cell",
                 arguments,
-                input_responses={"answer": ElicitResult(action="accept", content={"value": "a"})},
+                input_responses={
+                    name: ElicitResult(action="accept", content={"value": "a"})
+                    for name in result.input_requests or ()
+                },
                 request_state=result.request_state,
                 allow_input_required=True,
             )

@@ -47,8 +47,25 @@ class Copy:
     """A server in a process of its own."""
 
     process: subprocess.Popen[str]
-    url: str
+    url: str = ""
     log: list[str] = field(default_factory=list)
+    serves: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> None:
+        """Read its log to the end; its address is in it."""
+        assert self.process.stderr is not None
+        with self.process.stderr as stderr:
+            for line in stderr:
+                self.log.append(line)
+                if found := re.search(r"MCP at (\S+)/mcp", line):
+                    self.url = found[1]
+                    self.serves.set()
+        self.serves.set()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self.process.terminate()
+        self.process.wait(SOON)
 
 
 @dataclass
@@ -60,8 +77,7 @@ class House:
     store: str
     copies: list[Copy] = field(default_factory=list)
 
-    def start(self, **settings: str) -> Copy:
-        """One more copy."""
+    def _begin(self, **settings: str) -> Copy:
         env = {
             **kernel_env(),
             "PYTHON_PROJECTS_DIR": str(self.folder / "python_projects"),
@@ -82,17 +98,17 @@ class House:
             stderr=subprocess.PIPE,
             text=True,
         )
-        copy = Copy(process, "")
+        copy = Copy(process)
         self.copies.append(copy)
-        assert process.stderr is not None
-        for line in process.stderr:
-            copy.log.append(line)
-            if found := re.search(r"MCP at (\S+)/mcp", line):
-                copy.url = found[1]
-                break
-        assert copy.url, "".join(copy.log)
-        threading.Thread(target=lambda: copy.log.extend(process.stderr or ()), daemon=True).start()
+        threading.Thread(target=copy.read, daemon=True).start()
         return copy
+
+    def start(self, number: int = 2, **settings: str) -> list[Copy]:
+        """Copies that serve, with these settings."""
+        copies = [self._begin(**settings) for _ in range(number)]
+        for copy in copies:
+            assert copy.serves.wait(SOON * 4) and copy.url, "".join(copy.log)
+        return copies
 
     def notebooks(self) -> list[Path]:
         return sorted((self.folder / "notebooks").glob("*.ipynb"))
@@ -211,9 +227,16 @@ async def cell(on: Any, code: str, session_id: str | None = None) -> tuple[str, 
     return result.content[0].text.partition("[")[0].strip(), result.structured_content
 
 
+async def no_kernel_is_left(house: House) -> None:
+    """A Jupyter Server lists a kernel until its process has ended."""
+    async with asyncio.timeout(SOON):
+        while house.jupyter.kernels():
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason="needs nginx (Debian: nginx-light)")
 async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: House) -> None:
-    copies = [house.start() for _ in range(3)]
+    copies = house.start(3)
     answered: Counter[str] = Counter()
     halfway, three_quarters = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
@@ -266,9 +289,7 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
                     assert (text, facts["state"]) == (str(RUNS), "kept"), failures
                 for row in listed:  # also those whose first answer broke
                     await one.call_tool("close_session", {"session_id": row["session_id"]})
-                async with asyncio.timeout(SOON):
-                    while house.jupyter.kernels():
-                        await asyncio.sleep(0.1)
+                await no_kernel_is_left(house)
     assert len(answered) == SESSIONS
     counted = 0
     for path in house.notebooks():
@@ -287,7 +308,7 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
 async def test_all_that_belongs_to_a_call_comes_through_another_copy(
     house: House, mode: str
 ) -> None:
-    home, other = house.start(), house.start()
+    home, other = house.start()
     told: list[str] = []
 
     async def tell(progress: float, total: float | None, message: str | None) -> None:
@@ -331,12 +352,11 @@ async def test_all_that_belongs_to_a_call_comes_through_another_copy(
         with pytest.raises(ToolError, match="has ended"):
             await cell(here, "x", session_id)
     for copy in (home, other):
-        copy.process.terminate()
-        copy.process.wait(SOON)
+        copy.stop()
 
 
 async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
-    home, other = house.start(), house.start()
+    home, other = house.start()
     async with client(home.url) as here, client(other.url) as there:
         _, facts = await cell(here, "import time; x = 1")
         session_id = facts["session_id"]
@@ -359,8 +379,7 @@ async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
         text, facts = await cell(there, "x", session_id)
         assert (text, facts["cell"]) == ("2", 3)
         await there.call_tool("close_session", {"session_id": session_id})
-    other.process.terminate()
-    other.process.wait(SOON)
+    other.stop()
 
 
 async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
@@ -368,7 +387,7 @@ async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
 ) -> None:
     port = free_port()
     with redis(house.folder, port) as store:
-        copy = house.start(SESSION_STORE=store)
+        [copy] = house.start(1, SESSION_STORE=store)
         async with client(copy.url) as one:
             _, facts = await cell(one, "x = 1")
     async with client(copy.url) as one:
@@ -377,23 +396,20 @@ async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
         with redis(house.folder, port):  # it is back, and has forgotten all
             assert (await cell(one, "x", facts["session_id"]))[0] == "1"
             await one.call_tool("close_session", {"session_id": facts["session_id"]})
-            copy.process.terminate()
-            copy.process.wait(SOON)
-    assert house.jupyter.kernels() == []
+            copy.stop()
+    await no_kernel_is_left(house)
 
 
 async def test_a_server_that_is_started_again_has_its_sessions_again(house: House) -> None:
     store = str(house.folder / "records")
-    before = house.start(SESSION_STORE=store)
+    [before] = house.start(1, SESSION_STORE=store)
     async with client(before.url) as one:
         _, facts = await cell(one, "x = 41")
-    before.process.terminate()
-    before.process.wait(SOON)
-    after = house.start(SESSION_STORE=store)
+    before.stop()
+    [after] = house.start(1, SESSION_STORE=store)
     async with client(after.url) as one:
         text, again = await cell(one, "x + 1", facts["session_id"])
         assert (text, again["cell"], again["state"]) == ("42", 2, "kept")
         assert again["notebook"] == facts["notebook"]
         await one.call_tool("close_session", {"session_id": facts["session_id"]})
-    after.process.terminate()
-    after.process.wait(SOON)
+    after.stop()
