@@ -19,6 +19,7 @@ from fastmcp import Client
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import (
     Config,
+    Far,
     JupyterServer,
     Kernel,
     KernelStartError,
@@ -129,6 +130,28 @@ async def test_a_file_runs_as_main_with_its_exit_code(
         far = await (await sessions.open()).submit_script(elsewhere).task
     assert stream(run) == "__main__ ['b']\n" == stream(far)
     assert (run.reply.exit_code, run.state) == (3, "kept") == (far.reply.exit_code, far.state)
+
+
+async def test_the_projects_files_are_sent_and_go_with_the_session(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "neighbour.py").write_text("answer = 42\n")
+    source = b"import neighbour, os; print(neighbour.answer, os.getcwd())\n"
+    (project / "main.py").write_bytes(source)
+    how = replace(launch(project, pair[0].server), runtime=tmp_path, far=Far(files="sent"))
+    async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
+        session = await sessions.open()
+        run = await session.submit_script(Script(project / "main.py", source)).task
+        answer, there = stream(run).split()
+        assert answer == "42" and Path(there).is_dir() and not Path(there).samefile(project)
+        (project / "neighbour.py").write_text("answer = 43\n")
+        look = Script(project / "look.py", b"print(open('neighbour.py').read())")
+        assert "answer = 43" in stream(await session.submit_script(look).task)
+        written = await cell(session, "_ = open('new.txt', 'w').write('new')")
+        assert "new.txt" in str(written.notes)
+    assert not Path(there).exists()
 
 
 async def test_a_flood_is_bounded_and_what_the_server_leaves_out_is_told(shared: Session) -> None:

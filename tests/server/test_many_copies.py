@@ -181,8 +181,8 @@ http {{
 
 
 def readme_nginx(ports: list[int], port: int) -> str:
-    """What the README tells to put into nginx's configuration, with this test's addresses."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    """What the documentation tells to put into nginx's configuration, with this test's addresses."""
+    readme = Path(__file__).parents[2].joinpath("docs/many-copies.md").read_text("utf-8")
     block = re.findall(r"```nginx\n(.*?)```", readme, re.S)[0]
     servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
     block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)
@@ -194,7 +194,7 @@ def readme_nginx(ports: list[int], port: int) -> str:
 
 @contextlib.contextmanager
 def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
-    """nginx before the copies, as the README has it."""
+    """nginx before the copies, as the documentation has it."""
     port = free_port()
     ours = readme_nginx([int(copy.url.rpartition(":")[2]) for copy in copies], port)
     config = folder / "nginx.conf"
