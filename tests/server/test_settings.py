@@ -109,7 +109,7 @@ def test_a_jupyter_servers_kernels_get_nothing_of_this_environment(
 def test_no_sandbox_is_claimed_for_kernels_elsewhere(exposed: bool) -> None:
     where = {"jupyter_server_url": "http://a:1"}
     assert chosen(load(**where, sandbox="auto"), exposed=exposed) is None
-    with pytest.raises(BadSettings, match="^SANDBOX: bwrap .* JUPYTER_SERVER_URL"):
+    with pytest.raises(BadSettings, match="^SANDBOX: bwrap .*JUPYTER_SERVER_URL"):
         chosen(load(**where, sandbox="bwrap"), exposed=exposed)
 
 
