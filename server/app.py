@@ -127,7 +127,7 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
         told += "\nThe code runs on another machine" + (
             "."
             if settings.remote_files == "shared"
-            else ", with a copy of the projects folder:"
-            " what it writes there stays there, and ends with its session."
+            else ", with a copy of the projects folder unless it sees that itself:"
+            " what it writes into a copy stays there, and ends with its session."
         )
     return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."

@@ -330,7 +330,7 @@ class Tools:
                     "state": "busy" if record.busy else "idle",
                     "cells": record.cells,
                     "idle_seconds": 0.0 if record.busy else round(time.time() - record.used, 1),
-                    "memory_bytes": 0,
+                    "memory_bytes": None,
                     "notebook": str(notebook) if notebook else None,
                 }
             )

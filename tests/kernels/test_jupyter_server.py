@@ -493,7 +493,7 @@ async def test_every_tool_works_there(pair: tuple[Jupyter, Jupyter], tmp_path: P
     app = App(load(python_projects_dir=projects, kernel_pool=0, sandbox="auto", **where))
     before = len(pair[0].kernels())
     async with Client(app.mcp) as client:
-        assert "The code runs on a Jupyter Server" in str(client.instructions)
+        assert "The code runs on another machine" in str(client.instructions)
         ran = await client.call_tool_mcp("run_python", {"file_name": "hello_world.py"})
         assert ran.content[0].text.startswith("Hello")
         assert ran.structured_content["exit_code"] == 0
