@@ -41,6 +41,8 @@ def own_environment() -> Iterator[None]:
     # A shell's background jobs inherit that Ctrl-C is ignored, and so would what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     patch.setenv("SANDBOX", SANDBOX)
+    # Each server would import pandas and matplotlib ahead; tests that need that say so.
+    patch.setenv("KERNEL_PRELOAD", "")
     settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR KERNEL_NAME PYTHON_TIMEOUT PORT ALLOWED_HOSTS"
     settings += " RMI_AGENT_TOKEN RMI_AGENT_TOKENS AUTH PUBLIC_URL OAUTH_CLIENT_ID OAUTH_USERS"
     settings += " JUPYTER_SERVER_URL JUPYTER_SERVER_TOKEN"
@@ -77,7 +79,7 @@ def kernel_env() -> dict[str, str]:
 
 
 def launch(folder: Path) -> Launch:
-    return Launch(cwd=folder, runtime=folder, env=kernel_env())
+    return Launch(cwd=folder, runtime=folder, env=kernel_env(), preload=())
 
 
 def policy(folder: Path, tier: str = SANDBOX, **more: Any) -> Policy | None:

@@ -26,7 +26,7 @@ from tests.server.conftest import fill
 from tests.server.wire import Wire
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.hostile,  # alone: how soon one is noticed and ended counts
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 SOON = 2.5  # seconds in which a death is to be noticed

@@ -43,7 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / ".state"))
-    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "SANDBOX"):
+    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "SANDBOX", "KERNEL_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     yield folder

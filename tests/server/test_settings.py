@@ -148,5 +148,6 @@ def test_provisioners_get_their_variables_and_none_with_a_secret(
     assert "KERNEL_USERNAME" not in launch.env  # kernels of this machine have no use for them
 
 
-def test_what_kernels_preload_is_what_the_library_would() -> None:
+def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KERNEL_PRELOAD")
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
