@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import time
@@ -182,8 +183,6 @@ async def idle(bench: Bench) -> None:
 async def jupyter_server(bench: Bench) -> AsyncIterator[tuple[dict[str, str], psutil.Process]]:
     """A Jupyter Server as the engine: what our settings are then, and its process."""
     token = secrets.token_hex(16)
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
