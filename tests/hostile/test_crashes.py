@@ -93,7 +93,7 @@ def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: P
 
 LAUNCHER = """
 import json, os, signal, sys
-from rmi_agent.server import cli
+from rmi_agent.server import app, cli, copies
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     order = json.loads(line)

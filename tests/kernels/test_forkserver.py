@@ -222,7 +222,7 @@ async def test_a_module_that_can_not_be_preloaded_is_named_and_skipped(
     env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
     preload = [*MODULES, "not_installed_anywhere"]
     loaded = f"[name in sys.modules for name in {preload}]"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while True:
             async with kernel(preload=preload, env=env) as running:
                 found = await running.value(loaded, "import sys")
