@@ -81,7 +81,7 @@ class Jupyter:
             return
         family = [self.process, *self.process.children(recursive=True)]
         self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(psutil.TimeoutExpired):
             self.process.wait(10)
         for each in still_running(family, 0):
             each.kill()

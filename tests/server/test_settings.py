@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rmi_agent.kernels import Launch
+from rmi_agent.kernels.homes import Homes
 from rmi_agent.server import load
+from rmi_agent.server.copies import homes
 from rmi_agent.server.isolation import chosen
 from rmi_agent.server.settings import BadSettings
 
@@ -151,3 +154,32 @@ def test_provisioners_get_their_variables_and_none_with_a_secret(
 def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KERNEL_PRELOAD")
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
+
+
+async def copies_homes(**settings: Any) -> Homes | None:
+    return await homes(load(**settings), 8000)
+
+
+@pytest.mark.anyio
+async def test_sign_ins_of_one_server_are_not_for_several(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="^AUTH: token.oauth keeps sign-ins in one server"):
+        await copies_homes(
+            session_store=str(tmp_path / "store"),
+            auth="token+oauth",
+            public_url="https://python.example",
+        )
+    assert await copies_homes(session_store="memory") is None
+
+
+@pytest.mark.anyio
+async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    given = {"session_store": store, "python_projects_dir": tmp_path / "p"}
+    first = await copies_homes(**given, notebooks_dir=tmp_path / "a", copy_url="http://a:1")
+    assert first is not None
+    async with first:
+        with pytest.raises(BadSettings, match=r"^NOTEBOOKS_DIR: .*/b is not the folder in which"):
+            await copies_homes(**given, notebooks_dir=tmp_path / "b")
+        second = await copies_homes(**given, notebooks_dir=tmp_path / "a")
+        assert second is not None
+        await second.store.close()
