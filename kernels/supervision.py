@@ -1,0 +1,97 @@
+"""Background tasks with an owner: each has a name, and how it ends is seen.
+
+A task is either a job, which ends by itself, or a watcher, which is restarted when it fails.
+Knows asyncio and logging; nothing of what the tasks do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a failed watcher is restarted
+HEALTHY = 60.0  # seconds without a failure after which the delay starts over
+
+
+class Supervisor:
+    """Owns background tasks. Use as `async with Supervisor(...) as supervisor`.
+
+    Leaving cancels what still runs and waits for its end.
+
+    Args:
+        name: stands before the tasks' names in the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cancel()
+
+    @property
+    def tasks(self) -> frozenset[asyncio.Task[Any]]:
+        """The tasks that have not ended."""
+        return frozenset(self._tasks)
+
+    def start(self, job: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """Run a job in the background; an exception that it raises is logged.
+
+        Args:
+            job: the coroutine.
+            name: what it does, for the log.
+        """
+        task = asyncio.create_task(job, name=f"{self._name}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def watch(
+        self, watcher: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> asyncio.Task[None]:
+        """Keep a watcher running: when it raises, log that and start it again.
+
+        The delay before a restart doubles with each failure, up to `LONGEST_DELAY`. A watcher
+        that returns is not restarted.
+
+        Args:
+            watcher: makes the coroutine, once for each start.
+            name: what it does, for the log.
+        """
+        return self.start(self._keep(watcher, name), name)
+
+    async def cancel(self) -> None:
+        """Cancel what still runs and wait for its end."""
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _keep(self, watcher: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_DELAY
+        while True:
+            began = loop.time()
+            try:
+                return await watcher()
+            except Exception:
+                if loop.time() - began > HEALTHY:
+                    delay = FIRST_DELAY
+                log.exception("%s: %s failed and is restarted in %g s", self._name, name, delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
