@@ -19,6 +19,7 @@ from ..kernels.homes import Homes
 from ..kernels.process import language_of
 from ..kernels.sessions import LOCAL
 from .completions import Completions
+from .error_reporting import UnexpectedErrors
 from .isolation import chosen, described, hints, hints_elsewhere
 from .kept import VERSION
 from .prompts import Prompts
@@ -89,6 +90,7 @@ class App:
                 RequestStateSecurity(keys=[seal], audience="rmi-agent") if seal else None
             ),
         )
+        self.mcp.add_middleware(UnexpectedErrors())
         if self.sessions.shared is not None:
             from .foreign import Foreign
 
