@@ -143,6 +143,11 @@ class Guard:
                 finally:
                     share.held -= size
 
+    @property
+    def known(self) -> int:
+        """Of how many principals something is remembered."""
+        return len(self._shares)
+
     @contextlib.contextmanager
     def _open(self, who: str) -> Iterator[Share]:
         share = self._shares.get(who)
