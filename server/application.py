@@ -27,9 +27,11 @@ from .app import App
 from .auth import Tokens
 from .guard import BODY_LIMIT, Guard
 from .kept import VERSION
+from .messages import flaw
 from .proof import FACTS, PROOF, Facts, Identity
 from .review.answers import is_page
 from .settings import Settings
+from .strangers import Door, Waiting
 from .ways import public_url
 
 # Served without a token when AUTH has more ways than that, and how often a minute. Each has an
@@ -77,13 +79,17 @@ def application(
     if auth is not None:  # where nobody is known, nobody is told
         apart[FACTS] = telling(server)
     mcp = answering(apart.get, transports(server))
-    app: ASGIApp = Guard(mcp, settings.rate_limit)
+    app: ASGIApp = Guard(mcp, settings.rate_limit, takes_body=takes_messages, check=flaw)
+    waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
     if auth is not None:
-        doors = {path: Guard(mcp, often, FORM_LIMIT) for path, often in PUBLIC_PATHS[settings.auth]}
+        doors = {
+            path: Door(mcp, often, waiting, FORM_LIMIT)
+            for path, often in PUBLIC_PATHS[settings.auth]
+        }
         if identity is not None:
-            doors[PROOF] = Guard(identity.prove, PROOFS, FORM_LIMIT)
+            doors[PROOF] = Door(identity.prove, PROOFS, waiting, 0)
         # FastMCP asks for a token on its own paths only. Whatever else is served here has to be
         # asked for with one too, and a path that does not exist tells nothing.
         app = answering(
@@ -103,7 +109,7 @@ def application(
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     if server.sessions.shared is not None:
         here += (host_of(server.sessions.shared.homes.url),)
-    pages = review_pages(server, settings, tokens)
+    pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
         answering(lambda path: pages if is_page(path) else None, app),
         allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
@@ -177,14 +183,21 @@ def is_legacy(path: str) -> bool:
     )
 
 
-def review_pages(server: App, settings: Settings, tokens: Tokens | None) -> ASGIApp:
+def takes_messages(path: str) -> bool:
+    """Whether a path is one to which MCP's messages are sent."""
+    return path == "/mcp" or path.startswith("/messages")
+
+
+def review_pages(
+    server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
+) -> ASGIApp:
     """The pages that show sessions, to who has a token; without tokens to all."""
     from .review.access import ByToken, NoSignIn
     from .review.gate import Gate
     from .review.index import Index
 
     access = NoSignIn() if tokens is None else ByToken(tokens)
-    return Gate(Index(settings.notebooks), access, server.sessions)
+    return Gate(Index(settings.notebooks), access, server.sessions, waiting)
 
 
 def transports(server: App) -> ASGIApp:

@@ -1,7 +1,8 @@
 """uvicorn's HTTP connections, which may not keep others waiting.
 
 uvicorn gives a client for ever to send a request, and as many connections as there are file
-descriptors. Knows connections and their time; nothing of what requests say.
+descriptors. Knows connections, their time, and on which of them somebody known has called:
+behind a proxy all come from one address. Knows nothing of what requests say.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import h11
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0  # for a request's head, from its first byte
-MOST_WAITING = 200  # connections with no request being served; kernels need descriptors as well
-MOST = 500  # connections; a request on one more is told that the service is unavailable
+REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
+WRITE_SECONDS = 60.0  # in which a client takes something of an answer
+STRANGERS = 200  # connections on which nobody known has called: the oldest makes room
+KNOWN_IDLE = 200  # others with no request being served; kernels need descriptors as well
 AT_A_TIME = 16  # connections accepted before the loop gets to look at them
 QUEUE = 2048  # connections that the system keeps until they are accepted
 
@@ -57,44 +63,108 @@ class Server(uvicorn.Server):
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when it dawdles, and the first to make room in a crowd."""
+    """A connection that is closed when it dawdles, or to make room for newer ones.
 
-    _deadline: asyncio.TimerHandle | None = None
-    _since = 0.0
+    Strangers' connections are few, whatever they do: requests, bodies and answers that nobody
+    takes count all the same. Those of somebody known are closed while idle only.
+
+    Attributes:
+        owner: who has called on it last of those who are known; None if nobody has.
+    """
+
+    owner: str | None = None
+    _deadline: asyncio.TimerHandle | None = None  # for a head, or for the rest of a body
+    _writing: asyncio.TimerHandle | None = None
+    _unsent = 0  # bytes of answers when the client was last looked at
+    _since = 0.0  # when it began to wait, or its request came
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.app_state = {**self.app_state, "connection": self}  # each request gets a copy
 
     @property
-    def waiting(self) -> bool:
-        """Whether it is open with no request of it being served."""
-        idle = self.cycle is None or self.cycle.response_complete
-        return idle and not self.transport.is_closing()
+    def idle(self) -> bool:
+        """Whether no request of it is being served."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether a whole request of it is being served, whose answer the client takes."""
+        return not self.idle and not self.cycle.more_body and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
         self._since = self.loop.time()
-        self._expect_a_request()
-        self._make_room()
+        self._expect(HEAD_SECONDS)
+        strangers = [c for c in self._others() if c.owner is None]
+        if len(strangers) >= STRANGERS:
+            min(strangers, key=lambda c: (c.waits_for_us, c._since)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; the time for a head is not prolonged by it."""
+        before = self.cycle
+        leftover = self.idle and self.conn.their_state is h11.SEND_BODY
         super().data_received(data)
-        if not self.waiting:
+        if self.cycle is not before:
+            self._since = self.loop.time()
+        if not self.idle:
             self._stop_the_clock()
-        elif self._deadline is None:
-            self._expect_a_request()
+        elif leftover and self.conn.their_state is h11.IDLE:
+            self._expect(self.timeout_keep_alive)  # uvicorn has only stopped its own clock
+        elif self._deadline is None and not self.transport.is_closing():
+            self._expect(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._stop_the_clock()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         """Wait for the next request; uvicorn's keep-alive counts until its first byte."""
         self._since = self.loop.time()
+        if self.cycle.more_body:  # not read: what comes of it is thrown away, for a while
+            self._expect(HEAD_SECONDS if self.owner else REST_SECONDS)
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._see_it_sent()
+        elif self.owner is not None:
+            self._make_room()
 
-    def _expect_a_request(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+    def timeout_keep_alive_handler(self) -> None:
+        """Close it, and see that it ends."""
+        super().timeout_keep_alive_handler()
+        self._see_it_sent()
+
+    def pause_writing(self) -> None:
+        """Let whoever answers wait for the client, which has to take something meanwhile."""
+        super().pause_writing()
+        self._see_it_sent()
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _see_it_sent(self) -> None:
+        if self._writing is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._writing = self.loop.call_later(WRITE_SECONDS, self._check_sent)
+
+    def _check_sent(self) -> None:
+        self._writing = None
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unsent:
+            self.transport.abort()
+        elif left:
+            self._see_it_sent()
+
+    def _expect(self, seconds: float) -> None:
+        self._stop_the_clock()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _stop_the_clock(self) -> None:
         if self._deadline is not None:
@@ -102,18 +172,23 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """Close one that waits when too many do: of the address that has most of them.
+        """Close an idle connection of whoever has most of them, when they are too many."""
+        idle = [c for c in (self, *self._others()) if c.owner is not None and c.idle]
+        if len(idle) > KNOWN_IDLE:
+            crowd, _ = Counter(c.owner for c in idle).most_common(1)[0]
+            rivals = [c for c in idle if c.owner == crowd]
+            min(rivals, key=lambda c: c._since).transport.abort()
 
-        The oldest goes, but those that never asked for anything before all others.
-        """
-        waiting = [c for c in self.connections if isinstance(c, Connection) and c.waiting]
-        if len(waiting) <= MOST_WAITING:
-            return
-        crowd, _ = Counter(c.address for c in waiting).most_common(1)[0]
-        rivals = [c for c in waiting if c.address == crowd]
-        min(rivals, key=lambda c: (c.cycle is not None, c._since)).transport.abort()
+    def _others(self) -> list[Connection]:
+        return [
+            c
+            for c in self.connections
+            if isinstance(c, Connection) and c is not self and not c.transport.is_closing()
+        ]
 
-    @property
-    def address(self) -> str:
-        """The other end's, without its port."""
-        return self.client[0] if self.client is not None else ""
+
+def recognize(scope: Scope, who: str) -> None:
+    """Note that somebody known calls, so that strangers don't take their connection's place."""
+    connection = scope.get("state", {}).get("connection")
+    if isinstance(connection, Connection):
+        connection.owner = who

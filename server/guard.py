@@ -1,4 +1,4 @@
-"""What one caller over HTTP may take: requests a minute, requests at once, and a body's size.
+"""What one caller over HTTP may take: requests a minute, requests at once, and bytes of bodies.
 
 Stands behind authentication and counts by principal, so that nobody takes another's share.
 Knows nothing of MCP but the form of its errors.
@@ -7,9 +7,11 @@ Knows nothing of MCP but the form of its errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
-from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
@@ -18,10 +20,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..kernels.sessions import LOCAL
+from .connections import recognize
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped
 BODY_SECONDS = 60.0  # for a whole body
+SMALL = (
+    65_536  # bytes of a body that counts for nothing: whoever has sent too much can still stop it
+)
+HELD = 100_000_000  # bytes of larger bodies that the open requests of one principal have together
 AT_ONCE = 200  # open requests of one principal: each stream of events is one
+AT_ONCE_OF_ALL = 300  # beyond that nobody may open more than an equal part of it
+AT_LEAST = 10  # open requests that everybody may have whatever the others do
+
+Check = Callable[[bytes], str | None]
 
 
 class Refused(Exception):
@@ -33,22 +44,55 @@ class Refused(Exception):
 
 
 class Allowance:
-    """So many requests a minute, saved up for at most a minute."""
+    """So many requests a minute, saved up for at most a minute; 0 is no limit."""
 
     def __init__(self, per_minute: int) -> None:
-        self._most, self._rate = float(per_minute), per_minute / 60
-        self._left, self._looked = self._most, time.monotonic()
+        self.per_minute = per_minute
+        self._left, self._looked = float(per_minute), time.monotonic()
 
     def wait(self) -> float:
         """Seconds until the next request may come; 0 is now."""
-        now = time.monotonic()
-        self._left = min(self._most, self._left + (now - self._looked) * self._rate)
+        if not self.per_minute:
+            return 0.0
+        now, rate = time.monotonic(), self.per_minute / 60
+        self._left = min(float(self.per_minute), self._left + (now - self._looked) * rate)
         self._looked = now
-        return max(0.0, (1 - self._left) / self._rate)
+        return max(0.0, (1 - self._left) / rate)
 
     def take(self) -> None:
         """Count a request, which may go into debt."""
         self._left -= 1
+
+    def check(self) -> None:
+        """Count a request, if it may come now.
+
+        Raises:
+            Refused: it may not.
+        """
+        if seconds := self.wait():
+            after = math.ceil(seconds)
+            raise Refused(
+                429,
+                f"Too many requests: at most {self.per_minute} a minute are served (RATE_LIMIT)."
+                f" Nothing was done; try again in {after} s.",
+                after,
+            )
+        self.take()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is as it was in the beginning."""
+        self.wait()
+        return not self.per_minute or self._left >= self.per_minute
+
+
+@dataclass
+class Share:
+    """What one principal has taken: requests that are open, and the bytes of their bodies."""
+
+    allowance: Allowance
+    open: int = 0
+    held: int = 0
 
 
 class Guard:
@@ -58,12 +102,21 @@ class Guard:
         app: what is guarded.
         per_minute: requests of one principal; 0 is no limit.
         body: bytes of one request's.
+        takes_body: whether anything at a path reads a body.
+        check: tells what is wrong with a body.
     """
 
-    def __init__(self, app: ASGIApp, per_minute: int, body: int = BODY_LIMIT) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        per_minute: int,
+        body: int = BODY_LIMIT,
+        takes_body: Callable[[str], bool] = lambda path: True,
+        check: Check = lambda body: None,
+    ) -> None:
         self._app, self._per_minute, self._body = app, per_minute, body
-        self._allowances: dict[str, Allowance] = {}
-        self._open: Counter[str] = Counter()
+        self._takes_body, self._check = takes_body, check
+        self._shares: dict[str, Share] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or say why not and when to try again."""
@@ -71,45 +124,112 @@ class Guard:
             await self._app(scope, receive, send)
             return
         who = principal(scope)
-        self._open[who] += 1
-        try:
-            self._check_number(who)
-            await self._check_rate(who, waits=scope["path"].startswith("/messages"))
-            body = await whole_body(scope, receive, self._body)
-        except Refused as refused:
-            await refusal(refused)(scope, receive, send)
-        except ClientDisconnect:
-            return
-        else:
-            await self._app(scope, replay(body, receive), send)
-        finally:
-            self._open[who] -= 1
+        recognize(scope, who)
+        with self._open(who) as share:
+            try:
+                self._check_number(share)
+                await check_rate(share.allowance, waits=scope["path"].startswith("/messages"))
+                body = await self._read(share, scope, receive)
+            except Refused as refused:
+                await refusal(refused)(scope, receive, send)
+            except ClientDisconnect:
+                return
+            else:
+                given, share.held = replay(body, receive), share.held + counted(len(body))
+                size = counted(len(body))
+                del body  # a run may take hours
+                try:
+                    await self._app(scope, given, send)
+                finally:
+                    share.held -= size
 
-    def _check_number(self, who: str) -> None:
-        if self._open[who] > AT_ONCE:
+    @property
+    def known(self) -> int:
+        """Of how many principals something is remembered."""
+        return len(self._shares)
+
+    @contextlib.contextmanager
+    def _open(self, who: str) -> Iterator[Share]:
+        share = self._shares.get(who)
+        if share is None:
+            for name in [name for name, one in self._shares.items() if is_unused(one)]:
+                del self._shares[name]
+            share = self._shares[who] = Share(Allowance(self._per_minute))
+        share.open += 1
+        try:
+            yield share
+        finally:
+            share.open -= 1
+            if is_unused(share):
+                self._shares.pop(who, None)
+
+    def _check_number(self, share: Share) -> None:
+        shares = [one.open for one in self._shares.values() if one.open]
+        most = AT_ONCE
+        if sum(shares) > AT_ONCE_OF_ALL:
+            most = min(most, max(AT_LEAST, AT_ONCE_OF_ALL // len(shares)))
+        if share.open > most:
             raise Refused(
                 429,
-                f"Too many requests at once: {AT_ONCE} of yours are open."
+                f"Too many requests at once: {most} of yours are open."
                 " Try again in 5 s, when some have ended.",
                 5,
             )
 
-    async def _check_rate(self, who: str, waits: bool) -> None:
-        """Count the request; a client of legacy SSE `waits`, since it breaks off at an error."""
-        if not self._per_minute:
-            return
-        allowance = self._allowances.setdefault(who, Allowance(self._per_minute))
-        seconds = allowance.wait()
-        if seconds and not waits:
-            after = math.ceil(seconds)
-            raise Refused(
-                429,
-                f"Too many requests: at most {self._per_minute} a minute are served (RATE_LIMIT)."
-                f" Nothing was done; try again in {after} s.",
-                after,
+    async def _read(self, share: Share, scope: Scope, receive: Receive) -> bytes:
+        """A request's body, which counts as held while it arrives."""
+        if not self._takes_body(scope["path"]):
+            return b""
+        mine = 0
+
+        def arrived(size: int) -> None:
+            nonlocal mine
+            share.held += counted(size) - mine
+            mine = counted(size)
+            if mine and share.held > HELD:
+                raise Refused(
+                    429,
+                    f"Too much at once: your open requests have {HELD / 1e6:g} MB of bodies."
+                    " Nothing was done; try again in 5 s, when some have ended.",
+                    5,
+                )
+
+        try:
+            body = await whole_body(scope, receive, self._body, BODY_SECONDS, arrived)
+            # A look at megabytes takes its time, and the loop has others to serve.
+            found = (
+                self._check(body)
+                if len(body) <= SMALL
+                else await asyncio.to_thread(self._check, body)
             )
-        allowance.take()
-        await asyncio.sleep(seconds)
+        finally:
+            share.held -= mine
+        if found is not None:
+            raise Refused(400, found)
+        return body
+
+
+def is_unused(share: Share) -> bool:
+    """Whether nothing is lost if a share begins anew."""
+    return not share.open and share.allowance.is_whole
+
+
+def counted(size: int) -> int:
+    """How much of a body's size counts."""
+    return size if size > SMALL else 0
+
+
+async def check_rate(allowance: Allowance, waits: bool) -> None:
+    """Count a request; a client of legacy SSE `waits`, since it breaks off at an error.
+
+    Raises:
+        Refused: there were too many.
+    """
+    if not waits:
+        return allowance.check()
+    seconds = allowance.wait()
+    allowance.take()
+    await asyncio.sleep(seconds)
 
 
 def principal(scope: Scope) -> str:
@@ -118,8 +238,16 @@ def principal(scope: Scope) -> str:
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
 
 
-async def whole_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """A request's body, all of it, of at most so many bytes.
+async def whole_body(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    seconds: float | None,
+    arrived: Callable[[int], None] = lambda size: None,
+) -> bytes:
+    """A request's body, all of it, of at most so many bytes and in at most so many seconds.
+
+    `arrived` is called with its size as it grows, and may refuse it.
 
     Raises:
         Refused: it is too large or takes too long.
@@ -134,14 +262,15 @@ async def whole_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for part in request.stream():
                 body += part
                 if len(body) > limit:
                     raise too_large
+                arrived(len(body))
     except TimeoutError:
         raise Refused(
-            408, f"The request's body took longer than {BODY_SECONDS:g} s. Send it again.", 1
+            408, f"The request's body took longer than {seconds:g} s. Send it again.", 1
         ) from None
     return bytes(body)
 

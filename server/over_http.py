@@ -22,7 +22,7 @@ from ..kernels.sessions import LOCAL
 from .app import App
 from .application import EVERYWHERE, application
 from .auth import Access, Tokens, access, bridge, local_token
-from .connections import AT_A_TIME, MOST, QUEUE, Connection, Server
+from .connections import AT_A_TIME, QUEUE, Connection, Server
 from .copies import homes
 from .kept import VERSION, private_folder
 from .proof import Identity
@@ -134,7 +134,6 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
         app,
         http=Connection,
         backlog=AT_A_TIME,
-        limit_concurrency=MOST,
         lifespan="on",
         log_config=None,
         timeout_graceful_shutdown=2,

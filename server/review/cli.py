@@ -20,6 +20,7 @@ import uvicorn
 from fastmcp.server.http import HostOriginGuardMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..connections import Connection
 from ..settings import BadSettings
 from .access import ByFirstLink
 from .gate import Gate
@@ -45,6 +46,7 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     serving = Announced(
         uvicorn.Config(
             guarded(Told(Gate(Index(notebooks), access), access, address)),
+            http=Connection,
             log_config=None,
             lifespan="off",
             ws="none",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...kernels import Sessions
 from ..guard import Guard
+from ..strangers import Door, Waiting
 from .access import Access, ByFirstLink, ByToken, Viewer
 from .answers import cookie_of, expired, first_link, local, sign_in
 from .index import Index
@@ -57,15 +58,22 @@ class Gate:
         index: the notebooks.
         access: how those who look are known.
         sessions: those that are open in this process.
+        waiting: bodies that strangers are sending, here and elsewhere.
     """
 
-    def __init__(self, index: Index, access: Access, sessions: Sessions | None = None) -> None:
-        self._access = access
+    def __init__(
+        self,
+        index: Index,
+        access: Access,
+        sessions: Sessions | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self._access, waiting = access, waiting or Waiting()
         signs = access if isinstance(access, ByToken | ByFirstLink) else None
         app: ASGIApp = GZipMiddleware(Pages(index, signs, sessions).app(), 2_000, 4)
         self._known = Guard(app, OFTEN, FORM_LIMIT)
-        self._strangers = Guard(app, STRANGERS, FORM_LIMIT)
-        self._refused = Guard(self._refusal, STRANGERS, FORM_LIMIT)
+        self._strangers = Door(app, STRANGERS, waiting, FORM_LIMIT)
+        self._refused = Door(self._refusal, STRANGERS, waiting, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or ask who sends it."""
@@ -80,7 +88,7 @@ class Gate:
                 asked.viewer.name if asked.shared is None else f"{asked.viewer.name} {asked.shared}"
             )
             scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
-            scope["state"] = {"asked": asked}
+            scope["state"] = {**scope.get("state", {}), "asked": asked}
             chosen: ASGIApp = self._known
         else:
             chosen = self._strangers if scope["path"].startswith(OPEN) else self._refused
