@@ -14,9 +14,8 @@ from bisect import bisect_right
 WIDTH = 100_000
 CHUNK = 65_536  # characters of settled text that are joined to one string
 
-_MOVES = re.compile(r"\r+|\x08+|\x1b\[[0-2]?K")
+_MOVES = re.compile(r"(\r+|\x08+|\x1b\[[0-2]?K)")
 _CUT_OFF = re.compile(r"\x1b(?:\[[0-2]?)?\Z")  # an erase whose rest may come with the next piece
-_CELL = 4  # bytes: a row is kept as UTF-32, in which overwriting is one copy
 
 
 class StreamText:
@@ -34,8 +33,8 @@ class StreamText:
         self._starts: list[int] = []  # where in the text each chunk begins
         self._recent: list[str] = []  # settled text that comes behind the chunks
         self._recent_size = 0
-        self._row = bytearray()  # the open row, in UTF-32
-        self._column = 0  # in bytes of `_row`
+        self._row: list[str] = []  # the open row's characters
+        self._column = 0  # where the next one goes
         self._moved = False  # whether anything has moved back in the open row
         self._held = ""  # an erase that is not complete
 
@@ -46,12 +45,12 @@ class StreamText:
         cut_off = _CUT_OFF.search(text, max(0, len(text) - 3))
         self._held = cut_off.group() if cut_off else ""
         text = text[: len(text) - len(self._held)].replace("\r\n", "\n")
-        done = 0
-        for move in _MOVES.finditer(text):
-            self._write(text[done : move.start()])
-            self._move(move.group())
-            done = move.end()
-        self._write(text[done:])
+        pieces = _MOVES.split(text)
+        self._write(pieces[0])
+        for number in range(1, len(pieces), 2):
+            self._move(pieces[number])
+            if piece := pieces[number + 1]:
+                self._write(piece)
 
     def settled_from(self, start: int) -> str:
         """The settled text from its character `start` on; costs what it returns."""
@@ -93,29 +92,24 @@ class StreamText:
         return text
 
     def _write(self, text: str) -> None:
-        head, newline, tail = text.rpartition("\n")
-        if newline:
-            first, _, rest = text.partition("\n")
-            self._put(first)
-            self._settle(self._open_row() + "\n")
-            self._settle(text[len(first) + 1 : len(head) + 1])
+        if "\n" in text:
+            first, last = text.index("\n"), text.rindex("\n") + 1
+            self._put(text[:first])
+            self._settle(self._open_row() + text[first:last])
             self._start_row()
-        self._put(tail)
+            text = text[last:]
+        self._put(text)
 
     def _put(self, text: str) -> None:
         """Write into the open row, and go on in the next where it is full."""
-        done, room = 0, WIDTH - self._column // _CELL
-        while len(text) - done > room:
-            self._overwrite(text[done : done + room])
+        end = self._column + len(text)
+        while end > WIDTH:
+            room = WIDTH - self._column
+            self._row[self._column :] = text[:room]
             self._settle(self._open_row())
             self._start_row()
-            done, room = done + room, WIDTH
-        self._overwrite(text[done:])
-
-    def _overwrite(self, text: str) -> None:
-        cells = text.encode("utf-32-le", "surrogatepass")
-        end = self._column + len(cells)
-        self._row[self._column : end] = cells
+            text, end = text[room:], end - WIDTH
+        self._row[self._column : end] = text
         self._column = end
 
     def _move(self, control: str) -> None:
@@ -123,7 +117,7 @@ class StreamText:
         if control[0] == "\r":
             self._column = 0
         elif control[0] == "\b":
-            self._column = max(0, self._column - _CELL * len(control))
+            self._column = max(0, self._column - len(control))
         elif control[2] == "2":  # nearly always beside a carriage return: it begins anew
             self._row.clear()
             self._column = 0
@@ -131,7 +125,7 @@ class StreamText:
             del self._row[self._column :]
 
     def _open_row(self) -> str:
-        return self._row.decode("utf-32-le", "surrogatepass")
+        return "".join(self._row)
 
     def _start_row(self) -> None:
         self._row.clear()
