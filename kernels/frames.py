@@ -13,6 +13,7 @@ from jupyter_client.session import Session
 from websockets.typing import Subprotocol
 
 from .reply import Message
+from .weighing import Weight, memory_of
 
 # https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
 V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
@@ -47,15 +48,22 @@ def unpacked(
         if isinstance(frame, bytes):  # with buffers: their number, where each begins, then JSON
             count, begin, end = (int.from_bytes(frame[i : i + 4], "big") for i in (0, 4, 8))
             frame = frame[begin : end if count > 1 else None]
-        whole = json.loads(frame)
-        return str(whole["channel"]), shaped({part: whole[part] for part in PARTS})
+        text = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+        weight = Weight(len(text), memory_of(text))
+        if weight.too_much:
+            raise ValueError(f"{weight.size:,} bytes in one message, more than are taken in")
+        whole = json.loads(text)
+        message = shaped({part: whole[part] for part in PARTS})
+        return str(whole["channel"]), {**message, "weight": weight}
     if isinstance(frame, str):
         raise ValueError("text where bytes were agreed on")
     offsets = [int.from_bytes(frame[WORD * i : WORD * (i + 1)], "little") for i in range(1, 7)]
     name, *parts = (frame[a:b] for a, b in itertools.pairwise(offsets))
-    return name.decode(), shaped(
-        {part: session.unpack(text) for part, text in zip(PARTS, parts, strict=True)}
-    )
+    weight = Weight(len(frame), memory_of(parts[-1]))
+    if weight.too_much:
+        parts[-1] = b"{}"
+    message = {part: session.unpack(text) for part, text in zip(PARTS, parts, strict=True)}
+    return name.decode(), {**shaped(message), "weight": weight}
 
 
 def shaped(message: Message) -> Message:

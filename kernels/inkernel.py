@@ -11,12 +11,14 @@ from __future__ import annotations
 import builtins
 import contextlib
 import faulthandler
+import json
 import os
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PIECE = 250_000  # characters of one stream message
 SENT = 500_000  # characters of each end of a text that is cut
+ENDS = 4 * SENT  # what a message may be longer than the limit, with all that was cut in it
+WIDEST = 6  # bytes that a character may become in JSON
 REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
 
 
@@ -123,50 +127,125 @@ def look_for_children_only_if_there_are(kernel: Any) -> None:
 
 
 def limit_messages(session: Any, limit: int) -> None:
-    """Cut texts that would be too much for whoever reads them, just before they are sent.
+    """Cut what would be too much for whoever reads it, just before it is sent.
 
-    One print of a gigabyte is one message, and so is a huge repr or traceback.
+    One print of a gigabyte is one message, and so is a huge repr, traceback or JSON bundle.
     """
     send = session.send
 
     def send_limited(
-        stream: Any, msg_or_type: Any, content: Any = None, *rest: Any, **more: Any
+        stream: Any,
+        msg_or_type: Any,
+        content: Any = None,
+        parent: Any = None,
+        ident: Any = None,
+        buffers: Any = None,
+        track: bool = False,
+        header: Any = None,
+        metadata: Any = None,
     ) -> Any:
-        message = msg_or_type if isinstance(msg_or_type, dict) else None
-        carried = message["content"] if message else content
-        if isinstance(carried, dict) and (omitted := cut_content(carried, limit)):
-            carried["rmi_agent_omitted"] = omitted
-        if message and message["msg_type"] == "stream" and len(carried["text"]) > PIECE:
-            text, name, parent = carried["text"], carried["name"], message["parent_header"]
+        given = msg_or_type if isinstance(msg_or_type, dict) else {}
+        content = given.get("content", content)
+        metadata = given.get("metadata", metadata) or {}
+        buffers = buffers or given.get("buffers") or []
+        omitted = 0
+        if isinstance(content, dict):
+            content, omitted = cut_content(content, limit)
+        if size_of(metadata, limit) > limit:
+            metadata, omitted = {}, omitted + limit
+        if (size := sum(memoryview(each).nbytes for each in buffers)) > limit:
+            buffers, omitted = [], omitted + size
+        if omitted:
+            content["rmi_agent_omitted"] = omitted
+        if given:
+            msg_or_type = {**given, "content": content, "metadata": metadata, "buffers": buffers}
+        rest = (parent, ident, buffers, track, header, metadata)
+        if given and given["msg_type"] == "stream" and len(content["text"]) > PIECE:
+            text, parent = content["text"], given["parent_header"]
             for start in range(0, len(text), PIECE):
-                part = {**carried, "name": name, "text": text[start : start + PIECE]}
-                carried.pop("rmi_agent_omitted", None)
-                send(stream, session.msg("stream", part, parent=parent), None, *rest, **more)
-            return message
-        return send(stream, msg_or_type, content, *rest, **more)
+                part = {**content, "text": text[start : start + PIECE]}
+                if start + PIECE < len(text):
+                    part.pop("rmi_agent_omitted", None)
+                send(stream, session.msg("stream", part, parent=parent), None, *rest)
+            return msg_or_type
+        return send(stream, msg_or_type, content, *rest)
 
     session.send = send_limited
 
 
-def cut_content(content: dict[str, Any], limit: int) -> int:
-    """Cut the texts of a message's content in place; returns the characters left out."""
-    before = after = 0
-    for holder in (content, content.get("data")):
-        if not isinstance(holder, dict):
-            continue
-        for name, value in holder.items():
-            if name == "traceback" and isinstance(value, list):
-                value = "\n".join(map(str, value))
-            if isinstance(value, str) and len(value) > limit:
-                shortened = cut(value) if is_text(name) else f"[{len(value):,} characters not sent]"
-                holder[name] = [shortened] if name == "traceback" else shortened
-                before, after = before + len(value), after + len(shortened)
-    return before - after
+def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
+    """A message's content within `limit`, and how much was left out, in characters or so."""
+    if size_of(content, limit // WIDEST) <= limit // WIDEST:
+        return content, 0
+    kept: dict[str, Any] = {}
+    omitted = 0
+    for name, value in content.items():
+        if isinstance(value, dict):
+            kept[name] = {}
+            for key, entry in value.items():
+                kept[name][key], more = shortened(key, entry, limit)
+                omitted += more
+        else:
+            kept[name], more = shortened(name, value, limit)
+            omitted += more
+    for name in sorted(kept, key=lambda each: -size_of(kept[each], limit)):
+        # Each may be within the limit, and all together far beyond.
+        if size_of(kept, limit + ENDS) <= limit + ENDS:
+            break
+        omitted += limit
+        kept[name] = type(kept[name])() if isinstance(kept[name], dict | list | str) else None
+    return kept, omitted
 
 
-def is_text(name: str) -> bool:
+def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
+    """One entry of a message's content, and how much of it was left out."""
+    if name == "traceback" and isinstance(value, list):
+        joined = "\n".join(map(str, value))
+        text, omitted = shortened("", joined, limit)
+        return ([text] if omitted else value), omitted
+    if isinstance(value, str):
+        if len(value) * WIDEST <= limit or len(json.dumps(value, ensure_ascii=False)) <= limit:
+            return value, 0
+        text = cut(value) if is_text(name) else f"[{len(value):,} characters not sent]"
+        return text, len(value) - len(text)
+    if name == "payload" and isinstance(value, list):
+        parts = [(part, size_of(part, limit)) for part in value]
+        kept = [part for part, size in parts if size <= ENDS or is_ours(part)]
+        return kept, sum(size for part, size in parts if size > ENDS and not is_ours(part))
+    if (size := size_of(value, limit)) > limit:
+        return f"[more than {limit:,} characters not sent]" if "/" in str(name) else (
+            type(value)() if isinstance(value, list | dict) else None
+        ), size
+    return value, 0
+
+
+def size_of(value: Any, most: int) -> int:
+    """About how long JSON data is as text; counts no further than beyond `most`."""
+    size, waiting = 0, [value]
+    while waiting and size <= most:
+        each = waiting.pop()
+        size += 2
+        if isinstance(each, str | bytes):
+            size += len(each)
+        elif isinstance(each, dict):
+            size += len(each)
+            waiting += (part for pair in islice(each.items(), most) for part in pair)
+        elif isinstance(each, list | tuple):
+            size += len(each)
+            waiting += each[:most]
+        elif isinstance(each, int):
+            size += each.bit_length() // 3
+    return size
+
+
+def is_ours(payload: Any) -> bool:
+    """Whether a part of a reply is what the server itself has asked for."""
+    return isinstance(payload, dict) and str(payload.get("source")).startswith("rmi_agent.")
+
+
+def is_text(name: Any) -> bool:
     """Whether a message's field, or a mimebundle's type, can be cut in the middle."""
-    return "/" not in name or name in ("text/plain", "text/markdown")
+    return "/" not in str(name) or name in ("text/plain", "text/markdown")
 
 
 def cut(text: str) -> str:

@@ -25,13 +25,15 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
-from .outputs import Outputs
+from .fairness import Turns
+from .outputs import Outputs, in_parts
 from .process import KernelProcess, Launch, is_here
 from .question import OnQuestion, Question
 from .remote import RemoteProcess
-from .reply import Message, Reply, Script, Status, ends_kernel, told
+from .reply import Message, Reply, Script, Status, ends_kernel, payloads, told
 from .shipping import NotSent, Shipment
 from .watchdog import MARK
+from .weighing import weighed
 
 if TYPE_CHECKING:
     from .server_kernel import ServerKernel
@@ -44,6 +46,9 @@ SILENCE = 2.0  # seconds that of a run's reply and its idle one may lag behind t
 UNVERIFIED = 2
 INTERRUPTS = 5  # for a completion or an inspection that takes longer than the next
 LOOK = 1.0  # seconds that a completion or an inspection may take
+PROMPT_MOST = 10_000  # characters of a question
+PARTS = ("header", "parent_header", "metadata", "content")
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
@@ -98,6 +103,7 @@ class Kernel:
         self._killed_since = ""
         self._heard = 0.0  # when the last message on iopub came
         self._unverified = 0  # messages in a row
+        self._dropped = 0  # messages that could not be read
 
     # -- life
 
@@ -117,6 +123,8 @@ class Kernel:
         """
         try:
             self._client = await self.process.start()
+            if not (self.launch.servers or self.launch.attach):
+                weighed(self._client, self.launch.output_limit)
             self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
@@ -269,9 +277,9 @@ class Kernel:
             if timeout
             else None
         )
-        if self.process.raw is not None:
-            self.process.raw.attach(outputs.stream)
         notes: list[str] = []
+        if self.process.raw is not None and (gone := self.process.raw.attach(outputs.stream)):
+            notes.append(f"Left out: {gone:,} characters that came while nothing ran.")
         ending = loop.create_task(self._with_files(code, request, outputs, notes))
         death = loop.create_task(self.process.until_dead())
         asking = loop.create_task(self._relay_questions(on_question, outputs))
@@ -290,7 +298,7 @@ class Kernel:
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
                 return await self._dead(ending, death, outputs, status, steps, notes)
-            return told(reply, status, steps, (*notes, *self.process.news()))
+            return told(reply, status, steps, self._notes(notes, outputs))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -344,8 +352,12 @@ class Kernel:
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
-        how, why = tuple(steps), (*notes, *self.process.news())
+        how, why = tuple(steps), self._notes(notes, outputs)
         return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=why)
+
+    def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
+        left_out = [outputs.left_out] if outputs.left_out else []
+        return (*notes, *self.process.news(), *left_out)
 
     # -- messages
 
@@ -393,12 +405,13 @@ class Kernel:
         if self._stop is not None and self._stop.done():
             raise NotSent("stopped")
         request = self._send(ANSWER_FILES, question, silent=True)
-        reply = (await self._reply_to(request))["content"]
+        reply = await self._reply_to(request)
         await self._until_idle(request, self._outputs, ours=True)
-        for payload in reply.get("payload", []):
+        for payload in payloads(reply):
             if payload.get("source") == "rmi_agent.files":
-                return dict(payload)
-        raise NotSent(f"{reply.get('ename')}: {reply.get('evalue')}")
+                return payload
+        content = reply["content"]
+        raise NotSent(f"{content.get('ename')}: {str(content.get('evalue'))[:1000]}")
 
     async def _until_over(self, request: str, outputs: Outputs) -> Message:
         """A run is over at its reply on shell *and* its idle on iopub."""
@@ -414,7 +427,7 @@ class Kernel:
                     return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
                 await self._end_for("left its kernel unable to answer")
             reply = answer.result()
-            outputs.timing("shell.execute_reply", reply["header"]["date"])
+            outputs.timing("shell.execute_reply", reply["header"].get("date"))
             if not await self._follows(idle):
                 await self._end_for("broke its kernel's output channel")
             idle.result()
@@ -444,8 +457,9 @@ class Kernel:
             message = await self._receive(self.client.get_stdin_msg)
             if message["header"]["msg_type"] != "input_request":
                 continue
-            prompt, secret = message["content"].get("prompt"), message["content"].get("password")
-            with Question(str(prompt or ""), bool(secret)) as question:
+            prompt = str(message["content"].get("prompt") or "")[:PROMPT_MOST]
+            secret = bool(message["content"].get("password"))
+            with Question(prompt, secret) as question:
                 on_question(question)
                 answer = await question.answered()
             outputs.stream("stdout", question.transcript())
@@ -453,45 +467,59 @@ class Kernel:
 
     async def _until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
         """Fold what comes until a request is over; of `ours`, only what others say meanwhile."""
+        others = Turns()
         while True:
+            await others.have_theirs()
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             mine = message["parent_header"].get("msg_id") == request
             kind = message["header"]["msg_type"]
-            if kind == "status":
-                state = message["content"].get("execution_state")
-                if mine and state in ("busy", "idle") and not ours:
-                    outputs.timing(f"iopub.status.{state}", message["header"]["date"])
-                if mine and state == "idle":
-                    return
-            elif not (ours and mine and kind == "error"):
+            if not (ours and mine and kind in ("error", "status", "execute_input")):
                 # Late output of an earlier cell lands here too, as in Jupyter; what a thread of
                 # it prints even names this request.
                 try:
-                    outputs.fold(message)
+                    for part in in_parts(message):
+                        outputs.fold(part)
+                        await others.have_theirs()
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    log.warning("A malformed kernel message was dropped: %r", error)
+                    self._drop(error)
+            if kind == "status" and mine:
+                state = message["content"].get("execution_state")
+                if state in ("busy", "idle") and not ours:
+                    outputs.timing(f"iopub.status.{state}", message["header"].get("date"))
+                if state == "idle":
+                    return
 
     async def _reply_to(self, request: str) -> Message:
+        others = Turns()
         while True:
+            await others.have_theirs()
             message = await self._receive(self.client.get_shell_msg)
             if message["parent_header"].get("msg_id") == request:
                 return message
 
     async def _receive(self, get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
         """The next message that can be read; forged and malformed ones are passed by."""
+        others = Turns()
         while True:
+            await others.have_theirs()
             try:
                 message = await get()
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                log.warning("An unreadable kernel message was dropped: %s", str(error)[:200])
+            except UNREADABLE as error:
+                self._drop(error)
                 self._unverified += "Signature" in str(error)
                 if self._unverified == UNVERIFIED:
                     await self._end_for("changed the key that signs its kernel's messages")
             else:
                 self._unverified = 0
-                if isinstance(message.get("content"), dict):
+                if all(isinstance(message.get(part), dict) for part in PARTS):
                     return message
+
+    def _drop(self, error: Exception) -> None:
+        """Log a message that is of no use; of many, ever fewer."""
+        self._dropped += 1
+        if self._dropped & (self._dropped - 1) == 0:
+            log.warning("Unreadable kernel messages dropped: %s; %.200s", self._dropped, error)
 
     # -- getting ready
 

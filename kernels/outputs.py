@@ -7,73 +7,25 @@ Streams join, carriage returns and backspaces overwrite, `clear_output` clears a
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-import nbformat.v4
 from nbformat import NotebookNode
+
+from .terminal_text import StreamText
+from .weighing import HELD_MOST, Weight, weight_of
 
 Message = dict[str, Any]
 Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
 
-_CONTROL = re.compile(r"([\r\b])")
-_ERASE = re.compile(r"\x1b\[[0-2]?K")
-
-
-def fold_line(line: str) -> str:
-    """One line as a terminal shows it after its carriage returns and backspaces."""
-    if "\r" not in line and "\b" not in line:
-        return line
-    shown, column = "", 0
-    for piece in _CONTROL.split(_ERASE.sub("", line)):
-        if piece == "\r":
-            column = 0
-        elif piece == "\b":
-            column = max(0, column - 1)
-        else:
-            shown = shown[:column] + piece + shown[column + len(piece) :]
-            column += len(piece)
-    return shown
-
-
-class StreamText:
-    """The text of one stream output, joined in constant time per piece."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._tail = ""
-        self.size = 0
-
-    def append(self, text: str) -> None:
-        """Add what was written. The open last line stays as it came: it may go on."""
-        self.size += len(text)
-        text = self._tail + text
-        head, newline, self._tail = text.rpartition("\n")
-        if newline:
-            if "\r" in head or "\b" in head:
-                head = "\n".join(fold_line(line.removesuffix("\r")) for line in head.split("\n"))
-            self._lines.append(head + newline)
-        elif len(self._tail) > 4_096 and "\r" in self._tail:
-            # A progress bar that never ends its line: keep only what still shows.
-            before, _, last = self._tail.rpartition("\r")
-            self._tail = fold_line(before) + "\r" + last
-
-    @property
-    def settled(self) -> str:
-        """The text up to where a carriage return could still change it."""
-        return self._joined() + ("" if "\r" in self._tail else self._tail)
-
-    @property
-    def text(self) -> str:
-        """All of it, in its final look."""
-        return self._joined() + fold_line(self._tail.removesuffix("\r"))
-
-    def _joined(self) -> str:
-        if len(self._lines) > 1:
-            self._lines = ["".join(self._lines)]
-        return self._lines[0] if self._lines else ""
+OUTPUTS_MOST = 10_000  # of one cell; text still joins what is there
+SHOWN_MOST = 100  # outputs of one display_id that an update changes: the latest
+DEEPEST = 100  # levels of JSON; whoever reads or writes it needs a stack for them
+PART = 65_536  # characters of a stream that are folded at one go
+FREE = 10  # messages that only say what the kernel does, and do not count
 
 
 class Outputs:
@@ -81,8 +33,7 @@ class Outputs:
 
     Attributes:
         cell: the nbformat code cell; `settle` brings its `outputs` up to date.
-        size: bytes of text and of base64 taken in so far, dropped ones included.
-        elsewhere: outputs of earlier cells that an `update_display_data` has changed.
+        size: bytes taken in so far, as they were sent; what was left out counts, too.
         changed: set whenever something was folded in; a watcher clears it.
     """
 
@@ -95,23 +46,59 @@ class Outputs:
     ) -> None:
         self.cell = cell
         self.size = 0
-        self.elsewhere: list[NotebookNode] = []
         self.changed = asyncio.Event()
         self._displays: Displays = {} if displays is None else displays
         self._streams: dict[int, StreamText] = {}  # id of a stream output → its text
+        self._own: dict[int, str] = {}  # id of an output of this cell → its display_id
+        self._elsewhere: dict[int, NotebookNode] = {}
+        self._held: dict[int | str, int] = {}  # display_id, or an output's id → bytes of memory
+        self._memory = 0  # the sum of those
         self._clear_next = False
         self._limit = limit
         self._on_limit = on_limit
+        self._of_protocol = 0
+        self._left_out, self._left_out_size = 0, 0
+
+    @property
+    def elsewhere(self) -> list[NotebookNode]:
+        """Outputs of earlier cells that an `update_display_data` has changed."""
+        return list(self._elsewhere.values())
+
+    @property
+    def left_out(self) -> str:
+        """What was too much to be kept, as a sentence; empty if nothing was."""
+        if not self._left_out:
+            return ""
+        return (
+            f"Outputs left out: {self._left_out:,} ({self._left_out_size:,} bytes), more than a"
+            " cell can keep. Write large data to a file instead."
+        )
 
     def fold(self, message: Message) -> None:
-        """Take in one iopub message; those that show nothing only set metadata."""
+        """Take in one iopub message; those that show nothing only count or set metadata."""
         kind, content = message["header"]["msg_type"], message["content"]
-        if omitted := content.get("rmi_agent_omitted"):  # inkernel.py has cut it
-            self._admit(int(omitted))
-        if kind == "stream":
+        weight = message.get("weight") or unparsed(content)
+        if weight.too_much:
+            self._admit(weight.size)
+            self._leave_out(weight)
+        elif kind == "stream":
             self.stream(content["name"], content["text"])
-        elif kind in ("display_data", "execute_result", "update_display_data"):
-            self._display(kind, content)
+        elif kind in ("status", "execute_input"):
+            self._of_protocol += 1
+            if self._of_protocol > FREE:
+                self._admit(weight.size)
+            if kind == "execute_input":
+                self.cell.execution_count = whole(content.get("execution_count"))
+                self.timing("iopub.execute_input", message["header"]["date"])
+        elif self._admit(weight.size):
+            self._take_in(kind, content, weight)
+        omitted = content.get("rmi_agent_omitted")  # inkernel.py has cut it, or so it says
+        if isinstance(omitted, int):
+            self._admit(max(0, omitted))
+
+    def _take_in(self, kind: str, content: dict[str, Any], weight: Weight) -> None:
+        if kind in ("display_data", "execute_result", "update_display_data"):
+            self._display(kind, content, weight)
         elif kind == "error":
             self._append(
                 NotebookNode(
@@ -119,22 +106,21 @@ class Outputs:
                     ename=encodable(str(content.get("ename", ""))),
                     evalue=encodable(str(content.get("evalue", ""))),
                     traceback=[encodable(str(line)) for line in content.get("traceback", [])],
-                )
+                ),
+                weight,
             )
         elif kind == "clear_output":
             if content.get("wait"):
                 self._clear_next = True
             else:
                 self._clear()
-        elif kind == "execute_input":
-            self.cell.execution_count = content.get("execution_count")
-            self.timing("iopub.execute_input", message["header"]["date"])
 
     def stream(self, name: str, text: str) -> None:
         """Add text to a stream, joining it to the last piece of the same stream."""
-        if not text or not self._admit(weight(text)):
+        if not text or not self._admit(len(utf8(text))):
             return
         self._clear_if_waiting()
+        name = "stderr" if name == "stderr" else "stdout"
         output = next(
             (output for output in reversed(self._trailing_streams()) if output.name == name),
             None,
@@ -149,8 +135,8 @@ class Outputs:
     def settle(self) -> NotebookNode:
         """The run is over: write the joined stream texts into the cell and return it."""
         for output in self.cell.outputs:
-            if joined := self._streams.pop(id(output), None):
-                output.text = joined.text
+            if joined := self._streams.get(id(output)):
+                output.text = joined.finish()
         return self.cell
 
     def settled(self) -> NotebookNode:
@@ -171,14 +157,22 @@ class Outputs:
             if output.output_type == "stream" and output.name == name
         )
 
+    def stream_texts(self, name: str) -> list[StreamText]:
+        """The texts of one stream (`stdout`, `stderr`), in order; displays stand between them."""
+        return [
+            self._streams[id(output)]
+            for output in self.cell.outputs
+            if id(output) in self._streams and output.name == name
+        ]
+
     def _settled_text(self, output: NotebookNode) -> str:
         joined = self._streams.get(id(output))
         return joined.settled if joined else str(output.text)
 
-    def timing(self, event: str, date: datetime | str) -> None:
+    def timing(self, event: str, date: object) -> None:
         """Note when something happened, in `metadata.execution` as Jupyter does."""
-        stamp = date if isinstance(date, str) else date.isoformat()
-        self.cell.metadata.setdefault("execution", NotebookNode())[event] = stamp
+        stamp = date.isoformat() if isinstance(date, datetime) else str(date)[:40]
+        self.cell.metadata.setdefault("execution", NotebookNode())[event] = encodable(stamp)
 
     def _trailing_streams(self) -> list[NotebookNode]:
         outputs = self.cell.outputs[-2:]
@@ -186,29 +180,37 @@ class Outputs:
             return []
         return [output for output in outputs if id(output) in self._streams]
 
-    def _display(self, kind: str, content: dict[str, Any]) -> None:
+    def _display(self, kind: str, content: dict[str, Any], weight: Weight) -> None:
         data = NotebookNode(clean_bundle(content.get("data", {})))
-        metadata = nbformat.from_dict(clean(content.get("metadata", {})))
-        if not self._admit(sum(weight(value) for value in data.values() if isinstance(value, str))):
-            return
-        display_id = (content.get("transient") or {}).get("display_id")
-        shown = self._displays.setdefault(display_id, []) if display_id else []
-        for output in shown:
-            output.data, output.metadata = data, metadata
-            if not any(output is own for own in self.cell.outputs):
-                self.elsewhere.append(output)
+        metadata = NotebookNode(clean(content.get("metadata", {})))
+        display_id = str((content.get("transient") or {}).get("display_id") or "")
+        shown = self._displays.get(display_id, [])
+        if shown:
+            if not self._hold(display_id, weight):
+                return
+            for output in shown:
+                output.data, output.metadata = data, metadata
+                if id(output) not in self._own:
+                    self._elsewhere[id(output)] = output
         if kind != "update_display_data":
             output = NotebookNode(output_type=kind, data=data, metadata=metadata)
             if kind == "execute_result":
-                output.execution_count = content.get("execution_count")
-            shown.append(output)
-            self._append(output)
+                output.execution_count = whole(content.get("execution_count"))
+            if self._append(output, weight, display_id) and display_id:
+                self._displays[display_id] = [*shown, output][-SHOWN_MOST:]
         self.changed.set()
 
-    def _append(self, output: NotebookNode) -> None:
+    def _append(self, output: NotebookNode, weight: Weight, display_id: str = "") -> bool:
         self._clear_if_waiting()
+        if len(self.cell.outputs) >= OUTPUTS_MOST:
+            self._leave_out(weight)
+            return False
+        if not self._hold(display_id or id(output), weight):
+            return False
+        self._own[id(output)] = display_id
         self.cell.outputs.append(output)
         self.changed.set()
+        return True
 
     def _clear_if_waiting(self) -> None:
         if self._clear_next:
@@ -218,6 +220,15 @@ class Outputs:
         self._clear_next = False
         self.cell.outputs.clear()
         self._streams.clear()
+        for display_id in set(self._own.values()) & set(self._displays):
+            left = [each for each in self._displays[display_id] if id(each) not in self._own]
+            self._displays[display_id] = left
+            if not left:
+                del self._displays[display_id]
+                self._memory -= self._held.pop(display_id, 0)
+        for output in self._own:
+            self._memory -= self._held.pop(output, 0)
+        self._own.clear()
         self.changed.set()
 
     def _admit(self, size: int) -> bool:
@@ -229,10 +240,47 @@ class Outputs:
             self._on_limit = None
         return within
 
+    def _hold(self, key: int | str, weight: Weight) -> bool:
+        """Have room in memory for an output, instead of what it replaces; else leave it out."""
+        memory = self._memory - self._held.get(key, 0) + weight.memory
+        if memory > HELD_MOST:
+            self._leave_out(weight)
+            return False
+        self._memory, self._held[key] = memory, weight.memory
+        return True
 
-def weight(text: str) -> int:
-    """The bytes of a text in UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    def _leave_out(self, weight: Weight) -> None:
+        self._left_out += 1
+        self._left_out_size += weight.size
+
+
+def in_parts(message: Message) -> Iterator[Message]:
+    """A message as several, where a stream's text is too long to be folded at one go."""
+    content = message["content"]
+    text = content.get("text")
+    if message["header"]["msg_type"] != "stream" or not isinstance(text, str) or len(text) <= PART:
+        yield message
+        return
+    last = {**content, "text": text[(len(text) - 1) // PART * PART :]}
+    for start in range(0, len(text) - len(last["text"]), PART):
+        part = {"name": content["name"], "text": text[start : start + PART]}
+        yield {**message, "content": part}
+    yield {**message, "content": last}
+
+
+def unparsed(content: dict[str, Any]) -> Weight:
+    """What a message weighs that nobody has weighed when it came."""
+    return weight_of(utf8(json.dumps(content, ensure_ascii=False, default=str)))
+
+
+def whole(number: object) -> int | None:
+    """A number, if it is one that nbformat takes for a count."""
+    return number if type(number) is int else None
+
+
+def utf8(text: str) -> bytes:
+    """A text's bytes."""
+    return text.encode("utf-8", "replace")
 
 
 def encodable(text: str) -> str:
@@ -240,26 +288,32 @@ def encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
+        return utf8(text).decode()
     return text
 
 
-def clean(value: Any) -> Any:
-    """JSON-like data with every text encodable."""
+def clean(value: Any, levels: int = DEEPEST) -> Any:
+    """JSON data that can be written again, changed in place: text, numbers and depth."""
     if isinstance(value, str):
         return encodable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        return "[nested too deeply]"
     if isinstance(value, dict):
-        return {encodable(str(key)): clean(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [clean(entry) for entry in value]
+        for key in list(value):
+            value[encodable(str(key))] = clean(value.pop(key), levels - 1)
+    else:
+        for index, entry in enumerate(value):
+            value[index] = clean(entry, levels - 1)
     return value
 
 
 def clean_bundle(data: dict[str, Any]) -> dict[str, Any]:
     """A mimebundle that nbformat accepts: text everywhere but under JSON types."""
-    bundle = {}
     for mime, value in clean(data).items():
-        if not isinstance(value, str) and not mime.endswith(("json", "+json")):
-            value = "".join(value) if isinstance(value, list) else str(value)
-        bundle[mime] = value
-    return bundle
+        if not isinstance(value, str) and not mime.endswith("json"):
+            data[mime] = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return data

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import sys
 from collections.abc import Callable
 
 CHUNK = 65_536  # bytes; a Linux pipe holds as many
-LATE = 1_000_000  # characters that may wait for a run to belong to
+LATE = 1_000_000  # characters or so that may wait for a run to belong to
+DRAINED = 1_048_576  # bytes that are read at one go; no pipe holds more, without privileges
 
 Sink = Callable[[str, str], None]  # (stream name, text)
 
@@ -42,12 +44,17 @@ class RawOutput:
             ends.append(writing)
         return ends[0], ends[1]
 
-    def attach(self, sink: Sink) -> None:
-        """Send text to `sink` from now on, beginning with what arrived since the last run."""
+    def attach(self, sink: Sink) -> int:
+        """Send text to `sink` from now on, beginning with what arrived since the last run.
+
+        Returns how many more characters there were of that than are kept.
+        """
         self._sink = sink
         for name, text in self._late:
             sink(name, text)
+        left_out = self._late_size - sum(len(text) for _, text in self._late)
         self._late, self._late_size = [], 0
+        return left_out
 
     def forget(self) -> None:
         """Drop what has arrived: what a kernel says while it starts is no run's output."""
@@ -59,10 +66,10 @@ class RawOutput:
         self.drain()
         self._sink = None
 
-    def drain(self, limit: int = 64 * 1024 * 1024) -> None:
-        """Read until the pipes are empty, at most `limit` bytes."""
-        for fd in list(self._pipes):
-            left = limit
+    def drain(self) -> None:
+        """Read what is in the pipes now; somebody may write on and on."""
+        for fd in self._pipes:
+            left = min(unread(fd), DRAINED)
             while left > 0 and (count := self._read(fd)):
                 left -= count
 
@@ -89,6 +96,17 @@ class RawOutput:
     def _give(self, name: str, text: str) -> None:
         if self._sink is not None:
             self._sink(name, text)
-        elif self._late_size < LATE:
+            return
+        self._late_size += len(text)
+        if self._late and self._late[-1][0] == name and len(self._late[-1][1]) < CHUNK:
+            self._late[-1] = (name, self._late[-1][1] + text)
+        elif self._late_size - len(text) < LATE:
             self._late.append((name, text))
-            self._late_size += len(text)
+
+
+def unread(fd: int) -> int:
+    """The bytes that are in a pipe."""
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 TAIL = "\n ]\n}\n"
 STREAM_CAP = 1_000_000  # characters of one stream output that the notebook keeps
 CELL_CAP = 20_000_000  # characters of all outputs of a cell that the notebook keeps
+INDENTED = 100_000  # characters of a cell's JSON, besides its texts, that are laid out in lines
 BACKLOG_CAP = 50_000_000  # characters that wait for a disk that can't be written
 
 
@@ -218,8 +219,10 @@ def sign(path: Path) -> None:
 
 
 def dumped(cell: NotebookNode) -> str:
-    """A cell as JSON, within the notebook's cap."""
-    return json.dumps(within_cap(cell), indent=1, ensure_ascii=False)
+    """A cell as JSON, within the notebook's cap; one that is large in one line, 20 times faster."""
+    cell = within_cap(cell)
+    large = sum(map(structure_size, cell.outputs)) > INDENTED
+    return json.dumps(cell, indent=None if large else 1, ensure_ascii=False)
 
 
 def within_cap(cell: NotebookNode) -> NotebookNode:
@@ -234,9 +237,8 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
                 evalue=cut(output.evalue, STREAM_CAP),
                 traceback=[cut("\n".join(output.traceback), STREAM_CAP)],
             )
-        size = len(output.get("text", "")) + sum(
-            len(value) for value in output.get("data", {}).values() if isinstance(value, str)
-        )
+        size = len(output.get("text", "")) + structure_size(output)
+        size += sum(len(value) for value in output.get("data", {}).values() if is_text(value))
         if size > left:
             outputs.append(
                 NotebookNode(
@@ -249,6 +251,19 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
         left -= size
         outputs.append(output)
     return NotebookNode(cell, outputs=outputs)
+
+
+def structure_size(output: NotebookNode) -> int:
+    """The characters of an output that are not in its texts, about."""
+    values = [value for value in output.get("data", {}).values() if not is_text(value)]
+    if metadata := output.get("metadata"):
+        values.append(metadata)
+    return 100 + (len(json.dumps(values)) if values else 0)
+
+
+def is_text(value: object) -> bool:
+    """Whether a mimebundle's value is text and not JSON."""
+    return isinstance(value, str)
 
 
 def cut(text: str, size: int) -> str:

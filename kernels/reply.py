@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from .outputs import encodable
+
 Message = dict[str, Any]
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
+NAME_MOST = 200  # characters of an error's name
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,16 @@ def told(
     content = reply["content"]
     failed = content.get("status") != "ok"
     error, code = (content.get("ename") if failed else None), None
-    for payload in content.get("payload", []):
+    for payload in payloads(reply):
         if payload.get("source") == "rmi_agent.script":
             error, code = payload.get("error_name"), payload.get("exit_code")
             failed = code != 0
+    count = content.get("execution_count")
     return Reply(
         status or ("error" if failed else "ok"),
-        execution_count=content.get("execution_count"),
-        error_name=error,
-        exit_code=code,
+        execution_count=count if type(count) is int else None,
+        error_name=encodable(error[:NAME_MOST]) if isinstance(error, str) else None,
+        exit_code=code if type(code) is int else None,
         steps=tuple(steps),
         notes=notes,
     )
@@ -74,8 +78,14 @@ def ends_kernel(reply: Message) -> bool:
     """Whether the cell said `exit()`: the reply is ok, and then the process ends."""
     return any(
         payload.get("source") == "ask_exit" and not payload.get("keepkernel")
-        for payload in reply["content"].get("payload", [])
+        for payload in payloads(reply)
     )
+
+
+def payloads(reply: Message) -> list[dict[str, Any]]:
+    """What a reply carries besides; the code that ran may have put anything there."""
+    carried = reply["content"].get("payload", [])
+    return [each for each in carried if isinstance(each, dict)] if isinstance(carried, list) else []
 
 
 def now() -> str:
