@@ -149,6 +149,8 @@ class Sandbox:
             "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
             # The environment's own folder can't be changed.
             "PIP_TARGET": packages,
+            # Git ends where there is a file of the system's that it may not read.
+            "GIT_CONFIG_NOSYSTEM": "1",
             "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
             "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
         }
@@ -185,7 +187,7 @@ class Sandbox:
         put("ro" if policy.read_only else "rw", policy.projects)
         put("ro", *where(interpreter), *where(sys.executable), *policy.fixed)
         put("hidden", *policy.hide)
-        put("ro", HERE / "confine.py", HERE / "template_process.py")
+        put("ro", *(HERE / f"{name}.py" for name in ("confine", "broker", "template_process")))
         put("ro", self.folder / "c")
         put("rw", self.home, self.folder / "s", self.folder / "i")
         if policy.tier == "landlock":
@@ -196,6 +198,9 @@ class Sandbox:
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
         """What `confine.py` takes away from itself, as it reads that."""
         landlock = self.policy.tier == "landlock"
+        rules = seccomp.REACHING_OUT
+        if landlock:
+            rules += seccomp.SHARED_HOST
         read = [str(path) for path, kind in places.items() if kind == "ro"]
         write = [str(path) for path, kind in places.items() if kind == "rw"]
         files = {
@@ -207,14 +212,22 @@ class Sandbox:
             # Without a user namespace of one's own it counts all of the user's processes.
             "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
             "oom_score": OOM_SCORE,
-            "filter": seccomp.reaching_out().hex() if seccomp.known() else "",
+            "filter": seccomp.program(rules).hex() if seccomp.known() else "",
             "landlock": files if landlock else None,
+        }
+
+    def handed_over(self, places: dict[Path, Kind]) -> dict[str, Any]:
+        """Which calls `broker.py` makes for the kernels, and where, as it reads that."""
+        return {
+            "filter": seccomp.program(seccomp.HANDED_OVER).hex(),
+            "calls": seccomp.named(seccomp.HANDED_OVER),
+            "write": [str(path) for path, kind in places.items() if kind == "rw"],
         }
 
     def last_filter(self) -> str:
         """A program for seccomp that a kernel applies once its own sockets are there."""
         if self.policy.tier == "landlock" and not self.policy.network:
-            return seccomp.new_sockets().hex()
+            return seccomp.program(seccomp.NEW_SOCKETS).hex()
         return ""
 
 
@@ -222,11 +235,18 @@ class Sandbox:
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """`Sandbox.command`, worked out once."""
     places = sandbox.places(interpreter)
-    given_up = json.dumps(sandbox.given_up(places))
-    wall = []
+    wall: list[str] = []
+    broker: tuple[str, ...] = ()
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
-    return (*wall, sys.executable, "-I", "-S", str(HERE / "confine.py"), given_up)
+    else:
+        broker = program("broker.py", sandbox.handed_over(places))
+    return (*wall, *program("confine.py", sandbox.given_up(places)), *broker)
+
+
+def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:
+    """What runs one of our programs, before the command that it runs in turn."""
+    return (sys.executable, "-I", "-S", str(HERE / name), json.dumps(given))
 
 
 def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
