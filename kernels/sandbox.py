@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import seccomp
-from .bubblewrap import Kind, bubblewrap, inner_id
+from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
 from .process import Launch, ipython_folder
 from .runtime import clear_after_dead
 
@@ -48,6 +48,7 @@ SYSTEM = [
     "/nix/store",
     "/etc/alternatives",
     "/etc/ca-certificates",
+    "/etc/crypto-policies",
     "/etc/debian_version",
     "/etc/fonts",
     "/etc/ld.so.cache",
@@ -58,16 +59,21 @@ SYSTEM = [
     "/etc/lsb-release",
     "/etc/mime.types",
     "/etc/os-release",
-    "/etc/pki",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/openssl.cnf",
     "/etc/protocols",
     "/etc/redhat-release",
     "/etc/services",
-    "/etc/ssl",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
     "/etc/timezone",
     "/sys/devices/system/cpu",
     "/sys/devices/system/node",
 ]
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 NETWORK = ["/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf"]
 # Variables that name folders which the sandbox has not.
 HOMES = {
@@ -211,7 +217,6 @@ class Sandbox:
         return {
             # Without a user namespace of one's own it counts all of the user's processes.
             "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
-            "oom_score": OOM_SCORE,
             "filter": seccomp.program(rules).hex() if seccomp.known() else "",
             "landlock": files if landlock else None,
         }
@@ -235,13 +240,16 @@ class Sandbox:
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """`Sandbox.command`, worked out once."""
     places = sandbox.places(interpreter)
-    wall: list[str] = []
-    broker: tuple[str, ...] = ()
+    first: dict[str, Any] = {"oom_score": OOM_SCORE}
+    given_up = {"given_up": sandbox.given_up(places)}
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
-    else:
-        broker = program("broker.py", sandbox.handed_over(places))
-    return (*wall, *program("confine.py", sandbox.given_up(places)), *broker)
+        if os.getuid() == 0:  # it owns the devices, which are the host's
+            first["read_only"] = [f"/dev/{name}" for name in DEVICES]
+        # In there nothing of /proc can be written to.
+        return (*program("confine.py", first), *wall, *program("confine.py", given_up))
+    broker = program("broker.py", sandbox.handed_over(places))
+    return (*program("confine.py", first | given_up), *broker)
 
 
 def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:
