@@ -11,16 +11,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
+from .interpreters import base_of, changeable, where
 from .process import Launch, ipython_folder
 from .runtime import clear_after_dead
 
@@ -28,7 +27,6 @@ Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
 
 HERE = Path(__file__).parent
-PATIENCE = 15.0  # seconds for a process that only looks around
 LIMITS = {
     "RLIMIT_CORE": 0,
     "RLIMIT_FSIZE": 10 << 30,  # bytes of one file
@@ -80,8 +78,6 @@ HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
-# Asks an interpreter where it and its packages are.
-WHERE = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, *sys.path[1:]]))"
 
 
 @dataclass(frozen=True)
@@ -191,7 +187,7 @@ class Sandbox:
         put("ro", *SYSTEM, *(NETWORK if policy.network else ()), *policy.read)
         put("rw", *policy.write)
         put("ro" if policy.read_only else "rw", policy.projects)
-        put("ro", *where(interpreter), *where(sys.executable), *policy.fixed)
+        put("ro", *self.shown_of(interpreter), *where(sys.executable), *policy.fixed)
         put("hidden", *policy.hide)
         put("ro", *(HERE / f"{name}.py" for name in ("confine", "broker", "template_process")))
         put("ro", self.folder / "c")
@@ -200,6 +196,20 @@ class Sandbox:
             put("rw", self.tmp)
         there = {path: kind for path, kind in places.items() if path.exists()}
         return there | dict.fromkeys(on_the_way(there), "rw")
+
+    def shown_of(self, interpreter: str) -> Iterable[str]:
+        """The folders that an interpreter needs.
+
+        Raises:
+            OSError: it can't be run.
+        """
+        policy = self.policy
+        folders = [policy.homes, *policy.write]
+        if not policy.read_only:
+            folders.append(policy.projects)
+        if interpreter == sys.executable or not changeable(interpreter, folders):
+            return where(interpreter)
+        return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
 
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
         """What `confine.py` takes away from itself, as it reads that."""
@@ -268,28 +278,6 @@ def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
                 break
             if any(places.get(above) == "rw" for above in path.parents):
                 yield path
-
-
-@functools.cache
-def where(interpreter: str) -> tuple[str, ...]:
-    """The folders of an interpreter and its packages, and each link that leads to it.
-
-    Raises:
-        OSError: it can't be run.
-    """
-    path = shutil.which(interpreter)
-    if path is None:
-        raise FileNotFoundError(f"There is no interpreter {interpreter}.")
-    links = [path]
-    while os.path.islink(links[-1]):
-        links.append(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1])))
-    told = subprocess.run(
-        [path, "-c", WHERE], capture_output=True, text=True, cwd="/", timeout=PATIENCE, check=False
-    )
-    try:
-        return (*links, *(folder for folder in json.loads(told.stdout) if folder))
-    except ValueError:
-        return tuple(links)  # no Python
 
 
 def others(runtime: Path) -> list[Path]:

@@ -12,10 +12,12 @@ import socket
 import sys
 import tempfile
 import threading
+import venv
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import IPython
 import psutil
 import pytest
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -680,6 +682,72 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
         kernel = psutil.Process(session._kernel.process.pid)
         family = [kernel, *kernel.children(recursive=True)]
     assert not still_running(family, 5)
+
+
+def spec_of(interpreter: Path, folder: Path) -> None:
+    """A kernelspec `mine`, with an interpreter of its own."""
+    spec = folder / "kernels" / "mine"
+    spec.mkdir(parents=True)
+    argv = [str(interpreter), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    words = {"argv": argv, "display_name": "Mine", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(words))
+
+
+async def test_an_environment_that_kernels_can_change_runs_inside_alone(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = house.projects / "mine"
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "servers.pth").write_text(str(Path(IPython.__file__).parent.parent))
+    ran = house.outside / "ran"
+    (packages / "sitecustomize.py").write_text(
+        f"try: open({str(ran)!r}, 'w').close()\nexcept OSError: pass"
+    )
+    spec_of(python, tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    launch = Launch(house.projects, Path(), "mine", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+        session = await sessions.open()
+        assert value(await cell(session, "import sys; sys.prefix")) == repr(str(environment))
+    shutil.rmtree(environment)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("trick", ["home", "link", "program"])
+async def test_a_made_up_environment_shows_nothing_of_the_host(
+    trick: str, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = house.projects / "mine"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    ran = house.outside / "ran"
+    away = house.outside / "bin" / "python"
+    if trick == "link":
+        away.parent.mkdir()
+        shutil.copy(shutil.which("true") or "", away)
+        python.symlink_to(away)
+    else:
+        python.write_text(f"#!/bin/sh\ntouch {ran}\ncat {house.outside}/secret.txt >&2\nexit 3\n")
+        python.chmod(0o755)
+    if trick == "home":
+        (environment / "pyvenv.cfg").write_text(f"home = {house.outside}/bin\n")
+    spec_of(python, tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    launch = Launch(house.projects, Path(), "mine", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    try:
+        async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+            with pytest.raises(KernelStartError) as said:
+                await sessions.open()
+    finally:
+        shutil.rmtree(environment)
+        shutil.rmtree(away.parent, ignore_errors=True)
+    assert not ran.exists()
+    assert CANARY not in str(said.value)
+    assert ("SANDBOX_READ" in str(said.value)) == (trick != "program")
 
 
 async def test_a_provisioner_that_would_start_it_outside_is_refused(
