@@ -6,13 +6,19 @@ Knows paths and mounts; whose they are is `sandbox.py`'s affair.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["ro", "rw", "tmp", "hidden"]
 
 TMP_SIZE = 1 << 30  # bytes of /tmp and of /dev/shm, which are memory
-OF_THE_SYSTEM = ("sys", "sysrq-trigger", "irq", "bus", "fs", "mtrr", "acpi", "scsi")  # in /proc
+# What of /proc is shown besides processes; the rest is for who runs the machine.
+SHOWN = {
+    *("cgroups", "cpuinfo", "diskstats", "filesystems", "loadavg", "meminfo", "mounts", "net"),
+    *("self", "stat", "swaps", "sys", "thread-self", "uptime", "version", "vmstat", "zoneinfo"),
+}
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
@@ -27,12 +33,14 @@ def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
     given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", "sandbox"]
     given += ["--proc", "/proc", "--dev", "/dev"]
-    for name in OF_THE_SYSTEM:  # root could change those without any capability
-        given += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
+    covered: list[str] = []
+    for path in map(Path, unfit()):
+        given += mount(path, "hidden", "ro")
+        if path.is_dir():
+            covered.append(str(path))
     if network:
         resolver = os.path.realpath("/etc/resolv.conf")
         given += ["--share-net", "--ro-bind-try", resolver, "/etc/resolv.conf"]
-    covered: list[str] = []
     for path in sorted(places, key=lambda path: len(path.parts)):
         above = [places[each] for each in path.parents if each in places]
         around: Kind = above[0] if above else "hidden"
@@ -42,9 +50,23 @@ def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
     for file in ("passwd", "group"):
         given += ["--ro-bind", str(etc / file), f"/etc/{file}"]
     given += ["--symlink", "/tmp", "/var/tmp"]
-    for folder in (*covered, "/dev", "/"):
+    for folder in (*covered, "/dev", "/proc", "/"):
         given += ["--remount-ro", folder]
     return [*given, "--"]
+
+
+def unfit() -> Iterator[str]:
+    """Files and folders in /proc that kernels should not see."""
+    for entry in os.scandir("/proc"):
+        if not (entry.name.isdigit() or entry.name in SHOWN):
+            yield entry.path
+    if os.getuid() == 0:  # which needs no capability to read what is root's
+        yield "/proc/sys/net"  # what is in there depends on the network that is shown
+        for folder, _, files in os.walk("/proc/sys"):
+            paths = [os.path.join(folder, name) for name in files]
+            if folder.startswith("/proc/sys/net"):
+                continue
+            yield from (path for path in paths if not os.stat(path).st_mode & 0o004)
 
 
 def mount(path: Path, kind: Kind, around: Kind) -> list[str]:

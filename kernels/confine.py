@@ -30,6 +30,15 @@ HANDLED = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 CONNECT_TCP = 2
 SCOPED = 3  # to one's own: abstract sockets and signals
 NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
+NEW_MOUNTS = 0x20000  # of unshare(2)
+READ_ONLY, NO_SET_ID, REMOUNT, BIND, RECURSIVE, SLAVE = (
+    1,
+    2,
+    32,
+    4096,
+    1 << 14,
+    1 << 19,
+)  # of mount(2)
 CAPABILITIES = 64  # more than there are
 CAPABILITY_VERSION = 0x20080522
 
@@ -135,29 +144,60 @@ def drop_capabilities() -> None:
     checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
-def limit(limits: dict[str, int], oom_score: int) -> None:
+def limit(limits: dict[str, int]) -> None:
     """Set resource limits, by their names in `resource`, never above those that hold."""
     for name, most in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(number, (value, value))
-    with open("/proc/self/oom_score_adj", "r+") as score:
-        if int(score.read()) < oom_score:
-            score.seek(0)
-            score.write(str(oom_score))
 
 
-def main() -> None:
-    """Give up what the first argument says, then become the command."""
-    given: dict[str, Any] = json.loads(sys.argv[1])
-    command = sys.argv[2:]
-    limit(given["limits"], given["oom_score"])
+def end_sooner(oom_score: int) -> None:
+    """Be ended before others when memory runs out."""
+    with open("/proc/self/oom_score_adj") as score:
+        if int(score.read()) >= oom_score:
+            return
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write(str(oom_score))
+
+
+def show_read_only(paths: Iterable[str]) -> None:
+    """Let this process see some files of the system as on a disk that can only be read.
+
+    Devices can be written to all the same, but root can't change their modes any more.
+
+    Raises:
+        OSError: the system won't.
+    """
+    checked(libc.unshare(NEW_MOUNTS), "mounts of one's own")
+    checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
+    for path in map(os.fsencode, filter(os.path.exists, paths)):
+        checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
+        flags = BIND | REMOUNT | READ_ONLY | NO_SET_ID
+        checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
+
+
+def give_up(given: dict[str, Any]) -> None:
+    """Give up what these words say."""
+    limit(given["limits"])
     drop_capabilities()
     if files := given["landlock"]:
         landlock(files["read"], files["write"], files["network"])
     if given["filter"]:
         filter_calls(bytes.fromhex(given["filter"]))
+
+
+def main() -> None:
+    """Do what the first argument says, then become the command."""
+    given: dict[str, Any] = json.loads(sys.argv[1])
+    command = sys.argv[2:]
+    if "oom_score" in given:
+        end_sooner(given["oom_score"])
+    if "read_only" in given:
+        show_read_only(given["read_only"])
+    if "given_up" in given:
+        give_up(given["given_up"])
     os.execvp(command[0], command)
 
 

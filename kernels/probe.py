@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import seccomp
-from .sandbox import PATIENCE, Policy, where
+from .interpreters import PATIENCE, where
+from .sandbox import Policy
 
 # Looks whether the wall stands, from inside.
 PROBE = """

@@ -236,7 +236,7 @@ class KernelProcess:
                 "fork": theirs["provisioner_name"] == OURS,
                 "preload": list(self.launch.preload),
                 **theirs.get("config", {}),
-                "prefix": wrap(self._manager.format_kernel_cmd()[0]) if wrap else [],
+                "prefix": self._wrapped_by(),
             }
             ours = {"provisioner_name": OURS, "config": config}
             spec.metadata = {**stock, "kernel_provisioner": ours}
@@ -250,6 +250,21 @@ class KernelProcess:
                 " kernelspec has a provisioner of its own, or this package has to be installed"
                 " again. Choose another KERNEL_NAME, or set SANDBOX=off."
             )
+
+    def _wrapped_by(self) -> list[str]:
+        """What has to stand before the kernel's command.
+
+        Raises:
+            KernelStartError: its interpreter is none for a sandbox.
+        """
+        if self.launch.wrap is None:
+            return []
+        try:
+            return self.launch.wrap(self._manager.format_kernel_cmd()[0])
+        except (OSError, subprocess.SubprocessError) as error:
+            raise KernelStartError(
+                f"The kernel {self.launch.kernel_name!r} can't be started in the sandbox. {error}"
+            ) from error
 
     @property
     def forked(self) -> bool:

@@ -11,16 +11,15 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import seccomp
-from .bubblewrap import Kind, bubblewrap, inner_id
+from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
+from .interpreters import base_of, changeable, where
 from .process import Launch, ipython_folder
 from .runtime import clear_after_dead
 
@@ -28,7 +27,6 @@ Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
 
 HERE = Path(__file__).parent
-PATIENCE = 15.0  # seconds for a process that only looks around
 LIMITS = {
     "RLIMIT_CORE": 0,
     "RLIMIT_FSIZE": 10 << 30,  # bytes of one file
@@ -48,6 +46,7 @@ SYSTEM = [
     "/nix/store",
     "/etc/alternatives",
     "/etc/ca-certificates",
+    "/etc/crypto-policies",
     "/etc/debian_version",
     "/etc/fonts",
     "/etc/ld.so.cache",
@@ -58,24 +57,27 @@ SYSTEM = [
     "/etc/lsb-release",
     "/etc/mime.types",
     "/etc/os-release",
-    "/etc/pki",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/openssl.cnf",
     "/etc/protocols",
     "/etc/redhat-release",
     "/etc/services",
-    "/etc/ssl",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
     "/etc/timezone",
     "/sys/devices/system/cpu",
     "/sys/devices/system/node",
 ]
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 NETWORK = ["/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf"]
 # Variables that name folders which the sandbox has not.
 HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
-# Asks an interpreter where it and its packages are.
-WHERE = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, *sys.path[1:]]))"
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Sandbox:
             "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
             # The environment's own folder can't be changed.
             "PIP_TARGET": packages,
+            # Git ends where there is a file of the system's that it may not read.
+            "GIT_CONFIG_NOSYSTEM": "1",
             "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
             "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
         }
@@ -183,9 +187,9 @@ class Sandbox:
         put("ro", *SYSTEM, *(NETWORK if policy.network else ()), *policy.read)
         put("rw", *policy.write)
         put("ro" if policy.read_only else "rw", policy.projects)
-        put("ro", *where(interpreter), *where(sys.executable), *policy.fixed)
+        put("ro", *self.shown_of(interpreter), *where(sys.executable), *policy.fixed)
         put("hidden", *policy.hide)
-        put("ro", HERE / "confine.py", HERE / "template_process.py")
+        put("ro", *(HERE / f"{name}.py" for name in ("confine", "broker", "template_process")))
         put("ro", self.folder / "c")
         put("rw", self.home, self.folder / "s", self.folder / "i")
         if policy.tier == "landlock":
@@ -193,9 +197,26 @@ class Sandbox:
         there = {path: kind for path, kind in places.items() if path.exists()}
         return there | dict.fromkeys(on_the_way(there), "rw")
 
+    def shown_of(self, interpreter: str) -> Iterable[str]:
+        """The folders that an interpreter needs.
+
+        Raises:
+            OSError: it can't be run.
+        """
+        policy = self.policy
+        folders = [policy.homes, *policy.write]
+        if not policy.read_only:
+            folders.append(policy.projects)
+        if interpreter == sys.executable or not changeable(interpreter, folders):
+            return where(interpreter)
+        return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
+
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
         """What `confine.py` takes away from itself, as it reads that."""
         landlock = self.policy.tier == "landlock"
+        rules = seccomp.REACHING_OUT
+        if landlock:
+            rules += seccomp.SHARED_HOST
         read = [str(path) for path, kind in places.items() if kind == "ro"]
         write = [str(path) for path, kind in places.items() if kind == "rw"]
         files = {
@@ -206,15 +227,22 @@ class Sandbox:
         return {
             # Without a user namespace of one's own it counts all of the user's processes.
             "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
-            "oom_score": OOM_SCORE,
-            "filter": seccomp.reaching_out().hex() if seccomp.known() else "",
+            "filter": seccomp.program(rules).hex() if seccomp.known() else "",
             "landlock": files if landlock else None,
+        }
+
+    def handed_over(self, places: dict[Path, Kind]) -> dict[str, Any]:
+        """Which calls `broker.py` makes for the kernels, and where, as it reads that."""
+        return {
+            "filter": seccomp.program(seccomp.HANDED_OVER).hex(),
+            "calls": seccomp.named(seccomp.HANDED_OVER),
+            "write": [str(path) for path, kind in places.items() if kind == "rw"],
         }
 
     def last_filter(self) -> str:
         """A program for seccomp that a kernel applies once its own sockets are there."""
         if self.policy.tier == "landlock" and not self.policy.network:
-            return seccomp.new_sockets().hex()
+            return seccomp.program(seccomp.NEW_SOCKETS).hex()
         return ""
 
 
@@ -222,11 +250,21 @@ class Sandbox:
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """`Sandbox.command`, worked out once."""
     places = sandbox.places(interpreter)
-    given_up = json.dumps(sandbox.given_up(places))
-    wall = []
+    first: dict[str, Any] = {"oom_score": OOM_SCORE}
+    given_up = {"given_up": sandbox.given_up(places)}
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
-    return (*wall, sys.executable, "-I", "-S", str(HERE / "confine.py"), given_up)
+        if os.getuid() == 0:  # it owns the devices, which are the host's
+            first["read_only"] = [f"/dev/{name}" for name in DEVICES]
+        # In there nothing of /proc can be written to.
+        return (*program("confine.py", first), *wall, *program("confine.py", given_up))
+    broker = program("broker.py", sandbox.handed_over(places))
+    return (*program("confine.py", first | given_up), *broker)
+
+
+def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:
+    """What runs one of our programs, before the command that it runs in turn."""
+    return (sys.executable, "-I", "-S", str(HERE / name), json.dumps(given))
 
 
 def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
@@ -240,28 +278,6 @@ def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
                 break
             if any(places.get(above) == "rw" for above in path.parents):
                 yield path
-
-
-@functools.cache
-def where(interpreter: str) -> tuple[str, ...]:
-    """The folders of an interpreter and its packages, and each link that leads to it.
-
-    Raises:
-        OSError: it can't be run.
-    """
-    path = shutil.which(interpreter)
-    if path is None:
-        raise FileNotFoundError(f"There is no interpreter {interpreter}.")
-    links = [path]
-    while os.path.islink(links[-1]):
-        links.append(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1])))
-    told = subprocess.run(
-        [path, "-c", WHERE], capture_output=True, text=True, cwd="/", timeout=PATIENCE, check=False
-    )
-    try:
-        return (*links, *(folder for folder in json.loads(told.stdout) if folder))
-    except ValueError:
-        return tuple(links)  # no Python
 
 
 def others(runtime: Path) -> list[Path]:

@@ -1,121 +1,134 @@
 """Programs for seccomp, Linux's filter of system calls.
 
-Only writes them, as text of numbers for this machine's processor; `confine.py` and the
-kernels apply them. Sources: seccomp(2), linux/filter.h and the tables of system calls.
+Only writes them, as numbers for this machine's processor; `confine.py` and the kernels apply
+them. Sources: seccomp(2), linux/filter.h.
 """
 
 from __future__ import annotations
 
+import errno
 import platform
 import struct
 from dataclasses import dataclass
 
-# Of the calls below, all others reach into other processes or into the system itself, which
-# no user's program needs.
-HARMLESS = {"clone", "clone3", "connect", "socket", "socketpair"}
-NAMESPACES = 0x7E020000  # the CLONE_NEW… flags of clone(2)
-DATAGRAM = 2  # SOCK_DGRAM
-EPERM, ENOSYS = 1, 38
-ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-LOAD, EQUAL, ANY_BIT, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x45, 0x35, 0x54, 0x06
+from .syscalls import MACHINES, UNKNOWN
+
+ALLOW, REFUSE, KILL, HAND_OVER = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
+LOAD, EQUAL, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`
-X32 = 0x40000000  # x86-64's second table of numbers begins here
+WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A processor's word for itself (AUDIT_ARCH_…) and its numbers of system calls."""
+class Where:
+    """A condition: one word of an argument, seen through `mask`, is `value` (or is not)."""
 
-    audit: int
-    numbers: dict[str, int]
+    argument: int
+    value: int
+    mask: int = WORD
+    equal: bool = True
+    high: bool = False  # the upper 32 bits: Linux reads those of pointers and sizes alone
 
 
-NEWER = {  # the same on all
-    "clone3": 435,
-    "fsconfig": 431,
-    "fsmount": 432,
-    "fsopen": 430,
-    "fspick": 433,
-    "io_uring_setup": 425,
-    "mount_setattr": 442,
-    "move_mount": 429,
-    "open_tree": 428,
-    "pidfd_getfd": 438,
-}
-X86_64 = {
-    "acct": 163,
-    "add_key": 248,
-    "bpf": 321,
-    "chroot": 161,
-    "clone": 56,
-    "connect": 42,
-    "delete_module": 176,
-    "finit_module": 313,
-    "init_module": 175,
-    "kcmp": 312,
-    "kexec_file_load": 320,
-    "kexec_load": 246,
-    "keyctl": 250,
-    "mount": 165,
-    "name_to_handle_at": 303,
-    "open_by_handle_at": 304,
-    "perf_event_open": 298,
-    "pivot_root": 155,
-    "process_vm_readv": 310,
-    "process_vm_writev": 311,
-    "ptrace": 101,
-    "quotactl": 179,
-    "reboot": 169,
-    "request_key": 249,
-    "setns": 308,
-    "socket": 41,
-    "socketpair": 53,
-    "swapoff": 168,
-    "swapon": 167,
-    "syslog": 103,
-    "umount2": 166,
-    "unshare": 272,
-    "userfaultfd": 323,
-}
-AARCH64 = {
-    "acct": 89,
-    "add_key": 217,
-    "bpf": 280,
-    "chroot": 51,
-    "clone": 220,
-    "connect": 203,
-    "delete_module": 106,
-    "finit_module": 273,
-    "init_module": 105,
-    "kcmp": 272,
-    "kexec_file_load": 294,
-    "kexec_load": 104,
-    "keyctl": 219,
-    "mount": 40,
-    "name_to_handle_at": 264,
-    "open_by_handle_at": 265,
-    "perf_event_open": 241,
-    "pivot_root": 41,
-    "process_vm_readv": 270,
-    "process_vm_writev": 271,
-    "ptrace": 117,
-    "quotactl": 60,
-    "reboot": 142,
-    "request_key": 218,
-    "setns": 268,
-    "socket": 198,
-    "socketpair": 199,
-    "swapoff": 225,
-    "swapon": 224,
-    "syslog": 116,
-    "umount2": 39,
-    "unshare": 97,
-    "userfaultfd": 282,
-}
-MACHINES = {
-    "x86_64": Machine(0xC000003E, X86_64 | NEWER),
-    "aarch64": Machine(0xC00000B7, AARCH64 | NEWER),
-}
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of calls where all the conditions hold."""
+
+    calls: tuple[str, ...]
+    where: tuple[Where, ...]
+    result: int
+
+
+def calls(names: str, *where: Where, error: int = errno.EPERM) -> Rule:
+    """Let the calls that a text names fail."""
+    return Rule(tuple(names.split()), where, REFUSE | error)
+
+
+def hand_over(names: str, *where: Where) -> Rule:
+    """Let another process answer the calls that a text names."""
+    return Rule(tuple(names.split()), where, HAND_OVER)
+
+
+def has(argument: int, bits: int) -> Where:
+    """The argument has at least one of these bits."""
+    return Where(argument, 0, mask=bits, equal=False)
+
+
+def differs(argument: int, value: int = 0, *, high: bool = False) -> Where:
+    """The argument is not this."""
+    return Where(argument, value, equal=False, high=high)
+
+
+NAMESPACES = 0x7E020000  # the CLONE_NEW… flags of clone(2)
+SET_ID = 0o6000  # S_ISUID | S_ISGID
+CREATES = 0o100 | 0o20000000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
+DATAGRAM, KIND_OF_SOCKET = 2, 0xF
+UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
+SET_LEASE = 1024  # F_SETLEASE
+PUSH_TERMINAL_INPUT = 0x5412, 0x541C  # TIOCSTI, TIOCLINUX
+CHANGE_INODE = 0x40086602, 0x401C5820, 0x40087602, 0x40046602  # FS_IOC_SETFLAGS and its like
+
+# What reaches into other processes or the system itself, which no user's program needs.
+REACHING_OUT = (
+    calls("bpf kcmp perf_event_open process_vm_readv process_vm_writev ptrace userfaultfd"),
+    calls("pidfd_getfd process_madvise add_key keyctl request_key"),
+    calls("acct quotactl quotactl_fd reboot swapoff swapon syslog"),
+    calls("delete_module finit_module init_module kexec_file_load kexec_load"),
+    calls("chroot mount mount_setattr move_mount open_tree open_tree_attr pivot_root umount2"),
+    calls("fsconfig fsmount fsopen fspick name_to_handle_at open_by_handle_at setns unshare"),
+    calls("io_uring_setup"),  # what goes through a ring, no filter sees
+    calls("clone", has(0, NAMESPACES)),
+    calls("clone3", error=errno.ENOSYS),  # its flags lie in memory; libc then takes clone
+    *(calls("ioctl", Where(1, request)) for request in PUSH_TERMINAL_INPUT),
+    # A lease on a file that one can only read keeps everybody else from opening it.
+    calls("fcntl", Where(1, SET_LEASE)),
+    # Who starts such a file outside becomes the user that the server runs as.
+    calls("chmod fchmod", has(1, SET_ID)),
+    calls("fchmodat fchmodat2", has(2, SET_ID)),
+    calls("creat mknod", has(1, SET_ID)),
+    calls("mknodat", has(2, SET_ID)),
+    calls("open", has(1, CREATES), has(2, SET_ID)),
+    calls("openat", has(2, CREATES), has(3, SET_ID)),
+    calls("openat2", error=errno.ENOSYS),  # its mode lies in memory; programs then take openat
+    # Others (AF_VSOCK, say) know no namespaces, and no program here needs them.
+    calls(
+        "socket socketpair",
+        *(differs(0, family) for family in (UNIX, INET, INET6, NETLINK)),
+        error=errno.EAFNOSUPPORT,
+    ),
+    calls("socket", Where(0, NETLINK), differs(2), error=errno.EPROTONOSUPPORT),  # all but ROUTE
+    # No limit counts their memory, which outlives who has made it.
+    calls("shmget shmat shmctl semget semop semtimedop semctl", error=errno.ENOSYS),
+    calls("msgget msgsnd msgrcv msgctl", error=errno.ENOSYS),
+)
+# What reaches processes, files and queues of the host where kernels share its namespaces.
+SHARED_HOST = (
+    calls("prlimit64", differs(0), differs(2)),
+    calls("prlimit64", differs(0), differs(2, high=True)),
+    calls("setpriority", differs(0)),  # PRIO_PROCESS
+    calls("ioprio_set", differs(0, 1)),  # IOPRIO_WHO_PROCESS
+    calls("migrate_pages move_pages", differs(0)),
+    calls("process_mrelease"),
+    calls("mq_open mq_unlink", error=errno.ENOSYS),
+    calls("setxattr lsetxattr fsetxattr setxattrat", error=errno.EOPNOTSUPP),
+    calls("removexattr lremovexattr fremovexattr removexattrat", error=errno.EOPNOTSUPP),
+    calls("file_setattr", error=errno.EOPNOTSUPP),
+    *(calls("ioctl", Where(1, request), error=errno.ENOTTY) for request in CHANGE_INODE),
+)
+# What `broker.py` makes for the caller, having looked at whom or what it is about.
+HANDED_OVER = (
+    # These change a file that is not open to be written to, which Landlock does not ask about.
+    hand_over("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat"),
+    hand_over("utime utimes futimesat utimensat"),
+    # Libraries name their own threads here, and some end if that fails: ZeroMQ does.
+    hand_over("sched_setaffinity sched_setattr sched_setparam sched_setscheduler", differs(0)),
+    hand_over("setpriority ioprio_set", differs(1)),
+)
+# All new sockets but for pairs of streams: one of datagrams can send to any address.
+NEW_SOCKETS = (
+    calls("socket connect"),
+    calls("socketpair", Where(1, DATAGRAM, mask=KIND_OF_SOCKET)),
+)
 
 
 def known() -> bool:
@@ -123,64 +136,58 @@ def known() -> bool:
     return platform.machine() in MACHINES
 
 
-def reaching_out() -> bytes:
-    """A program against debugging others, new namespaces, mounts and the like.
+def named(rules: tuple[Rule, ...]) -> dict[int, str]:
+    """The calls that rules are about, by their numbers on this machine's processor.
 
     Raises:
         KeyError: no numbers are known for this processor.
     """
-    machine = MACHINES[platform.machine()]
-    program = beginning(machine)
-    for name in machine.numbers.keys() - HARMLESS:
-        program += refuse(machine.numbers[name])
-    # Its flags lie in memory where a filter can't see them; libc then takes clone.
-    program += refuse(machine.numbers["clone3"], ENOSYS)
-    program += [
-        instruction(EQUAL, machine.numbers["clone"], 0, 3),
-        instruction(LOAD, ARGUMENTS),
-        instruction(ANY_BIT, NAMESPACES, 0, 1),
-        instruction(RETURN, REFUSE | EPERM),
-        instruction(RETURN, ALLOW),
-    ]
-    return b"".join(program)
+    known = MACHINES[platform.machine()].numbers
+    return {known[name]: name for rule in rules for name in rule.calls if name in known}
 
 
-def new_sockets() -> bytes:
-    """A program against all sockets that are not there yet, but for pairs of streams.
+def program(rules: tuple[Rule, ...], processor: str = "") -> bytes:
+    """A program with these rules, for this machine's processor or another.
 
     Raises:
         KeyError: no numbers are known for this processor.
     """
-    machine = MACHINES[platform.machine()]
-    program = beginning(machine)
-    for name in ("socket", "connect"):
-        program += refuse(machine.numbers[name])
-    program += [
-        instruction(EQUAL, machine.numbers["socketpair"], 0, 4),
-        instruction(LOAD, ARGUMENTS + 8),
-        instruction(AND, 0xF),
-        instruction(EQUAL, DATAGRAM, 0, 1),  # one of those can send to any address
-        instruction(RETURN, REFUSE | EPERM),
-        instruction(RETURN, ALLOW),
-    ]
-    return b"".join(program)
-
-
-def beginning(machine: Machine) -> list[bytes]:
-    """Load the call's number; calls by another processor's table end the process."""
-    return [
+    machine = MACHINES[processor or platform.machine()]
+    written = [
         instruction(LOAD, ARCHITECTURE),
-        instruction(EQUAL, machine.audit, 1, 0),
+        instruction(EQUAL, machine.audit, if_true=1),
         instruction(RETURN, KILL),
         instruction(LOAD, NUMBER),
-        instruction(AT_LEAST, X32, 0, 1),
-        instruction(RETURN, REFUSE | ENOSYS),
+        # Newer ones could do anything; those of x86-64's second table (x32) are as high.
+        instruction(AT_LEAST, UNKNOWN, if_false=1),
+        instruction(RETURN, REFUSE | errno.ENOSYS),
     ]
+    for rule in rules:
+        for name in rule.calls:
+            if name in machine.numbers:
+                written += judge(machine.numbers[name], rule)
+    return b"".join([*written, instruction(RETURN, ALLOW)])
 
 
-def refuse(number: int, error: int = EPERM) -> list[bytes]:
-    """Let a call fail."""
-    return [instruction(EQUAL, number, 0, 1), instruction(RETURN, REFUSE | error)]
+def judge(number: int, rule: Rule) -> list[bytes]:
+    """End with a call's result where the conditions hold; else go on behind these."""
+    steps: list[tuple[int, int, bool]] = [(LOAD, NUMBER, True), (EQUAL, number, True)]
+    for where in rule.where:
+        steps += [
+            (LOAD, ARGUMENTS + 8 * where.argument + 4 * where.high, True),
+            (AND, where.mask, True),
+            (EQUAL, where.value, where.equal),
+        ]
+    steps.append((RETURN, rule.result, True))
+    written = []
+    for left, (code, value, equal) in zip(reversed(range(len(steps))), steps, strict=True):
+        skip = left if code == EQUAL else 0
+        written.append(
+            instruction(code, value, if_false=skip)
+            if equal
+            else instruction(code, value, if_true=skip)
+        )
+    return written
 
 
 def instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

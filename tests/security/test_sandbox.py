@@ -12,10 +12,12 @@ import socket
 import sys
 import tempfile
 import threading
+import venv
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import IPython
 import psutil
 import pytest
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -31,6 +33,7 @@ from rmi_agent.kernels import (
     why_not,
 )
 from rmi_agent.kernels.sandbox import TIERS
+from rmi_agent.kernels.syscalls import MACHINES
 from rmi_agent.kernels.templates import TEMPLATES
 
 from tests.conftest import cell, kernel_env, stream, value
@@ -176,6 +179,74 @@ STEPS_OUT = {
         "if l.syscall({keyctl}, 0, -3, 1) < 0: raise OSError(ctypes.get_errno())\n"
         "got = 'keyring'"
     ),
+    "mode_outside": "import os; os.chmod({outside!r} + '/secret.txt', 0o644); got = 'changed'",
+    "mode_outside_by_link": (
+        "import os; os.symlink({outside!r}, 'away')\n"
+        "os.chmod('away/secret.txt', 0o644); got = 'changed'"
+    ),
+    "mode_of_what_is_read": (
+        "import json, os; os.fchmod(os.open(json.__file__, os.O_RDONLY), 0o644); got = 'changed'"
+    ),
+    "mode_of_a_device": "import os; os.chmod('/dev/null', 0o666); got = 'changed'",
+    "mode_by_proc": (
+        "import json, os; fd = os.open(json.__file__, os.O_RDONLY)\n"
+        "os.chmod(f'/proc/self/fd/{{fd}}', 0o644); got = 'changed'"
+    ),
+    "times_outside": "import os; os.utime({outside!r} + '/secret.txt'); got = 'changed'",
+    "times_of_what_is_read": (
+        "import json, os; os.utime(os.open(json.__file__, os.O_RDONLY)); got = 'changed'"
+    ),
+    "owner_outside": (
+        "import os; os.chown({outside!r} + '/secret.txt', os.getuid(), os.getgid()); got = 'changed'"
+    ),
+    "attribute_outside": (
+        "import os; os.setxattr({outside!r} + '/secret.txt', 'user.x', b'x'); got = 'changed'"
+    ),
+    "lease_on_what_is_read": (
+        "import fcntl, json; f = open(json.__file__)\n"
+        "fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_RDLCK); got = 'leased'"
+    ),
+    "limits_of_the_server": (
+        "import resource as r; r.prlimit({server}, r.RLIMIT_CORE, (0, 0)); got = 'limited'"
+    ),
+    "limits_of_the_server_in_odd_words": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "odd = ctypes.c_ulong({server} | 7 << 32)\n"
+        "if l.syscall({prlimit64}, odd, 4, (ctypes.c_ulong * 2)(0, 0), None) < 0:\n"
+        "    raise OSError(ctypes.get_errno())\n"
+        "got = 'limited'"
+    ),
+    "priority_of_the_server": "import os; os.setpriority(os.PRIO_PROCESS, {server}, 0); got = 'set'",
+    "processors_of_the_server": (
+        "import os; os.sched_setaffinity({server}, os.sched_getaffinity(0)); got = 'set'"
+    ),
+    "scheduling_of_the_server": (
+        "import os; os.sched_setscheduler({server}, os.SCHED_OTHER, os.sched_param(0)); got = 'set'"
+    ),
+    "sockets_to_the_hypervisor": "import socket; socket.socket(40, socket.SOCK_STREAM); got = 'made'",
+    "sockets_of_the_kernels_own": "import socket; socket.socket(38, socket.SOCK_SEQPACKET); got = 1",
+    "packets": "import socket; socket.socket(17, socket.SOCK_RAW); got = 'made'",
+    "events_of_devices": "import socket; socket.socket(16, socket.SOCK_RAW, 15); got = 'made'",
+    "pairs_of_other_sockets": "import socket; socket.socketpair(30, socket.SOCK_STREAM); got = 1",
+    "shared_memory_of_old": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.shmget(0, 4096, 0o1600) < 0: raise OSError(ctypes.get_errno())\n"
+        "got = 'made'"
+    ),
+    "pressure": "open('/proc/pressure/memory', 'w')",
+    "memory_of_the_next_process": (
+        "import subprocess; p = subprocess.Popen(['sleep', '60'])\n"
+        "try: open(f'/proc/{{p.pid}}/mem', 'r+b')\n"
+        "finally: p.kill()"
+    ),
+}
+IN_LANDLOCK = {  # in bubblewrap these reach what is inside
+    "priority_of_all": "import os; os.setpriority(os.PRIO_USER, 0, 0); got = 'set'",
+    "queues_of_the_host": (
+        "import ctypes; l = ctypes.CDLL(None, use_errno=True)\n"
+        "if l.mq_open(b'/no-such', 0) < 0: raise OSError(ctypes.get_errno())\n"
+        "got = 'opened'"
+    ),
 }
 REFUSALS = (
     "PermissionError",
@@ -188,8 +259,10 @@ REFUSALS = (
 )
 
 
-@pytest.mark.parametrize("attempt", STEPS_OUT)
+@pytest.mark.parametrize("attempt", [*STEPS_OUT, *IN_LANDLOCK])
 async def test_a_step_out_is_refused(attempt: str, house: House, session: Session) -> None:
+    if attempt in IN_LANDLOCK and house.policy.tier != "landlock":
+        pytest.skip("there it reaches what is inside")
     bob = await house.sessions.open("bob")
     await house.sessions.close(bob)
     words = {
@@ -203,15 +276,70 @@ async def test_a_step_out_is_refused(attempt: str, house: House, session: Sessio
         "bob": str(house.box("bob")),
         "homes": str(house.policy.homes),
         "own": house.box().name,
-        "keyctl": {"x86_64": 250, "aarch64": 219}[os.uname().machine],
+        **MACHINES[os.uname().machine].numbers,
     }
-    got = await outcome(session, STEPS_OUT[attempt].format(**words))
+    got = await outcome(session, (STEPS_OUT | IN_LANDLOCK)[attempt].format(**words))
     assert got.startswith(REFUSALS), got
     assert CANARY not in got
     assert value(await cell(session, "6 * 7")) == "42"
     assert not (house.outside / "new.txt").exists()
     with contextlib.suppress(FileNotFoundError):
         (house.projects / "away").unlink()
+
+
+SET_ID = {
+    "chmod": "os.close(os.open('it', os.O_CREAT)); os.chmod('it', {mode})",
+    "fchmod": "os.fchmod(os.open('it', os.O_CREAT | os.O_RDWR), {mode})",
+    "fchmodat": "os.close(os.open('it', os.O_CREAT)); os.chmod('it', {mode}, dir_fd=os.open('.', 0))",
+    "fchmodat2": "os.close(os.open('it', os.O_CREAT)); call({fchmodat2}, -100, b'it', {mode}, 0)",
+    "chmod_odd": "os.close(os.open('it', os.O_CREAT)); call({fchmodat}, -100, b'it', {mode} | 1 << 40)",
+    "open": "os.open('it', os.O_CREAT | os.O_WRONLY, {mode})",
+    "openat2": "call({openat2}, -100, b'it', struct.pack('QQQ', 0o100, {mode}, 0), 24)",
+    "nameless": (
+        "fd = os.open('.', os.O_TMPFILE | os.O_WRONLY, {mode})\n"
+        "call({linkat}, -100, b'/proc/self/fd/%d' % fd, -100, b'it', 0x400)"
+    ),
+    "mknod": "os.mknod('it', stat.S_IFREG | {mode})",
+    "copied": "shutil.copy({suid!r}, 'it')",
+    "installed": "subprocess.run(['install', '-m', '{mode:o}', '/bin/true', 'it'], check=True)",
+    "copied_by_a_program": "subprocess.run(['cp', '-p', {suid!r}, 'it'], check=True)",
+    "unpacked": (
+        "with tarfile.open('t.tar', 'w') as t:\n"
+        "    i = tarfile.TarInfo('it'); i.mode = {mode}; t.addfile(i)\n"
+        "with tarfile.open('t.tar') as t: t.extractall('.', filter='fully_trusted')"
+    ),
+    "linked": "os.link({suid!r}, 'it')",
+    "ring": "call({io_uring_setup}, 8, bytes(120))",
+}
+CALL = """
+import ctypes, os, shutil, stat, struct, subprocess, tarfile
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*given):
+    given = [each if isinstance(each, bytes) else ctypes.c_long(each) for each in given]
+    if libc.syscall(*given) < 0: raise OSError(ctypes.get_errno(), 'refused')
+"""
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755])
+@pytest.mark.parametrize("way", SET_ID)
+async def test_no_file_runs_as_the_servers_user_for_everybody(
+    way: str, mode: int, house: House, session: Session
+) -> None:
+    words = MACHINES[os.uname().machine].numbers | {
+        "linkat": {"x86_64": 265, "aarch64": 37}[os.uname().machine],
+        "suid": str(next(path for path in map(Path, SET_ID_PROGRAMS) if path.exists())),
+    }
+    it = house.projects / "it"
+    got = await outcome(session, CALL + SET_ID[way].format(mode=mode, **words))
+    try:
+        assert not it.exists() or not it.stat().st_mode & 0o6000, got
+    finally:
+        it.unlink(missing_ok=True)
+    # Some of them go on without the bits.
+    assert way in ("copied", "unpacked", "copied_by_a_program") or got.startswith(REFUSALS), got
+
+
+SET_ID_PROGRAMS = ("/usr/bin/passwd", "/usr/bin/su", "/usr/bin/mount")
 
 
 def kernel_launch(session: Session) -> Launch:
@@ -412,6 +540,68 @@ ALLOWED = {
         "assert subprocess.check_output([sys.executable, '-c', 'print(1)']) == b'1\\n'"
     ),
     "shell": "import os; assert os.system('ls | grep -q secret') == 0",
+    "modes": (
+        "import os, pathlib, shutil, subprocess; p = pathlib.Path('mine.sh'); p.write_text('exit 7')\n"
+        "p.chmod(0o700); assert p.stat().st_mode & 0o7777 == 0o700\n"
+        "with p.open() as f: os.fchmod(f.fileno(), 0o755); os.chmod(f'/proc/self/fd/{f.fileno()}', 0o751)\n"
+        "assert p.stat().st_mode & 0o7777 == 0o751\n"
+        "subprocess.run(['chmod', '640', 'mine.sh'], check=True)\n"
+        "assert p.stat().st_mode & 0o7777 == 0o640\n"
+        "os.chmod('mine.sh', 0o600, dir_fd=os.open('.', os.O_RDONLY)); os.mkdir('d', 0o700)\n"
+        "os.chmod('d', 0o1777); os.rmdir('d'); assert p.stat().st_mode & 0o7777 == 0o600\n"
+        "os.chmod(p.resolve(), 0o400); p.unlink()"
+    ),
+    "times": (
+        "import os, pathlib, subprocess; p = pathlib.Path('mine'); p.touch(); p.touch()\n"
+        "os.utime(p, ns=(1_000_000_007, 2_000_000_009)); assert p.stat().st_mtime_ns == 2_000_000_009\n"
+        "with p.open() as f: os.utime(f.fileno(), (5, 6))\n"
+        "assert (p.stat().st_atime, p.stat().st_mtime) == (5, 6)\n"
+        "os.symlink('mine', 'link'); os.utime('link', (7, 8), follow_symlinks=False)\n"
+        "assert (os.lstat('link').st_mtime, p.stat().st_mtime) == (8, 6)\n"
+        "subprocess.run(['touch', '-d', '@9', 'link'], check=True); assert p.stat().st_mtime == 9\n"
+        "os.unlink('link'); p.unlink()"
+    ),
+    "owners": (
+        "import os; open('mine', 'w').close(); os.chown('mine', os.getuid(), -1)\nos.unlink('mine')"
+    ),
+    "copies": (
+        "import json, os, shutil, stat; shutil.copy(json.__file__, 'a.py'); shutil.copy2('a.py', 'b.py')\n"
+        "assert int(os.stat('a.py').st_mtime) == int(os.stat('b.py').st_mtime)\n"
+        "shutil.copytree(os.path.dirname(json.__file__), 'tree'); shutil.move('tree', os.path.expanduser('~'))\n"
+        "shutil.rmtree(os.path.expanduser('~/tree')); os.unlink('a.py'); os.unlink('b.py')"
+    ),
+    "archives": (
+        "import os, pathlib, shutil; os.mkdir('in'); pathlib.Path('in/x').write_text('x')\n"
+        "os.chmod('in/x', 0o751)\n"
+        "for kind in ('gztar', 'zip'): shutil.unpack_archive(shutil.make_archive('a', kind, 'in'), 'out-' + kind)\n"
+        "assert os.stat('out-gztar/x').st_mode & 0o777 == 0o751\n"
+        "[shutil.rmtree(d) for d in ('in', 'out-gztar', 'out-zip')]\n"
+        "[os.unlink(f) for f in ('a.tar.gz', 'a.zip')]"
+    ),
+    "git": (
+        "import shutil, subprocess as s\n"
+        "def git(*a): s.run(['git', '-c', 'user.name=n', '-c', 'user.email=e', *a], cwd='g', check=True, capture_output=True)\n"
+        "import os; os.mkdir('g'); git('init'); open('g/x', 'w').write('x'); git('add', 'x')\n"
+        "git('commit', '-m', 'm'); shutil.rmtree('g')"
+    ),
+    "own_processes": (
+        "import os, resource, subprocess, threading\n"
+        "os.nice(1); os.sched_setaffinity(0, os.sched_getaffinity(0)); p = subprocess.Popen(['sleep', '60'])\n"
+        "os.setpriority(os.PRIO_PROCESS, p.pid, 5); assert os.getpriority(os.PRIO_PROCESS, p.pid) == 5\n"
+        "os.sched_setaffinity(p.pid, {min(os.sched_getaffinity(0))})\n"
+        "assert len(os.sched_getaffinity(p.pid)) == 1\n"
+        "os.sched_setscheduler(p.pid, os.SCHED_BATCH, os.sched_param(0))\n"
+        "assert os.sched_getscheduler(p.pid) == os.SCHED_BATCH; p.kill(); p.wait()\n"
+        "own = threading.get_native_id(); os.sched_setaffinity(own, os.sched_getaffinity(own))\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); resource.prlimit(os.getpid(), resource.RLIMIT_CORE)"
+    ),
+    "system": (
+        "import multiprocessing, os, platform, psutil; assert os.cpu_count() and psutil.cpu_count()\n"
+        "psutil.virtual_memory(); psutil.swap_memory(); psutil.cpu_times(); psutil.boot_time()\n"
+        "psutil.disk_partitions(); psutil.Process().memory_info(); psutil.Process().open_files()\n"
+        "os.getloadavg(); platform.platform(); os.sysconf('SC_PHYS_PAGES'); open('/proc/self/comm').read()\n"
+        "open('/proc/sys/kernel/osrelease').read(); open('/dev/stdout', 'a').close()"
+    ),
     "user": "import getpass, os, pwd; assert getpass.getuser() == 'user'",
     "threads": (
         "import concurrent.futures as c\n"
@@ -492,6 +682,72 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
         kernel = psutil.Process(session._kernel.process.pid)
         family = [kernel, *kernel.children(recursive=True)]
     assert not still_running(family, 5)
+
+
+def spec_of(interpreter: Path, folder: Path) -> None:
+    """A kernelspec `mine`, with an interpreter of its own."""
+    spec = folder / "kernels" / "mine"
+    spec.mkdir(parents=True)
+    argv = [str(interpreter), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    words = {"argv": argv, "display_name": "Mine", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(words))
+
+
+async def test_an_environment_that_kernels_can_change_runs_inside_alone(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = house.projects / "mine"
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "servers.pth").write_text(str(Path(IPython.__file__).parent.parent))
+    ran = house.outside / "ran"
+    (packages / "sitecustomize.py").write_text(
+        f"try: open({str(ran)!r}, 'w').close()\nexcept OSError: pass"
+    )
+    spec_of(python, tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    launch = Launch(house.projects, Path(), "mine", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+        session = await sessions.open()
+        assert value(await cell(session, "import sys; sys.prefix")) == repr(str(environment))
+    shutil.rmtree(environment)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("trick", ["home", "link", "program"])
+async def test_a_made_up_environment_shows_nothing_of_the_host(
+    trick: str, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = house.projects / "mine"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    ran = house.outside / "ran"
+    away = house.outside / "bin" / "python"
+    if trick == "link":
+        away.parent.mkdir()
+        shutil.copy(shutil.which("true") or "", away)
+        python.symlink_to(away)
+    else:
+        python.write_text(f"#!/bin/sh\ntouch {ran}\ncat {house.outside}/secret.txt >&2\nexit 3\n")
+        python.chmod(0o755)
+    if trick == "home":
+        (environment / "pyvenv.cfg").write_text(f"home = {house.outside}/bin\n")
+    spec_of(python, tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    launch = Launch(house.projects, Path(), "mine", env=kernel_env())
+    policy = replace(house.policy, homes=tmp_path / "homes")
+    try:
+        async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
+            with pytest.raises(KernelStartError) as said:
+                await sessions.open()
+    finally:
+        shutil.rmtree(environment)
+        shutil.rmtree(away.parent, ignore_errors=True)
+    assert not ran.exists()
+    assert CANARY not in str(said.value)
+    assert ("SANDBOX_READ" in str(said.value)) == (trick != "program")
 
 
 async def test_a_provisioner_that_would_start_it_outside_is_refused(
