@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -16,18 +17,19 @@ import random
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import psutil
 from chaos_clients import ACTIONS, Record, User
+from chaos_health import Health
 from chaos_monkey import Monkey, Target, gone_within, told
+from fastmcp import Client
 from harness import check_notebooks, environ
 
 TOKENS = {name: secrets.token_urlsafe(32) for name in ("alice", "bob")}
@@ -38,13 +40,14 @@ RULES = {
     "notebook": "every acknowledged run is in a valid notebook",
     "state": "a session's variables are what its results say",
     "output": "a run's output is its own",
-    "healthz": "/healthz answers within 1 s",
+    "healthz": "/healthz answers in time",
+    "recovery": "afterwards each user has fresh sessions up to KERNEL_MAX",
     "left behind": "nothing is left at the end",
 }
 SHOWN = 5  # violations of a rule that are printed
-SLOW = 1.0  # seconds that /healthz may take
+KERNELS = 16  # KERNEL_MAX
 LAST = 90.0  # seconds that the clients' last actions may take
-POLL = 0.1
+ENDS_WITHIN = 30.0  # seconds from SIGTERM
 
 
 class Violations:
@@ -62,67 +65,6 @@ class Violations:
             print(f"{'BROKEN' if texts else 'kept'}: {RULES[rule]}: {len(texts)} violations")
             for text in texts[:SHOWN]:
                 print("   ", text[:2000])
-
-
-class Health(threading.Thread):
-    """Asks /healthz ten times a second, from a thread that the clients' work does not hold up.
-
-    With two busy cores a process may wait long until it runs at all. Linux counts that time,
-    and it is not the server's.
-
-    Attributes:
-        seconds: of each answer that came while the server was up.
-        starved: answers that took too long, for want of a CPU alone.
-    """
-
-    def __init__(self, target: Target, violations: Violations) -> None:
-        super().__init__(daemon=True)
-        self.target, self.violations = target, violations
-        self.seconds: list[float] = []
-        self.starved = 0
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(POLL):
-            began, (used, waited) = time.monotonic(), self._scheduled()
-            try:
-                problem = self._ask()
-            except OSError as error:
-                problem = repr(error)
-            now, (used_now, waited_now) = time.monotonic(), self._scheduled()
-            if self.target.outages.within(began, now) > 0:
-                continue
-            seconds, used, waited = now - began, used_now - used, waited_now - waited
-            self.seconds.append(seconds)
-            if problem or seconds - waited > SLOW:
-                told = f"{seconds:.2f} s: {used:.2f} on a CPU, {waited:.2f} waiting for one"
-                self.violations.add("healthz", f"{told} {problem}")
-            elif seconds > SLOW:
-                self.starved += 1
-
-    def _ask(self) -> str:
-        where = urlsplit(self.target.url)
-        with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            answer = connection.recv(1000)
-        return "" if b" 200 " in answer else f"answer: {answer[:100]!r}"
-
-    def _scheduled(self) -> tuple[float, float]:
-        """Seconds that the server's main thread ran, and that it and this one waited for a CPU."""
-        ours, theirs = (
-            scheduled(f"/proc/self/task/{self.native_id}/schedstat"),
-            scheduled(f"/proc/{self.target.process.pid}/schedstat"),
-        )
-        return theirs[0], theirs[1] + ours[1]
-
-
-def scheduled(path: str) -> tuple[float, float]:
-    """Seconds that a thread ran, and that it waited to run."""
-    try:
-        ran, waited, _ = Path(path).read_text().split()
-    except (OSError, ValueError):
-        return 0.0, 0.0
-    return int(ran) / 1e9, int(waited) / 1e9
 
 
 def environment(folder: Path, sandbox: str) -> dict[str, str]:
@@ -147,6 +89,7 @@ def environment(folder: Path, sandbox: str) -> dict[str, str]:
         "RATE_LIMIT": "0",
         "RESPONSE_DEADLINE": "5",
         "KERNEL_WAIT": "20",
+        "KERNEL_MAX": str(KERNELS),
         "KERNEL_PRELOAD": "",
         "OUTPUT_LIMIT": "5000000",
         "MEMORY_LIMIT": "400MB",
@@ -166,92 +109,152 @@ def left_behind(folder: Path, known: list[psutil.Process]) -> list[str]:
     return left
 
 
+async def all_kernels(target: Target, violations: Violations) -> None:
+    """Close every session; then each user gets its share of fresh ones at the same time."""
+
+    async def fresh(client: Client[Any], name: str) -> None:
+        began = time.monotonic()
+        result = await client.call_tool_mcp("run_cell", {"code": "6 * 7"})
+        text = result.content[0].text  # type: ignore[union-attr]
+        if result.is_error or not text.startswith("42"):
+            seconds = time.monotonic() - began
+            violations.add("recovery", f"{name}, after {seconds:.1f} s: {text[:300]}")
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {
+            name: await stack.enter_async_context(Client(f"{target.url}/mcp", auth=token))
+            for name, token in TOKENS.items()
+        }
+        for client in clients.values():
+            rows = (await client.call_tool_mcp("list_sessions", {})).structured_content or {}
+            for row in rows["sessions"]:
+                await client.call_tool_mcp("close_session", {"session_id": row["session_id"]})
+        share = KERNELS // len(TOKENS)
+        await asyncio.gather(
+            *(fresh(client, name) for name, client in clients.items() for _ in range(share))
+        )
+
+
 async def watch_memory(target: Target) -> None:
     while True:
         target.memory()
         await asyncio.sleep(0.5)
 
 
-async def chaos(folder: Path, given: argparse.Namespace) -> int:
-    chance, record, violations = random.Random(given.seed), Record(), Violations()
-    weights = {name: n for name, n in ACTIONS.items() if name not in given.without.split(",")}
-    actions = [name for name, weight in weights.items() for _ in range(weight)]
-    target = Target(environment(folder, given.sandbox))
-    health = Health(target, violations)
-    try:
-        await target.start()
-        first = target.memory()
-        memory = asyncio.create_task(watch_memory(target))
-        health.start()
+@dataclass
+class Chaos:
+    """One run, from the server's start to what is left after its end.
+
+    Attributes:
+        given: the command line.
+        folder: everything that the server writes is in it.
+    """
+
+    given: argparse.Namespace
+    folder: Path
+    record: Record = field(default_factory=Record)
+    violations: Violations = field(default_factory=Violations)
+
+    async def run(self) -> dict[str, Any]:
+        """Everything; returns the summary."""
+        self.target = Target(environment(self.folder, self.given.sandbox))
+        self.health = Health(self.target, self.violations.add, self.given.healthz)
+        try:
+            await self.target.start()
+            memory = [self.target.memory()]
+            watching = asyncio.create_task(watch_memory(self.target))
+            self.health.start()
+            await self._clients_and_monkey()
+            await self._recover()
+            self.health.over.set()
+            memory.append(self.target.memory())
+            watching.cancel()
+            seconds = await self._end()
+        finally:
+            self.health.over.set()
+            await self.target.close()
+        for text in check_notebooks(self.record.runs):
+            self.violations.add("notebook", text)
+        return self._summary(memory, seconds)
+
+    async def _clients_and_monkey(self) -> None:
+        given, chance = self.given, random.Random(self.given.seed)
         ends = time.monotonic() + 60 * given.minutes
         endings = max(1, round(given.minutes)) if given.endings is None else given.endings
-        monkey = Monkey(target, random.Random(chance.random()), ends, endings, violations.add)
-        users = [
-            User(
-                number,
-                name := list(TOKENS)[number % 2],
-                TOKENS[name],
-                target,
-                random.Random(chance.random()),
-                record,
-                violations.add,
-                actions,
+        report = self.violations.add
+        own = random.Random(chance.random())
+        self.monkey = Monkey(self.target, own, ends, endings, report)
+        without = given.without.split(",")
+        actions = [name for name, n in ACTIONS.items() for _ in range(n) if name not in without]
+        users = []
+        for number in range(given.clients):
+            name = list(TOKENS)[number % len(TOKENS)]
+            own = random.Random(chance.random())
+            users.append(
+                User(number, name, TOKENS[name], self.target, own, self.record, report, actions)
             )
-            for number in range(given.clients)
-        ]
-        living = [asyncio.create_task(user.live(ends)) for user in users]
-        raging = asyncio.create_task(monkey.rage())
-        await asyncio.wait(
-            [*living, raging], timeout=60 * given.minutes + LAST, return_when="FIRST_EXCEPTION"
-        )
-        for user, task in zip(users, living, strict=True):
+        tasks = [asyncio.create_task(user.live(ends)) for user in users]
+        tasks.append(asyncio.create_task(self.monkey.rage()))
+        limit = 60 * given.minutes + LAST
+        await asyncio.wait(tasks, timeout=limit, return_when="FIRST_EXCEPTION")
+        for user, task in zip(users, tasks, strict=False):
             if not task.done():
-                violations.add("hang", f"client {user.number} does not end: {user.doing}")
-                task.cancel()
-        raging.cancel()
-        await asyncio.gather(*living, raging, return_exceptions=True)
-        for task in (*living, raging):
-            if not task.cancelled() and (error := task.exception()):
-                raise error
-        await asyncio.to_thread(monkey.census.look, target.process)
-        last = target.memory()
-        health.over.set()
-        memory.cancel()
-        seconds = await target.end(signal.SIGTERM)
-        known = monkey.census.living()
-        for text in await asyncio.to_thread(left_behind, folder, known):
-            violations.add("left behind", text)
-    finally:
-        health.over.set()
-        await target.close()
-    for text in check_notebooks(record.runs):
-        violations.add("notebook", text)
-    summary = {
-        "minutes": given.minutes,
-        "sandbox": given.sandbox,
-        "seed": given.seed,
-        "calls": sum(record.calls.values()),
-        "acknowledged": len(record.runs),
-        "counters": record.counted,
-        "acts": monkey.acts.total(),
-        "server_starts": target.starts,
-        "slowest_call": round(max(record.seconds)[0], 1) if record.seconds else None,
-        "healthz": {
-            "polls": len(health.seconds),
-            "p50": percentile(health.seconds, 0.5),
-            "p99": percentile(health.seconds, 0.99),
-            "worst": percentile(health.seconds, 1),
-            "starved": health.starved,
-        },
-        "memory_mb": {"start": first // 10**6, "end": last // 10**6, "peak": target.peak // 10**6},
-        "end_seconds": round(seconds, 1),
-        "violations": {rule: len(texts) for rule, texts in violations.found.items() if texts},
-    }
-    (folder / "errors.log").write_text("\n".join(target.log))
-    print_report(record, monkey, target)
-    violations.print()
-    print(json.dumps(summary))
-    return 1 if summary["violations"] else 0
+                report("hang", f"client {user.number} does not end: {user.doing}")
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    async def _recover(self) -> None:
+        try:
+            async with asyncio.timeout(LAST):
+                await all_kernels(self.target, self.violations)
+        except Exception as error:
+            self.violations.add("recovery", repr(error))
+
+    async def _end(self) -> float:
+        """End the server in order and see what is left; the seconds that it took."""
+        await asyncio.to_thread(self.monkey.census.look, self.target.process)
+        seconds = ENDS_WITHIN
+        try:
+            seconds = await self.target.end(signal.SIGTERM, ENDS_WITHIN)
+        except TimeoutError:
+            self.violations.add("left behind", f"no end by SIGTERM within {ENDS_WITHIN:g} s")
+        known = self.monkey.census.living()
+        for text in await asyncio.to_thread(left_behind, self.folder, known):
+            self.violations.add("left behind", text)
+        return seconds
+
+    def _summary(self, memory: list[int], seconds: float) -> dict[str, Any]:
+        health, record = self.health, self.record
+        return {
+            "minutes": self.given.minutes,
+            "sandbox": self.given.sandbox,
+            "seed": self.given.seed,
+            "calls": record.calls.total(),
+            "acknowledged": len(record.runs),
+            "counters": record.counted,
+            "acts": self.monkey.acts.total(),
+            "server_starts": self.target.starts,
+            "slowest_call": round(max(record.seconds)[0], 1) if record.seconds else None,
+            "healthz": {
+                "polls": len(health.seconds),
+                "p50": health.percentile(0.5),
+                "p99": health.percentile(0.99),
+                "worst": health.percentile(1),
+                "starved": health.starved,
+            },
+            "memory_mb": {
+                "start": memory[0] // 10**6,
+                "end": memory[1] // 10**6,
+                "peak": self.target.peak // 10**6,
+            },
+            "end_seconds": round(seconds, 1),
+            "violations": {
+                rule: len(texts) for rule, texts in self.violations.found.items() if texts
+            },
+        }
 
 
 def print_report(record: Record, monkey: Monkey, target: Target) -> None:
@@ -273,12 +276,6 @@ def print_report(record: Record, monkey: Monkey, target: Target) -> None:
         print(f"  {count:4d} {text[:200]}")
 
 
-def percentile(values: list[float], part: float) -> float | None:
-    """In seconds."""
-    ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 3) if ordered else None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5)
@@ -286,6 +283,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--endings", type=int, default=None, help="of the server; one a minute")
+    parser.add_argument("--healthz", type=float, default=1, help="seconds that it may take")
     parser.add_argument("--without", default="", help="actions to leave out, with commas")
     parser.add_argument(
         "--keep", action="store_true", help="keep the folder, with the logged errors"
@@ -296,7 +294,13 @@ def main() -> None:
     logging.disable()  # the clients' libraries log each server that goes away
     folder = Path(tempfile.mkdtemp(prefix="rmi"))
     try:
-        sys.exit(asyncio.run(chaos(folder, given)))
+        chaos = Chaos(given, folder)
+        summary = asyncio.run(chaos.run())
+        (folder / "errors.log").write_text("\n".join(chaos.target.log))
+        print_report(chaos.record, chaos.monkey, chaos.target)
+        chaos.violations.print()
+        print(json.dumps(summary))
+        sys.exit(1 if summary["violations"] else 0)
     finally:
         if given.keep:
             print("kept:", folder)
