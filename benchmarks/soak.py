@@ -16,7 +16,6 @@ import re
 import secrets
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,12 +24,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import psutil
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
+from harness import (
+    SERVER,
+    Acknowledged,
+    check_notebooks,
+    descriptors,
+    drain,
+    environ,
+    http_server,
+)
 
-SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
+STDIO = SERVER[0], [*SERVER[1:], "--log-level", "warning"]
 TOKEN = secrets.token_urlsafe(32)
 FORGOTTEN = 75.0  # seconds; the pool keeps as many kernels as were asked for in the last minute
 STUCK = 90.0  # seconds that a client's last action may take
@@ -65,7 +72,7 @@ class Record:
     calls: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    runs: list[tuple[str, int, str]] = field(default_factory=list)  # notebook, cell, status
+    runs: list[Acknowledged] = field(default_factory=list)
 
 
 class User:
@@ -95,7 +102,9 @@ class User:
             self.record.statuses[facts["status"]] += 1
             self.session, self.last = facts["session_id"], facts
             if facts["status"] != "running" and facts["notebook"]:
-                self.record.runs.append((facts["notebook"], facts["cell"], facts["status"]))
+                self.record.runs.append(
+                    Acknowledged(facts["notebook"], facts["cell"], facts["status"])
+                )
         return facts
 
     async def cell(self) -> None:
@@ -158,68 +167,16 @@ def environment(folder: Path, name: str) -> dict[str, str]:
     }
 
 
-async def http_server(env: dict[str, str]) -> tuple[str, asyncio.subprocess.Process]:
-    command = [*SERVER[:-1], "info", "--transport", "http", "--port", "0"]
-    process = await asyncio.create_subprocess_exec(*command, env=env, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    async for line in process.stderr:
-        if b"MCP at " in line:
-            return line.decode().split("MCP at ")[1].split("/mcp")[0], process
-    raise SystemExit("the server did not start")
-
-
-async def drain(stream: asyncio.StreamReader, log: list[str]) -> None:
-    """Read a server's log; an error of ours is a problem, and its traceback follows the line."""
-    errors = False
-    async for line in stream:
-        text = line.decode(errors="replace").rstrip()
-        if " ERROR " in text or " WARNING " in text or " INFO " in text:
-            errors = " ERROR " in text
-        if errors:
-            log.append(text[:300])
-
-
 @dataclass
 class Sample:
     memory: int
     files: int
 
 
-def descriptors(process: psutil.Process) -> Counter[str]:
-    """What a process's file descriptors are, by kind."""
-    kinds: Counter[str] = Counter()
-    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            kinds[os.readlink(entry).partition(":")[0]] += 1
-    return kinds
-
-
 async def watch(process: psutil.Process, samples: list[Sample]) -> None:
     while True:
         samples.append(Sample(process.memory_info().rss, process.num_fds()))
         await asyncio.sleep(2)
-
-
-def check_notebooks(record: Record) -> list[str]:
-    """What is missing or wrong in the notebooks, against what clients were told."""
-    wrong = []
-    told: dict[str, dict[int, str]] = {}
-    for path, cell, status in record.runs:
-        told.setdefault(path, {})[cell] = status
-    for path, cells in told.items():
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-        records = [cell.metadata.get("rmi_agent", {}) for cell in notebook.cells]
-        numbers = [entry.get("cell") for entry in records]
-        if len(set(numbers)) != len(numbers) or None in numbers:
-            wrong.append(f"{path}: doubled or unfinished cells {numbers}")
-        found = {entry.get("cell"): entry.get("status") for entry in records}
-        wrong += [
-            f"{path}: cell {cell} is {found.get(cell)}, told {status}"
-            for cell, status in cells.items()
-            if found.get(cell) != status
-        ]
-    return wrong
 
 
 async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
@@ -242,7 +199,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
             client = Client(f"{url}/sse", auth=TOKEN, mode="legacy")
         else:
             env = {**environment(folder, f"stdio{number}"), "KERNEL_POOL": "1", "KERNEL_MAX": "3"}
-            client = Client(StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False))
+            client = Client(StdioTransport(*STDIO, env=env, keep_alive=False))
         users.append(User(client, random.Random(chance.random()), record))
     await asyncio.sleep(3)
     files_before = descriptors(server)
@@ -268,7 +225,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     await asyncio.sleep(5)
     marked = [p for p in psutil.process_iter() if str(folder) in environ(p)]
     sockets = [path for path in (folder / "run").rglob("*") if not path.is_dir()]
-    problems += check_notebooks(record)
+    problems += check_notebooks(record.runs)
     if final / first > MOST_GROWTH:
         problems.append(f"memory grew by {final / first:.2f}")
     if files_after.total() > files_before.total() + 5:
@@ -292,14 +249,6 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
         print("PROBLEM", problem)
     print("failed" if problems else "nothing leaked, nothing lost")
     return 1 if problems else 0
-
-
-def environ(process: psutil.Process) -> str:
-    """A process's PYTHON_PROJECTS_DIR-like marks: its whole environment as one text."""
-    try:
-        return " ".join(process.environ().values()) if process.pid != os.getpid() else ""
-    except (psutil.Error, OSError):
-        return ""
 
 
 def main() -> None:
