@@ -56,6 +56,7 @@ PUBLIC_PATHS = {
 }
 PROOFS = 6000  # a minute: each attached client asks for one when it begins
 FORM_LIMIT = 65_536  # bytes of a body from nobody we know
+VALUES = {"/register": 200}  # of JSON from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -86,7 +87,7 @@ def application(
     own = (public_url(settings),) if known else ()
     if auth is not None:
         doors = {
-            path: Door(mcp, often, waiting, FORM_LIMIT)
+            path: Door(mcp, often, waiting, FORM_LIMIT, VALUES.get(path))
             for path, often in PUBLIC_PATHS[settings.auth]
         }
         if identity is not None:
