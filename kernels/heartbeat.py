@@ -73,9 +73,11 @@ class Heartbeat:
         self._beat.clear()
         self._wake.set()
         either = {asyncio.create_task(each.wait()) for each in (self._beat, self.ended)}
-        await asyncio.wait(either, timeout=self._silence, return_when="FIRST_COMPLETED")
-        for each in either:
-            each.cancel()
+        try:
+            await asyncio.wait(either, timeout=self._silence, return_when="FIRST_COMPLETED")
+        finally:
+            for each in either:
+                each.cancel()
         return not self.ended.is_set()
 
     async def ends_within(self, seconds: float) -> bool:
@@ -116,6 +118,9 @@ class Heartbeat:
         except zmq.ZMQError as error:
             log.warning("A kernel's heartbeat can't be followed: %s", error)
             self.declare("Its connection broke.")
+        except Exception as error:  # of this code: nobody may wait for ever because of it
+            log.exception("A kernel's heartbeat is given up")
+            self.declare(f"Its heartbeat can't be followed: {error!r}")
         finally:
             ping.close(linger=0)
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import StoreError
+from .supervision import Supervisor
 
 if TYPE_CHECKING:
     from .stores import Store  # its libraries take a while to import
@@ -123,7 +124,7 @@ class Homes:
         self._sure_until = 0.0
         self._copies: dict[str, Copy] = {}
         self._listed = float("-inf")
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks = Supervisor("copies")
         self.on_lapse: Callable[[], Awaitable[None]] = self.beat
         self._stack = contextlib.AsyncExitStack()
 
@@ -140,14 +141,12 @@ class Homes:
         except BaseException:
             await self._stack.aclose()
             raise
-        self._beating = asyncio.create_task(self._beat_on())
+        self._tasks.watch(self._beat_on, "giving signs of life")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Be gone for the others, at once."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.wait({self._beating})
+        await self._tasks.cancel()
         try:
             await self.store.delete(COPIES, self.name)
         except StoreError as error:

@@ -33,6 +33,7 @@ from .jupyter_server import (
 )
 from .process import Launch
 from .rawoutput import RawOutput
+from .supervision import Supervisor
 
 log = logging.getLogger(__name__)
 # At the level of debugging, websockets logs its requests' headers, and the token is in them.
@@ -63,6 +64,7 @@ class ServerKernel:
         self._api: Api | None = None
         self._starting: asyncio.Task[str] | None = None
         self._spec: dict[str, Any] = {}
+        self._tasks = Supervisor("kernel of a Jupyter Server")
         self._keeping: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -87,7 +89,7 @@ class ServerKernel:
             websocket = await self._connect(self.launch.start_timeout)
         except ServerError as error:
             raise KernelStartError(str(error)) from error
-        self._keeping = asyncio.create_task(self._keep_connected(websocket))
+        self._keeping = self._tasks.start(self._keep_connected(websocket), "connection")
         return self._channels.client()
 
     async def _begin(self) -> None:
@@ -264,7 +266,7 @@ class ServerKernel:
 
     def _delete(self) -> None:
         if self._deleting is None and self._api is not None and self._id:
-            self._deleting = asyncio.create_task(self._delete_there(self._api))
+            self._deleting = self._tasks.start(self._delete_there(self._api), "ending it")
 
     async def _delete_there(self, api: Api) -> None:
         try:

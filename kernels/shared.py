@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from nbformat import NotebookNode
 
@@ -26,6 +26,7 @@ from .kernel import Kernel
 from .leftover import LeftOver
 from .recorder import Recorder
 from .session import Begun, Session
+from .supervision import Supervisor
 from .tracing import short
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ class Shared:
         self.homes = homes
         self._sessions = sessions
         self._dirty: set[str] = set()
-        self._writing: dict[str, asyncio.Task[None]] = {}
-        self._taking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._writing: set[str] = set()
+        # A lock lives as long as somebody holds it or waits for it.
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks = Supervisor("shared sessions")
         self._leaving = False
         self._stack = contextlib.AsyncExitStack()
 
@@ -64,14 +67,12 @@ class Shared:
         """
         await self._stack.enter_async_context(self.homes)
         self.homes.on_lapse = self._look_after_mine
-        reaping = asyncio.create_task(self._reap_orphans())
-        self._stack.callback(reaping.cancel)
+        await self._stack.enter_async_context(self._tasks)
+        self._tasks.watch(self._reap_orphans, "ending sessions that nobody asks for")
         records = await self.homes.all()
         return Known(await self.homes.copies(), {record.notebook for record in records})
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._writing.values():
-            task.cancel()
         await self._stack.aclose()
 
     # -- this copy's own
@@ -89,7 +90,8 @@ class Shared:
         """Write a session's record soon: something has changed."""
         self._dirty.add(session.id)
         if session.id not in self._writing and not self._leaving:
-            self._writing[session.id] = asyncio.create_task(self._write(session))
+            self._writing.add(session.id)
+            self._tasks.start(self._write(session), "writing a session's record")
 
     async def _write(self, session: Session) -> None:
         try:
@@ -103,7 +105,8 @@ class Shared:
                     self._dirty.add(session.id)
                     await asyncio.sleep(BEAT)
         finally:
-            del self._writing[session.id]
+            self._dirty.discard(session.id)
+            self._writing.discard(session.id)
 
     async def tell_end(self, session: Session, why: str) -> None:
         """Let the others know how a session has ended."""
@@ -222,7 +225,7 @@ class Shared:
     # -- taking over
 
     async def _take_over(self, record: Record) -> None:
-        async with self._taking[record.id]:
+        async with self._taking.setdefault(record.id, asyncio.Lock()):
             if record.id in self._sessions.open_ids:
                 return
             mine = await self.homes.claim(record)
@@ -233,7 +236,6 @@ class Shared:
             except BaseException:
                 await self.homes.write(replace(mine, home=""))
                 raise
-        self._taking.pop(record.id, None)
 
     async def _bring_here(self, mine: Record) -> None:
         """Attach to a session's kernel and go on with its notebook.

@@ -100,9 +100,14 @@ class FolderStore:
             return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
-        """Keep a value; it is written beside and renamed."""
+        """Keep a value; it is written beside and renamed, to the end even if that is cancelled."""
+        writing = asyncio.ensure_future(self._files.put(key, value, collection=collection, ttl=ttl))
         with self._told():
-            await self._files.put(key, value, collection=collection, ttl=ttl)
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:  # or what was begun beside would stay there
+                await asyncio.wait({writing})
+                raise
 
     async def delete(self, collection: str, key: str) -> None:
         """Forget a key."""

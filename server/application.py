@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AuthProvider
@@ -25,14 +24,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
-from .guard import BODY_LIMIT, Guard
+from .guard import Guard
 from .kept import VERSION
 from .messages import flaw
 from .proof import FACTS, PROOF, Facts, Identity
 from .review.answers import is_page
 from .settings import Settings
 from .strangers import Door, Waiting
+from .transport_sessions import BoundedSessions
 from .ways import public_url
+from .whole_files import take_whole_files
 
 # Served without a token when AUTH has more ways than that, and how often a minute. Each has an
 # allowance of its own for all callers together: a flood of one leaves the others open.
@@ -55,6 +56,7 @@ PUBLIC_PATHS = {
 }
 PROOFS = 6000  # a minute: each attached client asks for one when it begins
 FORM_LIMIT = 65_536  # bytes of a body from nobody we know
+VALUES = {"/register": 200}  # of JSON from nobody we know
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -85,7 +87,7 @@ def application(
     own = (public_url(settings),) if known else ()
     if auth is not None:
         doors = {
-            path: Door(mcp, often, waiting, FORM_LIMIT)
+            path: Door(mcp, often, waiting, FORM_LIMIT, VALUES.get(path))
             for path, often in PUBLIC_PATHS[settings.auth]
         }
         if identity is not None:
@@ -230,11 +232,12 @@ def both_transports(server: App) -> ASGIApp:
     # Second: some of FastMCP's providers mint tokens for the path that was named last.
     streamable = server.mcp.http_app(path="/mcp")
     take_whole_files(legacy)
+    bounded = BoundedSessions(streamable)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await streamable(scope, receive, opened(streamable, send))
-        chosen = legacy if is_legacy(scope["path"]) else streamable
+        chosen = legacy if is_legacy(scope["path"]) else bounded
         await chosen(scope, receive, send)
 
     return dispatch
@@ -249,14 +252,3 @@ def opened(streamable: Starlette, send: Send) -> Send:
         await send(message)
 
     return sent
-
-
-def take_whole_files(app: Starlette) -> None:
-    """Let MCP's own limit on bodies be `BODY_LIMIT`: FastMCP has no parameter for its 4 MiB."""
-    for route in app.routes:
-        endpoint: Any = getattr(route, "endpoint", None) or getattr(route, "app", None)
-        inner = getattr(endpoint, "app", endpoint)  # behind the lock that FastMCP puts on
-        if (sessions := getattr(inner, "session_manager", None)) is not None:
-            sessions.asgi_app.max_body_size = BODY_LIMIT
-        if messages := getattr(getattr(inner, "__self__", None), "_post_message_app", None):
-            messages.max_body_size = BODY_LIMIT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,10 +22,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_SECONDS = 20.0  # for a request's head, from its first byte
 REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
 WRITE_SECONDS = 60.0  # in which a client takes something of an answer
-STRANGERS = 200  # connections on which nobody known has called: the oldest makes room
-KNOWN_IDLE = 200  # others with no request being served; kernels need descriptors as well
 AT_A_TIME = 16  # connections accepted before the loop gets to look at them
 QUEUE = 2048  # connections that the system keeps until they are accepted
+
+
+def some(most: int) -> int:
+    """So many connections, or a quarter of what the system lets this process have."""
+    if sys.platform == "win32":
+        return most
+    import resource
+
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # macOS: 256 for most programs
+    return most if descriptors == resource.RLIM_INFINITY else min(most, descriptors // 4)
+
+
+STRANGERS = some(200)  # connections on which nobody known has called: the oldest makes room
+KNOWN_IDLE = some(200)  # others with no request being served; kernels need descriptors as well
 
 
 class Server(uvicorn.Server):

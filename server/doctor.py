@@ -35,6 +35,7 @@ from .over_http import bind
 from .reach import examine_url
 from .resident import found, is_held, recorded
 from .settings import BadSettings, Settings, load
+from .whole_files import SMALL_FILES, whole_files_are_taken
 from .wire import Impure, conversation
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
@@ -109,6 +110,8 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         for finding in await of_kernels(settings, policies[False]):
             yield finding
         yield await pure()
+    taken = await whole_files_are_taken()
+    yield Finding("files over HTTP", taken, "of every size" if taken else SMALL_FILES)
     yield of_port(settings)
     yield of_token(settings)
     yield await of_resident(settings)

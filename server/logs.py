@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -18,6 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
+SELDOM = 10.0  # seconds between two lines that say the same of what anybody can send
 LOG_BYTES = 2_000_000  # of a log file, and of the one before
 FACTS = ("session", "cell", "status", "state", "seconds", "output_bytes")
 OTHERS = ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error", "httpx2")
@@ -40,6 +42,7 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
     fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
     fastmcp_log.propagate = True
+    logging.getLogger("uvicorn.error").addFilter(Seldom())
     if level != "debug":
         for noisy in OTHERS:
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -60,6 +63,24 @@ def told_of_the_run(record: logging.LogRecord) -> bool:
     if (run := CURRENT.get()) is not None:
         record.session, record.cell = run.session, run.cell
     return True
+
+
+class Seldom(logging.Filter):
+    """Lets a warning through once in a while: requests that are none come by the thousand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[object, float] = {}  # uvicorn's own words, of which there are few
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is to be written."""
+        now = time.monotonic()
+        if record.levelno != logging.WARNING or record.args:
+            return True
+        if now - self._said.get(record.msg, -SELDOM) < SELDOM:
+            return False
+        self._said[record.msg] = now
+        return True
 
 
 class Bounded(RotatingFileHandler):

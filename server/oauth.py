@@ -6,10 +6,14 @@ minted, and what ends it. Knows nothing of tools and of the page's words.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from fastmcp.server.auth import AccessToken, OAuthProvider
 from fastmcp.server.auth.identity_assertion import normalize_resource_url
@@ -41,7 +45,6 @@ from .oauth_store import (
     find,
 )
 from .registration import SCOPE, bound
-from .settings import BadSettings
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ CODES = 1_000  # not yet exchanged; each took a person's token
 STATE = 2_000  # characters
 S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
 PATHS = ("/mcp", "/sse")
+Result = TypeVar("Result")
 URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
 
 
@@ -86,6 +90,8 @@ class SignIns(OAuthProvider):
             revocation_options=RevocationOptions(enabled=True),
         )
         self._tokens, self._store = tokens, store
+        self._changes = ThreadPoolExecutor(1, "sign-ins")
+        self._noting: set[str] = set()  # sign-ins whose use is being noted
         self._issuer = str(self.issuer_url)
         # One server under several addresses: what is minted for one is good for all of them.
         self._resource = f"{public_url}{PATHS[0]}"
@@ -116,10 +122,8 @@ class SignIns(OAuthProvider):
         bound(client_info)
         uris = tuple(str(uri) for uri in client_info.redirect_uris or ())
         name = client_info.client_name or ""
-        with self._store.changed() as state:
-            state.clients[client_info.client_id] = Client(
-                client_info.client_id, name, uris, int(time.time())
-            )
+        client = Client(client_info.client_id, name, uris, int(time.time()))
+        await self._change(lambda: self._store.keep(client))
 
     # -- a person is asked
 
@@ -186,7 +190,7 @@ class SignIns(OAuthProvider):
             return code.model_copy(update={"code": authorization_code})
         if (one := find(self._store.state, code=key)) is not None:
             log.warning("A code was used twice; sign-in %s has ended.", one.id)
-            self._store.end(one)
+            await self._change(lambda: self._store.end(one))
         return None
 
     async def exchange_authorization_code(
@@ -208,7 +212,8 @@ class SignIns(OAuthProvider):
             resource=code.resource or self._resource,
             scopes=tuple(code.scopes),
         )
-        return answer(self._store.sign_in(consent, authorization_code.code), code.scopes)
+        minted = await self._change(lambda: self._store.sign_in(consent, authorization_code.code))
+        return answer(minted, code.scopes)
 
     async def load_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: str
@@ -234,7 +239,7 @@ class SignIns(OAuthProvider):
         Raises:
             TokenError: it is not the newest; the sign-in has ended, since somebody else has it.
         """
-        minted = self._store.rotate(refresh_token.token)
+        minted = await self._change(lambda: self._store.rotate(refresh_token.token))
         if minted is None:
             raise TokenError("invalid_grant", "refresh token does not exist")
         return answer(minted, scopes)
@@ -259,10 +264,7 @@ class SignIns(OAuthProvider):
         if found is None or found.subject is None:
             return None
         if (one := find(self._store.state, access=digest(token))) is not None:
-            try:
-                self._store.note_use(one)
-            except BadSettings as error:  # nobody is locked out for a date
-                log.error("%s", error)
+            self._note_use(one)
         # Without the token and the client: a principal is one, however they are signed in.
         return AccessToken(
             token="",
@@ -279,7 +281,25 @@ class SignIns(OAuthProvider):
             state, family=digest(token.token.partition(".")[0])
         )
         if one is not None:
-            self._store.end(one)
+            await self._change(lambda: self._store.end(one))
+
+    # -- changes, which wait for the disk and for other processes
+
+    async def _change(self, change: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._changes, change)
+
+    def _note_use(self, one: SignIn) -> None:
+        """Remember when a sign-in was used; nobody waits for that, or is locked out for it."""
+        if one.id in self._noting or not one.is_stale:
+            return
+
+        def noted(done: Future[None]) -> None:
+            self._noting.discard(one.id)
+            if (error := done.exception()) is not None:
+                log.error("%s", error)
+
+        self._noting.add(one.id)
+        self._changes.submit(self._store.note_use, one).add_done_callback(noted)
 
     def _holds(self, one: SignIn) -> bool:
         """Whether a consent is good here: for this server, and from a token that still is one."""

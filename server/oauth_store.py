@@ -1,7 +1,8 @@
 """Who is signed in: known clients and their sign-ins, in one private file of this user.
 
 Digests only, never a token; knows neither HTTP nor OAuth's messages. All servers of a user
-share the file, as does the command that revokes: each change is made under a lock.
+share the file, as does the command that revokes: each change is made under a lock, and waits
+for the disk, so none is made on an event loop.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import secrets
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ SIGN_IN_SECONDS = 30 * 86400  # then the person is asked again
 UNUSED_SECONDS = 86400  # until a client is forgotten that nobody has signed in with
 CLIENTS, SIGN_INS = 500, 200  # kept at most; what was used longest ago goes first
 USED_EVERY = 60  # the file is not written for each request
+LOCK_SECONDS = 10.0  # for others to finish their change
 FILE_LIMIT = 10_000_000  # bytes; 500 clients at their largest are 2 MB
 
 
@@ -73,6 +76,11 @@ class SignIn:
     since: int
     used: int
     until: int
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its last use is to be noted again."""
+        return time.time() - self.used >= USED_EVERY
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._pair = threading.Lock()  # what was read belongs to the file that was seen
         self._seen = self._look()
         self._state = self._read()
 
@@ -140,20 +149,22 @@ class Store:
 
         A file that was spoilt while the server runs is told of once, and what it had is used.
         """
-        if (seen := self._look()) != self._seen:
-            self._seen = seen
-            try:
-                self._state = self._read()
-            except BadSettings as error:
-                log.error("%s Until then, those who were signed in still are.", error)
-        return self._state
+        with self._pair:
+            if (seen := self._look()) != self._seen:
+                self._seen = seen
+                try:
+                    self._state = self._read()
+                except BadSettings as error:
+                    log.error("%s Until then, those who were signed in still are.", error)
+            return self._state
 
     @contextlib.contextmanager
     def changed(self) -> Iterator[State]:
         """The state, to be changed by the body and then written, while all others wait.
 
         Raises:
-            BadSettings: the file can't be read or written; nothing is changed.
+            BadSettings: the file can't be read or written, or others keep it locked; nothing is
+                changed.
         """
         try:
             with self._locked():
@@ -161,9 +172,15 @@ class Store:
                 yield state
                 state.prune()
                 self._write(state)
-                self._seen, self._state = self._look(), state
+                with self._pair:
+                    self._seen, self._state = self._look(), state
         except OSError as error:
             raise BadSettings(f"AUTH: {self._path} can't be written: {error.strerror}.") from None
+
+    def keep(self, client: Client) -> None:
+        """Keep a client that has registered."""
+        with self.changed() as state:
+            state.clients[client.id] = client
 
     def sign_in(self, consent: Consent, code: str) -> Minted:
         """Keep a consent that was given with `code`; its first tokens."""
@@ -211,12 +228,11 @@ class Store:
 
     def note_use(self, one: SignIn) -> None:
         """Remember when a sign-in was used, to the minute."""
-        now = int(time.time())
-        if now - one.used < USED_EVERY:
+        if not one.is_stale:
             return
         with self.changed() as state:
             if there := state.sign_ins.get(one.id):
-                state.sign_ins[one.id] = replace(there, used=now)
+                state.sign_ins[one.id] = replace(there, used=int(time.time()))
 
     def end(self, one: SignIn) -> None:
         """End a sign-in: its tokens are worth nothing from now on."""
@@ -270,10 +286,26 @@ class Store:
 
                 msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
             else:
-                import fcntl
-
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                until = time.monotonic() + LOCK_SECONDS
+                while not locked(descriptor):
+                    if time.monotonic() > until:
+                        raise BadSettings(
+                            f"AUTH: another process keeps {self._path} locked. Nothing was"
+                            " changed; try again in a moment."
+                        )
+                    time.sleep(0.02)
             yield
+
+
+def locked(descriptor: int) -> bool:
+    """Whether the lock of a file could be taken."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def store_file() -> Path:

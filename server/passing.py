@@ -186,7 +186,7 @@ class Passing:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, copy: Copy, scope: Scope, body: bytes, answer: Answer) -> None:
         request = self._client.build_request(
@@ -222,7 +222,8 @@ class Passing:
             await self._shared.homes.depose(copy.name)
             return
         log.warning("Another copy of the server can't be reached at %s: %s", copy.url, error)
-        await asyncio.wait({asyncio.ensure_future(self._until_dead(copy))}, timeout=LOOK_EVERY * 2)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._until_dead(copy), LOOK_EVERY * 2)
 
     async def _until_dead(self, copy: Copy) -> None:
         """Wait for the last of a copy's signs of life to run out: its machine may be gone."""

@@ -230,7 +230,11 @@ class Relay(Middleware):
 
             async def watch() -> None:
                 nonlocal lost
-                lost = await self._end_of(there)
+                try:
+                    lost = await self._end_of(there)
+                except Exception as error:  # of this code: nobody may wait for ever because of it
+                    log.exception("%s can't be watched", there.named)
+                    lost = f"Whether {there.named} is there can't be seen: {error!r}. {MEANWHILE}"
                 scope.cancel()
 
             watching = asyncio.create_task(watch())

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .guard import Allowance, Refused, refusal, replay, whole_body
+from .messages import has_more_values
 
 SECONDS = 5.0  # for a body
 BODIES = 32  # that arrive at the same time; the oldest is given up for one more
@@ -61,10 +62,19 @@ class Door:
         per_minute: requests of everybody.
         waiting: the bodies that arrive, here and at other doors.
         body: bytes of one request's; 0 if nothing here reads one.
+        values: that a body may have where it is JSON: each may cost an error of its own.
     """
 
-    def __init__(self, app: ASGIApp, per_minute: int, waiting: Waiting, body: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        per_minute: int,
+        waiting: Waiting,
+        body: int,
+        values: int | None = None,
+    ) -> None:
         self._app, self._waiting, self._body = app, waiting, body
+        self._values = values
         self._allowance = Allowance(per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,8 +92,11 @@ class Door:
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         try:
             async with self._waiting.arriving():
-                return await whole_body(scope, receive, self._body, None)
+                body = await whole_body(scope, receive, self._body, None)
         except TimeoutError:
             raise Refused(
                 408, "The request's body was not sent in time. Send it again.", 1
             ) from None
+        if self._values is not None and has_more_values(body, self._values):
+            raise Refused(400, f"The request has more than {self._values} values. Send fewer.")
+        return body

@@ -27,7 +27,8 @@ from .routes import Asked, Pages
 OFTEN = 6_000  # requests a minute of one viewer: a long notebook has hundreds of pictures
 STRANGERS = 600  # and of all who are not known together
 FORM_LIMIT = 10_000  # bytes
-OPEN = ("/review/static/", "/review/sign-in", "/review/enter/")
+SIGNING_IN = ("/review/sign-in", "/review/enter/")
+OPEN = ("/review/static/", *SIGNING_IN)
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -95,9 +96,9 @@ class Gate:
         await chosen(scope, receive, saying(headers, send))
 
     def _asked(self, request: Request) -> Asked | None:
-        """Who asks; None if that is not known, or if it makes no difference."""
+        """Who asks; None if that is not known, or is about to be."""
         path = request.scope["path"]
-        if path.startswith(OPEN):
+        if path.startswith(SIGNING_IN):
             return None
         if path.startswith("/shared/"):
             link = path.split("/")[2]

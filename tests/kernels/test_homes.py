@@ -199,3 +199,17 @@ def test_notebooks_of_living_copies_and_of_sessions_to_come_back_are_left_alone(
         note = {**json.loads(header), "pid": 2**22 + 1}  # of another machine: not here
         journal.write_bytes(json.dumps(note).encode() + b"\n" + data)
     assert recover(tmp_path, {"living"}, {made["waiting"].name}) == [made["dead"]]
+
+
+async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    for number in range(200):
+        writing = asyncio.create_task(
+            store.put("things", "one", {"number": number, "x": "x" * 5000})
+        )
+        for _ in range(number % 40):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait({writing})
+    assert [path.name for path in (tmp_path / "things").iterdir() if path.suffix == ".tmp"] == []
+    assert await store.get("things", "one") is not None

@@ -164,9 +164,7 @@ def test_what_is_unfinished_holds_a_bounded_part_of_memory(server: Served) -> No
             assert answer.status_code not in (413, 429)
     with httpx2.Client(base_url=server.url, trust_env=False) as http:
         until = time.monotonic() + 20
-        while (
-            http.post("/mcp", content=b" " * 1_000_000, headers=bearer(ALICE)).status_code == 429
-        ):
+        while http.post("/mcp", content=b" " * 1_000_000, headers=bearer(ALICE)).status_code == 429:
             assert time.monotonic() < until
             time.sleep(0.1)
 

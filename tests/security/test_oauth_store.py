@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import stat
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +126,66 @@ def test_two_who_change_it_at_once_lose_nothing(path: Path) -> None:
             one.result()
     assert len(Store(path).state.sign_ins) == 40
     assert all(len(store.state.sign_ins) == 40 for store in stores)
+
+
+def test_who_reads_while_it_changes_is_left_with_what_the_file_has(path: Path) -> None:
+    store, over = Store(path), threading.Event()
+
+    def reads() -> None:
+        while not over.is_set():
+            assert store.state.version == 1
+
+    with ThreadPoolExecutor(3) as threads:
+        reading = [threads.submit(reads) for _ in range(2)]
+        for n in range(60):
+            store.sign_in(CONSENT, f"code {n}")
+            assert len(store.state.sign_ins) == n + 1
+        over.set()
+        for one in reading:
+            one.result()
+
+
+@POSIX
+def test_a_lock_that_others_keep_is_not_waited_for_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oauth_store, "LOCK_SECONDS", 0.2)
+    store = Store(path)
+    store.sign_in(CONSENT, "code")
+    with held(path), pytest.raises(BadSettings, match="another process keeps .* locked"):
+        store.sign_in(CONSENT, "another")
+    store.sign_in(CONSENT, "another")
+    assert len(store.state.sign_ins) == 2
+
+
+@POSIX
+async def test_nobody_waits_for_who_signs_in_while_the_file_is_locked(
+    signing: Signing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, minted = await signing.signed_in(ALICE)
+    began = time.time()
+    monkeypatch.setattr(time, "time", lambda: began + oauth_store.USED_EVERY + 1)  # to be noted
+    with held(oauth_store.store_file()):
+        another = asyncio.create_task(signing.signed_in(ALICE))
+        for _ in range(20):
+            assert await signing.lets_in(minted["access_token"])
+            await asyncio.sleep(0.01)
+        assert not another.done()
+    async with asyncio.timeout(20):
+        _, minted = await another
+        assert await signing.lets_in(minted["access_token"])
+        while not any(one.used > began for one in Store(oauth_store.store_file()).state.live()):
+            await asyncio.sleep(0.02)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The lock of a store, as another process has it."""
+    import fcntl
+
+    with path.with_suffix(".lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def test_a_file_that_was_removed_signs_everybody_out(path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from fastmcp import Client
 from rmi_agent.server import strangers
@@ -18,6 +19,7 @@ from rmi_agent.server.connections import KNOWN_IDLE, STRANGERS
 from rmi_agent.server.guard import Refused, whole_body
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, request, served
+from tests.security.oauth import BACK, Signing
 from tests.server.conftest import fill
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
@@ -123,9 +125,11 @@ def test_a_crowd_of_strangers_closes_no_connection_but_its_own(
 def test_three_crowds_of_slow_forms_lock_nobody_out(
     connected: Callable[[bytes], socket.socket],
 ) -> None:
-    for path in ("/mcp", "/review/sign-in", "/"):
-        for _ in range(200):
+    for _ in range(150):
+        for path in ("/review/sign-in", "/", "/mcp"):
             connected(head(path, 1000) + b"a")
+    for _ in range(60):
+        connected(b"")
     for ask, answer in ((HEALTH, 200), (KNOWN, 404)):
         assert answered(connected(ask)) == answer
 
@@ -164,6 +168,22 @@ def test_of_known_connections_the_oldest_idle_one_of_the_largest_crowd_makes_roo
     assert not is_open(crowd[0])
     assert is_open(crowd[-1])
     assert is_open(bob)
+
+
+async def test_pages_keep_their_style_while_strangers_ask_for_it_too_often(tmp_path: Path) -> None:
+    with served(fill(tmp_path), RMI_AGENT_TOKENS=USERS) as server:
+        async with (
+            httpx2.AsyncClient(base_url=server.url, trust_env=False) as stranger,
+            httpx2.AsyncClient(base_url=server.url, trust_env=False) as viewer,
+        ):
+            signed = {"data": {"token": ALICE}, "headers": {"Origin": server.url}}
+            answer = await viewer.post("/review/sign-in", **signed)  # type: ignore[arg-type]
+            assert answer.status_code == 303
+            style = "/review/static/review.css"
+            for _ in range(10):
+                while (await stranger.get(style)).status_code != 429:
+                    pass
+                assert (await viewer.get(style)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse", "/nothing", "/", "/sessions/x", "/metrics"])
@@ -257,6 +277,17 @@ def opened_session(server: Served) -> str:
         while part := connection.recv(65536):
             heard += part
     return heard.lower().split(b"mcp-session-id: ")[1].split(b"\r\n")[0].decode()
+
+
+async def test_a_registration_costs_little_whatever_it_says(signing: Signing) -> None:
+    """Each value that was no grant type cost a line of the answer: 8 MB and 0.5 s for 60 kB."""
+    given = {"redirect_uris": [BACK], "client_name": "Probe"}
+    for name in ("grant_types", "redirect_uris", "contacts"):
+        answer = await signing.http.post("/register", json={**given, name: [1] * 20_000})
+        assert answer.status_code == 400
+        assert len(answer.content) < 1_000
+    contacts = [f"{number}@client.example" for number in range(50)]
+    assert (await signing.register(contacts=contacts)).status_code == 201
 
 
 # -- bodies of strangers, in this process

@@ -1,0 +1,112 @@
+"""Sessions of streamable HTTP, as clients of the older era begin them: so many of one caller.
+
+mcp keeps 10,000 for all together and then refuses everybody; one who has too many loses the one
+used longest ago, and whose client then begins another. Knows HTTP's headers; nothing of kernels.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .guard import replay
+
+MOST = 200  # of one caller; each takes about 50 kB
+FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: it takes half
+ID = "mcp-session-id"
+
+
+@dataclass
+class Open:
+    """One session: its requests that are being served, and when the last came or ended."""
+
+    requests: int = 0
+    used: float = field(default_factory=lambda: time.monotonic())
+
+
+class BoundedSessions:
+    """ASGI middleware before streamable HTTP.
+
+    Args:
+        app: keeps the sessions.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._open: dict[str, dict[str, Open]] = {}  # by caller and id
+
+    @property
+    def callers(self) -> int:
+        """Of how many callers sessions are known."""
+        return len(self._open)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; the sessions that are too many end after it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        who, given, status = caller(scope), Headers(scope=scope).get(ID, ""), 0
+        one = self._open.get(who, {}).get(given)
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                made = Headers(raw=message.get("headers", [])).get(ID)
+                if made and not given and status < 400:
+                    self._add(who, made)
+            await send(message)
+
+        if one is not None:
+            one.requests, one.used = one.requests + 1, time.monotonic()
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            if one is not None:
+                one.requests, one.used = one.requests - 1, time.monotonic()
+        if given and (status == 404 or scope["method"] == "DELETE"):
+            self._drop(who, given)
+        while len(self._open.get(who, ())) > MOST:
+            await self._end_oldest(who, scope)
+
+    def _add(self, who: str, made: str) -> None:
+        self._open.setdefault(who, {})[made] = Open()
+        long_ago = time.monotonic() - FORGOTTEN
+        for name, sessions in list(self._open.items()):
+            for key, one in list(sessions.items()):
+                if not one.requests and one.used < long_ago:
+                    self._drop(name, key)
+
+    def _drop(self, who: str, key: str) -> None:
+        sessions = self._open.get(who, {})
+        sessions.pop(key, None)
+        if not sessions:
+            self._open.pop(who, None)
+
+    async def _end_oldest(self, who: str, scope: Scope) -> None:
+        """End a session as its own client would."""
+        sessions = self._open[who]
+        oldest = min(sessions, key=lambda key: sessions[key].used)
+        self._drop(who, oldest)
+        headers = MutableHeaders(raw=[*scope["headers"]])
+        headers[ID] = oldest
+        del headers["mcp-protocol-version"], headers["content-length"]
+        ending = {**scope, "method": "DELETE", "headers": headers.raw}
+
+        async def gone() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def unheard(message: Message) -> None:
+            pass
+
+        await self._app(ending, replay(b"", gone), unheard)
+
+
+def caller(scope: Scope) -> str:
+    """Who mcp takes for the owner of a session."""
+    user = scope.get("user")
+    return repr(authorization_context(user)) if isinstance(user, AuthenticatedUser) else ""
