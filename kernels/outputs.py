@@ -89,7 +89,7 @@ class Outputs:
                 self._admit(weight.size)
             if kind == "execute_input":
                 self.cell.execution_count = whole(content.get("execution_count"))
-                self.timing("iopub.execute_input", message["header"]["date"])
+                self.timing("iopub.execute_input", message["header"].get("date"))
         elif self._admit(weight.size):
             self._take_in(kind, content, weight)
         omitted = content.get("rmi_agent_omitted")  # inkernel.py has cut it, or so it says
