@@ -210,8 +210,10 @@ class Kernel:
         Only while nothing runs; empty when the kernel has no answer within `LOOK`.
         """
         found = await self._look(self.client.complete(code))
-        start = found.get("cursor_start", len(code))
-        return [code[:start] + match for match in found.get("matches", ())]
+        start, matches = found.get("cursor_start", len(code)), found.get("matches", ())
+        if not isinstance(start, int) or not isinstance(matches, list):  # the code's own answer
+            return []
+        return [code[:start] + match for match in matches if isinstance(match, str)]
 
     async def inspect(self, name: str) -> str:
         """What the kernel says of a name, by Jupyter's `inspect_request`, with colours.
@@ -219,7 +221,8 @@ class Kernel:
         Only while nothing runs; empty when there is no such name, or no answer within `LOOK`.
         """
         found = await self._look(self.client.inspect(name))
-        return str(found.get("data", {}).get("text/plain", ""))
+        data = found.get("data")
+        return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
 
     async def _look(self, request: str) -> dict[str, Any]:
         """The answer to a question about the kernel's state. It runs the user's code too."""
@@ -481,7 +484,7 @@ class Kernel:
                     for part in in_parts(message):
                         outputs.fold(part)
                         await others.have_theirs()
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                except UNREADABLE as error:
                     self._drop(error)
             if kind == "status" and mine:
                 state = message["content"].get("execution_state")

@@ -89,7 +89,7 @@ class Outputs:
                 self._admit(weight.size)
             if kind == "execute_input":
                 self.cell.execution_count = whole(content.get("execution_count"))
-                self.timing("iopub.execute_input", message["header"]["date"])
+                self.timing("iopub.execute_input", message["header"].get("date"))
         elif self._admit(weight.size):
             self._take_in(kind, content, weight)
         omitted = content.get("rmi_agent_omitted")  # inkernel.py has cut it, or so it says
@@ -164,6 +164,10 @@ class Outputs:
             for output in self.cell.outputs
             if id(output) in self._streams and output.name == name
         ]
+
+    def stream_text(self, output: NotebookNode) -> StreamText | None:
+        """The text that a stream output gets; None for one that was there before."""
+        return self._streams.get(id(output))
 
     def _settled_text(self, output: NotebookNode) -> str:
         joined = self._streams.get(id(output))

@@ -14,10 +14,12 @@ import logging
 import os
 import re
 import secrets
+import sys
+from collections.abc import Iterator
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nbformat
 from nbformat import NotebookNode
@@ -31,6 +33,8 @@ TAIL = "\n ]\n}\n"
 STREAM_CAP = 1_000_000  # characters of one stream output that the notebook keeps
 CELL_CAP = 20_000_000  # characters of all outputs of a cell that the notebook keeps
 INDENTED = 100_000  # characters of a cell's JSON, besides its texts, that are laid out in lines
+COPIED = 1_048_576  # bytes at a time
+READS = 5  # attempts to read a notebook between two writes
 BACKLOG_CAP = 50_000_000  # characters that wait for a disk that can't be written
 
 
@@ -50,7 +54,8 @@ class Recorder:
         self.problem: str | None = None
         self._end = 0  # byte offset behind the last finished cell
         self._cells = 0  # finished cells in the file
-        self._backlog: list[str] = []  # finished cells that could not be written
+        self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its bytes
+        self._backlog: list[tuple[str, str]] = []  # ids and JSON of those that were not written
         self._journal: Journal | None = None
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
 
@@ -73,7 +78,7 @@ class Recorder:
         recorder._journal = Journal(path, copy)
         recorder._journal.note(0, b"")
         over = [cell for cell in notebook.cells if not is_open(cell)]
-        recorder._replace([dumped(cell) for cell in over])
+        recorder._replace([(cell.id, dumped(cell)) for cell in over])
         return recorder, [*over, *(cell for cell in notebook.cells if is_open(cell))]
 
     def start(self, cell: NotebookNode, title: str) -> None:
@@ -85,18 +90,42 @@ class Recorder:
         self._write(cell, title, finished=True)
 
     def amend(self, cell: NotebookNode) -> None:
-        """Replace a cell that was finished before, found by its id (rare; writes it all)."""
-        if self.path is None or self._touched_by_others():
+        """Replace a cell that was finished before, found by its id; the others are copied."""
+        if self.path is None or cell.id not in self._places or self._touched_by_others():
             return
+        begin, end = self._places[cell.id]
+        text = dumped(cell).encode()
         try:
-            notebook = json.loads(self.path.read_text("utf-8"))
-            cells = [
-                dumped(cell) if c["id"] == cell.id else json.dumps(c, indent=1, ensure_ascii=False)
-                for c in notebook["cells"]
-            ]
-            self._replace(cells)
+            with self.path.open("rb") as old, self._anew() as file:
+                transfer(old, file, begin)
+                file.write(text)
+                old.seek(end)
+                transfer(old, file)
         except OSError as error:
             self.problem = str(error)
+            return
+        longer = len(text) - (end - begin)
+        self._places = {
+            each: (first + longer, last + longer) if first > begin else (first, last)
+            for each, (first, last) in self._places.items()
+        }
+        self._places[cell.id] = (begin, end + longer)
+        self._end += longer
+
+    async def text(self) -> str | None:
+        """The whole notebook as it is now, read in a thread; None if there is none.
+
+        What is written is written on the event loop: if nothing was meanwhile, nothing is torn.
+        """
+        for _ in range(READS):
+            path, seen = self.path, self._seen
+            if path is None:
+                return None
+            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+                text = await asyncio.to_thread(path.read_text, "utf-8")
+                if (path, seen) == (self.path, self._seen):
+                    return text
+        return None
 
     async def sign(self) -> None:
         """Mark the notebook as trusted, as Jupyter does for what it ran itself."""
@@ -117,7 +146,7 @@ class Recorder:
     def _write(self, cell: NotebookNode, title: str, *, finished: bool) -> None:
         text = dumped(cell)
         if finished:
-            self._backlog.append(text)
+            self._backlog.append((cell.id, text))
         try:
             if self.path is not None and self._touched_by_others():
                 log.warning(
@@ -126,21 +155,22 @@ class Recorder:
                 self.path = None
             if self.path is None:
                 self._create(title)
-            for waiting in self._backlog[:]:
-                self._append(waiting)
-                self._backlog.remove(waiting)
+            while self._backlog:
+                self._append(*self._backlog[0])
+                self._backlog.pop(0)
             if not finished:
-                self._append(text, keep=False)
+                self._append(cell.id, text, keep=False)
             self.problem = None
         except OSError as error:
             self.problem = f"{error.strerror or error} ({self.path or self.folder})"
             log.warning("A cell could not be recorded: %s", self.problem)
-            while sum(map(len, self._backlog)) > BACKLOG_CAP:
+            while sum(len(waiting) for _, waiting in self._backlog) > BACKLOG_CAP:
                 self._backlog.pop(0)
 
-    def _append(self, text: str, *, keep: bool = True) -> None:
+    def _append(self, cell_id: str, text: str, *, keep: bool = True) -> None:
         assert self.path is not None
-        body = ((",\n" if self._cells else "") + text).encode()
+        between = b",\n" if self._cells else b""
+        body = between + text.encode()
         tail = TAIL.encode()
         with self.path.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -158,6 +188,7 @@ class Recorder:
             finally:
                 self._remember(file.fileno())
         if keep:
+            self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
             self._cells += 1
 
@@ -181,24 +212,37 @@ class Recorder:
             self.path = None
             raise
 
-    def _replace(self, cells: list[str]) -> None:
-        assert self.path is not None
+    def _replace(self, cells: list[tuple[str, str]]) -> None:
+        """Write a file of nothing but these cells, given by their ids and as JSON."""
         head = json.dumps(
             {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
         )
-        prefix = head[: head.rindex("[]")] + "[\n"
-        body = (prefix + ",\n".join(cells)).encode()
+        body = bytearray((head[: head.rindex("[]")] + "[\n").encode())
+        places = {}
+        for number, (cell_id, text) in enumerate(cells):
+            body += b",\n" if number else b""
+            begin = len(body)
+            body += text.encode()
+            places[cell_id] = (begin, len(body))
+        with self._anew() as file:
+            file.write(body)
+            file.write(TAIL.encode())
+        self._end, self._cells, self._places = len(body), len(cells), places
+
+    @contextlib.contextmanager
+    def _anew(self) -> Iterator[BinaryIO]:
+        """A new file that takes the place of the old when all of it is written."""
+        assert self.path is not None
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(body + TAIL.encode())
+                yield file
                 file.flush()
                 self._remember(file.fileno())
             temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
-        self._end, self._cells = len(body), len(cells)
 
     def _remember(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -210,6 +254,13 @@ class Recorder:
         except FileNotFoundError:
             return True
         return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
+    """Copy so many bytes, or all that are left."""
+    while size > 0 and (piece := old.read(min(size, COPIED))):
+        new.write(piece)
+        size -= len(piece)
 
 
 def sign(path: Path) -> None:

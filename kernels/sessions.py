@@ -298,9 +298,14 @@ class Sessions:
             known = self.get(session_id, principal)
         path = known.notebook if isinstance(known, Ended) else known.recorder.path
         number = cell if cell > 0 else known.count + 1 + cell
-        if path is None or not path.exists():
+        if path is None:
             return None
-        text = path.read_text("utf-8")  # not in a thread: it would see half of what is written
+        if isinstance(known, Session):
+            text = await known.recorder.text()
+        else:
+            text = await asyncio.to_thread(path.read_text, "utf-8") if path.exists() else None
+        if text is None:
+            return None
         return await asyncio.to_thread(run_on_record, text, path, session_id, number)
 
     def notebook(self, session_id: str, principal: str = LOCAL) -> Path | None:

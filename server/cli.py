@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -202,6 +203,7 @@ async def on_stdio(settings: Settings) -> int:
     async def end() -> None:
         await server.sessions.__aexit__(None, None, None)
 
+    gc.freeze()  # what was imported stays: no collection has to look through all of it again
     return await stdio(server.mcp, end)
 
 

@@ -5,6 +5,7 @@ Knows nothing of tools or kernels, nor of what answers on the port.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -77,6 +78,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
         app = application(server, settings, provider, callers.tokens, identity)
         runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
+        gc.freeze()  # what was imported stays: no collection has to look through all of it again
         await runner.serve(sockets=[listening])
     return 0
 
@@ -118,6 +120,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         # Where uvicorn raises the signal again: ended in order, which is no failure.
         signal.signal(signal.SIGTERM, runner.handle_exit)
         signal.signal(signal.SIGINT, runner.handle_exit)
+        gc.freeze()
         await runner.serve(sockets=[listening])
     log.info("The resident server has ended")
     return 0

@@ -6,7 +6,6 @@ Nothing runs here and nothing changes. What arguments may be is in `completions.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from fastmcp import FastMCP
@@ -37,11 +36,10 @@ class Resources:
     async def notebook(self, session_id: str) -> str:
         """The notebook that records a session, as it is now."""
         with told():
-            path: Path | None = self._sessions.get(session_id, principal()).recorder.path
-            if path is None:
-                raise SessionNotFoundError(f"Nothing ran in session {session_id} yet.")
-        # Not in a thread: that would see half of what is being written.
-        return path.read_text("utf-8")  # noqa: ASYNC240
+            text = await self._sessions.get(session_id, principal()).recorder.text()
+            if text is None:
+                raise SessionNotFoundError(f"Session {session_id} has no notebook yet: run a cell.")
+        return text
 
     async def python_file(self, path: str) -> str:
         """A Python file of the projects folder."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import httpx2
-import psutil
 from fastmcp import Client
 
 from tests.security.conftest import ALICE, Served
@@ -121,56 +118,58 @@ class Flooded:
     growth: int
 
 
-@dataclass
-class Watch:
-    """The server, looked at all the while."""
+# Looks at the server until its stdin ends; the client that waits beside us would be in the way.
+WATCH = """
+import http.client, sys, threading, time
+import psutil
+port, pid = map(int, sys.argv[1:])
+process, ended = psutil.Process(pid), threading.Event()
+before = most = process.memory_info().rss
+slowest = 0.0
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set())).start()
+connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+print("watching", flush=True)
+while not ended.wait(0.02):
+    asked = time.monotonic()
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.read() == b"ok\\n"
+    slowest = max(slowest, time.monotonic() - asked)
+    most = max(most, process.memory_info().rss)
+print(slowest, most - before)
+"""
 
-    slowest: float = 0.0
-    most: int = 0
 
-
-@contextlib.asynccontextmanager
-async def watching(server: Served) -> AsyncIterator[Watch]:
-    """Ask for `/healthz` again and again, and look at the server's memory."""
-    watch, process = Watch(), psutil.Process(server.process.pid)
-
-    async def probe() -> None:
-        async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=120) as http:
-            while True:
-                asked = time.monotonic()
-                assert (await http.get("/healthz")).status_code == 200
-                watch.slowest = max(watch.slowest, time.monotonic() - asked)
-                await asyncio.sleep(0.02)
-
-    async def weigh() -> None:
-        while True:
-            watch.most = max(watch.most, process.memory_info().rss)
-            await asyncio.sleep(0.01)
-
-    async with asyncio.TaskGroup() as tasks:
-        jobs = [tasks.create_task(probe()), tasks.create_task(weigh())]
-        yield watch
-        for job in jobs:
-            job.cancel()
+async def watch(server: Served) -> asyncio.subprocess.Process:
+    """Begin to ask for `/healthz` again and again, and to look at the server's memory."""
+    command = [sys.executable, "-c", WATCH, str(server.port), str(server.process.pid)]
+    pipe = asyncio.subprocess.PIPE
+    watching = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert watching.stdout is not None
+    assert await watching.stdout.readline()
+    return watching
 
 
 async def flooded(server: Served, code: str) -> Flooded:
     """Run a cell in a session of its own and watch the server until a second after its end."""
-    process = psutil.Process(server.process.pid)
     async with Client(f"{server.url}/mcp", auth=ALICE, timeout=300) as client:
         first = await client.call_tool_mcp("run_cell", {"code": "before = 'kept'"})
         assert first.structured_content is not None, first
         session = first.structured_content["session_id"]
         given = {"session_id": session, "timeout": TIMEOUT}
-        before = process.memory_info().rss
-        async with watching(server) as watch:
+        watching = await watch(server)
+        try:
             started = time.monotonic()
             result = await client.call_tool_mcp("run_cell", {**given, "code": code})
             seconds = time.monotonic() - started
             await asyncio.sleep(1)
             after = await client.call_tool_mcp("run_cell", {**given, "code": "20 + 1"})
+        finally:
+            seen, _ = await watching.communicate(b"")
         assert after.structured_content is not None, after
         assert after.structured_content["status"] in ("ok", "interrupted"), after
         await client.call_tool_mcp("close_session", {"session_id": session})
     assert result.structured_content is not None, result
-    return Flooded(result.structured_content["status"], seconds, watch.slowest, watch.most - before)
+    slowest, growth = seen.split()
+    status = result.structured_content["status"]
+    return Flooded(status, seconds, float(slowest), int(growth))

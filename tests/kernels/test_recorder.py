@@ -223,3 +223,52 @@ async def test_late_amendments_keep_the_file_valid(session: Session) -> None:
     assert stream(first) == ""
     assert cells[2].outputs[0].text == "third\n"
     assert json.loads(session.recorder.path.read_text("utf-8"))["cells"][2]  # type: ignore[union-attr]
+
+
+def test_an_amended_cell_that_is_longer_or_shorter_leaves_the_others_as_they_are(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    cells = [printed(f"é{number}" * 50) for number in range(4)]
+    for each in cells:
+        recorder.finish(each, "t")
+    recorder.start(begun := printed("begun"), "t")
+    for text in ("longer " * 500, "short", "✓"):
+        for each in cells:
+            each.outputs[0].text = text
+            recorder.amend(each)
+            read(recorder)
+    recorder.amend(new_code_cell("of no record"))
+    recorder.finish(begun, "t")
+    recorder.finish(printed("next"), "t")
+    assert [c.outputs[0].text for c in read(recorder).cells] == ["✓"] * 4 + ["begun", "next"]
+
+
+async def test_a_notebook_that_is_read_meanwhile_is_whole(tmp_path: Path) -> None:
+    recorder, reads = Recorder(tmp_path, METADATA), 0
+    assert await recorder.text() is None
+    recorder.finish(printed("x" * 900_000), "t")
+
+    async def write() -> None:
+        for number in range(100):
+            recorder.start(made := printed("y" * 100 * (number % 7)), "t")
+            await asyncio.sleep(0.002)
+            recorder.finish(made, "t")
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        if (text := await recorder.text()) is not None:
+            json.loads(text)
+            reads += 1
+    assert reads
+    assert json.loads(await recorder.text() or "")["cells"]
+
+
+def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    made = new_code_cell("")
+    made.outputs = [new_output("display_data", data={"application/json": list(range(100_000))})]
+    recorder.finish(made, "t")
+    assert len(read(recorder).cells[0].outputs[0].data["application/json"]) == 100_000
+    assert recorder.path is not None
+    assert recorder.path.read_text("utf-8").count("\n") < 100
