@@ -32,14 +32,8 @@ SCOPED = 3  # to one's own: abstract sockets and signals
 SIGNALS_SCOPED = 6  # the first version that does so, of Linux 6.12
 NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
 NEW_MOUNTS = 0x20000  # of unshare(2)
-READ_ONLY, NO_SET_ID, REMOUNT, BIND, RECURSIVE, SLAVE = (
-    1,
-    2,
-    32,
-    4096,
-    1 << 14,
-    1 << 19,
-)  # of mount(2)
+READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 32, 4096, 1 << 14, 1 << 19  # of mount(2)
+KEPT = 2 | 4 | 8  # what statvfs(3) and mount(2) have in common: no set-id, devices, programs
 CAPABILITIES = 64  # more than there are
 CAPABILITY_VERSION = 0x20080522
 
@@ -175,7 +169,8 @@ def show_read_only(paths: Iterable[str]) -> None:
     checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
     for path in map(os.fsencode, filter(os.path.exists, paths)):
         checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
-        flags = BIND | REMOUNT | READ_ONLY | NO_SET_ID
+        kept = os.statvfs(path).f_flag & KEPT  # a container's root may not take those away
+        flags = BIND | REMOUNT | READ_ONLY | kept
         checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
 
 
