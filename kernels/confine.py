@@ -29,6 +29,7 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 HANDLED = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 CONNECT_TCP = 2
 SCOPED = 3  # to one's own: abstract sockets and signals
+TRUNCATION_HANDLED = 3  # the first version that does so, of Linux 6.2
 SIGNALS_SCOPED = 6  # the first version that does so, of Linux 6.12
 NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
 NEW_MOUNTS = 0x20000  # of unshare(2)

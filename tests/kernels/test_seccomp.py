@@ -99,6 +99,19 @@ def test_a_call_is_answered_by_its_arguments(
 
 
 @pytest.mark.parametrize("processor", MACHINES)
+def test_before_landlock_asks_about_it_no_file_is_emptied_unopened(processor: str) -> None:
+    machine = MACHINES[processor]
+    program = seccomp.program(seccomp.TRUNCATING, processor)
+
+    def opened(flags: int) -> str | int:
+        return answer(program, machine.audit, machine.numbers["openat"], (0, 0, flags))
+
+    assert answer(program, machine.audit, machine.numbers["truncate"], ()) == errno.EPERM
+    assert [opened(flags) for flags in (0o1000, 0o101000)] == [errno.EPERM] * 2
+    assert [opened(flags) for flags in (0, 0o1001, 0o1002, 0o1101)] == [ALLOWED] * 4
+
+
+@pytest.mark.parametrize("processor", MACHINES)
 def test_calls_of_another_processor_or_of_the_future_are_not_let_through(processor: str) -> None:
     machine = MACHINES[processor]
     program = seccomp.program(RULES, processor)
@@ -110,5 +123,5 @@ def test_calls_of_another_processor_or_of_the_future_are_not_let_through(process
 
 def test_each_call_that_a_rule_names_is_known() -> None:
     known = set().union(*(machine.numbers for machine in MACHINES.values()))
-    rules = (*RULES, *seccomp.NEW_SOCKETS)
+    rules = (*RULES, *seccomp.NEW_SOCKETS, *seccomp.TRUNCATING)
     assert {name for rule in rules for name in rule.calls} == known
