@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 SECCOMP = {"x86_64": 317, "aarch64": 277}  # the call's number
-SET_FILTER, NEW_LISTENER = 1, 1 << 3
+SET_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 RECEIVE, ANSWER, STILL_WAITS = 0xC0502100, 0xC0182101, 0x40082102  # requests for ioctl(2)
 NOTICE, REPLY = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
 DEATH_SIGNAL, SUBREAPER = 1, 36  # of prctl(2)
@@ -101,7 +101,12 @@ def hand_over(program: bytes) -> int:
     """
     given = Filter(len(program) // 8, program)
     number = SECCOMP[os.uname().machine]
-    return checked(libc.syscall(number, SET_FILTER, NEW_LISTENER, ctypes.byref(given)))
+    # So that a signal does not interrupt calls that have been taken; since Linux 5.19.
+    flags = NEW_LISTENER | WAIT_KILLABLE
+    listener = libc.syscall(number, SET_FILTER, flags, ctypes.byref(given))
+    if listener < 0 and ctypes.get_errno() == errno.EINVAL:
+        listener = libc.syscall(number, SET_FILTER, NEW_LISTENER, ctypes.byref(given))
+    return checked(listener)
 
 
 def answer(call: Call, listener: int, write: list[str]) -> int:
@@ -138,7 +143,9 @@ def is_inside(call: Call) -> bool:
     if os.path.exists(f"/proc/{call.thread}/task/{about}"):
         return True
     try:
-        os.readlink(f"/proc/{about}/exe")  # Landlock shows nobody else's
+        os.readlink(f"/proc/{about}/exe")
+    except PermissionError:  # which is how Landlock answers about all others
+        return False
     except FileNotFoundError as error:
         raise OSError(errno.ESRCH, "no such process") from error
     return True
@@ -181,7 +188,8 @@ def open_place(call: Call) -> int:
     name = read_text(call.thread, pointer) if pointer else b""
     if not name:
         # A path of NULL is the descriptor itself, for utimensat alone; an empty one needs a flag.
-        if path is not None and (pointer or call.name != "utimensat") and not flag & EMPTY_PATH:
+        itself = path is None or flag & EMPTY_PATH
+        if not itself and (pointer or call.name != "utimensat" or number == AT_FDCWD):
             raise OSError(errno.ENOENT if pointer else errno.EFAULT, "no path")
         return os.open(place_of(call.thread, number), os.O_PATH | os.O_CLOEXEC)
     if name.startswith(b"/proc/self/"):  # which would be this process here

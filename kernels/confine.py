@@ -29,16 +29,12 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 HANDLED = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 CONNECT_TCP = 2
 SCOPED = 3  # to one's own: abstract sockets and signals
+TRUNCATION_HANDLED = 3  # the first version that does so, of Linux 6.2
+SIGNALS_SCOPED = 6  # the first version that does so, of Linux 6.12
 NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
 NEW_MOUNTS = 0x20000  # of unshare(2)
-READ_ONLY, NO_SET_ID, REMOUNT, BIND, RECURSIVE, SLAVE = (
-    1,
-    2,
-    32,
-    4096,
-    1 << 14,
-    1 << 19,
-)  # of mount(2)
+READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 32, 4096, 1 << 14, 1 << 19  # of mount(2)
+KEPT = 2 | 4 | 8  # what statvfs(3) and mount(2) have in common: no set-id, devices, programs
 CAPABILITIES = 64  # more than there are
 CAPABILITY_VERSION = 0x20080522
 
@@ -93,9 +89,9 @@ def landlock(read: Iterable[str], write: Iterable[str], network: bool) -> None:
     rules = Ruleset(handled, 0, 0)
     if version >= 4 and not network:
         rules.net = CONNECT_TCP  # kernels listen on a port of their own
-    if version >= 6:
+    if version >= SIGNALS_SCOPED:
         rules.scoped = SCOPED
-    size = ctypes.c_size_t(24 if version >= 6 else 16 if version >= 4 else 8)
+    size = ctypes.c_size_t(24 if version >= SIGNALS_SCOPED else 16 if version >= 4 else 8)
     ruleset = checked(libc.syscall(CREATE_RULESET, ctypes.byref(rules), size, 0), "landlock")
     try:
         for paths, allowed in ((read, READ), (write, handled & ~DEVICES)):
@@ -174,7 +170,8 @@ def show_read_only(paths: Iterable[str]) -> None:
     checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
     for path in map(os.fsencode, filter(os.path.exists, paths)):
         checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
-        flags = BIND | REMOUNT | READ_ONLY | NO_SET_ID
+        kept = os.statvfs(path).f_flag & KEPT  # a container's root may not take those away
+        flags = BIND | REMOUNT | READ_ONLY | kept
         checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
 
 

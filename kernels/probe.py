@@ -20,14 +20,19 @@ from .sandbox import Policy
 # Looks whether the wall stands, from inside.
 PROBE = """
 import os, sys
-inside, *outside = sys.argv[1:]
+inside, home, secret = sys.argv[1:]
 os.listdir(inside)
-for path in outside:
+try:
+    os.utime(home)
+except OSError as error:
+    sys.exit(f"there code can't change the times of its own files: {error.strerror}")
+read = lambda path: os.close(os.open(path, os.O_RDONLY))
+for path, reach in ((secret, read), ("/etc/shadow", read), (secret, os.utime)):
     try:
-        os.close(os.open(path, os.O_RDONLY))
+        reach(path)
     except OSError:
         continue
-    sys.exit(f"{path} can be read")
+    sys.exit(f"{path} can be reached")
 print("stands")
 """
 
@@ -50,7 +55,7 @@ def why_not(policy: Policy) -> str:
         wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
         try:
             done = subprocess.run(
-                [*wrapped, str(policy.projects), str(secret), "/etc/shadow"],
+                [*wrapped, *map(str, (policy.projects, sandbox.home, secret))],
                 env={"PATH": os.environ.get("PATH", os.defpath)},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -64,6 +69,15 @@ def why_not(policy: Policy) -> str:
         return ""
     said = done.stderr.strip().splitlines()
     return said[-1] if said else f"it ended with {done.returncode}"
+
+
+def lets_signals_out(policy: Policy) -> bool:
+    """Whether kernels may send signals to other processes of the server's user."""
+    if policy.tier != "landlock":
+        return False
+    from .confine import SIGNALS_SCOPED, landlock_version  # it needs Linux's libc
+
+    return landlock_version() < SIGNALS_SCOPED
 
 
 def within_reach(policy: Policy) -> tuple[Path, Path] | None:

@@ -213,10 +213,14 @@ class Sandbox:
 
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
         """What `confine.py` takes away from itself, as it reads that."""
+        from .confine import TRUNCATION_HANDLED, landlock_version  # it needs Linux's libc
+
         landlock = self.policy.tier == "landlock"
         rules = seccomp.REACHING_OUT
         if landlock:
             rules += seccomp.SHARED_HOST
+            if landlock_version() < TRUNCATION_HANDLED:
+                rules += seccomp.TRUNCATING
         read = [str(path) for path, kind in places.items() if kind == "ro"]
         write = [str(path) for path, kind in places.items() if kind == "rw"]
         files = {

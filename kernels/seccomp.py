@@ -62,6 +62,7 @@ def differs(argument: int, value: int = 0, *, high: bool = False) -> Where:
 NAMESPACES = 0x7E020000  # the CLONE_NEW… flags of clone(2)
 SET_ID = 0o6000  # S_ISUID | S_ISGID
 CREATES = 0o100 | 0o20000000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
+WRITES, TRUNCATES = 0o3, 0o1000  # O_ACCMODE (0 is O_RDONLY), O_TRUNC
 DATAGRAM, KIND_OF_SOCKET = 2, 0xF
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
 SET_LEASE = 1024  # F_SETLEASE
@@ -114,6 +115,12 @@ SHARED_HOST = (
     calls("removexattr lremovexattr fremovexattr removexattrat", error=errno.EOPNOTSUPP),
     calls("file_setattr", error=errno.EOPNOTSUPP),
     *(calls("ioctl", Where(1, request), error=errno.ENOTTY) for request in CHANGE_INODE),
+)
+# Before Linux 6.2 Landlock does not ask who empties a file.
+TRUNCATING = (
+    calls("truncate"),
+    calls("open", Where(1, 0, mask=WRITES), has(1, TRUNCATES)),
+    calls("openat", Where(2, 0, mask=WRITES), has(2, TRUNCATES)),
 )
 # What `broker.py` makes for the caller, having looked at whom or what it is about.
 HANDED_OVER = (

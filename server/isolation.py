@@ -12,7 +12,8 @@ from pathlib import Path
 
 import platformdirs
 
-from ..kernels import Policy, Tier, why_not
+from ..kernels import Policy, Tier, seccomp, why_not
+from ..kernels.probe import lets_signals_out
 from ..kernels.sandbox import TIERS
 from .kept import token_file
 from .settings import BadSettings, Settings
@@ -23,6 +24,7 @@ PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels",
 FILES = ("FileNotFoundError", "PermissionError", "OSError")
 CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
 
+SIGNALS = "before Linux 6.12 code in it can end this server and your other processes"
 ELSEWHERE = (
     "The code runs on another machine. Of this one it has a copy of the projects folder, without"
     " hidden files and folders (the server's setting REMOTE_FILES)."
@@ -51,7 +53,13 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     reasons = []
     for tier in wanted:
         trying = replace(policy, tier=tier)
-        if not (reason := why_not(trying)):
+        reason = why_not(trying)
+        if not reason and lets_signals_out(trying):
+            if exposed and settings.sandbox == "auto":
+                reason = f"{SIGNALS}; SANDBOX=landlock takes it all the same"
+            else:
+                log.warning("Kernels run in a sandbox that leaves one thing open: %s", SIGNALS)
+        if not reason:
             log.info("Kernels run in a sandbox: %s", described(trying))
             return trying
         reasons.append(f"{tier}: {reason}")
@@ -184,6 +192,13 @@ def left_open(policy: Policy | None, settings: Settings) -> str:
     left = ["processor time", "disk space where they may write", "faults of the system's own core"]
     if policy.tier == "landlock":
         left.insert(0, "the list of all processes (no names of sockets, memory or environments)")
+        left.insert(1, "whether a file exists, its size and times")
+        if os.getuid() == 0:
+            left.insert(2, "what /proc tells root alone of the system")
+        if lets_signals_out(policy):
+            left.insert(0, SIGNALS)
+    if not seccomp.known():
+        left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
     if policy.network:
         left.insert(0, "the network, with what listens on this machine")
         if policy.tier == "landlock":

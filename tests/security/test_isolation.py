@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Policy
+from rmi_agent.kernels import Policy, confine
 from rmi_agent.server import Settings, isolation, load
 from rmi_agent.server.isolation import chosen, hints, policy_of
 from rmi_agent.server.settings import BadSettings
@@ -57,6 +57,22 @@ def test_without_any_http_is_refused_and_stdio_goes_on_with_one_warning(
     assert "\n" not in str(said.value)
     assert chosen(settings, exposed=False) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_landlock_that_lets_signals_out_is_for_stdio_or_who_asks_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(isolation, "why_not", works("landlock"))
+    monkeypatch.setattr(confine, "landlock_version", lambda: 5)
+    with pytest.raises(BadSettings, match=r"before Linux 6\.12 .* SANDBOX=landlock takes it"):
+        chosen(settings, exposed=True)
+    asked = settings.model_copy(update={"sandbox": "landlock"})
+    for given, exposed in ((settings, False), (asked, True)):
+        caplog.clear()
+        policy = chosen(given, exposed=exposed)
+        assert policy is not None
+        assert "can end this server" in caplog.text
+        assert "can end this server" in isolation.left_open(policy, given)
 
 
 def test_a_tier_that_is_asked_for_is_taken_or_refused(

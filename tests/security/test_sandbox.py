@@ -720,7 +720,7 @@ async def test_an_environment_that_kernels_can_change_runs_inside_alone(
 async def test_a_made_up_environment_shows_nothing_of_the_host(
     trick: str, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = house.projects / "mine"
+    environment = house.projects / trick
     (environment / "bin").mkdir(parents=True)
     python = environment / "bin" / "python"
     ran = house.outside / "ran"
