@@ -337,7 +337,8 @@ class User:
 
     async def cancel(self) -> None:
         """Cancel a call after a moment, as clients do that lose patience."""
-        code = self.marked(self.chance.choice([*TIMEOUTS.values(), COUNT, *FLOODS.values()]))
+        floods = FLOODS.values() if "flood" in self._actions else ()
+        code = self.marked(self.chance.choice([*TIMEOUTS.values(), COUNT, *floods]))
         session = self.session()
         self.record.calls["(cancelled)"] += 1
         calling = asyncio.create_task(
