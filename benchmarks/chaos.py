@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -42,8 +43,10 @@ RULES = {
     "output": "a run's output is its own",
     "healthz": "/healthz answers in time",
     "recovery": "afterwards each user has fresh sessions up to KERNEL_MAX",
+    "log": "the server logs no exception that it did not expect",
     "left behind": "nothing is left at the end",
 }
+UNEXPECTED = re.compile(r" ERROR (asyncio|fastmcp\.\S+|rmi_agent\.\S*error_reporting): ")
 SHOWN = 5  # violations of a rule that are printed
 KERNELS = 16  # KERNEL_MAX
 LAST = 90.0  # seconds that the clients' last actions may take
@@ -173,6 +176,9 @@ class Chaos:
         finally:
             self.health.over.set()
             await self.target.close()
+        for line in self.target.log:
+            if UNEXPECTED.search(line):
+                self.violations.add("log", line)
         for text in check_notebooks(self.record.runs):
             self.violations.add("notebook", text)
         return self._summary(memory, seconds)
