@@ -25,6 +25,7 @@ from harness import Acknowledged
 LONGEST = 60.0  # seconds that a call may take while the server is up
 LAST_WORDS = 2.0  # seconds that calls get to fail by themselves when the server has ended
 LIMIT = 3.0  # seconds that most runs may take
+NO_WORDS = re.compile("Error calling tool|Nothing is known of the cause|Traceback")
 SESSIONS = 3  # that a client keeps at most
 
 
@@ -164,7 +165,7 @@ class User:
 
     def _take_error(self, tool: str, given: dict[str, Any], text: str) -> None:
         self.record.errors[re.sub(r"(Session|session|Cell) \S+", r"\1 …", text)[:90]] += 1
-        if "Error calling tool" in text or not re.search(r"\w\w+ \w\w+", text):
+        if NO_WORDS.search(text) or not re.search(r"\w\w+ \w\w+", text):
             self.report("no words", f"{tool}({str(given)[:300]}): {text!r}")
         self._doubt(given)
         if "has ended" in text or "no session" in text:
@@ -337,7 +338,8 @@ class User:
 
     async def cancel(self) -> None:
         """Cancel a call after a moment, as clients do that lose patience."""
-        code = self.marked(self.chance.choice([*TIMEOUTS.values(), COUNT, *FLOODS.values()]))
+        floods = FLOODS.values() if "flood" in self._actions else ()
+        code = self.marked(self.chance.choice([*TIMEOUTS.values(), COUNT, *floods]))
         session = self.session()
         self.record.calls["(cancelled)"] += 1
         calling = asyncio.create_task(
