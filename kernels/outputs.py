@@ -7,7 +7,6 @@ Streams join, carriage returns and backspaces overwrite, `clear_output` clears a
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -15,65 +14,10 @@ from typing import Any
 import nbformat.v4
 from nbformat import NotebookNode
 
+from .terminal_text import StreamText
+
 Message = dict[str, Any]
 Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
-
-_CONTROL = re.compile(r"([\r\b])")
-_ERASE = re.compile(r"\x1b\[[0-2]?K")
-
-
-def fold_line(line: str) -> str:
-    """One line as a terminal shows it after its carriage returns and backspaces."""
-    if "\r" not in line and "\b" not in line:
-        return line
-    shown, column = "", 0
-    for piece in _CONTROL.split(_ERASE.sub("", line)):
-        if piece == "\r":
-            column = 0
-        elif piece == "\b":
-            column = max(0, column - 1)
-        else:
-            shown = shown[:column] + piece + shown[column + len(piece) :]
-            column += len(piece)
-    return shown
-
-
-class StreamText:
-    """The text of one stream output, joined in constant time per piece."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._tail = ""
-        self.size = 0
-
-    def append(self, text: str) -> None:
-        """Add what was written. The open last line stays as it came: it may go on."""
-        self.size += len(text)
-        text = self._tail + text
-        head, newline, self._tail = text.rpartition("\n")
-        if newline:
-            if "\r" in head or "\b" in head:
-                head = "\n".join(fold_line(line.removesuffix("\r")) for line in head.split("\n"))
-            self._lines.append(head + newline)
-        elif len(self._tail) > 4_096 and "\r" in self._tail:
-            # A progress bar that never ends its line: keep only what still shows.
-            before, _, last = self._tail.rpartition("\r")
-            self._tail = fold_line(before) + "\r" + last
-
-    @property
-    def settled(self) -> str:
-        """The text up to where a carriage return could still change it."""
-        return self._joined() + ("" if "\r" in self._tail else self._tail)
-
-    @property
-    def text(self) -> str:
-        """All of it, in its final look."""
-        return self._joined() + fold_line(self._tail.removesuffix("\r"))
-
-    def _joined(self) -> str:
-        if len(self._lines) > 1:
-            self._lines = ["".join(self._lines)]
-        return self._lines[0] if self._lines else ""
 
 
 class Outputs:
@@ -149,8 +93,8 @@ class Outputs:
     def settle(self) -> NotebookNode:
         """The run is over: write the joined stream texts into the cell and return it."""
         for output in self.cell.outputs:
-            if joined := self._streams.pop(id(output), None):
-                output.text = joined.text
+            if joined := self._streams.get(id(output)):
+                output.text = joined.finish()
         return self.cell
 
     def settled(self) -> NotebookNode:
@@ -170,6 +114,14 @@ class Outputs:
             for output in self.cell.outputs
             if output.output_type == "stream" and output.name == name
         )
+
+    def stream_texts(self, name: str) -> list[StreamText]:
+        """The texts of one stream (`stdout`, `stderr`), in order; displays stand between them."""
+        return [
+            self._streams[id(output)]
+            for output in self.cell.outputs
+            if id(output) in self._streams and output.name == name
+        ]
 
     def _settled_text(self, output: NotebookNode) -> str:
         joined = self._streams.get(id(output))

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels.outputs import Outputs, StreamText, fold_line
+from rmi_agent.kernels.outputs import Outputs
+from rmi_agent.kernels.terminal_text import StreamText, fold_line
 
 
 def message(kind: str, **content: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def test_an_endless_progress_line_stays_small() -> None:
     for number in range(20_000):
         stream.append(f"\r{number:>8}")
     assert stream.text == "   19999"
-    assert len(stream._tail) < 10_000
+    assert len(stream._row) < 10_000
 
 
 def test_streams_join_and_keep_their_order_around_displays() -> None:
