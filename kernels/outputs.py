@@ -123,6 +123,10 @@ class Outputs:
             if id(output) in self._streams and output.name == name
         ]
 
+    def stream_text(self, output: NotebookNode) -> StreamText | None:
+        """The text that a stream output gets; None for one that was there before."""
+        return self._streams.get(id(output))
+
     def _settled_text(self, output: NotebookNode) -> str:
         joined = self._streams.get(id(output))
         return joined.settled if joined else str(output.text)
