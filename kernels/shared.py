@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from nbformat import NotebookNode
 
@@ -52,7 +52,8 @@ class Shared:
         self._sessions = sessions
         self._dirty: set[str] = set()
         self._writing: dict[str, asyncio.Task[None]] = {}
-        self._taking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Gone by itself once nobody takes the session over or waits for that.
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._leaving = False
         self._stack = contextlib.AsyncExitStack()
 
@@ -64,7 +65,7 @@ class Shared:
         """
         await self._stack.enter_async_context(self.homes)
         self.homes.on_lapse = self._look_after_mine
-        reaping = asyncio.create_task(self._reap_orphans())
+        reaping = self._sessions.supervisor.watch(self._reap_orphans, "ending orphaned sessions")
         self._stack.callback(reaping.cancel)
         records = await self.homes.all()
         return Known(await self.homes.copies(), {record.notebook for record in records})
@@ -89,7 +90,9 @@ class Shared:
         """Write a session's record soon: something has changed."""
         self._dirty.add(session.id)
         if session.id not in self._writing and not self._leaving:
-            self._writing[session.id] = asyncio.create_task(self._write(session))
+            self._writing[session.id] = self._sessions.supervisor.start(
+                self._write(session), "writing a session's record"
+            )
 
     async def _write(self, session: Session) -> None:
         try:
@@ -114,7 +117,7 @@ class Shared:
 
     def _record(self, session: Session) -> Record:
         remote = session.remote
-        running = next((e for e in session.executions if not e.task.done()), None)
+        running = next(iter(session.unfinished), None)
         path = session.recorder.path
         return Record(
             id=session.id,
@@ -222,7 +225,7 @@ class Shared:
     # -- taking over
 
     async def _take_over(self, record: Record) -> None:
-        async with self._taking[record.id]:
+        async with self._taking.setdefault(record.id, asyncio.Lock()):
             if record.id in self._sessions.open_ids:
                 return
             mine = await self.homes.claim(record)
@@ -233,7 +236,6 @@ class Shared:
             except BaseException:
                 await self.homes.write(replace(mine, home=""))
                 raise
-        self._taking.pop(record.id, None)
 
     async def _bring_here(self, mine: Record) -> None:
         """Attach to a session's kernel and go on with its notebook.
@@ -247,7 +249,9 @@ class Shared:
         if left is not None:  # the record may be a run behind
             last = max(last + 1, mine.busy)
         remote = RemoteKernel(mine.server, mine.kernel, mine.process)
-        attaching = asyncio.create_task(self._attached(mine.principal, remote))
+        attaching = self._sessions.supervisor.start(
+            self._attached(mine.principal, remote), "attaching to a kernel", KernelError
+        )
         try:
             kernel, lost = await self._looked_at(attaching, FIRST_LOOK if left else ATTACH)
             if kernel is None and not lost and left is None:
@@ -339,10 +343,16 @@ class Shared:
                 copies = await self.homes.copies(fresh=True)
                 for record in await self.homes.all():
                     if record.home not in copies and time.time() - record.used > idle:
-                        await self._take_over(record)
-                        await self._end_idle(record.id, idle)
+                        await self._end_orphan(record, idle)
             except KernelError as error:
                 log.warning("Sessions that nobody asks for could not be ended: %s", error)
+
+    async def _end_orphan(self, record: Record, idle: float) -> None:
+        try:
+            await self._take_over(record)
+            await self._end_idle(record.id, idle)
+        except Exception as error:  # the others are to be ended all the same
+            log.warning("A session that nobody asks for could not be ended: %r", error)
 
     async def _end_idle(self, session_id: str, idle: float) -> None:
         session = self._sessions.by_id(session_id)
