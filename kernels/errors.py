@@ -1,4 +1,4 @@
-"""The errors of this floor, and nothing else.
+"""The errors of this floor, and the words for those of the operating system.
 
 KernelError
 ├─ KernelStartError         did not answer in time, or died before it did
@@ -12,6 +12,8 @@ also when it ended or ignored its kernel.
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class KernelError(Exception):
@@ -36,3 +38,22 @@ class StoreError(KernelError):
 
 class SessionNotFoundError(Exception):
     """No open session has this id, as far as the asker may know."""
+
+
+def start_error(error: Exception) -> KernelStartError:
+    """What it means to a caller that the operating system did not let a kernel start."""
+    match getattr(error, "errno", None):
+        case errno.EMFILE | errno.ENFILE:
+            step = "Close sessions, or raise the server's limit of open files (ulimit -n)."
+        case errno.ENOSPC | errno.EDQUOT:
+            step = "Free disk space, then try again."
+        case errno.ENOMEM | errno.EAGAIN:
+            step = "Close sessions, or give the server more memory or processes (ulimit -u)."
+        case _:
+            step = "Try again; if it happens again, the server's log says more."
+    return KernelStartError(f"A kernel could not be started: {reason(error)}. {step}")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the fewest words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

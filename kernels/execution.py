@@ -97,7 +97,7 @@ class Execution:
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop it by the ladder, or take it out of the queue. False if it is over."""
-        if self.task.done():
+        if self.task.done() or self.finished is not None:  # it is being recorded
             return False
         if self._kernel is not None:
             return self._kernel.interrupt(why)

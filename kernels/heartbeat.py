@@ -16,6 +16,8 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from .supervision import Supervisor
+
 log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between one ping and the next, and that each has for its answer
@@ -51,11 +53,12 @@ class Heartbeat:
         self.silent = False
         self._hurried = False
         self._wake, self._beat = asyncio.Event(), asyncio.Event()
+        self._tasks = Supervisor("heartbeat")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = asyncio.create_task(self._watch())
+        self._task = self._tasks.start(self._watch(), "watching a kernel")
 
     async def stop(self) -> None:
         """Watch no more. Idempotent."""

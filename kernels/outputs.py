@@ -169,10 +169,6 @@ class Outputs:
         """The text that a stream output gets; None for one that was there before."""
         return self._streams.get(id(output))
 
-    def stream_text(self, output: NotebookNode) -> StreamText | None:
-        """The text that a stream output gets; None for one that was there before."""
-        return self._streams.get(id(output))
-
     def _settled_text(self, output: NotebookNode) -> str:
         joined = self._streams.get(id(output))
         return joined.settled if joined else str(output.text)

@@ -14,13 +14,11 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -30,10 +28,12 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from .address import JupyterServer, RemoteKernel
 from .errors import KernelStartError
+from .family import LINUX, Family, tree
 from .forkserver import PRELOAD
+from .memory import measured, of_family, remove, system_v
 from .rawoutput import RawOutput
 from .templates import Forked
-from .watchdog import MARK, marked
+from .watchdog import MARK
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ class KernelProcess:
         raw: its descriptors 1 and 2, where they can be had.
         remote: None: it was started here.
         cut_until: when it could last not be heard, by `time.monotonic`.
+        left_running: what it has started and could not be ended, a sentence for each.
     """
 
     is_here = True
@@ -159,8 +160,9 @@ class KernelProcess:
         self.pid: int | None = None
         self.raw: RawOutput | None = None
         self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
-        self._known: list[psutil.Process] = []
-        self._looked = 0.0
+        self.left_running: tuple[str, ...] = ()
+        self._logged: set[str] = set()
+        self._family: Family | None = None
         self._context = context
         # A kernel's sockets come into being while we connect already; try again soon.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT if self.is_here else RECONNECT_FAR)
@@ -306,18 +308,20 @@ class KernelProcess:
 
     async def kill(self) -> None:
         """End it and all that it started, at once."""
-        family = self.family()
+        await self._look()
         provisioner = self._manager.provisioner
-        if provisioner is not None and provisioner.has_process:
-            await provisioner.kill()
-        await self._sweep(family)
+        try:
+            if provisioner is not None and provisioner.has_process:
+                await provisioner.kill()
+        finally:
+            await self._sweep()
 
     async def close(self, *, graceful: bool = True) -> None:
         """End it and all that it started; remove its files. Idempotent.
 
         A graceful end lets the kernel run its exit handlers, for two seconds at most.
         """
-        family = self.family()
+        await self._look()
         try:
             if self._manager.has_kernel:
                 await self._manager.shutdown_kernel(now=not graceful)
@@ -326,7 +330,7 @@ class KernelProcess:
         except (OSError, RuntimeError, TimeoutError) as error:
             log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
         finally:
-            await self._sweep(family)
+            await self._sweep()
             if self.raw is not None:
                 self.raw.close()
                 self.raw = None
@@ -334,43 +338,25 @@ class KernelProcess:
     async def release(self) -> None:
         """Nothing: it would not outlive this server."""
 
-    def family(self) -> list[psutil.Process]:
-        """It and all its descendants, whatever groups they made for themselves."""
-        if self.pid is None:
-            return []
-        try:
-            process = psutil.Process(self.pid)
-            return [process, *(process.children(recursive=True) if has_children(process) else ())]
-        except psutil.NoSuchProcess:
-            return []
+    @property
+    def family(self) -> Family | None:
+        """It and all that it has started; None before its start."""
+        if self._family is None and self.pid is not None:
+            self._family = Family(self.pid)
+        return self._family
+
+    @property
+    def is_walled(self) -> bool:
+        """Whether a sandbox is around it."""
+        return self.launch.wrap is not None
 
     def memory(self) -> int:
-        """Bytes of it and its descendants; 0 where that can't be read.
+        """Bytes of it and of all that it has started; 0 where that can't be read.
 
         On Linux memory that processes share is counted in parts (PSS), and forked kernels
-        share much; elsewhere it is what each has for itself.
+        share much; elsewhere it is what each has resident.
         """
-        total = 0
-        for process in self.family():
-            with contextlib.suppress(psutil.Error):
-                taken = process.memory_full_info()
-                total += getattr(taken, "pss", taken.uss)
-        return total
-
-    def grown(self, limit: int) -> bool:
-        """Whether it has more resident bytes than `limit`, with all its descendants.
-
-        Cheap enough for ten times a second: descendants are looked for once a second only.
-        """
-        if self.pid is None:
-            return False
-        if time.monotonic() > self._looked + 1 or not self._known:
-            self._known, self._looked = self.family(), time.monotonic()
-        total = 0
-        for process in self._known:
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total > limit
+        return measured(self.family) if self.family is not None else 0
 
     def spec_metadata(self) -> dict[str, str]:
         """The kernelspec as a notebook's metadata names it."""
@@ -389,25 +375,25 @@ class KernelProcess:
             self.raw.detach()
         return "".join(said).strip()
 
-    async def _sweep(self, family: list[psutil.Process]) -> None:
-        """Kill what is left of a family, of a gone leader's process group, and daemons of it."""
-        if self.pid is not None:
-            family = [*family, *await asyncio.to_thread(marked, self.mark)]
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        if self.pid is not None and hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+    async def _look(self) -> None:
+        """Find all that belongs to it, as long as it is there to be found by."""
+        if (family := self.family) is not None:
+            await asyncio.to_thread(lambda: family.look(tree()))
 
-
-def has_children(process: psutil.Process) -> bool:
-    """Whether it has started any; psutil looks at every process of the machine for that."""
-    try:
-        tasks = Path(f"/proc/{process.pid}/task").iterdir()
-        return any((task / "children").read_bytes() for task in tasks)
-    except OSError:  # not Linux, or it is gone
-        return True
+    async def _sweep(self) -> None:
+        """Kill what is left of it: descendants, its process group, daemons, shared memory."""
+        if (family := self.family) is None:
+            return
+        segments = []
+        if LINUX and not self.is_walled:
+            segments = of_family(system_v(), family)
+        self.left_running = tuple(await asyncio.to_thread(family.end, self.mark))
+        for words in self.left_running:
+            if words not in self._logged:
+                log.warning("%s", words)
+        self._logged.update(self.left_running)
+        if segments:
+            remove(segments)
 
 
 def describe_exit(code: int | None) -> str:

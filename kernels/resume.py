@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import KernelError
+from .errors import KernelError, reason
 from .execution import Execution
 from .replay import Difference, Recorded, differences
 from .session import Session
@@ -59,7 +59,7 @@ class Resume:
         self.done: list[Again] = []
         self.stopped = ""
         self._ends, self._timeout = time.monotonic() + timeout, timeout
-        self.task = asyncio.create_task(self._run())
+        self.task = session.supervisor.start(self._run(), "resuming a session")
 
     @property
     def different(self) -> list[Again]:
@@ -84,6 +84,9 @@ class Resume:
             except (KernelError, asyncio.CancelledError) as error:
                 self.stopped = self.stopped or str(error) or "its run was taken out of the queue"
                 return
+            except Exception as error:
+                self.stopped = self.stopped or f"the server failed: {reason(error)}"
+                raise
             found = await asyncio.to_thread(
                 differences, before.cell, run.cell, before.status, run.reply.status
             )

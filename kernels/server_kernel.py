@@ -11,7 +11,6 @@ import logging
 import time
 from typing import Any
 
-import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -19,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from .address import RemoteKernel
 from .channels import Channels
 from .errors import KernelStartError
+from .family import Family
 from .frames import V1
 from .jupyter_server import (
     ANSWER,
@@ -54,6 +54,10 @@ class ServerKernel:
     is_here = False
     forked = False
     tended = False
+    family: Family | None = None
+    is_walled = False
+    mark = ""
+    left_running: tuple[str, ...] = ()
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -275,17 +279,9 @@ class ServerKernel:
             if not error.gone:  # a server takes its kernels with it
                 log.warning("A kernel may be left on its server: %s", error)
 
-    def family(self) -> list[psutil.Process]:
-        """None: its processes are not of this machine."""
-        return []
-
     def memory(self) -> int:
         """Not known here: 0."""
         return 0
-
-    def grown(self, limit: int) -> bool:
-        """Not known here: no."""
-        return False
 
     def spec_metadata(self) -> dict[str, str]:
         """The kernelspec as a notebook's metadata names it."""

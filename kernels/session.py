@@ -8,7 +8,9 @@ nothing of MCP or of other sessions.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from .address import RemoteKernel
-from .errors import KernelError
+from .errors import KernelError, reason
 from .execution import Execution, Run
 from .kernel import Kernel
 from .leftover import LeftOver
@@ -27,11 +29,17 @@ from .outputs import Displays
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
 from .source import decoded
+from .supervision import Supervisor
 from .tracing import short, traced
 
 if TYPE_CHECKING:
+    from .process import KernelProcess
     from .resume import Resume
+    from .server_kernel import ServerKernel
 
+log = logging.getLogger(__name__)
+
+QUEUE_MOST = 100  # runs of a session that may wait
 KEEP = 100  # runs whose outputs stay in memory for `read_output`
 STDIN_KEPT = 100_000  # characters of a file's stdin that the notebook keeps, to run it again
 KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
@@ -87,6 +95,7 @@ class Session:
         lease: gives a fresh kernel; used again when one has died.
         retire: takes a kernel back to be ended.
         became_idle: called whenever no run is queued or going on any more.
+        supervisor: owns the tasks that its runs are.
         begun: what another copy of the server has left of it.
         changed: told of every run that begins, and of every one that is over.
     """
@@ -101,6 +110,7 @@ class Session:
         retire: Callable[[Kernel], None],
         became_idle: Callable[[], None] = lambda: None,
         *,
+        supervisor: Supervisor,
         begun: Begun | None = None,
         changed: Callable[[Session], None] = lambda _: None,
     ) -> None:
@@ -114,7 +124,10 @@ class Session:
         self.count = 0 if begun is None else begun.count
         self.closed = False
         self.released = False  # closed here, and open for other copies of the server
-        self._kernel: Kernel | None = kernel
+        self.kernel: Kernel | None = kernel  # None once it has died
+        self.supervisor = supervisor
+        self._unfinished: dict[int, Execution] = {}  # by number: queued, or going on
+        self.current: Execution | None = None  # the run whose turn it is
         self._fresh = begun is None
         self._changed = changed
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
@@ -132,7 +145,6 @@ class Session:
         )
         self.resume: Resume | None = None  # the record that it goes through before anything else
         self._signing: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what it is doing
 
@@ -144,12 +156,12 @@ class Session:
     @property
     def running(self) -> bool:
         """Whether a run goes on or is queued."""
-        return any(not execution.task.done() for execution in self.executions[-KEEP:])
+        return bool(self._unfinished)
 
     @property
-    def has_kernel(self) -> bool:
-        """Whether its end frees a kernel; one that died has been given up already."""
-        return self._kernel is not None
+    def unfinished(self) -> list[Execution]:
+        """The run that goes on, and those that are queued, in order."""
+        return list(self._unfinished.values())
 
     @property
     def only_files(self) -> bool:
@@ -159,22 +171,22 @@ class Session:
     @property
     def is_python(self) -> bool:
         """Whether its kernel can run Python files."""
-        return self._kernel is None or self._kernel.is_python
+        return self.kernel is None or self.kernel.is_python
 
     @property
     def forked(self) -> bool:
         """Whether its kernel was forked from a template."""
-        return self._kernel is not None and self._kernel.process.forked
+        return self.kernel is not None and self.kernel.process.forked
 
     @property
     def remote(self) -> RemoteKernel | None:
         """Which kernel of a Jupyter Server it has; None if it has none there."""
-        return self._kernel.process.remote if self._kernel is not None else None
+        return self.kernel.process.remote if self.kernel is not None else None
 
     @property
     def is_here(self) -> bool:
         """Whether its kernel runs on this machine."""
-        return self._kernel is None or self._kernel.process.is_here
+        return self.kernel is None or self.kernel.process.is_here
 
     @property
     def idle_for(self) -> float:
@@ -183,15 +195,13 @@ class Session:
 
     def memory(self) -> int:
         """Bytes that its processes have, as `KernelProcess.memory` counts."""
-        return self._kernel.process.memory() if self._kernel is not None else 0
+        return self.kernel.process.memory() if self.kernel is not None else 0
 
-    async def watch_memory(self) -> None:
-        """End the kernel if its processes have more than `Config.memory_limit`."""
-        kernel, limit = self._kernel, self.config.memory_limit
-        if kernel is None or not limit or kernel.killed_since:
-            return
-        if kernel.process.grown(limit):
-            await kernel.kill(f"used more than MEMORY_LIMIT ({limit / 1e6:,.0f} MB)")
+    async def end_kernel(self, process: KernelProcess | ServerKernel, why: str) -> None:
+        """End its kernel, if that has this process still; a run that goes on says why."""
+        kernel = self.kernel
+        if kernel is not None and kernel.process is process and not kernel.killed_since:
+            await kernel.kill(why)
 
     def execution(self, cell: int) -> Execution | None:
         """A run by its number; negative ones count from the last."""
@@ -215,6 +225,12 @@ class Session:
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
+        if len(self._unfinished) > QUEUE_MOST:
+            raise KernelError(
+                f"Nothing was run: {QUEUE_MOST} runs wait in session {self.id} already. Try again"
+                " when one has ended (read_output with wait tells when), or drop them all by"
+                " restart_session."
+            )
         self.count += 1
         execution = Execution(self, self.count, source, title)
         execution.script = script
@@ -227,37 +243,72 @@ class Session:
             if script.stdin:
                 execution.cell.metadata["rmi_agent"].stdin = script.stdin[:STDIN_KEPT]
         limit = self.config.timeout if timeout is None else timeout
-        execution.task = asyncio.create_task(self._run(execution, limit))
-        execution.task.add_done_callback(self._over)
-        self.executions.append(execution)
+        self._accept(execution, functools.partial(self._run, execution, limit))
         self._forget_old()
         return execution
 
+    def _accept(self, execution: Execution, work: Callable[[], Awaitable[Run]]) -> None:
+        self.executions.append(execution)
+        self._unfinished[execution.number] = execution
+        execution.task = self.supervisor.start(
+            self._in_turn(execution, work), f"cell {execution.number}", KernelError
+        )
+        execution.task.add_done_callback(lambda _: self._over(execution))
+
+    async def _in_turn(self, execution: Execution, work: Callable[[], Awaitable[Run]]) -> Run:
+        """Run when all before have ended.
+
+        Raises:
+            KernelError: there was no kernel, or something of ours went wrong.
+        """
+        try:
+            async with self._queue:
+                self.current = execution
+                try:
+                    return await work()
+                finally:
+                    self.current = None
+        except KernelError:
+            raise
+        except Exception as error:
+            log.exception("A run has failed inside the server")
+            if execution.finished is not None:
+                raise KernelError(
+                    f"Cell {execution.number} ran to its end, but the server could not take in its"
+                    f" result ({reason(error)}). Its variables are kept: print what you need."
+                ) from error
+            if execution.started is not None:  # it may still run there
+                self._lost = "The server had lost track of the kernel."
+                self._drop_kernel()
+            raise KernelError(
+                f"Cell {execution.number} failed inside the server ({reason(error)}). Run it again,"
+                " after those that it needs: the session may have a fresh kernel now."
+            ) from error
+
     async def _run(self, execution: Execution, timeout: float) -> Run:
-        async with self._queue:
-            kernel = await self._living_kernel()
-            if execution.script is not None:
-                execution.script = replace(execution.script, fresh=self._fresh)
-            self._fresh = False
-            execution.started = time.monotonic()
-            execution.until = time.time() + timeout if timeout else 0.0
-            execution.outputs.timing("iopub.execute_input", now())
-            self.recorder.start(execution.cell, execution.title)
-            self._changed(self)
-            with traced(self.id, execution.number) as trace:
-                reply = await execution.run(kernel, timeout or None)
-                execution.finished = time.monotonic()
-                run = self._account(execution, kernel, reply)
-                trace.over(
-                    status=reply.status,
-                    state=run.state,
-                    seconds=round(run.elapsed, 3),
-                    output_bytes=execution.outputs.size,
-                )
-            return run
+        kernel = await self._living_kernel()
+        if execution.script is not None:
+            execution.script = replace(execution.script, fresh=self._fresh)
+        self._fresh = False
+        execution.started = time.monotonic()
+        execution.until = time.time() + timeout if timeout else 0.0
+        execution.outputs.timing("iopub.execute_input", now())
+        self.recorder.start(execution.cell, execution.title)
+        self._changed(self)
+        with traced(self.id, execution.number) as trace:
+            reply = await execution.run(kernel, timeout or None)
+            execution.finished = time.monotonic()
+            run = self._account(execution, kernel, reply)
+            trace.over(
+                status=reply.status,
+                state=run.state,
+                seconds=round(run.elapsed, 3),
+                output_bytes=execution.outputs.size,
+            )
+        return run
 
     async def _living_kernel(self) -> Kernel:
-        kernel = self._kernel
+        kernel = self.kernel
         if kernel is not None and await kernel.alive():
             return kernel
         if kernel is not None:
@@ -271,7 +322,7 @@ class Session:
         if self.closed:  # meanwhile
             self._retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")
-        self._kernel = kernel
+        self.kernel = kernel
         return kernel
 
     def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
@@ -292,6 +343,7 @@ class Session:
                 told = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
                 notes.append(f"The kernel died. {told}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
+            notes += kernel.process.left_running if kernel is not None else ()
             self._drop_kernel()
         state: State = "lost" if self._lost or reply.state == "lost" else "kept"
         self._lost = ""
@@ -330,9 +382,8 @@ class Session:
             tuple(notes),
         )
 
-    def _over(self, task: asyncio.Task[Run]) -> None:
-        if not task.cancelled():
-            task.exception()  # whoever waits gets it; nobody may, and asyncio would complain
+    def _over(self, execution: Execution) -> None:
+        self._unfinished.pop(execution.number, None)
         self.last_used = time.monotonic()
         if not self.closed:
             self._changed(self)
@@ -362,11 +413,11 @@ class Session:
 
     async def complete(self, code: str) -> list[str]:
         """What `code` may be completed to, as `Kernel.complete` has it; none while busy."""
-        if self.running or self._kernel is None:
+        if self.running or self.kernel is None:
             return []
         async with self._queue:
             self.last_used = time.monotonic()
-            return await self._kernel.complete(code) if self._kernel is not None else []
+            return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
         """What the kernel says of a name, as `Kernel.inspect` has it.
@@ -377,22 +428,35 @@ class Session:
         if self.running:
             raise KernelError(f"Session {self.id} can't be looked into while a run goes on.")
         async with self._queue:
-            if self._kernel is None:
+            if self.kernel is None:
                 raise KernelError(
                     f"The kernel of session {self.id} has died; run a cell to get a fresh one."
                 )
             self.last_used = time.monotonic()
-            return await self._kernel.inspect(name)
+            return await self.kernel.inspect(name)
 
     # -- Jupyter's buttons
 
     def interrupt(self, why: str = "interrupted by interrupt_session") -> bool:
         """Stop the run that goes on; False if none does."""
-        return any(e.interrupt(why) for e in self.executions[-KEEP:] if e.status == "running")
+        return self.current is not None and self.current.interrupt(why)
 
     async def restart(self) -> None:
-        """A fresh kernel; whatever ran is stopped, whatever was queued is dropped."""
+        """A fresh kernel; whatever ran is stopped, whatever was queued is dropped.
+
+        What is submitted from now on runs in the fresh kernel. A caller that is cancelled does not
+        stop it.
+
+        Raises:
+            KernelError: there is none, or the session was closed meanwhile.
+        """
+        # It waits for its turn before what is queued is dropped: nothing new gets in between.
+        restarting = self.supervisor.start(self._restart(), "restarting a session", KernelError)
+        await asyncio.sleep(0)
         await self._stop_all("was stopped, since the session was restarted")
+        await asyncio.shield(restarting)
+
+    async def _restart(self) -> None:
         async with self._queue:
             self._drop_kernel()
             await self._fresh_kernel()
@@ -407,54 +471,54 @@ class Session:
         self.closed = True
         if self._signing is not None:
             self._signing.cancel()
-        await self._stop_all(f"was stopped, since {why}")
-        async with self._queue:  # a completion may still be asked for
+        try:
+            await self._stop_all(f"was stopped, since {why}")
+            async with self._queue:  # a completion may still be asked for
+                self._drop_kernel()
+            await self.recorder.sign()
+        finally:
             self._drop_kernel()
-        await self.recorder.sign()
-        self.recorder.close()
+            self.recorder.close()
 
     async def release(self) -> Kernel | None:
         """End here and leave all as it is for another copy: the kernel, with what runs on it."""
         self.closed = self.released = True
         if self._signing is not None:
             self._signing.cancel()
-        open_runs = [e.task for e in self.executions if not e.task.done()]
+        open_runs = [execution.task for execution in self.unfinished]
         for task in reversed(open_runs):
             task.cancel()
         if open_runs:
             await asyncio.wait(open_runs)
-        kernel, self._kernel = self._kernel, None
+        kernel, self.kernel = self.kernel, None
         self.recorder.close()
         return kernel
 
     def take_up(self, left: LeftOver, until: float) -> None:
         """Go on with a run that another copy had begun, until its end or its time limit's."""
         left.until = until
-        left.task = asyncio.create_task(self._see_the_end(left, until))
-        left.task.add_done_callback(self._over)
-        self.executions.append(left)
+        self._accept(left, functools.partial(self._see_the_end, left, until))
 
     async def _see_the_end(self, left: LeftOver, until: float) -> Run:
-        async with self._queue:
-            left.started = time.monotonic()
-            self.recorder.start(left.cell, left.title)
-            reply = await left.end(until)
-            left.finished = time.monotonic()
-            if reply.state == "kept":
-                self._kernel = left.attaching.result()
-            return self._account(left, self._kernel, reply)
+        left.started = time.monotonic()
+        self.recorder.start(left.cell, left.title)
+        reply = await left.end(until)
+        left.finished = time.monotonic()
+        if reply.state == "kept":
+            self.kernel = left.attaching.result()
+        return self._account(left, self.kernel, reply)
 
     async def _stop_all(self, why: str) -> None:
-        open_runs = [e for e in self.executions if not e.task.done()]
+        open_runs = self.unfinished
         for execution in reversed(open_runs):  # queued ones first: none may start meanwhile
             execution.interrupt(why)
         if open_runs:
             await asyncio.wait({e.task for e in open_runs})
 
     def _drop_kernel(self) -> None:
-        if self._kernel is not None:
-            self._retire(self._kernel)
-            self._kernel = None
+        if self.kernel is not None:
+            self._retire(self.kernel)
+            self.kernel = None
 
     def _sign_soon(self) -> None:
         """Sign once the session has been quiet for a moment: signing reads all of it."""
@@ -463,9 +527,7 @@ class Session:
         self._signing = asyncio.get_running_loop().call_later(2.0, self._sign)
 
     def _sign(self) -> None:
-        task = asyncio.create_task(self.recorder.sign())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.supervisor.start(self.recorder.sign(), "signing a notebook")
 
 
 def run_on_record(text: str, notebook: Path, session_id: str, number: int) -> Run | None:

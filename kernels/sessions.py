@@ -12,10 +12,12 @@ import contextlib
 import functools
 import logging
 import secrets
+import shutil
 import sys
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -25,22 +27,42 @@ from .execution import Execution, Run
 from .homes import Ended, Homes, Known, Record
 from .journal import recover
 from .kernel import Kernel
+from .memory import MemoryWatch
 from .pool import Pool
 from .process import Launch, ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session, run_on_record
+from .supervision import Supervisor
 from .templates import TEMPLATES
 from .tracing import short, tracer
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from .process import KernelProcess
+    from .server_kernel import ServerKernel
     from .shared import Shared
 
 log = logging.getLogger(__name__)
 
 LOCAL = "local"  # the one principal where none are told apart; it may have all there is
+JUST_NOW = 1.0  # seconds for which a session counts as busy after a run
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
+
+
+@dataclass
+class Share:
+    """What one principal has of the sessions.
+
+    Attributes:
+        places: those that are left to it.
+        held: sessions that are open, or on the way.
+        wanting: openings that wait for a place.
+    """
+
+    places: asyncio.Semaphore
+    held: int = 0
+    wanting: int = 0
 
 
 class Sessions:
@@ -80,14 +102,14 @@ class Sessions:
         self.config, self.policy, self._expected = config, policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
         self._most_each, self._patience = most_each, patience
-        self._places: dict[str, asyncio.Semaphore] = {}  # those left to each principal
-        self._held: Counter[str] = Counter()  # by principal: open, and on the way
-        self._wanting: Counter[str] = Counter()  # by principal: openings that wait for a place
+        self._shares: dict[str, Share] = {}  # by principal; of those who have or want sessions
         self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._stack = contextlib.AsyncExitStack()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id
+        self._stopping = False
+        self.supervisor = Supervisor("sessions")
         self.pool: Pool
 
     async def __aenter__(self) -> Self:
@@ -97,20 +119,26 @@ class Sessions:
         ):
             log.info("%s was cut off by a crash and is put right", notebook)
         runtime, mark = runtime_folder(), secrets.token_hex(8)
-        self._stack.push_async_callback(Watchdog(mark, runtime).release)
+        watchdog = Watchdog(mark, runtime)
+        self._stack.push_async_callback(watchdog.release)
+        await self._stack.enter_async_context(self.supervisor)
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
         self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
         launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
         warm, most, patience = self._sizes
         launch_for = functools.partial(self._launch_for, launch, runtime)
         self.pool = await self._stack.enter_async_context(
-            Pool(launch_for, warm, most, patience, self._evict, self._expected)
+            Pool(launch_for, warm, most, patience, self._evict, self._expected, self._forget)
         )
         self._stack.push_async_callback(self._close_all)
         if self.shared is not None:
             self._stack.push_async_callback(self.shared.release_all)
-        for watch in (self._reap(), self._watch_memory()):
-            self._stack.callback(asyncio.create_task(watch).cancel)
+        for watch, name in (
+            (watchdog.stay, "watchdog"),
+            (self._reap, "closing idle sessions"),
+            (self._watch_memory, "memory"),
+        ):
+            self._stack.callback(self.supervisor.watch(watch, name).cancel)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,6 +168,10 @@ class Sessions:
                 self.pool.retire(kernel)
                 self._give_place_back(principal)
                 raise
+        if self._stopping:  # meanwhile
+            self.pool.retire(kernel)
+            self._give_place_back(principal)
+            raise PoolExhaustedError("The server is shutting down.")
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
         return session
@@ -202,6 +234,7 @@ class Sessions:
             functools.partial(self.pool.lease, principal),
             self.pool.retire,
             functools.partial(self._became_idle, principal),
+            supervisor=self.supervisor,
             begun=begun,
             changed=self.shared.note if self.shared is not None else ignored,
         )
@@ -217,16 +250,34 @@ class Sessions:
         for profile in self._profiles:
             TEMPLATES.close(IPYTHONDIR=profile)
 
+    def _forget(self, launch: Launch) -> None:
+        """Remove what was made for a principal's kernels, of which there are none any more."""
+        profile = launch.env["IPYTHONDIR"]
+        self._profiles.discard(profile)
+
+        def remove() -> None:
+            TEMPLATES.close(IPYTHONDIR=profile)
+            if self.policy is None:
+                return
+            folder = launch.runtime.parent  # its name stays, so that no other gets it
+            tmp = self.policy.homes / "tmp" / folder.parent.name / folder.name
+            for each in (*folder.iterdir(), tmp):
+                shutil.rmtree(each, ignore_errors=True)
+                each.unlink(missing_ok=True) if each.is_file() else None
+
+        self.supervisor.start(asyncio.to_thread(remove), "removing a sandbox")
+
     async def _take_place(self, principal: str) -> None:
         """Wait until the principal may have one more session, closing an idle one of its own."""
         most = sys.maxsize if principal == LOCAL or not self._most_each else self._most_each
-        places = self._places.setdefault(principal, asyncio.Semaphore(most))
-        if places.locked():
+        share = self._shares.setdefault(principal, Share(asyncio.Semaphore(most)))
+        if share.places.locked():
             self._evict_own(principal)
-        self._wanting[principal] += 1
+        share.wanting += 1
         try:
             async with asyncio.timeout(self._patience):
-                await places.acquire()
+                await share.places.acquire()
+            share.held += 1
         except TimeoutError:
             raise PoolExhaustedError(
                 f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
@@ -234,15 +285,25 @@ class Sessions:
                 " or close a session (list_sessions shows them), then try again."
             ) from None
         finally:
-            self._wanting[principal] -= 1
-        self._held[principal] += 1
+            share.wanting -= 1
+            self._drop_unused(principal)
 
     def _give_place_back(self, principal: str) -> None:
-        self._held[principal] -= 1
-        self._places[principal].release()
+        share = self._shares[principal]
+        share.held -= 1
+        share.places.release()
+        self._drop_unused(principal)
+
+    def _drop_unused(self, principal: str) -> None:
+        share = self._shares[principal]
+        if not share.held and not share.wanting:
+            del self._shares[principal]
+
+    def _held(self, principal: str) -> int:
+        return self._shares[principal].held if principal in self._shares else 0
 
     def _became_idle(self, principal: str) -> None:
-        if self._wanting[principal]:
+        if principal in self._shares and self._shares[principal].wanting:
             self._evict_own(principal)
         self.pool.room_may_come()
 
@@ -342,8 +403,7 @@ class Sessions:
 
     def unfinished(self, principal: str = LOCAL) -> list[Execution]:
         """The principal's runs that go on or are queued."""
-        runs = [run for session in self.all(principal) for run in session.executions]
-        return [run for run in runs if not run.task.done()]
+        return [run for session in self.all(principal) for run in session.unfinished]
 
     async def close(self, session: Session, why: str = "it was closed") -> None:
         """End a session; its notebook stays. A caller that is cancelled does not stop it."""
@@ -360,12 +420,12 @@ class Sessions:
             session
             for session in self._open.values()
             if not session.busy
-            and session.has_kernel
-            and held[session.principal] + 1 >= held[asker]
+            and session.kernel is not None
+            and held(session.principal) + 1 >= held(asker)
         ]
         if not idle:
             return False
-        least = max(idle, key=lambda s: (held[s.principal], s.principal == asker, *missed(s)))
+        least = max(idle, key=lambda s: (held(s.principal), s.principal == asker, *missed(s)))
         self._close_soon(least, "it was idle and a new one needed its kernel (KERNEL_MAX)")
         return True
 
@@ -388,28 +448,45 @@ class Sessions:
                     )
 
     async def _watch_memory(self) -> None:
-        """Hold busy sessions to their memory limit, and idle ones now and then."""
-        tick = 0
-        while self.config.memory_limit:
-            await asyncio.sleep(MEMORY_TICK)
-            tick += 1
-            for number, session in enumerate(list(self._open.values())):
-                if session.busy or (tick + number) % 10 == 0:  # never all at once
-                    await session.watch_memory()
+        """Hold sessions to their memory limit."""
+        if not self.config.memory_limit:
+            return
+        watch: MemoryWatch[KernelProcess | ServerKernel] = MemoryWatch(self.config.memory_limit)
+        # A thread of its own: it looks at every process, and must not wait for others.
+        with ThreadPoolExecutor(1, "memory") as thread:
+            while True:
+                await asyncio.sleep(MEMORY_TICK)
+                await self._hold_to_limit(watch, thread)
+
+    async def _hold_to_limit(
+        self, watch: MemoryWatch[KernelProcess | ServerKernel], thread: ThreadPoolExecutor
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        held = {
+            session.kernel.process: session
+            for session in self._open.values()
+            if session.kernel is not None and session.kernel.process.pid is not None
+        }
+        busy = {process for process, session in held.items() if session.idle_for < JUST_NOW}
+        for process, why in await loop.run_in_executor(thread, watch.tick, list(held), busy):
+            job = held[process].end_kernel(process, why)
+            self.supervisor.start(job, "ending a kernel for its memory")
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
         """From now on it is not open any more; the task ends with its end."""
+        if session.id in self._closing:
+            return self._closing[session.id]
         if self._open.pop(session.id, None) is not None:
             log.info("The session has ended: %s", why, extra={"session": short(session.id)})
             self.note_end(
                 session.id, Ended(session.principal, why, session.recorder.path, session.count)
             )
             self._give_place_back(session.principal)
-            if session.has_kernel:
-                self.pool.expect_room()
-        task = asyncio.create_task(self._end(session, why))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task = self.supervisor.start(self._end(session, why), "closing a session")
+        self._closing[session.id] = task
+        task.add_done_callback(lambda _: self._closing.pop(session.id))
+        if session.kernel is not None:
+            self.pool.expect_room(session.kernel, task)
         return task
 
     async def _end(self, session: Session, why: str) -> None:
@@ -420,8 +497,10 @@ class Sessions:
                 await self.shared.tell_end(session, why)
 
     async def _close_all(self) -> None:
-        tasks = [self.close(s, "the server was stopped") for s in list(self._open.values())]
-        await asyncio.gather(*tasks, *self._closing)
+        self._stopping = True
+        tasks = [self._close_soon(s, "the server was stopped") for s in [*self._open.values()]]
+        if tasks := [*tasks, *self._closing.values()]:
+            await asyncio.wait(tasks)
 
 
 def ignored(_: Session) -> None:

@@ -117,7 +117,7 @@ class Shared:
 
     def _record(self, session: Session) -> Record:
         remote = session.remote
-        running = next((e for e in session.executions if not e.task.done()), None)
+        running = next(iter(session.unfinished), None)
         path = session.recorder.path
         return Record(
             id=session.id,
@@ -249,7 +249,9 @@ class Shared:
         if left is not None:  # the record may be a run behind
             last = max(last + 1, mine.busy)
         remote = RemoteKernel(mine.server, mine.kernel, mine.process)
-        attaching = asyncio.create_task(self._attached(mine.principal, remote))
+        attaching = self._sessions.supervisor.start(
+            self._attached(mine.principal, remote), "attaching to a kernel", KernelError
+        )
         try:
             kernel, lost = await self._looked_at(attaching, FIRST_LOOK if left else ATTACH)
             if kernel is None and not lost and left is None:
@@ -341,10 +343,16 @@ class Shared:
                 copies = await self.homes.copies(fresh=True)
                 for record in await self.homes.all():
                     if record.home not in copies and time.time() - record.used > idle:
-                        await self._take_over(record)
-                        await self._end_idle(record.id, idle)
+                        await self._end_orphan(record, idle)
             except KernelError as error:
                 log.warning("Sessions that nobody asks for could not be ended: %s", error)
+
+    async def _end_orphan(self, record: Record, idle: float) -> None:
+        try:
+            await self._take_over(record)
+            await self._end_idle(record.id, idle)
+        except Exception as error:  # the others are to be ended all the same
+            log.warning("A session that nobody asks for could not be ended: %r", error)
 
     async def _end_idle(self, session_id: str, idle: float) -> None:
         session = self._sessions.by_id(session_id)

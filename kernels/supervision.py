@@ -31,6 +31,7 @@ class Supervisor:
     def __init__(self, name: str) -> None:
         self._name = name
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._expected: dict[asyncio.Task[Any], tuple[type[Exception], ...]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -43,15 +44,19 @@ class Supervisor:
         """The tasks that have not ended."""
         return frozenset(self._tasks)
 
-    def start(self, job: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+    def start(
+        self, job: Coroutine[Any, Any, Result], name: str, *expected: type[Exception]
+    ) -> asyncio.Task[Result]:
         """Run a job in the background; an exception that it raises is logged.
 
         Args:
             job: the coroutine.
             name: what it does, for the log.
+            expected: exceptions that are not logged: whoever awaits the job handles them.
         """
         task = asyncio.create_task(job, name=f"{self._name}: {name}")
         self._tasks.add(task)
+        self._expected[task] = expected
         task.add_done_callback(self._ended)
         return task
 
@@ -93,5 +98,8 @@ class Supervisor:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        expected = self._expected.pop(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, expected):
             log.error("%s failed", task.get_name(), exc_info=error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -20,8 +21,11 @@ from pathlib import Path
 
 import psutil
 
+log = logging.getLogger(__name__)
+
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+LOOK = 1.0  # seconds between looks at whether the process lives
 PATIENCE = 4.0  # seconds in which everything marked has to be gone
 
 
@@ -34,8 +38,35 @@ class Watchdog:
     """
 
     def __init__(self, mark: str, folder: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, mark, str(folder)],
+        self._mark, self._folder = mark, folder
+        self._process = self._start()
+
+    async def stay(self) -> None:
+        """See to it that the process is there: whoever ends it is not to end what it does."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if (code := self._process.poll()) is not None:
+                log.warning("The watchdog process has ended (%s); another one is started", code)
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+                self._process = self._start()
+
+    async def release(self) -> None:
+        """This process is done: let it clear up what is left, and wait for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            await asyncio.to_thread(self._process.wait, 2 * PATIENCE)
+        except subprocess.TimeoutExpired:  # it was stopped, say
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+        if self._process.returncode:
+            log.warning("The watchdog process did not do its work; it is done here")
+            await asyncio.to_thread(clear_up, self._mark, self._folder)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", __file__, self._mark, str(self._folder)],
             # Not the server's environment, which may hold tokens and would be for all to read.
             env={name: os.environ[name] for name in NEEDED if name in os.environ},
             stdin=subprocess.PIPE,  # closed by the system when this process is gone
@@ -43,12 +74,6 @@ class Watchdog:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is not meant for it
         )
-
-    async def release(self) -> None:
-        """This process is done: let it clear up what is left, and wait for that."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await asyncio.to_thread(self._process.wait)
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -79,14 +104,19 @@ def sweep(mark: str) -> None:
         time.sleep(0.05)
 
 
+def clear_up(mark: str, folder: Path) -> None:
+    """Kill what has the mark, and remove the folder."""
+    sweep(mark)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """Wait for the end of whoever holds the other end of stdin, then clear up."""
     mark, folder = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    sweep(mark)
-    shutil.rmtree(folder, ignore_errors=True)
+    clear_up(mark, Path(folder))
 
 
 if __name__ == "__main__":

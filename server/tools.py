@@ -284,7 +284,7 @@ class Tools:
             session = self.sessions.get(session_id, principal())
             if session.resume is not None:
                 session.resume.stop("interrupt_session was called")
-            running = next((e for e in session.executions if e.status == "running"), None)
+            running = session.current
             if running is None or not session.interrupt():
                 return f"Nothing runs in session {session_id}."
             await running.wait(10)

@@ -198,9 +198,9 @@ async def test_a_kernel_that_dies_between_runs_is_told_by_the_next(
         session = await sessions.open()
         pid = int(value(await cell(session, "import os; os.getpid()")))
         os.kill(pid, signal.SIGKILL)
-        assert session._kernel is not None
+        assert session.kernel is not None
         async with asyncio.timeout(2):
-            await session._kernel.process.until_dead()
+            await session.kernel.process.until_dead()
         run = await cell(session, "1")
         assert run.state == "lost" and "had died since the last run" in run.notes[0]
 
@@ -574,8 +574,8 @@ async def run_on(
 
 def where(session: Session) -> str:
     """The server that has a session's kernel."""
-    assert session._kernel is not None and session._kernel.process.remote is not None
-    return session._kernel.process.remote.url
+    assert session.kernel is not None and session.kernel.process.remote is not None
+    return session.kernel.process.remote.url
 
 
 async def at(sessions: Sessions, jupyter: Jupyter) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sys
 import time
 from pathlib import Path
@@ -181,6 +182,74 @@ async def test_a_caller_that_gives_up_waiting_takes_no_place(
         await asyncio.wait({waiting})
         single.retire(first)
         assert await single.lease()
+
+
+async def test_a_woken_caller_that_is_cancelled_passes_its_place_on(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with pool(tmp_path, 0, 1) as single:
+        first = await single.lease()
+        woken = asyncio.create_task(single.lease())
+        behind = asyncio.create_task(single.lease())
+        await asyncio.sleep(0.01)
+        single.retire(first)
+        while single.count:
+            await asyncio.sleep(0)
+        woken.cancel()
+        async with asyncio.timeout(2):  # of the 5 that it would wait
+            assert await behind
+
+
+async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    evicted: list[str] = []
+
+    def evict(asker: str) -> bool:
+        evicted.append(asker)
+        return False
+
+    async with pool(tmp_path, 0, 1, evict=evict) as single:
+        first = await single.lease()
+        waiting = asyncio.create_task(single.lease("a"))
+        await until(lambda: evicted == ["a"])
+        single.retire(first)
+        while single.count:
+            await asyncio.sleep(0)
+        single.room_may_come()
+        await waiting
+        assert evicted == ["a"]
+
+
+async def test_an_owner_who_stays_away_keeps_no_warm_kernel_and_no_entry(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.05)
+    monkeypatch.setattr("rmi_agent.kernels.pool.ABSENT", 0.1)
+    forgotten: list[Launch] = []
+    async with pool(tmp_path, 1, 20, forget=forgotten.append) as adapting:
+        kept = await adapting.lease("stays")
+        adapting.retire(await adapting.lease("leaves"))
+        await until(lambda: adapting.warm == 3)
+        await until(lambda: adapting.warm == 2)
+        assert set(adapting._shelves) == {"", "stays"}
+        assert len(forgotten) == 1
+        adapting.retire(kept)
+        await until(lambda: adapting.warm == 1)
+        assert set(adapting._shelves) == {""}
+
+
+async def test_what_the_system_refuses_a_kernel_is_said_with_a_next_step(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(_: StandIn) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(StandIn, "start", start)
+    async with pool(tmp_path, 0, 1) as full:
+        for _ in range(2):  # the first gave its place back
+            with pytest.raises(KernelStartError, match=r"Too many open files.*ulimit -n"):
+                await full.lease()
 
 
 async def test_an_unknown_kernel_is_named(tmp_path: Path) -> None:

@@ -334,8 +334,8 @@ async def test_a_script_gives_what_python_gives(
     path = folder / "main.py"
     path.write_bytes(sample.bytes())
     session = await sessions.open()
-    assert session._kernel is not None
-    packages = session._kernel.launch.env.get("PYTHONPATH")  # those of its sandbox, if it has one
+    assert session.kernel is not None
+    packages = session.kernel.launch.env.get("PYTHONPATH")  # those of its sandbox, if it has one
     expected = subprocess.run(
         [sys.executable, "main.py", *sample.args],
         cwd=folder,

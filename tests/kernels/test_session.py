@@ -190,8 +190,8 @@ async def test_a_crash_tells_where(session: Session) -> None:
 
 async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> None:
     await cell(session, "x = 1")
-    assert session._kernel is not None
-    pid = session._kernel.process.pid
+    assert session.kernel is not None
+    pid = session.kernel.process.pid
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)

@@ -29,8 +29,8 @@ async def test_they_are_their_owners_alone_and_go_with_the_server(tmp_path: Path
     async with Sessions(Config(tmp_path / "n"), launch, warm=0) as sessions:
         session = await sessions.open()
         await cell(session, "1")
-        assert session._kernel is not None
-        runtime = session._kernel.launch.runtime
+        assert session.kernel is not None
+        runtime = session.kernel.launch.runtime
         (connection,) = runtime.glob("k*.json")
         sockets = [path for path in runtime.iterdir() if path.is_socket()]
         assert len(sockets) >= 4

@@ -343,8 +343,8 @@ SET_ID_PROGRAMS = ("/usr/bin/passwd", "/usr/bin/su", "/usr/bin/mount")
 
 
 def kernel_launch(session: Session) -> Launch:
-    assert session._kernel is not None
-    return session._kernel.launch
+    assert session.kernel is not None
+    return session.kernel.launch
 
 
 @contextlib.contextmanager
@@ -509,8 +509,8 @@ async def test_killing_what_holds_the_sandbox_leaves_no_kernel(house: House) -> 
     if house.policy.tier != "bwrap":
         pytest.skip("nothing holds it")
     session = await house.sessions.open("carol")
-    assert session._kernel is not None
-    kernel = psutil.Process(session._kernel.process.pid)
+    assert session.kernel is not None
+    kernel = psutil.Process(session.kernel.process.pid)
     assert is_forked(kernel)
     for above in kernel.parents():
         if above.name() == "bwrap":
@@ -645,8 +645,8 @@ async def test_what_programs_do_works(act: str, house: House, session: Session) 
 
 
 async def test_a_kernel_is_forked_inside_and_interrupted_there(session: Session) -> None:
-    assert session._kernel is not None
-    assert is_forked(psutil.Process(session._kernel.process.pid))
+    assert session.kernel is not None
+    assert is_forked(psutil.Process(session.kernel.process.pid))
     run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
     assert (run.reply.status, run.state) == ("timeout", "kept")
     assert value(await cell(session, "x")) == "1"
@@ -678,8 +678,8 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
         run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
         assert (run.reply.status, run.state) == ("timeout", "kept")
         assert value(await cell(session, "x")) == "1"
-        assert session._kernel is not None
-        kernel = psutil.Process(session._kernel.process.pid)
+        assert session.kernel is not None
+        kernel = psutil.Process(session.kernel.process.pid)
         family = [kernel, *kernel.children(recursive=True)]
     assert not still_running(family, 5)
 

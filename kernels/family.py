@@ -1,0 +1,139 @@
+"""A kernel's process and all that it has started: finding it, and ending it.
+
+Who once was of a family stays of it, also when its parent ends and the system gives it another.
+Knows processes; nothing of kernels or of what memory they have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import psutil
+
+from .watchdog import marked
+
+LINUX = sys.platform == "linux"
+ROUNDS = 5  # of killing: a process may start another one meanwhile
+BETWEEN = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All processes of the machine at one moment: their parents, and when they began."""
+
+    parents: dict[int, int]
+    began: dict[int, float]
+    children: dict[int, list[int]]
+
+
+def tree() -> Tree:
+    """One look at every process; zombies are left out."""
+    parents: dict[int, int] = {}
+    began: dict[int, float] = {}
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for pid, parent, start in _linux() if LINUX else _elsewhere():
+        parents[pid], began[pid] = parent, start
+        children[parent].append(pid)
+    return Tree(parents, began, children)
+
+
+def _linux() -> list[tuple[int, int, float]]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                # What comes before may be any name: "7 (a) b) S 1 …".
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] not in (b"Z", b"X"):
+                    found.append((int(name), int(fields[1]), float(fields[19])))
+    return found
+
+
+def _elsewhere() -> list[tuple[int, int, float]]:
+    return [
+        (process.pid, process.info["ppid"] or 0, process.info["create_time"] or 0.0)
+        for process in psutil.process_iter(["ppid", "create_time", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+class Family:
+    """A process, its descendants, and those that were some.
+
+    Args:
+        root: the process's id.
+
+    Attributes:
+        pids: of all that lived when it was looked at last.
+        began: when the first of them did, by the system's clock.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.began = time.time()
+        self._began: dict[int, float] = {}
+
+    @property
+    def pids(self) -> list[int]:
+        """The members that lived at the last look."""
+        return list(self._began)
+
+    def look(self, now: Tree) -> None:
+        """Find who has come and who is gone."""
+        if not self._began and self.root in now.began:
+            self._began[self.root] = now.began[self.root]
+        living = {pid: start for pid, start in self._began.items() if now.began.get(pid) == start}
+        found = list(living)
+        for pid in found:
+            for child in now.children.get(pid, ()):
+                if child not in living:
+                    living[child] = now.began[child]
+                    found.append(child)
+        self._began = living
+
+    def adopt(self, pid: int, now: Tree) -> None:
+        """Count one in that was found in another way."""
+        if pid in now.began:
+            self._began[pid] = now.began[pid]
+
+    def end(self, mark: str) -> list[str]:
+        """Kill all members, and what has the mark; returns who could not be, in words."""
+        denied: dict[int, str] = {}
+        for _ in range(ROUNDS):
+            now = tree()
+            self.look(now)
+            for process in marked(mark):
+                self.adopt(process.pid, now)
+            left = [pid for pid in self.pids if pid not in denied]
+            if not left:
+                break
+            for pid in left:
+                try:
+                    psutil.Process(pid).kill()
+                except psutil.AccessDenied:
+                    denied[pid] = name_of(pid)
+                except psutil.NoSuchProcess:
+                    continue
+            time.sleep(BETWEEN)
+        if hasattr(os, "killpg") and self.root:  # those of a leader that was gone before
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.root, signal.SIGKILL)
+        return [
+            f"Process {pid} ({name}) that it has started could not be ended: it belongs to another"
+            f" user. End it yourself: sudo kill -9 {pid}."
+            for pid, name in denied.items()
+        ]
+
+
+def name_of(pid: int) -> str:
+    """A process's name."""
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "unknown"

@@ -1,0 +1,342 @@
+"""How much memory a kernel's processes have, and which have more than they may.
+
+Runs in a thread of its own: it looks at every process of the machine. What many processes share
+is counted once, also when none of them has it mapped. Knows processes and files of /proc; what
+becomes of a kernel that has too much is its session's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import psutil
+
+from .family import LINUX, Family, Tree, tree
+from .watchdog import MARK
+
+LOOK = 1.0  # seconds between two looks at every process
+SHARE = 0.05  # of the time that looking may take, at most
+IPC_RMID = 0
+SHM = "/proc/sysvipc/shm"
+# A line of /proc/PID/maps and /smaps: addresses, device, inode, name.
+MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
+
+Object = tuple[int, int]  # a device and an inode
+
+
+class Process(Protocol):
+    """What is needed of a kernel's process."""
+
+    mark: str
+
+    @property
+    def family(self) -> Family | None:
+        """All its processes; None where they are not of this machine."""
+
+    @property
+    def is_walled(self) -> bool:
+        """Whether it may have a /tmp of its own."""
+
+
+P = TypeVar("P", bound=Process)
+
+
+@dataclass
+class Account:
+    """What is known of one kernel's memory.
+
+    Attributes:
+        held: paths in /proc that lead to shared memory which its processes hold.
+        segments: bytes of its System V segments.
+        device: of its sandbox's /tmp, where that is its own.
+        charged: bytes by which its sandbox's /tmp and /dev/shm grew while it was busy.
+        exact_at: when it may be measured exactly again.
+    """
+
+    held: dict[Object, str] = field(default_factory=dict)
+    segments: int = 0
+    device: int = 0
+    charged: float = 0.0
+    exact_at: float = 0.0
+
+
+class MemoryWatch(Generic[P]):
+    """Finds the kernels that have more than `limit` bytes. Call `tick` ten times a second."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._accounts: dict[P, Account] = {}
+        self._grown: dict[int, int] = {}  # by device: bytes in use when looked at last
+        self._known: dict[int, float] = {}  # processes whose mark was looked for
+        self._look_at = 0.0
+        self._ticks = 0
+
+    def tick(self, kernels: Collection[P], busy: Collection[P]) -> list[tuple[P, str]]:
+        """Those that have too much, each with the words for it.
+
+        Args:
+            kernels: all that there are.
+            busy: those that run something, or did a moment ago; others are measured now and then.
+        """
+        began = time.monotonic()
+        if began >= self._look_at:
+            self._look(kernels)
+            self._look_at = began + max(LOOK, (time.monotonic() - began) / SHARE)
+        self._charge(kernels, busy)
+        self._ticks += 1
+        found = []
+        for number, kernel in enumerate(kernels):
+            due = kernel in busy or (self._ticks + number) % 10 == 0  # never all at once
+            if due and (words := self._too_much(kernel)):
+                found.append((kernel, words))
+        return found
+
+    def _too_much(self, kernel: P) -> str:
+        account, family = self._accounts.get(kernel), kernel.family
+        if account is None or family is None:  # it came after the last look
+            return ""
+        shared = sizes(account.held)
+        most = sum(map(resident, family.pids)) + sum(shared.values())
+        if most + account.segments + account.charged <= self.limit:
+            return ""
+        began = time.monotonic()
+        if began < account.exact_at:
+            return ""
+        used = exact(family.pids, shared, account)
+        account.exact_at = began + min(1.0, (time.monotonic() - began) / SHARE)
+        if used <= self.limit:
+            return ""
+        apart = f", {account.charged / 1e6:,.0f} of them in its /tmp and /dev/shm"
+        return (
+            f"used more than MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
+            f"{apart if account.charged > self.limit / 10 else ''})"
+        )
+
+    def _look(self, kernels: Collection[P]) -> None:
+        now = tree()
+        accounts = {kernel: self._accounts.get(kernel, Account()) for kernel in kernels}
+        self._accounts = accounts
+        families = {k.mark: k.family for k in kernels if k.family is not None}
+        for family in families.values():
+            family.look(now)
+        self._adopt_strays(now, families)
+        segments = system_v() if LINUX else []
+        for kernel, account in accounts.items():
+            if LINUX and (family := kernel.family) is not None:
+                account.held = held(family.pids)
+                account.segments = sum(one.resident for one in of_family(segments, family))
+                if kernel.is_walled:
+                    account.device = own_device(family.root)
+        devices = {account.device for account in accounts.values()}
+        self._grown = {device: size for device, size in self._grown.items() if device in devices}
+
+    def _adopt_strays(self, now: Tree, families: dict[str, Family]) -> None:
+        """Daemons have left their family before anybody saw them, but have its mark."""
+        if not LINUX:
+            return
+        inside = {pid for family in families.values() for pid in family.pids}
+        for pid, start in now.began.items():
+            if pid in inside or self._known.get(pid) == start:
+                continue
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
+                mark = re.search(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode(), environ.read())
+                if mark and (family := families.get(mark[1].decode("latin-1"))):
+                    family.adopt(pid, now)
+        self._known = now.began
+
+    def _charge(self, kernels: Collection[P], busy: Collection[P]) -> None:
+        """What a sandbox's /tmp and /dev/shm have grown by counts for those who were busy.
+
+        All sessions of a principal share them, and no file says which of them wrote it.
+        """
+        for device in {account.device for account in self._accounts.values()} - {0}:
+            sharing = [k for k in kernels if k in self._accounts]
+            sharing = [k for k in sharing if self._accounts[k].device == device]
+            at_work = [k for k in sharing if k in busy]
+            if not at_work or (used := in_use(at_work)) is None:
+                continue
+            grown = used - self._grown.get(device, 0)
+            self._grown[device] = used
+            charged = sum(self._accounts[kernel].charged for kernel in sharing)
+            for kernel in at_work if grown > 0 else ():
+                self._accounts[kernel].charged += grown / len(at_work)
+            if charged > used:
+                for kernel in sharing:
+                    self._accounts[kernel].charged *= used / charged
+
+
+def measured(family: Family) -> int:
+    """Bytes that a family has, as exactly as can be told now."""
+    family.look(tree())
+    if not LINUX:
+        return sum(map(resident, family.pids))
+    segments = sum(one.resident for one in of_family(system_v(), family))
+    return round(exact(family.pids, sizes(held(family.pids)), Account(segments=segments)))
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process, what it shares with others included; files that it maps are not."""
+    if not LINUX:
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(pid).memory_info().rss)
+        return 0
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return numbers(status, b"RssAnon:", b"RssShmem:", b"VmSwap:")
+    except OSError:
+        return 0
+
+
+def exact(pids: Iterable[int], shared: dict[Object, int], account: Account) -> float:
+    """Bytes of processes, each page counted in parts if several have it, and of what they hold.
+
+    Args:
+        pids: the processes.
+        shared: what they hold, with its size; what is mapped of that is not counted again.
+        account: what else counts.
+    """
+    total = sum(shared.values()) + account.segments + account.charged
+    again = bool(shared or account.segments or account.charged)
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as rollup:
+                total += numbers(rollup, b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
+            if again:
+                total -= counted_already(pid, shared, account)
+        except PermissionError:  # another user's
+            total += resident(pid)
+        except OSError:  # it is gone
+            continue
+    return total
+
+
+def numbers(lines: Iterable[bytes], *names: bytes) -> int:
+    """The sum of some lines of /proc: `Pss: 12 kB`."""
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(names))
+
+
+def counted_already(pid: int, shared: dict[Object, int], account: Account) -> int:
+    """Bytes that a process has mapped of objects whose whole size was counted."""
+    total, inside = 0, False
+    with open(f"/proc/{pid}/smaps", "rb") as smaps:
+        for line in smaps:
+            if mapping := MAPPING.match(line):
+                device = os.makedev(int(mapping[2], 16), int(mapping[3], 16))
+                inside = (device, int(mapping[4])) in shared or mapping[5].startswith(b"/SYSV")
+                inside = inside or bool(account.charged and device == account.device)
+            elif inside and line.startswith(b"Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def held(pids: Iterable[int]) -> dict[Object, str]:
+    """Shared memory that processes have open or mapped, each with a path that leads to it."""
+    found: dict[Object, str] = {}
+    for pid in pids:
+        for path in [*open_files(pid), *mapped_files(pid)]:
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                found.setdefault((status.st_dev, status.st_ino), path)
+    return found
+
+
+def open_files(pid: int) -> list[str]:
+    """Those of a process's descriptors that are shared memory without a name."""
+    found = []
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            path = f"/proc/{pid}/fd/{number}"
+            with contextlib.suppress(OSError):
+                if os.readlink(path).startswith("/memfd:"):
+                    found.append(path)
+    return found
+
+
+def mapped_files(pid: int) -> list[str]:
+    """The same for what it has mapped and closed; Linux shows that to root only."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
+        lines = [MAPPING.match(line) for line in maps if b" /memfd:" in line]
+        return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
+    return []
+
+
+def sizes(objects: dict[Object, str]) -> dict[Object, int]:
+    """Bytes that shared memory takes now; what is gone is left out."""
+    found = {}
+    for one, path in objects.items():
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) == one:
+                found[one] = status.st_blocks * 512
+    return found
+
+
+def own_device(pid: int) -> int:
+    """The device of a process's /tmp, if that is a file system of its sandbox; else 0."""
+    with contextlib.suppress(OSError):
+        device = os.stat(f"/proc/{pid}/root/tmp").st_dev
+        return device if device not in (os.stat("/tmp").st_dev, os.stat("/").st_dev) else 0
+    return 0
+
+
+def in_use(kernels: Iterable[Process]) -> int | None:
+    """Bytes in /tmp and /dev/shm of the sandbox that kernels share; None if all are gone."""
+    for kernel in kernels:
+        with contextlib.suppress(OSError):
+            assert kernel.family is not None
+            root = f"/proc/{kernel.family.root}/root"
+            tmps = os.statvfs(f"{root}/tmp"), os.statvfs(f"{root}/dev/shm")
+            return sum((tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize for tmp in tmps)
+    return None
+
+
+# -- System V, which a sandbox refuses
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A System V segment of shared memory, which outlives its processes.
+
+    Attributes:
+        number: its id.
+        creator: the process that made it.
+        made: when, in seconds since 1970.
+        resident: bytes.
+    """
+
+    number: int
+    creator: int
+    made: float
+    resident: int
+
+
+def system_v() -> list[Segment]:
+    """All segments of the machine."""
+    found = []
+    with contextlib.suppress(OSError), open(SHM) as file:
+        names = file.readline().split()
+        for line in file:
+            of = dict(zip(names, line.split(), strict=False))
+            made, size = float(of["ctime"]), int(of["rss"]) + int(of["swap"])
+            found.append(Segment(int(of["shmid"]), int(of["cpid"]), made, size))
+    return found
+
+
+def of_family(segments: Iterable[Segment], family: Family) -> list[Segment]:
+    """The segments that members have made."""
+    members = {family.root, *family.pids}
+    return [s for s in segments if s.creator in members and s.made >= int(family.began) - 1]
+
+
+def remove(segments: Iterable[Segment]) -> None:
+    """Remove segments: the memory is free once nobody has them attached."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for segment in segments:
+        libc.shmctl(segment.number, IPC_RMID, None)
