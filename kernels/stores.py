@@ -11,9 +11,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from key_value.aio.errors import BaseKeyValueError, DeserializationError
@@ -29,6 +29,7 @@ LOCK_SECONDS = 10.0  # a lock is held for two requests to the store; longer, its
 LOOK_EVERY = 0.005  # seconds between two looks at a lock
 PATIENCE = 5.0  # seconds for one answer of the store
 
+Result = TypeVar("Result")
 Value = dict[str, Any]
 UNREADABLE = (DeserializationError, ValueError, TypeError, KeyError)  # not written by us
 
@@ -94,25 +95,20 @@ class FolderStore:
         """What is there."""
         with self._told():
             try:
-                found: Value | None = await self._files.get(key, collection=collection)
+                found: Value | None = await finished(self._files.get(key, collection=collection))
             except UNREADABLE:
                 return None
             return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
-        """Keep a value; it is written beside and renamed, to the end even if that is cancelled."""
-        writing = asyncio.ensure_future(self._files.put(key, value, collection=collection, ttl=ttl))
+        """Keep a value; it is written beside and renamed."""
         with self._told():
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError:  # or what was begun beside would stay there
-                await asyncio.wait({writing})
-                raise
+            await finished(self._files.put(key, value, collection=collection, ttl=ttl))
 
     async def delete(self, collection: str, key: str) -> None:
         """Forget a key."""
         with self._told():
-            await self._files.delete(key, collection=collection)
+            await finished(self._files.delete(key, collection=collection))
 
     async def keys(self, collection: str) -> list[str]:
         """The files' names."""
@@ -149,6 +145,19 @@ class FolderStore:
             raise StoreError(f"{self.where} can't be used: {error.strerror or error}") from None
         except BaseKeyValueError as error:
             raise StoreError(f"{self.where} can't be used: {error}") from None
+
+
+async def finished(work: Coroutine[Any, Any, Result]) -> Result:
+    """What comes of work with a file, which ends before a cancellation goes on.
+
+    Else what was begun beside the file would stay there.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 def locked(descriptor: int) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from rmi_agent.kernels import Config, Launch, Sessions
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
-from rmi_agent.kernels.homes import Homes, Record
+from rmi_agent.kernels.homes import Copy, Homes, Record
 from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 from rmi_agent.server import passing
@@ -26,18 +26,21 @@ def homes(folder: Path) -> Homes:
 
 
 async def test_calls_for_a_copy_out_of_reach_leave_no_task(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(passing, "LOOK_EVERY", 0.01)
-    async with homes(tmp_path) as mine, homes(tmp_path) as other:
-        copy = (await mine.copies(fresh=True))[other.name]
-        shared: Any = SimpleNamespace(homes=mine)
-        nothing: Any = None
-        front = passing.Passing(nothing, nothing, shared)
-        before = asyncio.all_tasks()
-        for _ in range(8):
-            await front._bury(copy, OSError("No route to host"))
-        assert asyncio.all_tasks() <= before
+    copy = Copy("other", "http://192.0.2.1:1", "")
+
+    async def copies() -> dict[str, Copy]:
+        return {copy.name: copy}
+
+    shared: Any = SimpleNamespace(homes=SimpleNamespace(copies=copies))
+    nothing: Any = None
+    front = passing.Passing(nothing, nothing, shared)
+    before = asyncio.all_tasks()
+    for _ in range(8):
+        await front._bury(copy, OSError("No route to host"))
+    assert asyncio.all_tasks() <= before
 
 
 async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
