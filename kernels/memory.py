@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import re
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 import psutil
 
 from .family import LINUX, Family, Tree, tree
 from .watchdog import MARK
+
+log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between two looks at every process
 SHARE = 0.05  # of the time that looking may take, at most
@@ -76,6 +80,7 @@ class MemoryWatch(Generic[P]):
         self._accounts: dict[P, Account] = {}
         self._used: dict[tuple[int, ...], int] = {}  # by devices: bytes at the last look
         self._known: dict[int, float] = {}  # processes whose mark was looked for
+        self._failed: WeakSet[P] = WeakSet()
         self._look_at = 0.0
         self._ticks = 0
 
@@ -95,8 +100,13 @@ class MemoryWatch(Generic[P]):
         found = []
         for number, kernel in enumerate(kernels):
             due = kernel in busy or (self._ticks + number) % 10 == 0  # never all at once
-            if due and (words := self._too_much(kernel)):
-                found.append((kernel, words))
+            try:
+                if due and (words := self._too_much(kernel)):
+                    found.append((kernel, words))
+            except Exception:  # one of them is not to keep the others from being measured
+                if kernel not in self._failed:
+                    log.exception("A kernel's memory can't be measured")
+                self._failed.add(kernel)
         return found
 
     def _too_much(self, kernel: P) -> str:
@@ -263,8 +273,10 @@ def open_files(pid: int) -> list[str]:
 def mapped_files(pid: int) -> list[str]:
     """The same for what it has mapped and closed; Linux shows that to root only."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
-        lines = [MAPPING.match(line) for line in maps if b" /memfd:" in line]
-        return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
+        text = maps.read()
+        if b" /memfd:" in text:  # hardly ever, and there are hundreds of lines
+            lines = [MAPPING.match(line) for line in text.splitlines() if b" /memfd:" in line]
+            return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
     return []
 
 
