@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import StoreError
+from .supervision import Supervisor
 
 if TYPE_CHECKING:
     from .stores import Store  # its libraries take a while to import
@@ -123,6 +124,7 @@ class Homes:
         self._sure_until = 0.0
         self._copies: dict[str, Copy] = {}
         self._listed = float("-inf")
+        self._tasks = Supervisor("copies")
         self._beating: asyncio.Task[None] | None = None
         self.on_lapse: Callable[[], Awaitable[None]] = self.beat
         self._stack = contextlib.AsyncExitStack()
@@ -140,7 +142,7 @@ class Homes:
         except BaseException:
             await self._stack.aclose()
             raise
-        self._beating = asyncio.create_task(self._beat_on())
+        self._beating = self._tasks.watch(self._beat_on, "signs of life")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -199,3 +199,21 @@ def test_notebooks_of_living_copies_and_of_sessions_to_come_back_are_left_alone(
         note = {**json.loads(header), "pid": 2**22 + 1}  # of another machine: not here
         journal.write_bytes(json.dumps(note).encode() + b"\n" + data)
     assert recover(tmp_path, {"living"}, {made["waiting"].name}) == [made["dead"]]
+
+
+async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None:
+    async with Homes(FolderStore(tmp_path), beat=0.02) as homes:
+        again = asyncio.Event()
+
+        async def deposed() -> bool:
+            if again.is_set():
+                return False
+            again.set()
+            raise RuntimeError("broken")
+
+        homes.deposed = deposed  # type: ignore[method-assign]
+        await again.wait()
+        before = homes._sure_until
+        async with asyncio.timeout(10):
+            while homes._sure_until == before:
+                await asyncio.sleep(0.01)
