@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -44,15 +45,18 @@ def tree() -> Tree:
 
 
 def _linux() -> list[tuple[int, int, float]]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                # What comes before may be any name: "7 (a) b) S 1 …".
-                fields = file.read().rpartition(b")")[2].split()
-                if fields[0] not in (b"Z", b"X"):
-                    found.append((int(name), int(fields[1]), float(fields[19])))
-    return found
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [(pid, *found) for pid in pids if (found := parent_and_start(pid))]
+
+
+def parent_and_start(pid: int) -> tuple[int, float] | None:
+    """Of one process, on Linux; None if it is gone or a zombie."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        # What comes before may be any name: "7 (a) b) S 1 …".
+        fields = file.read().rpartition(b")")[2].split()
+        if fields[0] not in (b"Z", b"X"):
+            return int(fields[1]), float(fields[19])
+    return None
 
 
 def _elsewhere() -> list[tuple[int, int, float]]:
@@ -97,6 +101,17 @@ class Family:
                     found.append(child)
         self._began = living
 
+    def look_again(self) -> None:
+        """The same without a look at every process, where there is nobody but the root."""
+        if not LINUX or set(self._began) - {self.root} or has_children(self.root):
+            self.look(tree())
+        else:
+            found = parent_and_start(self.root)
+            if found is None or self._began.get(self.root, found[1]) != found[1]:
+                self._began = {}
+            else:
+                self._began = {self.root: found[1]}
+
     def adopt(self, pid: int, now: Tree) -> None:
         """Count one in that was found in another way."""
         if pid in now.began:
@@ -106,9 +121,13 @@ class Family:
         """Kill all members, and what has the mark; returns who could not be, in words."""
         denied: dict[int, str] = {}
         for _ in range(ROUNDS):
+            self.look_again()
+            strays = marked(mark)
+            if not strays and not self.pids:
+                break
             now = tree()
             self.look(now)
-            for process in marked(mark):
+            for process in strays:
                 self.adopt(process.pid, now)
             left = [pid for pid in self.pids if pid not in denied]
             if not left:
@@ -129,6 +148,15 @@ class Family:
             f" user. End it yourself: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
+
+
+def has_children(pid: int) -> bool:
+    """Whether a process has started any, on Linux; others are asked for all processes."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return any((task / "children").read_bytes() for task in tasks)
+    except OSError:  # it is gone
+        return False
 
 
 def name_of(pid: int) -> str:

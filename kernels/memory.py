@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import re
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 import psutil
 
 from .family import LINUX, Family, Tree, tree
 from .watchdog import MARK
 
+log = logging.getLogger(__name__)
+
 LOOK = 1.0  # seconds between two looks at every process
 SHARE = 0.05  # of the time that looking may take, at most
 IPC_RMID = 0
+OWN = ("/tmp", "/dev/shm")  # memory in a sandbox, which its sessions share
 SHM = "/proc/sysvipc/shm"
 # A line of /proc/PID/maps and /smaps: addresses, device, inode, name.
 MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
@@ -55,14 +60,14 @@ class Account:
     Attributes:
         held: paths in /proc that lead to shared memory which its processes hold.
         segments: bytes of its System V segments.
-        device: of its sandbox's /tmp, where that is its own.
+        devices: of its sandbox's /tmp and /dev/shm, where those are its own.
         charged: bytes by which its sandbox's /tmp and /dev/shm grew while it was busy.
         exact_at: when it may be measured exactly again.
     """
 
     held: dict[Object, str] = field(default_factory=dict)
     segments: int = 0
-    device: int = 0
+    devices: tuple[int, ...] = ()
     charged: float = 0.0
     exact_at: float = 0.0
 
@@ -73,8 +78,9 @@ class MemoryWatch(Generic[P]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._accounts: dict[P, Account] = {}
-        self._grown: dict[int, int] = {}  # by device: bytes in use when looked at last
+        self._used: dict[tuple[int, ...], int] = {}  # by devices: bytes at the last look
         self._known: dict[int, float] = {}  # processes whose mark was looked for
+        self._failed: WeakSet[P] = WeakSet()
         self._look_at = 0.0
         self._ticks = 0
 
@@ -94,8 +100,13 @@ class MemoryWatch(Generic[P]):
         found = []
         for number, kernel in enumerate(kernels):
             due = kernel in busy or (self._ticks + number) % 10 == 0  # never all at once
-            if due and (words := self._too_much(kernel)):
-                found.append((kernel, words))
+            try:
+                if due and (words := self._too_much(kernel)):
+                    found.append((kernel, words))
+            except Exception:  # one of them is not to keep the others from being measured
+                if kernel not in self._failed:
+                    log.exception("A kernel's memory can't be measured")
+                self._failed.add(kernel)
         return found
 
     def _too_much(self, kernel: P) -> str:
@@ -129,13 +140,13 @@ class MemoryWatch(Generic[P]):
         self._adopt_strays(now, families)
         segments = system_v() if LINUX else []
         for kernel, account in accounts.items():
-            if LINUX and (family := kernel.family) is not None:
-                account.held = held(family.pids)
-                account.segments = sum(one.resident for one in of_family(segments, family))
+            if LINUX and (members := kernel.family) is not None:
+                account.held = held(members.pids)
+                account.segments = sum(one.resident for one in of_family(segments, members))
                 if kernel.is_walled:
-                    account.device = own_device(family.root)
-        devices = {account.device for account in accounts.values()}
-        self._grown = {device: size for device, size in self._grown.items() if device in devices}
+                    account.devices = own_devices(members.root)
+        known = {account.devices for account in accounts.values()}
+        self._used = {devices: size for devices, size in self._used.items() if devices in known}
 
     def _adopt_strays(self, now: Tree, families: dict[str, Family]) -> None:
         """Daemons have left their family before anybody saw them, but have its mark."""
@@ -156,14 +167,14 @@ class MemoryWatch(Generic[P]):
 
         All sessions of a principal share them, and no file says which of them wrote it.
         """
-        for device in {account.device for account in self._accounts.values()} - {0}:
+        for devices in {account.devices for account in self._accounts.values()} - {()}:
             sharing = [k for k in kernels if k in self._accounts]
-            sharing = [k for k in sharing if self._accounts[k].device == device]
+            sharing = [k for k in sharing if self._accounts[k].devices == devices]
             at_work = [k for k in sharing if k in busy]
             if not at_work or (used := in_use(at_work)) is None:
                 continue
-            grown = used - self._grown.get(device, 0)
-            self._grown[device] = used
+            grown = used - self._used.get(devices, 0)
+            self._used[devices] = used
             charged = sum(self._accounts[kernel].charged for kernel in sharing)
             for kernel in at_work if grown > 0 else ():
                 self._accounts[kernel].charged += grown / len(at_work)
@@ -230,7 +241,7 @@ def counted_already(pid: int, shared: dict[Object, int], account: Account) -> in
             if mapping := MAPPING.match(line):
                 device = os.makedev(int(mapping[2], 16), int(mapping[3], 16))
                 inside = (device, int(mapping[4])) in shared or mapping[5].startswith(b"/SYSV")
-                inside = inside or bool(account.charged and device == account.device)
+                inside = inside or bool(account.charged and device in account.devices)
             elif inside and line.startswith(b"Pss:"):
                 total += int(line.split()[1]) * 1024
     return total
@@ -262,8 +273,10 @@ def open_files(pid: int) -> list[str]:
 def mapped_files(pid: int) -> list[str]:
     """The same for what it has mapped and closed; Linux shows that to root only."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
-        lines = [MAPPING.match(line) for line in maps if b" /memfd:" in line]
-        return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
+        text = maps.read()
+        if b" /memfd:" in text:  # hardly ever, and there are hundreds of lines
+            lines = [MAPPING.match(line) for line in text.splitlines() if b" /memfd:" in line]
+            return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
     return []
 
 
@@ -278,12 +291,13 @@ def sizes(objects: dict[Object, str]) -> dict[Object, int]:
     return found
 
 
-def own_device(pid: int) -> int:
-    """The device of a process's /tmp, if that is a file system of its sandbox; else 0."""
+def own_devices(pid: int) -> tuple[int, ...]:
+    """The devices of a process's /tmp and /dev/shm, if those are file systems of its sandbox."""
     with contextlib.suppress(OSError):
-        device = os.stat(f"/proc/{pid}/root/tmp").st_dev
-        return device if device not in (os.stat("/tmp").st_dev, os.stat("/").st_dev) else 0
-    return 0
+        theirs = [os.stat(f"/proc/{pid}/root{path}").st_dev for path in OWN]
+        ours = [os.stat(path).st_dev for path in (*OWN, "/")]
+        return tuple(theirs) if not set(theirs) & set(ours) else ()
+    return ()
 
 
 def in_use(kernels: Iterable[Process]) -> int | None:
@@ -292,7 +306,7 @@ def in_use(kernels: Iterable[Process]) -> int | None:
         with contextlib.suppress(OSError):
             assert kernel.family is not None
             root = f"/proc/{kernel.family.root}/root"
-            tmps = os.statvfs(f"{root}/tmp"), os.statvfs(f"{root}/dev/shm")
+            tmps = [os.statvfs(root + path) for path in OWN]
             return sum((tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize for tmp in tmps)
     return None
 

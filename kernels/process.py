@@ -28,7 +28,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from .address import JupyterServer, RemoteKernel
 from .errors import KernelStartError
-from .family import LINUX, Family, tree
+from .family import LINUX, Family
 from .forkserver import PRELOAD
 from .memory import measured, of_family, remove, system_v
 from .rawoutput import RawOutput
@@ -378,7 +378,7 @@ class KernelProcess:
     async def _look(self) -> None:
         """Find all that belongs to it, as long as it is there to be found by."""
         if (family := self.family) is not None:
-            await asyncio.to_thread(lambda: family.look(tree()))
+            await asyncio.to_thread(family.look_again)
 
     async def _sweep(self) -> None:
         """Kill what is left of it: descendants, its process group, daemons, shared memory."""

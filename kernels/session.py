@@ -450,9 +450,8 @@ class Session:
         Raises:
             KernelError: there is none, or the session was closed meanwhile.
         """
-        # It waits for its turn before what is queued is dropped: nothing new gets in between.
+        # Its turn comes before that of whatever is submitted while the current run is stopped.
         restarting = self.supervisor.start(self._restart(), "restarting a session", KernelError)
-        await asyncio.sleep(0)
         await self._stop_all("was stopped, since the session was restarted")
         await asyncio.shield(restarting)
 

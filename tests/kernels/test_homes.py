@@ -213,3 +213,21 @@ async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: P
         await asyncio.wait({writing})
     assert [path.name for path in (tmp_path / "things").iterdir() if path.suffix == ".tmp"] == []
     assert await store.get("things", "one") is not None
+
+
+async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None:
+    async with Homes(FolderStore(tmp_path), beat=0.02) as homes:
+        again = asyncio.Event()
+
+        async def deposed() -> bool:
+            if again.is_set():
+                return False
+            again.set()
+            raise RuntimeError("broken")
+
+        homes.deposed = deposed  # type: ignore[method-assign]
+        await again.wait()
+        before = homes._sure_until
+        async with asyncio.timeout(10):
+            while homes._sure_until == before:
+                await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ from rmi_agent.kernels import (
     Sessions,
 )
 
-from tests.conftest import cell, kernel_env, launch, value
+from tests.conftest import cell, kernel_env, launch, policy, value
 from tests.kernels.plain import is_forked
 from tests.processes import has_ended
 
@@ -411,3 +411,36 @@ async def test_callers_in_a_cancelled_scope_leave_no_kernel_and_no_pipe(tmp_path
             await opened.close(session)
         await until_left(known)
     assert psutil.Process().num_fds() <= descriptors
+
+
+def templates() -> set[psutil.Process]:
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("template_process" in word for word in process.cmdline()):
+                found.add(process)
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no templates")
+async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.pool.ABSENT", 0.5)
+    folder = tmp_path / "projects"
+    folder.mkdir()
+    known = templates()
+    async with Sessions(
+        Config(folder / "n"), launch(folder), warm=1, expected=(), policy=policy(folder)
+    ) as opened:
+        session = await opened.open("alice")
+        await cell(session, "1")
+        assert session.kernel is not None
+        runtime = session.kernel.launch.runtime.parent
+        await opened.close(session)
+        await until(lambda: not opened.pool.count and not templates() - known)
+        if policy(folder):
+            await until(lambda: not any(runtime.iterdir()))
+        again = await opened.open("alice")
+        assert value(await cell(again, "1 + 1")) == "2"

@@ -1,0 +1,148 @@
+"""MEMORY_LIMIT counts whatever kind of memory a cell takes, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels import Config, Sessions
+from rmi_agent.kernels.memory import system_v
+
+from tests.conftest import SANDBOX, cell, launch, policy, value
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.hostile,
+    pytest.mark.skipif(sys.platform != "linux", reason="/proc"),
+]
+LIMIT = 300_000_000
+# Each takes 600 MB, and waits to be seen.
+TOO_MUCH = {
+    "its own": "x = bytearray(b'1' * 600_000_000)",
+    "a memfd": (
+        "import os; fd = os.memfd_create('x')\nfor _ in range(6): os.write(fd, bytes(100_000_000))"
+    ),
+    "a memfd that is mapped, written to and closed": (
+        "import mmap, os; fd = os.memfd_create('x'); os.ftruncate(fd, 600_000_000)\n"
+        "m = mmap.mmap(fd, 600_000_000)\n"
+        "for _ in range(6): os.write(fd, bytes(100_000_000))\nos.close(fd)"
+    ),
+    "a daemon's": (
+        "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        x = bytearray(b'1' * 600_000_000); time.sleep(600)\n    os._exit(0)"
+    ),
+    "shared with a child": (
+        "import mmap, os; m = mmap.mmap(-1, 600_000_000); m[:] = b'1' * 600_000_000\n"
+        "if os.fork() == 0: time.sleep(600)"
+    ),
+}
+SYSTEM_V = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, ctypes.c_size_t({size}), 0o1600)
+at = libc.shmat(segment, None, 0)
+ctypes.memset(at, 1, {size})
+libc.shmdt(ctypes.c_void_p(at))
+"""
+# Each would be too much if what is shared were counted for each that has it.
+FINE = {
+    "children that share": (
+        "import os; x = bytearray(b'1' * 150_000_000); pids = []\n"
+        "for _ in range(4):\n    pid = os.fork()\n    if pid == 0: time.sleep(2.5); os._exit(0)\n"
+        "    pids.append(pid)\nfor pid in pids: os.waitpid(pid, 0)"
+    ),
+    "a large file that is mapped": (
+        "import mmap\nwith open('large', 'wb') as f: f.truncate(600_000_000)\n"
+        "with open('large', 'r+b') as f: m = mmap.mmap(f.fileno(), 0)\n"
+        "sum(m[i] for i in range(0, 600_000_000, 4096)); time.sleep(2.5)"
+    ),
+    "one memory mapped twice": (
+        "from multiprocessing import shared_memory as s\n"
+        "m = s.SharedMemory(create=True, size=150_000_000); m.buf[:] = b'1' * 150_000_000\n"
+        "n = s.SharedMemory(m.name); sum(n.buf[::4096]); time.sleep(2.5); n.close(); m.unlink()"
+    ),
+}
+
+
+@pytest.fixture
+async def limited(tmp_path: Path) -> AsyncIterator[Sessions]:
+    folder = tmp_path / "projects"
+    folder.mkdir()
+    config = Config(folder / "n", memory_limit=LIMIT, timeout=20)
+    async with Sessions(config, launch(folder), warm=0, policy=policy(folder)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("code", TOO_MUCH.values(), ids=TOO_MUCH)
+async def test_memory_of_any_kind_counts(limited: Sessions, code: str) -> None:
+    session = await limited.open()
+    run = await cell(session, f"import time\n{code}\ntime.sleep(15)")
+    assert run.reply.status == "dead"
+    assert "used more than MEMORY_LIMIT (300 MB)" in " ".join(run.notes)
+    assert value(await cell(session, "1 + 1")) == "2"
+
+
+@pytest.mark.parametrize("code", FINE.values(), ids=FINE)
+async def test_what_is_shared_counts_once(limited: Sessions, code: str) -> None:
+    run = await cell(await limited.open(), f"import time\n{code}")
+    assert (run.reply.status, run.notes) == ("ok", ())
+
+
+@pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+async def test_a_sandboxs_own_memory_counts_for_the_session_that_fills_it(
+    limited: Sessions, folder: str
+) -> None:
+    filling, other = await limited.open(), await limited.open()
+    await cell(other, "kept = 1")
+    code = f"f = open('{folder}/x', 'wb')\nfor _ in range(6): f.write(bytes(100_000_000))"
+    run = await cell(filling, f"import time\n{code}\ntime.sleep(15)")
+    assert "in its /tmp and /dev/shm" in " ".join(run.notes)
+    # What lies there still is not held against anybody: cells that take nothing run.
+    for session in (filling, other):
+        assert (await cell(session, "import time; time.sleep(1.5); 5")).reply.status == "ok"
+    assert value(await cell(other, "kept")) == "1"
+
+
+@pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
+async def test_system_v_memory_counts_and_does_not_survive_its_session(limited: Sessions) -> None:
+    session = await limited.open()
+    before = {segment.number for segment in system_v()}
+    run = await cell(session, SYSTEM_V.format(size=600_000_000) + "import time; time.sleep(15)")
+    assert "MEMORY_LIMIT" in " ".join(run.notes)
+    assert (await cell(session, SYSTEM_V.format(size=1_000_000))).reply.status == "ok"
+    assert {segment.number for segment in system_v()} - before
+    await limited.close(session)
+    async with asyncio.timeout(10):
+        while {segment.number for segment in system_v()} - before:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.skipif(SANDBOX != "off" or os.getuid() != 0, reason="needs another user's process")
+async def test_a_process_that_cannot_be_ended_is_named_and_stops_no_watch(
+    limited: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await limited.open()
+    start = "import subprocess; p = subprocess.Popen(['sleep', '600'], start_new_session=True)"
+    theirs = int(value(await cell(session, f"{start}\np.pid")))
+    kill = psutil.Process.kill
+
+    def refused(process: psutil.Process) -> None:
+        if process.pid == theirs:
+            raise psutil.AccessDenied(theirs)
+        kill(process)
+
+    monkeypatch.setattr(psutil.Process, "kill", refused)
+    for killed in (session, await limited.open()):  # the watch goes on
+        run = await cell(killed, f"import time\n{TOO_MUCH['its own']}\ntime.sleep(15)")
+        assert "MEMORY_LIMIT" in " ".join(run.notes)
+        named = f"Process {theirs} (sleep)" in " ".join(run.notes)
+        assert named == (killed is session)
+    assert psutil.pid_exists(theirs)
+    kill(psutil.Process(theirs))

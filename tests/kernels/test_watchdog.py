@@ -1,0 +1,62 @@
+"""The watchdog process is watched itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from rmi_agent.kernels.watchdog import MARK, Watchdog
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "runtime"
+    made.mkdir()
+    return made
+
+
+def marked_process() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "600"], env={**os.environ, MARK: "watched.1"})
+
+
+async def test_a_watchdog_that_is_killed_has_a_successor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.watchdog.LOOK", 0.05)
+    watchdog = Watchdog("watched", folder)
+    staying = asyncio.create_task(watchdog.stay())
+    first = watchdog._process
+    first.kill()
+    async with asyncio.timeout(10):
+        while watchdog._process is first:
+            await asyncio.sleep(0.02)
+    assert psutil.pid_exists(watchdog._process.pid)
+    staying.cancel()
+    with marked_process() as marked:
+        await watchdog.release()
+        assert marked.wait(5) == -signal.SIGKILL
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_what_a_watchdog_cannot_do_any_more_is_done_in_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.watchdog.PATIENCE", 0.5)
+    watchdog = Watchdog("watched", folder)
+    os.kill(watchdog._process.pid, number)
+    with marked_process() as marked:
+        await watchdog.release()
+        assert marked.wait(5) == -signal.SIGKILL
+    assert not folder.exists()
