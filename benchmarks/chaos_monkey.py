@@ -14,12 +14,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 from harness import drain, http_server
 
 # How often each kind of process is chosen; the server's own ends are planned apart.
-KINDS = {"kernel": 40, "template": 22, "bwrap": 15, "watchdog": 8, "server": 10, "kernels": 5}
+KINDS = {
+    "kernel": 40,
+    "template": 22,
+    "bwrap": 12,
+    "broker": 8,
+    "watchdog": 8,
+    "server": 10,
+    "kernels": 5,
+}
+PROGRAMS = {
+    "template_process.py": "template",
+    "broker.py": "broker",
+    "watchdog.py": "watchdog",
+    "ipykernel_launcher": "kernel",
+}
 SIGNALS = {"KILL": 45, "STOP": 35, "TERM": 10, "INT": 10}
 PAUSE = 0.2, 8.0  # seconds that a process is stopped
 SERVER_PAUSE = 0.1, 2.0  # and the server
@@ -161,19 +176,22 @@ class Census:
 
 def kind_of(process: psutil.Process) -> str:
     """What a process of a server is: a kernel forked from a template has its command line."""
-    words = " ".join(process.cmdline())
+    program = program_of(process)
+    if program != "template":
+        return program
+    parent = process.parent()
+    orphan = parent is None or parent.pid == 1
+    return "kernel" if orphan or program_of(parent) == "template" else "template"
+
+
+def program_of(process: psutil.Process | None) -> str:
+    """What a process runs, by its command line: the first name there, for some contain others'."""
+    if process is None:
+        return "other"
     if process.name() == "bwrap":
         return "bwrap"
-    if "watchdog.py" in words:
-        return "watchdog"
-    if "ipykernel_launcher" in words:
-        return "kernel"
-    if "template_process.py" in words:
-        parent = process.parent()
-        above = " ".join(parent.cmdline()) if parent is not None else ""
-        forked = "template_process.py" in above and parent is not None and parent.name() != "bwrap"
-        return "kernel" if forked or process.ppid() == 1 else "template"
-    return "other"
+    found = (PROGRAMS[name] for word in process.cmdline() if (name := Path(word).name) in PROGRAMS)
+    return next(found, "other")
 
 
 def has_ended(process: psutil.Process) -> bool:
