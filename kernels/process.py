@@ -32,7 +32,7 @@ from .address import JupyterServer, RemoteKernel
 from .errors import KernelStartError
 from .forkserver import PRELOAD
 from .rawoutput import RawOutput
-from .templates import Forked
+from .templates import CannotFork, Forked
 from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,10 @@ class Launch:
         preload: modules that forked kernels have imported already, where they are installed.
         sockets: where the kernel makes its sockets; in `runtime` if left out.
         wrap: what to put before a command that begins with this interpreter: a sandbox.
-        last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
+        last_filter: a program for seccomp, in hexadecimal, that kernels apply before their
+            user's first line; those that can't be forked are refused then.
+        withheld: variables that a template has otherwise; None is none. What kernels can write
+            is not to run in one.
         mark: begins the mark that the process and all it starts carry in their environment.
         far: how it is with kernels of other machines.
         servers: Jupyter Servers, one of which runs the kernel; none is this machine.
@@ -106,6 +109,7 @@ class Launch:
 
 def is_here(kernel_name: str) -> bool:
     """Whether a kernelspec's kernels run on this machine: its provisioner may put them elsewhere.
+    withheld: dict[str, str | None] = field(default_factory=dict)
 
     One that is not there would, for all that is known.
     """
@@ -212,6 +216,12 @@ class KernelProcess:
 
         Its debugger warns of them at the first request, which would be in a cell's output.
         """
+        except CannotFork as error:
+            raise KernelStartError(
+                f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
+                f" ({error}), and Landlock without a network holds no others. Install bubblewrap,"
+                " or set SANDBOX_NETWORK=1."
+            ) from error
         with contextlib.suppress(NoSuchKernel):
             spec = self._manager.kernel_spec
             if spec is not None and spec.language.lower() != "python":
@@ -292,6 +302,8 @@ class KernelProcess:
     def news(self) -> tuple[str, ...]:
         """What befell the connection since this was asked last: nothing can."""
         return ()
+                "withheld": self.launch.withheld,
+                "last_filter": self.launch.last_filter,
 
     def told_end(self, code: int | None) -> str:
         """How it ended, as a sentence, where `until_dead` has given this code."""
@@ -423,9 +435,13 @@ def describe_exit(code: int | None) -> str:
 
 
 def ipython_folder(folder: Path) -> Path:
-    """An IPython profile of the kernels' own: no history file, none of the user's start-up code."""
+    """An IPython profile of the kernels' own: no history file, none of the user's start-up code.
+
+    It has all that IPython would make in it, so that kernels need to change `db` alone.
+    """
     profile = folder / "profile_default"
-    profile.mkdir(parents=True)
+    for name in ("db", "log", "pid", "security", "startup"):
+        (profile / name).mkdir(mode=0o700, parents=True)
     (profile / "ipython_kernel_config.py").write_text(
         "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
     )
