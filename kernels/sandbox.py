@@ -165,13 +165,13 @@ class Sandbox:
             launch,
             runtime=self.folder / "c",
             sockets=self.folder / "s",
+            taken=self.folder / "t",
             env=env,
             wrap=self.command,
             last_filter=self.last_filter(),
-        )
             withheld=self.withheld(env),
+        )
 
-    def command(self, interpreter: str) -> list[str]:
     def withheld(self, env: dict[str, str]) -> dict[str, str | None]:
         """The variables that lead to what kernels can write, without that: for templates."""
         places = self.places(sys.executable)
@@ -191,6 +191,7 @@ class Sandbox:
         changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}
         return changed | {"TMPDIR": env["TMPDIR"]}  # what it imports may need one
 
+    def command(self, interpreter: str) -> list[str]:
         """What has to stand before a command that begins with this interpreter.
 
         Raises:
