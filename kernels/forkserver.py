@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool, List, Unicode
+from traitlets import Bool, Dict, List, Unicode
 
 from .templates import PATIENCE, TEMPLATES, CannotFork, Forked, Request
 
@@ -43,6 +43,13 @@ class ForkserverProvisioner(LocalProvisioner):
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
         config=True
     )
+    withheld: Any = Dict(
+        help="Variables that a template has otherwise; None is none. Kernels have them as given."
+    ).tag(config=True)
+
+    last_filter = Unicode(
+        help="A program for seccomp, in hexadecimal, that only forked kernels can apply in time."
+    ).tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork, or start, the kernel that `cmd` describes."""
@@ -53,14 +60,28 @@ class ForkserverProvisioner(LocalProvisioner):
                 request = in_other_words(
                     cmd, self._scrub_kwargs(kwargs), tuple(self.preload), opened
                 )
-                request = replace(request, python=(*self.prefix, *request.python))
+                request = replace(
+                    request,
+                    python=(*self.prefix, *request.python),
+                    withheld=self.withheld,
+                    apart=bool(self.prefix),
+                    last_filter=self.last_filter,
+                )
                 self.process = await forked(request)
             except CannotFork as why:
+                if self.last_filter:
+                    raise
                 say_once(str(why))
                 return await self.start_kernel([*self.prefix, *cmd], **kwargs)
         self.pid = self.pgid = self.process.pid
         self.cwd = request.cwd
         return self.connection_info
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Drop what leads to the process, also where its exit code was never asked for."""
+        if isinstance(self.process, Forked):
+            self.process.close()
+        await super().cleanup(restart=restart)
 
     async def start_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start it as `LocalProvisioner` does; signals reach it through what it is run by."""
@@ -101,7 +122,7 @@ async def forked(request: Request) -> Forked:
     Raises:
         CannotFork: not from any template.
     """
-    forking = asyncio.ensure_future(asyncio.to_thread(TEMPLATES.fork, request))
+    forking = asyncio.ensure_future(TEMPLATES.fork(request))
     try:
         return await asyncio.shield(forking)
     except asyncio.CancelledError:

@@ -33,9 +33,7 @@ WIDEST = 6  # bytes that a character may become in JSON
 REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
 
 
-def install(
-    shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int, last_filter: str
-) -> None:
+def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
     """Prepare a fresh kernel: hook up the script runner, make iopub lossless and bounded.
 
     Args:
@@ -45,7 +43,6 @@ def install(
             nothing they wrote is lost when the process dies.
         output_limit: characters of one message's text; longer ones are cut. 0 is no limit.
         environment: the variables among `IPYKERNELS` that the process was started with.
-        last_filter: a program for seccomp, in hexadecimal: calls that only a start needs.
     """
     # Kernels have threads, so Python 3.12 warns at every fork, which scripts may well do.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
@@ -66,28 +63,6 @@ def install(
     shell.events.register("post_execute", after_each_cell(shell))
     # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
     shell.Completer.use_jedi = False
-    if last_filter:
-        forbid_calls(bytes.fromhex(last_filter))
-
-
-def forbid_calls(program: bytes) -> None:
-    """Apply a filter of system calls to every thread, for ever; `seccomp(2)`.
-
-    Raises:
-        OSError: the system won't.
-    """
-    import ctypes
-    import platform
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-    seccomp = {"x86_64": 317, "aarch64": 277}[platform.machine()]
-    set_filter, all_threads = 1, 1
-    given = Program(len(program) // 8, program)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(seccomp, set_filter, all_threads, ctypes.byref(given)) != 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 def interrupt_only_cells(kernel: Any) -> None:

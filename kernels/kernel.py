@@ -541,7 +541,7 @@ class Kernel:
             return
         raw = self.process.raw is not None and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
-        arguments = [raw, changed, self.launch.output_limit, self.launch.last_filter]
+        arguments = [raw, changed, self.launch.output_limit]
         names: tuple[str, ...] = SENT_TO_KERNELS
         sent: dict[str, Any] = {"arguments": arguments}
         if not self.process.is_here:

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,12 +28,12 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from .address import JupyterServer, RemoteKernel
-from .errors import KernelStartError
+from .errors import DeadKernelError, KernelStartError
 from .family import LINUX, Family
 from .forkserver import PRELOAD
 from .memory import measured, of_family, remove, system_v
 from .rawoutput import RawOutput
-from .templates import Forked
+from .templates import CannotFork, Forked
 from .watchdog import MARK
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ RECONNECT = 5  # milliseconds between attempts to connect to a kernel that start
 RECONNECT_FAR = 50
 OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 POLL = 0.1  # seconds between looks at whether the process lives
+LOOK_FOR_SOCKETS = 0.002  # seconds between looks at whether it has made its sockets
+CHANNELS = ("shell", "iopub", "control", "stdin", "hb")
+NEEDED = 4  # of those channels, from the first on
+LAST_SOCKET = 1.0  # seconds for stdin's, which some kernels make last and some never
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,13 @@ class Launch:
         output_limit: characters of one message's text; 0 is no limit.
         preload: modules that forked kernels have imported already, where they are installed.
         sockets: where the kernel makes its sockets; in `runtime` if left out.
+        taken: a folder that no kernel can reach, beside `sockets`: the sockets are moved there
+            before anybody connects to them.
         wrap: what to put before a command that begins with this interpreter: a sandbox.
-        last_filter: a program for seccomp, in hexadecimal, for a kernel that has started.
+        last_filter: a program for seccomp, in hexadecimal, that kernels apply before their
+            user's first line; those that can't be forked are refused then.
+        withheld: variables that a template has otherwise; None is none. What kernels can write
+            is not to run in one.
         mark: begins the mark that the process and all it starts carry in their environment.
         far: how it is with kernels of other machines.
         servers: Jupyter Servers, one of which runs the kernel; none is this machine.
@@ -96,8 +106,10 @@ class Launch:
     output_limit: int = 0
     preload: tuple[str, ...] = PRELOAD
     sockets: Path | None = None
+    taken: Path | None = None
     wrap: Callable[[str], list[str]] | None = None
     last_filter: str = ""
+    withheld: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"
     far: Far = field(default_factory=Far)
     servers: tuple[JupyterServer, ...] = ()
@@ -163,6 +175,7 @@ class KernelProcess:
         self.left_running: tuple[str, ...] = ()
         self._logged: set[str] = set()
         self._family: Family | None = None
+        self._made: list[Path] = []  # where its sockets were before they were taken
         self._context = context
         # A kernel's sockets come into being while we connect already; try again soon.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT if self.is_here else RECONNECT_FAR)
@@ -185,6 +198,8 @@ class KernelProcess:
 
         Raises:
             KernelStartError: there is no such kernelspec, or the sandbox can't have it.
+            DeadKernelError: it ended before it had made its sockets.
+            TimeoutError: it did not make them in time.
         """
         self._choose_provisioner()
         pipes: tuple[int, ...] = ()
@@ -203,11 +218,61 @@ class KernelProcess:
             )
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
+        except CannotFork as error:
+            raise KernelStartError(
+                f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
+                f" ({error}), and Landlock without a network holds no others. Install bubblewrap,"
+                " or set SANDBOX_NETWORK=1."
+            ) from error
         finally:
             for fd in pipes:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
+        if self.launch.taken is not None:
+            async with asyncio.timeout(self.launch.start_timeout):
+                await self._take_sockets(self.launch.taken)
         return self._manager.client(context=self._context)
+
+    async def _take_sockets(self, folder: Path) -> None:
+        """Move the sockets to where kernels can't change them, and connect there.
+
+        In place of a socket, a cell could put a link to one of the host's, and this process
+        would connect to that, with all its rights.
+
+        Raises:
+            KernelStartError: something else is there.
+            DeadKernelError: the process ended first.
+        """
+        ip = self._manager.ip
+        self._made = [Path(f"{ip}-{self._port(channel)}") for channel in CHANNELS]
+        provisioner = self._manager.provisioner
+        assert provisioner is not None
+        last = 0.0
+        while not all(map(is_there, self._made[:NEEDED])):
+            now = time.monotonic()
+            last = last or (
+                now + LAST_SOCKET if all(map(is_there, self._made[: NEEDED - 1])) else 0
+            )
+            if last and now > last:
+                break
+            if (code := await provisioner.poll()) is not None:
+                raise DeadKernelError(self.told_end(code))
+            await asyncio.sleep(LOOK_FOR_SOCKETS)
+        for place in self._made:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(place, folder / place.name)
+                found = os.lstat(folder / place.name)
+                if not stat.S_ISSOCK(found.st_mode) or found.st_nlink != 1:
+                    raise KernelStartError(
+                        "A kernel was not used: its sockets had been replaced while it started,"
+                        " by code that runs at each start or in another session. Try again, and"
+                        " if it happens again, remove that code (~/packages/sitecustomize.py, say)."
+                    )
+        self._manager.ip = str(folder / Path(ip).name)
+
+    def _port(self, channel: str) -> int:
+        """The number of a channel, with which its socket's name ends."""
+        return int(getattr(self._manager, f"{channel}_port"))
 
     def _quiet(self) -> dict[str, str]:
         """For kernels of other languages that are built upon ipykernel, such as bash's.
@@ -239,6 +304,8 @@ class KernelProcess:
                 "preload": list(self.launch.preload),
                 **theirs.get("config", {}),
                 "prefix": self._wrapped_by(),
+                "withheld": self.launch.withheld,
+                "last_filter": self.launch.last_filter,
             }
             ours = {"provisioner_name": OURS, "config": config}
             spec.metadata = {**stock, "kernel_provisioner": ours}
@@ -331,6 +398,9 @@ class KernelProcess:
             log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
         finally:
             await self._sweep()
+            for place in self._made:  # those that came late, or again
+                with contextlib.suppress(OSError):
+                    place.unlink()
             if self.raw is not None:
                 self.raw.close()
                 self.raw = None
@@ -396,6 +466,11 @@ class KernelProcess:
             remove(segments)
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has this path: a link that leads nowhere, too."""
+    return os.path.lexists(path)
+
+
 def describe_exit(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
@@ -409,9 +484,13 @@ def describe_exit(code: int | None) -> str:
 
 
 def ipython_folder(folder: Path) -> Path:
-    """An IPython profile of the kernels' own: no history file, none of the user's start-up code."""
+    """An IPython profile of the kernels' own: no history file, none of the user's start-up code.
+
+    It has all that IPython would make in it, so that kernels need to change `db` alone.
+    """
     profile = folder / "profile_default"
-    profile.mkdir(parents=True)
+    for name in ("db", "log", "pid", "security", "startup"):
+        (profile / name).mkdir(mode=0o700, parents=True)
     (profile / "ipython_kernel_config.py").write_text(
         "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
     )

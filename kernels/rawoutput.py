@@ -35,9 +35,14 @@ class RawOutput:
         The caller closes those two once the process has them.
         """
         loop = asyncio.get_running_loop()
-        ends = []
+        ends: list[int] = []
         for name in ("stdout", "stderr"):
-            reading, writing = os.pipe()
+            try:
+                reading, writing = os.pipe()
+            except OSError:  # no descriptors are left; what is read is closed by `close`
+                for end in ends:
+                    os.close(end)
+                raise
             os.set_blocking(reading, False)
             self._pipes[reading] = (name, codecs.getincrementaldecoder("utf-8")("replace"))
             loop.add_reader(reading, self._read, reading)

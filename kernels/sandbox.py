@@ -78,6 +78,8 @@ HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
+# Lies in what is the home folder of templates, so that matplotlib looks for no other.
+MATPLOTLIBRC = "matplotlibrc"
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,11 @@ class Policy:
         # Not in the home: what kernels may change could be links when it is cleared.
         clear_after_dead(self.homes / "tmp")
         tmp = self.homes / "tmp" / runtime.name / folder.name
-        for made in (self.homes, home, home / "packages", tmp, *(folder / part for part in "csi")):
+        parts = [folder / part for part in "csiet"]
+        for made in (self.homes, home, home / "packages", tmp, *parts):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = inner_id()
+        (folder / "e" / MATPLOTLIBRC).touch()
         (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
         (folder / "group").write_text(f"user:x:{number}:\n")
         return Sandbox(self, home, tmp, folder, runtime)
@@ -129,7 +133,8 @@ class Sandbox:
         home: its folder, which lasts.
         tmp: for temporary files, where it can't have a /tmp of its own.
         folder: what the server and its kernels share: `c` for connection files, which
-            kernels only read, `s` for their sockets, `i` for IPython's configuration.
+            kernels only read, `s` for their sockets, `i` for IPython's configuration, `e` as
+            the home folder of templates; and `t`, the server's alone, for sockets that it uses.
         runtime: the server's own folder, of which kernels see nothing else.
     """
 
@@ -160,10 +165,31 @@ class Sandbox:
             launch,
             runtime=self.folder / "c",
             sockets=self.folder / "s",
+            taken=self.folder / "t",
             env=env,
             wrap=self.command,
             last_filter=self.last_filter(),
+            withheld=self.withheld(env),
         )
+
+    def withheld(self, env: dict[str, str]) -> dict[str, str | None]:
+        """The variables that lead to what kernels can write, without that: for templates."""
+        places = self.places(sys.executable)
+
+        def can_change(path: str) -> bool:
+            real = Path(os.path.realpath(path))
+            kinds = (places[each] for each in (real, *real.parents) if each in places)
+            return os.path.isabs(path) and next(kinds, "hidden") in ("rw", "tmp")
+
+        changed: dict[str, str | None] = {}
+        for name, value in env.items():
+            parts = value.split(os.pathsep)
+            kept = [part for part in parts if not can_change(part)]
+            if kept != parts:
+                changed[name] = os.pathsep.join(kept) if any(kept) else None
+        home = self.folder / "e"
+        changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}
+        return changed | {"TMPDIR": env["TMPDIR"]}  # what it imports may need one
 
     def command(self, interpreter: str) -> list[str]:
         """What has to stand before a command that begins with this interpreter.
@@ -189,9 +215,10 @@ class Sandbox:
         put("ro" if policy.read_only else "rw", policy.projects)
         put("ro", *self.shown_of(interpreter), *where(sys.executable), *policy.fixed)
         put("hidden", *policy.hide)
-        put("ro", *(HERE / f"{name}.py" for name in ("confine", "broker", "template_process")))
-        put("ro", self.folder / "c")
-        put("rw", self.home, self.folder / "s", self.folder / "i")
+        programs = ("confine", "broker", "template_process", "afterfork")
+        put("ro", *(HERE / f"{name}.py" for name in programs))
+        put("ro", self.folder / "c", self.folder / "e", self.folder / "i")
+        put("rw", self.home, self.folder / "s", self.folder / "i" / "profile_default" / "db")
         if policy.tier == "landlock":
             put("rw", self.tmp)
         there = {path: kind for path, kind in places.items() if path.exists()}
@@ -244,7 +271,7 @@ class Sandbox:
         }
 
     def last_filter(self) -> str:
-        """A program for seccomp that a kernel applies once its own sockets are there."""
+        """A program for seccomp, for forked kernels, whose own sockets are there by then."""
         if self.policy.tier == "landlock" and not self.policy.network:
             return seccomp.program(seccomp.NEW_SOCKETS).hex()
         return ""

@@ -62,8 +62,8 @@ def differs(argument: int, value: int = 0, *, high: bool = False) -> Where:
 NAMESPACES = 0x7E020000  # the CLONE_NEW… flags of clone(2)
 SET_ID = 0o6000  # S_ISUID | S_ISGID
 CREATES = 0o100 | 0o20000000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
+STREAM, PACKETS, KIND_OF_SOCKET = 1, 5, 0xF  # SOCK_…; the rest of a type are flags
 WRITES, TRUNCATES = 0o3, 0o1000  # O_ACCMODE (0 is O_RDONLY), O_TRUNC
-DATAGRAM, KIND_OF_SOCKET = 2, 0xF
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
 SET_LEASE = 1024  # F_SETLEASE
 PUSH_TERMINAL_INPUT = 0x5412, 0x541C  # TIOCSTI, TIOCLINUX
@@ -131,11 +131,13 @@ HANDED_OVER = (
     hand_over("sched_setaffinity sched_setattr sched_setparam sched_setscheduler", differs(0)),
     hand_over("setpriority ioprio_set", differs(1)),
 )
-# All new sockets but for pairs of streams: one of datagrams can send to any address.
-NEW_SOCKETS = (
-    calls("socket connect"),
-    calls("socketpair", Where(1, DATAGRAM, mask=KIND_OF_SOCKET)),
+# Pairs that are connected for ever; one of datagrams (or raw ones) can send to any address.
+PAIRS = calls(
+    "socketpair",
+    *(Where(1, kind, mask=KIND_OF_SOCKET, equal=False) for kind in (STREAM, PACKETS)),
 )
+# All sockets that are not there yet.
+NEW_SOCKETS = (calls("socket connect"), PAIRS)
 
 
 def known() -> bool:

@@ -8,8 +8,9 @@ Its arguments: the descriptor of a line to its owner, then the names of modules 
 ahead. Over the line it reports in JSON; at the line's end it kills its kernels and ends. An
 `f` on the line asks for a kernel: with it come a connection and the descriptors that become
 0, 1 and 2, and on the connection 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
-`umask`). The kernel answers there with `p` and its pid, and once it has ended the template
-sends `e` and its exit code, as `subprocess` counts, and closes.
+`umask`, `apart`, `last_filter`). The kernel answers there with `p` and its pid, and once it has
+ended the template sends `e` and its exit code, as `subprocess` counts, and closes. A kernel that
+has modules loaded of which its user has others answers with `m` instead, and ends.
 """
 
 from __future__ import annotations
@@ -36,17 +37,36 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
 PATIENCE = 5.0  # seconds for a request to arrive whole
 RETIRE = b"r"
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")
+MEETS_PRELOAD, MEETS_ALL = 1, 2  # of an `m`: which modules the user has others of
 DESCRIPTORS = 250  # the table of descriptors is given room for these before threads exist
 INLINE = "module://matplotlib_inline.backend_inline"
 FILES: list[str] = []  # of the modules that are loaded, once all are
 Request = dict[str, Any]
+
+
+def beside(name: str) -> ModuleType:
+    """A module that lies beside this program, loaded so that no import finds it."""
+    place = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from . import afterfork
+else:
+    afterfork = beside("afterfork")
 
 
 class Template:
@@ -73,6 +93,9 @@ class Template:
         signal.signal(signal.SIGCHLD, self.child_has_ended)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.own = [self.wakeup, writing]
+        self.base: set[str] = set()  # top-level names of what every kernel needs
+        self.walls = afterfork.Walls()
+        self.walls.protect_template()
 
     def tell(self, **report: Any) -> None:
         """Report to the owner."""
@@ -88,11 +111,12 @@ class Template:
         import IPython.core.completer
         import IPython.core.debugger  # noqa: F401
 
-        modules, patterns = needed_by_a_kernel()
+        modules, patterns = needed_by_a_kernel(self.walls)
         for name in modules:
             import_quietly(name)
         for pattern, flags in patterns:
             re.compile(pattern, flags)
+        self.base = afterfork.loaded()
         gc.collect()
         gc.freeze()
         loaded = []
@@ -190,11 +214,24 @@ class Template:
         set_by_imports = {name: os.environ[name] for name in os.environ.keys() - self.env.keys()}
         os.environ.clear()
         os.environ.update({**set_by_imports, **env})
+        afterfork.forget_folders_of_matplotlib(env)
         if hasattr(time, "tzset"):
             time.tzset()
         os.chdir(request["cwd"])
         os.umask(request["umask"])
-        connection.sendall(ANSWER.pack(b"p", os.getpid()))
+        if request["apart"]:
+            self.walls.keep_apart()
+        met = afterfork.met(self.env)
+        if request["last_filter"]:
+            met -= self.base  # an ordinary start, which would have theirs, can't be sealed in time
+        if met:
+            kind = MEETS_PRELOAD if self.base.isdisjoint(met) else MEETS_ALL
+            connection.sendall(ANSWER.pack(b"m", kind))
+            os._exit(0)
+        try:
+            connection.sendall(ANSWER.pack(b"p", os.getpid()))
+        except OSError:  # nobody waits for it any more
+            os._exit(1)
         for stream in streams:
             os.close(stream)
         for end in (self.line, connection, *self.kernels.values()):
@@ -280,7 +317,7 @@ def import_quietly(name: str) -> str:
     return ""
 
 
-def needed_by_a_kernel() -> tuple[list[str], list[tuple[str, int]]]:
+def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[str, int]]]:
     """The modules and regular expressions of a kernel's start and of its first cell.
 
     They come from a child that becomes a kernel; the parent must stay without threads.
@@ -289,6 +326,8 @@ def needed_by_a_kernel() -> tuple[list[str], list[tuple[str, int]]]:
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        with contextlib.suppress(OSError):  # outside of a sandbox it is not ours to do
+            walls.keep_apart()
         before = set(sys.modules)
         with tempfile.TemporaryDirectory() as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
@@ -356,12 +395,15 @@ def without_touching_all_modules(app: Any) -> Iterator[None]:
         debugger.kernel_modules = FILES
 
 
-def run(request: Request) -> None:
+def run(request: Request, template_env: dict[str, str]) -> None:
     """Be the kernel that was asked for, as `python -m ipykernel_launcher` is."""
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
     sys.orig_argv = [sys.executable, "-m", "ipykernel_launcher", *request["arguments"]]
     app = start(request["arguments"])
+    if request["last_filter"]:
+        afterfork.forbid_calls(bytes.fromhex(request["last_filter"]))
+    afterfork.enter(template_env)
     gc.freeze()
     gc.enable()
     app.start()
@@ -395,7 +437,7 @@ def main() -> None:
         template.tell(failed=traceback.format_exc())
         raise
     if request is not None:
-        run(request)
+        run(request, template.env)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ program is `template_process.py`. Knows processes, sockets and requests; nothing
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -15,13 +16,13 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -30,10 +31,12 @@ log = logging.getLogger(__name__)
 PROGRAM = Path(__file__).with_name("template_process.py")
 FORK, RETIRE = b"f", b"r"  # what is said to a template
 LENGTH = struct.Struct("!i")
-ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code
+ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
+MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of modules of the template
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
+SHORT = 0.5  # seconds, where the template has not answered anybody in that time
 HANG = 20.0  # seconds that the import of a module may take
 FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
 MOST_TOLD = 1_000_000  # bytes of a template's reports that are read at once
@@ -41,14 +44,22 @@ MOST = 8  # templates that may serve at the same time; the one longest unused ma
 LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
-# bubblewrap is to end with its parent, and for Linux that is the thread that has started it.
+# Starts the templates and keeps their books; nothing in it waits for one of them. bubblewrap is
+# to end with its parent, and for Linux that is the thread that has started it: this one stays.
 SPAWNER = ThreadPoolExecutor(1, "templates")
 # Variables that differ from kernel to kernel and that no library looks at when it is imported.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
 
 
+Result = TypeVar("Result")
+
+
 class CannotFork(Exception):
     """Why a kernel has to be started in the ordinary way."""
+
+
+class MeetsPreload(CannotFork):
+    """The user has other versions of modules that are preloaded."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,10 @@ class Request:
         umask: its file mode mask.
         streams: the descriptors that become its 0, 1 and 2.
         preload: modules that it is to have imported already, where they are installed.
+        withheld: variables that its template has otherwise, since they lead to what kernels
+            can write; None is none.
+        apart: whether it is kept from the memory of its template and of other kernels.
+        last_filter: a program for seccomp, in hexadecimal, for when it has its sockets.
     """
 
     python: tuple[str, ...]
@@ -72,6 +87,9 @@ class Request:
     umask: int
     streams: tuple[int, ...]
     preload: tuple[str, ...]
+    withheld: Mapping[str, str | None] = field(default_factory=dict)
+    apart: bool = False
+    last_filter: str = ""
 
     @property
     def key(self) -> Key:
@@ -81,7 +99,11 @@ class Request:
 
     def template_env(self) -> dict[str, str]:
         """Its environment as its template gets it; a mark keeps its length."""
-        common = {name: value for name, value in self.env.items() if name not in OWN}
+        common = {
+            name: value
+            for name, value in {**self.env, **self.withheld}.items()
+            if value is not None and name not in OWN
+        }
         common["JPY_PARENT_PID"] = self.env["JPY_PARENT_PID"]  # ipykernel's import reads it
         if mark := self.env.get("RMI_AGENT_KERNEL"):
             server, dot, kernel = mark.partition(".")
@@ -90,7 +112,8 @@ class Request:
 
     def wire(self) -> bytes:
         """As it is sent."""
-        told = {name: getattr(self, name) for name in ("arguments", "env", "cwd", "umask")}
+        names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
+        told = {name: getattr(self, name) for name in names}
         data = json.dumps(told).encode()
         return LENGTH.pack(len(data)) + data
 
@@ -110,7 +133,8 @@ class Forked:
         self._looked = time.monotonic()
         self._process = psutil.Process(pid)
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Forget it: nobody will ask for its exit code any more. Idempotent."""
         self._connection.close()
 
     def poll(self) -> int | None:
@@ -121,8 +145,9 @@ class Forked:
                 # Its template has ended before it, or is busy with an import.
                 told = self._told(LAST_WORD) or ANSWER.pack(b"e", UNKNOWN)
             if told:
-                _, self.returncode = ANSWER.unpack(told)
-                self._connection.close()
+                whole = len(told) == ANSWER.size  # else the template died while it wrote
+                self.returncode = ANSWER.unpack(told)[1] if whole else UNKNOWN
+                self.close()
         return self.returncode
 
     def _told(self, patience: float) -> bytes:
@@ -168,7 +193,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def pid_of_sender(connection: socket.socket) -> int:
+async def pid_of_sender(connection: socket.socket) -> int:
     """The pid of a forked kernel, from its first message.
 
     Linux tells it as it is here; in a sandbox the kernel knows only its number there.
@@ -176,18 +201,47 @@ def pid_of_sender(connection: socket.socket) -> int:
     Raises:
         CannotFork: there is no kernel.
     """
+    await until_readable(connection)
     room = socket.CMSG_SPACE(CREDENTIALS.size)
-    answer, told, _, _ = connection.recvmsg(ANSWER.size, room, socket.MSG_WAITALL)
-    if answer[:1] != b"p":
+    answer, told, _, _ = connection.recvmsg(ANSWER.size, room)
+    kind, number = ANSWER.unpack(answer) if len(answer) == ANSWER.size else (b"", 0)
+    if kind == b"m":
+        meets = "the user has other versions of modules that"
+        if number == MEETS_PRELOAD:
+            raise MeetsPreload(f"{meets} are preloaded")
+        raise CannotFork(f"{meets} kernels are made of")
+    if kind != b"p":
         raise CannotFork("its template did not fork")
-    for level, kind, data in told:
-        if PASSES_PIDS and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+    for level, what, data in told:
+        if PASSES_PIDS and (level, what) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return int(CREDENTIALS.unpack(data[: CREDENTIALS.size])[0])
-    return int(ANSWER.unpack(answer)[1])
+    return int(number)
+
+
+async def until_readable(connection: socket.socket) -> None:
+    """Wait until there is something to read, or the end."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+
+    def come() -> None:
+        loop.remove_reader(connection)
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(connection, come)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(connection)
+
+
+async def on_spawner(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Do something where the templates' books are kept."""
+    return await asyncio.get_running_loop().run_in_executor(SPAWNER, work, *arguments)
 
 
 class Template:
-    """One template process and the line to it.
+    """One template process and the line to it. Made and looked at on `SPAWNER`.
 
     Args:
         first: the request that it is started for.
@@ -202,15 +256,15 @@ class Template:
         self.stale = False
         self.forked = 0
         self.env = first.template_env()
+        self.hung = False  # it forked once, and then did not answer in time
+        self._born = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._told = b""
-        self._lock = threading.Lock()
         self.line, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
             self.line.setblocking(False)
-            self.process = SPAWNER.submit(
-                subprocess.Popen,
+            self.process = subprocess.Popen(
                 [*first.python, str(PROGRAM), str(theirs.fileno()), *preload],
                 env=self.env,
                 cwd="/",
@@ -219,27 +273,33 @@ class Template:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-            ).result()
+            )
             undo.pop_all()
 
     def fit(self) -> bool:
         """Whether it can fork; reads what it has reported."""
-        with self._lock:
-            with contextlib.suppress(BlockingIOError, ConnectionError):
-                self._told += self.line.recv(MOST_TOLD)
-            *lines, self._told = self._told.split(b"\n")
-            try:
-                for line in lines:
-                    self._take({**json.loads(line)})
-            # Its kernels could have changed it.
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                self._give_up(f"it makes no sense: {error!r}")
-            if len(self._told) > MOST_TOLD:
-                self._give_up("it tells too much")
-            if self._importing and time.monotonic() > self._importing[1] + HANG:
-                self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
-                self.process.kill()
-            return not self.unfit and not self.stale and self.process.poll() is None
+        try:
+            self._told += self.line.recv(MOST_TOLD)
+        except (BlockingIOError, ConnectionError):
+            pass
+        except OSError:  # it was closed while somebody waited for its answer
+            return False
+        *lines, self._told = self._told.split(b"\n")
+        try:
+            for line in lines:
+                self._take({**json.loads(line)})
+        # Where there is no wall, its kernels could have changed it.
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            self._give_up(f"it makes no sense: {error!r}")
+        if len(self._told) > MOST_TOLD:
+            self._give_up("it tells too much")
+        if self._importing and time.monotonic() > self._importing[1] + HANG:
+            self._do_without(self._importing[0], f"its import takes more than {HANG:g} s")
+            self.process.kill()
+        if self.hung and not self._importing and not self.stale:
+            log.warning("The process that forks kernels does not answer; another takes its place")
+            self.stale = True  # not killed: in a sandbox, its kernels would end with it
+        return not self.unfit and not self.stale and self.process.poll() is None
 
     def _give_up(self, why: str) -> None:
         log.warning("The process that forks kernels is ended: %s", why)
@@ -265,24 +325,33 @@ class Template:
         log.warning("%s is not preloaded (KERNEL_PRELOAD): %s", module, why)
         self.unfit.add(module)
 
-    def fork(self, request: Request) -> Forked:
+    async def fork(self, request: Request) -> Forked:
         """Ask for a kernel.
 
         Raises:
             CannotFork: it did not come.
         """
-        connection, theirs = socket.socketpair()
+        waited = time.monotonic() - self._born
+        patience = PATIENCE if self.forked else max(SHORT, PATIENCE - waited)
         try:
-            connection.settimeout(PATIENCE)
+            connection, theirs = socket.socketpair()
+        except OSError as error:
+            raise CannotFork(f"its template can't be asked: {error}") from None
+        try:
+            connection.setblocking(False)
             if PASSES_PIDS:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with theirs:
                 socket.send_fds(self.line, [FORK], [theirs.fileno(), *request.streams])
-            connection.sendall(request.wire())
-            forked = Forked(pid_of_sender(connection), connection)
-        except (OSError, psutil.Error, CannotFork) as error:
+            async with asyncio.timeout(patience):
+                await asyncio.get_running_loop().sock_sendall(connection, request.wire())
+                forked = Forked(await pid_of_sender(connection), connection)
+        except BaseException as error:
             connection.close()
-            raise CannotFork(f"its template did not answer: {error!r}") from None
+            self.hung = isinstance(error, TimeoutError) and self.forked > 0
+            if isinstance(error, (OSError, psutil.Error)):  # of which TimeoutError is one
+                raise CannotFork(f"its template did not answer: {error!r}") from None
+            raise
         self.forked += 1
         return forked
 
@@ -325,33 +394,43 @@ class Templates:
         self._living: OrderedDict[Key, Template] = OrderedDict()  # the longest unused first
         self._retired: list[Template] = []
         self._history: dict[Key, History] = {}
-        self._lock = threading.Lock()
 
     def close(self, **env: str) -> None:
         """End those with these variables in their environment, and their kernels; else all."""
-        with self._lock:
-            for template in [*self._living.values(), *self._retired]:
-                if template.over() or env.items() <= template.env.items():
-                    template.close()
-            self._living = OrderedDict(
-                (key, template) for key, template in self._living.items() if not template.over()
-            )
-            self._retired = [template for template in self._retired if not template.over()]
-            self._history = {key: self._history[key] for key in self._living}
+        SPAWNER.submit(self._close, env).result()
 
-    def fork(self, request: Request) -> Forked:
+    def _close(self, env: dict[str, str]) -> None:
+        for template in [*self._living.values(), *self._retired]:
+            if template.over() or env.items() <= template.env.items():
+                template.close()
+        self._living = OrderedDict(
+            (key, template) for key, template in self._living.items() if not template.over()
+        )
+        self._retired = [template for template in self._retired if not template.over()]
+        self._history = {key: self._history[key] for key in self._living}
+
+    async def fork(self, request: Request) -> Forked:
         """A kernel from the template that fits, which is started or renewed first if need be.
+
+        Where the user has other versions of what is preloaded, from one that preloads nothing.
 
         Raises:
             CannotFork: not from any.
         """
+        try:
+            return await self._fork(request)
+        except MeetsPreload:
+            return await self._fork(replace(request, preload=()))
+
+    async def _fork(self, request: Request) -> Forked:
         for _ in range(2):
-            with self._lock:
-                template = self._fitting(request)
+            template = await on_spawner(self._fitting, request)
             try:
-                return template.fork(request)
+                return await template.fork(request)
+            except MeetsPreload:
+                raise
             except CannotFork:
-                if template.fit():
+                if await on_spawner(template.fit):
                     raise
         raise CannotFork("its template has ended")
 

@@ -292,10 +292,10 @@ async def test_few_templates_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
         ({"cwd": "/does/not/exist"}, "did not fork"),
     ],
 )
-def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: str) -> None:
+async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: str) -> None:
     with contextlib.ExitStack() as opened, pytest.raises(templates.CannotFork, match=why):
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "x"]
-        TEMPLATES.fork(forkserver.in_other_words(command, launch, (), opened))
+        await TEMPLATES.fork(forkserver.in_other_words(command, launch, (), opened))
 
 
 async def test_other_kernels_are_started_in_the_ordinary_way(
@@ -353,6 +353,66 @@ async def test_reports_that_make_no_sense_end_a_template_and_no_kernel(report: b
         assert await running.value("1 + 1") == 2
         async with kernel() as second:
             assert is_forked(second.process)
+
+
+async def test_a_template_that_is_closed_while_its_answer_is_awaited_is_no_error() -> None:
+    """Its owner reads a line that is closed: EBADF."""
+    async with kernel():
+        (template,) = TEMPLATES._living.values()
+    template.close()
+    assert not template.fit()
+    async with kernel() as running:
+        assert is_forked(running.process)
+
+
+@pytest.mark.parametrize("told", [b"", b"e", b"e\0\0", b"e\0\0\0\7"])
+async def test_an_exit_code_that_comes_in_part_is_unknown(told: bytes) -> None:
+    """A template that is killed has written as much as it has."""
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    ours, theirs = socket.socketpair()
+    ended = templates.Forked(child.pid, ours)
+    await child.wait()
+    theirs.sendall(told)
+    theirs.close()
+    assert ended.poll() == (7 if len(told) == templates.ANSWER.size else templates.UNKNOWN)
+    assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize("asked", [1, 40])
+async def test_a_template_that_hangs_holds_nobody_up(
+    asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither other templates, nor the threads that all the server's work shares."""
+    monkeypatch.setattr(templates, "PATIENCE", 6.0)
+    environment = {**kernel_env(), "PRINCIPAL": "other"}
+    async with kernel() as first, kernel(env=environment):
+        template = first.process.parent()
+        assert template is not None
+        template.suspend()
+        try:
+            with contextlib.ExitStack() as opened:
+                waiting = []
+                for number in range(asked):
+                    place = str(tmp_path / str(number))
+                    arguments = ["-f", f"{place}.json", "--transport=ipc", f"--ip={place}"]
+                    command = [sys.executable, "-m", "ipykernel_launcher", *arguments]
+                    launch = {"env": kernel_env()}
+                    request = forkserver.in_other_words(command, launch, (), opened)
+                    waiting.append(asyncio.create_task(TEMPLATES.fork(request)))
+                await asyncio.sleep(0.1)
+                async with kernel(env=environment) as neighbour:
+                    assert is_forked(neighbour.process)
+                    await asyncio.to_thread(os.getpid)
+                    assert not any(each.done() for each in waiting)
+                forked = await asyncio.gather(*waiting)  # from another template
+                living = [each.process.pid for each in TEMPLATES._living.values()]
+                assert template.pid not in living
+                for each in forked:
+                    each.kill()
+                    await asyncio.to_thread(each.wait, 10)
+        finally:
+            template.resume()
+        assert await first.value("1 + 1") == 2
 
 
 @pytest.mark.slow

@@ -637,7 +637,9 @@ ALLOWED = {
         "with c.ThreadPoolExecutor(20) as p: assert sum(p.map(abs, range(-9, 0))) == 45"
     ),
     "matplotlib_cache": (
-        "import matplotlib.font_manager as f, os\n"
+        "import matplotlib as m, matplotlib.font_manager, os, subprocess, sys\n"
+        "assert os.access(m.get_cachedir(), os.W_OK)\n"
+        "subprocess.run([sys.executable, '-c', 'import matplotlib.font_manager'], check=True)\n"
         "assert os.path.isdir(os.path.expanduser('~/.cache/matplotlib'))"
     ),
     "asyncio": "import asyncio; await asyncio.sleep(0.01)",
@@ -698,7 +700,9 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
     )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     launch = Launch(house.projects, Path(), "plain", env=kernel_env())
-    policy = replace(house.policy, homes=tmp_path / "homes")
+    # Without a network, Landlock takes no kernel that is not forked (test_templates.py).
+    network = house.policy.tier == "landlock"
+    policy = replace(house.policy, homes=tmp_path / "homes", network=network)
     async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
         session = await sessions.open()
         assert not session.forked
