@@ -284,6 +284,8 @@ def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
     """Answer calls until the child ends, then end as it did."""
     names = {int(number): name for number, name in given["calls"].items()}
     ended = os.pidfd_open(child)
+    signal.signal(signal.SIGCHLD, lambda *_: reap_orphans(child))
+    reap_orphans(child)  # those that ended before
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     waiting.register(ended, select.POLLIN)
@@ -291,7 +293,6 @@ def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
         ready = dict(waiting.poll())
         if ended in ready:
             leave(os.waitpid(child, 0)[1])
-        reap_orphans(child)
         if ready.get(listener, 0) & select.POLLIN:
             serve_one(listener, names, given["write"])
 

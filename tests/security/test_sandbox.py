@@ -631,6 +631,13 @@ ALLOWED = {
         "os.getloadavg(); platform.platform(); os.sysconf('SC_PHYS_PAGES'); open('/proc/self/comm').read()\n"
         "open('/proc/sys/kernel/osrelease').read(); open('/dev/stdout', 'a').close()"
     ),
+    "orphans": (
+        "import os, subprocess, time\n"
+        "pid = int(subprocess.check_output(['sh', '-c', 'sleep 0.1 > /dev/null & echo $!']))\n"
+        "end = time.monotonic() + 20\n"
+        "while os.path.exists(f'/proc/{pid}') and time.monotonic() < end: time.sleep(0.05)\n"
+        "assert not os.path.exists(f'/proc/{pid}')"
+    ),
     "user": "import getpass, os, pwd; assert getpass.getuser() == 'user'",
     "threads": (
         "import concurrent.futures as c\n"
