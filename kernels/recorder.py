@@ -117,14 +117,16 @@ class Recorder:
 
         What is written is written on the event loop: if nothing was meanwhile, nothing is torn.
         """
-        for _ in range(READS):
-            path, seen = self.path, self._seen
-            if path is None:
-                return None
-            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-                text = await asyncio.to_thread(path.read_text, "utf-8")
+        with contextlib.suppress(FileNotFoundError):
+            for _ in range(READS):
+                if (path := self.path) is None:
+                    return None
+                seen = self._seen
+                read = await asyncio.to_thread(path.read_bytes)
                 if (path, seen) == (self.path, self._seen):
-                    return text
+                    return read.decode()
+            if self.path is not None:  # it is written all the time: nothing else comes between here
+                return self.path.read_text("utf-8")
         return None
 
     async def sign(self) -> None:
