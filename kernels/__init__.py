@@ -22,6 +22,7 @@ from .reply import Reply, Script
 from .sandbox import Policy, Sandbox, Tier
 from .session import Config, Session
 from .sessions import Sessions
+from .terminal_text import StreamText
 
 __all__ = [
     "Config",
@@ -46,6 +47,7 @@ __all__ = [
     "SessionNotFoundError",
     "Sessions",
     "StoreError",
+    "StreamText",
     "Tier",
     "is_here",
     "why_not",

@@ -67,7 +67,6 @@ class Execution:
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0  # when its time limit ends, in seconds since 1970; 0 is never
-        self.told = {"stdout": 0, "stderr": 0}  # characters that went out as live output
         self.script: Script | None = None
         limit = session.config.output_limit
         self.outputs = Outputs(self.cell, session.displays, limit, self._over_limit)

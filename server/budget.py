@@ -6,6 +6,10 @@ Whatever is left out says so and names the call that reads it. Knows texts only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from .own_lines import CUT, note
 
 HEAD = 2 / 3  # of the budget, before the cut
 PERIODS = (1, 2, 3)  # lines that may repeat together, as a warning and its source line do
@@ -22,7 +26,15 @@ class Piece:
     is_mark: bool = False
 
 
-def budgeted(text: str, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
+class Text(Protocol):
+    """A text that is read in stretches; a `str` is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, stretch: slice, /) -> str: ...
+
+
+def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
     """A text within its budget, and whether anything of it is missing.
 
     Args:
@@ -32,23 +44,34 @@ def budgeted(text: str, budget: int, session_id: str, cell: int) -> tuple[str, b
         cell: its number there.
     """
     call = f"read_output(session_id={session_id!r}, cell={cell}"
-    near = LOOKED_AT * budget
-    if len(text) <= 2 * near:
-        pieces = collapsed(text)
+    size, near = len(text), LOOKED_AT * budget
+    if size <= 2 * near:
+        pieces = collapsed(text[:])
     else:
-        middle = text[near : len(text) - near]
-        pieces = [*collapsed(text[:near]), Piece(middle, len(middle)), *collapsed(text[-near:])]
+        middle = size - 2 * near
+        stretches = (
+            [text[near : near + budget], text[size - near - budget : size - near]]
+            if middle > 2 * budget
+            else [text[near : size - near]]
+        )
+        # What is left out between the two is more than fits.
+        pieces = [
+            *collapsed(text[:near]),
+            *(Piece(stretch, len(stretch)) for stretch in stretches),
+            *collapsed(text[size - near :]),
+        ]
     if sum(len(piece.shown) for piece in pieces) > budget:
         head, skipped = taken(pieces, int(budget * HEAD))
         tail, rest = taken(pieces[::-1], budget - len(head), from_end=True)
-        left = len(text) - skipped - rest
-        mark = f"\n[… {left:,} characters left out; {call}, offset={skipped}) reads on …]\n"
+        left = size - skipped - rest
+        mark = f"\n{CUT}{left:,} characters left out; {call}, offset={skipped}) reads on …]\n"
         return head + mark + tail, True
     if not any(piece.is_mark for piece in pieces):
-        return text, False
+        return text[:], False
     shown = "".join(piece.shown for piece in pieces)
     gap = "" if shown.endswith("\n") else "\n"
-    return f"{shown}{gap}[repeats are told once here; {call}, offset=0) has every line]\n", True
+    hint = note(f"repeats are told once here; {call}, offset=0) has every line")
+    return f"{shown}{gap}{hint}\n", True
 
 
 def taken(pieces: list[Piece], room: int, *, from_end: bool = False) -> tuple[str, int]:
@@ -75,30 +98,39 @@ def collapsed(text: str) -> list[Piece]:
     """The text with repeats of up to three lines told once, where that is worth it."""
     lines = text.split("\n")
     lines = [line + "\n" for line in lines[:-1]] + lines[-1:]
+    starts = list(accumulate(map(len, lines), initial=0))
+    again = {period: same_ahead(lines, period) for period in PERIODS}
     pieces: list[Piece] = []
     plain = here = 0  # the first line that is in no piece yet, and the one looked at
     while here < len(lines):
-        period, times = repeats(lines, here)
-        again = lines[here + period : here + period * times]
-        if (saved := sum(map(len, again))) < WORTH:
+        period, times = best_repeat(again, here)
+        end = here + period
+        behind = here + period * times
+        if (saved := starts[behind] - starts[end]) < WORTH:
             here += 1
             continue
-        before = "".join(lines[plain : here + period])
+        pieces.append(Piece(text[starts[plain] : starts[end]], starts[end] - starts[plain]))
         above = "line above" if period == 1 else f"{period} lines above"
-        pieces.append(Piece(before, len(before)))
-        pieces.append(Piece(f"[… the {above} {times - 1:,} times more …]\n", saved, is_mark=True))
-        plain = here = here + period * times
-    rest = "".join(lines[plain:])
-    return [*pieces, Piece(rest, len(rest))]
+        mark = f"{CUT}the {above} {times - 1:,} times more …]\n"
+        pieces.append(Piece(mark, saved, is_mark=True))
+        plain = here = behind
+    return [*pieces, Piece(text[starts[plain] :], len(text) - starts[plain])]
 
 
-def repeats(lines: list[str], start: int) -> tuple[int, int]:
+def same_ahead(lines: list[str], period: int) -> list[int]:
+    """For each line, how many from it on are the same as those `period` lines further on."""
+    counts = [0] * (len(lines) + 1)
+    for here in range(len(lines) - period - 1, -1, -1):
+        if lines[here] == lines[here + period]:
+            counts[here] = counts[here + 1] + 1
+    return counts
+
+
+def best_repeat(again: dict[int, list[int]], start: int) -> tuple[int, int]:
     """The period whose repeats from `start` on cover most lines, and how often it stands there."""
     best = (1, 1)
     for period in PERIODS:
-        times, here = 1, start + period
-        while lines[here : here + period] == lines[start : start + period]:
-            times, here = times + 1, here + period
-        if period * times > best[0] * best[1] and times > 1:
+        times = 1 + again[period][start] // period
+        if times > 1 and period * times > best[0] * best[1]:
             best = (period, times)
     return best

@@ -13,7 +13,7 @@ from fastmcp import FastMCP
 from ..kernels import SessionNotFoundError, Sessions
 from . import paths
 from .calls import Refusal, principal, told
-from .content import plain
+from .plaintext import plain
 from .settings import Settings
 
 NOTEBOOK = "notebook://{session_id}"

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 import anyio
 from fastmcp import Context, FastMCP
@@ -26,12 +27,14 @@ from ..kernels.sessions import LOCAL
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
 from .calls import Refusal, principal, told
-from .content import PAGE, RUN_SCHEMA, page_of_run, plain, run_result, running_page
+from .content import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
+from .live import Live
+from .own_lines import STDERR
+from .printed import Shelf
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
-LIVE_MOST = 100_000  # characters of live output of one stream of one run
 LISTED = 1000  # files
 
 SessionId = Annotated[
@@ -66,6 +69,8 @@ class Tools:
         self.sessions = sessions
         self.begun: list[Callable[[Execution], None]] = []  # told of each run that is accepted
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
+        self._shelf = Shelf()
+        self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register every tool."""
@@ -174,14 +179,15 @@ class Tools:
                         f"Session {session_id} has no cell {cell} on record. Cells are numbered"
                         " from 1; -1 is the last one. list_sessions shows how many there are."
                     )
-                return page_of_run(run, offset, limit)
+                return await page_of_run(run, offset, limit, self._shelf)
             seconds = min(wait, self.settings.response_deadline)
             if wait and (question := await self._wait(execution, ctx, seconds)):
                 return question
             if not execution.task.done():
-                return running_page(execution, offset, limit)
+                return await running_page(execution, offset, limit, self._shelf)
             finished(execution)
-            return page_of_run(execution.task.result(), offset, limit)
+            run = execution.task.result()
+            return await page_of_run(run, offset, limit, self._shelf, execution)
 
     @contextlib.asynccontextmanager
     async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
@@ -248,7 +254,7 @@ class Tools:
             return question
         if execution.task.done():
             finished(execution)
-        return run_result(execution, self.settings.output_chars)
+        return await run_result(execution, self.settings.output_chars, self._shelf)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
         """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
@@ -256,7 +262,7 @@ class Tools:
         if await execution.wait(min(FIRST_LOOK, seconds)):
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
-            await tell(execution, ctx)
+            await tell(execution, self._live.setdefault(execution, Live()), ctx)
             if execution.question is not None and asked_enough(ctx):
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
@@ -422,14 +428,15 @@ async def gone(ctx: Context) -> bool:
     return await request.is_disconnected()
 
 
-async def tell(execution: Execution, ctx: Context) -> None:
+async def tell(execution: Execution, live: Live, ctx: Context) -> None:
     """Send what came since the last time as progress; stderr under the layout's heading."""
-    for name, told_before in execution.told.items():
-        text = plain(execution.outputs.so_far(name))
-        if new := text[told_before:LIVE_MOST]:
-            execution.told[name] += len(new)
-            heading = "--- stderr ---\n" if name == "stderr" else ""
-            await ctx.report_progress(round(execution.elapsed, 3), message=heading + new)
+    heading = f"{STDERR}\n"
+    for name, new in live.new(execution):
+        messages = [heading + new] if name == "stderr" else [new]
+        if name != "stderr" and new.startswith(heading):  # the end of a line, but no reader knows
+            messages = [new[:1], new[1:]]
+        for message in messages:
+            await ctx.report_progress(round(execution.elapsed, 3), message=message)
 
 
 def utc(seconds: float) -> str:
