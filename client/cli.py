@@ -75,7 +75,7 @@ def call(
 
 def fail(text: str) -> int:
     """Say why on stderr."""
-    print(text, file=sys.stderr)
+    write("stderr", f"{text}\n")
     return 1
 
 
@@ -199,10 +199,11 @@ def sessions(*, server: Server = None) -> None:
         for row in rows:
             taken = row["memory_bytes"]  # none where the kernel is on another machine
             memory = "memory not known" if taken is None else f"{taken / 1e6:.0f} MB"
-            print(
+            write(
+                "stdout",
                 f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
                 f" {row['idle_seconds']:g} s, {memory},"
-                f" {row['notebook'] or 'nothing recorded yet'}"
+                f" {row['notebook'] or 'nothing recorded yet'}\n",
             )
         if not rows and server is None:
             print("No session is open on a resident server; name another with --server URL.")
@@ -248,7 +249,7 @@ def check(*, server: Server = None) -> None:
     """Walk through the communication with a server in seven steps and report each."""
 
     def report(passed: bool, title: str, detail: str) -> None:
-        print(f"{'ok    ' if passed else 'FAILED'} {title}: {detail}", flush=True)
+        write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")
 
     async def work(client: RmiMcpClient) -> int:
         return 0 if await run_check(client, report) else 1

@@ -22,6 +22,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 
+from .plaintext import plain
 from .source import (
     INDENT,
     Incomplete,
@@ -30,7 +31,7 @@ from .source import (
     shown_to_completion,
     wants_a_line,
 )
-from .terminal import harmless, write
+from .terminal import write
 
 Complete = Callable[[str], Awaitable[list[str]]]
 PATIENCE = 1.0  # seconds that a completion may take
@@ -58,7 +59,7 @@ class KernelCompleter(Completer):
             return
         start = replaced_from(code, values)
         for value in values:
-            word = harmless(value[start:])
+            word = plain(value[start:])
             yield Completion(word, start - len(code), display=word)
 
 
@@ -132,7 +133,7 @@ async def answer_prompt(question: str, secret: bool) -> str | None:
     """What a cell asks for; not kept. None for Ctrl-C or Ctrl-D."""
     try:
         session: PromptSession[str] = PromptSession(history=InMemoryHistory())
-        return await session.prompt_async(harmless(question), is_password=secret)
+        return await session.prompt_async(plain(question), is_password=secret)
     except (KeyboardInterrupt, EOFError):
         return None
 

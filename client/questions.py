@@ -12,14 +12,14 @@ import queue
 import sys
 from concurrent.futures import Future
 
-from .terminal import harmless
+from .plaintext import plain
 
 
 def ask(question: str, secret: bool) -> str | None:
     """One line from the terminal or through the pipe; None at the end of input."""
     try:
         if sys.stdin.isatty():
-            question = harmless(question)
+            question = plain(question)
             return getpass.getpass(question) if secret else input(question)
         return input()
     except EOFError:

@@ -14,9 +14,8 @@ from typing import IO, Literal
 from rich.console import Console
 from rich.text import Text
 
-# All controls but tab and newline. What servers send is plain, so nothing is lost; a cell or a
-# server that means ill can't set the clipboard, the title or the cursor.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from .plaintext import plain
+
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 
 
@@ -39,16 +38,14 @@ def can_edit() -> bool:
     return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
 
 
-def harmless(text: str) -> str:
-    """A text without anything that a terminal would obey."""
-    return _CONTROLS.sub("", text.replace("\r\n", "\n"))
-
-
 def write(name: str, text: str) -> None:
-    """Write to stdout or stderr, whatever it can encode; a terminal is given nothing to obey."""
+    """Write to stdout or stderr, whatever it can encode, and nothing that a terminal obeys.
+
+    Through a pipe, too: what reads it may be a terminal in the end, or a model. What servers send
+    is plain, so nothing is lost; a cell or a server that means ill can't set the clipboard.
+    """
     stream = sys.stderr if name == "stderr" else sys.stdout
-    if is_terminal(stream):
-        text = harmless(text)
+    text = plain(text)
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -64,7 +61,7 @@ def write_traceback(text: str) -> None:
         write("stderr", text)
         return
     write("stderr", text[: found.start()])
-    rest = harmless(text[found.start() :])
+    rest = plain(text[found.start() :])
     try:
         console.print(
             colour(rest, "ipython" if rest[0] == "-" else "python"), end="", soft_wrap=True

@@ -17,8 +17,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from .pictures import show_picture
+from .plaintext import plain
 from .results import Picture
-from .terminal import colour, harmless, write
+from .terminal import colour, write
 
 SOURCES = ("code", "content")  # arguments that are Python
 SOURCE_LINES = 20  # of a source that are shown
@@ -45,7 +46,7 @@ class Transcript:
 
     def words(self, text: str) -> None:
         """More of what the model says."""
-        self._text += harmless(text)
+        self._text += plain(text)
         if self.on_terminal:
             done, self._text = settled(self._text)
             if done.strip():
@@ -74,10 +75,10 @@ class Transcript:
             for name, value in arguments.items()
             if name not in SOURCES or not isinstance(value, str)
         )
-        self._say(Text.assemble((f"> {harmless(tool)}", "bold"), f"({harmless(short)})"))
+        self._say(Text.assemble((f"> {plain(tool)}", "bold"), f"({plain(short)})"))
         for name in SOURCES:
             if isinstance(source := arguments.get(name), str):
-                shown = first_lines(harmless(source), SOURCE_LINES)
+                shown = first_lines(plain(source), SOURCE_LINES)
                 self._say(colour(shown), indent=4)
 
     def result(
@@ -88,9 +89,9 @@ class Transcript:
         status = facts.get("status")
         took = f", {facts['elapsed']:.1f} s" if facts.get("elapsed") is not None else ""
         style = "green" if status in (None, "ok", "running") else "red"
-        self._say(Text(harmless(f"< {tool}: {status or 'done'}{took}"), style))
+        self._say(Text(plain(f"< {tool}: {status or 'done'}{took}"), style))
         lines = [line for line in text.splitlines() if not line.startswith("[session_id:")]
-        if shown := first_lines(harmless("\n".join(lines)).strip("\n"), RESULT_LINES):
+        if shown := first_lines(plain("\n".join(lines)).strip("\n"), RESULT_LINES):
             self._say(Text(shown, "dim"), indent=4)
         for picture in pictures:
             show_picture(picture)

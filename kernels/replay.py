@@ -45,7 +45,8 @@ VOLATILE = (
     (re.compile(r"\bpid[ =:]+\d+", re.IGNORECASE), "PID"),
 )
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
-MOST = 5_000  # lines of one output that are compared line by line
+WINDOW = 300  # lines from the first difference on that are compared as a whole
+PIECE = 10_000  # characters of a line that are folded at a time
 LINES = 12  # of one difference that are told
 WIDEST = 300  # characters of a line that are told
 
@@ -122,13 +123,13 @@ def differences(
     found = [Difference("status", (f"-{status}", f"+{now}"))] if status != now else []
     old, new = seen(before), seen(after)
     for what in old:
-        if old[what] != new[what]:
-            found.append(Difference(what, tuple(told(old[what], new[what]))))
+        if lines := tuple(told(old[what].splitlines(), new[what].splitlines())):
+            found.append(Difference(what, lines))
     return found
 
 
-def seen(cell: NotebookNode) -> dict[What, list[str]]:
-    """A cell's outputs as lines to compare, by what they are."""
+def seen(cell: NotebookNode) -> dict[What, str]:
+    """A cell's outputs as texts to compare, by what they are."""
     texts: dict[What, list[str]] = {
         "stdout": [], "stderr": [], "value": [], "display": [], "picture": [], "error": []
     }  # fmt: skip
@@ -145,16 +146,16 @@ def seen(cell: NotebookNode) -> dict[What, list[str]]:
                 shown = output.data.get("text/plain") or " ".join(sorted(output.data))
                 texts["value" if value else "display"].append(f"{shown}\n")
     streams = ("stdout", "stderr")
-    return {
-        what: folded(("" if what in streams else "\n").join(parts)) for what, parts in texts.items()
-    }
+    return {what: ("" if what in streams else "\n").join(parts) for what, parts in texts.items()}
 
 
-def folded(text: str) -> list[str]:
-    """A text's lines with what is volatile taken out."""
+def folded(line: str) -> str:
+    """A line with what is volatile taken out."""
+    if len(line) > PIECE:  # no single step may keep other threads waiting
+        return "".join(folded(line[at : at + PIECE]) for at in range(0, len(line), PIECE))
     for volatile, stands_for in VOLATILE:
-        text = volatile.sub(stands_for, text)
-    return [line.rstrip() for line in text.splitlines()]
+        line = volatile.sub(stands_for, line)
+    return line.rstrip()
 
 
 def digest(data: str) -> str:
@@ -167,12 +168,37 @@ def digest(data: str) -> str:
 
 
 def told(old: list[str], new: list[str]) -> Iterator[str]:
-    """The lines that differ, as many as a reader takes in."""
-    changes = difflib.unified_diff(old[:MOST], new[:MOST], n=0, lineterm="")
+    """The lines that differ, as many as a reader takes in; none if the texts are the same.
+
+    Lines are compared one by one up to the first difference, and as a whole from there on. So
+    the work is linear, and a line is only folded where it is not the same as it stands.
+    """
+    start = next(
+        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if not same(a, b)),
+        min(len(old), len(new)),
+    )
+    if start == len(old) == len(new):
+        return
+    end = 0  # lines that are the same at the end
+    most = min(len(old), len(new)) - start
+    while end < most and same(old[-1 - end], new[-1 - end]):
+        end += 1
+    before, after = old[start : len(old) - end], new[start : len(new) - end]
+    changes = difflib.unified_diff(
+        [folded(line) for line in before[:WINDOW]],
+        [folded(line) for line in after[:WINDOW]],
+        n=0,
+        lineterm="",
+    )
     lines = [line for line in list(changes)[2:] if not line.startswith("@@")]
-    if not lines:
-        lines = [f"  they differ beyond line {MOST:,}"]
     for line in lines[:LINES]:
         yield line if len(line) <= WIDEST else f"{line[:WIDEST]}…"
-    if len(lines) > LINES:
+    if max(len(before), len(after)) > WINDOW:
+        yield f"  … they differ up to line {start + max(len(before), len(after)):,}"
+    elif len(lines) > LINES:
         yield f"  … {len(lines) - LINES} more lines differ"
+
+
+def same(old: str, new: str) -> bool:
+    """Whether two lines are the same but for what is volatile."""
+    return old == new or folded(old) == folded(new)

@@ -84,7 +84,9 @@ class Resume:
             except (KernelError, asyncio.CancelledError) as error:
                 self.stopped = self.stopped or str(error) or "its run was taken out of the queue"
                 return
-            found = differences(before.cell, run.cell, before.status, run.reply.status)
+            found = await asyncio.to_thread(
+                differences, before.cell, run.cell, before.status, run.reply.status
+            )
             self.done.append(Again(before, execution, tuple(found)))
 
     def _submit(self, before: Recorded, limit: float) -> Execution:

@@ -18,6 +18,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from ..kernels import Execution, Question
+from .plaintext import plain
 
 ROUNDS = 8  # questions of one call; clients give up after ten, so then it is handed over
 NOBODY = (
@@ -116,6 +117,7 @@ def question_result(execution: Execution, question: Question, before: Asked | No
 
 def form_of(question: Question) -> ElicitRequestFormParams:
     """A question as a form with one field; who asks is said, since code may ask anything."""
+    prompt = plain(question.prompt)
     field = {"type": "string", "title": "Password (not recorded)" if question.secret else "Answer"}
     schema = {
         "type": "object",
@@ -123,7 +125,7 @@ def form_of(question: Question) -> ElicitRequestFormParams:
         "required": ["value"],
     }
     return ElicitRequestFormParams(
-        message=f"The running Python code asks: {question.prompt or '(for a line of input)'}",
+        message=f"The running Python code asks: {prompt or '(for a line of input)'}",
         requested_schema=schema,
     )
 

@@ -25,6 +25,8 @@ from ..kernels.replay import Recorded, recorded
 from ..kernels.resume import Again, Resume
 from . import beneath
 from .calls import Refusal, may_read, principal, told
+from .own_lines import SESSION
+from .plaintext import plain
 from .settings import Settings
 
 MOST = 200_000_000  # bytes of a notebook
@@ -212,7 +214,7 @@ def report(resume: Resume) -> ToolResult:
         lines.append(
             f"It still goes on: resume_session(notebook={session.id!r}) waits for the rest."
         )
-    lines.append(f"[session_id: {session.id}, cells: {session.count}]")
+    said = [*map(plain, lines), f"{SESSION}{session.id}, cells: {session.count}]"]
     state = "running" if goes_on else "stopped" if resume.stopped else "ended"
     facts: dict[str, Any] = {
         "session_id": session.id,
@@ -228,7 +230,7 @@ def report(resume: Resume) -> ToolResult:
         ],
     }
     return ToolResult(
-        content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
+        content=[TextContent(type="text", text="\n".join(said))], structured_content=facts
     )
 
 

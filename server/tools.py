@@ -107,6 +107,8 @@ class Tools:
         is not in a file. Each call runs in a fresh session unless session_id is given. The
         session stays open afterwards, also when the file failed: run_cell with the returned
         session_id looks at its globals, and by sys.last_traceback at the failing frames' locals.
+        A backslash before a line that looks like one of the server's own (`--- stderr ---`,
+        `[Process exited …]`, `[rmi-agent: …]`) says that the code printed it.
         """
         with told():
             if (asked := self._asked_before(ctx)) is not None:
@@ -136,7 +138,9 @@ class Tools:
         Pass the session_id of an earlier result to go on there; leave it out to begin afresh.
         The last expression's value comes back without print, matplotlib figures come back as
         pictures, and `await`, %magics and !shell commands work; %pip install serves all sessions.
-        If it times out, it is interrupted and the session's variables are kept.
+        If it times out, it is interrupted and the session's variables are kept. A backslash before
+        a line that looks like one of the server's own (`--- stderr ---`, `[session_id: …`,
+        `[rmi-agent: …]`) says that the code printed it.
         """
         with told():
             if (asked := self._asked_before(ctx)) is not None:

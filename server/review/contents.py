@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ MAGIC = {
     "image/gif": b"GIF8",
     "image/webp": b"RIFF",
 }
+DECEIVING = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e0fff]")
 MOST_PIXELS = 60_000_000  # of a picture; a small file can unpack to more than a browser has
 
 
@@ -223,7 +225,7 @@ def cell_of(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
         seconds_of(record.get("elapsed")) or between(timing),
         count,
         joined(timing.get("iopub.execute_input"))[:40],
-        path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else "",
+        joined(path).replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else "",
         tuple(joined(note) for note in listed(record.get("notes"))),
     )
 
@@ -271,8 +273,14 @@ def joined(value: Any) -> str:
 
 
 def encodable(text: str) -> str:
-    """Text that can be sent: JSON may have lone surrogates, which no encoding has."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    """Text that can be sent and is what it looks like.
+
+    JSON may have lone surrogates, which no encoding has. Overrides of direction show a reviewer
+    other code than runs, and tag characters show nothing at all.
+    """
+    if text.isascii():
+        return text
+    return DECEIVING.sub("\ufffd", text.encode("utf-8", "replace").decode())
 
 
 def mapping(value: Any) -> dict[str, Any]:
