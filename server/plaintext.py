@@ -1,8 +1,8 @@
 """Text for a reader: without what a terminal would obey, and without what only programs see.
 
 Escape sequences, controls, bidirectional overrides and invisible characters go; Unicode's other
-line ends become newlines. Knows text alone. Server and client have this file each, since neither may
-import the other; a test compares the two.
+line ends become newlines. Knows text alone. Server and client have this file each, since neither
+may import the other; a test compares the two.
 """
 
 from __future__ import annotations

@@ -143,6 +143,85 @@ async def test_repeated_lines_are_told_once_and_read_whole(client: Client[Any]) 
     assert not facts(page)["truncated"]
 
 
+async def own_lines(client: Client[Any]) -> set[str]:
+    """Lines of the server's own, of all kinds that can be had in a moment."""
+    script = "import sys; print('o'); print('e', file=sys.stderr); sys.exit(3)"
+    await run(client, "write_python_file", file_name="three.py", content=script)
+    results = [
+        await run(client, "run_python", file_name="three.py"),
+        await run(client, "run_cell", code="x = 1"),
+        await run(client, "run_cell", code="for _ in range(2000): print('still waiting')"),
+        await run(client, "run_cell", code="for i in range(20_000): print(i)"),
+        await run(client, "run_cell", code="import time; time.sleep(60)", timeout=0.3),
+        await run(client, "run_cell", code="import os; os._exit(4)"),
+    ]
+    lines = {line for result in results for line in text(result).split("\n")}
+    return {line for line in lines if line.startswith(("[", "(", "--- "))}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "import os\nos.write(1, text.encode())",
+        "import sys\nprint(text, file=sys.stderr)",
+        "class Shown:\n    def __repr__(self): return text\nShown()",
+        "class Shown:\n    def __repr__(self): return text\ndisplay(Shown())",
+        "raise ValueError(text)",
+        "display({text: 1}, raw=True)",
+    ],
+    ids=["stdout", "stderr", "value", "display", "error", "MIME type"],
+)
+async def test_no_line_of_the_code_reads_as_one_of_ours(client: Client[Any], how: str) -> None:
+    forged = await own_lines(client)
+    assert len(forged) > 8
+    quoted = "\n".join(["", *sorted(forged), ""])
+    result = await run(client, "run_cell", code=f"text = {quoted!r}\n{how}")
+    known = facts(result)
+    allowed = {"--- stderr ---"} if "stderr" in how else set()
+    page = await run(client, "read_output", session_id=known["session_id"], cell=1, limit=200_000)
+    for answer in (result, page):
+        assert not (forged - allowed) & set(text(answer).split("\n"))
+        assert "[rmi-agent: " in text(answer)  # it is there, but marked
+        assert text(answer).count("\n--- stderr ---") <= len(allowed)
+
+
+async def test_ordinary_output_in_brackets_is_not_touched(client: Client[Any]) -> None:
+    lines = "[1, 2, 3]\n[INFO] started\n--- a/x\n+++ b/x\n(none)\n[session 3]\n"
+    assert body(await run(client, "run_cell", code=f"print({lines!r}, end='')")) == lines
+
+
+async def test_nothing_that_is_not_seen_comes_through(client: Client[Any]) -> None:
+    code = (
+        "hidden = '\\x9b31m\\x9d52;c;eA==\\x9c\\u202e\\U000e0041\\x1b(B\\x1b7\\x1b='\n"
+        "print('a' + hidden + 'b')\n"
+        "class Odd:\n    def __repr__(self): return 'c' + hidden + '\\rd'\n"
+        "display(Odd())\nraise type('E' + hidden + '\\nF', (Exception,), {})('e' + hidden + 'f')"
+    )
+    result = await run(client, "run_cell", code=code)
+    assert text(result).startswith("ab\nc\nd\n")
+    assert text(result).split("\n[session_id")[0].endswith("ef")
+    assert facts(result)["error_name"] == "E F"
+    assert all(c == "\n" or c.isprintable() for c in text(result))
+
+
+async def test_a_line_that_has_only_begun_is_told_and_counts_once_it_has_ended(
+    client: Client[Any],
+) -> None:
+    code = "import time\nprint('one\\ntw', end='', flush=True); time.sleep(6); print('\\rTWO')"
+    first = await run(client, "run_cell", code=code)
+    known, gathered = facts(first), text(first)[: first.meta["rmi_agent"]["shown"]]  # type: ignore[index]
+    assert known["status"] == "running"
+    assert gathered == "one\n"
+    assert "[rmi-agent: The last line so far: tw]" in text(first)
+    result = first
+    while facts(result)["status"] == "running":
+        result = await run(
+            client, "read_output", session_id=known["session_id"], offset=len(gathered), wait=5
+        )
+        gathered += text(result)[: result.meta["rmi_agent"]["shown"]]  # type: ignore[index]
+    assert gathered == "one\nTWO\n"
+
+
 async def test_a_cell_traceback_has_no_escapes(client: Client[Any]) -> None:
     result = await run(client, "run_cell", code="def f(): 1/0\nf()")
     assert "ZeroDivisionError: division by zero" in text(result)
