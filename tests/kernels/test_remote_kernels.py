@@ -165,7 +165,7 @@ def test_a_file_runs_there_with_its_neighbours_as_python_would_run_it(
         "--- stderr ---",
         "wrong",
         "[Process exited with code 3]",
-        "[The kernel's machine did not get all files of the project: large.bin would be more than"
+        "[rmi-agent: The kernel's machine did not get all files of the project: large.bin would be more than"
         " 1 MB together (REMOTE_FILES_LIMIT).]",
     ]
     assert "Written on the kernel's machine" in text and "sub/made.txt." in text
