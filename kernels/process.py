@@ -220,10 +220,12 @@ class KernelProcess:
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         except CannotFork as error:
+            if isinstance(error.__cause__, OSError):  # no descriptors are left, say
+                raise error.__cause__ from None
             raise KernelStartError(
                 f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
-                f" ({error}), and Landlock without a network holds no others. Install bubblewrap,"
-                " or set SANDBOX_NETWORK=1."
+                f" ({error}), and Landlock without a network holds no others. Try again; if it"
+                " happens again, install bubblewrap or set SANDBOX_NETWORK=1."
             ) from error
         finally:
             for fd in pipes:

@@ -336,7 +336,7 @@ class Template:
         try:
             connection, theirs = socket.socketpair()
         except OSError as error:
-            raise CannotFork(f"its template can't be asked: {error}") from None
+            raise CannotFork(f"its template can't be asked: {error}") from error
         try:
             connection.setblocking(False)
             if PASSES_PIDS:
@@ -453,7 +453,7 @@ class Templates:
             try:
                 template = Template(request, wanted)
             except OSError as error:
-                raise CannotFork(f"its template can't be started: {error}") from None
+                raise CannotFork(f"its template can't be started: {error}") from error
         self._living[request.key] = template
         return template
 

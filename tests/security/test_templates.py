@@ -168,7 +168,7 @@ async def test_a_kernel_reads_and_changes_no_memory_of_its_template_or_of_others
                 got = await outcome(
                     session, f"import os; got = open(f'/proc/{{{whose}}}/mem', {mode!r})"
                 )
-                assert got.startswith("PermissionError"), (whose, mode, got)
+                assert got.startswith(("PermissionError", "OSError(30")), (whose, mode, got)
             for file in ("environ", "maps"):
                 got = await outcome(
                     session, f"import os; got = open(f'/proc/{{{whose}}}/{file}', 'rb').read()"
@@ -322,7 +322,7 @@ async def test_landlock_without_a_network_refuses_what_can_not_be_forked(
     (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "P"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     async with Place("landlock", tmp_path).sessions("plain") as sessions:
-        with pytest.raises(KernelStartError, match="can't be forked .*Install bubblewrap"):
+        with pytest.raises(KernelStartError, match="can't be forked .*install bubblewrap"):
             await sessions.open("alice")
 
 
