@@ -64,7 +64,8 @@ FINE = {
     ),
     "one memory mapped twice": (
         "from multiprocessing import shared_memory as s\n"
-        "m = s.SharedMemory(create=True, size=150_000_000); m.buf[:] = b'1' * 150_000_000\n"
+        "m = s.SharedMemory(create=True, size=150_000_000)\n"
+        "for i in range(0, 150_000_000, 1_000_000): m.buf[i:i + 1_000_000] = b'1' * 1_000_000\n"
         "n = s.SharedMemory(m.name); sum(n.buf[::4096]); time.sleep(2.5); n.close(); m.unlink()"
     ),
 }
