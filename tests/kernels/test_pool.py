@@ -377,8 +377,9 @@ async def test_a_session_closed_while_it_restarts_leaves_no_kernel(tmp_path: Pat
     async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0) as opened:
         session = await opened.open()
         restarting = asyncio.create_task(session.restart())
-        await asyncio.sleep(0.05)
-        assert session.busy  # so it is not the one to make room
+        async with asyncio.timeout(10):
+            while not session.busy:  # so it is not the one to make room
+                await asyncio.sleep(0)
         await opened.close(session)
         with pytest.raises(KernelError, match="is closed"):
             await restarting
