@@ -133,13 +133,17 @@ class Kernel:
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
-                f"The kernel did not answer within {self.launch.start_timeout:g} s."
+                f"The kernel did not answer within {self.launch.start_timeout:g} s, and nothing was"
+                " run. Try again."
             ) from None
         except DeadKernelError as error:
             words = self.process.last_words()
             await self.close(graceful=False)
-            told = f" Its last words: {words[-2000:]}" if words else ""
-            raise KernelStartError(f"The kernel ended before it answered. {error}{told}") from error
+            said = f" It had printed: {words[-2000:]}" if words else ""
+            raise KernelStartError(
+                "The kernel ended before it answered, and nothing was run. Try again."
+                f" {error}{said}"
+            ) from error
         except BaseException:
             await self.close(graceful=False)
             raise

@@ -348,13 +348,14 @@ class KernelProcess:
         return bool(await self._manager.is_alive())
 
     async def until_dead(self) -> int | None:
-        """Wait for its end; its exit code as `subprocess` gives it."""
+        """Wait for its end; its exit code as `subprocess` gives it, None if nobody knows it."""
         provisioner = self._manager.provisioner
         assert provisioner is not None
         # A provisioner has no event for it; `poll` is its interface.
         while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
-        return code
+        process = getattr(provisioner, "process", None)
+        return None if isinstance(process, Forked) and process.exit_code_lost else code
 
     @property
     def why_ended(self) -> str:

@@ -329,7 +329,11 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
         with contextlib.suppress(OSError):  # outside of a sandbox it is not ours to do
             walls.keep_apart()
         before = set(sys.modules)
-        with tempfile.TemporaryDirectory() as folder:
+        # In a folder that is removed after a server, however this process ends.
+        place = os.environ.get("IPYTHONDIR", "")
+        with tempfile.TemporaryDirectory(
+            dir=place if os.access(place, os.W_OK) else None
+        ) as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
             app = start([f"-f={folder}/k.json", "--transport=ipc", f"--ip={folder}/k"])
             app.shell.run_cell("1 + 1", silent=True)

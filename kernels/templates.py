@@ -43,6 +43,7 @@ MOST_TOLD = 1_000_000  # bytes of a template's reports that are read at once
 MOST = 8  # templates that may serve at the same time; the one longest unused makes room
 LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
 LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
+CLOSING = 2.0  # seconds in which templates are to end by themselves, all together
 UNKNOWN = 255  # exit code of a kernel whose template has ended before it
 # Starts the templates and keeps their books; nothing in it waits for one of them. bubblewrap is
 # to end with its parent, and for Linux that is the thread that has started it: this one stays.
@@ -127,10 +128,13 @@ class Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
+        connection.setblocking(False)
         self.pid = pid
         self.returncode: int | None = None
+        self.exit_code_lost = False  # nobody is left who knows how it ended
         self._connection = connection
         self._looked = time.monotonic()
+        self._ended = 0.0  # when it was seen to have ended without a word
         self._process = psutil.Process(pid)
 
     def close(self) -> None:
@@ -138,23 +142,30 @@ class Forked:
         self._connection.close()
 
     def poll(self) -> int | None:
-        """The exit code, as `subprocess` counts, or None while it runs."""
+        """The exit code, as `subprocess` counts, or None while it runs. Never waits."""
         if self.returncode is None:
-            told = self._told(0)
-            if not told and not self._runs():
-                # Its template has ended before it, or is busy with an import.
-                told = self._told(LAST_WORD) or ANSWER.pack(b"e", UNKNOWN)
-            if told:
-                whole = len(told) == ANSWER.size  # else the template died while it wrote
-                self.returncode = ANSWER.unpack(told)[1] if whole else UNKNOWN
+            word = self._last_word()
+            if word is not None and len(word) == ANSWER.size:
+                self.returncode = ANSWER.unpack(word)[1]
+            elif not self._runs() and (word is not None or self._is_silent()):
+                self.returncode, self.exit_code_lost = UNKNOWN, True
+            if self.returncode is not None:
                 self.close()
         return self.returncode
 
-    def _told(self, patience: float) -> bytes:
-        self._connection.settimeout(patience)
-        with contextlib.suppress(OSError):
+    def _last_word(self) -> bytes | None:
+        """What its template says of its end; less than that if it died first, None if it waits."""
+        try:
             return self._connection.recv(ANSWER.size)
-        return b""
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _is_silent(self) -> bool:
+        """Whether the template has had the time to say how the process ended."""
+        self._ended = self._ended or time.monotonic()
+        return time.monotonic() > self._ended + LAST_WORD
 
     def _runs(self) -> bool:
         try:
@@ -364,11 +375,14 @@ class Template:
         """Whether its process has ended."""
         return self.process.poll() is not None
 
-    def close(self) -> None:
-        """End it and the kernels that it still has."""
+    def hang_up(self) -> None:
+        """Let it end, with the kernels that it still has."""
         self.line.close()
+
+    def end(self, patience: float) -> None:
+        """Wait for its end, at most so many seconds; then kill it."""
         try:
-            self.process.wait(2)
+            self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -400,9 +414,16 @@ class Templates:
         SPAWNER.submit(self._close, env).result()
 
     def _close(self, env: dict[str, str]) -> None:
-        for template in [*self._living.values(), *self._retired]:
-            if template.over() or env.items() <= template.env.items():
-                template.close()
+        ending = [
+            template
+            for template in (*self._living.values(), *self._retired)
+            if template.over() or env.items() <= template.env.items()
+        ]
+        for template in ending:
+            template.hang_up()
+        until = time.monotonic() + CLOSING
+        for template in ending:
+            template.end(max(0.0, until - time.monotonic()))
         self._living = OrderedDict(
             (key, template) for key, template in self._living.items() if not template.over()
         )
@@ -462,7 +483,7 @@ class Templates:
         over = [old for old in (*self._retired, template) if old.over()]
         self._retired = [old for old in (*self._retired, template) if old not in over]
         for old in over:
-            old.close()
+            old.hang_up()
 
 
 TEMPLATES = Templates()

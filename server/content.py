@@ -87,7 +87,7 @@ async def running_result(execution: Execution, budget: int, shelf: Shelf) -> Too
     """The output so far of a run that goes on."""
     whole = await shelf.so_far(execution)
     text, truncated = await within(budget, whole, execution.session.id, execution.number)
-    doing = "is queued behind another run" if execution.status == "queued" else "still runs"
+    doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
     notes = [
         *open_line(execution),
         *stderr_so_far(execution),

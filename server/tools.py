@@ -36,6 +36,7 @@ from .settings import Settings
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
 LISTED = 1000  # files
+LONGEST_CELL = 2_000_000  # characters
 
 SessionId = Annotated[
     str | None,
@@ -145,6 +146,11 @@ class Tools:
         with told():
             if (asked := self._asked_before(ctx)) is not None:
                 return await self._follow(asked, ctx)
+            if len(code) > LONGEST_CELL:
+                raise Refusal(
+                    f"Error: the code has {len(code):,} characters; a cell may have"
+                    f" {LONGEST_CELL:,}. Write a file with write_python_file and run that."
+                )
             async with self._session(session_id) as session:
                 execution = session.submit_cell(code, timeout)
             return await self._follow(self._told(execution), ctx)
@@ -220,9 +226,27 @@ class Tools:
                     )
                 yield session
             else:
-                yield await self.sessions.open(who)
+                async with self._in_time("No kernel was ready", "Nothing was run; call again."):
+                    session = await self.sessions.open(who)
+                yield session
         finally:
             self._beginning[who] -= 1
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, failed: str, advice: str) -> AsyncIterator[None]:
+        """Give what is done in here no longer than a call may take: clients give up soon after.
+
+        Raises:
+            Refusal: it took longer.
+        """
+        seconds = self.settings.response_deadline
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Refusal(f"{failed} within {seconds:g} s. {advice}") from None
 
     def _told(self, execution: Execution) -> Execution:
         for tell_of in self.begun:
@@ -301,7 +325,11 @@ class Tools:
         """
         with told():
             session = self.sessions.get(session_id, principal())
-            await session.restart()
+            async with self._in_time(
+                f"Session {session_id} had no fresh kernel",
+                "The restart goes on; list_sessions tells when it is over.",
+            ):
+                await session.restart()
             return f"Session {session_id} has a fresh kernel: all its variables are gone."
 
     async def close_session(self, session_id: OpenSession) -> str:

@@ -359,7 +359,7 @@ async def test_a_template_that_is_closed_while_its_answer_is_awaited_is_no_error
     """Its owner reads a line that is closed: EBADF."""
     async with kernel():
         (template,) = TEMPLATES._living.values()
-    template.close()
+    template.hang_up()
     assert not template.fit()
     async with kernel() as running:
         assert is_forked(running.process)
@@ -375,7 +375,31 @@ async def test_an_exit_code_that_comes_in_part_is_unknown(told: bytes) -> None:
     theirs.sendall(told)
     theirs.close()
     assert ended.poll() == (7 if len(told) == templates.ANSWER.size else templates.UNKNOWN)
+    assert ended.exit_code_lost == (len(told) < templates.ANSWER.size)
     assert ours.fileno() == -1
+
+
+async def test_an_exit_code_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that is stopped says nothing, and the loop has others to serve."""
+    monkeypatch.setattr(templates, "LAST_WORD", 1000.0)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ended = templates.Forked(child.pid, ours)
+        await child.wait()
+        assert ended.poll() is None
+        monkeypatch.setattr(templates, "LAST_WORD", 0.0)
+        assert ended.poll() == templates.UNKNOWN
+        assert ended.exit_code_lost
+
+
+async def test_templates_that_are_stopped_are_ended() -> None:
+    async with kernel(), kernel(env={**kernel_env(), "PRINCIPAL": "other"}):
+        made = list(TEMPLATES._living.values())
+        for template in made:
+            template.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(TEMPLATES.close)
+        assert all(template.over() for template in made)
 
 
 @pytest.mark.parametrize("asked", [1, 40])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,6 +14,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
+from rmi_agent.server import App, load
 from rmi_agent.server.content import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
@@ -287,6 +289,25 @@ async def test_a_long_run_is_handed_over_and_followed(client: Client[Any]) -> No
         offset += shown
     assert gathered == "0\n1\n2\n3\n4\n5\n6\n7\n'end'\n"
     assert facts(result)["status"] == "ok"
+
+
+async def test_a_call_waits_no_longer_for_a_kernel_than_clients_wait_for_a_call(
+    projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(load(python_projects_dir=projects, response_deadline=0.2))
+    monkeypatch.setattr(app.sessions, "open", lambda *_: asyncio.Event().wait())
+    async with Client(app.mcp) as connected:
+        with pytest.raises(ToolError, match=r"within 0.2 s\. Nothing was run; call again"):
+            await connected.call_tool("run_cell", {"code": "1"})
+        with pytest.raises(ToolError, match=r"within 0.2 s\. Nothing was run; call again"):
+            await connected.call_tool("run_python", {"file_name": "hello_world.py"})
+
+
+async def test_a_cell_that_is_far_too_long_is_refused_with_what_to_do(client: Client[Any]) -> None:
+    result = await run(client, "run_cell", code="#" * 2_000_001)
+    assert result.is_error
+    assert "2,000,001 characters" in text(result)
+    assert "write_python_file" in text(result)
 
 
 async def test_live_output_goes_out_as_progress(client: Client[Any]) -> None:
