@@ -329,11 +329,7 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
         with contextlib.suppress(OSError):  # outside of a sandbox it is not ours to do
             walls.keep_apart()
         before = set(sys.modules)
-        # In a folder that is removed after a server, however this process ends.
-        place = os.environ.get("IPYTHONDIR", "")
-        with tempfile.TemporaryDirectory(
-            dir=place if os.access(place, os.W_OK) else None
-        ) as folder:
+        with passing_folder() as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
             app = start([f"-f={folder}/k.json", "--transport=ipc", f"--ip={folder}/k"])
             app.shell.run_cell("1 + 1", silent=True)
@@ -349,6 +345,14 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
     with contextlib.suppress(ChildProcessError):  # SIGCHLD's handler was first
         os.waitpid(pid, 0)
     return modules, patterns
+
+
+def passing_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder, if it may be in one that goes with the server, however this ends."""
+    try:
+        return tempfile.TemporaryDirectory(dir=os.environ["IPYTHONDIR"])
+    except (KeyError, OSError):  # it can't be written to where there is a sandbox
+        return tempfile.TemporaryDirectory()
 
 
 def start(arguments: list[str]) -> Any:

@@ -186,9 +186,9 @@ async def test_a_kernel_reads_and_changes_no_memory_of_its_template_or_of_others
         assert mine == "(True, True)"
         assert value(await cell(other, "secret")) == f"{'x' * 10!r}"
         # The server, outside, still sees what it counts and clears up by.
-        assert session._kernel is not None
-        assert session._kernel.process.memory() > 1_000_000
-        process = psutil.Process(session._kernel.process.pid)
+        assert session.kernel is not None
+        assert session.kernel.process.memory() > 1_000_000
+        process = psutil.Process(session.kernel.process.pid)
         assert process.environ()["RMI_AGENT_KERNEL"]
 
 
@@ -357,8 +357,8 @@ async def test_the_server_connects_to_no_socket_but_the_kernels(what: str, place
                     await sessions.close(await sessions.open("alice"))
             custom.unlink()
             session = await sessions.open("alice")
-            assert session._kernel is not None
-            sockets = session._kernel.launch.sockets
+            assert session.kernel is not None
+            sockets = session.kernel.launch.sockets
             assert sockets is not None
             names = value(await cell(session, f"import os; os.listdir({str(sockets)!r})"))
             # What is used is out of reach; the heartbeat's, which nobody asks, may be left.
@@ -408,5 +408,5 @@ async def test_what_replaces_a_socket_is_refused_in_words(
 async def test_a_kernel_of_a_sandbox_is_forked(place: Place) -> None:
     async with place.sessions() as sessions:
         session = await loaded_ahead(sessions)
-        assert session._kernel is not None
-        assert is_forked(psutil.Process(session._kernel.process.pid))
+        assert session.kernel is not None
+        assert is_forked(psutil.Process(session.kernel.process.pid))
