@@ -331,7 +331,8 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
         before = set(sys.modules)
         with passing_folder() as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
-            app = start([f"-f={folder}/k.json", "--transport=ipc", f"--ip={folder}/k"])
+            os.chdir(folder)  # a socket's path may be no longer than 107 bytes
+            app = start([f"-f={folder}/k.json", "--transport=ipc", "--ip=k"])
             app.shell.run_cell("1 + 1", silent=True)
             modules = [name for name in sys.modules if name not in before]
         # `re` keeps what it has compiled; its cache is not public, so it may be missing.
