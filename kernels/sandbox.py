@@ -217,8 +217,13 @@ class Sandbox:
         put("hidden", *policy.hide)
         programs = ("confine", "broker", "template_process", "afterfork")
         put("ro", *(HERE / f"{name}.py" for name in programs))
-        put("ro", self.folder / "c", self.folder / "e", self.folder / "i")
-        put("rw", self.home, self.folder / "s", self.folder / "i" / "profile_default" / "db")
+        ipython = self.folder / "i"
+        profile = ipython / "profile_default"
+        put("ro", self.folder / "c", self.folder / "e", profile)
+        # IPython takes a temporary folder instead where it can't write. With Landlock it can't,
+        # and sees no sign of that; there what may be written to has nothing read only in it.
+        put("rw" if policy.tier == "bwrap" else "ro", ipython)
+        put("rw", self.home, self.folder / "s", profile / "db")
         if policy.tier == "landlock":
             put("rw", self.tmp)
         there = {path: kind for path, kind in places.items() if path.exists()}
