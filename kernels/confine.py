@@ -161,12 +161,16 @@ def end_sooner(oom_score: int) -> None:
 def show_read_only(paths: Iterable[str]) -> None:
     """Let this process see some files of the system as on a disk that can only be read.
 
-    Devices can be written to all the same, but root can't change their modes any more.
+    Devices can be written to all the same, but root can't change their modes any more. A root
+    without the right to mount, as in a container, goes without.
 
     Raises:
         OSError: the system won't.
     """
-    checked(libc.unshare(NEW_MOUNTS), "mounts of one's own")
+    try:
+        checked(libc.unshare(NEW_MOUNTS), "mounts of one's own")
+    except PermissionError:
+        return
     checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
     for path in map(os.fsencode, filter(os.path.exists, paths)):
         checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))

@@ -58,4 +58,6 @@ def clear_after_dead(base: Path) -> None:
     for old in base.glob("*-*"):
         pid = old.name.partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            for unlisted in old.glob("*/x"):  # sandboxes have made them so
+                unlisted.chmod(0o700)
             shutil.rmtree(old, ignore_errors=True)

@@ -80,6 +80,7 @@ HOMES = {
 }
 # Lies in what is the home folder of templates, so that matplotlib looks for no other.
 MATPLOTLIBRC = "matplotlibrc"
+UNLISTED = 0o300  # a folder's mode: files can be made there, and found by those who know a name
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class Policy:
         # Not in the home: what kernels may change could be links when it is cleared.
         clear_after_dead(self.homes / "tmp")
         tmp = self.homes / "tmp" / runtime.name / folder.name
-        parts = [folder / part for part in "csiet"]
+        parts = [folder / part for part in "csietx"]
         for made in (self.homes, home, home / "packages", tmp, *parts):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "x").chmod(UNLISTED)
         number = inner_id()
         (folder / "e" / MATPLOTLIBRC).touch()
         (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
@@ -189,7 +191,10 @@ class Sandbox:
                 changed[name] = os.pathsep.join(kept) if any(kept) else None
         home = self.folder / "e"
         changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}
-        return changed | {"TMPDIR": env["TMPDIR"]}  # what it imports may need one
+        # What it imports may need one. In bubblewrap each template has a /tmp of its own; with
+        # Landlock kernels could change what it makes, if they knew its name.
+        folder = "/tmp" if self.policy.tier == "bwrap" else str(self.folder / "x")
+        return changed | {"TMPDIR": folder}
 
     def command(self, interpreter: str) -> list[str]:
         """What has to stand before a command that begins with this interpreter.
@@ -225,7 +230,7 @@ class Sandbox:
         put("rw" if policy.tier == "bwrap" else "ro", ipython)
         put("rw", self.home, self.folder / "s", profile / "db")
         if policy.tier == "landlock":
-            put("rw", self.tmp)
+            put("rw", self.tmp, self.folder / "x")
         there = {path: kind for path, kind in places.items() if path.exists()}
         return there | dict.fromkeys(on_the_way(there), "rw")
 
@@ -272,7 +277,12 @@ class Sandbox:
         return {
             "filter": seccomp.program(seccomp.HANDED_OVER).hex(),
             "calls": seccomp.named(seccomp.HANDED_OVER),
-            "write": [str(path) for path, kind in places.items() if kind == "rw"],
+            # The mode of the unlisted one is its lock, so only what lies in it may be changed.
+            "write": [
+                f"{path}/" if path == self.folder / "x" else str(path)
+                for path, kind in places.items()
+                if kind == "rw"
+            ],
         }
 
     def last_filter(self) -> str:

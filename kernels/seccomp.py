@@ -65,6 +65,7 @@ CREATES = 0o100 | 0o20000000  # O_CREAT, and O_TMPFILE without O_DIRECTORY
 STREAM, PACKETS, KIND_OF_SOCKET = 1, 5, 0xF  # SOCK_…; the rest of a type are flags
 WRITES, TRUNCATES = 0o3, 0o1000  # O_ACCMODE (0 is O_RDONLY), O_TRUNC
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
+FAST_OPEN = 0x20000000  # MSG_FASTOPEN
 SET_LEASE = 1024  # F_SETLEASE
 PUSH_TERMINAL_INPUT = 0x5412, 0x541C  # TIOCSTI, TIOCLINUX
 CHANGE_INODE = 0x40086602, 0x401C5820, 0x40087602, 0x40046602  # FS_IOC_SETFLAGS and its like
@@ -136,8 +137,13 @@ PAIRS = calls(
     "socketpair",
     *(Where(1, kind, mask=KIND_OF_SOCKET, equal=False) for kind in (STREAM, PACKETS)),
 )
-# All sockets that are not there yet.
-NEW_SOCKETS = (calls("socket connect"), PAIRS)
+# All sockets that are not there yet, and what connects one that is (MSG_FASTOPEN).
+NEW_SOCKETS = (
+    calls("socket connect"),
+    PAIRS,
+    calls("sendto sendmmsg", has(3, FAST_OPEN)),
+    calls("sendmsg", has(2, FAST_OPEN)),
+)
 
 
 def known() -> bool:

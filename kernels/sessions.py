@@ -261,6 +261,7 @@ class Sessions:
                 return
             folder = launch.runtime.parent  # its name stays, so that no other gets it
             tmp = self.policy.homes / "tmp" / folder.parent.name / folder.name
+            (folder / "x").chmod(0o700)
             for each in (*folder.iterdir(), tmp):
                 shutil.rmtree(each, ignore_errors=True)
                 each.unlink(missing_ok=True) if each.is_file() else None

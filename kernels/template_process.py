@@ -214,6 +214,7 @@ class Template:
         set_by_imports = {name: os.environ[name] for name in os.environ.keys() - self.env.keys()}
         os.environ.clear()
         os.environ.update({**set_by_imports, **env})
+        tempfile.tempdir = None  # a template's TMPDIR is its own
         afterfork.forget_folders_of_matplotlib(env)
         if hasattr(time, "tzset"):
             time.tzset()
@@ -329,7 +330,7 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
         with contextlib.suppress(OSError):  # outside of a sandbox it is not ours to do
             walls.keep_apart()
         before = set(sys.modules)
-        with passing_folder() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
             os.chdir(folder)  # a socket's path may be no longer than 107 bytes
             app = start([f"-f={folder}/k.json", "--transport=ipc", "--ip=k"])
@@ -346,14 +347,6 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
     with contextlib.suppress(ChildProcessError):  # SIGCHLD's handler was first
         os.waitpid(pid, 0)
     return modules, patterns
-
-
-def passing_folder() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder, if it may be in one that goes with the server, however this ends."""
-    try:
-        return tempfile.TemporaryDirectory(dir=os.environ["IPYTHONDIR"])
-    except (KeyError, OSError):  # it can't be written to where there is a sandbox
-        return tempfile.TemporaryDirectory()
 
 
 def start(arguments: list[str]) -> Any:

@@ -359,7 +359,7 @@ class Template:
                 forked = Forked(await pid_of_sender(connection), connection)
         except BaseException as error:
             connection.close()
-            self.hung = isinstance(error, TimeoutError) and self.forked > 0
+            self.hung = self.hung or (isinstance(error, TimeoutError) and self.forked > 0)
             if isinstance(error, (OSError, psutil.Error)):  # of which TimeoutError is one
                 raise CannotFork(f"its template did not answer: {error!r}") from None
             raise

@@ -107,6 +107,8 @@ def sweep(mark: str) -> None:
 def clear_up(mark: str, folder: Path) -> None:
     """Kill what has the mark, and remove the folder."""
     sweep(mark)
+    for unlisted in folder.glob("*/x"):  # sandboxes have made them so
+        unlisted.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -112,6 +112,21 @@ def test_before_landlock_asks_about_it_no_file_is_emptied_unopened(processor: st
 
 
 @pytest.mark.parametrize("processor", MACHINES)
+def test_a_socket_that_is_there_is_not_connected_by_sending(processor: str) -> None:
+    machine = MACHINES[processor]
+    program = seccomp.program(seccomp.NEW_SOCKETS, processor)
+
+    def sent(name: str, *arguments: int) -> str | int:
+        return answer(program, machine.audit, machine.numbers[name], arguments)
+
+    fast_open, more = 0x20000000, 0x8000
+    assert sent("sendto", 3, 0, 0, fast_open) == errno.EPERM
+    assert sent("sendmsg", 3, 0, fast_open | more) == errno.EPERM
+    assert sent("sendmmsg", 3, 0, 1, fast_open) == errno.EPERM
+    assert [sent("sendto", 3, 0, 0, more), sent("sendmsg", 3, 0, more)] == [ALLOWED] * 2
+
+
+@pytest.mark.parametrize("processor", MACHINES)
 def test_calls_of_another_processor_or_of_the_future_are_not_let_through(processor: str) -> None:
     machine = MACHINES[processor]
     program = seccomp.program(RULES, processor)

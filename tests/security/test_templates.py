@@ -410,3 +410,18 @@ async def test_a_kernel_of_a_sandbox_is_forked(place: Place) -> None:
         session = await loaded_ahead(sessions)
         assert session.kernel is not None
         assert is_forked(psutil.Process(session.kernel.process.pid))
+
+
+async def test_no_kernel_finds_what_a_template_makes_for_itself(place: Place) -> None:
+    """With Landlock a template's temporary files lie where kernels may write, too."""
+    async with place.sessions() as sessions:
+        session = await sessions.open("alice")
+        assert session.kernel is not None
+        folder = session.kernel.launch.runtime.parent / "x"
+        assert folder.is_dir()
+        for attempt in ("os.listdir(folder)", "os.chmod(folder, 0o700)"):
+            got = await outcome(session, f"import os; folder = {str(folder)!r}; got = {attempt}")
+            assert got.startswith(("PermissionError", "FileNotFoundError", "OSError")), got
+        assert value(await cell(session, "import tempfile; tempfile.gettempdir()")) != repr(
+            str(folder)
+        )
