@@ -127,7 +127,6 @@ class Session:
         self.kernel: Kernel | None = kernel  # None once it has died
         self.supervisor = supervisor
         self._unfinished: dict[int, Execution] = {}  # by number: queued, or going on
-        self.current: Execution | None = None  # the run whose turn it is
         self._fresh = begun is None
         self._changed = changed
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
@@ -263,11 +262,7 @@ class Session:
         """
         try:
             async with self._queue:
-                self.current = execution
-                try:
-                    return await work()
-                finally:
-                    self.current = None
+                return await work()
         except KernelError:
             raise
         except Exception as error:
@@ -437,9 +432,15 @@ class Session:
 
     # -- Jupyter's buttons
 
-    def interrupt(self, why: str = "interrupted by interrupt_session") -> bool:
-        """Stop the run that goes on; False if none does."""
-        return self.current is not None and self.current.interrupt(why)
+    def interrupt(self, why: str = "interrupted by interrupt_session") -> Execution | None:
+        """Stop the run that goes on, or the next one if none has its turn yet.
+
+        Returns the run; None if there is none, or it is ending already.
+        """
+        # The first of the queue may not have its turn yet; the one before may be over just now.
+        not_over = (e for e in self.unfinished if not e.task.done() and e.finished is None)
+        execution = next(not_over, None)
+        return execution if execution is not None and execution.interrupt(why) else None
 
     async def restart(self) -> None:
         """A fresh kernel; whatever ran is stopped, whatever was queued is dropped.
