@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 from nbformat import NotebookNode
 
 from .address import RemoteKernel
@@ -528,32 +527,6 @@ class Session:
 
     def _sign(self) -> None:
         self.supervisor.start(self.recorder.sign(), "signing a notebook")
-
-
-def run_on_record(text: str, notebook: Path, session_id: str, number: int) -> Run | None:
-    """A run as the text of its notebook has it, for when it is no longer in memory."""
-    for cell in nbformat.reads(text, as_version=4).cells:
-        record = cell.metadata.get("rmi_agent", {})
-        if record.get("cell") == number:
-            reply = Reply(
-                record["status"],
-                cell.execution_count,
-                record.get("error_name"),
-                record.get("exit_code"),
-                record["state"],
-            )
-            return Run(
-                cell,
-                reply,
-                session_id,
-                number,
-                "sha256" in record,
-                record["elapsed"],
-                record["state"],
-                notebook,
-                (*record.get("notes", []), "From the session's notebook."),
-            )
-    return None
 
 
 def told_steps(reply: Reply) -> str:
