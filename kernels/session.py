@@ -292,7 +292,7 @@ class Session:
         with traced(self.id, execution.number) as trace:
             reply = await execution.run(kernel, timeout or None)
             execution.finished = time.monotonic()
-            run = self._account(execution, kernel, reply)
+            run = await self._account(execution, kernel, reply)
             trace.over(
                 status=reply.status,
                 state=run.state,
@@ -319,7 +319,7 @@ class Session:
         self.kernel = kernel
         return kernel
 
-    def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
+    async def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
         """Settle the cell, note what became of the state, and record it."""
         notes = [self._news] if self._news else []
         self._news = ""
@@ -359,9 +359,11 @@ class Session:
             record.notes = notes
         self.recorder.finish(cell, execution.title)
         if changed := {id(output) for output in execution.outputs.elsewhere}:
-            for earlier in self.executions:
-                if any(id(output) in changed for output in earlier.cell.outputs):
-                    self.recorder.amend(earlier.cell)
+            await self.recorder.amend(
+                earlier.cell
+                for earlier in self.executions
+                if any(id(output) in changed for output in earlier.cell.outputs)
+            )
         if self.recorder.problem:
             notes.append(f"This cell was not recorded: {self.recorder.problem}")
         return Run(
@@ -505,7 +507,7 @@ class Session:
         left.finished = time.monotonic()
         if reply.state == "kept":
             self.kernel = left.attaching.result()
-        return self._account(left, self.kernel, reply)
+        return await self._account(left, self.kernel, reply)
 
     async def _stop_all(self, why: str) -> None:
         open_runs = self.unfinished
