@@ -210,7 +210,7 @@ async def test_exit_ends_the_kernel_and_says_so(session: Session) -> None:
 async def test_an_interrupt_stops_the_run_and_keeps_the_state(session: Session) -> None:
     await cell(session, "x = 1")
     execution = session.submit_cell("import time\nprint('go', flush=True)\ntime.sleep(60)")
-    while "go" not in execution.outputs.so_far("stdout"):
+    while not any("go" in text.settled for text in execution.outputs.stream_texts("stdout")):
         execution.outputs.changed.clear()
         await asyncio.wait_for(execution.outputs.changed.wait(), 10)
     assert session.interrupt() is execution
