@@ -149,14 +149,6 @@ class Outputs:
         ]
         return NotebookNode(self.cell, outputs=outputs)
 
-    def so_far(self, name: str) -> str:
-        """The text of one stream up to where it can still change (`stdout`, `stderr`)."""
-        return "".join(
-            self._settled_text(output)
-            for output in self.cell.outputs
-            if output.output_type == "stream" and output.name == name
-        )
-
     def stream_texts(self, name: str) -> list[StreamText]:
         """The texts of one stream (`stdout`, `stderr`), in order; displays stand between them."""
         return [

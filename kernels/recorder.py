@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
@@ -57,6 +57,7 @@ class Recorder:
         self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its bytes
         self._backlog: list[tuple[str, str]] = []  # ids and JSON of those that were not written
         self._journal: Journal | None = None
+        self._rewriting = asyncio.Lock()  # held while finished cells are moved, or must not be
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
 
     @classmethod
@@ -89,28 +90,47 @@ class Recorder:
         """Replace the started cell by the finished one."""
         self._write(cell, title, finished=True)
 
-    def amend(self, cell: NotebookNode) -> None:
-        """Replace a cell that was finished before, found by its id; the others are copied."""
-        if self.path is None or cell.id not in self._places or self._touched_by_others():
-            return
-        begin, end = self._places[cell.id]
-        text = dumped(cell).encode()
-        try:
-            with self.path.open("rb") as old, self._anew() as file:
-                transfer(old, file, begin)
-                file.write(text)
-                old.seek(end)
-                transfer(old, file)
-        except OSError as error:
-            self.problem = str(error)
-            return
-        longer = len(text) - (end - begin)
-        self._places = {
-            each: (first + longer, last + longer) if first > begin else (first, last)
-            for each, (first, last) in self._places.items()
-        }
-        self._places[cell.id] = (begin, end + longer)
-        self._end += longer
+    async def amend(self, cells: Iterable[NotebookNode]) -> None:
+        """Replace cells that were finished before, found by their ids; the others are copied.
+
+        The file is written once, in a thread. Nothing may be started or finished meanwhile.
+        """
+        async with self._rewriting:
+            texts = {cell.id: dumped(cell).encode() for cell in cells if cell.id in self._places}
+            if not texts or self.path is None or self._touched_by_others():
+                return
+            # Not a task: it can't be cancelled, and then nobody writes while the thread does.
+            work = asyncio.get_running_loop().run_in_executor(None, self._rewrite, texts)
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait({work})
+                raise
+            except OSError as error:
+                self.problem = str(error)
+            finally:
+                if work.done() and not work.cancelled() and work.exception() is None:
+                    self._places, self._end = work.result()
+
+    def _rewrite(self, texts: dict[str, bytes]) -> tuple[dict[str, tuple[int, int]], int]:
+        """Write the file anew with these cells; where all cells are then, and the last one's end.
+
+        Raises:
+            OSError: it can't be written; it is as before.
+        """
+        assert self.path is not None
+        places, copied, longer = {}, 0, 0
+        with self.path.open("rb") as old, self._anew() as file:
+            for cell_id, (begin, end) in self._places.items():
+                first = begin + longer
+                if (text := texts.get(cell_id)) is not None:
+                    transfer(old, file, begin - copied)
+                    file.write(text)
+                    old.seek(end)
+                    copied, longer = end, longer + len(text) - (end - begin)
+                places[cell_id] = (first, end + longer)
+            transfer(old, file)
+        return places, self._end + longer
 
     async def text(self) -> str | None:
         """The whole notebook as it is now, read in a thread; None if there is none.
@@ -125,8 +145,9 @@ class Recorder:
                 read = await asyncio.to_thread(path.read_bytes)
                 if (path, seen) == (self.path, self._seen):
                     return read.decode()
-            if self.path is not None:  # it is written all the time: nothing else comes between here
-                return self.path.read_text("utf-8")
+            async with self._rewriting:  # it is written all the time, but for the finished cells
+                if (path := self.path) is not None:
+                    return (await asyncio.to_thread(beginning, path, self._end)).decode() + TAIL
         return None
 
     async def sign(self) -> None:
@@ -256,6 +277,12 @@ class Recorder:
         except FileNotFoundError:
             return True
         return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def beginning(path: Path, size: int) -> bytes:
+    """So many bytes of a file, from its first."""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 from nbformat import NotebookNode
 
 from .address import RemoteKernel
@@ -127,7 +126,6 @@ class Session:
         self.kernel: Kernel | None = kernel  # None once it has died
         self.supervisor = supervisor
         self._unfinished: dict[int, Execution] = {}  # by number: queued, or going on
-        self.current: Execution | None = None  # the run whose turn it is
         self._fresh = begun is None
         self._changed = changed
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
@@ -263,11 +261,7 @@ class Session:
         """
         try:
             async with self._queue:
-                self.current = execution
-                try:
-                    return await work()
-                finally:
-                    self.current = None
+                return await work()
         except KernelError:
             raise
         except Exception as error:
@@ -298,7 +292,7 @@ class Session:
         with traced(self.id, execution.number) as trace:
             reply = await execution.run(kernel, timeout or None)
             execution.finished = time.monotonic()
-            run = self._account(execution, kernel, reply)
+            run = await self._account(execution, kernel, reply)
             trace.over(
                 status=reply.status,
                 state=run.state,
@@ -325,7 +319,7 @@ class Session:
         self.kernel = kernel
         return kernel
 
-    def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
+    async def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
         """Settle the cell, note what became of the state, and record it."""
         notes = [self._news] if self._news else []
         self._news = ""
@@ -365,9 +359,11 @@ class Session:
             record.notes = notes
         self.recorder.finish(cell, execution.title)
         if changed := {id(output) for output in execution.outputs.elsewhere}:
-            for earlier in self.executions:
-                if any(id(output) in changed for output in earlier.cell.outputs):
-                    self.recorder.amend(earlier.cell)
+            await self.recorder.amend(
+                earlier.cell
+                for earlier in self.executions
+                if any(id(output) in changed for output in earlier.cell.outputs)
+            )
         if self.recorder.problem:
             notes.append(f"This cell was not recorded: {self.recorder.problem}")
         return Run(
@@ -437,9 +433,15 @@ class Session:
 
     # -- Jupyter's buttons
 
-    def interrupt(self, why: str = "interrupted by interrupt_session") -> bool:
-        """Stop the run that goes on; False if none does."""
-        return self.current is not None and self.current.interrupt(why)
+    def interrupt(self, why: str = "interrupted by interrupt_session") -> Execution | None:
+        """Stop the run that goes on, or the next one if none has its turn yet.
+
+        Returns the run; None if there is none, or it is ending already.
+        """
+        # The first of the queue may not have its turn yet; the one before may be over just now.
+        not_over = (e for e in self.unfinished if not e.task.done() and e.finished is None)
+        execution = next(not_over, None)
+        return execution if execution is not None and execution.interrupt(why) else None
 
     async def restart(self) -> None:
         """A fresh kernel; whatever ran is stopped, whatever was queued is dropped.
@@ -505,7 +507,7 @@ class Session:
         left.finished = time.monotonic()
         if reply.state == "kept":
             self.kernel = left.attaching.result()
-        return self._account(left, self.kernel, reply)
+        return await self._account(left, self.kernel, reply)
 
     async def _stop_all(self, why: str) -> None:
         open_runs = self.unfinished
@@ -527,32 +529,6 @@ class Session:
 
     def _sign(self) -> None:
         self.supervisor.start(self.recorder.sign(), "signing a notebook")
-
-
-def run_on_record(text: str, notebook: Path, session_id: str, number: int) -> Run | None:
-    """A run as the text of its notebook has it, for when it is no longer in memory."""
-    for cell in nbformat.reads(text, as_version=4).cells:
-        record = cell.metadata.get("rmi_agent", {})
-        if record.get("cell") == number:
-            reply = Reply(
-                record["status"],
-                cell.execution_count,
-                record.get("error_name"),
-                record.get("exit_code"),
-                record["state"],
-            )
-            return Run(
-                cell,
-                reply,
-                session_id,
-                number,
-                "sha256" in record,
-                record["elapsed"],
-                record["state"],
-                notebook,
-                (*record.get("notes", []), "From the session's notebook."),
-            )
-    return None
 
 
 def told_steps(reply: Reply) -> str:

@@ -28,11 +28,12 @@ from .homes import Ended, Homes, Known, Record
 from .journal import recover
 from .kernel import Kernel
 from .memory import MemoryWatch
+from .onrecord import RunsOnRecord
 from .pool import Pool
 from .process import Launch, ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
-from .session import Begun, Config, Session, run_on_record
+from .session import Begun, Config, Session
 from .supervision import Supervisor
 from .templates import TEMPLATES
 from .tracing import short, tracer
@@ -106,6 +107,7 @@ class Sessions:
         self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._on_record = RunsOnRecord()
         self._stack = contextlib.AsyncExitStack()
         self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id
         self._stopping = False
@@ -362,13 +364,9 @@ class Sessions:
         number = cell if cell > 0 else known.count + 1 + cell
         if path is None:
             return None
-        if isinstance(known, Session):
-            text = await known.recorder.text()
-        else:
-            text = await asyncio.to_thread(path.read_text, "utf-8") if path.exists() else None
-        if text is None:
-            return None
-        return await asyncio.to_thread(run_on_record, text, path, session_id, number)
+        with contextlib.suppress(FileNotFoundError):
+            return await self._on_record.run(path, session_id, number)
+        return None
 
     def notebook(self, session_id: str, principal: str = LOCAL) -> Path | None:
         """Where an open or ended session is recorded; None if nothing ran in it.

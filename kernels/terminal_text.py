@@ -139,10 +139,3 @@ class StreamText:
             self._starts.append(self.settled_size - self._recent_size)
             self._chunks.append("".join(self._recent))
             self._recent, self._recent_size = [], 0
-
-
-def fold_line(line: str) -> str:
-    """One line as a terminal shows it after its control characters."""
-    text = StreamText()
-    text.append(line)
-    return text.text

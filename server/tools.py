@@ -308,9 +308,14 @@ class Tools:
             session = self.sessions.get(session_id, principal())
             if session.resume is not None:
                 session.resume.stop("interrupt_session was called")
-            running = session.current
-            if running is None or not session.interrupt():
-                return f"Nothing runs in session {session_id}."
+            running = session.interrupt()
+            if running is None:
+                if not session.running:
+                    return f"Nothing runs in session {session_id}."
+                return (
+                    f"Cell {session.unfinished[0].number} of session {session_id} is ending"
+                    " already. Call interrupt_session again if it has not ended in a few seconds."
+                )
             await running.wait(10)
             state = "it has ended" if running.task.done() else "it has not ended yet"
             return (

@@ -5,9 +5,12 @@ Also tells what is new since an earlier look. Knows notebooks and sessions; noth
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from nbformat import NotebookNode
 
 from ...kernels import Sessions
 from .contents import Cell, Notebook, cell_of, fingerprint
@@ -70,19 +73,29 @@ class Unwritten:
     cells: tuple[Cell, ...]
 
 
-def unwritten(sessions: Sessions | None, notebook: Path) -> Unwritten | None:
+async def unwritten(sessions: Sessions | None, notebook: Path) -> Unwritten | None:
     """What the session that is recorded there has in memory; None if none is open here."""
     session = None if sessions is None else sessions.recording(notebook)
     if session is None:
         return None
-    cells = []
+    begun = []
     for execution in session.executions:
         if not execution.task.done():
-            cell = cell_of(0, execution.outputs.settled(), live=True)
             status = "waiting" if execution.status == "queued" else "running"
             script = execution.script.path.name if execution.script is not None else ""
-            cells.append(replace(cell, status=status, script=script, seconds=None))
-    return Unwritten(tuple(cells))
+            begun.append((execution.outputs.settled(), status, script))
+    return Unwritten(await asyncio.to_thread(laid_out, begun))
+
+
+def laid_out(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
+    """Cells that are not over, each with its status and its file's name."""
+    cells = []
+    for node, status, script in begun:
+        cell = cell_of(0, node, live=True)
+        cells.append(replace(cell, status=status, script=script, seconds=None))
+        for output in cell.outputs:
+            _ = output.version  # it reads all of the text, and is kept
+    return tuple(cells)
 
 
 def look(entry: Entry, notebook: Notebook, more: Unwritten | None) -> Look:

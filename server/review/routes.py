@@ -326,7 +326,7 @@ class Pages:
         Raises:
             UnreadableError: its file is no notebook.
         """
-        more = unwritten(self._sessions, entry.path)
+        more = await unwritten(self._sessions, entry.path)
         notebook = await self._writer.in_thread(partial(self._index.notebook, entry))
         return look(entry, notebook, more)
 

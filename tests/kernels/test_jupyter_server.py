@@ -536,7 +536,7 @@ def test_an_orderly_end_deletes_the_kernels_and_a_crash_leaves_them(
 async def printed(outputs: Outputs) -> None:
     """Wait for a run's first output."""
     async with asyncio.timeout(20):
-        while not outputs.so_far("stdout"):
+        while not any(text.settled for text in outputs.stream_texts("stdout")):
             outputs.changed.clear()
             await outputs.changed.wait()
 

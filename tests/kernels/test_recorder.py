@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
@@ -225,7 +226,7 @@ async def test_late_amendments_keep_the_file_valid(session: Session) -> None:
     assert json.loads(session.recorder.path.read_text("utf-8"))["cells"][2]  # type: ignore[union-attr]
 
 
-def test_an_amended_cell_that_is_longer_or_shorter_leaves_the_others_as_they_are(
+async def test_an_amended_cell_that_is_longer_or_shorter_leaves_the_others_as_they_are(
     tmp_path: Path,
 ) -> None:
     recorder = Recorder(tmp_path, METADATA)
@@ -236,12 +237,68 @@ def test_an_amended_cell_that_is_longer_or_shorter_leaves_the_others_as_they_are
     for text in ("longer " * 500, "short", "✓"):
         for each in cells:
             each.outputs[0].text = text
-            recorder.amend(each)
+            await recorder.amend([each])
             read(recorder)
-    recorder.amend(new_code_cell("of no record"))
+    await recorder.amend([new_code_cell("of no record")])
     recorder.finish(begun, "t")
     recorder.finish(printed("next"), "t")
     assert [c.outputs[0].text for c in read(recorder).cells] == ["✓"] * 4 + ["begun", "next"]
+
+
+async def test_many_cells_are_amended_in_one_pass_outside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    cells = [printed(f"é{number}" * 50) for number in range(6)]
+    for each in cells:
+        recorder.finish(each, "t")
+    recorder.start(begun := printed("begun"), "t")
+    threads: list[threading.Thread] = []
+    anew = recorder._anew
+
+    def seen() -> object:
+        threads.append(threading.current_thread())
+        return anew()
+
+    monkeypatch.setattr(recorder, "_anew", seen)
+    wanted = ["longer " * 500, "é1" * 50, "short", "✓", "", "the last " * 99]
+    for each, text in zip(cells, wanted, strict=True):
+        each.outputs[0].text = text
+    await recorder.amend(reversed(cells))
+    (thread,) = threads
+    assert thread is not threading.main_thread()
+    read(recorder)
+    cells[3].outputs[0].text = wanted[3] = "again"
+    rewriting = asyncio.create_task(recorder.amend([cells[3]]))
+    await asyncio.sleep(0)
+    rewriting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rewriting
+    recorder.finish(begun, "t")
+    recorder.finish(printed("next"), "t")
+    assert [c.outputs[0].text for c in read(recorder).cells] == [*wanted, "begun", "next"]
+
+
+async def test_a_notebook_that_never_rests_is_read_up_to_its_last_finished_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, loop = Recorder(tmp_path, METADATA), asyncio.get_running_loop()
+    recorder.finish(printed("over"), "t")
+    whole = Path.read_bytes
+
+    def torn(path: Path) -> bytes:
+        assert threading.current_thread() is not threading.main_thread()
+        loop.call_soon_threadsafe(recorder.start, printed("runs"), "t")  # before we are awaited
+        return whole(path)
+
+    def on_the_loop(*_: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(Path, "read_bytes", torn)
+    monkeypatch.setattr(Path, "read_text", on_the_loop)
+    text = await recorder.text()
+    assert text is not None
+    assert [c.outputs[0].text for c in nbformat.reads(text, as_version=4).cells] == ["over"]
 
 
 async def test_a_notebook_that_is_read_meanwhile_is_whole(tmp_path: Path) -> None:

@@ -210,10 +210,11 @@ async def test_exit_ends_the_kernel_and_says_so(session: Session) -> None:
 async def test_an_interrupt_stops_the_run_and_keeps_the_state(session: Session) -> None:
     await cell(session, "x = 1")
     execution = session.submit_cell("import time\nprint('go', flush=True)\ntime.sleep(60)")
-    while "go" not in execution.outputs.so_far("stdout"):
+    while not any("go" in text.settled for text in execution.outputs.stream_texts("stdout")):
         execution.outputs.changed.clear()
         await asyncio.wait_for(execution.outputs.changed.wait(), 10)
-    assert session.interrupt()
+    assert session.interrupt() is execution
+    assert session.interrupt() is None, "it is being stopped, and nothing else is"
     run = await execution.task
     assert (run.reply.status, run.state, run.reply.timed_out) == ("interrupted", "kept", False)
     assert value(await cell(session, "x")) == "1"
@@ -243,6 +244,25 @@ async def test_a_queued_run_can_be_taken_back(session: Session) -> None:
     await asyncio.wait({second.task})
     assert second.task.cancelled()
     assert value(await cell(session, "1")) == "1"
+
+
+async def test_an_interrupt_before_the_first_turn_stops_the_first_of_the_queue(
+    session: Session,
+) -> None:
+    first, second = session.submit_cell("print('never')"), session.submit_cell("print('second')")
+    assert session.interrupt() is first
+    assert stream(await second.task) == "second\n"
+    assert first.task.cancelled()
+    assert session.interrupt() is None
+
+
+async def test_an_interrupt_between_two_runs_stops_the_next_one(session: Session) -> None:
+    first, second = session.submit_cell("1"), session.submit_cell("print('never')")
+    stopped: list[object] = []
+    first.task.add_done_callback(lambda _: stopped.append(session.interrupt()))
+    await asyncio.wait({first.task, second.task})
+    assert stopped == [second]
+    assert second.task.cancelled() or second.task.result().reply.status == "interrupted"
 
 
 async def test_a_restart_gives_a_fresh_kernel_under_the_same_id(session: Session) -> None:

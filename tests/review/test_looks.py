@@ -1,0 +1,44 @@
+"""A look at what an open session has not written yet."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from rmi_agent.kernels import Sessions
+from rmi_agent.server.review import looks
+from rmi_agent.server.review.contents import Cell, cell_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_running_cell_is_laid_out_outside_the_event_loop(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def seen(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
+        threads.append(threading.current_thread())
+        return cell_of(number, cell, live=live)
+
+    monkeypatch.setattr(looks, "cell_of", seen)
+    session = await sessions.open()
+    running = session.submit_cell("print('begun', flush=True)\nimport time; time.sleep(60)")
+    waiting = session.submit_cell("print('never')")
+    async with asyncio.timeout(20):
+        while not running.outputs.size:
+            running.outputs.changed.clear()
+            await running.outputs.changed.wait()
+    path = session.recorder.path
+    assert path is not None
+    found = await looks.unwritten(sessions, path)
+    await sessions.close(session)
+    assert waiting.task.done()
+    assert found is not None
+    assert [cell.status for cell in found.cells] == ["running", "waiting"]
+    assert [output.text for output in found.cells[0].outputs] == ["begun\n"]
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
