@@ -27,7 +27,7 @@ from nbformat.v4 import new_code_cell
 from .errors import DeadKernelError, KernelStartError
 from .fairness import Turns
 from .outputs import Outputs, in_parts
-from .process import KernelProcess, Launch, is_here
+from .process import KernelProcess, Launch, is_here, language_of
 from .question import OnQuestion, Question
 from .remote import RemoteProcess
 from .reply import Message, Reply, Script, Status, ends_kernel, payloads, told
@@ -124,7 +124,8 @@ class Kernel:
         try:
             self._client = await self.process.start()
             if not (self.launch.servers or self.launch.attach):
-                weighed(self._client, self.launch.output_limit)
+                python = language_of(self.launch.kernel_name) == "python"
+                weighed(self._client, self.launch.output_limit, waits=python)
             self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())

@@ -19,7 +19,7 @@ from jupyter_client.session import Session
 
 HELD_MOST = 32_000_000  # bytes of memory that the content of one message may become
 HEAD_MOST = 1_000_000  # bytes of a header, a parent's header or a message's metadata
-WAITING = 2  # messages of a channel that wait in this process; the others wait in the kernel
+WAITING = 2  # messages of a channel that wait in this process, where others wait in the kernel
 ROOM = 5_000_000  # bytes of a part of a message beside twice what a run may put out
 
 # What values become: a list, a dict, and whatever stands behind a comma or alone in them.
@@ -102,16 +102,19 @@ def unpacked(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
     return message
 
 
-def weighed(client: AsyncKernelClient, limit: int) -> None:
-    """Let a client's channels weigh what comes, and take in little ahead; before they start.
+def weighed(client: AsyncKernelClient, limit: int, *, waits: bool) -> None:
+    """Let a client's channels weigh what comes; before they start.
 
     Args:
         client: of jupyter_client, over ZMQ.
         limit: bytes that a run may put out; 0 is no limit.
+        waits: whether the kernel waits for a slow reader, as those do that have `inkernel`.
+            All others drop what is too much for both sides' queues.
     """
     for channel in ("iopub", "shell", "stdin", "control"):
         setattr(client, f"{channel}_channel_class", WeighedChannel)
-    client.context.setsockopt(zmq.RCVHWM, WAITING)
+    if waits:
+        client.context.setsockopt(zmq.RCVHWM, WAITING)
     if limit:
         # libzmq ends the connection then: what a kernel was taught to send is never as much.
         client.context.setsockopt(zmq.MAXMSGSIZE, 2 * limit + ROOM)

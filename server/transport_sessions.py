@@ -1,7 +1,8 @@
 """Sessions of streamable HTTP, as clients of the older era begin them: so many of one caller.
 
-mcp keeps 10,000 for all together and then refuses everybody; one who has too many loses the one
-used longest ago, and whose client then begins another. Knows HTTP's headers; nothing of kernels.
+mcp keeps 10,000 for all together and then refuses everybody. A caller with too many loses the
+session used longest ago, whose client then begins another, and never one that has an open request.
+Knows HTTP's headers; nothing of kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .guard import replay
+from .guard import Refused, refusal, replay
 
 MOST = 200  # of one caller; each takes about 50 kB
 FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: it takes half
@@ -45,21 +46,26 @@ class BoundedSessions:
         return len(self._open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; the sessions that are too many end after it."""
+        """Serve a request; if it begins one session too many, that or an idle one ends."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        who, given, status = caller(scope), Headers(scope=scope).get(ID, ""), 0
+        who, given = caller(scope), Headers(scope=scope).get(ID, "")
+        status, too_many = 0, ""
         one = self._open.get(who, {}).get(given)
 
         async def sent(message: Message) -> None:
-            nonlocal status
+            nonlocal status, too_many
             if message["type"] == "http.response.start":
                 status = message["status"]
                 made = Headers(raw=message.get("headers", [])).get(ID)
                 if made and not given and status < 400:
-                    self._add(who, made)
-            await send(message)
+                    if await self._has_room(who, scope):
+                        self._add(who, made)
+                    else:
+                        too_many = made
+            if not too_many:
+                await send(message)
 
         if one is not None:
             one.requests, one.used = one.requests + 1, time.monotonic()
@@ -70,8 +76,9 @@ class BoundedSessions:
                 one.requests, one.used = one.requests - 1, time.monotonic()
         if given and (status == 404 or scope["method"] == "DELETE"):
             self._drop(who, given)
-        while len(self._open.get(who, ())) > MOST:
-            await self._end_oldest(who, scope)
+        if too_many:
+            await self._end(too_many, scope)
+            await refusal(full())(scope, receive, send)
 
     def _add(self, who: str, made: str) -> None:
         self._open.setdefault(who, {})[made] = Open()
@@ -87,13 +94,20 @@ class BoundedSessions:
         if not sessions:
             self._open.pop(who, None)
 
-    async def _end_oldest(self, who: str, scope: Scope) -> None:
+    async def _has_room(self, who: str, scope: Scope) -> bool:
+        """Whether one more may begin: the idle one used longest ago ends for it."""
+        while len(sessions := self._open.get(who, {})) >= MOST:
+            oldest = min(sessions, key=lambda key: (sessions[key].requests > 0, sessions[key].used))
+            if sessions[oldest].requests:
+                return False
+            self._drop(who, oldest)
+            await self._end(oldest, scope)
+        return True
+
+    async def _end(self, session: str, scope: Scope) -> None:
         """End a session as its own client would."""
-        sessions = self._open[who]
-        oldest = min(sessions, key=lambda key: sessions[key].used)
-        self._drop(who, oldest)
         headers = MutableHeaders(raw=[*scope["headers"]])
-        headers[ID] = oldest
+        headers[ID] = session
         del headers["mcp-protocol-version"], headers["content-length"]
         ending = {**scope, "method": "DELETE", "headers": headers.raw}
 
@@ -104,6 +118,16 @@ class BoundedSessions:
             pass
 
         await self._app(ending, replay(b"", gone), unheard)
+
+
+def full() -> Refused:
+    """Why no session begins."""
+    return Refused(
+        429,
+        f"Too many MCP sessions: you have {MOST}, and all are in use. Close one of your clients,"
+        " or try again in 5 s.",
+        5,
+    )
 
 
 def caller(scope: Scope) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -86,3 +89,52 @@ async def test_its_notebook_says_what_it_is(bash: Client[Any]) -> None:
     notebook = nbformat.read(facts["notebook"], as_version=4)
     assert notebook.metadata.kernelspec.name == "bash"
     assert notebook.metadata.language_info.name == "bash"
+
+
+BURSTING = """
+import time
+
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import Kernel
+
+
+class Bursts(Kernel):
+    implementation = language = "bursts"
+    implementation_version = banner = "1"
+    language_info = {"name": "bursts", "mimetype": "text/plain", "file_extension": ".txt"}
+
+    async def do_execute(self, code, silent, store_history=True, *_, **__):
+        time.sleep(1 if code == "burst" else 0)
+        for number in range(1500 if code == "burst" else 1):
+            content = {"name": "stdout", "text": f"{number:600d}\\n"}
+            self.send_response(self.iopub_socket, "stream", content)
+        return {"status": "ok", "execution_count": self.execution_count}
+
+
+IPKernelApp.launch_instance(kernel_class=Bursts)
+"""
+
+
+async def test_a_kernel_that_waits_for_no_reader_loses_no_output(tmp_path: Path) -> None:
+    source = tmp_path / "bursts"
+    source.mkdir()
+    (source / "bursts.py").write_text(BURSTING)
+    argv = [sys.executable, str(source / "bursts.py"), "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Bursts", "language": "bursts"}
+    (source / "kernel.json").write_text(json.dumps(spec))
+    specs = KernelSpecManager()
+    specs.install_kernel_spec(str(source), "bursts", user=True)
+    try:
+        app = App(load(python_projects_dir=fill(tmp_path), kernel_name="bursts", sandbox="off"))
+        async with Client(app.mcp) as client:
+            _, facts = await run(client, "start")
+            session = {"session_id": facts["session_id"]}
+            bursting = asyncio.create_task(run(client, "burst", **session))
+            await asyncio.sleep(0.7)
+            time.sleep(3)  # the reader stalls while the kernel sends
+            _, facts = await bursting
+            assert facts["status"] == "ok"
+            stdout = json.loads(Path(facts["notebook"]).read_text())["cells"][-1]["outputs"]
+            assert len("".join(stdout[0]["text"]).split()) == 1500
+    finally:
+        specs.remove_kernel_spec("bursts")

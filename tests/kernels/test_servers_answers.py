@@ -133,6 +133,27 @@ def test_bytes_that_are_no_message_are_refused_and_nothing_worse(
         unpacked(SESSION, protocol, frame)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("protocol", [V1, None])
+def test_a_reply_too_large_to_parse_still_ends_its_run(protocol: Any) -> None:
+    request = SESSION.msg("execute_request")["header"]
+    content = {"status": "ok", "payload": [{}] * 1_000_000, "channel": "stdin"}
+    reply = SESSION.msg("execute_reply", content, request)
+    channel, read = unpacked(SESSION, protocol, packed(SESSION, protocol, "shell", reply))
+    assert (channel, read["content"], read["msg_type"]) == ("shell", {}, "execute_reply")
+    assert read["parent_header"]["msg_id"] == request["msg_id"]
+    assert read["weight"].too_much
+
+
+def test_a_servers_message_with_too_large_a_header_is_refused_before_it_is_parsed() -> None:
+    metadata = {"much": [[]] * 40_000}
+    message = SESSION.msg("display_data", {}, metadata=metadata)
+    with pytest.raises(ValueError, match="a header or metadata of more than a megabyte"):
+        unpacked(SESSION, V1, packed(SESSION, V1, "iopub", message))
+    message = SESSION.msg("display_data", {"data": [{}] * 1_000_000}, metadata=metadata)
+    with pytest.raises(ValueError):
+        unpacked(SESSION, None, packed(SESSION, None, "iopub", message))
+
+
 def numbered(number: int, void: tuple[int, ...] = ()) -> dict:  # type: ignore[type-arg]
     message = SESSION.msg("stream", {"name": "stdout", "text": "x"})
     message["metadata"] = {NUMBER: number, **({VOID: list(void)} if void else {})}

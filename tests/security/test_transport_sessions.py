@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,58 @@ async def test_whoever_begins_too_many_loses_the_one_used_longest_ago(server: Se
         assert [await status(one) for one in first] == [200, 404, 404, 404, 200]
         assert [await status(one) for one in more] == [200] * 3
         assert not (await bob.call_tool_mcp("list_sessions", {})).is_error
+
+
+async def test_a_session_in_use_does_not_end_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rmi_agent.server.transport_sessions.MOST", 2)
+    alive: list[str] = []
+    over = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        given = dict(scope["headers"]).get(b"mcp-session-id", b"").decode()
+        headers = []
+        if scope["method"] == "DELETE":
+            alive.remove(given)
+        elif scope["method"] == "GET":
+            await over.wait()
+        elif not given:
+            alive.append(str(len(alive) + 1))
+            headers = [(b"mcp-session-id", alive[-1].encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    bounded = BoundedSessions(app)
+
+    async def ask(method: str = "POST", session: str = "") -> list[Any]:
+        headers = [(b"mcp-session-id", session.encode())] if session else []
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.disconnect"}
+
+        scope = {"type": "http", "method": method, "path": "/", "headers": headers}
+        await bounded(scope, receive, send)
+        return sent
+
+    await ask()
+    streams = [asyncio.create_task(ask("GET", "1"))]
+    await asyncio.sleep(0)
+    await ask()
+    await ask("POST", "2")  # used after the stream was opened, and idle now
+    await ask()
+    assert alive == ["1", "3"]
+    streams.append(asyncio.create_task(ask("GET", "3")))
+    await asyncio.sleep(0)
+    start, body = await ask()
+    assert (start["status"], b"2, and all are in use" in body["body"]) == (429, True)
+    assert alive == ["1", "3"]
+    over.set()
+    await asyncio.gather(*streams)
 
 
 async def test_nothing_is_kept_of_sessions_that_have_ended(
