@@ -25,7 +25,8 @@ from .watchdog import MARK
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks at every process
+LOOK = 1.0  # seconds between two looks at every process while somebody is busy
+LOOK_IDLE = 10.0  # and while nobody is
 SHARE = 0.05  # of the time that looking may take, at most
 IPC_RMID = 0
 OWN = ("/tmp", "/dev/shm")  # memory in a sandbox, which its sessions share
@@ -78,11 +79,19 @@ class MemoryWatch(Generic[P]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._accounts: dict[P, Account] = {}
-        self._used: dict[tuple[int, ...], int] = {}  # by devices: bytes at the last look
+        # By devices: bytes at the last look; None once somebody who shared them has left, since
+        # it is not known how much that one has added in the end.
+        self._used: dict[tuple[int, ...], int | None] = {}
         self._known: dict[int, float] = {}  # processes whose mark was looked for
         self._failed: WeakSet[P] = WeakSet()
-        self._look_at = 0.0
+        self._looked = 0.0
+        self._took = 0.0
         self._ticks = 0
+
+    @property
+    def kernels(self) -> Collection[P]:
+        """Those of the last tick."""
+        return self._accounts.keys()
 
     def tick(self, kernels: Collection[P], busy: Collection[P]) -> list[tuple[P, str]]:
         """Those that have too much, each with the words for it.
@@ -91,10 +100,15 @@ class MemoryWatch(Generic[P]):
             kernels: all that there are.
             busy: those that run something, or did a moment ago; others are measured now and then.
         """
+        self._forget(self._accounts.keys() - set(kernels))
+        if not kernels:
+            return []
         began = time.monotonic()
-        if began >= self._look_at:
+        if began >= self._looked + max(LOOK if busy else LOOK_IDLE, self._took / SHARE):
             self._look(kernels)
-            self._look_at = began + max(LOOK, (time.monotonic() - began) / SHARE)
+            self._looked, self._took = began, time.monotonic() - began
+        for kernel in set(kernels) - self._accounts.keys():
+            self._accounts[kernel] = Account(devices=sandbox_devices(kernel))
         self._charge(kernels, busy)
         self._ticks += 1
         found = []
@@ -130,6 +144,11 @@ class MemoryWatch(Generic[P]):
             f"{apart if account.charged > self.limit / 10 else ''})"
         )
 
+    def _forget(self, ended: Collection[P]) -> None:
+        for kernel in ended:
+            if devices := self._accounts.pop(kernel).devices:
+                self._used[devices] = None
+
     def _look(self, kernels: Collection[P]) -> None:
         now = tree()
         accounts = {kernel: self._accounts.get(kernel, Account()) for kernel in kernels}
@@ -143,10 +162,7 @@ class MemoryWatch(Generic[P]):
             if LINUX and (members := kernel.family) is not None:
                 account.held = held(members.pids)
                 account.segments = sum(one.resident for one in of_family(segments, members))
-                if kernel.is_walled:
-                    account.devices = own_devices(members.root)
-        known = {account.devices for account in accounts.values()}
-        self._used = {devices: size for devices, size in self._used.items() if devices in known}
+                account.devices = sandbox_devices(kernel)
 
     def _adopt_strays(self, now: Tree, families: dict[str, Family]) -> None:
         """Daemons have left their family before anybody saw them, but have its mark."""
@@ -165,15 +181,19 @@ class MemoryWatch(Generic[P]):
     def _charge(self, kernels: Collection[P], busy: Collection[P]) -> None:
         """What a sandbox's /tmp and /dev/shm have grown by counts for those who were busy.
 
-        All sessions of a principal share them, and no file says which of them wrote it.
+        All sessions of a principal share them, and no file says which of them wrote it. What lies
+        there from sessions that have ended counts for nobody.
         """
         for devices in {account.devices for account in self._accounts.values()} - {()}:
             sharing = [k for k in kernels if k in self._accounts]
             sharing = [k for k in sharing if self._accounts[k].devices == devices]
             at_work = [k for k in sharing if k in busy]
-            if not at_work or (used := in_use(at_work)) is None:
+            before = self._used.get(devices, 0)
+            if not at_work and before is not None:
                 continue
-            grown = used - self._used.get(devices, 0)
+            if (used := in_use(at_work or sharing)) is None:
+                continue
+            grown = used - before if before is not None else 0
             self._used[devices] = used
             charged = sum(self._accounts[kernel].charged for kernel in sharing)
             for kernel in at_work if grown > 0 else ():
@@ -289,6 +309,13 @@ def sizes(objects: dict[Object, str]) -> dict[Object, int]:
             if (status.st_dev, status.st_ino) == one:
                 found[one] = status.st_blocks * 512
     return found
+
+
+def sandbox_devices(kernel: Process) -> tuple[int, ...]:
+    """The devices of a kernel's own /tmp and /dev/shm; empty if it has none."""
+    if not LINUX or not kernel.is_walled or kernel.family is None:
+        return ()
+    return own_devices(kernel.family.root)
 
 
 def own_devices(pid: int) -> tuple[int, ...]:

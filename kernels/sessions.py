@@ -466,6 +466,8 @@ class Sessions:
             for session in self._open.values()
             if session.kernel is not None and session.kernel.process.pid is not None
         }
+        if not held and not watch.kernels:
+            return
         busy = {process for process, session in held.items() if session.idle_for < JUST_NOW}
         for process, why in await loop.run_in_executor(thread, watch.tick, list(held), busy):
             job = held[process].end_kernel(process, why)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.kernels import Config, Sessions
+from rmi_agent.kernels import Config, Sessions, memory
+from rmi_agent.kernels.family import Family, tree
 from rmi_agent.kernels.memory import system_v
 
 from tests.conftest import SANDBOX, cell, launch, policy, value
@@ -102,6 +105,7 @@ async def test_a_sandboxs_own_memory_counts_for_the_session_that_fills_it(
 ) -> None:
     filling, other = await limited.open(), await limited.open()
     await cell(other, "kept = 1")
+    await asyncio.sleep(1.5)  # until it no longer counts as busy
     code = f"f = open('{folder}/x', 'wb')\nfor _ in range(6): f.write(bytes(100_000_000))"
     run = await cell(filling, f"import time\n{code}\ntime.sleep(15)")
     assert "in its /tmp and /dev/shm" in " ".join(run.notes)
@@ -109,6 +113,24 @@ async def test_a_sandboxs_own_memory_counts_for_the_session_that_fills_it(
     for session in (filling, other):
         assert (await cell(session, "import time; time.sleep(1.5); 5")).reply.status == "ok"
     assert value(await cell(other, "kept")) == "1"
+
+
+@pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
+async def test_what_ended_sessions_left_in_a_sandbox_counts_for_no_new_session(
+    limited: Sessions,
+) -> None:
+    for name in "xy":  # neither takes too much
+        filling = await limited.open()
+        code = f"f = open('/tmp/{name}', 'wb')\nfor _ in range(2): f.write(bytes(100_000_000))"
+        assert (await cell(filling, f"import time\n{code}\ntime.sleep(1)")).notes == ()
+        await limited.close(filling)
+        await asyncio.sleep(1.5)  # so that nobody has that /tmp for a while
+    session = await limited.open()
+    run = await cell(session, "import os, time; time.sleep(2.5); os.path.getsize('/tmp/x')")
+    assert (run.reply.status, run.notes, value(run)) == ("ok", (), "200000000")
+    await cell(session, "f = open('/tmp/z', 'wb')\nfor _ in range(3): f.write(bytes(100_000_000))")
+    run = await cell(session, "import time; time.sleep(15)")
+    assert "MEMORY_LIMIT" in " ".join(run.notes)  # what it adds does count
 
 
 @pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
@@ -147,3 +169,36 @@ async def test_a_process_that_cannot_be_ended_is_named_and_stops_no_watch(
         assert named == (killed is session)
     assert psutil.pid_exists(theirs)
     kill(psutil.Process(theirs))
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A kernel as the watch sees it."""
+
+    family: Family
+    mark: str = "none"
+    is_walled: bool = False
+
+
+def test_processes_are_looked_at_rarely_while_nobody_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, now = [], 1000.0
+    monkeypatch.setattr(memory, "tree", lambda: looks.append(now) or tree())
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch: memory.MemoryWatch[Idle] = memory.MemoryWatch(10**12)
+    kernel = Idle(Family(os.getpid()))
+
+    def run(seconds: int, kernels: list[Idle], busy: list[Idle]) -> int:
+        nonlocal now
+        before = len(looks)
+        for _ in range(seconds * 10):
+            now += 0.1
+            assert watch.tick(kernels, busy) == []
+        return len(looks) - before
+
+    assert run(30, [], []) == 0
+    assert run(30, [kernel], []) <= 4
+    assert 25 <= run(30, [kernel], [kernel]) <= 31
+    assert run(30, [], []) == 0
+    assert not watch.kernels
