@@ -204,5 +204,6 @@ async def test_a_round_of_a_watch_that_fails_is_not_its_last(
 
     monkeypatch.setattr("rmi_agent.kernels.memory.MemoryWatch.tick", tick)
     config = Config(tmp_path / "m", memory_limit=1)
-    async with Sessions(config, launch(tmp_path), warm=0), asyncio.timeout(10):
+    async with Sessions(config, launch(tmp_path), warm=0) as watched, asyncio.timeout(10):
+        await watched.open()  # a server without kernels looks at nothing
         await again.wait()
