@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -205,5 +206,7 @@ async def test_a_round_of_a_watch_that_fails_is_not_its_last(
     monkeypatch.setattr("rmi_agent.kernels.memory.MemoryWatch.tick", tick)
     config = Config(tmp_path / "m", memory_limit=1)
     async with Sessions(config, launch(tmp_path), warm=0) as watched, asyncio.timeout(10):
-        await watched.open()  # a server without kernels looks at nothing
+        session = await watched.open()  # a server without kernels looks at nothing
+        assert session.kernel is not None
+        monkeypatch.setattr(session.kernel.process, "pid", os.getpid())
         await again.wait()
