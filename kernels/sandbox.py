@@ -189,6 +189,7 @@ class Sandbox:
             kept = [part for part in parts if not can_change(part)]
             if kept != parts:
                 changed[name] = os.pathsep.join(kept) if any(kept) else None
+        changed.pop("IPYTHONDIR", None)  # its profile, which alone is read, can't be changed
         home = self.folder / "e"
         changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}
         # What it imports may need one. In bubblewrap each template has a /tmp of its own; with

@@ -37,6 +37,7 @@ FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by th
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
 LISTED = 1000  # files
 LONGEST_CELL = 2_000_000  # characters
+START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
 
 SessionId = Annotated[
     str | None,
@@ -239,7 +240,7 @@ class Tools:
         Raises:
             Refusal: it took longer.
         """
-        seconds = self.settings.response_deadline
+        seconds = max(self.settings.response_deadline, START_LEAST)
         try:
             async with asyncio.timeout(seconds) as limit:
                 yield

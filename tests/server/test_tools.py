@@ -14,7 +14,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
-from rmi_agent.server import App, load
+from rmi_agent.server import App, load, tools
 from rmi_agent.server.content import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
@@ -295,6 +295,7 @@ async def test_a_call_waits_no_longer_for_a_kernel_than_clients_wait_for_a_call(
     projects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(load(python_projects_dir=projects, response_deadline=0.2))
+    monkeypatch.setattr(tools, "START_LEAST", 0.0)
     monkeypatch.setattr(app.sessions, "open", lambda *_: asyncio.Event().wait())
     async with Client(app.mcp) as connected:
         with pytest.raises(ToolError, match=r"within 0.2 s\. Nothing was run; call again"):
