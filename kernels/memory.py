@@ -21,7 +21,7 @@ from weakref import WeakSet
 import psutil
 
 from .family import LINUX, Family, Tree, tree
-from .watchdog import MARK
+from .watchdog import MARK, number_in, number_of
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,14 @@ LOOK_IDLE = 10.0  # and while nobody is
 SHARE = 0.05  # of the time that looking may take, at most
 IPC_RMID = 0
 OWN = ("/tmp", "/dev/shm")  # memory in a sandbox, which its sessions share
+INODE = 1024  # bytes that a file takes besides its content, about
 SHM = "/proc/sysvipc/shm"
 # A line of /proc/PID/maps and /smaps: addresses, device, inode, name.
 MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
+
+MARKED = re.compile(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode())  # in an environment
+# Shared memory without a name, as maps has it: the second is what is mapped without a file.
+NAMELESS = re.compile(rb" (?:/memfd:|/dev/zero \(deleted\)$)", re.MULTILINE)
 
 Object = tuple[int, int]  # a device and an inode
 
@@ -169,12 +174,16 @@ class MemoryWatch(Generic[P]):
         if not LINUX:
             return
         inside = {pid for family in families.values() for pid in family.pids}
+        numbered = {number_of(mark): family for mark, family in families.items()}
         for pid, start in now.began.items():
             if pid in inside or self._known.get(pid) == start:
                 continue
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
-                mark = re.search(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode(), environ.read())
-                if mark and (family := families.get(mark[1].decode("latin-1"))):
+            with contextlib.suppress(OSError):
+                if (family := numbered.get(number_in(pid))) is None:
+                    with open(f"/proc/{pid}/environ", "rb") as environ:
+                        mark = MARKED.search(environ.read())
+                    family = families.get(mark[1].decode("latin-1")) if mark else None
+                if family is not None:
                     family.adopt(pid, now)
         self._known = now.began
 
@@ -291,11 +300,14 @@ def open_files(pid: int) -> list[str]:
 
 
 def mapped_files(pid: int) -> list[str]:
-    """The same for what it has mapped and closed; Linux shows that to root only."""
+    """The same for what it has mapped and closed; Linux shows that to root only.
+
+    Pages that a process has written to and let go of are still there, and in no count of its own.
+    """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
         text = maps.read()
-        if b" /memfd:" in text:  # hardly ever, and there are hundreds of lines
-            lines = [MAPPING.match(line) for line in text.splitlines() if b" /memfd:" in line]
+        if NAMELESS.search(text):  # hardly ever, and there are hundreds of lines
+            lines = [MAPPING.match(line) for line in text.splitlines() if NAMELESS.search(line)]
             return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
     return []
 
@@ -334,7 +346,8 @@ def in_use(kernels: Iterable[Process]) -> int | None:
             assert kernel.family is not None
             root = f"/proc/{kernel.family.root}/root"
             tmps = [os.statvfs(root + path) for path in OWN]
-            return sum((tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize for tmp in tmps)
+            files = sum(tmp.f_files - tmp.f_ffree for tmp in tmps) * INODE
+            return files + sum((tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize for tmp in tmps)
     return None
 
 

@@ -35,7 +35,7 @@ from .forkserver import PRELOAD
 from .memory import measured, of_family, remove, system_v
 from .rawoutput import RawOutput
 from .templates import CannotFork, Forked
-from .watchdog import MARK
+from .watchdog import MARK, put_number
 
 log = logging.getLogger(__name__)
 
@@ -231,6 +231,8 @@ class KernelProcess:
             for fd in pipes:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
+        if self.pid is not None:
+            put_number(self.pid, self.mark)
         if self.launch.taken is not None:
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._take_sockets(self.launch.taken)

@@ -68,6 +68,7 @@ UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
 FAST_OPEN = 0x20000000  # MSG_FASTOPEN
 SET_LEASE = 1024  # F_SETLEASE
 PUSH_TERMINAL_INPUT = 0x5412, 0x541C  # TIOCSTI, TIOCLINUX
+FILE_LOCKS = 10  # RLIMIT_LOCKS
 CHANGE_INODE = 0x40086602, 0x401C5820, 0x40087602, 0x40046602  # FS_IOC_SETFLAGS and its like
 
 # What reaches into other processes or the system itself, which no user's program needs.
@@ -81,6 +82,10 @@ REACHING_OUT = (
     calls("io_uring_setup"),  # what goes through a ring, no filter sees
     calls("clone", has(0, NAMESPACES)),
     calls("clone3", error=errno.ENOSYS),  # its flags lie in memory; libc then takes clone
+    # `watchdog.py` finds a kernel's processes by this limit, which limits nothing.
+    calls("prlimit64", Where(1, FILE_LOCKS), differs(2)),
+    calls("prlimit64", Where(1, FILE_LOCKS), differs(2, high=True)),
+    calls("setrlimit", Where(0, FILE_LOCKS)),
     *(calls("ioctl", Where(1, request)) for request in PUSH_TERMINAL_INPUT),
     # A lease on a file that one can only read keeps everybody else from opening it.
     calls("fcntl", Where(1, SET_LEASE)),

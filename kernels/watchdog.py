@@ -1,15 +1,16 @@
 """Clearing up behind a server, however it ended: also by SIGKILL, also what daemonised.
 
-Every kernel carries a mark in its environment, and whatever it starts inherits that. A
-small process waits for the server's end, kills what still has the mark and removes the
-server's folder of sockets. This file is run as that process too, so it imports no other
-part of the package.
+Every kernel carries a mark in its environment, and whatever it starts inherits that; on Linux
+also in a limit, which stays when a process gets another environment. A small process waits for
+the server's end, kills what still has the mark and removes the server's folder of sockets. This
+file is run as that process too, so it imports no other part of the package.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -21,9 +22,13 @@ from pathlib import Path
 
 import psutil
 
+if sys.platform == "linux":
+    import resource
+
 log = logging.getLogger(__name__)
 
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
+FILE_LOCKS = 10  # RLIMIT_LOCKS, which has limited nothing since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 LOOK = 1.0  # seconds between looks at whether the process lives
 PATIENCE = 4.0  # seconds in which everything marked has to be gone
@@ -90,8 +95,44 @@ def has_mark(pid: int, mark: str) -> bool:
     """Whether a process's mark begins so; on Linux five times sooner than psutil tells it."""
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
+    with contextlib.suppress(OSError):  # another user's
+        if has_number(number_in(pid), mark):
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     with open(f"/proc/{pid}/environ", "rb") as environ:
         return f"\0{MARK}={mark}".encode() in b"\0" + environ.read()
+
+
+def put_number(pid: int, mark: str) -> None:
+    """Mark a process, and what it will start, by a limit too: that outlives an `env={}`."""
+    if sys.platform == "linux":
+        try:
+            resource.prlimit(pid, FILE_LOCKS, (number_of(mark), number_of(mark)))
+        except (OSError, ValueError) as error:  # it has ended, or a system like Linux has no such
+            log.debug("The process %s was not marked by a limit: %s", pid, error)
+
+
+def number_in(pid: int) -> int:
+    """What `put_number` has put, into a process or one that it comes from; else anything.
+
+    Raises:
+        OSError: it is gone, or another user's.
+    """
+    return resource.prlimit(pid, FILE_LOCKS)[1] if sys.platform == "linux" else -1
+
+
+def has_number(number: int, mark: str) -> bool:
+    """Whether it is that of this mark, or of one that begins so."""
+    if "." in mark:
+        return number == number_of(mark)
+    return number >> 31 == number_of(mark) >> 31
+
+
+def number_of(mark: str) -> int:
+    """A mark as a limit: 31 bits for the server, and 31 for the kernel."""
+    server, _, kernel = mark.partition(".")
+    parts = (hashlib.sha256(each.encode()).digest() for each in (server, kernel))
+    first, second = (int.from_bytes(digest[:4], "big") >> 1 for digest in parts)
+    return first << 31 | second
 
 
 def sweep(mark: str) -> None:

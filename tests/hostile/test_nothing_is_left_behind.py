@@ -45,6 +45,30 @@ pids.append(int(os.read(reading, 20)))
 print(*pids)
 """
 
+# Daemons without the mark: another environment, and parents that were gone before anybody looked.
+BARE = """
+import os, subprocess, time
+subprocess.run(["setsid", "-f", "sh", "-c", "echo $$ > one; exec sleep 600"], env={})
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 100)
+        os.execve("/bin/sh", ["sh", "-c", "echo $$ > two; exec sleep 600"], {})
+    os._exit(0)
+os.wait()
+while not all(os.path.exists(each) and os.path.getsize(each) for each in ("one", "two")):
+    time.sleep(0.01)
+print(open("one").read(), open("two").read())
+"""
+# 10 is RLIMIT_LOCKS, which limits nothing; Python has no name for it.
+CHANGED = """
+import resource
+try:
+    resource.setrlimit(10, (0, 0))
+except (ValueError, OSError):
+    print("refused")
+"""
+
 
 def started(pids: str) -> list[psutil.Process]:
     found = [psutil.Process(int(pid)) for pid in pids.split()]
@@ -115,4 +139,36 @@ def test_a_closed_session_leaves_nothing_behind(tmp_path: Path) -> None:
     assert wire.process.stdin is not None
     wire.process.stdin.close()
     wire.process.wait(20)
+    wire.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize("ending", ["close_session", "EOF", "SIGKILL"])
+@pytest.mark.parametrize("sandbox", ["off", "landlock"])  # with bwrap, a namespace ends them
+def test_a_daemon_with_an_environment_of_its_own_is_not_left_behind(
+    tmp_path: Path, sandbox: str, ending: str
+) -> None:
+    wire = Wire(fill(tmp_path), SANDBOX=sandbox)
+    result = wire.call("run_cell", code=BARE)
+    processes = [psutil.Process(int(pid)) for pid in result["content"][0]["text"].split()[:2]]
+    assert {process.name() for process in processes} == {"sleep"}
+    since = time.monotonic()
+    if ending == "close_session":
+        wire.call(ending, session_id=result["structuredContent"]["session_id"])
+    elif ending == "SIGKILL":
+        wire.process.kill()
+    else:
+        assert wire.process.stdin is not None
+        wire.process.stdin.close()
+    assert not still_running(processes, since + SOON - time.monotonic())
+    wire.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize("sandbox", ["bwrap", "landlock"])
+def test_code_in_a_sandbox_cannot_change_what_its_processes_are_found_by(
+    tmp_path: Path, sandbox: str
+) -> None:
+    wire = Wire(fill(tmp_path), SANDBOX=sandbox)
+    assert "refused" in wire.call("run_cell", code=CHANGED)["content"][0]["text"]
     wire.close()
