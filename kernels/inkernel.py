@@ -181,7 +181,8 @@ def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
     if isinstance(value, str):
         if len(value) * WIDEST <= limit or len(json.dumps(value, ensure_ascii=False)) <= limit:
             return value, 0
-        text = cut(value) if is_text(name) else f"[{len(value):,} characters not sent]"
+        end = max(1, min(SENT, limit // 2, len(value) // 4))
+        text = cut(value, end) if is_text(name) else f"[{len(value):,} characters not sent]"
         return text, len(value) - len(text)
     if name == "payload" and isinstance(value, list):
         parts = [(part, size_of(part, limit)) for part in value]
@@ -223,10 +224,10 @@ def is_text(name: Any) -> bool:
     return "/" not in str(name) or name in ("text/plain", "text/markdown")
 
 
-def cut(text: str) -> str:
-    """Head and tail of a text."""
-    left_out = len(text) - 2 * SENT
-    return f"{text[:SENT]}\n[… {left_out:,} characters were not sent …]\n{text[-SENT:]}"
+def cut(text: str, end: int) -> str:
+    """Head and tail of a text, each `end` characters long."""
+    left_out = len(text) - 2 * end
+    return f"{text[:end]}\n[… {left_out:,} characters were not sent …]\n{text[-end:]}"
 
 
 def tell_why_nobody_answers(kernel: Any) -> None:

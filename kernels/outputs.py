@@ -25,6 +25,7 @@ OUTPUTS_MOST = 10_000  # of one cell; text still joins what is there
 SHOWN_MOST = 100  # outputs of one display_id that an update changes: the latest
 DEEPEST = 100  # levels of JSON; whoever reads or writes it needs a stack for them
 PART = 65_536  # characters of a stream that are folded at one go
+OMITTED_MOST = 10**15  # characters that a kernel is believed to have cut
 FREE = 10  # messages that only say what the kernel does, and do not count
 
 
@@ -58,6 +59,7 @@ class Outputs:
         self._on_limit = on_limit
         self._of_protocol = 0
         self._left_out, self._left_out_size = 0, 0
+        self._beyond = 0  # bytes that came after the limit
 
     @property
     def elsewhere(self) -> list[NotebookNode]:
@@ -66,13 +68,16 @@ class Outputs:
 
     @property
     def left_out(self) -> str:
-        """What was too much to be kept, as a sentence; empty if nothing was."""
-        if not self._left_out:
-            return ""
-        return (
-            f"Outputs left out: {self._left_out:,} ({self._left_out_size:,} bytes), more than a"
-            " cell can keep. Write large data to a file instead."
-        )
+        """What was too much to be kept, in words; empty if nothing was."""
+        what = []
+        if self._left_out:
+            what.append(
+                f"Outputs left out: {self._left_out:,} ({self._left_out_size:,} bytes), more than a"
+                " cell can keep."
+            )
+        if self._beyond:
+            what.append(f"Left out: {self._beyond:,} bytes beyond OUTPUT_LIMIT ({self._limit:,}).")
+        return " ".join([*what, "Write large data to a file instead."]) if what else ""
 
     def fold(self, message: Message) -> None:
         """Take in one iopub message; those that show nothing only count or set metadata."""
@@ -94,7 +99,9 @@ class Outputs:
             self._take_in(kind, content, weight)
         omitted = content.get("rmi_agent_omitted")  # inkernel.py has cut it, or so it says
         if isinstance(omitted, int):
-            self._admit(max(0, omitted))
+            omitted = min(max(0, omitted), OMITTED_MOST)
+            within = self._admit(omitted)
+            self._beyond += omitted if within else 0
 
     def _take_in(self, kind: str, content: dict[str, Any], weight: Weight) -> None:
         if kind in ("display_data", "execute_result", "update_display_data"):
@@ -231,6 +238,7 @@ class Outputs:
         """Count new output; past the limit say so, once, and take no more."""
         within = self._limit == 0 or self.size <= self._limit
         self.size += size
+        self._beyond += 0 if within else size
         if self._limit and self.size > self._limit and self._on_limit is not None:
             self._on_limit()
             self._on_limit = None

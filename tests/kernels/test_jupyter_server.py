@@ -159,6 +159,8 @@ async def test_a_flood_is_bounded_and_what_the_server_leaves_out_is_told(shared:
     assert any("has left out" in note for note in run.notes)
     assert "IOPub data rate exceeded" in stream(run, "stderr")
     run = await cell(shared, "print('y' * 50_000_000)")
+    assert "bytes beyond OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
+    run = await cell(shared, "while True: print('y' * 50_000_000)")
     assert run.reply.status == "interrupted" and "OUTPUT_LIMIT" in " ".join(run.notes)
     assert value(await cell(shared, "1 + 1")) == "2"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -206,7 +207,7 @@ def test_the_limit_is_told_once_and_then_nothing_is_taken_in() -> None:
     assert told == [1]
     assert len(outputs.settle().outputs[0].text) == 16
     assert outputs.size == 40
-    assert outputs.left_out == ""
+    assert outputs.left_out.startswith("Left out: 24 bytes beyond OUTPUT_LIMIT (10).")
 
 
 def sent(kind: str, **content: Any) -> dict[str, Any]:
@@ -398,6 +399,35 @@ def test_a_kernel_sends_what_is_within_the_limit_as_it_is() -> None:
     assert cut_content(content, 300_000) == (content, 0)
     ours = {"status": "ok", "payload": [{"source": "rmi_agent.files", "x": "y" * 900_000}]}
     assert cut_content(ours, 300_000) == (ours, 0)
+
+
+@pytest.mark.parametrize("limit", [1, 1_000, 100_000, 900_000])
+@pytest.mark.parametrize("text", ["y" * 150_000 + "z", "\0" * 60_000, "語" * 40_000])
+def test_a_text_that_is_cut_is_shorter_and_says_by_how_much(text: str, limit: int) -> None:
+    cut, omitted = cut_content({"name": "stdout", "text": text}, limit)
+    if not omitted:
+        assert cut["text"] == text and len(text) * 6 < 10 * limit
+        return
+    head, said, tail = cut["text"].split("\n")
+    assert text.startswith(head) and text.endswith(tail)
+    assert said == f"[… {len(text) - len(head) - len(tail):,} characters were not sent …]"
+
+
+def test_what_comes_after_the_limit_is_counted_in_words() -> None:
+    outputs = Outputs(new_code_cell(), limit=100)
+    outputs.stream("stdout", "x" * 60)
+    assert outputs.left_out == ""
+    outputs.stream("stdout", "x" * 60)  # the one that crosses it is kept
+    assert outputs.left_out == ""
+    outputs.stream("stdout", "y" * 70)
+    outputs.fold(message("display_data", data={"text/plain": "z" * 500}))
+    said = re.fullmatch(
+        r"Left out: ([\d,]+) bytes beyond OUTPUT_LIMIT \(100\)\. .*", outputs.left_out
+    )
+    assert said is not None and 570 < int(said[1].replace(",", "")) < 700
+    outputs.fold(message("stream", name="stdout", text="", rmi_agent_omitted=10**4000))
+    assert "beyond OUTPUT_LIMIT" in outputs.left_out
+    assert outputs.settle().outputs[0].text == "x" * 120
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes")
