@@ -14,6 +14,7 @@ import logging
 import secrets
 import shutil
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,15 @@ class Sessions:
         await self._stack.enter_async_context(self.supervisor)
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
         self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
-        launch = replace(self._launch, runtime=runtime, mark=mark, env={**self._launch.env, **own})
+        # What a template leaves when it is killed goes with the rest.
+        withheld = {"TMPDIR": tempfile.mkdtemp(dir=runtime)}
+        launch = replace(
+            self._launch,
+            runtime=runtime,
+            mark=mark,
+            env={**self._launch.env, **own},
+            withheld=withheld,
+        )
         warm, most, patience = self._sizes
         launch_for = functools.partial(self._launch_for, launch, runtime)
         self.pool = await self._stack.enter_async_context(

@@ -6,14 +6,16 @@ import asyncio
 import os
 import signal
 import sys
+from ast import literal_eval
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels import Script, Session, Sessions
+from rmi_agent.kernels import Config, Script, Session, Sessions
 
-from tests.conftest import cell, stream, value
+from tests.conftest import cell, launch, stream, value
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -327,10 +329,6 @@ async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
 
 
 async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -> None:
-    from rmi_agent.kernels import Config
-
-    from tests.conftest import launch
-
     config = Config(tmp_path / "n", output_limit=100_000)
     async with Sessions(config, launch(tmp_path), warm=1) as limited:
         session = await limited.open()
@@ -362,3 +360,25 @@ async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
     assert value(
         await cell(session, "child.is_alive(), len(multiprocessing.active_children())")
     ) == ("(True, 1)")
+
+
+@POSIX
+async def test_what_a_template_leaves_in_its_temporary_folder_goes_with_the_server(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "leaves.py").write_text("import tempfile\nplace = tempfile.mkstemp()[1]\n")
+    (tmp_path / "tmp").mkdir()
+    how = launch(tmp_path)
+    env = {**how.env, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    how = replace(how, env=env, preload=("leaves",))
+    async with Sessions(Config(tmp_path / "n"), how, warm=0) as sessions:
+        loaded = "False"
+        while loaded == "False":  # the template imports it after its first kernels
+            session = await sessions.open()
+            loaded = value(await cell(session, "import sys; 'leaves' in sys.modules"))
+        asks = "import leaves, os, tempfile; leaves.place, os.path.exists(leaves.place)"
+        place, there = literal_eval(value(await cell(session, asks)))
+        assert there and Path(place).parent != tmp_path / "tmp"
+        own = value(await cell(session, "tempfile.gettempdir(), os.environ['TMPDIR']"))
+        assert literal_eval(own) == (str(tmp_path / "tmp"),) * 2
+    assert not Path(place).exists() and not list((tmp_path / "tmp").iterdir())
