@@ -347,6 +347,9 @@ class KernelProcess:
 
     async def alive(self) -> bool:
         """Whether it still runs."""
+        process = getattr(self._manager.provisioner, "process", None)
+        if isinstance(process, Forked) and process.ended:
+            await self.until_dead()  # its template is about to say how
         return bool(await self._manager.is_alive())
 
     async def until_dead(self) -> int | None:

@@ -153,6 +153,12 @@ class Forked:
                 self.close()
         return self.returncode
 
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more, as seen now; how it ended may not be known yet."""
+        self._looked = 0.0
+        return self.returncode is not None or not self._runs()
+
     def _last_word(self) -> bytes | None:
         """What its template says of its end; less than that if it died first, None if it waits."""
         try:

@@ -402,12 +402,12 @@ async def test_templates_that_are_stopped_are_ended() -> None:
         assert all(template.over() for template in made)
 
 
-@pytest.mark.parametrize("asked", [1, 40])
+@pytest.mark.parametrize("asked", [1, pytest.param(40, marks=pytest.mark.slow)])
 async def test_a_template_that_hangs_holds_nobody_up(
     asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither other templates, nor the threads that all the server's work shares."""
-    monkeypatch.setattr(templates, "PATIENCE", 6.0)
+    monkeypatch.setattr(templates, "PATIENCE", 3.0)
     environment = {**kernel_env(), "PRINCIPAL": "other"}
     async with kernel() as first, kernel(env=environment):
         template = first.process.parent()

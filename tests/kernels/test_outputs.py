@@ -247,16 +247,16 @@ def test_messages_that_show_nothing_count(kind: str) -> None:
 
 def test_what_would_take_too_much_memory_is_left_out_and_said_so() -> None:
     outputs = Outputs(new_code_cell())
-    for _ in range(200):
+    for _ in range(20):
         outputs.fold(sent("display_data", data={"application/json": [[]] * 50_000}))
     kept = outputs.settle().outputs
     assert 0 < len(kept) < 10
-    assert f"Outputs left out: {200 - len(kept)}" in outputs.left_out
+    assert f"Outputs left out: {20 - len(kept)}" in outputs.left_out
 
 
 def test_an_update_takes_the_place_of_what_it_replaces() -> None:
     outputs = Outputs(new_code_cell())
-    for number in range(200):
+    for number in range(60):
         outputs.fold(
             sent(
                 "update_display_data" if number else "display_data",
@@ -265,7 +265,7 @@ def test_an_update_takes_the_place_of_what_it_replaces() -> None:
             )
         )
     assert outputs.left_out == ""
-    assert outputs.settle().outputs[0].data["application/json"][0] == 199
+    assert outputs.settle().outputs[0].data["application/json"][0] == 59
 
 
 @pytest.mark.parametrize("omitted", [-2_000_000, "many", 1e9, None, [1]])
@@ -287,7 +287,7 @@ def test_a_cell_has_so_many_outputs_and_no_more() -> None:
 def test_clearing_frees_what_was_shown_and_forgets_its_names() -> None:
     displays: dict[str, Any] = {}
     outputs = Outputs(new_code_cell(), displays)
-    for number in range(100):
+    for number in range(20):
         outputs.fold(
             sent(
                 "display_data",
