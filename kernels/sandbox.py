@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
+from .errors import KernelStartError
 from .interpreters import base_of, changeable, where
 from .process import Launch, ipython_folder
 from .runtime import clear_after_dead
@@ -206,7 +207,12 @@ class Sandbox:
         return [*command(self, interpreter)]
 
     def places(self, interpreter: str) -> dict[Path, Kind]:
-        """Folders and files that kernels see, by both their names and where those lead."""
+        """Folders and files that kernels see, by both their names and where those lead.
+
+        Raises:
+            OSError: the interpreter can't be run.
+            KernelStartError: what is to be hidden is not there.
+        """
         policy, places = self.policy, dict[Path, Kind]()
 
         def put(kind: Kind, *paths: Path | str) -> None:
@@ -233,6 +239,13 @@ class Sandbox:
         if policy.tier == "landlock":
             put("rw", self.tmp, self.folder / "x")
         there = {path: kind for path, kind in places.items() if path.exists()}
+        shown = {path for path, kind in there.items() if kind in ("ro", "rw")}
+        for path in policy.hide:
+            if not path.exists() and shown.intersection(path.parents):
+                raise KernelStartError(  # once it is there again it would be seen
+                    f"No kernel can be started: {path} has to be hidden from code and is gone."
+                    " Restart the server, which makes it."
+                )
         return there | dict.fromkeys(on_the_way(there), "rw")
 
     def shown_of(self, interpreter: str) -> Iterable[str]:

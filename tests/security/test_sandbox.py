@@ -967,15 +967,43 @@ async def test_what_must_not_change_can_lie_in_what_may(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("where", "why"),
-    [("in", "Landlock can't keep"), ("beside", "")],
+    [("p", "Landlock can't hide"), ("r", "Landlock can't hide"), ("beside", "")],
 )
-async def test_landlock_is_not_taken_where_it_can_not_hold(
-    where: str, why: str, tmp_path: Path
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_landlock_is_not_taken_where_it_can_not_hide(
+    where: str, why: str, read_only: bool, tmp_path: Path
 ) -> None:
     usable("landlock")
-    projects = tmp_path / "p"
-    projects.mkdir()
-    notebooks = (projects if where == "in" else tmp_path) / "notebooks"
-    notebooks.mkdir()
-    policy = Policy("landlock", projects, tmp_path / "homes", hide=(notebooks,))
+    notebooks = tmp_path / where / "notebooks"
+    for made in (notebooks, tmp_path / "p", tmp_path / "r"):
+        made.mkdir(parents=True, exist_ok=True)
+    policy = Policy(
+        "landlock",
+        tmp_path / "p",
+        tmp_path / "homes",
+        read_only=read_only,
+        read=(tmp_path / "r",),
+        hide=(notebooks,),
+    )
     assert why_not(policy).startswith(why) if why else why_not(policy) == ""
+
+
+async def test_landlock_is_not_taken_where_it_can_not_keep_from_changes(tmp_path: Path) -> None:
+    usable("landlock")
+    fixed = tmp_path / "p" / "fixed"
+    fixed.mkdir(parents=True)
+    policy = Policy("landlock", tmp_path / "p", tmp_path / "homes", fixed=(fixed,))
+    assert why_not(policy).startswith("Landlock can't keep")
+    assert why_not(replace(policy, read_only=True)) == ""
+
+
+async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Path) -> None:
+    """It would be seen once it is there again."""
+    usable("bwrap")
+    (tmp_path / "p").mkdir()
+    policy = Policy("bwrap", tmp_path / "p", tmp_path / "homes", hide=(tmp_path / "p" / "n",))
+    with pytest.raises(KernelStartError, match="/n has to be hidden .* Restart the server"):
+        await one_cell(policy, tmp_path, "1")
+    # Elsewhere it is seen in no case.
+    policy = replace(policy, hide=(tmp_path / "n",))
+    assert (await one_cell(policy, tmp_path, "1")).reply.status == "ok"
