@@ -192,6 +192,15 @@ STEPS_OUT = {
         "import json, os; fd = os.open(json.__file__, os.O_RDONLY)\n"
         "os.chmod(f'/proc/self/fd/{{fd}}', 0o644); got = 'changed'"
     ),
+    "mode_by_another_name": (
+        "import json, os; fd = os.open(json.__file__, os.O_RDONLY)\n"
+        "os.chmod(f'/dev/fd/{{fd}}', 0o644); got = 'changed'"
+    ),
+    "mode_of_a_name_like_none": (
+        "import json, os; os.symlink(json.__file__, 'pipe:[1]')\n"
+        "try: os.chmod('pipe:[1]', 0o644); got = 'changed'\n"
+        "finally: os.unlink('pipe:[1]')"
+    ),
     "times_outside": "import os; os.utime({outside!r} + '/secret.txt'); got = 'changed'",
     "times_of_what_is_read": (
         "import json, os; os.utime(os.open(json.__file__, os.O_RDONLY)); got = 'changed'"
@@ -589,6 +598,27 @@ ALLOWED = {
         "assert (os.lstat('link').st_mtime, p.stat().st_mtime) == (8, 6)\n"
         "subprocess.run(['touch', '-d', '@9', 'link'], check=True); assert p.stat().st_mtime == 9\n"
         "os.unlink('link'); p.unlink()"
+    ),
+    "modes_by_descriptors": (
+        "import os, pathlib, subprocess, threading; p = pathlib.Path('mine'); p.touch(); f = p.open()\n"
+        "names = '/dev/fd', '/proc/self/fd', '/proc/thread-self/fd', '//proc//self/fd', f'/proc/{os.getpid()}/fd'\n"
+        "def change():\n"
+        "    for number, name in enumerate(names):\n"
+        "        path = f'{name}/{f.fileno()}'; os.chmod(path, 0o640 | number); os.utime(path, (5, number))\n"
+        "        assert (p.stat().st_mode & 0o7777, p.stat().st_mtime) == (0o640 | number, number)\n"
+        "    said.append(1)\n"
+        "said = []; change(); t = threading.Thread(target=change); t.start(); t.join()\n"
+        "for number, name in enumerate(('stdin', 'stdout', 'stderr')):\n"
+        "    subprocess.run(['chmod', '60' + str(number), '/dev/' + name], check=True, **{name: p.open('a')})\n"
+        "    assert p.stat().st_mode & 0o7777 == 0o600 | number\n"
+        "p.unlink(); assert said == [1, 1]"
+    ),
+    "modes_without_a_name": (
+        "import os; pipe = os.pipe(); memory = os.memfd_create('x')\n"
+        "for fd in (*pipe, memory):\n"
+        "    os.fchmod(fd, 0o640); os.utime(fd, (5, 6)); os.chmod(f'/dev/fd/{fd}', 0o750)\n"
+        "    assert os.fstat(fd).st_mode & 0o7777 == 0o750\n"
+        "    os.close(fd)"
     ),
     "owners": (
         "import os; open('mine', 'w').close(); os.chown('mine', os.getuid(), -1)\nos.unlink('mine')"
