@@ -16,7 +16,7 @@ from pathlib import Path
 from . import seccomp
 from .errors import KernelStartError
 from .interpreters import PATIENCE, where
-from .sandbox import SYSTEM, Policy
+from .sandbox import DEVICE_FILES, SYSTEM, Policy, program
 
 # Looks whether the wall stands, from inside.
 PROBE = """
@@ -79,6 +79,20 @@ def lets_signals_out(policy: Policy) -> bool:
     from .confine import SIGNALS_SCOPED, landlock_version  # it needs Linux's libc
 
     return landlock_version() < SIGNALS_SCOPED
+
+
+def keeps_devices(policy: Policy) -> bool:
+    """Whether kernels can't change the modes of /dev/null and its like, which root owns."""
+    if policy.tier != "bwrap" or os.getuid() != 0:
+        return True
+    look = f"import os; print(all(os.statvfs(p).f_flag & os.ST_RDONLY for p in {DEVICE_FILES}))"
+    wrap = program("confine.py", {"read_only": DEVICE_FILES})
+    command = [*wrap, sys.executable, "-I", "-S", "-c", look]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout == b"True\n"
 
 
 def within_reach(policy: Policy) -> str:

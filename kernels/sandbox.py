@@ -34,6 +34,7 @@ LIMITS = {
     "RLIMIT_NOFILE": 4096,
 }
 PROCESSES = 1024  # and threads
+DEVICE_FILES = [f"/dev/{name}" for name in DEVICES]
 OOM_SCORE = 500  # of -1000 to 1000: when memory runs out, the system ends the highest
 # What programs need of a system, besides their interpreter and its packages.
 SYSTEM = [
@@ -276,7 +277,7 @@ class Sandbox:
         write = [str(path) for path, kind in places.items() if kind == "rw"]
         files = {
             "read": [*read, "/proc"],
-            "write": [*write, *(f"/dev/{name}" for name in DEVICES)],
+            "write": [*write, *DEVICE_FILES],
             "network": self.policy.network,
         }
         return {
@@ -315,7 +316,7 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
         if os.getuid() == 0:  # it owns the devices, which are the host's
-            first["read_only"] = [f"/dev/{name}" for name in DEVICES]
+            first["read_only"] = DEVICE_FILES
         # In there nothing of /proc can be written to.
         return (*program("confine.py", first), *wall, *program("confine.py", given_up))
     broker = program("broker.py", sandbox.handed_over(places))

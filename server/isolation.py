@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from ..kernels import Policy, Tier, seccomp, why_not
-from ..kernels.probe import lets_signals_out
+from ..kernels.probe import keeps_devices, lets_signals_out
 from ..kernels.sandbox import TIERS
 from .kept import private_folder
 from .settings import BadSettings, Settings
@@ -224,6 +224,8 @@ def left_open(policy: Policy | None, settings: Settings) -> str:
             left.insert(2, "what /proc tells root alone of the system")
         if lets_signals_out(policy):
             left.insert(0, SIGNALS)
+    if not keeps_devices(policy):
+        left.insert(0, "the modes of /dev/null and the like, as root may not mount here")
     if not seccomp.known():
         left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
     if policy.network:

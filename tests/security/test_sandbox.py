@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -1037,3 +1038,40 @@ async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Pat
     # Elsewhere it is seen in no case.
     policy = replace(policy, hide=(tmp_path / "n",))
     assert (await one_cell(policy, tmp_path, "1")).reply.status == "ok"
+
+
+# What a container may take from its root: the right to mount, or the system call alone.
+TAKEN = {
+    "nothing": "",
+    "the right": "confine.libc.prctl(confine.DROP_FROM_BOUNDING_SET, 21, 0, 0, 0)",
+    "the call": "confine.filter_calls(seccomp.program((seccomp.calls('mount'),)))",
+}
+LOOKS_AT_DEVICES = """
+import subprocess, sys
+from pathlib import Path
+from rmi_agent.kernels import Policy, confine, probe, seccomp
+from rmi_agent.server import isolation, load
+{take}
+if sys.argv[1:]:
+    policy = Policy("bwrap", Path("/p"), Path("/h"))
+    settings = load(python_projects_dir="/p", sandbox="bwrap")
+    print(probe.keeps_devices(policy), "/dev/null" in isolation.left_open(policy, settings))
+else:  # a right is gone with the next program
+    subprocess.run([sys.executable, __file__, "again"], check=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="others do not own the devices")
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_root_that_may_not_mount_starts_kernels_and_says_what_that_leaves_open(
+    what: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "looks.py"
+    program.write_text(LOOKS_AT_DEVICES.format(take=TAKEN[what]))
+    mounts = Path("/proc/self/mountinfo").read_text()
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (
+        "True False\n" if what == "nothing" else "False True\n",
+        "",
+    )
+    assert Path("/proc/self/mountinfo").read_text() == mounts
