@@ -19,6 +19,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -61,6 +62,11 @@ PLACES: dict[str, tuple[int | None, int | None, int | None]] = {
     "futimesat": (0, 1, None),
     "utimensat": (0, 1, 3),
 }
+
+# Names of what is each process's own.
+SELF = re.compile(rb"/+proc/+(?:thread-)?self(/.*)$", re.DOTALL)
+STANDARD = re.compile(rb"/+dev/+(fd|stdin|stdout|stderr)((?:/.*)?)$", re.DOTALL)
+DESCRIPTORS = {b"fd": b"", b"stdin": b"/0", b"stdout": b"/1", b"stderr": b"/2"}
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,7 +115,19 @@ def hand_over(program: bytes) -> int:
     return checked(listener)
 
 
-def answer(call: Call, listener: int, write: list[str]) -> int:
+def nameless() -> set[int]:
+    """The devices of pipes, sockets and memory without a name, which nobody else can open.
+
+    Not that of `eventfd` and its like, which share one inode with the whole machine.
+    """
+    made = [*os.pipe(), *(each.detach() for each in socket.socketpair()), os.memfd_create("it")]
+    devices = {os.fstat(each).st_dev for each in made}
+    for each in made:
+        os.close(each)
+    return devices
+
+
+def answer(call: Call, listener: int, write: list[str], free: set[int]) -> int:
     """Make the call; 0, or what is wrong with it."""
 
     def still_waits() -> None:
@@ -127,7 +145,8 @@ def answer(call: Call, listener: int, write: list[str]) -> int:
         opened = open_place(call)
         try:
             still_waits()
-            if not within(os.readlink(f"/proc/self/fd/{opened}"), write):
+            named = os.fstat(opened).st_dev not in free
+            if named and not within(os.readlink(f"/proc/self/fd/{opened}"), write):
                 return errno.EPERM
             change(call, opened)
         finally:
@@ -192,14 +211,22 @@ def open_place(call: Call) -> int:
         if not itself and (pointer or call.name != "utimensat" or number == AT_FDCWD):
             raise OSError(errno.ENOENT if pointer else errno.EFAULT, "no path")
         return os.open(place_of(call.thread, number), os.O_PATH | os.O_CLOEXEC)
-    if name.startswith(b"/proc/self/"):  # which would be this process here
-        name = b"/proc/%d/" % call.thread + name.removeprefix(b"/proc/self/")
+    name = as_the_caller(call.thread, name)
     from_ = os.open(place_of(call.thread, number), os.O_PATH | os.O_CLOEXEC)
     try:
         way = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         return os.open(name, way, dir_fd=from_)
     finally:
         os.close(from_)
+
+
+def as_the_caller(thread: int, name: bytes) -> bytes:
+    """A path that leads from here to where it leads a thread, by its own `/proc/self`."""
+    if found := STANDARD.match(name):
+        name = b"/proc/self/fd%s%s" % (DESCRIPTORS[found[1]], found[2])
+    if found := SELF.match(name):
+        return b"/proc/%d%s" % (thread, found[1])
+    return name
 
 
 def place_of(thread: int, number: int) -> str:
@@ -283,7 +310,7 @@ def signed(argument: int) -> int:
 def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
     """Answer calls until the child ends, then end as it did."""
     names = {int(number): name for number, name in given["calls"].items()}
-    ended = os.pidfd_open(child)
+    ended, free = os.pidfd_open(child), nameless()
     signal.signal(signal.SIGCHLD, lambda *_: reap_orphans(child))
     reap_orphans(child)  # those that ended before
     waiting = select.poll()
@@ -294,17 +321,17 @@ def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
         if ended in ready:
             leave(os.waitpid(child, 0)[1])
         if ready.get(listener, 0) & select.POLLIN:
-            serve_one(listener, names, given["write"])
+            serve_one(listener, names, given["write"], free)
 
 
-def serve_one(listener: int, names: dict[int, str], write: list[str]) -> None:
+def serve_one(listener: int, names: dict[int, str], write: list[str], free: set[int]) -> None:
     """Take one call and answer it; whose process has ended meanwhile needs no answer."""
     notice = bytearray(NOTICE.size)
     try:
         fcntl.ioctl(listener, RECEIVE, notice)
         id_, thread, _, number, _, _, *arguments = NOTICE.unpack(notice)
         call = Call(id_, thread, number, names[number], tuple(arguments))
-        fcntl.ioctl(listener, ANSWER, REPLY.pack(id_, 0, -answer(call, listener, write), 0))
+        fcntl.ioctl(listener, ANSWER, REPLY.pack(id_, 0, -answer(call, listener, write, free), 0))
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EINTR):
             raise

@@ -8,6 +8,7 @@ Its arguments: JSON (see `Sandbox.given_up`) and the command.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -162,21 +163,17 @@ def show_read_only(paths: Iterable[str]) -> None:
     """Let this process see some files of the system as on a disk that can only be read.
 
     Devices can be written to all the same, but root can't change their modes any more. A root
-    without the right to mount, as in a container, goes without.
-
-    Raises:
-        OSError: the system won't.
+    without the right to mount, as in a container, goes without (see `keeps_devices`).
     """
-    try:
+    with contextlib.suppress(OSError):
         checked(libc.unshare(NEW_MOUNTS), "mounts of one's own")
-    except PermissionError:
-        return
-    checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
-    for path in map(os.fsencode, filter(os.path.exists, paths)):
-        checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
-        kept = os.statvfs(path).f_flag & KEPT  # a container's root may not take those away
-        flags = BIND | REMOUNT | READ_ONLY | kept
-        checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
+        # Without this nothing may be mounted: the system would have it, too.
+        checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
+        for path in map(os.fsencode, filter(os.path.exists, paths)):
+            checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
+            kept = os.statvfs(path).f_flag & KEPT  # a container's root may not take those away
+            flags = BIND | REMOUNT | READ_ONLY | kept
+            checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
 
 
 def give_up(given: dict[str, Any]) -> None:

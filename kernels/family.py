@@ -1,7 +1,8 @@
 """A kernel's process and all that it has started: finding it, and ending it.
 
-Who once was of a family stays of it, also when its parent ends and the system gives it another.
-Knows processes; nothing of kernels or of what memory they have.
+Who once was of a family stays of it, also when its parent ends and the system gives it another;
+so do the segments of shared memory that it made. Knows processes; nothing of kernels or of how
+much memory they have.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from pathlib import Path
 
 import psutil
 
+from .sysv import Segment, segments
 from .watchdog import marked
 
 LINUX = sys.platform == "linux"
 ROUNDS = 5  # of killing: a process may start another one meanwhile
 BETWEEN = 0.02  # seconds
+CLOCK = 2.0  # seconds by which two ways to tell a time may differ
 
 
 @dataclass(frozen=True)
 class Tree:
-    """All processes of the machine at one moment: their parents, and when they began."""
+    """All processes of the machine at one moment: their parents, and when they began.
+
+    On Linux with the segments of shared memory that there are.
+    """
 
     parents: dict[int, int]
     began: dict[int, float]
     children: dict[int, list[int]]
+    segments: list[Segment]
 
 
 def tree() -> Tree:
@@ -41,7 +48,7 @@ def tree() -> Tree:
     for pid, parent, start in _linux() if LINUX else _elsewhere():
         parents[pid], began[pid] = parent, start
         children[parent].append(pid)
-    return Tree(parents, began, children)
+    return Tree(parents, began, children, segments() if LINUX else [])
 
 
 def _linux() -> list[tuple[int, int, float]]:
@@ -75,13 +82,17 @@ class Family:
 
     Attributes:
         pids: of all that lived when it was looked at last.
-        began: when the first of them did, by the system's clock.
+        segments: shared memory that members have made, by number, also those that have ended.
     """
 
     def __init__(self, root: int) -> None:
         self.root = root
-        self.began = time.time()
+        self.segments: dict[int, Segment] = {}
+        self._root_began: float | None = None  # so that nobody who gets its number is taken for it
         self._began: dict[int, float] = {}
+        if LINUX and (found := parent_and_start(root)):
+            self._root_began = self._began[root] = found[1]
+        self._latest: dict[int, float] = {}  # those who lived at this look or the one before
 
     @property
     def pids(self) -> list[int]:
@@ -90,8 +101,8 @@ class Family:
 
     def look(self, now: Tree) -> None:
         """Find who has come and who is gone."""
-        if not self._began and self.root in now.began:
-            self._began[self.root] = now.began[self.root]
+        if self._root_began is None and self.root in now.began:
+            self._root_began = self._began[self.root] = now.began[self.root]
         living = {pid: start for pid, start in self._began.items() if now.began.get(pid) == start}
         found = list(living)
         for pid in found:
@@ -99,7 +110,24 @@ class Family:
                 if child not in living:
                     living[child] = now.began[child]
                     found.append(child)
+        self._latest = {**self._began, **living}
         self._began = living
+        self._note(now.segments)
+
+    def _note(self, now: list[Segment]) -> None:
+        """Remember which segments are the family's, for when their creators have ended.
+
+        A number that a process had before it was a member's is told by the segment's time.
+        """
+        noted = {}
+        for segment in now:
+            known = self.segments.get(segment.number)
+            start = self._latest.get(segment.creator)
+            if (known is not None and segment.is_same(known)) or (
+                start is not None and segment.made >= at(start) - CLOCK
+            ):
+                noted[segment.number] = segment
+        self.segments = noted
 
     def look_again(self) -> None:
         """The same without a look at every process, where there is nobody but the root."""
@@ -107,15 +135,14 @@ class Family:
             self.look(tree())
         else:
             found = parent_and_start(self.root)
-            if found is None or self._began.get(self.root, found[1]) != found[1]:
-                self._began = {}
-            else:
-                self._began = {self.root: found[1]}
+            began = {self.root: found[1]} if found else {}
+            self.look(Tree({}, began, {}, segments()))
 
     def adopt(self, pid: int, now: Tree) -> None:
         """Count one in that was found in another way."""
         if pid in now.began:
-            self._began[pid] = now.began[pid]
+            self._began[pid] = self._latest[pid] = now.began[pid]
+            self._note(now.segments)
 
     def end(self, mark: str) -> list[str]:
         """Kill all members, and what has the mark; returns who could not be, in words."""
@@ -148,6 +175,12 @@ class Family:
             f" user. End it yourself: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
+
+
+def at(start: float) -> float:
+    """When a process began, in seconds since 1970, from the clock ticks that Linux counts."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + start / os.sysconf("SC_CLK_TCK")
 
 
 def has_children(pid: int) -> bool:

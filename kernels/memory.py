@@ -8,7 +8,6 @@ becomes of a kernel that has too much is its session's business.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import re
@@ -28,10 +27,8 @@ log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between two looks at every process while somebody is busy
 LOOK_IDLE = 10.0  # and while nobody is
 SHARE = 0.05  # of the time that looking may take, at most
-IPC_RMID = 0
 OWN = ("/tmp", "/dev/shm")  # memory in a sandbox, which its sessions share
 INODE = 1024  # bytes that a file takes besides its content, about
-SHM = "/proc/sysvipc/shm"
 # A line of /proc/PID/maps and /smaps: addresses, device, inode, name.
 MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
 
@@ -65,14 +62,14 @@ class Account:
 
     Attributes:
         held: paths in /proc that lead to shared memory which its processes hold.
-        segments: bytes of its System V segments.
+        segments: bytes of its System V segments, by their numbers.
         devices: of its sandbox's /tmp and /dev/shm, where those are its own.
         charged: bytes by which its sandbox's /tmp and /dev/shm grew while it was busy.
         exact_at: when it may be measured exactly again.
     """
 
     held: dict[Object, str] = field(default_factory=dict)
-    segments: int = 0
+    segments: dict[int, int] = field(default_factory=dict)
     devices: tuple[int, ...] = ()
     charged: float = 0.0
     exact_at: float = 0.0
@@ -134,7 +131,8 @@ class MemoryWatch(Generic[P]):
             return ""
         shared = sizes(account.held)
         most = sum(map(resident, family.pids)) + sum(shared.values())
-        if most + account.segments + account.charged <= self.limit:
+        most += sum(account.segments.values())
+        if most + account.charged <= self.limit:
             return ""
         began = time.monotonic()
         if began < account.exact_at:
@@ -162,11 +160,10 @@ class MemoryWatch(Generic[P]):
         for family in families.values():
             family.look(now)
         self._adopt_strays(now, families)
-        segments = system_v() if LINUX else []
         for kernel, account in accounts.items():
             if LINUX and (members := kernel.family) is not None:
                 account.held = held(members.pids)
-                account.segments = sum(one.resident for one in of_family(segments, members))
+                account.segments = taken(members)
                 account.devices = sandbox_devices(kernel)
 
     def _adopt_strays(self, now: Tree, families: dict[str, Family]) -> None:
@@ -217,8 +214,13 @@ def measured(family: Family) -> int:
     family.look(tree())
     if not LINUX:
         return sum(map(resident, family.pids))
-    segments = sum(one.resident for one in of_family(system_v(), family))
-    return round(exact(family.pids, sizes(held(family.pids)), Account(segments=segments)))
+    account = Account(segments=taken(family))
+    return round(exact(family.pids, sizes(held(family.pids)), account))
+
+
+def taken(family: Family) -> dict[int, int]:
+    """Bytes of a family's System V segments, mapped or not, by their numbers."""
+    return {number: segment.resident for number, segment in family.segments.items()}
 
 
 def resident(pid: int) -> int:
@@ -242,7 +244,7 @@ def exact(pids: Iterable[int], shared: dict[Object, int], account: Account) -> f
         shared: what they hold, with its size; what is mapped of that is not counted again.
         account: what else counts.
     """
-    total = sum(shared.values()) + account.segments + account.charged
+    total = sum(shared.values()) + sum(account.segments.values()) + account.charged
     again = bool(shared or account.segments or account.charged)
     for pid in pids:
         try:
@@ -269,7 +271,9 @@ def counted_already(pid: int, shared: dict[Object, int], account: Account) -> in
         for line in smaps:
             if mapping := MAPPING.match(line):
                 device = os.makedev(int(mapping[2], 16), int(mapping[3], 16))
-                inside = (device, int(mapping[4])) in shared or mapping[5].startswith(b"/SYSV")
+                number = int(mapping[4])  # of a segment it is the inode
+                inside = (device, number) in shared
+                inside = inside or (mapping[5].startswith(b"/SYSV") and number in account.segments)
                 inside = inside or bool(account.charged and device in account.devices)
             elif inside and line.startswith(b"Pss:"):
                 total += int(line.split()[1]) * 1024
@@ -349,48 +353,3 @@ def in_use(kernels: Iterable[Process]) -> int | None:
             files = sum(tmp.f_files - tmp.f_ffree for tmp in tmps) * INODE
             return files + sum((tmp.f_blocks - tmp.f_bfree) * tmp.f_frsize for tmp in tmps)
     return None
-
-
-# -- System V, which a sandbox refuses
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A System V segment of shared memory, which outlives its processes.
-
-    Attributes:
-        number: its id.
-        creator: the process that made it.
-        made: when, in seconds since 1970.
-        resident: bytes.
-    """
-
-    number: int
-    creator: int
-    made: float
-    resident: int
-
-
-def system_v() -> list[Segment]:
-    """All segments of the machine."""
-    found = []
-    with contextlib.suppress(OSError), open(SHM) as file:
-        names = file.readline().split()
-        for line in file:
-            of = dict(zip(names, line.split(), strict=False))
-            made, size = float(of["ctime"]), int(of["rss"]) + int(of["swap"])
-            found.append(Segment(int(of["shmid"]), int(of["cpid"]), made, size))
-    return found
-
-
-def of_family(segments: Iterable[Segment], family: Family) -> list[Segment]:
-    """The segments that members have made."""
-    members = {family.root, *family.pids}
-    return [s for s in segments if s.creator in members and s.made >= int(family.began) - 1]
-
-
-def remove(segments: Iterable[Segment]) -> None:
-    """Remove segments: the memory is free once nobody has them attached."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for segment in segments:
-        libc.shmctl(segment.number, IPC_RMID, None)

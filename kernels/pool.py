@@ -110,8 +110,12 @@ class Pool:
         self._closed = False
 
     async def __aenter__(self) -> Pool:
-        for owner in self._expected:
-            self._shelf(owner)
+        try:
+            for owner in self._expected:
+                self._shelf(owner)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         self._refill()
         self._tidying = self._tasks.watch(self._tidy_up, "giving up warm kernels")
         return self

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import seccomp
+from .errors import KernelStartError
 from .interpreters import PATIENCE, where
-from .sandbox import Policy
+from .sandbox import DEVICE_FILES, SYSTEM, Policy, program
 
 # Looks whether the wall stands, from inside.
 PROBE = """
@@ -45,15 +46,15 @@ def why_not(policy: Policy) -> str:
         return "bubblewrap is not installed (its package is called bubblewrap)"
     if policy.tier == "landlock" and not seccomp.known():
         return f"its system calls are not known for {os.uname().machine}"
-    if policy.tier == "landlock" and (open_ := within_reach(policy)):
-        return f"Landlock can't keep {open_[0]} from changes, as it lies in {open_[1]}"
+    if policy.tier == "landlock" and (why := within_reach(policy)):
+        return why
     with tempfile.TemporaryDirectory(prefix="rmi-probe-") as folder:
         runtime = Path(folder)
         secret = runtime / "secret"
         secret.touch()
         sandbox = replace(policy, homes=runtime / "homes").sandbox("probe", runtime)
-        wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
         try:
+            wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
             done = subprocess.run(
                 [*wrapped, *map(str, (policy.projects, sandbox.home, secret))],
                 env={"PATH": os.environ.get("PATH", os.defpath)},
@@ -63,7 +64,7 @@ def why_not(policy: Policy) -> str:
                 timeout=PATIENCE,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (KernelStartError, OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     if done.stdout == "stands\n" and done.returncode == 0:
         return ""
@@ -80,11 +81,31 @@ def lets_signals_out(policy: Policy) -> bool:
     return landlock_version() < SIGNALS_SCOPED
 
 
-def within_reach(policy: Policy) -> tuple[Path, Path] | None:
-    """What must not be changed but lies in a folder that may be, if there is such a thing."""
-    open_ = [*policy.write, *([] if policy.read_only else [policy.projects])]
-    for kept in (*policy.hide, *policy.fixed, policy.homes, *map(Path, where(sys.executable))):
-        for folder in open_:
-            if Path(os.path.realpath(kept)).is_relative_to(os.path.realpath(folder)):
-                return kept, folder
-    return None
+def keeps_devices(policy: Policy) -> bool:
+    """Whether kernels can't change the modes of /dev/null and its like, which root owns."""
+    if policy.tier != "bwrap" or os.getuid() != 0:
+        return True
+    look = f"import os; print(all(os.statvfs(p).f_flag & os.ST_RDONLY for p in {DEVICE_FILES}))"
+    wrap = program("confine.py", {"read_only": DEVICE_FILES})
+    command = [*wrap, sys.executable, "-I", "-S", "-c", look]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout == b"True\n"
+
+
+def within_reach(policy: Policy) -> str:
+    """Why Landlock can't hold: it takes nothing back of a folder that it lets kernels use."""
+    ours = [*map(Path, where(sys.executable))]
+    changed = [*policy.write, *([] if policy.read_only else [policy.projects])]
+    seen = [*changed, policy.projects, *policy.read, *ours, *map(Path, SYSTEM)]
+    for kept, folders, verb in (
+        ((*policy.fixed, *ours), changed, "keep {} from changes"),
+        ((*policy.hide, policy.homes), seen, "hide {}"),
+    ):
+        for path in kept:
+            for folder in folders:
+                if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+                    return f"Landlock can't {verb.format(path)}, as it lies in {folder}"
+    return ""

@@ -30,10 +30,11 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from .address import JupyterServer, RemoteKernel
 from .errors import DeadKernelError, KernelStartError
-from .family import LINUX, Family
+from .family import Family
 from .forkserver import PRELOAD
-from .memory import measured, of_family, remove, system_v
+from .memory import measured
 from .rawoutput import RawOutput
+from .sysv import remove
 from .templates import CannotFork, Forked
 from .watchdog import MARK, put_number
 
@@ -233,6 +234,7 @@ class KernelProcess:
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
             put_number(self.pid, self.mark)
+            self._family = Family(self.pid)  # now, while it surely lives
         if self.launch.taken is not None:
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._take_sockets(self.launch.taken)
@@ -463,16 +465,13 @@ class KernelProcess:
         """Kill what is left of it: descendants, its process group, daemons, shared memory."""
         if (family := self.family) is None:
             return
-        segments = []
-        if LINUX and not self.is_walled:
-            segments = of_family(system_v(), family)
         self.left_running = tuple(await asyncio.to_thread(family.end, self.mark))
         for words in self.left_running:
             if words not in self._logged:
                 log.warning("%s", words)
         self._logged.update(self.left_running)
-        if segments:
-            remove(segments)
+        if family.segments:
+            await asyncio.to_thread(remove, list(family.segments.values()))
 
 
 def is_there(path: Path) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
+from .errors import KernelStartError
 from .interpreters import base_of, changeable, where
 from .process import Launch, ipython_folder
 from .runtime import clear_after_dead
@@ -33,6 +34,7 @@ LIMITS = {
     "RLIMIT_NOFILE": 4096,
 }
 PROCESSES = 1024  # and threads
+DEVICE_FILES = [f"/dev/{name}" for name in DEVICES]
 OOM_SCORE = 500  # of -1000 to 1000: when memory runs out, the system ends the highest
 # What programs need of a system, besides their interpreter and its packages.
 SYSTEM = [
@@ -206,7 +208,12 @@ class Sandbox:
         return [*command(self, interpreter)]
 
     def places(self, interpreter: str) -> dict[Path, Kind]:
-        """Folders and files that kernels see, by both their names and where those lead."""
+        """Folders and files that kernels see, by both their names and where those lead.
+
+        Raises:
+            OSError: the interpreter can't be run.
+            KernelStartError: what is to be hidden is not there.
+        """
         policy, places = self.policy, dict[Path, Kind]()
 
         def put(kind: Kind, *paths: Path | str) -> None:
@@ -233,6 +240,13 @@ class Sandbox:
         if policy.tier == "landlock":
             put("rw", self.tmp, self.folder / "x")
         there = {path: kind for path, kind in places.items() if path.exists()}
+        shown = {path for path, kind in there.items() if kind in ("ro", "rw")}
+        for path in policy.hide:
+            if not path.exists() and shown.intersection(path.parents):
+                raise KernelStartError(  # once it is there again it would be seen
+                    f"No kernel can be started: {path} has to be hidden from code and is gone."
+                    " Restart the server, which makes it."
+                )
         return there | dict.fromkeys(on_the_way(there), "rw")
 
     def shown_of(self, interpreter: str) -> Iterable[str]:
@@ -263,7 +277,7 @@ class Sandbox:
         write = [str(path) for path, kind in places.items() if kind == "rw"]
         files = {
             "read": [*read, "/proc"],
-            "write": [*write, *(f"/dev/{name}" for name in DEVICES)],
+            "write": [*write, *DEVICE_FILES],
             "network": self.policy.network,
         }
         return {
@@ -302,7 +316,7 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
         if os.getuid() == 0:  # it owns the devices, which are the host's
-            first["read_only"] = [f"/dev/{name}" for name in DEVICES]
+            first["read_only"] = DEVICE_FILES
         # In there nothing of /proc can be written to.
         return (*program("confine.py", first), *wall, *program("confine.py", given_up))
     broker = program("broker.py", sandbox.handed_over(places))

@@ -116,6 +116,12 @@ class Sessions:
         self.pool: Pool
 
     async def __aenter__(self) -> Self:
+        async with self._stack:  # so that a start which fails leaves nothing behind
+            await self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def _start(self) -> None:
         known = await self._stack.enter_async_context(self.shared) if self.shared else Known()
         for notebook in await asyncio.to_thread(
             recover, self.config.notebooks, known.copies, known.notebooks
@@ -150,7 +156,6 @@ class Sessions:
             (self._watch_memory, "memory"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()

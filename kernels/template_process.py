@@ -192,7 +192,11 @@ class Template:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            self.become(request, streams, connection)
+            try:
+                self.become(request, streams, connection)
+            except BaseException as error:  # not to be taken for the template's own end
+                self.tell(refused=f"{type(error).__name__}: {error}")
+                os._exit(1)
             return request
         self.kernels[pid] = connection
         self.forking = False

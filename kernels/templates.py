@@ -329,6 +329,8 @@ class Template:
             self._importing = (str(report["importing"]), time.monotonic())
         if "unfit" in report:
             self._do_without(str(report["unfit"]), str(report.get("why")))
+        if "refused" in report:
+            log.warning("A kernel was not forked: %s", report["refused"])
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
         if "ready" in report:
@@ -416,25 +418,28 @@ class Templates:
         self._history: dict[Key, History] = {}
 
     def close(self, **env: str) -> None:
-        """End those with these variables in their environment, and their kernels; else all."""
-        SPAWNER.submit(self._close, env).result()
+        """End those with these variables in their environment, and their kernels; else all.
 
-    def _close(self, env: dict[str, str]) -> None:
-        ending = [
-            template
-            for template in (*self._living.values(), *self._retired)
-            if template.over() or env.items() <= template.env.items()
-        ]
-        for template in ending:
-            template.hang_up()
+        Waits in the caller's thread: one that is stopped keeps nobody else from a kernel.
+        """
+        closing = SPAWNER.submit(self._take_out, env).result()
         until = time.monotonic() + CLOSING
-        for template in ending:
+        for template in closing:
             template.end(max(0.0, until - time.monotonic()))
-        self._living = OrderedDict(
-            (key, template) for key, template in self._living.items() if not template.over()
-        )
-        self._retired = [template for template in self._retired if not template.over()]
-        self._history = {key: self._history[key] for key in self._living}
+
+    def _take_out(self, env: dict[str, str]) -> list[Template]:
+        """Forget those with these variables, and let them end."""
+        closing = [key for key, each in self._living.items() if env.items() <= each.env.items()]
+        closed = [self._living.pop(key) for key in closing]
+        for each in self._retired:
+            if each.over() or env.items() <= each.env.items():
+                closed.append(each)
+        self._retired = [each for each in self._retired if each not in closed]
+        for key in [key for key in self._history if env.items() <= dict(key[2]).items()]:
+            del self._history[key]
+        for each in closed:
+            each.hang_up()
+        return closed
 
     async def fork(self, request: Request) -> Forked:
         """A kernel from the template that fits, which is started or renewed first if need be.

@@ -47,7 +47,7 @@ class Watchdog:
         self._process = self._start()
 
     async def stay(self) -> None:
-        """See to it that the process is there: whoever ends it is not to end what it does."""
+        """Keep the process running: it is restarted if somebody kills it."""
         while True:
             await asyncio.sleep(LOOK)
             if (code := self._process.poll()) is not None:

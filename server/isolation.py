@@ -13,9 +13,9 @@ from pathlib import Path
 import platformdirs
 
 from ..kernels import Policy, Tier, seccomp, why_not
-from ..kernels.probe import lets_signals_out
+from ..kernels.probe import keeps_devices, lets_signals_out
 from ..kernels.sandbox import TIERS
-from .kept import token_file
+from .kept import private_folder
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         reason = why_not(trying)
         if not reason and lets_signals_out(trying):
             if exposed and settings.sandbox == "auto":
-                reason = f"{SIGNALS}; SANDBOX=landlock takes it all the same"
+                reason = f"{SIGNALS}. Set SANDBOX=landlock to accept that, or install bubblewrap"
             else:
                 log.warning("Kernels run in a sandbox that leaves one thing open: %s", SIGNALS)
         if not reason:
@@ -100,21 +100,32 @@ def elsewhere(settings: Settings) -> str:
 def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
     """The settings as a policy.
 
+    Makes the folders that have to be hidden: one that is made later would be seen.
+
     Raises:
-        BadSettings: the server's own files lie where kernels could change them.
+        BadSettings: the server's own files lie where kernels could change them, or a folder
+            can't be made.
     """
     projects = settings.projects
+    write = folders("SANDBOX_WRITE", settings.sandbox_write)
     if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
         raise BadSettings(
             f"PYTHON_PROJECTS_DIR: {projects} holds your whole home folder, so the code that runs"
             " here could change what you start. Choose a folder in it, or set SANDBOX=off."
         )
+    changed = [("SANDBOX_WRITE", folder) for folder in write]
+    if not settings.projects_readonly:
+        changed.insert(0, ("PYTHON_PROJECTS_DIR", projects))
     for path in settings.env_files():
-        if path.resolve().is_relative_to(projects) and not settings.projects_readonly:
-            raise BadSettings(
-                f"PYTHON_PROJECTS_DIR: {path.resolve()} lies in it, so the code that runs here"
-                " could change the server's settings. Move it, or set SANDBOX=off."
-            )
+        refuse_within(path, changed)
+    settings.make_folders()
+    try:
+        state = private_folder()
+    except OSError as error:
+        raise BadSettings(
+            f"XDG_STATE_HOME: the server's own folder can't be made ({error}), so it can't be"
+            " hidden from the code that runs here. Set it to a folder that you may write to."
+        ) from None
     return Policy(
         tier,
         projects,
@@ -122,14 +133,30 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         read_only=settings.projects_readonly,
         network=network,
         read=folders("SANDBOX_READ", settings.sandbox_read),
-        write=folders("SANDBOX_WRITE", settings.sandbox_write),
-        hide=(
-            settings.notebooks,
-            token_file().parent,
-            *settings.env_files(),
-        ),
+        write=write,
+        hide=(settings.notebooks, state, *settings.env_files()),
         fixed=tuple(PACKAGE),
     )
+
+
+def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
+    """Refuse a file of settings that kernels could change, or whose link they could.
+
+    Args:
+        path: the file.
+        changed: the folders that kernels may change, each with the variable that names it.
+
+    Raises:
+        BadSettings: it lies in one of them.
+    """
+    link = path.parent.resolve() / path.name
+    for variable, folder in changed:
+        for place in (link, path.resolve()):
+            if place.is_relative_to(folder.resolve()):
+                raise BadSettings(
+                    f"{variable}: {place} lies in it, so the code that runs here could change the"
+                    " server's settings. Move it, or set SANDBOX=off."
+                )
 
 
 def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
@@ -197,6 +224,8 @@ def left_open(policy: Policy | None, settings: Settings) -> str:
             left.insert(2, "what /proc tells root alone of the system")
         if lets_signals_out(policy):
             left.insert(0, SIGNALS)
+    if not keeps_devices(policy):
+        left.insert(0, "the modes of /dev/null and the like, as root may not mount here")
     if not seccomp.known():
         left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
     if policy.network:

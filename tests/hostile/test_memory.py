@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Sessions, memory
 from rmi_agent.kernels.family import Family, tree
-from rmi_agent.kernels.memory import system_v
+from rmi_agent.kernels.sysv import Segment, remove, segments
 
 from tests.conftest import SANDBOX, cell, launch, policy, value
 
@@ -169,15 +170,111 @@ async def test_empty_files_in_a_sandboxs_own_memory_count(tmp_path: Path) -> Non
 @pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
 async def test_system_v_memory_counts_and_does_not_survive_its_session(limited: Sessions) -> None:
     session = await limited.open()
-    before = {segment.number for segment in system_v()}
+    before = {segment.number for segment in segments()}
     run = await cell(session, SYSTEM_V.format(size=600_000_000) + "import time; time.sleep(15)")
     assert "MEMORY_LIMIT" in " ".join(run.notes)
     assert (await cell(session, SYSTEM_V.format(size=1_000_000))).reply.status == "ok"
-    assert {segment.number for segment in system_v()} - before
+    assert {segment.number for segment in segments()} - before
     await limited.close(session)
     async with asyncio.timeout(10):
-        while {segment.number for segment in system_v()} - before:
+        while {segment.number for segment in segments()} - before:
             await asyncio.sleep(0.05)
+
+
+# A child makes a segment, is there for a look, and ends; what comes then is about what it left.
+BY_A_CHILD = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.write(writing, str(libc.shmget(0, ctypes.c_size_t({size}), 0o1600)).encode())
+    time.sleep(2.5)
+    os._exit(0)
+segment = int(os.read(reading, 20))
+os.wait()
+"""
+FILL = """
+at = libc.shmat(segment, None, 0)
+ctypes.memset(at, 1, {size})
+libc.shmdt(ctypes.c_void_p(at))
+"""
+
+
+@pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
+async def test_system_v_memory_counts_when_its_creator_has_ended(limited: Sessions) -> None:
+    session = await limited.open()
+    before = {segment.number for segment in segments()}
+    code = (BY_A_CHILD + FILL).format(size=600_000_000)
+    run = await cell(session, code + "time.sleep(15)")
+    assert "MEMORY_LIMIT" in " ".join(run.notes)
+    assert not {segment.number for segment in segments()} - before
+
+
+@pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
+async def test_system_v_memory_of_a_creator_that_has_ended_goes_unless_somebody_has_it(
+    limited: Sessions,
+) -> None:
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    session = await limited.open()
+    left, kept = [
+        int(value(await cell(session, BY_A_CHILD.format(size=1_000_000) + "segment")))
+        for _ in range(2)
+    ]
+    ours = libc.shmget(0, ctypes.c_size_t(1_000_000), 0o1600)
+    at = libc.shmat(kept, None, 0)
+    try:
+        await limited.close(session)
+        async with asyncio.timeout(10):
+            while left in (there := {segment.number for segment in segments()}):
+                await asyncio.sleep(0.05)
+        assert {kept, ours} <= there
+    finally:
+        libc.shmdt(ctypes.c_void_p(at))
+        for number in (kept, ours):
+            libc.shmctl(number, 0, None)
+
+
+def of_this_process() -> Segment:
+    """A new segment that this process has made."""
+    number = ctypes.CDLL(None).shmget(0, ctypes.c_size_t(4096), 0o1600)
+    (made,) = [segment for segment in segments() if segment.number == number]
+    return made
+
+
+def test_a_segment_that_has_the_number_of_one_that_was_seen_is_not_removed() -> None:
+    now = of_this_process()
+    then = [replace(now, made=now.made - 100), replace(now, creator=now.creator + 1)]
+    for other in then:
+        remove([other])
+        assert now in segments()
+    remove([now])
+    assert now.number not in {segment.number for segment in segments()}
+
+
+def test_a_segment_of_an_earlier_process_with_a_members_number_is_not_the_familys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = of_this_process()
+    try:
+        theirs = replace(ours, number=ours.number + 1, made=1)
+        monkeypatch.setattr("rmi_agent.kernels.family.segments", lambda: [ours, theirs])
+        family = Family(os.getpid())
+        family.look(tree())
+        assert family.segments == {ours.number: ours}
+    finally:
+        remove([ours])
+
+
+def test_who_gets_the_number_of_a_familys_first_process_is_not_taken_for_it() -> None:
+    family, now = Family(os.getpid()), tree()
+    family.look(now)
+    assert os.getpid() in family.pids
+    reused = replace(now, began={os.getpid(): now.began[os.getpid()] + 1}, children={})
+    for _ in range(2):
+        family.look(reused)
+        assert family.pids == []
 
 
 @pytest.mark.skipif(SANDBOX != "off" or os.getuid() != 0, reason="needs another user's process")

@@ -402,6 +402,73 @@ async def test_templates_that_are_stopped_are_ended() -> None:
         assert all(template.over() for template in made)
 
 
+async def test_a_stopped_template_is_closed_while_others_get_their_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its end is waited for where nobody asks for kernels."""
+    monkeypatch.setattr(templates, "CLOSING", 30.0)
+    other = {**kernel_env(), "PRINCIPAL": "other"}
+    async with kernel(env={**kernel_env(), "PRINCIPAL": "one"}) as first, kernel(env=other):
+        template = first.process.parent()
+        assert template is not None
+        template.suspend()
+        closing = asyncio.create_task(asyncio.to_thread(TEMPLATES.close, PRINCIPAL="one"))
+        async with asyncio.timeout(15):
+            async with kernel(env=other) as neighbour:
+                assert is_forked(neighbour.process)
+            async with kernel(env={**kernel_env(), "PRINCIPAL": "one"}) as next_one:
+                assert is_forked(next_one.process)
+                assert next_one.process.parent() != template
+        assert not closing.done()
+        template.resume()
+        await closing
+        assert not template.is_running()
+
+
+async def test_what_is_known_of_templates_ends_with_their_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"PYTHONPATH": str(tmp_path), "PRINCIPAL": "broken"}
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif any('template_process' in a for a in sys.orig_argv): raise SystemExit(1)"
+    )
+    for each in ({"PRINCIPAL": "one"}, *[broken] * 3):
+        async with kernel(env={**kernel_env(), **each}) as running:
+            assert is_forked(running.process) == (each is not broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(templates, "Template", None)  # none is tried again
+        TEMPLATES.close(PRINCIPAL="one")
+        for owner, failures in (("one", []), ("broken", [templates.FAILURES])):
+            known = [h for key, h in TEMPLATES._history.items() if ("PRINCIPAL", owner) in key[2]]
+            assert [history.failures for history in known] == failures
+        async with kernel(env={**kernel_env(), **broken}) as running:
+            assert not is_forked(running.process)
+    TEMPLATES.close(PRINCIPAL="broken")
+    assert not TEMPLATES._history
+
+
+async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kernel() as running:
+        (template,) = TEMPLATES._living.values()
+        gone, place = tmp_path / "gone", str(tmp_path / "k")
+        with contextlib.ExitStack() as opened, (tmp_path / "said").open("w+") as said:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", place]
+            launch = {"cwd": str(gone), "env": kernel_env(), "stdout": said, "stderr": said}
+            request = forkserver.in_other_words(command, launch, (), opened)
+            with pytest.raises(templates.CannotFork, match="did not fork"):
+                await TEMPLATES.fork(request)
+            said.seek(0)
+            assert said.read() == ""  # it would stand in some run's output
+        async with kernel() as second:
+            assert second.process.parent() == running.process.parent()
+        assert not template.hung
+    (told,) = [each.message for each in caplog.records if "not forked" in each.message]
+    assert str(gone) in told
+    assert "has failed" not in caplog.text
+
+
 @pytest.mark.parametrize("asked", [1, pytest.param(40, marks=pytest.mark.slow)])
 async def test_a_template_that_hangs_holds_nobody_up(
     asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

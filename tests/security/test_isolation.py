@@ -64,7 +64,7 @@ def test_landlock_that_lets_signals_out_is_for_stdio_or_who_asks_for_it(
 ) -> None:
     monkeypatch.setattr(isolation, "why_not", works("landlock"))
     monkeypatch.setattr(confine, "landlock_version", lambda: 5)
-    with pytest.raises(BadSettings, match=r"before Linux 6\.12 .* SANDBOX=landlock takes it"):
+    with pytest.raises(BadSettings, match=r"before Linux 6\.12 .* SANDBOX=landlock to accept"):
         chosen(settings, exposed=True)
     asked = settings.model_copy(update={"sandbox": "landlock"})
     for given, exposed in ((settings, False), (asked, True)):
@@ -112,6 +112,83 @@ def test_a_settings_file_that_kernels_could_change_is_refused(
     Path(".env").write_text("PORT=8001\n")
     with pytest.raises(BadSettings, match=r"\.env lies in it"):
         chosen(settings, exposed=False)
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+@pytest.mark.parametrize("linked", ["there", "away"])
+def test_no_folder_that_kernels_change_has_a_settings_file(
+    linked: str, readonly: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the file nor a link to it, also where the folder has another name."""
+    for name in ("shared", "kept"):
+        (tmp_path / name).mkdir()
+    file = tmp_path / "shared" / ("link" if linked == "away" else ".env")
+    file.write_text("PORT=8001\n")
+    (tmp_path / "folder").symlink_to(tmp_path / "shared")
+    if linked == "away":  # from where the server starts, which is no folder of theirs
+        (tmp_path / "kept" / ".env").symlink_to(file)
+        monkeypatch.chdir(tmp_path / "kept")
+    else:
+        monkeypatch.chdir(tmp_path / "shared")
+        (tmp_path / "kept" / "target").write_text("PORT=8001\n")
+        file.unlink()
+        file.symlink_to(tmp_path / "kept" / "target")
+    asking = settings.model_copy(
+        update={"sandbox_write": (str(tmp_path / "folder"),), "projects_readonly": readonly}
+    )
+    with pytest.raises(BadSettings, match=rf"^SANDBOX_WRITE: {file} lies in it.*Move it"):
+        chosen(asking, exposed=False)
+
+
+def state_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The server's own folder, in another than it is in the tests, and not there yet."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    return folder / "state" / "rmi-agent"
+
+
+def test_what_is_hidden_is_there_before_the_first_kernel(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_in(settings.projects, monkeypatch)
+    notebooks = settings.projects / "notebooks"
+    asking = settings.model_copy(update={"notebooks_dir": notebooks, "sandbox": "bwrap"})
+    policy = chosen(asking, exposed=False)
+    assert policy is not None
+    for folder in (state, notebooks):
+        assert folder in policy.hide
+        assert folder.is_dir()
+    assert state.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(BadSettings, match=r"landlock: Landlock can't hide .*, as it lies in"):
+        chosen(asking.model_copy(update={"sandbox": "landlock"}), exposed=False)
+
+
+def test_a_folder_that_can_not_be_hidden_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_in(settings.projects, monkeypatch)
+    state.parent.write_text("a file")
+    with pytest.raises(BadSettings, match=r"XDG_STATE_HOME: .* can't be made .* Set it to"):
+        chosen(settings, exposed=False)
+
+
+@pytest.mark.parametrize("readonly", ["0", "1"])
+def test_a_token_that_is_made_after_the_start_is_not_seen(
+    readonly: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects = fill(tmp_path)
+    state = state_in(projects, monkeypatch)
+    wire = Wire(
+        projects,
+        SANDBOX="bwrap",
+        PROJECTS_READONLY=readonly,
+        NOTEBOOKS_DIR=str(tmp_path / "n"),
+        XDG_STATE_HOME=str(state.parent),
+    )
+    look = f"import os; os.path.exists({str(state / 'token')!r}), os.path.exists('hello_world.py')"
+    assert wire.call("run_cell", code=look)["content"][0]["text"].startswith("(False, True)")
+    (state / "token").write_text(CANARY)
+    assert wire.call("run_cell", code=look)["content"][0]["text"].startswith("(False, True)")
+    wire.close()
 
 
 def test_a_whole_home_is_no_projects_folder(

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -191,6 +192,15 @@ STEPS_OUT = {
     "mode_by_proc": (
         "import json, os; fd = os.open(json.__file__, os.O_RDONLY)\n"
         "os.chmod(f'/proc/self/fd/{{fd}}', 0o644); got = 'changed'"
+    ),
+    "mode_by_another_name": (
+        "import json, os; fd = os.open(json.__file__, os.O_RDONLY)\n"
+        "os.chmod(f'/dev/fd/{{fd}}', 0o644); got = 'changed'"
+    ),
+    "mode_of_a_name_like_none": (
+        "import json, os; os.symlink(json.__file__, 'pipe:[1]')\n"
+        "try: os.chmod('pipe:[1]', 0o644); got = 'changed'\n"
+        "finally: os.unlink('pipe:[1]')"
     ),
     "times_outside": "import os; os.utime({outside!r} + '/secret.txt'); got = 'changed'",
     "times_of_what_is_read": (
@@ -590,6 +600,27 @@ ALLOWED = {
         "subprocess.run(['touch', '-d', '@9', 'link'], check=True); assert p.stat().st_mtime == 9\n"
         "os.unlink('link'); p.unlink()"
     ),
+    "modes_by_descriptors": (
+        "import os, pathlib, subprocess, threading; p = pathlib.Path('mine'); p.touch(); f = p.open()\n"
+        "names = '/dev/fd', '/proc/self/fd', '/proc/thread-self/fd', '//proc//self/fd', f'/proc/{os.getpid()}/fd'\n"
+        "def change():\n"
+        "    for number, name in enumerate(names):\n"
+        "        path = f'{name}/{f.fileno()}'; os.chmod(path, 0o640 | number); os.utime(path, (5, number))\n"
+        "        assert (p.stat().st_mode & 0o7777, p.stat().st_mtime) == (0o640 | number, number)\n"
+        "    said.append(1)\n"
+        "said = []; change(); t = threading.Thread(target=change); t.start(); t.join()\n"
+        "for number, name in enumerate(('stdin', 'stdout', 'stderr')):\n"
+        "    subprocess.run(['chmod', '60' + str(number), '/dev/' + name], check=True, **{name: p.open('a')})\n"
+        "    assert p.stat().st_mode & 0o7777 == 0o600 | number\n"
+        "p.unlink(); assert said == [1, 1]"
+    ),
+    "modes_without_a_name": (
+        "import os; pipe = os.pipe(); memory = os.memfd_create('x')\n"
+        "for fd in (*pipe, memory):\n"
+        "    os.fchmod(fd, 0o640); os.utime(fd, (5, 6)); os.chmod(f'/dev/fd/{fd}', 0o750)\n"
+        "    assert os.fstat(fd).st_mode & 0o7777 == 0o750\n"
+        "    os.close(fd)"
+    ),
     "owners": (
         "import os; open('mine', 'w').close(); os.chown('mine', os.getuid(), -1)\nos.unlink('mine')"
     ),
@@ -967,15 +998,80 @@ async def test_what_must_not_change_can_lie_in_what_may(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("where", "why"),
-    [("in", "Landlock can't keep"), ("beside", "")],
+    [("p", "Landlock can't hide"), ("r", "Landlock can't hide"), ("beside", "")],
 )
-async def test_landlock_is_not_taken_where_it_can_not_hold(
-    where: str, why: str, tmp_path: Path
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_landlock_is_not_taken_where_it_can_not_hide(
+    where: str, why: str, read_only: bool, tmp_path: Path
 ) -> None:
     usable("landlock")
-    projects = tmp_path / "p"
-    projects.mkdir()
-    notebooks = (projects if where == "in" else tmp_path) / "notebooks"
-    notebooks.mkdir()
-    policy = Policy("landlock", projects, tmp_path / "homes", hide=(notebooks,))
+    notebooks = tmp_path / where / "notebooks"
+    for made in (notebooks, tmp_path / "p", tmp_path / "r"):
+        made.mkdir(parents=True, exist_ok=True)
+    policy = Policy(
+        "landlock",
+        tmp_path / "p",
+        tmp_path / "homes",
+        read_only=read_only,
+        read=(tmp_path / "r",),
+        hide=(notebooks,),
+    )
     assert why_not(policy).startswith(why) if why else why_not(policy) == ""
+
+
+async def test_landlock_is_not_taken_where_it_can_not_keep_from_changes(tmp_path: Path) -> None:
+    usable("landlock")
+    fixed = tmp_path / "p" / "fixed"
+    fixed.mkdir(parents=True)
+    policy = Policy("landlock", tmp_path / "p", tmp_path / "homes", fixed=(fixed,))
+    assert why_not(policy).startswith("Landlock can't keep")
+    assert why_not(replace(policy, read_only=True)) == ""
+
+
+async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Path) -> None:
+    """It would be seen once it is there again."""
+    usable("bwrap")
+    (tmp_path / "p").mkdir()
+    policy = Policy("bwrap", tmp_path / "p", tmp_path / "homes", hide=(tmp_path / "p" / "n",))
+    with pytest.raises(KernelStartError, match="/n has to be hidden .* Restart the server"):
+        await one_cell(policy, tmp_path, "1")
+    # Elsewhere it is seen in no case.
+    policy = replace(policy, hide=(tmp_path / "n",))
+    assert (await one_cell(policy, tmp_path, "1")).reply.status == "ok"
+
+
+# What a container may take from its root: the right to mount, or the system call alone.
+TAKEN = {
+    "nothing": "",
+    "the right": "confine.libc.prctl(confine.DROP_FROM_BOUNDING_SET, 21, 0, 0, 0)",
+    "the call": "confine.filter_calls(seccomp.program((seccomp.calls('mount'),)))",
+}
+LOOKS_AT_DEVICES = """
+import subprocess, sys
+from pathlib import Path
+from rmi_agent.kernels import Policy, confine, probe, seccomp
+from rmi_agent.server import isolation, load
+{take}
+if sys.argv[1:]:
+    policy = Policy("bwrap", Path("/p"), Path("/h"))
+    settings = load(python_projects_dir="/p", sandbox="bwrap")
+    print(probe.keeps_devices(policy), "/dev/null" in isolation.left_open(policy, settings))
+else:  # a right is gone with the next program
+    subprocess.run([sys.executable, __file__, "again"], check=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="others do not own the devices")
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_root_that_may_not_mount_starts_kernels_and_says_what_that_leaves_open(
+    what: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "looks.py"
+    program.write_text(LOOKS_AT_DEVICES.format(take=TAKEN[what]))
+    mounts = Path("/proc/self/mountinfo").read_text()
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (
+        "True False\n" if what == "nothing" else "False True\n",
+        "",
+    )
+    assert Path("/proc/self/mountinfo").read_text() == mounts
