@@ -52,7 +52,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recur
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
-SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
+SENT_TO_KERNELS = ("inscript.py", "inmessages.py", "inkernel.py")
 SENT_FAR = ("inremote.py",)  # besides, to those on other machines
 SENT_TO_SERVERS = ("inrecall.py",)  # and to those that a websocket leads to
 WARDEN = ("watchdog.py", "warden.py")
