@@ -30,7 +30,7 @@ from .calls import Refusal, principal, told
 from .content import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
 from .live import Live
 from .own_lines import STDERR
-from .printed import Shelf
+from .printed import TextCache
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
@@ -71,7 +71,7 @@ class Tools:
         self.sessions = sessions
         self.begun: list[Callable[[Execution], None]] = []  # told of each run that is accepted
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._shelf = Shelf()
+        self._texts = TextCache()
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -190,15 +190,15 @@ class Tools:
                         f"Session {session_id} has no cell {cell} on record. Cells are numbered"
                         " from 1; -1 is the last one. list_sessions shows how many there are."
                     )
-                return await page_of_run(run, offset, limit, self._shelf)
+                return await page_of_run(run, offset, limit, self._texts)
             seconds = min(wait, self.settings.response_deadline)
             if wait and (question := await self._wait(execution, ctx, seconds)):
                 return question
             if not execution.task.done():
-                return await running_page(execution, offset, limit, self._shelf)
+                return await running_page(execution, offset, limit, self._texts)
             finished(execution)
             run = execution.task.result()
-            return await page_of_run(run, offset, limit, self._shelf, execution)
+            return await page_of_run(run, offset, limit, self._texts, execution)
 
     @contextlib.asynccontextmanager
     async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
@@ -283,7 +283,7 @@ class Tools:
             return question
         if execution.task.done():
             finished(execution)
-        return await run_result(execution, self.settings.output_chars, self._shelf)
+        return await run_result(execution, self.settings.output_chars, self._texts)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
         """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
