@@ -37,6 +37,7 @@ class Screen:
     async def __aexit__(self, *_: object) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+            await asyncio.wait({self._ticker})
         if self._status is not None:
             self._status.stop()
 
