@@ -210,7 +210,7 @@ def printable(error: BaseException) -> BaseException:
 
 
 def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
-    """End the process when a cell's reply can't be sent: whoever waits for it is told so."""
+    """End the process when a cell's reply can't be sent: the server then reports it."""
     handle = kernel.shell_handlers["execute_request"]
 
     async def execute(*request: Any) -> None:

@@ -20,7 +20,7 @@ PIECE = 250_000  # characters of one stream message
 SENT = 500_000  # characters of each end of a text that is cut
 ENDS = 4 * SENT  # what a message may be longer than the limit, with all that was cut in it
 WIDEST = 6  # bytes that a character may become in JSON
-DEEPEST = 100  # levels of JSON; whoever reads it needs a stack for them
+DEEPEST = 100  # levels of JSON; its reader needs a stack for them
 VALUES = 500_000  # of JSON data that had to be changed
 LARGEST = 2_000  # bits of a number; Python may refuse to write longer ones
 UNLIMITED = 100_000_000  # characters of a message that had to be changed, without a limit
@@ -168,7 +168,7 @@ def encoded(text: str) -> str:
 
 
 def limit_messages(session: Any, limit: int) -> None:
-    """Cut what would be too much for whoever reads it, just before it is sent.
+    """Cut what would be too much for its reader, just before it is sent.
 
     One print of a gigabyte is one message, and so is a huge repr, traceback or JSON bundle.
     """

@@ -175,7 +175,7 @@ def stderr_so_far(execution: Execution) -> list[str]:
 
 
 def asks(execution: Execution) -> list[str]:
-    """What a run waits to be told."""
+    """What a run waits for."""
     if (question := execution.question) is None:
         return []
     prompt = question.prompt[:LAST]
