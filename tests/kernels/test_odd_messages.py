@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rmi_agent.kernels import Config, Session, Sessions
+from rmi_agent.kernels import Config, Session, Sessions, kernel
 from rmi_agent.kernels.inmessages import DEEPEST, ENDS, REST, limit_messages, packed, sendable
 
 from tests.conftest import cell, launch, stream, value
@@ -144,6 +146,17 @@ def test_depth_has_a_bound() -> None:
     while isinstance(made, list):
         made, depth = made[0], depth + 1
     assert (made, depth) == ("[nested too deeply]", DEEPEST)
+
+
+def test_texts_that_are_executed_in_one_namespace_share_no_name() -> None:
+    names: list[str] = []
+    for text in (*kernel.SENT_TO_KERNELS, *kernel.SENT_FAR, *kernel.SENT_TO_SERVERS):
+        for node in ast.parse(Path(kernel.__file__).with_name(text).read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.append(node.name)
+            elif isinstance(node, ast.Assign):
+                names += [ast.unparse(target) for target in node.targets]
+    assert len(names) == len(set(names))
 
 
 def sent(content: dict[str, Any]) -> dict[str, Any]:
