@@ -12,19 +12,19 @@ import re
 # What is ever taken out begins with one of these. Joiners and the variation selectors of emoji
 # stay: scripts need them. Soft hyphens, marks of direction, tags and the selectors beyond don't
 # show, and can carry a text that a model reads and a person never sees.
-_INVISIBLE = (
+INVISIBLE = (
     "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-_SPECIAL = re.compile(f"[{_CONTROLS}\r\u2028\u2029{_INVISIBLE}]")
+_SPECIAL = re.compile(f"[{_CONTROLS}\r\u2028\u2029{INVISIBLE}]")
 _SPECIAL_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 # ECMA-48. A command string (a title, a link, a picture) ends with its terminator or its line.
 # The 8-bit forms are also what wrongly decoded text has, so they need their arguments.
 _STRING = r"[^\x00-\x1f\x7f-\x9f]*"
 _SEQUENCES = re.compile(
     rf"\x1b\[[0-?]*[ -/]*[@-~]?|\x1b[PX\]^_]{_STRING}|\x1b[ -/]*[0-~]?"
-    rf"|\x9b[0-?]+[ -/]*[@-~]?|\x9d[0-9]{_STRING}|[{_CONTROLS}{_INVISIBLE}]"
+    rf"|\x9b[0-?]+[ -/]*[@-~]?|\x9d[0-9]{_STRING}|[{_CONTROLS}{INVISIBLE}]"
 )
 _NEWLINES = re.compile("\r\n?|[\u2028\u2029]")
 # The beginning of a sequence at the end of a piece, and a short one that goes on the same way.

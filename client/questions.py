@@ -1,4 +1,4 @@
-"""What cells ask with `input()` and `getpass()`, brought to whoever sits at the terminal.
+"""What cells ask with `input()` and `getpass()`, brought to the person at the terminal.
 
 Knows the keyboard and threads; nothing of servers.
 """

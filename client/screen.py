@@ -37,6 +37,7 @@ class Screen:
     async def __aexit__(self, *_: object) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+            await asyncio.wait({self._ticker})
         if self._status is not None:
             self._status.stop()
 
@@ -56,7 +57,7 @@ class Screen:
         write(name, text)
 
     async def ask(self, question: str, secret: bool) -> str | None:
-        """Ask whoever sits there, or take a line of this command's input."""
+        """Ask the person at the terminal, or take a line of this command's input."""
         if self._ticker is not None:
             self._ticker.cancel()
         if self._status is not None:

@@ -58,7 +58,7 @@ class ServerTools(AbstractToolset[Any]):
         """Call a tool: its text and pictures for the model, a run's facts as metadata.
 
         Raises:
-            ToolFailed: the server refused, which is told to the model.
+            ToolFailed: the server refused; the model reads why.
         """
         try:
             raw = await self._client.call_tool(name, tool_args)

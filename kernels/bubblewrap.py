@@ -1,6 +1,6 @@
 """bubblewrap's command line for a view of the machine that has certain places and no others.
 
-Knows paths and mounts; whose they are is `sandbox.py`'s affair.
+Knows paths and mounts; `sandbox.py` decides whose they are.
 """
 
 from __future__ import annotations

@@ -107,12 +107,12 @@ class Channels:
 
     Args:
         process: what the kernel's messages call its process, if that is known.
-        on_end: told when the process has ended or been replaced, with why.
+        on_end: called when the process has ended or been replaced, with why.
 
     Attributes:
         process: the same, as soon as it is known.
         whole: whether they are connected, and all has come that may come.
-        news: what whoever reads a run's result has to be told of the connection.
+        news: what the reader of a run's result has to know of the connection.
     """
 
     def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
@@ -302,7 +302,7 @@ class Channels:
         return request
 
     def _make_up_end(self, request: Request) -> None:
-        """Let whoever waits for a run go on: its end was lost."""
+        """Let the caller that waits for a run go on: its end was lost."""
         self._tell(TOO_LONG if request.repeated and not request.begun else END_LOST)
         parent, ename = request.message["header"], "ConnectionLost"
         reply = self.session.msg("execute_reply", {"status": "error", "ename": ename}, parent)

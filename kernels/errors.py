@@ -40,17 +40,31 @@ class SessionNotFoundError(Exception):
     """No open session has this id, as far as the asker may know."""
 
 
+# What to do about the system's own errors, by their number.
+NEXT_STEPS = {
+    errno.EMFILE: "Close sessions that are not needed, or raise the server's limit of open files"
+    " (ulimit -n).",
+    errno.ENFILE: "The machine has no file descriptors left: end other programs, then try again.",
+    errno.ENOSPC: "Free disk space, then try again.",
+    errno.EDQUOT: "Free disk space, or raise the quota, then try again.",
+    errno.ENOMEM: "Close sessions that are not needed, or give the server more memory.",
+    errno.EAGAIN: "Close sessions that are not needed, or let the server start more processes"
+    " (ulimit -u).",
+    errno.EROFS: "The folder is read-only: the server's log and `rmi-agent-mcp-server doctor` name"
+    " the server's folders.",
+    errno.EACCES: "The server may not open a file of its own: `rmi-agent-mcp-server doctor` checks"
+    " its folders.",
+}
+
+
+def next_step(error: BaseException) -> str | None:
+    """What a caller can do about an error of the operating system; None for any other."""
+    return NEXT_STEPS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
 def start_error(error: Exception) -> KernelStartError:
     """What it means to a caller that the operating system did not let a kernel start."""
-    match getattr(error, "errno", None):
-        case errno.EMFILE | errno.ENFILE:
-            step = "Close sessions, or raise the server's limit of open files (ulimit -n)."
-        case errno.ENOSPC | errno.EDQUOT:
-            step = "Free disk space, then try again."
-        case errno.ENOMEM | errno.EAGAIN:
-            step = "Close sessions, or give the server more memory or processes (ulimit -u)."
-        case _:
-            step = "Try again; if it happens again, the server's log says more."
+    step = next_step(error) or "Try again; if it happens again, the server's log says more."
     return KernelStartError(f"A kernel could not be started: {reason(error)}. {step}")
 
 

@@ -1,7 +1,7 @@
 """A run: one cell on its way through a kernel, and what came of it.
 
-Whoever asked for it may wait, look at what it has printed so far, or stop it. Knows a cell
-and the kernel that runs it; when it may run is its session's business.
+The caller may wait, look at what it has printed so far, or stop it. Knows a cell and
+the kernel that runs it; its session decides when it may run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Run:
         is_file: whether it ran a file.
         elapsed: seconds it ran.
         state: `lost` when the variables from before this run, or its own, are gone.
-        notes: what the asker should be told besides the outputs.
+        notes: what the caller should know besides the outputs.
     """
 
     cell: NotebookNode

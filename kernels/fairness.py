@@ -1,6 +1,6 @@
 """Letting others have their turn on the event loop while there is always more to do.
 
-Awaiting what is there already does not leave the loop, so whoever reads a flood would keep it.
+Awaiting what is there already does not leave the loop, so the reader of a flood would keep it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class ForkserverProvisioner(LocalProvisioner):
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
         config=True
     )
-    withheld: Any = Dict(
+    template_overrides: Any = Dict(
         help="Variables that a template has otherwise; None is none. Kernels have them as given."
     ).tag(config=True)
 
@@ -63,7 +63,7 @@ class ForkserverProvisioner(LocalProvisioner):
                 request = replace(
                     request,
                     python=(*self.prefix, *request.python),
-                    withheld=self.withheld,
+                    template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
                 )

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BEAT = 0.5  # seconds between one ping and the next, and that each has for its answer
 HURRIED = 0.05  # the same while its end is awaited
 DOUBTS = 6  # times that its provisioner says that it is gone, before it has answered once
-GREETING = 0.5  # seconds in which whoever listens on a channel's port says so
+GREETING = 0.5  # seconds in which the listener on a channel's port says so
 
 
 class Heartbeat:
@@ -150,7 +150,7 @@ class Heartbeat:
                 await self._wake.wait()
 
     async def _nobody_listens(self) -> bool:
-        """Whether its port is shut, or leads to nothing: ZeroMQ greets whoever connects.
+        """Whether its port is shut, or leads to nothing: ZeroMQ greets each peer.
 
         Silence alone may be the network's; this is the far system's own word. A tunnel takes
         the connection and closes it.

@@ -195,7 +195,7 @@ class Homes:
         It learns that from its own missing sign of life, should it live after all.
 
         Raises:
-            StoreError: the others can't be told.
+            StoreError: the others are not known now.
         """
         await self.store.delete(COPIES, name)
         self._copies.pop(name, None)
@@ -209,7 +209,7 @@ class Homes:
         return await self.store.get(COPIES, self.name) is None
 
     async def _clear_predecessors(self) -> None:
-        """Whoever had this address before is gone: it is ours now."""
+        """The copy that had this address before is gone: it is ours now."""
         if self.url:
             for copy in [*(await self.copies(fresh=True)).values()]:
                 if copy.url == self.url:

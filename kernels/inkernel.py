@@ -1,8 +1,8 @@
 """What is set up inside a Python kernel when it starts: the script runner and some guards.
 
-This text and `inscript.py` are sent to the kernel (`kernel.py`) and executed there one
-after the other in a namespace of their own; the kernel never imports them, so they may use
-only the standard library and what ipykernel has loaded already. They know nothing of
+This text, `inscript.py` and `inmessages.py` are sent to the kernel (`kernel.py`) and executed
+there one after the other in a namespace of their own; the kernel never imports them, so they
+may use only the standard library and what ipykernel has loaded already. They know nothing of
 servers, sessions or notebooks.
 """
 
@@ -11,25 +11,21 @@ from __future__ import annotations
 import builtins
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from itertools import islice
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
-if TYPE_CHECKING:
-    from .inscript import Script  # it is there already when this text is executed
+if TYPE_CHECKING:  # they are there already when this text is executed
+    from .inmessages import said, send_anything
+    from .inscript import Script, name_of
 
-PIECE = 250_000  # characters of one stream message
-SENT = 500_000  # characters of each end of a text that is cut
-ENDS = 4 * SENT  # what a message may be longer than the limit, with all that was cut in it
-WIDEST = 6  # bytes that a character may become in JSON
 REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
 
 
@@ -54,13 +50,14 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
     if raw:
         faulthandler.enable(raw[1])
     shell._rmi_agent_script = Script(shell, raw, environment).run
-    if output_limit:
-        limit_messages(shell.kernel.session, output_limit)
+    send_anything(shell.kernel.session, output_limit)
+    put_streams_back = streams_back()
+    report_any_error(shell, put_streams_back)
     interrupt_only_cells(shell.kernel)
     look_for_children_only_if_there_are(shell.kernel)
     tell_why_nobody_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
-    shell.events.register("post_execute", after_each_cell(shell))
+    shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
     # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
     shell.Completer.use_jedi = False
 
@@ -101,135 +98,6 @@ def look_for_children_only_if_there_are(kernel: Any) -> None:
     kernel._process_children = children
 
 
-def limit_messages(session: Any, limit: int) -> None:
-    """Cut what would be too much for whoever reads it, just before it is sent.
-
-    One print of a gigabyte is one message, and so is a huge repr, traceback or JSON bundle.
-    """
-    send = session.send
-
-    def send_limited(
-        stream: Any,
-        msg_or_type: Any,
-        content: Any = None,
-        parent: Any = None,
-        ident: Any = None,
-        buffers: Any = None,
-        track: bool = False,
-        header: Any = None,
-        metadata: Any = None,
-    ) -> Any:
-        given = msg_or_type if isinstance(msg_or_type, dict) else {}
-        content = given.get("content", content)
-        metadata = given.get("metadata", metadata) or {}
-        buffers = buffers or given.get("buffers") or []
-        omitted = 0
-        if isinstance(content, dict):
-            content, omitted = cut_content(content, limit)
-        if size_of(metadata, limit) > limit:
-            metadata, omitted = {}, omitted + limit
-        if (size := sum(memoryview(each).nbytes for each in buffers)) > limit:
-            buffers, omitted = [], omitted + size
-        if omitted:
-            content["rmi_agent_omitted"] = omitted
-        if given:
-            msg_or_type = {**given, "content": content, "metadata": metadata, "buffers": buffers}
-        rest = (parent, ident, buffers, track, header, metadata)
-        if given and given["msg_type"] == "stream" and len(content["text"]) > PIECE:
-            text, parent = content["text"], given["parent_header"]
-            for start in range(0, len(text), PIECE):
-                part = {**content, "text": text[start : start + PIECE]}
-                if start + PIECE < len(text):
-                    part.pop("rmi_agent_omitted", None)
-                send(stream, session.msg("stream", part, parent=parent), None, *rest)
-            return msg_or_type
-        return send(stream, msg_or_type, content, *rest)
-
-    session.send = send_limited
-
-
-def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
-    """A message's content within `limit`, and how much was left out, in characters or so."""
-    if size_of(content, limit // WIDEST) <= limit // WIDEST:
-        return content, 0
-    kept: dict[str, Any] = {}
-    omitted = 0
-    for name, value in content.items():
-        if isinstance(value, dict):
-            kept[name] = {}
-            for key, entry in value.items():
-                kept[name][key], more = shortened(key, entry, limit)
-                omitted += more
-        else:
-            kept[name], more = shortened(name, value, limit)
-            omitted += more
-    for name in sorted(kept, key=lambda each: -size_of(kept[each], limit)):
-        # Each may be within the limit, and all together far beyond.
-        if size_of(kept, limit + ENDS) <= limit + ENDS:
-            break
-        omitted += limit
-        kept[name] = type(kept[name])() if isinstance(kept[name], dict | list | str) else None
-    return kept, omitted
-
-
-def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
-    """One entry of a message's content, and how much of it was left out."""
-    if name == "traceback" and isinstance(value, list):
-        joined = "\n".join(map(str, value))
-        text, omitted = shortened("", joined, limit)
-        return ([text] if omitted else value), omitted
-    if isinstance(value, str):
-        if len(value) * WIDEST <= limit or len(json.dumps(value, ensure_ascii=False)) <= limit:
-            return value, 0
-        end = max(1, min(SENT, limit // 2, len(value) // 4))
-        text = cut(value, end) if is_text(name) else f"[{len(value):,} characters not sent]"
-        return text, len(value) - len(text)
-    if name == "payload" and isinstance(value, list):
-        parts = [(part, size_of(part, limit)) for part in value]
-        kept = [part for part, size in parts if size <= ENDS or is_ours(part)]
-        return kept, sum(size for part, size in parts if size > ENDS and not is_ours(part))
-    if (size := size_of(value, limit)) > limit:
-        return f"[more than {limit:,} characters not sent]" if "/" in str(name) else (
-            type(value)() if isinstance(value, list | dict) else None
-        ), size
-    return value, 0
-
-
-def size_of(value: Any, most: int) -> int:
-    """About how long JSON data is as text; counts no further than beyond `most`."""
-    size, waiting = 0, [value]
-    while waiting and size <= most:
-        each = waiting.pop()
-        size += 2
-        if isinstance(each, str | bytes):
-            size += len(each)
-        elif isinstance(each, dict):
-            size += len(each)
-            waiting += (part for pair in islice(each.items(), most) for part in pair)
-        elif isinstance(each, list | tuple):
-            size += len(each)
-            waiting += each[:most]
-        elif isinstance(each, int):
-            size += each.bit_length() // 3
-    return size
-
-
-def is_ours(payload: Any) -> bool:
-    """Whether a part of a reply is what the server itself has asked for."""
-    return isinstance(payload, dict) and str(payload.get("source")).startswith("rmi_agent.")
-
-
-def is_text(name: Any) -> bool:
-    """Whether a message's field, or a mimebundle's type, can be cut in the middle."""
-    return "/" not in str(name) or name in ("text/plain", "text/markdown")
-
-
-def cut(text: str, end: int) -> str:
-    """Head and tail of a text, each `end` characters long."""
-    left_out = len(text) - 2 * end
-    return f"{text[:end]}\n[… {left_out:,} characters were not sent …]\n{text[-end:]}"
-
-
 def tell_why_nobody_answers(kernel: Any) -> None:
     """Let `input()` and `getpass()` raise an EOFError that says why there is no answer."""
 
@@ -245,12 +113,12 @@ def tell_why_nobody_answers(kernel: Any) -> None:
     kernel.raw_input, kernel.getpass = telling(kernel.raw_input), telling(kernel.getpass)
 
 
-def after_each_cell(shell: Any) -> Callable[[], None]:
+def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callable[[], None]:
     """What is to be done behind a cell, whatever it did.
 
     A cell may have taken away what the kernel needs to answer; nothing here relies on that.
     """
-    pid, leave, streams = os.getpid(), os._exit, {"stdout": sys.stdout, "stderr": sys.stderr}
+    pid, leave = os.getpid(), os._exit
     kernel = shell.kernel
     session, key = kernel.session, kernel.session.key
     kept = [(namespace, dict(namespace)) for namespace in (vars(builtins), kernel.shell_handlers)]
@@ -267,17 +135,82 @@ def after_each_cell(shell: Any) -> Callable[[], None]:
             for name, value in before.items():
                 if namespace.get(name) is None:
                     namespace[name] = value
-        for name, stream in streams.items():
-            if vars(sys).get(name) is None:
-                setattr(sys, name, stream)
+        put_streams_back()
         if session.key != key:
             session.key = key
 
     return after_cell
 
 
+def streams_back() -> Callable[[], None]:
+    """What puts back a standard stream where a cell's own can't be flushed, as ipykernel does."""
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+
+    def put_back() -> None:
+        for name, stream in streams.items():
+            try:
+                vars(sys)[name].flush()
+            except BaseException:
+                setattr(sys, name, stream)
+
+    return put_back
+
+
+def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
+    """Report an error, too, whose class raises where its name or its text is asked for."""
+    show, send, run = shell.showtraceback, shell._showtraceback, shell.run_code
+    latest = SimpleNamespace(error=None, shown=None)
+
+    def show_any(given: Any = None, *options: Any, **more: Any) -> None:
+        error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+        latest.error = latest.shown = error
+        if error is None or is_printable(error):
+            with contextlib.suppress(BaseException):
+                show(given, *options, **more)
+                return
+        assert error is not None
+        latest.shown = like = printable(error)
+        try:
+            show((type(like), like, like.__traceback__), *options, **more)
+        except BaseException as failure:
+            why = f"[No traceback: formatting it raised {name_of(failure)}: {said(failure)}]"
+            send_any(type(like), like, [why, f"{name_of(like)}: {like}"])
+
+    def send_any(kind: Any, error: Any, lines: Any) -> None:
+        put_streams_back()
+        lines = lines if isinstance(lines, list | tuple) else [lines]
+        named = SimpleNamespace(__name__=name_of(error))
+        send(named, said(error), [said(line) for line in lines])
+
+    async def run_code(code: Any, result: Any = None, **more: Any) -> Any:
+        try:
+            return await run(code, result, **more)
+        finally:
+            if result is not None:
+                error = result.error_in_exec
+                if error is None and getattr(shell, "_last_traceback_during_displayhook", False):
+                    error = latest.error  # ipykernel would report a NoneType
+                result.error_in_exec = latest.shown if error is latest.error else error
+
+    shell.showtraceback, shell._showtraceback = show_any, send_any
+    shell.run_code = run_code
+
+
+def is_printable(error: BaseException) -> bool:
+    """Whether an error's name and text can be asked for."""
+    with contextlib.suppress(BaseException):
+        return type(error).__name__ == name_of(error) and str(error) is not None
+    return False
+
+
+def printable(error: BaseException) -> BaseException:
+    """An error of the same name, text and traceback, of an ordinary class."""
+    like: BaseException = type(name_of(error), (Exception,), {})(said(error))
+    return like.with_traceback(error.__traceback__)
+
+
 def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
-    """End the process when a cell's reply can't be sent: whoever waits for it is told so."""
+    """End the process when a cell's reply can't be sent: the server then reports it."""
     handle = kernel.shell_handlers["execute_request"]
 
     async def execute(*request: Any) -> None:

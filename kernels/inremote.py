@@ -22,7 +22,7 @@ import zlib
 from typing import Any
 
 FILES = "rmi_agent.files"
-TOLD = 20  # names of new files that are told one by one
+NAMED = 20  # names of new files that are named one by one
 BEHIND = "import os, sys; sys.path[:] = filter(None, sys.path); exec(sys.stdin.read())"
 
 
@@ -86,7 +86,7 @@ class Files:
         self.folder = folder
         self.shared: bool | None = None  # not decided yet
         self.sent: dict[str, str] = {}  # digests, by name
-        self.told: dict[str, tuple[int, int]] = {}  # sizes and times, by name
+        self.reported: dict[str, tuple[int, int]] = {}  # sizes and times, by name
 
     def answer(self) -> None:
         """Do what the current request's metadata says; the answer is a payload of its reply."""
@@ -141,7 +141,7 @@ class Files:
         return {}
 
     def written(self) -> dict[str, Any]:
-        """What code has put or changed here, beside what was sent, and was not told yet."""
+        """What code has put or changed here, beside what was sent, and was not reported yet."""
         if self.shared:
             return {"count": 0, "names": []}
         found = []
@@ -153,11 +153,11 @@ class Files:
                 with contextlib.suppress(OSError):
                     status = os.stat(path)
                     known = (status.st_size, status.st_mtime_ns)
-                    if self.told.get(inside) != known:
-                        self.told[inside] = known
+                    if self.reported.get(inside) != known:
+                        self.reported[inside] = known
                         if digest(path) != self.sent.get(inside):
                             found.append(inside)
-        return {"count": len(found), "names": sorted(found)[:TOLD]}
+        return {"count": len(found), "names": sorted(found)[:NAMED]}
 
     def path(self, name: str) -> str:
         """Where a file is that was sent."""

@@ -109,9 +109,13 @@ class Script:
         if code is None:
             return {"exit_code": 0, "error_name": None}
         if not isinstance(code, int):
-            print(code, file=sys.stderr)
+            with contextlib.suppress(BaseException):  # of its own making; it still exits with 1
+                sys.stderr.write(str(code))
+            with contextlib.suppress(Exception):
+                sys.stderr.write("\n")
             code = 1
-        elif not -(2**63) <= code < 2**63:
+        code = int.__index__(code)  # not what a class of the script's makes of it
+        if not -(2**63) <= code < 2**63:
             code = -1
         status = code & 0xFFFFFFFF if sys.platform == "win32" else code & 0xFF
         return {"exit_code": status, "error_name": "SystemExit" if status else None}
@@ -121,13 +125,14 @@ class Script:
         error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.last_exc = error  # type: ignore[attr-defined]
-        sys.stdout and sys.stdout.flush()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
         call_excepthook(error, frames)
         if isinstance(error, KeyboardInterrupt):
             code = 0xC000013A if sys.platform == "win32" else -signal.SIGINT
         else:
             code = 1
-        return {"exit_code": int(code), "error_name": type(error).__name__}
+        return {"exit_code": int(code), "error_name": name_of(error)}
 
     def finish(
         self,
@@ -158,7 +163,7 @@ class Script:
             try:
                 function(*args, **kwargs)
             except BaseException as error:
-                report_ignored(repr(function), error)
+                report_ignored(function, error)
         registry = weakref.finalize._registry  # type: ignore[attr-defined]
         fresh = [f for f in registry if f not in known_finalizers and f.atexit]
         for finalizer in sorted(fresh, key=lambda f: registry[f].index, reverse=True):
@@ -409,8 +414,17 @@ def call_excepthook(error: BaseException, frames: TracebackType | None) -> None:
         sys.__excepthook__(type(error), error, frames)
 
 
-def report_ignored(where: str, error: BaseException) -> None:
-    """An exception in an exit handler is told and does not change the exit code."""
+def name_of(thing: Any) -> str:
+    """The name of an object's class, whatever its metaclass says."""
+    return str(type.__dict__["__name__"].__get__(type(thing)))
+
+
+def report_ignored(function: Any, error: BaseException) -> None:
+    """An exception in an exit handler is reported and does not change the exit code."""
+    try:
+        where = repr(function)
+    except Exception:
+        where = "<object repr() failed>"
     # CPython 3.13 moved the colon.
     words = f"callback: {where}" if sys.version_info < (3, 13) else f"callback {where}:"
     print(f"Exception ignored in atexit {words}", file=sys.stderr)

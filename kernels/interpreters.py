@@ -1,6 +1,6 @@
 """Which folders an interpreter needs: asked of itself, or read from its files where it is not ours.
 
-Knows interpreters and environments; what is shown to whom is `sandbox.py`'s affair.
+Knows interpreters and environments; `sandbox.py` decides what is shown to whom.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def where(interpreter: str) -> tuple[str, ...]:
         OSError: it can't be run.
     """
     links = links_to(interpreter)
-    told = subprocess.run(
+    asked = subprocess.run(
         [links[0], "-I", "-S", "-c", WHERE],
         capture_output=True,
         text=True,
@@ -45,7 +45,7 @@ def where(interpreter: str) -> tuple[str, ...]:
     )
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     try:
-        found = [*json.loads(told.stdout), *more]
+        found = [*json.loads(asked.stdout), *more]
     except ValueError:
         return tuple(links)  # no Python
     return (*links, *(folder for folder in found if os.path.isabs(folder)))

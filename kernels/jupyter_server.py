@@ -66,7 +66,7 @@ class Api:
         await self._client.aclose()
 
     async def kernels(self) -> list[dict[str, Any]]:
-        """All kernels that run there; those of this process, without names, if they are not told.
+        """All kernels that run there; without names, only this process's, if it lists none.
 
         Raises:
             ServerError: it did not answer as a Jupyter Server.
@@ -179,8 +179,8 @@ def unreachable(url: str, error: BaseException) -> str:
         return f"JUPYTER_SERVER_URL: {url} did not answer in time."
     if refused(error):
         return f"JUPYTER_SERVER_URL: nothing answers at {url}. Start it, or correct the URL."
-    told = next((str(one) for one in why if str(one)), type(error).__name__)
-    return f"JUPYTER_SERVER_URL: {url} can't be reached: {told}"
+    cause = next((str(one) for one in why if str(one)), type(error).__name__)
+    return f"JUPYTER_SERVER_URL: {url} can't be reached: {cause}"
 
 
 def said(answer: httpx2.Response) -> str:
@@ -195,19 +195,19 @@ def said(answer: httpx2.Response) -> str:
 
 def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
     """What an answer that is none means, and what to do."""
-    url, told = server.url, f"{status}{f', {reason}' if reason else ''}"
+    url, why = server.url, f"{status}{f', {reason}' if reason else ''}"
     if status in (401, 403) or 300 <= status < 400:  # a hub leads to its sign-in page
         if server.token:
-            return f"JUPYTER_SERVER_TOKEN: {url} refuses it ({told}). Set the token of that server."
-        return f"JUPYTER_SERVER_TOKEN: {url} asks for one ({told}). Set the token of that server."
+            return f"JUPYTER_SERVER_TOKEN: {url} refuses it ({why}). Set the token of that server."
+        return f"JUPYTER_SERVER_TOKEN: {url} asks for one ({why}). Set the token of that server."
     if status == 404:
         return (
-            f"JUPYTER_SERVER_URL: there is no Jupyter Server at {url} ({told}). Write its address"
+            f"JUPYTER_SERVER_URL: there is no Jupyter Server at {url} ({why}). Write its address"
             " with its base path, such as https://hub.example/user/ada."
         )
     if status in (424, 502, 503, 504):
-        return f"JUPYTER_SERVER_URL: the server behind {url} does not run ({told}). Start it."
-    return f"JUPYTER_SERVER_URL: {url} answered {told}"
+        return f"JUPYTER_SERVER_URL: the server behind {url} does not run ({why}). Start it."
+    return f"JUPYTER_SERVER_URL: {url} answered {why}"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .outputs import Outputs, in_parts
 from .process import KernelProcess, Launch, is_here, language_of
 from .question import OnQuestion, Question
 from .remote import RemoteProcess
-from .reply import Message, Reply, Script, Status, ends_kernel, payloads, told
+from .reply import Message, Reply, Script, Status, ends_kernel, payloads, reply_of
 from .shipping import NotSent, Shipment
 from .watchdog import MARK
 from .weighing import weighed
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SILENCE = 2.0  # seconds that of a run's reply and its idle one may lag behind the other
+SILENCE = 2.0  # max seconds between a run's reply and its idle status
 # Messages in a row with a bad signature after which nothing more can be understood. One alone
 # comes of an interrupt in the middle of a send: the next message is glued to its half.
 UNVERIFIED = 2
@@ -52,7 +52,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recur
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
-SENT_TO_KERNELS = ("inscript.py", "inkernel.py")
+SENT_TO_KERNELS = ("inscript.py", "inmessages.py", "inkernel.py")
 SENT_FAR = ("inremote.py",)  # besides, to those on other machines
 SENT_TO_SERVERS = ("inrecall.py",)  # and to those that a websocket leads to
 WARDEN = ("watchdog.py", "warden.py")
@@ -192,7 +192,7 @@ class Kernel:
             code: its source.
             outputs: what it puts out is folded in here.
             timeout: seconds until it is interrupted.
-            on_question: told when the cell asks for input; it waits for the answer.
+            on_question: called when the cell asks for input; it waits for the answer.
         """
         return await self._execute(code, {}, outputs, timeout, on_question)
 
@@ -253,7 +253,7 @@ class Kernel:
         return self._request_stop("interrupted", why)
 
     async def kill(self, why: str) -> None:
-        """End the process now; a run that goes on is told `why`."""
+        """End the process now; the reply of a run that goes on says `why`."""
         self._killed_since = why
         await self.process.kill()
 
@@ -306,7 +306,7 @@ class Kernel:
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
                 return await self._dead(ending, death, outputs, status, steps, notes)
-            return told(reply, status, steps, self._notes(notes, outputs))
+            return reply_of(reply, status, steps, self._notes(notes, outputs))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -405,7 +405,7 @@ class Kernel:
             try:
                 notes += await shipment.written()
             except NotSent as error:
-                log.info("What was written on the kernel's machine can't be told: %s", error)
+                log.info("What was written on the kernel's machine is not known: %s", error)
         return reply
 
     async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -455,7 +455,7 @@ class Kernel:
         return second.done()
 
     async def _end_for(self, why: str) -> None:
-        """Kill; whoever awaits this run learns it from the process's death."""
+        """Kill; the caller that awaits this run learns it from the process's death."""
         await self.kill(why)
         await asyncio.get_running_loop().create_future()
 

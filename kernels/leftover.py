@@ -1,7 +1,7 @@
 """A run that another copy of the server had begun on a kernel that goes on without it.
 
 Only its end can be seen from here, and only its kernel be interrupted. Knows one cell and its
-kernel; who had begun it, and why that copy is gone, is others' affair.
+kernel; not who had begun it, nor why that copy is gone.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show
 
 OUTPUTS_MOST = 10_000  # of one cell; text still joins what is there
 SHOWN_MOST = 100  # outputs of one display_id that an update changes: the latest
-DEEPEST = 100  # levels of JSON; whoever reads or writes it needs a stack for them
+DEEPEST = 100  # levels of JSON; its readers and writers need a stack for them
 PART = 65_536  # characters of a stream that are folded at one go
 OMITTED_MOST = 10**15  # characters that a kernel is believed to have cut
 FREE = 10  # messages that only say what the kernel does, and do not count

@@ -1,10 +1,10 @@
 """Warm kernels, and a bound on how many there are.
 
 Every kernel is handed out once and never to a second session, and only to the owner whose
-sandbox it is in. Knows kernels and counts; which session must make room is told by `evict`.
+sandbox it is in. Knows kernels and counts; `evict` decides which session must make room.
 
 Each process has one of `most` places: a semaphore's, taken before its start and given back
-after its end, whoever is cancelled meanwhile.
+after its end, whichever caller is cancelled meanwhile.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         self._tidying.cancel()
-        self._places.release()  # whoever waits learns that it is closed, one after the other
+        self._places.release()  # callers that wait learn that it is closed, one by one
         for starting in self._starting:
             starting.cancel()
         while self._tasks.tasks:
@@ -200,8 +200,8 @@ class Pool:
         closing.add_done_callback(lambda _: self.retire(kernel))
 
     def room_may_come(self) -> None:
-        """A session has become idle, so `evict` may now find one for whoever waits."""
-        # Not at once: whoever has just got a place is to be waiting no more by then.
+        """A session has become idle, so `evict` may now find one for a caller that waits."""
+        # Not at once: the caller that has just got a place is to be waiting no more by then.
         asyncio.get_running_loop().call_soon(self._make_room)
 
     async def _handed_out(self, starting: Starting, attached: bool = False) -> Kernel:
@@ -423,5 +423,5 @@ def has_started(starting: Starting) -> bool:
 
 
 def closed() -> PoolExhaustedError:
-    """What whoever waits for a kernel is told at the end."""
+    """What a caller that waited for a kernel in vain reads."""
     return PoolExhaustedError("The server is shutting down.")

@@ -1,6 +1,6 @@
 """Whether a sandbox holds on this machine, found out by a process that tries it.
 
-Knows what may be missing or in the way; how a sandbox is made is `sandbox.py`'s affair.
+Knows what may be missing or in the way; `sandbox.py` makes the sandbox.
 """
 
 from __future__ import annotations

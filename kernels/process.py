@@ -87,13 +87,13 @@ class Launch:
         output_limit: characters of one message's text; 0 is no limit.
         preload: modules that forked kernels have imported already, where they are installed.
         sockets: where the kernel makes its sockets; in `runtime` if left out.
-        taken: a folder that no kernel can reach, beside `sockets`: the sockets are moved there
-            before anybody connects to them.
+        socket_store: a folder that no kernel can reach, beside `sockets`: the sockets are moved
+            there before anybody connects to them.
         wrap: what to put before a command that begins with this interpreter: a sandbox.
         last_filter: a program for seccomp, in hexadecimal, that kernels apply before their
             user's first line; those that can't be forked are refused then.
-        withheld: variables that a template has otherwise; None is none. What kernels can write
-            is not to run in one.
+        template_overrides: variables that a template has otherwise; None is none. What kernels
+            can write is not to run in one.
         mark: begins the mark that the process and all it starts carry in their environment.
         far: how it is with kernels of other machines.
         servers: Jupyter Servers, one of which runs the kernel; none is this machine.
@@ -108,10 +108,10 @@ class Launch:
     output_limit: int = 0
     preload: tuple[str, ...] = PRELOAD
     sockets: Path | None = None
-    taken: Path | None = None
+    socket_store: Path | None = None
     wrap: Callable[[str], list[str]] | None = None
     last_filter: str = ""
-    withheld: dict[str, str | None] = field(default_factory=dict)
+    template_overrides: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"
     far: Far = field(default_factory=Far)
     servers: tuple[JupyterServer, ...] = ()
@@ -177,7 +177,7 @@ class KernelProcess:
         self.left_running: tuple[str, ...] = ()
         self._logged: set[str] = set()
         self._family: Family | None = None
-        self._made: list[Path] = []  # where its sockets were before they were taken
+        self._socket_paths: list[Path] = []  # where its sockets were before they were moved
         self._context = context
         # A kernel's sockets come into being while we connect already; try again soon.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT if self.is_here else RECONNECT_FAR)
@@ -235,12 +235,12 @@ class KernelProcess:
         if self.pid is not None:
             put_number(self.pid, self.mark)
             self._family = Family(self.pid)  # now, while it surely lives
-        if self.launch.taken is not None:
+        if self.launch.socket_store is not None:
             async with asyncio.timeout(self.launch.start_timeout):
-                await self._take_sockets(self.launch.taken)
+                await self._move_sockets(self.launch.socket_store)
         return self._manager.client(context=self._context)
 
-    async def _take_sockets(self, folder: Path) -> None:
+    async def _move_sockets(self, folder: Path) -> None:
         """Move the sockets to where kernels can't change them, and connect there.
 
         In place of a socket, a cell could put a link to one of the host's, and this process
@@ -251,21 +251,21 @@ class KernelProcess:
             DeadKernelError: the process ended first.
         """
         ip = self._manager.ip
-        self._made = [Path(f"{ip}-{self._port(channel)}") for channel in CHANNELS]
+        self._socket_paths = [Path(f"{ip}-{self._port(channel)}") for channel in CHANNELS]
         provisioner = self._manager.provisioner
         assert provisioner is not None
         last = 0.0
-        while not all(map(is_there, self._made[:NEEDED])):
+        while not all(map(path_exists, self._socket_paths[:NEEDED])):
             now = time.monotonic()
             last = last or (
-                now + LAST_SOCKET if all(map(is_there, self._made[: NEEDED - 1])) else 0
+                now + LAST_SOCKET if all(map(path_exists, self._socket_paths[: NEEDED - 1])) else 0
             )
             if last and now > last:
                 break
             if (code := await provisioner.poll()) is not None:
                 raise DeadKernelError(self.told_end(code))
             await asyncio.sleep(LOOK_FOR_SOCKETS)
-        for place in self._made:
+        for place in self._socket_paths:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(place, folder / place.name)
                 found = os.lstat(folder / place.name)
@@ -311,7 +311,7 @@ class KernelProcess:
                 "preload": list(self.launch.preload),
                 **theirs.get("config", {}),
                 "prefix": self._wrapped_by(),
-                "withheld": self.launch.withheld,
+                "template_overrides": self.launch.template_overrides,
                 "last_filter": self.launch.last_filter,
             }
             ours = {"provisioner_name": OURS, "config": config}
@@ -409,7 +409,7 @@ class KernelProcess:
             log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
         finally:
             await self._sweep()
-            for place in self._made:  # those that came late, or again
+            for place in self._socket_paths:  # those that came late, or again
                 with contextlib.suppress(OSError):
                     place.unlink()
             if self.raw is not None:
@@ -474,7 +474,7 @@ class KernelProcess:
             await asyncio.to_thread(remove, list(family.segments.values()))
 
 
-def is_there(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
     """Whether something has this path: a link that leads nowhere, too."""
     return os.path.lexists(path)
 

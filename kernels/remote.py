@@ -203,7 +203,7 @@ class RemoteProcess(KernelProcess):
             if self._starting.cancel():
                 log.warning("%s may still come up where its provisioner puts it", self._named)
             elif not self._starting.cancelled():
-                self._starting.exception()  # it was told, or nobody is there to be told
+                self._starting.exception()  # it was reported, or nobody is there to read it
             self._starting = None
 
     async def _end_by_provisioner(self) -> None:

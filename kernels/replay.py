@@ -47,8 +47,8 @@ VOLATILE = (
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
 WINDOW = 300  # lines from the first difference on that are compared as a whole
 PIECE = 10_000  # characters of a line that are folded at a time
-LINES = 12  # of one difference that are told
-WIDEST = 300  # characters of a line that are told
+LINES = 12  # of one difference that are shown
+WIDEST = 300  # characters of a line that are shown
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def differences(
     found = [Difference("status", (f"-{status}", f"+{now}"))] if status != now else []
     old, new = seen(before), seen(after)
     for what in old:
-        if lines := tuple(told(old[what].splitlines(), new[what].splitlines())):
+        if lines := tuple(differing(old[what].splitlines(), new[what].splitlines())):
             found.append(Difference(what, lines))
     return found
 
@@ -167,7 +167,7 @@ def digest(data: str) -> str:
     return hashlib.sha256(raw).hexdigest()[:12]
 
 
-def told(old: list[str], new: list[str]) -> Iterator[str]:
+def differing(old: list[str], new: list[str]) -> Iterator[str]:
     """The lines that differ, as many as a reader takes in; none if the texts are the same.
 
     Lines are compared one by one up to the first difference, and as a whole from there on. So

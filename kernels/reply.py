@@ -35,7 +35,7 @@ class Reply:
         state: `lost` when the process was killed or died.
         exit_code: of a script, or of a process that ended (negative: by that signal).
         steps: what was done to stop the run, in order, in words.
-        notes: what the asker should be told besides, as sentences.
+        notes: what the caller should know besides, as sentences.
     """
 
     status: Status
@@ -52,7 +52,7 @@ class Reply:
         return self.status == "timeout"
 
 
-def told(
+def reply_of(
     reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()
 ) -> Reply:
     """A `Reply` from the kernel's own words and from what we did meanwhile."""

@@ -1,6 +1,6 @@
 """Where sockets and connection files lie: a private folder that goes with its process.
 
-Knows folders only; what is put there is others' affair.
+Knows folders only, and not what is put there.
 """
 
 from __future__ import annotations

@@ -169,14 +169,14 @@ class Sandbox:
             launch,
             runtime=self.folder / "c",
             sockets=self.folder / "s",
-            taken=self.folder / "t",
+            socket_store=self.folder / "t",
             env=env,
             wrap=self.command,
             last_filter=self.last_filter(),
-            withheld=self.withheld(env),
+            template_overrides=self.template_overrides(env),
         )
 
-    def withheld(self, env: dict[str, str]) -> dict[str, str | None]:
+    def template_overrides(self, env: dict[str, str]) -> dict[str, str | None]:
         """The variables that lead to what kernels can write, without that: for templates."""
         places = self.places(sys.executable)
 

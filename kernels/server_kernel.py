@@ -219,9 +219,9 @@ class ServerKernel:
 
     def news(self) -> tuple[str, ...]:
         """What befell the connection since this was asked last."""
-        told = tuple(self._channels.news)
+        news = tuple(self._channels.news)
         self._channels.news.clear()
-        return told
+        return news
 
     def told_end(self, code: int | None) -> str:
         """Its end in words; there is no code."""
@@ -236,7 +236,7 @@ class ServerKernel:
             log.warning("A kernel was not interrupted: %s", error)
 
     async def kill(self) -> None:
-        """Have the server end it, at once for whoever waits here."""
+        """Have the server end it, at once for the caller that waits here."""
         self._delete()
         self._ended("It was ended.")
 

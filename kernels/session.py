@@ -1,6 +1,6 @@
 """A session: one kernel and one notebook; every run adds one cell to both.
 
-Runs of a session are queued in order and go on by themselves: whoever asked for one may
+Runs of a session are queued in order and go on by themselves: the caller that asked for one may
 wait, look at what it has printed so far, or come back later. Knows kernels and notebooks;
 nothing of MCP or of other sessions.
 """
@@ -96,7 +96,7 @@ class Session:
         became_idle: called whenever no run is queued or going on any more.
         supervisor: owns the tasks that its runs are.
         begun: what another copy of the server has left of it.
-        changed: told of every run that begins, and of every one that is over.
+        changed: called with the session whenever a run begins, and when one is over.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Session:
         self._queue = asyncio.Lock()
         self._lost = (
             "" if begun is None else begun.lost
-        )  # why variables are gone that nobody was told of yet
+        )  # why variables are gone that no reply has named yet
         self._news = "" if begun is None else begun.news  # what the next result is to tell
         self.recorder = (
             begun.recorder
@@ -226,8 +226,8 @@ class Session:
         if len(self._unfinished) > QUEUE_MOST:
             raise KernelError(
                 f"Nothing was run: {QUEUE_MOST} runs wait in session {self.id} already. Try again"
-                " when one has ended (read_output with wait tells when), or drop them all by"
-                " restart_session."
+                " when one has ended (read_output with wait tells when), or call"
+                " restart_session to drop them all."
             )
         self.count += 1
         execution = Execution(self, self.count, source, title)
@@ -268,7 +268,7 @@ class Session:
             log.exception("A run has failed inside the server")
             if execution.finished is not None:
                 raise KernelError(
-                    f"Cell {execution.number} ran to its end, but the server could not take in its"
+                    f"Cell {execution.number} ran to its end, but the server could not process its"
                     f" result ({reason(error)}). Its variables are kept: print what you need."
                 ) from error
             if execution.started is not None:  # it may still run there
@@ -334,8 +334,8 @@ class Session:
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                told = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
-                notes.append(f"The kernel died. {told}".rstrip())
+                ending = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
+                notes.append(f"The kernel died. {ending}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             notes += kernel.process.left_running if kernel is not None else ()
             self._drop_kernel()

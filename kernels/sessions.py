@@ -134,13 +134,13 @@ class Sessions:
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
         self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
         # What a template leaves when it is killed goes with the rest.
-        withheld = {"TMPDIR": tempfile.mkdtemp(dir=runtime)}
+        overrides: dict[str, str | None] = {"TMPDIR": tempfile.mkdtemp(dir=runtime)}
         launch = replace(
             self._launch,
             runtime=runtime,
             mark=mark,
             env={**self._launch.env, **own},
-            withheld=withheld,
+            template_overrides=overrides,
         )
         warm, most, patience = self._sizes
         launch_for = functools.partial(self._launch_for, launch, runtime)

@@ -81,9 +81,9 @@ class Shared:
         """Let the others know of a new session.
 
         Raises:
-            StoreError: they can't be told.
+            StoreError: they are not known now.
         """
-        with told():
+        with failures_explained():
             await self.homes.write(self._record(session))
 
     def note(self, session: Session) -> None:
@@ -183,7 +183,7 @@ class Shared:
             KernelError: it can't be known, or the session can't be brought here now.
         """
         for _ in range(LOOKS):
-            with told():
+            with failures_explained():
                 if session_id in self._sessions.open_ids:
                     if self.homes.sure:
                         return None
@@ -215,7 +215,7 @@ class Shared:
         Raises:
             StoreError: that can't be known.
         """
-        with told():
+        with failures_explained():
             return [
                 record
                 for record in await self.homes.all()
@@ -361,7 +361,7 @@ class Shared:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def failures_explained() -> Iterator[None]:
     """What it means to a caller that the store can't be reached."""
     try:
         yield

@@ -61,7 +61,7 @@ class Shipment:
         self._shared = False
 
     async def send(self, script: Path | None = None) -> list[str]:
-        """Bring the copy up to date; returns what is to be told.
+        """Bring the copy up to date; returns what to report.
 
         Args:
             script: the file that will run; what is near to it goes first. Left out, the kernel
@@ -98,7 +98,7 @@ class Shipment:
         return str(PurePosixPath(self.there, name))
 
     async def written(self) -> list[str]:
-        """What code has written into the copy since this was last asked, as it is to be told."""
+        """What code has written into the copy since this was last asked, as sentences."""
         if self.there is None or self._shared:
             return []
         answer = await self._ask({"do": "written"})

@@ -52,7 +52,7 @@ class Supervisor:
         Args:
             job: the coroutine.
             name: what it does, for the log.
-            expected: exceptions that are not logged: whoever awaits the job handles them.
+            expected: exceptions that are not logged: the caller that awaits the job handles them.
         """
         task = asyncio.create_task(job, name=f"{self._name}: {name}")
         self._tasks.add(task)

@@ -75,8 +75,8 @@ class Request:
         umask: its file mode mask.
         streams: the descriptors that become its 0, 1 and 2.
         preload: modules that it is to have imported already, where they are installed.
-        withheld: variables that its template has otherwise, since they lead to what kernels
-            can write; None is none.
+        template_overrides: variables that its template has otherwise, since they lead to what
+            kernels can write; None is none.
         apart: whether it is kept from the memory of its template and of other kernels.
         last_filter: a program for seccomp, in hexadecimal, for when it has its sockets.
     """
@@ -88,7 +88,7 @@ class Request:
     umask: int
     streams: tuple[int, ...]
     preload: tuple[str, ...]
-    withheld: Mapping[str, str | None] = field(default_factory=dict)
+    template_overrides: Mapping[str, str | None] = field(default_factory=dict)
     apart: bool = False
     last_filter: str = ""
 
@@ -102,7 +102,7 @@ class Request:
         """Its environment as its template gets it; a mark keeps its length."""
         common = {
             name: value
-            for name, value in {**self.env, **self.withheld}.items()
+            for name, value in {**self.env, **self.template_overrides}.items()
             if value is not None and name not in OWN
         }
         common["JPY_PARENT_PID"] = self.env["JPY_PARENT_PID"]  # ipykernel's import reads it

@@ -1,4 +1,4 @@
-"""What is told of runs while they go on: a span, a line in the log, and who a log line is about.
+"""Reports of runs while they go on: a span, a line in the log, and who that line is about.
 
 Spans go through OpenTelemetry's API and so nowhere, unless the process has set up its SDK.
 Knows ids and figures; nothing of code, outputs or kernels.
@@ -55,5 +55,5 @@ def traced(session_id: str, cell: int) -> Iterator[Trace]:
 
 
 def short(session_id: str) -> str:
-    """The part of an id that may be told: enough to find it, too little to use it."""
+    """The part of an id that may be shown: enough to find it, too little to use it."""
     return session_id[:6]

@@ -117,19 +117,19 @@ class App:
 
 
 def instructions(settings: Settings, policy: Policy | None) -> str:
-    """What every model is told."""
-    told = INSTRUCTIONS.format(
+    """What every model reads."""
+    text = INSTRUCTIONS.format(
         timeout=settings.python_timeout,
         deadline=settings.response_deadline,
         idle=f" after {settings.session_idle / 60:g} idle minutes" if settings.session_idle else "",
     )
     if (language := language_of(settings.kernel_name)) != "python":
-        told += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
+        text += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
     if not settings.kernels_are_here:
-        told += "\nThe code runs on another machine" + (
+        text += "\nThe code runs on another machine" + (
             "."
             if settings.remote_files == "shared"
             else ", with a copy of the projects folder unless it sees that itself:"
             " what it writes into a copy stays there, and ends with its session."
         )
-    return told if policy is None else f"{told} The code runs in a sandbox: {described(policy)}."
+    return text if policy is None else f"{text} The code runs in a sandbox: {described(policy)}."

@@ -58,7 +58,7 @@ class Place:
 
     @property
     def named(self) -> str:
-        """How people are told of it."""
+        """How messages name it."""
         process = f" (process {self.record.pid})" if self.record else ""
         return f"The resident server at {self.url}{process}"
 
@@ -225,11 +225,13 @@ def check_version(theirs: str, pid: int) -> None:
     """
     if theirs == VERSION:
         return
-    told = f"The resident server (process {pid}) is version {theirs}, and this process {VERSION}."
+    versions = (
+        f"The resident server (process {pid}) is version {theirs}, and this process {VERSION}."
+    )
     if version(PACKAGE) != VERSION:  # upgraded since we were started
-        raise Unattached(f"{told} Restart this application: it was started before the upgrade.")
+        raise Unattached(f"{versions} Restart this application: it was started before the upgrade.")
     raise Unattached(
-        f"{told} Restart the resident server: {STOP}, then {START}. Its sessions end with it;"
+        f"{versions} Restart the resident server: {STOP}, then {START}. Its sessions end with it;"
         " their notebooks stay."
     )
 

@@ -74,7 +74,7 @@ async def over_stdio(entry: Entry) -> list[str]:
         try:
             return await listed(Client(transport, mode="legacy"), seconds)
         except Exception as error:
-            said = last_lines(log) or told(error)
+            said = last_lines(log) or in_one_line(error)
             raise Failed(f"{words[0]} does not work: {said}") from None
 
 
@@ -91,7 +91,7 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = SOON) ->
     try:
         return await listed(Client(transport, mode="legacy"), seconds)
     except Exception as error:
-        raise Failed(f"{url}: {told(error)}") from None
+        raise Failed(f"{url}: {in_one_line(error)}") from None
 
 
 async def listed(client: Client[Any], seconds: float) -> list[str]:
@@ -117,7 +117,7 @@ def last_lines(log: Path) -> str:
     return " / ".join(filter(None, (line.strip() for line in lines[-4:])))[-400:]
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """An error in one line; of a group, the first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -91,8 +91,8 @@ class LocalToken:
     token: SecretStr
     new: bool
 
-    def told(self, url: str) -> str:
-        """What whoever starts the server is told; the token itself this once only."""
+    def announcement(self, url: str) -> str:
+        """What the start prints; the token itself this once only."""
         if not self.new:
             return f"The token that clients need is in {self.path}; rmi-agent finds it by itself."
         token = self.token.get_secret_value()

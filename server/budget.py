@@ -1,4 +1,4 @@
-"""Fitting a long text into what a model should read: repeats told once, head and tail kept.
+"""Fitting a long text into what a model should read: repeats shown once, head and tail kept.
 
 Whatever is left out says so and names the call that reads it. Knows texts only.
 """
@@ -70,7 +70,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         return text[:], False
     shown = "".join(piece.shown for piece in pieces)
     gap = "" if shown.endswith("\n") else "\n"
-    hint = note(f"repeats are told once here; {call}, offset=0) has every line")
+    hint = note(f"repeats are shown once; {call}, offset=0) has every line")
     return f"{shown}{gap}{hint}\n", True
 
 
@@ -95,7 +95,7 @@ def taken(pieces: list[Piece], room: int, *, from_end: bool = False) -> tuple[st
 
 
 def collapsed(text: str) -> list[Piece]:
-    """The text with repeats of up to three lines told once, where that is worth it."""
+    """The text with repeats of up to three lines shown once, where that is worth it."""
     lines = text.split("\n")
     lines = [line + "\n" for line in lines[:-1]] + lines[-1:]
     starts = list(accumulate(map(len, lines), initial=0))

@@ -27,7 +27,7 @@ class Refusal(ToolError):
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def failures_as_refusals() -> Iterator[None]:
     """Our own failures as tool errors, whose texts are written for the model."""
     try:
         yield

@@ -16,7 +16,7 @@ from ..kernels import Execution, Run
 from .budget import budgeted
 from .own_lines import SESSION, note
 from .plaintext import plain
-from .printed import PICTURE_TYPES, Layout, Shelf, growing
+from .printed import PICTURE_TYPES, Layout, TextCache, growing
 
 PAGE = 20_000  # characters that read_output gives unless it is asked for more or less
 PICTURES = 8  # in one result
@@ -71,21 +71,21 @@ def pictures(run: Run) -> tuple[list[ImageContent], str]:
     return images, ""
 
 
-async def run_result(execution: Execution, budget: int, shelf: Shelf) -> ToolResult:
+async def run_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
     """The result of a run, whether it is over or goes on; `budget` is in characters."""
     if not execution.task.done():
-        return await running_result(execution, budget, shelf)
+        return await running_result(execution, budget, texts)
     run: Run = execution.task.result()
-    whole = await shelf.whole(run, execution)
+    whole = await texts.whole(run, execution)
     text, truncated = await within(budget, whole, run.session_id, run.number)
     images, more = pictures(run)
     notes = [*run.notes, *([more] if more else [])]
     return tool_result(facts_of(run, truncated), text, notes, images, whole)
 
 
-async def running_result(execution: Execution, budget: int, shelf: Shelf) -> ToolResult:
+async def running_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
     """The output so far of a run that goes on."""
-    whole = await shelf.so_far(execution)
+    whole = await texts.so_far(execution)
     text, truncated = await within(budget, whole, execution.session.id, execution.number)
     doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
     notes = [
@@ -99,9 +99,11 @@ async def running_result(execution: Execution, budget: int, shelf: Shelf) -> Too
     return tool_result(facts_so_far(execution, truncated), text, notes, [], whole)
 
 
-async def running_page(execution: Execution, offset: int, limit: int, shelf: Shelf) -> ToolResult:
+async def running_page(
+    execution: Execution, offset: int, limit: int, texts: TextCache
+) -> ToolResult:
     """What a run that goes on has put out, from `offset`, at most `limit` characters."""
-    whole = await shelf.so_far(execution)
+    whole = await texts.so_far(execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
     rest = max(0, len(whole) - end)
@@ -119,10 +121,10 @@ async def running_page(execution: Execution, offset: int, limit: int, shelf: She
 
 
 async def page_of_run(
-    run: Run, offset: int, limit: int, shelf: Shelf, execution: Execution | None = None
+    run: Run, offset: int, limit: int, texts: TextCache, execution: Execution | None = None
 ) -> ToolResult:
     """A stretch of a finished run's text; the last one has the notes and the pictures."""
-    whole = await shelf.whole(run, execution)
+    whole = await texts.whole(run, execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
     rest = max(0, len(whole) - end)
@@ -173,7 +175,7 @@ def stderr_so_far(execution: Execution) -> list[str]:
 
 
 def asks(execution: Execution) -> list[str]:
-    """What a run waits to be told."""
+    """What a run waits for."""
     if (question := execution.question) is None:
         return []
     prompt = question.prompt[:LAST]

@@ -76,8 +76,8 @@ def is_cached(folder: Path) -> bool:
 def from_elsewhere() -> str | None:
     """What was named to the installer, where that was not the package's name alone (PEP 610)."""
     for installed in distributions(name=PACKAGE):
-        if told := installed.read_text("direct_url.json"):
-            direct = loads(told)
+        if text := installed.read_text("direct_url.json"):
+            direct = loads(text)
             url, vcs = direct["url"], direct.get("vcs_info")
             return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else str(url)
     return None

@@ -6,7 +6,6 @@ cause is behind that error; its traceback goes to the log under an incident numb
 
 from __future__ import annotations
 
-import errno
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -15,30 +14,16 @@ from typing import Any, TypeVar
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
 from fastmcp.server.middleware import Middleware, MiddlewareContext
 
+from ..kernels.errors import next_step
+
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Next = Callable[[MiddlewareContext[Any]], Awaitable[Result]]
 
-# What to do about the system's own errors, by their number.
-OF_THE_SYSTEM = {
-    errno.EMFILE: "The server has no file descriptors left: close sessions that are not needed,"
-    " or start it with a higher limit (ulimit -n).",
-    errno.ENFILE: "The machine has no file descriptors left: end other programs, then try again.",
-    errno.ENOSPC: "The disk is full: free some space, then try again.",
-    errno.EDQUOT: "The disk quota is used up: free some space, then try again.",
-    errno.ENOMEM: "The machine has no memory left: close sessions that are not needed, then try"
-    " again.",
-    errno.EAGAIN: "The machine can start no more processes: close sessions that are not needed,"
-    " then try again.",
-    errno.EROFS: "The folder is read-only: the server's folders are named in its log and by"
-    " `rmi-agent-mcp-server doctor`.",
-    errno.EACCES: "The server may not open a file of its own: `rmi-agent-mcp-server doctor` looks"
-    " at its folders.",
-}
 OTHERS = (
-    "Nothing is known of the cause but what the server's log says of incident {incident}."
-    " Try again; if it fails again, report it with those lines."
+    "Try again; if it fails again, report it with the lines of incident {incident} in the server's"
+    " log."
 )
 
 
@@ -83,6 +68,6 @@ def message(what: str, cause: BaseException) -> str:
     incident = secrets.token_hex(4)
     log.error("%s failed (incident %s): %r", what, incident, cause)
     if isinstance(cause, OSError) and cause.strerror:
-        advice = OF_THE_SYSTEM.get(cause.errno or 0, OTHERS.format(incident=incident))
+        advice = next_step(cause) or OTHERS.format(incident=incident)
         return f"The server failed: {what}: {cause.strerror}. {advice}"
     return f"The server failed: {what}: {type(cause).__name__}. {OTHERS.format(incident=incident)}"

@@ -26,7 +26,7 @@ from ..kernels import KernelError
 from ..kernels.homes import Copy
 from ..kernels.jupyter_server import causes, refused, trusted
 from ..kernels.shared import Shared
-from .calls import Refusal, principal, told
+from .calls import Refusal, failures_as_refusals, principal
 from .passing import GONE, MEANT, TRIES, session_of_call, session_of_uri
 
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ class Foreign(Middleware):
             or request.protocol_version in MODERN_PROTOCOL_VERSIONS
         ):
             return None  # the newer era's requests were passed on whole
-        with told():
+        with failures_as_refusals():
             for _ in range(TRIES):
                 copy = await self._shared.place(session_id, principal())
                 if copy is None:

@@ -165,8 +165,8 @@ class Text:
         if not lines:
             marks = (",", ":") if self.is_tight() else (", ", ": ")
             return json.dumps(value, ensure_ascii=False, separators=marks)
-        told = json.dumps(value, ensure_ascii=False, indent=self.unit())
-        return told.replace("\n", self.newline() + indent)
+        text = json.dumps(value, ensure_ascii=False, indent=self.unit())
+        return text.replace("\n", self.newline() + indent)
 
     def past_comments(self, start: int) -> tuple[int, bool]:
         """Behind the comments that follow a place, and whether the last one takes its line."""

@@ -1,6 +1,6 @@
 """JSON texts, read so that each value is known by where it stands.
 
-As strict as the hosts that read these files, and told by line and column what is wrong. Knows
+As strict as the hosts that read these files, and says by line and column what is wrong. Knows
 nothing of files, nor of what the values mean.
 """
 

@@ -104,7 +104,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         callers = Access(tokens, local, tokens.principals)
         server = App(settings, tokens)
         identity = identity_of(callers)
-        # The folder of whoever has started us may go, as that of an AppImage does.
+        # The folder of the program that started us may go, as that of an AppImage does.
         os.chdir(private_folder())
         url = address(settings, listening)
 
@@ -159,9 +159,9 @@ def identity_of(callers: Access) -> Identity | None:
 def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:
     """Say where the server is and how clients are let in; a new token to stderr alone."""
     if callers.local is not None and callers.local.new:
-        print(callers.local.told(url), file=sys.stderr, flush=True)  # no log has it
+        print(callers.local.announcement(url), file=sys.stderr, flush=True)  # no log has it
     elif callers.local is not None:
-        log.info(callers.local.told(url))
+        log.info(callers.local.announcement(url))
     if settings.auth != "token":
         log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
     if tunnelled:
@@ -231,7 +231,7 @@ def bind(settings: Settings) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
-        listening.listen(QUEUE)  # now: whoever reads our log may connect at once
+        listening.listen(QUEUE)  # now: a reader of our log may connect at once
     except OSError as error:
         listening.close()
         raise BadSettings(

@@ -182,11 +182,12 @@ class Printed:
         return jobs
 
 
-class Shelf:
+class TextCache:
     """What was made of runs, for as long as somebody has the run and there is room."""
 
     def __init__(self) -> None:
         self._printed: OrderedDict[int, Printed] = OrderedDict()  # the last used last
+        self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
     async def so_far(self, execution: Execution) -> Layout:
         """The text of a run that goes on."""
@@ -201,13 +202,19 @@ class Shelf:
 
     def _of(self, owner: Execution | Run) -> Printed:
         key = id(owner)
+        if key not in self._owners:
+            self._owners[key] = weakref.finalize(owner, self._forget, key)
+            self._owners[key].atexit = False
         if key not in self._printed:
             self._printed[key] = Printed()
-            weakref.finalize(owner, self._printed.pop, key, None).atexit = False
         self._printed.move_to_end(key)
         while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > KEPT:
             self._printed.popitem(last=False)
         return self._printed[key]
+
+    def _forget(self, key: int) -> None:
+        self._printed.pop(key, None)
+        self._owners.pop(key, None)
 
 
 def do(jobs: list[Job]) -> None:

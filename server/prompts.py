@@ -12,7 +12,7 @@ from fastmcp import FastMCP
 from pydantic import Field
 
 from . import paths
-from .calls import told
+from .calls import failures_as_refusals
 from .settings import Settings
 
 FIX_SCRIPT = """\
@@ -56,7 +56,7 @@ class Prompts:
         file_name: Annotated[str, Field(description="A .py file of the projects folder.")],
     ) -> str:
         """Run a script, find out why it fails, mend it, and run it until it works."""
-        with told():
+        with failures_as_refusals():
             file = await asyncio.to_thread(paths.read, self._settings.projects, file_name)
         return FIX_SCRIPT.format(name=file.name)
 
@@ -67,6 +67,6 @@ class Prompts:
         ],
     ) -> str:
         """Load a data file, look at it from all sides, plot it, and say what is in it."""
-        with told():
+        with failures_as_refusals():
             name = await asyncio.to_thread(paths.existing, self._settings.projects, path)
         return EXPLORE_DATA.format(name=repr(name))

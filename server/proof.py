@@ -1,7 +1,7 @@
 """How a server and a client of the same user know each other without showing their token.
 
 The client sends a random number, the server answers with a MAC over it, its own address and a
-number of this start. Both then derive the bearer token of this one start. So whoever else
+number of this start. Both then derive the bearer token of this one start. So any program that
 listens at the address of a server that has ended learns nothing that is of use anywhere.
 Knows tokens and addresses; nothing of what is served.
 """

@@ -158,7 +158,7 @@ def asks_for_token(answer: httpx2.Response) -> Finding:
     if answer.status_code == 429:
         todo = "Wait a minute, or raise RATE_LIMIT."
         return Finding("URL without a token", False, "too many requests (429)", todo)
-    todo = "Whoever finds the address runs code as you: start it without --insecure-no-auth."
+    todo = "Anybody who finds the address can run code as you: start it without --insecure-no-auth."
     return Finding("URL without a token", False, "it answers without one", todo)
 
 

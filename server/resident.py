@@ -35,7 +35,7 @@ class Record:
         born: when that was started, by its system's clock.
         version: of the package.
         url: its base URL.
-        log: the file that its log goes to; None where whoever started it keeps that.
+        log: the file that its log goes to; None where the program that started it keeps that.
     """
 
     pid: int

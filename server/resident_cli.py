@@ -1,7 +1,7 @@
 """`rmi-agent-mcp-server start | stop | status`: this user's resident server, in the background.
 
 Tells people what happened, by exit codes as the LSB has them for services. Knows processes and
-the record; what is served there is others' affair.
+the record, and not what is served there.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
         )
     until = time.monotonic() + STARTING
     while time.monotonic() < until:
-        ends = process.poll() is not None  # looked at first: whoever was faster is there by now
+        ends = process.poll() is not None  # looked at first: a faster one is there by now
         if record := found():
             ours = record.pid == process.pid
-            return told(record, "runs") if ours else as_wanted(record, settings)
+            return described(record, "runs") if ours else as_wanted(record, settings)
         if ends:
             raise BadSettings(why_not(before))
         time.sleep(POLL)
@@ -137,7 +137,7 @@ def as_wanted(record: Record, settings: Settings) -> str:
         check(settings, "always", asyncio.run(introduced_facts(record)))
     except Unattached as error:
         raise BadSettings(f"start: {error}") from None
-    return told(record, "runs already")
+    return described(record, "runs already")
 
 
 def apart() -> int:
@@ -156,7 +156,7 @@ def why_not(before: int) -> str:
     return lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"start: see {log_file()}"
 
 
-def told(record: Record, how: str) -> str:
+def described(record: Record, how: str) -> str:
     """Where a server is."""
     return (
         f"The resident server {how}: process {record.pid}, {record.url}, version {record.version}."
@@ -223,7 +223,7 @@ def status() -> None:
 
 
 def examined() -> tuple[list[str], int]:
-    """What is told, and the exit code.
+    """What to print, and the exit code.
 
     Raises:
         BadSettings: others could have written the record.
@@ -241,7 +241,7 @@ def examined() -> tuple[list[str], int]:
         return [f"No resident server runs.{broken} {START} starts one."], NOT_RUNNING
     facts = facts_of(record)
     lines = [
-        told(record, "runs"),
+        described(record, "runs"),
         f"Log: {record.log or 'where its service manager keeps it'}",
     ]
     if isinstance(facts, str):

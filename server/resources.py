@@ -12,7 +12,7 @@ from fastmcp import FastMCP
 
 from ..kernels import SessionNotFoundError, Sessions
 from . import paths
-from .calls import Refusal, principal, told
+from .calls import Refusal, failures_as_refusals, principal
 from .plaintext import plain
 from .settings import Settings
 
@@ -35,7 +35,7 @@ class Resources:
 
     async def notebook(self, session_id: str) -> str:
         """The notebook that records a session, as it is now."""
-        with told():
+        with failures_as_refusals():
             text = await self._sessions.get(session_id, principal()).recorder.text()
             if text is None:
                 raise SessionNotFoundError(f"Session {session_id} has no notebook yet: run a cell.")
@@ -43,12 +43,12 @@ class Resources:
 
     async def python_file(self, path: str) -> str:
         """A Python file of the projects folder."""
-        with told():
+        with failures_as_refusals():
             return await asyncio.to_thread(paths.read_text, self._settings.projects, path)
 
     async def variable(self, session_id: str, name: str) -> str:
         """What a session's kernel says of a name: type, value, signature, documentation."""
-        with told():
+        with failures_as_refusals():
             text = await self._sessions.get(session_id, principal()).inspect(name)
         if not text:
             raise Refusal(

@@ -24,13 +24,13 @@ from ..kernels import SessionNotFoundError, Sessions
 from ..kernels.replay import Recorded, recorded
 from ..kernels.resume import Again, Resume
 from . import beneath
-from .calls import Refusal, may_read, principal, told
+from .calls import Refusal, failures_as_refusals, may_read, principal
 from .own_lines import SESSION
 from .plaintext import plain
 from .settings import Settings
 
 MOST = 200_000_000  # bytes of a notebook
-TOLD = 20  # cells whose differences are told
+SHOWN = 20  # cells whose differences are shown
 LOOK_EVERY = 0.5  # seconds between two looks at how far it has come
 
 
@@ -77,7 +77,7 @@ class Resuming:
         of the code happen again. Says which outputs differ from the record; the session that it
         returns goes on like any other.
         """
-        with told():
+        with failures_as_refusals():
             resume = self._going_on(notebook)
             if resume is None:
                 resume = await self._begin(notebook, content, until, skip_failed, timeout)
@@ -201,10 +201,10 @@ def report(resume: Resume) -> ToolResult:
         f"Session {session.id} resumes {parent}: {ran} of {total} cells ran again,"
         f" {ran - len(different)} of them as recorded."
     ]
-    for again in different[:TOLD]:
+    for again in different[:SHOWN]:
         lines += described(again)
-    if len(different) > TOLD:
-        lines.append(f"{len(different) - TOLD} more cells differ.")
+    if len(different) > SHOWN:
+        lines.append(f"{len(different) - SHOWN} more cells differ.")
     if resume.skipped:
         numbers = ", ".join(str(one.number) for one in resume.skipped)
         lines.append(f"Left out, since they had failed: {numbers}.")

@@ -26,11 +26,11 @@ from ..kernels import Execution, Script, Session, SessionNotFoundError, Sessions
 from ..kernels.sessions import LOCAL
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
-from .calls import Refusal, principal, told
+from .calls import Refusal, failures_as_refusals, principal
 from .content import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
 from .live import Live
 from .own_lines import STDERR
-from .printed import Shelf
+from .printed import TextCache
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
@@ -69,9 +69,9 @@ class Tools:
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self.settings = settings
         self.sessions = sessions
-        self.begun: list[Callable[[Execution], None]] = []  # told of each run that is accepted
+        self.begun: list[Callable[[Execution], None]] = []  # called for each run that is accepted
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._shelf = Shelf()
+        self._texts = TextCache()
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -112,7 +112,7 @@ class Tools:
         A backslash before a line that looks like one of the server's own (`--- stderr ---`,
         `[Process exited …]`, `[rmi-agent: …]`) says that the code printed it.
         """
-        with told():
+        with failures_as_refusals():
             if (asked := self._asked_before(ctx)) is not None:
                 return await self._follow(asked, ctx)
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
@@ -144,7 +144,7 @@ class Tools:
         a line that looks like one of the server's own (`--- stderr ---`, `[session_id: …`,
         `[rmi-agent: …]`) says that the code printed it.
         """
-        with told():
+        with failures_as_refusals():
             if (asked := self._asked_before(ctx)) is not None:
                 return await self._follow(asked, ctx)
             if len(code) > LONGEST_CELL:
@@ -180,7 +180,7 @@ class Tools:
         Use it when a result was cut (it names the offset), or when its status was `running`: the
         answer has the status as it is now, and the output from `offset` on.
         """
-        with told():
+        with failures_as_refusals():
             self._asked_before(ctx)
             execution = self.sessions.execution(session_id, cell, principal())
             if execution is None:
@@ -190,15 +190,15 @@ class Tools:
                         f"Session {session_id} has no cell {cell} on record. Cells are numbered"
                         " from 1; -1 is the last one. list_sessions shows how many there are."
                     )
-                return await page_of_run(run, offset, limit, self._shelf)
+                return await page_of_run(run, offset, limit, self._texts)
             seconds = min(wait, self.settings.response_deadline)
             if wait and (question := await self._wait(execution, ctx, seconds)):
                 return question
             if not execution.task.done():
-                return await running_page(execution, offset, limit, self._shelf)
+                return await running_page(execution, offset, limit, self._texts)
             finished(execution)
             run = execution.task.result()
-            return await page_of_run(run, offset, limit, self._shelf, execution)
+            return await page_of_run(run, offset, limit, self._texts, execution)
 
     @contextlib.asynccontextmanager
     async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
@@ -283,7 +283,7 @@ class Tools:
             return question
         if execution.task.done():
             finished(execution)
-        return await run_result(execution, self.settings.output_chars, self._shelf)
+        return await run_result(execution, self.settings.output_chars, self._texts)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
         """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
@@ -305,7 +305,7 @@ class Tools:
 
     async def interrupt_session(self, session_id: OpenSession) -> str:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
-        with told():
+        with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
             if session.resume is not None:
                 session.resume.stop("interrupt_session was called")
@@ -329,7 +329,7 @@ class Tools:
 
         It keeps its id and its notebook.
         """
-        with told():
+        with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
             async with self._in_time(
                 f"Session {session_id} had no fresh kernel",
@@ -340,7 +340,7 @@ class Tools:
 
     async def close_session(self, session_id: OpenSession) -> str:
         """End a session that is no longer needed and free its memory; its notebook stays."""
-        with told():
+        with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
             await self.sessions.close(session)
             path = session.recorder.path
@@ -351,7 +351,7 @@ class Tools:
     async def list_sessions(self) -> ToolResult:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
         rows: list[dict[str, Any]] = []
-        with told():
+        with failures_as_refusals():
             elsewhere = await self.sessions.elsewhere(principal())
         for session in self.sessions.all(principal()):
             memory = await asyncio.to_thread(session.memory)
@@ -389,7 +389,7 @@ class Tools:
 
     async def list_python_files(self) -> ToolResult:
         """List the Python files that run_python can run, with sizes and times of change."""
-        with told():
+        with failures_as_refusals():
             found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
         rows: list[dict[str, Any]] = [
             {
@@ -409,7 +409,7 @@ class Tools:
 
     async def read_python_file(self, file_name: FileName) -> str:
         """Read a Python file of the projects folder, to see or fix what run_python runs."""
-        with told():
+        with failures_as_refusals():
             return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
 
     async def write_python_file(
@@ -422,7 +422,7 @@ class Tools:
         Use it to make a script for run_python or to fix one (there is no tool that edits a part);
         folders on the way are created.
         """
-        with told():
+        with failures_as_refusals():
             name, new = await asyncio.to_thread(
                 paths.write, self.settings.projects, file_name, content
             )

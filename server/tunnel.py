@@ -59,7 +59,7 @@ async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
     except TimeoutError:
         raise BadSettings(unreached(f"no answer within {OPENING:.0f} seconds")) from None
     except Exception as error:  # the SDK's are ValueErrors, and RuntimeErrors of its threads
-        raise BadSettings(told(error, authtoken, settings.ngrok_domain)) from None
+        raise BadSettings(why_no_tunnel(error, authtoken, settings.ngrok_domain)) from None
     try:
         yield listener.url().rstrip("/").lower()
     finally:
@@ -122,7 +122,7 @@ def authtoken_of(settings: Settings) -> str:
     return authtoken
 
 
-def told(error: Exception, authtoken: str, domain: str | None) -> str:
+def why_no_tunnel(error: Exception, authtoken: str, domain: str | None) -> str:
     """Why ngrok gives no tunnel, in one line that says what to do."""
     words = one_line(error, authtoken)
     # "Authentication failed" also stands before what is no fault of the authtoken's.
@@ -179,7 +179,7 @@ def through(settings: Settings, public: str) -> Settings:
 
 
 def ready(public: str, signs_in: bool, bridge: str) -> str:
-    """What whoever starts the server is told of the tunnel, with lines to copy.
+    """What the log of the start says of the tunnel, with lines to copy.
 
     Args:
         public: its URL.

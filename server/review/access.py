@@ -26,7 +26,7 @@ class Viewer:
 
     Attributes:
         name: the principal, as sessions are recorded with it.
-        all: whether everything may be seen: by whoever may read the files anyway.
+        all: whether everything may be seen: by anybody who may read the files anyway.
     """
 
     name: str

@@ -30,7 +30,7 @@ def gone() -> NoReturn:
     raise HTTPException(404)
 
 
-async def told(request: Request, error: HTTPException) -> Response:
+async def error_page(request: Request, error: HTTPException) -> Response:
     """An error as a page."""
     if error.status_code == 404 and request.url.path.startswith("/shared/"):
         return expired()
@@ -49,7 +49,7 @@ def expired() -> Response:
     """What a link says that is over, was mistyped or never was."""
     return pages.page(
         "This link shows nothing",
-        "<p>It may have expired, or is not whole. Ask whoever sent it for a new one.</p>",
+        "<p>It may have expired, or is not whole. Ask the person who sent it for a new one.</p>",
         404,
     )
 

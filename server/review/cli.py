@@ -45,7 +45,7 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     access = ByFirstLink()
     serving = Announced(
         uvicorn.Config(
-            guarded(Told(Gate(Index(notebooks), access), access, address)),
+            guarded(FirstLinks(Gate(Index(notebooks), access), access, address)),
             http=Connection,
             log_config=None,
             lifespan="off",
@@ -85,7 +85,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
     )
 
 
-class Told:
+class FirstLinks:
     """ASGI middleware that says the next link when one was used."""
 
     def __init__(self, app: ASGIApp, access: ByFirstLink, address: str) -> None:

@@ -21,6 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...kernels.outputs import encodable
+from ..plaintext import INVISIBLE
+
 LARGEST = 50_000_000  # bytes of a notebook that is opened: Python stands still while it is parsed
 TRIES, PAUSE = 5, 0.02  # looks at a file that is being written, and seconds between them
 STATUSES = ("ok", "error", "timeout", "interrupted", "dead")
@@ -31,7 +34,7 @@ MAGIC = {
     "image/gif": b"GIF8",
     "image/webp": b"RIFF",
 }
-DECEIVING = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e0fff]")
+HIDDEN = re.compile(f"[{INVISIBLE}]")
 MOST_PIXELS = 60_000_000  # of a picture; a small file can unpack to more than a browser has
 
 
@@ -253,7 +256,7 @@ def output_of(output: Any) -> Output:
         summary = f"{joined(output.get('ename'))}: {joined(output.get('evalue'))}"
         return Output("error", "\n".join(lines) or summary, {})
     data = mapping(output.get("data"))
-    return Output("data", "", {encodable(mime): text_of(value) for mime, value in data.items()})
+    return Output("data", "", {revealed(mime): text_of(value) for mime, value in data.items()})
 
 
 def text_of(value: Any) -> str:
@@ -269,18 +272,16 @@ def joined(value: Any) -> str:
     """A text, which nbformat may have as a list of lines; anything else is empty."""
     if isinstance(value, list):
         value = "".join(line for line in value if isinstance(line, str))
-    return encodable(value) if isinstance(value, str) else ""
+    return revealed(value) if isinstance(value, str) else ""
 
 
-def encodable(text: str) -> str:
+def revealed(text: str) -> str:
     """Text that can be sent and is what it looks like.
 
-    JSON may have lone surrogates, which no encoding has. Overrides of direction show a reviewer
-    other code than runs, and tag characters show nothing at all.
+    Overrides of direction show a reviewer other code than runs, and tag characters show nothing
+    at all; there is a mark in the place of each.
     """
-    if text.isascii():
-        return text
-    return DECEIVING.sub("\ufffd", text.encode("utf-8", "replace").decode())
+    return text if text.isascii() else HIDDEN.sub("\ufffd", encodable(text))
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ pre, code { font-family: ui-monospace, monospace; font-size: .95em; white-space:
 .rmi-note { color: GrayText; font-size: .9em; margin: .4em 0 0 }
 """
 OURS = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-# `sandbox` again, for whoever opens the address by itself.
+# `sandbox` again, for a reader who opens the address by itself.
 POLICY = "; ".join(
     (
         "sandbox allow-scripts",

@@ -1,6 +1,6 @@
 """The pages' addresses: what each answers, and to whom.
 
-What is not for whoever asks reads as what never was. Knows requests and answers; what the pages
+What the caller may not see reads as what never was. Knows requests and answers; what the pages
 say is in the templates, and who may look is decided elsewhere.
 """
 
@@ -32,10 +32,10 @@ from .answers import (
     base_of,
     check_origin,
     disposition,
+    error_page,
     form,
     gone,
     picture,
-    told,
 )
 from .contents import Cell, UnreadableError, fingerprint
 from .index import Entry, Index
@@ -115,7 +115,7 @@ class Pages:
                 Route("/shared/{link}", self.session),
                 Mount("/shared/{link}", routes=own[1:-1]),
             ],
-            exception_handlers={HTTPException: told},  # type: ignore[dict-item]
+            exception_handlers={HTTPException: error_page},  # type: ignore[dict-item]
         )
 
     # -- the list
@@ -132,19 +132,19 @@ class Pages:
         shown = entries[first : first + LISTED]
         filtered = any(asked.values())
         if not entries and not filtered:
-            told = "Nothing was run yet: sessions appear here as soon as something runs."
+            summary = "Nothing was run yet: sessions appear here as soon as something runs."
         elif not entries:
-            told = "No session is like that. Take something out of the search."
+            summary = "No session is like that. Take something out of the search."
         else:
             number = f"{len(entries):,} {'session' if len(entries) == 1 else 'sessions'}"
-            told = f"{number} {'found' if filtered else 'in all'}, newest first"
+            summary = f"{number} {'found' if filtered else 'in all'}, newest first"
         return self._html(
             request,
             "list.html",
             asked=asked,
             statuses=STATUSES,
             entries=shown,
-            told=told,
+            summary=summary,
             first=first + 1,
             page=page,
             pages=last,
@@ -213,7 +213,7 @@ class Pages:
         )
 
     async def live(self, request: Request) -> Response:
-        """What is new since the page was told last."""
+        """What is new since the page asked last."""
         asked, found = Asked.by(request), await self._look(await self._entry(request))
         cells = await self._writer.in_thread(
             partial(found.since, request.query_params.get("seen", "")[:200])
@@ -312,7 +312,7 @@ class Pages:
         )
 
     async def _entry(self, request: Request) -> Entry:
-        """The session that an address names, if whoever asks may see it."""
+        """The session that an address names, if the caller may see it."""
         asked = Asked.by(request)
         name = request.path_params.get("name", "") if asked.shared is None else asked.shared
         entry = await self._writer.in_thread(partial(self._index.find, name))

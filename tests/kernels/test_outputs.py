@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels.inkernel import cut_content
+from rmi_agent.kernels.inmessages import cut_content
 from rmi_agent.kernels.outputs import DEEPEST, OUTPUTS_MOST, Outputs, in_parts
 from rmi_agent.kernels.rawoutput import LATE, RawOutput
 from rmi_agent.kernels.terminal_text import WIDTH, StreamText

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,60 @@ from rmi_agent.kernels.stores import opened
 from rmi_agent.server import passing
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+MAKING = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
+# Functions that make tasks without a `Supervisor`, how many, and who sees their end.
+OWNED = {
+    ("kernels/supervision.py", "start"): 1,  # the supervisor itself
+    ("kernels/aside.py", "begin"): 1,  # the future that it returns is awaited
+    ("kernels/forkserver.py", "forked"): 1,  # awaited, also when the caller is cancelled
+    ("kernels/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
+    ("kernels/kernel.py", "_look"): 1,  # its result is taken, or it is cancelled in `finally`
+    ("kernels/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
+    ("kernels/kernel.py", "_until_over"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/server_kernel.py", "_begin"): 1,  # awaited there, and by `close` if that is stopped
+    ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
+    ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
+    ("server/cli.py", "stdio"): 1,  # its result is taken, or the process ends
+    ("server/passing.py", "_pass_on"): 3,  # cancelled and gathered in `finally`
+    ("server/relay.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
+    ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
+    ("client/screen.py", "ask"): 1,  # the same task, begun again
+}
+
+
+def tasks_made(path: Path) -> Counter[tuple[str, str]]:
+    """How many tasks each function of a module makes, those of a `TaskGroup` left out."""
+    found: Counter[tuple[str, str]] = Counter()
+
+    def visit(node: ast.AST, function: str, groups: frozenset[str]) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        if isinstance(node, ast.AsyncWith):
+            groups |= {
+                ast.unparse(item.optional_vars)
+                for item in node.items
+                if item.optional_vars and "TaskGroup" in ast.unparse(item.context_expr)
+            }
+        if isinstance(node, ast.Call):
+            owner, _, name = ast.unparse(node.func).rpartition(".")
+            if name in MAKING and owner not in groups:
+                found[path.relative_to(ROOT).as_posix(), function] += 1
+        for child in ast.iter_child_nodes(node):
+            visit(child, function, groups)
+
+    visit(ast.parse(path.read_text("utf-8")), "", frozenset())
+    return found
+
+
+def test_every_task_has_an_owner_that_sees_its_end() -> None:
+    found: Counter[tuple[str, str]] = Counter()
+    for floor in ("kernels", "server", "client"):
+        for path in (ROOT / floor).rglob("*.py"):
+            found += tasks_made(path)
+    assert found == OWNED, "start it with a Supervisor, or say here who sees its end"
 
 
 def homes(folder: Path) -> Homes:

@@ -85,6 +85,25 @@ SAMPLES = {
     "exception_without_str": Sample(
         "class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E()"
     ),
+    "exception_text_exits": Sample(
+        "class E(Exception):\n    def __str__(self): raise SystemExit(3)\nraise E()"
+    ),
+    "exception_class_without_name": Sample(
+        "class Meta(type):\n    @property\n    def __name__(cls): raise RuntimeError\n"
+        "class E(Exception, metaclass=Meta): pass\nraise E('v')"
+    ),
+    "exception_text_not_utf8": Sample(r"raise ValueError('\ud800')"),
+    "exit_text_not_utf8": Sample(r"raise SystemExit('\udfff')"),
+    "exit_object_without_text": Sample(
+        "class X:\n    def __str__(self): raise RuntimeError\nraise SystemExit(X())"
+    ),
+    "exit_object_that_exits": Sample(
+        "class X:\n    def __str__(self): raise SystemExit(3)\nraise SystemExit(X())"
+    ),
+    "exit_int_of_its_own": Sample(
+        "class I(int):\n    def __and__(self, other): raise RuntimeError\n"
+        "    __lt__ = __le__ = __index__ = __and__\nraise SystemExit(I(3))"
+    ),
     "recursion": Sample("def f(n): return f(n + 1)\nf(0)"),
     "own_excepthook": Sample(
         "import sys\nsys.excepthook = lambda t, v, tb: print('hooked', t.__name__, v)\n1/0"
@@ -188,6 +207,11 @@ SAMPLES = {
     "atexit_unregister": Sample("import atexit\natexit.register(print)\natexit.unregister(print)"),
     "atexit_fails": Sample(
         "import atexit\ndef bad():\n    raise ValueError('v')\natexit.register(bad)"
+    ),
+    "atexit_without_repr": Sample(
+        "import atexit\nclass F:\n    def __call__(self): raise ValueError('v')\n"
+        "    def __repr__(self): raise RuntimeError\n"
+        "import sys\nif sys.version_info < (3, 13): atexit.register(F())"
     ),
     "finalizer": Sample(
         "import weakref\nclass C: pass\nc = C()\nweakref.finalize(c, print, 'gone')"

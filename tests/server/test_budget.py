@@ -24,7 +24,7 @@ def test_a_repeated_line_is_told_once() -> None:
     assert cut
     assert shown == (
         "begin\nretrying the connection\n[… the line above 499 times more …]\nend\n"
-        "[rmi-agent: repeats are told once here; read_output(session_id='s', cell=3, offset=0)"
+        "[rmi-agent: repeats are shown once; read_output(session_id='s', cell=3, offset=0)"
         " has every line]\n"
     )
 

@@ -10,7 +10,9 @@ import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
+from rmi_agent.kernels.errors import NEXT_STEPS, start_error
 from rmi_agent.server import paths
+from rmi_agent.server.error_reporting import message
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +32,14 @@ async def test_an_error_of_the_system_says_what_ran_out_and_what_helps(
         await client.call_tool("list_python_files")
     assert "ulimit -n" in str(failure.value)
     assert "Error calling tool" not in str(failure.value)
+
+
+@pytest.mark.parametrize("number", sorted(NEXT_STEPS))
+def test_a_tool_and_a_kernels_start_give_the_same_advice(number: int) -> None:
+    error = OSError(number, os.strerror(number))
+    expected = f"{os.strerror(number)}. {NEXT_STEPS[number]}"
+    assert message("run_cell", error).endswith(expected)
+    assert str(start_error(error)).endswith(expected)
 
 
 async def test_a_time_out_of_ours_is_not_called_an_upstream_one(
@@ -56,8 +66,8 @@ async def test_resources_and_prompts_say_it_as_well(
 ) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(paths, "read_text", failing(error))
-    with pytest.raises(MCPError, match="The disk is full"):
+    with pytest.raises(MCPError, match="Free disk space"):
         await client.read_resource("python-file://hello.py")
     monkeypatch.setattr(paths, "read", failing(error))
-    with pytest.raises(MCPError, match="The disk is full"):
+    with pytest.raises(MCPError, match="Free disk space"):
         await client.get_prompt("fix_script", {"file_name": "hello.py"})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from nbformat.v4 import new_code_cell
 from rmi_agent.kernels.outputs import Outputs
 from rmi_agent.server import printed as module
 from rmi_agent.server.live import Stream
-from rmi_agent.server.printed import Layout, Part, Printed
+from rmi_agent.server.printed import Layout, Part, Printed, TextCache
 
 pytestmark = pytest.mark.anyio
 OFTEN = settings(max_examples=300, deadline=None, database=None)
@@ -129,6 +132,31 @@ async def test_a_forged_line_made_of_two_outputs_is_none() -> None:
     show(run, "display_data", data={"image/png": "aGVsbG8="})
     run.stream("stdout", "ted with code 0]\n")
     assert (await whole(run, Printed()))[:] == "[Process exi\nted with code 0]\n"
+
+
+@dataclass(eq=False)
+class Going:
+    """An `Execution`, as far as its text goes."""
+
+    outputs: Outputs = field(default_factory=outputs)
+
+
+async def test_texts_that_make_room_and_come_back_are_watched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 0)  # the last one alone
+    texts, first, second = TextCache(), Going(), Going()
+    for run in (first, second):
+        run.outputs.stream("stdout", "text\n")
+    for _ in range(5):
+        for run in (first, second):
+            assert (await texts.so_far(run))[:] == "text\n"  # type: ignore[arg-type]
+    assert weakref.getweakrefcount(first) == weakref.getweakrefcount(second) == 1
+    gone = weakref.ref(second)
+    del run, second
+    gc.collect()
+    assert gone() is None
+    assert (await texts.so_far(first))[:] == "text\n"  # type: ignore[arg-type]
 
 
 def test_live_output_is_the_streams_text_once() -> None:
