@@ -116,9 +116,10 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
     changed = [("SANDBOX_WRITE", folder) for folder in write]
     if not settings.projects_readonly:
         changed.insert(0, ("PYTHON_PROJECTS_DIR", projects))
-    for path in settings.env_files():
+    for path in settings.files():
         refuse_within(path, changed)
     settings.make_folders()
+    store = settings.store_folder()
     try:
         state = private_folder()
     except OSError as error:
@@ -134,7 +135,7 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         network=network,
         read=folders("SANDBOX_READ", settings.sandbox_read),
         write=write,
-        hide=(settings.notebooks, state, *settings.env_files()),
+        hide=(settings.notebooks, state, *settings.files(), *([store] if store else [])),
         fixed=tuple(PACKAGE),
     )
 

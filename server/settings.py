@@ -397,9 +397,18 @@ class Settings(BaseSettings):
         names = {name for name in Settings.model_fields if name.upper() not in NOT_SHARED}
         return self.model_dump(mode="json", include=names)
 
-    def env_files(self) -> list[Path]:
-        """The `.env` files that were read."""
-        return [path for path in (home() / ".env", Path(".env")) if path.is_file()]
+    def files(self) -> list[Path]:
+        """The files that were read: `.env`, and what RMI_AGENT_TOKENS names."""
+        found = [home() / ".env", Path(".env")]
+        if self.rmi_agent_tokens is not None:
+            found.append(Path(self.rmi_agent_tokens.get_secret_value()).expanduser())
+        return [path for path in found if is_file(path)]
+
+    def store_folder(self) -> Path | None:
+        """The folder that SESSION_STORE names, if it is there."""
+        value = self.session_store.get_secret_value()
+        path = None if value in ("", "memory") or "://" in value else Path(value).expanduser()
+        return path if path is not None and path.is_dir() else None
 
     def sessions(self, hints: dict[str, str]) -> Config:
         """What all sessions have in common; `hints` by the names of errors."""
@@ -413,6 +422,14 @@ class Settings(BaseSettings):
             memory_limit=self.memory_limit,
             hints=hints,
         )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; tokens themselves may be too long for a path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def base_url(url: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from rmi_agent.kernels import Policy, confine
 from rmi_agent.server import Settings, isolation, load
 from rmi_agent.server.isolation import chosen, hints, policy_of
@@ -138,6 +139,22 @@ def test_no_folder_that_kernels_change_has_a_settings_file(
     )
     with pytest.raises(BadSettings, match=rf"^SANDBOX_WRITE: {file} lies in it.*Move it"):
         chosen(asking, exposed=False)
+
+
+def test_a_file_with_tokens_is_hidden_or_refused(settings: Settings) -> None:
+    file, store = settings.projects / "tokens", settings.projects / "store"
+    file.write_text(f"alice:{'a' * 32}\n")
+    store.mkdir()
+    asking = settings.model_copy(
+        update={"rmi_agent_tokens": SecretStr(str(file)), "session_store": SecretStr(str(store))}
+    )
+    with pytest.raises(BadSettings, match=r"^PYTHON_PROJECTS_DIR: .*tokens lies in it.*Move it"):
+        policy_of(asking, "bwrap", network=False)
+    readable = asking.model_copy(update={"projects_readonly": True})
+    assert {file, store} <= {*policy_of(readable, "bwrap", network=False).hide}
+    for inline in ("alice:" + "a" * 32, ",".join(f"u{n}:{'a' * 32}" for n in range(200))):
+        asking = settings.model_copy(update={"rmi_agent_tokens": SecretStr(inline)})
+        assert policy_of(asking, "bwrap", network=False).hide
 
 
 def state_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
