@@ -197,16 +197,17 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
 
 
 def is_printable(error: BaseException) -> bool:
-    """Whether an error's name and text can be asked for."""
+    """Whether what IPython and ipykernel ask of an error can be asked for."""
     with contextlib.suppress(BaseException):
-        return type(error).__name__ == name_of(error) and str(error) is not None
+        bool(error), str(error), error.__traceback__, error.__context__
+        return type(error).__name__ == name_of(error)
     return False
 
 
 def printable(error: BaseException) -> BaseException:
     """An error of the same name, text and traceback, of an ordinary class."""
     like: BaseException = type(name_of(error), (Exception,), {})(said(error))
-    return like.with_traceback(error.__traceback__)
+    return like.with_traceback(vars(BaseException)["__traceback__"].__get__(error))
 
 
 def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:

@@ -250,6 +250,21 @@ ERRORS = {
         "E",
         "x",
     ),
+    "attributes that raise": (
+        "class E(Exception):\n    def __getattribute__(self, name): raise RuntimeError\nraise E('x')",
+        "E",
+        "x",
+    ),
+    "neither true nor false": (
+        "class E(Exception):\n    def __bool__(self): raise RuntimeError\nraise E('x')",
+        "E",
+        "x",
+    ),
+    "endless recursion": (
+        "class E(Exception):\n    def __str__(self): return str(self)\nraise E()",
+        "E",
+        "<exception str() failed>",
+    ),
     "traceback of its own": (
         "class E(Exception):\n    def _render_traceback_(self): return ['\\ud800', 5, object()]\n"
         "raise E('x')",
