@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
-from .guard import Guard
+from .guard import BODY_LIMIT, SSE_LIMIT, Guard
 from .kept import VERSION
 from .messages import flaw
 from .proof import FACTS, PROOF, Facts, Identity
@@ -81,7 +81,7 @@ def application(
     if auth is not None:  # where nobody is known, nobody is told
         apart[FACTS] = telling(server)
     mcp = answering(apart.get, transports(server))
-    app: ASGIApp = Guard(mcp, settings.rate_limit, takes_body=takes_messages, check=flaw)
+    app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
@@ -185,9 +185,11 @@ def is_legacy(path: str) -> bool:
     )
 
 
-def takes_messages(path: str) -> bool:
-    """Whether a path is one to which MCP's messages are sent."""
-    return path == "/mcp" or path.startswith("/messages")
+def body_limit(path: str) -> int:
+    """Bytes of a request's body at a path; 0 where no messages are sent to."""
+    if path.startswith("/messages"):
+        return SSE_LIMIT
+    return BODY_LIMIT if path == "/mcp" else 0
 
 
 def review_pages(

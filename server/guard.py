@@ -23,6 +23,7 @@ from ..kernels.sessions import LOCAL
 from .connections import recognize
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped
+SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp makes debug texts of each on the loop
 BODY_SECONDS = 60.0  # for a whole body
 SMALL = (
     65_536  # bytes of a body that counts for nothing: whoever has sent too much can still stop it
@@ -101,8 +102,7 @@ class Guard:
     Args:
         app: what is guarded.
         per_minute: requests of one principal; 0 is no limit.
-        body: bytes of one request's.
-        takes_body: whether anything at a path reads a body.
+        body_limit: bytes that a body may have, by path; 0 where nothing reads one.
         check: tells what is wrong with a body.
     """
 
@@ -110,12 +110,11 @@ class Guard:
         self,
         app: ASGIApp,
         per_minute: int,
-        body: int = BODY_LIMIT,
-        takes_body: Callable[[str], bool] = lambda path: True,
+        body_limit: Callable[[str], int] = lambda path: BODY_LIMIT,
         check: Check = lambda body: None,
     ) -> None:
-        self._app, self._per_minute, self._body = app, per_minute, body
-        self._takes_body, self._check = takes_body, check
+        self._app, self._per_minute = app, per_minute
+        self._body_limit, self._check = body_limit, check
         self._shares: dict[str, Share] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,7 +177,8 @@ class Guard:
 
     async def _read(self, share: Share, scope: Scope, receive: Receive) -> bytes:
         """A request's body, which counts as held while it arrives."""
-        if not self._takes_body(scope["path"]):
+        limit = self._body_limit(scope["path"])
+        if not limit:
             return b""
         mine = 0
 
@@ -195,7 +195,7 @@ class Guard:
                 )
 
         try:
-            body = await whole_body(scope, receive, self._body, BODY_SECONDS, arrived)
+            body = await whole_body(scope, receive, limit, BODY_SECONDS, arrived)
             # A look at megabytes takes its time, and the loop has others to serve.
             found = (
                 self._check(body)
