@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..kernels import Execution, Run
 from .budget import budgeted
-from .own_lines import SESSION, note
+from .own_lines import SESSION, fragment, note
 from .plaintext import plain
 from .printed import PICTURE_TYPES, Layout, Shelf, growing
 
@@ -104,6 +104,7 @@ async def running_page(execution: Execution, offset: int, limit: int, shelf: She
     whole = await shelf.so_far(execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset])
     rest = max(0, len(whole) - end)
     notes = (
         [follow(rest, execution.session.id, execution.number, end)]
@@ -125,6 +126,7 @@ async def page_of_run(
     whole = await shelf.whole(run, execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset])
     rest = max(0, len(whole) - end)
     notes: list[str] = []
     images: list[ImageContent] = []
