@@ -104,7 +104,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         callers = Access(tokens, local, tokens.principals)
         server = App(settings, tokens)
         identity = identity_of(callers)
-        # The folder of whoever has started us may go, as that of an AppImage does.
+        # The folder that this was started in may go, as that of an AppImage does.
         os.chdir(private_folder())
         url = address(settings, listening)
 
@@ -231,7 +231,7 @@ def bind(settings: Settings) -> socket.socket:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
-        listening.listen(QUEUE)  # now: whoever reads our log may connect at once
+        listening.listen(QUEUE)  # now: a reader of our log may connect at once
     except OSError as error:
         listening.close()
         raise BadSettings(

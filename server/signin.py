@@ -152,7 +152,7 @@ class SignInPage:
 
 
 def gone() -> Response:
-    """One answer, whatever was wrong: nothing is told of sign-ins of other browsers."""
+    """One answer, whatever was wrong: other browsers' sign-ins stay secret."""
     return pages.failure(
         "It has expired, was answered before, or was begun in another browser."
         " Go back to the client and begin again."

@@ -303,7 +303,7 @@ async def test_too_many_open_requests_of_one_user_leave_others_room(server: Serv
             assert (await stack.enter_async_context(stream)).status_code == 200
         answer = await http.get("/x", headers=bearer(ALICE))
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
-        assert "Try again in 5 s" in answer.json()["error"]["message"]
+        assert "Nothing was done; try again in 5 s" in answer.json()["error"]["message"]
         async with Client(f"{server.url}/mcp", auth=BOB) as bob:
             assert not (await bob.call_tool_mcp("list_sessions", {})).is_error
     async with asyncio.timeout(20), httpx2.AsyncClient(trust_env=False) as http:
