@@ -22,6 +22,7 @@ from .completions import Completions
 from .error_reporting import UnexpectedErrors
 from .isolation import chosen, described, hints, hints_elsewhere
 from .kept import VERSION
+from .lengths import Lengths
 from .prompts import Prompts
 from .resources import Resources
 from .resuming import Resuming
@@ -91,6 +92,7 @@ class App:
             ),
         )
         self.mcp.add_middleware(UnexpectedErrors())
+        self.mcp.add_middleware(Lengths())
         if self.sessions.shared is not None:
             from .foreign import Foreign
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
-from .guard import Guard
+from .guard import BODY_LIMIT, SSE_LIMIT, Guard
 from .kept import VERSION
 from .messages import flaw
 from .proof import FACTS, PROOF, Facts, Identity
@@ -55,8 +55,8 @@ PUBLIC_PATHS = {
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
 PROOFS = 6000  # a minute: each attached client asks for one when it begins
-FORM_LIMIT = 65_536  # bytes of a body from nobody we know
-VALUES = {"/register": 200}  # of JSON from nobody we know
+FORM_LIMIT = 65_536  # bytes of a body from an unauthenticated caller
+VALUES = {"/register": 200}  # of JSON from an unauthenticated caller
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -68,20 +68,20 @@ def application(
     tokens: Tokens | None,
     identity: Identity | None = None,
 ) -> ASGIApp:
-    """Everything that answers on the port, to callers whom `auth` knows; None is to all.
+    """Everything that answers on the port, to callers whom `auth` accepts; to all if it is None.
 
-    The pages for people are outside of its locks: they have a sign-in of their own, by `tokens`.
-    `identity` is shown to clients that ask for it, where this user's own token lets in.
+    The review pages are not behind `auth`: they have a sign-in of their own, by `tokens`.
+    `identity` is proved to clients that ask for it, where this user's own token is accepted.
     """
     from .metrics import Metrics  # 0.1 s that stdio does without
 
     metrics = Metrics(server.sessions)
     server.tools.begun.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
-    if auth is not None:  # where nobody is known, nobody is told
+    if auth is not None:  # without authentication, anybody could read them
         apart[FACTS] = telling(server)
     mcp = answering(apart.get, transports(server))
-    app: ASGIApp = Guard(mcp, settings.rate_limit, takes_body=takes_messages, check=flaw)
+    app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
     own = (public_url(settings),) if known else ()
@@ -92,8 +92,8 @@ def application(
         }
         if identity is not None:
             doors[PROOF] = Door(identity.prove, PROOFS, waiting, 0)
-        # FastMCP asks for a token on its own paths only. Whatever else is served here has to be
-        # asked for with one too, and a path that does not exist tells nothing.
+        # FastMCP requires a token on its own paths only. Everything else here requires one as
+        # well, and so does a path that does not exist: strangers can't tell which do.
         app = answering(
             doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
         )
@@ -118,12 +118,12 @@ def application(
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
     )
-    # Probes call a server by its address, and learn nothing that a connection does not tell.
+    # Probes call a server by its address. The answer shows no more than that the port is open.
     return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
 
 
 def telling(server: App) -> ASGIApp:
-    """What clients have to know before they hand all to this server; stands behind the lock."""
+    """The facts that a client checks before it attaches to this server; needs a token."""
     started = time.time()
 
     async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +145,7 @@ def telling(server: App) -> ASGIApp:
 
 
 def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
-    """An application that has some paths answered apart."""
+    """An application whose `by_path` answers some paths, and `others` the rest."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         chosen = by_path(scope["path"]) if scope["type"] == "http" else None
@@ -160,7 +160,7 @@ def host_of(url: str) -> str:
 
 
 def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
-    """`app` behind a lock that, with a public URL, says for each transport where to sign in."""
+    """`app` for callers with a token; with a public URL, a 401 says where to sign in."""
     streamable, legacy = (
         RequireAuthMiddleware(
             app,
@@ -185,15 +185,17 @@ def is_legacy(path: str) -> bool:
     )
 
 
-def takes_messages(path: str) -> bool:
-    """Whether a path is one to which MCP's messages are sent."""
-    return path == "/mcp" or path.startswith("/messages")
+def body_limit(path: str) -> int:
+    """Bytes of a request's body at a path; 0 where no messages are sent to."""
+    if path.startswith("/messages"):
+        return SSE_LIMIT
+    return BODY_LIMIT if path == "/mcp" else 0
 
 
 def review_pages(
     server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
 ) -> ASGIApp:
-    """The pages that show sessions, to who has a token; without tokens to all."""
+    """The pages that show sessions to people with a token; to everybody if there are no tokens."""
     from .review.access import ByToken, NoSignIn
     from .review.gate import Gate
     from .review.index import Index
@@ -203,7 +205,7 @@ def review_pages(
 
 
 def transports(server: App) -> ASGIApp:
-    """Both transports; where several copies share sessions, as one server with the others."""
+    """Both transports; copies of the server that share sessions pass requests on to each other."""
     shared = server.sessions.shared
     if shared is None:
         return both_transports(server)
@@ -214,7 +216,7 @@ def transports(server: App) -> ASGIApp:
 
 
 def beside(app: ASGIApp, other: Starlette) -> ASGIApp:
-    """An application whose life is another's, too."""
+    """An application in whose lifespan another one lives as well."""
 
     async def both(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from .own_lines import CUT, note
+from .own_lines import CUT, fragment, note
 
 HEAD = 2 / 3  # of the budget, before the cut
 PERIODS = (1, 2, 3)  # lines that may repeat together, as a warning and its source line do
@@ -64,6 +64,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         head, skipped = taken(pieces, int(budget * HEAD))
         tail, rest = taken(pieces[::-1], budget - len(head), from_end=True)
         left = size - skipped - rest
+        tail = fragment(tail, text[max(0, size - rest - 1) : size - rest])
         mark = f"\n{CUT}{left:,} characters left out; {call}, offset={skipped}) reads on …]\n"
         return head + mark + tail, True
     if not any(piece.is_mark for piece in pieces):

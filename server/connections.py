@@ -1,8 +1,8 @@
-"""uvicorn's HTTP connections, which may not keep others waiting.
+"""uvicorn's HTTP connections, with limits, so that none of them blocks the others.
 
-uvicorn gives a client for ever to send a request, and as many connections as there are file
-descriptors. Knows connections, their time, and on which of them somebody known has called:
-behind a proxy all come from one address. Knows nothing of what requests say.
+uvicorn lets a client take for ever to send a request, and open as many connections as there are
+file descriptors. Knows connections, their times, and which of them an authenticated caller has
+used: behind a proxy all come from one address. Knows nothing of what requests contain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0  # for a request's head, from its first byte
 REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
-WRITE_SECONDS = 60.0  # in which a client takes something of an answer
+WRITE_SECONDS = 60.0  # in which a client has to read some of an answer
 AT_A_TIME = 16  # connections accepted before the loop gets to look at them
 QUEUE = 2048  # connections that the system keeps until they are accepted
 
@@ -36,8 +36,8 @@ def some(most: int) -> int:
     return most if descriptors == resource.RLIM_INFINITY else min(most, descriptors // 4)
 
 
-STRANGERS = some(200)  # connections on which nobody known has called: the oldest makes room
-KNOWN_IDLE = some(200)  # others with no request being served; kernels need descriptors as well
+STRANGERS = some(200)  # connections that no authenticated caller has used: the oldest is closed
+KNOWN_IDLE = some(200)  # others without an open request; kernels need descriptors as well
 
 
 class Server(uvicorn.Server):
@@ -70,19 +70,19 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Turn newcomers away, and end."""
+        """Refuse new connections, and end."""
         await self._leaving()
         await super().shutdown(sockets)
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when it dawdles, or to make room for newer ones.
+    """A connection that is closed when the client is too slow, or to make room for newer ones.
 
-    Strangers' connections are few, whatever they do: requests, bodies and answers that nobody
-    takes count all the same. Those of somebody known are closed while idle only.
+    Connections of unauthenticated callers are few, whether they send, wait for an answer or do not
+    read it. A connection that an authenticated caller has used is closed only while it is idle.
 
     Attributes:
-        owner: who has called on it last of those who are known; None if nobody has.
+        owner: the authenticated caller who has used it last; None if there was none.
     """
 
     owner: str | None = None
@@ -97,12 +97,12 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request of it is being served."""
+        """Whether none of its requests is being served."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether a whole request of it is being served, whose answer the client takes."""
+        """Whether it has a whole request that is being served, and the client reads the answer."""
         return not self.idle and not self.cycle.more_body and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -115,7 +115,7 @@ class Connection(H11Protocol):
             min(strangers, key=lambda c: (c.waits_for_us, c._since)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; the time for a head is not prolonged by it."""
+        """Take what came; that does not extend the time for a head."""
         before = self.cycle
         leftover = self.idle and self.conn.their_state is h11.SEND_BODY
         super().data_received(data)
@@ -146,12 +146,12 @@ class Connection(H11Protocol):
             self._make_room()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close it, and see that it ends."""
+        """Close it, also if the client does not read what is left."""
         super().timeout_keep_alive_handler()
         self._see_it_sent()
 
     def pause_writing(self) -> None:
-        """Let whoever answers wait for the client, which has to take something meanwhile."""
+        """Hold the answer until the client reads on, which it has to in time."""
         super().pause_writing()
         self._see_it_sent()
 
@@ -185,7 +185,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """Close an idle connection of whoever has most of them, when they are too many."""
+        """If too many are idle, close the oldest of the owner who has most of them."""
         idle = [c for c in (self, *self._others()) if c.owner is not None and c.idle]
         if len(idle) > KNOWN_IDLE:
             crowd, _ = Counter(c.owner for c in idle).most_common(1)[0]
@@ -201,7 +201,7 @@ class Connection(H11Protocol):
 
 
 def recognize(scope: Scope, who: str) -> None:
-    """Note that somebody known calls, so that strangers don't take their connection's place."""
+    """Note that an authenticated caller uses the connection: strangers can't displace it now."""
     connection = scope.get("state", {}).get("connection")
     if isinstance(connection, Connection):
         connection.owner = who

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..kernels import Execution, Run
 from .budget import budgeted
-from .own_lines import SESSION, note
+from .own_lines import SESSION, fragment, note
 from .plaintext import plain
 from .printed import PICTURE_TYPES, Layout, TextCache, growing
 
@@ -106,6 +106,7 @@ async def running_page(
     whole = await texts.so_far(execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset])
     rest = max(0, len(whole) - end)
     notes = (
         [follow(rest, execution.session.id, execution.number, end)]
@@ -127,6 +128,7 @@ async def page_of_run(
     whole = await texts.whole(run, execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset])
     rest = max(0, len(whole) - end)
     notes: list[str] = []
     images: list[ImageContent] = []

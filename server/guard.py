@@ -23,10 +23,9 @@ from ..kernels.sessions import LOCAL
 from .connections import recognize
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped
+SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp makes debug texts of each on the loop
 BODY_SECONDS = 60.0  # for a whole body
-SMALL = (
-    65_536  # bytes of a body that counts for nothing: whoever has sent too much can still stop it
-)
+SMALL = 65_536  # bytes of a body that counts for nothing: too large calls can still be stopped
 HELD = 100_000_000  # bytes of larger bodies that the open requests of one principal have together
 AT_ONCE = 200  # open requests of one principal: each stream of events is one
 AT_ONCE_OF_ALL = 300  # beyond that nobody may open more than an equal part of it
@@ -101,21 +100,19 @@ class Guard:
     Args:
         app: what is guarded.
         per_minute: requests of one principal; 0 is no limit.
-        body: bytes of one request's.
-        takes_body: whether anything at a path reads a body.
-        check: tells what is wrong with a body.
+        body_limit: bytes that a body may have, by path; 0 where nothing reads one.
+        check: returns what is wrong with a body; None if nothing is.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         per_minute: int,
-        body: int = BODY_LIMIT,
-        takes_body: Callable[[str], bool] = lambda path: True,
+        body_limit: Callable[[str], int] = lambda path: BODY_LIMIT,
         check: Check = lambda body: None,
     ) -> None:
-        self._app, self._per_minute, self._body = app, per_minute, body
-        self._takes_body, self._check = takes_body, check
+        self._app, self._per_minute = app, per_minute
+        self._body_limit, self._check = body_limit, check
         self._shares: dict[str, Share] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,14 +168,15 @@ class Guard:
         if share.open > most:
             raise Refused(
                 429,
-                f"Too many requests at once: {most} of yours are open."
-                " Try again in 5 s, when some have ended.",
+                f"Too many requests at once: {most} of yours are open, and no more are served."
+                " Nothing was done; try again in 5 s, when some have ended.",
                 5,
             )
 
     async def _read(self, share: Share, scope: Scope, receive: Receive) -> bytes:
         """A request's body, which counts as held while it arrives."""
-        if not self._takes_body(scope["path"]):
+        limit = self._body_limit(scope["path"])
+        if not limit:
             return b""
         mine = 0
 
@@ -189,13 +187,13 @@ class Guard:
             if mine and share.held > HELD:
                 raise Refused(
                     429,
-                    f"Too much at once: your open requests have {HELD / 1e6:g} MB of bodies."
-                    " Nothing was done; try again in 5 s, when some have ended.",
+                    f"Too much at once: the bodies of your open requests may have {HELD / 1e6:g} MB"
+                    " together. Nothing was done; try again in 5 s, when some have ended.",
                     5,
                 )
 
         try:
-            body = await whole_body(scope, receive, self._body, BODY_SECONDS, arrived)
+            body = await whole_body(scope, receive, limit, BODY_SECONDS, arrived)
             # A look at megabytes takes its time, and the loop has others to serve.
             found = (
                 self._check(body)
@@ -254,7 +252,9 @@ async def whole_body(
         ClientDisconnect: the client has gone.
     """
     too_large = Refused(
-        413, f"The request is too large: at most {limit / 1e6:g} MB are taken. Send less."
+        413,
+        f"The request is too large: its body may have at most {limit / 1e6:g} MB."
+        " Nothing was done; send less at once.",
     )
     request = Request(scope, receive)
     declared = request.headers.get("content-length", "0")
@@ -270,7 +270,10 @@ async def whole_body(
                 arrived(len(body))
     except TimeoutError:
         raise Refused(
-            408, f"The request's body took longer than {seconds:g} s. Send it again.", 1
+            408,
+            f"The request's body took longer than {seconds:g} s to arrive. Nothing was done; send"
+            " it again.",
+            1,
         ) from None
     return bytes(body)
 

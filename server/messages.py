@@ -1,7 +1,7 @@
 """JSON-RPC messages as bytes, looked at before anything is made of them.
 
-What a message costs whoever parses and validates it grows with the values in it, far more than
-with its size: a file's content is one value. Knows JSON's punctuation; nothing of MCP's methods.
+What it costs to parse and validate a message grows with the values in it, far more than with its
+size: a file's content is one value. Knows JSON; `lengths.py` knows what may be large in it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import json
 import re
 from typing import Any
 
+from .lengths import NAME, of_message
+
 MOST_VALUES = 10_000  # of calls of our tools the largest have a dozen
 PART = 1_000_000  # bytes looked at in one go: other threads wait for that long
-LARGE = 1_000_000  # bytes of a message whose names are looked at: errors would repeat them
-NAME = 1_000  # characters of a method, an id, a key
-BATCH = re.compile(rb"\s*\[")
+LARGE = 65_536  # bytes of a message that is looked at value by value
+DIGITS = 400  # of a number: a float has no more before its point
+BATCH = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 
 
 def flaw(body: bytes) -> str | None:
-    """Why a body is not worth parsing, in words for whoever has sent it; None if it may be."""
+    """Why a body is not worth parsing, in words for who has sent it; None if it may be."""
+    if b"\0" in body:  # UTF-16 and UTF-32, whose punctuation isn't counted below
+        return "The message is not JSON in UTF-8. Send it in that encoding."
     if BATCH.match(body):
         return (
             "A request has one JSON-RPC message, which is an object: MCP has no batches."
@@ -29,35 +33,57 @@ def flaw(body: bytes) -> str | None:
             f"The message has more than {MOST_VALUES:,} values, which no call needs."
             " Send large content as one text."
         )
-    if len(body) > LARGE and not has_short_names(body):
-        return f"A method, an id and a key have at most {NAME:,} characters. Send less."
-    return None
+    return flaw_of_large(body) if len(body) > LARGE else None
 
 
-def has_short_names(body: bytes) -> bool:
-    """Whether a message is large by its content alone; one that is no JSON is, for all we know."""
+def flaw_of_large(body: bytes) -> str | None:
+    """The same for a message whose errors might repeat what it has, or that is slow to parse."""
     try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
-        return True
+        message = json.loads(
+            body,
+            object_pairs_hook=distinct,
+            parse_int=lambda number: int(short(number)),
+            parse_float=lambda number: float(short(number)),
+        )
+    except Flaw as flawed:
+        return str(flawed)
+    except RecursionError:
+        return "The message has too many objects and arrays inside one another. Send it flat."
+    except ValueError as error:
+        return f"The message is not valid JSON: {error}. Send it whole, as JSON in UTF-8."
     if not isinstance(message, dict):
-        return False
-    names = [message.get("jsonrpc"), message.get("id"), message.get("method"), *keys(message)]
-    return all(not isinstance(name, str) or len(name) <= NAME for name in names)
+        return "A JSON-RPC message is an object. Send one."
+    found = of_message(message)
+    return found and f"Nothing was done: {found}"
 
 
-def keys(value: Any) -> list[str]:
-    """All keys in a value; a parser has seen how deep it is."""
-    found: list[str] = []
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            found += one
-            left += one.values()
-        elif isinstance(one, list):
-            left += one
-    return found
+class Flaw(Exception):
+    """What a parser need not go on for; the text is for the sender."""
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, if every parser understands the same by it.
+
+    Raises:
+        Flaw: it has a key twice, or one that is too long.
+    """
+    made = dict(pairs)
+    if long := next((key for key in made if len(key) > NAME), ""):
+        raise Flaw(f"A key has {len(long):,} characters; it may have {NAME:,}. Send a shorter one.")
+    if len(made) < len(pairs):
+        raise Flaw("An object has the same key twice. Send each key once.")
+    return made
+
+
+def short(number: str) -> str:
+    """A number, if it is soon read: that takes longer by the square of its digits.
+
+    Raises:
+        Flaw: it has too many.
+    """
+    if len(number) > DIGITS:
+        raise Flaw(f"A number has {len(number):,} digits; it may have {DIGITS}. Round it.")
+    return number
 
 
 def has_more_values(body: bytes, most: int) -> bool:

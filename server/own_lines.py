@@ -4,9 +4,14 @@ Everything that the server says about a run has one of these forms. What code pr
 form gets a backslash in front, so that a reader can tell who said it. Knows lines alone.
 """
 
+# ruff: noqa: RUF001 (what looks like other letters is what this is about)
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 from .plaintext import plain
 
@@ -17,23 +22,64 @@ SESSION = "[session_id: "
 NOTE = "[rmi-agent: "
 CUT = "[… "
 
-# What stands unseen or unnoticed between two letters: spaces, joiners, selectors, blank letters.
-_UNSEEN = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0"
-_GAP = rf"[^\S\n]|[{_UNSEEN}]"
-_FORMS = tuple(
-    "".join(form.split()).lower() for form in (STDERR, NOTHING, EXIT, SESSION, NOTE, CUT)
+# Lines are compared by their letters alone, see `letters`: no case, accents or blanks, one dash for
+# several, 0 for a number.
+_FORMS = (
+    "-stderr-",
+    "(nooutput)",
+    "[processexitedwithcode",
+    "[session_id:",
+    "[sessionid:",
+    "[rmi-agent:",
+    "[rmiagent:",
+    "[...0characters",
+    "[...theline",
+    "[...the0lines",
 )
-_INDENT, _SPACE = 40, 4  # as many gaps before a line, and between two of its letters, count
-_LONGEST = _INDENT + max(map(len, _FORMS)) * (_SPACE + 1)  # characters that decide
+_AGAIN = {"-": "-", "0": "0,.'"}  # what adds nothing behind one of these
+_LIKE = {  # what looks like a letter or sign of ours, and Unicode decomposes otherwise
+    ord(other): letter
+    for letter, others in {
+        "a": "аαɑ", "c": "сϲ", "d": "ԁɗ", "e": "еєε", "g": "ɡց", "h": "һհ", "i": "іıɩι", "l": "ӏ",
+        "m": "м", "n": "ոп", "o": "оοօ", "p": "рρ", "r": "гᴦ", "s": "ѕꜱ", "t": "тτ", "u": "սυ",
+        "w": "ԝա", "x": "хχ", "-": "−˗⁃─━", ":": "ː׃∶꞉", "…": "⋯",
+    }.items()
+    for other in others
+}  # fmt: skip
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"
+_BLANK_SIGNS = "\u2800\U0001d159"
+_BLANKS = re.compile(r"[^\S\n]*+")
+_STRETCH = 8, 4096  # characters of a line that are looked at in one go: at first, and at most
 
 
-def _pattern(form: str) -> str:
-    letters = (f"[{re.escape(c)}{re.escape(c.upper())}]" for c in form)
-    return rf"(?:{_GAP}){{0,{_SPACE}}}".join(letters)
+class Node(dict[str, "Node | bool"]):
+    """What the letters of a line have led to, by the next one: True where the line is like ours."""
 
 
-_OURS = re.compile(rf"\n(?=(?:{_GAP}){{0,{_INDENT}}}(?:{'|'.join(map(_pattern, _FORMS))}))")
-_GAPS = re.compile(_GAP)
+def _nodes() -> Node:
+    start = Node()
+    for form in _FORMS:
+        node: Any = start
+        for letter in form[:-1]:
+            behind = node.setdefault(letter, Node())
+            behind.update((same, behind) for same in _AGAIN.get(letter, ""))
+            node = behind
+        node[form[-1]] = True
+    return start
+
+
+def _candidate() -> re.Pattern[str]:
+    """Where lines begin that may be like ours: most aren't, as their first letters tell."""
+    begun = ""
+    for first in sorted(_START):
+        second = "".join(form[1] for form in _FORMS if form[0] == first)
+        begun += rf"\{first}[{re.escape(_AGAIN.get(first, ''))} \t]*+"
+        begun += rf"(?:[{re.escape(second + second.upper())}]|[^\t\n\x20-\x7e]|\Z)|"
+    return re.compile(rf"\n(?=[ \t]*+(?:{begun}[^\w\t\n\x20-\x7e]|[{_BLANK_LETTERS}]|\Z))")
+
+
+_START = _nodes()
+_CANDIDATE = _candidate()
 
 
 class Marker:
@@ -45,39 +91,90 @@ class Marker:
 
     def __init__(self) -> None:
         self.inside = False
-        self._undecided = ""  # the beginning of a line that may become one like ours
+        self._held: list[str] = []  # the beginning of a line that may become one like ours
+        self._node = _START  # where its letters have led to
 
     def feed(self, text: str) -> str:
         """What of the text so far is certain, and was not returned before."""
-        text = self._undecided + text
-        start = text.rfind("\n") + 1
-        last = text[start : start + _LONGEST + 1]
-        self._undecided = ""
-        if (start or not self.inside) and may_become_ours(last):
-            text, self._undecided = text[:start], last
-        return self._marked(text)
+        if not text:
+            return ""
+        made, done = [], 0  # done: characters that are in what is made
+        for begin in self._begins(text):
+            found = compared(self._node, text, begin)
+            if isinstance(found, Node):  # it goes on in the next piece
+                self._node = found
+                made.append(text[done:begin])
+                if begin:
+                    self._held = []
+                self._held.append(text[begin:])
+                return self._returned(made)
+            self._node = _START
+            if found:
+                made += (text[done:begin], "\\")
+                done = begin
+            if not begin:
+                made += self._held
+                self._held = []
+        made.append(text[done:])
+        return self._returned(made)
 
     def end(self) -> str:
         """The rest: nothing more comes."""
-        text, self._undecided = self._undecided, ""
-        return self._marked(text)
+        rest, self._held, self._node = self._held, [], _START
+        return self._returned(rest)
 
-    def _marked(self, text: str) -> str:
-        if not text:
-            return ""
-        text = text if self.inside else f"\n{text}"
-        marked = _OURS.sub(r"\n\\", text)
-        marked = marked if self.inside else marked[1:]
-        self.inside = not text.endswith("\n")
-        return marked
+    def _begins(self, text: str) -> Iterator[int]:
+        """Where lines begin, or what is held goes on, that may be like ours."""
+        if self._held or not self.inside:
+            yield 0
+        yield from (found.end() for found in _CANDIDATE.finditer(text))
+
+    def _returned(self, pieces: list[str]) -> str:
+        text = "".join(pieces)
+        if text:
+            self.inside = not text.endswith("\n")
+        return text
 
 
-def may_become_ours(line: str) -> bool:
-    """Whether a line that has only begun can still become one that looks like ours."""
-    if not line or len(line) > _LONGEST:
-        return False
-    begun = _GAPS.sub("", line).lower()
-    return any(form.startswith(begun) and form != begun for form in _FORMS)
+def compared(node: Node, text: str, start: int) -> Node | bool:
+    """Whether a line looks like ours; a node where the text ends before that is certain.
+
+    Args:
+        node: where what stands before `start` has led to.
+        text: what has the line from `start` on.
+        start: a position.
+    """
+    stretch, most = _STRETCH
+    while start < len(text):
+        for character in text[start : start + stretch]:
+            if character == "\n":
+                return False
+            for letter in letters(character):
+                found = node.get(letter, False)
+                if not isinstance(found, Node):
+                    return found
+                node = found
+        blanks = _BLANKS.match(text, start + stretch)
+        start, stretch = blanks.end() if blanks else len(text), min(2 * stretch, most)
+    return node
+
+
+@lru_cache(maxsize=4096)
+def letters(character: str) -> str:
+    """What a character looks like: letters and signs, small and plain; nothing if it is blank."""
+    made = ""
+    for letter in unicodedata.normalize("NFKD", character.translate(_LIKE)).casefold():
+        letter = letter.translate(_LIKE)
+        category = unicodedata.category(letter)
+        if category[0] in "ZC" or category in ("Mn", "Me"):
+            continue
+        if letter in _BLANK_LETTERS + _BLANK_SIGNS:
+            continue
+        if category == "Ps" and letter not in "([{":
+            letter = "["
+        made += {"Pd": "-", "Pc": "_", "Nd": "0"}.get(category, letter)
+    is_letter = character.isalnum() and character not in _BLANK_LETTERS
+    return made or (character if is_letter else "")  # some letters are accents on a blank
 
 
 def marked(text: str) -> str:
@@ -89,6 +186,19 @@ def marked(text: str) -> str:
 def printed(text: str) -> str:
     """A whole text of the code's own as a reader may have it: plain and marked."""
     return marked(plain(text))
+
+
+def fragment(text: str, before: str) -> str:
+    """A stretch of a marked text: where it begins inside a line, as if a line began there.
+
+    Args:
+        text: the stretch.
+        before: the character before it; empty if there is none.
+    """
+    if before in ("", "\n"):
+        return text
+    line, newline, rest = text.partition("\n")
+    return f"{marked(line)}{newline}{rest}"
 
 
 def note(text: str) -> str:

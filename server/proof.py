@@ -91,7 +91,9 @@ class Identity:
             proof = proof_of(self._token, nonce, f"{host}:{port}", self.start)
             response = JSONResponse({"start": self.start, "proof": proof})
         else:
-            response = JSONResponse({"error": "nonce: 64 hexadecimal digits"}, 400)
+            response = JSONResponse(
+                {"error": "The nonce is missing or invalid. Send 64 hexadecimal digits."}, 400
+            )
         await response(scope, receive, send)
 
 

@@ -25,12 +25,14 @@ from ..kernels.replay import Recorded, recorded
 from ..kernels.resume import Again, Resume
 from . import beneath
 from .calls import Refusal, failures_as_refusals, may_read, principal
+from .messages import has_more_values
 from .own_lines import SESSION
 from .plaintext import plain
 from .settings import Settings
 
 MOST = 200_000_000  # bytes of a notebook
 SHOWN = 20  # cells whose differences are shown
+MOST_VALUES = 300_000  # of one that comes with the call
 LOOK_EVERY = 0.5  # seconds between two looks at how far it has come
 
 
@@ -98,6 +100,7 @@ class Resuming:
     ) -> Resume:
         if content:
             name, text = Path(named).name or "notebook", content
+            await asyncio.to_thread(check_values, text, name)
         else:
             path = self._path(named)
             name, text = path.name, await asyncio.to_thread(self._text, path)
@@ -162,6 +165,19 @@ def unknown(named: str) -> Refusal:
         f"There is no notebook {Path(named).name!r} on record. The results of a session's runs name"
         " its notebook; its file name is enough."
     )
+
+
+def check_values(text: str, name: str) -> None:
+    """Other calls wait while a parser makes values, hence not too many of them.
+
+    Raises:
+        Refusal: it has too many.
+    """
+    if has_more_values(text.encode("utf-8", "replace"), MOST_VALUES):
+        raise Refusal(
+            f"{name} has more than {MOST_VALUES:,} values, too many for one call."
+            " Clear its outputs, or put it into the notebooks folder and name it there."
+        )
 
 
 def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:

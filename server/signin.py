@@ -107,18 +107,19 @@ class SignInPage:
         if one is None or not same(given.get("csrf", ""), one.csrf):
             return gone()
         if given.get("answer") == "allow":
-            return await self._try(one, given.get("token", "").strip())
+            address = guesses.address_of(request)
+            return await self._try(one, given.get("token", "").strip(), address)
         del self._pending[one.id]
         return pages.back(self._deny(one), origin(one), allowed=False)
 
-    async def _try(self, one: Pending, token: str) -> Response:
-        if wait := self._wrong.wait():
+    async def _try(self, one: Pending, token: str, address: str) -> Response:
+        if wait := self._wrong.wait(address):
             closed = pages.sign_in(self._asked(one), guesses.shut(wait), 429)
             closed.headers["Retry-After"] = f"{math.ceil(wait)}"
             return closed
         found = await self._tokens.verify_token(token)
         if found is None:
-            self._wrong.add()
+            self._wrong.add(address)
             one.tries -= 1
             if not one.tries:
                 self._pending.pop(one.id, None)
@@ -151,7 +152,7 @@ class SignInPage:
 
 
 def gone() -> Response:
-    """One answer, whatever was wrong: nothing is told of sign-ins of other browsers."""
+    """One answer, whatever was wrong: other browsers' sign-ins stay secret."""
     return pages.failure(
         "It has expired, was answered before, or was begun in another browser."
         " Go back to the client and begin again."

@@ -1,7 +1,7 @@
-"""What callers may ask whom nobody knows: small requests, with one share for all of them together.
+"""Requests of unauthenticated callers: small ones, with one allowance for all callers together.
 
-Those who dawdle wait for themselves alone: a request that comes whole is served at once.
-Knows HTTP; nothing of what is asked.
+A slow sender delays nobody else: a request that arrives whole is served at once.
+Knows HTTP; nothing of what is requested.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ BODIES = 32  # that arrive at the same time; the oldest is given up for one more
 
 
 class Waiting:
-    """Bodies that strangers are sending, all of them: a few at a time, and each for a short while.
+    """The bodies that unauthenticated callers are sending: a few at a time, each for a short while.
 
-    One that is whole already waits for nobody, so however many dawdle, it comes through.
+    A body that has arrived waits for no other, however many slow senders there are.
     """
 
     def __init__(self, most: int = BODIES) -> None:
@@ -32,15 +32,15 @@ class Waiting:
 
     @property
     def number(self) -> int:
-        """How many there are."""
+        """How many are arriving."""
         return len(self._open)
 
     @contextlib.asynccontextmanager
     async def arriving(self) -> AsyncIterator[None]:
-        """The time in which a body arrives; it ends sooner where newer ones need the place.
+        """The time in which a body has to arrive; it ends sooner if newer ones need the place.
 
         Raises:
-            TimeoutError: it has not arrived.
+            TimeoutError: it did not arrive.
         """
         while len(self._open) >= self._most:
             oldest = self._open.pop(next(iter(self._open)))
@@ -55,14 +55,14 @@ class Waiting:
 
 
 class Door:
-    """ASGI middleware before what is asked without being known: one allowance for all together.
+    """ASGI middleware for paths without authentication: one allowance for all callers together.
 
     Args:
-        app: what everybody may ask.
-        per_minute: requests of everybody.
-        waiting: the bodies that arrive, here and at other doors.
-        body: bytes of one request's; 0 if nothing here reads one.
-        values: that a body may have where it is JSON: each may cost an error of its own.
+        app: serves those paths.
+        per_minute: requests of all callers together.
+        waiting: the bodies that are arriving, here and at other doors.
+        body: bytes that a request's body may have; 0 if nothing here reads one.
+        values: values that a JSON body may have, since each may cost an error of its own.
     """
 
     def __init__(
@@ -95,8 +95,15 @@ class Door:
                 body = await whole_body(scope, receive, self._body, None)
         except TimeoutError:
             raise Refused(
-                408, "The request's body was not sent in time. Send it again.", 1
+                408,
+                f"The request's body did not arrive within {SECONDS:g} s, or too many others were"
+                " arriving. Nothing was done; send it again.",
+                1,
             ) from None
         if self._values is not None and has_more_values(body, self._values):
-            raise Refused(400, f"The request has more than {self._values} values. Send fewer.")
+            raise Refused(
+                400,
+                f"The request's JSON has more than {self._values} values. Nothing was done; send"
+                " fewer.",
+            )
         return body

@@ -36,7 +36,6 @@ from .settings import Settings
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
 LISTED = 1000  # files
-LONGEST_CELL = 2_000_000  # characters
 START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
 
 SessionId = Annotated[
@@ -147,11 +146,6 @@ class Tools:
         with failures_as_refusals():
             if (asked := self._asked_before(ctx)) is not None:
                 return await self._follow(asked, ctx)
-            if len(code) > LONGEST_CELL:
-                raise Refusal(
-                    f"Error: the code has {len(code):,} characters; a cell may have"
-                    f" {LONGEST_CELL:,}. Write a file with write_python_file and run that."
-                )
             async with self._session(session_id) as session:
                 execution = session.submit_cell(code, timeout)
             return await self._follow(self._told(execution), ctx)
@@ -408,7 +402,10 @@ class Tools:
         return listing(lines or [nothing], {"files": rows, "total": len(found)})
 
     async def read_python_file(self, file_name: FileName) -> str:
-        """Read a Python file of the projects folder, to see or fix what run_python runs."""
+        """Read a Python file of the projects folder, to see or fix what run_python runs.
+
+        Returns the file's text as it is: nothing in it is the server's own.
+        """
         with failures_as_refusals():
             return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
 

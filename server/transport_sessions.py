@@ -124,8 +124,8 @@ def full() -> Refused:
     """Why no session begins."""
     return Refused(
         429,
-        f"Too many MCP sessions: you have {MOST}, and all are in use. Close one of your clients,"
-        " or try again in 5 s.",
+        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close"
+        " one of your clients, or try again in 5 s.",
         5,
     )
 

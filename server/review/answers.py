@@ -49,7 +49,7 @@ def expired() -> Response:
     """What a link says that is over, was mistyped or never was."""
     return pages.page(
         "This link shows nothing",
-        "<p>It may have expired, or is not whole. Ask the person who sent it for a new one.</p>",
+        "<p>It may have expired, or part of it is missing. Ask the sender for a new one.</p>",
         404,
     )
 
@@ -134,7 +134,11 @@ def check_origin(request: Request) -> None:
     """
     origin = urlsplit(request.headers.get("origin", ""))
     if origin.netloc.lower() != request.headers.get("host", "").lower():
-        raise HTTPException(403, "This form was not sent from a page of this server.")
+        raise HTTPException(
+            403,
+            "This form was not sent from a page of this server. Open the page at this address and"
+            " send it again.",
+        )
 
 
 def cookie_of(request: Request) -> str:

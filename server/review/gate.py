@@ -72,7 +72,7 @@ class Gate:
         self._access, waiting = access, waiting or Waiting()
         signs = access if isinstance(access, ByToken | ByFirstLink) else None
         app: ASGIApp = GZipMiddleware(Pages(index, signs, sessions).app(), 2_000, 4)
-        self._known = Guard(app, OFTEN, FORM_LIMIT)
+        self._known = Guard(app, OFTEN, lambda path: FORM_LIMIT)
         self._strangers = Door(app, STRANGERS, waiting, FORM_LIMIT)
         self._refused = Door(self._refusal, STRANGERS, waiting, 0)
 

@@ -43,13 +43,14 @@ class SignIn:
         leads_to = local(given.get("next", "/"))
         if not isinstance(self._access, ByToken):
             gone()
-        if wait := self._wrong.wait():
+        address = guesses.address_of(request)
+        if wait := self._wrong.wait(address):
             answer = sign_in(leads_to, guesses.shut(wait), 429)
             answer.headers["Retry-After"] = f"{math.ceil(wait)}"
             return answer
         cookie = await self._access.cookie(given.get("token", "").strip())
         if cookie is None:
-            self._wrong.add()
+            self._wrong.add(address)
             await asyncio.sleep(guesses.SLOW)
             return sign_in(leads_to, guesses.WRONG_TOKEN, 403)
         answer = RedirectResponse(leads_to, 303)

@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
 import pytest
-from rmi_agent.server import messages
+from fastmcp import Client
+from mcp import MCPError
+from rmi_agent.server import App, load, messages
 from rmi_agent.server.guard import BODY_LIMIT, HELD, SMALL, Guard
-from rmi_agent.server.messages import MOST_VALUES, flaw, has_more_values
+from rmi_agent.server.messages import LARGE, MOST_VALUES, flaw, has_more_values
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, bearer, served
 from tests.server.conftest import fill
@@ -77,6 +80,25 @@ BODIES = {
     "an argument's name": lambda: call(b'{"' + b"k" * SIZE + b'":1}'),
     "lone surrogates": lambda: call(b'{"session_id":"' + b"\\ud800" * (SIZE // 6) + b'"}'),
     "backslashes": lambda: call(b'{"session_id":"' + b"\\\\" * (SIZE // 2) + b'"}'),
+}
+
+
+TEXT = b'"' + b"a" * SIZE + b'"'
+BODIES |= {
+    "a session's id": lambda: call(b'{"code":"1","session_id":' + TEXT + b"}"),
+    "an unknown argument": lambda: call(b'{"code":"1","other":' + TEXT + b"}"),
+    "a cell": lambda: call(b'{"code":' + TEXT + b"}"),
+    "a cell of escapes": lambda: call(b'{"code":"' + b"\\u00e9" * (SIZE // 6) + b'"}'),
+    "a text in arrays": lambda: call(b'{"code":' + b"[" * 100 + TEXT + b"]" * 100 + b"}"),
+    "arrays in arrays": lambda: call(b'{"code":' + b"[" * 9_000 + TEXT + b"]" * 9_000 + b"}"),
+    "long integers": lambda: call(b'{"code":[' + b",".join([b"1" * 4_000] * 5_900) + b"]}"),
+    "a long float": lambda: call(b'{"code":1.' + b"1" * SIZE + b"}"),
+    "a key twice": lambda: call(b'{"session_id":' + TEXT + b',"session_id":"x","code":"1"}'),
+    "params": lambda: b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + TEXT + b"}",
+    "an answer": lambda: b'{"jsonrpc":"2.0","id":1,"result":{"content":' + TEXT + b"}}",
+    "half of a message": lambda: call(b'{"code":' + TEXT),
+    # In UTF-16, this letter has a byte like a quotation mark.
+    "numbers in UTF-16": lambda: ('{"\u0122":[' + "1," * (SIZE // 4) + "1]}").encode("utf-16"),
 }
 
 
@@ -282,7 +304,12 @@ def test_punctuation_in_texts_is_not_counted(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_files_content_is_one_value(content: str) -> None:
     for ascii_only in (True, False):
         arguments = {"file_name": "a.py", "content": content}
-        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments}
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"arguments": arguments},
+        }
         assert flaw(json.dumps(message, ensure_ascii=ascii_only).encode()) is None
 
 
@@ -291,7 +318,7 @@ def test_what_is_no_message_is_left_to_who_parses_it(body: bytes) -> None:
     assert flaw(body) is None
 
 
-@pytest.mark.parametrize("body", [b"[]", b" \r\n\t[{}]", b"[", b"[" * 10])
+@pytest.mark.parametrize("body", [b"[]", b" \r\n\t[{}]", b"[", b"[" * 10, b"\xef\xbb\xbf[1]"])
 def test_an_array_is_a_batch(body: bytes) -> None:
     assert "no batches" in (flaw(body) or "")
 
@@ -300,3 +327,100 @@ def test_many_values_are_refused_however_they_are_spaced() -> None:
     for unit in (b"{},", b"{} ,\n", b'"\\\\" ,', b"[[]],"):
         body = b'{"params":[' + unit * (MOST_VALUES + 1) + b"0]}"
         assert "more than 10,000 values" in (flaw(body) or "")
+
+
+# -- what is long in a message
+
+
+def large(method: str = "tools/call", **params: Any) -> str | None:
+    """The flaw of a message that is large enough to be looked at value by value."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return flaw(json.dumps(message).encode() + b" " * LARGE)
+
+
+@pytest.mark.parametrize("key", ["session_id", "file_name", "notebook"])
+def test_a_name_has_a_thousand_characters(key: str) -> None:
+    assert large(arguments={key: "a" * 1_000}) is None
+    assert large(arguments={key: "a" * 1_001}) == (
+        f"Nothing was done: {key} has 1,001 characters; it may have 1,000."
+        " Only code, content, stdin and args may be longer."
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"arguments": {"other": "a" * 10_001}},
+        {"arguments": {"code": ["a" * 10_001]}},
+        {"arguments": {"args": [["a" * 10_001]]}},
+        {"arguments": {"args": "a" * 10_001}},
+        {"arguments": "a" * 10_001},
+        {"arguments": ["a" * 10_001]},
+        {"code": "a" * 10_001},
+        {"_meta": {"x": [{"y": "a" * 10_001}]}},
+        {"name": "a" * 1_001},
+        {"inputResponses": {"x": {"content": {"value": "a" * 1_000_001}}}},
+    ],
+)
+def test_a_text_that_is_no_content_is_short(params: dict[str, Any]) -> None:
+    assert "Nothing was done: " in (large(**params) or "")
+    assert large("prompts/get", **params)
+
+
+def test_what_is_run_written_or_typed_may_be_long() -> None:
+    for arguments in (
+        {"code": "a" * 2_000_000},
+        {"content": "a" * 20_000_000, "file_name": "a.py"},
+        {"stdin": "a" * 20_000_000, "args": ["a" * 1_000_000] * 2},
+        {"args": 5, "code": None, "content": 1.5},
+    ):
+        assert large(arguments=arguments) is None
+    answers = {"x": {"action": "accept", "content": {"value": "a" * 1_000_000}}}
+    assert large(name="run_cell", inputResponses=answers) is None
+    assert "a cell may have 2,000,000" in (large(arguments={"code": "a" * 2_000_001}) or "")
+    assert "a command line" in (large(arguments={"args": ["a" * 1_000_001] * 2}) or "")
+    assert large("completion/complete", arguments={"code": "a" * 10_001})
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (b'"k":1,"k":2', "the same key twice"),
+        (b'"k":' + b"1" * 401, "401 digits"),
+        (b'"k":[-1.' + b"1" * 401 + b"e5]", "digits"),
+        (b'"' + b"k" * 1_001 + b'":1', "A key has 1,001 characters"),
+        (b'"k":' + b"[" * 5_000 + b"]" * 5_000, "inside one another"),
+        (b'"k":"\xff"', "not valid JSON"),
+        (b'"k":', "not valid JSON"),
+        (b'"k\0":1', "not JSON in UTF-8"),
+    ],
+)
+def test_what_readers_stumble_over_is_refused_in_words(part: bytes, said: str) -> None:
+    assert said in (flaw(b'{"jsonrpc":"2.0","id":1,' + part + b"}" + b" " * LARGE) or "")
+
+
+async def test_long_texts_are_refused_without_http_as_well(tmp_path: Path) -> None:
+    app = App(load(python_projects_dir=fill(tmp_path)))
+    async with Client(app.mcp) as client:
+        for tool, key in (
+            ("run_cell", "session_id"),
+            ("read_python_file", "file_name"),
+            ("resume_session", "notebook"),
+            ("interrupt_session", "session_id"),
+        ):
+            given = {"code": "1"} if tool == "run_cell" else {}
+            result = await client.call_tool_mcp(tool, {**given, key: "a" * 1_001})
+            assert result.is_error
+            assert result.content[0].text == (
+                f"Error: {key} has 1,001 characters; it may have 1,000."
+                " Only code, content, stdin and args may be longer."
+            )
+        result = await client.call_tool_mcp("run_cell", {"code": "#" * 2_000_001})
+        assert "Error: the code has 2,000,001 characters" in result.content[0].text
+        with pytest.raises(MCPError, match="uri has 1,0"):
+            await client.read_resource("notebook://" + "a" * 1_000)
+        with pytest.raises(MCPError, match="file_name has 1,001"):
+            await client.get_prompt("fix_script", {"file_name": "a" * 1_001})
+        many = '{"cells":[' + "1," * 300_000 + "1]}"
+        result = await client.call_tool_mcp("resume_session", {"notebook": "x", "content": many})
+        assert "x has more than 300,000 values" in result.content[0].text

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
 from rmi_agent.server import guesses, oauth, oauth_store, signin
+from starlette.requests import Request
 
-from tests.security.oauth import ALICE, BACK, BOB, URL, Page, Signing
+from tests.security.conftest import served
+from tests.security.oauth import ALICE, BACK, BOB, URL, USERS, Page, Signing
+from tests.server.conftest import fill
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 
@@ -402,8 +406,60 @@ async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
     # Who has a token and can send it as a header is not kept out by guessing.
     assert await signing.lets_in(ALICE)
     later = time.monotonic() + guesses.WRONG_SECONDS + 1
-    monkeypatch.setattr(signin.time, "monotonic", lambda: later)
+    monkeypatch.setattr(guesses.time, "monotonic", lambda: later)
     assert Page((await signing.http.answer(await opened(signing), ALICE)).text).leads_to
+
+
+def test_wrong_tokens_shut_a_page_for_one_address_and_many_of_them_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(guesses.time, "monotonic", lambda: now)
+    wrong = guesses.WrongTokens()
+    for _ in range(guesses.WRONG):
+        assert not wrong.wait("a")
+        wrong.add("a")
+    assert wrong.wait("a") == guesses.WRONG_SECONDS
+    assert not wrong.wait("b")
+    now += 10
+    for number in range(guesses.WRONG_OF_ALL - guesses.WRONG):
+        assert not wrong.wait("b")
+        wrong.add(str(number))
+    assert wrong.wait("b") == guesses.WRONG_SECONDS - 10
+    now += guesses.WRONG_SECONDS - 10
+    assert not wrong.wait("a") and not wrong.wait("b")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("/run/a.sock", "/run/a.sock"),
+        (None, ""),
+    ],
+)
+def test_a_whole_network_of_ipv6_is_one_address(host: str | None, address: str) -> None:
+    client = (host, 1) if host is not None else None
+    assert guesses.address_of(Request({"type": "http", "client": client})) == address
+
+
+async def test_a_stranger_elsewhere_does_not_shut_the_owner_out(tmp_path: Path) -> None:
+    slow = "from rmi_agent.server import guesses\nguesses.SLOW = 0.0"
+    (tmp_path / "p").mkdir()
+    with served(fill(tmp_path / "p"), before=slow, RMI_AGENT_TOKENS=USERS) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
+
+            async def sign_in(token: str, *forwarded: str) -> int:
+                headers = {"Origin": server.url, "X-Forwarded-For": ", ".join(forwarded)}
+                form = {"token": token}
+                return (await http.post("/review/sign-in", data=form, headers=headers)).status_code
+
+            for number in range(guesses.WRONG):  # what a caller puts there itself does not count
+                assert await sign_in("x", f"203.0.113.{number}", "198.51.100.1") == 403
+            assert await sign_in(ALICE, "198.51.100.1") == 429
+            assert await sign_in(ALICE, "198.51.100.2") == 303
 
 
 async def test_a_wrong_token_takes_its_time(

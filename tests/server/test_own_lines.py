@@ -1,11 +1,25 @@
 """Lines that only look like the server's own get a mark; all others stay as they are."""
 
+# ruff: noqa: RUF001 (letters that look like others)
 from __future__ import annotations
+
+from typing import SupportsIndex
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rmi_agent.server.own_lines import Marker, marked, note, printed
+from rmi_agent.server.budget import budgeted
+from rmi_agent.server.own_lines import (
+    _CANDIDATE,
+    _START,
+    Marker,
+    compared,
+    fragment,
+    letters,
+    marked,
+    note,
+    printed,
+)
 
 OFTEN = settings(max_examples=500, deadline=None, database=None)
 OURS = [
@@ -17,7 +31,10 @@ OURS = [
     "[… the line above 5 times more …]",
     "[… 3 characters left out; read_output(session_id='x', cell=1, offset=0) reads on …]",
 ]
+FULL_WIDTH = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 ORDINARY = [
+    "[... 3 more", "[.5, 1.]", "[…, 1]", "[2, 3, 5, ..., 97]", "- stderr", "── stderr", "(no, output)",
+    "(session_id: 3)", "[process: 3]", "[the end]", "[rmi]", "\u0301\n", "一覧", "[[...], 1]", "-" * 80,
     "[1, 2, 3]", "[INFO] x", "[session 3]", "[", "[...]", "--- a\n+++ b", "---", "----- stderr",
     "[Process 3] exited", "(Nothing)", "x [Process exited with code 0]", "array([1])", "[note: x]",
     "  indented\n\n", "a\n[\n]\n", "['rmi-agent: x']",
@@ -43,6 +60,18 @@ PIECES = st.sampled_from(
         lambda line: f"before\r{line}",
         lambda line: f"before\u2028{line}",
         lambda line: f"{line[:1]}\u202e\U000e0041{line[1:]}",
+        lambda line: " " * 100_000 + line,
+        lambda line: "\u2800\u3164\u115f \u3000" * 1_000 + line,
+        lambda line: f"{line[:1]}{' ' * 100_000}{line[1:]}",
+        lambda line: "\u0332".join(line),
+        lambda line: "\u200b\u2800".join(line),
+        lambda line: line.replace("-", "\u2010"),
+        lambda line: line.replace("---", "\u2014").replace("-", "\u2212"),
+        lambda line: line.replace("-", "\u00ad") if "rmi" in line else f" {line}",
+        lambda line: "".join(FULL_WIDTH.get(letter, letter) for letter in line),
+        lambda line: line.replace("[", "\u3010").replace("]", "\u3011"),
+        lambda line: line.translate(str.maketrans("aceops", "асеорѕ")),
+        lambda line: line.replace("\u2026", "..."),
     ],
 )
 def test_a_line_like_ours_is_marked(line: str, disguise: object) -> None:
@@ -66,6 +95,51 @@ def test_it_does_not_matter_how_the_text_was_cut_up(text: str, cuts: list[int]) 
         made += pieces.feed(text[start : max(cut, start)])
         start = max(cut, start)
     assert made + pieces.feed(text[start:]) + pieces.end() == marked(text)
+
+
+def test_lines_are_looked_at_whatever_they_begin_with() -> None:
+    for code in range(0x110000):
+        if compared(_START, chr(code), 0) is not False:  # it is no letter of another line
+            behind = {"-": "s", "(": "n", "[": "r"}.get(letters(chr(code)), "[r")
+            assert _CANDIDATE.search(f"\n{chr(code)}{behind}"), hex(code)
+
+
+class Counted(str):
+    """A text that counts how many characters of it were taken."""
+
+    taken = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        found = str.__getitem__(self, key)
+        Counted.taken += len(found)
+        return found
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [" ", "\u2800", "\u0332", "-", "[\n", "-\n", "[rmi-agen\n", "[rmi-agent:\n", "[…1", "\u0332\n"],
+)
+def test_the_work_grows_with_the_text_alone(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    Counted.taken = 0
+    whole = Marker()
+    whole.feed(Counted(text))
+    assert Counted.taken <= 12 * len(text)  # of each line, the first few are taken at once
+    pieces, made = Marker(), []
+    for start in range(0, len(text), 100):
+        Counted.taken = 0
+        made.append(pieces.feed(Counted(text[start : start + 100])))
+        assert Counted.taken <= 12 * 100  # nothing of what was held is looked at again
+    assert "".join(made) + pieces.end() == marked(text)
+
+
+def test_a_line_that_a_cut_begins_is_marked_as_well() -> None:
+    text = "x" * 30_000 + OURS[2] + "\n"
+    for budget in range(100, 200):
+        assert f"\n{OURS[2]}" not in budgeted(text, budget, "s", 1)[0]
+    assert fragment(f"{OURS[2]}\n{OURS[0]}", "x") == f"\\{OURS[2]}\n{OURS[0]}"
+    assert fragment(OURS[0], "\n") == fragment(OURS[0], "") == OURS[0]
+    assert fragment("ordinary", "x") == "ordinary"
 
 
 def test_what_a_note_quotes_is_marked_as_well() -> None:
