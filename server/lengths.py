@@ -24,6 +24,7 @@ TEXT = 10_000  # of any other text
 TYPED = 1_000_000  # of what a person has answered
 CELL = 2_000_000
 COMMAND_LINE = 2_000_000  # all arguments together: Linux has about as much
+ARGUMENTS = 100  # of a call: each unknown one has lines of its own in the error
 NAMES = (
     "jsonrpc", "id", "method", "name", "uri", "session_id", "file_name", "notebook",
     "progressToken", "requestId",
@@ -90,6 +91,11 @@ def of_message(message: dict[str, Any]) -> str | None:
 
 def of_call(arguments: dict[str, Any]) -> str | None:
     """The same for the arguments of a tool."""
+    if len(arguments) > ARGUMENTS:
+        return (
+            f"the call has {len(arguments):,} arguments; it may have {ARGUMENTS}."
+            " Send only those of the tool."
+        )
     code, args = arguments.get("code"), arguments.get("args")
     if isinstance(code, str) and len(code) > CELL:
         return (

@@ -380,6 +380,8 @@ def test_what_is_run_written_or_typed_may_be_long() -> None:
     assert "a cell may have 2,000,000" in (large(arguments={"code": "a" * 2_000_001}) or "")
     assert "a command line" in (large(arguments={"args": ["a" * 1_000_001] * 2}) or "")
     assert large("completion/complete", arguments={"code": "a" * 10_001})
+    many = {str(number): 1 for number in range(101)}
+    assert "the call has 101 arguments" in (large(arguments=many) or "")
 
 
 @pytest.mark.parametrize(
