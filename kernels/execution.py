@@ -10,18 +10,15 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from .kernel import Kernel
-from .outputs import Outputs
+from .outputs import Displays, Outputs
 from .question import Question
 from .reply import Reply, Script, State
-
-if TYPE_CHECKING:
-    from .session import Session
 
 
 @dataclass(frozen=True)
@@ -50,17 +47,34 @@ class Run:
 
 
 class Execution:
-    """A run that was accepted: queued, going on, or over (`task` is done)."""
+    """A run that was accepted: queued, going on, or over (`task` is done).
+
+    Args:
+        session_id: its session's.
+        number: its place there, from 1.
+        source: its code, unless it has a cell already.
+        title: names the notebook that it is the first of.
+        displays: the session's outputs that can be updated.
+        output_limit: bytes after which it is interrupted; 0 is no limit.
+        cell: the one it is, if another copy of the server has begun it.
+
+    Attributes:
+        notebook: where it is recorded; None until its session has a notebook.
+        handed_over: taken out of the queue here to go on in another copy of the server.
+    """
 
     def __init__(
         self,
-        session: Session,
+        session_id: str,
         number: int,
         source: str,
         title: str,
+        *,
+        displays: Displays,
+        output_limit: int,
         cell: NotebookNode | None = None,
     ) -> None:
-        self.session = session
+        self.session_id = session_id
         self.number = number
         self.title = title
         self.cell = new_code_cell(source) if cell is None else cell
@@ -68,9 +82,11 @@ class Execution:
         self.finished: float | None = None
         self.until = 0.0  # when its time limit ends, in seconds since 1970; 0 is never
         self.script: Script | None = None
-        limit = session.config.output_limit
-        self.outputs = Outputs(self.cell, session.displays, limit, self._over_limit)
+        self.notebook: Path | None = None
+        self.handed_over = False
+        self.outputs = Outputs(self.cell, displays, output_limit, self._over_limit)
         self.task: asyncio.Task[Run]
+        self._output_limit = output_limit
         self.asked = 0  # questions of this run so far
         self._question: Question | None = None
         self._kernel: Kernel | None = None
@@ -109,7 +125,7 @@ class Execution:
         return bool(done)
 
     def _over_limit(self) -> None:
-        self.interrupt(f"printed more than OUTPUT_LIMIT ({self.session.config.output_limit:,})")
+        self.interrupt(f"printed more than OUTPUT_LIMIT ({self._output_limit:,})")
 
     def _ask(self, question: Question) -> None:
         self.asked += 1

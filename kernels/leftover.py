@@ -9,26 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from nbformat import NotebookNode
 
 from .errors import KernelError
 from .execution import Execution
 from .kernel import GRACE, Kernel
+from .outputs import Displays
 from .reply import Reply, Status
-
-if TYPE_CHECKING:
-    from .session import Session
 
 
 class LeftOver(Execution):
     """Such a run; it is over once its kernel answers somebody else.
 
     Args:
-        session: the one that it belongs to, which this copy has now.
+        session_id: that of the session that it belongs to, which this copy has now.
         number: its own there.
         cell: as it is on record.
+        displays: the session's outputs that can be updated.
+        until: when its time limit ends, in seconds since 1970; 0 is never.
         attaching: gives the kernel, once that has come to the run's end.
         interrupt: does what the stop button does.
         kill: ends the kernel.
@@ -36,14 +35,20 @@ class LeftOver(Execution):
 
     def __init__(
         self,
-        session: Session,
+        session_id: str,
         number: int,
         cell: NotebookNode,
+        displays: Displays,
+        until: float,
         attaching: asyncio.Task[Kernel],
         interrupt: Callable[[], Awaitable[None]],
         kill: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(session, number, cell.source, cell.source, cell)
+        source = cell.source
+        super().__init__(
+            session_id, number, source, source, displays=displays, output_limit=0, cell=cell
+        )
+        self.until = until
         self.attaching = attaching
         self._interrupt_it, self._kill_it = interrupt, kill
         self._wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -55,9 +60,9 @@ class LeftOver(Execution):
         self._wanted.set_result(why)
         return True
 
-    async def end(self, until: float) -> Reply:
-        """Wait for its end, which is brought about at `until` (seconds since 1970; 0 is never)."""
-        limit = max(0.0, until - time.time()) if until else None
+    async def end(self) -> tuple[Reply, Kernel | None]:
+        """Wait for its end, or bring it about at its time limit; also its kernel, if that lives."""
+        limit = max(0.0, self.until - time.time()) if self.until else None
         try:
             events: list[asyncio.Future[object]] = [self.attaching, self._wanted]  # type: ignore[list-item]
             await asyncio.wait(events, timeout=limit, return_when="FIRST_COMPLETED")
@@ -69,7 +74,7 @@ class LeftOver(Execution):
         finally:
             self.attaching.cancel()  # nothing, once it is done
 
-    async def _stop(self, steps: list[str], status: Status) -> Reply:
+    async def _stop(self, steps: list[str], status: Status) -> tuple[Reply, Kernel | None]:
         for words in ("interrupted", "interrupted again"):
             steps.append(words)
             await self._interrupt_it()
@@ -78,11 +83,11 @@ class LeftOver(Execution):
                 return self._came_to(status, tuple(steps))
         steps.append("killed, since it ignored the interrupts")
         await self._kill_it()
-        return Reply(status, state="lost", steps=tuple(steps))
+        return Reply(status, state="lost", steps=tuple(steps)), None
 
-    def _came_to(self, status: Status, steps: tuple[str, ...]) -> Reply:
+    def _came_to(self, status: Status, steps: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
         try:
-            self.attaching.result()
+            kernel = self.attaching.result()
         except KernelError as error:
-            return Reply("dead", state="lost", steps=steps, notes=(str(error),))
-        return Reply(status, steps=steps)
+            return Reply("dead", state="lost", steps=steps, notes=(str(error),)), None
+        return Reply(status, steps=steps), kernel

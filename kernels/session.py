@@ -23,7 +23,6 @@ from .address import RemoteKernel
 from .errors import KernelError, reason
 from .execution import Execution, Run
 from .kernel import Kernel
-from .leftover import LeftOver
 from .outputs import Displays
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
@@ -33,7 +32,6 @@ from .tracing import short, traced
 
 if TYPE_CHECKING:
     from .process import KernelProcess
-    from .resume import Resume
     from .server_kernel import ServerKernel
 
 log = logging.getLogger(__name__)
@@ -122,7 +120,6 @@ class Session:
         self.last_used = time.monotonic()
         self.count = 0 if begun is None else begun.count
         self.closed = False
-        self.released = False  # closed here, and open for other copies of the server
         self.kernel: Kernel | None = kernel  # None once it has died
         self.supervisor = supervisor
         self._unfinished: dict[int, Execution] = {}  # by number: queued, or going on
@@ -141,7 +138,6 @@ class Session:
                 config.notebooks, notebook_metadata(session_id, principal, kernel), config.copy
             )
         )
-        self.resume: Resume | None = None  # the record that it goes through before anything else
         self._signing: asyncio.TimerHandle | None = None
 
     # -- what it is doing
@@ -230,7 +226,15 @@ class Session:
                 " restart_session to drop them all."
             )
         self.count += 1
-        execution = Execution(self, self.count, source, title)
+        execution = Execution(
+            self.id,
+            self.count,
+            source,
+            title,
+            displays=self.displays,
+            output_limit=self.config.output_limit,
+        )
+        execution.notebook = self.recorder.path
         execution.script = script
         if script is not None:
             execution.cell.metadata["rmi_agent"] = NotebookNode(
@@ -287,7 +291,7 @@ class Session:
         execution.started = time.monotonic()
         execution.until = time.time() + timeout if timeout else 0.0
         execution.outputs.timing("iopub.execute_input", now())
-        self.recorder.start(execution.cell, execution.title)
+        self._record_start(execution)
         self._changed(self)
         with traced(self.id, execution.number) as trace:
             reply = await execution.run(kernel, timeout or None)
@@ -318,6 +322,11 @@ class Session:
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel = kernel
         return kernel
+
+    def _record_start(self, execution: Execution) -> None:
+        self.recorder.start(execution.cell, execution.title)
+        for each in self.unfinished:  # it may be the first, which has made the notebook
+            each.notebook = self.recorder.path
 
     async def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
         """Settle the cell, note what became of the state, and record it."""
@@ -483,31 +492,34 @@ class Session:
 
     async def release(self) -> Kernel | None:
         """End here and leave all as it is for another copy: the kernel, with what runs on it."""
-        self.closed = self.released = True
+        self.closed = True
         if self._signing is not None:
             self._signing.cancel()
-        open_runs = [execution.task for execution in self.unfinished]
-        for task in reversed(open_runs):
-            task.cancel()
+        open_runs = self.unfinished
+        for execution in reversed(open_runs):
+            execution.handed_over = True
+            execution.task.cancel()
         if open_runs:
-            await asyncio.wait(open_runs)
+            await asyncio.wait({execution.task for execution in open_runs})
         kernel, self.kernel = self.kernel, None
         self.recorder.close()
         return kernel
 
-    def take_up(self, left: LeftOver, until: float) -> None:
-        """Go on with a run that another copy had begun, until its end or its time limit's."""
-        left.until = until
-        self._accept(left, functools.partial(self._see_the_end, left, until))
+    def adopt(
+        self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
+    ) -> None:
+        """Go on with a run that was begun elsewhere; `end` waits for its end and its kernel."""
+        self._accept(execution, functools.partial(self._see_the_end, execution, end))
 
-    async def _see_the_end(self, left: LeftOver, until: float) -> Run:
-        left.started = time.monotonic()
-        self.recorder.start(left.cell, left.title)
-        reply = await left.end(until)
-        left.finished = time.monotonic()
-        if reply.state == "kept":
-            self.kernel = left.attaching.result()
-        return await self._account(left, self.kernel, reply)
+    async def _see_the_end(
+        self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
+    ) -> Run:
+        execution.started = time.monotonic()
+        self._record_start(execution)
+        reply, kernel = await end()
+        execution.finished = time.monotonic()
+        self.kernel = kernel or self.kernel
+        return await self._account(execution, self.kernel, reply)
 
     async def _stop_all(self, why: str) -> None:
         open_runs = self.unfinished

@@ -278,14 +278,16 @@ class Shared:
         if left is not None:
             servers = self._sessions.servers
             run = LeftOver(
-                session,
+                session.id,
                 last,
                 left,
+                session.displays,
+                mine.until or time.time() + self._sessions.config.timeout,
                 attaching,
                 lambda: asked(remote, servers, "interrupt"),
                 lambda: asked(remote, servers, "delete"),
             )
-            session.take_up(run, mine.until or time.time() + self._sessions.config.timeout)
+            session.adopt(run, run.end)
         self.note(session)
 
     async def _attached(self, principal: str, remote: RemoteKernel) -> Kernel:

@@ -97,11 +97,12 @@ class App:
             from .foreign import Foreign
 
             self.mcp.add_middleware(Foreign(self.sessions.shared))
-        self.tools = Tools(settings, self.sessions)
+        resuming = Resuming(settings, self.sessions)
+        self.tools = Tools(settings, self.sessions, resuming)
         for part in (
             self.tools,
             Resources(settings, self.sessions),
-            Resuming(settings, self.sessions),
+            resuming,
             Prompts(settings),
             Completions(settings, self.sessions),
         ):

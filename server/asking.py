@@ -55,7 +55,7 @@ def asked_before(ctx: Context) -> Asked | None:
 def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
     """Give a run the answer that its client came back with."""
     question = execution.question
-    given = (ctx.input_responses or {}).get(KEY + execution.session.id)
+    given = (ctx.input_responses or {}).get(KEY + execution.session_id)
     if question is not None and execution.asked == before.number:
         settle(question, given if isinstance(given, ElicitResult) else None)
 
@@ -102,14 +102,14 @@ def asked_enough(ctx: Context) -> bool:
 def question_result(execution: Execution, question: Question, before: Asked | None) -> ToolResult:
     """The result that is a question."""
     state = Asked(
-        session_id=execution.session.id,
+        session_id=execution.session_id,
         cell=execution.number,
         number=execution.asked,
         round=before.round + 1 if before is not None else 1,
     )
     return InputRequiredToolResult(
         InputRequiredResult(
-            input_requests={KEY + execution.session.id: ElicitRequest(params=form_of(question))},
+            input_requests={KEY + execution.session_id: ElicitRequest(params=form_of(question))},
             request_state=state.model_dump_json(),
         )
     )

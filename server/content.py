@@ -86,14 +86,14 @@ async def run_result(execution: Execution, budget: int, texts: TextCache) -> Too
 async def running_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
     """The output so far of a run that goes on."""
     whole = await texts.so_far(execution)
-    text, truncated = await within(budget, whole, execution.session.id, execution.number)
+    text, truncated = await within(budget, whole, execution.session_id, execution.number)
     doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
     notes = [
         *open_line(execution),
         *stderr_so_far(execution),
         *asks(execution),
         f"The run {doing} after {execution.elapsed:.1f} s and goes on by itself."
-        f" read_output(session_id={execution.session.id!r}, cell={execution.number},"
+        f" read_output(session_id={execution.session_id!r}, cell={execution.number},"
         f" offset={len(whole)}, wait=40) follows it; interrupt_session stops it.",
     ]
     return tool_result(facts_so_far(execution, truncated), text, notes, [], whole)
@@ -109,7 +109,7 @@ async def running_page(
     text = fragment(text, whole[max(0, offset - 1) : offset])
     rest = max(0, len(whole) - end)
     notes = (
-        [follow(rest, execution.session.id, execution.number, end)]
+        [follow(rest, execution.session_id, execution.number, end)]
         if rest
         else [
             *open_line(execution),
@@ -208,9 +208,8 @@ def one_line(name: str | None) -> str | None:
 
 def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
     """The facts of a run that goes on."""
-    notebook = execution.session.recorder.path
     return RunFacts(
-        session_id=execution.session.id,
+        session_id=execution.session_id,
         cell=execution.number,
         execution_count=execution.cell.execution_count,
         status="running",
@@ -220,7 +219,7 @@ def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
         state="kept",
         elapsed=round(execution.elapsed, 3),
         truncated=truncated,
-        notebook=str(notebook) if notebook else None,
+        notebook=str(execution.notebook) if execution.notebook else None,
     )
 
 

@@ -20,7 +20,7 @@ from mcp_types import TextContent, ToolAnnotations
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ..kernels import SessionNotFoundError, Sessions
+from ..kernels import Session, SessionNotFoundError, Sessions
 from ..kernels.replay import Recorded, recorded
 from ..kernels.resume import Again, Resume
 from . import beneath
@@ -41,6 +41,11 @@ class Resuming:
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
+        self._resumes: dict[str, Resume] = {}  # by session, of those that are open
+
+    def of(self, session: Session) -> Resume | None:
+        """What a session goes through before anything else, or has gone through."""
+        return self._resumes.get(session.id)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register it."""
@@ -92,7 +97,7 @@ class Resuming:
         """The one that an open session goes through, or has gone through."""
         for session in self._sessions.all(principal()):
             if session.id == session_id:
-                return session.resume
+                return self.of(session)
         return None
 
     async def _begin(
@@ -112,8 +117,10 @@ class Resuming:
             raise Refusal(f"Nothing of {name} is to be run: it has no code cells up to there.")
         session = await self._sessions.open(principal(), parent=name)
         placed = [in_place(one, self._settings.projects) for one in cells]
-        session.resume = Resume(session, placed, skip_failed=skip_failed, timeout=timeout)
-        return session.resume
+        resume = Resume(session, placed, skip_failed=skip_failed, timeout=timeout)
+        open_ones = {key: one for key, one in self._resumes.items() if not one.session.closed}
+        self._resumes = {**open_ones, session.id: resume}
+        return resume
 
     def _path(self, named: str) -> Path:
         """The notebook that a name or id means, there or not.

@@ -31,6 +31,7 @@ from .content import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
 from .live import Live
 from .own_lines import STDERR
 from .printed import TextCache
+from .resuming import Resuming
 from .settings import Settings
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
@@ -65,9 +66,10 @@ FileName = Annotated[
 class Tools:
     """The tools of one server."""
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
         self.settings = settings
         self.sessions = sessions
+        self.resuming = resuming
         self.begun: list[Callable[[Execution], None]] = []  # called for each run that is accepted
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
         self._texts = TextCache()
@@ -214,7 +216,8 @@ class Tools:
         try:
             if session_id:
                 session = self.sessions.get(session_id, who)
-                if session.resume is not None and not session.resume.task.done():
+                resume = self.resuming.of(session)
+                if resume is not None and not resume.task.done():
                     raise Refusal(
                         f"Session {session_id} is still being resumed; resume_session(notebook="
                         f"{session_id!r}) waits for the end, interrupt_session stops it."
@@ -301,8 +304,8 @@ class Tools:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
-            if session.resume is not None:
-                session.resume.stop("interrupt_session was called")
+            if (resume := self.resuming.of(session)) is not None:
+                resume.stop("interrupt_session was called")
             running = session.interrupt()
             if running is None:
                 if not session.running:
@@ -434,10 +437,10 @@ def finished(execution: Execution) -> None:
         Refusal: it was taken out of the queue.
         KernelError: there was no kernel for it.
     """
-    if execution.task.cancelled() and execution.session.released:
+    if execution.task.cancelled() and execution.handed_over:
         raise Refusal(
             f"The copy of the server that ran cell {execution.number} is being stopped. The run"
-            f" goes on: read_output(session_id={execution.session.id!r}, cell={execution.number},"
+            f" goes on: read_output(session_id={execution.session_id!r}, cell={execution.number},"
             " wait=40) follows it."
         )
     if execution.task.cancelled():

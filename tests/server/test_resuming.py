@@ -200,8 +200,9 @@ async def test_it_is_stopped_and_the_session_is_as_far_as_it_came(tmp_path: Path
             work.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await work
-        assert session.resume is not None
-        await asyncio.wait({session.resume.task}, timeout=20)
+        resuming = app.tools.resuming.of(session)
+        assert resuming is not None
+        await asyncio.wait({resuming.task}, timeout=20)
         if how != "cancel":
             told, facts = await work
             assert facts["status"] == "stopped" and "It stopped there" in told
