@@ -123,7 +123,7 @@ class Family:
         for segment in now:
             known = self.segments.get(segment.number)
             start = self._latest.get(segment.creator)
-            if (known is not None and segment.is_same(known)) or (
+            if (known is not None and segment.is_still(known)) or (
                 start is not None and segment.made >= at(start) - CLOCK
             ):
                 noted[segment.number] = segment

@@ -24,6 +24,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
 from .templates import PATIENCE, TEMPLATES, CannotFork, Forked, Request
+from .watchdog import MARK, put_number
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class ForkserverProvisioner(LocalProvisioner):
                     raise
                 say_once(str(why))
                 return await self.start_kernel([*self.prefix, *cmd], **kwargs)
+        put_number(self.process.pid, request.mark)
         self.pid = self.pgid = self.process.pid
         self.cwd = request.cwd
         return self.connection_info
@@ -89,6 +91,8 @@ class ForkserverProvisioner(LocalProvisioner):
             # Where the numbers of processes are others, a kernel can't watch its parent.
             kwargs["independent"] = True
         info = await super().launch_kernel(cmd, **kwargs)
+        # Before its first line, which may be the user's.
+        put_number(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
         if self.prefix and (inner := await inside(self.process.pid)):
             self.pgid = inner
         return info

@@ -150,7 +150,10 @@ def streams_back() -> Callable[[], None]:
         for name, stream in streams.items():
             try:
                 vars(sys)[name].flush()
+                usable = not getattr(vars(sys)[name], "closed", False)
             except BaseException:
+                usable = False
+            if not usable:
                 setattr(sys, name, stream)
 
     return put_back
@@ -161,14 +164,16 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
     show, send, run = shell.showtraceback, shell._showtraceback, shell.run_code
     latest = SimpleNamespace(error=None, shown=None)
 
-    def show_any(given: Any = None, *options: Any, **more: Any) -> None:
-        error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+    def show_any(exc_tuple: Any = None, *options: Any, **more: Any) -> None:
+        error = exc_tuple[1] if isinstance(exc_tuple, tuple) else sys.exc_info()[1]
         latest.error = latest.shown = error
-        if error is None or is_printable(error):
+        if error is None:
+            show(exc_tuple, *options, **more)
+            return
+        if is_printable(error):
             with contextlib.suppress(BaseException):
-                show(given, *options, **more)
+                show(exc_tuple, *options, **more)
                 return
-        assert error is not None
         latest.shown = like = printable(error)
         try:
             show((type(like), like, like.__traceback__), *options, **more)
@@ -179,7 +184,7 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
     def send_any(kind: Any, error: Any, lines: Any) -> None:
         put_streams_back()
         lines = lines if isinstance(lines, list | tuple) else [lines]
-        named = SimpleNamespace(__name__=name_of(error))
+        named = SimpleNamespace(__name__=name_of_class(kind) or name_of(error))
         send(named, said(error), [said(line) for line in lines])
 
     async def run_code(code: Any, result: Any = None, **more: Any) -> Any:
@@ -200,8 +205,16 @@ def is_printable(error: BaseException) -> bool:
     """Whether what IPython and ipykernel ask of an error can be asked for."""
     with contextlib.suppress(BaseException):
         bool(error), str(error), error.__traceback__, error.__context__
-        return type(error).__name__ == name_of(error)
+        return bool(name_of_class(type(error)))
     return False
+
+
+def name_of_class(kind: Any) -> str:
+    """What a class says that it is called; empty if it can't say."""
+    with contextlib.suppress(BaseException):
+        if type(name := kind.__name__) is str and name.encode():
+            return name
+    return ""
 
 
 def printable(error: BaseException) -> BaseException:

@@ -148,6 +148,8 @@ def leaf(value: Any) -> Any:
             return hex(value) if int(value).bit_length() > LARGEST else int(value)
         if isinstance(value, numbers.Real):
             return float(value) if math.isfinite(value) else repr(float(value))
+        if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which is no number
+            return bool(value)
     except Exception:
         return said(value)
     return said(value, repr)

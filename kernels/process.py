@@ -233,7 +233,7 @@ class KernelProcess:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
-            put_number(self.pid, self.mark)
+            put_number(self.pid, self.mark)  # where another provisioner has started it
             self._family = Family(self.pid)  # now, while it surely lives
         if self.launch.socket_store is not None:
             async with asyncio.timeout(self.launch.start_timeout):

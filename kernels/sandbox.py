@@ -245,7 +245,7 @@ class Sandbox:
             if not path.exists() and shown.intersection(path.parents):
                 raise KernelStartError(  # once it is there again it would be seen
                     f"No kernel can be started: {path} has to be hidden from code and is gone."
-                    " Restart the server, which makes it."
+                    " Put it back, or restart the server, which then has to do without it."
                 )
         return there | dict.fromkeys(on_the_way(there), "rw")
 

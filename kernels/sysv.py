@@ -35,9 +35,10 @@ class Segment:
     attached: int
     resident: int
 
-    def is_same(self, other: Segment) -> bool:
-        """Whether both are one, seen at different times."""
-        return (self.number, self.creator, self.made) == (other.number, other.creator, other.made)
+    def is_still(self, earlier: Segment) -> bool:
+        """Whether it is one that was seen earlier; its owner and mode may have changed."""
+        same = (self.number, self.creator) == (earlier.number, earlier.creator)
+        return same and self.made >= earlier.made
 
 
 def segments() -> list[Segment]:
@@ -59,7 +60,7 @@ def remove(left: Iterable[Segment]) -> None:
     """
     libc, wanted = ctypes.CDLL(None), {segment.number: segment for segment in left}
     for _ in range(ROUNDS):
-        there = [s for s in segments() if s.number in wanted and s.is_same(wanted[s.number])]
+        there = [s for s in segments() if s.number in wanted and s.is_still(wanted[s.number])]
         for segment in there:
             if not segment.attached:
                 libc.shmctl(segment.number, IPC_RMID, None)

@@ -8,9 +8,9 @@ Its arguments: the descriptor of a line to its owner, then the names of modules 
 ahead. Over the line it reports in JSON; at the line's end it kills its kernels and ends. An
 `f` on the line asks for a kernel: with it come a connection and the descriptors that become
 0, 1 and 2, and on the connection 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
-`umask`, `apart`, `last_filter`). The kernel answers there with `p` and its pid, and once it has
-ended the template sends `e` and its exit code, as `subprocess` counts, and closes. A kernel that
-has modules loaded of which its user has others answers with `m` instead, and ends.
+`umask`, `apart`, `last_filter`, `number`). The kernel answers there with `p` and its pid, and once
+it has ended the template sends `e` and its exit code, as `subprocess` counts, and closes. A kernel
+that has modules loaded of which its user has others answers with `m` instead, and ends.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
+FILE_LOCKS = 10  # RLIMIT_LOCKS: see `watchdog.py`
 PATIENCE = 5.0  # seconds for a request to arrive whole
 RETIRE = b"r"
 LENGTH = struct.Struct("!i")
@@ -215,6 +216,9 @@ class Template:
         env = request["env"]
         if self.mark_place and len(env.get(MARK, "")) == len(os.environ[MARK]):
             ctypes.memmove(self.mark_place, env[MARK].encode(), len(env[MARK]))
+        if request["number"] is not None:  # in a sandbox it is put from outside
+            limit = struct.pack("QQ", request["number"], request["number"])
+            ctypes.CDLL(None).setrlimit(FILE_LOCKS, limit)
         set_by_imports = {name: os.environ[name] for name in os.environ.keys() - self.env.keys()}
         os.environ.clear()
         os.environ.update({**set_by_imports, **env})

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from .watchdog import MARK, number_of, put_number
+
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("template_process.py")
@@ -33,7 +35,7 @@ FORK, RETIRE = b"f", b"r"  # what is said to a template
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of modules of the template
-PASSES_PIDS = sys.platform == "linux"
+LINUX = PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
 SHORT = 0.5  # seconds, where the template has not answered anybody in that time
@@ -106,15 +108,21 @@ class Request:
             if value is not None and name not in OWN
         }
         common["JPY_PARENT_PID"] = self.env["JPY_PARENT_PID"]  # ipykernel's import reads it
-        if mark := self.env.get("RMI_AGENT_KERNEL"):
-            server, dot, kernel = mark.partition(".")
-            common["RMI_AGENT_KERNEL"] = server + dot + "0" * len(kernel)
+        if self.mark:
+            server, dot, kernel = self.mark.partition(".")
+            common[MARK] = server + dot + "0" * len(kernel)
         return common
+
+    @property
+    def mark(self) -> str:
+        """What its kernel and all that this will start are found by; empty is nothing."""
+        return self.env.get(MARK, "")
 
     def wire(self) -> bytes:
         """As it is sent."""
         names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
         told = {name: getattr(self, name) for name in names}
+        told["number"] = number_of(self.mark) if LINUX and self.mark else None
         data = json.dumps(told).encode()
         return LENGTH.pack(len(data)) + data
 
@@ -292,6 +300,7 @@ class Template:
                 start_new_session=True,
             )
             undo.pop_all()
+        put_number(self.process.pid, first.mark.partition(".")[0])
 
     def fit(self) -> bool:
         """Whether it can fork; reads what it has reported."""

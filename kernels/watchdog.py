@@ -103,10 +103,16 @@ def has_mark(pid: int, mark: str) -> bool:
 
 
 def put_number(pid: int, mark: str) -> None:
-    """Mark a process, and what it will start, by a limit too: that outlives an `env={}`."""
-    if sys.platform == "linux":
+    """Mark a process, and what it will start, by a limit too: that outlives an `env={}`.
+
+    Not where there is another limit: a kernel of another server may be what this one runs in.
+    """
+    if sys.platform == "linux" and mark:
+        server, number = mark.partition(".")[0], number_of(mark)
         try:
-            resource.prlimit(pid, FILE_LOCKS, (number_of(mark), number_of(mark)))
+            there = number_in(pid)
+            if there == resource.RLIM_INFINITY or has_number(there, server):
+                resource.prlimit(pid, FILE_LOCKS, (number, number))
         except (OSError, ValueError) as error:  # it has ended, or a system like Linux has no such
             log.debug("The process %s was not marked by a limit: %s", pid, error)
 
@@ -128,11 +134,14 @@ def has_number(number: int, mark: str) -> bool:
 
 
 def number_of(mark: str) -> int:
-    """A mark as a limit: 31 bits for the server, and 31 for the kernel."""
+    """A mark as a limit: 31 bits for the server, and 31 for the kernel.
+
+    A server's own, which its templates have, is the highest: a limit may be lowered by anybody.
+    """
     server, _, kernel = mark.partition(".")
     parts = (hashlib.sha256(each.encode()).digest() for each in (server, kernel))
     first, second = (int.from_bytes(digest[:4], "big") >> 1 for digest in parts)
-    return first << 31 | second
+    return first << 31 | (second if kernel else 2**31 - 1)
 
 
 def sweep(mark: str) -> None:

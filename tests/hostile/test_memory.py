@@ -193,6 +193,9 @@ if os.fork() == 0:
     os._exit(0)
 segment = int(os.read(reading, 20))
 os.wait()
+state = ctypes.create_string_buffer(256)
+libc.shmctl(segment, 2, state)
+libc.shmctl(segment, 1, state)  # which changes its time
 """
 FILL = """
 at = libc.shmat(segment, None, 0)
@@ -245,7 +248,7 @@ def of_this_process() -> Segment:
 
 def test_a_segment_that_has_the_number_of_one_that_was_seen_is_not_removed() -> None:
     now = of_this_process()
-    then = [replace(now, made=now.made - 100), replace(now, creator=now.creator + 1)]
+    then = [replace(now, made=now.made + 100), replace(now, creator=now.creator + 1)]
     for other in then:
         remove([other])
         assert now in segments()

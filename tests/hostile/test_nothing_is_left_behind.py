@@ -164,6 +164,42 @@ def test_a_daemon_with_an_environment_of_its_own_is_not_left_behind(
     wire.close()
 
 
+EARLY = """
+import os, sys
+template = any("template_process" in word for word in sys.orig_argv)
+kernel = any("ipykernel_launcher" in word for word in sys.orig_argv)
+if template and not {forks}:
+    os._exit(1)
+if (template or kernel) and os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open({told!r}, "a") as file:
+            file.write(f"{{os.getpid()}}\\n")
+        os.closerange(0, 100)
+        os.execve("/bin/sleep", ["sleep", "600"], {{}})
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_daemon_of_an_interpreters_start_is_not_left_behind(tmp_path: Path, forks: bool) -> None:
+    (tmp_path / "site").mkdir()
+    told = tmp_path / "told"
+    (tmp_path / "site" / "sitecustomize.py").write_text(EARLY.format(told=str(told), forks=forks))
+    wire = Wire(fill(tmp_path), SANDBOX="off", PYTHONPATH=str(tmp_path / "site"))
+    for _ in range(2):
+        wire.call("run_cell", code="1")
+    began = [psutil.Process(int(pid)) for pid in told.read_text().split()]
+    daemons = [process for process in began if process.name() == "sleep"]
+    assert len(daemons) >= (1 if forks else 2)
+    since = time.monotonic()
+    assert wire.process.stdin is not None
+    wire.process.stdin.close()
+    assert not still_running(daemons, since + SOON - time.monotonic())
+    wire.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
 @pytest.mark.parametrize("sandbox", ["bwrap", "landlock"])
 def test_code_in_a_sandbox_cannot_change_what_its_processes_are_found_by(

@@ -260,6 +260,12 @@ ERRORS = {
         "E",
         "x",
     ),
+    "name of its metaclass": (
+        "class Meta(type):\n    @property\n    def __name__(cls): return 'Nice'\n"
+        "class E(Exception, metaclass=Meta): pass\nraise E('x')",
+        "Nice",
+        "x",
+    ),
     "endless recursion": (
         "class E(Exception):\n    def __str__(self): return str(self)\nraise E()",
         "E",
@@ -387,3 +393,22 @@ async def test_completions_and_inspections_of_odd_names_are_answered(session: Se
         while (reply := await client.get_shell_msg(timeout=20))["parent_header"]["msg_id"] != ask:
             pass
         assert reply["content"]["status"] == "ok", sys.version
+
+
+async def test_code_shows_a_traceback_itself_as_ipython_lets_it(session: Session) -> None:
+    code = "import sys\nip = get_ipython()\ntry: 1/0\nexcept Exception: "
+    for call in ("exc_tuple=sys.exc_info()", "sys.exc_info()", ""):
+        run = await cell(session, f"{code}ip.showtraceback({call})")
+        assert run.reply.status == "ok"
+        (error,) = run.cell.outputs
+        assert (error.ename, error.evalue) == ("ZeroDivisionError", "division by zero")
+        assert "No traceback" not in "".join(error.traceback)
+    run = await cell(session, "sys.last_type = sys.last_value = None; ip.showtraceback()")
+    assert run.reply.status == "ok"
+
+
+async def test_a_truth_value_of_numpy_is_one(session: Session) -> None:
+    pytest.importorskip("numpy")
+    code = "import numpy\ndisplay({'application/json': {'yes': numpy.bool_(True)}}, raw=True)"
+    (shown,) = (await cell(session, code)).cell.outputs
+    assert shown.data["application/json"] == {"yes": True}
