@@ -423,6 +423,6 @@ async def test_long_texts_are_refused_without_http_as_well(tmp_path: Path) -> No
             await client.read_resource("notebook://" + "a" * 1_000)
         with pytest.raises(MCPError, match="file_name has 1,001"):
             await client.get_prompt("fix_script", {"file_name": "a" * 1_001})
-        many = '{"cells":[' + "1," * 300_000 + "1]}"
+        many = '{"cells":[' + "1," * 1_000_000 + "1]}"
         result = await client.call_tool_mcp("resume_session", {"notebook": "x", "content": many})
-        assert "x has more than 300,000 values" in result.content[0].text
+        assert "x has more than 1,000,000 values" in result.content[0].text
