@@ -211,17 +211,23 @@ def printed(text: str) -> str:
     return marked(plain(text))
 
 
-def fragment(text: str, before: str) -> str:
-    """A stretch of a marked text: where it begins inside a line, as if a line began there.
+def fragment(text: str, before: str, behind: str = "") -> str:
+    """A stretch of a marked text: where it begins or ends inside a line, as if that were one.
 
     Args:
         text: the stretch.
         before: the character before it; empty if there is none.
+        behind: the character behind it; empty if there is none.
     """
-    if before in ("", "\n"):
-        return text
-    line, newline, rest = text.partition("\n")
-    return f"{marked(line)}{newline}{rest}"
+    if before not in ("", "\n"):
+        line, newline, rest = text.partition("\n")
+        text = f"{marked(line)}{newline}{rest}"
+    if behind not in ("", "\n"):  # what is like ours by its beginning has its mark, or is ours
+        start = text.rfind("\n") + 1
+        found = compared(_START, text, start)
+        if isinstance(found, Node) and "\n" in found:
+            text = f"{text[:start]}\\{text[start:]}"
+    return text
 
 
 def note(text: str) -> str:

@@ -178,7 +178,18 @@ def test_a_line_that_a_cut_begins_is_marked_as_well() -> None:
         assert f"\n{OURS[2]}" not in budgeted(text, budget, "s", 1)[0]
     assert fragment(f"{OURS[2]}\n{OURS[0]}", "x") == f"\\{OURS[2]}\n{OURS[0]}"
     assert fragment(OURS[0], "\n") == fragment(OURS[0], "") == OURS[0]
-    assert fragment("ordinary", "x") == "ordinary"
+    assert fragment("ordinary", "x", "x") == "ordinary"
+
+
+@pytest.mark.parametrize("line", OURS[:2])
+def test_a_line_that_a_cut_ends_is_marked_as_well(line: str) -> None:
+    text = f"before\n{line}{'x' * 30_000}\n"
+    for budget in range(20, 200):
+        assert f"\n{line}\n" not in budgeted(text, budget, "s", 1)[0]
+    assert fragment(f"a\n{line}", "", "x") == f"a\n\\{line}"
+    assert fragment(line, "x", "x") == f"\\{line}"
+    assert fragment(line, "", "") == fragment(line, "", "\n") == line
+    assert fragment(OURS[2], "", "x") == OURS[2]  # unmarked, so it is the server's own
 
 
 def test_what_a_note_quotes_is_marked_as_well() -> None:
