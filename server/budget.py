@@ -64,6 +64,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         head, skipped = taken(pieces, int(budget * HEAD))
         tail, rest = taken(pieces[::-1], budget - len(head), from_end=True)
         left = size - skipped - rest
+        head = fragment(head, "", text[skipped : skipped + 1])
         tail = fragment(tail, text[max(0, size - rest - 1) : size - rest])
         mark = f"\n{CUT}{left:,} characters left out; {call}, offset={skipped}) reads on …]\n"
         return head + mark + tail, True

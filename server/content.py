@@ -106,7 +106,7 @@ async def running_page(
     whole = await texts.so_far(execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset])
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
     rest = max(0, len(whole) - end)
     notes = (
         [follow(rest, execution.session_id, execution.number, end)]
@@ -128,7 +128,7 @@ async def page_of_run(
     whole = await texts.whole(run, execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset])
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
     rest = max(0, len(whole) - end)
     notes: list[str] = []
     images: list[ImageContent] = []

@@ -30,6 +30,10 @@ NAMES = (
     "progressToken", "requestId",
 )  # fmt: skip
 LIMITS = {**dict.fromkeys(NAMES, NAME), "src": TYPED}  # by key; the last is a client's icon
+LONGER = (
+    "Only the arguments code, content and stdin (each a text) and args (a list of texts)"
+    " may be longer."
+)
 WHOLE = {"content", "stdin"}  # arguments as long as a message can be
 ANSWERS = {"inputResponses", "result"}  # keys of a message or its params under which people answer
 
@@ -102,30 +106,29 @@ def of_call(arguments: dict[str, Any]) -> str | None:
             f"the code has {len(code):,} characters; a cell may have {CELL:,}."
             " Write a file with write_python_file and run that."
         )
-    words = args if isinstance(args, list) and all(isinstance(one, str) for one in args) else []
-    if (length := sum(map(len, words))) > COMMAND_LINE:
+    words = args if isinstance(args, list) else []
+    if (length := sum(len(one) for one in words if isinstance(one, str))) > COMMAND_LINE:
         return (
             f"args has {length:,} characters; a command line may have {COMMAND_LINE:,}."
             " Pass what is long in stdin or in a file."
         )
-    others = [
-        (key, value)
-        for key, value in arguments.items()
-        if not (isinstance(value, str) and key in WHOLE | {"code"})
-        and not (key == "args" and words)
-    ]
-    return too_long(texts_of(others), TEXT)
+    others: list[tuple[str, Any]] = []
+    for key, value in arguments.items():
+        if key == "args" and isinstance(value, list):
+            others += ((key, one) for one in value if not isinstance(one, str))
+        elif not (isinstance(value, str) and key in WHOLE | {"code"}):
+            others.append((key, value))
+    return too_long(texts_of(others), TEXT, LONGER)
 
 
-def too_long(texts: Iterable[tuple[str, str]], most: int) -> str | None:
+def too_long(
+    texts: Iterable[tuple[str, str]], most: int, advice: str = "Send a shorter one."
+) -> str | None:
     """What is said of the first text that is longer than its key lets it be."""
     for key, text in texts:
         limit = LIMITS.get(key, most)
         if len(text) > limit:
-            return (
-                f"{key} has {len(text):,} characters; it may have {limit:,}."
-                " Only code, content, stdin and args may be longer."
-            )
+            return f"{key} has {len(text):,} characters; it may have {limit:,}. {advice}"
     return None
 
 

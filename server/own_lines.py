@@ -1,13 +1,15 @@
 """The lines of a result that are the server's own, and the mark before a line that only looks so.
 
 Everything that the server says about a run has one of these forms. What code prints in such a
-form gets a backslash in front, so that a reader can tell who said it. Knows lines alone.
+form, also in common lookalikes of its letters and signs, gets a backslash in front, so that a
+reader can tell who said it. Knows lines alone.
 """
 
 # ruff: noqa: RUF001 (what looks like other letters is what this is about)
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
@@ -23,29 +25,39 @@ NOTE = "[rmi-agent: "
 CUT = "[… "
 
 # Lines are compared by their letters alone, see `letters`: no case, accents or blanks, one dash for
-# several, 0 for a number.
+# several. A form with a newline is the whole line, the others are its beginning. Of the marks of
+# cuts, an ellipsis in a bracket is enough; three dots are not, as in the list `[...]`.
 _FORMS = (
-    "-stderr-",
-    "(nooutput)",
+    "-stderr-\n",
+    "(nooutput)\n",
     "[processexitedwithcode",
     "[session_id:",
+    "[session-id:",
     "[sessionid:",
     "[rmi-agent:",
     "[rmiagent:",
-    "[...0characters",
-    "[...theline",
-    "[...the0lines",
+    "[⋯",
+    *(f"[...{letter}" for letter in "0" + string.ascii_lowercase),
 )
-_AGAIN = {"-": "-", "0": "0,.'"}  # what adds nothing behind one of these
-_LIKE = {  # what looks like a letter or sign of ours, and Unicode decomposes otherwise
+_LIKE = {  # what looks like a letter or sign of ours, and Unicode calls or decomposes otherwise
     ord(other): letter
     for letter, others in {
-        "a": "аαɑ", "c": "сϲ", "d": "ԁɗ", "e": "еєε", "g": "ɡց", "h": "һհ", "i": "іıɩι", "l": "ӏ",
-        "m": "м", "n": "ոп", "o": "оοօ", "p": "рρ", "r": "гᴦ", "s": "ѕꜱ", "t": "тτ", "u": "սυ",
-        "w": "ԝա", "x": "хχ", "-": "−˗⁃─━", ":": "ː׃∶꞉", "…": "⋯",
+        "a": "аαɑ⍺ꓮᎪᗅ", "c": "сϲⲥꓚᏟ", "d": "ԁꓓᎠᏧᑯᗞᗪ", "e": "еєεҽ℮⋿ⴹꓰᎬ", "g": "ցԌꓖᏀᏳ",
+        "h": "Ηнһհⲏꓧ𐋏ᎻᏂᕼ", "i": "lіɩιӏ|∣ǀ⍳ꙇⵏꓲᎥ", "m": "мΜϺⲙꓟᎷᗰ", "n": "ոռпΝηⲛꓠ", "o": "оοσօⲟⵔꓳ〇ჿ",
+        "p": "рρ⍴ⲣꓑᏢᑭ", "r": "гᴦⲅƦꓣᎡᏒᖇ", "s": "ѕՏꓢᏕᏚ", "t": "тτⲧ⊤⟙ꓔᎢ", "u": "սυμʋ∪⋃ꓴᑌ",
+        "w": "ԝѡшաωꓪᎳᏔ", "x": "хχ×ⲭⵝꓫᕁ᙭ᚷ",
+        "-": "−˗⁃⁒➖─━┄┅┈┉╌╍═╴╶╸╺╼╾⎯⎺⎻⎼⎽¯ˉˍ‾﹉﹊￣ーｰㅡᅳￚ一㆒㊀㇐ᐨ",
+        ":": "։׃܃܄⁚᛬᠃᠉︰˸ː∶꞉ꓽः", ".": "ꓸ܁܂", "⋯": "…︙",
     }.items()
     for other in others
 }  # fmt: skip
+# ø, ʀ, 🅿, 🇵: letters with a stroke or a hook, small capitals, letters in shapes.
+_LATIN = re.compile(
+    "(?:LATIN (?:SMALL |CAPITAL )?|SYMBOL )LETTER (?:SMALL CAPITAL |SCRIPT )?([A-Z])(?: WITH.*)?$"
+)
+_WORD_DASHES = "".join(
+    chr(code) for code, like in _LIKE.items() if like == "-" and chr(code).isalnum()
+)
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"
 _BLANK_SIGNS = "\u2800\U0001d159"
 _BLANKS = re.compile(r"[^\S\n]*+")
@@ -62,7 +74,8 @@ def _nodes() -> Node:
         node: Any = start
         for letter in form[:-1]:
             behind = node.setdefault(letter, Node())
-            behind.update((same, behind) for same in _AGAIN.get(letter, ""))
+            if letter == "-":
+                behind["-"] = behind
             node = behind
         node[form[-1]] = True
     return start
@@ -72,10 +85,12 @@ def _candidate() -> re.Pattern[str]:
     """Where lines begin that may be like ours: most aren't, as their first letters tell."""
     begun = ""
     for first in sorted(_START):
-        second = "".join(form[1] for form in _FORMS if form[0] == first)
-        begun += rf"\{first}[{re.escape(_AGAIN.get(first, ''))} \t]*+"
+        second = "".join(sorted({form[1] for form in _FORMS if form[0] == first}))
+        begun += rf"\{first}[{'-' if first == '-' else ''} \t]*+"
         begun += rf"(?:[{re.escape(second + second.upper())}]|[^\t\n\x20-\x7e]|\Z)|"
-    return re.compile(rf"\n(?=[ \t]*+(?:{begun}[^\w\t\n\x20-\x7e]|[{_BLANK_LETTERS}]|\Z))")
+    return re.compile(
+        rf"\n(?=[ \t]*+(?:{begun}[^\w\t\n\x20-\x7e]|[{_BLANK_LETTERS}{_WORD_DASHES}]|\Z))"
+    )
 
 
 _START = _nodes()
@@ -120,7 +135,8 @@ class Marker:
 
     def end(self) -> str:
         """The rest: nothing more comes."""
-        rest, self._held, self._node = self._held, [], _START
+        mark = ["\\"] if self._node.get("\n") else []
+        rest, self._held, self._node = mark + self._held, [], _START
         return self._returned(rest)
 
     def _begins(self, text: str) -> Iterator[int]:
@@ -148,7 +164,7 @@ def compared(node: Node, text: str, start: int) -> Node | bool:
     while start < len(text):
         for character in text[start : start + stretch]:
             if character == "\n":
-                return False
+                return "\n" in node
             for letter in letters(character):
                 found = node.get(letter, False)
                 if not isinstance(found, Node):
@@ -163,16 +179,23 @@ def compared(node: Node, text: str, start: int) -> Node | bool:
 def letters(character: str) -> str:
     """What a character looks like: letters and signs, small and plain; nothing if it is blank."""
     made = ""
-    for letter in unicodedata.normalize("NFKD", character.translate(_LIKE)).casefold():
+    like = unicodedata.normalize("NFKD", character.translate(_LIKE)).translate(_LIKE)
+    for letter in like.casefold():
+        name = unicodedata.name(letter, "")
+        if latin := _LATIN.search(name):
+            letter = latin[1].lower()
         letter = letter.translate(_LIKE)
         category = unicodedata.category(letter)
         if category[0] in "ZC" or category in ("Mn", "Me"):
             continue
         if letter in _BLANK_LETTERS + _BLANK_SIGNS:
             continue
-        if category == "Ps" and letter not in "([{":
-            letter = "["
-        made += {"Pd": "-", "Pc": "_", "Nd": "0"}.get(category, letter)
+        if category == "Nd":  # most are alike, and some like letters
+            letter = "oi0"[min(unicodedata.decimal(letter), 2)]
+        elif category in ("Ps", "Pe") and letter not in "{}":
+            is_round = "PARENTHESIS" in name
+            letter = ("(" if is_round else "[") if category == "Ps" else (")" if is_round else "]")
+        made += {"Pd": "-", "Pc": "_"}.get(category, letter)
     is_letter = character.isalnum() and character not in _BLANK_LETTERS
     return made or (character if is_letter else "")  # some letters are accents on a blank
 
@@ -188,17 +211,23 @@ def printed(text: str) -> str:
     return marked(plain(text))
 
 
-def fragment(text: str, before: str) -> str:
-    """A stretch of a marked text: where it begins inside a line, as if a line began there.
+def fragment(text: str, before: str, behind: str = "") -> str:
+    """A stretch of a marked text: where it begins or ends inside a line, as if that were one.
 
     Args:
         text: the stretch.
         before: the character before it; empty if there is none.
+        behind: the character behind it; empty if there is none.
     """
-    if before in ("", "\n"):
-        return text
-    line, newline, rest = text.partition("\n")
-    return f"{marked(line)}{newline}{rest}"
+    if before not in ("", "\n"):
+        line, newline, rest = text.partition("\n")
+        text = f"{marked(line)}{newline}{rest}"
+    if behind not in ("", "\n"):  # what is like ours by its beginning has its mark, or is ours
+        start = text.rfind("\n") + 1
+        found = compared(_START, text, start)
+        if isinstance(found, Node) and "\n" in found:
+            text = f"{text[:start]}\\{text[start:]}"
+    return text
 
 
 def note(text: str) -> str:

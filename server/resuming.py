@@ -32,7 +32,7 @@ from .settings import Settings
 
 MOST = 200_000_000  # bytes of a notebook
 SHOWN = 20  # cells whose differences are shown
-MOST_VALUES = 300_000  # of one that comes with the call
+MOST_VALUES = 1_000_000  # of one that comes with the call: others wait 0.3 s for its parsing
 LOOK_EVERY = 0.5  # seconds between two looks at how far it has come
 
 

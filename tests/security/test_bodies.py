@@ -331,6 +331,11 @@ def test_many_values_are_refused_however_they_are_spaced() -> None:
 
 # -- what is long in a message
 
+LONGER = (
+    "Only the arguments code, content and stdin (each a text) and args (a list of texts)"
+    " may be longer."
+)
+
 
 def large(method: str = "tools/call", **params: Any) -> str | None:
     """The flaw of a message that is large enough to be looked at value by value."""
@@ -342,8 +347,7 @@ def large(method: str = "tools/call", **params: Any) -> str | None:
 def test_a_name_has_a_thousand_characters(key: str) -> None:
     assert large(arguments={key: "a" * 1_000}) is None
     assert large(arguments={key: "a" * 1_001}) == (
-        f"Nothing was done: {key} has 1,001 characters; it may have 1,000."
-        " Only code, content, stdin and args may be longer."
+        f"Nothing was done: {key} has 1,001 characters; it may have 1,000. {LONGER}"
     )
 
 
@@ -372,6 +376,7 @@ def test_what_is_run_written_or_typed_may_be_long() -> None:
         {"code": "a" * 2_000_000},
         {"content": "a" * 20_000_000, "file_name": "a.py"},
         {"stdin": "a" * 20_000_000, "args": ["a" * 1_000_000] * 2},
+        {"args": ["a" * 1_000_000, 5, "a" * 1_000_000]},
         {"args": 5, "code": None, "content": 1.5},
     ):
         assert large(arguments=arguments) is None
@@ -379,9 +384,24 @@ def test_what_is_run_written_or_typed_may_be_long() -> None:
     assert large(name="run_cell", inputResponses=answers) is None
     assert "a cell may have 2,000,000" in (large(arguments={"code": "a" * 2_000_001}) or "")
     assert "a command line" in (large(arguments={"args": ["a" * 1_000_001] * 2}) or "")
+    assert "a command line" in (large(arguments={"args": ["a" * 1_000_001, 5] * 2}) or "")
     assert large("completion/complete", arguments={"code": "a" * 10_001})
     many = {str(number): 1 for number in range(101)}
     assert "the call has 101 arguments" in (large(arguments=many) or "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"args": "a" * 11_000},
+        {"args": ["a", ["a" * 11_000]]},
+        {"code": ["a" * 11_000]},
+        {"x": {"stdin": "a" * 11_000}},
+    ],
+)
+def test_what_is_said_of_a_long_text_of_another_type_is_true(arguments: dict[str, Any]) -> None:
+    found = large(arguments=arguments) or ""
+    assert found.endswith(f" has 11,000 characters; it may have 10,000. {LONGER}")
 
 
 @pytest.mark.parametrize(
@@ -414,15 +434,15 @@ async def test_long_texts_are_refused_without_http_as_well(tmp_path: Path) -> No
             result = await client.call_tool_mcp(tool, {**given, key: "a" * 1_001})
             assert result.is_error
             assert result.content[0].text == (
-                f"Error: {key} has 1,001 characters; it may have 1,000."
-                " Only code, content, stdin and args may be longer."
+                f"Error: {key} has 1,001 characters; it may have 1,000. {LONGER}"
             )
         result = await client.call_tool_mcp("run_cell", {"code": "#" * 2_000_001})
         assert "Error: the code has 2,000,001 characters" in result.content[0].text
-        with pytest.raises(MCPError, match="uri has 1,0"):
+        with pytest.raises(MCPError, match=r"uri has 1,0.* 1,000\. Send a shorter one\.$"):
             await client.read_resource("notebook://" + "a" * 1_000)
-        with pytest.raises(MCPError, match="file_name has 1,001"):
-            await client.get_prompt("fix_script", {"file_name": "a" * 1_001})
-        many = '{"cells":[' + "1," * 300_000 + "1]}"
+        for key, most in (("file_name", "1,000"), ("code", "10,000")):
+            with pytest.raises(MCPError, match=rf"{key} has .* {most}\. Send a shorter one\.$"):
+                await client.get_prompt("fix_script", {key: "a" * 10_001})
+        many = '{"cells":[' + "1," * 1_000_000 + "1]}"
         result = await client.call_tool_mcp("resume_session", {"notebook": "x", "content": many})
-        assert "x has more than 300,000 values" in result.content[0].text
+        assert "x has more than 1,000,000 values" in result.content[0].text

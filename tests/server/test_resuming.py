@@ -124,6 +124,15 @@ async def test_a_notebook_of_elsewhere_is_given_as_text(served: Client[Any]) -> 
     assert "    -41\n    +42" in told
 
 
+async def test_a_notebook_with_a_large_plot_may_come_with_the_call(served: Client[Any]) -> None:
+    numbers = [0.5] * 100_000
+    figure = {"data": [{"x": numbers, "y": numbers, "z": numbers}], "layout": {}}
+    plot = new_output("display_data", data={"application/vnd.plotly.v1+json": figure})
+    content = nbformat.writes(new_notebook(cells=[new_code_cell("x = 6 * 7", outputs=[plot])]))
+    _, facts = await resume(served, "plot.ipynb", content=content)
+    assert await value(served, facts["session_id"], "x") == "42"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
