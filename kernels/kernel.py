@@ -13,6 +13,7 @@ import marshal
 import time
 import zlib
 from base64 import b64encode
+from collections import deque
 from collections.abc import Callable, Coroutine
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
@@ -102,6 +103,7 @@ class Kernel:
         self._shipment: Shipment | None = None  # of one that does not see the project's files
         self._killed_since = ""
         self._heard = 0.0  # when the last message on iopub came
+        self._looks = deque[str](maxlen=100)  # the latest requests of `_look`
         self._unverified = 0  # messages in a row
         self._dropped = 0  # messages that could not be read
 
@@ -231,6 +233,7 @@ class Kernel:
 
     async def _look(self, request: str) -> dict[str, Any]:
         """The answer to a question about the kernel's state. It runs the user's code too."""
+        self._looks.append(request)
         answer = asyncio.create_task(self._answer_to(request))
         try:
             await asyncio.wait({answer}, timeout=LOOK)
@@ -480,7 +483,10 @@ class Kernel:
             await others.have_theirs()
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
-            mine = message["parent_header"].get("msg_id") == request
+            parent = message["parent_header"].get("msg_id")
+            if parent != request and parent in self._looks:
+                continue  # of one that was given up: no cell is to show that
+            mine = parent == request
             kind = message["header"]["msg_type"]
             if not (ours and mine and kind in ("error", "status", "execute_input")):
                 # Late output of an earlier cell lands here too, as in Jupyter; what a thread of

@@ -133,6 +133,29 @@ async def test_a_completion_that_never_ends_is_given_up_and_the_session_goes_on(
 
 
 @pytest.mark.slow
+async def test_what_a_completion_prints_that_was_given_up_is_in_no_cell(
+    client: Client[Any],
+) -> None:
+    code = """
+import time
+class Late:
+    def __dir__(self):
+        ends = time.time() + 3
+        while time.time() < ends:
+            try:
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                pass
+        print("late", flush=True)
+        return []
+late = Late()"""
+    session = await ran(client, code)
+    await complete(client, VARIABLE, "name", "late.", session_id=session)
+    result = await client.call_tool("run_cell", {"code": "6 * 7", "session_id": session})
+    assert result.content[0].text.startswith("42\n")
+
+
+@pytest.mark.slow
 async def test_a_busy_session_offers_nothing_and_says_why(tmp_path: Path) -> None:
     app = App(load(python_projects_dir=fill(tmp_path), response_deadline=0.2, kernel_pool=0))
     async with Client(app.mcp) as client:
