@@ -280,8 +280,8 @@ def test_the_token_that_is_made_is_its_users_alone_and_made_once(state: Path) ->
     assert again is not None
     assert not again.new
     assert again.token.get_secret_value() == token
-    assert token in first.told("http://127.0.0.1:1")
-    assert token not in again.told("http://127.0.0.1:1")
+    assert token in first.announcement("http://127.0.0.1:1")
+    assert token not in again.announcement("http://127.0.0.1:1")
     assert token not in repr(first)
 
 
