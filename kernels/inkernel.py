@@ -21,11 +21,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import zmq
+from ipykernel.iostream import OutStream
 
 if TYPE_CHECKING:  # they are there already when this text is executed
-    from .inmessages import said, send_anything
+    from .inmessages import is_a, said, send_anything
     from .inscript import Script, name_of
 
+HELD = 20_000_000  # characters of a stream that a kernel keeps in memory
 REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
 
 
@@ -57,9 +59,41 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
     look_for_children_only_if_there_are(shell.kernel)
     tell_why_nobody_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
+    shell.events.register("pre_execute", bound_streams(shell.history_manager))
     shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
     # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
     shell.Completer.use_jedi = False
+
+
+def bound_streams(history: Any) -> Callable[[], None]:
+    """What bounds what a kernel keeps of its streams, in a cell that begins.
+
+    ipykernel keeps what comes within 0.2 s, and IPython all, for `%notebook`: a loop that prints
+    had a gigabyte in a second. A fast writer waits now, and `%notebook` does without its output.
+    IPython has changed `write` of the streams for this cell by now, and puts it back behind it.
+    """
+
+    def begin_cell() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if is_a(stream, OutStream):
+                stream.write = bounded(stream, stream.write)  # type: ignore[method-assign]
+
+    def bounded(stream: Any, write: Callable[[str], Any]) -> Callable[[str], Any]:
+        held = 0
+
+        def write_bounded(text: str) -> Any:
+            nonlocal held
+            written = write(text)
+            held += len(text)
+            if held > HELD:
+                held = 0
+                history.outputs.clear()
+                stream.flush()
+            return written
+
+        return write_bounded
+
+    return begin_cell
 
 
 def interrupt_only_cells(kernel: Any) -> None:

@@ -189,6 +189,15 @@ async def test_a_flood_fills_neither_the_server_nor_the_notebook(
     assert session.recorder.path.stat().st_size < 25_000_000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it counts in other units")
+async def test_a_kernel_keeps_little_of_what_it_prints(session: Session) -> None:
+    peak = "import resource; resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    before = int(value(await cell(session, peak)))
+    run = await worst(session, FLOODS["stderr"], timeout=40, bound=45)
+    assert run.state == "kept"
+    assert int(value(await cell(session, peak))) - before < 300_000  # kilobytes; it was a million
+
+
 async def test_a_thread_that_prints_after_its_cell_is_heard_in_the_next(session: Session) -> None:
     await cell(
         session,
