@@ -117,7 +117,7 @@ class Family:
     def _note(self, now: list[Segment]) -> None:
         """Remember which segments are the family's, for when their creators have ended.
 
-        A number that a process had before it was a member's is told by the segment's time.
+        Process numbers are used again: what is older than the member is another process's.
         """
         noted = {}
         for segment in now:

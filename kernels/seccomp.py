@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from .syscalls import MACHINES, UNKNOWN
+from .watchdog import FILE_LOCKS
 
 ALLOW, REFUSE, KILL, HAND_OVER = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000
 LOAD, EQUAL, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
@@ -68,7 +69,6 @@ UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # AF_…
 FAST_OPEN = 0x20000000  # MSG_FASTOPEN
 SET_LEASE = 1024  # F_SETLEASE
 PUSH_TERMINAL_INPUT = 0x5412, 0x541C  # TIOCSTI, TIOCLINUX
-FILE_LOCKS = 10  # RLIMIT_LOCKS
 CHANGE_INODE = 0x40086602, 0x401C5820, 0x40087602, 0x40046602  # FS_IOC_SETFLAGS and its like
 
 # What reaches into other processes or the system itself, which no user's program needs.

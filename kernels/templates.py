@@ -35,7 +35,7 @@ FORK, RETIRE = b"f", b"r"  # what is said to a template
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of modules of the template
-LINUX = PASSES_PIDS = sys.platform == "linux"
+PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
 SHORT = 0.5  # seconds, where the template has not answered anybody in that time
@@ -122,7 +122,7 @@ class Request:
         """As it is sent."""
         names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
         told = {name: getattr(self, name) for name in names}
-        told["number"] = number_of(self.mark) if LINUX and self.mark else None
+        told["number"] = number_of(self.mark) if sys.platform == "linux" and self.mark else None
         data = json.dumps(told).encode()
         return LENGTH.pack(len(data)) + data
 
