@@ -104,9 +104,14 @@ def interrupt_only_cells(kernel: Any) -> None:
     """
 
     def interrupt(number: int, frame: Any) -> None:
+        prints = False
         while frame is not None:
-            if frame.f_code.co_filename.endswith(("interactiveshell.py", "completer.py")):
+            file = frame.f_code.co_filename
+            if prints and file.endswith("completer.py"):
+                return  # of an interrupt before, and half of it would come out elsewhere
+            if file.endswith(("interactiveshell.py", "completer.py")):
                 signal.default_int_handler(number, frame)
+            prints = prints or file.endswith("iostream.py")
             frame = frame.f_back
 
     def before_request() -> None:
