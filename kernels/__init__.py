@@ -11,24 +11,41 @@ from .errors import (
     PoolExhaustedError,
     SessionNotFoundError,
     StoreError,
+    next_step,
 )
 from .execution import Execution, Run
+from .homes import Homes
+from .journal import JOURNAL_SUFFIX, is_recorded
+from .jupyter_server import Api
 from .kernel import Kernel
+from .outputs import encodable
 from .pool import Pool
-from .probe import why_not
-from .process import Far, Launch, is_here
+from .probe import keeps_devices, lets_signals_out, why_not
+from .process import Far, Launch, is_here, language_of
 from .question import Question
+from .replay import Recorded, recorded
 from .reply import Reply, Script
-from .sandbox import Policy, Sandbox, Tier
+from .resume import Again, Resume
+from .sandbox import TIERS, Policy, Sandbox, Tier
+from .seccomp import knows_system_calls
 from .session import Config, Session
-from .sessions import Sessions
+from .sessions import LOCAL, Sessions
+from .source import decoded, encoded
 from .terminal_text import StreamText
+from .tracing import CURRENT
 
 __all__ = [
+    "CURRENT",
+    "JOURNAL_SUFFIX",
+    "LOCAL",
+    "TIERS",
+    "Again",
+    "Api",
     "Config",
     "DeadKernelError",
     "Execution",
     "Far",
+    "Homes",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -38,8 +55,10 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
+    "Recorded",
     "RemoteKernel",
     "Reply",
+    "Resume",
     "Run",
     "Sandbox",
     "Script",
@@ -49,6 +68,16 @@ __all__ = [
     "StoreError",
     "StreamText",
     "Tier",
+    "decoded",
+    "encodable",
+    "encoded",
     "is_here",
+    "is_recorded",
+    "keeps_devices",
+    "knows_system_calls",
+    "language_of",
+    "lets_signals_out",
+    "next_step",
+    "recorded",
     "why_not",
 ]

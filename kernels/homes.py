@@ -128,6 +128,17 @@ class Homes:
         self.on_lapse: Callable[[], Awaitable[None]] = self.beat
         self._stack = contextlib.AsyncExitStack()
 
+    @classmethod
+    def at(cls, store_url: str, url: str, folder: str) -> Homes:
+        """The records in the store that a setting names.
+
+        Raises:
+            StoreError: it can't be used.
+        """
+        from .stores import opened  # its libraries take a while to import
+
+        return cls(opened(store_url), url, folder)
+
     async def __aenter__(self) -> Self:
         """Be alive for the others.
 

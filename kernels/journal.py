@@ -21,14 +21,14 @@ from nbformat import NotebookNode
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".open"
+JOURNAL_SUFFIX = ".open"
 
 
 class Journal:
     """One notebook's journal: who records it, and the last write."""
 
     def __init__(self, notebook: Path, copy: str = "") -> None:
-        self.path = notebook.with_name(f".{notebook.name}{SUFFIX}")
+        self.path = notebook.with_name(f".{notebook.name}{JOURNAL_SUFFIX}")
         self._copy = copy  # of the server; its process may be one of another machine
 
     def note(self, offset: int, data: bytes) -> None:
@@ -73,8 +73,8 @@ def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = 
         spared: names of notebooks that are left alone, too: somebody else will see to them.
     """
     mended = []
-    for journal in folder.glob(f".*.ipynb{SUFFIX}"):
-        notebook = journal.with_name(journal.name[1 : -len(SUFFIX)])
+    for journal in folder.glob(f".*.ipynb{JOURNAL_SUFFIX}"):
+        notebook = journal.with_name(journal.name[1 : -len(JOURNAL_SUFFIX)])
         try:
             with journal.open("rb") as file:
                 note = parsed(file.readline(1_000))

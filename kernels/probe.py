@@ -44,7 +44,7 @@ def why_not(policy: Policy) -> str:
         return "it needs Linux"
     if policy.tier == "bwrap" and shutil.which("bwrap") is None:
         return "bubblewrap is not installed (its package is called bubblewrap)"
-    if policy.tier == "landlock" and not seccomp.known():
+    if policy.tier == "landlock" and not seccomp.knows_system_calls():
         return f"its system calls are not known for {os.uname().machine}"
     if policy.tier == "landlock" and (why := within_reach(policy)):
         return why

@@ -283,7 +283,7 @@ class Sandbox:
         return {
             # Without a user namespace of one's own it counts all of the user's processes.
             "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
-            "filter": seccomp.program(rules).hex() if seccomp.known() else "",
+            "filter": seccomp.program(rules).hex() if seccomp.knows_system_calls() else "",
             "landlock": files if landlock else None,
         }
 

@@ -151,7 +151,7 @@ NEW_SOCKETS = (
 )
 
 
-def known() -> bool:
+def knows_system_calls() -> bool:
     """Whether there are numbers for this machine's processor."""
     return platform.machine() in MACHINES
 

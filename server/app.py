@@ -14,10 +14,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import Policy, Sessions
-from ..kernels.homes import Homes
-from ..kernels.process import language_of
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL, Homes, Policy, Sessions, language_of
 from .completions import Completions
 from .error_reporting import UnexpectedErrors
 from .isolation import chosen, described, hints, hints_elsewhere

@@ -21,7 +21,7 @@ from pathlib import Path
 from fastmcp.server.auth import AccessToken, TokenVerifier
 from pydantic import SecretStr
 
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL
 from .kept import TOKEN, private_text, token_file
 from .settings import BadSettings, Settings
 

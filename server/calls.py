@@ -13,8 +13,7 @@ from typing import Any
 from fastmcp.exceptions import ToolError
 from fastmcp.server.dependencies import get_access_token
 
-from ..kernels import KernelError, SessionNotFoundError
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL, KernelError, SessionNotFoundError
 from .auth import may_see
 from .paths import PathNotAllowedError
 

@@ -13,8 +13,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from ..kernels import StoreError
-from ..kernels.homes import Homes
+from ..kernels import Homes, StoreError
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,6 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"AUTH: {settings.auth} keeps sign-ins in one server, and SESSION_STORE is for several."
             " Use AUTH=token, or leave SESSION_STORE out."
         )
-    from ..kernels.stores import opened  # its libraries take a while to import
-
     url = "" if port is None else settings.copy_url or own_url(settings.host, port)
     settings.make_folders()
     try:
@@ -52,7 +49,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
-        found = Homes(opened(where), url, folder)
+        found = Homes.at(where, url, folder)
         others = await found.copies()
     except StoreError as error:
         raise BadSettings(f"SESSION_STORE: {error}.") from None

@@ -19,8 +19,7 @@ from typing import Annotated
 import psutil
 from cyclopts import Parameter
 
-from ..kernels import KernelError, Policy, Session, Sessions
-from ..kernels.jupyter_server import Api
+from ..kernels import Api, KernelError, Policy, Session, Sessions
 from . import hostfile
 from .attach import START, STOP, Unattached, check, introduced_facts
 from .attempt import Failed, NotTried, tools_of

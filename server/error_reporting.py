@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
 from fastmcp.server.middleware import Middleware, MiddlewareContext
 
-from ..kernels.errors import next_step
+from ..kernels import next_step
 
 log = logging.getLogger(__name__)
 

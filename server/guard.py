@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL
 from .connections import recognize
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import platformdirs
 
-from ..kernels import Policy, Tier, seccomp, why_not
-from ..kernels.probe import keeps_devices, lets_signals_out
-from ..kernels.sandbox import TIERS
+from ..kernels import (
+    TIERS,
+    Policy,
+    Tier,
+    keeps_devices,
+    knows_system_calls,
+    lets_signals_out,
+    why_not,
+)
 from .kept import private_folder
 from .settings import BadSettings, Settings
 
@@ -227,7 +233,7 @@ def left_open(policy: Policy | None, settings: Settings) -> str:
             left.insert(0, SIGNALS)
     if not keeps_devices(policy):
         left.insert(0, "the modes of /dev/null and the like, as root may not mount here")
-    if not seccomp.known():
+    if not knows_system_calls():
         left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
     if policy.network:
         left.insert(0, "the network, with what listens on this machine")

@@ -58,7 +58,7 @@ def tell_of_runs() -> None:
 
 def told_of_the_run(record: logging.LogRecord) -> bool:
     """Add which run a record is about."""
-    from ..kernels.tracing import CURRENT  # here: a process that is attached has no use for kernels
+    from ..kernels import CURRENT  # here: a process that is attached has no use for kernels
 
     if (run := CURRENT.get()) is not None:
         record.session, record.cell = run.session, run.cell

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.types import ASGIApp
 
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL
 from .app import App
 from .application import EVERYWHERE, application
 from .auth import Access, Tokens, access, bridge, local_token

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ..kernels.source import decoded, encoded
+from ..kernels import decoded, encoded
 from . import beneath
 
 MOST = 10_000_000  # bytes of one file

@@ -20,9 +20,7 @@ from mcp_types import TextContent, ToolAnnotations
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ..kernels import Session, SessionNotFoundError, Sessions
-from ..kernels.replay import Recorded, recorded
-from ..kernels.resume import Again, Resume
+from ..kernels import Again, Recorded, Resume, Session, SessionNotFoundError, Sessions, recorded
 from . import beneath
 from .calls import Refusal, failures_as_refusals, may_read, principal
 from .messages import has_more_values

@@ -22,8 +22,7 @@ from mcp_types import TextContent, ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 
-from ..kernels import Execution, Script, Session, SessionNotFoundError, Sessions
-from ..kernels.sessions import LOCAL
+from ..kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, Sessions
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
 from .calls import Refusal, failures_as_refusals, principal

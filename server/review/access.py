@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...kernels.sessions import LOCAL
+from ...kernels import LOCAL
 from ..auth import Tokens, may_see
 
 SIGNED_IN = 30 * 86_400  # seconds

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...kernels.outputs import encodable
+from ...kernels import encodable
 from ..plaintext import INVISIBLE
 
 LARGEST = 50_000_000  # bytes of a notebook that is opened: Python stands still while it is parsed

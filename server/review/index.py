@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from ...kernels.journal import SUFFIX, is_recorded
+from ...kernels import JOURNAL_SUFFIX, is_recorded
 from .contents import Cell, Notebook, UnreadableError, fingerprint, read
 
 EXTENSION = ".ipynb"
@@ -127,7 +127,7 @@ class Index:
         there = set(names)
         for name in names:
             if name.endswith(EXTENSION) and not name.startswith("."):
-                entry = self._look(name, recorded=f".{name}{SUFFIX}" in there)
+                entry = self._look(name, recorded=f".{name}{JOURNAL_SUFFIX}" in there)
                 if entry is not None:
                     yield entry
 

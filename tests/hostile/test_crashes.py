@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels.journal import SUFFIX, recover
+from rmi_agent.kernels.journal import JOURNAL_SUFFIX, recover
 
 from tests.conftest import kernel_env
 from tests.server.conftest import fill
@@ -75,7 +75,7 @@ def check(folder: Path, acknowledged: int) -> None:
     statuses = [cell.metadata.rmi_agent.status for cell in notebook.cells]
     assert statuses[: acknowledged + 1] == ["ok"] * (acknowledged + 1)
     assert statuses[acknowledged + 1 :] in ([], ["ok"], ["interrupted"])
-    assert not list(folder.glob(f".*{SUFFIX}"))
+    assert not list(folder.glob(f".*{JOURNAL_SUFFIX}"))
     assert not list(folder.glob(".*.tmp"))
 
 
