@@ -30,6 +30,7 @@ from .sandbox import TIERS, Policy, Sandbox, Tier
 from .seccomp import knows_system_calls
 from .session import Config, Session
 from .sessions import LOCAL, Sessions
+from .shared import Shared
 from .source import decoded, encoded
 from .terminal_text import StreamText
 from .tracing import CURRENT
@@ -65,6 +66,7 @@ __all__ = [
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Shared",
     "StoreError",
     "StreamText",
     "Tier",
