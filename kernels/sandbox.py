@@ -21,7 +21,8 @@ from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
 from .errors import KernelStartError
 from .interpreters import base_of, changeable, where
-from .process import Launch, ipython_folder
+from .launch import Launch
+from .process import ipython_folder
 from .runtime import clear_after_dead
 
 Tier = Literal["bwrap", "landlock"]
