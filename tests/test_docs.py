@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rmi_agent.server.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -74,3 +77,20 @@ def test_the_two_commands_to_start_with_stand_in_the_readme() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -e "
     assert f"\n{install}. && .venv/bin/rmi-agent run hello_world.py\n" in readme
     assert f'\n{install}".[test]" && .venv/bin/pytest\n' in readme
+
+
+def help_of(*command: str) -> str:
+    text = io.StringIO()
+    app.help_print(command, console=Console(file=text, width=200))
+    return text.getvalue()
+
+
+def test_the_page_of_commands_has_every_command_and_option_and_no_other() -> None:
+    page = prose(DOCS / "commands.md")
+    names = {name for name in app if not name.startswith("-")}
+    texts = [help_of(), help_of("tokens", "list"), help_of("tokens", "revoke")]
+    texts += [help_of(name) for name in names]
+    options = re.compile(r"--[a-z][a-z-]*[a-z]")
+    taken = {option for text in texts for option in options.findall(text)} - {"--version"}
+    assert taken == set(options.findall(page))
+    assert names <= set(re.findall(r"`([a-z]+)[`\s]", page))
