@@ -25,7 +25,7 @@ from .factory import process_for
 from .fairness import Turns
 from .launch import Launch
 from .outputs import Outputs, in_parts
-from .programs import SET_UP, programs
+from .programs import SET_UP, set_up_request
 from .question import OnQuestion, Question
 from .reply import Message, Reply, Script, Status, ends_kernel, payloads, reply_of
 from .shipping import NotSent, Shipment
@@ -512,7 +512,7 @@ class Kernel:
         more = self.process.more_to_set_up()
         if not self.process.is_here:
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
-        request = {"arguments": arguments, **programs(more.programs), **more.sent}
+        request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
         msg_id = self._send(SET_UP, request, silent=True)
         reply = (await self._reply_to(msg_id))["content"]
         if reply["status"] != "ok":
