@@ -11,7 +11,7 @@ from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 EVERYWHERE = ("inscript.py", "inmessages.py", "inkernel.py")
-# Executes what `set_up_request` has made along, in a namespace of its own; once, for a kernel that
+# Executes what `set_up_request` has made, in a namespace of its own; once, for a kernel that
 # is attached to may have it from another server of ours.
 SET_UP = (
     "hasattr(get_ipython(), '_rmi_agent_script') or"
