@@ -12,11 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions, Shared
+from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
 from rmi_agent.kernels.homes import Copy, Homes, Record
-from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 from rmi_agent.server import passing
 
