@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 from .address import JupyterServer
 from .directory import Alone, Directory
 from .errors import PoolExhaustedError, SessionNotFoundError
-from .execution import Execution, Run
+from .execution import Execution
 from .journal import recover
 from .kernel import Kernel
 from .launch import Launch
@@ -32,6 +32,7 @@ from .onrecord import RunsOnRecord
 from .pool import Pool
 from .process import ipython_folder
 from .quotas import LOCAL, Quotas
+from .run import Run
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session
