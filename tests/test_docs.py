@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 from collections.abc import Iterator
@@ -94,3 +95,31 @@ def test_the_page_of_commands_has_every_command_and_option_and_no_other() -> Non
     taken = {option for text in texts for option in options.findall(text)} - {"--version"}
     assert taken == set(options.findall(page))
     assert names <= set(re.findall(r"`([a-z]+)[`\s]", page))
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """What a module may say: its literals, with … for what is filled in."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = node.values
+            yield "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in parts)
+
+
+OF_OTHERS = {"launch timeout", "Permission denied"}
+
+
+def test_messages_in_troubleshooting_are_still_given() -> None:
+    modules = [m for floor in ("server", "kernels", "client") for m in (ROOT / floor).rglob("*.py")]
+    given = [" ".join(text.split()) for module in modules for text in texts_of(module)]
+    heads = re.findall(r"^\* \*\*(.+?)\*\*", prose(DOCS / "troubleshooting.md"), re.M | re.S)
+    quoted = {" ".join(code[1:-1].split()) for head in heads for code in CODE.findall(head)}
+    fragments = {
+        fragment.strip(" :,.")
+        for message in quoted - OF_OTHERS
+        for fragment in re.split(r"…(?:/\S+)?|\d+", message)
+        if " " in fragment.strip(" :,.")  # one word may be anybody's
+    }
+    assert len(fragments) > 10
+    assert not {part for part in fragments if not any(part in text for text in given)}
