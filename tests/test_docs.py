@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -67,6 +68,16 @@ def test_a_list_follows_an_empty_line(path: Path) -> None:
             assert not before or re.match(r"([*-]|\d+\.) |  ", before), line
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_blocks_of_json_and_python_can_be_parsed(path: Path) -> None:
+    for block in FENCE.finditer(path.read_text("utf-8")):
+        first, *lines, _ = block[0].strip().split("\n")
+        if first == "```json":
+            json.loads("\n".join(lines))
+        elif first == "```python":
+            compile("\n".join(lines), path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
 @pytest.mark.parametrize("start", [ROOT / "README.md", DOCS / "index.md"], ids=["readme", "index"])
 def test_every_page_is_linked_from_where_people_start(start: Path) -> None:
     linked = {(start.parent / link.partition("#")[0]).resolve() for link in links(start)}
@@ -118,7 +129,7 @@ def test_messages_in_troubleshooting_are_still_given() -> None:
     fragments = {
         fragment.strip(" :,.")
         for message in quoted - OF_OTHERS
-        for fragment in re.split(r"…(?:/\S+)?|\d+", message)
+        for fragment in re.split(r"…(?:/\S+)?|\d+|\b[A-Z_]{4,}:", message)  # what is filled in
         if " " in fragment.strip(" :,.")  # one word may be anybody's
     }
     assert len(fragments) > 10
