@@ -134,3 +134,15 @@ def test_messages_in_troubleshooting_are_still_given() -> None:
     }
     assert len(fragments) > 10
     assert not {part for part in fragments if not any(part in text for text in given)}
+
+
+def test_the_architecture_has_every_folder_of_the_code() -> None:
+    page = prose(DOCS / "architecture.md")
+    for floor, after in (
+        ("kernels", "### server/"),
+        ("server", "### client/"),
+        ("client", "## The"),
+    ):
+        part = page.partition(f"### {floor}/")[2].partition(after)[0]
+        for package in (ROOT / floor).glob("*/__init__.py"):
+            assert f"`{package.parent.name}/`" in part, f"{floor}/{package.parent.name}"
