@@ -146,3 +146,11 @@ def test_the_architecture_has_every_folder_of_the_code() -> None:
         part = page.partition(f"### {floor}/")[2].partition(after)[0]
         for package in (ROOT / floor).glob("*/__init__.py"):
             assert f"`{package.parent.name}/`" in part, f"{floor}/{package.parent.name}"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    files = r"(?<![\w./-])(?:tests|benchmarks|packaging|server|kernels|client)/[\w/-]+\.\w+"
+    for name in re.findall(rf"{files}|(?<=`)tests/[\w/]+(?=`)|notebooks/sample-[\w.-]+", text):
+        assert (ROOT / name).exists(), name
