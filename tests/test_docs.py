@@ -22,6 +22,7 @@ TEXTS = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *PAGES]
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
+IMAGE = re.compile(r'<img src="([^"]+)"')
 HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 
 
@@ -31,7 +32,8 @@ def prose(path: Path) -> str:
 
 
 def links(path: Path) -> Iterator[str]:
-    for target in LINK.findall(CODE.sub("code", prose(path))):
+    text = CODE.sub("code", prose(path))
+    for target in LINK.findall(text) + IMAGE.findall(text):
         if not re.match(r"[a-z]+:", target):
             yield target
 
