@@ -13,9 +13,9 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
-from fastmcp.server.auth import AccessToken, OAuthProvider
+from fastmcp.server.auth import AccessToken, OAuthProvider, TokenVerificationError
 from fastmcp.server.auth.identity_assertion import normalize_resource_url
 from fastmcp.server.auth.oauth_proxy.models import ProxyDCRClient
 from fastmcp.server.auth.redirect_validation import build_client_redirect
@@ -38,13 +38,14 @@ from .oauth_store import (
     ACCESS_SECONDS,
     Client,
     Consent,
+    Kind,
     Minted,
     SignIn,
     Store,
     digest,
-    find,
 )
 from .registration import SCOPE, bound
+from .settings import BadSettings
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ CODES = 1_000  # not yet exchanged; each took a person's token
 STATE = 2_000  # characters
 S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
 PATHS = ("/mcp", "/sse")
+Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
 
@@ -90,8 +92,11 @@ class SignIns(OAuthProvider):
             revocation_options=RevocationOptions(enabled=True),
         )
         self._tokens, self._store = tokens, store
-        self._changes = ThreadPoolExecutor(1, "sign-ins")
+        # Apart, so that nobody who is signed in waits while another process writes.
+        self._reads = ThreadPoolExecutor(1, "sign-ins read")
+        self._changes = ThreadPoolExecutor(1, "sign-ins written")
         self._noting: set[str] = set()  # sign-ins whose use is being noted
+        self._reported = ""  # what was last said of a store that can't be read
         self._issuer = str(self.issuer_url)
         # One server under several addresses: what is minted for one is good for all of them.
         self._resource = f"{public_url}{PATHS[0]}"
@@ -103,13 +108,13 @@ class SignIns(OAuthProvider):
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         """A client that has registered."""
-        client = self._store.state.clients.get(client_id)
+        client = await self._read(self._store.client, client_id)
         if client is None:
             return None
         return PublicClient(
             client_id=client.id,
             client_name=client.name,
-            redirect_uris=[URI.validate_python(uri) for uri in client.redirect_uris],
+            redirect_uris=[URI.validate_python(uri) for uri in client.redirect_uris.split()],
             token_endpoint_auth_method="none",
         )
 
@@ -120,10 +125,10 @@ class SignIns(OAuthProvider):
             RegistrationError: it is not one that anybody can safely be led back to.
         """
         bound(client_info)
-        uris = tuple(str(uri) for uri in client_info.redirect_uris or ())
+        uris = " ".join(str(uri) for uri in client_info.redirect_uris or ())
         name = client_info.client_name or ""
         client = Client(client_info.client_id, name, uris, int(time.time()))
-        await self._change(lambda: self._store.keep(client))
+        await self._change(self._store.register, client)
 
     # -- a person is asked
 
@@ -143,7 +148,7 @@ class SignIns(OAuthProvider):
             raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
         if len(params.state or "") > STATE or len(" ".join(params.scopes or ())) > SCOPE:
             raise AuthorizeError("invalid_request", "state or scope is too long.")
-        known = self._store.state.clients.get(client.client_id)
+        known = await self._read(self._store.client, client.client_id)
         if known is None:
             raise AuthorizeError("unauthorized_client", "The client is not known any more.")
         return self._page.begin(known, params)
@@ -188,9 +193,10 @@ class SignIns(OAuthProvider):
         key = digest(authorization_code)
         if (code := self._codes.get(key)) is not None:
             return code.model_copy(update={"code": authorization_code})
-        if (one := find(self._store.state, code=key)) is not None:
+        one = await self._read(self._store.find, "code", authorization_code)
+        if one is not None:
             log.warning("A code was used twice; sign-in %s has ended.", one.id)
-            await self._change(lambda: self._store.end(one))
+            await self._change(self._store.end, one)
         return None
 
     async def exchange_authorization_code(
@@ -210,25 +216,25 @@ class SignIns(OAuthProvider):
             client_id=client.client_id,
             client_name=client.client_name or "",
             resource=code.resource or self._resource,
-            scopes=tuple(code.scopes),
+            scopes=" ".join(code.scopes),
         )
-        minted = await self._change(lambda: self._store.sign_in(consent, authorization_code.code))
+        minted = await self._change(self._store.sign_in, consent, authorization_code.code)
         return answer(minted, code.scopes)
 
     async def load_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: str
     ) -> RefreshToken | None:
         """The sign-in of a refresh token, be it the newest one or not."""
-        one = find(self._store.state, family=digest(refresh_token.partition(".")[0]))
-        if one is None or one.consent.client_id != client.client_id or not self._holds(one):
+        one = await self._read(self._store.find, "refresh", refresh_token)
+        if one is None or one.client_id != client.client_id or not self._holds(one):
             return None
         return RefreshToken(
             token=refresh_token,
-            client_id=one.consent.client_id,
-            scopes=list(one.consent.scopes),
+            client_id=one.client_id,
+            scopes=one.scopes.split(),
             expires_at=one.until,
-            resource=one.consent.resource,
-            subject=one.consent.principal,
+            resource=one.resource,
+            subject=one.principal,
         )
 
     async def exchange_refresh_token(
@@ -239,54 +245,66 @@ class SignIns(OAuthProvider):
         Raises:
             TokenError: it is not the newest; the sign-in has ended, since somebody else has it.
         """
-        minted = await self._change(lambda: self._store.rotate(refresh_token.token))
+        minted = await self._change(self._store.rotate, refresh_token.token)
         if minted is None:
             raise TokenError("invalid_grant", "refresh token does not exist")
         return answer(minted, scopes)
 
     async def load_access_token(self, token: str) -> AccessToken | None:
         """An access token that is good, as OAuth sees it: its client's."""
-        one = find(self._store.state, access=digest(token))
-        if one is None or one.access_until < time.time() or not self._holds(one):
+        one = await self._signed_in(token)
+        if one is None:
             return None
         return AccessToken(
             token=token,
-            client_id=one.consent.client_id,
-            scopes=list(one.consent.scopes),
+            client_id=one.client_id,
+            scopes=one.scopes.split(),
             expires_at=one.access_until,
-            resource=one.consent.resource,
-            subject=one.consent.principal,
+            resource=one.resource,
+            subject=one.principal,
         )
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """An access token that is good, as our server sees it: its principal's."""
-        found = await self.load_access_token(token)
-        if found is None or found.subject is None:
+        try:
+            one = await self._signed_in(token)
+        except BadSettings as error:
+            if str(error) != self._reported:  # once, not for each request
+                self._reported = str(error)
+                log.error("%s Until then nobody can sign in.", error)
+            # A token of another kind may still be good.
+            raise TokenVerificationError(str(error)) from None
+        if one is None:
             return None
-        if (one := find(self._store.state, access=digest(token))) is not None:
-            self._note_use(one)
+        self._note_use(one)
         # Without the token and the client: a principal is one, however they are signed in.
         return AccessToken(
             token="",
-            client_id=found.subject,
-            scopes=found.scopes,
-            expires_at=found.expires_at,
-            resource=found.resource,
+            client_id=one.principal,
+            scopes=one.scopes.split(),
+            expires_at=one.access_until,
+            resource=one.resource,
         )
+
+    async def _signed_in(self, access: str) -> SignIn | None:
+        """The sign-in of an access token that is good."""
+        one = await self._read(self._store.find, "access", access)
+        return one if one and one.access_until >= time.time() and self._holds(one) else None
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
         """End the sign-in of a token."""
-        state = self._store.state
-        one = find(state, access=digest(token.token)) or find(
-            state, family=digest(token.token.partition(".")[0])
-        )
-        if one is not None:
-            await self._change(lambda: self._store.end(one))
+        kind: Kind
+        for kind in ("access", "refresh"):
+            if (one := await self._read(self._store.find, kind, token.token)) is not None:
+                await self._change(self._store.end, one)
 
-    # -- changes, which wait for the disk and for other processes
+    # -- the store, whose calls wait for the disk and for other processes
 
-    async def _change(self, change: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._changes, change)
+    async def _read(self, ask: Callable[[*Args], Result], *args: *Args) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._reads, ask, *args)
+
+    async def _change(self, make: Callable[[*Args], Result], *args: *Args) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._changes, make, *args)
 
     def _note_use(self, one: SignIn) -> None:
         """Remember when a sign-in was used; nobody waits for that, or is locked out for it."""
@@ -303,11 +321,7 @@ class SignIns(OAuthProvider):
 
     def _holds(self, one: SignIn) -> bool:
         """Whether a consent is good here: for this server, and from a token that still is one."""
-        consent = one.consent
-        return (
-            consent.resource in self._resources
-            and self._tokens.mark(consent.principal) == consent.mark
-        )
+        return one.resource in self._resources and self._tokens.mark(one.principal) == one.mark
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """The endpoints."""

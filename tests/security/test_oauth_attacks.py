@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -606,7 +605,8 @@ async def test_of_a_client_only_what_is_needed_is_kept(signing: Signing) -> None
     assert answer.status_code == 201
     assert "client_secret" not in answer.json() or answer.json()["client_secret"] is None
     assert answer.json()["token_endpoint_auth_method"] == "none"
-    assert len(oauth_store.store_file().read_text("utf-8")) < 2_000
+    [client] = signing.clients().values()
+    assert len(str(client)) < 1_000 and "ccc" not in str(client)
 
 
 async def test_sign_ins_that_wait_are_bounded(
@@ -725,7 +725,7 @@ async def test_no_secret_is_in_the_store_or_the_log(
     await signing.lets_in(second["access_token"])
     await signing.exchange(client, code, code_verifier="wrong")
     await signing.refresh(client, first["refresh_token"])
-    kept = oauth_store.store_file().read_text("utf-8")
+    kept = oauth_store.store_file().read_bytes()
     own = [r.getMessage() for r in caplog.records if not r.name.startswith(("httpx", "httpcore"))]
     told = "\n".join(own)
     secrets = [ALICE, "a-wrong-token-of-somebody", code, signing.verifier]
@@ -734,9 +734,8 @@ async def test_no_secret_is_in_the_store_or_the_log(
     ]
     secrets += [Page(page.text).fields["csrf"], *signing.http.cookies.values()]
     for secret in secrets:
-        assert secret not in kept
+        assert secret.encode() not in kept
         assert secret not in told
-    assert json.loads(kept)["version"] == 1
 
 
 # -- what is open
