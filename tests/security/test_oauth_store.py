@@ -223,13 +223,22 @@ def put_old(path: Path, text: str) -> Path:
 # -- several at once, and crashes
 
 
-def test_two_who_change_it_at_once_lose_nothing(path: Path) -> None:
+def test_those_who_change_it_at_once_lose_nothing_and_are_not_refused(path: Path) -> None:
     stores = [Store(path) for _ in range(4)]
+
+    def rotated(number: int) -> str:
+        minted = stores[number % 4].sign_in(CONSENT, f"code {number}")
+        for _ in range(5):
+            again = stores[number % 4].rotate(minted.refresh)
+            assert again is not None
+            minted = again
+        return digest(minted.refresh)
+
     with ThreadPoolExecutor(4) as threads:
-        done = [threads.submit(stores[n % 4].sign_in, CONSENT, f"code {n}") for n in range(40)]
-        for one in done:
-            one.result()
-    assert all(len(store.sign_ins()) == 40 for store in stores)
+        newest = set(threads.map(rotated, range(40)))
+    for store in stores:
+        assert {one.refresh for one in store.sign_ins()} == newest
+    assert len(newest) == 40
 
 
 CHILD = """
