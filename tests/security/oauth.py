@@ -22,7 +22,7 @@ from rmi_agent.server import App, load
 from rmi_agent.server.application import application
 from rmi_agent.server.auth import access
 from rmi_agent.server.oauth_store import store_file
-from rmi_agent.server.ways import Ways, ways
+from rmi_agent.server.ways import CombinedProvider, build_provider
 
 ALICE = "alice-has-this-token-0123456789"
 BOB = "bob-has-this-other-token-987654"
@@ -118,7 +118,7 @@ class Signing:
     projects: Path
     settings: dict[str, Any] = field(default_factory=dict)
     app: Any = None
-    provider: Ways = field(init=False)
+    provider: CombinedProvider = field(init=False)
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
 
     def __post_init__(self) -> None:
@@ -131,8 +131,8 @@ class Signing:
         settings = load(python_projects_dir=self.projects, **given)
         tokens = access(settings).tokens
         assert tokens is not None
-        provider = ways(settings, tokens)
-        assert isinstance(provider, Ways)
+        provider = build_provider(settings, tokens)
+        assert isinstance(provider, CombinedProvider)
         self.provider = provider
         self.app = application(App(settings, provider), settings, provider, tokens)
         self.http = self.browser()
