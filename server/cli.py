@@ -53,7 +53,7 @@ for name, does in (
     app.command(f"rmi_agent.server.resident_cli:{name}", help=does)
 app.command(
     "rmi_agent.server.doctor:doctor",
-    help="Try what a server needs on this machine; exit code 1 if something is amiss.",
+    help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
 app.command(
     "rmi_agent.server.install:install",

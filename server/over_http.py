@@ -30,7 +30,7 @@ from .proof import Identity
 from .resident import Record, born, lease, publish, withdraw
 from .settings import BadSettings, Settings
 from .tunnel import ready, through, tunnel
-from .ways import public_url, ways
+from .ways import build_provider, public_url
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             public = await outside.enter_async_context(tunnel(settings, here))
             settings = through(settings, public)
         callers = Access(None) if insecure else access(settings)
-        provider = None if callers.tokens is None else ways(settings, callers.tokens)
+        provider = None if callers.tokens is None else build_provider(settings, callers.tokens)
         common = await homes(settings, listening.getsockname()[1])
         server = App(
             settings,
