@@ -28,7 +28,6 @@ from .entry import Entry, address, env_of, is_ours, kind, starts_us
 from .finding import Finding, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
-from .jsontext import Malformed
 from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
@@ -266,9 +265,8 @@ async def of_host(host: Host) -> AsyncIterator[Finding]:
     """What a host's config has for this server, and whether that works."""
     try:
         entries = ours_in(host)
-    except (hostfile.UnusableFile, Malformed) as error:
-        told = f"{host.config} is broken: {error}" if isinstance(error, Malformed) else str(error)
-        yield Finding(host.title, False, told, f"Mend it: {host.title} can't read it either.")
+    except hostfile.UnusableFile as error:
+        yield Finding(host.title, False, str(error), f"Fix it: {host.title} can't read it either.")
         return
     if not entries:
         why = "no entry" if host.is_here else "not found on this machine"
@@ -282,13 +280,10 @@ def ours_in(host: Host) -> dict[str, Entry]:
     """The entries for this server in a host's config.
 
     Raises:
-        UnusableFile: it can't be read.
-        Malformed: it is no JSON, or not as the host wants it.
+        UnusableFile: it can't be read, or is not as the host wants it.
     """
-    text = hostfile.text_of(host.config, hostfile.read(host.config), host.comments)
-    entries = text.value(host.section)
-    text.part(host.section, "")
-    return {name: entry for name, entry in (entries or {}).items() if is_ours(name, entry)}
+    entries = hostfile.read(host.config, host.comments).part(host.section, dict)
+    return {name: entry for name, entry in entries.items() if is_ours(name, entry)}
 
 
 async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
