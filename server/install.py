@@ -23,17 +23,17 @@ from .entry import (
     REMOTE_NAME,
     Entry,
     bridge_entry,
-    command,
+    describe,
     env_of,
+    find_npx,
     is_ours,
     kind,
     local_entry,
-    node,
-    shown,
+    start_command,
     url_entry,
 )
 from .finding import speak_plainly
-from .hostenv import FOLDERS, environment, given
+from .hostenv import FOLDERS, environment, parse_env
 from .hostfile import ConfigFile, UnusableFile
 from .hosts import Host, HostName, host_of
 from .merge import reference, with_entry, without_entry
@@ -130,9 +130,9 @@ def install(
             after = without_entry(file, chosen, name)
         else:
             entry = (
-                local_server(chosen, local, given(env), old)
+                local_server(chosen, local, parse_env(env), old)
                 if remote.url is None
-                else remote_server(chosen, name, remote, given(env))
+                else remote_server(chosen, name, remote, parse_env(env))
             )
             after = with_entry(file, chosen, name, entry)
         changed = (show_change if dry_run else write_change)(chosen, name, file, after)
@@ -177,9 +177,9 @@ def check_owner(file: ConfigFile, name: str, old: Any, url: str | None) -> None:
     Raises:
         UnusableFile: it is.
     """
-    if not is_ours(name, old) and shown(old) != url:
+    if not is_ours(name, old) and describe(old) != url:
         raise UnusableFile(
-            f'{file.path} has a "{name}" for another server: {shown(old)}.'
+            f'{file.path} has a "{name}" for another server: {describe(old)}.'
             " Choose another --name, or replace that one with --force."
         )
 
@@ -197,7 +197,7 @@ def local_server(host: Host, options: LocalServer, env: dict[str, str], old: Any
     }
     before = env_of(old) if kind(old) == "local" else {}
     env = environment(folders, {**env, **attach}, before)
-    start = command()
+    start = start_command()
     if start.doubt:
         print(f"Note: {start.doubt}", file=sys.stderr)
     return local_entry(host, start.words, env)
@@ -224,7 +224,7 @@ def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, s
         )
     if not bridged:
         return url_entry(host, url, token)
-    if node()[0] == "npx" and sys.platform != "win32":
+    if find_npx()[0] == "npx" and sys.platform != "win32":
         print("Note: npx is not found here; install Node.js (nodejs.org).", file=sys.stderr)
     return bridge_entry(host, url, token, env)
 

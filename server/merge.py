@@ -52,7 +52,7 @@ def merged(old: Any, name: str, entry: Entry) -> Entry:
     added = {key: value for key, value in old.items() if key in entry or key not in WRITTEN}
     new = {**added, **entry}
     env = old.get("env")
-    if "env" in entry and isinstance(env, dict) and kind(old) == kind(entry):
+    if "env" in entry and isinstance(env, dict) and kind(old) == kind(entry) == "bridge":
         kept = {key: value for key, value in env.items() if key != "AUTH"}  # an earlier token
         new["env"] = {**kept, **entry["env"]}
     return new

@@ -530,7 +530,7 @@ def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
         ({"env": ("ATTACH=sometimes",)}, "ATTACH: "),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
-        ({"url": "https://user:pass@far.example/mcp"}, "leave out what stands before @"),
+        ({"url": "https://user:pass@far.example/mcp"}, "leave out what comes before @"),
         ({"url": "https://far.example/mcp?token=x"}, "leave out"),
         ({"url": "far.example"}, "is no address"),
         ({"url": "https://far.example:port"}, "is no address"),
@@ -619,7 +619,7 @@ def test_an_environment_in_a_cache_is_named_by_what_makes_it(
     put(cache / "CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55")
     monkeypatch.setattr(sys, "prefix", str(cache / "archive-v0" / "x"))
     monkeypatch.setenv("PATH", str(home / "bin"))
-    monkeypatch.setattr(entries, "from_elsewhere", lambda: None)
+    monkeypatch.setattr(entries, "install_source", lambda: None)
     assert run("cursor", name="a") == 0
     assert "may be emptied" in capsys.readouterr().err
     put(home / "bin" / ("uvx.exe" if sys.platform == "win32" else "uvx"), "")
@@ -627,7 +627,7 @@ def test_an_environment_in_a_cache_is_named_by_what_makes_it(
     assert run("cursor", name="b") == 0
     assert written("cursor", "b")["command"] == str(next((home / "bin").iterdir()))
     assert written("cursor", "b")["args"] == ["rmi-agent-mcp-server"]
-    monkeypatch.setattr(entries, "from_elsewhere", lambda: "git+https://e.example/r@1")
+    monkeypatch.setattr(entries, "install_source", lambda: "git+https://e.example/r@1")
     assert run("cursor", name="c") == 0
     assert written("cursor", "c")["args"] == [
         "--from",
