@@ -582,6 +582,23 @@ def test_the_bridge_can_be_had_for_every_host(monkeypatch: pytest.MonkeyPatch) -
         assert not any(TOKEN in word for word in written(name, "python-remote")["args"])
 
 
+def test_what_was_added_to_a_bridge_and_to_a_question_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    run("claude-desktop", url=URL, env=("HTTPS_PROXY=http://p",))
+    run("claude-desktop", url="https://new.example")
+    assert written("claude-desktop", "python-remote")["env"]["HTTPS_PROXY"] == "http://p"
+    run("vscode", url=URL)
+    config = json.loads(config_of("vscode").read_text())
+    config["inputs"] = [{"id": "other"}, {**config["inputs"][0], "description": "mine"}]
+    config_of("vscode").write_text(json.dumps(config))
+    run("vscode", url="https://new.example")
+    assert json.loads(config_of("vscode").read_text())["inputs"] == config["inputs"]
+    run("vscode", name="python-remote", remove=True)
+    assert json.loads(config_of("vscode").read_text())["inputs"] == [{"id": "other"}]
+
+
 def test_sign_in_by_oauth_needs_no_token(capsys: pytest.CaptureFixture[str]) -> None:
     for name in NAMES:
         assert run(name, url=URL, oauth=True, check=True) == (0 if name == "claude-desktop" else 1)
