@@ -13,25 +13,25 @@ import functools
 import logging
 import secrets
 import shutil
-import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .address import JupyterServer
+from .directory import Alone, Directory
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
-from .homes import Ended, Homes, Known, Record
 from .journal import recover
 from .kernel import Kernel
-from .memory import MemoryWatch
+from .launch import Launch
+from .memory_limit import MemoryLimit
 from .onrecord import RunsOnRecord
 from .pool import Pool
-from .process import Launch, ipython_folder
+from .process import ipython_folder
+from .quotas import LOCAL, Quotas
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session
@@ -41,30 +41,19 @@ from .tracing import short, tracer
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .process import KernelProcess
-    from .server_kernel import ServerKernel
-    from .shared import Shared
+    pass
 
 log = logging.getLogger(__name__)
 
-LOCAL = "local"  # the one principal where none are told apart; it may have all there is
-JUST_NOW = 1.0  # seconds for which a session counts as busy after a run
-MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
 
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a session: why it ended and where its notebook is."""
 
-@dataclass
-class Share:
-    """What one principal has of the sessions.
-
-    Attributes:
-        places: those that are left to it.
-        held: sessions that are open, or on the way.
-        wanting: openings that wait for a place.
-    """
-
-    places: asyncio.Semaphore
-    held: int = 0
-    wanting: int = 0
+    principal: str
+    why: str
+    notebook: Path | None
+    count: int
 
 
 class Sessions:
@@ -79,7 +68,7 @@ class Sessions:
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
         most_each: sessions of one principal at the same time; 0 is no limit but `most`.
-        homes: tells which copy of the server has which session, where there are several.
+        directory: lists the sessions for the other servers that share them.
     """
 
     def __init__(
@@ -93,18 +82,13 @@ class Sessions:
         *,
         policy: Policy | None = None,
         expected: tuple[str, ...] = (LOCAL,),
-        homes: Homes | None = None,
+        directory: Directory | None = None,
     ) -> None:
-        self.shared: Shared | None = None
-        if homes is not None:
-            from .shared import Shared  # a server that is alone has no use for it
-
-            self.shared = Shared(self, homes)
-            config = replace(config, copy=homes.name)
-        self.config, self.policy, self._expected = config, policy, expected
+        self.directory: Directory = directory or Alone()
+        self.config = replace(config, copy=self.directory.name)
+        self.policy, self._expected = policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
-        self._most_each, self._patience = most_each, patience
-        self._shares: dict[str, Share] = {}  # by principal; of those who have or want sessions
+        self.quotas = Quotas(most_each, patience, self._evict_own)
         self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
@@ -122,7 +106,7 @@ class Sessions:
         return self
 
     async def _start(self) -> None:
-        known = await self._stack.enter_async_context(self.shared) if self.shared else Known()
+        known = await self._stack.enter_async_context(self.directory.joined(self))
         for notebook in await asyncio.to_thread(
             recover, self.config.notebooks, known.copies, known.notebooks
         ):
@@ -148,12 +132,11 @@ class Sessions:
             Pool(launch_for, warm, most, patience, self._evict, self._expected, self._forget)
         )
         self._stack.push_async_callback(self._close_all)
-        if self.shared is not None:
-            self._stack.push_async_callback(self.shared.release_all)
+        self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
             (watchdog.stay, "watchdog"),
             (self._reap, "closing idle sessions"),
-            (self._watch_memory, "memory"),
+            (MemoryLimit(self).watch, "memory"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
 
@@ -168,25 +151,24 @@ class Sessions:
             KernelStartError: none could be started.
         """
         with tracer.start_as_current_span("kernel.lease"):
-            await self._take_place(principal)
+            await self.quotas.take(principal)
             try:
                 kernel = await self.pool.lease(principal)
             except BaseException:
-                self._give_place_back(principal)
+                self.quotas.give_back(principal)
                 raise
         session = self._made(secrets.token_urlsafe(12), principal, kernel)
         if parent is not None:
             session.recorder.metadata["rmi_agent"]["parent"] = parent
-        if self.shared is not None:
-            try:
-                await self.shared.announce(session)
-            except BaseException:
-                self.pool.retire(kernel)
-                self._give_place_back(principal)
-                raise
+        try:
+            await self.directory.announce(session)
+        except BaseException:
+            self.pool.retire(kernel)
+            self.quotas.give_back(principal)
+            raise
         if self._stopping:  # meanwhile
             self.pool.retire(kernel)
-            self._give_place_back(principal)
+            self.quotas.give_back(principal)
             raise PoolExhaustedError("The server is shutting down.")
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
@@ -200,7 +182,7 @@ class Sessions:
         Raises:
             PoolExhaustedError: every session of the principal is busy.
         """
-        await self._take_place(principal)
+        await self.quotas.take(principal)
         session = self._made(session_id, principal, kernel, begun)
         self._ended.pop(session_id, None)
         self._open[session_id] = session
@@ -210,7 +192,7 @@ class Sessions:
     async def release(self, session: Session) -> None:
         """Have a session open no more, and leave it to the other copies as it is."""
         if self._open.pop(session.id, None) is not None:
-            self._give_place_back(session.principal)
+            self.quotas.give_back(session.principal)
             kernel = await session.release()
             if kernel is not None:
                 self.pool.let_go(kernel)
@@ -223,8 +205,13 @@ class Sessions:
 
     @property
     def open_ids(self) -> Collection[str]:
-        """The sessions that are open here, whosever they are."""
+        """The ids of `everyones`."""
         return self._open.keys()
+
+    @property
+    def everyones(self) -> Collection[Session]:
+        """The sessions that are open here, whosever they are."""
+        return self._open.values()
 
     def by_id(self, session_id: str) -> Session | None:
         """An open session, whosever it is; for ourselves, not for a caller."""
@@ -252,7 +239,7 @@ class Sessions:
             functools.partial(self._became_idle, principal),
             supervisor=self.supervisor,
             begun=begun,
-            changed=self.shared.note if self.shared is not None else ignored,
+            changed=self.directory.note,
         )
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
@@ -284,43 +271,8 @@ class Sessions:
 
         self.supervisor.start(asyncio.to_thread(remove), "removing a sandbox")
 
-    async def _take_place(self, principal: str) -> None:
-        """Wait until the principal may have one more session, closing an idle one of its own."""
-        most = sys.maxsize if principal == LOCAL or not self._most_each else self._most_each
-        share = self._shares.setdefault(principal, Share(asyncio.Semaphore(most)))
-        if share.places.locked():
-            self._evict_own(principal)
-        share.wanting += 1
-        try:
-            async with asyncio.timeout(self._patience):
-                await share.places.acquire()
-            share.held += 1
-        except TimeoutError:
-            raise PoolExhaustedError(
-                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
-                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
-                " or close a session (list_sessions shows them), then try again."
-            ) from None
-        finally:
-            share.wanting -= 1
-            self._drop_unused(principal)
-
-    def _give_place_back(self, principal: str) -> None:
-        share = self._shares[principal]
-        share.held -= 1
-        share.places.release()
-        self._drop_unused(principal)
-
-    def _drop_unused(self, principal: str) -> None:
-        share = self._shares[principal]
-        if not share.held and not share.wanting:
-            del self._shares[principal]
-
-    def _held(self, principal: str) -> int:
-        return self._shares[principal].held if principal in self._shares else 0
-
     def _became_idle(self, principal: str) -> None:
-        if principal in self._shares and self._shares[principal].wanting:
+        if self.quotas.is_wanting(principal):
             self._evict_own(principal)
         self.pool.room_may_come()
 
@@ -397,14 +349,6 @@ class Sessions:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
 
-    async def elsewhere(self, principal: str = LOCAL) -> list[Record]:
-        """The principal's sessions that other copies of the server have, or nobody.
-
-        Raises:
-            StoreError: that can't be known.
-        """
-        return await self.shared.elsewhere(principal) if self.shared is not None else []
-
     def counted(self) -> tuple[int, int]:
         """How many sessions of all principals are busy, and how many idle."""
         busy = sum(session.busy for session in self._open.values())
@@ -428,7 +372,7 @@ class Sessions:
         Those who have most sessions make room first, and those who have fewer than the asker
         not at all; so what everybody has becomes more even, and nobody is pushed out.
         """
-        held = self._held
+        held = self.quotas.held
         idle = [
             session
             for session in self._open.values()
@@ -460,33 +404,6 @@ class Sessions:
                         session, f"nobody used it for {self.config.idle:g} s (SESSION_IDLE)"
                     )
 
-    async def _watch_memory(self) -> None:
-        """Hold sessions to their memory limit."""
-        if not self.config.memory_limit:
-            return
-        watch: MemoryWatch[KernelProcess | ServerKernel] = MemoryWatch(self.config.memory_limit)
-        # A thread of its own: it looks at every process, and must not wait for others.
-        with ThreadPoolExecutor(1, "memory") as thread:
-            while True:
-                await asyncio.sleep(MEMORY_TICK)
-                await self._hold_to_limit(watch, thread)
-
-    async def _hold_to_limit(
-        self, watch: MemoryWatch[KernelProcess | ServerKernel], thread: ThreadPoolExecutor
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        held = {
-            session.kernel.process: session
-            for session in self._open.values()
-            if session.kernel is not None and session.kernel.process.pid is not None
-        }
-        if not held and not watch.kernels:
-            return
-        busy = {process for process, session in held.items() if session.idle_for < JUST_NOW}
-        for process, why in await loop.run_in_executor(thread, watch.tick, list(held), busy):
-            job = held[process].end_kernel(process, why)
-            self.supervisor.start(job, "ending a kernel for its memory")
-
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
         """From now on it is not open any more; the task ends with its end."""
         if session.id in self._closing:
@@ -496,7 +413,7 @@ class Sessions:
             self.note_end(
                 session.id, Ended(session.principal, why, session.recorder.path, session.count)
             )
-            self._give_place_back(session.principal)
+            self.quotas.give_back(session.principal)
         task = self.supervisor.start(self._end(session, why), "closing a session")
         self._closing[session.id] = task
         task.add_done_callback(lambda _: self._closing.pop(session.id))
@@ -508,18 +425,13 @@ class Sessions:
         try:
             await session.close(why)
         finally:
-            if self.shared is not None:
-                await self.shared.tell_end(session, why)
+            await self.directory.tell_end(session, why)
 
     async def _close_all(self) -> None:
         self._stopping = True
         tasks = [self._close_soon(s, "the server was stopped") for s in [*self._open.values()]]
         if tasks := [*tasks, *self._closing.values()]:
             await asyncio.wait(tasks)
-
-
-def ignored(_: Session) -> None:
-    """Where nobody else has to know of a session."""
 
 
 def missed(session: Session) -> tuple[bool, float]:

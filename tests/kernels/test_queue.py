@@ -184,10 +184,10 @@ async def test_nothing_is_kept_of_principals_without_sessions(opened: Sessions) 
     await asyncio.sleep(0.01)
     with pytest.raises(KernelError, match="SESSIONS_PER_USER"):
         await opened.open("held")
-    assert set(opened._shares) == {"held"}
+    assert opened.quotas.principals == {"held"}
     busy.interrupt()
     await opened.close(held)
-    assert not opened._shares
+    assert not opened.quotas.principals
 
 
 async def test_a_round_of_a_watch_that_fails_is_not_its_last(
