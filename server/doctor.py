@@ -28,7 +28,6 @@ from .entry import Entry, address, env_of, is_ours, kind, starts_us
 from .finding import CheckResult, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
-from .jsontext import Malformed
 from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
@@ -268,9 +267,8 @@ async def of_host(host: Host) -> AsyncIterator[CheckResult]:
     """Whether the entries for this server in a host's config work."""
     try:
         entries = ours_in(host)
-    except (hostfile.UnusableFile, Malformed) as error:
-        told = f"{host.config} is broken: {error}" if isinstance(error, Malformed) else str(error)
-        yield CheckResult(host.title, False, told, f"Fix it: {host.title} can't read it either.")
+    except hostfile.UnusableFile as error:
+        yield CheckResult(host.title, False, str(error), f"Fix it: {host.title} can't read it either.")
         return
     if not entries:
         why = "no entry" if host.is_here else "not found on this machine"
@@ -284,13 +282,10 @@ def ours_in(host: Host) -> dict[str, Entry]:
     """The entries for this server in a host's config.
 
     Raises:
-        UnusableFile: it can't be read.
-        Malformed: it is no JSON, or not as the host wants it.
+        UnusableFile: it can't be read, or is not as the host wants it.
     """
-    text = hostfile.text_of(host.config, hostfile.read(host.config), host.comments)
-    entries = text.value(host.section)
-    text.part(host.section, "")
-    return {name: entry for name, entry in (entries or {}).items() if is_ours(name, entry)}
+    entries = hostfile.read(host.config, host.comments).part(host.section, dict)
+    return {name: entry for name, entry in entries.items() if is_ours(name, entry)}
 
 
 async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
