@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 NAMES = ("shell", "iopub", "stdin", "control")
 KEPT = 32_000_000  # bytes of messages that wait for a reader; late output of an idle session
-FRESH = 1.0  # seconds for which a connection that has brought something counts as whole
+FRESH = 1.0  # seconds for which a connection that has brought something is trusted
+PONG = 1.5  # seconds for the answer to a ping, when it is not
 LATE = 3.0  # seconds after a connection in which messages of before it may come
 # What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
 # the first word of a new process.
@@ -177,19 +178,30 @@ class Channels:
     async def _send_all(self, websocket: ClientConnection) -> None:
         while True:
             while self._outbox:
-                channel, message = self._outbox[0]
-                runs = message["msg_type"] == "execute_request"
-                if runs and time.monotonic() - self._heard > FRESH:
-                    await (await websocket.ping())  # it would be lost in a dead connection
+                await self._assure(websocket)
                 # Whether it arrives if the connection breaks now, `_catch_up` finds out.
-                self._outbox.popleft()
-                if runs:
+                channel, message = self._outbox.popleft()
+                if message["msg_type"] == "execute_request":
                     self._run = Request(message)
                 elif channel == "stdin" and self._run is not None:
                     self._run.answering = True
                 await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
             self._to_send.clear()
             await self._to_send.wait()
+
+    async def _assure(self, websocket: ClientConnection) -> None:
+        """Close a connection that is dead, rather than lose a message in it.
+
+        Raises:
+            ConnectionClosed: it was.
+        """
+        if time.monotonic() - self._heard > FRESH:
+            too_late = asyncio.get_running_loop().call_later(PONG, websocket.transport.abort)
+            try:
+                await (await websocket.ping())
+            finally:
+                too_late.cancel()
+            self._heard = time.monotonic()
 
     def _take(self, protocol: Subprotocol | None, frame: str | bytes) -> None:
         try:

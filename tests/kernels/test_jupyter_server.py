@@ -30,6 +30,7 @@ from rmi_agent.kernels import (
     Sessions,
 )
 from rmi_agent.kernels.channels import CUT, NOT_ARRIVED
+from rmi_agent.kernels.inlastreply import LAST_REPLY
 from rmi_agent.kernels.outputs import Outputs
 from rmi_agent.kernels.question import Question
 from rmi_agent.server import App, load
@@ -423,6 +424,34 @@ async def test_a_run_whose_question_or_answer_was_lost_says_so_and_is_stopped_in
         assert (reply.status, reply.state) == ("timeout", "kept")
         assert text.startswith(asked + CUT)
     assert proxy.cuts == 2 and (await run_on(kernel, "x"))[1] == "1"
+
+
+async def test_a_request_that_comes_late_is_not_run_any_more(
+    cuttable: tuple[Kernel, Proxy],
+) -> None:
+    kernel, _ = cuttable
+    client = kernel.client
+    late = client.session.msg("execute_request", {"code": "x += 1"}, metadata={"rmi_agent": {}})
+    given_up = client.session.msg(LAST_REPLY, {"msg_id": late["header"]["msg_id"]})
+    client.shell_channel.send(given_up)
+    async with asyncio.timeout(10):
+        while (reply := await client.get_shell_msg())["msg_type"] != LAST_REPLY.replace(
+            "request", "reply"
+        ):
+            pass
+    assert reply["content"] == {"arrived": False, "reply": None}
+    client.shell_channel.send(late)
+    assert (await run_on(kernel, "x"))[1] == "1"
+
+
+async def test_an_interrupt_is_seen_to_work_while_a_connection_is_dead(
+    cuttable: tuple[Kernel, Proxy],
+) -> None:
+    kernel, proxy = cuttable
+    code = "print(1, flush=True)\nwhile True: pass"
+    reply, text = await run_on(kernel, code, then=proxy.swallow, timeout=1)
+    assert (reply.status, reply.state, text) == ("timeout", "kept", "1\n" + CUT)
+    assert (await run_on(kernel, "x"))[1] == "1"
 
 
 async def test_much_output_that_was_lost_is_marked_once(
