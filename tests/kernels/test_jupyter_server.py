@@ -29,6 +29,8 @@ from rmi_agent.kernels import (
     Session,
     Sessions,
 )
+from rmi_agent.kernels.channels import CUT, NOT_ARRIVED
+from rmi_agent.kernels.inlastreply import LAST_REPLY
 from rmi_agent.kernels.outputs import Outputs
 from rmi_agent.kernels.question import Question
 from rmi_agent.server import App, load
@@ -154,9 +156,10 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
     assert not Path(there).exists()
 
 
-async def test_a_flood_is_bounded_and_what_the_server_leaves_out_is_told(shared: Session) -> None:
+async def test_a_flood_is_bounded_and_the_server_says_that_it_leaves_out_some(
+    shared: Session,
+) -> None:
     run = await cell(shared, "for i in range(40): print(str(i % 10) * 200_000)")
-    assert any("has left out" in note for note in run.notes)
     assert "IOPub data rate exceeded" in stream(run, "stderr")
     run = await cell(shared, "print('y' * 50_000_000)")
     assert "bytes beyond OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
@@ -357,37 +360,56 @@ async def cuttable(far: tuple[Kernel, Proxy]) -> tuple[Kernel, Proxy]:
     return far
 
 
-async def test_a_cut_in_mid_run_loses_and_doubles_nothing(
+async def test_output_is_whole_after_a_cut_or_says_where_some_may_be_missing(
     cuttable: tuple[Kernel, Proxy],
 ) -> None:
     kernel, proxy = cuttable
     for way in (proxy.cut, lambda: half_open(proxy)):
         reply, text = await run_on(kernel, COUNT, then=way)
-        assert (text, reply.status, reply.notes) == (COUNTED, "ok", ())
+        assert (reply.status, reply.state, reply.notes) == ("ok", "kept", ())
+        assert in_order(text.split(CUT), COUNTED), text
+    assert proxy.cuts == 2 and CUT in text  # the second one has surely lost some
+
+
+async def test_a_cut_while_nothing_is_sent_leaves_no_trace(
+    cuttable: tuple[Kernel, Proxy],
+) -> None:
+    kernel, proxy = cuttable
+    for seconds in (0.5, 1.5):
+        code = f"print(1, flush=True); time.sleep({seconds}); print(2, flush=True); x"
+        reply, text = await run_on(kernel, code, then=lambda: later(proxy.cut))
+        assert (text, reply.status, reply.notes) == ("1\n2\n1", "ok", ())
     assert proxy.cuts == 2
 
 
 @pytest.mark.parametrize("last", [b"execute_reply", b'"execution_state": "idle"', b"execute_input"])
-async def test_a_cut_while_an_answer_is_on_its_way_loses_nothing(
+async def test_how_a_run_ended_is_known_when_its_end_was_lost(
     cuttable: tuple[Kernel, Proxy], last: bytes
 ) -> None:
     kernel, proxy = cuttable
     proxy.stop_at = last
     reply, text = await run_on(kernel, "x += 1; print(x)")
-    assert (text, reply.status, reply.notes) == ("2\n", "ok", ())
-    assert proxy.cuts == 1 and (await run_on(kernel, "x"))[1] == "2"
+    assert (reply.status, reply.state, reply.notes) == ("ok", "kept", ())
+    assert CUT in text or text == "2\n"
+    proxy.stop_at = last
+    reply, _ = await run_on(kernel, "x += 1; 1 / 0")
+    assert (reply.status, reply.error_name, reply.notes) == ("error", "ZeroDivisionError", ())
+    assert proxy.cuts == 2 and (await run_on(kernel, "x"))[1] == "3"
 
 
-async def test_a_request_that_never_arrived_is_sent_again_and_runs_once(
+async def test_a_request_that_did_not_arrive_is_reported_and_not_sent_again(
     cuttable: tuple[Kernel, Proxy],
 ) -> None:
     kernel, proxy = cuttable
-    proxy.stop_next = True
-    reply, text = await run_on(kernel, "x += 1; x")
-    assert (text, reply.status, proxy.cuts) == ("2", "ok", 1)
+    for code in ("x += 1", f"x += 1 #{'x' * 11_000_000}"):  # and one that the server refuses
+        proxy.stop_next = len(code) < 100
+        reply, text = await run_on(kernel, code)
+        assert (reply.status, reply.error_name, reply.state) == ("error", "ConnectionLost", "kept")
+        assert (reply.notes, text) == ((NOT_ARRIVED,), "")
+        assert (await run_on(kernel, "x"))[1] == "1"
 
 
-async def test_a_question_and_its_answer_survive_cuts(
+async def test_a_run_whose_question_or_answer_was_lost_says_so_and_is_stopped_in_time(
     cuttable: tuple[Kernel, Proxy],
 ) -> None:
     kernel, proxy = cuttable
@@ -397,27 +419,60 @@ async def test_a_question_and_its_answer_survive_cuts(
         question.answer("Ada")
 
     proxy.stop_at = b"input_request"
-    reply, text = await run_on(kernel, "print(input('Who? '))", on_question=ask)
-    assert (reply.status, text, proxy.cuts) == ("ok", "Who? Ada\nAda\n", 2)
+    for asked in ("", "Who? Ada\n"):  # the question is lost, then the answer
+        reply, text = await run_on(kernel, "input('Who? ')", timeout=2, on_question=ask)
+        assert (reply.status, reply.state) == ("timeout", "kept")
+        assert text.startswith(asked + CUT)
+    assert proxy.cuts == 2 and (await run_on(kernel, "x"))[1] == "1"
 
 
-async def test_output_that_nobody_has_any_more_is_told(
+async def test_a_request_that_comes_late_is_not_run_any_more(
+    cuttable: tuple[Kernel, Proxy],
+) -> None:
+    kernel, _ = cuttable
+    client = kernel.client
+    late = client.session.msg("execute_request", {"code": "x += 1"}, metadata={"rmi_agent": {}})
+    given_up = client.session.msg(LAST_REPLY, {"msg_id": late["header"]["msg_id"]})
+    client.shell_channel.send(given_up)
+    async with asyncio.timeout(10):
+        while (reply := await client.get_shell_msg())["msg_type"] != LAST_REPLY.replace(
+            "request", "reply"
+        ):
+            pass
+    assert reply["content"] == {"arrived": False, "reply": None}
+    client.shell_channel.send(late)
+    assert (await run_on(kernel, "x"))[1] == "1"
+
+
+async def test_an_interrupt_is_seen_to_work_while_a_connection_is_dead(
+    cuttable: tuple[Kernel, Proxy],
+) -> None:
+    kernel, proxy = cuttable
+    code = "print(1, flush=True)\nwhile True: pass"
+    reply, text = await run_on(kernel, code, then=proxy.swallow, timeout=1)
+    assert (reply.status, reply.state, text) == ("timeout", "kept", "1\n" + CUT)
+    assert (await run_on(kernel, "x"))[1] == "1"
+
+
+async def test_much_output_that_was_lost_is_marked_once(
     cuttable: tuple[Kernel, Proxy],
 ) -> None:
     kernel, proxy = cuttable
     much = "print(0, flush=True); time.sleep(.3)\nfor i in range(30): print('y' * 200_000)"
     reply, text = await run_on(kernel, much + "\nprint('last')", then=lambda: half_open(proxy, 1.0))
-    assert reply.status == "ok" and text.endswith("last\n")
-    assert any("were lost" in note for note in reply.notes), reply.notes
+    assert reply.status == "ok" and text.startswith("0\n") and text.count(CUT) == 1
 
 
 async def test_a_session_that_idles_through_a_cut_does_not_notice(
     cuttable: tuple[Kernel, Proxy],
 ) -> None:
     kernel, proxy = cuttable
-    proxy.cut()
-    reply, text = await run_on(kernel, "x")
-    assert (text, reply.notes) == ("1", ())
+    for cut in (proxy.cut, proxy.swallow):
+        await asyncio.sleep(1.1)  # idle
+        cut()
+        reply, text = await run_on(kernel, "x += 1; x")
+        assert (text, reply.notes) == (str(1 + proxy.cuts), ())
+    assert proxy.cuts == 2
 
 
 async def test_an_interrupt_works_after_a_cut(
@@ -462,6 +517,8 @@ async def test_the_token_is_in_no_log(
     kernel, proxy = cuttable
     with caplog.at_level(logging.DEBUG):
         proxy.cut()
+        while "was cut" not in caplog.text:
+            await asyncio.sleep(0.01)
         assert (await run_on(kernel, "x"))[1] == "1"
     assert "was cut" in caplog.text and proxy.server.token not in caplog.text
 
@@ -541,6 +598,21 @@ async def printed(outputs: Outputs) -> None:
         while not any(text.settled for text in outputs.stream_texts("stdout")):
             outputs.changed.clear()
             await outputs.changed.wait()
+
+
+def in_order(pieces: list[str], whole: str) -> bool:
+    """Whether these pieces are all of a text, but for what lay between them."""
+    place = 0
+    for piece in pieces:
+        found = whole.find(piece, place)
+        if found < 0 or (piece is pieces[0] and found):
+            return False
+        place = found + len(piece)
+    return whole.endswith(pieces[-1]) and place == len(whole)
+
+
+def later(what: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(0.3, what)
 
 
 def half_open(proxy: Proxy, seconds: float = 0.3) -> None:

@@ -150,7 +150,7 @@ def test_depth_has_a_bound() -> None:
 
 def test_texts_that_are_executed_in_one_namespace_share_no_name() -> None:
     names: list[str] = []
-    for text in (*programs.EVERYWHERE, "inremote.py", "inrecall.py"):
+    for text in (*programs.EVERYWHERE, "inremote.py", "inlastreply.py"):
         for node in ast.parse(Path(programs.__file__).with_name(text).read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.append(node.name)
