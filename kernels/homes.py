@@ -70,19 +70,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Copy:
-    """A server that lives: its name, where it is reached, and which folder it records in."""
+    """A server that lives: its name, where it runs, and which folder it records in."""
 
     name: str
-    url: str
+    address: str
     folder: str
 
 
 class Homes:
-    """The records of all copies. Use as `async with Homes(store, url) as homes`.
+    """The records of all copies. Use as `async with Homes(store, address) as homes`.
 
     Args:
         store: where they are kept.
-        url: where the other copies reach this one, without a path; empty if they can't.
+        address: the machine and port of this one, for messages, and by which it is known that
+            the copy that had them before is gone; empty if it has none.
         folder: which folder it records in: the same for all copies that share it.
         beat, alive: seconds between two signs of life, and that one is good for.
 
@@ -94,13 +95,13 @@ class Homes:
     def __init__(
         self,
         store: Store,
-        url: str = "",
+        address: str = "",
         folder: str = "",
         *,
         beat: float = BEAT,
         alive: float = ALIVE,
     ) -> None:
-        self.store, self.url, self._folder = store, url, folder
+        self.store, self.address, self._folder = store, address, folder
         self.name = secrets.token_hex(8)
         self._beat, self._alive = beat, alive
         self._sure_until = 0.0
@@ -111,7 +112,7 @@ class Homes:
         self._stack = contextlib.AsyncExitStack()
 
     @classmethod
-    def at(cls, store_url: str, url: str, folder: str) -> Homes:
+    def at(cls, store_url: str, address: str, folder: str) -> Homes:
         """The records in the store that a setting names.
 
         Raises:
@@ -119,7 +120,7 @@ class Homes:
         """
         from .stores import opened  # its libraries take a while to import
 
-        return cls(opened(store_url), url, folder)
+        return cls(opened(store_url), address, folder)
 
     async def __aenter__(self) -> Self:
         """Be alive for the others.
@@ -156,7 +157,7 @@ class Homes:
             StoreError: nobody has got it.
         """
         began = time.monotonic()
-        value = {"url": self.url, "folder": self._folder}
+        value = {"address": self.address, "folder": self._folder}
         await self.store.put(COPIES, self.name, value, ttl=self._alive)
         # Its own part of the time is the shorter one.
         self._sure_until = began + self._alive * 0.75
@@ -177,15 +178,13 @@ class Homes:
             for name in await self.store.keys(COPIES):
                 if (value := await self.store.get(COPIES, name)) is not None:
                     found[name] = Copy(
-                        name, str(value.get("url", "")), str(value.get("folder", ""))
+                        name, str(value.get("address", "")), str(value.get("folder", ""))
                     )
             self._copies, self._listed = found, time.monotonic()
         return self._copies
 
     async def depose(self, name: str) -> None:
-        """Nobody answers at a copy's address: let it be dead for all.
-
-        It learns that from its own missing sign of life, should it live after all.
+        """Take a copy for dead; should it live, it learns that from its missing sign of life.
 
         Raises:
             StoreError: the others are not known now.
@@ -203,9 +202,9 @@ class Homes:
 
     async def _clear_predecessors(self) -> None:
         """The copy that had this address before is gone: it is ours now."""
-        if self.url:
+        if self.address:
             for copy in [*(await self.copies(fresh=True)).values()]:
-                if copy.url == self.url:
+                if copy.address == self.address:
                     await self.depose(copy.name)
             self._listed = float("-inf")
 

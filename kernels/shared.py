@@ -1,7 +1,7 @@
 """Sessions that several copies of a server share: where each is, and who takes over.
 
 Keeps the records of this copy's sessions up to date, finds the home of others', and becomes it
-where there is none any more. Knows nothing of how a call gets from one copy to another.
+where there is none any more. Knows nothing of calls, nor of who leads them to which copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from .address import JupyterServer, RemoteKernel
 from .directory import Elsewhere, Known
 from .errors import DeadKernelError, KernelError, StoreError
-from .homes import BEAT, Copy, Homes, Record
+from .homes import BEAT, Homes, Record
 from .journal import is_open
 from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
@@ -37,6 +37,15 @@ WRITE_EVERY = 1.0  # seconds between two writes of a session's record, which may
 ATTACH = 20.0  # seconds for a kernel on which nothing should run to answer
 FIRST_LOOK = 0.5  # seconds to see whether a run that was left over has come to its end already
 LOOKS = 10  # at where a session is, while copies come and go
+LEAVING = (
+    "This copy of the server is being stopped. Nothing was done; call again, and another copy has"
+    " the session."
+)
+KEPT = (
+    "Session {id} is open in another copy of this server ({home}). Nothing was done; a load"
+    " balancer must send all calls of one caller to one copy, by the Authorization header"
+    " (docs/clustering.md)."
+)
 
 
 class Shared:
@@ -169,39 +178,35 @@ class Shared:
 
     # -- where a session is
 
-    async def place(self, session_id: str, principal: str) -> Copy | None:
-        """The copy that a call for a session is to go to; None if it is for this one to answer.
+    async def bring_here(self, session_id: str, principal: str) -> None:
+        """Have a session open here, taking it over from a copy that is gone.
 
-        A session that has no home any more is here afterwards. What another principal has is
-        not found.
+        A session that is unknown, ended or another principal's is left as it is.
 
         Raises:
-            KernelError: it can't be known, or the session can't be brought here now.
+            KernelError: another copy has it open, or it can't be taken over now.
         """
         for _ in range(LOOKS):
             with failures_explained():
                 if session_id in self._sessions.open_ids:
                     if self.homes.sure:
-                        return None
+                        return
                     await self.homes.beat()
                     await self._look_after_mine()
                     continue
                 if self._sessions.has_ended(session_id):
-                    return None
+                    return
                 record = await self.homes.find(session_id)
                 if record is None or record.principal != principal:
-                    return None
+                    return
                 if record.ended:
                     self._note_end(record)
-                    return None
-                copies = await self.homes.copies()
-                home = copies.get(record.home) if record.home != self.homes.name else None
-                if home is None and self._leaving:
-                    home = next((c for c in copies.values() if c.name != self.homes.name), None)
-                    if home is None:
-                        raise KernelError("The server is being stopped. Try again when it is back.")
-                if home is not None:
-                    return reachable(home)
+                    return
+                if self._leaving:
+                    raise KernelError(LEAVING)
+                home = (await self.homes.copies()).get(record.home)
+                if home is not None and home.name != self.name:
+                    raise KernelError(KEPT.format(id=session_id, home=home.address))
                 await self._take_over(record)
         raise KernelError("The session moves between copies of the server. Call again in a second.")
 
@@ -376,20 +381,6 @@ def failures_explained() -> Iterator[None]:
             f"The store that all copies of this server share can't be used now (SESSION_STORE):"
             f" {error}. Nothing was done, and sessions stay as they are; try again in a moment."
         ) from None
-
-
-def reachable(home: Copy) -> Copy:
-    """A copy that calls can be passed on to.
-
-    Raises:
-        KernelError: they can't.
-    """
-    if not home.url:
-        raise KernelError(
-            "The session is open in another server, which can't be called from here: it serves"
-            " over stdio. End that one, or use the session there."
-        )
-    return home
 
 
 def is_gone(error: BaseException) -> bool:

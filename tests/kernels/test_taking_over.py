@@ -30,7 +30,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 @asynccontextmanager
 async def copy(folder: Path, jupyter: Jupyter, idle: float = 0) -> AsyncIterator[Sessions]:
     """One copy of a server, with a store that it shares with the others of this folder."""
-    homes = Homes(opened(str(folder / "store")), "http://127.0.0.1:1")
+    homes = Homes(opened(str(folder / "store")), "here:1")
     launch = Launch(cwd=folder, runtime=folder, servers=(jupyter.server,))
     config = Config(folder / "notebooks", idle=idle)
     async with Sessions(config, launch, warm=0, directory=Shared(homes)) as sessions:
@@ -68,7 +68,7 @@ async def test_a_run_that_was_left_over_is_interrupted_by_whoever_has_its_sessio
                 await asyncio.sleep(0.02)
         assert isinstance(gone.directory, Shared) and isinstance(other.directory, Shared)
         await gone.directory.release_all()
-        assert await other.directory.place(session.id, LOCAL) is None
+        await other.directory.bring_here(session.id, LOCAL)
         mine = other.get(session.id)
         left = mine.execution(2)
         assert left is not None and mine.busy
