@@ -178,7 +178,7 @@ class Shared:
 
     # -- where a session is
 
-    async def bring_here(self, session_id: str, principal: str) -> None:
+    async def open_here(self, session_id: str, principal: str) -> None:
         """Have a session open here, taking it over from a copy that is gone.
 
         A session that is unknown, ended or another principal's is left as it is.

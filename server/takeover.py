@@ -34,7 +34,7 @@ class Takeover(Middleware):
         """Serve a request; raises `Refusal` if its session can't be open here."""
         if session_id := session_of(context):
             with failures_as_refusals():
-                await self._shared.bring_here(session_id, principal())
+                await self._shared.open_here(session_id, principal())
         return await call_next(context)
 
 

@@ -95,7 +95,7 @@ async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
             raise KernelError("out of reach")
 
         monkeypatch.setattr(shared, "_bring_here", fails)
-        asking = [shared.bring_here(record.id, LOCAL) for record in records for _ in range(4)]
+        asking = [shared.open_here(record.id, LOCAL) for record in records for _ in range(4)]
         found = await asyncio.gather(*asking, return_exceptions=True)
         assert all(isinstance(one, KernelError) for one in found)
         del found

@@ -68,7 +68,7 @@ async def test_a_run_that_was_left_over_is_interrupted_by_whoever_has_its_sessio
                 await asyncio.sleep(0.02)
         assert isinstance(gone.directory, Shared) and isinstance(other.directory, Shared)
         await gone.directory.release_all()
-        await other.directory.bring_here(session.id, LOCAL)
+        await other.directory.open_here(session.id, LOCAL)
         mine = other.get(session.id)
         left = mine.execution(2)
         assert left is not None and mine.busy
