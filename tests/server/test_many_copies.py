@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -249,6 +250,18 @@ async def client(
         yield one
 
 
+async def led_to(house: House, url: str, token: str = TOKEN) -> int:
+    """The port of the copy to which nginx leads a caller."""
+    mark = secrets.token_hex(8)
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as asking:
+        await asking.get(f"{url}/healthz?{mark}")
+    async with asyncio.timeout(SOON):
+        while True:
+            if found := re.search(rf"{mark} .*:(\d+)\n", (house.folder / "access.log").read_text()):
+                return int(found[1])
+            await asyncio.sleep(0.05)
+
+
 async def cell(on: Any, code: str, session_id: str | None = None) -> tuple[str, dict[str, Any]]:
     """A run's text before the notes, and its facts."""
     given = {"code": code} | ({"session_id": session_id} if session_id else {})
@@ -455,7 +468,8 @@ async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: Hous
         async with client(url) as one:
             _, facts = await cell(one, "x = 41")
         session_id = facts["session_id"]
-        [first] = [copy for copy in copies if copy.opened]
+        port = await led_to(house, url)
+        [first] = [copy for copy in copies if copy.port == port]
         first.process.kill()
         first.process.wait()
         async with client(url) as one:
@@ -463,10 +477,8 @@ async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: Hous
         again = house.start_again(first)
         copies.remove(first)
         async with asyncio.timeout(SOON * 2):
-            while not again.opened:  # until nginx tries it again
-                async with client(url) as one:
-                    _, facts = await cell(one, "1")
-                    await one.call_tool("close_session", {"session_id": facts["session_id"]})
+            while await led_to(house, url) != port:  # nginx has not tried it again yet
+                await asyncio.sleep(0.5)
         async with client(url) as one:
             text, facts = await cell(one, "x + 1", session_id)
             assert (text, facts["state"]) == ("42", "kept")
