@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 SESSIONS, COPIES = "sessions", "copies"
 BEAT = 2.0  # seconds between two signs of life of a copy
 ALIVE = 8.0  # seconds that one is good for; after that others may take its sessions
-FRESH = 1.0  # seconds that a list of the copies is used again
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ENDED_KEPT = 86_400.0  # seconds that it is known of a session how it ended
 
@@ -105,8 +104,6 @@ class Homes:
         self.name = secrets.token_hex(8)
         self._beat, self._alive = beat, alive
         self._sure_until = 0.0
-        self._copies: dict[str, Copy] = {}
-        self._listed = float("-inf")
         self._tasks = Supervisor("copies")
         self.on_lapse: Callable[[], Awaitable[None]] = self.beat
         self._stack = contextlib.AsyncExitStack()
@@ -167,21 +164,25 @@ class Homes:
         """Whether the others still take this copy for alive, so that nobody takes from it."""
         return time.monotonic() < self._sure_until
 
-    async def copies(self, *, fresh: bool = False) -> dict[str, Copy]:
+    async def copies(self) -> dict[str, Copy]:
         """The copies that live, by their names.
 
         Raises:
             StoreError: that can't be known.
         """
-        if fresh or time.monotonic() > self._listed + min(FRESH, self._beat):
-            found = {}
-            for name in await self.store.keys(COPIES):
-                if (value := await self.store.get(COPIES, name)) is not None:
-                    found[name] = Copy(
-                        name, str(value.get("address", "")), str(value.get("folder", ""))
-                    )
-            self._copies, self._listed = found, time.monotonic()
-        return self._copies
+        found = [await self.copy(name) for name in await self.store.keys(COPIES)]
+        return {copy.name: copy for copy in found if copy is not None}
+
+    async def copy(self, name: str) -> Copy | None:
+        """A copy that lives; None if it does not.
+
+        Raises:
+            StoreError: that can't be known.
+        """
+        value = await self.store.get(COPIES, name) if name else None
+        if value is None:
+            return None
+        return Copy(name, str(value.get("address", "")), str(value.get("folder", "")))
 
     async def depose(self, name: str) -> None:
         """Take a copy for dead; should it live, it learns that from its missing sign of life.
@@ -190,7 +191,6 @@ class Homes:
             StoreError: the others are not known now.
         """
         await self.store.delete(COPIES, name)
-        self._copies.pop(name, None)
 
     async def deposed(self) -> bool:
         """Whether another copy has taken this one for dead.
@@ -198,15 +198,14 @@ class Homes:
         Raises:
             StoreError: that can't be known.
         """
-        return await self.store.get(COPIES, self.name) is None
+        return await self.copy(self.name) is None
 
     async def _clear_predecessors(self) -> None:
         """The copy that had this address before is gone: it is ours now."""
         if self.address:
-            for copy in [*(await self.copies(fresh=True)).values()]:
+            for copy in (await self.copies()).values():
                 if copy.address == self.address:
                     await self.depose(copy.name)
-            self._listed = float("-inf")
 
     async def _beat_on(self) -> None:
         lost = False

@@ -204,7 +204,7 @@ class Shared:
                     return
                 if self._leaving:
                     raise KernelError(LEAVING)
-                home = (await self.homes.copies()).get(record.home)
+                home = await self.homes.copy(record.home)
                 if home is not None and home.name != self.name:
                     raise KernelError(KEPT.format(id=session_id, home=home.address))
                 await self._take_over(record)
@@ -351,7 +351,7 @@ class Shared:
         while idle:
             await asyncio.sleep(min(60.0, max(1.0, idle / 4)))
             try:
-                copies = await self.homes.copies(fresh=True)
+                copies = await self.homes.copies()
                 for record in await self.homes.all():
                     if record.home not in copies and time.time() - record.used > idle:
                         await self._end_orphan(record, idle)

@@ -53,12 +53,12 @@ async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Pa
     store = str(tmp_path / "store")
     async with Homes(opened(store), "a:1") as a:
         async with Homes(opened(store), "b:1", beat=60, alive=0.2) as b:
-            assert set(await a.copies(fresh=True)) == {a.name, b.name}
+            assert set(await a.copies()) == {a.name, b.name}
             async with asyncio.timeout(10):
-                while b.name in await a.copies(fresh=True):
+                while b.name in await a.copies():
                     await asyncio.sleep(0.02)
             assert not b.sure
-        assert a.sure and set(await a.copies(fresh=True)) == {a.name}
+        assert a.sure and set(await a.copies()) == {a.name}
 
 
 async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path: Path) -> None:

@@ -423,6 +423,7 @@ async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
     house: House, mode: str
 ) -> None:
     home, other = house.start()
+    (house.folder / "python_projects" / "x.py").write_text("x")
     async with (
         client(home.url, mode=mode) as here,
         client(other.url, mode=mode) as there,
@@ -433,7 +434,7 @@ async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
         cause = rf":{home.port}\).*Nothing was done.*Authorization.*docs/clustering\.md"
         for tool, more in (
             ("run_cell", {"code": "x"}),
-            ("run_python", {"file_name": "none.py"}),
+            ("run_python", {"file_name": "x.py"}),
             ("read_output", {}),
             ("interrupt_session", {}),
             ("restart_session", {}),
