@@ -20,7 +20,8 @@ from nbformat import NotebookNode
 from .address import JupyterServer, RemoteKernel
 from .directory import Elsewhere, Known
 from .errors import DeadKernelError, KernelError, StoreError
-from .homes import ALIVE, BEAT, Copy, Homes, Record, key
+from .handover import ANSWER_EVERY, reason_to_keep, refuse, released, requested
+from .homes import BEAT, Homes, Record
 from .journal import is_open
 from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
@@ -41,15 +42,6 @@ LEAVING = (
     "This copy of the server is being stopped. Nothing was done; call again, and another copy has"
     " the session."
 )
-KEPT = (
-    "Session {id} is open in another copy of this server ({home}), which keeps it: {why}. Nothing"
-    " was done; call again later, and have the load balancer send all calls of one caller to one"
-    " copy, by the Authorization header (docs/clustering.md)."
-)
-WANTED = "wanted"  # the store's collection of sessions that are called for where they are not
-ASK_EVERY = 0.25  # seconds between two looks for another copy's answer
-ANSWER_EVERY = 0.5  # seconds between two looks for what other copies want
-QUIET = 2.0  # seconds for which a session stays where it was used: calls that alternate are refused
 
 
 class Shared:
@@ -186,39 +178,32 @@ class Shared:
         return record
 
     async def _hand_over(self) -> None:
-        """Release the sessions that are called for in another copy, unless they are in use here.
-
-        A balancer sends a caller elsewhere when a copy is back, or when there is one more.
-        """
-        store = self.homes.store
+        """Answer other copies that are called for sessions of this one."""
         while True:
             await asyncio.sleep(ANSWER_EVERY)
             with contextlib.suppress(StoreError):  # the copy's signs of life tell of it
-                names = await store.keys(WANTED) if self._sessions.open_ids else []
-                for session_id in [i for i in self._sessions.open_ids if key(i) in names]:
-                    session = self._sessions.by_id(session_id)
-                    asked = await store.get(WANTED, key(session_id))
-                    if session is None or session.closed or asked is None or "kept" in asked:
-                        continue
-                    if why := reason_to_keep(session):
-                        await store.put(WANTED, key(session_id), {"kept": why}, ttl=ALIVE)
-                        continue
-                    await self._free(await self._release(session))
-                    await store.delete(WANTED, key(session_id))
-                    log.warning(
-                        "Another copy has this session from now on: its caller's calls come there"
-                        " now. If that happens often, see docs/clustering.md on the load balancer.",
-                        extra={"session": short(session_id)},
-                    )
+                for session_id in await requested(self.homes):
+                    await self._answer(session_id)
 
-    async def _free(self, record: Record) -> None:
-        """Write the record of a released session as soon as the store answers."""
-        while True:
-            try:
-                await self.homes.write(record)
+    async def _answer(self, session_id: str) -> None:
+        session = self._sessions.by_id(session_id)
+        if session is not None and (why := reason_to_keep(session)):
+            return await refuse(self.homes, session_id, why)
+        if session is not None:
+            log.warning(
+                "This session moves to another copy, which its caller's calls come to. If that"
+                " happens often, see docs/clustering.md about the load balancer.",
+                extra={"session": short(session_id)},
+            )
+            record = await self._release(session)
+        else:
+            found = await self.homes.find(session_id)
+            if found is None or found.home != self.name or session_id in self._taking:
                 return
-            except StoreError:
-                await asyncio.sleep(BEAT)
+            if self._sessions.has_ended(session_id):
+                return
+            record = replace(found, home="")  # released before, when the store did not answer
+        await self.homes.write(record)
 
     # -- where a session is
 
@@ -250,7 +235,7 @@ class Shared:
                     raise KernelError(LEAVING)
                 home = await self.homes.copy(record.home)
                 if home is not None and home.name != self.name:
-                    await self._released_by(home, record)
+                    await released(self.homes, home, record)
                 await self._take_over(record)
         raise KernelError("The session moves between copies of the server. Call again in a second.")
 
@@ -274,34 +259,6 @@ class Shared:
             ]
 
     # -- taking over
-
-    async def _released_by(self, home: Copy, record: Record) -> None:
-        """Wait until a copy has released a session, or is dead.
-
-        Raises:
-            KernelError: it keeps the session.
-        """
-        store, name, answer = self.homes.store, key(record.id), None
-        try:
-            async with asyncio.timeout(2 * ALIVE):
-                while await self.homes.copy(home.name) is not None:
-                    now = await self.homes.find(record.id)
-                    if now is None or (now.home, now.turn) != (record.home, record.turn):
-                        return
-                    if answer is None:  # not asked yet, or another call has had its answer
-                        await store.put(WANTED, name, {}, ttl=ALIVE)
-                    await asyncio.sleep(ASK_EVERY)
-                    answer = await store.get(WANTED, name)
-                    if answer and "kept" in answer:
-                        break
-                else:
-                    return
-        except TimeoutError:
-            answer = None
-        finally:
-            await store.delete(WANTED, name)
-        why = str(answer["kept"]) if answer else "it does not answer"
-        raise KernelError(KEPT.format(id=record.id, home=home.address, why=why))
 
     async def _take_over(self, record: Record) -> None:
         async with self._taking.setdefault(record.id, asyncio.Lock()):
@@ -453,15 +410,6 @@ def failures_explained() -> Iterator[None]:
             f"The store that all copies of this server share can't be used now (SESSION_STORE):"
             f" {error}. Nothing was done, and sessions stay as they are; try again in a moment."
         ) from None
-
-
-def reason_to_keep(session: Session) -> str:
-    """Why a session can't be another copy's now; empty if it can."""
-    if session.remote is None:
-        return "its kernel is not on a Jupyter Server"
-    if session.running:
-        return f"cell {session.unfinished[0].number} is running"
-    return "it was in use just now" if session.idle_for < QUIET else ""
 
 
 def is_gone(error: BaseException) -> bool:

@@ -429,9 +429,10 @@ async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
         client(other.url, mode=mode) as there,
         client(other.url, OTHER, mode=mode) as stranger,
     ):
-        _, facts = await cell(here, "x = 1")
+        _, facts = await cell(here, "import time; x = 1")
         session_id = facts["session_id"]
-        cause = rf":{home.port}\).*Nothing was done.*Authorization.*docs/clustering\.md"
+        going_on = asyncio.create_task(cell(here, "time.sleep(600)", session_id))
+        cause = rf":{home.port}\), which keeps it: cell 2 is running\. Nothing was done.*Authorization.*docs/clustering\.md"
         for tool, more in (
             ("run_cell", {"code": "x"}),
             ("run_python", {"file_name": "x.py"}),
@@ -453,6 +454,8 @@ async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
         assert [row["session_id"] for row in listed.structured_content["sessions"]] == [session_id]
         listed = await stranger.call_tool("list_sessions", {})
         assert listed.structured_content["sessions"] == []
+        await here.call_tool("interrupt_session", {"session_id": session_id})
+        assert (await going_on)[1]["status"] == "interrupted"
         assert (await cell(here, "x", session_id))[0] == "1"
         await here.call_tool("close_session", {"session_id": session_id})
         for one in (here, there):
