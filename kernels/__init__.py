@@ -18,10 +18,10 @@ from .homes import Homes
 from .journal import JOURNAL_SUFFIX, is_recorded
 from .jupyter_server import Api
 from .kernel import Kernel
+from .launch import Far, Launch, is_here, language_of
 from .outputs import encodable
 from .pool import Pool
 from .probe import keeps_devices, lets_signals_out, why_not
-from .process import Far, Launch, is_here, language_of
 from .question import Question
 from .replay import Recorded, recorded
 from .reply import Reply, Script

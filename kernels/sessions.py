@@ -28,10 +28,11 @@ from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
 from .journal import recover
 from .kernel import Kernel
+from .launch import Launch
 from .memory import MemoryWatch
 from .onrecord import RunsOnRecord
 from .pool import Pool
-from .process import Launch, ipython_folder
+from .process import ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session
@@ -41,8 +42,7 @@ from .tracing import short, tracer
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .process import KernelProcess
-    from .server_kernel import ServerKernel
+    from .kernel_process import KernelProcess
 
 log = logging.getLogger(__name__)
 
@@ -459,7 +459,7 @@ class Sessions:
         """Hold sessions to their memory limit."""
         if not self.config.memory_limit:
             return
-        watch: MemoryWatch[KernelProcess | ServerKernel] = MemoryWatch(self.config.memory_limit)
+        watch: MemoryWatch[KernelProcess] = MemoryWatch(self.config.memory_limit)
         # A thread of its own: it looks at every process, and must not wait for others.
         with ThreadPoolExecutor(1, "memory") as thread:
             while True:
@@ -467,7 +467,7 @@ class Sessions:
                 await self._hold_to_limit(watch, thread)
 
     async def _hold_to_limit(
-        self, watch: MemoryWatch[KernelProcess | ServerKernel], thread: ThreadPoolExecutor
+        self, watch: MemoryWatch[KernelProcess], thread: ThreadPoolExecutor
     ) -> None:
         loop = asyncio.get_running_loop()
         held = {
