@@ -495,6 +495,25 @@ async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: Hous
     await no_kernel_is_left(house)
 
 
+@needs_nginx
+async def test_an_older_client_goes_on_when_the_copy_that_it_was_connected_with_dies(
+    house: House,
+) -> None:
+    copies = house.start(2)
+    with nginx(house.folder, copies) as url:
+        async with client(url, mode="legacy") as one:
+            _, facts = await cell(one, "x = 41")
+            port = await led_to(house, url)
+            [home] = [copy for copy in copies if copy.port == port]
+            home.process.kill()
+            home.process.wait()
+            assert (await cell(one, "x + 1", facts["session_id"]))[0] == "42"
+            await one.call_tool("close_session", {"session_id": facts["session_id"]})
+    copies.remove(home)
+    copies[0].stop()
+    await no_kernel_is_left(house)
+
+
 async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
     home, other = house.start()
     async with client(home.url) as here, client(other.url) as there:
