@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 SESSIONS, COPIES = "sessions", "copies"
 BEAT = 2.0  # seconds between two signs of life of a copy
 ALIVE = 8.0  # seconds that one is good for; after that others may take its sessions
-FRESH = 1.0  # seconds that a list of the copies is used again
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ENDED_KEPT = 86_400.0  # seconds that it is known of a session how it ended
 
@@ -70,19 +69,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Copy:
-    """A server that lives: its name, where it is reached, and which folder it records in."""
+    """A server that lives: its name, where it runs, and which folder it records in."""
 
     name: str
-    url: str
+    address: str
     folder: str
 
 
 class Homes:
-    """The records of all copies. Use as `async with Homes(store, url) as homes`.
+    """The records of all copies. Use as `async with Homes(store, address) as homes`.
 
     Args:
         store: where they are kept.
-        url: where the other copies reach this one, without a path; empty if they can't.
+        address: the machine and port of this one, for messages, and by which it is known that
+            the copy that had them before is gone; empty if it has none.
         folder: which folder it records in: the same for all copies that share it.
         beat, alive: seconds between two signs of life, and that one is good for.
 
@@ -94,24 +94,22 @@ class Homes:
     def __init__(
         self,
         store: Store,
-        url: str = "",
+        address: str = "",
         folder: str = "",
         *,
         beat: float = BEAT,
         alive: float = ALIVE,
     ) -> None:
-        self.store, self.url, self._folder = store, url, folder
+        self.store, self.address, self._folder = store, address, folder
         self.name = secrets.token_hex(8)
         self._beat, self._alive = beat, alive
         self._sure_until = 0.0
-        self._copies: dict[str, Copy] = {}
-        self._listed = float("-inf")
         self._tasks = Supervisor("copies")
         self.on_lapse: Callable[[], Awaitable[None]] = self.beat
         self._stack = contextlib.AsyncExitStack()
 
     @classmethod
-    def at(cls, store_url: str, url: str, folder: str) -> Homes:
+    def at(cls, store_url: str, address: str, folder: str) -> Homes:
         """The records in the store that a setting names.
 
         Raises:
@@ -119,7 +117,7 @@ class Homes:
         """
         from .stores import opened  # its libraries take a while to import
 
-        return cls(opened(store_url), url, folder)
+        return cls(opened(store_url), address, folder)
 
     async def __aenter__(self) -> Self:
         """Be alive for the others.
@@ -156,7 +154,7 @@ class Homes:
             StoreError: nobody has got it.
         """
         began = time.monotonic()
-        value = {"url": self.url, "folder": self._folder}
+        value = {"address": self.address, "folder": self._folder}
         await self.store.put(COPIES, self.name, value, ttl=self._alive)
         # Its own part of the time is the shorter one.
         self._sure_until = began + self._alive * 0.75
@@ -166,32 +164,33 @@ class Homes:
         """Whether the others still take this copy for alive, so that nobody takes from it."""
         return time.monotonic() < self._sure_until
 
-    async def copies(self, *, fresh: bool = False) -> dict[str, Copy]:
+    async def copies(self) -> dict[str, Copy]:
         """The copies that live, by their names.
 
         Raises:
             StoreError: that can't be known.
         """
-        if fresh or time.monotonic() > self._listed + min(FRESH, self._beat):
-            found = {}
-            for name in await self.store.keys(COPIES):
-                if (value := await self.store.get(COPIES, name)) is not None:
-                    found[name] = Copy(
-                        name, str(value.get("url", "")), str(value.get("folder", ""))
-                    )
-            self._copies, self._listed = found, time.monotonic()
-        return self._copies
+        found = [await self.copy(name) for name in await self.store.keys(COPIES)]
+        return {copy.name: copy for copy in found if copy is not None}
+
+    async def copy(self, name: str) -> Copy | None:
+        """A copy that lives; None if it does not.
+
+        Raises:
+            StoreError: that can't be known.
+        """
+        value = await self.store.get(COPIES, name) if name else None
+        if value is None:
+            return None
+        return Copy(name, str(value.get("address", "")), str(value.get("folder", "")))
 
     async def depose(self, name: str) -> None:
-        """Nobody answers at a copy's address: let it be dead for all.
-
-        It learns that from its own missing sign of life, should it live after all.
+        """Take a copy for dead; should it live, it learns that from its missing sign of life.
 
         Raises:
             StoreError: the others are not known now.
         """
         await self.store.delete(COPIES, name)
-        self._copies.pop(name, None)
 
     async def deposed(self) -> bool:
         """Whether another copy has taken this one for dead.
@@ -199,15 +198,14 @@ class Homes:
         Raises:
             StoreError: that can't be known.
         """
-        return await self.store.get(COPIES, self.name) is None
+        return await self.copy(self.name) is None
 
     async def _clear_predecessors(self) -> None:
         """The copy that had this address before is gone: it is ours now."""
-        if self.url:
-            for copy in [*(await self.copies(fresh=True)).values()]:
-                if copy.url == self.url:
+        if self.address:
+            for copy in (await self.copies()).values():
+                if copy.address == self.address:
                     await self.depose(copy.name)
-            self._listed = float("-inf")
 
     async def _beat_on(self) -> None:
         lost = False

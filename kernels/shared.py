@@ -1,7 +1,7 @@
 """Sessions that several copies of a server share: where each is, and who takes over.
 
 Keeps the records of this copy's sessions up to date, finds the home of others', and becomes it
-where there is none any more. Knows nothing of how a call gets from one copy to another.
+where there is none any more. Knows nothing of calls, nor of who leads them to which copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from nbformat import NotebookNode
 from .address import JupyterServer, RemoteKernel
 from .directory import Elsewhere, Known
 from .errors import DeadKernelError, KernelError, StoreError
-from .homes import BEAT, Copy, Homes, Record
+from .handover import ANSWER_EVERY, reason_to_keep, refuse, released, requested
+from .homes import BEAT, Homes, Record
 from .journal import is_open
 from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
@@ -37,6 +38,10 @@ WRITE_EVERY = 1.0  # seconds between two writes of a session's record, which may
 ATTACH = 20.0  # seconds for a kernel on which nothing should run to answer
 FIRST_LOOK = 0.5  # seconds to see whether a run that was left over has come to its end already
 LOOKS = 10  # at where a session is, while copies come and go
+LEAVING = (
+    "This copy of the server is being stopped. Nothing was done; call again, and another copy has"
+    " the session."
+)
 
 
 class Shared:
@@ -68,6 +73,7 @@ class Shared:
         async with self.homes, self._tasks:
             self.homes.on_lapse = self._look_after_mine
             self._tasks.watch(self._reap_orphans, "ending sessions that nobody asks for")
+            self._tasks.watch(self._hand_over, "handing sessions over")
             records = await self.homes.all()
             yield Known(await self.homes.copies(), {record.notebook for record in records})
 
@@ -160,48 +166,76 @@ class Shared:
             session = self._sessions.by_id(session_id)
             if session is None or session.remote is None or session.closed:
                 continue
-            record = self._record(session)
-            await self._sessions.release(session)
             try:
-                await self.homes.write(replace(record, home=""))
+                await self.homes.write(await self._release(session))
             except StoreError as error:
                 log.warning("The other copies learn later that a session is free: %s", error)
 
+    async def _release(self, session: Session) -> Record:
+        """Leave a session as it is; the record says that no copy has it."""
+        record = replace(self._record(session), home="")
+        await self._sessions.release(session)
+        return record
+
+    async def _hand_over(self) -> None:
+        """Answer other copies that are called for sessions of this one."""
+        while True:
+            await asyncio.sleep(ANSWER_EVERY)
+            with contextlib.suppress(StoreError):  # the copy's signs of life tell of it
+                for session_id in await requested(self.homes):
+                    await self._answer(session_id)
+
+    async def _answer(self, session_id: str) -> None:
+        session = self._sessions.by_id(session_id)
+        if session is not None and (why := reason_to_keep(session)):
+            return await refuse(self.homes, session_id, why)
+        if session is not None:
+            log.warning(
+                "This session moves to another copy, which its caller's calls come to. If that"
+                " happens often, see docs/clustering.md about the load balancer.",
+                extra={"session": short(session_id)},
+            )
+            record = await self._release(session)
+        else:
+            found = await self.homes.find(session_id)
+            if found is None or found.home != self.name or session_id in self._taking:
+                return
+            if self._sessions.has_ended(session_id):
+                return
+            record = replace(found, home="")  # released before, when the store did not answer
+        await self.homes.write(record)
+
     # -- where a session is
 
-    async def place(self, session_id: str, principal: str) -> Copy | None:
-        """The copy that a call for a session is to go to; None if it is for this one to answer.
+    async def open_here(self, session_id: str, principal: str) -> None:
+        """Have a session open here, taking it over from a copy that is gone.
 
-        A session that has no home any more is here afterwards. What another principal has is
-        not found.
+        A session that is unknown, ended or another principal's is left as it is.
 
         Raises:
-            KernelError: it can't be known, or the session can't be brought here now.
+            KernelError: another copy has it open, or it can't be taken over now.
         """
         for _ in range(LOOKS):
             with failures_explained():
                 if session_id in self._sessions.open_ids:
                     if self.homes.sure:
-                        return None
+                        return
                     await self.homes.beat()
                     await self._look_after_mine()
                     continue
                 if self._sessions.has_ended(session_id):
-                    return None
+                    return
                 record = await self.homes.find(session_id)
                 if record is None or record.principal != principal:
-                    return None
+                    return
                 if record.ended:
                     self._note_end(record)
-                    return None
-                copies = await self.homes.copies()
-                home = copies.get(record.home) if record.home != self.homes.name else None
-                if home is None and self._leaving:
-                    home = next((c for c in copies.values() if c.name != self.homes.name), None)
-                    if home is None:
-                        raise KernelError("The server is being stopped. Try again when it is back.")
-                if home is not None:
-                    return reachable(home)
+                    return
+                if self._leaving:
+                    raise KernelError(LEAVING)
+                home = await self.homes.copy(record.home)
+                if home is not None and home.name != self.name:
+                    await released(self.homes, home, record)
                 await self._take_over(record)
         raise KernelError("The session moves between copies of the server. Call again in a second.")
 
@@ -346,7 +380,7 @@ class Shared:
         while idle:
             await asyncio.sleep(min(60.0, max(1.0, idle / 4)))
             try:
-                copies = await self.homes.copies(fresh=True)
+                copies = await self.homes.copies()
                 for record in await self.homes.all():
                     if record.home not in copies and time.time() - record.used > idle:
                         await self._end_orphan(record, idle)
@@ -376,20 +410,6 @@ def failures_explained() -> Iterator[None]:
             f"The store that all copies of this server share can't be used now (SESSION_STORE):"
             f" {error}. Nothing was done, and sessions stay as they are; try again in a moment."
         ) from None
-
-
-def reachable(home: Copy) -> Copy:
-    """A copy that calls can be passed on to.
-
-    Raises:
-        KernelError: they can't.
-    """
-    if not home.url:
-        raise KernelError(
-            "The session is open in another server, which can't be called from here: it serves"
-            " over stdio. End that one, or use the session there."
-        )
-    return home
 
 
 def is_gone(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from .prompts import Prompts
 from .resources import Resources
 from .resuming import Resuming
 from .settings import Settings
+from .takeover import Takeover
 from .tools import Tools
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,7 @@ class App:
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
         if self.shared is not None:
-            from .foreign import Foreign
-
-            self.mcp.add_middleware(Foreign(self.shared))
+            self.mcp.add_middleware(Takeover(self.shared))
         resuming = Resuming(settings, self.sessions)
         self.tools = Tools(settings, self.sessions, resuming)
         for part in (

@@ -6,6 +6,7 @@ Knows nothing of tools, kernels or sockets.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -109,8 +110,6 @@ def application(
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
-    if server.shared is not None:
-        here += (host_of(server.shared.homes.url),)
     pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
         answering(lambda path: pages if is_page(path) else None, app),
@@ -205,42 +204,24 @@ def review_pages(
 
 
 def transports(server: App) -> ASGIApp:
-    """Both transports; copies of the server that share sessions pass requests on to each other."""
-    shared = server.shared
-    if shared is None:
-        return both_transports(server)
-    from .passing import Passing
-
-    without = server.mcp.http_app(path="/mcp", stateless_http=True)
-    return Passing(beside(both_transports(server), without), without, shared)
-
-
-def beside(app: ASGIApp, other: Starlette) -> ASGIApp:
-    """An application in whose lifespan another one lives as well."""
-
-    async def both(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            return await app(scope, receive, send)
-        async with other.router.lifespan_context(other):
-            take_whole_files(other)
-            await app(scope, receive, send)
-
-    return both
-
-
-def both_transports(server: App) -> ASGIApp:
     """Streamable HTTP and legacy SSE as one application, by path."""
     legacy = server.mcp.http_app(transport="sse", path="/sse")
     # Second: some of FastMCP's providers mint tokens for the path that was named last.
     streamable = server.mcp.http_app(path="/mcp")
     take_whole_files(legacy)
-    bounded = BoundedSessions(streamable)
+    # Connections of older clients that a copy which is gone had opened are served without one.
+    stateless = server.mcp.http_app(path="/mcp", stateless_http=True) if server.shared else None
+    bounded = BoundedSessions(streamable, stateless)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await streamable(scope, receive, opened(streamable, send))
-        chosen = legacy if is_legacy(scope["path"]) else bounded
-        await chosen(scope, receive, send)
+        if scope["type"] != "lifespan":
+            chosen = legacy if is_legacy(scope["path"]) else bounded
+            return await chosen(scope, receive, send)
+        async with contextlib.AsyncExitStack() as stack:
+            if stateless is not None:
+                await stack.enter_async_context(stateless.router.lifespan_context(stateless))
+                take_whole_files(stateless)
+            await streamable(scope, receive, opened(streamable, send))
 
     return dispatch
 

@@ -26,7 +26,7 @@ NOBODY = (
     " the code, or make a file and give run_python its stdin."
 )
 DECLINED = "the person was asked and gave no answer"
-KEY = "answer-"  # and the session, by which the answer finds the copy of the server that asks
+KEY = "answer"
 
 
 class Asked(BaseModel):
@@ -55,7 +55,7 @@ def asked_before(ctx: Context) -> Asked | None:
 def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
     """Give a run the answer that its client came back with."""
     question = execution.question
-    given = (ctx.input_responses or {}).get(KEY + execution.session_id)
+    given = (ctx.input_responses or {}).get(KEY)
     if question is not None and execution.asked == before.number:
         settle(question, given if isinstance(given, ElicitResult) else None)
 
@@ -109,7 +109,7 @@ def question_result(execution: Execution, question: Question, before: Asked | No
     )
     return InputRequiredToolResult(
         InputRequiredResult(
-            input_requests={KEY + execution.session_id: ElicitRequest(params=form_of(question))},
+            input_requests={KEY: ElicitRequest(params=form_of(question))},
             request_state=state.model_dump_json(),
         )
     )

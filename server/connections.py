@@ -69,6 +69,11 @@ class Server(uvicorn.Server):
             listening.listen(QUEUE)
         self._ready()
 
+    def close_port(self) -> None:
+        """Refuse new connections, and go on serving those that are there."""
+        for server in self.servers:
+            server.close()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, and end."""
         await self._leaving()

@@ -1,4 +1,4 @@
-"""The settings that make several copies of a server one: SESSION_STORE and COPY_URL.
+"""The settings that make several copies of a server one: SESSION_STORE.
 
 Checks what all copies must have in common, and says what is amiss in one line. Knows settings and
 files; where a session is, is `kernels/homes.py`'s.
@@ -19,7 +19,6 @@ from .settings import BadSettings, Settings
 log = logging.getLogger(__name__)
 
 MARK = ".rmi-agent-folder"  # a file by which copies see that they record in one folder
-EVERYWHERE = ("0.0.0.0", "::", "")
 
 
 async def homes(settings: Settings, port: int | None = None) -> Homes | None:
@@ -27,7 +26,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
 
     Args:
         settings: all that can be set.
-        port: that it listens on; None over stdio, where no other copy can call.
+        port: that it listens on; None over stdio.
 
     Raises:
         BadSettings: the store can't be used, or another copy records elsewhere.
@@ -40,7 +39,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"AUTH: {settings.auth} keeps sign-ins in one server, and SESSION_STORE is for several."
             " Use AUTH=token, or leave SESSION_STORE out."
         )
-    url = "" if port is None else settings.copy_url or own_url(settings.host, port)
+    address = address_of(port)
     settings.make_folders()
     try:
         folder = mark_of(settings.notebooks)
@@ -49,21 +48,19 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
-        found = Homes.at(where, url, folder)
+        found = Homes.at(where, address, folder)
         others = await found.copies()
     except StoreError as error:
         raise BadSettings(f"SESSION_STORE: {error}.") from None
     for other in others.values():
-        if other.folder != folder and other.url != url:
+        if other.folder != folder and other.address != address:
             await found.store.close()
             raise BadSettings(
                 f"NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
-                f" {other.url or 'another server'} records. Servers with one SESSION_STORE need one"
+                f" {other.address} records. Servers with one SESSION_STORE need one"
                 " folder for notebooks, on a file system that they share."
             )
     log.info("Sessions are shared with other servers by %s (SESSION_STORE)", found.store.where)
-    if url:
-        log.info("Other servers reach this one at %s (COPY_URL)", url)
     if not settings.servers:
         log.warning(
             "SESSION_STORE is set and JUPYTER_SERVER_URL is not: kernels end with their server, and"
@@ -72,10 +69,9 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
     return found
 
 
-def own_url(host: str, port: int) -> str:
-    """How others are likely to reach this server."""
-    name = socket.gethostname() if host in EVERYWHERE else host
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+def address_of(port: int | None) -> str:
+    """How this server is named to people: its machine, and its port or process."""
+    return f"{socket.gethostname()}:{port if port is not None else f'stdio-{os.getpid()}'}"
 
 
 def mark_of(folder: Path) -> str:

@@ -72,7 +72,8 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
 
         async def leaving() -> None:
             await outside.aclose()
-            if server.shared is not None:  # while calls can still be passed on
+            if server.shared is not None:
+                runner.close_port()  # new calls go to the copies that have the sessions from now on
                 await server.shared.release_all()
 
         app = application(server, settings, provider, callers.tokens, identity)

@@ -100,7 +100,6 @@ HTTP_ONLY = {
     "RUNS_PER_USER",
     "SESSIONS_PER_USER",
     "PUBLIC_URL",
-    "COPY_URL",
     "OAUTH_CLIENT_ID",
     "OAUTH_CONFIG_URL",
     "OAUTH_USERS",
@@ -156,7 +155,6 @@ class Settings(BaseSettings):
     jupyter_server_token: SecretStr | None = None
     session_idle: float = Field(1800.0, ge=0)
     session_store: SecretStr = SecretStr("memory")
-    copy_url: str | None = None
     output_limit: int = Field(10_000_000, ge=0)
     output_chars: int = Field(20_000, ge=1_000)
     memory_limit: int = Field(2_000_000_000, ge=0)
@@ -215,7 +213,6 @@ class Settings(BaseSettings):
         "ngrok_authtoken",
         "ngrok_domain",
         "jupyter_server_token",
-        "copy_url",
         "rmi_agent_server",
         mode="before",
     )
@@ -227,13 +224,6 @@ class Settings(BaseSettings):
     @classmethod
     def _bases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(base_url(url) for url in value))
-
-    @field_validator("copy_url")
-    @classmethod
-    def _bare_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+/?", value):
-            raise ValueError("write http://HOST:PORT, as the other copies reach this one")
-        return None if value is None else value.rstrip("/")
 
     @field_validator("ngrok_domain")
     @classmethod

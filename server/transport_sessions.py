@@ -34,10 +34,12 @@ class BoundedSessions:
 
     Args:
         app: keeps the sessions.
+        stateless: serves messages of sessions that are not known here, where other copies of the
+            server may have begun them; without it they are refused, as MCP has it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, stateless: ASGIApp | None = None) -> None:
+        self._app, self._stateless = app, stateless
         self._open: dict[str, dict[str, Open]] = {}  # by caller and id
 
     @property
@@ -67,6 +69,8 @@ class BoundedSessions:
             if not too_many:
                 await send(message)
 
+        if given and one is None and self._stateless is not None and scope["method"] == "POST":
+            return await self._stateless(without_id(scope), receive, send)
         if one is not None:
             one.requests, one.used = one.requests + 1, time.monotonic()
         try:
@@ -128,6 +132,13 @@ def full() -> Refused:
         " one of your clients, or try again in 5 s.",
         5,
     )
+
+
+def without_id(scope: Scope) -> Scope:
+    """A request that names no session."""
+    headers = MutableHeaders(raw=[*scope["headers"]])
+    del headers[ID]
+    return {**scope, "headers": headers.raw}
 
 
 def caller(scope: Scope) -> str:

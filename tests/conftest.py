@@ -47,7 +47,7 @@ def own_environment() -> Iterator[None]:
     settings += " RMI_AGENT_TOKEN RMI_AGENT_TOKENS AUTH PUBLIC_URL OAUTH_CLIENT_ID OAUTH_USERS"
     settings += " JUPYTER_SERVER_URL JUPYTER_SERVER_TOKEN"
     settings += " OAUTH_CLIENT_SECRET OAUTH_CONFIG_URL NGROK_AUTHTOKEN NGROK_DOMAIN"
-    settings += " SESSION_STORE COPY_URL ATTACH RMI_AGENT_SERVER"
+    settings += " SESSION_STORE ATTACH RMI_AGENT_SERVER"
     for name in settings.split():
         patch.delenv(name, raising=False)
     for name, sub in (

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 async def two(folder: Path) -> AsyncIterator[tuple[Homes, Homes]]:
     """Two copies with one store."""
     store = str(folder / "store")
-    async with Homes(opened(store), "http://a:1") as a, Homes(opened(store), "http://b:1") as b:
+    async with Homes(opened(store), "a:1") as a, Homes(opened(store), "b:1") as b:
         yield a, b
 
 
@@ -51,14 +51,14 @@ async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
 
 async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    async with Homes(opened(store), "http://a:1") as a:
-        async with Homes(opened(store), "http://b:1", beat=60, alive=0.2) as b:
-            assert set(await a.copies(fresh=True)) == {a.name, b.name}
+    async with Homes(opened(store), "a:1") as a:
+        async with Homes(opened(store), "b:1", beat=60, alive=0.2) as b:
+            assert set(await a.copies()) == {a.name, b.name}
             async with asyncio.timeout(10):
-                while b.name in await a.copies(fresh=True):
+                while b.name in await a.copies():
                     await asyncio.sleep(0.02)
             assert not b.sure
-        assert a.sure and set(await a.copies(fresh=True)) == {a.name}
+        assert a.sure and set(await a.copies()) == {a.name}
 
 
 async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 
     store = str(tmp_path / "store")
     async with (
-        Homes(opened(store), "http://a:1", beat=0.05) as a,
-        Homes(opened(store), "http://b:1") as b,
+        Homes(opened(store), "a:1", beat=0.05) as a,
+        Homes(opened(store), "b:1") as b,
     ):
         a.on_lapse = look
         await b.depose(a.name)
@@ -80,8 +80,8 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     async with (
-        Homes(opened(store), "http://a:1") as before,
-        Homes(opened(store), "http://a:1") as after,
+        Homes(opened(store), "a:1") as before,
+        Homes(opened(store), "a:1") as after,
     ):
         assert set(await after.copies()) == {after.name}
         assert await before.deposed()
@@ -138,7 +138,7 @@ async def test_a_store_that_is_none_is_told_in_a_line(url: str, words: str) -> N
 async def test_a_redis_that_is_silent_is_told_without_its_password() -> None:
     pytest.importorskip("redis")
     with pytest.raises(StoreError, match=r"redis://127\.0\.0\.1:1 can't be used") as told:
-        async with Homes(opened("redis://:hush@127.0.0.1:1/0"), "http://a:1"):
+        async with Homes(opened("redis://:hush@127.0.0.1:1/0"), "a:1"):
             pass
     assert "hush" not in str(told.value)
 

@@ -8,16 +8,14 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
-from rmi_agent.kernels.homes import Copy, Homes, Record
+from rmi_agent.kernels.homes import Homes, Record
 from rmi_agent.kernels.stores import opened
-from rmi_agent.server import passing
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +35,6 @@ OWNED = {
     ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
     ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/cli.py", "stdio"): 1,  # its result is taken, or the process ends
-    ("server/passing.py", "_pass_on"): 3,  # cancelled and gathered in `finally`
     ("server/relay.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
     ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/screen.py", "ask"): 1,  # the same task, begun again
@@ -77,25 +74,7 @@ def test_every_task_has_an_owner_that_sees_its_end() -> None:
 
 
 def homes(folder: Path) -> Homes:
-    return Homes(opened(str(folder / "store")), "http://127.0.0.1:1", beat=0.05, alive=5.0)
-
-
-async def test_calls_for_a_copy_out_of_reach_leave_no_task(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(passing, "LOOK_EVERY", 0.01)
-    copy = Copy("other", "http://192.0.2.1:1", "")
-
-    async def copies() -> dict[str, Copy]:
-        return {copy.name: copy}
-
-    shared: Any = SimpleNamespace(homes=SimpleNamespace(copies=copies))
-    nothing: Any = None
-    front = passing.Passing(nothing, nothing, shared)
-    before = asyncio.all_tasks()
-    for _ in range(8):
-        await front._bury(copy, OSError("No route to host"))
-    assert asyncio.all_tasks() <= before
+    return Homes(opened(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
 
 
 async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
@@ -115,7 +94,7 @@ async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
             raise KernelError("out of reach")
 
         monkeypatch.setattr(shared, "_bring_here", fails)
-        asking = [shared.place(record.id, LOCAL) for record in records for _ in range(4)]
+        asking = [shared.open_here(record.id, LOCAL) for record in records for _ in range(4)]
         found = await asyncio.gather(*asking, return_exceptions=True)
         assert all(isinstance(one, KernelError) for one in found)
         del found

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ import httpx2
 import nbformat
 import pytest
 from fastmcp import Client
-from fastmcp.client.transports import StreamableHttpTransport
+from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 
@@ -32,8 +33,14 @@ from tests.kernels.jupyter import Jupyter
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx") or "/usr/sbin/nginx"
 TOKEN, OTHER = "alice-" + "a" * 32, "bob-" + "b" * 32
-SESSIONS, RUNS = 20, 10
+SESSIONS, RUNS, USERS = 20, 10, 10
+TOKENS = {"alice": TOKEN, "bob": OTHER} | {f"u{n}": f"user-{n}-" + "u" * 32 for n in range(USERS)}
 SOON = 30.0
+
+MODES = ("auto", "legacy", "sse")
+needs_nginx = pytest.mark.skipif(
+    not os.access(NGINX, os.X_OK), reason="needs nginx (Debian: nginx-light)"
+)
 
 pytestmark = [
     pytest.mark.anyio,
@@ -47,6 +54,7 @@ class Copy:
     """A server in a process of its own."""
 
     process: subprocess.Popen[str]
+    settings: dict[str, str]
     url: str = ""
     log: list[str] = field(default_factory=list)
     serves: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +69,15 @@ class Copy:
                     self.url = found[1]
                     self.serves.set()
         self.serves.set()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def opened(self) -> int:
+        """How many sessions it has opened."""
+        return "".join(self.log).count("A session is open")
 
     def stop(self) -> None:
         """End it in order."""
@@ -77,7 +94,7 @@ class House:
     store: str
     copies: list[Copy] = field(default_factory=list)
 
-    def _begin(self, **settings: str) -> Copy:
+    def _begin(self, port: int = 0, **settings: str) -> Copy:
         env = {
             **kernel_env(),
             "PYTHON_PROJECTS_DIR": str(self.folder / "python_projects"),
@@ -85,7 +102,7 @@ class House:
             "JUPYTER_SERVER_URL": self.jupyter.server.url,
             "JUPYTER_SERVER_TOKEN": self.jupyter.token,
             "SESSION_STORE": self.store,
-            "RMI_AGENT_TOKENS": f"alice:{TOKEN},bob:{OTHER}",
+            "RMI_AGENT_TOKENS": ",".join(f"{name}:{token}" for name, token in TOKENS.items()),
             "KERNEL_POOL": "0",
             "KERNEL_MAX": "100",
             "RATE_LIMIT": "0",
@@ -93,12 +110,12 @@ class House:
             **settings,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http", "--port", "0"],
+            [sys.executable, "-m", "rmi_agent.server.cli", "--transport=http", f"--port={port}"],
             env=env,
             stderr=subprocess.PIPE,
             text=True,
         )
-        copy = Copy(process)
+        copy = Copy(process, settings)
         self.copies.append(copy)
         threading.Thread(target=copy.read, daemon=True).start()
         return copy
@@ -109,6 +126,12 @@ class House:
         for copy in copies:
             assert copy.serves.wait(SOON * 4) and copy.url, "".join(copy.log)
         return copies
+
+    def start_again(self, before: Copy) -> Copy:
+        """A copy at the address of one that has ended."""
+        copy = self._begin(before.port, **before.settings)
+        assert copy.serves.wait(SOON * 4) and copy.url == before.url, "".join(copy.log)
+        return copy
 
     def notebooks(self) -> list[Path]:
         return sorted((self.folder / "notebooks").glob("*.ipynb"))
@@ -172,7 +195,8 @@ NGINX_CONFIG = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 1024; }}
 http {{
-    access_log {folder}/access.log; client_body_temp_path {folder}/body;
+    log_format copies '$request $upstream_addr';
+    access_log {folder}/access.log copies; client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
     scgi_temp_path {folder}/s;
     {ours}
@@ -180,10 +204,10 @@ http {{
 """
 
 
-def readme_nginx(ports: list[int], port: int) -> str:
+def nginx_of_docs(ports: list[int], port: int) -> str:
     """What the documentation tells to put into nginx's configuration, with this test's addresses."""
-    readme = Path(__file__).parents[2].joinpath("docs/clustering.md").read_text("utf-8")
-    block = re.findall(r"```nginx\n(.*?)```", readme, re.S)[0]
+    page = Path(__file__).parents[2].joinpath("docs/clustering.md").read_text("utf-8")
+    block = re.findall(r"```nginx\n(.*?)```", page, re.S)[0]
     servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
     block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)
     block, listens = re.subn(r"listen [^;]+;", f"listen 127.0.0.1:{port};", block)
@@ -196,7 +220,7 @@ def readme_nginx(ports: list[int], port: int) -> str:
 def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
     """nginx before the copies, as the documentation has it."""
     port = free_port()
-    ours = readme_nginx([int(copy.url.rpartition(":")[2]) for copy in copies], port)
+    ours = nginx_of_docs([copy.port for copy in copies], port)
     config = folder / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(folder=folder, ours=ours))
     process = subprocess.Popen([NGINX, "-c", str(config), "-e", str(folder / "nginx.log")])
@@ -216,8 +240,26 @@ def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
 async def client(
     url: str, token: str = TOKEN, mode: str = "auto", **more: Any
 ) -> AsyncIterator[Any]:
-    async with Client(StreamableHttpTransport(f"{url}/mcp", auth=token), mode=mode, **more) as one:
+    """A client of one of `MODES`."""
+    transport: StreamableHttpTransport | SSETransport
+    if mode == "sse":
+        transport, mode = SSETransport(f"{url}/sse", auth=token), "legacy"
+    else:
+        transport = StreamableHttpTransport(f"{url}/mcp", auth=token)
+    async with Client(transport, mode=mode, **more) as one:
         yield one
+
+
+async def led_to(house: House, url: str, token: str = TOKEN) -> int:
+    """The port of the copy to which nginx leads a caller."""
+    mark = secrets.token_hex(8)
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as asking:
+        await asking.get(f"{url}/healthz?{mark}")
+    async with asyncio.timeout(SOON):
+        while True:
+            if found := re.search(rf"{mark} .*:(\d+)\n", (house.folder / "access.log").read_text()):
+                return int(found[1])
+            await asyncio.sleep(0.05)
 
 
 async def cell(on: Any, code: str, session_id: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -234,7 +276,7 @@ async def no_kernel_is_left(house: House) -> None:
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.skipif(not os.access(NGINX, os.X_OK), reason="needs nginx (Debian: nginx-light)")
+@needs_nginx
 async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: House) -> None:
     copies = house.start(3)
     answered: Counter[str] = Counter()
@@ -247,7 +289,7 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
         count, session_id = 0, ""
         while count < RUNS:
             try:
-                async with client(url, mode=mode) as one:
+                async with client(url, TOKENS[f"u{number % USERS}"], mode) as one:
                     if not session_id:
                         text, facts = await cell(one, f"n = {number}_000; n")
                         session_id, name = facts["session_id"], facts["notebook"]
@@ -273,6 +315,8 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
 
     async def kill() -> None:
         await halfway.wait()
+        copies.sort(key=lambda copy: copy.opened, reverse=True)
+        assert copies[1].opened, "all sessions are on one copy"
         copies[0].process.kill()
         await three_quarters.wait()
         copies[1].process.send_signal(signal.SIGTERM)
@@ -281,15 +325,19 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
         async with asyncio.timeout(150):
             await asyncio.gather(kill(), *(use(number, url) for number in range(1, SESSIONS + 1)))
             assert copies[1].process.wait(SOON) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
-            async with client(url) as one:
-                listed = (await one.call_tool("list_sessions", {})).structured_content["sessions"]
-                assert {row["session_id"] for row in listed} >= answered.keys()
-                for session_id in sorted(answered):
-                    text, facts = await cell(one, "n % 1000", session_id)
-                    assert (text, facts["state"]) == (str(RUNS), "kept"), failures
-                for row in listed:  # also those whose first answer broke
-                    await one.call_tool("close_session", {"session_id": row["session_id"]})
-                await no_kernel_is_left(house)
+            found = 0
+            for user in range(USERS):
+                async with client(url, TOKENS[f"u{user}"]) as one:
+                    listed = await one.call_tool("list_sessions", {})
+                    for row in listed.structured_content["sessions"]:
+                        session_id = row["session_id"]
+                        if session_id in answered:  # else its first answer broke
+                            found += 1
+                            text, facts = await cell(one, "n % 1000", session_id)
+                            assert (text, facts["state"]) == (str(RUNS), "kept"), failures
+                        await one.call_tool("close_session", {"session_id": session_id})
+            assert found == SESSIONS
+            await no_kernel_is_left(house)
     assert len(answered) == SESSIONS
     counted = 0
     for path in house.notebooks():
@@ -304,55 +352,166 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
     assert list((house.folder / "notebooks").glob(".*.open")) == []
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_all_that_belongs_to_a_call_comes_through_another_copy(
-    house: House, mode: str
-) -> None:
-    home, other = house.start()
-    told: list[str] = []
+@needs_nginx
+@pytest.mark.parametrize("mode", MODES)
+async def test_nginx_leads_all_calls_of_a_caller_to_one_copy(house: House, mode: str) -> None:
+    copies = house.start(3)
+    printed: list[str] = []
 
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
-        told.append(message or "")
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        printed.append(message or "")
 
     async def answer(message: str, *_: Any) -> dict[str, str]:
         return {"value": "Ada"}
 
+    async def use(url: str, token: str) -> None:
+        """Each client is a connection of its own."""
+        async with (
+            client(url, token, mode) as first,
+            client(url, token, mode, elicitation_handler=answer) as second,
+        ):
+            _, facts = await cell(first, "import time; x = 1")
+            session_id = facts["session_id"]
+            slow = "print('one', flush=True); time.sleep(0.7); x"
+            given = {"code": slow, "session_id": session_id}
+            await second.call_tool("run_cell", given, progress_handler=note)
+            assert (await cell(second, "input('who? ')", session_id))[0].endswith("'Ada'")
+            book = await second.read_resource(f"notebook://{session_id}")
+            assert json.loads(book[0].text)["cells"][0]["source"]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await cell(second, "time.sleep(60)", session_id)
+            waited = {"session_id": session_id, "wait": 20}
+            stopped = await first.call_tool("read_output", waited)
+            assert stopped.structured_content["status"] == "interrupted"
+            await first.call_tool("close_session", {"session_id": session_id})
+
+    with nginx(house.folder, copies) as url:
+        async with asyncio.timeout(120):
+            await asyncio.gather(*(use(url, TOKENS[f"u{number}"]) for number in range(USERS)))
+    assert printed.count("one\n") >= USERS
+    assert sum(copy.opened > 0 for copy in copies) > 1
+    for copy in copies:
+        copy.stop()
+
+
+@needs_nginx
+def test_nginx_leads_a_viewer_of_the_review_pages_to_one_copy(house: House) -> None:
+    copies = house.start(3)
+    log = house.folder / "access.log"
+    log.unlink(missing_ok=True)
+    with nginx(house.folder, copies) as url:
+        for user in range(USERS):
+            origin = {"Origin": "http://127.0.0.1"}  # as with a port that needs no mention
+            with httpx2.Client(base_url=url, follow_redirects=True) as browser:
+                token = {"token": TOKENS[f"u{user}"]}
+                page = browser.post("/review/sign-in", data=token, headers=origin)
+                assert page.status_code == 200 and "token" not in page.url.path, page.text
+                for number in range(5):
+                    assert browser.get(f"/?user={user}&n={number}").status_code == 200
+    served: dict[str, set[str]] = {}
+    for user, copy in re.findall(r"/\?user=(\d+)&n=\d \S+ (\S+)", log.read_text()):
+        served.setdefault(user, set()).add(copy)
+    assert len(served) == USERS and all(len(one) == 1 for one in served.values()), served
+    assert len(set.union(*served.values())) > 1
+    for copy in copies:
+        copy.stop()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
+    house: House, mode: str
+) -> None:
+    home, other = house.start()
+    (house.folder / "python_projects" / "x.py").write_text("x")
     async with (
         client(home.url, mode=mode) as here,
-        client(other.url, mode=mode, elicitation_handler=answer) as there,
+        client(other.url, mode=mode) as there,
         client(other.url, OTHER, mode=mode) as stranger,
     ):
         _, facts = await cell(here, "import time; x = 1")
         session_id = facts["session_id"]
-        assert (await cell(there, "x", session_id))[0] == "1"
-        slow = {"code": "print('one', flush=True); time.sleep(0.7); x", "session_id": session_id}
-        await there.call_tool("run_cell", slow, progress_handler=tell)
-        assert "one\n" in told
-        assert (await cell(there, "input('who? ')", session_id))[0].endswith("'Ada'")
-        book = await there.read_resource(f"notebook://{session_id}")
-        assert json.loads(book[0].text)["cells"][0]["source"]
-        _, facts = await cell(there, "1 / 0", session_id)
-        assert facts["error_name"] == "ZeroDivisionError"
-
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await cell(there, "time.sleep(60)", session_id)
-        waited = {"session_id": session_id, "wait": 20}
-        stopped = await here.call_tool("read_output", waited)
-        assert stopped.structured_content["status"] == "interrupted"
-
-        for tool, more in (("run_cell", {"code": "x"}), ("close_session", {}), ("read_output", {})):
+        going_on = asyncio.create_task(cell(here, "time.sleep(600)", session_id))
+        cause = rf":{home.port}\), which keeps it: cell 2 is running\. Nothing was done.*Authorization.*docs/clustering\.md"
+        for tool, more in (
+            ("run_cell", {"code": "x"}),
+            ("run_python", {"file_name": "x.py"}),
+            ("read_output", {}),
+            ("interrupt_session", {}),
+            ("restart_session", {}),
+            ("close_session", {}),
+        ):
+            with pytest.raises(ToolError, match=cause):
+                await there.call_tool(tool, {"session_id": session_id, **more})
             with pytest.raises(ToolError, match="There is no session"):
                 await stranger.call_tool(tool, {"session_id": session_id, **more})
+        with pytest.raises(ToolError, match=cause):
+            await there.call_tool("resume_session", {"notebook": session_id})
+        for uri in (f"notebook://{session_id}", f"variable://{session_id}/x"):
+            with pytest.raises(MCPError, match=cause):
+                await there.read_resource(uri)
+        listed = await there.call_tool("list_sessions", {})
+        assert [row["session_id"] for row in listed.structured_content["sessions"]] == [session_id]
         listed = await stranger.call_tool("list_sessions", {})
         assert listed.structured_content["sessions"] == []
-        await there.call_tool("close_session", {"session_id": session_id})
-        with pytest.raises(ToolError, match="has ended"):
-            await cell(there, "x", session_id)
-        with pytest.raises(ToolError, match="has ended"):
-            await cell(here, "x", session_id)
+        await here.call_tool("interrupt_session", {"session_id": session_id})
+        assert (await going_on)[1]["status"] == "interrupted"
+        assert (await cell(here, "x", session_id))[0] == "1"
+        await here.call_tool("close_session", {"session_id": session_id})
+        for one in (here, there):
+            with pytest.raises(ToolError, match="has ended"):
+                await cell(one, "x", session_id)
     for copy in (home, other):
         copy.stop()
+
+
+@needs_nginx
+async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: House) -> None:
+    copies = house.start(3)
+    with nginx(house.folder, copies) as url:
+        async with client(url) as one:
+            _, facts = await cell(one, "x = 41")
+        session_id = facts["session_id"]
+        port = await led_to(house, url)
+        [first] = [copy for copy in copies if copy.port == port]
+        first.process.kill()
+        first.process.wait()
+        async with client(url) as one:
+            assert (await cell(one, "x", session_id))[0] == "41"
+        again = house.start_again(first)
+        copies.remove(first)
+        async with asyncio.timeout(SOON * 2):
+            while await led_to(house, url) != port:  # nginx has not tried it again yet
+                await asyncio.sleep(0.5)
+        async with client(url) as one, asyncio.timeout(SOON):
+            text, facts = "", {}
+            while not text:
+                with contextlib.suppress(ToolError):  # it was used a moment ago where it was
+                    text, facts = await cell(one, "x + 1", session_id)
+            assert (text, facts["state"]) == ("42", "kept")
+            await one.call_tool("close_session", {"session_id": session_id})
+    for copy in (*copies, again):
+        copy.stop()
+    await no_kernel_is_left(house)
+
+
+@needs_nginx
+async def test_an_older_client_goes_on_when_the_copy_that_it_was_connected_with_dies(
+    house: House,
+) -> None:
+    copies = house.start(2)
+    with nginx(house.folder, copies) as url:
+        async with client(url, mode="legacy") as one:
+            _, facts = await cell(one, "x = 41")
+            port = await led_to(house, url)
+            [home] = [copy for copy in copies if copy.port == port]
+            home.process.kill()
+            home.process.wait()
+            assert (await cell(one, "x + 1", facts["session_id"]))[0] == "42"
+            await one.call_tool("close_session", {"session_id": facts["session_id"]})
+    copies.remove(home)
+    copies[0].stop()
+    await no_kernel_is_left(house)
 
 
 async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
