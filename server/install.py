@@ -39,6 +39,7 @@ from .hosts import Host, HostName, host_of
 from .jsonedit import Text
 from .jsontext import Malformed
 from .remote import checked_url, token_for
+from .resident import check_supported
 from .settings import Attach, BadSettings, die, load
 
 WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
@@ -100,6 +101,8 @@ def install(
                 "install: with --url, folders, --attach and --env are settings of the server"
                 " elsewhere."
             )
+        if attach == "always":
+            check_supported()
         if attach is not None:
             env = (*env, f"ATTACH={attach}")
         data = hostfile.read(chosen.config)
