@@ -18,10 +18,10 @@ from .homes import Homes
 from .journal import JOURNAL_SUFFIX, is_recorded
 from .jupyter_server import Api
 from .kernel import Kernel
+from .launch import Far, Launch, is_here, language_of
 from .outputs import encodable
 from .pool import Pool
 from .probe import keeps_devices, lets_signals_out, why_not
-from .process import Far, Launch, is_here, language_of
 from .question import Question
 from .replay import Recorded, recorded
 from .reply import Reply, Script
@@ -30,6 +30,7 @@ from .sandbox import TIERS, Policy, Sandbox, Tier
 from .seccomp import knows_system_calls
 from .session import Config, Session
 from .sessions import LOCAL, Sessions
+from .shared import Shared
 from .source import decoded, encoded
 from .terminal_text import StreamText
 from .tracing import CURRENT
@@ -65,6 +66,7 @@ __all__ = [
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Shared",
     "StoreError",
     "StreamText",
     "Tier",

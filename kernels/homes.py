@@ -12,9 +12,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Self
 
 from .errors import StoreError
@@ -66,24 +66,6 @@ class Record:
     until: float = 0.0
     used: float = 0.0
     ended: str = ""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What is left of a session: why it ended and where its notebook is."""
-
-    principal: str
-    why: str
-    notebook: Path | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the other copies see to: their names, and the notebooks that are to be gone on with."""
-
-    copies: Container[str] = ()
-    notebooks: Container[str] = ()
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,28 @@ Speaks Jupyter's messages through jupyter_client and folds what comes back into 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import marshal
 import time
-import zlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine
-from importlib import resources
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
+from .factory import process_for
 from .fairness import Turns
+from .launch import Launch
 from .outputs import Outputs, in_parts
-from .process import KernelProcess, Launch, is_here, language_of
+from .programs import SET_UP, set_up_request
 from .question import OnQuestion, Question
-from .remote import RemoteProcess
 from .reply import Message, Reply, Script, Status, ends_kernel, payloads, reply_of
 from .shipping import NotSent, Shipment
-from .watchdog import MARK
-from .weighing import weighed
-
-if TYPE_CHECKING:
-    from .server_kernel import ServerKernel
 
 log = logging.getLogger(__name__)
 
@@ -53,36 +44,8 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recur
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
-SENT_TO_KERNELS = ("inscript.py", "inmessages.py", "inkernel.py")
-SENT_FAR = ("inremote.py",)  # besides, to those on other machines
-SENT_TO_SERVERS = ("inrecall.py",)  # and to those that a websocket leads to
-WARDEN = ("watchdog.py", "warden.py")
-MEMORY = 4_000_000  # characters that a kernel on a server remembers of what it has sent
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
-# Executes what `set_up_texts` has sent along, in a namespace of its own; once, for a kernel that
-# is attached to may have it from another server of ours.
-SET_UP = (
-    "hasattr(get_ipython(), '_rmi_agent_script') or"
-    " (lambda sent: exec(sent['begin'], {'sent': sent}))"
-    "(get_ipython().get_parent()['metadata']['rmi_agent'])"
-)
-BEGIN = """
-import base64, importlib.util, marshal, zlib
-from IPython import get_ipython
-names = {"__name__": "rmi_agent_inkernel"}
-same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
-for text, code in sent["texts"]:
-    data = zlib.decompress(base64.b64decode(code if same else text))
-    exec(marshal.loads(data) if same else data, names)
-if "memory" in sent:
-    names["remember"](get_ipython().kernel, sent["memory"])
-names["install"](get_ipython(), *sent["arguments"])
-if "install_files" in names:
-    names["install_files"](get_ipython())
-if "warden" in sent:
-    names["install_warden"](get_ipython(), *sent["warden"])
-"""
 
 
 class Kernel:
@@ -96,7 +59,7 @@ class Kernel:
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
         self.launch = launch
         self.info: dict[str, Any] = {}
-        self.process = process_of(launch, context)
+        self.process = process_for(launch, context)
         self._client: AsyncKernelClient | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._outputs = Outputs(new_code_cell())  # of the run that goes on
@@ -125,14 +88,10 @@ class Kernel:
         """
         try:
             self._client = await self.process.start()
-            if not (self.launch.servers or self.launch.attach):
-                python = language_of(self.launch.kernel_name) == "python"
-                weighed(self._client, self.launch.output_limit, waits=python)
             self._client.start_channels(hb=False)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
-            if self.process.raw is not None:
-                self.process.raw.forget()
+            self.process.raw.forget()
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -289,7 +248,7 @@ class Kernel:
             else None
         )
         notes: list[str] = []
-        if self.process.raw is not None and (gone := self.process.raw.attach(outputs.stream)):
+        if gone := self.process.raw.attach(outputs.stream):
             notes.append(f"Left out: {gone:,} characters that came while nothing ran.")
         ending = loop.create_task(self._with_files(code, request, outputs, notes))
         death = loop.create_task(self.process.until_dead())
@@ -304,8 +263,7 @@ class Kernel:
             if not ending.done():
                 return await self._dead(ending, death, outputs, status, steps, notes)
             reply = ending.result()
-            if self.process.raw is not None:
-                self.process.raw.drain()
+            self.process.raw.drain()
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
                 return await self._dead(ending, death, outputs, status, steps, notes)
@@ -317,8 +275,7 @@ class Kernel:
                 task.cancel()
             await asyncio.wait({ending, death, asking})
             self._stop = None
-            if self.process.raw is not None:
-                self.process.raw.detach()
+            self.process.raw.detach()
 
     async def _stop_run(
         self, ending: asyncio.Task[Message], death: asyncio.Task[int | None]
@@ -358,8 +315,7 @@ class Kernel:
             except TimeoutError:
                 quiet = True
         outputs.changed.set()
-        if self.process.raw is not None:
-            self.process.raw.drain()
+        self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
         if self._killed_since:
             steps = [self._killed_since, "killed"]
@@ -550,27 +506,19 @@ class Kernel:
                 continue
         if not self.is_python:
             return
-        raw = self.process.raw is not None and self.process.pid is not None
+        raw = self.process.raw.is_open and self.process.pid is not None
         changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
         arguments = [raw, changed, self.launch.output_limit]
-        names: tuple[str, ...] = SENT_TO_KERNELS
-        sent: dict[str, Any] = {"arguments": arguments}
+        more = self.process.more_to_set_up()
         if not self.process.is_here:
-            names = (*names, *SENT_FAR)
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
-        if self.process.remote is not None:
-            names = (*names, *SENT_TO_SERVERS)
-            sent["memory"] = MEMORY
-        if isinstance(self.process, RemoteProcess):
-            # Longer than it takes to be given up here: nobody is to find it gone who still waits.
-            patience = 2 * self.launch.far.silence + 3
-            sent["warden"] = [MARK, self.process.mark, warden_texts(), patience]
-        request = self._send(SET_UP, {**set_up_texts(names), **sent}, silent=True)
-        reply = (await self._reply_to(request))["content"]
+        request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
+        msg_id = self._send(SET_UP, request, silent=True)
+        reply = (await self._reply_to(msg_id))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
         self.process.tended = True
-        await self._until_idle(request, Outputs(new_code_cell()))
+        await self._until_idle(msg_id, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, or raise `DeadKernelError` when the process ends first."""
@@ -583,35 +531,3 @@ class Kernel:
         finally:
             for each in (task, death):
                 each.cancel()
-
-
-def process_of(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess | ServerKernel:
-    """The process that a launch asks for."""
-    if launch.servers or launch.attach:
-        from .server_kernel import ServerKernel  # its websockets take a while to import
-
-        return ServerKernel(launch)
-    made = KernelProcess if is_here(launch.kernel_name) else RemoteProcess
-    return made(launch, context or zmq.asyncio.Context.instance())
-
-
-@functools.cache
-def set_up_texts(names: tuple[str, ...]) -> dict[str, Any]:
-    """What is executed in each kernel, as text and compiled for Pythons like this one.
-
-    Compiling takes 15 ms, which each start of a kernel would take longer.
-    """
-    here = resources.files(__package__)
-    packed = []
-    for name in names:
-        text = here.joinpath(name).read_bytes()
-        code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
-        packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])
-    return {"begin": BEGIN, "magic": MAGIC_NUMBER.hex(), "texts": packed}
-
-
-@functools.cache
-def warden_texts() -> list[str]:
-    """The program that clears up behind a kernel on another machine."""
-    here = resources.files(__package__)
-    return [here.joinpath(name).read_text("utf-8") for name in WARDEN]

@@ -21,7 +21,7 @@ import zmq.asyncio
 from .address import RemoteKernel
 from .errors import KernelError, PoolExhaustedError, start_error
 from .kernel import Kernel
-from .process import Launch
+from .launch import Launch
 from .supervision import Supervisor
 
 log = logging.getLogger(__name__)

@@ -16,33 +16,31 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
-from .address import JupyterServer, RemoteKernel
+from .address import RemoteKernel
 from .errors import DeadKernelError, KernelStartError
 from .family import Family
-from .forkserver import PRELOAD
+from .kernel_process import SetUp
+from .launch import LOCAL, OURS, Launch, language_of, no_such
 from .memory import measured
 from .rawoutput import RawOutput
 from .sysv import remove
 from .templates import CannotFork, Forked
 from .watchdog import MARK, put_number
+from .weighing import weighed
 
 log = logging.getLogger(__name__)
 
 RECONNECT = 5  # milliseconds between attempts to connect to a kernel that starts
 RECONNECT_FAR = 50
-OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 POLL = 0.1  # seconds between looks at whether the process lives
 LOOK_FOR_SOCKETS = 0.002  # seconds between looks at whether it has made its sockets
 CHANNELS = ("shell", "iopub", "control", "stdin", "hb")
@@ -50,129 +48,18 @@ NEEDED = 4  # of those channels, from the first on
 LAST_SOCKET = 1.0  # seconds for stdin's, which some kernels make last and some never
 
 
-@dataclass(frozen=True)
-class Far:
-    """What only kernels on other machines need.
-
-    Attributes:
-        env: variables for their provisioner, besides those of all kernels.
-        silence: seconds without a sign of life after which one counts as lost.
-        confined: whether one that was put on this machine after all is refused, since
-            nothing here holds it in.
-        files: whether they have the files in `Launch.cwd` by the same path ("shared"), are
-            sent them ("sent"), or are looked at first ("auto").
-        most: bytes of files that are sent.
-        private: folders that are never sent.
-    """
-
-    env: dict[str, str] = field(default_factory=dict)
-    silence: float = 3.0
-    confined: bool = False
-    files: Literal["auto", "sent", "shared"] = "auto"
-    most: int = 50_000_000
-    private: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a kernel is started.
-
-    Attributes:
-        cwd: the folder that it starts in.
-        runtime: a private folder for connection files and sockets; its path is short,
-            since a socket's may have 107 bytes.
-        kernel_name: the kernelspec.
-        env: all the environment that the process gets.
-        start_timeout: seconds until the first answer.
-        output_limit: characters of one message's text; 0 is no limit.
-        preload: modules that forked kernels have imported already, where they are installed.
-        sockets: where the kernel makes its sockets; in `runtime` if left out.
-        socket_store: a folder that no kernel can reach, beside `sockets`: the sockets are moved
-            there before anybody connects to them.
-        wrap: what to put before a command that begins with this interpreter: a sandbox.
-        last_filter: a program for seccomp, in hexadecimal, that kernels apply before their
-            user's first line; those that can't be forked are refused then.
-        template_overrides: variables that a template has otherwise; None is none. What kernels
-            can write is not to run in one.
-        mark: begins the mark that the process and all it starts carry in their environment.
-        far: how it is with kernels of other machines.
-        servers: Jupyter Servers, one of which runs the kernel; none is this machine.
-        attach: a kernel on one of them that is there already, to be used instead of a new one.
-    """
-
-    cwd: Path
-    runtime: Path
-    kernel_name: str = "python3"
-    env: dict[str, str] = field(default_factory=dict)
-    start_timeout: float = 60.0
-    output_limit: int = 0
-    preload: tuple[str, ...] = PRELOAD
-    sockets: Path | None = None
-    socket_store: Path | None = None
-    wrap: Callable[[str], list[str]] | None = None
-    last_filter: str = ""
-    template_overrides: dict[str, str | None] = field(default_factory=dict)
-    mark: str = "kernel"
-    far: Far = field(default_factory=Far)
-    servers: tuple[JupyterServer, ...] = ()
-    attach: RemoteKernel | None = None
-
-
-def is_here(kernel_name: str) -> bool:
-    """Whether a kernelspec's kernels run on this machine: its provisioner may put them elsewhere.
-
-    One that is not there would, for all that is known.
-    """
-    try:
-        metadata = KernelSpecManager().get_kernel_spec(kernel_name).metadata
-    except NoSuchKernel:  # starting it will say so
-        return True
-    return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
-
-
-def no_such(kernel_name: str) -> str:
-    """Why there are no kernels of this name, and what to do."""
-    if kernel_name in KernelSpecManager().find_kernel_specs():
-        return (
-            f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
-            " server: install its package there (gateway-provisioners, say)."
-        )
-    return (
-        f"There is no kernel named {kernel_name!r}. Set KERNEL_NAME to one that"
-        " `jupyter kernelspec list` shows."
-    )
-
-
-def language_of(kernel_name: str) -> str:
-    """The language of a kernelspec, in lower case; Python where there is none to ask."""
-    try:
-        return str(KernelSpecManager().get_kernel_spec(kernel_name).language).lower()
-    except NoSuchKernel:
-        return "python"
-
-
-class KernelProcess:
-    """The process behind a kernel, on this machine; `RemoteProcess` is for others.
-
-    Attributes:
-        pid: its id.
-        is_here: whether it is of this machine: files lead to it, and its number is its own.
-        tended: whether the set-up of Python kernels was done in it.
-        raw: its descriptors 1 and 2, where they can be had.
-        remote: None: it was started here.
-        cut_until: when it could last not be heard, by `time.monotonic`.
-        left_running: what it has started and could not be ended, a sentence for each.
-    """
+class LocalProcess:
+    """The process behind a kernel, on this machine: see `KernelProcess`."""
 
     is_here = True
+    tended = False
     remote: RemoteKernel | None = None
     cut_until = 0.0
-    tended = False
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         self.launch = launch
         self.pid: int | None = None
-        self.raw: RawOutput | None = None
+        self.raw = RawOutput()
         self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
         self.left_running: tuple[str, ...] = ()
         self._logged: set[str] = set()
@@ -206,7 +93,6 @@ class KernelProcess:
         self._choose_provisioner()
         pipes: tuple[int, ...] = ()
         if sys.platform != "win32":
-            self.raw = RawOutput()
             pipes = self.raw.open()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
         try:
@@ -238,7 +124,18 @@ class KernelProcess:
         if self.launch.socket_store is not None:
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._move_sockets(self.launch.socket_store)
-        return self._manager.client(context=self._context)
+        return self._new_client()
+
+    def _new_client(self) -> AsyncKernelClient:
+        """A client for its channels, which bounds what a message may take of memory."""
+        client = self._manager.client(context=self._context)
+        python = language_of(self.launch.kernel_name) == "python"
+        weighed(client, self.launch.output_limit, waits=python)
+        return client
+
+    def more_to_set_up(self) -> SetUp:
+        """Nothing: files and signals reach it from here."""
+        return SetUp()
 
     async def _move_sockets(self, folder: Path) -> None:
         """Move the sockets to where kernels can't change them, and connect there.
@@ -412,9 +309,7 @@ class KernelProcess:
             for place in self._socket_paths:  # those that came late, or again
                 with contextlib.suppress(OSError):
                     place.unlink()
-            if self.raw is not None:
-                self.raw.close()
-                self.raw = None
+            self.raw.close()
 
     async def release(self) -> None:
         """Nothing: it would not outlive this server."""
@@ -451,9 +346,8 @@ class KernelProcess:
     def last_words(self) -> str:
         """What it said on 1 and 2 that nobody has read."""
         said: list[str] = []
-        if self.raw is not None:
-            self.raw.attach(lambda _, text: said.append(text))
-            self.raw.detach()
+        self.raw.attach(lambda _, text: said.append(text))
+        self.raw.detach()
         return "".join(said).strip()
 
     async def _look(self) -> None:

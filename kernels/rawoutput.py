@@ -49,6 +49,11 @@ class RawOutput:
             ends.append(writing)
         return ends[0], ends[1]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are pipes: not everywhere can they be had."""
+        return bool(self._pipes)
+
     def attach(self, sink: Sink) -> int:
         """Send text to `sink` from now on, beginning with what arrived since the last run.
 
@@ -80,9 +85,8 @@ class RawOutput:
 
     def close(self) -> None:
         """Stop reading. A process that still writes gets EPIPE."""
-        loop = asyncio.get_running_loop()
         for fd in self._pipes:
-            loop.remove_reader(fd)
+            asyncio.get_running_loop().remove_reader(fd)
             os.close(fd)
         self._pipes.clear()
 

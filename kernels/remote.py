@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import subprocess
 from collections.abc import Awaitable
+from importlib import resources
 from typing import Any
 
 import psutil
@@ -22,13 +24,16 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from .aside import begin, done
 from .errors import KernelStartError
 from .heartbeat import Heartbeat
-from .process import KernelProcess, Launch
+from .kernel_process import SetUp
+from .launch import Launch
+from .process import LocalProcess
 from .watchdog import MARK, marked
 
 log = logging.getLogger(__name__)
 # What provisioners say. Each failure of a start they tell several times, with tracebacks.
 theirs = logging.getLogger(f"{__name__}.provisioner")
 
+WARDEN = ("watchdog.py", "warden.py")
 STEP = 0.7  # seconds that a provisioner may take for a signal, or to look
 PATIENCE = 1.5  # seconds that a kernel has for its exit handlers
 KILL = 1.5  # seconds that a provisioner may take to put an end to what it has started
@@ -40,7 +45,7 @@ def once_told(record: logging.LogRecord) -> bool:
     return record.levelno != logging.ERROR or log.isEnabledFor(logging.DEBUG)
 
 
-class RemoteProcess(KernelProcess):
+class RemoteProcess(LocalProcess):
     """The process behind a kernel on another machine. `pid` is None, and memory 0: not known."""
 
     is_here = False
@@ -80,10 +85,17 @@ class RemoteProcess(KernelProcess):
                 f" {type(error).__name__}: {error}"
             ) from error
         self._refuse_this_machine()
-        client = self._manager.client(context=self._context)
+        client = self._new_client()
         self._heart = Heartbeat(client, self.launch.far.silence, self._is_known)
         self._heart.start()
         return client
+
+    def more_to_set_up(self) -> SetUp:
+        """What receives files there, and what clears up behind it when nobody is heard."""
+        # Longer than it takes to be given up here: nobody is to find it gone who still waits.
+        patience = 2 * self.launch.far.silence + 3
+        warden = [MARK, self.mark, warden_texts(), patience]
+        return SetUp(("inremote.py",), {"warden": warden})
 
     @property
     def _named(self) -> str:
@@ -247,3 +259,10 @@ class RemoteProcess(KernelProcess):
             log.warning("%s could not be %s within %g s", self._named, what, seconds)
         except Exception as error:  # whatever a provisioner of others raises
             log.warning("%s could not be %s: %r", self._named, what, error)
+
+
+@functools.cache
+def warden_texts() -> list[str]:
+    """The program that clears up behind a kernel on another machine."""
+    here = resources.files(__package__)
+    return [here.joinpath(name).read_text("utf-8") for name in WARDEN]

@@ -31,7 +31,8 @@ from .jupyter_server import (
     unreachable,
     unwilling,
 )
-from .process import Launch
+from .kernel_process import SetUp
+from .launch import Launch
 from .rawoutput import RawOutput
 from .supervision import Supervisor
 
@@ -43,6 +44,7 @@ wire_log.setLevel(logging.INFO)
 PING = 5.0  # seconds between pings, and that an answer may take
 REFUSED = 5.0  # seconds for which nothing may listen at a server's address
 PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
+MEMORY = 4_000_000  # characters that a kernel on a server remembers of what it has sent
 LARGEST = 64_000_000  # bytes of one message
 
 
@@ -50,10 +52,9 @@ class ServerKernel:
     """A kernel on a Jupyter Server; what it does not tell of its process is left empty."""
 
     pid: int | None = None
-    raw: RawOutput | None = None
     is_here = False
-    forked = False
     tended = False
+    forked = False
     family: Family | None = None
     is_walled = False
     mark = ""
@@ -61,6 +62,7 @@ class ServerKernel:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
+        self.raw = RawOutput()
         self._id = ""
         known = launch.attach.process if launch.attach else ""
         self._channels = Channels(known, self._ended)
@@ -103,6 +105,10 @@ class ServerKernel:
             self._starting = asyncio.create_task(api.start(self.launch.kernel_name))
             # If we are stopped meanwhile it goes on: `close` has to know what there is to end.
             self._id = await asyncio.shield(self._starting)
+
+    def more_to_set_up(self) -> SetUp:
+        """What receives files there, and what remembers messages while the connection is cut."""
+        return SetUp(("inremote.py", "inrecall.py"), {"memory": MEMORY})
 
     @property
     def remote(self) -> RemoteKernel | None:

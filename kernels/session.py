@@ -31,8 +31,7 @@ from .supervision import Supervisor
 from .tracing import short, traced
 
 if TYPE_CHECKING:
-    from .process import KernelProcess
-    from .server_kernel import ServerKernel
+    from .kernel_process import KernelProcess
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +190,7 @@ class Session:
         """Bytes that its processes have, as `KernelProcess.memory` counts."""
         return self.kernel.process.memory() if self.kernel is not None else 0
 
-    async def end_kernel(self, process: KernelProcess | ServerKernel, why: str) -> None:
+    async def end_kernel(self, process: KernelProcess, why: str) -> None:
         """End its kernel, if that has this process still; a run that goes on says why."""
         kernel = self.kernel
         if kernel is not None and kernel.process is process and not kernel.killed_since:

@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .address import JupyterServer
+from .directory import Alone, Directory
 from .errors import PoolExhaustedError, SessionNotFoundError
 from .execution import Execution, Run
-from .homes import Ended, Homes, Known, Record
 from .journal import recover
 from .kernel import Kernel
+from .launch import Launch
 from .memory import MemoryWatch
 from .onrecord import RunsOnRecord
 from .pool import Pool
-from .process import Launch, ipython_folder
+from .process import ipython_folder
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session
@@ -41,15 +42,23 @@ from .tracing import short, tracer
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .process import KernelProcess
-    from .server_kernel import ServerKernel
-    from .shared import Shared
+    from .kernel_process import KernelProcess
 
 log = logging.getLogger(__name__)
 
 LOCAL = "local"  # the one principal where none are told apart; it may have all there is
 JUST_NOW = 1.0  # seconds for which a session counts as busy after a run
 MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a session: why it ended and where its notebook is."""
+
+    principal: str
+    why: str
+    notebook: Path | None
+    count: int
 
 
 @dataclass
@@ -79,7 +88,7 @@ class Sessions:
         most: kernels at the same time.
         patience: seconds that an opening waits for room.
         most_each: sessions of one principal at the same time; 0 is no limit but `most`.
-        homes: tells which copy of the server has which session, where there are several.
+        directory: lists the sessions for the other servers that share them.
     """
 
     def __init__(
@@ -93,15 +102,11 @@ class Sessions:
         *,
         policy: Policy | None = None,
         expected: tuple[str, ...] = (LOCAL,),
-        homes: Homes | None = None,
+        directory: Directory | None = None,
     ) -> None:
-        self.shared: Shared | None = None
-        if homes is not None:
-            from .shared import Shared  # a server that is alone has no use for it
-
-            self.shared = Shared(self, homes)
-            config = replace(config, copy=homes.name)
-        self.config, self.policy, self._expected = config, policy, expected
+        self.directory: Directory = directory or Alone()
+        self.config = replace(config, copy=self.directory.name)
+        self.policy, self._expected = policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
         self._most_each, self._patience = most_each, patience
         self._shares: dict[str, Share] = {}  # by principal; of those who have or want sessions
@@ -122,7 +127,7 @@ class Sessions:
         return self
 
     async def _start(self) -> None:
-        known = await self._stack.enter_async_context(self.shared) if self.shared else Known()
+        known = await self._stack.enter_async_context(self.directory.joined(self))
         for notebook in await asyncio.to_thread(
             recover, self.config.notebooks, known.copies, known.notebooks
         ):
@@ -148,8 +153,7 @@ class Sessions:
             Pool(launch_for, warm, most, patience, self._evict, self._expected, self._forget)
         )
         self._stack.push_async_callback(self._close_all)
-        if self.shared is not None:
-            self._stack.push_async_callback(self.shared.release_all)
+        self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
             (watchdog.stay, "watchdog"),
             (self._reap, "closing idle sessions"),
@@ -177,13 +181,12 @@ class Sessions:
         session = self._made(secrets.token_urlsafe(12), principal, kernel)
         if parent is not None:
             session.recorder.metadata["rmi_agent"]["parent"] = parent
-        if self.shared is not None:
-            try:
-                await self.shared.announce(session)
-            except BaseException:
-                self.pool.retire(kernel)
-                self._give_place_back(principal)
-                raise
+        try:
+            await self.directory.announce(session)
+        except BaseException:
+            self.pool.retire(kernel)
+            self._give_place_back(principal)
+            raise
         if self._stopping:  # meanwhile
             self.pool.retire(kernel)
             self._give_place_back(principal)
@@ -252,7 +255,7 @@ class Sessions:
             functools.partial(self._became_idle, principal),
             supervisor=self.supervisor,
             begun=begun,
-            changed=self.shared.note if self.shared is not None else ignored,
+            changed=self.directory.note,
         )
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
@@ -397,14 +400,6 @@ class Sessions:
         """The principal's open sessions, the longest open first."""
         return [s for s in self._open.values() if s.principal == principal]
 
-    async def elsewhere(self, principal: str = LOCAL) -> list[Record]:
-        """The principal's sessions that other copies of the server have, or nobody.
-
-        Raises:
-            StoreError: that can't be known.
-        """
-        return await self.shared.elsewhere(principal) if self.shared is not None else []
-
     def counted(self) -> tuple[int, int]:
         """How many sessions of all principals are busy, and how many idle."""
         busy = sum(session.busy for session in self._open.values())
@@ -464,7 +459,7 @@ class Sessions:
         """Hold sessions to their memory limit."""
         if not self.config.memory_limit:
             return
-        watch: MemoryWatch[KernelProcess | ServerKernel] = MemoryWatch(self.config.memory_limit)
+        watch: MemoryWatch[KernelProcess] = MemoryWatch(self.config.memory_limit)
         # A thread of its own: it looks at every process, and must not wait for others.
         with ThreadPoolExecutor(1, "memory") as thread:
             while True:
@@ -472,7 +467,7 @@ class Sessions:
                 await self._hold_to_limit(watch, thread)
 
     async def _hold_to_limit(
-        self, watch: MemoryWatch[KernelProcess | ServerKernel], thread: ThreadPoolExecutor
+        self, watch: MemoryWatch[KernelProcess], thread: ThreadPoolExecutor
     ) -> None:
         loop = asyncio.get_running_loop()
         held = {
@@ -508,18 +503,13 @@ class Sessions:
         try:
             await session.close(why)
         finally:
-            if self.shared is not None:
-                await self.shared.tell_end(session, why)
+            await self.directory.tell_end(session, why)
 
     async def _close_all(self) -> None:
         self._stopping = True
         tasks = [self._close_soon(s, "the server was stopped") for s in [*self._open.values()]]
         if tasks := [*tasks, *self._closing.values()]:
             await asyncio.wait(tasks)
-
-
-def ignored(_: Session) -> None:
-    """Where nobody else has to know of a session."""
 
 
 def missed(session: Session) -> tuple[bool, float]:

@@ -10,27 +10,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from nbformat import NotebookNode
 
 from .address import JupyterServer, RemoteKernel
+from .directory import Elsewhere, Known
 from .errors import DeadKernelError, KernelError, StoreError
-from .homes import BEAT, Copy, Ended, Homes, Known, Record
+from .homes import BEAT, Copy, Homes, Record
 from .journal import is_open
 from .jupyter_server import Api, ServerError, server_of
 from .kernel import Kernel
 from .leftover import LeftOver
 from .recorder import Recorder
 from .session import Begun, Session
+from .sessions import Ended, Sessions
 from .supervision import Supervisor
 from .tracing import short
-
-if TYPE_CHECKING:
-    from .sessions import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -41,39 +40,36 @@ LOOKS = 10  # at where a session is, while copies come and go
 
 
 class Shared:
-    """Use as `async with Shared(sessions, homes) as known`.
+    """The `Directory` of sessions that several copies share.
 
     Args:
-        sessions: this copy's.
         homes: tells which copy has which.
     """
 
-    def __init__(self, sessions: Sessions, homes: Homes) -> None:
-        self.homes = homes
-        self._sessions = sessions
+    _sessions: Sessions  # this copy's, from `joined` on
+
+    def __init__(self, homes: Homes) -> None:
+        self.homes, self.name = homes, homes.name
         self._dirty: set[str] = set()
         self._writing: set[str] = set()
         # A lock lives as long as somebody holds it or waits for it.
         self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Supervisor("shared sessions")
         self._leaving = False
-        self._stack = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Known:
-        """Be one of the copies.
+    @contextlib.asynccontextmanager
+    async def joined(self, sessions: Sessions) -> AsyncIterator[Known]:
+        """Be one of the copies while the context lasts.
 
         Raises:
             StoreError: the store can't be used.
         """
-        await self._stack.enter_async_context(self.homes)
-        self.homes.on_lapse = self._look_after_mine
-        await self._stack.enter_async_context(self._tasks)
-        self._tasks.watch(self._reap_orphans, "ending sessions that nobody asks for")
-        records = await self.homes.all()
-        return Known(await self.homes.copies(), {record.notebook for record in records})
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        self._sessions = sessions
+        async with self.homes, self._tasks:
+            self.homes.on_lapse = self._look_after_mine
+            self._tasks.watch(self._reap_orphans, "ending sessions that nobody asks for")
+            records = await self.homes.all()
+            yield Known(await self.homes.copies(), {record.notebook for record in records})
 
     # -- this copy's own
 
@@ -209,7 +205,7 @@ class Shared:
                 await self._take_over(record)
         raise KernelError("The session moves between copies of the server. Call again in a second.")
 
-    async def elsewhere(self, principal: str) -> list[Record]:
+    async def elsewhere(self, principal: str) -> list[Elsewhere]:
         """The principal's sessions that are not open here.
 
         Raises:
@@ -217,7 +213,13 @@ class Shared:
         """
         with failures_explained():
             return [
-                record
+                Elsewhere(
+                    record.id,
+                    record.busy > 0,
+                    record.cells,
+                    0.0 if record.busy else time.time() - record.used,
+                    self._path(record),
+                )
                 for record in await self.homes.all()
                 if record.principal == principal and record.id not in self._sessions.open_ids
             ]
@@ -329,10 +331,12 @@ class Shared:
         return recorder, cells, ""
 
     def _note_end(self, record: Record) -> None:
-        path = self._sessions.config.notebooks / record.notebook if record.notebook else None
         self._sessions.note_end(
-            record.id, Ended(record.principal, record.ended, path, record.cells)
+            record.id, Ended(record.principal, record.ended, self._path(record), record.cells)
         )
+
+    def _path(self, record: Record) -> Path | None:
+        return self._sessions.config.notebooks / record.notebook if record.notebook else None
 
     # -- those that nobody asks for any more
 

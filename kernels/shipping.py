@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .process import Far
+from .launch import Far
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 

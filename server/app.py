@@ -14,7 +14,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import LOCAL, Homes, Policy, Sessions, language_of
+from ..kernels import LOCAL, Homes, Policy, Sessions, Shared, language_of
 from .completions import Completions
 from .error_reporting import UnexpectedErrors
 from .isolation import chosen, described, hints, hints_elsewhere
@@ -63,6 +63,7 @@ class App:
         seal: bytes | None = None,
     ) -> None:
         self.settings = settings
+        self.shared = Shared(homes) if homes is not None else None
         policy = chosen(settings, exposed=exposed)
         known = hints(policy) if settings.kernels_are_here else hints_elsewhere(settings)
         self.sessions = Sessions(
@@ -74,7 +75,7 @@ class App:
             settings.most_sessions,
             policy=policy,
             expected=principals,
-            homes=homes,
+            directory=self.shared,
         )
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
@@ -90,10 +91,10 @@ class App:
         )
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
-        if self.sessions.shared is not None:
+        if self.shared is not None:
             from .foreign import Foreign
 
-            self.mcp.add_middleware(Foreign(self.sessions.shared))
+            self.mcp.add_middleware(Foreign(self.shared))
         resuming = Resuming(settings, self.sessions)
         self.tools = Tools(settings, self.sessions, resuming)
         for part in (

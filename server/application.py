@@ -104,8 +104,8 @@ def application(
         )
     # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
-    if server.sessions.shared is not None:
-        here += (host_of(server.sessions.shared.homes.url),)
+    if server.shared is not None:
+        here += (host_of(server.shared.homes.url),)
     pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
         answering(lambda path: pages if is_page(path) else None, app),
@@ -201,7 +201,7 @@ def review_pages(
 
 def transports(server: App) -> ASGIApp:
     """Both transports; copies of the server that share sessions pass requests on to each other."""
-    shared = server.sessions.shared
+    shared = server.shared
     if shared is None:
         return both_transports(server)
     from .passing import Passing

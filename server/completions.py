@@ -58,7 +58,8 @@ class Completions:
     async def _session_ids(self, typed: str, _: Given) -> list[str]:
         here = [session.id for session in self._sessions.all(principal())]
         try:
-            there = [record.id for record in await self._sessions.elsewhere(principal())]
+            elsewhere = await self._sessions.directory.elsewhere(principal())
+            there = [session.id for session in elsewhere]
         except StoreError:  # what is offered need not be all
             there = []
         return matching(typed, here + there)

@@ -71,8 +71,8 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
 
         async def leaving() -> None:
             await outside.aclose()
-            if server.sessions.shared is not None:  # while calls can still be passed on
-                await server.sessions.shared.release_all()
+            if server.shared is not None:  # while calls can still be passed on
+                await server.shared.release_all()
 
         app = application(server, settings, provider, callers.tokens)
         runner = Server(configuration(app), leaving)

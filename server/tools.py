@@ -348,7 +348,7 @@ class Tools:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
         rows: list[dict[str, Any]] = []
         with failures_as_refusals():
-            elsewhere = await self.sessions.elsewhere(principal())
+            elsewhere = await self.sessions.directory.elsewhere(principal())
         for session in self.sessions.all(principal()):
             memory = await asyncio.to_thread(session.memory)
             rows.append(
@@ -362,16 +362,15 @@ class Tools:
                     "notebook": str(session.recorder.path) if session.recorder.path else None,
                 }
             )
-        for record in elsewhere:
-            notebook = self.settings.notebooks / record.notebook if record.notebook else None
+        for other in elsewhere:
             rows.append(
                 {
-                    "session_id": record.id,
-                    "state": "busy" if record.busy else "idle",
-                    "cells": record.cells,
-                    "idle_seconds": 0.0 if record.busy else round(time.time() - record.used, 1),
+                    "session_id": other.id,
+                    "state": "busy" if other.busy else "idle",
+                    "cells": other.cells,
+                    "idle_seconds": round(other.idle_for, 1),
                     "memory_bytes": None,
-                    "notebook": str(notebook) if notebook else None,
+                    "notebook": str(other.notebook) if other.notebook else None,
                 }
             )
         lines = [

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions
+from rmi_agent.kernels import Config, Launch, Sessions, Shared
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
 from rmi_agent.kernels.homes import Copy, Homes, Record
@@ -103,9 +103,8 @@ async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, launch = Config(tmp_path / "notebooks"), Launch(cwd=tmp_path, runtime=tmp_path)
-    async with Sessions(config, launch, warm=0, homes=homes(tmp_path)) as sessions:
-        shared = sessions.shared
-        assert shared is not None
+    shared = Shared(homes(tmp_path))
+    async with Sessions(config, launch, warm=0, directory=shared):
         unknown = Record("a" * 20, LOCAL, home="gone", turn=1, server="http://127.0.0.1:1")
         for number in range(3):
             await shared.homes.write(replace(unknown, id=f"{number}" * 20))

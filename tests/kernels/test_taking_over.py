@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions
+from rmi_agent.kernels import Config, Launch, Sessions, Shared
 from rmi_agent.kernels.homes import Homes
 from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
@@ -33,7 +33,7 @@ async def copy(folder: Path, jupyter: Jupyter, idle: float = 0) -> AsyncIterator
     homes = Homes(opened(str(folder / "store")), "http://127.0.0.1:1")
     launch = Launch(cwd=folder, runtime=folder, servers=(jupyter.server,))
     config = Config(folder / "notebooks", idle=idle)
-    async with Sessions(config, launch, warm=0, homes=homes) as sessions:
+    async with Sessions(config, launch, warm=0, directory=Shared(homes)) as sessions:
         yield sessions
 
 
@@ -43,12 +43,12 @@ async def test_sessions_that_nobody_asks_for_any_more_are_ended_by_another_copy(
     async with copy(tmp_path, jupyter) as gone:
         session = await gone.open()
         await cell(session, "x = 1")
-        assert gone.shared is not None
-        await gone.shared.release_all()
+        assert isinstance(gone.directory, Shared)
+        await gone.directory.release_all()
     assert len(jupyter.kernels()) == 1
     async with copy(tmp_path, jupyter, idle=1.0) as other, asyncio.timeout(60):
-        assert other.shared is not None
-        while (record := await other.shared.homes.find(session.id)) and not record.ended:
+        assert isinstance(other.directory, Shared)
+        while (record := await other.directory.homes.find(session.id)) and not record.ended:
             await asyncio.sleep(0.1)
         assert record is not None and "SESSION_IDLE" in record.ended
         while await asyncio.to_thread(jupyter.kernels):
@@ -66,9 +66,9 @@ async def test_a_run_that_was_left_over_is_interrupted_by_whoever_has_its_sessio
         async with asyncio.timeout(60):
             while not mark.exists():
                 await asyncio.sleep(0.02)
-        assert gone.shared is not None and other.shared is not None
-        await gone.shared.release_all()
-        assert await other.shared.place(session.id, LOCAL) is None
+        assert isinstance(gone.directory, Shared) and isinstance(other.directory, Shared)
+        await gone.directory.release_all()
+        assert await other.directory.place(session.id, LOCAL) is None
         mine = other.get(session.id)
         left = mine.execution(2)
         assert left is not None and mine.busy
