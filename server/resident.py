@@ -138,16 +138,11 @@ def found() -> Record | None:
 
 
 def publish(record: Record) -> None:
-    """Let clients find the server."""
-    descriptor, written = tempfile.mkstemp(dir=private_folder())  # it has mode 0600
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(FORMAT.dump_json(record))
-        os.replace(written, record_file())
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(written)
-        raise
+    """Let clients find the server; one that reads half a record finds none yet."""
+    private_folder()
+    descriptor = os.open(record_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(FORMAT.dump_json(record))
 
 
 def withdraw() -> None:
