@@ -229,7 +229,7 @@ def local_socket() -> Iterator[socket.socket]:
         try:
             listening = listening_at(path)
         except OSError:
-            other = stack.enter_context(tempfile.TemporaryDirectory(prefix="rmi-agent-"))
+            other = stack.enter_context(tempfile.TemporaryDirectory(prefix="rmi-agent-socket-"))
             path = Path(other, path.name)
             try:
                 listening = listening_at(path)
