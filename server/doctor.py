@@ -21,9 +21,9 @@ from cyclopts import Parameter
 
 from ..kernels import Api, KernelError, Policy, Session, Sessions
 from . import hostfile
-from .attach import START, STOP, Unattached, check, introduced_facts
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, given
+from .discovery import RESTART, START, AttachError, check, resident_endpoint
 from .entry import Entry, address, env_of, is_ours, kind, starts_us
 from .finding import CheckResult, speak_plainly
 from .hosts import Host, hosts
@@ -31,7 +31,7 @@ from .isolation import chosen, left_open, told
 from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
-from .resident import found, is_held, recorded
+from .resident import check_supported, found, is_held, recorded
 from .settings import BadSettings, Settings, load
 from .whole_files import SMALL_FILES, whole_files_are_taken
 from .wire import StdoutPolluted, conversation
@@ -241,8 +241,12 @@ def of_token(settings: Settings) -> CheckResult:
 
 
 async def of_resident(settings: Settings) -> CheckResult:
-    """Whether there is a resident server, and whether processes here would attach to it."""
-    what, again = "resident server", f"Run: {STOP}, then {START}"
+    """Whether there is a resident server, and whether processes here would be attached to it."""
+    what = "resident server"
+    try:
+        check_supported()
+    except BadSettings as error:
+        return CheckResult(what, None, str(error))
     try:
         record = found()
         if record is None:
@@ -250,15 +254,15 @@ async def of_resident(settings: Settings) -> CheckResult:
             told = "none; the last one ended without saying so" if crashed else "none"
             return CheckResult(what, None, f"{told}; {START} starts one")
         told = f"process {record.pid}, {record.url}, version {record.version}"
-        facts = await introduced_facts(record)
-    except Unattached as error:
+        facts = await resident_endpoint(record).facts()
+    except AttachError as error:
         return CheckResult(what, False, str(error))
     except BadSettings as error:
-        return CheckResult(what, False, str(error), again)
+        return CheckResult(what, False, str(error), RESTART)
     told += f"; {facts.busy + facts.idle} sessions"
     try:
         check(settings, "auto", facts)
-    except Unattached as error:
+    except AttachError as error:
         return CheckResult(what, None, f"{told}. It is not used with what is set here: {error}")
     return CheckResult(what, True, told)
 

@@ -38,6 +38,7 @@ from .hostfile import ConfigFile, UnusableFile
 from .hosts import Host, HostName, host_of
 from .merge import reference, with_entry, without_entry
 from .remote import checked_url, token_for
+from .resident import check_supported
 from .settings import Attach, BadSettings, die, load
 
 
@@ -162,6 +163,8 @@ def check_options(
     if remote.url is None:
         if remote.bridge or remote.oauth:
             raise BadSettings("install: --bridge and --oauth go with --url.")
+        if local.attach == "always":
+            check_supported()
         return
     takes_env = remote.bridge or not host.speaks_http
     if local.projects_dir or local.notebooks_dir or local.attach or (env and not takes_env):
