@@ -164,9 +164,7 @@ async def of_session(session: Session) -> list[CheckResult]:
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
     results = [
-        CheckResult(
-            "kernel", added.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"
-        ),
+        CheckResult("kernel", added.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
         CheckResult(
             "interrupt",
             (looped.status, looped.state) == ("timeout", "kept"),
@@ -272,7 +270,9 @@ async def of_host(host: Host) -> AsyncIterator[CheckResult]:
     try:
         entries = ours_in(host)
     except hostfile.UnusableFile as error:
-        yield CheckResult(host.title, False, str(error), f"Fix it: {host.title} can't read it either.")
+        yield CheckResult(
+            host.title, False, str(error), f"Fix it: {host.title} can't read it either."
+        )
         return
     if not entries:
         why = "no entry" if host.is_here else "not found on this machine"

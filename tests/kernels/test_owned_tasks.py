@@ -35,7 +35,7 @@ OWNED = {
     ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
     ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/cli.py", "stdio"): 1,  # its result is taken, or the process ends
-    ("server/relay.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
+    ("server/proxy.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
     ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/screen.py", "ask"): 1,  # the same task, begun again
 }

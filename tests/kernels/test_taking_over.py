@@ -9,7 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import LOCAL, Config, KernelError, Launch, Session, Sessions, Shared, StoreError
+from rmi_agent.kernels import (
+    LOCAL,
+    Config,
+    KernelError,
+    Launch,
+    Session,
+    Sessions,
+    Shared,
+    StoreError,
+)
 from rmi_agent.kernels.handover import QUIET
 from rmi_agent.kernels.homes import Homes, Record
 from rmi_agent.kernels.stores import opened
