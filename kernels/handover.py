@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 
 from .errors import KernelError
-from .homes import ALIVE, Copy, Homes, Record, key
+from .homes import ALIVE, Copy, Homes, Record
 from .session import Session
 
-REQUESTS = "wanted"  # the store's collection
+REQUESTS = "requests"  # the store's collection: by the copy that is asked, answers by session
 ASK_EVERY = 0.25  # seconds between two looks for the answer
 ANSWER_EVERY = 0.5  # seconds between two looks for requests
 QUIET = 2.0  # seconds for which a session stays where it was used: calls that alternate are refused
@@ -31,37 +31,34 @@ async def released(homes: Homes, home: Copy, record: Record) -> None:
         KernelError: it keeps the session.
         StoreError: it can't be asked.
     """
-    name, answer = key(record.id), None
+    answer: str | None = None
     try:
         async with asyncio.timeout(2 * ALIVE):
-            while await homes.copy(home.name) is not None:
+            while not answer:
                 now = await homes.find(record.id)
                 if now is None or (now.home, now.turn) != (record.home, record.turn):
                     return
+                if await homes.copy(home.name) is None:
+                    return
                 if answer is None:  # not asked yet, or another call has had its answer
-                    await homes.store.put(REQUESTS, name, {"session": record.id}, ttl=ALIVE)
+                    await write(homes, home.name, record.id, "")
                 await asyncio.sleep(ASK_EVERY)
-                answer = await homes.store.get(REQUESTS, name)
-                if answer and "refused" in answer:
-                    break
-            else:
-                return
+                answer = (await requests(homes, home.name)).get(record.id)
     except TimeoutError:
-        answer = None
+        answer = "it does not answer"
     finally:
-        await homes.store.delete(REQUESTS, name)
-    why = str(answer["refused"]) if answer else "it does not answer"
-    raise KernelError(REFUSED.format(id=record.id, home=home.address, why=why))
+        await write(homes, home.name, record.id, None)
+    raise KernelError(REFUSED.format(id=record.id, home=home.address, why=answer))
 
 
 async def requested(homes: Homes) -> list[str]:
-    """The sessions that some copy asks for, and that are not refused yet.
+    """The sessions that this copy is asked for, and that it has not refused yet.
 
     Raises:
         StoreError: that can't be known.
     """
-    values = [await homes.store.get(REQUESTS, one) for one in await homes.store.keys(REQUESTS)]
-    return [str(one.get("session")) for one in values if one is not None and "refused" not in one]
+    found = await requests(homes, homes.name)
+    return [session_id for session_id, answer in found.items() if not answer]
 
 
 async def refuse(homes: Homes, session_id: str, why: str) -> None:
@@ -70,7 +67,23 @@ async def refuse(homes: Homes, session_id: str, why: str) -> None:
     Raises:
         StoreError: that can't be said now.
     """
-    await homes.store.put(REQUESTS, key(session_id), {"refused": why}, ttl=ALIVE)
+    await write(homes, homes.name, session_id, why)
+
+
+async def requests(homes: Homes, asked: str) -> dict[str, str]:
+    """What a copy is asked for, with its answers; one key, since many would have to be listed."""
+    found = await homes.store.get(REQUESTS, asked) or {}
+    return {session_id: str(answer) for session_id, answer in found.items()}
+
+
+async def write(homes: Homes, asked: str, session_id: str, answer: str | None) -> None:
+    """Write what a copy is asked for, or its answer; None removes both."""
+    async with homes.store.lock(asked):
+        found = await requests(homes, asked)
+        found.pop(session_id, None)
+        if answer is not None:
+            found[session_id] = answer
+        await homes.store.put(REQUESTS, asked, found, ttl=2 * ALIVE)
 
 
 def reason_to_keep(session: Session) -> str:

@@ -1,6 +1,6 @@
-"""The settings that make several copies of a server one: SESSION_STORE.
+"""The setting that makes several copies of a server one: SESSION_STORE.
 
-Checks what all copies must have in common, and says what is amiss in one line. Knows settings and
+Checks what all copies must have in common, and says in one line what is invalid. Knows settings and
 files; where a session is, is `kernels/homes.py`'s.
 """
 

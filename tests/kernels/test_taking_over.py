@@ -19,7 +19,7 @@ from rmi_agent.kernels import (
     Shared,
     StoreError,
 )
-from rmi_agent.kernels.handover import QUIET
+from rmi_agent.kernels.handover import QUIET, requests
 from rmi_agent.kernels.homes import Homes, Record
 from rmi_agent.kernels.stores import opened
 
@@ -121,7 +121,8 @@ async def test_an_idle_session_moves_to_the_copy_that_is_called_and_back(
         run = await cell(third, "x + 2")
         assert (value(run), run.number) == ("43", 3)
         assert third.recorder.path == first.recorder.path
-        assert await shared(a).homes.store.keys("wanted") == []
+        for one in (shared(a).homes, shared(b).homes):
+            assert await requests(one, one.name) == {}
         await a.close(third)
 
 
