@@ -22,7 +22,7 @@ import httpx2
 from .kept import PACKAGE, VERSION, known_token
 from .proof import Facts, Stranger, bearer_for, facts_of
 from .resident import Record, found
-from .settings import Attach, BadSettings, Settings
+from .settings import Attach, BadSettings, Settings, variable_of
 
 log = logging.getLogger(__name__)
 
@@ -195,18 +195,20 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         Unattached: it does something else.
     """
     check_version(facts.version, facts.pid)
-    theirs = {"PYTHON_PROJECTS_DIR": facts.projects, "NOTEBOOKS_DIR": facts.notebooks}
-    ours = {"PYTHON_PROJECTS_DIR": settings.projects, "NOTEBOOKS_DIR": settings.notebooks}
-    for variable, folder in ours.items():
-        counts = attach == "auto" or variable.lower() in settings.model_fields_set
-        if counts and os.path.realpath(folder) != os.path.realpath(theirs[variable]):
-            raise Unattached(differs(variable, str(folder), theirs[variable]))
+    folders = (
+        ("python_projects_dir", settings.projects, facts.projects),
+        ("notebooks_dir", settings.notebooks, facts.notebooks),
+    )
+    for field, ours, theirs in folders:
+        counts = attach == "auto" or field in settings.model_fields_set
+        if counts and os.path.realpath(ours) != os.path.realpath(theirs):
+            raise Unattached(differs(variable_of(field), str(ours), theirs))
     # One that is named may be anywhere; one that is found has this environment's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise Unattached(differs("the Python environment", sys.prefix, facts.prefix))
     for name, value in settings.shared().items():
         if name in settings.model_fields_set and facts.settings.get(name) != value:
-            raise Unattached(differs(name.upper(), f"{value}", f"{facts.settings.get(name)}"))
+            raise Unattached(differs(variable_of(name), f"{value}", f"{facts.settings.get(name)}"))
 
 
 def differs(what: str, here: str, there: str) -> str:

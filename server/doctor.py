@@ -20,7 +20,7 @@ import psutil
 from cyclopts import Parameter
 
 from ..kernels import Api, KernelError, Policy, Session, Sessions
-from . import hostfile
+from . import hostfile, launch
 from .attach import START, STOP, Unattached, check, introduced_facts
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, given
@@ -30,6 +30,7 @@ from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
 from .jsontext import Malformed
 from .kept import TOKEN, private_text, token_file
+from .launch import make_folders
 from .over_http import bind
 from .reach import examine_url
 from .resident import found, is_held, recorded
@@ -73,10 +74,12 @@ async def examine(url: str | None = None) -> AsyncIterator[Finding]:
     yield Finding("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
         settings = load()
-        settings.make_folders()
+        make_folders(settings)
     except BadSettings as error:
         yield Finding("settings", False, str(error))
         return
+    for line in settings.warnings(http=True):
+        yield Finding("settings", None, line)
     async for finding in of_server(settings):
         yield finding
     for host in hosts():
@@ -90,8 +93,8 @@ async def examine(url: str | None = None) -> AsyncIterator[Finding]:
 async def of_server(settings: Settings) -> AsyncIterator[Finding]:
     """What a server with these settings needs here."""
     yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
-    yield writable("notebooks", settings.notebooks, "NOTEBOOKS_DIR")
-    if settings.servers:
+    yield writable("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
+    if settings.jupyter_server_url:
         async for finding in of_jupyter_servers(settings):
             yield finding
     policies: dict[bool, Policy | None] = {}
@@ -99,10 +102,12 @@ async def of_server(settings: Settings) -> AsyncIterator[Finding]:
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
-            todo = EXPOSED if exposed and not settings.servers else ""
+            todo = EXPOSED if exposed and not settings.jupyter_server_url else ""
             yield Finding(name, False, str(error), todo)
             continue
-        held = policy is not None or settings.sandbox == "off" or not settings.kernels_are_here
+        held = (
+            policy is not None or settings.sandbox == "off" or not launch.kernels_are_here(settings)
+        )
         todo = f"Left open: {left_open(policy, settings)}."
         yield Finding(name, held, told(policy, settings), todo)
     if False in policies:
@@ -128,7 +133,7 @@ def writable(what: str, folder: Path, variable: str) -> Finding:
 
 async def of_jupyter_servers(settings: Settings) -> AsyncIterator[Finding]:
     """Whether each can be reached, lets us in, and has the kernel."""
-    for server in settings.servers:
+    for server in launch.jupyter_servers(settings):
         api = Api(server)
         try:
             await api.kernelspec(settings.kernel_name)
@@ -146,12 +151,12 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[Finding]:
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]:
     """Start a kernel, run a cell on it and interrupt one."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(settings.sessions({}), notebooks=Path(folder))
+        config = replace(launch.sessions(settings, {}), notebooks=Path(folder))
         try:
-            async with Sessions(config, settings.launch(), warm=0, policy=policy) as sessions:
+            async with Sessions(config, launch.launch(settings), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
         except KernelError as error:
-            if settings.servers:
+            if settings.jupyter_server_url:
                 why, _, todo = str(error).partition(". ")
                 return [Finding("kernel", False, why, todo)]
             todo = (
@@ -204,7 +209,7 @@ def of_port(settings: Settings) -> Finding:
     if starts_us(holder[1]):
         return Finding("port", True, f"{at}: this server listens (process {holder[0]})")
     told = f"{at} is taken by {holder[1][0]} (process {holder[0]})"
-    return Finding("port", False, told, "For HTTP, stop that or choose another PORT.")
+    return Finding("port", False, told, "For HTTP, stop that or choose another RMI_AGENT_PORT.")
 
 
 def listener(port: int) -> tuple[int, list[str]] | None:
@@ -294,9 +299,9 @@ def ours_in(host: Host) -> dict[str, Entry]:
 async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
     """Whether an entry works."""
     what = f'{host.title}, "{name}"'
-    alone = env_of(entry).get("ATTACH") == "always" and not is_held()
+    alone = env_of(entry).get("RMI_AGENT_ATTACH") == "always" and not is_held()
     if alone:  # trying it shall leave no server behind
-        entry = {**entry, "env": {**env_of(entry), "ATTACH": "never"}}
+        entry = {**entry, "env": {**env_of(entry), "RMI_AGENT_ATTACH": "never"}}
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         told = f"{host.title} takes commands alone, and this is a URL"

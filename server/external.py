@@ -32,7 +32,7 @@ CACHE_SECONDS = 300  # GitHub and Google are asked about a token once in that ti
 
 @dataclass(frozen=True)
 class Guests:
-    """Who is let in: OAUTH_USERS, in lower case, of one provider."""
+    """Who is let in: RMI_AGENT_OAUTH_USERS, in lower case, of one provider."""
 
     provider: str
     users: frozenset[str]
@@ -44,7 +44,9 @@ class Guests:
         for name in names:
             if name in self.users:
                 return f"{self.provider}:{name}"
-        log.warning("%s is not in OAUTH_USERS and was not let in", names or "Somebody unnamed")
+        log.warning(
+            "%s is not in RMI_AGENT_OAUTH_USERS and was not let in", names or "Somebody unnamed"
+        )
         return None
 
 
@@ -87,7 +89,7 @@ class Issuer(Listed, OIDCProxy):
 
 
 def external(settings: Settings, url: str) -> OAuthProxy:
-    """The provider that AUTH names, with what it needs to know.
+    """The provider that RMI_AGENT_AUTH names, with what it needs to know.
 
     Raises:
         BadSettings: a setting is missing, or the issuer can't be asked.
@@ -95,15 +97,17 @@ def external(settings: Settings, url: str) -> OAuthProxy:
     name = settings.auth.removeprefix("token+")
     users = frozenset(user.lower() for user in settings.oauth_users)
     needed: dict[str, Any] = {
-        "OAUTH_CLIENT_ID": settings.oauth_client_id,
-        "OAUTH_CLIENT_SECRET": settings.oauth_client_secret,
-        "OAUTH_USERS": users,
+        "RMI_AGENT_OAUTH_CLIENT_ID": settings.oauth_client_id,
+        "RMI_AGENT_OAUTH_CLIENT_SECRET": settings.oauth_client_secret,
+        "RMI_AGENT_OAUTH_USERS": users,
     }
     if name == "oidc":
-        needed["OAUTH_CONFIG_URL"] = settings.oauth_config_url
+        needed["RMI_AGENT_OAUTH_CONFIG_URL"] = settings.oauth_config_url
     for variable, value in needed.items():
         if not value:
-            raise BadSettings(f"{variable}: AUTH={settings.auth} needs it. {WHY[variable]}")
+            raise BadSettings(
+                f"{variable}: RMI_AGENT_AUTH={settings.auth} needs it. {WHY[variable]}"
+            )
     secret = settings.oauth_client_secret
     assert secret is not None
     common: dict[str, Any] = {
@@ -127,10 +131,11 @@ def external(settings: Settings, url: str) -> OAuthProxy:
 
 
 WHY = {
-    "OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
-    "OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
-    "OAUTH_USERS": "Name who may run code here, with commas: everybody else has an account too.",
-    "OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
+    "RMI_AGENT_OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_USERS": "Name who may run code here, with commas: everybody else has an"
+    " account too.",
+    "RMI_AGENT_OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
 }
 
 
@@ -142,7 +147,8 @@ def issuer(common: dict[str, Any], config_url: str) -> Issuer:
     """
     if not is_protected(urlsplit(config_url)):
         raise BadSettings(
-            f"OAUTH_CONFIG_URL: {config_url} can't be used. {WHY['OAUTH_CONFIG_URL']}"
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be used."
+            f" {WHY['RMI_AGENT_OAUTH_CONFIG_URL']}"
         )
     noisy = logging.getLogger("fastmcp.server.auth.oidc_proxy")
     noisy.disabled = True  # a traceback, where the line below will do
@@ -156,7 +162,9 @@ def issuer(common: dict[str, Any], config_url: str) -> Issuer:
         )
     except Exception as error:  # of the network, of JSON, of what is missing in it
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadSettings(f"OAUTH_CONFIG_URL: {config_url} can't be read: {first}") from None
+        raise BadSettings(
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {first}"
+        ) from None
     finally:
         noisy.disabled = False
 

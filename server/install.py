@@ -39,7 +39,7 @@ from .hosts import Host, HostName, host_of
 from .jsonedit import Text
 from .jsontext import Malformed
 from .remote import checked_url, token_for
-from .settings import Attach, BadSettings, die, load
+from .settings import Attach, BadSettings, current_name, die, load
 
 WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
 SECRET = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
@@ -54,14 +54,16 @@ def install(
         Parameter(help=f'The entry\'s name; "{LOCAL_NAME}", or "{REMOTE_NAME}" with --url.'),
     ] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
-    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
     env: Annotated[
         tuple[str, ...],
         Parameter(help="NAME=VALUE for the command; may come several times.", negative=()),
     ] = (),
     attach: Annotated[
         Attach | None,
-        Parameter(help="ATTACH: whether it hands all to the resident server; auto unless set."),
+        Parameter(
+            help="RMI_AGENT_ATTACH: whether it hands all to the resident server; auto unless set."
+        ),
     ] = None,
     url: Annotated[
         str | None, Parameter(help="A server that runs elsewhere, with RMI_AGENT_TOKEN.")
@@ -101,7 +103,7 @@ def install(
                 " elsewhere."
             )
         if attach is not None:
-            env = (*env, f"ATTACH={attach}")
+            env = (*env, f"RMI_AGENT_ATTACH={attach}")
         data = hostfile.read(chosen.config)
         before = hostfile.text_of(chosen.config, data, chosen.comments)
         before.part(chosen.section, name)  # both are objects, or that is what is wrong
@@ -190,7 +192,7 @@ def no_token(url: str) -> BadSettings:
     """What to do about a token that is not known."""
     return BadSettings(
         f"RMI_AGENT_TOKEN: set it to the token of {url}; or say --oauth, if that server has"
-        " AUTH=token+oauth and the host shall sign in."
+        " RMI_AGENT_AUTH=token+oauth and the host shall sign in."
     )
 
 
@@ -207,6 +209,9 @@ def merged(text: Text, entry: Entry, *path: str) -> Text:
         if key == "env" and same and isinstance(old.get("env"), dict):
             if "AUTH" not in value:  # once there was a token
                 text = text.without(*path, "env", "AUTH")
+            for variable in old["env"]:
+                if current_name(variable) in value.keys() - {variable}:  # by its former name
+                    text = text.without(*path, "env", variable)
             for variable, setting in value.items():
                 text = text.put(setting, *path, "env", variable)
         else:

@@ -132,7 +132,7 @@ def why_no_tunnel(error: Exception, authtoken: str, domain: str | None) -> str:
     if code[0] in REFUSED if code else "authentication" in words.lower():
         return f"NGROK_AUTHTOKEN: ngrok does not take it ({words}). {AUTHTOKEN}"
     if domain is not None:
-        return f"NGROK_DOMAIN: ngrok does not give {domain} ({words}). {RESERVED}"
+        return f"RMI_AGENT_NGROK_DOMAIN: ngrok does not give {domain} ({words}). {RESERVED}"
     return f"--tunnel ngrok: ngrok gives no tunnel ({words}). Its log: https://dashboard.ngrok.com"
 
 
@@ -166,13 +166,14 @@ def through(settings: Settings, public: str) -> Settings:
     """The settings of a server behind a tunnel: its host is allowed, and its URL the public one.
 
     Raises:
-        BadSettings: PUBLIC_URL is another, by which clients would be led astray.
+        BadSettings: RMI_AGENT_PUBLIC_URL is another, by which clients would be led astray.
     """
     set_to = (settings.public_url or "").rstrip("/").lower()
     if settings.auth != "token" and set_to and set_to != public:
         raise BadSettings(
-            f"PUBLIC_URL: it is {set_to}, and the tunnel's address {public}. Leave PUBLIC_URL out,"
-            " or set NGROK_DOMAIN to its host if ngrok has reserved that for you."
+            f"RMI_AGENT_PUBLIC_URL: it is {set_to}, and the tunnel's address {public}. Leave"
+            " RMI_AGENT_PUBLIC_URL out, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok has"
+            " reserved that for you."
         )
     allowed = (*settings.allowed_hosts, urlsplit(public).netloc)
     return settings.model_copy(update={"allowed_hosts": allowed, "public_url": public})
@@ -189,7 +190,8 @@ def ready(public: str, signs_in: bool, bridge: str) -> str:
     connector = (
         f"{public}/mcp"
         if signs_in
-        else "They sign in by OAuth only: start again with AUTH=token+oauth, and they have"
+        else "They sign in by OAuth only: start again with RMI_AGENT_AUTH=token+oauth, and"
+        " they have"
         f"\n    {public}/mcp"
     )
     return f"""\

@@ -1,4 +1,4 @@
-"""The ways to be known that AUTH names, as one FastMCP provider.
+"""The ways to be known that RMI_AGENT_AUTH names, as one FastMCP provider.
 
 Chooses and checks the settings that belong together; the ways themselves are elsewhere.
 """
@@ -31,7 +31,7 @@ class Ways(MultiAuth):
 
 
 def ways(settings: Settings, tokens: Tokens) -> AuthProvider:
-    """What AUTH asks for; with `token` alone that is `tokens`.
+    """What RMI_AGENT_AUTH asks for; with `token` alone that is `tokens`.
 
     Raises:
         BadSettings: a setting that belongs to it is missing or can't be used.
@@ -56,7 +56,7 @@ def ways(settings: Settings, tokens: Tokens) -> AuthProvider:
 
 
 def public_url(settings: Settings) -> str:
-    """PUBLIC_URL without a slash at its end.
+    """RMI_AGENT_PUBLIC_URL without a slash at its end.
 
     Raises:
         BadSettings: it is missing, is no bare https:// or loopback http:// address.
@@ -70,7 +70,7 @@ def public_url(settings: Settings) -> str:
     except ValueError:  # a port that is none
         good = False
     if not url:
-        raise BadSettings(f"PUBLIC_URL: AUTH={settings.auth} needs it. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: RMI_AGENT_AUTH={settings.auth} needs it. {cure}")
     if not good:
-        raise BadSettings(f"PUBLIC_URL: {url} can't be used. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: {url} can't be used. {cure}")
     return url.lower()

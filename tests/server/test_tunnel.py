@@ -26,6 +26,7 @@ from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
 from rmi_agent.server import tunnel as tunnels
+from rmi_agent.server.launch import launch
 from rmi_agent.server.over_http import http
 from rmi_agent.server.settings import BadSettings
 from rmi_agent.server.tunnel import through, tunnel
@@ -98,7 +99,7 @@ def standin(folder: Path) -> dict[str, str]:
         "STANDIN_LOG": str(folder / "asked"),
         "NGROK_AUTHTOKEN": AUTHTOKEN,
         "RMI_AGENT_TOKENS": f"alice:{ALICE}",
-        "KERNEL_POOL": "0",
+        "RMI_AGENT_KERNEL_POOL": "0",
     }
 
 
@@ -120,7 +121,7 @@ async def test_both_transports_work_through_the_tunnel_and_it_closes_at_the_end(
         told = through_it.server.log.read_text("utf-8")
         assert f"rmi-agent check --server {PUBLIC}/mcp\n" in told
         assert f'["-y", "mcp-remote", "{PUBLIC}/mcp",' in told
-        assert "AUTH=token+oauth" in told
+        assert "RMI_AGENT_AUTH=token+oauth" in told
         clients = [
             Client(kind(f"{PUBLIC}/{path}", auth=ALICE, httpx_client_factory=through_it.client))
             for kind, path in ((StreamableHttpTransport, "mcp"), (SSETransport, "sse"))
@@ -143,7 +144,7 @@ async def test_both_transports_work_through_the_tunnel_and_it_closes_at_the_end(
 
 @pytest.mark.slow
 async def test_large_and_long_answers_come_through_the_tunnel(tmp_path: Path) -> None:
-    with tunnelled(tmp_path, OUTPUT_LIMIT="0") as through_it:
+    with tunnelled(tmp_path, RMI_AGENT_OUTPUT_LIMIT="0") as through_it:
         url, factory = f"{PUBLIC}/mcp", through_it.client
         transport = StreamableHttpTransport(url, auth=ALICE, httpx_client_factory=factory)
         seen: list[str] = []
@@ -165,7 +166,7 @@ async def test_large_and_long_answers_come_through_the_tunnel(tmp_path: Path) ->
 @pytest.mark.slow
 async def test_claudes_way_in_works_through_the_tunnel(tmp_path: Path) -> None:
     """OAuth by the public URL alone, which nobody has set: registration, page, token, call."""
-    with tunnelled(tmp_path, AUTH="token+oauth") as through_it:
+    with tunnelled(tmp_path, RMI_AGENT_AUTH="token+oauth") as through_it:
         told = through_it.server.log.read_text("utf-8")
         assert f"ChatGPT:\n\n    {PUBLIC}/mcp\n" in told
         async with through_it.client() as outside:
@@ -212,8 +213,8 @@ def test_a_signal_closes_the_tunnel(tmp_path: Path, number: signal.Signals) -> N
         ({"NGROK_AUTHTOKEN": "refused"}, "NGROK_AUTHTOKEN: ngrok does not take it", []),
         # After the tunnel is there, so that it has to be closed again.
         (
-            {"AUTH": "token+oauth", "PUBLIC_URL": "https://other.example"},
-            f"PUBLIC_URL: it is https://other.example, and the tunnel's address {PUBLIC}.",
+            {"RMI_AGENT_AUTH": "token+oauth", "RMI_AGENT_PUBLIC_URL": "https://other.example"},
+            f"RMI_AGENT_PUBLIC_URL: it is https://other.example, and the tunnel's address {PUBLIC}.",
             ["forward", "close"],
         ),
     ],
@@ -307,7 +308,7 @@ BAD = f"authentication failed: improper.\nYour authtoken: {AUTHTOKEN}\r\n\r\nERR
         (
             ValueError("failed to start listener", "not reserved", "ERR_NGROK_320"),
             {"ngrok_domain": "own.example"},
-            "NGROK_DOMAIN: ngrok does not give own.example",
+            "RMI_AGENT_NGROK_DOMAIN: ngrok does not give own.example",
         ),
         (ValueError("failed to connect session", "authentication failure"), {}, "NGROK_AUTHTOKEN"),
         (RuntimeError(), {}, "RuntimeError"),
@@ -414,7 +415,7 @@ def test_the_tunnels_host_is_allowed_and_no_other() -> None:
     assert after.allowed_hosts == ("own.example", "abc-123.ngrok-free.app")
     assert after.public_url == PUBLIC
     assert before.public_url is None
-    # A PUBLIC_URL that nobody is told does not stand in the way.
+    # A RMI_AGENT_PUBLIC_URL that nobody is told does not stand in the way.
     through(load(public_url="https://other.example"), PUBLIC)
     through(load(public_url=f"{PUBLIC}/", auth="token+oauth"), PUBLIC)
 
@@ -423,7 +424,7 @@ def test_the_tunnels_host_is_allowed_and_no_other() -> None:
     "domain", ["https://own.example", "own.example/", "own", "*.example", "a b.c"]
 )
 def test_a_domain_is_a_bare_host_name(domain: str) -> None:
-    with pytest.raises(BadSettings, match="NGROK_DOMAIN: "):
+    with pytest.raises(BadSettings, match="RMI_AGENT_NGROK_DOMAIN: "):
         load(ngrok_domain=domain)
     assert load(ngrok_domain="").ngrok_domain is None
 
@@ -431,5 +432,5 @@ def test_a_domain_is_a_bare_host_name(domain: str) -> None:
 def test_kernels_never_get_the_authtoken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NGROK_AUTHTOKEN", AUTHTOKEN)
     settings = load(kernel_env="NGROK_AUTHTOKEN,ngrok_authtoken")
-    assert AUTHTOKEN not in str(settings.launch().env)
+    assert AUTHTOKEN not in str(launch(settings).env)
     assert AUTHTOKEN not in repr(settings)
