@@ -300,8 +300,8 @@ class Sessions:
             share.held += 1
         except TimeoutError:
             raise PoolExhaustedError(
-                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
-                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
+                f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
+                f" none came free within {self._patience:g} s. Wait for a run to end, interrupt one"
                 " or close a session (list_sessions shows them), then try again."
             ) from None
         finally:
@@ -434,13 +434,17 @@ class Sessions:
         if not idle:
             return False
         least = max(idle, key=lambda s: (held(s.principal), s.principal == asker, *missed(s)))
-        self._close_soon(least, "it was idle and a new one needed its kernel (KERNEL_MAX)")
+        self._close_soon(
+            least, "it was idle and a new one needed its kernel (RMI_AGENT_KERNEL_MAX)"
+        )
         return True
 
     def _evict_own(self, principal: str) -> None:
         """Close the principal's idle session that is missed least, if there is one."""
         if idle := [session for session in self.all(principal) if not session.busy]:
-            why = "it was idle and a new one of yours needed its place (SESSIONS_PER_USER)"
+            why = (
+                "it was idle and a new one of yours needed its place (RMI_AGENT_SESSIONS_PER_USER)"
+            )
             self._close_soon(max(idle, key=missed), why)
 
     async def _reap(self) -> None:
@@ -452,7 +456,8 @@ class Sessions:
             for session in list(self._open.values()):
                 if session.idle_for > self.config.idle:
                     self._close_soon(
-                        session, f"nobody used it for {self.config.idle:g} s (SESSION_IDLE)"
+                        session,
+                        f"nobody used it for {self.config.idle:g} s (RMI_AGENT_SESSION_IDLE)",
                     )
 
     async def _watch_memory(self) -> None:
