@@ -1,7 +1,7 @@
 # The server on HTTP, port 8000, for one user without rights:
 #   docker build -t rmi-agent-mcp-server .
 #   docker build --build-arg EXTRAS= -t rmi-agent-mcp-server:small .    # no numpy, pandas, matplotlib
-# README, Docker, has the lines to run it.
+# docs/docker.md has the lines to run it.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build

@@ -7,16 +7,11 @@ Speaks Jupyter's messages through jupyter_client and folds what comes back into 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import marshal
 import time
-import zlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine
-from importlib import resources
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from queue import Empty
 from typing import Any, Self
@@ -30,6 +25,7 @@ from .factory import process_for
 from .fairness import Turns
 from .launch import Launch
 from .outputs import Outputs, in_parts
+from .programs import SET_UP, programs
 from .question import OnQuestion, Question
 from .reply import Message, Reply, Script, Status, ends_kernel, payloads, reply_of
 from .shipping import NotSent, Shipment
@@ -48,32 +44,8 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recur
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
-SENT_TO_KERNELS = ("inscript.py", "inmessages.py", "inkernel.py")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
-# Executes what `set_up_texts` has sent along, in a namespace of its own; once, for a kernel that
-# is attached to may have it from another server of ours.
-SET_UP = (
-    "hasattr(get_ipython(), '_rmi_agent_script') or"
-    " (lambda sent: exec(sent['begin'], {'sent': sent}))"
-    "(get_ipython().get_parent()['metadata']['rmi_agent'])"
-)
-BEGIN = """
-import base64, importlib.util, marshal, zlib
-from IPython import get_ipython
-names = {"__name__": "rmi_agent_inkernel"}
-same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
-for text, code in sent["texts"]:
-    data = zlib.decompress(base64.b64decode(code if same else text))
-    exec(marshal.loads(data) if same else data, names)
-if "memory" in sent:
-    names["remember"](get_ipython().kernel, sent["memory"])
-names["install"](get_ipython(), *sent["arguments"])
-if "install_files" in names:
-    names["install_files"](get_ipython())
-if "warden" in sent:
-    names["install_warden"](get_ipython(), *sent["warden"])
-"""
 
 
 class Kernel:
@@ -540,13 +512,13 @@ class Kernel:
         more = self.process.more_to_set_up()
         if not self.process.is_here:
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
-        texts = set_up_texts((*SENT_TO_KERNELS, *more.programs))
-        request = self._send(SET_UP, {**texts, "arguments": arguments, **more.sent}, silent=True)
-        reply = (await self._reply_to(request))["content"]
+        request = {"arguments": arguments, **programs(more.programs), **more.sent}
+        msg_id = self._send(SET_UP, request, silent=True)
+        reply = (await self._reply_to(msg_id))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
         self.process.tended = True
-        await self._until_idle(request, Outputs(new_code_cell()))
+        await self._until_idle(msg_id, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, or raise `DeadKernelError` when the process ends first."""
@@ -559,18 +531,3 @@ class Kernel:
         finally:
             for each in (task, death):
                 each.cancel()
-
-
-@functools.cache
-def set_up_texts(names: tuple[str, ...]) -> dict[str, Any]:
-    """What is executed in each kernel, as text and compiled for Pythons like this one.
-
-    Compiling takes 15 ms, which each start of a kernel would take longer.
-    """
-    here = resources.files(__package__)
-    packed = []
-    for name in names:
-        text = here.joinpath(name).read_bytes()
-        code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
-        packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])
-    return {"begin": BEGIN, "magic": MAGIC_NUMBER.hex(), "texts": packed}

@@ -24,6 +24,7 @@ from .interpreters import base_of, changeable, where
 from .launch import Launch
 from .process import ipython_folder
 from .runtime import clear_after_dead
+from .templates import PROGRAMS
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
@@ -229,8 +230,7 @@ class Sandbox:
         put("ro" if policy.read_only else "rw", policy.projects)
         put("ro", *self.shown_of(interpreter), *where(sys.executable), *policy.fixed)
         put("hidden", *policy.hide)
-        programs = ("confine", "broker", "template_process", "afterfork")
-        put("ro", *(HERE / f"{name}.py" for name in programs))
+        put("ro", HERE / "confine.py", HERE / "broker.py", *PROGRAMS)
         ipython = self.folder / "i"
         profile = ipython / "profile_default"
         put("ro", self.folder / "c", self.folder / "e", profile)

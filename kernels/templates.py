@@ -31,6 +31,7 @@ from .watchdog import MARK, number_of, put_number
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("template_process.py")
+PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"))  # all that a template reads of ours
 FORK, RETIRE = b"f", b"r"  # what is said to a template
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:

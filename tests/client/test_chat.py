@@ -363,9 +363,9 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_example_runs_as_it_stands(home: Path) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
-    [example] = re.findall(r"```python\n(import asyncio.*?ServerTools.*?)```", readme, re.DOTALL)
+def test_the_documented_example_runs_as_it_stands(home: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "chat.md").read_text("utf-8")
+    [example] = re.findall(r"```python\n(import asyncio.*?ServerTools.*?)```", page, re.DOTALL)
     assert len([line for line in example.splitlines() if line]) <= 15
     with language_model(
         Call("write_python_file", {"file_name": "primes.py", "content": BUGGY}),

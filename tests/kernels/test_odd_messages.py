@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rmi_agent.kernels import Config, Session, Sessions, kernel
+from rmi_agent.kernels import Config, Session, Sessions, programs
 from rmi_agent.kernels.inmessages import DEEPEST, ENDS, REST, limit_messages, packed, sendable
 
 from tests.conftest import cell, launch, stream, value
@@ -150,8 +150,8 @@ def test_depth_has_a_bound() -> None:
 
 def test_texts_that_are_executed_in_one_namespace_share_no_name() -> None:
     names: list[str] = []
-    for text in (*kernel.SENT_TO_KERNELS, *kernel.SENT_FAR, *kernel.SENT_TO_SERVERS):
-        for node in ast.parse(Path(kernel.__file__).with_name(text).read_text("utf-8")).body:
+    for text in (*programs.EVERYWHERE, "inremote.py", "inrecall.py"):
+        for node in ast.parse(Path(programs.__file__).with_name(text).read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.append(node.name)
             elif isinstance(node, ast.Assign):

@@ -513,15 +513,27 @@ def test_a_token_in_a_file_that_others_may_read_is_told(
         assert ("chmod 600" in capsys.readouterr().out) is told
 
 
-def test_the_readme_shows_what_is_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
-    blocks = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
-    shown = [json.loads(block)["mcpServers"] for block in blocks if "mcpServers" in block]
+def test_the_documentation_shows_what_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent.parent
+    [in_readme], shown = (
+        [
+            json.loads(block)["mcpServers"]
+            for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+            if "mcpServers" in block
+        ]
+        for text in (
+            (root / "README.md").read_text("utf-8"),
+            (root / "docs" / "hosts.md").read_text("utf-8"),
+        )
+    )
     monkeypatch.setenv("RMI_AGENT_TOKEN", "YOUR_TOKEN_or_a_longer_one")
     run("claude-desktop")
     run("claude-desktop", url="https://YOUR-TUNNEL/mcp")
     run("claude-code", url="https://YOUR-TUNNEL/mcp")
     local, bridge, direct = shown
+    assert in_readme == local
     assert list(local["python"]) == list(written("claude-desktop"))
     assert list(local["python"]["env"]) == list(written("claude-desktop")["env"])
     for block, name in ((bridge, "claude-desktop"), (direct, "claude-code")):

@@ -182,7 +182,7 @@ http {{
 
 def readme_nginx(ports: list[int], port: int) -> str:
     """What the documentation tells to put into nginx's configuration, with this test's addresses."""
-    readme = Path(__file__).parents[2].joinpath("docs/many-copies.md").read_text("utf-8")
+    readme = Path(__file__).parents[2].joinpath("docs/clustering.md").read_text("utf-8")
     block = re.findall(r"```nginx\n(.*?)```", readme, re.S)[0]
     servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
     block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)

@@ -1,0 +1,96 @@
+"""The README and docs/: links lead somewhere, in the repository and on the site alike."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rmi_agent.server.cli import app
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *PAGES]
+
+FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
+LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
+
+
+def prose(path: Path) -> str:
+    """The text without its blocks of code."""
+    return FENCE.sub("", path.read_text("utf-8"))
+
+
+def links(path: Path) -> Iterator[str]:
+    for target in LINK.findall(CODE.sub("code", prose(path))):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(path: Path) -> list[str]:
+    """As GitHub makes them: lower case, no punctuation, hyphens for spaces."""
+    return [
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+        for heading in HEADING.findall(prose(path))
+    ]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
+    for link in links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{path.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{path.name}: {link}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_links_to_no_file_that_the_site_lacks(path: Path) -> None:
+    outside = [link for link in links(path) if link.startswith(("../", "/"))]
+    assert not outside, "the site consists of docs/ only: name the path in code"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_list_follows_an_empty_line(path: Path) -> None:
+    # GitHub shows it as a list either way; Python-Markdown makes it part of the paragraph.
+    lines = prose(path).split("\n")
+    for before, line in pairwise(lines):
+        if re.match(r"([*-]|\d+\.) ", line):
+            assert not before or re.match(r"([*-]|\d+\.) |  ", before), line
+
+
+@pytest.mark.parametrize("start", [ROOT / "README.md", DOCS / "index.md"], ids=["readme", "index"])
+def test_every_page_is_linked_from_where_people_start(start: Path) -> None:
+    linked = {(start.parent / link.partition("#")[0]).resolve() for link in links(start)}
+    assert set(PAGES) - {DOCS / "index.md"} <= linked
+
+
+def test_the_two_commands_to_start_with_stand_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    install = "python3 -m venv .venv && .venv/bin/pip install -e "
+    assert f"\n{install}. && .venv/bin/rmi-agent run hello_world.py\n" in readme
+    assert f'\n{install}".[test]" && .venv/bin/pytest\n' in readme
+
+
+def help_of(*command: str) -> str:
+    text = io.StringIO()
+    app.help_print(command, console=Console(file=text, width=200))
+    return text.getvalue()
+
+
+def test_the_page_of_commands_has_every_command_and_option_and_no_other() -> None:
+    page = prose(DOCS / "commands.md")
+    names = {name for name in app if not name.startswith("-")}
+    texts = [help_of(), help_of("tokens", "list"), help_of("tokens", "revoke")]
+    texts += [help_of(name) for name in names]
+    options = re.compile(r"--[a-z][a-z-]*[a-z]")
+    taken = {option for text in texts for option in options.findall(text)} - {"--version"}
+    assert taken == set(options.findall(page))
+    assert names <= set(re.findall(r"`([a-z]+)[`\s]", page))
