@@ -175,7 +175,9 @@ class Store:
                 with self._pair:
                     self._seen, self._state = self._look(), state
         except OSError as error:
-            raise BadSettings(f"AUTH: {self._path} can't be written: {error.strerror}.") from None
+            raise BadSettings(
+                f"RMI_AGENT_AUTH: {self._path} can't be written: {error.strerror}."
+            ) from None
 
     def keep(self, client: Client) -> None:
         """Keep a client that has registered."""
@@ -255,9 +257,13 @@ class Store:
         try:
             state = FORMAT.validate_json(text)
         except ValidationError:
-            raise BadSettings(f"AUTH: {self._path} is not what was written there. {cure}") from None
+            raise BadSettings(
+                f"RMI_AGENT_AUTH: {self._path} is not what was written there. {cure}"
+            ) from None
         if state.version != State.version:
-            raise BadSettings(f"AUTH: {self._path} is of another version of this server. {cure}")
+            raise BadSettings(
+                f"RMI_AGENT_AUTH: {self._path} is of another version of this server. {cure}"
+            )
         return state
 
     def _write(self, state: State) -> None:
@@ -290,7 +296,8 @@ class Store:
                 while not locked(descriptor):
                     if time.monotonic() > until:
                         raise BadSettings(
-                            f"AUTH: another process keeps {self._path} locked. Nothing was"
+                            f"RMI_AGENT_AUTH: another process keeps {self._path} locked."
+                            " Nothing was"
                             " changed; try again in a moment."
                         )
                     time.sleep(0.02)

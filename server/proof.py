@@ -46,7 +46,7 @@ class Facts(BaseModel):
         started: when, in seconds since 1970.
         prefix: of the Python environment, whose packages kernels have.
         projects: PYTHON_PROJECTS_DIR.
-        notebooks: NOTEBOOKS_DIR.
+        notebooks: RMI_AGENT_NOTEBOOKS_DIR.
         settings: the other settings that sessions depend on, as JSON has them.
         busy: sessions in which something runs.
         idle: the other sessions.

@@ -129,9 +129,9 @@ class Settings(BaseModel):
         description="[Sandbox](sandbox.md) of the kernels (Linux): `bwrap`, `landlock`, `auto` for"
         " the better one that works, or `off`.",
     )
-    sandbox_network: Annotated[bool | None, Default("1 over stdio, 0 over HTTP")] = Field(
-        None, description="1: code in the sandbox has the machine's network. 0: it has none."
-    )
+    sandbox_network: Annotated[
+        bool | None, empty_is_unset, Default("1 over stdio, 0 over HTTP")
+    ] = Field(None, description="1: code in the sandbox has the machine's network. 0: it has none.")
     sandbox_read: Annotated[Names, Contested("[^:]*")] = Field(  # Portage has colons between
         (), description="More folders that code in the sandbox may read, with commas between."
     )

@@ -150,7 +150,7 @@ def origins(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-empty_is_unset = BeforeValidator(lambda value: value or None)
+empty_is_unset = BeforeValidator(lambda value: None if value == "" else value)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]

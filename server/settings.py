@@ -30,8 +30,8 @@ __all__ = [
 
 # What was a setting once, and what holds now.
 RETIRED = {
-    "KERNEL_WAIT": "a call waits up to 30 s for a kernel",
-    "RUNS_PER_USER": "one user's runs that go on or wait at the same time are 32 at most",
+    "KERNEL_WAIT": "a call waits up to 30 s for a kernel to come free",
+    "RUNS_PER_USER": "of one user's runs over HTTP, at most 32 go on or wait at the same time",
 }
 
 
