@@ -1,4 +1,4 @@
-"""The settings that make several copies of a server one: a session store, and a URL of each.
+"""The settings that make several copies of a server one: a session store.
 
 Checks what all copies must have in common, and says what is amiss in one line. Knows settings and
 files; where a session is, is `kernels/homes.py`'s.
@@ -42,7 +42,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             " RMI_AGENT_SESSION_STORE is for several. Use RMI_AGENT_AUTH=token, or leave"
             " RMI_AGENT_SESSION_STORE out."
         )
-    url = "" if port is None else settings.copy_url or own_url(settings.host, port)
+    url = "" if port is None else own_url(settings.host, port)
     make_folders(settings)
     try:
         folder = mark_of(settings.notebooks)
@@ -68,7 +68,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
         "Sessions are shared with other servers by %s (RMI_AGENT_SESSION_STORE)", found.store.where
     )
     if url:
-        log.info("Other servers reach this one at %s (RMI_AGENT_COPY_URL)", url)
+        log.info("Other servers reach this one at %s", url)
     if not settings.jupyter_server_url:
         log.warning(
             "RMI_AGENT_SESSION_STORE is set and RMI_AGENT_JUPYTER_SERVER_URL is not: kernels end"

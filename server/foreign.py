@@ -102,7 +102,7 @@ class Foreign(Middleware):
                         return await ask(peer)
                     except (RuntimeError, httpx2.HTTPError):
                         raise Refusal(GONE.format(session_id=session_id)) from None
-            raise KernelError("The copies of this server can't reach each other (COPY_URL).")
+            raise KernelError("The copies of this server can't reach each other.")
 
     async def _bury(self, copy: Copy, error: BaseException) -> None:
         """Take a copy for dead where nothing answers at its address, or another server does."""
@@ -116,7 +116,7 @@ class Foreign(Middleware):
             return
         raise KernelError(
             f"The copy of this server that has the session does not answer at {copy.url}"
-            " (COPY_URL). Nothing was done; try again in a moment."
+            ". Nothing was done; try again in a moment."
         ) from None
 
 

@@ -253,7 +253,7 @@ class Store:
         if not self._path.exists():
             return State()
         cure = "Move it away: clients then sign in again."
-        text = kept.private_text(self._path, "AUTH", cure, FILE_LIMIT)
+        text = kept.private_text(self._path, "RMI_AGENT_AUTH", cure, FILE_LIMIT)
         try:
             state = FORMAT.validate_json(text)
         except ValidationError:

@@ -150,7 +150,7 @@ class Passing:
                 if broken.begun and not is_safe(message):
                     await failed(message, GONE.format(session_id=session_id))(scope, receive, send)
                     return True
-        raise KernelError("The copies of this server can't reach each other (COPY_URL).")
+        raise KernelError("The copies of this server can't reach each other.")
 
     async def _pass_on(
         self,

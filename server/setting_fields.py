@@ -15,7 +15,6 @@ from .environment import Notice, home
 from .setting_types import (
     Bytes,
     Contested,
-    Copy,
     Default,
     Domain,
     Folder,
@@ -263,9 +262,6 @@ class Settings(BaseModel):
         SecretStr("memory"),
         description="Where [several servers](clustering.md) keep which of them has which session:"
         " `redis://…`, or a folder.",
-    )
-    copy_url: Annotated[Copy, HttpOnly()] = Field(
-        None, description="How the other servers of a store reach this one."
     )
 
     @cached_property

@@ -117,13 +117,6 @@ def jupyter_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(jupyter_url(url) for url in urls))
 
 
-def bare_url(url: str) -> str:
-    """A base URL without its final slash."""
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+/?", url):
-        raise ValueError("write http://HOST:PORT, as the other copies reach this one")
-    return url.rstrip("/")
-
-
 def domain(name: str) -> str:
     """A host name."""
     if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
@@ -157,7 +150,6 @@ Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
 Folder = Annotated[Path, BeforeValidator(fill_in), AfterValidator(absolute)]
 JupyterUrls = Annotated[Names, AfterValidator(jupyter_urls)]
 Origins = Annotated[Names, AfterValidator(origins)]
-Copy = Annotated[Annotated[str, AfterValidator(bare_url)] | None, empty_is_unset]
 Domain = Annotated[Annotated[str, AfterValidator(domain)] | None, empty_is_unset]
 LocalUrl = Annotated[Annotated[str, AfterValidator(local_url)] | None, empty_is_unset]
 Token = Annotated[SecretStr | None, empty_is_unset]

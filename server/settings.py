@@ -31,6 +31,7 @@ __all__ = [
 # What was a setting once, and what holds now.
 RETIRED = {
     "KERNEL_WAIT": "a call waits up to 30 s for a kernel to come free",
+    "COPY_URL": "servers that share sessions do not call each other",
     "RUNS_PER_USER": "of one user's runs over HTTP, at most 32 go on or wait at the same time",
 }
 

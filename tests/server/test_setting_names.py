@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from rmi_agent.server import load
 from rmi_agent.server.doctor import examine
+from rmi_agent.server.entry import LOCAL_NAME
 from rmi_agent.server.settings import RETIRED, VARIABLES, BadSettings, set_here
 
 from tests.server.conftest import HTTP_SERVER, fill, server_env
@@ -261,3 +263,36 @@ def test_messages_name_settings_as_they_are_called_now(folder: str) -> None:
     # mcp-remote's own variable, and what was read of old
     known = re.compile(r"(entry|attempt|auth|install)\.py:\d+: AUTH$|setting_fields\.py:")
     assert [one for one in found if not known.match(one)] == []
+
+
+def test_an_entry_of_old_is_rewritten_with_the_present_names(tmp_path: Path) -> None:
+    config = tmp_path / "mcp.json"
+    env = {
+        "PYTHON_PROJECTS_DIR": str(fill(tmp_path / "here")),
+        "NOTEBOOKS_DIR": str(tmp_path / "mine"),
+        "KERNEL_ENV": "A",
+        "SANDBOX": "off",
+        "OTHER": "2",
+    }
+    entry = {"command": HTTP_SERVER[0], "args": HTTP_SERVER[1:3], "env": env}
+    config.write_text(json.dumps({"mcpServers": {LOCAL_NAME: entry}}))
+    install = [*HTTP_SERVER[:3], "install", "cursor", "--config", str(config), "--no-check"]
+    more = ["--env", "KERNEL_MAX=4", "--env", "RMI_AGENT_SESSION_IDLE=10"]
+    done = subprocess.run(
+        [*install, *more],
+        env={k: v for k, v in os.environ.items() if not k.startswith("RMI_AGENT_")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(config.read_text())["mcpServers"][LOCAL_NAME]["env"] == {
+        "PYTHON_PROJECTS_DIR": env["PYTHON_PROJECTS_DIR"],
+        "RMI_AGENT_NOTEBOOKS_DIR": env["NOTEBOOKS_DIR"],
+        "RMI_AGENT_KERNEL_ENV": "A",
+        "RMI_AGENT_SANDBOX": "off",
+        "RMI_AGENT_KERNEL_MAX": "4",
+        "RMI_AGENT_SESSION_IDLE": "10",
+        "OTHER": "2",
+    }

@@ -160,8 +160,8 @@ def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.Monk
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
 
 
-async def copies_homes(**settings: Any) -> Homes | None:
-    return await homes(load(**settings), 8000)
+async def copies_homes(port: int = 8000, **settings: Any) -> Homes | None:
+    return await homes(load(**settings), port)
 
 
 @pytest.mark.anyio
@@ -181,13 +181,13 @@ async def test_sign_ins_of_one_server_are_not_for_several(tmp_path: Path) -> Non
 async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     given = {"session_store": store, "python_projects_dir": tmp_path / "p"}
-    first = await copies_homes(**given, notebooks_dir=tmp_path / "a", copy_url="http://a:1")
+    first = await copies_homes(**given, notebooks_dir=tmp_path / "a")
     assert first is not None
     async with first:
         with pytest.raises(
             BadSettings, match=r"^RMI_AGENT_NOTEBOOKS_DIR: .*/b is not the folder in which"
         ):
-            await copies_homes(**given, notebooks_dir=tmp_path / "b")
-        second = await copies_homes(**given, notebooks_dir=tmp_path / "a")
+            await copies_homes(8001, **given, notebooks_dir=tmp_path / "b")
+        second = await copies_homes(8001, **given, notebooks_dir=tmp_path / "a")
         assert second is not None
         await second.store.close()
