@@ -11,7 +11,7 @@ from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 EVERYWHERE = ("inscript.py", "inmessages.py", "inkernel.py")
-# Executes what `programs` has sent along, in a namespace of its own; once, for a kernel that
+# Executes what `set_up_request` has made, in a namespace of its own; once, for a kernel that
 # is attached to may have it from another server of ours.
 SET_UP = (
     "hasattr(get_ipython(), '_rmi_agent_script') or"
@@ -37,7 +37,7 @@ if "warden" in sent:
 
 
 @functools.cache
-def programs(more: tuple[str, ...]) -> dict[str, Any]:
+def set_up_request(more: tuple[str, ...]) -> dict[str, Any]:
     """What `SET_UP` executes: the programs of every kernel and `more`, by file name.
 
     Each is sent as text, and compiled for Pythons like this one: compiling takes 15 ms, by which

@@ -170,10 +170,10 @@ async def of_session(session: Session) -> list[Finding]:
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
     findings = [
-        Finding("kernel", added.reply.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
+        Finding("kernel", added.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
         Finding(
             "interrupt",
-            (looped.reply.status, looped.state) == ("timeout", "kept"),
+            (looped.status, looped.state) == ("timeout", "kept"),
             "a loop was stopped and the variables kept" if looped.state == "kept" else "killed",
         ),
     ]

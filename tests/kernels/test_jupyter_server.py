@@ -91,14 +91,14 @@ async def test_state_values_pictures_and_errors_are_as_at_home(shared: Session) 
     )
     assert "image/png" in drawn.cell.outputs[0].data
     failed = await cell(shared, "1 / 0")
-    assert (failed.reply.status, failed.reply.error_name) == ("error", "ZeroDivisionError")
+    assert (failed.status, failed.error_name) == ("error", "ZeroDivisionError")
 
 
 async def test_a_timeout_interrupts_and_keeps_the_state(shared: Session) -> None:
     await cell(shared, "x = 7; import time")
     for code in ("while True: pass", "time.sleep(60)", "import asyncio; await asyncio.sleep(60)"):
         run = await cell(shared, code, 0.3)
-        assert (run.reply.status, run.state) == ("timeout", "kept"), code
+        assert (run.status, run.state) == ("timeout", "kept"), code
     assert value(await cell(shared, "x")) == "7"
 
 
@@ -129,7 +129,7 @@ async def test_a_file_runs_as_main_with_its_exit_code(
         elsewhere = replace(script, path=Path("/no/such/folder/a.py"))
         far = await (await sessions.open()).submit_script(elsewhere).task
     assert stream(run) == "__main__ ['b']\n" == stream(far)
-    assert (run.reply.exit_code, run.state) == (3, "kept") == (far.reply.exit_code, far.state)
+    assert (run.exit_code, run.state) == (3, "kept") == (far.exit_code, far.state)
 
 
 async def test_the_projects_files_are_sent_and_go_with_the_session(
@@ -161,7 +161,7 @@ async def test_a_flood_is_bounded_and_what_the_server_leaves_out_is_told(shared:
     run = await cell(shared, "print('y' * 50_000_000)")
     assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
     run = await cell(shared, "while True: print('y' * 50_000_000)")
-    assert run.reply.status == "interrupted" and "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
+    assert run.status == "interrupted" and "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
     assert value(await cell(shared, "1 + 1")) == "2"
 
 
@@ -188,7 +188,7 @@ async def test_a_kernel_that_ends_is_told_and_never_taken_for_the_one_that_follo
         begun = time.monotonic()
         run = await cell(session, code)
         assert time.monotonic() - begun < 3
-        assert (run.reply.status, run.state) == ("dead", "lost")
+        assert (run.status, run.state) == ("dead", "lost")
         run = await cell(session, "'x' in globals()")
         assert (value(run), run.state) == ("False", "kept")
 
@@ -216,7 +216,7 @@ async def test_interrupt_restart_and_close_do_what_jupyters_buttons_do(
         execution = session.submit_cell("x = 1; print(x, flush=True); import time; time.sleep(60)")
         await printed(execution.outputs)
         assert session.interrupt()
-        assert (await execution.task).reply.status == "interrupted"
+        assert (await execution.task).status == "interrupted"
         assert value(await cell(session, "x")) == "1"
         first = {one["id"] for one in pair[0].kernels()} - before
         await session.restart()
@@ -233,7 +233,7 @@ async def test_code_that_ignores_interrupts_is_ended_there(
     deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
     async with on(tmp_path, pair[0]) as sessions:
         run = await cell(await sessions.open(), deaf, 0.3)
-        assert (run.reply.status, run.state) == ("timeout", "lost")
+        assert (run.status, run.state) == ("timeout", "lost")
         assert "killed" in " ".join(run.notes)
     assert len(pair[0].kernels()) == before
 
@@ -307,7 +307,7 @@ async def test_when_a_server_dies_its_sessions_say_so_and_go_on_elsewhere(
         run = await execution.task
         try:
             assert time.monotonic() - begun < 12  # five, on a machine with nothing else to do
-            assert (run.reply.status, run.state, stream(run)) == ("dead", "lost", "half\n")
+            assert (run.status, run.state, stream(run)) == ("dead", "lost", "half\n")
             assert "nothing answers at" in " ".join(run.notes)
             again = await cell(lost, "2 * 21")
             assert (value(again), where(lost)) == ("42", pair[1].server.url)

@@ -12,11 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions, Shared
+from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
 from rmi_agent.kernels.homes import Copy, Homes, Record
-from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 from rmi_agent.server import passing
 
@@ -30,9 +29,9 @@ OWNED = {
     ("kernels/aside.py", "begin"): 1,  # the future that it returns is awaited
     ("kernels/forkserver.py", "forked"): 1,  # awaited, also when the caller is cancelled
     ("kernels/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
-    ("kernels/kernel.py", "_look"): 1,  # its result is taken, or it is cancelled in `finally`
+    ("kernels/exchange.py", "look"): 1,  # its result is taken, or it is cancelled in `finally`
     ("kernels/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/kernel.py", "_until_over"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/exchange.py", "until_over"): 2,  # results are taken; cancelled in `finally`
     ("kernels/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
     ("kernels/server_kernel.py", "_begin"): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions, Shared
+from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
 from rmi_agent.kernels.homes import Homes
-from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 
 from tests.conftest import cell, value
