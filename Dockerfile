@@ -36,13 +36,13 @@ RUN apt-get update \
 COPY --from=build /opt/rmi-agent /opt/rmi-agent
 ENV PATH=/opt/rmi-agent/bin:$PATH \
     HOME=/home/agent \
-    HOST=0.0.0.0 \
+    RMI_AGENT_HOST=0.0.0.0 \
     PYTHON_PROJECTS_DIR=/data/python_projects \
-    NOTEBOOKS_DIR=/data/notebooks
+    RMI_AGENT_NOTEBOOKS_DIR=/data/notebooks
 USER 10001:10001
 WORKDIR /home/agent
 VOLUME ["/data/python_projects", "/data/notebooks", "/home/agent"]
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os; asked = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=4); asked.request('GET', '/healthz'); raise SystemExit(asked.getresponse().status != 200)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os; asked = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RMI_AGENT_PORT') or 8000), timeout=4); asked.request('GET', '/healthz'); raise SystemExit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "rmi-agent-mcp-server"]
 CMD ["--transport", "http"]

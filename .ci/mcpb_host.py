@@ -48,7 +48,7 @@ def command(npm: str, extension: str, home: str, settings: dict[str, Any]) -> di
 def started(made: dict[str, Any], home: str) -> Client[Any]:
     """A client of the command, which has a home folder of its own and time for slow machines."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    env = {**kept, "HOME": home, "RESPONSE_DEADLINE": "200", **made["env"]}
+    env = {**kept, "HOME": home, "RMI_AGENT_RESPONSE_DEADLINE": "200", **made["env"]}
     transport = StdioTransport(made["command"], made["args"], env=env, cwd=home, keep_alive=False)
     return Client(transport, timeout=300, init_timeout=300)  # the first start installs everything
 

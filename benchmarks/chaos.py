@@ -42,13 +42,13 @@ RULES = {
     "state": "a session's variables are what its results say",
     "output": "a run's output is its own",
     "healthz": "/healthz answers in time",
-    "recovery": "afterwards each user has fresh sessions up to KERNEL_MAX",
+    "recovery": "afterwards each user has fresh sessions up to RMI_AGENT_KERNEL_MAX",
     "log": "the server logs no exception that it did not expect",
     "left behind": "nothing is left at the end",
 }
 UNEXPECTED = re.compile(r" ERROR (asyncio|fastmcp\.\S+|rmi_agent\.\S*error_reporting): ")
 SHOWN = 5  # violations of a rule that are printed
-KERNELS = 16  # KERNEL_MAX
+KERNELS = 16  # RMI_AGENT_KERNEL_MAX
 LAST = 90.0  # seconds that the clients' last actions may take
 FRESH = 40.0  # seconds until each user has its share of kernels again
 ENDS_WITHIN = 30.0  # seconds from SIGTERM
@@ -87,16 +87,15 @@ def environment(folder: Path, sandbox: str) -> dict[str, str]:
         "JUPYTER_DATA_DIR": str(folder / "jupyter"),
         "IPYTHONDIR": str(folder / "ipython"),
         "PYTHON_PROJECTS_DIR": str(folder / "python_projects"),
-        "NOTEBOOKS_DIR": str(folder / "notebooks"),
+        "RMI_AGENT_NOTEBOOKS_DIR": str(folder / "notebooks"),
         "RMI_AGENT_TOKENS": ",".join(f"{name}:{token}" for name, token in TOKENS.items()),
-        "SANDBOX": sandbox,
-        "RATE_LIMIT": "0",
-        "RESPONSE_DEADLINE": "5",
-        "KERNEL_WAIT": "20",
-        "KERNEL_MAX": str(KERNELS),
-        "KERNEL_PRELOAD": "",
-        "OUTPUT_LIMIT": "5000000",
-        "MEMORY_LIMIT": "400MB",
+        "RMI_AGENT_SANDBOX": sandbox,
+        "RMI_AGENT_RATE_LIMIT": "0",
+        "RMI_AGENT_RESPONSE_DEADLINE": "5",
+        "RMI_AGENT_KERNEL_MAX": str(KERNELS),
+        "RMI_AGENT_KERNEL_PRELOAD": "",
+        "RMI_AGENT_OUTPUT_LIMIT": "5000000",
+        "RMI_AGENT_MEMORY_LIMIT": "400MB",
     }
 
 

@@ -40,8 +40,12 @@ async def p95(call: Callable[[], Awaitable[Any]], rounds: int) -> float:
 async def measure(folder: Path, rounds: int) -> None:
     projects = folder / "python_projects"
     projects.mkdir()
-    env = {**os.environ, "PYTHON_PROJECTS_DIR": str(projects), "NOTEBOOKS_DIR": str(folder / "n")}
-    env |= {"RESPONSE_DEADLINE": "1", "KERNEL_POOL": "0"}
+    env = {
+        **os.environ,
+        "PYTHON_PROJECTS_DIR": str(projects),
+        "RMI_AGENT_NOTEBOOKS_DIR": str(folder / "n"),
+    }
+    env |= {"RMI_AGENT_RESPONSE_DEADLINE": "1", "RMI_AGENT_KERNEL_POOL": "0"}
     manager, kernel = await start_new_async_kernel()
 
     async def raw() -> None:

@@ -38,7 +38,11 @@ from rmi_agent.kernels.templates import TEMPLATES
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "error"]
 TOKEN = secrets.token_urlsafe(32)
-ALL_FOR_US = {"RMI_AGENT_TOKEN": TOKEN, "RATE_LIMIT": "0", "SESSIONS_PER_USER": "1000"}
+ALL_FOR_US = {
+    "RMI_AGENT_TOKEN": TOKEN,
+    "RMI_AGENT_RATE_LIMIT": "0",
+    "RMI_AGENT_SESSIONS_PER_USER": "1000",
+}
 HELLO = "print('Hello, World!')\n"
 IMPORTS = "import pandas, matplotlib.pyplot as plt\nprint(len(pandas.DataFrame([1, 2])))\n"
 NOTHING = """
@@ -110,7 +114,7 @@ class Bench:
     def env(self, **more: str) -> dict[str, str]:
         own = {
             "PYTHON_PROJECTS_DIR": str(self.projects),
-            "NOTEBOOKS_DIR": str(self.folder / "notebooks"),
+            "RMI_AGENT_NOTEBOOKS_DIR": str(self.folder / "notebooks"),
             "JUPYTER_PATH": str(self.folder),
             "XDG_DATA_HOME": str(self.folder / "data"),
         }
@@ -262,7 +266,10 @@ async def files(bench: Bench) -> None:
 async def sustained(bench: Bench) -> None:
     """Eight clients that run a file in fresh sessions, one after the other."""
     rates = {}
-    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
+    for kind, more in (
+        ("forked", {}),
+        ("stock", {"RMI_AGENT_KERNEL_NAME": "stock", "RMI_AGENT_SANDBOX": "off"}),
+    ):
         async with bench.http(**more) as (url, _), contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Client(url, auth=TOKEN)) for _ in range(8)]
             await asyncio.sleep(5)
@@ -360,7 +367,7 @@ async def sandboxed(bench: Bench) -> None:
 
 async def burst(bench: Bench) -> None:
     """Twenty new sessions at once, with a pool that expects few, and one that has seen it."""
-    async with bench.http(KERNEL_MAX="64") as (url, _), Client(url, auth=TOKEN) as client:
+    async with bench.http(RMI_AGENT_KERNEL_MAX="64") as (url, _), Client(url, auth=TOKEN) as client:
         await asyncio.sleep(5)
         for kind in ("the first", "the second"):
 
@@ -383,9 +390,12 @@ async def burst(bench: Bench) -> None:
 async def memory(bench: Bench) -> None:
     """What an idle session takes that has run a cell."""
     found = {}
-    for kind, more in (("forked", {}), ("stock", {"KERNEL_NAME": "stock", "SANDBOX": "off"})):
+    for kind, more in (
+        ("forked", {}),
+        ("stock", {"RMI_AGENT_KERNEL_NAME": "stock", "RMI_AGENT_SANDBOX": "off"}),
+    ):
         async with (
-            bench.http(KERNEL_MAX="30", **more) as (url, server),
+            bench.http(RMI_AGENT_KERNEL_MAX="30", **more) as (url, server),
             Client(url, auth=TOKEN) as client,
         ):
             await asyncio.sleep(4)
@@ -404,7 +414,7 @@ async def memory(bench: Bench) -> None:
 async def hundred(bench: Bench) -> None:
     """A cell in each of many sessions, round robin."""
     found = {}
-    more = {"KERNEL_MAX": "110", "KERNEL_WAIT": "120"}
+    more = {"RMI_AGENT_KERNEL_MAX": "110"}
     async with bench.http(**more) as (url, server), Client(url, auth=TOKEN) as client:
         sessions: list[str] = []
         for count in (4, 100):

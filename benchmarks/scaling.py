@@ -89,7 +89,7 @@ class Rate:
 async def cells(bench: Bench, kind: str, engine: psutil.Process | None, **more: str) -> None:
     """Warm cells of several callers at once, each with a session and a connection of its own."""
     async with (
-        bench.http(KERNEL_MAX="64", **more) as (url, server),
+        bench.http(RMI_AGENT_KERNEL_MAX="64", **more) as (url, server),
         contextlib.AsyncExitStack() as stack,
     ):
         calls: list[Call] = []
@@ -139,7 +139,10 @@ async def raw(bench: Bench) -> None:
 
 async def files(bench: Bench) -> None:
     """A file in a fresh session, and the session's end, four callers."""
-    async with bench.http(KERNEL_MAX="32") as (url, server), contextlib.AsyncExitStack() as stack:
+    async with (
+        bench.http(RMI_AGENT_KERNEL_MAX="32") as (url, server),
+        contextlib.AsyncExitStack() as stack,
+    ):
         calls: list[Call] = []
         for _ in range(4):
             client = await stack.enter_async_context(Client(url, auth=TOKEN))
@@ -160,7 +163,10 @@ async def files(bench: Bench) -> None:
 async def idle(bench: Bench) -> None:
     """What sessions take that nobody uses."""
     most = 40
-    async with bench.http(KERNEL_MAX="64") as (url, server), Client(url, auth=TOKEN) as client:
+    async with (
+        bench.http(RMI_AGENT_KERNEL_MAX="64") as (url, server),
+        Client(url, auth=TOKEN) as client,
+    ):
         await asyncio.sleep(3)
         before, own = sum(pss(tree(server))), sum(pss([server]))
         for _ in range(most):
@@ -203,7 +209,7 @@ async def jupyter_server(bench: Bench) -> AsyncIterator[tuple[dict[str, str], ps
                     if (await client.get(f"{url}/api")).is_success:
                         break
                 await asyncio.sleep(0.2)
-        settings = {"JUPYTER_SERVER_URL": url, "JUPYTER_SERVER_TOKEN": token}
+        settings = {"RMI_AGENT_JUPYTER_SERVER_URL": url, "RMI_AGENT_JUPYTER_SERVER_TOKEN": token}
         yield settings, psutil.Process(process.pid)
     finally:
         process.terminate()
@@ -214,7 +220,7 @@ async def engine(bench: Bench) -> None:
     """Cells on a Jupyter Server, and what its kernels take."""
     async with jupyter_server(bench) as (settings, process):
         before = sum(pss([process, *tree(process)]))
-        await cells(bench, "Jupyter Server", process, **settings, SANDBOX="off")
+        await cells(bench, "Jupyter Server", process, **settings, RMI_AGENT_SANDBOX="off")
         kernels = tree(process)
         bench.figures["Jupyter Server: it alone, MB"] = before
         bench.figures["Jupyter Server: processes left after the end"] = len(kernels)

@@ -68,8 +68,12 @@ def milliseconds(call: Callable[[], Any]) -> float:
 
 async def ours(url: str, token: str, rounds: int, folder: Path) -> list[float]:
     """Milliseconds of each `run_cell`, by a client on stdio."""
-    env = {**os.environ, "PYTHON_PROJECTS_DIR": str(folder / "p"), "KERNEL_POOL": "0"}
-    env |= {"JUPYTER_SERVER_URL": url, "JUPYTER_SERVER_TOKEN": token} if url else {"SANDBOX": "off"}
+    env = {**os.environ, "PYTHON_PROJECTS_DIR": str(folder / "p"), "RMI_AGENT_KERNEL_POOL": "0"}
+    env |= (
+        {"RMI_AGENT_JUPYTER_SERVER_URL": url, "RMI_AGENT_JUPYTER_SERVER_TOKEN": token}
+        if url
+        else {"RMI_AGENT_SANDBOX": "off"}
+    )
     times = []
     transport = StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False)
     async with Client(transport) as client:

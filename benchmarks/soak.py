@@ -157,12 +157,11 @@ def environment(folder: Path, name: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHON_PROJECTS_DIR": str(projects),
-        "RESPONSE_DEADLINE": "3",
-        "OUTPUT_LIMIT": "5000000",
-        "MEMORY_LIMIT": "500MB",
-        "KERNEL_WAIT": "20",
+        "RMI_AGENT_RESPONSE_DEADLINE": "3",
+        "RMI_AGENT_OUTPUT_LIMIT": "5000000",
+        "RMI_AGENT_MEMORY_LIMIT": "500MB",
         "RMI_AGENT_TOKEN": TOKEN,
-        "RATE_LIMIT": "0",
+        "RMI_AGENT_RATE_LIMIT": "0",
         "XDG_RUNTIME_DIR": str(folder / "run"),
     }
 
@@ -198,7 +197,11 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
         elif kind < 17:
             client = Client(f"{url}/sse", auth=TOKEN, mode="legacy")
         else:
-            env = {**environment(folder, f"stdio{number}"), "KERNEL_POOL": "1", "KERNEL_MAX": "3"}
+            env = {
+                **environment(folder, f"stdio{number}"),
+                "RMI_AGENT_KERNEL_POOL": "1",
+                "RMI_AGENT_KERNEL_MAX": "3",
+            }
             client = Client(StdioTransport(*STDIO, env=env, keep_alive=False))
         users.append(User(client, random.Random(chance.random()), record))
     await asyncio.sleep(3)

@@ -100,7 +100,7 @@ class Execution:
         return bool(done)
 
     def _over_limit(self) -> None:
-        self.interrupt(f"printed more than OUTPUT_LIMIT ({self._output_limit:,})")
+        self.interrupt(f"printed more than RMI_AGENT_OUTPUT_LIMIT ({self._output_limit:,})")
 
     def _ask(self, question: Question) -> None:
         self.asked += 1

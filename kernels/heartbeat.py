@@ -116,7 +116,8 @@ class Heartbeat:
                 missed += beat + min(asyncio.get_running_loop().time() - asked, GREETING)
             self.silent = True
             self.declare(
-                f"Nothing was heard of it and its machine for {self._silence:g} s (KERNEL_SILENCE)."
+                f"Nothing was heard of it and its machine for {self._silence:g} s"
+                " (RMI_AGENT_KERNEL_SILENCE)."
             )
         except zmq.ZMQError as error:
             log.warning("A kernel's heartbeat can't be followed: %s", error)

@@ -217,11 +217,13 @@ class Homes:
                 if lapsed:
                     await self.on_lapse()
                 if lost:
-                    log.info("The store of sessions answers again (SESSION_STORE).")
+                    log.info("The store of sessions answers again (RMI_AGENT_SESSION_STORE).")
                 lost = False
             except StoreError as error:
                 if not lost:
-                    log.error("The store of sessions does not answer (SESSION_STORE): %s", error)
+                    log.error(
+                        "The store of sessions does not answer (RMI_AGENT_SESSION_STORE): %s", error
+                    )
                 lost = True
 
     # -- sessions

@@ -100,7 +100,7 @@ def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | st
         return [base]
     raise PermissionError(
         f"{interpreter} lies where kernels can change it, and the Python that it names, in {base},"
-        " is none that they may see. If it should be, name that folder in SANDBOX_READ."
+        " is none that they may see. If it should be, name that folder in RMI_AGENT_SANDBOX_READ."
     )
 
 

@@ -82,7 +82,9 @@ class Api:
         except ValueError:
             found = None
         if not isinstance(found, list):
-            raise ServerError(f"JUPYTER_SERVER_URL: {self.server.url} is no Jupyter Server.")
+            raise ServerError(
+                f"RMI_AGENT_JUPYTER_SERVER_URL: {self.server.url} is no Jupyter Server."
+            )
         return [one for one in found if isinstance(one, dict)]
 
     async def kernelspec(self, name: str) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Api:
                 raise
         specs = (await self._ask("GET", "api/kernelspecs")).json().get("kernelspecs", {})
         raise ServerError(
-            f"KERNEL_NAME: {self.server.url} has no kernel {name!r}. It has:"
+            f"RMI_AGENT_KERNEL_NAME: {self.server.url} has no kernel {name!r}. It has:"
             f" {', '.join(sorted(specs)) or 'none'}.",
             404,
         )
@@ -169,18 +171,22 @@ def unreachable(url: str, error: BaseException) -> str:
     for one in why:
         if isinstance(one, ssl.SSLCertVerificationError):
             return (
-                f"JUPYTER_SERVER_URL: the certificate of {url} is not trusted"
-                f" ({one.verify_message}). Have it signed by an authority that this machine"
-                " knows, or name the file of its own in SSL_CERT_FILE."
+                f"RMI_AGENT_JUPYTER_SERVER_URL: the certificate of {url} is not trusted"
+                f" ({one.verify_message}). Have it signed by an authority that this machine knows,"
+                " or name the file of its own in SSL_CERT_FILE."
             )
     if any(isinstance(one, ssl.SSLError) for one in why):
-        return f"JUPYTER_SERVER_URL: {url} does not speak https. Is it an http:// address?"
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: {url} does not speak https. Is it an http:// address?"
+        )
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return f"JUPYTER_SERVER_URL: {url} did not answer in time."
+        return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} did not answer in time."
     if refused(error):
-        return f"JUPYTER_SERVER_URL: nothing answers at {url}. Start it, or correct the URL."
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: nothing answers at {url}. Start it, or correct the URL."
+        )
     cause = next((str(one) for one in why if str(one)), type(error).__name__)
-    return f"JUPYTER_SERVER_URL: {url} can't be reached: {cause}"
+    return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} can't be reached: {cause}"
 
 
 def said(answer: httpx2.Response) -> str:
@@ -198,16 +204,24 @@ def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
     url, why = server.url, f"{status}{f', {reason}' if reason else ''}"
     if status in (401, 403) or 300 <= status < 400:  # a hub leads to its sign-in page
         if server.token:
-            return f"JUPYTER_SERVER_TOKEN: {url} refuses it ({why}). Set the token of that server."
-        return f"JUPYTER_SERVER_TOKEN: {url} asks for one ({why}). Set the token of that server."
+            return (
+                f"RMI_AGENT_JUPYTER_SERVER_TOKEN: {url} refuses it ({why}). Set the token of that"
+                " server."
+            )
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_TOKEN: {url} asks for one ({why}). Set the token of that"
+            " server."
+        )
     if status == 404:
         return (
-            f"JUPYTER_SERVER_URL: there is no Jupyter Server at {url} ({why}). Write its address"
-            " with its base path, such as https://hub.example/user/ada."
+            f"RMI_AGENT_JUPYTER_SERVER_URL: there is no Jupyter Server at {url} ({why}). Write its"
+            " address with its base path, such as https://hub.example/user/ada."
         )
     if status in (424, 502, 503, 504):
-        return f"JUPYTER_SERVER_URL: the server behind {url} does not run ({why}). Start it."
-    return f"JUPYTER_SERVER_URL: {url} answered {why}"
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: the server behind {url} does not run ({why}). Start it."
+        )
+    return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} answered {why}"
 
 
 @dataclass(frozen=True)
@@ -285,5 +299,6 @@ def server_of(url: str, servers: tuple[JupyterServer, ...]) -> JupyterServer:
         if server.url == url:
             return server
     raise KernelStartError(
-        f"JUPYTER_SERVER_URL: {urlsplit(url).netloc} is not in it, and the kernel is there."
+        f"RMI_AGENT_JUPYTER_SERVER_URL: {urlsplit(url).netloc} is not in it, and the kernel is"
+        " there."
     )

@@ -103,8 +103,8 @@ def no_such(kernel_name: str) -> str:
             " server: install its package there (gateway-provisioners, say)."
         )
     return (
-        f"There is no kernel named {kernel_name!r}. Set KERNEL_NAME to one that"
-        " `jupyter kernelspec list` shows."
+        f"There is no kernel named {kernel_name!r}. Set RMI_AGENT_KERNEL_NAME to one that `jupyter"
+        " kernelspec list` shows."
     )
 
 

@@ -143,7 +143,7 @@ class MemoryWatch(Generic[P]):
             return ""
         apart = f", {account.charged / 1e6:,.0f} of them in its /tmp and /dev/shm"
         return (
-            f"used more than MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
+            f"used more than RMI_AGENT_MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
             f"{apart if account.charged > self.limit / 10 else ''})"
         )
 

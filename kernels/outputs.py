@@ -76,7 +76,9 @@ class Outputs:
                 " cell can keep."
             )
         if self._beyond:
-            what.append(f"Left out: {self._beyond:,} bytes beyond OUTPUT_LIMIT ({self._limit:,}).")
+            what.append(
+                f"Left out: {self._beyond:,} bytes beyond RMI_AGENT_OUTPUT_LIMIT ({self._limit:,})."
+            )
         return " ".join([*what, "Write large data to a file instead."]) if what else ""
 
     def fold(self, message: Message) -> None:

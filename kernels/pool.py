@@ -250,9 +250,9 @@ class Pool:
                 await self._places.acquire()
         except TimeoutError:
             raise PoolExhaustedError(
-                f"All {self.most} kernels are busy, and none came free within"
-                f" {self._patience:g} s. Wait for a run to end, interrupt one or close a session"
-                " (list_sessions shows them), or raise KERNEL_MAX."
+                f"All {self.most} kernels are busy, and none came free within {self._patience:g} s."
+                " Wait for a run to end, interrupt one or close a session (list_sessions shows"
+                " them), or raise RMI_AGENT_KERNEL_MAX."
             ) from None
         finally:
             self._waiting.remove(owner)

@@ -112,7 +112,7 @@ class LocalProcess:
             raise KernelStartError(
                 f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
                 f" ({error}), and Landlock without a network holds no others. Try again; if it"
-                " happens again, install bubblewrap or set SANDBOX_NETWORK=1."
+                " happens again, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
             ) from error
         finally:
             for fd in pipes:
@@ -221,7 +221,7 @@ class LocalProcess:
             raise KernelStartError(
                 f"The kernel {self.launch.kernel_name!r} can't be started in the sandbox: its"
                 " kernelspec has a provisioner of its own, or this package has to be installed"
-                " again. Choose another KERNEL_NAME, or set SANDBOX=off."
+                " again. Choose another RMI_AGENT_KERNEL_NAME, or set RMI_AGENT_SANDBOX=off."
             )
 
     def _wrapped_by(self) -> list[str]:

@@ -62,8 +62,8 @@ class Quotas:
             share.held += 1
         except TimeoutError:
             raise PoolExhaustedError(
-                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
-                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
+                f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
+                f" none came free within {self._patience:g} s. Wait for a run to end, interrupt one"
                 " or close a session (list_sessions shows them), then try again."
             ) from None
         finally:

@@ -105,8 +105,9 @@ class RemoteProcess(LocalProcess):
         if self.launch.wrap is not None:
             raise KernelStartError(
                 f"{self._named} can't be started in the sandbox: its kernelspec has a provisioner"
-                " of its own, which puts it elsewhere. Choose another KERNEL_NAME, or set"
-                " SANDBOX=auto (what holds it is the machine that it runs on) or SANDBOX=off."
+                " of its own, which puts it elsewhere. Choose another RMI_AGENT_KERNEL_NAME, or set"
+                " RMI_AGENT_SANDBOX=auto (what holds it is the machine that it runs on) or"
+                " RMI_AGENT_SANDBOX=off."
             )
 
     def _refuse_this_machine(self) -> None:
@@ -115,8 +116,8 @@ class RemoteProcess(LocalProcess):
         if self.launch.far.confined and local is not None and local.pid == pid:
             raise KernelStartError(
                 f"{self._named} was put on this machine by its provisioner, where nothing holds it"
-                " in. Name another host in its kernelspec, choose another KERNEL_NAME, or give it"
-                " all that this user may do with SANDBOX=off."
+                " in. Name another host in its kernelspec, choose another RMI_AGENT_KERNEL_NAME, or"
+                " give it all that this user may do with RMI_AGENT_SANDBOX=off."
             )
 
     def _local(self) -> subprocess.Popen[bytes] | None:

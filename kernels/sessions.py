@@ -384,13 +384,17 @@ class Sessions:
         if not idle:
             return False
         least = max(idle, key=lambda s: (held(s.principal), s.principal == asker, *missed(s)))
-        self._close_soon(least, "it was idle and a new one needed its kernel (KERNEL_MAX)")
+        self._close_soon(
+            least, "it was idle and a new one needed its kernel (RMI_AGENT_KERNEL_MAX)"
+        )
         return True
 
     def _evict_own(self, principal: str) -> None:
         """Close the principal's idle session that is missed least, if there is one."""
         if idle := [session for session in self.all(principal) if not session.busy]:
-            why = "it was idle and a new one of yours needed its place (SESSIONS_PER_USER)"
+            why = (
+                "it was idle and a new one of yours needed its place (RMI_AGENT_SESSIONS_PER_USER)"
+            )
             self._close_soon(max(idle, key=missed), why)
 
     async def _reap(self) -> None:
@@ -402,7 +406,8 @@ class Sessions:
             for session in list(self._open.values()):
                 if session.idle_for > self.config.idle:
                     self._close_soon(
-                        session, f"nobody used it for {self.config.idle:g} s (SESSION_IDLE)"
+                        session,
+                        f"nobody used it for {self.config.idle:g} s (RMI_AGENT_SESSION_IDLE)",
                     )
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:

@@ -397,7 +397,9 @@ class Shared:
     async def _end_idle(self, session_id: str, idle: float) -> None:
         session = self._sessions.by_id(session_id)
         if session is not None and not session.busy:
-            await self._sessions.close(session, f"nobody used it for {idle:g} s (SESSION_IDLE)")
+            await self._sessions.close(
+                session, f"nobody used it for {idle:g} s (RMI_AGENT_SESSION_IDLE)"
+            )
 
 
 @contextlib.contextmanager
@@ -407,8 +409,9 @@ def failures_explained() -> Iterator[None]:
         yield
     except StoreError as error:
         raise StoreError(
-            f"The store that all copies of this server share can't be used now (SESSION_STORE):"
-            f" {error}. Nothing was done, and sessions stay as they are; try again in a moment."
+            "The store that all copies of this server share can't be used now"
+            f" (RMI_AGENT_SESSION_STORE): {error}. Nothing was done, and sessions stay as they are;"
+            " try again in a moment."
         ) from None
 
 

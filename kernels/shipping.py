@@ -115,8 +115,8 @@ class Shipment:
         more = len(found.left_out) - NAMED
         names = ", ".join(found.left_out[:NAMED]) + (f" and {more} more" if more > 0 else "")
         return [
-            f"The kernel's machine did not get all files of the project: {names} would be more"
-            f" than {self.far.most / 1e6:,.0f} MB together (REMOTE_FILES_LIMIT)."
+            f"The kernel's machine did not get all files of the project: {names} would be more than"
+            f" {self.far.most / 1e6:,.0f} MB together (RMI_AGENT_REMOTE_FILES_LIMIT)."
         ]
 
 

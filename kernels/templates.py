@@ -351,7 +351,7 @@ class Template:
         self.stale = self.stale or "stale" in report
 
     def _do_without(self, module: str, why: str) -> None:
-        log.warning("%s is not preloaded (KERNEL_PRELOAD): %s", module, why)
+        log.warning("%s is not preloaded (RMI_AGENT_KERNEL_PRELOAD): %s", module, why)
         self.unfit.add(module)
 
     async def fork(self, request: Request) -> Forked:

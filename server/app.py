@@ -15,10 +15,12 @@ from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
 from ..kernels import LOCAL, Homes, Policy, Sessions, Shared, language_of
+from . import launch
 from .completions import Completions
 from .error_reporting import UnexpectedErrors
 from .isolation import chosen, described, hints, hints_elsewhere
 from .kept import VERSION
+from .launch import kernels_are_here, make_folders
 from .lengths import Lengths
 from .prompts import Prompts
 from .resources import Resources
@@ -29,6 +31,7 @@ from .tools import Tools
 
 log = logging.getLogger(__name__)
 
+KERNEL_WAIT = 30.0  # seconds that a call waits for a kernel to come free
 INSTRUCTIONS = """\
 Runs Python on Jupyter kernels. run_python runs a file of the projects folder; run_cell runs a
 snippet. Every result names a session_id: pass it to run_cell to go on with the same variables,
@@ -66,13 +69,13 @@ class App:
         self.settings = settings
         self.shared = Shared(homes) if homes is not None else None
         policy = chosen(settings, exposed=exposed)
-        known = hints(policy) if settings.kernels_are_here else hints_elsewhere(settings)
+        known = hints(policy) if kernels_are_here(settings) else hints_elsewhere(settings)
         self.sessions = Sessions(
-            settings.sessions(known),
-            settings.launch(),
+            launch.sessions(settings, known),
+            launch.launch(settings),
             settings.kernel_pool,
             settings.kernel_max,
-            settings.kernel_wait,
+            KERNEL_WAIT,
             settings.most_sessions,
             policy=policy,
             expected=principals,
@@ -107,11 +110,11 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastMCP[Any]) -> AsyncIterator[None]:
-        self.settings.make_folders()
+        make_folders(self.settings)
         log.info("Python files are run from %s (PYTHON_PROJECTS_DIR)", self.settings.projects)
-        log.info("Sessions are recorded in %s (NOTEBOOKS_DIR)", self.settings.notebooks)
-        if not self.settings.kernels_are_here and self.settings.memory_limit:
-            log.info("MEMORY_LIMIT is not measured: kernels run on another machine")
+        log.info("Sessions are recorded in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
+        if not kernels_are_here(self.settings) and self.settings.memory_limit:
+            log.info("RMI_AGENT_MEMORY_LIMIT is not measured: kernels run on another machine")
         async with self.sessions:
             yield
 
@@ -125,7 +128,7 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
     )
     if (language := language_of(settings.kernel_name)) != "python":
         text += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
-    if not settings.kernels_are_here:
+    if not kernels_are_here(settings):
         text += "\nThe code runs on another machine" + (
             "."
             if settings.remote_files == "shared"

@@ -36,8 +36,8 @@ from .transport_sessions import BoundedSessions
 from .ways import public_url
 from .whole_files import take_whole_files
 
-# Served without a token when AUTH has more ways than that, and how often a minute. Each has an
-# allowance of its own for all callers together: a flood of one leaves the others open.
+# Served without a token when RMI_AGENT_AUTH has more ways than that, and how often a minute. Each
+# has an allowance of its own for all callers together: a flood of one leaves the others open.
 OAUTH_PATHS = (
     ("/.well-known/oauth-authorization-server", 600),
     ("/.well-known/oauth-protected-resource/mcp", 600),

@@ -22,6 +22,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from . import logs
+from .launch import make_folders
 from .settings import Attach, BadSettings, Settings, die, load
 from .tunnel import left_at_once
 
@@ -43,7 +44,8 @@ app = cyclopts.App(
 app.command(
     "rmi_agent.server.tokens_cli:app",
     name="tokens",
-    help="Clients that somebody has signed in with (AUTH=token+oauth), and how to end that.",
+    help="Clients that somebody has signed in with (RMI_AGENT_AUTH=token+oauth), and how to"
+    " end that.",
 )
 for name, does in (
     ("start", "Start a resident server in the background, whose sessions outlive their clients."),
@@ -67,13 +69,17 @@ def serve(
     transport: Annotated[
         Literal["stdio", "http"] | None, Parameter(help="stdio, unless there is a tunnel.")
     ] = None,
-    host: Annotated[str | None, Parameter(help="Address to listen on (HOST).")] = None,
-    port: Annotated[int | None, Parameter(help="Port to listen on, 0 for any (PORT).")] = None,
+    host: Annotated[str | None, Parameter(help="Address to listen on (RMI_AGENT_HOST).")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on, 0 for any (RMI_AGENT_PORT).")
+    ] = None,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
-    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
     no_sandbox: Annotated[
         bool,
-        Parameter(help="Run kernels with all that this user may do (SANDBOX=off).", negative=()),
+        Parameter(
+            help="Run kernels with all that this user may do (RMI_AGENT_SANDBOX=off).", negative=()
+        ),
     ] = False,
     insecure_no_auth: Annotated[
         bool,
@@ -84,11 +90,13 @@ def serve(
     ] = False,
     tunnel: Annotated[
         Literal["ngrok"] | None,
-        Parameter(help="HTTP with a public address as well (NGROK_AUTHTOKEN, NGROK_DOMAIN)."),
+        Parameter(
+            help="HTTP with a public address as well (NGROK_AUTHTOKEN, RMI_AGENT_NGROK_DOMAIN)."
+        ),
     ] = None,
     attach: Annotated[
         Attach | None,
-        Parameter(help="On stdio: hand all to the resident server (ATTACH, auto unless set)."),
+        Parameter(help="On stdio: hand all to the resident server (RMI_AGENT_ATTACH)."),
     ] = None,
     log_level: Annotated[logs.Level, Parameter(help="What goes to stderr.")] = "info",
     log_format: Annotated[logs.Format, Parameter(help="How it is written there.")] = "text",
@@ -112,7 +120,9 @@ def serve(
     with left_at_once() if tunnel else nullcontext():
         try:
             settings = load(**{name: value for name, value in given.items() if value is not None})
-            settings.make_folders()
+            make_folders(settings)
+            for line in settings.warnings(http=transport == "http" or tunnel is not None):
+                log.warning(line)
             if tunnel and transport == "stdio":
                 raise BadSettings("--tunnel: it leads to HTTP. Leave --transport stdio out.")
             if transport == "http" or tunnel:
@@ -131,7 +141,7 @@ def serve(
 @app.command
 def review(
     *,
-    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
+    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
     port: Annotated[int, Parameter(help="Port to listen on, 0 for any.")] = 0,
     no_browser: Annotated[bool, Parameter(help="Only show the link.", negative=())] = False,
 ) -> None:
@@ -226,7 +236,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
         endpoint = await find_endpoint(settings, settings.attach)
     except AttachError as error:
         if settings.attach == "always":
-            raise BadSettings(f"ATTACH: {error}") from None
+            raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
         log.warning("Not attached, this process serves by itself: %s", error)
         return None
     log.info("%s does all; its sessions outlive this process", endpoint.label)

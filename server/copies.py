@@ -1,4 +1,4 @@
-"""The setting that makes several copies of a server one: SESSION_STORE.
+"""The setting that makes several copies of a server one: RMI_AGENT_SESSION_STORE.
 
 Checks what all copies must have in common, and says in one line what is invalid. Knows settings and
 files; where a session is, is `kernels/homes.py`'s.
@@ -14,6 +14,7 @@ import socket
 from pathlib import Path
 
 from ..kernels import Homes, StoreError
+from .launch import make_folders
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -36,35 +37,38 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
         return None
     if settings.auth != "token":
         raise BadSettings(
-            f"AUTH: {settings.auth} keeps sign-ins in one server, and SESSION_STORE is for several."
-            " Use AUTH=token, or leave SESSION_STORE out."
+            f"RMI_AGENT_AUTH: {settings.auth} keeps sign-ins in one server, and"
+            " RMI_AGENT_SESSION_STORE is for several. Use RMI_AGENT_AUTH=token, or leave"
+            " RMI_AGENT_SESSION_STORE out."
         )
     address = address_of(port)
-    settings.make_folders()
+    make_folders(settings)
     try:
         folder = mark_of(settings.notebooks)
     except OSError as error:
         raise BadSettings(
-            f"NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
+            f"RMI_AGENT_NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
         found = Homes.at(where, address, folder)
         others = await found.copies()
     except StoreError as error:
-        raise BadSettings(f"SESSION_STORE: {error}.") from None
+        raise BadSettings(f"RMI_AGENT_SESSION_STORE: {error}.") from None
     for other in others.values():
         if other.folder != folder and other.address != address:
             await found.store.close()
             raise BadSettings(
-                f"NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
-                f" {other.address} records. Servers with one SESSION_STORE need one"
+                f"RMI_AGENT_NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
+                f" {other.address} records. Servers with one RMI_AGENT_SESSION_STORE need one"
                 " folder for notebooks, on a file system that they share."
             )
-    log.info("Sessions are shared with other servers by %s (SESSION_STORE)", found.store.where)
-    if not settings.servers:
+    log.info(
+        "Sessions are shared with other servers by %s (RMI_AGENT_SESSION_STORE)", found.store.where
+    )
+    if not settings.jupyter_server_url:
         log.warning(
-            "SESSION_STORE is set and JUPYTER_SERVER_URL is not: kernels end with their server, and"
-            " sessions go on without their variables then."
+            "RMI_AGENT_SESSION_STORE is set and RMI_AGENT_JUPYTER_SERVER_URL is not: kernels end"
+            " with their server, and sessions go on without their variables then."
         )
     return found
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from .kept import PACKAGE, VERSION
 from .resident import Record, found
-from .settings import Attach, BadSettings, Settings
+from .settings import Attach, BadSettings, Settings, variable_of
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Facts(BaseModel):
         started: seconds since 1970.
         prefix: of the Python environment, whose packages kernels have.
         projects: PYTHON_PROJECTS_DIR.
-        notebooks: NOTEBOOKS_DIR.
+        notebooks: RMI_AGENT_NOTEBOOKS_DIR.
         settings: the other settings that sessions depend on, as JSON.
         busy: number of sessions with a running cell.
         idle: number of other sessions.
@@ -229,19 +229,21 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         AttachError: it does something else.
     """
     check_version(facts.version, facts.pid)
-    theirs = {"PYTHON_PROJECTS_DIR": facts.projects, "NOTEBOOKS_DIR": facts.notebooks}
-    ours = {"PYTHON_PROJECTS_DIR": settings.projects, "NOTEBOOKS_DIR": settings.notebooks}
-    for variable, folder in ours.items():
-        counts = attach == "auto" or variable.lower() in settings.model_fields_set
-        if counts and os.path.realpath(folder) != os.path.realpath(theirs[variable]):
-            raise AttachError(format_difference(variable, str(folder), theirs[variable]))
+    folders = (
+        ("python_projects_dir", settings.projects, facts.projects),
+        ("notebooks_dir", settings.notebooks, facts.notebooks),
+    )
+    for field, ours, theirs in folders:
+        counts = attach == "auto" or field in settings.model_fields_set
+        if counts and os.path.realpath(ours) != os.path.realpath(theirs):
+            raise AttachError(format_difference(variable_of(field), str(ours), theirs))
     # A named server may be from anywhere; a resident one has this environment's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise AttachError(format_difference("the Python environment", sys.prefix, facts.prefix))
     for name, value in settings.shared().items():
         if name in settings.model_fields_set and facts.settings.get(name) != value:
             there = f"{facts.settings.get(name)}"
-            raise AttachError(format_difference(name.upper(), f"{value}", there))
+            raise AttachError(format_difference(variable_of(name), f"{value}", there))
 
 
 def format_difference(what: str, here: str, there: str) -> str:

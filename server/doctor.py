@@ -20,7 +20,7 @@ import psutil
 from cyclopts import Parameter
 
 from ..kernels import Api, KernelError, Policy, Session, Sessions
-from . import hostfile
+from . import hostfile, launch
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, given
 from .discovery import RESTART, START, AttachError, check, resident_endpoint
@@ -29,6 +29,7 @@ from .finding import CheckResult, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
 from .kept import TOKEN, private_text, token_file
+from .launch import make_folders
 from .over_http import bind
 from .reach import examine_url
 from .resident import check_supported, found, is_held, recorded
@@ -72,10 +73,12 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
     yield CheckResult("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
         settings = load()
-        settings.make_folders()
+        make_folders(settings)
     except BadSettings as error:
         yield CheckResult("settings", False, str(error))
         return
+    for line in settings.warnings(http=True):
+        yield CheckResult("settings", None, line)
     async for result in of_server(settings):
         yield result
     for host in hosts():
@@ -89,8 +92,8 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
 async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     """Checks of what a server with these settings needs here."""
     yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
-    yield writable("notebooks", settings.notebooks, "NOTEBOOKS_DIR")
-    if settings.servers:
+    yield writable("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
+    if settings.jupyter_server_url:
         async for result in of_jupyter_servers(settings):
             yield result
     policies: dict[bool, Policy | None] = {}
@@ -98,10 +101,12 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
-            todo = EXPOSED if exposed and not settings.servers else ""
+            todo = EXPOSED if exposed and not settings.jupyter_server_url else ""
             yield CheckResult(name, False, str(error), todo)
             continue
-        held = policy is not None or settings.sandbox == "off" or not settings.kernels_are_here
+        held = (
+            policy is not None or settings.sandbox == "off" or not launch.kernels_are_here(settings)
+        )
         todo = f"Left open: {left_open(policy, settings)}."
         yield CheckResult(name, held, told(policy, settings), todo)
     if False in policies:
@@ -127,7 +132,7 @@ def writable(what: str, folder: Path, variable: str) -> CheckResult:
 
 async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
     """Whether each can be reached, lets us in, and has the kernel."""
-    for server in settings.servers:
+    for server in launch.jupyter_servers(settings):
         api = Api(server)
         try:
             await api.kernelspec(settings.kernel_name)
@@ -145,12 +150,12 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckResult]:
     """Start a kernel, run a cell on it and interrupt one."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(settings.sessions({}), notebooks=Path(folder))
+        config = replace(launch.sessions(settings, {}), notebooks=Path(folder))
         try:
-            async with Sessions(config, settings.launch(), warm=0, policy=policy) as sessions:
+            async with Sessions(config, launch.launch(settings), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
         except KernelError as error:
-            if settings.servers:
+            if settings.jupyter_server_url:
                 why, _, todo = str(error).partition(". ")
                 return [CheckResult("kernel", False, why, todo)]
             todo = (
@@ -295,9 +300,9 @@ def ours_in(host: Host) -> dict[str, Entry]:
 async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
     """Whether an entry works."""
     what = f'{host.title}, "{name}"'
-    alone = env_of(entry).get("ATTACH") == "always" and not is_held()
+    alone = env_of(entry).get("RMI_AGENT_ATTACH") == "always" and not is_held()
     if alone:  # so that the check leaves no server behind
-        entry = {**entry, "env": {**env_of(entry), "ATTACH": "never"}}
+        entry = {**entry, "env": {**env_of(entry), "RMI_AGENT_ATTACH": "never"}}
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         told = f"{host.title} takes commands alone, and this is a URL"

@@ -1,4 +1,4 @@
-"""Sign-in with GitHub, Google or any OpenID Connect issuer, for the users in OAUTH_USERS.
+"""Sign-in with GitHub, Google or any OpenID Connect issuer, for the users in RMI_AGENT_OAUTH_USERS.
 
 FastMCP's providers do it, and keep what they need in FastMCP's folder, encrypted. This module
 decides which of the world's users are let in, and under which name.
@@ -32,7 +32,7 @@ CACHE_SECONDS = 300  # how often GitHub and Google are asked about the same toke
 
 @dataclass(frozen=True)
 class Allowlist:
-    """Which users of one provider are let in: OAUTH_USERS, in lower case."""
+    """Which users of one provider are let in: RMI_AGENT_OAUTH_USERS, in lower case."""
 
     provider: str
     users: frozenset[str]
@@ -44,7 +44,9 @@ class Allowlist:
         for name in names:
             if name in self.users:
                 return f"{self.provider}:{name}"
-        log.warning("%s is not in OAUTH_USERS and was not let in", names or "Somebody unnamed")
+        log.warning(
+            "%s is not in RMI_AGENT_OAUTH_USERS and was not let in", names or "Somebody unnamed"
+        )
         return None
 
 
@@ -95,15 +97,17 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
     name = settings.auth.removeprefix("token+")
     users = frozenset(user.lower() for user in settings.oauth_users)
     needed: dict[str, Any] = {
-        "OAUTH_CLIENT_ID": settings.oauth_client_id,
-        "OAUTH_CLIENT_SECRET": settings.oauth_client_secret,
-        "OAUTH_USERS": users,
+        "RMI_AGENT_OAUTH_CLIENT_ID": settings.oauth_client_id,
+        "RMI_AGENT_OAUTH_CLIENT_SECRET": settings.oauth_client_secret,
+        "RMI_AGENT_OAUTH_USERS": users,
     }
     if name == "oidc":
-        needed["OAUTH_CONFIG_URL"] = settings.oauth_config_url
+        needed["RMI_AGENT_OAUTH_CONFIG_URL"] = settings.oauth_config_url
     for variable, value in needed.items():
         if not value:
-            raise BadSettings(f"{variable}: AUTH={settings.auth} needs it. {WHY[variable]}")
+            raise BadSettings(
+                f"{variable}: RMI_AGENT_AUTH={settings.auth} needs it. {WHY[variable]}"
+            )
     secret = settings.oauth_client_secret
     assert secret is not None
     common: dict[str, Any] = {
@@ -127,10 +131,11 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
 
 
 WHY = {
-    "OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
-    "OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
-    "OAUTH_USERS": "Name who may run code here, with commas: everybody else has an account too.",
-    "OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
+    "RMI_AGENT_OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_USERS": "Name who may run code here, with commas: everybody else has an"
+    " account too.",
+    "RMI_AGENT_OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
 }
 
 
@@ -142,7 +147,8 @@ def discover(common: dict[str, Any], config_url: str) -> Issuer:
     """
     if not is_protected(urlsplit(config_url)):
         raise BadSettings(
-            f"OAUTH_CONFIG_URL: {config_url} can't be used. {WHY['OAUTH_CONFIG_URL']}"
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be used."
+            f" {WHY['RMI_AGENT_OAUTH_CONFIG_URL']}"
         )
     noisy = logging.getLogger("fastmcp.server.auth.oidc_proxy")
     noisy.disabled = True  # it logs a traceback where our one line is enough
@@ -156,7 +162,9 @@ def discover(common: dict[str, Any], config_url: str) -> Issuer:
         )
     except Exception as error:  # of the network, of JSON, or because a field is missing
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadSettings(f"OAUTH_CONFIG_URL: {config_url} can't be read: {first}") from None
+        raise BadSettings(
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {first}"
+        ) from None
     finally:
         noisy.disabled = False
 

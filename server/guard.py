@@ -72,8 +72,8 @@ class Allowance:
             after = math.ceil(seconds)
             raise Refused(
                 429,
-                f"Too many requests: at most {self.per_minute} a minute are served (RATE_LIMIT)."
-                f" Nothing was done; try again in {after} s.",
+                f"Too many requests: at most {self.per_minute} a minute are served"
+                f" (RMI_AGENT_RATE_LIMIT). Nothing was done; try again in {after} s.",
                 after,
             )
         self.take()

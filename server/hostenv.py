@@ -10,9 +10,9 @@ import os
 import re
 from pathlib import Path
 
-from .settings import BadSettings, Settings, load, set_here
+from .settings import VARIABLES, BadSettings, current_name, load, set_here, variable_of
 
-FOLDERS = ("PYTHON_PROJECTS_DIR", "NOTEBOOKS_DIR")
+FOLDERS = ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR")
 
 
 def parse_env(words: tuple[str, ...]) -> dict[str, str]:
@@ -37,13 +37,15 @@ def environment(
     """
     said = {name: path for name, path in folders.items() if path is not None}
     load()
-    found = {**set_here(), **more, **{name.upper(): str(path) for name, path in said.items()}}
-    known = {n.lower(): v for n, v in found.items() if n.lower() in Settings.model_fields}
+    more, before = renamed(more), renamed(before)
+    found = {**set_here(), **more, **{variable_of(name): str(path) for name, path in said.items()}}
+    fields = {one.name: one.field for one in VARIABLES.values()}
+    known = {fields[name]: value for name, value in found.items() if name in fields}
     settings = load(**known)  # here somebody reads what is invalid
-    for variable in ("SANDBOX_READ", "SANDBOX_WRITE"):
-        if found.get(variable):
-            names = getattr(settings, variable.lower())
-            found[variable] = ",".join(os.path.abspath(Path(one).expanduser()) for one in names)
+    for field in ("sandbox_read", "sandbox_write"):
+        if found.get(variable_of(field)):
+            names = (os.path.abspath(Path(one).expanduser()) for one in getattr(settings, field))
+            found[variable_of(field)] = ",".join(names)
     paths = {FOLDERS[0]: str(settings.python_projects_dir), FOLDERS[1]: str(settings.notebooks)}
     for variable in FOLDERS:
         if variable in found:
@@ -55,6 +57,12 @@ def environment(
         if not is_unicode(value):
             raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")
     return env
+
+
+def renamed(env: dict[str, str]) -> dict[str, str]:
+    """With settings by the names that they have now."""
+    former = {current_name(name): value for name, value in env.items()}
+    return {**former, **{name: value for name, value in env.items() if name in former}}
 
 
 def was_beside(env: dict[str, str]) -> bool:

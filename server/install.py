@@ -53,11 +53,13 @@ class LocalServer:
     ] = None
     notebooks_dir: Annotated[
         Path | None,
-        Parameter(help="Folder in which sessions are recorded (NOTEBOOKS_DIR)."),
+        Parameter(help="Folder in which sessions are recorded (RMI_AGENT_NOTEBOOKS_DIR)."),
     ] = None
     attach: Annotated[
         Attach | None,
-        Parameter(help="Use the resident server (ATTACH): auto unless set, always or never."),
+        Parameter(
+            help="Use the resident server (RMI_AGENT_ATTACH): auto unless set, always or never."
+        ),
     ] = None
 
 
@@ -193,7 +195,7 @@ def local_server(host: Host, options: LocalServer, env: dict[str, str], old: Any
     Raises:
         BadSettings: a setting can't be used.
     """
-    attach = {} if options.attach is None else {"ATTACH": options.attach}
+    attach = {} if options.attach is None else {"RMI_AGENT_ATTACH": options.attach}
     folders = {
         "python_projects_dir": options.projects_dir,
         "notebooks_dir": options.notebooks_dir,
@@ -223,7 +225,7 @@ def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, s
     else:
         raise BadSettings(
             f"RMI_AGENT_TOKEN: set it to the token of {url}. Or use --oauth, if that server runs"
-            " with AUTH=token+oauth and the host is to sign in."
+            " with RMI_AGENT_AUTH=token+oauth and the host is to sign in."
         )
     if not bridged:
         return url_entry(host, url, token)

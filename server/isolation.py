@@ -21,7 +21,9 @@ from ..kernels import (
     lets_signals_out,
     why_not,
 )
+from .environment import home
 from .kept import private_folder
+from .launch import kernels_are_here, make_folders
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URL
 SIGNALS = "before Linux 6.12 code in it can end this server and your other processes"
 ELSEWHERE = (
     "The code runs on another machine. Of this one it has a copy of the projects folder, without"
-    " hidden files and folders (the server's setting REMOTE_FILES)."
+    " hidden files and folders (the server's setting RMI_AGENT_REMOTE_FILES)."
 )
 
 
@@ -50,7 +52,7 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
     """
     if settings.sandbox == "off":
         return None
-    if not settings.kernels_are_here:
+    if not kernels_are_here(settings):
         refuse_elsewhere(settings)
         return None
     network = settings.sandbox_network
@@ -62,7 +64,10 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         reason = why_not(trying)
         if not reason and lets_signals_out(trying):
             if exposed and settings.sandbox == "auto":
-                reason = f"{SIGNALS}. Set SANDBOX=landlock to accept that, or install bubblewrap"
+                reason = (
+                    f"{SIGNALS}. Set RMI_AGENT_SANDBOX=landlock to accept that, or install"
+                    " bubblewrap"
+                )
             else:
                 log.warning("Kernels run in a sandbox that leaves one thing open: %s", SIGNALS)
         if not reason:
@@ -71,11 +76,12 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         reasons.append(f"{tier}: {reason}")
     told = "; ".join(reasons)
     if settings.sandbox != "auto":
-        raise BadSettings(f"SANDBOX: it can't be had here. {told}")
+        raise BadSettings(f"RMI_AGENT_SANDBOX: it can't be had here. {told}")
     if exposed:
         raise BadSettings(
-            f"SANDBOX: none works here ({told}), and over HTTP others may run code. Install"
-            " bubblewrap, or give them this account with --no-sandbox (SANDBOX=off)."
+            f"RMI_AGENT_SANDBOX: none works here ({told}), and over HTTP others may run code."
+            " Install bubblewrap, or give them this account with --no-sandbox"
+            " (RMI_AGENT_SANDBOX=off)."
         )
     log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
     return None
@@ -90,16 +96,18 @@ def refuse_elsewhere(settings: Settings) -> None:
     where = elsewhere(settings)
     if settings.sandbox != "auto":
         raise BadSettings(
-            f"SANDBOX: {settings.sandbox} holds kernels of this machine in, and these run {where}."
-            " Set it to auto (what holds them is the machine that they run on) or off."
+            f"RMI_AGENT_SANDBOX: {settings.sandbox} holds kernels of this machine in, and these run"
+            f" {where}. Set it to auto (what holds them is the machine that they run on) or off."
         )
-    log.info("Kernels run %s: what code may do is decided there, and not by SANDBOX", where)
+    log.info(
+        "Kernels run %s: what code may do is decided there, and not by RMI_AGENT_SANDBOX", where
+    )
 
 
 def elsewhere(settings: Settings) -> str:
     """Where kernels run that are not here."""
-    if settings.servers:
-        return "on Jupyter Servers (JUPYTER_SERVER_URL)"
+    if settings.jupyter_server_url:
+        return "on Jupyter Servers (RMI_AGENT_JUPYTER_SERVER_URL)"
     return f"where the provisioner of {settings.kernel_name} puts them"
 
 
@@ -113,19 +121,20 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
             can't be made.
     """
     projects = settings.projects
-    write = folders("SANDBOX_WRITE", settings.sandbox_write)
+    write = folders("RMI_AGENT_SANDBOX_WRITE", settings.sandbox_write)
     if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
         raise BadSettings(
             f"PYTHON_PROJECTS_DIR: {projects} holds your whole home folder, so the code that runs"
-            " here could change what you start. Choose a folder in it, or set SANDBOX=off."
+            " here could change what you start. Choose a folder in it, or set"
+            " RMI_AGENT_SANDBOX=off."
         )
-    changed = [("SANDBOX_WRITE", folder) for folder in write]
+    changed = [("RMI_AGENT_SANDBOX_WRITE", folder) for folder in write]
     if not settings.projects_readonly:
         changed.insert(0, ("PYTHON_PROJECTS_DIR", projects))
-    for path in settings.files():
+    for path in settings_files(settings):
         refuse_within(path, changed)
-    settings.make_folders()
-    store = settings.store_folder()
+    make_folders(settings)
+    store = store_folder(settings)
     try:
         state = private_folder()
     except OSError as error:
@@ -139,11 +148,34 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         homes=Path(platformdirs.user_data_dir("rmi-agent"), "work"),
         read_only=settings.projects_readonly,
         network=network,
-        read=folders("SANDBOX_READ", settings.sandbox_read),
+        read=folders("RMI_AGENT_SANDBOX_READ", settings.sandbox_read),
         write=write,
-        hide=(settings.notebooks, state, *settings.files(), *([store] if store else [])),
+        hide=(settings.notebooks, state, *settings_files(settings), *([store] if store else [])),
         fixed=tuple(PACKAGE),
     )
+
+
+def settings_files(settings: Settings) -> list[Path]:
+    """The files that were read: `.env`, and what RMI_AGENT_TOKENS names."""
+    found = [home() / ".env", Path(".env")]
+    if settings.rmi_agent_tokens is not None:
+        found.append(Path(settings.rmi_agent_tokens.get_secret_value()).expanduser())
+    return [path for path in found if is_file(path)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; tokens themselves may be too long for a path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def store_folder(settings: Settings) -> Path | None:
+    """The folder that RMI_AGENT_SESSION_STORE names, if it is there."""
+    value = settings.session_store.get_secret_value()
+    path = None if value in ("", "memory") or "://" in value else Path(value).expanduser()
+    return path if path is not None and path.is_dir() else None
 
 
 def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
@@ -162,7 +194,7 @@ def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
             if place.is_relative_to(folder.resolve()):
                 raise BadSettings(
                     f"{variable}: {place} lies in it, so the code that runs here could change the"
-                    " server's settings. Move it, or set SANDBOX=off."
+                    " server's settings. Move it, or set RMI_AGENT_SANDBOX=off."
                 )
 
 
@@ -188,7 +220,7 @@ def told(policy: Policy | None, settings: Settings) -> str:
     """What holds kernels in, in one line."""
     if policy is not None:
         return described(policy)
-    if settings.kernels_are_here:
+    if kernels_are_here(settings):
         return "none"
     return f"none here: kernels run {elsewhere(settings)}"
 
@@ -208,18 +240,21 @@ def hints(policy: Policy | None) -> dict[str, str]:
     seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
     told = dict.fromkeys(
         FILES,
-        f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and"
-        " temporary files. The server's settings SANDBOX_READ and SANDBOX_WRITE show it more.",
+        f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and temporary"
+        " files. The server's settings RMI_AGENT_SANDBOX_READ and RMI_AGENT_SANDBOX_WRITE show it"
+        " more.",
     )
     if not policy.network:
-        none = "The code runs in a sandbox without a network (the server's SANDBOX_NETWORK)."
+        none = (
+            "The code runs in a sandbox without a network (the server's RMI_AGENT_SANDBOX_NETWORK)."
+        )
         told |= dict.fromkeys(CONNECTIONS, none)
     return told
 
 
 def left_open(policy: Policy | None, settings: Settings) -> str:
     """What the sandbox does not hold, in one line."""
-    if not settings.kernels_are_here and settings.sandbox == "auto":
+    if not kernels_are_here(settings) and settings.sandbox == "auto":
         return "what kernels may do there is for that machine to say"
     if policy is None:
         return "kernels may do all that this user may"

@@ -10,6 +10,7 @@ from typing import Any
 from .entry import Entry, is_ours, kind
 from .hostfile import Config, ConfigFile
 from .hosts import Host
+from .settings import current_name
 
 WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
 
@@ -53,7 +54,11 @@ def merged(old: Any, name: str, entry: Entry) -> Entry:
     new = {**added, **entry}
     env = old.get("env")
     if "env" in entry and isinstance(env, dict) and kind(old) == kind(entry) == "bridge":
-        kept = {key: value for key, value in env.items() if key != "AUTH"}  # an earlier token
+        kept = {  # but an earlier token, and what is set now by its present name
+            variable: value
+            for variable, value in env.items()
+            if variable != "AUTH" and current_name(variable) not in entry["env"]
+        }
         new["env"] = {**kept, **entry["env"]}
     return new
 

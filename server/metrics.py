@@ -88,4 +88,4 @@ class Now(Collector):
         kernels.add_metric(("leased",), pool.leased)
         kernels.add_metric(("starting_or_ending",), pool.count - pool.warm - pool.leased)
         yield kernels
-        yield GaugeMetricFamily("rmi_agent_kernels_most", "KERNEL_MAX.", value=pool.most)
+        yield GaugeMetricFamily("rmi_agent_kernels_most", "RMI_AGENT_KERNEL_MAX.", value=pool.most)

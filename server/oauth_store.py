@@ -127,7 +127,7 @@ class Store:
         self._create()
         # Before any connection: closing a file drops the locks that SQLite has on it in this
         # process (sqlite.org/howtocorrupt.html, 2.2).
-        kept.private_text(path, "AUTH", START_ANEW, 0)
+        kept.private_text(path, "RMI_AGENT_AUTH", START_ANEW, 0)
         self._import_json(path.with_suffix(".json"))
 
     def client(self, client_id: str) -> Client | None:
@@ -228,11 +228,12 @@ class Store:
                     connection.executescript(SCHEMA)
                 elif version != VERSION:
                     raise BadSettings(
-                        f"AUTH: {self._path} is of another version of this server. {START_ANEW}"
+                        f"RMI_AGENT_AUTH: {self._path} is of another version of this server."
+                        f" {START_ANEW}"
                     )
                 yield connection
         except (sqlite3.Error, OSError) as error:
-            raise BadSettings(f"AUTH: {self._path} {reason(error)}") from None
+            raise BadSettings(f"RMI_AGENT_AUTH: {self._path} {reason(error)}") from None
 
     def _create(self) -> None:
         with self._creating:
@@ -248,7 +249,7 @@ class Store:
         if not old.exists():
             with self._opened():  # so that a file that can't be used ends the start
                 return
-        text = kept.private_text(old, "AUTH", START_ANEW, 10_000_000)
+        text = kept.private_text(old, "RMI_AGENT_AUTH", START_ANEW, 10_000_000)
         try:
             state = json.loads(text)
             clients = [
@@ -261,7 +262,9 @@ class Store:
                 if (consent := one.pop("consent"))
             ]
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise BadSettings(f"AUTH: {old} is not what was written there. {START_ANEW}") from None
+            raise BadSettings(
+                f"RMI_AGENT_AUTH: {old} is not what was written there. {START_ANEW}"
+            ) from None
         with self._changed() as database:
             for row in clients:
                 insert(database, "clients", row)

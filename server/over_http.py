@@ -192,18 +192,19 @@ def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
         )
     if not is_loopback(settings.host):
         raise BadSettings(
-            f"--insecure-no-auth: HOST is {settings.host}, which other machines can reach, and"
-            " this server runs any code it is given. Leave the option out: a token is made then."
+            f"--insecure-no-auth: RMI_AGENT_HOST is {settings.host}, which other machines can"
+            " reach, and this server runs any code it is given. Leave the option out: a token is"
+            " made then."
         )
     if settings.auth != "token":
         raise BadSettings(
-            f"--insecure-no-auth: AUTH is {settings.auth}, which asks who calls, and this option"
-            " does not. Leave one of them out."
+            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which asks who calls, and this"
+            " option does not. Leave one of them out."
         )
     if settings.allowed_hosts:
         raise BadSettings(
-            "--insecure-no-auth: ALLOWED_HOSTS is set, as for a tunnel, and this server runs any"
-            " code it is given. Leave one of them out."
+            "--insecure-no-auth: RMI_AGENT_ALLOWED_HOSTS is set, as for a tunnel, and this server"
+            " runs any code it is given. Leave one of them out."
         )
     log.warning(
         "No token is asked for (--insecure-no-auth): every program and every user of this"
@@ -236,7 +237,7 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise BadSettings(
-            f"PORT: can't listen on {settings.host}:{settings.port}: {error.strerror}."
+            f"RMI_AGENT_PORT: can't listen on {settings.host}:{settings.port}: {error.strerror}."
             " Stop the program that has the port, or choose another with --port."
         ) from None
     listening.set_inheritable(False)

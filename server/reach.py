@@ -142,7 +142,7 @@ async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Respo
     """Whether the server answers to its name, and, on this machine, to no other."""
     what, parts = "URL host name", urlsplit(base)
     if answer.status_code == 421:
-        todo = f"Start it with ALLOWED_HOSTS={parts.hostname} (other names after commas)."
+        todo = f"Start it with RMI_AGENT_ALLOWED_HOSTS={parts.hostname} (other names after commas)."
         return CheckResult(what, False, f"it does not answer to {parts.netloc} (421)", todo)
     told = f"it answers to {parts.netloc}"
     if is_loopback(parts.hostname or ""):  # a tunnel has its own opinion of foreign names
@@ -162,7 +162,7 @@ def asks_for_token(answer: httpx2.Response) -> CheckResult:
         more = ", and lets clients sign in by OAuth" if oauth else ""
         return CheckResult(what, True, f"it answers 401{more}")
     if answer.status_code == 429:
-        todo = "Wait a minute, or raise RATE_LIMIT."
+        todo = "Wait a minute, or raise RMI_AGENT_RATE_LIMIT."
         return CheckResult(what, False, "too many requests (429)", todo)
     todo = "Anybody who finds the address can run code as you: start it without --insecure-no-auth."
     return CheckResult(what, False, "it answers without one", todo)

@@ -79,7 +79,8 @@ def check_supported() -> None:
     if sys.platform == "win32":
         raise BadSettings(
             "A resident server is not available on Windows: it listens on a Unix socket that only"
-            " its user can open. Use ATTACH=never, or rmi-agent-mcp-server --transport http."
+            " its user can open. Use RMI_AGENT_ATTACH=never, or rmi-agent-mcp-server"
+            " --transport http."
         )
 
 

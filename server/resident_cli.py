@@ -7,6 +7,7 @@ the record, and not what is served there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from cyclopts import Parameter
 from . import logs
 from .discovery import START, AttachError, Facts, check, resident_endpoint
 from .kept import PACKAGE, VERSION, private_folder
+from .launch import make_folders
 from .resident import (
     POLL_INTERVAL,
     Record,
@@ -42,11 +44,13 @@ NOT_RUNNING, UNCLEAR = 3, 4  # as LSB's `status` has them
 def start(
     *,
     projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
-    notebooks_dir: Annotated[Path | None, Parameter(help="NOTEBOOKS_DIR.")] = None,
-    port: Annotated[int | None, Parameter(help="PORT; any free one unless set.")] = None,
+    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
+    port: Annotated[int | None, Parameter(help="RMI_AGENT_PORT; any free one unless set.")] = None,
     no_sandbox: Annotated[
         bool,
-        Parameter(help="Run kernels with all that this user may do (SANDBOX=off).", negative=()),
+        Parameter(
+            help="Run kernels with all that this user may do (RMI_AGENT_SANDBOX=off).", negative=()
+        ),
     ] = False,
     foreground: Annotated[
         bool, Parameter(help="Stay here, as service managers want it.", negative=())
@@ -69,10 +73,12 @@ def start(
     try:
         check_supported()
         settings = load(**{name: value for name, value in given.items() if value is not None})
-        settings.make_folders()
+        make_folders(settings)
         if foreground:
             serve(settings, log_file, log_level)
         else:
+            for line in settings.warnings(http=True):
+                print(f"{PACKAGE}: {line}", file=sys.stderr)
             print(in_background(settings, log_level))
     except BadSettings as error:
         die(error)
@@ -90,6 +96,8 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     private_folder()
     logs.set_up(log_level, "text", log_file)
     logs.tell_of_runs()
+    for line in settings.warnings(http=True):
+        logging.getLogger(__name__).warning(line)
     give_memory_back()
     be_unreadable()
     try:

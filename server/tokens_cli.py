@@ -20,7 +20,8 @@ from .settings import BadSettings, die
 
 app = cyclopts.App(
     name="tokens",
-    help="Clients that somebody has signed in with (AUTH=token+oauth), and how to end that.",
+    help="Clients that somebody has signed in with (RMI_AGENT_AUTH=token+oauth), and how to"
+    " end that.",
     help_format="plaintext",
 )
 

@@ -36,6 +36,7 @@ from .settings import Settings
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
 LISTED = 1000  # files
+RUNS_PER_USER = 32  # that go on or wait, over HTTP
 START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
 
 SessionId = Annotated[
@@ -204,11 +205,12 @@ class Tools:
             SessionNotFoundError: there is no such session, as far as the asker may know.
             KernelError: there is no kernel for a new one.
         """
-        who, most = principal(), self.settings.runs_per_user
-        if who != LOCAL and self._beginning[who] + len(self.sessions.unfinished(who)) >= most:
+        who = principal()
+        runs = self._beginning[who] + len(self.sessions.unfinished(who))
+        if who != LOCAL and runs >= RUNS_PER_USER:
             raise Refusal(
-                f"Error: {most} of your runs go on or wait already (RUNS_PER_USER). Nothing was"
-                " run; try again when one has ended. read_output with wait tells when, and"
+                f"Error: {RUNS_PER_USER} of your runs go on or wait already. Nothing was run; try"
+                " again when one has ended. read_output with wait tells when, and"
                 " interrupt_session stops one."
             )
         self._beginning[who] += 1

@@ -31,7 +31,7 @@ UNREACHED = (
 )
 NO_TUNNEL = "--tunnel ngrok: ngrok gives no tunnel ({words}). Its log: https://dashboard.ngrok.com"
 NO_DOMAIN = (
-    "NGROK_DOMAIN: ngrok does not give {domain} ({words}). Free ones are listed at"
+    "RMI_AGENT_NGROK_DOMAIN: ngrok does not give {domain} ({words}). Free ones are listed at"
     " https://dashboard.ngrok.com/domains"
 )
 # The first pattern that ngrok's words match gives the sentence. "Authentication failed" alone says
@@ -47,7 +47,7 @@ CAUSES = (
 
 @asynccontextmanager
 async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
-    """Open a tunnel to `address` (HOST:PORT of this machine); yield its public URL; close it.
+    """Open a tunnel to `address` (host:port, of this machine); yield its public URL; close it.
 
     The SDK restores a lost connection to ngrok by itself, with the same URL.
 
@@ -159,13 +159,14 @@ def through(settings: Settings, public: str) -> Settings:
     """The settings of a server behind a tunnel: its host is allowed, its URL is the public one.
 
     Raises:
-        BadSettings: PUBLIC_URL is another address, which clients would then use.
+        BadSettings: RMI_AGENT_PUBLIC_URL is another address, which clients would then use.
     """
     set_to = (settings.public_url or "").rstrip("/").lower()
     if settings.auth != "token" and set_to and set_to != public:
         raise BadSettings(
-            f"PUBLIC_URL: it is {set_to}, but the tunnel's address is {public}. Leave PUBLIC_URL"
-            " out, or set NGROK_DOMAIN to its host if ngrok has reserved that for you."
+            f"RMI_AGENT_PUBLIC_URL: it is {set_to}, but the tunnel's address is {public}."
+            " Leave RMI_AGENT_PUBLIC_URL out, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok has"
+            " reserved that for you."
         )
     allowed = (*settings.allowed_hosts, urlsplit(public).netloc)
     return settings.model_copy(update={"allowed_hosts": allowed, "public_url": public})
@@ -182,7 +183,8 @@ def ready(public: str, signs_in: bool, bridge: str) -> str:
     connector = (
         f"{public}/mcp"
         if signs_in
-        else "They sign in by OAuth only: start again with AUTH=token+oauth, and they have"
+        else "They sign in by OAuth only: start again with RMI_AGENT_AUTH=token+oauth, and"
+        " they have"
         f"\n    {public}/mcp"
     )
     return f"""\

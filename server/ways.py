@@ -56,7 +56,7 @@ def build_provider(settings: Settings, tokens: Tokens) -> AuthProvider:
 
 
 def public_url(settings: Settings) -> str:
-    """PUBLIC_URL without a slash at its end.
+    """RMI_AGENT_PUBLIC_URL without a slash at its end.
 
     Raises:
         BadSettings: it is missing, or not a bare https:// or loopback http:// address.
@@ -70,7 +70,7 @@ def public_url(settings: Settings) -> str:
     except ValueError:  # the port is not a number
         good = False
     if not url:
-        raise BadSettings(f"PUBLIC_URL: AUTH={settings.auth} needs it. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: RMI_AGENT_AUTH={settings.auth} needs it. {cure}")
     if not good:
-        raise BadSettings(f"PUBLIC_URL: {url} can't be used. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: {url} can't be used. {cure}")
     return url.lower()

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from rmi_agent.kernels import Config, Launch, Policy, Run, Session, Sessions, Tier
 from rmi_agent.kernels.templates import TEMPLATES
+from rmi_agent.server.settings import VARIABLES
 
-# The suites of servers, clients, sessions and programs pass in each: SANDBOX=bwrap pytest …
-SANDBOX = os.environ.get("SANDBOX", "off")
+# The suites of servers, clients, sessions and programs pass in each: RMI_AGENT_SANDBOX=bwrap pytest …
+SANDBOX = os.environ.get("RMI_AGENT_SANDBOX") or os.environ.get("SANDBOX", "off")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,16 +41,11 @@ def own_environment() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     # A shell's background jobs inherit that Ctrl-C is ignored, and so would what tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    patch.setenv("SANDBOX", SANDBOX)
-    # Each server would import pandas and matplotlib ahead; tests that need that say so.
-    patch.setenv("KERNEL_PRELOAD", "")
-    settings = "PYTHON_PROJECTS_DIR NOTEBOOKS_DIR KERNEL_NAME PYTHON_TIMEOUT PORT ALLOWED_HOSTS"
-    settings += " RMI_AGENT_TOKEN RMI_AGENT_TOKENS AUTH PUBLIC_URL OAUTH_CLIENT_ID OAUTH_USERS"
-    settings += " JUPYTER_SERVER_URL JUPYTER_SERVER_TOKEN"
-    settings += " OAUTH_CLIENT_SECRET OAUTH_CONFIG_URL NGROK_AUTHTOKEN NGROK_DOMAIN"
-    settings += " SESSION_STORE ATTACH RMI_AGENT_SERVER"
-    for name in settings.split():
+    for name in (name for one in VARIABLES.values() for name in one.names):
         patch.delenv(name, raising=False)
+    patch.setenv("RMI_AGENT_SANDBOX", SANDBOX)
+    # Each server would import pandas and matplotlib ahead; tests that need that say so.
+    patch.setenv("RMI_AGENT_KERNEL_PRELOAD", "")
     for name, sub in (
         ("XDG_RUNTIME_DIR", "r"),
         ("XDG_CACHE_HOME", "c"),

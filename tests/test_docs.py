@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from rmi_agent.server.cli import app
+from rmi_agent.server.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -91,6 +93,32 @@ def test_the_two_commands_to_start_with_stand_in_the_readme() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -e "
     assert f"\n{install}. && .venv/bin/rmi-agent run hello_world.py\n" in readme
     assert f'\n{install}".[test]" && .venv/bin/pytest\n' in readme
+
+
+def test_the_page_of_settings_has_the_tables_that_the_settings_make() -> None:
+    page = (DOCS / "settings.md").read_text("utf-8")
+    updated = runpy.run_path(str(ROOT / ".ci" / "settings_table.py"))["updated"]
+    assert updated(page) == page, "run .ci/settings_table.py"
+    for one in VARIABLES.values():
+        assert page.count(f"| `{one.name}` |") == 1
+
+
+def test_the_example_of_a_dotenv_has_every_setting_and_no_other() -> None:
+    example = (ROOT / ".env.example").read_text("utf-8")
+    of_the_server, _ = example.split("# `rmi-agent chat`")
+    names = re.findall(r"^#(\w+)=", of_the_server, re.MULTILINE)
+    assert sorted(names) == sorted(one.name for one in VARIABLES.values())
+
+
+@pytest.mark.parametrize("path", [*TEXTS, ROOT / ".env.example"], ids=lambda path: path.name)
+def test_pages_name_settings_as_they_are_called_now(path: Path) -> None:
+    former = {one.former for one in VARIABLES.values() if one.former}
+    names = "|".join(one for one in former if "_" in one)
+    others = r"(?<=`)(?:HOST|PORT|AUTH|ATTACH|SANDBOX)(?=[`=:])|\b(?:AUTH=token|SANDBOX=\w)"
+    found = re.findall(rf"(?<![\w$])(?:{names})(?!\w)|(?<!_){others}", path.read_text("utf-8"))
+    if path.name in ("settings.md", "decisions.md"):  # which say what they were called
+        found = [name for name in found if name not in former]
+    assert found == []
 
 
 def help_of(*command: str) -> str:

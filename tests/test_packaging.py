@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastmcp import Client
 from rmi_agent.server import App, load
-from rmi_agent.server.settings import BadSettings, Settings
+from rmi_agent.server.settings import VARIABLES, BadSettings
 
 ROOT = Path(__file__).parent.parent
 MCPB = ROOT / "packaging" / "mcpb"
@@ -57,7 +57,7 @@ async def test_the_extension_lists_the_servers_tools_and_prompts(tmp_path: Path)
 def test_what_is_set_are_settings() -> None:
     variables = {*MANIFEST["server"]["mcp_config"]["env"]}
     variables |= {one["name"] for one in REGISTRY["packages"][0]["environmentVariables"]}
-    assert variables <= {name.upper() for name in Settings.model_fields}
+    assert variables <= {one.name for one in VARIABLES.values()}
     used = re.findall(r"user_config\.(\w+)", json.dumps(MANIFEST["server"]))
     assert set(used) == set(MANIFEST["user_config"])
 

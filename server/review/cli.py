@@ -37,8 +37,8 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     """
     if not notebooks.is_dir():
         raise BadSettings(
-            f"NOTEBOOKS_DIR: there is no folder {notebooks}. Name one with --notebooks-dir; it is"
-            " made when the first session runs."
+            f"RMI_AGENT_NOTEBOOKS_DIR: there is no folder {notebooks}. Name one with"
+            " --notebooks-dir; it is made when the first session runs."
         )
     listening = bound(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}"

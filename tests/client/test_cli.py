@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "print('err', file=sys.stderr)\nsys.exit(5)"
     )
     (projects / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)")
-    with http_server(projects, RESPONSE_DEADLINE="2") as (url, _):
+    with http_server(projects, RMI_AGENT_RESPONSE_DEADLINE="2") as (url, _):
         yield f"{url}/mcp"
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Servers started by a client take their settings from this environment."""
     monkeypatch.setenv("PYTHON_PROJECTS_DIR", str(fill(tmp_path)))
-    monkeypatch.setenv("RESPONSE_DEADLINE", "1")
+    monkeypatch.setenv("RMI_AGENT_RESPONSE_DEADLINE", "1")
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     yield tmp_path
 

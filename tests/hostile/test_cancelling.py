@@ -59,7 +59,7 @@ async def test_cancelling_works_on_every_transport_and_era(tmp_path: Path) -> No
 async def test_a_run_that_was_handed_over_is_not_cancelled_with_its_follower(
     tmp_path: Path,
 ) -> None:
-    with http_server(fill(tmp_path), RESPONSE_DEADLINE="1") as (url, _):
+    with http_server(fill(tmp_path), RMI_AGENT_RESPONSE_DEADLINE="1") as (url, _):
         async with Client(f"{url}/mcp", auth=token()) as client:
             code = "import time; time.sleep(4); 'finished'"
             given = await call(client, "run_cell", code=code)

@@ -170,7 +170,7 @@ def test_a_server_killed_again_and_again_loses_nothing_that_it_had_acknowledged(
 ) -> None:
     chance = random.Random(seed)
     projects = fill(tmp_path)
-    env = {"PYTHON_PROJECTS_DIR": str(projects), "KERNEL_POOL": "0"}
+    env = {"PYTHON_PROJECTS_DIR": str(projects), "RMI_AGENT_KERNEL_POOL": "0"}
     acknowledged = []
     for name in range(12):  # each start puts right what the one before it has left
         wire = Wire(projects, Forked(launcher, tmp_path, env))
@@ -247,7 +247,7 @@ def test_a_disk_that_takes_no_more_loses_nothing_and_recording_resumes(tmp_path:
 
 def test_two_servers_on_one_folder_do_not_collide(tmp_path: Path) -> None:
     projects = fill(tmp_path)
-    servers = [Wire(projects, KERNEL_POOL="0") for _ in range(2)]
+    servers = [Wire(projects, RMI_AGENT_KERNEL_POOL="0") for _ in range(2)]
     sessions = ["", ""]
     for number in range(6):
         for index, wire in enumerate(servers):
@@ -256,7 +256,7 @@ def test_two_servers_on_one_folder_do_not_collide(tmp_path: Path) -> None:
             assert facts["status"] == "ok"
             sessions[index] = facts["session_id"]
         if number == 2:  # one more starts and must leave what the others record alone
-            servers.append(Wire(projects, KERNEL_POOL="0"))
+            servers.append(Wire(projects, RMI_AGENT_KERNEL_POOL="0"))
             facts = servers[2].call("run_cell", code="1")["structuredContent"]
             sessions.append(facts["session_id"])
     for wire in servers:

@@ -23,7 +23,7 @@ GROWTH = 64_000_000  # bytes
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     projects = fill(tmp_path_factory.mktemp("f"))
-    with served(projects, RMI_AGENT_TOKENS=USERS, RATE_LIMIT="0") as running:
+    with served(projects, RMI_AGENT_TOKENS=USERS, RMI_AGENT_RATE_LIMIT="0") as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""MEMORY_LIMIT counts whatever kind of memory a cell takes, and nothing twice."""
+"""RMI_AGENT_MEMORY_LIMIT counts whatever kind of memory a cell takes, and nothing twice."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_memory_of_any_kind_counts(limited: Sessions, kind: str) -> None:
     session = await limited.open()
     run = await cell(session, f"import time\n{TOO_MUCH[kind]}\ntime.sleep(15)")
     assert run.status == "dead"
-    assert "used more than MEMORY_LIMIT (300 MB)" in " ".join(run.notes)
+    assert "used more than RMI_AGENT_MEMORY_LIMIT (300 MB)" in " ".join(run.notes)
     assert value(await cell(session, "1 + 1")) == "2"
 
 
@@ -153,7 +153,7 @@ async def test_what_ended_sessions_left_in_a_sandbox_counts_for_no_new_session(
     assert (run.status, run.notes, value(run)) == ("ok", (), "200000000")
     await cell(session, "f = open('/tmp/z', 'wb')\nfor _ in range(3): f.write(bytes(100_000_000))")
     run = await cell(session, "import time; time.sleep(15)")
-    assert "MEMORY_LIMIT" in " ".join(run.notes)  # what it adds does count
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)  # what it adds does count
 
 
 @pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
@@ -172,7 +172,7 @@ async def test_system_v_memory_counts_and_does_not_survive_its_session(limited: 
     session = await limited.open()
     before = {segment.number for segment in segments()}
     run = await cell(session, SYSTEM_V.format(size=600_000_000) + "import time; time.sleep(15)")
-    assert "MEMORY_LIMIT" in " ".join(run.notes)
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
     assert (await cell(session, SYSTEM_V.format(size=1_000_000))).status == "ok"
     assert {segment.number for segment in segments()} - before
     await limited.close(session)
@@ -210,7 +210,7 @@ async def test_system_v_memory_counts_when_its_creator_has_ended(limited: Sessio
     before = {segment.number for segment in segments()}
     code = (BY_A_CHILD + FILL).format(size=600_000_000)
     run = await cell(session, code + "time.sleep(15)")
-    assert "MEMORY_LIMIT" in " ".join(run.notes)
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
     assert not {segment.number for segment in segments()} - before
 
 
@@ -297,7 +297,7 @@ async def test_a_process_that_cannot_be_ended_is_named_and_stops_no_watch(
     monkeypatch.setattr(psutil.Process, "kill", refused)
     for killed in (session, await limited.open()):  # the watch goes on
         run = await cell(killed, f"import time\n{TOO_MUCH['its own']}\ntime.sleep(15)")
-        assert "MEMORY_LIMIT" in " ".join(run.notes)
+        assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
         named = f"Process {theirs} (sleep)" in " ".join(run.notes)
         assert named == (killed is session)
     assert psutil.pid_exists(theirs)

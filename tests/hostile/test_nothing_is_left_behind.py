@@ -148,7 +148,7 @@ def test_a_closed_session_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_daemon_with_an_environment_of_its_own_is_not_left_behind(
     tmp_path: Path, sandbox: str, ending: str
 ) -> None:
-    wire = Wire(fill(tmp_path), SANDBOX=sandbox)
+    wire = Wire(fill(tmp_path), RMI_AGENT_SANDBOX=sandbox)
     result = wire.call("run_cell", code=BARE)
     processes = [psutil.Process(int(pid)) for pid in result["content"][0]["text"].split()[:2]]
     assert {process.name() for process in processes} == {"sleep"}
@@ -187,7 +187,7 @@ def test_a_daemon_of_an_interpreters_start_is_not_left_behind(tmp_path: Path, fo
     (tmp_path / "site").mkdir()
     told = tmp_path / "told"
     (tmp_path / "site" / "sitecustomize.py").write_text(EARLY.format(told=str(told), forks=forks))
-    wire = Wire(fill(tmp_path), SANDBOX="off", PYTHONPATH=str(tmp_path / "site"))
+    wire = Wire(fill(tmp_path), RMI_AGENT_SANDBOX="off", PYTHONPATH=str(tmp_path / "site"))
     for _ in range(2):
         wire.call("run_cell", code="1")
     began = [psutil.Process(int(pid)) for pid in told.read_text().split()]
@@ -205,6 +205,6 @@ def test_a_daemon_of_an_interpreters_start_is_not_left_behind(tmp_path: Path, fo
 def test_code_in_a_sandbox_cannot_change_what_its_processes_are_found_by(
     tmp_path: Path, sandbox: str
 ) -> None:
-    wire = Wire(fill(tmp_path), SANDBOX=sandbox)
+    wire = Wire(fill(tmp_path), RMI_AGENT_SANDBOX=sandbox)
     assert "refused" in wire.call("run_cell", code=CHANGED)["content"][0]["text"]
     wire.close()

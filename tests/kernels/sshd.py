@@ -102,7 +102,7 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
         env = {
             "HOME": str(home),
             "JUPYTER_DATA_DIR": str(folder / "data"),
-            "KERNEL_NAME": "ssh",
+            "RMI_AGENT_KERNEL_NAME": "ssh",
             "KERNEL_USERNAME": "somebody",  # a label; the login is GP_REMOTE_USER
             "GP_REMOTE_USER": getpass.getuser(),
             "GP_SSH_PORT": str(port),

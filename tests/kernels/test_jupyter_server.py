@@ -162,9 +162,9 @@ async def test_a_flood_is_bounded_and_the_server_says_that_it_leaves_out_some(
     run = await cell(shared, "for i in range(40): print(str(i % 10) * 200_000)")
     assert "IOPub data rate exceeded" in stream(run, "stderr")
     run = await cell(shared, "print('y' * 50_000_000)")
-    assert "bytes beyond OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
+    assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
     run = await cell(shared, "while True: print('y' * 50_000_000)")
-    assert run.status == "interrupted" and "OUTPUT_LIMIT" in " ".join(run.notes)
+    assert run.status == "interrupted" and "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
     assert value(await cell(shared, "1 + 1")) == "2"
 
 
@@ -332,7 +332,7 @@ async def test_kernels_are_kept_warm_and_counted_there_too(
     async with on(tmp_path, pair[0], warm=1, most=1) as sessions:
         await warm(sessions, 1)
         first = await sessions.open()
-        second = await sessions.open()  # KERNEL_MAX is 1: the idle one makes room
+        second = await sessions.open()  # RMI_AGENT_KERNEL_MAX is 1: the idle one makes room
         assert first.closed and value(await cell(second, "6 * 7")) == "42"
         assert len(pair[0].kernels()) <= before + 2
     assert len(pair[0].kernels()) == before
@@ -492,11 +492,13 @@ async def test_no_error_leaves_one_guessing(
 ) -> None:
     good, caplog.handler.level = pair[0].server, logging.DEBUG
     cases = {
-        r"JUPYTER_SERVER_TOKEN: .* refuses it \(403": replace(good, token="wrong-secret"),
-        r"JUPYTER_SERVER_TOKEN: .* asks for one \(403": replace(good, token=""),
-        "JUPYTER_SERVER_URL: nothing answers at": replace(good, url="http://127.0.0.1:1"),
-        "JUPYTER_SERVER_URL: there is no Jupyter Server at": replace(good, url=good.url[:-4]),
-        "JUPYTER_SERVER_URL: .* does not speak https": replace(
+        r"RMI_AGENT_JUPYTER_SERVER_TOKEN: .* refuses it \(403": replace(good, token="wrong-secret"),
+        r"RMI_AGENT_JUPYTER_SERVER_TOKEN: .* asks for one \(403": replace(good, token=""),
+        "RMI_AGENT_JUPYTER_SERVER_URL: nothing answers at": replace(good, url="http://127.0.0.1:1"),
+        "RMI_AGENT_JUPYTER_SERVER_URL: there is no Jupyter Server at": replace(
+            good, url=good.url[:-4]
+        ),
+        "RMI_AGENT_JUPYTER_SERVER_URL: .* does not speak https": replace(
             good, url=good.url.replace("http", "https")
         ),
     }
@@ -506,7 +508,9 @@ async def test_no_error_leaves_one_guessing(
                 await Kernel(launch(tmp_path, server)).start()
             assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
         unknown = replace(launch(tmp_path, good), kernel_name="cobol")
-        with pytest.raises(KernelStartError, match=r"KERNEL_NAME: .* no kernel 'cobol'.*python3"):
+        with pytest.raises(
+            KernelStartError, match=r"RMI_AGENT_KERNEL_NAME: .* no kernel 'cobol'.*python3"
+        ):
             await Kernel(unknown).start()
     assert "wrong-secret" not in caplog.text and good.token not in caplog.text
 
@@ -534,7 +538,7 @@ async def test_the_doctor_looks_at_each_server(
     )
     well, refused = [finding async for finding in of_jupyter_servers(settings)]
     assert well.ok and f"{pair[0].server.url} has python3" in well.told
-    assert refused.ok is False and refused.told.startswith("JUPYTER_SERVER_TOKEN: ")
+    assert refused.ok is False and refused.told.startswith("RMI_AGENT_JUPYTER_SERVER_TOKEN: ")
     assert refused.todo == "Set the token of that server."
     findings = await of_kernels(settings, None)
     assert [(finding.what, finding.ok) for finding in findings] == [
@@ -572,11 +576,14 @@ async def test_every_tool_works_there(pair: tuple[Jupyter, Jupyter], tmp_path: P
 def test_an_orderly_end_deletes_the_kernels_and_a_crash_leaves_them(
     pair: tuple[Jupyter, Jupyter], tmp_path: Path
 ) -> None:
-    where = {"JUPYTER_SERVER_URL": pair[0].server.url, "JUPYTER_SERVER_TOKEN": pair[0].token}
+    where = {
+        "RMI_AGENT_JUPYTER_SERVER_URL": pair[0].server.url,
+        "RMI_AGENT_JUPYTER_SERVER_TOKEN": pair[0].token,
+    }
     projects = fill(tmp_path)
     before = {one["id"] for one in pair[0].kernels()}
     for how, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
-        server = Wire(projects, KERNEL_POOL="0", SANDBOX="auto", **where)
+        server = Wire(projects, RMI_AGENT_KERNEL_POOL="0", RMI_AGENT_SANDBOX="auto", **where)
         said = server.call("run_cell", code="1")
         assert said["structuredContent"]["status"] == "ok"
         assert len(pair[0].kernels()) == len(before) + 1

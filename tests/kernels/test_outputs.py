@@ -207,7 +207,7 @@ def test_the_limit_is_told_once_and_then_nothing_is_taken_in() -> None:
     assert told == [1]
     assert len(outputs.settle().outputs[0].text) == 16
     assert outputs.size == 40
-    assert outputs.left_out.startswith("Left out: 24 bytes beyond OUTPUT_LIMIT (10).")
+    assert outputs.left_out.startswith("Left out: 24 bytes beyond RMI_AGENT_OUTPUT_LIMIT (10).")
 
 
 def sent(kind: str, **content: Any) -> dict[str, Any]:
@@ -422,11 +422,11 @@ def test_what_comes_after_the_limit_is_counted_in_words() -> None:
     outputs.stream("stdout", "y" * 70)
     outputs.fold(message("display_data", data={"text/plain": "z" * 500}))
     said = re.fullmatch(
-        r"Left out: ([\d,]+) bytes beyond OUTPUT_LIMIT \(100\)\. .*", outputs.left_out
+        r"Left out: ([\d,]+) bytes beyond RMI_AGENT_OUTPUT_LIMIT \(100\)\. .*", outputs.left_out
     )
     assert said is not None and 570 < int(said[1].replace(",", "")) < 700
     outputs.fold(message("stream", name="stdout", text="", rmi_agent_omitted=10**4000))
-    assert "beyond OUTPUT_LIMIT" in outputs.left_out
+    assert "beyond RMI_AGENT_OUTPUT_LIMIT" in outputs.left_out
     assert outputs.settle().outputs[0].text == "x" * 120
 
 

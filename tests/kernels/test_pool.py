@@ -307,7 +307,7 @@ async def test_busy_sessions_are_never_evicted(tmp_path: Path) -> None:
     ) as opened:
         session = await opened.open()
         running = session.submit_cell("import time; time.sleep(2); 'done'")
-        with pytest.raises(PoolExhaustedError, match="KERNEL_MAX"):
+        with pytest.raises(PoolExhaustedError, match="RMI_AGENT_KERNEL_MAX"):
             await opened.open()
         assert value(await running.task) == "'done'"
 
@@ -323,7 +323,7 @@ async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) 
         await file_run.submit_script(script(tmp_path, "print(1)")).task
         await cell(newest, "1")
         await opened.open()
-        with pytest.raises(SessionNotFoundError, match="KERNEL_MAX"):
+        with pytest.raises(SessionNotFoundError, match="RMI_AGENT_KERNEL_MAX"):
             opened.get(file_run.id)
         await opened.open()
         with pytest.raises(SessionNotFoundError, match="has ended"):
@@ -337,7 +337,7 @@ async def test_an_idle_session_is_closed_and_its_notebook_stays(tmp_path: Path) 
         await cell(session, "import time; time.sleep(0.8)")  # busy is not idle
         assert opened.get(session.id) is session
         await until(lambda: session.closed)
-        with pytest.raises(SessionNotFoundError, match="SESSION_IDLE") as error:
+        with pytest.raises(SessionNotFoundError, match="RMI_AGENT_SESSION_IDLE") as error:
             opened.get(session.id)
         assert str(session.recorder.path) in str(error.value)
 

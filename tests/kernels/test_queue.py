@@ -182,7 +182,7 @@ async def test_nothing_is_kept_of_principals_without_sessions(opened: Sessions) 
     held = await opened.open("held")
     busy = held.submit_cell("wait")
     await asyncio.sleep(0.01)
-    with pytest.raises(KernelError, match="SESSIONS_PER_USER"):
+    with pytest.raises(KernelError, match="RMI_AGENT_SESSIONS_PER_USER"):
         await opened.open("held")
     assert opened.quotas.principals == {"held"}
     busy.interrupt()

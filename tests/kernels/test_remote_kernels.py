@@ -78,7 +78,11 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def started(host: SshHost, projects: Path, **settings: str) -> Iterator[Wire]:
-    usual = {"SANDBOX": "auto", "KERNEL_POOL": "0", "REMOTE_FILES": "sent"}
+    usual = {
+        "RMI_AGENT_SANDBOX": "auto",
+        "RMI_AGENT_KERNEL_POOL": "0",
+        "RMI_AGENT_REMOTE_FILES": "sent",
+    }
     wire = Wire(projects, **{**host.env, **usual, **settings})
     try:
         yield wire
@@ -88,7 +92,11 @@ def started(host: SshHost, projects: Path, **settings: str) -> Iterator[Wire]:
 
 @pytest.fixture(scope="module")
 def server(host: SshHost, projects: Path) -> Iterator[Wire]:
-    limits = {"KERNEL_SILENCE": "2", "KERNEL_MAX": "3", "REMOTE_FILES_LIMIT": "1MB"}
+    limits = {
+        "RMI_AGENT_KERNEL_SILENCE": "2",
+        "RMI_AGENT_KERNEL_MAX": "3",
+        "RMI_AGENT_REMOTE_FILES_LIMIT": "1MB",
+    }
     with started(host, projects, **limits) as wire:
         yield wire
         _, kernel = opened(wire)
@@ -166,7 +174,7 @@ def test_a_file_runs_there_with_its_neighbours_as_python_would_run_it(
         "wrong",
         "[Process exited with code 3]",
         "[rmi-agent: The kernel's machine did not get all files of the project: large.bin would be more than"
-        " 1 MB together (REMOTE_FILES_LIMIT).]",
+        " 1 MB together (RMI_AGENT_REMOTE_FILES_LIMIT).]",
     ]
     assert "Written on the kernel's machine" in text and "sub/made.txt." in text
     assert (facts["status"], facts["exit_code"], facts["state"]) == ("error", 3, "kept")
@@ -254,7 +262,7 @@ def test_one_that_falls_silent_is_told_and_ended(server: Wire) -> None:
     with killed_soon(kernel.suspend, 2 + SOON):  # nothing is refused: as when its host is gone
         text, facts = cell(server, "import time; time.sleep(60)", session)
     assert (facts["status"], facts["state"]) == ("dead", "lost")
-    assert "Nothing was heard of it and its machine for 2 s (KERNEL_SILENCE)." in text
+    assert "Nothing was heard of it and its machine for 2 s (RMI_AGENT_KERNEL_SILENCE)." in text
     assert still_running(family, CLOSED) == []
     call(server, "close_session", session_id=session)
 
@@ -278,7 +286,7 @@ def test_code_that_holds_the_interpreter_is_not_taken_for_silence(server: Wire) 
 
 def test_a_full_pool_makes_room_by_ending_one_there(server: Wire) -> None:
     oldest, kernel = opened(server)
-    others = [opened(server)[0] for _ in range(3)]  # KERNEL_MAX is 3
+    others = [opened(server)[0] for _ in range(3)]  # RMI_AGENT_KERNEL_MAX is 3
     assert "has ended" in cell(server, "x", oldest)[0]
     assert still_running([kernel], CLOSED) == []
     for session in others:
@@ -315,7 +323,7 @@ def test_a_server_that_ends_while_a_kernel_comes_up_leaves_none(
     host: SshHost, projects: Path
 ) -> None:
     before, logins = those_with("launch_ipykernel"), host.logins()
-    with started(host, projects, KERNEL_POOL="1"):
+    with started(host, projects, RMI_AGENT_KERNEL_POOL="1"):
         assert within(20, lambda: host.logins() > logins)
     assert still_running(those_with("launch_ipykernel") - before, CLOSED) == []
 
@@ -325,14 +333,16 @@ def test_a_project_that_is_there_by_the_same_path_is_used_there_and_no_server_is
 ) -> None:
     (projects / "where.py").write_text("open('made_here.txt', 'w').write(__file__)\nprint(1)")
     before = left_there(host)
-    with started(host, projects, REMOTE_FILES="auto", KERNEL_SILENCE="1") as server:
+    with started(
+        host, projects, RMI_AGENT_REMOTE_FILES="auto", RMI_AGENT_KERNEL_SILENCE="1"
+    ) as server:
         text, facts = call(server, "run_python", file_name="where.py")
         assert (projects / "made_here.txt").read_text() == str(projects / "where.py")
         assert "Written on" not in text
         kernel = psutil.Process(int(cell(server, GETPID, facts["session_id"])[0].splitlines()[0]))
         family = far_side(kernel)
         server.process.send_signal(signal.SIGKILL)
-    # By nobody's word: twice KERNEL_SILENCE and three seconds after the last connection.
+    # By nobody's word: twice RMI_AGENT_KERNEL_SILENCE and three seconds after the last connection.
     assert still_running(family, 15) == []
     assert left_there(host) == before
 
@@ -345,10 +355,12 @@ def test_one_that_its_provisioner_puts_on_this_machine_is_refused_unless_that_is
     nearby.parent.mkdir()
     nearby.write_text(spec.read_text().replace(HOST, "127.0.0.1"))
     logins = host.logins()
-    with started(host, projects, KERNEL_NAME="nearby") as server:
+    with started(host, projects, RMI_AGENT_KERNEL_NAME="nearby") as server:
         text, _ = cell(server, "1")
-        assert "was put on this machine by its provisioner" in text and "SANDBOX=off" in text
-    with started(host, projects, KERNEL_NAME="nearby", SANDBOX="off") as server:
+        assert (
+            "was put on this machine by its provisioner" in text and "RMI_AGENT_SANDBOX=off" in text
+        )
+    with started(host, projects, RMI_AGENT_KERNEL_NAME="nearby", RMI_AGENT_SANDBOX="off") as server:
         session, kernel = opened(server)
         assert cell(server, "x", session)[0].startswith("41\n") and host.logins() == logins
         with killed_soon(kernel.kill):

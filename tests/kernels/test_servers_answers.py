@@ -60,11 +60,11 @@ BUSY = "HTTP/1.1 503 x\nContent-Length: 0\n\n"
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (PAGE, "JUPYTER_SERVER_URL: .* is no Jupyter Server"),
-        (FOUND, r"JUPYTER_SERVER_TOKEN: .* refuses it \(302"),  # a hub's sign-in page
-        (BUSY, r"JUPYTER_SERVER_URL: the server behind .* does not run \(503"),
-        ("", "JUPYTER_SERVER_URL: .* can't be reached"),
-        ("nonsense\n\n", "JUPYTER_SERVER_URL: .* can't be reached"),
+        (PAGE, "RMI_AGENT_JUPYTER_SERVER_URL: .* is no Jupyter Server"),
+        (FOUND, r"RMI_AGENT_JUPYTER_SERVER_TOKEN: .* refuses it \(302"),  # a hub's sign-in page
+        (BUSY, r"RMI_AGENT_JUPYTER_SERVER_URL: the server behind .* does not run \(503"),
+        ("", "RMI_AGENT_JUPYTER_SERVER_URL: .* can't be reached"),
+        ("nonsense\n\n", "RMI_AGENT_JUPYTER_SERVER_URL: .* can't be reached"),
     ],
 )
 async def test_an_answer_that_is_none_is_one_line_that_says_what_to_do(
@@ -104,7 +104,9 @@ async def test_a_certificate_that_nobody_has_signed_is_refused_unless_it_is_name
     secured.load_cert_chain(file)
     async with answering(BUSY, secured) as port:
         url = f"https://127.0.0.1:{port}"
-        with pytest.raises(KernelStartError, match="JUPYTER_SERVER_URL: the certificate of .* is"):
+        with pytest.raises(
+            KernelStartError, match="RMI_AGENT_JUPYTER_SERVER_URL: the certificate of .* is"
+        ):
             await start(tmp_path, url).start()
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
         trusted.cache_clear()

@@ -334,10 +334,10 @@ async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -
         session = await limited.open()
         run = await cell(session, "while True: print('x' * 1000)")
         assert run.status == "interrupted"
-        assert "OUTPUT_LIMIT" in " ".join(run.notes)
+        assert "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
         # One that has ended before the interrupt reaches it loses nothing in silence, either.
         run = await cell(session, "print('y' * 200_000)")
-        assert "bytes beyond OUTPUT_LIMIT (100,000)" in " ".join(run.notes)
+        assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (100,000)" in " ".join(run.notes)
         assert value(await cell(session, "1")) == "1"
 
 

@@ -62,7 +62,7 @@ async def test_sessions_that_nobody_asks_for_any_more_are_ended_by_another_copy(
         assert isinstance(other.directory, Shared)
         while (record := await other.directory.homes.find(session.id)) and not record.ended:
             await asyncio.sleep(0.1)
-        assert record is not None and "SESSION_IDLE" in record.ended
+        assert record is not None and "RMI_AGENT_SESSION_IDLE" in record.ended
         while await asyncio.to_thread(jupyter.kernels):
             await asyncio.sleep(0.1)
 

@@ -46,7 +46,7 @@ IMPATIENT = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     projects = fill(tmp_path_factory.mktemp("g"))
-    settings = {"RMI_AGENT_TOKENS": USERS, "ALLOWED_HOSTS": "*.ngrok.app"}
+    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_ALLOWED_HOSTS": "*.ngrok.app"}
     with served(projects, before=IMPATIENT, **settings) as running:
         yield running
 
@@ -160,7 +160,10 @@ def test_no_page_elsewhere_may_read_anything_unless_configured(server: Served) -
 
 async def test_origins_that_are_named_may_read_and_no_others(tmp_path: Path) -> None:
     page = "https://page.example"
-    settings = {"RMI_AGENT_TOKENS": USERS, "CORS_ORIGINS": f"{page}, http://localhost:5173"}
+    settings = {
+        "RMI_AGENT_TOKENS": USERS,
+        "RMI_AGENT_CORS_ORIGINS": f"{page}, http://localhost:5173",
+    }
     ask = {"Access-Control-Request-Method": "POST"}
     with served(fill(tmp_path), **settings) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
@@ -191,7 +194,7 @@ async def test_origins_that_are_named_may_read_and_no_others(tmp_path: Path) -> 
     "value", ["*", "https://*.example", "page.example", "https://a.b/c", "null"]
 )
 def test_an_origin_is_named_whole(value: str) -> None:
-    with pytest.raises(BadSettings, match="^CORS_ORIGINS: .* is no origin"):
+    with pytest.raises(BadSettings, match="^RMI_AGENT_CORS_ORIGINS: .* is no origin"):
         load(cors_origins=value)
 
 
@@ -252,7 +255,7 @@ def test_an_allowance_is_saved_up_for_a_minute_and_no_longer(
 async def test_too_many_requests_are_told_when_to_retry_and_others_are_served(
     tmp_path: Path,
 ) -> None:
-    settings = {"RMI_AGENT_TOKENS": USERS, "RATE_LIMIT": "20"}
+    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RATE_LIMIT": "20"}
     with served(fill(tmp_path), **settings) as server:
         async with (
             httpx2.AsyncClient(base_url=server.url, trust_env=False) as http,
@@ -277,7 +280,7 @@ async def test_too_many_requests_are_told_when_to_retry_and_others_are_served(
 async def test_a_client_of_legacy_sse_waits_instead_since_it_breaks_off_at_an_error(
     tmp_path: Path,
 ) -> None:
-    settings = {"RMI_AGENT_TOKENS": USERS, "RATE_LIMIT": "60"}
+    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RATE_LIMIT": "60"}
     with served(fill(tmp_path), **settings) as server:
         async with (
             httpx2.AsyncClient(base_url=server.url, trust_env=False) as http,

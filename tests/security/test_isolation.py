@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from rmi_agent.kernels import Policy, confine
 from rmi_agent.server import Settings, isolation, load
 from rmi_agent.server.isolation import chosen, hints, policy_of
+from rmi_agent.server.launch import launch as kernel_launch
 from rmi_agent.server.settings import BadSettings
 
 from tests.server.conftest import fill, server_env
@@ -65,7 +66,9 @@ def test_landlock_that_lets_signals_out_is_for_stdio_or_who_asks_for_it(
 ) -> None:
     monkeypatch.setattr(isolation, "why_not", works("landlock"))
     monkeypatch.setattr(confine, "landlock_version", lambda: 5)
-    with pytest.raises(BadSettings, match=r"before Linux 6\.12 .* SANDBOX=landlock to accept"):
+    with pytest.raises(
+        BadSettings, match=r"before Linux 6\.12 .* RMI_AGENT_SANDBOX=landlock to accept"
+    ):
         chosen(settings, exposed=True)
     asked = settings.model_copy(update={"sandbox": "landlock"})
     for given, exposed in ((settings, False), (asked, True)):
@@ -110,7 +113,7 @@ def test_a_settings_file_that_kernels_could_change_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(settings.projects)
-    Path(".env").write_text("PORT=8001\n")
+    Path(".env").write_text("RMI_AGENT_PORT=8001\n")
     with pytest.raises(BadSettings, match=r"\.env lies in it"):
         chosen(settings, exposed=False)
 
@@ -124,20 +127,20 @@ def test_no_folder_that_kernels_change_has_a_settings_file(
     for name in ("shared", "kept"):
         (tmp_path / name).mkdir()
     file = tmp_path / "shared" / ("link" if linked == "away" else ".env")
-    file.write_text("PORT=8001\n")
+    file.write_text("RMI_AGENT_PORT=8001\n")
     (tmp_path / "folder").symlink_to(tmp_path / "shared")
     if linked == "away":  # from where the server starts, which is no folder of theirs
         (tmp_path / "kept" / ".env").symlink_to(file)
         monkeypatch.chdir(tmp_path / "kept")
     else:
         monkeypatch.chdir(tmp_path / "shared")
-        (tmp_path / "kept" / "target").write_text("PORT=8001\n")
+        (tmp_path / "kept" / "target").write_text("RMI_AGENT_PORT=8001\n")
         file.unlink()
         file.symlink_to(tmp_path / "kept" / "target")
     asking = settings.model_copy(
         update={"sandbox_write": (str(tmp_path / "folder"),), "projects_readonly": readonly}
     )
-    with pytest.raises(BadSettings, match=rf"^SANDBOX_WRITE: {file} lies in it.*Move it"):
+    with pytest.raises(BadSettings, match=rf"^RMI_AGENT_SANDBOX_WRITE: {file} lies in it.*Move it"):
         chosen(asking, exposed=False)
 
 
@@ -196,9 +199,9 @@ def test_a_token_that_is_made_after_the_start_is_not_seen(
     state = state_in(projects, monkeypatch)
     wire = Wire(
         projects,
-        SANDBOX="bwrap",
-        PROJECTS_READONLY=readonly,
-        NOTEBOOKS_DIR=str(tmp_path / "n"),
+        RMI_AGENT_SANDBOX="bwrap",
+        RMI_AGENT_PROJECTS_READONLY=readonly,
+        RMI_AGENT_NOTEBOOKS_DIR=str(tmp_path / "n"),
         XDG_STATE_HOME=str(state.parent),
     )
     look = f"import os; os.path.exists({str(state / 'token')!r}), os.path.exists('hello_world.py')"
@@ -228,29 +231,29 @@ def test_a_folder_that_is_not_there_is_named(variable: str, settings: Settings) 
 def test_a_refused_sandbox_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rmi_agent.server.cli", "--transport", "http", "--port", "0"],
-        env=server_env(fill(tmp_path), SANDBOX="bwrap", PATH="/nowhere"),
+        env=server_env(fill(tmp_path), RMI_AGENT_SANDBOX="bwrap", PATH="/nowhere"),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "SANDBOX" in line
+    assert "RMI_AGENT_SANDBOX" in line
     assert "bubblewrap is not installed" in line
 
 
 def test_no_sandbox_means_none(tmp_path: Path) -> None:
-    wire = Wire(fill(tmp_path), options=("--no-sandbox",), SANDBOX="bwrap")
+    wire = Wire(fill(tmp_path), options=("--no-sandbox",), RMI_AGENT_SANDBOX="bwrap")
     result = wire.call("run_cell", code="import os; os.path.exists('/etc/shadow')")
     assert result["content"][0]["text"].startswith("True")
     wire.close()
 
 
 def test_a_hint_follows_errors_that_the_sandbox_may_have_caused(tmp_path: Path) -> None:
-    wire = Wire(fill(tmp_path), SANDBOX="auto", SANDBOX_NETWORK="0")
+    wire = Wire(fill(tmp_path), RMI_AGENT_SANDBOX="auto", RMI_AGENT_SANDBOX_NETWORK="0")
     text = wire.call("run_cell", code="open('/etc/shadow')")["content"][0]["text"]
     assert "The code runs in a sandbox: of this machine it sees" in text
-    assert "SANDBOX_READ" in text
+    assert "RMI_AGENT_SANDBOX_READ" in text
     text = wire.call("run_cell", code="import urllib.request as u; u.urlopen('http://127.0.0.1:9')")
     assert "without a network" in text["content"][0]["text"]
     assert "sandbox" not in wire.call("run_cell", code="1 / 0")["content"][0]["text"]
@@ -270,9 +273,9 @@ def test_auto_leaves_kernels_of_other_machines_to_those(
     caplog.set_level(logging.INFO)
     away = {"python_projects_dir": fill(tmp_path), "kernel_name": "away"}
     assert chosen(load(sandbox="auto", **away), exposed=True) is None
-    assert "decided there, and not by SANDBOX" in caplog.text
-    assert load(sandbox="auto", **away).launch().far.confined
-    assert not load(sandbox="off", **away).launch().far.confined
+    assert "decided there, and not by RMI_AGENT_SANDBOX" in caplog.text
+    assert kernel_launch(load(sandbox="auto", **away)).far.confined
+    assert not kernel_launch(load(sandbox="off", **away)).far.confined
     with pytest.raises(
         BadSettings, match="bwrap holds kernels of this machine in.* Set it to auto"
     ):
@@ -301,7 +304,7 @@ found
 def test_what_the_server_alone_may_know_is_not_in_any_process(tmp_path: Path, sandbox: str) -> None:
     if sandbox == "off" and os.getuid() == 0:
         pytest.skip("root without a sandbox may read every process")
-    wire = Wire(fill(tmp_path), SANDBOX=sandbox, MY_SECRET=CANARY)
+    wire = Wire(fill(tmp_path), RMI_AGENT_SANDBOX=sandbox, MY_SECRET=CANARY)
     assert wire.call("run_cell", code=LOOK)["content"][0]["text"].startswith("[]")
     wire.close()
 
@@ -309,7 +312,9 @@ def test_what_the_server_alone_may_know_is_not_in_any_process(tmp_path: Path, sa
 def test_doctor_names_the_tier_and_what_it_leaves_open(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "rmi_agent.server.cli", "doctor"],
-        env=server_env(fill(tmp_path), SANDBOX="auto", PORT="0", HOME=str(tmp_path)),
+        env=server_env(
+            fill(tmp_path), RMI_AGENT_SANDBOX="auto", RMI_AGENT_PORT="0", HOME=str(tmp_path)
+        ),
         capture_output=True,
         text=True,
         timeout=120,

@@ -37,8 +37,8 @@ def signing(folder: Path, port: int, **settings: str) -> Iterator[Served]:
         fill(folder)
     given = {
         "RMI_AGENT_TOKENS": USERS,
-        "AUTH": "token+oauth",
-        "PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "RMI_AGENT_AUTH": "token+oauth",
+        "RMI_AGENT_PUBLIC_URL": f"http://127.0.0.1:{port}",
         **state(folder),
         **settings,
     }
@@ -113,7 +113,12 @@ async def test_a_page_without_a_sign_in_is_no_way_in(tmp_path: Path) -> None:
 
 
 def test_stdio_knows_nothing_of_it(tmp_path: Path) -> None:
-    wire = Wire(fill(tmp_path), AUTH="token+oidc", PUBLIC_URL="nonsense", **state(tmp_path))
+    wire = Wire(
+        fill(tmp_path),
+        RMI_AGENT_AUTH="token+oidc",
+        RMI_AGENT_PUBLIC_URL="nonsense",
+        **state(tmp_path),
+    )
     try:
         assert "42" in str(wire.call("run_cell", code="6 * 7"))
     finally:
@@ -151,7 +156,7 @@ def test_a_public_url_is_https_or_loopback_and_bare(url: str, good: bool) -> Non
     if good:
         assert public_url(settings) == url.rstrip("/").lower()
         return
-    with pytest.raises(BadSettings, match="PUBLIC_URL: "):
+    with pytest.raises(BadSettings, match="RMI_AGENT_PUBLIC_URL: "):
         public_url(settings)
 
 
@@ -165,10 +170,12 @@ def test_what_auth_can_be_is_told_without_what_it_is() -> None:
 def test_a_server_without_tokens_has_no_sign_in(tmp_path: Path) -> None:
     told = subprocess.run(
         [*HTTP_SERVER, "--port", "0", "--insecure-no-auth"],
-        env=server_env(fill(tmp_path), AUTH="token+oauth", PUBLIC_URL="https://x.example"),
+        env=server_env(
+            fill(tmp_path), RMI_AGENT_AUTH="token+oauth", RMI_AGENT_PUBLIC_URL="https://x.example"
+        ),
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert told.returncode == 2
-    assert "--insecure-no-auth: AUTH is token+oauth" in told.stderr
+    assert "--insecure-no-auth: RMI_AGENT_AUTH is token+oauth" in told.stderr

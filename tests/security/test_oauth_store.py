@@ -104,7 +104,9 @@ def test_a_damaged_file_is_reported_and_kept(path: Path, bad: bytes | str) -> No
         lambda: store.find("code", "code"),
         lambda: store.sign_in(CONSENT, "another"),
     ):
-        with pytest.raises(BadSettings, match=r"^AUTH: .*sign-ins\.sqlite is .* Move it away: "):
+        with pytest.raises(
+            BadSettings, match=r"^RMI_AGENT_AUTH: .*sign-ins\.sqlite is .* Move it away: "
+        ):
             use()
     assert path.read_bytes() == before
 

@@ -41,7 +41,7 @@ async def asked(_: object, __: object, ___: object, ____: object) -> ElicitResul
 async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Both]:
     """Alice with an idle, a busy and an ended session, and one that waits for her; and Bob."""
     projects = fill(tmp_path_factory.mktemp("u"))
-    with served(projects, RMI_AGENT_TOKENS=USERS, RESPONSE_DEADLINE="1") as server:
+    with served(projects, RMI_AGENT_TOKENS=USERS, RMI_AGENT_RESPONSE_DEADLINE="1") as server:
         async with (
             Client(f"{server.url}/mcp", auth=ALICE) as alice,
             Client(f"{server.url}/mcp", auth=BOB) as bob,
@@ -233,7 +233,7 @@ async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Pat
         await cell(oldest, "1")
         await cell(newest, "1")
         third = await opened.open("alice")
-        with pytest.raises(SessionNotFoundError, match="SESSIONS_PER_USER"):
+        with pytest.raises(SessionNotFoundError, match="RMI_AGENT_SESSIONS_PER_USER"):
             opened.get(oldest.id, "alice")
         assert opened.all("alice") == [newest, third]
         assert opened.all("bob") == [bobs]
@@ -291,7 +291,7 @@ async def test_an_opening_that_is_given_up_takes_no_place(tmp_path: Path) -> Non
 
 
 async def test_runs_beyond_their_share_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    settings = {"RMI_AGENT_TOKENS": USERS, "RUNS_PER_USER": "2", "RESPONSE_DEADLINE": "0.5"}
+    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RESPONSE_DEADLINE": "0.5"}
     with served(fill(tmp_path), **settings) as server:
         async with (
             Client(f"{server.url}/mcp", auth=ALICE) as alice,
@@ -300,16 +300,18 @@ async def test_runs_beyond_their_share_are_refused_with_what_to_do(tmp_path: Pat
             sleep = {"code": "import time; time.sleep(600)", "timeout": 600}
             first = await alice.call_tool_mcp("run_cell", sleep)
             key = {"session_id": (first.structured_content or {})["session_id"]}
-            second = await alice.call_tool_mcp("run_cell", {**sleep, **key})  # queued
-            assert (second.structured_content or {})["status"] == "running"
+            queued = await asyncio.gather(
+                *(alice.call_tool_mcp("run_cell", {**sleep, **key}) for _ in range(31))
+            )
+            assert {(run.structured_content or {})["status"] for run in queued} == {"running"}
             for tool, more in (
                 ("run_cell", {"code": "1"}),
                 ("run_python", {"file_name": "hello_world.py"}),
             ):
-                third = await alice.call_tool_mcp(tool, more)
-                assert third.is_error
-                assert "2 of your runs go on or wait already" in third.content[0].text  # type: ignore[union-attr]
-                assert "try again when one has ended" in third.content[0].text  # type: ignore[union-attr]
+                another = await alice.call_tool_mcp(tool, more)
+                assert another.is_error
+                assert "32 of your runs go on or wait already" in another.content[0].text  # type: ignore[union-attr]
+                assert "try again when one has ended" in another.content[0].text  # type: ignore[union-attr]
             assert not (await bob.call_tool_mcp("run_cell", {"code": "1"})).is_error
             await alice.call_tool_mcp("close_session", key)
             again = await alice.call_tool_mcp("run_cell", {"code": "1"})

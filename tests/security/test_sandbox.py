@@ -818,7 +818,7 @@ async def test_a_made_up_environment_shows_nothing_of_the_host(
         shutil.rmtree(away.parent, ignore_errors=True)
     assert not ran.exists()
     assert CANARY not in str(said.value)
-    assert ("SANDBOX_READ" in str(said.value)) == (trick != "program")
+    assert ("RMI_AGENT_SANDBOX_READ" in str(said.value)) == (trick != "program")
 
 
 async def test_a_provisioner_that_would_start_it_outside_is_refused(

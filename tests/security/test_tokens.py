@@ -22,6 +22,7 @@ import pytest
 from fastmcp import Client
 from rmi_agent.client import RmiMcpClient, local_token
 from rmi_agent.server import auth, load
+from rmi_agent.server.launch import launch
 from rmi_agent.server.settings import BadSettings
 
 from tests.security.conftest import (
@@ -259,8 +260,8 @@ def test_kernels_never_inherit_a_token_whatever_is_asked_for(
 ) -> None:
     monkeypatch.setenv("RMI_AGENT_TOKEN", GOOD)
     monkeypatch.setenv("RMI_AGENT_TOKENS", USERS)
-    monkeypatch.setenv("KERNEL_ENV", "RMI_AGENT_TOKEN,RMI_AGENT_TOKENS,rmi_agent_token")
-    assert not [name for name in load().launch().env if "TOKEN" in name.upper()]
+    monkeypatch.setenv("RMI_AGENT_KERNEL_ENV", "RMI_AGENT_TOKEN,RMI_AGENT_TOKENS,rmi_agent_token")
+    assert not [name for name in launch(load()).env if "TOKEN" in name.upper()]
 
 
 # -- the token that is made
@@ -550,7 +551,7 @@ async def test_a_token_is_in_no_log_notebook_result_or_command_line(
         (["--host", "::"], {}),
         (["--host", "203.0.113.7"], {}),
         (["--host", "example.com"], {}),
-        ([], {"ALLOWED_HOSTS": "*.ngrok.app"}),
+        ([], {"RMI_AGENT_ALLOWED_HOSTS": "*.ngrok.app"}),
     ],
 )
 def test_no_token_at_all_is_for_loopback_and_no_tunnel(

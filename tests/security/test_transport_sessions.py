@@ -32,7 +32,7 @@ FEW = "from rmi_agent.server import transport_sessions\ntransport_sessions.MOST 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     projects = fill(tmp_path_factory.mktemp("t"))
-    with served(projects, before=FEW, RMI_AGENT_TOKENS=USERS, RATE_LIMIT="0") as running:
+    with served(projects, before=FEW, RMI_AGENT_TOKENS=USERS, RMI_AGENT_RATE_LIMIT="0") as running:
         yield running
 
 

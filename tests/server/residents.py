@@ -92,7 +92,11 @@ class User:
 def user(folder: Path) -> Iterator[User]:
     """A user, whose server ends with the block, with all that it has started."""
     state = folder / "state"
-    settings = {"XDG_STATE_HOME": str(state), "KERNEL_POOL": "0", "KERNEL_PRELOAD": ""}
+    settings = {
+        "XDG_STATE_HOME": str(state),
+        "RMI_AGENT_KERNEL_POOL": "0",
+        "RMI_AGENT_KERNEL_PRELOAD": "",
+    }
     someone = User(folder, server_env(fill(folder), **settings))
     try:
         yield someone

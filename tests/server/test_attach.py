@@ -80,10 +80,10 @@ def test_a_server_that_does_the_same_is_taken(tmp_path: Path) -> None:
     ("other", "said"),
     [
         ({"projects": "/elsewhere"}, "PYTHON_PROJECTS_DIR is /elsewhere there, and "),
-        ({"notebooks": "/elsewhere"}, "NOTEBOOKS_DIR is /elsewhere there, and "),
+        ({"notebooks": "/elsewhere"}, "RMI_AGENT_NOTEBOOKS_DIR is /elsewhere there, and "),
         ({"prefix": "/another/venv"}, "the Python environment is /another/venv there"),
-        ({"settings": {"kernel_max": 4}}, "KERNEL_MAX is 4 there, and 3 here."),
-        ({"settings": {}}, "KERNEL_MAX is None there, and 3 here."),
+        ({"settings": {"kernel_max": 4}}, "RMI_AGENT_KERNEL_MAX is 4 there, and 3 here."),
+        ({"settings": {}}, "RMI_AGENT_KERNEL_MAX is None there, and 3 here."),
     ],
 )
 def test_a_server_that_does_something_else_is_not(
@@ -103,7 +103,7 @@ def test_with_always_only_the_folders_that_are_set_here_count(tmp_path: Path) ->
     with pytest.raises(AttachError):
         check(settings, "auto", facts_of(settings, projects="/a", notebooks="/b"))
     settings = load(notebooks_dir=tmp_path)
-    with pytest.raises(AttachError, match="NOTEBOOKS_DIR is /b there"):
+    with pytest.raises(AttachError, match="RMI_AGENT_NOTEBOOKS_DIR is /b there"):
         check(settings, "always", facts_of(settings, notebooks="/b"))
 
 
@@ -160,7 +160,7 @@ def test_a_server_elsewhere_can_not(given: str) -> None:
 def someone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user whose resident server runs, and whose state folder is too deep for its socket."""
     with user(tmp_path_factory.mktemp("u") / ("deep" * 25)) as one:
-        one.start(RESPONSE_DEADLINE="5")
+        one.start(RMI_AGENT_RESPONSE_DEADLINE="5")
         yield one
 
 
@@ -280,7 +280,7 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
     record = someone.record
     assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
     # Now by its address, for which it needs no token, and though there has to be one.
-    named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "ATTACH": "always"}
+    named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "RMI_AGENT_ATTACH": "always"}
     async with someone.client(settings=named) as host:
         listed = await call(host, "list_sessions")
         assert session in [one["session_id"] for one in listed["sessions"]]
@@ -292,8 +292,10 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         "notebooks_dir": someone.folder / "elsewhere",
     }
     assert await resident_proxy(load(**folders)) is None
-    assert f"NOTEBOOKS_DIR is {someone.folder / 'notebooks'} there" in caplog.text
-    with pytest.raises(BadSettings, match="^ATTACH: The resident server was started differently: "):
+    assert f"RMI_AGENT_NOTEBOOKS_DIR is {someone.folder / 'notebooks'} there" in caplog.text
+    with pytest.raises(
+        BadSettings, match="^RMI_AGENT_ATTACH: The resident server was started differently: "
+    ):
         await resident_proxy(load(**folders, attach="always"))
 
 
@@ -304,7 +306,12 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
 ) -> None:
     with user(tmp_path) as someone:
         monkeypatch.delenv("PYTEST_CURRENT_TEST")
-        for name in ("XDG_STATE_HOME", "PYTHON_PROJECTS_DIR", "KERNEL_POOL", "KERNEL_PRELOAD"):
+        for name in (
+            "XDG_STATE_HOME",
+            "PYTHON_PROJECTS_DIR",
+            "RMI_AGENT_KERNEL_POOL",
+            "RMI_AGENT_KERNEL_PRELOAD",
+        ):
             monkeypatch.setenv(name, someone.env[name])
         someone.start()
         async with handed(load()) as waits:
@@ -383,7 +390,9 @@ async def test_one_of_another_version_is_left_alone_or_has_to_be_restarted(
         assert await resident_proxy(load()) is None
         assert f"is version 0.0.9, and this process {VERSION}. Restart the" in caplog.text
         assert "this process serves by itself" in caplog.text
-        with pytest.raises(BadSettings, match="^ATTACH: .* is version 0.0.9, and this process"):
+        with pytest.raises(
+            BadSettings, match="^RMI_AGENT_ATTACH: .* is version 0.0.9, and this process"
+        ):
             await resident_proxy(load(attach="always"))
         assert await resident_proxy(load(attach="never")) is None
 

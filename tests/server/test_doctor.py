@@ -98,9 +98,9 @@ WAYS: dict[str, tuple[tuple[str, ...] | str, str, str]] = {
     "a web page": (("200 x\nContent-Type: text/html",), "a web page answers", "another program"),
     "a login before it": (("403 x",), "answers 403", "refuses it"),
     "a hang-up": (("",), "hangs up", "Start it: "),
-    "another host name": (("421 x",), "does not answer to", "ALLOWED_HOSTS=127.0.0.1"),
+    "another host name": (("421 x",), "does not answer to", "RMI_AGENT_ALLOWED_HOSTS=127.0.0.1"),
     "any host name": ((WELL,), "answers to rebinding.invalid", "DNS rebinding"),
-    "too many requests": (("429 x", "421 x"), "too many requests", "RATE_LIMIT"),
+    "too many requests": (("429 x", "421 x"), "too many requests", "RMI_AGENT_RATE_LIMIT"),
     "no token needed": (("200 x", "421 x"), "it answers without one", "--insecure-no-auth"),
     "another token": ((WELL, "421 x", WELL), "has another one (401)", "Set RMI_AGENT_TOKEN"),
     "another server": ((WELL, "421 x", "200 x", "404 x"), "/mcp", ""),
@@ -198,7 +198,10 @@ async def tunnel(url: str, host: str) -> AsyncIterator[str]:
 
 @pytest.mark.slow
 async def test_through_a_tunnel_all_is_well_once_its_host_is_allowed(tmp_path: Path) -> None:
-    with http_server(fill(tmp_path / "a"), ALLOWED_HOSTS="*.tunnel.example") as (url, process):
+    with http_server(fill(tmp_path / "a"), RMI_AGENT_ALLOWED_HOSTS="*.tunnel.example") as (
+        url,
+        process,
+    ):
         port = of_port(load(port=int(url.rsplit(":", 1)[1])))
         assert port.ok and f"this server listens (process {process.pid})" in port.told
         async with tunnel(url, "me.tunnel.example") as outside:
@@ -209,7 +212,7 @@ async def test_through_a_tunnel_all_is_well_once_its_host_is_allowed(tmp_path: P
             ]
         async with tunnel(url, "me.other.example") as outside:
             last = (await way(outside))[-1]
-            assert last.what == "URL host name" and "ALLOWED_HOSTS" in last.todo
+            assert last.what == "URL host name" and "RMI_AGENT_ALLOWED_HOSTS" in last.todo
         assert token() not in str(found)
 
 
@@ -378,8 +381,12 @@ async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    env = {"PYTHON_PROJECTS_DIR": str(fill(tmp_path)), "ATTACH": "always", "SANDBOX": "off"}
-    entry = {"command": CLI[0], "args": CLI[1:], "env": {**env, "KERNEL_POOL": "0"}}
+    env = {
+        "PYTHON_PROJECTS_DIR": str(fill(tmp_path)),
+        "RMI_AGENT_ATTACH": "always",
+        "RMI_AGENT_SANDBOX": "off",
+    }
+    entry = {"command": CLI[0], "args": CLI[1:], "env": {**env, "RMI_AGENT_KERNEL_POOL": "0"}}
     host = configured("claude-code", json.dumps({"mcpServers": {"python": entry}}))
     (result,) = await at_host(host)
     assert result.ok is True and "started when the host first needs it" in result.told
@@ -390,7 +397,7 @@ async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_no
 async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = str(other.getsockname()[1])
-    env = server_env(fill(tmp_path), PORT=free, KERNEL_PRELOAD="")
+    env = server_env(fill(tmp_path), RMI_AGENT_PORT=free, RMI_AGENT_KERNEL_PRELOAD="")
     install = [*CLI, "install", "claude-code", "--no-check"]
     subprocess.run(install, env=env, check=True, capture_output=True, timeout=60)
     done = subprocess.run([*CLI, "doctor"], env=env, capture_output=True, text=True, timeout=180)
@@ -415,7 +422,7 @@ async def test_for_programs_it_is_one_list_with_everything_that_is_amiss(
     configured("cursor", "{")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        env = server_env(fill(tmp_path), PORT=port, KERNEL_NAME="no-such")
+        env = server_env(fill(tmp_path), RMI_AGENT_PORT=port, RMI_AGENT_KERNEL_NAME="no-such")
         words = [*CLI, "doctor", "--json", "--url", "https://nowhere.invalid"]
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1

@@ -46,7 +46,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / ".state"))
-    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "SANDBOX", "KERNEL_PRELOAD"):
+    for name in (
+        "XDG_CONFIG_HOME",
+        "CLAUDE_CONFIG_DIR",
+        "RMI_AGENT_SANDBOX",
+        "RMI_AGENT_KERNEL_PRELOAD",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
     yield folder
@@ -98,7 +103,10 @@ def test_each_host_gets_the_command_by_its_absolute_path_with_both_folders(
     assert run(name, projects_dir=home / "p") == 0
     expected = {
         "command": str(installed_script()),
-        "env": {"PYTHON_PROJECTS_DIR": str(home / "p"), "NOTEBOOKS_DIR": str(home / "notebooks")},
+        "env": {
+            "PYTHON_PROJECTS_DIR": str(home / "p"),
+            "RMI_AGENT_NOTEBOOKS_DIR": str(home / "notebooks"),
+        },
     }
     if name in ("claude-code", "vscode"):
         expected = {"type": "stdio", **expected}
@@ -462,14 +470,17 @@ def test_what_was_added_to_our_entry_by_hand_stays(home: Path) -> None:
     old = {
         "command": "/old/bin/rmi-agent-mcp-server",
         "args": ["--no-sandbox"],
-        "env": {"PYTHON_PROJECTS_DIR": "/elsewhere", "KERNEL_ENV": "A"},
+        "env": {"PYTHON_PROJECTS_DIR": "/elsewhere", "RMI_AGENT_KERNEL_ENV": "A"},
         "disabled": True,
     }
     put(config_of("vscode"), json.dumps({"servers": {"python": old}}))
     assert run("vscode", env=("PYTHON_TIMEOUT=9",)) == 0
     entry = written("vscode")
     assert entry["disabled"] is True and "args" not in entry
-    assert entry["env"]["PYTHON_PROJECTS_DIR"] == "/elsewhere" and entry["env"]["KERNEL_ENV"] == "A"
+    assert (
+        entry["env"]["PYTHON_PROJECTS_DIR"] == "/elsewhere"
+        and entry["env"]["RMI_AGENT_KERNEL_ENV"] == "A"
+    )
     assert entry["env"]["PYTHON_TIMEOUT"] == "9"
     assert entry["command"] == str(installed_script())
 
@@ -477,10 +488,10 @@ def test_what_was_added_to_our_entry_by_hand_stays(home: Path) -> None:
 def test_notebooks_move_along_with_the_projects_unless_they_were_set(home: Path) -> None:
     run("cursor", projects_dir=home / "a" / "p")
     run("cursor", projects_dir=home / "b" / "p")
-    assert written("cursor")["env"]["NOTEBOOKS_DIR"] == str(home / "b" / "notebooks")
+    assert written("cursor")["env"]["RMI_AGENT_NOTEBOOKS_DIR"] == str(home / "b" / "notebooks")
     run("cursor", notebooks_dir=home / "mine")
     run("cursor", projects_dir=home / "c" / "p")
-    assert written("cursor")["env"]["NOTEBOOKS_DIR"] == str(home / "mine")
+    assert written("cursor")["env"]["RMI_AGENT_NOTEBOOKS_DIR"] == str(home / "mine")
 
 
 def test_what_is_set_here_goes_along_but_no_secret_and_nothing_of_http(
@@ -488,34 +499,34 @@ def test_what_is_set_here_goes_along_but_no_secret_and_nothing_of_http(
 ) -> None:
     (home / ".env").write_text("PYTHON_TIMEOUT=77\nKERNEL_MAX=3\nSESSION_IDLE=9\nOTHER=1\n")
     for name, value in {
-        "KERNEL_MAX": "4",
-        "KERNEL_PRELOAD": "",
-        "SANDBOX_READ": "data,/usr",
+        "RMI_AGENT_KERNEL_MAX": "4",
+        "RMI_AGENT_KERNEL_PRELOAD": "",
+        "RMI_AGENT_SANDBOX_READ": "data,/usr",
         "RMI_AGENT_TOKEN": TOKEN,
         "RMI_AGENT_TOKENS": f"a:{TOKEN}2",
-        "OAUTH_CLIENT_SECRET": "s",
-        "PORT": "9000",
+        "RMI_AGENT_OAUTH_CLIENT_SECRET": "s",
+        "RMI_AGENT_PORT": "9000",
     }.items():
         monkeypatch.setenv(name, value)
-    assert run("cursor", env=("SESSION_IDLE=10", "OTHER=2")) == 0
+    assert run("cursor", env=("RMI_AGENT_SESSION_IDLE=10", "OTHER=2")) == 0
     env = written("cursor")["env"]
     assert {name: env[name] for name in env if not name.endswith("_DIR")} == {
         "PYTHON_TIMEOUT": "77",
-        "KERNEL_MAX": "4",
-        "KERNEL_PRELOAD": "",
-        "SANDBOX_READ": f"{home / 'data'},/usr",
-        "SESSION_IDLE": "10",
+        "RMI_AGENT_KERNEL_MAX": "4",
+        "RMI_AGENT_KERNEL_PRELOAD": "",
+        "RMI_AGENT_SANDBOX_READ": f"{home / 'data'},/usr",
+        "RMI_AGENT_SESSION_IDLE": "10",
         "OTHER": "2",
     }
 
 
 def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
     assert run("claude-desktop", attach="always") == 0
-    assert written("claude-desktop")["env"]["ATTACH"] == "always"
+    assert written("claude-desktop")["env"]["RMI_AGENT_ATTACH"] == "always"
     assert run("claude-desktop") == 0
-    assert written("claude-desktop")["env"]["ATTACH"] == "always"
+    assert written("claude-desktop")["env"]["RMI_AGENT_ATTACH"] == "always"
     assert run("claude-desktop", attach="never") == 0
-    assert written("claude-desktop")["env"]["ATTACH"] == "never"
+    assert written("claude-desktop")["env"]["RMI_AGENT_ATTACH"] == "never"
 
 
 @pytest.mark.parametrize(
@@ -525,9 +536,9 @@ def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
         ({"env": ("nonsense",)}, "is not NAME=VALUE"),
         ({"oauth": True}, "go with --url"),
         ({"url": URL, "projects_dir": Path("p")}, "With --url, set them where"),
-        ({"url": URL, "env": ("KERNEL_MAX=2",)}, "With --url, set them where"),
+        ({"url": URL, "env": ("RMI_AGENT_KERNEL_MAX=2",)}, "With --url, set them where"),
         ({"url": URL, "attach": "always"}, "With --url, set them where"),
-        ({"env": ("ATTACH=sometimes",)}, "ATTACH: "),
+        ({"env": ("RMI_AGENT_ATTACH=sometimes",)}, "RMI_AGENT_ATTACH: "),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
         ({"url": "https://user:pass@far.example/mcp"}, "leave out what comes before @"),
@@ -775,8 +786,8 @@ def test_configs_are_found_where_the_environment_has_moved_them(
 async def test_the_command_line_writes_what_another_client_can_start_from_anywhere(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox = os.environ.get("SANDBOX", "off")
-    env = server_env(fill(tmp_path), SANDBOX=sandbox, KERNEL_PRELOAD="")
+    sandbox = os.environ["RMI_AGENT_SANDBOX"]
+    env = server_env(fill(tmp_path), RMI_AGENT_SANDBOX=sandbox, RMI_AGENT_KERNEL_PRELOAD="")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "install", "claude-desktop"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

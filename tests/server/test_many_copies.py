@@ -98,15 +98,15 @@ class House:
         env = {
             **kernel_env(),
             "PYTHON_PROJECTS_DIR": str(self.folder / "python_projects"),
-            "NOTEBOOKS_DIR": str(self.folder / "notebooks"),
-            "JUPYTER_SERVER_URL": self.jupyter.server.url,
-            "JUPYTER_SERVER_TOKEN": self.jupyter.token,
-            "SESSION_STORE": self.store,
+            "RMI_AGENT_NOTEBOOKS_DIR": str(self.folder / "notebooks"),
+            "RMI_AGENT_JUPYTER_SERVER_URL": self.jupyter.server.url,
+            "RMI_AGENT_JUPYTER_SERVER_TOKEN": self.jupyter.token,
+            "RMI_AGENT_SESSION_STORE": self.store,
             "RMI_AGENT_TOKENS": ",".join(f"{name}:{token}" for name, token in TOKENS.items()),
-            "KERNEL_POOL": "0",
-            "KERNEL_MAX": "100",
-            "RATE_LIMIT": "0",
-            "SANDBOX": "off",
+            "RMI_AGENT_KERNEL_POOL": "0",
+            "RMI_AGENT_KERNEL_MAX": "100",
+            "RMI_AGENT_RATE_LIMIT": "0",
+            "RMI_AGENT_SANDBOX": "off",
             **settings,
         }
         process = subprocess.Popen(
@@ -546,11 +546,11 @@ async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
 ) -> None:
     port = free_port()
     with redis(house.folder, port) as store:
-        [copy] = house.start(1, SESSION_STORE=store)
+        [copy] = house.start(1, RMI_AGENT_SESSION_STORE=store)
         async with client(copy.url) as one:
             _, facts = await cell(one, "x = 1")
     async with client(copy.url) as one:
-        with pytest.raises(ToolError, match=r"SESSION_STORE.*Nothing was done"):
+        with pytest.raises(ToolError, match=r"RMI_AGENT_SESSION_STORE.*Nothing was done"):
             await cell(one, "2")
         with redis(house.folder, port):  # it is back, and has forgotten all
             assert (await cell(one, "x", facts["session_id"]))[0] == "1"
@@ -561,11 +561,11 @@ async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
 
 async def test_a_server_that_is_started_again_has_its_sessions_again(house: House) -> None:
     store = str(house.folder / "records")
-    [before] = house.start(1, SESSION_STORE=store)
+    [before] = house.start(1, RMI_AGENT_SESSION_STORE=store)
     async with client(before.url) as one:
         _, facts = await cell(one, "x = 41")
     before.stop()
-    [after] = house.start(1, SESSION_STORE=store)
+    [after] = house.start(1, RMI_AGENT_SESSION_STORE=store)
     async with client(after.url) as one:
         text, again = await cell(one, "x + 1", facts["session_id"])
         assert (text, again["cell"], again["state"]) == ("42", 2, "kept")

@@ -395,7 +395,9 @@ def test_a_start_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
     with user(tmp_path) as someone, socket.create_server(("127.0.0.1", 0)) as taken:
         failed = someone.run("start", "--port", str(taken.getsockname()[1]))
         assert failed.returncode == 2
-        assert failed.stderr.startswith("rmi-agent-mcp-server: PORT: can't listen on 127.0.0.1:")
+        assert failed.stderr.startswith(
+            "rmi-agent-mcp-server: RMI_AGENT_PORT: can't listen on 127.0.0.1:"
+        )
         assert len(failed.stderr.splitlines()) == 1
 
 

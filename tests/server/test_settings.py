@@ -11,6 +11,7 @@ from rmi_agent.kernels.homes import Homes
 from rmi_agent.server import load
 from rmi_agent.server.copies import homes
 from rmi_agent.server.isolation import chosen
+from rmi_agent.server.launch import jupyter_servers, launch, make_folders
 from rmi_agent.server.settings import BadSettings
 
 
@@ -33,11 +34,11 @@ def test_notebooks_lie_beside_the_projects_folder_unless_set(tmp_path: Path) -> 
     [
         ("PYTHON_TIMEOUT", "soon"),
         ("PYTHON_TIMEOUT", "-1"),
-        ("KERNEL_POOL", "-1"),
-        ("KERNEL_MAX", "0"),
-        ("PORT", "99999"),
-        ("PORT", ""),
-        ("KERNEL_NAME", ""),
+        ("RMI_AGENT_KERNEL_POOL", "-1"),
+        ("RMI_AGENT_KERNEL_MAX", "0"),
+        ("RMI_AGENT_PORT", "99999"),
+        ("RMI_AGENT_PORT", ""),
+        ("RMI_AGENT_KERNEL_NAME", ""),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable(
@@ -60,7 +61,7 @@ def test_a_bad_value_is_one_line_that_names_the_variable(
     ],
 )
 def test_a_jupyter_servers_address_may_be_that_of_its_pages(given: str, base: str) -> None:
-    (server,) = load(jupyter_server_url=given, jupyter_server_token="t").servers
+    (server,) = jupyter_servers(load(jupyter_server_url=given, jupyter_server_token="t"))
     assert (server.url, server.token) == (base, "t")
 
 
@@ -76,7 +77,7 @@ def test_a_jupyter_servers_address_may_be_that_of_its_pages(given: str, base: st
     ],
 )
 def test_an_address_that_will_not_do_is_not_repeated(given: str) -> None:
-    with pytest.raises(BadSettings, match="^JUPYTER_SERVER_URL: ") as error:
+    with pytest.raises(BadSettings, match="^RMI_AGENT_JUPYTER_SERVER_URL: ") as error:
         load(jupyter_server_url=given)
     assert "s3cret" not in str(error.value) and "\n" not in str(error.value)
 
@@ -86,13 +87,13 @@ def test_servers_have_one_token_together_or_one_each() -> None:
 
     def tokens(given: str) -> list[str]:
         settings = load(jupyter_server_url=urls, jupyter_server_token=given)
-        return [server.token for server in settings.servers]
+        return [server.token for server in jupyter_servers(settings)]
 
     assert tokens("x") == ["x", "x"]
     assert tokens("x,y") == ["x", "y"]
     assert tokens("") == ["", ""]
     for bad in ("x,y,z", "two words", "tab\tbed"):
-        with pytest.raises(BadSettings, match="^JUPYTER_SERVER_TOKEN: ") as error:
+        with pytest.raises(BadSettings, match="^RMI_AGENT_JUPYTER_SERVER_TOKEN: ") as error:
             tokens(bad)
         assert bad not in str(error.value)
 
@@ -100,26 +101,29 @@ def test_servers_have_one_token_together_or_one_each() -> None:
 def test_a_jupyter_servers_kernels_get_nothing_of_this_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("JUPYTER_SERVER_TOKEN", "s3cret")
-    monkeypatch.setenv("KERNEL_ENV", "JUPYTER_SERVER_TOKEN")
-    assert "s3cret" not in str(load().launch())
+    monkeypatch.setenv("RMI_AGENT_JUPYTER_SERVER_TOKEN", "s3cret")
+    monkeypatch.setenv("RMI_AGENT_KERNEL_ENV", "RMI_AGENT_JUPYTER_SERVER_TOKEN")
+    assert "s3cret" not in str(launch(load()))
     settings = load(jupyter_server_url="http://a:1")
-    assert (settings.launch().env, settings.launch().servers) == ({}, settings.servers)
-    assert "s3cret" not in str(settings.launch()) and "s3cret" not in repr(settings)
+    started = launch(settings)
+    assert (started.env, started.servers) == ({}, jupyter_servers(settings))
+    assert "s3cret" not in str(started) and "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize("exposed", [False, True])
 def test_no_sandbox_is_claimed_for_kernels_elsewhere(exposed: bool) -> None:
     where = {"jupyter_server_url": "http://a:1"}
     assert chosen(load(**where, sandbox="auto"), exposed=exposed) is None
-    with pytest.raises(BadSettings, match="^SANDBOX: bwrap .*JUPYTER_SERVER_URL"):
+    with pytest.raises(
+        BadSettings, match="^RMI_AGENT_SANDBOX: bwrap .*RMI_AGENT_JUPYTER_SERVER_URL"
+    ):
         chosen(load(**where, sandbox="bwrap"), exposed=exposed)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadSettings, match="^PYTHON_PROJECTS_DIR: can't use"):
-        load(python_projects_dir=tmp_path / "file" / "p").make_folders()
+        make_folders(load(python_projects_dir=tmp_path / "file" / "p"))
 
 
 def test_dotenv_is_read_but_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,16 +131,16 @@ def test_dotenv_is_read_but_not_passed_on(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     settings = load()
     assert settings.python_timeout == 7
-    assert "OPENAI_API_KEY" not in settings.launch().env
+    assert "OPENAI_API_KEY" not in launch(settings).env
 
 
 def test_kernels_inherit_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("MY_FLAG", "1")
-    assert {"OPENAI_API_KEY", "MY_FLAG"}.isdisjoint(load().launch().env)
-    assert "PATH" in load().launch().env
-    monkeypatch.setenv("KERNEL_ENV", "MY_FLAG, OTHER")
-    assert load().launch().env["MY_FLAG"] == "1"
+    assert {"OPENAI_API_KEY", "MY_FLAG"}.isdisjoint(launch(load()).env)
+    assert "PATH" in launch(load()).env
+    monkeypatch.setenv("RMI_AGENT_KERNEL_ENV", "MY_FLAG, OTHER")
+    assert launch(load()).env["MY_FLAG"] == "1"
 
 
 def test_provisioners_get_their_variables_and_none_with_a_secret(
@@ -146,13 +150,13 @@ def test_provisioners_get_their_variables_and_none_with_a_secret(
     secret = "GP_REMOTE_PWD KERNEL_API_TOKEN EG_SSL_KEYFILE KERNEL_DB_PASSWORD"
     for name in f"{theirs} {secret} KERNEL_POOL AWS_KERNEL_X".split():
         monkeypatch.setenv(name, "1")
-    launch = load().launch()
-    assert set(launch.far.env) == set(theirs.split())
-    assert "KERNEL_USERNAME" not in launch.env  # kernels of this machine have no use for them
+    found = launch(load())
+    assert set(found.far.env) == set(theirs.split())
+    assert "KERNEL_USERNAME" not in found.env  # kernels of this machine have no use for them
 
 
 def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KERNEL_PRELOAD")
+    monkeypatch.delenv("RMI_AGENT_KERNEL_PRELOAD")
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
 
 
@@ -162,7 +166,9 @@ async def copies_homes(port: int = 8000, **settings: Any) -> Homes | None:
 
 @pytest.mark.anyio
 async def test_sign_ins_of_one_server_are_not_for_several(tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="^AUTH: token.oauth keeps sign-ins in one server"):
+    with pytest.raises(
+        BadSettings, match="^RMI_AGENT_AUTH: token.oauth keeps sign-ins in one server"
+    ):
         await copies_homes(
             session_store=str(tmp_path / "store"),
             auth="token+oauth",
@@ -178,7 +184,9 @@ async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None
     first = await copies_homes(**given, notebooks_dir=tmp_path / "a")
     assert first is not None
     async with first:
-        with pytest.raises(BadSettings, match=r"^NOTEBOOKS_DIR: .*/b is not the folder in which"):
+        with pytest.raises(
+            BadSettings, match=r"^RMI_AGENT_NOTEBOOKS_DIR: .*/b is not the folder in which"
+        ):
             await copies_homes(8001, **given, notebooks_dir=tmp_path / "b")
         second = await copies_homes(8001, **given, notebooks_dir=tmp_path / "a")
         assert second is not None

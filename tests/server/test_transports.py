@@ -111,7 +111,7 @@ def test_stdout_carries_nothing_but_json_rpc(tmp_path: Path) -> None:
         pytest.param(
             ["--transport", "http", "--host", "0.0.0.0", "--insecure-no-auth"],
             {},
-            "--insecure-no-auth: HOST",
+            "--insecure-no-auth: RMI_AGENT_HOST",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -26,6 +26,7 @@ from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
 from rmi_agent.server import tunnel as tunnels
+from rmi_agent.server.launch import launch
 from rmi_agent.server.over_http import http
 from rmi_agent.server.settings import BadSettings
 from rmi_agent.server.tunnel import through, tunnel
@@ -98,7 +99,7 @@ def standin(folder: Path) -> dict[str, str]:
         "STANDIN_LOG": str(folder / "asked"),
         "NGROK_AUTHTOKEN": AUTHTOKEN,
         "RMI_AGENT_TOKENS": f"alice:{ALICE}",
-        "KERNEL_POOL": "0",
+        "RMI_AGENT_KERNEL_POOL": "0",
     }
 
 
@@ -120,7 +121,7 @@ async def test_both_transports_work_through_the_tunnel_and_it_closes_at_the_end(
         told = through_it.server.log.read_text("utf-8")
         assert f"rmi-agent check --server {PUBLIC}/mcp\n" in told
         assert f'["-y", "mcp-remote", "{PUBLIC}/mcp",' in told
-        assert "AUTH=token+oauth" in told
+        assert "RMI_AGENT_AUTH=token+oauth" in told
         clients = [
             Client(kind(f"{PUBLIC}/{path}", auth=ALICE, httpx_client_factory=through_it.client))
             for kind, path in ((StreamableHttpTransport, "mcp"), (SSETransport, "sse"))
@@ -144,7 +145,7 @@ async def test_both_transports_work_through_the_tunnel_and_it_closes_at_the_end(
 @pytest.mark.slow
 async def test_claudes_way_in_works_through_the_tunnel(tmp_path: Path) -> None:
     """OAuth by the public URL alone, which nobody has set: registration, page, token, call."""
-    with tunnelled(tmp_path, AUTH="token+oauth") as through_it:
+    with tunnelled(tmp_path, RMI_AGENT_AUTH="token+oauth") as through_it:
         told = through_it.server.log.read_text("utf-8")
         assert f"ChatGPT:\n\n    {PUBLIC}/mcp\n" in told
         async with through_it.client() as outside:
@@ -191,8 +192,8 @@ def test_ctrl_c_closes_the_tunnel(tmp_path: Path) -> None:
         # After the tunnel is there, so that it has to be closed again.
         (
             (),
-            {"AUTH": "token+oauth", "PUBLIC_URL": "https://other.example"},
-            f"PUBLIC_URL: it is https://other.example, but the tunnel's address is {PUBLIC}.",
+            {"RMI_AGENT_AUTH": "token+oauth", "RMI_AGENT_PUBLIC_URL": "https://other.example"},
+            f"RMI_AGENT_PUBLIC_URL: it is https://other.example, but the tunnel's address is {PUBLIC}.",
             ["forward", "close"],
         ),
         (("--transport", "stdio"), {}, "--tunnel: it leads to HTTP", []),
@@ -252,7 +253,7 @@ REFUSALS: dict[str, tuple[Any, dict[str, str], str]] = {
     "another's domain": (
         ValueError(LISTENER, "not reserved", "ERR_NGROK_320"),
         OWN,
-        "NGROK_DOMAIN: ngrok does not give own.example",
+        "RMI_AGENT_NGROK_DOMAIN: ngrok does not give own.example",
     ),
     "a thread of the SDK": (RuntimeError(), {}, "RuntimeError"),
     "no SDK": (None, {}, "pip install 'rmi-agent-mcp-server[ngrok]'"),
@@ -360,7 +361,7 @@ def test_the_tunnels_host_is_allowed_and_no_other() -> None:
     assert after.allowed_hosts == ("own.example", "abc-123.ngrok-free.app")
     assert after.public_url == PUBLIC
     assert before.public_url is None
-    # A PUBLIC_URL that nobody is told does not stand in the way.
+    # A RMI_AGENT_PUBLIC_URL that nobody is told does not stand in the way.
     through(load(public_url="https://other.example"), PUBLIC)
     through(load(public_url=f"{PUBLIC}/", auth="token+oauth"), PUBLIC)
 
@@ -369,7 +370,7 @@ def test_the_tunnels_host_is_allowed_and_no_other() -> None:
     "domain", ["https://own.example", "own.example/", "own", "*.example", "a b.c"]
 )
 def test_a_domain_is_a_bare_host_name(domain: str) -> None:
-    with pytest.raises(BadSettings, match="NGROK_DOMAIN: "):
+    with pytest.raises(BadSettings, match="RMI_AGENT_NGROK_DOMAIN: "):
         load(ngrok_domain=domain)
     assert load(ngrok_domain="").ngrok_domain is None
 
@@ -377,5 +378,5 @@ def test_a_domain_is_a_bare_host_name(domain: str) -> None:
 def test_kernels_never_get_the_authtoken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NGROK_AUTHTOKEN", AUTHTOKEN)
     settings = load(kernel_env="NGROK_AUTHTOKEN,ngrok_authtoken")
-    assert AUTHTOKEN not in str(settings.launch().env)
+    assert AUTHTOKEN not in str(launch(settings).env)
     assert AUTHTOKEN not in repr(settings)

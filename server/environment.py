@@ -1,0 +1,231 @@
+"""What the environment and `.env` files say of settings: their names, former and misspelled ones.
+
+Reads variables by name and judges no value. A `.env` never becomes part of the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+from dotenv import dotenv_values
+from pydantic.fields import FieldInfo
+
+from .setting_types import Contested, HttpOnly, Name, Secret, Unshown
+
+PREFIX = "RMI_AGENT_"
+# Not settings of the server: the model of `rmi-agent chat`, and the mark of our kernels' processes.
+NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL"}
+ALIKE = 0.85  # difflib's ratio from which a name counts as a misspelling of another
+SETTINGS_PAGE = "docs/settings.md lists the settings"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The environment variable of a setting.
+
+    Attributes:
+        field: its name in `Settings`.
+        name: what it is called.
+        former: what it was called before the prefix, and is read by still.
+        contested: says which values of the former name are meant for this server.
+        http_only: whether only HTTP has a use for it.
+        secret: whether kernels and hosts' configs must not have it.
+        unshown: whether messages must not repeat its value.
+    """
+
+    field: str
+    name: str
+    former: str | None
+    contested: Contested | None
+    http_only: bool
+    secret: bool
+    unshown: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names by which it is read."""
+        return (self.name,) if self.former is None else (self.name, self.former)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user should know about a variable, in one line.
+
+    Attributes:
+        text: what is said.
+        field: the setting that it is about; empty where there is none.
+        http_only: whether only HTTP has a use for the setting.
+    """
+
+    text: str
+    field: str = ""
+    http_only: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is set.
+
+    Attributes:
+        values: texts by field.
+        names: by field, the name that messages about its value give it.
+        notices: what to tell the user.
+    """
+
+    values: dict[str, str]
+    names: dict[str, str]
+    notices: tuple[Notice, ...]
+
+
+def marks(field: FieldInfo, kind: type[T]) -> T | None:
+    """The mark of a kind that a field has."""
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
+
+
+def variables(fields: Mapping[str, FieldInfo]) -> dict[str, Variable]:
+    """The variables of settings, by field."""
+    return {name: variable(name, field) for name, field in fields.items()}
+
+
+def variable(name: str, field: FieldInfo) -> Variable:
+    """The variable of a setting."""
+    bare = name.upper()
+    own = marks(field, Name)
+    prefixed = bare if bare.startswith(PREFIX) else PREFIX + bare
+    return Variable(
+        field=name,
+        name=own.text if own else prefixed,
+        former=None if own or bare == prefixed else bare,
+        contested=marks(field, Contested),
+        http_only=marks(field, HttpOnly) is not None,
+        secret=marks(field, Secret) is not None,
+        unshown=marks(field, Secret) is not None or marks(field, Unshown) is not None,
+    )
+
+
+def checkout() -> Path | None:
+    """The folder that this code is run from, where it is a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def home() -> Path:
+    """Where the default folders are: the checkout, or the current directory."""
+    return checkout() or Path.cwd()
+
+
+def environment() -> dict[str, str]:
+    """The process's environment, with names in upper case."""
+    return upper(os.environ)
+
+
+def dotenv(path: Path) -> dict[str, str]:
+    """What a `.env` file says, with names in upper case; nothing if there is none.
+
+    Raises:
+        OSError: it can't be read.
+        UnicodeError: it is not UTF-8.
+    """
+    if not path.is_file():
+        return {}
+    found = dotenv_values(path, encoding="utf-8")
+    return upper({name: value for name, value in found.items() if value is not None})
+
+
+def upper(values: Mapping[str, str]) -> dict[str, str]:
+    """With names in upper case; where two differ in case alone, the one that is so already wins."""
+    return {name.upper(): values[name] for name in sorted(values, key=str.isupper)}
+
+
+def read(
+    settings: Iterable[Variable], sources: list[dict[str, str]], retired: Mapping[str, str]
+) -> Given:
+    """What is set, by all names.
+
+    A setting's own name goes before its former one, wherever each is set.
+
+    Args:
+        settings: the variables of all settings.
+        sources: the environment and files, the first before those after it.
+        retired: former settings, each with what holds now.
+    """
+    settings = list(settings)
+    merged = {name: value for source in reversed(sources) for name, value in source.items()}
+    values, names, notices = {}, {}, []
+    for one in settings:
+        if one.name in merged:
+            values[one.field], names[one.field] = merged[one.name], one.name
+        elif one.former in merged:
+            given = [source[one.former] for source in sources if one.former in source]
+            ours = [value for value in given if is_ours(one, value, merged)]
+            if ours:
+                values[one.field] = ours[0]
+                names[one.field] = f"{one.former} (now {one.name})"
+            notices.append(Notice(former(one, given[0], bool(ours)), one.field, one.http_only))
+    notices += [
+        Notice(f"{name} is no setting any more and is ignored: {now}. Remove it.")
+        for name, now in retired.items()
+        if name in merged
+    ]
+    notices += map(Notice, misspelled(settings, merged))
+    return Given(values, names, tuple(notices))
+
+
+def is_ours(one: Variable, value: str, merged: Mapping[str, str]) -> bool:
+    """Whether the value of a former name is meant for this server."""
+    contested = one.contested
+    if contested is None:
+        return True
+    beside = contested.beside
+    return bool(re.fullmatch(contested.ours, value)) and (
+        not beside or beside in merged or PREFIX + beside in merged
+    )
+
+
+def former(one: Variable, value: str, is_read: bool) -> str:
+    """What to say of a former name."""
+    shown = one.former if one.unshown else f"{one.former}={value}"
+    if is_read:
+        return (
+            f"{shown} was read as {one.name}, which is the setting's name now. Rename it; or set"
+            f" {one.name}, which wins, if {one.former} is another program's."
+        )
+    return f"{shown} looks like another program's and was ignored. Use {one.name} for this server."
+
+
+def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[str]:
+    """What to say of variables that look like settings and are none.
+
+    Those that begin with our prefix can be nobody else's. Of others, only the ones that almost
+    are the name of a setting without the prefix, while that setting itself is not set.
+    """
+    known = {one.name for one in settings} | NO_SETTINGS
+    without_prefix = {one.name.removeprefix(PREFIX): one.name for one in settings}
+    taken = known | {one.former for one in settings if one.former}
+    bare = [one.name for one in settings if one.former is None and not is_prefixed(one.name)]
+    unset = [name for name in bare if name not in merged]
+    for name in sorted(merged.keys() - taken):
+        if is_prefixed(name):
+            close = get_close_matches(name.removeprefix(PREFIX), without_prefix, 1, 0.7)
+            meant = [without_prefix[one] for one in close]
+        elif name.startswith("RMI"):
+            meant = get_close_matches(name, known, 1, ALIKE)
+        else:
+            meant = get_close_matches(name, unset, 1, ALIKE)
+        if meant:
+            yield f"{name} is no setting and is ignored. Did you mean {meant[0]}?"
+        elif is_prefixed(name):
+            yield f"{name} is no setting and is ignored. {SETTINGS_PAGE}."
+
+
+def is_prefixed(name: str) -> bool:
+    """Whether only this project has such a name."""
+    return name.startswith(PREFIX)

@@ -1,0 +1,165 @@
+"""What kernels need, made of the settings: how they start, and the folders that they work in.
+
+Knows what kernels inherit from the environment, which is an allowlist: API keys never reach them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .settings import VARIABLES, BadSettings, Settings, variable_of
+
+if TYPE_CHECKING:  # a server that is attached to another makes folders, and has no use for kernels
+    from ..kernels import Config, Far, JupyterServer, Launch
+
+# What kernels inherit besides LC_*; RMI_AGENT_KERNEL_ENV adds names.
+INHERITED = {
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "TERM",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "PYTHONWARNINGS",
+    "PYTHONUTF8",
+    "PYTHONIOENCODING",
+    "MPLBACKEND",
+    "MPLCONFIGDIR",
+    "JUPYTER_PATH",
+    "JUPYTER_DATA_DIR",
+    "OMP_NUM_THREADS",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "COMSPEC",
+    "PATHEXT",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMFILES",
+    "PROGRAMDATA",
+    "WINDIR",
+    "NUMBER_OF_PROCESSORS",
+    "PROCESSOR_ARCHITECTURE",
+}
+# What provisioners of other machines read in a kernel's environment, if there is no secret in it.
+PROVISIONERS = re.compile(r"(KERNEL|GP|EG)_\w+")
+SECRET = re.compile(r"PWD|PASS|TOKEN|SECRET|CREDENTIAL|KEY(?!TAB)")
+
+
+def launch(settings: Settings) -> Launch:
+    """How kernels start."""
+    from ..kernels import Launch
+
+    return Launch(
+        cwd=settings.projects,
+        runtime=Path(),
+        kernel_name=settings.kernel_name,
+        env=inherited(settings) if kernels_are_here(settings) else {},
+        output_limit=settings.output_limit,
+        preload=settings.kernel_preload,
+        far=far(settings),
+        servers=jupyter_servers(settings),
+    )
+
+
+def sessions(settings: Settings, hints: dict[str, str]) -> Config:
+    """What all sessions have in common; `hints` by the names of errors."""
+    from ..kernels import Config
+
+    return Config(
+        notebooks=settings.notebooks,
+        timeout=settings.python_timeout,
+        output_limit=settings.output_limit,
+        idle=settings.session_idle,
+        memory_limit=settings.memory_limit,
+        hints=hints,
+    )
+
+
+def far(settings: Settings) -> Far:
+    """Options of kernels that a provisioner puts on another machine."""
+    from ..kernels import Far
+
+    ours = {name for one in VARIABLES.values() for name in one.names}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if PROVISIONERS.fullmatch(name) and name not in ours and not SECRET.search(name)
+    }
+    return Far(
+        env,
+        silence=settings.kernel_silence,
+        confined=settings.sandbox != "off",
+        files=settings.remote_files,
+        most=settings.remote_files_limit,
+        private=(settings.notebooks,),
+    )
+
+
+def inherited(settings: Settings) -> dict[str, str]:
+    """What kernels of this machine have in their environment."""
+    names = {*INHERITED, *settings.kernel_env}
+    secrets = {name for one in VARIABLES.values() if one.secret for name in one.names}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name.upper() in names or name in names or name.startswith("LC_"))
+        and name.upper() not in secrets
+    }
+
+
+def jupyter_servers(settings: Settings) -> tuple[JupyterServer, ...]:
+    """The Jupyter Servers that kernels run on; none if they run here."""
+    urls, tokens = settings.jupyter_server_url, settings.jupyter_server_tokens
+    if not urls:
+        return ()
+    from ..kernels import JupyterServer
+
+    tokens *= len(urls) if len(tokens) == 1 else 1
+    return tuple(JupyterServer(*each) for each in zip(urls, tokens, strict=True))
+
+
+def kernels_are_here(settings: Settings) -> bool:
+    """Whether kernels run on this machine, and not where a provisioner or server has them."""
+    from ..kernels import is_here
+
+    return not settings.jupyter_server_url and is_here(settings.kernel_name)
+
+
+def make_folders(settings: Settings) -> None:
+    """Create the folders for Python files and notebooks.
+
+    Raises:
+        BadSettings: one can't be created.
+    """
+    for field, folder in (
+        ("python_projects_dir", settings.python_projects_dir),
+        ("notebooks_dir", settings.notebooks),
+    ):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadSettings(
+                f"{variable_of(field)}: can't use {folder} as a folder: {error.strerror}."
+                " Set it to an absolute path that you may write to."
+            ) from None

@@ -1,0 +1,155 @@
+"""What fields of `Settings` are made of: marks that say what a setting is, and types that read it.
+
+Knows no setting by name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
+
+
+class Secret:
+    """Never shown, never inherited by kernels, never written into a host's config."""
+
+
+class Unshown:
+    """Not repeated in messages: people paste addresses with a token in them."""
+
+
+class HttpOnly:
+    """Of no use to a server that a host starts on stdio."""
+
+
+class NotShared:
+    """May differ between a process and the resident server that it attaches to."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """The variable's whole name, where it is not `RMI_AGENT_` and the field's name.
+
+    Attributes:
+        text: the name.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Default:
+    """The default in words, where it depends on other things.
+
+    Attributes:
+        text: Markdown for the table of settings.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Contested:
+    """Other programs export the setting's former name for purposes of their own.
+
+    Attributes:
+        ours: values that are read from it, as a regular expression.
+        beside: a variable that has to be set as well.
+    """
+
+    ours: str
+    beside: str = ""
+
+
+def split(value: Any) -> Any:
+    """Names with commas between them."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def fill_in(value: Any) -> Any:
+    """Fill in `${HOME}` and the like, as shells do and programs with config files don't."""
+    filled = os.path.expandvars(value) if isinstance(value, str) else value
+    if isinstance(filled, str) and "${" in filled:
+        raise ValueError("what is in ${} has no value here; write the path itself")
+    return filled
+
+
+def absolute(path: Path) -> Path:
+    """An absolute path; links stay."""
+    return Path(os.path.abspath(path.expanduser()))
+
+
+def from_switch(value: Any) -> Any:
+    """Accept what a switch gives, as the Claude Desktop extension has one."""
+    return {"true": "auto", "false": "off"}.get(str(value).lower(), value)
+
+
+def jupyter_url(url: str) -> str:
+    """A Jupyter Server's base URL, given that or the address of one of its pages.
+
+    Raises:
+        ValueError: it is no such address; the text does not repeat it.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(
+            "write it without ?token=… or a user; RMI_AGENT_JUPYTER_SERVER_TOKEN has the token"
+        )
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        raise ValueError("write http://HOST:PORT or https://HOST, with the base path if it has one")
+    path = re.sub(r"/(lab|tree|notebooks|api)?/*$", "", parts.path.rstrip("/") + "/")
+    return f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}"
+
+
+def jupyter_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """The base URLs, each once."""
+    return tuple(dict.fromkeys(jupyter_url(url) for url in urls))
+
+
+def domain(name: str) -> str:
+    """A host name."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
+        raise ValueError("write a host name alone, such as python.ngrok.app")
+    return name
+
+
+def local_url(url: str) -> str:
+    """The base URL of a server of this machine: http://ADDRESS:PORT."""
+    found = re.fullmatch(r"http://(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})(/mcp|/)?", url)
+    if found is None:
+        raise ValueError(
+            "write http://127.0.0.1:PORT, the address of a server of this machine;"
+            " for one elsewhere there is install --url"
+        )
+    return f"http://{found[1].replace('localhost', '127.0.0.1')}:{found[2]}"
+
+
+def origins(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Origins of web pages."""
+    for origin in names:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin):
+            raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
+    return names
+
+
+empty_is_unset = BeforeValidator(lambda value: None if value == "" else value)
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split)]
+Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
+Folder = Annotated[Path, BeforeValidator(fill_in), AfterValidator(absolute)]
+JupyterUrls = Annotated[Names, AfterValidator(jupyter_urls)]
+Origins = Annotated[Names, AfterValidator(origins)]
+Domain = Annotated[Annotated[str, AfterValidator(domain)] | None, empty_is_unset]
+LocalUrl = Annotated[Annotated[str, AfterValidator(local_url)] | None, empty_is_unset]
+Token = Annotated[SecretStr | None, empty_is_unset]
