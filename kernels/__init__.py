@@ -13,7 +13,7 @@ from .errors import (
     StoreError,
     next_step,
 )
-from .execution import Execution, Run
+from .execution import Execution
 from .homes import Homes
 from .journal import JOURNAL_SUFFIX, is_recorded
 from .jupyter_server import Api
@@ -23,13 +23,15 @@ from .outputs import encodable
 from .pool import Pool
 from .probe import keeps_devices, lets_signals_out, why_not
 from .question import Question
+from .quotas import LOCAL
 from .replay import Recorded, recorded
 from .reply import Reply, Script
 from .resume import Again, Resume
+from .run import Run
 from .sandbox import TIERS, Policy, Sandbox, Tier
 from .seccomp import knows_system_calls
 from .session import Config, Session
-from .sessions import LOCAL, Sessions
+from .sessions import Sessions
 from .shared import Shared
 from .source import decoded, encoded
 from .terminal_text import StreamText

@@ -1,7 +1,7 @@
 """A kernel's channels over a websocket, as jupyter_client's clients expect channels.
 
-Nothing is lost or doubled when one websocket breaks and another takes over, as far as the server
-or the kernel still has it. Knows messages; nothing of servers or of when to connect again.
+When one websocket breaks and another takes over, no request is sent twice, and what may be missing
+is said. Knows messages; nothing of servers or of when to connect again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
@@ -21,28 +21,34 @@ from jupyter_client.session import Session
 from websockets.asyncio.client import ClientConnection
 from websockets.typing import Subprotocol
 
-from .frames import PARTS, packed, shaped, unpacked
-from .inrecall import NUMBER, RECALL
-from .ledger import Ledger, Request
+from .delivery import Numbering, Request
+from .frames import packed, unpacked
+from .inlastreply import LAST_REPLY
 from .reply import Message, ends_kernel
 
 log = logging.getLogger(__name__)
 
 NAMES = ("shell", "iopub", "stdin", "control")
 KEPT = 32_000_000  # bytes of messages that wait for a reader; late output of an idle session
-PATIENCE = 5.0  # seconds for a kernel to say what it had sent
+FRESH = 1.0  # seconds for which a connection that has brought something is trusted
+PONG = 1.5  # seconds for the answer to a ping, when it is not
+LATE = 3.0  # seconds after a connection in which messages of before it may come
 # What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
 # the first word of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
 
 
-TOO_LONG = (
-    "This did not run: the Jupyter Server cuts the connection when it is sent. It may be longer"
-    " than the server takes (10 MB, unless its tornado_settings have a websocket_max_message_size)."
+CUT = (
+    "\n[The connection to the Jupyter Server was cut: output may be missing here, or a question or"
+    " its answer.]\n"
 )
 END_LOST = (
-    "The connection to the Jupyter Server was cut, and the end of this run was lost with it: the"
-    " code may have run to its end or in part. Variables are kept."
+    "The connection to the Jupyter Server was cut, and how this run ended was lost with it: the"
+    " code may have run to its end, in part or not at all. Variables are kept."
+)
+NOT_ARRIVED = (
+    "This did not run: the connection to the Jupyter Server was cut while the code was sent. Run it"
+    " again, but split it if it is long (a server takes 10 MB, or its websocket_max_message_size)."
 )
 
 
@@ -111,7 +117,6 @@ class Channels:
 
     Attributes:
         process: the same, as soon as it is known.
-        whole: whether they are connected, and all has come that may come.
         news: what the reader of a run's result has to know of the connection.
     """
 
@@ -119,14 +124,19 @@ class Channels:
         self.session = Session()
         self.process, self._on_end = process, on_end
         self.by_name = {name: Channel(name, self) for name in NAMES}
-        self.whole = False
         self.news: list[str] = []
-        self._ledger = Ledger()
         self._outbox: deque[tuple[str, Message]] = deque()
         self._to_send = asyncio.Event()
-        self._held: list[tuple[str, Message, int]] | None = None  # until those before have come
-        self._answer: Message | None = None  # to the kernel's question; nothing has come since
-        self._used = False
+        self._connected: bool | None = None  # None: not yet
+        self._cut_until = self._heard = 0.0
+        self._run: Request | None = None  # the latest execute request that was sent
+        self._asked: dict[str, Request] = {}  # since the latest connection, by their ids
+        self._numbering = Numbering()
+
+    @property
+    def cut_until(self) -> float:
+        """Until when messages could come late because of a cut, by `time.monotonic`."""
+        return self._cut_until if self._connected else time.monotonic() + LATE
 
     def client(self) -> AsyncKernelClient:
         """A client of jupyter_client's over these channels."""
@@ -134,10 +144,6 @@ class Channels:
 
     def send(self, channel: str, message: Message) -> None:
         """Put a message into the outbox."""
-        if message["msg_type"] == "execute_request":
-            self._ledger.asks(message)
-        if channel == "stdin":
-            self._answer = message
         self._outbox.append((channel, message))
         self._to_send.set()
 
@@ -149,32 +155,53 @@ class Channels:
         Raises:
             ConnectionClosed: it did, in a group with whatever else went wrong.
         """
+        again, self._connected = self._connected is not None, True
+        self._heard = time.monotonic()
+        self._cut_until = self._heard + LATE
         try:
             async with asyncio.TaskGroup() as tasks:
+                if again:
+                    tasks.create_task(self._catch_up(self._open_run()))
                 tasks.create_task(self._receive_all(websocket))
                 tasks.create_task(self._send_all(websocket))
-                if self._used:
-                    self._held = self._held or []
-                    tasks.create_task(self._catch_up())
-                self.whole = not self._used
-                self._used = True
         finally:
-            self.whole = False
+            self._connected = False
 
     async def _receive_all(self, websocket: ClientConnection) -> None:
         tcp = websocket.transport.get_extra_info("socket")
         while True:
             acknowledge_at_once(tcp)
-            self._take(websocket.subprotocol, await websocket.recv())
+            frame = await websocket.recv()
+            self._heard = time.monotonic()
+            self._take(websocket.subprotocol, frame)
 
     async def _send_all(self, websocket: ClientConnection) -> None:
         while True:
             while self._outbox:
+                await self._assure(websocket)
                 # Whether it arrives if the connection breaks now, `_catch_up` finds out.
                 channel, message = self._outbox.popleft()
+                if message["msg_type"] == "execute_request":
+                    self._run = Request(message)
+                elif channel == "stdin" and self._run is not None:
+                    self._run.answering = True
                 await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
             self._to_send.clear()
             await self._to_send.wait()
+
+    async def _assure(self, websocket: ClientConnection) -> None:
+        """Close a connection that is dead, rather than lose a message in it.
+
+        Raises:
+            ConnectionClosed: it was.
+        """
+        if time.monotonic() - self._heard > FRESH:
+            too_late = asyncio.get_running_loop().call_later(PONG, websocket.transport.abort)
+            try:
+                await (await websocket.ping())
+            finally:
+                too_late.cancel()
+            self._heard = time.monotonic()
 
     def _take(self, protocol: Subprotocol | None, frame: str | bytes) -> None:
         try:
@@ -183,31 +210,32 @@ class Channels:
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             log.warning("An unreadable message of a Jupyter Server was dropped: %r", error)
             return
-        if not self._is_of_this_process(name, message):
-            return
-        if self._held is not None and name != "control":
-            self._held.append((name, message, len(frame)))
-        else:
+        if self._is_of_this_process(name, message):
             self._deliver(name, message, len(frame))
 
     def _deliver(self, name: str, message: Message, size: int) -> None:
-        parent = message["parent_header"].get("msg_id")
-        ran = self._ledger.open.get(parent)
-        if not self._ledger.came(name, message):
-            return
-        if ran is not None and ran.message["msg_type"] == "execute_request":
-            self._answer = None
+        parent, run = str(message["parent_header"].get("msg_id")), self._open_run()
+        lacks = self._numbering.lacks(name, message, run)
+        if run is not None and parent == run.msg_id:
+            if run.cut and lacks:
+                self._mark_cut(run, str(message["content"].get("name")))
+            run.take(name, message)
+        elif asked := self._asked.get(parent):
+            asked.take(name, message)
         if self.by_name[name].put(message, size):
             self._tell("Output that came while nothing ran was too much to keep, and is gone.")
-        if ran is None:
-            return
-        if ran.reply is not None and ran.over.is_set() and ends_kernel(ran.reply):
+        if run is not None and run.over.is_set() and run.reply and ends_kernel(run.reply):
             self._on_end("The code ended it.")
-        if self.whole and ran.idle and (gone := self._ledger.write_off()):
-            self._tell(
-                f"The Jupyter Server has left out {gone} messages of output: it limits how much"
-                " it passes on (its iopub_msg_rate_limit and iopub_data_rate_limit)."
-            )
+
+    def _open_run(self) -> Request | None:
+        return self._run if self._run is not None and not self._run.over.is_set() else None
+
+    def _mark_cut(self, run: Request, stream: str = "stdout") -> None:
+        """Say so in a run's output, at this place of a stream."""
+        run.cut = False
+        content = {"name": stream, "text": CUT}
+        message = self.session.msg("stream", content, parent=run.message["header"])
+        self.by_name["iopub"].put(message, len(CUT))
 
     def _tell(self, what: str) -> None:
         if what not in self.news:
@@ -228,122 +256,45 @@ class Channels:
 
     # -- after a cut
 
-    async def _catch_up(self) -> None:
-        """Get what was on its way when the connection broke, from a kernel that remembers.
+    async def _catch_up(self, run: Request | None) -> None:
+        """Learn what became of a run that was cut, and whether the kernel is the same.
 
-        A kernel that answers a later request has answered those before: what is open then is lost.
+        A kernel answers requests in their order: what is open when it has answered a later one
+        was lost.
         """
-        waiting = list(self._ledger.open.values())
-        fence = self._ask("shell", "kernel_info_request", {})
-        complete = await self._recall(waiting)
-        self.release()
-        if waiting and not self._ledger.numbered:
-            self._tell("The connection was cut meanwhile: some of the output may be missing.")
-        self.whole = True
-        if self._answer is not None and self._ledger.numbered and waiting:
-            self._outbox.append(("stdin", self._answer))  # it drops those that it did not ask for
-            self._to_send.set()
+        if run is not None:
+            run.cut = True
+            if run.answering:  # it may wait for ever
+                self._mark_cut(run)
+        self._asked.clear()
+        known = self._ask(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
+        fence = self._ask("kernel_info_request", {})
         await fence.over.wait()
-        if any(not request.over.is_set() for request in waiting):
-            complete = await self._recall(waiting) and complete
-        for request in waiting:
-            if request.over.is_set():
-                continue
-            if complete and not request.begun and not request.repeated:
-                self.send("shell", request.message)
-                self._ledger.open[request.message["header"]["msg_id"]].repeated = True
-            else:
-                self._make_up_end(request)
+        if run is not None and run is self._open_run():
+            self._make_up_end(run, known.reply if known is not None else None)
 
-    async def _recall(self, waiting: list[Request]) -> bool:
-        """Ask for what did not come; whether that is all now."""
-        if not self._ledger.numbered:
-            return False
-        asked = {
-            "after": self._ledger.through,
-            "have": sorted(self._ledger.above),
-            "unanswered": [request.message["header"]["msg_id"] for request in waiting],
-        }
-        request = self._ask("control", RECALL, asked)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await request.replied.wait()
-        except TimeoutError:  # in the hands of C code, a kernel can't answer; it can't send, either
-            return False
-        finally:
-            self._ledger.open.pop(request.message["header"]["msg_id"], None)
-        assert request.reply is not None
-        try:
-            found = recalled(request.reply["content"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            log.warning("A kernel's memory of what it had sent is of no use: %r", error)
-            return False
-        # In their order, and with those that have come meanwhile.
-        held = [*found.messages, *(self._held or ())]
-        self._held = None
-        for name, message, size in sorted(held, key=lambda each: order(*each[:2])):
-            self._deliver(name, message, size)
-        self._ledger.above.update(found.void)
-        if gone := self._ledger.write_off(found.oldest):
-            self._tell(f"The connection was cut, and {gone} messages of output were lost with it.")
-        return not gone
-
-    def release(self) -> None:
-        """Pass on what waits for messages before it: they will not come any more."""
-        held, self._held = self._held or (), None
-        for each in held:
-            self._deliver(*each)
-
-    def _ask(self, channel: str, kind: str, content: dict[str, Any]) -> Request:
-        message = self.session.msg(kind, content)
-        request = self._ledger.asks(message)
-        self._outbox.append((channel, message))
-        self._to_send.set()
+    def _ask(self, kind: str, content: dict[str, str]) -> Request:
+        request = Request(self.session.msg(kind, content))
+        self._asked[request.msg_id] = request
+        self.send("shell", request.message)
         return request
 
-    def _make_up_end(self, request: Request) -> None:
-        """Let the caller that waits for a run go on: its end was lost."""
-        self._tell(TOO_LONG if request.repeated and not request.begun else END_LOST)
-        parent, ename = request.message["header"], "ConnectionLost"
-        reply = self.session.msg("execute_reply", {"status": "error", "ename": ename}, parent)
+    def _make_up_end(self, run: Request, last_reply: Message | None) -> None:
+        """Let the caller that waits for a run go on: its end was lost on the way."""
+        known = last_reply["content"] if last_reply is not None else {}
+        lost = known.get("arrived") is False and not run.begun
+        if run.cut and not lost:
+            self._mark_cut(run)
+        run.cut = False
+        parent = run.message["header"]
+        if run.reply is None:
+            content = known.get("reply")
+            if not isinstance(content, dict):
+                self._tell(NOT_ARRIVED if lost else END_LOST)
+                content = {"status": "error", "ename": "ConnectionLost"}
+            self._deliver("shell", self.session.msg("execute_reply", content, parent), 0)
         idle = self.session.msg("status", {"execution_state": "idle"}, parent)
-        for name, message in (("shell", reply), ("iopub", idle)):
-            self._deliver(name, message, 0)
-
-
-@dataclass(frozen=True)
-class Recalled:
-    """What a kernel remembers, as `inrecall.py` tells it.
-
-    Attributes:
-        messages: those that were asked for, with their channels and sizes.
-        oldest: the lowest number that it still knows.
-        void: numbers that were never sent.
-    """
-
-    messages: list[tuple[str, Message, int]]
-    oldest: int
-    void: list[int]
-
-
-def recalled(content: dict[str, Any]) -> Recalled:
-    """Read it out of the reply's content.
-
-    Raises:
-        ValueError: it can't be, or as KeyError, TypeError or AttributeError.
-    """
-    messages = []
-    for name, *parts in content["messages"]:
-        if name not in NAMES:
-            raise ValueError(f"no channel: {name!r}")
-        messages.append((name, shaped(dict(zip(PARTS, parts, strict=True))), len(str(parts))))
-    return Recalled(messages, int(content["oldest"]), [int(number) for number in content["void"]])
-
-
-def order(name: str, message: Message) -> tuple[bool, int]:
-    """Numbered messages by their numbers, the others behind them as they came."""
-    number = message["metadata"].get(NUMBER)
-    return (False, number) if name == "iopub" and isinstance(number, int) else (True, 0)
+        self._deliver("iopub", idle, 0)
 
 
 def acknowledge_at_once(tcp: socket.socket | None) -> None:

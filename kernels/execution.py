@@ -1,4 +1,4 @@
-"""A run: one cell on its way through a kernel, and what came of it.
+"""A run that was accepted: one cell on its way through a kernel.
 
 The caller may wait, look at what it has printed so far, or stop it. Knows a cell and
 the kernel that runs it; its session decides when it may run.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,32 +17,8 @@ from nbformat.v4 import new_code_cell
 from .kernel import Kernel
 from .outputs import Displays, Outputs
 from .question import Question
-from .reply import Reply, Script, State
-
-
-@dataclass(frozen=True)
-class Run:
-    """One executed cell.
-
-    Attributes:
-        cell: the nbformat code cell with its outputs.
-        number: its place in the session, from 1.
-        session_id: the session it belongs to.
-        is_file: whether it ran a file.
-        elapsed: seconds it ran.
-        state: `lost` when the variables from before this run, or its own, are gone.
-        notes: what the caller should know besides the outputs.
-    """
-
-    cell: NotebookNode
-    reply: Reply
-    session_id: str
-    number: int
-    is_file: bool
-    elapsed: float
-    state: State
-    notebook: Path | None
-    notes: tuple[str, ...] = ()
+from .reply import Reply, Script
+from .run import Run
 
 
 class Execution:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from base64 import b64encode
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
-from queue import Empty
 from typing import Any, Self
 
 import zmq.asyncio
@@ -21,10 +18,10 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 
 from .errors import DeadKernelError, KernelStartError
+from .exchange import Exchange
 from .factory import process_for
-from .fairness import Turns
 from .launch import Launch
-from .outputs import Outputs, in_parts
+from .outputs import Outputs
 from .programs import SET_UP, set_up_request
 from .question import OnQuestion, Question
 from .reply import Message, Reply, Script, Status, ends_kernel, payloads, reply_of
@@ -32,15 +29,6 @@ from .shipping import NotSent, Shipment
 
 log = logging.getLogger(__name__)
 
-SILENCE = 2.0  # max seconds between a run's reply and its idle status
-# Messages in a row with a bad signature after which nothing more can be understood. One alone
-# comes of an interrupt in the middle of a send: the next message is glued to its half.
-UNVERIFIED = 2
-INTERRUPTS = 5  # for a completion or an inspection that takes longer than the next
-LOOK = 1.0  # seconds that a completion or an inspection may take
-PROMPT_MOST = 10_000  # characters of a question
-PARTS = ("header", "parent_header", "metadata", "content")
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
 # Variables that ipykernel changes and a script is to find as they were (see inscript.py).
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
@@ -60,15 +48,11 @@ class Kernel:
         self.launch = launch
         self.info: dict[str, Any] = {}
         self.process = process_for(launch, context)
-        self._client: AsyncKernelClient | None = None
+        self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._outputs = Outputs(new_code_cell())  # of the run that goes on
         self._shipment: Shipment | None = None  # of one that does not see the project's files
         self._killed_since = ""
-        self._heard = 0.0  # when the last message on iopub came
-        self._looks = deque[str](maxlen=100)  # the latest requests of `_look`
-        self._unverified = 0  # messages in a row
-        self._dropped = 0  # messages that could not be read
 
     # -- life
 
@@ -87,8 +71,9 @@ class Kernel:
                 within `Launch.start_timeout`.
         """
         try:
-            self._client = await self.process.start()
-            self._client.start_channels(hb=False)
+            client = await self.process.start()
+            client.start_channels(hb=False)
+            self._exchange = Exchange(client, self.process, self.kill)
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._unless_dead(self._get_ready())
             self.process.raw.forget()
@@ -112,14 +97,14 @@ class Kernel:
 
     async def close(self, *, graceful: bool = True) -> None:
         """End it, as `KernelProcess.close` does."""
-        if self._client is not None:
-            self._client.stop_channels()
+        if self._exchange is not None:
+            self._exchange.client.stop_channels()
         await self.process.close(graceful=graceful)
 
     async def release(self) -> None:
         """Drop the connection to a kernel on a Jupyter Server; it goes on there."""
-        if self._client is not None:
-            self._client.stop_channels()
+        if self._exchange is not None:
+            self._exchange.client.stop_channels()
         if self.process.remote is not None:
             await self.process.release()
 
@@ -135,8 +120,13 @@ class Kernel:
     @property
     def client(self) -> AsyncKernelClient:
         """The channels of a started kernel."""
-        assert self._client is not None, "the kernel was not started"
-        return self._client
+        return self.exchange.client
+
+    @property
+    def exchange(self) -> Exchange:
+        """The requests to a started kernel."""
+        assert self._exchange is not None, "the kernel was not started"
+        return self._exchange
 
     # -- running
 
@@ -175,7 +165,7 @@ class Kernel:
 
         Only while nothing runs; empty when the kernel has no answer within `LOOK`.
         """
-        found = await self._look(self.client.complete(code))
+        found = await self.exchange.look(self.client.complete(code))
         start, matches = found.get("cursor_start", len(code)), found.get("matches", ())
         if not isinstance(start, int) or not isinstance(matches, list):  # the code's own answer
             return []
@@ -186,29 +176,9 @@ class Kernel:
 
         Only while nothing runs; empty when there is no such name, or no answer within `LOOK`.
         """
-        found = await self._look(self.client.inspect(name))
+        found = await self.exchange.look(self.client.inspect(name))
         data = found.get("data")
         return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
-
-    async def _look(self, request: str) -> dict[str, Any]:
-        """The answer to a question about the kernel's state. It runs the user's code too."""
-        self._looks.append(request)
-        answer = asyncio.create_task(self._answer_to(request))
-        try:
-            await asyncio.wait({answer}, timeout=LOOK)
-            for _ in range(INTERRUPTS):
-                if not answer.done():  # a property that loops, say: free the kernel again
-                    await self.process.interrupt()
-                    await asyncio.wait({answer}, timeout=0.2)
-            return dict(answer.result()["content"]) if answer.done() else {}
-        finally:
-            answer.cancel()
-
-    async def _answer_to(self, request: str) -> Message:
-        reply = await self._reply_to(request)
-        # IPython prints what goes wrong meanwhile; no cell is to show that.
-        await self._until_idle(request, Outputs(new_code_cell()))
-        return reply
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run that goes on, if one does, by the same steps as a timeout."""
@@ -252,7 +222,7 @@ class Kernel:
             notes.append(f"Left out: {gone:,} characters that came while nothing ran.")
         ending = loop.create_task(self._with_files(code, request, outputs, notes))
         death = loop.create_task(self.process.until_dead())
-        asking = loop.create_task(self._relay_questions(on_question, outputs))
+        asking = loop.create_task(self.exchange.relay_questions(on_question, outputs))
         try:
             events: list[asyncio.Future[Any]] = [ending, death, self._stop]
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
@@ -328,27 +298,13 @@ class Kernel:
 
     # -- messages
 
-    def _send(self, code: str, request: dict[str, Any], silent: bool = False) -> str:
-        content = {
-            "code": code,
-            "silent": silent,
-            "store_history": not silent,
-            "user_expressions": {},
-            "allow_stdin": not silent,
-            "stop_on_error": False,
-        }
-        session = self.client.session
-        message = session.msg("execute_request", content, metadata={"rmi_agent": request})
-        self.client.shell_channel.send(message)
-        return str(message["header"]["msg_id"])
-
     async def _with_files(
         self, code: str, request: dict[str, Any], outputs: Outputs, notes: list[str]
     ) -> Message:
         """Run it; a kernel on another machine has the project's files first, if it is to."""
         shipment = self._shipment
         if shipment is None:
-            return await self._until_over(self._send(code, request), outputs)
+            return await self._until_over(code, request, outputs)
         try:
             self._outputs = outputs
             if request or shipment.there is None:
@@ -359,7 +315,7 @@ class Kernel:
             if self._stop is None or not self._stop.done():
                 outputs.stream("stderr", f"The project's files did not get there: {error}\n")
             return {"content": {"status": "error", "ename": "NotSent"}}
-        reply = await self._until_over(self._send(code, request), outputs)
+        reply = await self._until_over(code, request, outputs)
         if not ends_kernel(reply):
             try:
                 notes += await shipment.written()
@@ -367,143 +323,28 @@ class Kernel:
                 log.info("What was written on the kernel's machine is not known: %s", error)
         return reply
 
+    async def _until_over(self, code: str, request: dict[str, Any], outputs: Outputs) -> Message:
+        sent = self.exchange.send(code, request)
+        return await self.exchange.until_over(sent, outputs, self._stop)
+
     async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
         """What `inremote.Files` answers."""
         if self._stop is not None and self._stop.done():
             raise NotSent("stopped")
-        request = self._send(ANSWER_FILES, question, silent=True)
-        reply = await self._reply_to(request)
-        await self._until_idle(request, self._outputs, ours=True)
+        request = self.exchange.send(ANSWER_FILES, question, silent=True)
+        reply = await self.exchange.reply_to(request)
+        await self.exchange.until_idle(request, self._outputs, ours=True)
         for payload in payloads(reply):
             if payload.get("source") == "rmi_agent.files":
                 return payload
         content = reply["content"]
         raise NotSent(f"{content.get('ename')}: {str(content.get('evalue'))[:1000]}")
 
-    async def _until_over(self, request: str, outputs: Outputs) -> Message:
-        """A run is over at its reply on shell *and* its idle on iopub."""
-        idle = asyncio.create_task(self._until_idle(request, outputs))
-        answer = asyncio.create_task(self._reply_to(request))
-        try:
-            await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
-            stopped = self._stop is not None and self._stop.done()
-            if not await self._follows(answer, 0.5 if stopped else SILENCE):
-                if self._stop is not None and self._stop.done():
-                    # The interrupt came between the code's end and the kernel's reply, and
-                    # ipykernel drops the reply then. It is idle, so nothing runs any more.
-                    return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
-                await self._end_for("left its kernel unable to answer")
-            reply = answer.result()
-            outputs.timing("shell.execute_reply", reply["header"].get("date"))
-            if not await self._follows(idle):
-                await self._end_for("broke its kernel's output channel")
-            idle.result()
-        finally:
-            idle.cancel()
-            answer.cancel()
-        return reply
-
-    async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
-        """Whether the second of a run's two ends comes, once the first is there."""
-        first = time.monotonic()
-        while not second.done():
-            latest = max(first, self._heard, self.process.cut_until)
-            if (left := latest + patience - time.monotonic()) <= 0:
-                break
-            await asyncio.wait({second}, timeout=left)
-        return second.done()
-
-    async def _end_for(self, why: str) -> None:
-        """Kill; the caller that awaits this run learns it from the process's death."""
-        await self.kill(why)
-        await asyncio.get_running_loop().create_future()
-
-    async def _relay_questions(self, on_question: OnQuestion, outputs: Outputs) -> None:
-        """Pass on what the cell asks; question and answer become output, as in Jupyter."""
-        while True:
-            message = await self._receive(self.client.get_stdin_msg)
-            if message["header"]["msg_type"] != "input_request":
-                continue
-            prompt = str(message["content"].get("prompt") or "")[:PROMPT_MOST]
-            secret = bool(message["content"].get("password"))
-            with Question(prompt, secret) as question:
-                on_question(question)
-                answer = await question.answered()
-            outputs.stream("stdout", question.transcript())
-            self.client.input(answer)
-
-    async def _until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
-        """Fold what comes until a request is over; of `ours`, only what others say meanwhile."""
-        others = Turns()
-        while True:
-            await others.have_theirs()
-            message = await self._receive(self.client.get_iopub_msg)
-            self._heard = time.monotonic()
-            parent = message["parent_header"].get("msg_id")
-            if parent != request and parent in self._looks:
-                continue  # of one that was given up: no cell is to show that
-            mine = parent == request
-            kind = message["header"]["msg_type"]
-            if not (ours and mine and kind in ("error", "status", "execute_input")):
-                # Late output of an earlier cell lands here too, as in Jupyter; what a thread of
-                # it prints even names this request.
-                try:
-                    for part in in_parts(message):
-                        outputs.fold(part)
-                        await others.have_theirs()
-                except UNREADABLE as error:
-                    self._drop(error)
-            if kind == "status" and mine:
-                state = message["content"].get("execution_state")
-                if state in ("busy", "idle") and not ours:
-                    outputs.timing(f"iopub.status.{state}", message["header"].get("date"))
-                if state == "idle":
-                    return
-
-    async def _reply_to(self, request: str) -> Message:
-        others = Turns()
-        while True:
-            await others.have_theirs()
-            message = await self._receive(self.client.get_shell_msg)
-            if message["parent_header"].get("msg_id") == request:
-                return message
-
-    async def _receive(self, get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
-        """The next message that can be read; forged and malformed ones are passed by."""
-        others = Turns()
-        while True:
-            await others.have_theirs()
-            try:
-                message = await get()
-            except UNREADABLE as error:
-                self._drop(error)
-                self._unverified += "Signature" in str(error)
-                if self._unverified == UNVERIFIED:
-                    await self._end_for("changed the key that signs its kernel's messages")
-            else:
-                self._unverified = 0
-                if all(isinstance(message.get(part), dict) for part in PARTS):
-                    return message
-
-    def _drop(self, error: Exception) -> None:
-        """Log a message that is of no use; of many, ever fewer."""
-        self._dropped += 1
-        if self._dropped & (self._dropped - 1) == 0:
-            log.warning("Unreadable kernel messages dropped: %s; %.200s", self._dropped, error)
-
     # -- getting ready
 
     async def _get_ready(self) -> None:
-        """Wait for kernel_info's reply and for iopub to reach us, then prepare the kernel."""
-        while True:
-            request = self.client.kernel_info()
-            try:
-                async with asyncio.timeout(1):
-                    self.info = (await self._reply_to(request))["content"]
-                await self.client.get_iopub_msg(timeout=0.2)
-                break
-            except (TimeoutError, Empty):
-                continue
+        """Wait for its first answer, then set it up, if it is one for Python."""
+        self.info = await self.exchange.greet()
         if not self.is_python:
             return
         raw = self.process.raw.is_open and self.process.pid is not None
@@ -513,12 +354,12 @@ class Kernel:
         if not self.process.is_here:
             self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
         request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
-        msg_id = self._send(SET_UP, request, silent=True)
-        reply = (await self._reply_to(msg_id))["content"]
+        msg_id = self.exchange.send(SET_UP, request, silent=True)
+        reply = (await self.exchange.reply_to(msg_id))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
         self.process.tended = True
-        await self._until_idle(msg_id, Outputs(new_code_cell()))
+        await self.exchange.until_idle(msg_id, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, or raise `DeadKernelError` when the process ends first."""

@@ -15,8 +15,7 @@ from pathlib import Path
 import nbformat.v4
 from nbformat import NotebookNode
 
-from .execution import Run
-from .reply import Reply
+from .run import Run, is_run
 
 BLOCK = 1_048_576  # bytes that are looked through at a time
 KEPT = 4  # runs that are kept
@@ -128,24 +127,7 @@ def run_of(text: bytes, notebook: Path, session_id: str, number: int) -> Run | N
 
 def recorded(cell: NotebookNode, notebook: Path, session_id: str, number: int) -> Run | None:
     """The run that a cell records, if it has this number and is over."""
-    record = cell.metadata.get("rmi_agent", {})
-    if record.get("cell") != number or not {"status", "state", "elapsed"} <= record.keys():
+    record = cell.metadata.get("rmi_agent")
+    if not isinstance(record, dict) or not is_run(record, number):
         return None
-    reply = Reply(
-        record["status"],
-        cell.execution_count,
-        record.get("error_name"),
-        record.get("exit_code"),
-        record["state"],
-    )
-    return Run(
-        cell,
-        reply,
-        session_id,
-        number,
-        "sha256" in record,
-        record["elapsed"],
-        record["state"],
-        notebook,
-        (*record.get("notes", []), "From the session's notebook."),
-    )
+    return Run(cell, session_id, notebook, ("From the session's notebook.",))

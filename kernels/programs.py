@@ -26,8 +26,9 @@ same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
 for text, code in sent["texts"]:
     data = zlib.decompress(base64.b64decode(code if same else text))
     exec(marshal.loads(data) if same else data, names)
-if "memory" in sent:
-    names["remember"](get_ipython().kernel, sent["memory"])
+if "remember_last_reply" in names:
+    names["remember_last_reply"](get_ipython().kernel)
+    names["hide_tokens"]()
 names["install"](get_ipython(), *sent["arguments"])
 if "install_files" in names:
     names["install_files"](get_ipython())

@@ -46,11 +46,6 @@ class Reply:
     steps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def timed_out(self) -> bool:
-        """Whether the run's own time limit ended it."""
-        return self.status == "timeout"
-
 
 def reply_of(
     reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()

@@ -88,7 +88,7 @@ class Resume:
                 self.stopped = self.stopped or f"the server failed: {reason(error)}"
                 raise
             found = await asyncio.to_thread(
-                differences, before.cell, run.cell, before.status, run.reply.status
+                differences, before.cell, run.cell, before.status, run.status
             )
             self.done.append(Again(before, execution, tuple(found)))
 

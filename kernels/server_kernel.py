@@ -44,7 +44,6 @@ wire_log.setLevel(logging.INFO)
 PING = 5.0  # seconds between pings, and that an answer may take
 REFUSED = 5.0  # seconds for which nothing may listen at a server's address
 PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
-MEMORY = 4_000_000  # characters that a kernel on a server remembers of what it has sent
 LARGEST = 64_000_000  # bytes of one message
 
 
@@ -66,7 +65,6 @@ class ServerKernel:
         self._id = ""
         known = launch.attach.process if launch.attach else ""
         self._channels = Channels(known, self._ended)
-        self._cut = 0.0
         self._api: Api | None = None
         self._starting: asyncio.Task[str] | None = None
         self._spec: dict[str, Any] = {}
@@ -107,8 +105,8 @@ class ServerKernel:
             self._id = await asyncio.shield(self._starting)
 
     def more_to_set_up(self) -> SetUp:
-        """What receives files there, and what remembers messages while the connection is cut."""
-        return SetUp(("inremote.py", "inrecall.py"), {"memory": MEMORY})
+        """What receives files there, and what says how a run ended that was cut."""
+        return SetUp(("inremote.py", "inlastreply.py"))
 
     @property
     def remote(self) -> RemoteKernel | None:
@@ -193,7 +191,6 @@ class ServerKernel:
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
-            self._channels.release()
             self._end.set_result(why)
 
     @property
@@ -219,9 +216,7 @@ class ServerKernel:
     @property
     def cut_until(self) -> float:
         """When it could last not be heard, by `time.monotonic`."""
-        if not self._channels.whole:
-            self._cut = time.monotonic()
-        return self._cut
+        return self._channels.cut_until
 
     def news(self) -> tuple[str, ...]:
         """What befell the connection since this was asked last."""

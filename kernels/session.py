@@ -21,11 +21,12 @@ from nbformat import NotebookNode
 
 from .address import RemoteKernel
 from .errors import KernelError, reason
-from .execution import Execution, Run
+from .execution import Execution
 from .kernel import Kernel
 from .outputs import Displays
 from .recorder import Recorder
 from .reply import Reply, Script, State, now
+from .run import Run
 from .source import decoded
 from .supervision import Supervisor
 from .tracing import short, traced
@@ -363,6 +364,8 @@ class Session:
             record.error_name = reply.error_name
         if execution.script is not None or reply.exit_code is not None:
             record.exit_code = reply.exit_code
+        if reply.steps:
+            record.steps = list(reply.steps)
         if notes:
             record.notes = notes
         self.recorder.finish(cell, execution.title)
@@ -372,19 +375,9 @@ class Session:
                 for earlier in self.executions
                 if any(id(output) in changed for output in earlier.cell.outputs)
             )
-        if self.recorder.problem:
-            notes.append(f"This cell was not recorded: {self.recorder.problem}")
-        return Run(
-            cell,
-            reply,
-            self.id,
-            execution.number,
-            execution.script is not None,
-            execution.elapsed,
-            state,
-            self.recorder.path,
-            tuple(notes),
-        )
+        problem = self.recorder.problem
+        about = (f"This cell was not recorded: {problem}",) if problem else ()
+        return Run(cell, self.id, self.recorder.path, about)
 
     def _over(self, execution: Execution) -> None:
         self._unfinished.pop(execution.number, None)

@@ -13,11 +13,9 @@ import functools
 import logging
 import secrets
 import shutil
-import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,14 +23,16 @@ from typing import TYPE_CHECKING, Self
 from .address import JupyterServer
 from .directory import Alone, Directory
 from .errors import PoolExhaustedError, SessionNotFoundError
-from .execution import Execution, Run
+from .execution import Execution
 from .journal import recover
 from .kernel import Kernel
 from .launch import Launch
-from .memory import MemoryWatch
+from .memory_limit import MemoryLimit
 from .onrecord import RunsOnRecord
 from .pool import Pool
 from .process import ipython_folder
+from .quotas import LOCAL, Quotas
+from .run import Run
 from .runtime import runtime_folder
 from .sandbox import Policy
 from .session import Begun, Config, Session
@@ -42,13 +42,9 @@ from .tracing import short, tracer
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .kernel_process import KernelProcess
+    pass
 
 log = logging.getLogger(__name__)
-
-LOCAL = "local"  # the one principal where none are told apart; it may have all there is
-JUST_NOW = 1.0  # seconds for which a session counts as busy after a run
-MEMORY_TICK = 0.1  # seconds; a process can take half a gigabyte in that
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,6 @@ class Ended:
     why: str
     notebook: Path | None
     count: int
-
-
-@dataclass
-class Share:
-    """What one principal has of the sessions.
-
-    Attributes:
-        places: those that are left to it.
-        held: sessions that are open, or on the way.
-        wanting: openings that wait for a place.
-    """
-
-    places: asyncio.Semaphore
-    held: int = 0
-    wanting: int = 0
 
 
 class Sessions:
@@ -108,8 +89,7 @@ class Sessions:
         self.config = replace(config, copy=self.directory.name)
         self.policy, self._expected = policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
-        self._most_each, self._patience = most_each, patience
-        self._shares: dict[str, Share] = {}  # by principal; of those who have or want sessions
+        self.quotas = Quotas(most_each, patience, self._evict_own)
         self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
@@ -157,7 +137,7 @@ class Sessions:
         for watch, name in (
             (watchdog.stay, "watchdog"),
             (self._reap, "closing idle sessions"),
-            (self._watch_memory, "memory"),
+            (MemoryLimit(self).watch, "memory"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
 
@@ -172,11 +152,11 @@ class Sessions:
             KernelStartError: none could be started.
         """
         with tracer.start_as_current_span("kernel.lease"):
-            await self._take_place(principal)
+            await self.quotas.take(principal)
             try:
                 kernel = await self.pool.lease(principal)
             except BaseException:
-                self._give_place_back(principal)
+                self.quotas.give_back(principal)
                 raise
         session = self._made(secrets.token_urlsafe(12), principal, kernel)
         if parent is not None:
@@ -185,11 +165,11 @@ class Sessions:
             await self.directory.announce(session)
         except BaseException:
             self.pool.retire(kernel)
-            self._give_place_back(principal)
+            self.quotas.give_back(principal)
             raise
         if self._stopping:  # meanwhile
             self.pool.retire(kernel)
-            self._give_place_back(principal)
+            self.quotas.give_back(principal)
             raise PoolExhaustedError("The server is shutting down.")
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
@@ -203,7 +183,7 @@ class Sessions:
         Raises:
             PoolExhaustedError: every session of the principal is busy.
         """
-        await self._take_place(principal)
+        await self.quotas.take(principal)
         session = self._made(session_id, principal, kernel, begun)
         self._ended.pop(session_id, None)
         self._open[session_id] = session
@@ -213,7 +193,7 @@ class Sessions:
     async def release(self, session: Session) -> None:
         """Have a session open no more, and leave it to the other copies as it is."""
         if self._open.pop(session.id, None) is not None:
-            self._give_place_back(session.principal)
+            self.quotas.give_back(session.principal)
             kernel = await session.release()
             if kernel is not None:
                 self.pool.let_go(kernel)
@@ -226,8 +206,13 @@ class Sessions:
 
     @property
     def open_ids(self) -> Collection[str]:
-        """The sessions that are open here, whosever they are."""
+        """The ids of `everyones`."""
         return self._open.keys()
+
+    @property
+    def everyones(self) -> Collection[Session]:
+        """The sessions that are open here, whosever they are."""
+        return self._open.values()
 
     def by_id(self, session_id: str) -> Session | None:
         """An open session, whosever it is; for ourselves, not for a caller."""
@@ -287,43 +272,8 @@ class Sessions:
 
         self.supervisor.start(asyncio.to_thread(remove), "removing a sandbox")
 
-    async def _take_place(self, principal: str) -> None:
-        """Wait until the principal may have one more session, closing an idle one of its own."""
-        most = sys.maxsize if principal == LOCAL or not self._most_each else self._most_each
-        share = self._shares.setdefault(principal, Share(asyncio.Semaphore(most)))
-        if share.places.locked():
-            self._evict_own(principal)
-        share.wanting += 1
-        try:
-            async with asyncio.timeout(self._patience):
-                await share.places.acquire()
-            share.held += 1
-        except TimeoutError:
-            raise PoolExhaustedError(
-                f"All {most} sessions that you may have (SESSIONS_PER_USER) are busy, and none"
-                f" came free within {self._patience:g} s. Wait for a run to end, interrupt one"
-                " or close a session (list_sessions shows them), then try again."
-            ) from None
-        finally:
-            share.wanting -= 1
-            self._drop_unused(principal)
-
-    def _give_place_back(self, principal: str) -> None:
-        share = self._shares[principal]
-        share.held -= 1
-        share.places.release()
-        self._drop_unused(principal)
-
-    def _drop_unused(self, principal: str) -> None:
-        share = self._shares[principal]
-        if not share.held and not share.wanting:
-            del self._shares[principal]
-
-    def _held(self, principal: str) -> int:
-        return self._shares[principal].held if principal in self._shares else 0
-
     def _became_idle(self, principal: str) -> None:
-        if principal in self._shares and self._shares[principal].wanting:
+        if self.quotas.is_wanting(principal):
             self._evict_own(principal)
         self.pool.room_may_come()
 
@@ -423,7 +373,7 @@ class Sessions:
         Those who have most sessions make room first, and those who have fewer than the asker
         not at all; so what everybody has becomes more even, and nobody is pushed out.
         """
-        held = self._held
+        held = self.quotas.held
         idle = [
             session
             for session in self._open.values()
@@ -455,33 +405,6 @@ class Sessions:
                         session, f"nobody used it for {self.config.idle:g} s (SESSION_IDLE)"
                     )
 
-    async def _watch_memory(self) -> None:
-        """Hold sessions to their memory limit."""
-        if not self.config.memory_limit:
-            return
-        watch: MemoryWatch[KernelProcess] = MemoryWatch(self.config.memory_limit)
-        # A thread of its own: it looks at every process, and must not wait for others.
-        with ThreadPoolExecutor(1, "memory") as thread:
-            while True:
-                await asyncio.sleep(MEMORY_TICK)
-                await self._hold_to_limit(watch, thread)
-
-    async def _hold_to_limit(
-        self, watch: MemoryWatch[KernelProcess], thread: ThreadPoolExecutor
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        held = {
-            session.kernel.process: session
-            for session in self._open.values()
-            if session.kernel is not None and session.kernel.process.pid is not None
-        }
-        if not held and not watch.kernels:
-            return
-        busy = {process for process, session in held.items() if session.idle_for < JUST_NOW}
-        for process, why in await loop.run_in_executor(thread, watch.tick, list(held), busy):
-            job = held[process].end_kernel(process, why)
-            self.supervisor.start(job, "ending a kernel for its memory")
-
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
         """From now on it is not open any more; the task ends with its end."""
         if session.id in self._closing:
@@ -491,7 +414,7 @@ class Sessions:
             self.note_end(
                 session.id, Ended(session.principal, why, session.recorder.path, session.count)
             )
-            self._give_place_back(session.principal)
+            self.quotas.give_back(session.principal)
         task = self.supervisor.start(self._end(session, why), "closing a session")
         self._closing[session.id] = task
         task.add_done_callback(lambda _: self._closing.pop(session.id))

@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .app import App
 from .auth import Tokens
+from .discovery import FACTS_PATH, Facts
 from .guard import BODY_LIMIT, SSE_LIMIT, Guard
 from .kept import VERSION
 from .messages import flaw
-from .proof import FACTS, PROOF, Facts, Identity
 from .review.answers import is_page
 from .settings import Settings
 from .strangers import Door, Waiting
@@ -55,7 +55,6 @@ PUBLIC_PATHS = {
     "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
-PROOFS = 6000  # a minute: each attached client asks for one when it begins
 FORM_LIMIT = 65_536  # bytes of a body from an unauthenticated caller
 VALUES = {"/register": 200}  # of JSON from an unauthenticated caller
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
@@ -67,12 +66,10 @@ def application(
     settings: Settings,
     auth: AuthProvider | None,
     tokens: Tokens | None,
-    identity: Identity | None = None,
 ) -> ASGIApp:
     """Everything that answers on the port, to callers whom `auth` accepts; to all if it is None.
 
     The review pages are not behind `auth`: they have a sign-in of their own, by `tokens`.
-    `identity` is proved to clients that ask for it, where this user's own token is accepted.
     """
     from .metrics import Metrics  # 0.1 s that stdio does without
 
@@ -80,7 +77,7 @@ def application(
     server.tools.begun.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
-        apart[FACTS] = telling(server)
+        apart[FACTS_PATH] = telling(server)
     mcp = answering(apart.get, transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
@@ -91,8 +88,6 @@ def application(
             path: Door(mcp, often, waiting, FORM_LIMIT, VALUES.get(path))
             for path, often in PUBLIC_PATHS[settings.auth]
         }
-        if identity is not None:
-            doors[PROOF] = Door(identity.prove, PROOFS, waiting, 0)
         # FastMCP requires a token on its own paths only. Everything else here requires one as
         # well, and so does a path that does not exist: strangers can't tell which do.
         app = answering(

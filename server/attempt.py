@@ -1,7 +1,7 @@
-"""Tries an entry of a host's config as the host would: it has to start and list its tools.
+"""Probes an entry of a host's config as the host would: its server has to start and list tools.
 
-The command gets the entry's environment and the few variables that hosts pass on, and a folder
-that says nothing. Knows no files of hosts.
+A command gets the entry's environment, the few variables that hosts pass on, and an empty folder
+to run in. Knows no config file.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHt
 
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
 
-SOON = 40.0  # seconds; a cold start on a slow machine takes ten
-DOWNLOAD = 120.0  # for what is fetched first
-FETCHERS = {"npx", "uvx"}
+START_TIMEOUT = 40.0  # seconds; a cold start on a slow machine takes ten
+DOWNLOAD_TIMEOUT = 120.0  # seconds, for commands that download a package first
+DOWNLOADERS = {"npx", "uvx"}
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
 class Failed(Exception):
-    """The entry does not work; the text says why, and what to do."""
+    """The entry does not work; the text says why and what to do."""
 
 
 class NotTried(Exception):
-    """The entry can only be tried by its host; the text says why."""
+    """Only its host can try the entry; the text says why."""
 
 
 async def tools_of(entry: Entry) -> list[str]:
     """The names of the tools that an entry's server lists.
 
     Raises:
-        Failed: it does not start, or does not answer.
-        NotTried: that takes a person, or what the host alone knows.
+        Failed: it does not start or does not answer.
+        NotTried: that takes a person, or a secret that only the host has.
     """
-    sort = kind(entry)
-    if sort == "url":
+    entry_kind = kind(entry)
+    if entry_kind == "url":
         return await over_http(str(entry["url"]), headers_of(entry))
-    if sort == "bridge":
+    if entry_kind == "bridge":
         if HEADER not in words_of(entry):
             raise NotTried("it signs in with your browser when the host starts it")
-        # First without the bridge, which would open a browser when the token is refused.
+        # First without the bridge, which opens a browser when the token is refused.
         auth = str(env_of(entry).get("AUTH", ""))
         await over_http(address(entry) or "", {"Authorization": auth})
     return await over_stdio(entry)
@@ -55,10 +55,10 @@ async def over_stdio(entry: Entry) -> list[str]:
     """Start a command and list its tools.
 
     Raises:
-        Failed: there is no such program, it ends, or does not answer in time.
+        Failed: there is no such program, it exits, or it does not answer in time.
     """
     words, env = words_of(entry), env_of(entry)
-    seconds = DOWNLOAD if Path(words[0]).stem in FETCHERS else SOON
+    seconds = DOWNLOAD_TIMEOUT if Path(words[0]).stem in DOWNLOADERS else START_TIMEOUT
     if shutil.which(words[0], path=env.get("PATH")) is None:
         raise Failed(f"there is no program {words[0]}: install it, or run install again")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -78,15 +78,15 @@ async def over_stdio(entry: Entry) -> list[str]:
             raise Failed(f"{words[0]} does not work: {said}") from None
 
 
-async def over_http(url: str, headers: dict[str, str], seconds: float = SOON) -> list[str]:
+async def over_http(url: str, headers: dict[str, str], seconds: float = START_TIMEOUT) -> list[str]:
     """List the tools of a server at a URL.
 
     Raises:
-        Failed: it does not answer as it should.
-        NotTried: a header has what only the host knows.
+        Failed: it does not answer as an MCP server does.
+        NotTried: a header refers to a secret that only the host has.
     """
     if any(VARIABLE.search(value) for value in headers.values()):
-        raise NotTried("the host asks you for the token when it starts it, and keeps it")
+        raise NotTried("the host asks you for the token when it starts this server, and keeps it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
     try:
         return await listed(Client(transport, mode="legacy"), seconds)
@@ -98,7 +98,7 @@ async def listed(client: Client[Any], seconds: float) -> list[str]:
     """The names of a server's tools.
 
     Raises:
-        TimeoutError: they did not come in time; whatever else went wrong, as it is.
+        TimeoutError: they did not come in time. Other errors are passed on.
     """
     try:
         with anyio.fail_after(seconds):
@@ -109,7 +109,7 @@ async def listed(client: Client[Any], seconds: float) -> list[str]:
 
 
 def last_lines(log: Path) -> str:
-    """What a command said last, which mostly is why it ended."""
+    """The last lines that a command wrote, which usually say why it exited."""
     try:
         lines = log.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def last_lines(log: Path) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error in one line; of a group, the first."""
+    """An error in one line, the first of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     lines = str(error).splitlines()

@@ -83,6 +83,11 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
+def same_secret(given: str, own: str) -> bool:
+    """Whether two secrets are the same, in constant time."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), own.encode())
+
+
 @dataclass(frozen=True)
 class LocalToken:
     """The token that was made here; `new` says that this start has made it."""

@@ -28,7 +28,7 @@ from .tunnel import left_at_once
 if TYPE_CHECKING:  # only one of the ways to serve is gone, and each takes its time to import
     from fastmcp import FastMCP
 
-    from .relay import Relay
+    from .proxy import ResidentProxy
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ for name, does in (
     app.command(f"rmi_agent.server.resident_cli:{name}", help=does)
 app.command(
     "rmi_agent.server.doctor:doctor",
-    help="Try what a server needs on this machine; exit code 1 if something is amiss.",
+    help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
 app.command(
     "rmi_agent.server.install:install",
@@ -190,7 +190,7 @@ async def on_stdio(settings: Settings) -> int:
     Raises:
         BadSettings: there has to be a resident server, and there is none to be attached to.
     """
-    if (attached := await relay(settings)) is not None:
+    if (attached := await resident_proxy(settings)) is not None:
         # What goes wrong is in the answers, and with its traceback in the log of the other server.
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         return await stdio(attached.mcp, attached.aclose)
@@ -207,32 +207,32 @@ async def on_stdio(settings: Settings) -> int:
     return await stdio(server.mcp, end)
 
 
-async def relay(settings: Settings) -> Relay | None:
-    """What hands all to the resident server; None where this process has to serve by itself.
+async def resident_proxy(settings: Settings) -> ResidentProxy | None:
+    """What forwards everything to the resident server; None where this process serves by itself.
 
     Raises:
-        BadSettings: it may not.
+        BadSettings: it has to be attached, and can't be.
     """
     if settings.attach == "never":
         return None
     if settings.attach == "auto" and settings.rmi_agent_server is None:
         from .resident import found
 
-        if found() is None:  # as mostly, and then nothing more has to be looked at
+        if found() is None:  # as mostly, and then nothing more has to be imported
             return None
-    from .attach import Unattached, place
+    from .discovery import AttachError, find_endpoint
 
     try:
-        there = await place(settings, settings.attach)
-    except Unattached as error:
+        endpoint = await find_endpoint(settings, settings.attach)
+    except AttachError as error:
         if settings.attach == "always":
             raise BadSettings(f"ATTACH: {error}") from None
         log.warning("Not attached, this process serves by itself: %s", error)
         return None
-    log.info("%s does all; its sessions outlive this process", there.named)
-    from .relay import Relay
+    log.info("%s does all; its sessions outlive this process", endpoint.label)
+    from .proxy import ResidentProxy
 
-    return Relay(settings, settings.attach, there)
+    return ResidentProxy(settings, settings.attach, endpoint)
 
 
 async def stdio(mcp: FastMCP[Any], end: Callable[[], Awaitable[None]]) -> int:

@@ -1,6 +1,6 @@
-"""`rmi-agent-mcp-server doctor`: what works on this machine, and what to do where it does not.
+"""`rmi-agent-mcp-server doctor`: what works on this machine, and how to fix what does not.
 
-Tries everything for real, and changes nothing but the folders that a server makes too.
+Tries everything for real. Changes nothing but the folders that a server also makes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from cyclopts import Parameter
 
 from ..kernels import Api, KernelError, Policy, Session, Sessions
 from . import hostfile
-from .attach import START, STOP, Unattached, check, introduced_facts
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, given
+from .discovery import RESTART, START, AttachError, check, resident_endpoint
 from .entry import Entry, address, env_of, is_ours, kind, starts_us
-from .finding import Finding, speak_plainly
+from .finding import CheckResult, speak_plainly
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
-from .jsontext import Malformed
 from .kept import TOKEN, private_text, token_file
 from .over_http import bind
 from .reach import examine_url
-from .resident import found, is_held, recorded
+from .resident import check_supported, found, is_held, recorded
 from .settings import BadSettings, Settings, load
 from .whole_files import SMALL_FILES, whole_files_are_taken
-from .wire import Impure, conversation
+from .wire import StdoutPolluted, conversation
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
 SOON = 30.0  # seconds
@@ -45,88 +44,88 @@ EXPOSED = "Over HTTP none works: install bubblewrap, or start with --no-sandbox.
 def doctor(
     *,
     url: Annotated[
-        str | None, Parameter(help="A server elsewhere: try the whole way to it, too.")
+        str | None, Parameter(help="Also check each step of the way to the server at this URL.")
     ] = None,
-    json: Annotated[bool, Parameter(negative=(), help="For programs.")] = False,
+    json: Annotated[bool, Parameter(negative=(), help="Print the results as JSON.")] = False,
 ) -> None:
-    """Try what a server needs on this machine; exit code 1 if something is amiss."""
+    """Check what a server needs on this machine; exits with 1 if a check fails."""
     speak_plainly()
-    findings = asyncio.run(report(url, show=not json))
+    results = asyncio.run(report(url, show=not json))
     if json:
-        print(dumps([asdict(finding) for finding in findings], indent=2))
-    raise SystemExit(1 if any(finding.ok is False for finding in findings) else 0)
+        print(dumps([asdict(result) for result in results], indent=2))
+    raise SystemExit(1 if any(result.ok is False for result in results) else 0)
 
 
-async def report(url: str | None, *, show: bool) -> list[Finding]:
-    """All findings, each shown as soon as it is known."""
-    findings = []
-    async for finding in examine(url):
-        findings.append(finding)
+async def report(url: str | None, *, show: bool) -> list[CheckResult]:
+    """All results, each shown as soon as it is known."""
+    results = []
+    async for result in examine(url):
+        results.append(result)
         if show:
-            print(finding, flush=True)
-    return findings
+            print(result, flush=True)
+    return results
 
 
-async def examine(url: str | None = None) -> AsyncIterator[Finding]:
-    """Look at one thing after the other; with a URL, at the way to that server as well."""
-    yield Finding("Python", True, f"{platform.python_version()} on {platform.platform()}")
-    yield Finding("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
+    """Check one thing after the other; with a URL, also the way to that server."""
+    yield CheckResult("Python", True, f"{platform.python_version()} on {platform.platform()}")
+    yield CheckResult("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
         settings = load()
         settings.make_folders()
     except BadSettings as error:
-        yield Finding("settings", False, str(error))
+        yield CheckResult("settings", False, str(error))
         return
-    async for finding in of_server(settings):
-        yield finding
+    async for result in of_server(settings):
+        yield result
     for host in hosts():
-        async for finding in of_host(host):
-            yield finding
+        async for result in of_host(host):
+            yield result
     if url is not None:
-        async for finding in examine_url(settings, url):
-            yield finding
+        async for result in examine_url(settings, url):
+            yield result
 
 
-async def of_server(settings: Settings) -> AsyncIterator[Finding]:
-    """What a server with these settings needs here."""
+async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Checks of what a server with these settings needs here."""
     yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
     yield writable("notebooks", settings.notebooks, "NOTEBOOKS_DIR")
     if settings.servers:
-        async for finding in of_jupyter_servers(settings):
-            yield finding
+        async for result in of_jupyter_servers(settings):
+            yield result
     policies: dict[bool, Policy | None] = {}
     for exposed, name in ((False, "sandbox over stdio"), (True, "sandbox over HTTP")):
         try:
             policy = policies[exposed] = chosen(settings, exposed=exposed)
         except BadSettings as error:
             todo = EXPOSED if exposed and not settings.servers else ""
-            yield Finding(name, False, str(error), todo)
+            yield CheckResult(name, False, str(error), todo)
             continue
         held = policy is not None or settings.sandbox == "off" or not settings.kernels_are_here
         todo = f"Left open: {left_open(policy, settings)}."
-        yield Finding(name, held, told(policy, settings), todo)
+        yield CheckResult(name, held, told(policy, settings), todo)
     if False in policies:
-        for finding in await of_kernels(settings, policies[False]):
-            yield finding
+        for result in await of_kernels(settings, policies[False]):
+            yield result
         yield await pure()
     taken = await whole_files_are_taken()
-    yield Finding("files over HTTP", taken, "of every size" if taken else SMALL_FILES)
+    yield CheckResult("files over HTTP", taken, "of every size" if taken else SMALL_FILES)
     yield of_port(settings)
     yield of_token(settings)
     yield await of_resident(settings)
 
 
-def writable(what: str, folder: Path, variable: str) -> Finding:
+def writable(what: str, folder: Path, variable: str) -> CheckResult:
     """Whether a file can be made in a folder."""
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return Finding(what, True, f"{folder} ({variable})")
+            return CheckResult(what, True, f"{folder} ({variable})")
     except OSError as error:
         told = f"{folder} can't be written to: {error.strerror}"
-        return Finding(what, False, told, f"Set {variable} to a folder of yours.")
+        return CheckResult(what, False, told, f"Set {variable} to a folder of yours.")
 
 
-async def of_jupyter_servers(settings: Settings) -> AsyncIterator[Finding]:
+async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
     """Whether each can be reached, lets us in, and has the kernel."""
     for server in settings.servers:
         api = Api(server)
@@ -135,15 +134,15 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[Finding]:
             count = len(await api.kernels())
         except KernelError as error:
             why, _, todo = str(error).partition(". ")
-            yield Finding("Jupyter Server", False, why, todo)
+            yield CheckResult("Jupyter Server", False, why, todo)
         else:
             told = f"{server.url} has {settings.kernel_name}; {count} kernels run there"
-            yield Finding("Jupyter Server", True, told)
+            yield CheckResult("Jupyter Server", True, told)
         finally:
             await api.close()
 
 
-async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]:
+async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckResult]:
     """Start a kernel, run a cell on it and interrupt one."""
     with tempfile.TemporaryDirectory() as folder:
         config = replace(settings.sessions({}), notebooks=Path(folder))
@@ -153,58 +152,58 @@ async def of_kernels(settings: Settings, policy: Policy | None) -> list[Finding]
         except KernelError as error:
             if settings.servers:
                 why, _, todo = str(error).partition(". ")
-                return [Finding("kernel", False, why, todo)]
+                return [CheckResult("kernel", False, why, todo)]
             todo = (
                 f"{sys.executable} -m ipykernel_launcher shows why a python3 kernel does not start."
             )
-            return [Finding("kernel", False, str(error), todo)]
+            return [CheckResult("kernel", False, str(error), todo)]
 
 
-async def of_session(session: Session) -> list[Finding]:
+async def of_session(session: Session) -> list[CheckResult]:
     """Whether a session does what sessions do."""
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
-    findings = [
-        Finding("kernel", added.reply.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
-        Finding(
+    results = [
+        CheckResult("kernel", added.status == "ok", f"a cell took {added.elapsed * 1000:.0f} ms"),
+        CheckResult(
             "interrupt",
-            (looped.reply.status, looped.state) == ("timeout", "kept"),
+            (looped.status, looped.state) == ("timeout", "kept"),
             "a loop was stopped and the variables kept" if looped.state == "kept" else "killed",
         ),
     ]
     if not session.is_here:
-        return findings
+        return results
     forked = session.forked
     told = "fresh kernels are forked" if forked else "fresh kernels are started: that takes longer"
     todo = "" if forked else "The log of a server says why (--log-level info)."
-    return [*findings, Finding("fork server", forked, told, todo)]
+    return [*results, CheckResult("fork server", forked, told, todo)]
 
 
-async def pure() -> Finding:
-    """Whether a server on stdio says nothing but the protocol, whatever its code prints."""
+async def pure() -> CheckResult:
+    """Whether a server on stdio writes nothing but the protocol, whatever its code prints."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             count = await conversation(["--attach", "never", "--notebooks-dir", folder], SOON)
-        except Impure as error:
+        except StdoutPolluted as error:
             todo = "Started by hand, rmi-agent-mcp-server --log-level debug says more."
-            return Finding("stdout on stdio", False, str(error), todo)
-    return Finding("stdout on stdio", True, f"{count} messages, and nothing else")
+            return CheckResult("stdout on stdio", False, str(error), todo)
+    return CheckResult("stdout on stdio", True, f"{count} messages, and nothing else")
 
 
-def of_port(settings: Settings) -> Finding:
+def of_port(settings: Settings) -> CheckResult:
     """Whether HTTP can listen, or who does."""
     at = f"{settings.host}:{settings.port}"
     try:
         bind(settings).close()
-        return Finding("port", True, f"{at} is free" if settings.port else "any that is free")
+        return CheckResult("port", True, f"{at} is free" if settings.port else "any that is free")
     except BadSettings as error:
         holder = listener(settings.port)
         if holder is None:
-            return Finding("port", False, str(error))
+            return CheckResult("port", False, str(error))
     if starts_us(holder[1]):
-        return Finding("port", True, f"{at}: this server listens (process {holder[0]})")
+        return CheckResult("port", True, f"{at}: this server listens (process {holder[0]})")
     told = f"{at} is taken by {holder[1][0]} (process {holder[0]})"
-    return Finding("port", False, told, "For HTTP, stop that or choose another PORT.")
+    return CheckResult("port", False, told, "For HTTP, stop that or choose another PORT.")
 
 
 def listener(port: int) -> tuple[int, list[str]] | None:
@@ -220,60 +219,65 @@ def listener(port: int) -> tuple[int, list[str]] | None:
     return None
 
 
-def of_token(settings: Settings) -> Finding:
-    """What HTTP will ask for, and where it is; never the token itself."""
+def of_token(settings: Settings) -> CheckResult:
+    """Which tokens HTTP will ask for and where they are; never a token itself."""
     try:
         if tokens := given(settings):
             named = sorted(set(tokens) - {DEFAULT_NAME})
             parts = ["RMI_AGENT_TOKEN"] if DEFAULT_NAME in tokens else []
             parts += [f"RMI_AGENT_TOKENS for {', '.join(named)}"] if named else []
-            return Finding("token", True, " and ".join(parts))
+            return CheckResult("token", True, " and ".join(parts))
         path = token_file()
         if not path.exists():
-            return Finding("token", None, "none yet; the first start over HTTP makes one")
+            return CheckResult("token", None, "none yet; the first start over HTTP makes one")
         if not TOKEN.fullmatch(private_text(path, "RMI_AGENT_TOKEN").strip()):
             raise BadSettings(f"there is none in {path}. Delete it; the next start makes one.")
         mode = f"mode {path.stat().st_mode & 0o777:o}"
-        return Finding("token", True, f"made by an earlier start, in {path} ({mode})")
+        return CheckResult("token", True, f"made by an earlier start, in {path} ({mode})")
     except BadSettings as error:
-        return Finding("token", False, str(error))
+        return CheckResult("token", False, str(error))
 
 
-async def of_resident(settings: Settings) -> Finding:
+async def of_resident(settings: Settings) -> CheckResult:
     """Whether there is a resident server, and whether processes here would be attached to it."""
-    what, again = "resident server", f"Run: {STOP}, then {START}"
+    what = "resident server"
+    try:
+        check_supported()
+    except BadSettings as error:
+        return CheckResult(what, None, str(error))
     try:
         record = found()
         if record is None:
             crashed = not is_held() and recorded() is not None
             told = "none; the last one ended without saying so" if crashed else "none"
-            return Finding(what, None, f"{told}; {START} starts one")
+            return CheckResult(what, None, f"{told}; {START} starts one")
         told = f"process {record.pid}, {record.url}, version {record.version}"
-        facts = await introduced_facts(record)
-    except Unattached as error:
-        return Finding(what, False, str(error))
+        facts = await resident_endpoint(record).facts()
+    except AttachError as error:
+        return CheckResult(what, False, str(error))
     except BadSettings as error:
-        return Finding(what, False, str(error), again)
+        return CheckResult(what, False, str(error), RESTART)
     told += f"; {facts.busy + facts.idle} sessions"
     try:
         check(settings, "auto", facts)
-    except Unattached as error:
-        return Finding(what, None, f"{told}. It is not used with what is set here: {error}")
-    return Finding(what, True, told)
+    except AttachError as error:
+        return CheckResult(what, None, f"{told}. It is not used with what is set here: {error}")
+    return CheckResult(what, True, told)
 
 
-async def of_host(host: Host) -> AsyncIterator[Finding]:
-    """What a host's config has for this server, and whether that works."""
+async def of_host(host: Host) -> AsyncIterator[CheckResult]:
+    """Whether the entries for this server in a host's config work."""
     try:
         entries = ours_in(host)
-    except (hostfile.UnusableFile, Malformed) as error:
-        told = f"{host.config} is broken: {error}" if isinstance(error, Malformed) else str(error)
-        yield Finding(host.title, False, told, f"Mend it: {host.title} can't read it either.")
+    except hostfile.UnusableFile as error:
+        yield CheckResult(
+            host.title, False, str(error), f"Fix it: {host.title} can't read it either."
+        )
         return
     if not entries:
         why = "no entry" if host.is_here else "not found on this machine"
         more = f"; rmi-agent-mcp-server install {host.name} makes one" if host.is_here else ""
-        yield Finding(host.title, None, why + more)
+        yield CheckResult(host.title, None, why + more)
     for name, entry in entries.items():
         yield await of_entry(host, name, entry)
 
@@ -282,32 +286,29 @@ def ours_in(host: Host) -> dict[str, Entry]:
     """The entries for this server in a host's config.
 
     Raises:
-        UnusableFile: it can't be read.
-        Malformed: it is no JSON, or not as the host wants it.
+        UnusableFile: it can't be read, or is not as the host wants it.
     """
-    text = hostfile.text_of(host.config, hostfile.read(host.config), host.comments)
-    entries = text.value(host.section)
-    text.part(host.section, "")
-    return {name: entry for name, entry in (entries or {}).items() if is_ours(name, entry)}
+    entries = hostfile.read(host.config, host.comments).part(host.section, dict)
+    return {name: entry for name, entry in entries.items() if is_ours(name, entry)}
 
 
-async def of_entry(host: Host, name: str, entry: Entry) -> Finding:
+async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
     """Whether an entry works."""
     what = f'{host.title}, "{name}"'
     alone = env_of(entry).get("ATTACH") == "always" and not is_held()
-    if alone:  # trying it shall leave no server behind
+    if alone:  # so that the check leaves no server behind
         entry = {**entry, "env": {**env_of(entry), "ATTACH": "never"}}
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         told = f"{host.title} takes commands alone, and this is a URL"
-        return Finding(what, False, told, f"Run: {again} --url {entry['url']}")
+        return CheckResult(what, False, told, f"Run: {again} --url {entry['url']}")
     try:
         tools = await tools_of(entry)
     except NotTried as error:
-        return Finding(what, None, f"not tried: {error}")
+        return CheckResult(what, None, f"not tried: {error}")
     except Failed as error:
         there = address(entry)
         todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else f"Run: {again}"
-        return Finding(what, False, str(error), todo)
+        return CheckResult(what, False, str(error), todo)
     more = "; its resident server is started when the host first needs it" if alone else ""
-    return Finding(what, True, f"starts and lists {len(tools)} tools{more}")
+    return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")

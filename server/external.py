@@ -1,7 +1,7 @@
-"""Sign-in by others: GitHub, Google, any OpenID Connect issuer, for the users who are listed.
+"""Sign-in with GitHub, Google or any OpenID Connect issuer, for the users in OAUTH_USERS.
 
-FastMCP's own providers, which keep what they need in FastMCP's own folder, encrypted. Here is
-who of all the world's users is let in, and by which name.
+FastMCP's providers do it, and keep what they need in FastMCP's folder, encrypted. This module
+decides which of the world's users are let in, and under which name.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from fastmcp.server.auth.providers.google import GoogleProvider
 from mcp.shared.auth import OAuthClientInformationFull
 from starlette.routing import Route
 
-from .oauth_routes import authorize, instead
-from .registration import bound, is_protected
+from .oauth_routes import authorize, replace_routes
+from .registration import is_protected, restrict
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
 
-CACHE_SECONDS = 300  # GitHub and Google are asked about a token once in that time
+CACHE_SECONDS = 300  # how often GitHub and Google are asked about the same token
 
 
 @dataclass(frozen=True)
-class Guests:
-    """Who is let in: OAUTH_USERS, in lower case, of one provider."""
+class Allowlist:
+    """Which users of one provider are let in: OAUTH_USERS, in lower case."""
 
     provider: str
     users: frozenset[str]
     names: Callable[[Mapping[str, Any]], list[str]]
 
     def principal(self, claims: Mapping[str, Any]) -> str | None:
-        """Whose claims these are, if they are listed."""
+        """The principal that these claims are about, if they are listed."""
         names = [name.lower() for name in self.names(claims)]
         for name in names:
             if name in self.users:
@@ -48,15 +48,15 @@ class Guests:
         return None
 
 
-class Listed(OAuthProxy):
-    """One of FastMCP's providers that lets in only those who are listed."""
+class AllowlistedProxy(OAuthProxy):
+    """One of FastMCP's providers, for the users on a list."""
 
-    guests: Guests
+    allowlist: Allowlist
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The principal of a token, asked for each time: the list may have changed."""
+        """The principal of a token, looked up each time because the list may have changed."""
         found = await super().verify_token(token)
-        who = None if found is None else self.guests.principal(found.claims)
+        who = None if found is None else self.allowlist.principal(found.claims)
         if found is None or who is None:
             return None
         return AccessToken(
@@ -64,30 +64,30 @@ class Listed(OAuthProxy):
         )
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep a client, and not more of it than is needed."""
-        bound(client_info)
+        """Keep what is needed of a client."""
+        restrict(client_info)
         await super().register_client(client_info)
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
-        """FastMCP's, but none that leads to a client before anybody was asked."""
+        """FastMCP's routes, except that none leads to a client before a person was asked."""
         asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
-        return instead(super().get_routes(mcp_path), asked)
+        return replace_routes(super().get_routes(mcp_path), asked)
 
 
-class GitHub(Listed, GitHubProvider):
-    """GitHub."""
+class GitHub(AllowlistedProxy, GitHubProvider):
+    """Sign-in with GitHub."""
 
 
-class Google(Listed, GoogleProvider):
-    """Google."""
+class Google(AllowlistedProxy, GoogleProvider):
+    """Sign-in with Google."""
 
 
-class Issuer(Listed, OIDCProxy):
-    """An OpenID Connect issuer."""
+class Issuer(AllowlistedProxy, OIDCProxy):
+    """Sign-in with an OpenID Connect issuer."""
 
 
-def external(settings: Settings, url: str) -> OAuthProxy:
-    """The provider that AUTH names, with what it needs to know.
+def external_provider(settings: Settings, url: str) -> OAuthProxy:
+    """The provider that AUTH names.
 
     Raises:
         BadSettings: a setting is missing, or the issuer can't be asked.
@@ -112,17 +112,17 @@ def external(settings: Settings, url: str) -> OAuthProxy:
         "base_url": url,
         "enable_cimd": False,  # nothing is fetched from where a stranger says
     }
-    provider: Listed
+    provider: AllowlistedProxy
     if name == "github":
         provider = GitHub(**common, cache_ttl_seconds=CACHE_SECONDS)
-        provider.guests = Guests(name, users, lambda claims: [str(claims.get("login") or "")])
+        provider.allowlist = Allowlist(name, users, lambda claims: [str(claims.get("login") or "")])
     elif name == "google":
         scopes = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
         provider = Google(**common, required_scopes=scopes, cache_ttl_seconds=CACHE_SECONDS)
-        provider.guests = Guests(name, users, verified_email)
+        provider.allowlist = Allowlist(name, users, verified_email)
     else:
-        provider = issuer(common, settings.oauth_config_url or "")
-        provider.guests = Guests(name, users, email_or_subject)
+        provider = discover(common, settings.oauth_config_url or "")
+        provider.allowlist = Allowlist(name, users, email_or_subject)
     return provider
 
 
@@ -134,8 +134,8 @@ WHY = {
 }
 
 
-def issuer(common: dict[str, Any], config_url: str) -> Issuer:
-    """An OpenID Connect issuer, as it describes itself.
+def discover(common: dict[str, Any], config_url: str) -> Issuer:
+    """Set up an OpenID Connect issuer from its own description.
 
     Raises:
         BadSettings: it can't be asked.
@@ -145,16 +145,16 @@ def issuer(common: dict[str, Any], config_url: str) -> Issuer:
             f"OAUTH_CONFIG_URL: {config_url} can't be used. {WHY['OAUTH_CONFIG_URL']}"
         )
     noisy = logging.getLogger("fastmcp.server.auth.oidc_proxy")
-    noisy.disabled = True  # a traceback, where the line below will do
+    noisy.disabled = True  # it logs a traceback where our one line is enough
     try:
-        # The id token says who it is; an issuer's access tokens are for its own eyes.
+        # The id token identifies the user; an issuer's access tokens are opaque.
         return Issuer(
             **common,
             config_url=config_url,
             verify_id_token=True,
             required_scopes=["openid", "email"],
         )
-    except Exception as error:  # of the network, of JSON, of what is missing in it
+    except Exception as error:  # of the network, of JSON, or because a field is missing
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadSettings(f"OAUTH_CONFIG_URL: {config_url} can't be read: {first}") from None
     finally:

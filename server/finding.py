@@ -1,4 +1,4 @@
-"""What `doctor` says of one thing that it has looked at. Knows none of them."""
+"""The result of one check of `doctor`. Knows none of the checks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MARKS = {True: "✓", False: "✗", None: "-"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
+class CheckResult:
+    """What one check has found.
 
     Attributes:
-        what: its name.
-        ok: whether it is as it should be; None where there is nothing to be right or wrong.
+        what: the name of the check.
+        ok: whether it passed; None if there was nothing to check.
         told: what was found.
-        todo: what to do, where there is something.
+        todo: the next step, if there is one.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def speak_plainly() -> None:
-    """For commands that say in words what is amiss: no library's log, no missing letter's error."""
+    """Silence libraries' logs and encode what a console lacks, so that only our words show."""
     logging.disable(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -1,11 +1,12 @@
-"""Wrong tokens on pages: how long each takes, and when the page is shut because of them.
+"""Wrong tokens on sign-in pages: how long each one takes, and when they close the page.
 
-Counts by address, and for all callers together more generously, so that a stranger shuts the page
-for themselves before they shut it for its owner. Knows nothing of what is signed in to.
+Counts per address, and more generously for all callers together, so that a stranger closes the
+page for themselves before they close it for its owner. Does not know what is signed in to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -13,39 +14,41 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.requests import Request
 
-WRONG, WRONG_SECONDS = 30, 600.0  # from one address, and then nobody there can sign in
-WRONG_OF_ALL = 300  # in the same time, and then nobody can
-SLOW = 1.0  # seconds that a wrong token takes
+WINDOW = 600.0  # seconds during which failures count
+MAX_FAILURES = 30  # within the window from one address, and then nobody there can sign in
+MAX_FAILURES_OF_ALL = 300  # within the window, and then nobody can
+FAILURE_DELAY = 1.0  # seconds until a wrong token is answered
 WRONG_TOKEN = "That is not a token of this server."
 
 
-class WrongTokens:
-    """When wrong tokens were given of late, and from where."""
+class LoginThrottle:
+    """Recent failures to sign in, and where they came from."""
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[float, str]] = deque(maxlen=WRONG_OF_ALL)
+        self._failures: deque[tuple[float, str]] = deque(maxlen=MAX_FAILURES_OF_ALL)
 
-    def add(self, address: str) -> None:
-        """Count one."""
-        self._recent.append((time.monotonic(), address))
+    async def failed(self, address: str) -> None:
+        """Count a failure, then wait as its caller has to."""
+        self._failures.append((time.monotonic(), address))
+        await asyncio.sleep(FAILURE_DELAY)
 
-    def wait(self, address: str) -> float:
-        """Seconds until a token from an address is looked at again; 0 is now."""
+    def retry_after(self, address: str) -> float:
+        """Seconds until a token from an address is looked at again; 0 means now."""
         now = time.monotonic()
-        while self._recent and self._recent[0][0] + WRONG_SECONDS <= now:
-            self._recent.popleft()
-        everybodys = [when for when, _ in self._recent]
-        its_own = [when for when, who in self._recent if who == address]
+        while self._failures and self._failures[0][0] + WINDOW <= now:
+            self._failures.popleft()
+        everybodys = [when for when, _ in self._failures]
+        its_own = [when for when, who in self._failures if who == address]
         return max(
-            times[-most] + WRONG_SECONDS - now if len(times) >= most else 0.0
-            for times, most in ((everybodys, WRONG_OF_ALL), (its_own, WRONG))
+            times[-most] + WINDOW - now if len(times) >= most else 0.0
+            for times, most in ((everybodys, MAX_FAILURES_OF_ALL), (its_own, MAX_FAILURES))
         )
 
 
-def address_of(request: Request) -> str:
-    """Where a request comes from; one IPv6 network is one place, since it has all its addresses.
+def client_address(request: Request) -> str:
+    """Where a request comes from; an IPv6 /64 counts as one address, since one caller has it all.
 
-    uvicorn takes a forwarded address from proxies that it trusts alone: this machine's, or those
+    uvicorn accepts a forwarded address only from proxies that it trusts: this machine's, or those
     of FORWARDED_ALLOW_IPS.
     """
     host = request.client.host if request.client is not None else ""
@@ -59,9 +62,9 @@ def address_of(request: Request) -> str:
     return str(address)
 
 
-def shut(wait: float) -> str:
-    """What is said while no token is looked at, for `wait` seconds more."""
-    minutes = math.ceil(wait / 60)
+def closed_message(seconds: float) -> str:
+    """What the page says while it is closed, for `seconds` more."""
+    minutes = math.ceil(seconds / 60)
     return (
         "Too many wrong tokens were given, from your address or by many callers. Sign in again in"
         f" {minutes} {'minute' if minutes == 1 else 'minutes'}."

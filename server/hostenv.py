@@ -1,6 +1,7 @@
-"""What a host's entry sets for the server that it starts, which inherits nothing from a shell.
+"""The environment that an entry sets for its server, which inherits none from a shell.
 
-All of it is tried as settings first, where a person reads what is wrong. Knows no config.
+All of it is loaded as settings first, while a person is there to read what is invalid. Knows no
+config file.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from .settings import BadSettings, Settings, load, set_here
 FOLDERS = ("PYTHON_PROJECTS_DIR", "NOTEBOOKS_DIR")
 
 
-def given(words: tuple[str, ...]) -> dict[str, str]:
-    """What `--env` says.
+def parse_env(words: tuple[str, ...]) -> dict[str, str]:
+    """The variables that `--env` sets.
 
     Raises:
-        BadSettings: it is not NAME=VALUE.
+        BadSettings: one is not NAME=VALUE.
     """
     for word in words:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", word):
@@ -29,7 +30,7 @@ def given(words: tuple[str, ...]) -> dict[str, str]:
 def environment(
     folders: dict[str, Path | None], more: dict[str, str], before: dict[str, str]
 ) -> dict[str, str]:
-    """What the entry sets: what is said now, else what it has set before, else both folders.
+    """What the entry sets: what is set now, else what it set before, else both folders.
 
     Raises:
         BadSettings: a value can't be used.
@@ -38,7 +39,7 @@ def environment(
     load()
     found = {**set_here(), **more, **{name.upper(): str(path) for name, path in said.items()}}
     known = {n.lower(): v for n, v in found.items() if n.lower() in Settings.model_fields}
-    settings = load(**known)  # they are tried here, where somebody reads what is wrong
+    settings = load(**known)  # here somebody reads what is invalid
     for variable in ("SANDBOX_READ", "SANDBOX_WRITE"):
         if found.get(variable):
             names = getattr(settings, variable.lower())
@@ -52,7 +53,7 @@ def environment(
     env = {**paths, **before, **found}
     for variable, value in env.items():
         if not is_unicode(value):
-            raise BadSettings(f"{variable}: {value!r} is not Unicode, which no config can hold.")
+            raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")
     return env
 
 
@@ -65,5 +66,5 @@ def was_beside(env: dict[str, str]) -> bool:
 
 
 def is_unicode(value: str) -> bool:
-    """Whether a text can be written as UTF-8."""
+    """Whether a text can be encoded as UTF-8."""
     return value == value.encode("utf-8", "replace").decode()

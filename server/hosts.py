@@ -1,6 +1,6 @@
-"""The programs that start MCP servers: where each keeps its config, and what it takes there.
+"""The programs that start MCP servers: where each keeps its config, and what it accepts there.
 
-By their documentation. Knows no file's text, and nothing of this server.
+Taken from their documentation. Reads no file, and knows nothing of this server.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ HostName = Literal["claude-desktop", "claude-code", "cursor", "vscode"]
 
 @dataclass(frozen=True)
 class Host:
-    """One of them.
+    """A program that starts MCP servers.
 
     Attributes:
-        name: as the command line has it.
-        title: as people know it.
-        config: its config file, there or not.
-        folder: what it makes when it starts, so that one sees that it is installed.
-        section: the key of the object that has a member for each server.
+        name: its name on our command line.
+        title: its name for people.
+        config: its config file, whether there or not.
+        folder: the folder it makes when it starts, which shows that it is installed.
+        section: the key of the object with the entries.
         comments: whether its config may have comments and trailing commas.
-        speaks_http: whether it takes URLs, or commands alone.
-        typed: whether its entries say what they are, in `type`.
-        asks: whether it asks for secrets by itself, by `inputs`, and keeps them out of the file.
-        then: what makes it read its config.
+        speaks_http: whether an entry may be a URL, or only a command.
+        typed: whether its entries have a `type`.
+        asks: whether it asks for secrets by `inputs`, and keeps them out of the file.
+        then: what makes it read its config again.
     """
 
     name: HostName
@@ -52,7 +52,7 @@ class Host:
 
 
 def hosts() -> tuple[Host, ...]:
-    """All of them, by where this system and user keep their configs."""
+    """All of them, with the places where this user's configs are on this system."""
     desktop, code = claude_desktop_folder(), config_folder("Code") / "User"
     cursor, cli = Path.home() / ".cursor", claude_code_folder()
     return (
@@ -63,14 +63,14 @@ def hosts() -> tuple[Host, ...]:
             desktop,
             speaks_http=False,
             typed=False,
-            then="Quit Claude Desktop wholly and start it again.",
+            then="Quit Claude Desktop completely and start it again.",
         ),
         Host(
             "claude-code",
             "Claude Code",
             (cli or Path.home()) / ".claude.json",
             cli or Path.home() / ".claude",
-            then="Start claude anew; there, /mcp shows its servers.",
+            then="Start claude again; /mcp shows its servers there.",
         ),
         Host(
             "cursor",
@@ -79,7 +79,7 @@ def hosts() -> tuple[Host, ...]:
             cursor,
             comments=True,
             typed=False,
-            then="Cursor reads it at once; in its settings, under MCP, switch it on.",
+            then="Switch it on in Cursor's settings, under MCP.",
         ),
         Host(
             "vscode",
@@ -89,7 +89,7 @@ def hosts() -> tuple[Host, ...]:
             section="servers",
             comments=True,
             asks=True,
-            then="In VS Code, start it by the command MCP: List Servers.",
+            then="In VS Code, start it with the command MCP: List Servers.",
         ),
     )
 
@@ -107,7 +107,7 @@ def config_folder(program: str) -> Path:
 def claude_desktop_folder() -> Path:
     """Claude Desktop's own folder.
 
-    Packaged as MSIX, as Windows has it since 2026, it sees a folder of its package in place of
+    The MSIX package, usual on Windows since 2026, sees a folder of its own in place of
     %APPDATA% (anthropics/claude-code#26073).
     """
     if is_windows():

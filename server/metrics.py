@@ -62,10 +62,10 @@ class Metrics:
             return  # it never ran
         run = task.result()
         kind = "file" if run.is_file else "cell"
-        self._runs.labels(kind, run.reply.status).inc()
+        self._runs.labels(kind, run.status).inc()
         self._seconds.labels(kind).observe(run.elapsed)
         self._bytes.inc(execution.outputs.size)
-        if any(step.startswith("killed") for step in run.reply.steps):
+        if any(step.startswith("killed") for step in run.steps):
             self._killed.inc()
 
 

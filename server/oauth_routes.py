@@ -1,6 +1,6 @@
-"""OAuth's endpoints: FastMCP's, with those put in their place that say or do something else here.
+"""OAuth's endpoints: FastMCP's, some of them replaced by ours.
 
-What differs is told beside each. Knows nothing of what is stored or minted.
+Each of ours says how it differs. Knows nothing of what is stored or minted.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from . import pages, signin
 def endpoints(
     provider: OAuthProvider, page: signin.SignInPage, fastmcps: Sequence[Route]
 ) -> list[Route]:
-    """All of them, of FastMCP's own and of ours."""
+    """All endpoints, FastMCP's and ours."""
     reads, posts = ["GET", "OPTIONS"], ["POST", "OPTIONS"]
-    described = cors_middleware(description(provider).handle, reads)
-    revoked = cors_middleware(RevocationHandler(provider, Public(provider)).handle, posts)
+    described = cors_middleware(metadata_handler(provider).handle, reads)
+    revoked = cors_middleware(RevocationHandler(provider, PublicClients(provider)).handle, posts)
 
     async def asked(request: Request) -> Response:
         response = await authorize(provider, request)
         page.bind(request, response)
         return response
 
-    return instead(
+    return replace_routes(
         fastmcps,
         Route("/.well-known/oauth-authorization-server", described, methods=reads),
         Route("/authorize", asked, methods=["GET", "POST"]),
@@ -47,14 +47,14 @@ def endpoints(
     )
 
 
-def instead(fastmcps: Sequence[Route], *ours: Route) -> list[Route]:
-    """Routes, with ours in the place of those that have the same path."""
+def replace_routes(fastmcps: Sequence[Route], *ours: Route) -> list[Route]:
+    """FastMCP's routes, with ours in place of those that have the same path."""
     replaced = {route.path for route in ours}
     return [*(route for route in fastmcps if route.path not in replaced), *ours]
 
 
-def description(provider: OAuthProvider) -> MetadataHandler:
-    """The server's metadata, which also say that clients are public and answers have `iss`."""
+def metadata_handler(provider: OAuthProvider) -> MetadataHandler:
+    """The server's metadata, which add that clients are public and answers carry `iss`."""
     assert provider.base_url is not None
     assert provider.issuer_url is not None
     metadata = build_metadata(
@@ -71,10 +71,10 @@ def description(provider: OAuthProvider) -> MetadataHandler:
 
 
 async def authorize(provider: OAuthProvider, request: Request) -> Response:
-    """The answer of mcp if it leads to a page of ours, and else a page that says what is wrong.
+    """Answer as mcp does if that leads to a page of ours, else with a page that says what is wrong.
 
-    Never a redirect to the client: anybody may register one, and before a person was asked
-    such a link would lead from our name to any place in the web (RFC 9700 section 4.11.2).
+    Never with a redirect to the client: anybody may register one, so before a person was asked
+    such a link would lead from our name to any place on the web (RFC 9700 section 4.11.2).
     """
     response = await AuthorizationHandler(provider).handle(request)
     location = response.headers.get("location")
@@ -85,13 +85,13 @@ async def authorize(provider: OAuthProvider, request: Request) -> Response:
     else:
         said = {name: texts[0] for name, texts in parse_qs(urlsplit(location).query).items()}
     return pages.failure(
-        f"The client has asked in a way that can't be answered: {said.get('error')}."
+        f"The client's request can't be answered: {said.get('error')}."
         f" {said.get('error_description')}"
     )
 
 
-class Public(ClientAuthenticator):
-    """Lets clients without a secret revoke: mcp's handler wants one in the form."""
+class PublicClients(ClientAuthenticator):
+    """Lets clients without a secret revoke; mcp's handler requires one in the form."""
 
     async def authenticate_request(self, request: Request) -> OAuthClientInformationFull:
         """The client of a request."""

@@ -1,25 +1,23 @@
-"""Who is signed in: known clients and their sign-ins, in one private file of this user.
+"""OAuth clients and sign-ins, in one SQLite database that all servers of this user share.
 
-Digests only, never a token; knows neither HTTP nor OAuth's messages. All servers of a user
-share the file, as does the command that revokes: each change is made under a lock, and waits
-for the disk, so none is made on an event loop.
+Keeps digests and never a token; knows neither HTTP nor OAuth's messages. Each call opens the file
+anew and may wait for another process that writes to it, so it belongs in a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-import os
 import secrets
+import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Literal
 
 from . import auth, kept
 from .settings import BadSettings
@@ -28,46 +26,68 @@ log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 3600
 SIGN_IN_SECONDS = 30 * 86400  # then the person is asked again
-UNUSED_SECONDS = 86400  # until a client is forgotten that nobody has signed in with
-CLIENTS, SIGN_INS = 500, 200  # kept at most; what was used longest ago goes first
-USED_EVERY = 60  # the file is not written for each request
-LOCK_SECONDS = 10.0  # for others to finish their change
-FILE_LIMIT = 10_000_000  # bytes; 500 clients at their largest are 2 MB
+UNUSED_SECONDS = 86400  # TTL of clients that nobody ever signed in with
+CLIENTS, SIGN_INS = 500, 200  # the most that are kept; the least recently used go first
+USED_EVERY = 60  # seconds between two notes of a sign-in's last use
+LOCK_SECONDS = 10.0  # how long a call waits for other processes
+START_ANEW = "Move it away: clients then sign in again."
+
+Kind = Literal["code", "access", "refresh"]  # of a secret
+VERSION = 1  # of the schema
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS clients (
+    id TEXT PRIMARY KEY, name TEXT, redirect_uris TEXT, registered INTEGER, used INTEGER);
+CREATE TABLE IF NOT EXISTS sign_ins (
+    principal TEXT, mark TEXT, client_id TEXT, client_name TEXT, resource TEXT, scopes TEXT,
+    id TEXT PRIMARY KEY, code TEXT UNIQUE, family TEXT UNIQUE, refresh TEXT, access TEXT UNIQUE,
+    access_until INTEGER, since INTEGER, used INTEGER, until INTEGER);
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+# Anybody may register a client: a flood of them displaces only clients that nobody has used.
+PRUNE = (
+    "DELETE FROM sign_ins WHERE until <= :now OR id NOT IN"
+    " (SELECT id FROM sign_ins ORDER BY used DESC, rowid DESC LIMIT :sign_ins)",
+    "DELETE FROM clients WHERE id NOT IN (SELECT id FROM"
+    " (SELECT *, rowid AS age, id IN (SELECT client_id FROM sign_ins) AS needed FROM clients)"
+    " WHERE needed OR used OR registered > :now - :unused"
+    " ORDER BY needed DESC, used DESC, registered DESC, age DESC LIMIT :clients)",
+)
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client that has registered itself; `used` is when somebody signed in with it, or 0."""
+    """A client that has registered itself; `used` is when somebody last signed in with it, or 0."""
 
     id: str
     name: str
-    redirect_uris: tuple[str, ...]
+    redirect_uris: str  # separated by spaces, which no URI has
     registered: int
     used: int = 0
 
 
 @dataclass(frozen=True)
 class Consent:
-    """What a person has agreed to; `mark` tells which token of theirs they showed."""
+    """What a person has agreed to; `mark` identifies the token that they showed."""
 
     principal: str
     mark: str
     client_id: str
     client_name: str
     resource: str
-    scopes: tuple[str, ...]
+    scopes: str  # separated by spaces, as OAuth writes them
 
 
 @dataclass(frozen=True)
-class SignIn:
-    """A consent with its tokens, all as digests.
+class SignIn(Consent):
+    """A consent and the digests of its tokens.
 
-    `family` is the part that a sign-in's refresh tokens have in common: one that has it and
+    All refresh tokens of a sign-in share their first part, the `family`: a token of the family that
     is not the newest was used before, by whoever else has it.
     """
 
     id: str
-    consent: Consent
     code: str
     family: str
     refresh: str
@@ -79,238 +99,208 @@ class SignIn:
 
     @property
     def is_stale(self) -> bool:
-        """Whether its last use is to be noted again."""
+        """Whether its last use should be noted again."""
         return time.time() - self.used >= USED_EVERY
 
 
 @dataclass(frozen=True)
 class Minted:
-    """What a client gets, and nobody keeps."""
+    """The tokens that a client gets and that nobody keeps."""
 
     access: str
     refresh: str
 
 
-@dataclass
-class State:
-    """What the file has, by ids."""
-
-    version: int = 1
-    clients: dict[str, Client] = field(default_factory=dict)
-    sign_ins: dict[str, SignIn] = field(default_factory=dict)
-
-    def live(self) -> list[SignIn]:
-        """Sign-ins that have not expired."""
-        now = time.time()
-        return [one for one in self.sign_ins.values() if one.until > now]
-
-    def prune(self) -> None:
-        """Forget what has expired, and what is too much."""
-        now = time.time()
-        newest = sorted(self.live(), key=lambda one: one.used, reverse=True)[:SIGN_INS]
-        self.sign_ins = {one.id: one for one in newest}
-        needed = {one.consent.client_id for one in newest}
-        # Registering is open to all: a flood forgets those of the flood first.
-        ranked = sorted(
-            (
-                client
-                for client in reversed(self.clients.values())
-                if client.id in needed or client.used or client.registered > now - UNUSED_SECONDS
-            ),
-            key=lambda client: (client.id in needed, client.used, client.registered),
-            reverse=True,
-        )
-        kept = {client.id for client in ranked[:CLIENTS]}
-        self.clients = {key: client for key, client in self.clients.items() if key in kept}
-
-
-FORMAT = TypeAdapter(State)
-
-
 class Store:
-    """The file, read again whenever somebody else has changed it.
+    """The database; what another process writes is seen by the next call.
 
     Args:
-        path: where it is; its folder is made with the first change.
+        path: where it is; it and its folder are made if missing.
 
     Raises:
-        BadSettings: there is one that can't be read, or that others may have changed.
+        BadSettings: it can't be used, or other users may change it. All methods raise this.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._pair = threading.Lock()  # what was read belongs to the file that was seen
-        self._seen = self._look()
-        self._state = self._read()
+        self._creating = threading.Lock()
+        self._create()
+        # Before any connection: closing a file drops the locks that SQLite has on it in this
+        # process (sqlite.org/howtocorrupt.html, 2.2).
+        kept.private_text(path, "AUTH", START_ANEW, 0)
+        self._import_json(path.with_suffix(".json"))
 
-    @property
-    def state(self) -> State:
-        """What the file has now; not to be changed.
+    def client(self, client_id: str) -> Client | None:
+        """A client that has registered."""
+        with self._opened() as database:
+            row = database.execute("SELECT * FROM clients WHERE id = ?", (client_id,)).fetchone()
+        return row and Client(*row)
 
-        A file that was spoilt while the server runs is told of once, and what it had is used.
-        """
-        with self._pair:
-            if (seen := self._look()) != self._seen:
-                self._seen = seen
-                try:
-                    self._state = self._read()
-                except BadSettings as error:
-                    log.error("%s Until then, those who were signed in still are.", error)
-            return self._state
+    def find(self, kind: Kind, secret: str) -> SignIn | None:
+        """The sign-in that a code or a token belongs to, unless it has expired."""
+        with self._opened() as database:
+            return find(database, kind, secret)
 
-    @contextlib.contextmanager
-    def changed(self) -> Iterator[State]:
-        """The state, to be changed by the body and then written, while all others wait.
+    def sign_ins(self) -> list[SignIn]:
+        """All sign-ins that have not expired."""
+        with self._opened() as database:
+            rows = database.execute("SELECT * FROM sign_ins WHERE until > ?", (int(time.time()),))
+            return [SignIn(*row) for row in rows]
 
-        Raises:
-            BadSettings: the file can't be read or written, or others keep it locked; nothing is
-                changed.
-        """
-        try:
-            with self._locked():
-                state = self._read()
-                yield state
-                state.prune()
-                self._write(state)
-                with self._pair:
-                    self._seen, self._state = self._look(), state
-        except OSError as error:
-            raise BadSettings(f"AUTH: {self._path} can't be written: {error.strerror}.") from None
-
-    def keep(self, client: Client) -> None:
-        """Keep a client that has registered."""
-        with self.changed() as state:
-            state.clients[client.id] = client
+    def register(self, client: Client) -> None:
+        """Keep a client."""
+        with self._changed() as database:
+            insert(database, "clients", client)
 
     def sign_in(self, consent: Consent, code: str) -> Minted:
         """Keep a consent that was given with `code`; its first tokens."""
-        now = int(time.time())
-        tokens, family = new_tokens()
-        with self.changed() as state:
-            one = SignIn(
-                id=secrets.token_hex(4),
-                consent=consent,
-                code=digest(code),
-                family=digest(family),
-                refresh=digest(tokens.refresh),
-                access=digest(tokens.access),
-                access_until=now + ACCESS_SECONDS,
-                since=now,
-                used=now,
-                until=now + SIGN_IN_SECONDS,
-            )
-            state.sign_ins[one.id] = one
-            if client := state.clients.get(consent.client_id):
-                state.clients[client.id] = replace(client, used=now)
+        now, family = int(time.time()), secrets.token_urlsafe(16)
+        tokens = new_tokens(family)
+        one = SignIn(
+            **asdict(consent),
+            id=secrets.token_hex(4),
+            code=digest(code),
+            family=digest(family),
+            refresh=digest(tokens.refresh),
+            access=digest(tokens.access),
+            access_until=now + ACCESS_SECONDS,
+            since=now,
+            used=now,
+            until=now + SIGN_IN_SECONDS,
+        )
+        with self._changed() as database:
+            insert(database, "sign_ins", one)
+            database.execute("UPDATE clients SET used = ? WHERE id = ?", (now, consent.client_id))
         return tokens
 
     def rotate(self, refresh: str) -> Minted | None:
         """New tokens for a refresh token; None, and the end of its sign-in, if it was used."""
-        family = refresh.partition(".")[0]
-        with self.changed() as state:
-            one = find(state, family=digest(family))
+        now, tokens = int(time.time()), new_tokens(refresh.partition(".")[0])
+        with self._changed() as database:
+            one = find(database, "refresh", refresh)
             if one is None:
                 return None
             if one.refresh != digest(refresh):
                 log.warning("A refresh token was used twice; sign-in %s has ended.", one.id)
-                del state.sign_ins[one.id]
+                database.execute("DELETE FROM sign_ins WHERE id = ?", (one.id,))
                 return None
-            tokens, _ = new_tokens(family)
-            now = int(time.time())
-            state.sign_ins[one.id] = replace(
-                one,
-                refresh=digest(tokens.refresh),
-                access=digest(tokens.access),
-                access_until=min(now + ACCESS_SECONDS, one.until),
-                used=now,
+            until = min(now + ACCESS_SECONDS, one.until)
+            database.execute(
+                "UPDATE sign_ins SET refresh = ?, access = ?, access_until = ?, used = ?"
+                " WHERE id = ?",
+                (digest(tokens.refresh), digest(tokens.access), until, now, one.id),
             )
         return tokens
 
     def note_use(self, one: SignIn) -> None:
-        """Remember when a sign-in was used, to the minute."""
-        if not one.is_stale:
-            return
-        with self.changed() as state:
-            if there := state.sign_ins.get(one.id):
-                state.sign_ins[one.id] = replace(there, used=int(time.time()))
+        """Note that a sign-in is used, at most once a minute."""
+        if one.is_stale:
+            with self._changed() as database:
+                now = int(time.time())
+                database.execute("UPDATE sign_ins SET used = ? WHERE id = ?", (now, one.id))
 
-    def end(self, one: SignIn) -> None:
-        """End a sign-in: its tokens are worth nothing from now on."""
-        with self.changed() as state:
-            state.sign_ins.pop(one.id, None)
-
-    def _look(self) -> tuple[int, ...]:
-        """What differs when the file does."""
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return ()
-        return (found.st_ino, found.st_mtime_ns, found.st_size)
-
-    def _read(self) -> State:
-        if not self._path.exists():
-            return State()
-        cure = "Move it away: clients then sign in again."
-        text = kept.private_text(self._path, "AUTH", cure, FILE_LIMIT)
-        try:
-            state = FORMAT.validate_json(text)
-        except ValidationError:
-            raise BadSettings(f"AUTH: {self._path} is not what was written there. {cure}") from None
-        if state.version != State.version:
-            raise BadSettings(f"AUTH: {self._path} is of another version of this server. {cure}")
-        return state
-
-    def _write(self, state: State) -> None:
-        descriptor, written = tempfile.mkstemp(dir=self._path.parent)  # it has mode 0600
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(FORMAT.dump_json(state, indent=1))
-                file.flush()
-                os.fsync(descriptor)  # a rotated token that is lost reads as one used twice
-            os.replace(written, self._path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(written)
+    def end(self, *sign_ins: SignIn) -> None:
+        """End sign-ins: their tokens are refused from now on."""
+        with self._changed() as database:
+            ids = [(one.id,) for one in sign_ins]
+            database.executemany("DELETE FROM sign_ins WHERE id = ?", ids)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        folder = self._path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if sys.platform != "win32":
-            folder.chmod(0o700)
-        # A file of its own: the store's is replaced, and a lock stays with what was.
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        with open(descriptor, "wb"):
-            if sys.platform == "win32":
-                import msvcrt
+    def _changed(self) -> Iterator[sqlite3.Connection]:
+        """The database in a transaction: all of the body's changes are written, or none."""
+        with self._opened() as database:
+            # A commit that a power cut takes back would read as a refresh token used twice.
+            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute("BEGIN IMMEDIATE")
+            yield database
+            bounds = {"sign_ins": SIGN_INS, "clients": CLIENTS, "unused": UNUSED_SECONDS}
+            for statement in PRUNE:
+                database.execute(statement, {"now": int(time.time()), **bounds})
+            database.execute("COMMIT")
 
-                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-            else:
-                until = time.monotonic() + LOCK_SECONDS
-                while not locked(descriptor):
-                    if time.monotonic() > until:
-                        raise BadSettings(
-                            f"AUTH: another process keeps {self._path} locked. Nothing was"
-                            " changed; try again in a moment."
-                        )
-                    time.sleep(0.02)
-            yield
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._create()
+            connection = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None)
+            with contextlib.closing(connection):  # which rolls back what is not committed
+                if not (version := connection.execute("PRAGMA user_version").fetchone()[0]):
+                    connection.executescript(SCHEMA)
+                elif version != VERSION:
+                    raise BadSettings(
+                        f"AUTH: {self._path} is of another version of this server. {START_ANEW}"
+                    )
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise BadSettings(f"AUTH: {self._path} {reason(error)}") from None
+
+    def _create(self) -> None:
+        with self._creating:
+            if not self._path.exists():
+                folder = self._path.parent
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if sys.platform != "win32":
+                    folder.chmod(0o700)
+                self._path.touch(mode=0o600)  # which SQLite's journal takes over
+
+    def _import_json(self, old: Path) -> None:
+        """Move what versions before SQLite have kept into the database, once."""
+        if not old.exists():
+            with self._opened():  # so that a file that can't be used ends the start
+                return
+        text = kept.private_text(old, "AUTH", START_ANEW, 10_000_000)
+        try:
+            state = json.loads(text)
+            clients = [
+                Client(**{**one, "redirect_uris": " ".join(one["redirect_uris"])})
+                for one in state["clients"].values()
+            ]
+            sign_ins = [
+                SignIn(**one, **{**consent, "scopes": " ".join(consent["scopes"])})
+                for one in state["sign_ins"].values()
+                if (consent := one.pop("consent"))
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise BadSettings(f"AUTH: {old} is not what was written there. {START_ANEW}") from None
+        with self._changed() as database:
+            for row in clients:
+                insert(database, "clients", row)
+            for one in sign_ins:
+                insert(database, "sign_ins", one)
+        for path in (old, old.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+        counts = f"{len(clients)} clients and {len(sign_ins)} sign-ins"
+        log.info("Moved %s from %s to %s", counts, old, self._path.name)
 
 
-def locked(descriptor: int) -> bool:
-    """Whether the lock of a file could be taken."""
-    import fcntl
+def insert(database: sqlite3.Connection, table: str, row: Client | SignIn) -> None:
+    """Insert a row; one that is there already stays as it is."""
+    values = astuple(row)
+    places = ", ".join("?" * len(values))
+    database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", values)
 
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+
+def find(database: sqlite3.Connection, kind: Kind, secret: str) -> SignIn | None:
+    """The sign-in that a secret belongs to; any refresh token of its family will do."""
+    column, text = ("family", secret.partition(".")[0]) if kind == "refresh" else (kind, secret)
+    query = f"SELECT * FROM sign_ins WHERE {column} = ? AND until > ?"
+    row = database.execute(query, (digest(text), int(time.time()))).fetchone()
+    return row and SignIn(*row)
+
+
+def reason(error: sqlite3.Error | OSError) -> str:
+    """Why a database can't be used, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it has details
+    if code == sqlite3.SQLITE_BUSY:
+        return "is locked by another process. Nothing was changed; try again in a moment."
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+        return f"is damaged ({error}). {START_ANEW}"
+    return f"can't be used: {error}. Look at its disk and its permissions."
 
 
 def store_file() -> Path:
     """Where sign-ins are kept: beside the token of this user's servers."""
-    return kept.token_file().with_name("sign-ins.json")
+    return kept.token_file().with_name("sign-ins.sqlite")
 
 
 def digest(secret: str) -> str:
@@ -318,13 +308,6 @@ def digest(secret: str) -> str:
     return auth.digest(secret).hex()
 
 
-def new_tokens(family: str | None = None) -> tuple[Minted, str]:
-    """Tokens, the refresh token of a `family`, and the family."""
-    family = family or secrets.token_urlsafe(16)
-    return Minted(secrets.token_urlsafe(32), f"{family}.{secrets.token_urlsafe(32)}"), family
-
-
-def find(state: State, **digests: str) -> SignIn | None:
-    """The sign-in that has a code, a family or an access token with this digest."""
-    [(name, wanted)] = digests.items()
-    return next((one for one in state.live() if getattr(one, name) == wanted), None)
+def new_tokens(family: str) -> Minted:
+    """An access token, and a refresh token of a family."""
+    return Minted(secrets.token_urlsafe(32), f"{family}.{secrets.token_urlsafe(32)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -26,11 +27,10 @@ from .auth import Access, Tokens, access, bridge, local_token
 from .connections import AT_A_TIME, QUEUE, Connection, Server
 from .copies import homes
 from .kept import VERSION, private_folder
-from .proof import Identity
-from .resident import Record, born, lease, publish, withdraw
+from .resident import Record, born, lease, local_socket, publish, withdraw
 from .settings import BadSettings, Settings
 from .tunnel import ready, through, tunnel
-from .ways import public_url, ways
+from .ways import build_provider, public_url
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             public = await outside.enter_async_context(tunnel(settings, here))
             settings = through(settings, public)
         callers = Access(None) if insecure else access(settings)
-        provider = None if callers.tokens is None else ways(settings, callers.tokens)
+        provider = None if callers.tokens is None else build_provider(settings, callers.tokens)
         common = await homes(settings, listening.getsockname()[1])
         server = App(
             settings,
@@ -68,7 +68,6 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             homes=common,
             seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
         )
-        identity = identity_of(callers)
 
         async def leaving() -> None:
             await outside.aclose()
@@ -76,7 +75,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
                 runner.close_port()  # new calls go to the copies that have the sessions from now on
                 await server.shared.release_all()
 
-        app = application(server, settings, provider, callers.tokens, identity)
+        app = application(server, settings, provider, callers.tokens)
         runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
         gc.freeze()  # what was imported stays: no collection has to look through all of it again
@@ -87,42 +86,52 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
 async def resident(settings: Settings, log_file: str | None) -> int:
     """Be this user's resident server, on this machine alone, until a signal.
 
-    Its clients are this user's own, so its sessions are those of a server on stdio: of the one
-    local user, in the same sandbox, without shares. What is set for others does not count here.
+    Processes on stdio attach through a Unix socket; browsers and other clients use TCP. Both need
+    a token: code in a sandbox may reach the socket, but can't read the record with its key.
+    All sessions are the local user's, with the sandbox of a server on stdio.
 
     Raises:
         Running: there is one already.
-        BadSettings: the port can't be used.
+        BadSettings: the port can't be used, or no socket can be made.
     """
     settings = settings.model_copy(
         update={"auth": "token", "public_url": None, "allowed_hosts": (), "cors_origins": ()}
         | {"host": "127.0.0.1", "rate_limit": given_or(settings, "rate_limit", 0)}
         | {"port": given_or(settings, "port", 0)}
     )
-    with lease():
-        listening, local = bind(settings), local_token()
-        tokens = Tokens({LOCAL: local.token.get_secret_value()})
-        callers = Access(tokens, local, tokens.principals)
+    with lease(), local_socket() as local:
+        listening, key = bind(settings), secrets.token_urlsafe(32)
+        tokens = Tokens({LOCAL: local_token().token.get_secret_value()})
+        tokens.add(LOCAL, key)
         server = App(settings, tokens)
-        identity = identity_of(callers)
         # The folder of the program that started us may go, as that of an AppImage does.
         os.chdir(private_folder())
-        url = address(settings, listening)
+        record = Record(
+            pid=os.getpid(),
+            born=born(os.getpid()) or 0.0,
+            version=VERSION,
+            url=address(settings, listening),
+            log=log_file,
+            socket=local.getsockname(),
+            key=key,
+        )
 
         def ready() -> None:
-            publish(Record(os.getpid(), born(os.getpid()) or 0.0, VERSION, url, log_file))
-            log.info("Resident server %s at %s, process %d", VERSION, url, os.getpid())
+            publish(record)
+            log.info("Resident server %s at %s, process %d", VERSION, record.url, record.pid)
+            log.info("Processes on stdio attach through %s", record.socket)
 
         async def leaving() -> None:
             withdraw()
 
-        app = application(server, settings, tokens, tokens, identity)
-        runner = Server(configuration(app), leaving, ready)
+        runner = Server(
+            configuration(application(server, settings, tokens, tokens)), leaving, ready
+        )
         # Where uvicorn raises the signal again: ended in order, which is no failure.
         signal.signal(signal.SIGTERM, runner.handle_exit)
         signal.signal(signal.SIGINT, runner.handle_exit)
         gc.freeze()
-        await runner.serve(sockets=[listening])
+        await runner.serve(sockets=[listening, local])
     log.info("The resident server has ended")
     return 0
 
@@ -146,15 +155,6 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=75,
         ws="none",
     )
-
-
-def identity_of(callers: Access) -> Identity | None:
-    """What a server shows to clients of its own user, where the token that was made lets in."""
-    if callers.local is None or callers.tokens is None:
-        return None
-    identity = Identity(callers.local.token.get_secret_value())
-    callers.tokens.add(callers.principals[0], identity.bearer)
-    return identity
 
 
 def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:

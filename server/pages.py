@@ -1,7 +1,7 @@
 """The pages that a person sees while signing in: plain HTML, without scripts.
 
-Everything from outside is escaped here, and every page says that nothing may be loaded into
-it, frame it or keep it. Knows what is said, not when.
+Escapes everything from outside. Every page forbids to load anything into it, to frame it and to
+cache it. Knows what is said, not when.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the sign-in page asks: who for whom."""
+class Question:
+    """What the sign-in page asks about: which client, for which server."""
 
     server: str
     client: str
@@ -73,20 +73,20 @@ def page(title: str, body: str, status: int = 200, head: str = "") -> HTMLRespon
     )
 
 
-def sign_in(asked: Asked, wrong: str = "", status: int = 200) -> HTMLResponse:
-    """The question; `wrong` is what was wrong with the last answer."""
-    client = f"calls itself <b>{escape(asked.client)}</b>" if asked.client else "gives no name"
+def sign_in(about: Question, wrong: str = "", status: int = 200) -> HTMLResponse:
+    """The form; `wrong` is what was wrong with the last answer."""
+    client = f"calls itself <b>{escape(about.client)}</b>" if about.client else "gives no name"
     return page(
         "Let this client run code?",
         f"""\
-<p>A client that {client} wants to use <b>{escape(asked.server)}</b>. Nobody has checked its name.
-You will be sent to <b>{escape(asked.back_to)}</b>: go on only if that is where you came from.</p>
+<p>A client that {client} wants to use <b>{escape(about.server)}</b>. Nobody has checked its name.
+You will be sent to <b>{escape(about.back_to)}</b>: go on only if that is where you came from.</p>
 <p>It will run any Python code there, with the rights of the server's user, for 30 days or until you
 revoke it.</p>
 {f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
 <form method="post" action="/sign-in">
-<input type="hidden" name="request" value="{escape(asked.request)}">
-<input type="hidden" name="csrf" value="{escape(asked.csrf)}">
+<input type="hidden" name="request" value="{escape(about.request)}">
+<input type="hidden" name="csrf" value="{escape(about.csrf)}">
 <label for="token">Your token for this server</label>
 <input id="token" name="token" type="password" autocomplete="current-password" maxlength="1000"
  spellcheck="false" autofocus>
@@ -94,16 +94,16 @@ revoke it.</p>
 <button name="answer" value="deny">Cancel</button>
 </form>
 <p><small>The exact address that you will be sent to:
-<code>{escape(asked.redirect_uri)}</code></small></p>""",
+<code>{escape(about.redirect_uri)}</code></small></p>""",
         status,
     )
 
 
-def back(url: str, back_to: str, allowed: bool) -> HTMLResponse:
+def return_to(url: str, back_to: str, allowed: bool) -> HTMLResponse:
     """Send the person back to the client.
 
-    By a page and not by a redirect: browsers hold a form's redirects, and those of the client
-    behind them, to `form-action`, which here is this server alone.
+    By a page, not a redirect: browsers apply `form-action`, which here is this server alone, to a
+    form's redirects and to those of the client after them.
     """
     title = "Signed in" if allowed else "Not signed in"
     return page(
@@ -114,5 +114,5 @@ def back(url: str, back_to: str, allowed: bool) -> HTMLResponse:
 
 
 def failure(text: str, status: int = 400) -> HTMLResponse:
-    """Why a sign-in can't go on. It leads nowhere, least of all to where a link says."""
+    """Why a sign-in can't go on. It has no link, least of all to where the request says."""
     return page("This sign-in can't go on", f'<p class="wrong">{escape(text[:500])}</p>', status)

@@ -197,7 +197,7 @@ class TextCache:
     async def whole(self, run: Run, execution: Execution | None = None) -> Layout:
         """The text of a run that is over; `execution` is what has led to it."""
         # Files end with an exit code; cells have none.
-        exit_code = run.reply.exit_code if run.is_file else None
+        exit_code = run.exit_code if run.is_file else None
         return await self._of(execution or run).whole(run.cell.outputs, exit_code)
 
     def _of(self, owner: Execution | Run) -> Printed:

@@ -1,6 +1,6 @@
-"""What clients tell of themselves when they register, which is open to the whole network.
+"""Bounds what clients say about themselves when they register, which anybody may do.
 
-Says where a person may safely be led back to, and how much is kept. Knows no store.
+Decides where a person may safely be sent back to, and how much is kept. Knows no store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fastmcp.server.auth.redirect_validation import is_loopback_host
 from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import OAuthClientInformationFull
 
-NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # the most of them, and lengths
+NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # largest lengths and number
 KEPT = {
     "redirect_uris",
     "client_id",
@@ -24,14 +24,14 @@ KEPT = {
 }
 
 
-def bound(client_info: OAuthClientInformationFull) -> None:
-    """Leave of a client what is needed, as a public one: a secret that anybody gets proves nothing.
+def restrict(client_info: OAuthClientInformationFull) -> None:
+    """Reduce a client to what is needed, without a secret: one that anybody gets proves nothing.
 
-    It is changed in place: the answer to the client says what was made of its request (RFC 7591
-    section 3.2.1).
+    Changes it in place, since the answer to the client says what was registered (RFC 7591 section
+    3.2.1).
 
     Raises:
-        RegistrationError: nobody can safely be led back to it.
+        RegistrationError: nobody can safely be sent back to it.
     """
     uris = [str(uri) for uri in client_info.redirect_uris or ()]
     if not 1 <= len(uris) <= REDIRECT_URIS:
@@ -39,7 +39,7 @@ def bound(client_info: OAuthClientInformationFull) -> None:
             "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
         )
     for uri in uris:
-        if wrong := wrong_with(uri):
+        if wrong := redirect_uri_error(uri):
             raise RegistrationError("invalid_redirect_uri", wrong)
     if len(client_info.scope or "") > SCOPE:
         raise RegistrationError("invalid_client_metadata", "scope is too long.")
@@ -53,8 +53,8 @@ def bound(client_info: OAuthClientInformationFull) -> None:
     client_info.token_endpoint_auth_method = "none"
 
 
-def wrong_with(uri: str) -> str | None:
-    """Why nobody may be led there, or None."""
+def redirect_uri_error(uri: str) -> str | None:
+    """Why nobody may be sent there, or None."""
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
         return f"A redirect URI has at most {REDIRECT_URI} characters."
@@ -68,5 +68,5 @@ def wrong_with(uri: str) -> str | None:
 
 
 def is_protected(parts: SplitResult) -> bool:
-    """Whether nobody on the way can read what is sent to an address: https, or this machine."""
+    """Whether nobody on the way can read what is sent to an address: it is https, or loopback."""
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(parts.hostname))

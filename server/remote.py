@@ -1,6 +1,6 @@
-"""A server elsewhere, as a person names it: its address, and the token that it knows us by.
+"""The URL of a server elsewhere, checked, and the token to send there.
 
-Reaches nothing; says only what would be sent where.
+Connects to nothing.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ from .over_http import is_loopback
 from .registration import is_protected
 from .settings import BadSettings, Settings
 
-CURE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of this machine."
+EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of this machine."
 
 
 def checked_url(url: str) -> str:
-    """A URL that tokens may be sent to, with /mcp where there is no path.
+    """A URL that tokens may be sent to, with /mcp for its path if it has none.
 
     Raises:
-        BadSettings: it is none, or what is sent there could be read on the way.
+        BadSettings: it is not one, or the token could be read on the way.
     """
     try:
         parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
-        good = good and not set(url) & set(' \\"<>')  # which programs read differently
+        good = good and not set(url) & set(' \\"<>')  # which programs parse differently
     except ValueError:
         good = False
     if not good or parts.scheme not in ("http", "https"):
-        raise BadSettings(f"--url: {url!r} is no address. {CURE}")
+        raise BadSettings(f"--url: {url!r} is no address. {EXAMPLE}")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise BadSettings(f"--url: leave out what stands before @ or behind ? and #. {CURE}")
+        raise BadSettings(f"--url: leave out what comes before @ and after ? or #. {EXAMPLE}")
     if not is_protected(parts):
-        raise BadSettings(f"--url: over http:// everybody on the way could read the token. {CURE}")
+        raise BadSettings(
+            f"--url: everybody on the way could read the token with http://. {EXAMPLE}"
+        )
     path = parts.path.rstrip("/") or "/mcp"
     return f"{parts.scheme}://{parts.netloc}{path}"
 
@@ -41,10 +43,10 @@ def checked_url(url: str) -> str:
 def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
     """The token for a server and where it is from, or None if none is known.
 
-    That of the settings, or for addresses of this machine the one that its servers have made.
+    It is that of the settings, or for a server on this machine the one that servers here made.
 
     Raises:
-        BadSettings: there is one that can't be used, or several.
+        BadSettings: there is one that can't be used, or there are several.
     """
     tokens = given(settings)
     if settings.rmi_agent_token is not None:

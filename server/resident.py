@@ -1,19 +1,19 @@
-"""The resident server's record: where this user's one server is, and whether it still is.
+"""The resident server's record, lock and Unix socket: how this user's one server is found.
 
-The record is a private file beside the token. A lock that the server holds, which ends with its
-process, tells a living one from what a crash has left; its process's id and start tell it from
-another program's. Knows files and processes; reaches nothing.
+All three lie in the private state folder. The lock ends with its process, which tells a running
+server from the record of a crashed one. Knows files and processes; sends nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -22,8 +22,13 @@ from pydantic import TypeAdapter, ValidationError
 from .kept import private_folder, private_text, token_file
 from .settings import BadSettings
 
-PATIENCE = 60.0  # seconds for another one to begin or to end
-POLL = 0.05  # seconds
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_TIMEOUT = 60.0  # seconds for another server to start or stop
+POLL_INTERVAL = 0.05  # seconds
+BACKLOG = 2048  # connections that the system queues until they are accepted
+SOCKET_PATH_LIMIT = 103  # bytes of a Unix socket's path on macOS; 107 on Linux
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ class Record:
 
     Attributes:
         pid: its process.
-        born: when that was started, by its system's clock.
+        born: when that started, by its system's clock.
         version: of the package.
-        url: its base URL.
+        url: its TCP base URL, for browsers and other clients.
         log: the file that its log goes to; None where the program that started it keeps that.
+        socket: its Unix socket; empty in the records of older versions.
+        key: the bearer token of this start, which nobody else is ever given.
     """
 
     pid: int
@@ -43,10 +50,12 @@ class Record:
     version: str
     url: str
     log: str | None
+    socket: str = ""
+    key: str = field(default="", repr=False)
 
     @property
     def lives(self) -> bool:
-        """Whether the process is there, and the one that wrote the record."""
+        """Whether the process runs, and is the one that wrote the record."""
         return born(self.pid) == self.born
 
 
@@ -54,11 +63,24 @@ FORMAT = TypeAdapter(Record)
 
 
 class Running(Exception):
-    """There is a resident server already."""
+    """A resident server runs already."""
 
     def __init__(self, record: Record) -> None:
         super().__init__(f"A resident server runs already: process {record.pid}, {record.url}.")
         self.record = record
+
+
+def check_supported() -> None:
+    """Check that this system can have a resident server.
+
+    Raises:
+        BadSettings: this is Windows.
+    """
+    if sys.platform == "win32":
+        raise BadSettings(
+            "A resident server is not available on Windows: it listens on a Unix socket that only"
+            " its user can open. Use ATTACH=never, or rmi-agent-mcp-server --transport http."
+        )
 
 
 def record_file() -> Path:
@@ -67,12 +89,17 @@ def record_file() -> Path:
 
 
 def log_file() -> Path:
-    """Where the log of a server goes that was started in the background."""
+    """Where a server that was started in the background logs to."""
     return token_file().with_name("resident.log")
 
 
+def lock_file() -> Path:
+    """What the server locks."""
+    return token_file().with_name("resident.lock")
+
+
 def born(pid: int) -> float | None:
-    """When a process of this user was started, which setting the clock does not change, or None."""
+    """When a process of this user started, unaffected by changes of the clock, or None."""
     try:
         process = psutil.Process(pid)
         if sys.platform != "win32" and process.uids().real != os.getuid():
@@ -86,7 +113,7 @@ def born(pid: int) -> float | None:
 
 
 def recorded() -> Record | None:
-    """What the record says, true or not; None if there is none that can be read.
+    """The record, whether or not its server still runs; None if none can be read.
 
     Raises:
         BadSettings: others could have written it.
@@ -101,7 +128,7 @@ def recorded() -> Record | None:
 
 
 def found() -> Record | None:
-    """The resident server that is there now, or None.
+    """The resident server that runs now, or None.
 
     Raises:
         BadSettings: others could have written its record.
@@ -111,44 +138,49 @@ def found() -> Record | None:
 
 
 def publish(record: Record) -> None:
-    """Let clients find the server."""
-    descriptor, written = tempfile.mkstemp(dir=private_folder())  # it has mode 0600
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(FORMAT.dump_json(record))
-        os.replace(written, record_file())
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(written)
-        raise
+    """Let clients find the server; one that reads half a record finds none yet."""
+    private_folder()
+    descriptor = os.open(record_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(FORMAT.dump_json(record))
 
 
 def withdraw() -> None:
-    """Let no client find a server."""
+    """Let clients find no server."""
     record_file().unlink(missing_ok=True)
 
 
+def remove_leftovers() -> None:
+    """Remove the record and the socket of a server that was killed."""
+    with contextlib.suppress(BadSettings, OSError):
+        if old := recorded():
+            Path(old.socket).unlink()
+            Path(old.socket).parent.rmdir()  # a temporary one; the state folder is never empty
+    withdraw()
+
+
 @contextlib.contextmanager
-def lease(patience: float = PATIENCE) -> Iterator[None]:
-    """Be the one resident server of this user, which one that is ending is waited for.
+def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Hold the per-user lock; waits for a server that is shutting down.
 
     Raises:
-        Running: there is one.
-        BadSettings: one begins or ends, and that takes longer than `patience` seconds.
+        Running: a server runs.
+        BadSettings: this is Windows, or one has been starting or stopping for `timeout` seconds.
     """
-    until = time.monotonic() + patience
+    check_supported()
+    until = time.monotonic() + timeout
     private_folder()
     with open_lock() as descriptor:
-        while not take(descriptor, shared=False):
+        while not lock(descriptor, fcntl.LOCK_EX):
             if record := found():
                 raise Running(record)
             if time.monotonic() > until:
                 raise BadSettings(
-                    f"Another resident server has been starting or ending for {patience:g} s."
-                    " Try again; rmi-agent-mcp-server status tells more."
+                    f"Another resident server has been starting or stopping for {timeout:g} s."
+                    " Try again; rmi-agent-mcp-server status says more."
                 )
-            time.sleep(POLL)
-        withdraw()  # what a crash has left
+            time.sleep(POLL_INTERVAL)
+        remove_leftovers()
         try:
             yield
         finally:
@@ -156,21 +188,16 @@ def lease(patience: float = PATIENCE) -> Iterator[None]:
 
 
 def is_held() -> bool:
-    """Whether a resident server is there, be it beginning or ending."""
-    if not lock_file().exists():
+    """Whether a resident server runs, starts or stops."""
+    if sys.platform == "win32" or not lock_file().exists():
         return False
     with open_lock() as descriptor:
-        return not take(descriptor, shared=True)
-
-
-def lock_file() -> Path:
-    """What the server holds."""
-    return token_file().with_name("resident.lock")
+        return not lock(descriptor, fcntl.LOCK_SH)  # those who only look don't exclude each other
 
 
 @contextlib.contextmanager
 def open_lock() -> Iterator[int]:
-    """The lock's file; closing it lets go."""
+    """The lock's file; closing it unlocks."""
     descriptor = os.open(lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield descriptor
@@ -178,17 +205,61 @@ def open_lock() -> Iterator[int]:
         os.close(descriptor)
 
 
-def take(descriptor: int, *, shared: bool) -> bool:
-    """Lock now, if nobody has; those who only look share."""
+def lock(descriptor: int, how: int) -> bool:
+    """Lock a file, unless somebody else has."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def local_socket() -> Iterator[socket.socket]:
+    """A listening Unix socket that only this user can connect to. For who holds the lock.
+
+    It is in the state folder. Where that can't be, as its path is too long or its file system
+    has no sockets, it is in a private temporary folder; the record says where.
+
+    Raises:
+        BadSettings: neither can have one.
+    """
+    path = private_folder() / "resident.sock"
+    with contextlib.ExitStack() as stack:
+        try:
+            listening = listening_at(path)
+        except OSError:
+            other = stack.enter_context(tempfile.TemporaryDirectory(prefix="rmi-agent-socket-"))
+            path = Path(other, path.name)
+            try:
+                listening = listening_at(path)
+            except OSError as error:
+                raise BadSettings(
+                    f"XDG_STATE_HOME: no Unix socket can be made in {private_folder()} or"
+                    f" {other}: {error.strerror or error}. Set it to a short path on a local disk."
+                ) from None
+        with listening:
+            try:
+                yield listening
+            finally:
+                path.unlink(missing_ok=True)
+
+
+def listening_at(path: Path) -> socket.socket:
+    """A socket that listens at a path, in place of what a killed server left there.
+
+    Raises:
+        OSError: none can be there.
+    """
+    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+        raise OSError(f"{path} is too long for a socket")
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(path))
+        path.chmod(0o600)  # in time: nobody can connect before it listens
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -18,15 +18,24 @@ import psutil
 from cyclopts import Parameter
 
 from . import logs
-from .attach import START, Unattached, check, introduced_facts
+from .discovery import START, AttachError, Facts, check, resident_endpoint
 from .kept import PACKAGE, VERSION, private_folder
-from .proof import Facts
-from .resident import POLL, Record, Running, found, is_held, log_file, record_file, recorded
+from .resident import (
+    POLL_INTERVAL,
+    Record,
+    Running,
+    check_supported,
+    found,
+    is_held,
+    log_file,
+    record_file,
+    recorded,
+)
 from .settings import BadSettings, Settings, die, load
 
-STARTING = 75.0  # seconds until a server has to be there
-STOPPING = 30.0  # seconds for kernels and notebooks
-KILLED = 10.0  # seconds for what is left after that
+START_TIMEOUT = 75.0  # seconds until a started server has to be found
+STOP_TIMEOUT = 30.0  # seconds to end kernels and close notebooks
+KILL_TIMEOUT = 10.0  # seconds for what is left after that
 NOT_RUNNING, UNCLEAR = 3, 4  # as LSB's `status` has them
 
 
@@ -58,6 +67,7 @@ def start(
         "sandbox": "off" if no_sandbox else None,
     }
     try:
+        check_supported()
         settings = load(**{name: value for name, value in given.items() if value is not None})
         settings.make_folders()
         if foreground:
@@ -90,10 +100,10 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
 
 
 def in_background(settings: Settings, log_level: logs.Level) -> str:
-    """Start one that goes on when this process and its terminal end; what to tell of it.
+    """Start a server that outlives this process and its terminal; what to print.
 
     Raises:
-        BadSettings: it does not start, or another one runs; says why.
+        BadSettings: it does not start, or another one runs that does not fit.
     """
     if record := found():
         return as_wanted(record, settings)
@@ -111,20 +121,29 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            start_new_session=sys.platform != "win32",
-            creationflags=apart(),
+            start_new_session=True,
         )
-    until = time.monotonic() + STARTING
+    until = time.monotonic() + START_TIMEOUT
     while time.monotonic() < until:
-        ends = process.poll() is not None  # looked at first: a faster one is there by now
+        ended = process.poll() is not None  # asked first: a faster one is found by now
         if record := found():
             ours = record.pid == process.pid
             return described(record, "runs") if ours else as_wanted(record, settings)
-        if ends:
-            raise BadSettings(why_not(before))
-        time.sleep(POLL)
+        if ended:
+            raise BadSettings(last_words(before))
+        time.sleep(POLL_INTERVAL)
     process.terminate()
-    raise BadSettings(f"start: no server was there in {STARTING:.0f} s. Its log: {log_file()}")
+    raise BadSettings(
+        f"start: no server was found within {START_TIMEOUT:.0f} s. Its log: {log_file()}"
+    )
+
+
+def last_words(before: int) -> str:
+    """The last line of the log behind a position; servers that fail say there why."""
+    with log_file().open("rb") as log:
+        log.seek(before)
+        lines = log.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"start: see {log_file()}"
 
 
 def as_wanted(record: Record, settings: Settings) -> str:
@@ -134,26 +153,10 @@ def as_wanted(record: Record, settings: Settings) -> str:
         BadSettings: it is of another version, or does something else.
     """
     try:
-        check(settings, "always", asyncio.run(introduced_facts(record)))
-    except Unattached as error:
+        check(settings, "always", asyncio.run(resident_endpoint(record).facts()))
+    except AttachError as error:
         raise BadSettings(f"start: {error}") from None
     return described(record, "runs already")
-
-
-def apart() -> int:
-    """What keeps a process on Windows when the terminal or host ends that has started it."""
-    if sys.platform != "win32":
-        return 0
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
-    return flags | subprocess.CREATE_BREAKAWAY_FROM_JOB
-
-
-def why_not(before: int) -> str:
-    """What a server has said last, from a place in its log on."""
-    with log_file().open("rb") as log:
-        log.seek(before)
-        lines = log.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"start: see {log_file()}"
 
 
 def described(record: Record, how: str) -> str:
@@ -166,9 +169,10 @@ def described(record: Record, how: str) -> str:
 def stop() -> None:
     """End the resident server in order: kernels end, notebooks are closed.
 
-    One that takes too long is killed; its notebooks are put right by the next start.
+    One that takes too long is killed; the next start repairs its notebooks.
     """
     try:
+        check_supported()
         record = found()
         sessions = facts_of(record) if record is not None else ""
         process = psutil.Process(record.pid) if record is not None else None
@@ -180,12 +184,12 @@ def stop() -> None:
         print("No resident server runs.")
         return
     process.terminate()
-    if not gone(record, STOPPING):
+    if not ends_within(record, STOP_TIMEOUT):
         process.kill()
-        gone(record, KILLED)
+        ends_within(record, KILL_TIMEOUT)
         print(
-            f"The resident server (process {record.pid}) did not end in {STOPPING:.0f} s and was"
-            " killed. What it ran ends too, and its notebooks are put right by the next start.",
+            f"The resident server (process {record.pid}) did not end within {STOP_TIMEOUT:.0f} s"
+            " and was killed. What it ran ends too; the next start repairs its notebooks.",
             file=sys.stderr,
         )
         raise SystemExit(1)
@@ -194,21 +198,21 @@ def stop() -> None:
     print(f"The resident server (process {record.pid}) has ended.{more}")
 
 
-def gone(record: Record, seconds: float) -> bool:
-    """Whether a server has ended within some time, with all that it holds."""
+def ends_within(record: Record, seconds: float) -> bool:
+    """Whether a server ends within some time."""
     until = time.monotonic() + seconds
     while record.lives:
         if time.monotonic() > until:
             return False
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     return True
 
 
 def facts_of(record: Record) -> Facts | str:
     """What a server tells of itself, or why it does not."""
     try:
-        return asyncio.run(introduced_facts(record))
-    except Unattached as error:
+        return asyncio.run(resident_endpoint(record).facts())
+    except AttachError as error:
         return str(error)
 
 
@@ -226,8 +230,9 @@ def examined() -> tuple[list[str], int]:
     """What to print, and the exit code.
 
     Raises:
-        BadSettings: others could have written the record.
+        BadSettings: this is Windows, or others could have written the record.
     """
+    check_supported()
     record = found()
     if record is None:
         if is_held():

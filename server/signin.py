@@ -1,12 +1,10 @@
-"""Sign-ins that wait for a person: bound to their browser, for ten minutes, answered once.
+"""The sign-in page: a pending sign-in is bound to one browser, lasts ten minutes, is answered once.
 
-Asks for a token and counts wrong ones; knows nothing of codes, of what is stored, or of MCP.
+Asks for a token and counts wrong ones. Knows nothing of codes, of what is stored, or of MCP.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import math
 import re
 import secrets
@@ -20,19 +18,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from . import guesses, pages
-from .auth import Tokens
+from .auth import Tokens, same_secret
 from .oauth_store import Client
 
 PATH = "/sign-in"
 PENDING_SECONDS = 600.0
-PENDING = 2_000  # more than /authorize lets in during that time: a flood drops nobody's
-TRIES = 5  # wrong tokens in one sign-in
+PENDING = 2_000  # more than /authorize lets in during that time, so a flood drops nobody's
+TRIES = 5  # wrong tokens that end a sign-in
 BROWSER = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass
-class Pending:
-    """One sign-in that waits; `browser` is the cookie of the browser that began it."""
+class PendingSignIn:
+    """A sign-in that waits for a person; `browser` is the cookie of the browser that began it."""
 
     client: Client
     params: AuthorizationParams
@@ -44,47 +42,47 @@ class Pending:
 
 
 class SignInPage:
-    """The page, and the sign-ins that it waits for.
+    """The page and its pending sign-ins.
 
     Args:
         public_url: the server's, without a slash at the end.
-        tokens: those that a person may show.
-        allow: makes the address to go back to when a principal has agreed.
-        deny: makes the one when they have not.
+        tokens: what a person may sign in with.
+        allow: makes the address to go back to after a principal has agreed.
+        deny: makes the address to go back to after they have not.
     """
 
     def __init__(
         self,
         public_url: str,
         tokens: Tokens,
-        allow: Callable[[Pending, str], str],
-        deny: Callable[[Pending], str],
+        allow: Callable[[PendingSignIn, str], str],
+        deny: Callable[[PendingSignIn], str],
     ) -> None:
         self._url, self._tokens = public_url, tokens
         self._allow, self._deny = allow, deny
-        self._pending: dict[str, Pending] = {}
-        self._wrong = guesses.WrongTokens()
+        self._pending: dict[str, PendingSignIn] = {}
+        self._throttle = guesses.LoginThrottle()
         self._secure = public_url.startswith("https:")
-        # With the prefix no other host can plant one; browsers grant it over HTTPS only.
+        # No other host can set a cookie with this prefix; browsers accept it over HTTPS only.
         self._cookie = "__Host-rmi-sign-in" if self._secure else "rmi-sign-in"
 
     def begin(self, client: Client, params: AuthorizationParams) -> str:
-        """Have a sign-in wait; the page's address."""
+        """Begin a sign-in; the address of its page."""
         now = time.monotonic()
         self._pending = {key: one for key, one in self._pending.items() if one.until > now}
         while len(self._pending) >= PENDING:
             self._pending.pop(next(iter(self._pending)))
-        one = Pending(client, params)
+        one = PendingSignIn(client, params)
         self._pending[one.id] = one
         return f"{self._url}{PATH}?request={one.id}"
 
     def bind(self, request: Request, response: Response) -> None:
-        """Give the sign-in that a response leads to, if it does, to the browser that asked."""
+        """If a response leads to a sign-in, bind that to the browser that asked."""
         start, _, key = response.headers.get("location", "").partition("?request=")
         one = self._pending.get(key)
         if one is None or start != self._url + PATH:
             return
-        kept = request.cookies.get(self._cookie, "")  # of another tab: both may go on
+        kept = request.cookies.get(self._cookie, "")  # another tab's: both may go on
         one.browser = kept if BROWSER.fullmatch(kept) else secrets.token_urlsafe(32)
         response.set_cookie(
             self._cookie,
@@ -93,55 +91,54 @@ class SignInPage:
             path="/",
             secure=self._secure,
             httponly=True,
-            samesite="lax",  # strict ones are not sent when another site has led here
+            samesite="lax",  # a strict one is not sent when another site has led here
         )
 
     async def handle(self, request: Request) -> Response:
         """Show the page, or take its answer."""
         if request.method != "POST":
             one = self._find(request, request.query_params.get("request", ""))
-            return pages.sign_in(self._asked(one)) if one else gone()
+            return pages.sign_in(self._question(one)) if one else expired()
         form = await request.form(max_files=0, max_fields=10)
         given = {name: value for name, value in form.items() if isinstance(value, str)}
         one = self._find(request, given.get("request", ""))
-        if one is None or not same(given.get("csrf", ""), one.csrf):
-            return gone()
+        if one is None or not same_secret(given.get("csrf", ""), one.csrf):
+            return expired()
         if given.get("answer") == "allow":
-            address = guesses.address_of(request)
+            address = guesses.client_address(request)
             return await self._try(one, given.get("token", "").strip(), address)
         del self._pending[one.id]
-        return pages.back(self._deny(one), origin(one), allowed=False)
+        return pages.return_to(self._deny(one), origin(one), allowed=False)
 
-    async def _try(self, one: Pending, token: str, address: str) -> Response:
-        if wait := self._wrong.wait(address):
-            closed = pages.sign_in(self._asked(one), guesses.shut(wait), 429)
+    async def _try(self, one: PendingSignIn, token: str, address: str) -> Response:
+        if wait := self._throttle.retry_after(address):
+            closed = pages.sign_in(self._question(one), guesses.closed_message(wait), 429)
             closed.headers["Retry-After"] = f"{math.ceil(wait)}"
             return closed
         found = await self._tokens.verify_token(token)
         if found is None:
-            self._wrong.add(address)
             one.tries -= 1
             if not one.tries:
                 self._pending.pop(one.id, None)
-            await asyncio.sleep(guesses.SLOW)
+            await self._throttle.failed(address)
             if not one.tries:
                 return pages.failure(
                     "Too many wrong tokens. Go back to the client and begin again.", 403
                 )
-            return pages.sign_in(self._asked(one), guesses.WRONG_TOKEN, 403)
+            return pages.sign_in(self._question(one), guesses.WRONG_TOKEN, 403)
         if self._pending.pop(one.id, None) is None:  # answered by another request meanwhile
-            return gone()
-        return pages.back(self._allow(one, found.client_id), origin(one), allowed=True)
+            return expired()
+        return pages.return_to(self._allow(one, found.client_id), origin(one), allowed=True)
 
-    def _find(self, request: Request, key: str) -> Pending | None:
-        """The sign-in, if it still waits, and for this browser."""
+    def _find(self, request: Request, key: str) -> PendingSignIn | None:
+        """The sign-in, if it is still pending and this browser's."""
         one = self._pending.get(key)
         if one is None or one.until < time.monotonic() or not one.browser:
             return None
-        return one if same(request.cookies.get(self._cookie, ""), one.browser) else None
+        return one if same_secret(request.cookies.get(self._cookie, ""), one.browser) else None
 
-    def _asked(self, one: Pending) -> pages.Asked:
-        return pages.Asked(
+    def _question(self, one: PendingSignIn) -> pages.Question:
+        return pages.Question(
             server=urlsplit(self._url).netloc,
             client=one.client.name,
             redirect_uri=str(one.params.redirect_uri),
@@ -151,20 +148,15 @@ class SignInPage:
         )
 
 
-def gone() -> Response:
-    """One answer, whatever was wrong: other browsers' sign-ins stay secret."""
+def expired() -> Response:
+    """One answer for all reasons, so that it reveals nothing about other browsers."""
     return pages.failure(
         "It has expired, was answered before, or was begun in another browser."
         " Go back to the client and begin again."
     )
 
 
-def origin(one: Pending) -> str:
+def origin(one: PendingSignIn) -> str:
     """Scheme, host and port of where a sign-in leads back to."""
     parts = urlsplit(str(one.params.redirect_uri))
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def same(given: str, own: str) -> bool:
-    """Whether two secrets are the same, in constant time."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), own.encode())

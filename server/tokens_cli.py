@@ -29,7 +29,7 @@ app = cyclopts.App(
 def list_() -> None:
     """Show who is signed in, with which client, since when and until when."""
     try:
-        signed_in = Store(store_file()).state.live()
+        signed_in = Store(store_file()).sign_ins()
     except BadSettings as error:
         die(error)
     if not signed_in:
@@ -37,8 +37,7 @@ def list_() -> None:
         return
     table = Table("id", "user", "client", "server", "since", "last used", "expires", box=None)
     for one in sorted(signed_in, key=lambda one: one.since):
-        consent = one.consent
-        names = (one.id, consent.principal, consent.client_name or "(no name)", consent.resource)
+        names = (one.id, one.principal, one.client_name or "(no name)", one.resource)
         table.add_row(*names, day(one.since), day(one.used), day(one.until))
     # Whole lines where nobody looks: a pipe has no width.
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 500)
@@ -56,15 +55,13 @@ def revoke(
     if all_ == bool(names):
         die(BadSettings("tokens revoke: name what to end, or say --all."))
     try:
-        with Store(store_file()).changed() as state:
-            ended = [one for one in state.live() if all_ or called(one, names)]
-            for one in ended:
-                del state.sign_ins[one.id]
+        store = Store(store_file())
+        ended = [one for one in store.sign_ins() if all_ or called(one, names)]
+        store.end(*ended)
     except BadSettings as error:
         die(error)
     for one in ended:
-        consent = one.consent
-        print(f"{one.id}: {consent.principal} is signed out of {consent.client_name or 'a client'}")
+        print(f"{one.id}: {one.principal} is signed out of {one.client_name or 'a client'}")
     unknown = [name for name in names if not any(called(one, [name]) for one in ended)]
     if unknown:
         die(BadSettings(f"tokens revoke: nobody is signed in as or with {', '.join(unknown)}."))
@@ -74,7 +71,7 @@ def revoke(
 
 def called(one: SignIn, names: Iterable[str]) -> bool:
     """Whether a sign-in is meant by one of the names."""
-    return not {one.id, one.consent.principal, one.consent.client_name}.isdisjoint(names)
+    return not {one.id, one.principal, one.client_name}.isdisjoint(names)
 
 
 def day(seconds: int) -> str:

@@ -12,38 +12,44 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from .settings import BadSettings, Settings
 
 log = logging.getLogger(__name__)
 
-OPENING = 15.0  # seconds for ngrok to answer
-CLOSING = 5.0  # seconds for it to take the address back; it does so, too, when we are gone
-AUTHTOKEN = "Copy yours from https://dashboard.ngrok.com/get-started/your-authtoken"
-REFUSED = ("ERR_NGROK_105", "ERR_NGROK_106", "ERR_NGROK_107", "ERR_NGROK_4018")
-UNREACHED = re.compile(r"tcp connection|tls handshake|proxy|gave up|start ngrok session")
-RESERVED = "Free ones are listed at https://dashboard.ngrok.com/domains"
-
-
-class Listener(Protocol):
-    """What the SDK's `forward` resolves to."""
-
-    def url(self) -> str:
-        """The public address, https:// and a host."""
-
-    def close(self) -> Awaitable[None]:
-        """Take the address back."""
+OPEN_TIMEOUT = 15.0  # seconds
+CLOSE_TIMEOUT = 5.0  # seconds; ngrok also takes the address back when this process is gone
+COPY = "Copy yours from https://dashboard.ngrok.com/get-started/your-authtoken"
+REFUSED = f"NGROK_AUTHTOKEN: ngrok does not accept it ({{words}}). {COPY}"
+UNREACHED = (
+    "--tunnel ngrok: its service can't be reached ({words}). Check that this machine is online and"
+    " may connect to connect.ngrok-agent.com, port 443"
+)
+NO_TUNNEL = "--tunnel ngrok: ngrok gives no tunnel ({words}). Its log: https://dashboard.ngrok.com"
+NO_DOMAIN = (
+    "NGROK_DOMAIN: ngrok does not give {domain} ({words}). Free ones are listed at"
+    " https://dashboard.ngrok.com/domains"
+)
+# The first pattern that ngrok's words match gives the sentence. "Authentication failed" alone says
+# little: ngrok also puts it before codes that have nothing to do with the authtoken.
+CAUSES = (
+    (r"ERR_NGROK_(105|106|107|4018)\b", REFUSED),
+    (r"ERR_NGROK_\d", NO_TUNNEL),
+    (r"tcp connection|tls handshake|proxy|gave up|start ngrok session", UNREACHED),
+    (r"(?i)authentication", REFUSED),
+    (r"", NO_TUNNEL),
+)
 
 
 @asynccontextmanager
 async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
-    """The public URL of a tunnel to `address` (HOST:PORT of this machine), which ends with it.
+    """Open a tunnel to `address` (HOST:PORT of this machine); yield its public URL; close it.
 
-    When the connection to ngrok is lost meanwhile, the SDK makes it anew, with the same URL.
+    The SDK restores a lost connection to ngrok by itself, with the same URL.
 
     Raises:
         BadSettings: there is no SDK, no authtoken, or ngrok gives no tunnel.
@@ -51,30 +57,30 @@ async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
     sdk, authtoken = ngrok(), authtoken_of(settings)
     keep_out_of_logs(authtoken)
     try:
-        listener: Listener = await asyncio.wait_for(
-            # Not by the port alone, which the SDK looks for on `localhost`: that may be ::1.
-            sdk.forward(address, authtoken=authtoken, domain=settings.ngrok_domain),
-            OPENING,
-        )
+        # Not by the port alone, which the SDK looks for on `localhost`: that may be ::1.
+        opening = sdk.forward(address, authtoken=authtoken, domain=settings.ngrok_domain)
+        listener = await asyncio.wait_for(opening, OPEN_TIMEOUT)
     except TimeoutError:
-        raise BadSettings(unreached(f"no answer within {OPENING:.0f} seconds")) from None
+        raise BadSettings(
+            UNREACHED.format(words=f"no answer within {OPEN_TIMEOUT:.0f} seconds")
+        ) from None
     except Exception as error:  # the SDK's are ValueErrors, and RuntimeErrors of its threads
         raise BadSettings(why_no_tunnel(error, authtoken, settings.ngrok_domain)) from None
     try:
-        yield listener.url().rstrip("/").lower()
+        yield str(listener.url()).rstrip("/").lower()
     finally:
         try:
-            await asyncio.wait_for(asyncio.shield(listener.close()), CLOSING)
+            await asyncio.wait_for(asyncio.shield(listener.close()), CLOSE_TIMEOUT)
         except Exception as error:  # the process ends, and the tunnel with its connection
-            log.warning("ngrok did not confirm the tunnel's end: %s", one_line(error, authtoken))
+            log.warning("ngrok did not confirm that it closed: %s", one_line(error, authtoken))
 
 
 @contextmanager
 def left_at_once() -> Iterator[None]:
-    """End the process with the block, as it ends, but without taking the interpreter down.
+    """Exit with the block's exit code when it ends, without finalizing the interpreter.
 
-    The SDK's threads come into the interpreter after their work is done, and when it is being
-    taken down just then, it aborts: half of all starts without a network did (1.4 and 1.7).
+    The SDK's threads enter the interpreter after their work is done. While it is being finalized
+    that aborts the process: half of all starts without a network did (ngrok 1.4 and 1.7).
     """
     code: Any = 0
     try:
@@ -115,33 +121,20 @@ def authtoken_of(settings: Settings) -> str:
         BadSettings: it is missing, or no header could carry it.
     """
     if settings.ngrok_authtoken is None:
-        raise BadSettings(f"NGROK_AUTHTOKEN: --tunnel ngrok needs it. {AUTHTOKEN}")
+        raise BadSettings(f"NGROK_AUTHTOKEN: --tunnel ngrok needs it. {COPY}")
     authtoken = settings.ngrok_authtoken.get_secret_value()
     if not re.fullmatch("[!-~]+", authtoken):
-        raise BadSettings(f"NGROK_AUTHTOKEN: it has spaces, or letters that none has. {AUTHTOKEN}")
+        raise BadSettings(f"NGROK_AUTHTOKEN: it has spaces, or letters that none has. {COPY}")
     return authtoken
 
 
 def why_no_tunnel(error: Exception, authtoken: str, domain: str | None) -> str:
     """Why ngrok gives no tunnel, in one line that says what to do."""
     words = one_line(error, authtoken)
-    # "Authentication failed" also stands before what is no fault of the authtoken's.
-    code = re.search(r"ERR_NGROK_\d+", words)
-    if code is None and UNREACHED.search(words):
-        return unreached(words)
-    if code[0] in REFUSED if code else "authentication" in words.lower():
-        return f"NGROK_AUTHTOKEN: ngrok does not take it ({words}). {AUTHTOKEN}"
-    if domain is not None:
-        return f"NGROK_DOMAIN: ngrok does not give {domain} ({words}). {RESERVED}"
-    return f"--tunnel ngrok: ngrok gives no tunnel ({words}). Its log: https://dashboard.ngrok.com"
-
-
-def unreached(words: str) -> str:
-    """What to do when ngrok's service does not answer."""
-    return (
-        f"--tunnel ngrok: its service can't be reached ({words}). Look whether this machine is"
-        " online, and lets connections out to connect.ngrok-agent.com, port 443"
-    )
+    sentence = next(sentence for pattern, sentence in CAUSES if re.search(pattern, words))
+    if sentence is NO_TUNNEL and domain is not None:
+        sentence = NO_DOMAIN
+    return sentence.format(words=words, domain=domain)
 
 
 def one_line(error: Exception, authtoken: str) -> str:
@@ -151,40 +144,40 @@ def one_line(error: Exception, authtoken: str) -> str:
 
 
 def keep_out_of_logs(authtoken: str) -> None:
-    """Let the SDK's lines in our log not repeat the authtoken."""
+    """Remove the authtoken from what the SDK logs."""
 
-    def without(record: logging.LogRecord) -> bool:
+    def redact(record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] in ("ngrok", "muxado"):
             record.msg, record.args = record.getMessage().replace(authtoken, "…"), None
         return True
 
     for handler in logging.getLogger().handlers:
-        handler.addFilter(without)
+        handler.addFilter(redact)
 
 
 def through(settings: Settings, public: str) -> Settings:
-    """The settings of a server behind a tunnel: its host is allowed, and its URL the public one.
+    """The settings of a server behind a tunnel: its host is allowed, its URL is the public one.
 
     Raises:
-        BadSettings: PUBLIC_URL is another, by which clients would be led astray.
+        BadSettings: PUBLIC_URL is another address, which clients would then use.
     """
     set_to = (settings.public_url or "").rstrip("/").lower()
     if settings.auth != "token" and set_to and set_to != public:
         raise BadSettings(
-            f"PUBLIC_URL: it is {set_to}, and the tunnel's address {public}. Leave PUBLIC_URL out,"
-            " or set NGROK_DOMAIN to its host if ngrok has reserved that for you."
+            f"PUBLIC_URL: it is {set_to}, but the tunnel's address is {public}. Leave PUBLIC_URL"
+            " out, or set NGROK_DOMAIN to its host if ngrok has reserved that for you."
         )
     allowed = (*settings.allowed_hosts, urlsplit(public).netloc)
     return settings.model_copy(update={"allowed_hosts": allowed, "public_url": public})
 
 
 def ready(public: str, signs_in: bool, bridge: str) -> str:
-    """What the log of the start says of the tunnel, with lines to copy.
+    """What a start prints about its tunnel, with lines to copy.
 
     Args:
-        public: its URL.
+        public: the tunnel's URL.
         signs_in: whether clients can sign in by OAuth.
-        bridge: an entry of Claude Desktop's config file.
+        bridge: an entry for Claude Desktop's config file.
     """
     connector = (
         f"{public}/mcp"

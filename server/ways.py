@@ -1,6 +1,6 @@
-"""The ways to be known that AUTH names, as one FastMCP provider.
+"""Builds the FastMCP auth provider that AUTH names.
 
-Chooses and checks the settings that belong together; the ways themselves are elsewhere.
+Chooses it and checks the settings that belong together; the providers are elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from .registration import is_protected
 from .settings import BadSettings, Settings
 
 
-class Ways(MultiAuth):
-    """Several ways at once, with principals as each of them names them.
+class CombinedProvider(MultiAuth):
+    """Several providers at once, with principals as each of them names them.
 
-    FastMCP puts the way before the name, so that two can't collide. Here a principal is one
-    whether they show their token or had a client sign in with it, and the names of other
-    providers begin with the provider's and a colon, which names of tokens can't have.
+    FastMCP qualifies a name with its source, so that two sources can't collide. Here somebody is
+    one principal whether they send their token or had a client sign in with it, and names from
+    other providers begin with the provider and a colon, which names of tokens can't contain.
     """
 
     async def verify_token(self, token: str) -> AccessToken | None:
@@ -30,27 +30,27 @@ class Ways(MultiAuth):
         return found.model_copy(update={"client_id": found.original_client_id})
 
 
-def ways(settings: Settings, tokens: Tokens) -> AuthProvider:
-    """What AUTH asks for; with `token` alone that is `tokens`.
+def build_provider(settings: Settings, tokens: Tokens) -> AuthProvider:
+    """The provider that AUTH names; for `token` that is `tokens`.
 
     Raises:
         BadSettings: a setting that belongs to it is missing or can't be used.
     """
     if settings.auth == "token":
         return tokens
-    # Here, since they take a quarter of a start's time that most servers have no use for.
-    from .external import external
-    from .oauth import SignIns
+    # Here, because importing them is a quarter of a start, and most servers don't need them.
+    from .external import external_provider
+    from .oauth import OAuthServer
     from .oauth_store import Store, store_file
 
     url = public_url(settings)
     server = (
-        SignIns(url, tokens, Store(store_file()))
+        OAuthServer(url, tokens, Store(store_file()))
         if settings.auth == "token+oauth"
-        else external(settings, url)
+        else external_provider(settings, url)
     )
-    # Scopes of another provider are for its own tokens, which it has looked at by itself.
-    return Ways(
+    # A provider checks the scopes of its own tokens by itself.
+    return CombinedProvider(
         server=server, verifiers={"token": tokens}, server_source_id="oauth", required_scopes=[]
     )
 
@@ -59,7 +59,7 @@ def public_url(settings: Settings) -> str:
     """PUBLIC_URL without a slash at its end.
 
     Raises:
-        BadSettings: it is missing, is no bare https:// or loopback http:// address.
+        BadSettings: it is missing, or not a bare https:// or loopback http:// address.
     """
     url = (settings.public_url or "").rstrip("/")
     cure = "Write the address that clients and browsers reach: https://HOST, without a path."
@@ -67,7 +67,7 @@ def public_url(settings: Settings) -> str:
         parts = urlsplit(url)
         bare = url == f"{parts.scheme}://{parts.netloc}" and "@" not in url and parts.hostname
         good = bare and is_protected(parts) and parts.port != 0
-    except ValueError:  # a port that is none
+    except ValueError:  # the port is not a number
         good = False
     if not url:
         raise BadSettings(f"PUBLIC_URL: AUTH={settings.auth} needs it. {cure}")

@@ -1,6 +1,6 @@
-"""A server of our own on stdio, spoken to by hand: nothing but the protocol may come out of it.
+"""Starts a server on stdio and reads its raw output: nothing but the protocol may come out.
 
-Libraries pass by what is not JSON-RPC, and hosts break on it. Knows no kernels.
+Client libraries skip lines that are not JSON-RPC; hosts break on them. Knows no kernels.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ HELLO: dict[str, Any] = {  # of `initialize`
 }
 
 
-class Impure(Exception):
-    """Something else came out, or nothing; the text says what."""
+class StdoutPolluted(Exception):
+    """Something other than the protocol came out, or nothing; the text says what."""
 
 
 async def conversation(options: list[str], seconds: float) -> int:
-    """Start a server, list its tools, run a noisy cell and end it; how many messages came out.
+    """Start a server, list its tools, run a noisy cell, end it; the number of messages received.
 
     Args:
         options: of the server's command line; it has this process's environment and folder.
         seconds: for all of it.
 
     Raises:
-        Impure: a line was no JSON-RPC, the noise was lost, or the server did not answer.
+        StdoutPolluted: a line was no JSON-RPC, the noise was lost, or the server did not answer.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rmi_agent.server.cli", *options),
@@ -48,7 +48,7 @@ async def conversation(options: list[str], seconds: float) -> int:
         async with asyncio.timeout(seconds):
             return await talk(process)
     except TimeoutError:
-        raise Impure(f"no answer in {seconds:.0f} s") from None
+        raise StdoutPolluted(f"no answer in {seconds:.0f} s") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -56,7 +56,7 @@ async def conversation(options: list[str], seconds: float) -> int:
 
 
 async def talk(process: Process) -> int:
-    """All that is said, to the server's end."""
+    """Talk to the server until it exits; the number of messages received."""
     count, _ = await ask(process, "initialize", **HELLO)
     send(process, {"method": "notifications/initialized"})
     more, _ = await ask(process, "tools/list")
@@ -65,9 +65,11 @@ async def talk(process: Process) -> int:
     count += more
     said = "".join(str(part.get("text", "")) for part in ran.get("content", ())) or str(ran)
     if ran.get("isError", True):
-        raise Impure(f"it does not run a cell: {said[:300]}")
+        raise StdoutPolluted(f"it does not run a cell: {said[:300]}")
     if missing := [word for word in ("descriptor", "child", "print") if word not in said]:
-        raise Impure(f"a cell's output came back without {', '.join(missing)}: {said[:300]}")
+        raise StdoutPolluted(
+            f"a cell's output came back without {', '.join(missing)}: {said[:300]}"
+        )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.close()
     async for line in process.stdout:
@@ -75,12 +77,12 @@ async def talk(process: Process) -> int:
         count += 1
     await process.wait()
     if process.returncode:
-        raise Impure(f"at the end of its input it left with {process.returncode}")
+        raise StdoutPolluted(f"at the end of its input it exited with {process.returncode}")
     return count
 
 
 async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[str, Any]]:
-    """Send a request and wait for its result; with how many messages came up to it."""
+    """Send a request; the number of messages up to its result, and the result."""
     send(process, {"id": method, "method": method, "params": params})
     assert process.stdout is not None
     count = 0
@@ -89,7 +91,7 @@ async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[s
         count += 1
         if found.get("id") == method:
             return count, dict(found.get("result") or {"error": found.get("error")})
-    raise Impure("it ended instead of answering; start it by hand to see why")
+    raise StdoutPolluted("it exited instead of answering; start it by hand to see why")
 
 
 def send(process: Process, said: dict[str, Any]) -> None:
@@ -99,15 +101,15 @@ def send(process: Process, said: dict[str, Any]) -> None:
 
 
 def message(line: bytes) -> dict[str, Any]:
-    """One line as a message.
+    """Parse one line.
 
     Raises:
-        Impure: it is none.
+        StdoutPolluted: it is not a message.
     """
     try:
         found = json.loads(line)
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
-        raise Impure(f"on stdout there was {line[:200]!r}, which is no message")
+        raise StdoutPolluted(f"on stdout there was {line[:200]!r}, which is not a message")
     return found

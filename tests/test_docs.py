@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,6 +22,7 @@ TEXTS = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *PAGES]
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2\s*$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
+IMAGE = re.compile(r'<img src="([^"]+)"')
 HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 
 
@@ -29,7 +32,8 @@ def prose(path: Path) -> str:
 
 
 def links(path: Path) -> Iterator[str]:
-    for target in LINK.findall(CODE.sub("code", prose(path))):
+    text = CODE.sub("code", prose(path))
+    for target in LINK.findall(text) + IMAGE.findall(text):
         if not re.match(r"[a-z]+:", target):
             yield target
 
@@ -66,6 +70,16 @@ def test_a_list_follows_an_empty_line(path: Path) -> None:
             assert not before or re.match(r"([*-]|\d+\.) |  ", before), line
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_blocks_of_json_and_python_can_be_parsed(path: Path) -> None:
+    for block in FENCE.finditer(path.read_text("utf-8")):
+        first, *lines, _ = block[0].strip().split("\n")
+        if first == "```json":
+            json.loads("\n".join(lines))
+        elif first == "```python":
+            compile("\n".join(lines), path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
 @pytest.mark.parametrize("start", [ROOT / "README.md", DOCS / "index.md"], ids=["readme", "index"])
 def test_every_page_is_linked_from_where_people_start(start: Path) -> None:
     linked = {(start.parent / link.partition("#")[0]).resolve() for link in links(start)}
@@ -94,3 +108,51 @@ def test_the_page_of_commands_has_every_command_and_option_and_no_other() -> Non
     taken = {option for text in texts for option in options.findall(text)} - {"--version"}
     assert taken == set(options.findall(page))
     assert names <= set(re.findall(r"`([a-z]+)[`\s]", page))
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """What a module may say: its literals, with … for what is filled in."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            parts = node.values
+            yield "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in parts)
+
+
+OF_OTHERS = {"launch timeout", "Permission denied"}
+
+
+def test_messages_in_troubleshooting_are_still_given() -> None:
+    modules = [m for floor in ("server", "kernels", "client") for m in (ROOT / floor).rglob("*.py")]
+    given = [" ".join(text.split()) for module in modules for text in texts_of(module)]
+    heads = re.findall(r"^\* \*\*(.+?)\*\*", prose(DOCS / "troubleshooting.md"), re.M | re.S)
+    quoted = {" ".join(code[1:-1].split()) for head in heads for code in CODE.findall(head)}
+    fragments = {
+        fragment.strip(" :,.")
+        for message in quoted - OF_OTHERS
+        for fragment in re.split(r"…(?:/\S+)?|\d+|\b[A-Z_]{4,}:", message)  # what is filled in
+        if " " in fragment.strip(" :,.")  # one word may be anybody's
+    }
+    assert len(fragments) > 10
+    assert not {part for part in fragments if not any(part in text for text in given)}
+
+
+def test_the_architecture_has_every_folder_of_the_code() -> None:
+    page = prose(DOCS / "architecture.md")
+    for floor, after in (
+        ("kernels", "### server/"),
+        ("server", "### client/"),
+        ("client", "## The"),
+    ):
+        part = page.partition(f"### {floor}/")[2].partition(after)[0]
+        for package in (ROOT / floor).glob("*/__init__.py"):
+            assert f"`{package.parent.name}/`" in part, f"{floor}/{package.parent.name}"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    files = r"(?<![\w./-])(?:tests|benchmarks|packaging|server|kernels|client)/[\w/-]+\.\w+"
+    for name in re.findall(rf"{files}|(?<=`)tests/[\w/]+(?=`)|notebooks/sample-[\w.-]+", text):
+        assert (ROOT / name).exists(), name

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...kernels import LOCAL
-from ..auth import Tokens, may_see
+from ..auth import Tokens, may_see, same_secret
 
 SIGNED_IN = 30 * 86_400  # seconds
 SHARED = {"1 hour": 3_600, "1 day": 86_400, "7 days": 7 * 86_400}
@@ -48,7 +48,7 @@ class NoSignIn:
     """Everybody is this machine's user (--insecure-no-auth)."""
 
     def viewer(self, cookie: str) -> Viewer | None:
-        """Always the same."""
+        """Always the same_secret."""
         return Viewer(LOCAL)
 
 
@@ -73,7 +73,7 @@ class ByToken:
         for principal in self.tokens.principals:
             if packed(principal.encode()) == name:
                 key = self.tokens.key(principal, "review cookie")
-                if key and same(given, mac(key, until)) and not over(until):
+                if key and same_secret(given, mac(key, until)) and not over(until):
                     return Viewer(principal)
         return None
 
@@ -89,7 +89,7 @@ class ByToken:
         found = None
         for principal in self.tokens.principals:
             key = self.tokens.key(principal, "review share")
-            if key and same(given, mac(key, name, until)) and not over(until):
+            if key and same_secret(given, mac(key, name, until)) and not over(until):
                 found = name, Viewer(principal), int(until)
         return found
 
@@ -108,14 +108,14 @@ class ByFirstLink:
 
     def cookie(self, first: str) -> str | None:
         """The cookie for a link's secret; None if it was used before."""
-        if not same(first, self._first):
+        if not same_secret(first, self._first):
             return None
         self._first = secrets.token_urlsafe(32)
         return self._cookie
 
     def viewer(self, cookie: str) -> Viewer | None:
         """The user, who may see all."""
-        return Viewer(LOCAL, all=True) if same(cookie, self._cookie) else None
+        return Viewer(LOCAL, all=True) if same_secret(cookie, self._cookie) else None
 
 
 def mac(key: bytes, *parts: str) -> str:
@@ -137,8 +137,3 @@ def over(until: str) -> bool:
 def packed(data: bytes) -> str:
     """Bytes in letters that cookies and addresses can have."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def same(given: str, own: str) -> bool:
-    """Whether two secrets are the same, in constant time."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), own.encode())

@@ -5,7 +5,6 @@ Counts wrong tokens. Knows nothing of sessions.
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 from starlette.requests import Request
@@ -26,7 +25,7 @@ class SignIn:
 
     def __init__(self, access: ByToken | ByFirstLink | None) -> None:
         self._access = access
-        self._wrong = guesses.WrongTokens()
+        self._throttle = guesses.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
@@ -43,15 +42,14 @@ class SignIn:
         leads_to = local(given.get("next", "/"))
         if not isinstance(self._access, ByToken):
             gone()
-        address = guesses.address_of(request)
-        if wait := self._wrong.wait(address):
-            answer = sign_in(leads_to, guesses.shut(wait), 429)
+        address = guesses.client_address(request)
+        if wait := self._throttle.retry_after(address):
+            answer = sign_in(leads_to, guesses.closed_message(wait), 429)
             answer.headers["Retry-After"] = f"{math.ceil(wait)}"
             return answer
         cookie = await self._access.cookie(given.get("token", "").strip())
         if cookie is None:
-            self._wrong.add(address)
-            await asyncio.sleep(guesses.SLOW)
+            await self._throttle.failed(address)
             return sign_in(leads_to, guesses.WRONG_TOKEN, 403)
         answer = RedirectResponse(leads_to, 303)
         set_cookie(request, answer, cookie)

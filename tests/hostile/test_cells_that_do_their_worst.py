@@ -79,8 +79,8 @@ async def test_the_ladder_ends_every_run_in_time_and_tells_the_truth(
 ) -> None:
     code, state = LADDER[name]
     run = await worst(session, code, timeout=2, bound=2 + 5)
-    assert run.reply.status == "timeout"
-    assert run.reply.steps[:2] == ("timed out after 2 s", "interrupted")
+    assert run.status == "timeout"
+    assert run.steps[:2] == ("timed out after 2 s", "interrupted")
     assert state is None or run.state == state
 
 
@@ -139,8 +139,8 @@ SABOTAGE = {
 async def test_sabotage_gets_a_structured_result_soon(name: str, session: Session) -> None:
     code, status = SABOTAGE[name]
     run = await worst(session, code, timeout=30, bound=2 + 2)
-    assert run.reply.status == status
-    assert (run.state == "lost") == (run.reply.status == "dead")
+    assert run.status == status
+    assert (run.state == "lost") == (run.status == "dead")
 
 
 async def test_a_forked_child_does_not_go_on_as_a_second_kernel(session: Session) -> None:
@@ -183,7 +183,7 @@ async def test_a_flood_fills_neither_the_server_nor_the_notebook(
     assert psutil.Process().memory_info().rss - before < 64_000_000
     assert run.state == "kept"
     if name != "displays":
-        assert run.reply.status == "interrupted"
+        assert run.status == "interrupted"
         assert "OUTPUT_LIMIT" in " ".join(run.notes)
     assert session.recorder.path is not None
     assert session.recorder.path.stat().st_size < 25_000_000
@@ -218,7 +218,7 @@ MEMORY = {
 @pytest.mark.parametrize("name", MEMORY)
 async def test_memory_past_the_limit_ends_the_run_and_names_it(name: str, session: Session) -> None:
     run = await worst(session, MEMORY[name], timeout=30, bound=20)
-    assert (run.reply.status, run.state) == ("dead", "lost")
+    assert (run.status, run.state) == ("dead", "lost")
     assert "MEMORY_LIMIT (1,000 MB)" in " ".join(run.notes)
 
 

@@ -110,7 +110,7 @@ async def test_memory_of_any_kind_counts(limited: Sessions, kind: str) -> None:
         pytest.skip("Linux shows it to root only")
     session = await limited.open()
     run = await cell(session, f"import time\n{TOO_MUCH[kind]}\ntime.sleep(15)")
-    assert run.reply.status == "dead"
+    assert run.status == "dead"
     assert "used more than MEMORY_LIMIT (300 MB)" in " ".join(run.notes)
     assert value(await cell(session, "1 + 1")) == "2"
 
@@ -118,7 +118,7 @@ async def test_memory_of_any_kind_counts(limited: Sessions, kind: str) -> None:
 @pytest.mark.parametrize("code", FINE.values(), ids=FINE)
 async def test_what_is_shared_counts_once(limited: Sessions, code: str) -> None:
     run = await cell(await limited.open(), f"import time\n{code}")
-    assert (run.reply.status, run.notes) == ("ok", ())
+    assert (run.status, run.notes) == ("ok", ())
 
 
 @pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
@@ -134,7 +134,7 @@ async def test_a_sandboxs_own_memory_counts_for_the_session_that_fills_it(
     assert "in its /tmp and /dev/shm" in " ".join(run.notes)
     # What lies there still is not held against anybody: cells that take nothing run.
     for session in (filling, other):
-        assert (await cell(session, "import time; time.sleep(1.5); 5")).reply.status == "ok"
+        assert (await cell(session, "import time; time.sleep(1.5); 5")).status == "ok"
     assert value(await cell(other, "kept")) == "1"
 
 
@@ -150,7 +150,7 @@ async def test_what_ended_sessions_left_in_a_sandbox_counts_for_no_new_session(
         await asyncio.sleep(1.5)  # so that nobody has that /tmp for a while
     session = await limited.open()
     run = await cell(session, "import os, time; time.sleep(2.5); os.path.getsize('/tmp/x')")
-    assert (run.reply.status, run.notes, value(run)) == ("ok", (), "200000000")
+    assert (run.status, run.notes, value(run)) == ("ok", (), "200000000")
     await cell(session, "f = open('/tmp/z', 'wb')\nfor _ in range(3): f.write(bytes(100_000_000))")
     run = await cell(session, "import time; time.sleep(15)")
     assert "MEMORY_LIMIT" in " ".join(run.notes)  # what it adds does count
@@ -173,7 +173,7 @@ async def test_system_v_memory_counts_and_does_not_survive_its_session(limited: 
     before = {segment.number for segment in segments()}
     run = await cell(session, SYSTEM_V.format(size=600_000_000) + "import time; time.sleep(15)")
     assert "MEMORY_LIMIT" in " ".join(run.notes)
-    assert (await cell(session, SYSTEM_V.format(size=1_000_000))).reply.status == "ok"
+    assert (await cell(session, SYSTEM_V.format(size=1_000_000))).status == "ok"
     assert {segment.number for segment in segments()} - before
     await limited.close(session)
     async with asyncio.timeout(10):

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import httpx2
 import psutil
@@ -120,6 +120,8 @@ class Proxy:
         self.stop_at = b""
         self.stop_next = False
         self._open: set[asyncio.StreamWriter] = set()
+        self._swallowed: set[asyncio.StreamWriter] = set()
+        self._left: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
 
@@ -131,6 +133,8 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for writer in self._left:
+            writer.transport.abort()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -141,6 +145,11 @@ class Proxy:
         for writer in list(self._open):
             self.cuts += 1
             writer.transport.abort()
+
+    def swallow(self) -> None:
+        """Let all that is sent through the open websockets go nowhere; no side is told, ever."""
+        self.cuts += len(self._open)
+        self._swallowed |= self._open
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = int(re.findall(r":(\d+)/", self.behind.url)[0])
@@ -155,8 +164,8 @@ class Proxy:
         if websocket:
             self._open.add(writer)
         ways = [
-            asyncio.create_task(self._pump(reader, back, websocket, False)),
-            asyncio.create_task(self._pump(there, writer, websocket, True)),
+            asyncio.create_task(self._pump(reader, back, websocket and writer, False)),
+            asyncio.create_task(self._pump(there, writer, websocket and writer, True)),
         ]
         for task in ways:
             self._tasks.add(task)
@@ -165,8 +174,11 @@ class Proxy:
         self._open.discard(writer)
         for task in ways:
             task.cancel()
-        for each in (writer, back):
-            each.transport.abort()
+        if writer in self._swallowed:
+            self._left.append(back)
+        else:
+            back.transport.abort()
+        writer.transport.abort()
 
     def _stops(self, piece: bytes, answers: bool) -> bool:
         if answers and self.stop_at and self.stop_at in piece:
@@ -181,7 +193,7 @@ class Proxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        websocket: bool,
+        websocket: asyncio.StreamWriter | Literal[False],
         answers: bool,
     ) -> None:
         with contextlib.suppress(OSError):
@@ -189,6 +201,8 @@ class Proxy:
                 if websocket and self._stops(piece, answers):
                     self.cut()
                     return
+                if websocket in self._swallowed:
+                    continue
                 if not (websocket and answers and self.lose):
                     writer.write(piece)
                     await writer.drain()

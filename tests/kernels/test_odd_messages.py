@@ -150,7 +150,7 @@ def test_depth_has_a_bound() -> None:
 
 def test_texts_that_are_executed_in_one_namespace_share_no_name() -> None:
     names: list[str] = []
-    for text in (*programs.EVERYWHERE, "inremote.py", "inrecall.py"):
+    for text in (*programs.EVERYWHERE, "inremote.py", "inlastreply.py"):
         for node in ast.parse(Path(programs.__file__).with_name(text).read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.append(node.name)
@@ -304,7 +304,7 @@ async def test_every_error_is_reported_once_with_its_name_and_text(
     code, ename, evalue = ERRORS[name]
     await cell(session, "kept = 5")
     run = await cell(session, code)
-    assert (run.reply.status, run.reply.error_name, run.state) == ("error", ename, "kept")
+    assert (run.status, run.error_name, run.state) == ("error", ename, "kept")
     errors = [output for output in run.cell.outputs if output.output_type == "error"]
     assert [error.ename for error in errors] == [ename]
     assert evalue in (None, errors[0].evalue)
@@ -314,7 +314,7 @@ async def test_every_error_is_reported_once_with_its_name_and_text(
 
 async def test_a_group_of_errors_is_reported(session: Session) -> None:
     run = await cell(session, r"raise ExceptionGroup('\ud800', [ValueError('\ud801')])")
-    assert run.reply.error_name == "ExceptionGroup"
+    assert run.error_name == "ExceptionGroup"
     assert r"ValueError: \ud801" in stream(run, "stderr")
 
 
@@ -350,7 +350,7 @@ DISPLAYS = {
 async def test_what_is_not_json_is_displayed(name: str, session: Session) -> None:
     code, text = DISPLAYS[name]
     run = await cell(session, code)
-    assert (run.reply.status, run.state) == ("ok", "kept")
+    assert (run.status, run.state) == ("ok", "kept")
     assert [output.data["text/plain"] for output in run.cell.outputs] == [text]
 
 
@@ -364,7 +364,7 @@ async def test_what_is_not_json_is_displayed(name: str, session: Session) -> Non
 )
 async def test_what_is_not_utf8_is_printed(code: str, shown: str, session: Session) -> None:
     run = await session.submit_cell(code, 30).task
-    assert run.reply.status == "ok"
+    assert run.status == "ok"
     assert stream(run) == shown
 
 
@@ -377,7 +377,7 @@ async def test_what_is_not_utf8_is_printed(code: str, shown: str, session: Sessi
     ],
 )
 async def test_a_reply_can_always_be_sent(code: str, session: Session) -> None:
-    assert (await cell(session, code)).reply.status == "ok"
+    assert (await cell(session, code)).status == "ok"
     assert value(await cell(session, "1 + 1")) == "2"
 
 
@@ -399,12 +399,12 @@ async def test_code_shows_a_traceback_itself_as_ipython_lets_it(session: Session
     code = "import sys\nip = get_ipython()\ntry: 1/0\nexcept Exception: "
     for call in ("exc_tuple=sys.exc_info()", "sys.exc_info()", ""):
         run = await cell(session, f"{code}ip.showtraceback({call})")
-        assert run.reply.status == "ok"
+        assert run.status == "ok"
         (error,) = run.cell.outputs
         assert (error.ename, error.evalue) == ("ZeroDivisionError", "division by zero")
         assert "No traceback" not in "".join(error.traceback)
     run = await cell(session, "sys.last_type = sys.last_value = None; ip.showtraceback()")
-    assert run.reply.status == "ok"
+    assert run.status == "ok"
 
 
 async def test_a_truth_value_of_numpy_is_one(session: Session) -> None:

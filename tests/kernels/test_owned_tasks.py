@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Config, Launch, Sessions, Shared
+from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.heartbeat import Heartbeat
 from rmi_agent.kernels.homes import Homes, Record
-from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 
 pytestmark = pytest.mark.anyio
@@ -28,15 +27,15 @@ OWNED = {
     ("kernels/aside.py", "begin"): 1,  # the future that it returns is awaited
     ("kernels/forkserver.py", "forked"): 1,  # awaited, also when the caller is cancelled
     ("kernels/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
-    ("kernels/kernel.py", "_look"): 1,  # its result is taken, or it is cancelled in `finally`
+    ("kernels/exchange.py", "look"): 1,  # its result is taken, or it is cancelled in `finally`
     ("kernels/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/kernel.py", "_until_over"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/exchange.py", "until_over"): 2,  # results are taken; cancelled in `finally`
     ("kernels/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
     ("kernels/server_kernel.py", "_begin"): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
     ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/cli.py", "stdio"): 1,  # its result is taken, or the process ends
-    ("server/relay.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
+    ("server/proxy.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
     ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/screen.py", "ask"): 1,  # the same task, begun again
 }

@@ -379,4 +379,4 @@ async def test_a_script_gives_what_python_gives(
     assert normal(stream(run, "stderr"), sample.anyhow) == normal(
         expected.stderr.decode("utf-8", "replace"), sample.anyhow
     )
-    assert run.reply.exit_code == expected.returncode
+    assert run.exit_code == expected.returncode

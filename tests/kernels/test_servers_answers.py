@@ -22,11 +22,11 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from jupyter_client.session import Session
 from rmi_agent.kernels import JupyterServer, Kernel, KernelStartError, Launch
-from rmi_agent.kernels.channels import END_LOST, Channels
+from rmi_agent.kernels.channels import CUT, END_LOST, NOT_ARRIVED, Channels
+from rmi_agent.kernels.delivery import Numbering, Request
 from rmi_agent.kernels.frames import V1, packed, unpacked
-from rmi_agent.kernels.inrecall import NUMBER, VOID
+from rmi_agent.kernels.inlastreply import LAST_REPLY
 from rmi_agent.kernels.jupyter_server import trusted
-from rmi_agent.kernels.ledger import Ledger
 from websockets.exceptions import ConnectionClosedError
 
 pytestmark = pytest.mark.anyio
@@ -154,24 +154,25 @@ def test_a_servers_message_with_too_large_a_header_is_refused_before_it_is_parse
         unpacked(SESSION, None, packed(SESSION, None, "iopub", message))
 
 
-def numbered(number: int, void: tuple[int, ...] = ()) -> dict:  # type: ignore[type-arg]
-    message = SESSION.msg("stream", {"name": "stdout", "text": "x"})
-    message["metadata"] = {NUMBER: number, **({VOID: list(void)} if void else {})}
-    return message
+def numbered(number: object, kind: str = "stream", **content: str) -> dict:  # type: ignore[type-arg]
+    return {"msg_id": f"kernel_7_{number}", "msg_type": kind, "content": content}
 
 
-def test_numbers_tell_what_is_missing_and_what_came_twice() -> None:
-    ledger = Ledger()
-    assert [ledger.came("iopub", numbered(n)) for n in (5, 6, 9, 6, 9)] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
-    assert (ledger.through, ledger.missing()) == (6, 2)
-    assert ledger.came("iopub", numbered(8, void=(7,)))  # 7 was never sent
-    assert (ledger.through, ledger.missing()) == (9, 0)
-    assert ledger.came("iopub", numbered(20))
-    assert ledger.write_off(before=15) == 5  # 15 to 19 may still come
-    assert ledger.missing() == 5 and ledger.came("iopub", numbered(17))
-    assert (ledger.write_off(), ledger.through, ledger.missing()) == (4, 20, 0)
+def test_the_numbers_of_a_kernels_messages_show_what_is_missing() -> None:
+    numbering, run = Numbering(), Request(SESSION.msg("execute_request"))
+
+    def lacks(channel: str, number: object, state: str = "") -> bool:
+        message = numbered(number, execution_state=state)
+        return numbering.lacks(channel, message, run)
+
+    assert not lacks("iopub", 5, "busy")  # nothing of the run can be before it
+    assert not lacks("iopub", 6)
+    assert lacks("iopub", 8)
+    assert not lacks("stdin", 9) and not lacks("iopub", 10)
+    assert not lacks("iopub", 12, "idle")  # 11 is the reply, which has not come yet
+    assert not lacks("iopub", 20, "busy") and lacks("iopub", 23, "idle")
+    assert lacks("iopub", "x") and lacks("iopub", 25)
+    assert lacks("iopub", "9" * 5_000)
 
 
 class Socket:
@@ -206,7 +207,30 @@ async def carried(channels: Channels, socket: Socket) -> None:
     assert broken.value.subgroup(ConnectionClosedError)
 
 
-async def test_a_run_whose_end_is_lost_ends_all_the_same_and_says_so() -> None:
+BEGUN = ("status", {"execution_state": "busy"})
+OK = {"status": "ok"}
+RAN = {"arrived": True, "reply": {"status": "ok", "execution_count": 7}}
+NEVER = {"arrived": False, "reply": None}
+
+
+@pytest.mark.parametrize(
+    ("begun", "last_reply", "ename", "news"),
+    [
+        (True, None, "ConnectionLost", [END_LOST]),  # a kernel that has no memory of it
+        (False, None, "ConnectionLost", [END_LOST]),
+        (True, RAN, None, []),
+        (False, RAN, None, []),
+        (True, {**RAN, "reply": None}, "ConnectionLost", [END_LOST]),
+        (False, {**RAN, "reply": None}, "ConnectionLost", [END_LOST]),
+        (False, NEVER, "ConnectionLost", [NOT_ARRIVED]),
+        (True, NEVER, "ConnectionLost", [END_LOST]),
+        (False, {"arrived": [], "reply": "x"}, "ConnectionLost", [END_LOST]),
+        (False, {}, "ConnectionLost", [END_LOST]),
+    ],
+)
+async def test_a_run_whose_end_is_lost_ends_with_what_its_kernel_knows_of_it(
+    begun: bool, last_reply: dict[str, Any] | None, ename: str | None, news: list[str]
+) -> None:
     channels = Channels("", lambda why: None)
     client = channels.client()
     first, second = Socket(), Socket()
@@ -215,23 +239,33 @@ async def test_a_run_whose_end_is_lost_ends_all_the_same_and_says_so() -> None:
         request = SESSION.msg("execute_request", {"code": "1"})
         client.shell_channel.send(request)
         asked = await first.sent.get()
-        first.say("iopub", "status", {"execution_state": "busy"}, asked)
-        assert (await client.get_iopub_msg())["content"]["execution_state"] == "busy"
+        if begun:
+            first.say("iopub", *BEGUN, asked)
+            await client.get_iopub_msg()
         first.come.put_nowait(None)
         tasks.create_task(carried(channels, second))
-        fence = await second.sent.get()
+        memory, fence = await second.sent.get(), await second.sent.get()
+        assert memory["header"]["msg_type"] == LAST_REPLY
+        assert memory["content"] == {"msg_id": request["header"]["msg_id"]}
         assert fence["header"]["msg_type"] == "kernel_info_request"
-        second.say("shell", "kernel_info_reply", {"status": "ok"}, fence)
+        if last_reply is not None:
+            second.say("shell", LAST_REPLY.replace("request", "reply"), last_reply, memory)
+        second.say("shell", "kernel_info_reply", OK, fence)
         second.say("iopub", "status", {"execution_state": "idle"}, fence)
-        told = []
-        while not told or told[-1]["parent_header"]["msg_id"] != request["header"]["msg_id"]:
-            told.append(await client.get_shell_msg())
-        assert told[-1]["content"]["ename"] == "ConnectionLost"
+        replies, texts, state = [], [], ""
+        while not replies or replies[-1]["parent_header"]["msg_id"] != request["header"]["msg_id"]:
+            replies.append(await client.get_shell_msg())
+        while state != "idle":
+            message = await client.get_iopub_msg()
+            if message["parent_header"]["msg_id"] == request["header"]["msg_id"]:
+                texts.append(message["content"].get("text", ""))
+                state = message["content"].get("execution_state", "")
         second.come.put_nowait(None)
-    assert channels.news == [
-        "The connection was cut meanwhile: some of the output may be missing.",
-        END_LOST,
-    ]
+    assert replies[-1]["content"].get("ename") == ename
+    assert channels.news == news
+    assert "".join(texts) == ("" if news == [NOT_ARRIVED] else CUT)
+    sent_again = [each for each in list(second.sent._queue) if "execute" in str(each["header"])]  # type: ignore[attr-defined]
+    assert not sent_again
 
 
 async def test_a_process_that_is_not_the_one_that_was_there_is_noticed_and_not_heard() -> None:

@@ -50,14 +50,14 @@ async def test_sessions_share_nothing(session: Session, sessions: Sessions) -> N
     other = await sessions.open()
     run = await cell(other, "x")
     await sessions.close(other)
-    assert run.reply.error_name == "NameError"
+    assert run.error_name == "NameError"
 
 
 async def test_top_level_await_magics_and_shell_work(session: Session) -> None:
     run = await cell(
         session, "import asyncio\nawait asyncio.sleep(0.01)\n%who\n!echo from the shell"
     )
-    assert run.reply.status == "ok"
+    assert run.status == "ok"
     assert "from the shell" in stream(run)
 
 
@@ -126,18 +126,18 @@ async def test_an_update_from_a_later_cell_reaches_the_earlier_display(session: 
 async def test_a_timeout_interrupts_and_keeps_the_state(session: Session, code: str) -> None:
     await cell(session, "x = 42; print('warm')")
     run = await cell(session, f"print('begun', flush=True)\n{code}", timeout=0.5)
-    assert run.reply.status == "timeout"
-    assert run.reply.timed_out
+    assert run.status == "timeout"
+    assert run.timed_out
     assert run.state == "kept"
     assert stream(run).startswith("begun")
-    assert run.reply.steps == ("timed out after 0.5 s", "interrupted")  # the first was enough
+    assert run.steps == ("timed out after 0.5 s", "interrupted")  # the first was enough
     assert value(await cell(session, "x")) == "42"
 
 
 async def test_a_script_that_times_out_keeps_its_globals(session: Session, tmp_path: Path) -> None:
     endless = script(tmp_path, "import time\nx = 7\nprint('begun')\ntime.sleep(60)")
     run = await session.submit_script(endless, 0.5).task
-    assert run.reply.status == "timeout"
+    assert run.status == "timeout"
     assert stream(run) == "begun\n"
     assert "KeyboardInterrupt" in stream(run, "stderr")
     assert value(await cell(session, "x")) == "7"
@@ -154,11 +154,11 @@ async def test_code_that_ignores_interrupts_is_killed_and_the_session_goes_on(
         "print('begun', flush=True)\nwhile True: time.sleep(1)",
         timeout=0.5,
     )
-    assert run.reply.status == "timeout"
+    assert run.status == "timeout"
     assert run.state == "lost"
     assert stream(run) == "begun\n"
     assert "killed" in " ".join(run.notes)
-    assert (await cell(session, "x")).reply.error_name == "NameError"
+    assert (await cell(session, "x")).error_name == "NameError"
 
 
 @POSIX
@@ -177,10 +177,10 @@ async def test_a_death_is_reported_at_once_and_the_session_goes_on(
     await cell(session, "x = 1")
     async with asyncio.timeout(5):  # long before the run's own time limit
         run = await cell(session, code)
-    assert run.reply.status == "dead"
-    assert run.reply.exit_code == exit_code
+    assert run.status == "dead"
+    assert run.exit_code == exit_code
     assert run.state == "lost"
-    assert (await cell(session, "x")).reply.error_name == "NameError"
+    assert (await cell(session, "x")).error_name == "NameError"
 
 
 @POSIX
@@ -198,14 +198,14 @@ async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> 
     os.kill(pid, signal.SIGTERM)
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
     run = await cell(session, "1 + 1")
-    assert (run.reply.status, run.state, value(run)) == ("ok", "lost", "2")
+    assert (run.status, run.state, value(run)) == ("ok", "lost", "2")
     assert "earlier variables are gone" in " ".join(run.notes)
     assert (await cell(session, "1")).state == "kept"
 
 
 async def test_exit_ends_the_kernel_and_says_so(session: Session) -> None:
     run = await cell(session, "exit()")
-    assert (run.reply.status, run.reply.exit_code, run.state) == ("dead", 0, "lost")
+    assert (run.status, run.exit_code, run.state) == ("dead", 0, "lost")
     assert value(await cell(session, "1")) == "1"
 
 
@@ -218,7 +218,7 @@ async def test_an_interrupt_stops_the_run_and_keeps_the_state(session: Session) 
     assert session.interrupt() is execution
     assert session.interrupt() is None, "it is being stopped, and nothing else is"
     run = await execution.task
-    assert (run.reply.status, run.state, run.reply.timed_out) == ("interrupted", "kept", False)
+    assert (run.status, run.state, run.timed_out) == ("interrupted", "kept", False)
     assert value(await cell(session, "x")) == "1"
 
 
@@ -264,7 +264,7 @@ async def test_an_interrupt_between_two_runs_stops_the_next_one(session: Session
     first.task.add_done_callback(lambda _: stopped.append(session.interrupt()))
     await asyncio.wait({first.task, second.task})
     assert stopped == [second]
-    assert second.task.cancelled() or second.task.result().reply.status == "interrupted"
+    assert second.task.cancelled() or second.task.result().status == "interrupted"
 
 
 async def test_a_restart_gives_a_fresh_kernel_under_the_same_id(session: Session) -> None:
@@ -272,16 +272,16 @@ async def test_a_restart_gives_a_fresh_kernel_under_the_same_id(session: Session
     busy = session.submit_cell("import time; time.sleep(60)")
     await asyncio.sleep(0.2)
     await session.restart()
-    assert (await busy.task).reply.status == "interrupted"
+    assert (await busy.task).status == "interrupted"
     run = await cell(session, "x")
-    assert (run.reply.error_name, run.state) == ("NameError", "kept")
+    assert (run.error_name, run.state) == ("NameError", "kept")
 
 
 async def test_globals_of_a_script_are_there_for_cells(session: Session, tmp_path: Path) -> None:
     failing = script(tmp_path, "rows = [1, 2]\ndef total(): return sum(rows)\n1 / 0")
     run = await session.submit_script(failing).task
-    assert (run.reply.status, run.reply.exit_code) == ("error", 1)
-    assert run.reply.error_name == "ZeroDivisionError"
+    assert (run.status, run.exit_code) == ("error", 1)
+    assert run.error_name == "ZeroDivisionError"
     assert value(await cell(session, "total()")) == "3"
     assert value(await cell(session, "import os; os.getcwd()")) == repr(str(tmp_path.resolve()))
 
@@ -323,7 +323,7 @@ async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
         tmp_path, "import subprocess\nsubprocess.Popen('sleep 0.3; echo late', shell=True)"
     )
     run = await session.submit_script(leaves).task
-    assert run.reply.exit_code == 0
+    assert run.exit_code == 0
     later = await cell(session, "import time; time.sleep(0.6)")
     assert stream(later) == "late\n"
 
@@ -333,7 +333,7 @@ async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -
     async with Sessions(config, launch(tmp_path), warm=1) as limited:
         session = await limited.open()
         run = await cell(session, "while True: print('x' * 1000)")
-        assert run.reply.status == "interrupted"
+        assert run.status == "interrupted"
         assert "OUTPUT_LIMIT" in " ".join(run.notes)
         # One that has ended before the interrupt reaches it loses nothing in silence, either.
         run = await cell(session, "print('y' * 200_000)")
@@ -347,7 +347,7 @@ async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
 ) -> None:
     begun = "import multiprocessing, time\nfork = multiprocessing.get_context('fork')\n"
     begun += "child = fork.Process(target=time.sleep, args=(60,))\nchild.start()"
-    assert (await cell(session, begun)).reply.status == "ok"
+    assert (await cell(session, begun)).status == "ok"
     waits = script(
         tmp_path,
         "import multiprocessing\n"
@@ -355,7 +355,7 @@ async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
         "fork.Process(target=print, args=('its own', ), kwargs={'flush': True}).start()\n",
     )
     run = await session.submit_script(waits, 20).task
-    assert (run.reply.status, run.reply.exit_code) == ("ok", 0)
+    assert (run.status, run.exit_code) == ("ok", 0)
     assert stream(run) == "its own\n"
     assert value(
         await cell(session, "child.is_alive(), len(multiprocessing.active_children())")

@@ -9,10 +9,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Config, KernelError, Launch, Session, Sessions, Shared, StoreError
+from rmi_agent.kernels import (
+    LOCAL,
+    Config,
+    KernelError,
+    Launch,
+    Session,
+    Sessions,
+    Shared,
+    StoreError,
+)
 from rmi_agent.kernels.handover import QUIET, requests
 from rmi_agent.kernels.homes import Homes, Record
-from rmi_agent.kernels.sessions import LOCAL
 from rmi_agent.kernels.stores import opened
 
 from tests.conftest import cell, value

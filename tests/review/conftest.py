@@ -140,7 +140,7 @@ async def visiting(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guesses, "SLOW", 0.0)
+    monkeypatch.setattr(guesses, "FAILURE_DELAY", 0.0)
 
 
 @contextlib.contextmanager

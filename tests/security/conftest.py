@@ -97,6 +97,6 @@ async def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     """A server in this process that signs people in, with nothing stored."""
     for name in ("XDG_STATE_HOME", "WIN_PD_OVERRIDE_LOCAL_APPDATA"):
         monkeypatch.setenv(name, str(tmp_path / "state"))
-    monkeypatch.setattr(guesses, "SLOW", 0.0)
+    monkeypatch.setattr(guesses, "FAILURE_DELAY", 0.0)
     async with Signing(fill(tmp_path)) as made:
         yield made

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import secrets
 import socket
+import sqlite3
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,8 +21,8 @@ from mcp.shared.auth import AuthorizationCodeResult
 from rmi_agent.server import App, load
 from rmi_agent.server.application import application
 from rmi_agent.server.auth import access
-from rmi_agent.server.oauth_store import Store, store_file
-from rmi_agent.server.ways import Ways, ways
+from rmi_agent.server.oauth_store import store_file
+from rmi_agent.server.ways import CombinedProvider, build_provider
 
 ALICE = "alice-has-this-token-0123456789"
 BOB = "bob-has-this-other-token-987654"
@@ -102,6 +104,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def rows(path: Path, table: str) -> dict[str, dict[str, Any]]:
+    """The rows of a store's table, by their ids."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return {row["id"]: dict(row) for row in database.execute(f"SELECT * FROM {table}")}
+
+
 @dataclass
 class Signing:
     """A server in this process that signs people in, and a client of it that knows its ways."""
@@ -109,7 +118,7 @@ class Signing:
     projects: Path
     settings: dict[str, Any] = field(default_factory=dict)
     app: Any = None
-    provider: Ways = field(init=False)
+    provider: CombinedProvider = field(init=False)
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
 
     def __post_init__(self) -> None:
@@ -122,8 +131,8 @@ class Signing:
         settings = load(python_projects_dir=self.projects, **given)
         tokens = access(settings).tokens
         assert tokens is not None
-        provider = ways(settings, tokens)
-        assert isinstance(provider, Ways)
+        provider = build_provider(settings, tokens)
+        assert isinstance(provider, CombinedProvider)
         self.provider = provider
         self.app = application(App(settings, provider), settings, provider, tokens)
         self.http = self.browser()
@@ -143,10 +152,10 @@ class Signing:
         await self.http.aclose()
 
     def clients(self) -> dict[str, Any]:
-        return Store(store_file()).state.clients
+        return rows(store_file(), "clients")
 
     def sign_ins(self) -> dict[str, Any]:
-        return Store(store_file()).state.sign_ins
+        return rows(store_file(), "sign_ins")
 
     @property
     def challenge(self) -> str:

@@ -14,7 +14,7 @@ from rmi_agent.server import load
 from rmi_agent.server.auth import Tokens
 from rmi_agent.server.external import GitHub, Google
 from rmi_agent.server.settings import BadSettings
-from rmi_agent.server.ways import Ways, ways
+from rmi_agent.server.ways import CombinedProvider, build_provider
 
 from tests.security.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
 from tests.security.oauth import ALICE, BACK, URL, Browser, Page, Signing
@@ -160,20 +160,20 @@ def test_github_and_google_are_fastmcps_providers_with_a_list(name: str, kind: t
         oauth_client_secret="a-secret-of-theirs",
         oauth_users="Eve,eve@example.com",
     )
-    made = ways(settings, Tokens({"alice": ALICE}))
-    assert isinstance(made, Ways)
+    made = build_provider(settings, Tokens({"alice": ALICE}))
+    assert isinstance(made, CombinedProvider)
     assert isinstance(made.server, kind)
-    guests = made.server.guests  # type: ignore[union-attr]
+    allowlist = made.server.allowlist  # type: ignore[union-attr]
     claims = {"login": "EVE", "email": "eve@example.com", "email_verified": True}
     assert (
-        guests.principal(claims)
+        allowlist.principal(claims)
         == {
             "github": "github:eve",
             "google": "google:eve@example.com",
         }[name]
     )
-    assert guests.principal({"login": "mallory", "email": "mallory@example.com"}) is None
-    assert guests.principal({}) is None
+    assert allowlist.principal({"login": "mallory", "email": "mallory@example.com"}) is None
+    assert allowlist.principal({}) is None
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_is_missing_is_one_line(
 ) -> None:
     settings = load(**{"public_url": URL, **given(issuer), **changed})
     with pytest.raises(BadSettings) as raised:
-        ways(settings, Tokens({"alice": ALICE}))
+        build_provider(settings, Tokens({"alice": ALICE}))
     assert str(raised.value).startswith(f"{variable}: ")
     assert "\n" not in str(raised.value)
     assert CLIENT_SECRET not in str(raised.value)

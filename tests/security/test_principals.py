@@ -14,8 +14,7 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from mcp_types import ElicitResult, InputRequiredResult, ResourceTemplateReference
-from rmi_agent.kernels import Config, PoolExhaustedError, SessionNotFoundError, Sessions
-from rmi_agent.kernels.sessions import LOCAL
+from rmi_agent.kernels import LOCAL, Config, PoolExhaustedError, SessionNotFoundError, Sessions
 
 from tests.conftest import cell, launch
 from tests.security.conftest import ALICE, BOB, TEXT, USERS, bearer, served

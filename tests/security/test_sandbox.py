@@ -109,7 +109,7 @@ async def outcome(session: Session, code: str) -> str:
     run = await cell(
         session, f"got = None\ntry:\n{indented}\nexcept BaseException as e: got = e\nrepr(got)"
     )
-    assert run.reply.status == "ok", stream(run, "stderr")
+    assert run.status == "ok", stream(run, "stderr")
     return str(ast.literal_eval(value(run)))
 
 
@@ -710,14 +710,14 @@ async def test_what_programs_do_works(act: str, house: House, session: Session) 
     if act in IN_BWRAP and house.policy.tier != "bwrap":
         pytest.skip("needs semaphores or sockets, which Landlock can't keep apart")
     run = await cell(session, (ALLOWED | IN_BWRAP)[act], 60)
-    assert run.reply.status == "ok", run.cell.outputs
+    assert run.status == "ok", run.cell.outputs
 
 
 async def test_a_kernel_is_forked_inside_and_interrupted_there(session: Session) -> None:
     assert session.kernel is not None
     assert is_forked(psutil.Process(session.kernel.process.pid))
     run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
-    assert (run.reply.status, run.state) == ("timeout", "kept")
+    assert (run.status, run.state) == ("timeout", "kept")
     assert value(await cell(session, "x")) == "1"
 
 
@@ -747,7 +747,7 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
         got = await outcome(session, f"got = open({str(house.outside)!r} + '/secret.txt').read()")
         assert got.startswith(REFUSALS), got
         run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)
-        assert (run.reply.status, run.state) == ("timeout", "kept")
+        assert (run.status, run.state) == ("timeout", "kept")
         assert value(await cell(session, "x")) == "1"
         assert session.kernel is not None
         kernel = psutil.Process(session.kernel.process.pid)
@@ -895,7 +895,7 @@ async def test_a_package_is_installed_for_all_sessions_of_its_principal(house: H
     assert value(await cell(later, "import tiny_thing; tiny_thing.answer")) == "42"
     await house.sessions.close(later)
     bob = await house.sessions.open("bob")
-    assert (await cell(bob, "import tiny_thing")).reply.error_name == "ModuleNotFoundError"
+    assert (await cell(bob, "import tiny_thing")).error_name == "ModuleNotFoundError"
     await house.sessions.close(bob)
     shutil.rmtree(source)
 
@@ -918,7 +918,7 @@ async def test_projects_can_be_read_only(tier: Tier, tmp_path: Path) -> None:
     policy = Policy(tier, tmp_path / "p", tmp_path / "homes", read_only=True)
     run = await one_cell(policy, tmp_path, "print(open('a.txt').read())\nopen('b.txt', 'w')")
     assert stream(run) == "a\n"
-    assert run.reply.error_name in ("OSError", "PermissionError")
+    assert run.error_name in ("OSError", "PermissionError")
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -942,7 +942,7 @@ async def test_more_folders_can_be_shown(tier: Tier, tmp_path: Path) -> None:
         f"open({str(tmp_path / 'r' / 'b.txt')!r}, 'w')",
     )
     assert stream(run) == "r\n"
-    assert run.reply.error_name in ("OSError", "PermissionError")
+    assert run.error_name in ("OSError", "PermissionError")
     assert (tmp_path / "w" / "b.txt").read_text() == "b"
 
 
@@ -957,7 +957,7 @@ async def test_the_network_is_there_where_it_is_wanted(tier: Tier, tmp_path: Pat
             tmp_path,
             f"import socket; socket.create_connection({reached[0].decode()}, 5).close()",
         )
-        assert run.reply.status == "ok", run.cell.outputs
+        assert run.status == "ok", run.cell.outputs
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -1037,7 +1037,7 @@ async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Pat
         await one_cell(policy, tmp_path, "1")
     # Elsewhere it is seen in no case.
     policy = replace(policy, hide=(tmp_path / "n",))
-    assert (await one_cell(policy, tmp_path, "1")).reply.status == "ok"
+    assert (await one_cell(policy, tmp_path, "1")).status == "ok"
 
 
 # What a container may take from its root: the right to mount, or the system call alone.

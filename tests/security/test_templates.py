@@ -293,7 +293,7 @@ async def test_a_forked_kernel_has_the_paths_of_one_that_is_started(
             session = await sessions.open("alice")
             assert session.forked == (name == "forked")
             run = await cell(session, LOOKS)
-            assert run.reply.status == "ok", run.cell.outputs
+            assert run.status == "ok", run.cell.outputs
             found.append(json.loads(stream(run)))
     started, forked = found
     assert forked.pop("environment").items() ^ started.pop("environment").items() == set()

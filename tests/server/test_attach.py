@@ -18,12 +18,10 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from mcp_types import ElicitResult, ResourceTemplateReference
-from rmi_agent.server import App, attach, load, resident
-from rmi_agent.server.attach import Unattached, check, check_version
-from rmi_agent.server.auth import local_token
-from rmi_agent.server.cli import relay
+from rmi_agent.server import App, discovery, load, resident
+from rmi_agent.server.cli import resident_proxy
+from rmi_agent.server.discovery import AttachError, Facts, check, check_version
 from rmi_agent.server.kept import PACKAGE, VERSION
-from rmi_agent.server.proof import Facts
 from rmi_agent.server.resident import Record, lease, publish
 from rmi_agent.server.resident_cli import examined
 from rmi_agent.server.settings import BadSettings, Settings
@@ -92,7 +90,7 @@ def test_a_server_that_does_something_else_is_not(
     tmp_path: Path, other: dict[str, Any], said: str
 ) -> None:
     settings = load(python_projects_dir=tmp_path, kernel_max=3)
-    with pytest.raises(Unattached) as refused:
+    with pytest.raises(AttachError) as refused:
         check(settings, "auto", facts_of(settings, **other))
     assert said in str(refused.value)
     assert "run rmi-agent-mcp-server stop" in str(refused.value)
@@ -102,10 +100,10 @@ def test_a_server_that_does_something_else_is_not(
 def test_with_always_only_the_folders_that_are_set_here_count(tmp_path: Path) -> None:
     settings = load()
     check(settings, "always", facts_of(settings, projects="/a", notebooks="/b"))
-    with pytest.raises(Unattached):
+    with pytest.raises(AttachError):
         check(settings, "auto", facts_of(settings, projects="/a", notebooks="/b"))
     settings = load(notebooks_dir=tmp_path)
-    with pytest.raises(Unattached, match="NOTEBOOKS_DIR is /b there"):
+    with pytest.raises(AttachError, match="NOTEBOOKS_DIR is /b there"):
         check(settings, "always", facts_of(settings, notebooks="/b"))
 
 
@@ -113,12 +111,12 @@ def test_of_two_versions_the_older_one_is_named_to_be_restarted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_version(VERSION, 7)
-    with pytest.raises(Unattached) as older_server:
+    with pytest.raises(AttachError) as older_server:
         check_version("0.0.9", 7)
     assert f"(process 7) is version 0.0.9, and this process {VERSION}." in str(older_server.value)
     assert "Restart the resident server: rmi-agent-mcp-server stop, then" in str(older_server.value)
-    monkeypatch.setattr(attach, "version", lambda _: "9.9.9")  # installed since we were started
-    with pytest.raises(Unattached, match="Restart this application: it was started before"):
+    monkeypatch.setattr(discovery, "version", lambda _: "9.9.9")  # installed since we were started
+    with pytest.raises(AttachError, match="Restart this application: it was started before"):
         check_version("9.9.9", 7)
     assert version(PACKAGE) == VERSION
 
@@ -160,8 +158,8 @@ def test_a_server_elsewhere_can_not(given: str) -> None:
 
 @pytest.fixture(scope="module")
 def someone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """A user whose resident server runs."""
-    with user(tmp_path_factory.mktemp("u")) as one:
+    """A user whose resident server runs, and whose state folder is too deep for its socket."""
+    with user(tmp_path_factory.mktemp("u") / ("deep" * 25)) as one:
         one.start(RESPONSE_DEADLINE="5")
         yield one
 
@@ -281,13 +279,8 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         assert "this client shows no questions" in alone["text"]
     record = someone.record
     assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
-    # Now by its address, and though there has to be one. Any server of this machine would do.
-    token = (someone.state / "token").read_text("utf-8").strip()
-    named = {
-        "RMI_AGENT_SERVER": f"{record['url']}/mcp",
-        "RMI_AGENT_TOKEN": token,
-        "ATTACH": "always",
-    }
+    # Now by its address, for which it needs no token, and though there has to be one.
+    named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "ATTACH": "always"}
     async with someone.client(settings=named) as host:
         listed = await call(host, "list_sessions")
         assert session in [one["session_id"] for one in listed["sessions"]]
@@ -298,10 +291,10 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         "python_projects_dir": someone.folder / "python_projects",
         "notebooks_dir": someone.folder / "elsewhere",
     }
-    assert await relay(load(**folders)) is None
+    assert await resident_proxy(load(**folders)) is None
     assert f"NOTEBOOKS_DIR is {someone.folder / 'notebooks'} there" in caplog.text
-    with pytest.raises(BadSettings, match="^ATTACH: The resident server was started otherwise: "):
-        await relay(load(**folders, attach="always"))
+    with pytest.raises(BadSettings, match="^ATTACH: The resident server was started differently: "):
+        await resident_proxy(load(**folders, attach="always"))
 
 
 @POSIX
@@ -366,7 +359,7 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
 @asynccontextmanager
 async def handed(settings: Settings) -> AsyncIterator[Client[Any]]:
     """A connection to what hands all on, in this process."""
-    attached = await relay(settings)
+    attached = await resident_proxy(settings)
     assert attached is not None
     async with Client(attached.mcp, mode="legacy") as client:
         yield client
@@ -387,12 +380,12 @@ async def test_one_of_another_version_is_left_alone_or_has_to_be_restarted(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with of_another_version():
-        assert await relay(load()) is None
+        assert await resident_proxy(load()) is None
         assert f"is version 0.0.9, and this process {VERSION}. Restart the" in caplog.text
         assert "this process serves by itself" in caplog.text
         with pytest.raises(BadSettings, match="^ATTACH: .* is version 0.0.9, and this process"):
-            await relay(load(attach="always"))
-        assert await relay(load(attach="never")) is None
+            await resident_proxy(load(attach="always"))
+        assert await resident_proxy(load(attach="never")) is None
 
 
 async def test_a_named_server_that_does_not_answer_is_told_of(
@@ -400,11 +393,10 @@ async def test_a_named_server_that_does_not_answer_is_told_of(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     named = {"rmi_agent_server": "http://127.0.0.1:9"}
-    assert await relay(load(**named)) is None
-    assert "RMI_AGENT_SERVER: no token is known for http://127.0.0.1:9." in caplog.text
-    local_token()
+    assert await resident_proxy(load(**named)) is None
+    assert "RMI_AGENT_SERVER: no token is set for http://127.0.0.1:9." in caplog.text
     with pytest.raises(BadSettings, match="at http://127.0.0.1:9 does not answer"):
-        await relay(load(**named, attach="always"))
+        await resident_proxy(load(**named, rmi_agent_token="x" * 16, attach="always"))
 
 
 @POSIX
@@ -421,7 +413,10 @@ async def test_a_server_with_a_token_that_was_set_is_taken_by_its_address_and_ag
         given = {"python_projects_dir": tmp_path / "python_projects", "rmi_agent_server": url}
         server = someone.begin("--transport", "http", "--port", port)
         wait_for(server, "MCP at")
-        assert await relay(load(**given, rmi_agent_token="another-token-than-its-own")) is None
+        assert (
+            await resident_proxy(load(**given, rmi_agent_token="another-token-than-its-own"))
+            is None
+        )
         async with handed(load(**given, rmi_agent_token=own)) as client:
             assert (await call(client, "run_cell", code="6 * 7"))["text"][:2] == "42"
             server.terminate()
@@ -433,7 +428,7 @@ async def test_a_server_with_a_token_that_was_set_is_taken_by_its_address_and_ag
 
 @pytest.mark.slow
 def test_what_hands_all_on_imports_no_kernels() -> None:
-    told = "import sys, rmi_agent.server.cli, rmi_agent.server.relay; print(*sys.modules)"
+    told = "import sys, rmi_agent.server.cli, rmi_agent.server.proxy; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     foreign = {"rmi_agent.kernels", "jupyter_client", "ipykernel", "zmq", "nbformat", "nbconvert"}
     assert foreign & set(done.stdout.split()) == set()

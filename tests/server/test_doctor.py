@@ -7,20 +7,22 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from rmi_agent.server import load, resident
 from rmi_agent.server.auth import token_file
 from rmi_agent.server.doctor import of_host, of_port, of_resident, of_token, report, writable
-from rmi_agent.server.finding import Finding
+from rmi_agent.server.finding import CheckResult
 from rmi_agent.server.hosts import Host, host_of
-from rmi_agent.server.reach import examine_url
-from rmi_agent.server.wire import Impure, conversation
+from rmi_agent.server.reach import examine_url, unreached
+from rmi_agent.server.wire import StdoutPolluted, conversation
 
 from tests.server.conftest import fill, http_server, server_env, token
 
@@ -54,9 +56,8 @@ async def answering(*answers: str) -> AsyncIterator[str]:
         await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
         text = left.pop(0) if len(left) > 1 else left[0]
         if text:
-            status, _, rest = text.partition("\n")
-            headers, _, body = rest.partition("\n\n")
-            lines = [f"HTTP/1.1 {status}", *filter(None, headers.split("\n"))]
+            head, _, body = text.partition("\n\n")
+            lines = [f"HTTP/1.1 {head}".replace("\n", "\r\n")]
             lines += [f"Content-Length: {len(body)}", "Connection: close", "", body]
             writer.write("\r\n".join(lines).encode())
         writer.close()
@@ -68,82 +69,88 @@ async def answering(*answers: str) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def way(url: str) -> list[Finding]:
-    return [finding async for finding in examine_url(load(), url)]
+async def way(url: str) -> list[CheckResult]:
+    return [result async for result in examine_url(load(), url)]
 
 
 WELL = "401 x"
-WAYS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "no tunnel": (
-        ("404 x\nNgrok-Error-Code: ERR_NGROK_3200",),
-        "the tunnel is not open",
-        "ngrok http",
-    ),
+NOBODY = "http://127.0.0.1:9"  # no port that anything listens on
+WAYS: dict[str, tuple[tuple[str, ...] | str, str, str]] = {
+    "no tunnel": (("404 x\nNgrok-Error-Code: ERR_NGROK_3200",), "tunnel is not open", "ngrok http"),
     "no server behind ngrok": (
-        ("502 x\nContent-Type: text/html\n\n<p>ERR_NGROK_8012</p>",),
+        ("502 x\n\n<p>ERR_NGROK_8012",),
         "no server behind it",
         "Start it: ",
     ),
-    "an unknown word of ngrok's": (
-        ("400 x\nNgrok-Error-Code: ERR_NGROK_1",),
-        "ngrok says ERR_NGROK_1",
-        "ngrok.com/docs/errors/err_ngrok_1",
+    "ngrok's warning": (
+        ("200 x\n\nERR_NGROK_6024",),
+        "its warning page",
+        "ngrok-skip-browser-warning",
+    ),
+    "another code of ngrok's": (
+        ("400 x\n\nERR_NGROK_1",),
+        "says ERR_NGROK_1",
+        "errors/err_ngrok_1",
     ),
     "no server behind a proxy": (("502 x",), "finds no server", "Start it: "),
     "a redirect": (("308 x\nLocation: https://b.example",), "https://b.example (308)", "Use that"),
     "another path": (("404 x",), "there is no MCP at", "Leave out"),
-    "a web page": (
-        ("200 x\nContent-Type: text/html\n\n<p>",),
-        "a web page answers",
-        "another program",
-    ),
+    "a web page": (("200 x\nContent-Type: text/html",), "a web page answers", "another program"),
     "a login before it": (("403 x",), "answers 403", "refuses it"),
     "a hang-up": (("",), "hangs up", "Start it: "),
-    "a host name that is not allowed": (
-        ("421 x",),
-        "does not answer to",
-        "ALLOWED_HOSTS=127.0.0.1",
-    ),
+    "another host name": (("421 x",), "does not answer to", "ALLOWED_HOSTS=127.0.0.1"),
     "any host name": ((WELL,), "answers to rebinding.invalid", "DNS rebinding"),
     "too many requests": (("429 x", "421 x"), "too many requests", "RATE_LIMIT"),
     "no token needed": (("200 x", "421 x"), "it answers without one", "--insecure-no-auth"),
     "another token": ((WELL, "421 x", WELL), "has another one (401)", "Set RMI_AGENT_TOKEN"),
     "another server": ((WELL, "421 x", "200 x", "404 x"), "/mcp", ""),
+    "a closed port": (NOBODY, "refuses the connection", "Start it: "),
+    "no such name": (
+        "https://nowhere.invalid",
+        "the name nowhere.invalid is not known",
+        "spelling",
+    ),
+    "no name at all": ("https://a..b", "the name a..b is not known", "spelling"),
+    "plain HTTP": ("http://far.example", "everybody on the way could read the token", ""),
+    "no address": ("nonsense", "is no address", ""),
+    "half an address": ("https://[::1", "is no address", ""),
 }
 
 
 @pytest.mark.parametrize(("answers", "told", "todo"), WAYS.values(), ids=WAYS)
-async def test_the_way_to_a_url_is_told_by_the_step_at_which_it_ends(
-    answers: tuple[str, ...], told: str, todo: str, monkeypatch: pytest.MonkeyPatch
+async def test_the_way_to_a_url_is_reported_by_the_step_at_which_it_ends(
+    answers: tuple[str, ...] | str, told: str, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
-    async with answering(*answers) as url:
-        findings = await way(url)
-    wrong = [finding for finding in findings if not finding.ok]
+    if isinstance(answers, str):
+        results = await way(answers)
+    else:
+        async with answering(*answers) as url:
+            results = await way(url)
+    wrong = [result for result in results if not result.ok]
     assert told in wrong[0].told and todo in wrong[0].todo
-    assert TOKEN not in str(findings)
+    assert TOKEN not in str(results)
 
 
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("https://nowhere.invalid", "the name nowhere.invalid is not known"),
-        ("http://far.example", "everybody on the way could read the token"),
-        ("nonsense", "is no address"),
-        ("https://a..b", "the name a..b is not known"),
-        ("https://[::1", "is no address"),
-    ],
-)
-async def test_an_address_that_leads_nowhere_is_told(url: str, told: str) -> None:
-    (finding,) = await way(url)
-    assert not finding.ok and told in finding.told
+ERRORS: dict[str, tuple[Exception, Exception | None, str]] = {
+    "a certificate": (
+        httpx2.ConnectError("x"),
+        ssl.SSLError("CERTIFICATE_VERIFY_FAILED"),
+        "trusted: x",
+    ),
+    "no TLS": (httpx2.ConnectError("x"), ssl.SSLError("WRONG_VERSION_NUMBER"), "not speak TLS"),
+    "a firewall": (httpx2.ConnectTimeout(""), None, "does not answer within 20 s"),
+    "a cut": (httpx2.ReadError(""), None, "hangs up without an answer (ReadError)"),
+}
 
 
-async def test_a_port_without_a_server_is_told() -> None:
-    async with answering("") as url:
-        pass
-    (finding,) = await way(url)
-    assert "refuses the connection" in finding.told and "Start it" in finding.todo
+@pytest.mark.parametrize(("error", "cause", "told"), ERRORS.values(), ids=ERRORS)
+def test_an_error_is_reported_by_its_cause(
+    error: Exception, cause: Exception | None, told: str
+) -> None:
+    error.__cause__ = cause
+    said, todo = unreached(error, "https://a.example")
+    assert said.startswith("a.example") and told in said and todo
 
 
 async def test_no_token_is_sent_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +203,8 @@ async def test_through_a_tunnel_all_is_well_once_its_host_is_allowed(tmp_path: P
         assert port.ok and f"this server listens (process {process.pid})" in port.told
         async with tunnel(url, "me.tunnel.example") as outside:
             found = await way(outside)
-            assert all(finding.ok for finding in found), found
-            assert [finding.what.removeprefix("URL ") for finding in found] == [
+            assert all(result.ok for result in found), found
+            assert [result.what.removeprefix("URL ") for result in found] == [
                 *("reachable", "host name", "without a token", "with our token", "/mcp", "/sse")
             ]
         async with tunnel(url, "me.other.example") as outside:
@@ -216,8 +223,8 @@ def configured(name: str, text: str) -> Host:
     return host
 
 
-async def at_host(host: Host) -> list[Finding]:
-    return [finding async for finding in of_host(host)]
+async def at_host(host: Host) -> list[CheckResult]:
+    return [result async for result in of_host(host)]
 
 
 async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
@@ -235,8 +242,8 @@ async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
 async def test_a_broken_config_is_found(text: str) -> None:
     host = configured("claude-desktop", "")
     host.config.write_bytes(text.encode("utf-8", "surrogateescape"))
-    (finding,) = await at_host(host)
-    assert finding.ok is False and str(host.config) in finding.told and finding.todo
+    (result,) = await at_host(host)
+    assert result.ok is False and str(host.config) in result.told and result.todo
 
 
 async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> None:
@@ -244,17 +251,17 @@ async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> 
     host = configured(
         "claude-desktop", json.dumps({"mcpServers": {"python-executor-remote": entry}})
     )
-    (finding,) = await at_host(host)
-    assert finding.ok is False and "commands alone" in finding.told
-    assert "--name python-executor-remote --url https://x.ngrok.io/sse" in finding.todo
+    (result,) = await at_host(host)
+    assert result.ok is False and "commands alone" in result.told
+    assert "--name python-executor-remote --url https://x.ngrok.io/sse" in result.todo
 
 
 async def test_a_command_that_is_gone_is_found(home: Path) -> None:
     gone = str(home / "gone" / "rmi-agent-mcp-server")
     host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": gone}}}))
-    (finding,) = await at_host(host)
-    assert finding.ok is False and "there is no program" in finding.told
-    assert finding.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    (result,) = await at_host(host)
+    assert result.ok is False and "there is no program" in result.told
+    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
 
 
 def script(path: Path, text: str) -> str:
@@ -269,16 +276,16 @@ async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> N
     command = script(home / "rmi-agent-mcp-server", said)
     entry = {"command": command, "args": ["--from", "file:///src"]}
     host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
-    (finding,) = await at_host(host)
-    assert finding.ok is False and "PYTHON_TIMEOUT: it is no number" in finding.told
-    assert finding.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    (result,) = await at_host(host)
+    assert result.ok is False and "PYTHON_TIMEOUT: it is no number" in result.told
+    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
 
 
 async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
     bridge = {"command": "npx", "args": ["-y", "mcp-remote", "https://t.example/mcp"]}
     host = configured("cursor", json.dumps({"mcpServers": {"python-remote": bridge}}))
-    (finding,) = await at_host(host)
-    assert finding.ok is None and "browser" in finding.told
+    (result,) = await at_host(host)
+    assert result.ok is None and "browser" in result.told
 
 
 # stdout, the port, folders, the token.
@@ -288,9 +295,9 @@ async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("print('Starting...')", "b'Starting...\\n', which is no message"),
-        ("print('[1]')", "which is no message"),
-        ("", "it ended instead of answering"),
+        ("print('Starting...')", "b'Starting...\\n', which is not a message"),
+        ("print('[1]')", "which is not a message"),
+        ("", "it exited instead of answering"),
         ("import time; time.sleep(60)", "no answer in 0 s"),
     ],
 )
@@ -298,7 +305,7 @@ async def test_whatever_is_no_message_on_stdout_is_found(
     text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", script(tmp_path / "python", text))
-    with pytest.raises(Impure, match=".") as caught:
+    with pytest.raises(StdoutPolluted, match=".") as caught:
         await conversation([], 0.3 if "sleep" in text else 30)
     assert told in str(caught.value)
 
@@ -306,10 +313,10 @@ async def test_whatever_is_no_message_on_stdout_is_found(
 async def test_who_has_the_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        finding = of_port(load(port=port))
-        assert finding.ok is False
-        assert f"127.0.0.1:{port} is taken by" in finding.told
-        assert f"process {os.getpid()}" in finding.told
+        result = of_port(load(port=port))
+        assert result.ok is False
+        assert f"127.0.0.1:{port} is taken by" in result.told
+        assert f"process {os.getpid()}" in result.told
     assert of_port(load(port=port)).told == f"127.0.0.1:{port} is free"
 
 
@@ -323,8 +330,8 @@ async def test_the_token_is_told_by_its_place_alone(
     path.parent.mkdir(parents=True)
     path.write_text(TOKEN)
     path.chmod(0o600)
-    finding = of_token(load())
-    assert finding.ok and str(path) in finding.told and TOKEN not in str(finding)
+    result = of_token(load())
+    assert result.ok and str(path) in result.told and TOKEN not in str(result)
     path.write_text("short")
     assert of_token(load()).ok is False
     if sys.platform != "win32":
@@ -374,8 +381,8 @@ async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_no
     env = {"PYTHON_PROJECTS_DIR": str(fill(tmp_path)), "ATTACH": "always", "SANDBOX": "off"}
     entry = {"command": CLI[0], "args": CLI[1:], "env": {**env, "KERNEL_POOL": "0"}}
     host = configured("claude-code", json.dumps({"mcpServers": {"python": entry}}))
-    (finding,) = await at_host(host)
-    assert finding.ok is True and "started when the host first needs it" in finding.told
+    (result,) = await at_host(host)
+    assert result.ok is True and "started when the host first needs it" in result.told
     assert resident.found() is None and not resident.record_file().exists()
 
 

@@ -11,19 +11,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import platformdirs
 import pytest
 from fastmcp import Client
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server import entry as entries
 from rmi_agent.server import hostfile
 from rmi_agent.server.auth import token_file
+from rmi_agent.server.cli import app
 from rmi_agent.server.entry import installed_script
 from rmi_agent.server.hosts import Host, host_of, hosts
-from rmi_agent.server.install import install
 
 from tests.server.conftest import fill, server_env
 
@@ -51,13 +54,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(host: str, **options: Any) -> int:
-    """What the command leaves with."""
-    options.setdefault("check", False)
-    try:
-        install(host, **options)  # type: ignore[arg-type]
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
+    """The exit code of the command line with these options."""
+    words = ["install", host]
+    for name, value in {"check": False, **options}.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option if value else f"--no-{option[2:]}"]
+        else:
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [option, str(one)]
+    with pytest.raises(SystemExit) as left:
+        app(words)
+    return int(left.value.code or 0)
 
 
 def config_of(name: str) -> Path:
@@ -100,12 +108,13 @@ def test_each_host_gets_the_command_by_its_absolute_path_with_both_folders(
         assert stat.S_IMODE(config_of(name).stat().st_mode) == 0o600
 
 
+# As programs write them, each in its own style.
 OTHERS = {
-    "claude-desktop": '{"globalShortcut": "",\n    "mcpServers": { "git": {"command":"uvx"} },'
-    '\n    "big": 12345678901234567890.10\n}\n',
+    "claude-desktop": '{\n    "globalShortcut": "",\n    "mcpServers": {\n        "git": {\n'
+    '            "command": "uvx"\n        }\n    },\n    "big": 12345678901234567890,\n    "z": "ü"\n}\n',
     "claude-code": '{\r\n\t"numStartups": 3,\r\n\t"mcpServers": {\r\n\t\t"git": {}\r\n\t}\r\n}',
-    "cursor": '\ufeff{\n  // mine\n  "mcpServers": {\n    "git": {}, // the first\n  },\n}\n',
-    "vscode": '{\n    "inputs": [],\n    "servers": {} /* none */\n}\n',
+    "cursor": '\ufeff{\n  "mcpServers": {\n    "git": {}\n  }\n}\n',
+    "vscode": '{\n   "inputs": [],\n   "servers": {},\n   "a": "\\ud800"\n}\n\n',
 }
 
 
@@ -117,9 +126,13 @@ def test_all_else_in_the_file_stays_and_removing_gives_it_back(
     put(path, before)
     path.chmod(0o640)
     assert run(name) == 0
-    after = path.read_bytes()
-    rest = iter(after)
-    assert after != before and all(byte in rest for byte in before)
+    lines = iter(path.read_text("utf-8").splitlines())
+    others = [line.rstrip(",") for line in before.decode().splitlines()]
+    assert all(
+        any(line.rstrip(",") == other for line in lines)
+        for other in others
+        if not other.endswith("{}")  # the section, which may not be empty any more
+    )
     (backup,) = path.parent.glob(f"{path.name}.bak-*")
     assert backup.read_bytes() == before
     assert str(backup) in capsys.readouterr().out
@@ -146,26 +159,184 @@ def test_a_second_time_no_byte_changes_and_no_backup_is_made(
     assert snapshot(home) == before
 
 
+TEXTS = st.text(alphabet='a"\\/*ü\n{}[],: \ud800😀', max_size=6)
+VALUES = st.recursive(
+    TEXTS
+    | st.booleans()
+    | st.none()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+CONFIGS = st.dictionaries(TEXTS, VALUES, max_size=4)
+INDENTS = st.sampled_from([1, 2, 3, 4, 8, "\t"])
+
+
+def in_style(config: dict[str, Any], indent: int | str) -> str:
+    text = json.dumps(config, ensure_ascii=False, indent=indent)
+    return text.replace("\ud800", "\\ud800")
+
+
+@settings(deadline=None, max_examples=200)
+@given(CONFIGS, INDENTS, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+def test_a_file_that_a_program_wrote_would_be_written_the_same(
+    config: dict[str, Any], indent: int | str, newline: str, ends: bool, bom: bool
+) -> None:
+    assume(config)
+    text = (in_style(config, indent) + "\n" * ends).replace("\n", newline)
+    file = hostfile.ConfigFile(Path("c"), "\ufeff" * bom + text, hostfile.parse(text))
+    assert file.config == config
+    assert list(file.config) == list(config)
+    assume("\n" in text.strip())
+    assert file.text_with(file.config) == file.text
+
+
+@settings(deadline=None, max_examples=200)
+@given(CONFIGS, INDENTS, st.randoms())
+def test_comments_and_trailing_commas_are_read_over(
+    config: dict[str, Any], indent: int | str, random: Random
+) -> None:
+    lines = in_style(config, indent).splitlines()
+    comments = ["", ' // , } "', " /* \n{ , */", "/**/"]
+    text = "\n".join(line + random.choice(comments) for line in lines[:-1])
+    text += random.choice([",", " , /* } */", ""]) if config else ""
+    text += "\n" + lines[-1] + random.choice(comments)
+    plain = hostfile.without_comments(text)
+    assert hostfile.parse(plain) == config
+    assert len(plain) == len(text) and plain.count("\n") == text.count("\n")
+
+
+HAND_WRITTEN = """{"mcpServers": { "git": {"command":"uvx", "args": ["a", 1.50, -0.0, 1e3]} },
+
+   "b": null, "a": {}, "é": "\\u00e9\\n"}"""
+
+
+def test_a_file_in_nobodys_style_keeps_its_values_and_their_order(home: Path) -> None:
+    path, before = config_of("claude-desktop"), json.loads(HAND_WRITTEN)
+    put(path, HAND_WRITTEN)
+    assert run("claude-desktop") == 0
+    after = json.loads(path.read_text("utf-8"))
+    del after["mcpServers"]["python"]
+    assert list(after.items()) == list(before.items())
+
+
+@pytest.mark.parametrize("text", ["", " \n", "{}", "\ufeff{ }", "{\n}\n"])
+def test_an_empty_file_gets_the_entry(text: str, home: Path) -> None:
+    put(config_of("cursor"), text)
+    assert run("cursor") == 0
+    written_now = config_of("cursor").read_text("utf-8")
+    assert written_now.startswith("\ufeff") == text.startswith("\ufeff")
+    assert list(json.loads(written_now.removeprefix("\ufeff"))["mcpServers"]) == ["python"]
+
+
+COMMENTED = """// mine
+{
+    "servers": { // "http://x/*"
+        "git": {"command": "uvx",}, /* the first, } */
+        "python": ["not ours"],
+    },
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [COMMENTED, '{"servers": {"git": {"command": "uvx"}},}', "{} // none"]
+)
+def test_a_file_with_comments_is_not_changed_but_what_to_put_there_is_shown(
+    text: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    for name, options in (
+        ("cursor", {"bridge": True}),
+        ("vscode", {}),
+        ("vscode", {"dry_run": True}),
+    ):
+        put(config_of(name), text)
+        before = snapshot(home)
+        assert run(name, url=URL, **options) == (0 if "dry_run" in options else 1)
+        said = capsys.readouterr()
+        assert ("which would get lost. Nothing was changed." in said.err) is not bool(
+            said.err == ""
+        )
+        where, _, fragment = said.out.partition("\n")
+        assert str(config_of(name)) in where and TOKEN not in said.out
+        shown = json.loads(fragment)
+        assert shown[host_of(name).section].keys() == {"python-remote"}  # type: ignore[arg-type]
+        if name == "vscode":
+            assert [one["id"] for one in shown["inputs"]] == ["python-remote-token"]
+        assert snapshot(home) == before
+
+
+def test_an_entry_in_a_file_with_comments_is_known_and_taken_out_by_hand(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config_of("cursor")
+    run("cursor")
+    put(path, path.read_text().replace("}\n}", "}, // the only one\n}"))
+    before = snapshot(home)
+    assert run("cursor") == 0
+    assert "is up to date" in capsys.readouterr().out
+    assert run("cursor", remove=True) == 1
+    assert f'Remove "python" from "mcpServers" in {path}.' in capsys.readouterr().out
+    assert snapshot(home) == before
+
+
+def test_a_config_that_is_nested_too_deeply_to_be_written_is_refused(home: Path) -> None:
+    config: dict[str, Any] = {}
+    for _ in range(5000):
+        config = {"a": config}
+    with pytest.raises(hostfile.UnusableFile, match="too many brackets"):
+        hostfile.read(home / "c.json").text_with(config)
+    del config
+
+
 BROKEN: dict[str, tuple[str | bytes, str]] = {
-    "a comma too many": (b'{\n  "mcpServers": {},\n}', "line 3, column 1: a comma before"),
+    "a comma too many": (b'{\n  "mcpServers": {},\n}', "is broken: line "),
+    "a comma missing": (b'{\n  "a": 1\n  "b": 2\n}', "line 3, column 3: Expecting ','"),
+    "a comment": (b'{} // "', "line 1, column 4: Extra data"),
     "half of it": (b'{"mcpServers": {', "line 1, column 17: "),
-    "a list": (b"[]", "the whole should be an object"),
+    "a list": (b"[]", "the whole file should be an object"),
     "a section that is a list": (b'{"mcpServers": []}', '"mcpServers" should be an object'),
-    "a section twice": (b'{"mcpServers": {}, "mcpServers": {}}', "a second time"),
+    "a section twice": (b'{"mcpServers": {}, "mcpServers": {}}', '"mcpServers" is there twice'),
+    "a key twice, deep inside": (b'{"a": [{"b": 1, "b": 1}]}', '"b" is there twice'),
+    "NaN": (b'{"a": NaN}', "NaN is not a number that can be kept"),
+    "a number that would get lost": (b'{"a": 1E400}', "1E400 is not a number that can be kept"),
+    "brackets without end": (b"[" * 100_000, "too many brackets"),
     "UTF-16": ("{}".encode("utf-16"), "is not UTF-8 (line 1)"),
     "another encoding": ('{"a":\n "ü"}'.encode("latin-1"), "is not UTF-8 (line 2)"),
 }
+BROKEN_WITH_COMMENTS = {
+    "a comment without end": (b"{} /* x", "line 1, column 4: "),
+    "a text without end": (b'{"a": "// }', "line 1, column 7: "),
+    "only a comma": (b'{"a": [ , ]}', "line 1, column 9: "),
+    "two commas": (b'{"a": [1,,]}', "line 1, column 10: "),
+    "an error behind a comment": (b'/* x\n */ {\n "a" 1 }', "line 3, column 6: "),
+    "a comment in a word": (b'{"a": tr/**/ue}', "line 1, column 7: "),
+}
 
 
-@pytest.mark.parametrize(("text", "words"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(
+    ("host", "text", "words"),
+    [
+        pytest.param(host, *case, id=name)
+        for host, cases in (("claude-desktop", BROKEN), ("cursor", BROKEN_WITH_COMMENTS))
+        for name, case in cases.items()
+    ],
+)
 @pytest.mark.parametrize("options", [{}, {"remove": True}, {"dry_run": True}, {"force": True}])
-def test_a_broken_config_is_told_by_its_place_and_left_alone(
-    text: bytes, words: str, options: dict[str, Any], home: Path, capsys: pytest.CaptureFixture[str]
+def test_a_broken_config_is_reported_with_its_place_and_left_alone(
+    host: str,
+    text: bytes,
+    words: str,
+    options: dict[str, Any],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = config_of("claude-desktop")
+    path = config_of(host)
     put(path, text)
     before = snapshot(home)
-    assert run("claude-desktop", **options) == 1
+    assert run(host, **options) == 1
     said = capsys.readouterr()
     assert words in said.err and str(path) in said.err and len(said.err.splitlines()) == 1
     assert said.out == ""
@@ -195,7 +366,7 @@ def test_what_can_not_be_written_is_told_in_a_line(
         path.write_text("{}")
         path.chmod({"unreadable": 0o200, "read only": 0o400}.get(kind, 0o600))
     if kind == "huge":
-        monkeypatch.setattr(hostfile, "MOST", 1)
+        monkeypatch.setattr(hostfile, "MAX_SIZE", 1)
     assert run("cursor") == 1
     said = capsys.readouterr().err
     assert str(path) in said and "Nothing was changed." in said and len(said.splitlines()) == 1
@@ -288,19 +459,19 @@ def test_a_token_goes_when_the_host_signs_in_instead(monkeypatch: pytest.MonkeyP
 
 
 def test_what_was_added_to_our_entry_by_hand_stays(home: Path) -> None:
-    path = config_of("vscode")
-    text = """{"servers": {"python": {
-        "command": "/old/bin/rmi-agent-mcp-server", // mine
+    old = {
+        "command": "/old/bin/rmi-agent-mcp-server",
         "args": ["--no-sandbox"],
         "env": {"PYTHON_PROJECTS_DIR": "/elsewhere", "KERNEL_ENV": "A"},
-        "disabled": true
-    }}}"""
-    put(path, text)
+        "disabled": True,
+    }
+    put(config_of("vscode"), json.dumps({"servers": {"python": old}}))
     assert run("vscode", env=("PYTHON_TIMEOUT=9",)) == 0
-    after = path.read_text()
-    assert "// mine" in after and '"disabled": true' in after
-    assert '"PYTHON_PROJECTS_DIR": "/elsewhere"' in after and '"KERNEL_ENV": "A"' in after
-    assert '"PYTHON_TIMEOUT": "9"' in after and "no-sandbox" not in after
+    entry = written("vscode")
+    assert entry["disabled"] is True and "args" not in entry
+    assert entry["env"]["PYTHON_PROJECTS_DIR"] == "/elsewhere" and entry["env"]["KERNEL_ENV"] == "A"
+    assert entry["env"]["PYTHON_TIMEOUT"] == "9"
+    assert entry["command"] == str(installed_script())
 
 
 def test_notebooks_move_along_with_the_projects_unless_they_were_set(home: Path) -> None:
@@ -353,13 +524,13 @@ def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
         ({"env": ("PYTHON_TIMEOUT=soon",)}, "PYTHON_TIMEOUT: "),
         ({"env": ("nonsense",)}, "is not NAME=VALUE"),
         ({"oauth": True}, "go with --url"),
-        ({"url": URL, "projects_dir": Path("p")}, "settings of the server elsewhere"),
-        ({"url": URL, "env": ("KERNEL_MAX=2",)}, "settings of the server elsewhere"),
-        ({"url": URL, "attach": "always"}, "settings of the server elsewhere"),
+        ({"url": URL, "projects_dir": Path("p")}, "With --url, set them where"),
+        ({"url": URL, "env": ("KERNEL_MAX=2",)}, "With --url, set them where"),
+        ({"url": URL, "attach": "always"}, "With --url, set them where"),
         ({"env": ("ATTACH=sometimes",)}, "ATTACH: "),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
-        ({"url": "https://user:pass@far.example/mcp"}, "leave out what stands before @"),
+        ({"url": "https://user:pass@far.example/mcp"}, "leave out what comes before @"),
         ({"url": "https://far.example/mcp?token=x"}, "leave out"),
         ({"url": "far.example"}, "is no address"),
         ({"url": "https://far.example:port"}, "is no address"),
@@ -411,6 +582,23 @@ def test_the_bridge_can_be_had_for_every_host(monkeypatch: pytest.MonkeyPatch) -
         assert not any(TOKEN in word for word in written(name, "python-remote")["args"])
 
 
+def test_what_was_added_to_a_bridge_and_to_a_question_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    run("claude-desktop", url=URL, env=("HTTPS_PROXY=http://p",))
+    run("claude-desktop", url="https://new.example")
+    assert written("claude-desktop", "python-remote")["env"]["HTTPS_PROXY"] == "http://p"
+    run("vscode", url=URL)
+    config = json.loads(config_of("vscode").read_text())
+    config["inputs"] = [{"id": "other"}, {**config["inputs"][0], "description": "mine"}]
+    config_of("vscode").write_text(json.dumps(config))
+    run("vscode", url="https://new.example")
+    assert json.loads(config_of("vscode").read_text())["inputs"] == config["inputs"]
+    run("vscode", name="python-remote", remove=True)
+    assert json.loads(config_of("vscode").read_text())["inputs"] == [{"id": "other"}]
+
+
 def test_sign_in_by_oauth_needs_no_token(capsys: pytest.CaptureFixture[str]) -> None:
     for name in NAMES:
         assert run(name, url=URL, oauth=True, check=True) == (0 if name == "claude-desktop" else 1)
@@ -448,7 +636,7 @@ def test_an_environment_in_a_cache_is_named_by_what_makes_it(
     put(cache / "CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55")
     monkeypatch.setattr(sys, "prefix", str(cache / "archive-v0" / "x"))
     monkeypatch.setenv("PATH", str(home / "bin"))
-    monkeypatch.setattr(entries, "from_elsewhere", lambda: None)
+    monkeypatch.setattr(entries, "install_source", lambda: None)
     assert run("cursor", name="a") == 0
     assert "may be emptied" in capsys.readouterr().err
     put(home / "bin" / ("uvx.exe" if sys.platform == "win32" else "uvx"), "")
@@ -456,7 +644,7 @@ def test_an_environment_in_a_cache_is_named_by_what_makes_it(
     assert run("cursor", name="b") == 0
     assert written("cursor", "b")["command"] == str(next((home / "bin").iterdir()))
     assert written("cursor", "b")["args"] == ["rmi-agent-mcp-server"]
-    monkeypatch.setattr(entries, "from_elsewhere", lambda: "git+https://e.example/r@1")
+    monkeypatch.setattr(entries, "install_source", lambda: "git+https://e.example/r@1")
     assert run("cursor", name="c") == 0
     assert written("cursor", "c")["args"] == [
         "--from",

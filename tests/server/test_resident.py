@@ -1,4 +1,4 @@
-"""The resident server's record, its proof, and the commands that start and end it."""
+"""The resident server's record and socket, and the commands that start and end it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psutil
 import pytest
-from rmi_agent.server import attach, load, logs, resident
-from rmi_agent.server.auth import local_token
+from rmi_agent.server import load, logs, resident
+from rmi_agent.server.discovery import AttachError, Endpoint, check_owner, resident_endpoint
 from rmi_agent.server.kept import VERSION, token_file
-from rmi_agent.server.proof import Facts, Identity, Stranger, bearer_for, facts_of
-from rmi_agent.server.resident import Record, Running, found, lease, publish, record_file
+from rmi_agent.server.resident import (
+    SOCKET_PATH_LIMIT,
+    Record,
+    Running,
+    found,
+    lease,
+    local_socket,
+    publish,
+    record_file,
+)
 from rmi_agent.server.resident_cli import examined, in_background
 from rmi_agent.server.settings import BadSettings
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.processes import still_running
 from tests.server.residents import user
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes and modes")
-TOKEN = "a-token-that-the-servers-of-one-user-share"
+KEY = "the-key-of-this-start-of-a-server"
 URL = "http://127.0.0.1:8123"
 
 
@@ -106,107 +112,188 @@ def test_what_a_server_keeps_is_its_users_alone_and_others_records_are_refused(
 
 
 def test_a_server_that_neither_begins_nor_ends_is_not_waited_for_without_end(state: Path) -> None:
-    with lease(), pytest.raises(BadSettings, match="starting or ending for 0.1 s"), lease(0.1):
+    with lease(), pytest.raises(BadSettings, match="starting or stopping for 0.1 s"), lease(0.1):
         pass
 
 
-# -- who is who
+def test_there_is_none_on_windows(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(BadSettings, match="not available on Windows: .* --transport http"):
+        resident.check_supported()
+    assert not resident.is_held() and found() is None
 
 
-def facts() -> Facts:
-    return Facts(
-        version=VERSION,
-        pid=1,
-        started=0.0,
-        prefix=sys.prefix,
-        projects="/p",
-        notebooks="/n",
-        settings={},
-        busy=0,
-        idle=0,
-    )
+# -- the socket
 
 
-class Answering:
-    """A server's two answers, and all that it was sent."""
-
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-        self.sent: list[str] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        self.sent.append(f"{scope['path']}?{scope['query_string'].decode()} {headers}")
-        if scope["path"] == "/resident/proof":
-            await self.identity.prove(scope, receive, send)
-        elif headers.get(b"authorization") == f"Bearer {self.identity.bearer}".encode():
-            await JSONResponse(facts().model_dump())(scope, receive, send)
-        else:
-            await send({"type": "http.response.start", "status": 401, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+def reach(path: str) -> None:
+    """Connect to a socket as clients do."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(path)
 
 
-def client_of(app: ASGIApp) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app))
+@POSIX
+def test_a_socket_is_its_users_alone_and_goes_with_its_server(state: Path) -> None:
+    with lease(), local_socket() as listening:
+        path = Path(listening.getsockname())
+        assert path.parent == state
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        reach(str(path))
+    assert not path.exists()
 
 
-async def test_a_server_and_a_client_of_one_user_agree_and_the_token_is_never_sent() -> None:
-    server = Answering(Identity(TOKEN))
-    async with client_of(server) as client:
-        bearer = await bearer_for(client, URL, TOKEN)
-        assert await facts_of(client, URL, bearer) == facts()
-        with pytest.raises(Stranger, match="it asks for another token"):
-            await facts_of(client, URL, "another")
-    assert bearer == server.identity.bearer != Identity(TOKEN).bearer
-    assert not [one for one in server.sent if TOKEN in one]
+@POSIX
+def test_a_socket_that_a_killed_server_left_is_replaced(state: Path) -> None:
+    path = str(state / "resident.sock")
+    state.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
+    with pytest.raises(ConnectionRefusedError):
+        reach(path)
+    with lease(), local_socket() as listening:
+        assert listening.getsockname() == path
+        reach(path)
 
 
-async def test_a_server_that_does_not_know_the_token_is_a_stranger() -> None:
-    async with client_of(Answering(Identity("another-token-of-another-user"))) as client:
-        with pytest.raises(Stranger, match="does not know the token"):
-            await bearer_for(client, URL, TOKEN)
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a short path."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        yield Path(folder)
 
 
-async def test_a_proof_that_was_fetched_at_another_port_is_of_no_use() -> None:
-    """Who listens where a server has been may ask one that is elsewhere."""
-    true = Answering(Identity(TOKEN))
-
-    async def relayed(scope: Scope, receive: Receive, send: Send) -> None:
-        await true({**scope, "server": ("127.0.0.1", 8124)}, receive, send)
-
-    async with client_of(relayed) as client:
-        with pytest.raises(Stranger, match="does not know the token"):
-            await bearer_for(client, URL, TOKEN)
+def deep(folder: Path, length: int) -> str:
+    """A state folder below one, in which a socket's path has that many bytes."""
+    rest = length - len(f"{folder}//rmi-agent/resident.sock")
+    return str(folder / ("x" * rest))
 
 
+@POSIX
+@pytest.mark.parametrize("length", [104, 107, 108, 250])
+@pytest.mark.parametrize("letter", ["x", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_where_a_path_is_too_long_for_a_socket_a_private_temporary_folder_has_it(
+    length: int, letter: str, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = deep(short, length)
+    monkeypatch.setenv("XDG_STATE_HOME", place.replace("xx", letter * (3 - len(letter.encode()))))
+    with lease(), local_socket() as listening:
+        path = Path(listening.getsockname())
+        assert token_file().parent != path.parent
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        check_owner(path)
+        reach(str(path))
+    assert not path.parent.exists()
+
+
+@POSIX
+def test_a_path_of_the_most_bytes_fits(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", deep(short, SOCKET_PATH_LIMIT))
+    with lease(), local_socket() as listening:
+        assert len(listening.getsockname()) == SOCKET_PATH_LIMIT
+        assert Path(listening.getsockname()).parent == token_file().parent
+        reach(listening.getsockname())
+
+
+@POSIX
+def test_a_temporary_folder_that_a_killed_server_left_goes_with_the_next_start(
+    state: Path,
+) -> None:
+    (state / "resident.sock").mkdir(parents=True)  # in the way
+    with lease(), local_socket() as listening:
+        path = Path(listening.getsockname())
+        publish(of_this_process(socket=str(path)))
+        left = record_file().read_bytes()
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    path.touch()
+    record_file().touch(mode=0o600)
+    record_file().write_bytes(left)
+    with lease():
+        assert not path.parent.exists()
+    assert state.exists()
+
+
+@POSIX
+def test_where_no_folder_can_have_a_socket_the_start_says_what_to_set(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = state / ("x" * 150)
+    long.mkdir(parents=True)
+    monkeypatch.setenv("XDG_STATE_HOME", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    wanted = pytest.raises(BadSettings, match="^XDG_STATE_HOME: no Unix socket .* is too long")
+    with wanted, lease(), local_socket():
+        pass
+    assert [path.name for path in long.iterdir()] == ["rmi-agent"]
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[tuple[Endpoint, list[bytes]]]:
+    """What answers at a resident server's socket, and what it was sent."""
+    got: list[bytes] = []
+    with lease(), local_socket() as listening:
+
+        def answer() -> None:
+            while True:
+                try:
+                    peer, _ = listening.accept()
+                except OSError:
+                    return
+                with peer, suppress(OSError):
+                    got.append(peer.recv(65536))
+                    peer.sendall(body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            record = of_this_process(socket=listening.getsockname(), key=KEY)
+            yield resident_endpoint(record), got
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def response(status: int, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} X\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\nConnection: close\r\n\r\n" + body
+
+
+@POSIX
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, b"", "it answers 404"),
-        (302, b"", "it answers 302"),
-        (200, b"<html>", "no server of this version"),
-        (200, b'{"start": "", "proof": ""}', "does not know the token"),
-        (200, b'{"start": "", "proof": "\xc3\xa9"}', "does not know the token"),
-        (200, b"x" * 200_000, "has no end"),
+        (401, b"", "refuses our token. Run: rmi-agent-mcp-server stop, then"),
+        (404, b"", "is not a server of version"),
+        (302, b"", "is not a server of version"),
+        (200, b"<html>", "is not a server of version"),
+        (200, b'{"version": "1"}', "is not a server of version"),
+        (200, b"x" * 200_000, "is not a server of version"),
     ],
 )
-async def test_what_answers_otherwise_is_a_stranger(status: int, body: bytes, said: str) -> None:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"location", b"http://127.0.0.1:9/")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async with client_of(answer) as client:
-        with pytest.raises(Stranger, match=said):
-            await bearer_for(client, URL, TOKEN)
+async def test_what_answers_otherwise_is_not_attached_to(
+    state: Path, status: int, body: bytes, said: str
+) -> None:
+    refused = pytest.raises(AttachError, match=said)
+    with answering(response(status, body)) as (endpoint, got), refused:
+        await endpoint.facts()
+    assert len(got) == 1
 
 
-@pytest.mark.parametrize("nonce", ["", "0" * 63, "g" * 64, "0" * 1000, "%00"])
-async def test_a_server_proves_itself_by_whole_numbers_only(nonce: str) -> None:
-    async with client_of(Answering(Identity(TOKEN))) as client:
-        answer = await client.get(f"{URL}/resident/proof?nonce={nonce}")
-    assert answer.status_code == 400
-    assert "proof" not in answer.json()
+@POSIX
+@pytest.mark.parametrize("how", ["missing", "its folder is open"])
+async def test_a_socket_that_may_be_somebody_elses_is_sent_nothing(state: Path, how: str) -> None:
+    with answering(response(200, b"{}")) as (endpoint, got):
+        if how == "missing":
+            (state / "resident.sock").unlink()
+            said = "resident.sock can't be used: No such file"
+        else:
+            state.chmod(0o770)
+            said = f"Other users may change {state}"
+        with pytest.raises(AttachError, match=said):
+            await endpoint.facts()
+    assert got == []
+    assert KEY not in repr(endpoint)
 
 
 # -- the commands
@@ -264,7 +351,9 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
 
         folders = {"python_projects_dir": tmp_path / "python_projects"}
         assert "runs already" in in_background(load(**folders), "info")
-        with pytest.raises(BadSettings, match="^start: The resident server was started otherwise"):
+        with pytest.raises(
+            BadSettings, match="^start: The resident server was started differently"
+        ):
             in_background(load(**folders, notebooks_dir=tmp_path), "info")
 
         family = [server, *server.children(recursive=True)]
@@ -285,7 +374,6 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
 def test_a_server_that_service_managers_hold_is_unclear_when_stuck_and_ends_in_order_by_a_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attach, "SOON", 0.5)
     with user(tmp_path) as someone:
         monkeypatch.setenv("XDG_STATE_HOME", someone.env["XDG_STATE_HOME"])
         held = someone.begin("start", "--foreground")
@@ -320,43 +408,3 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError("".join(said))
-
-
-@contextmanager
-def impostor() -> Iterator[tuple[str, list[bytes]]]:
-    """Who listens where a server has been, answers as if they were one, and keeps all they get."""
-    got: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def answer() -> None:
-            while True:
-                try:
-                    peer, _ = listening.accept()
-                except OSError:
-                    return
-                with peer:
-                    got.append(peer.recv(65536))
-                    body = b'{"start": "00", "proof": "00"}'
-                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-                    peer.sendall(head + body)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", got
-        listening.shutdown(socket.SHUT_RDWR)
-    thread.join()
-
-
-@POSIX
-def test_who_listens_where_a_server_was_gets_no_token(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = local_token().token.get_secret_value()
-    with lease(), impostor() as (url, got):
-        publish(of_this_process(url=url))
-        lines, code = examined()
-    assert code == 4
-    assert "is not the resident server: it does not know the token" in lines[-1]
-    assert len(got) == 1
-    assert b"authorization" not in got[0].lower()
-    assert token.encode() not in got[0]

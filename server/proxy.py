@@ -1,7 +1,7 @@
-"""A server on stdio that hands all it is asked to the resident one: FastMCP's proxy, watched.
+"""A server on stdio that forwards everything to the resident one: FastMCP's proxy, watched.
 
-What makes it more than a proxy: it notices when the resident server ends, says what may have
-happened, and finds it again. Knows MCP and the way there; no kernel and no tool.
+It notices when the resident server ends, says what may have happened, and finds the next one.
+Knows MCP and the way there; no kernel and no tool.
 """
 
 from __future__ import annotations
@@ -31,47 +31,40 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from .attach import START, STOP, Missing, Place, Unattached, local_client, place
+from .discovery import START, STOP, AttachError, Endpoint, NoResidentServer, find_endpoint
 from .kept import VERSION
 from .resident import found
 from .settings import Attach, BadSettings, Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.5  # seconds, while a call goes on
-PROBE_EVERY = 5.0  # seconds; a server that is there may still be stuck
-PROBES = 3  # that may fail one after the other
-SPARE = 4  # connections that are kept for the next call
-BEFORE = "Nothing was run."
-MEANWHILE = "The call may have been carried out, wholly or in part."
-ENDED = (
+WATCH_INTERVAL = 0.5  # seconds, while a call goes on
+PROBE_INTERVAL = 5.0  # seconds; a server that runs may still be stuck
+MAX_FAILED_PROBES = 3  # in a row, until a server counts as stuck
+MAX_IDLE_CONNECTIONS = 4  # kept for the next calls, of each kind
+REQUEST_TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # as in MCP's own clients
+NOTHING_RAN = "Nothing was run."
+MAY_HAVE_RUN = "The call may have been carried out, wholly or in part."
+SESSIONS_ENDED = (
     "What it had not yet reported is lost. Sessions end with their server; their notebooks stay,"
     " and resume_session runs one again."
 )
 
-STUCK = f"If it stays so, end it: {STOP}"
+
+class UpstreamLost(Exception):
+    """The server of an open call has ended or is stuck; the text says so, and what to do."""
 
 
-class Lost(Exception):
-    """The server of a call that went on is gone; the text says how, and what to do."""
-
-
-class Upstream(StreamableHttpTransport):
+class PooledTransport(StreamableHttpTransport):
     """FastMCP's transport over one HTTP client that stays open, for results of any size.
 
     An HTTP client for each connection costs some 100 ms, and the SDK's limit of 1 MB for one
     event is less than a large picture has.
     """
 
-    def __init__(self, there: Place) -> None:
-        super().__init__(f"{there.url}/mcp")
-        self._http = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {there.bearer}"},
-            timeout=httpx2.Timeout(30.0, read=300.0),  # as MCP's own clients have it
-            limits=httpx2.Limits(),
-            trust_env=False,
-            verify=False,  # there is no TLS on this machine
-        )
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(f"{endpoint.base_url}/mcp")
+        self._http = endpoint.client(REQUEST_TIMEOUT)
 
     @contextlib.asynccontextmanager
     async def connect_session(  # type: ignore[override]
@@ -92,17 +85,17 @@ class Upstream(StreamableHttpTransport):
         await self._http.aclose()
 
 
-class Connection(ProxyClient[Upstream]):
+class Connection(ProxyClient[PooledTransport]):
     """A connection for one call at a time, which is given back after it instead of closed.
 
-    Progress and questions of one call never get among those of another, as they would on a
-    connection that several share.
+    Progress and questions of one call never mix with those of another, as they would on a
+    connection that several calls share.
     """
 
     def __init__(
-        self, upstream: Upstream, give_back: Callable[[Connection], bool], **how: Any
+        self, upstream: PooledTransport, give_back: Callable[[Connection], bool], **options: Any
     ) -> None:
-        super().__init__(upstream, forward_incoming_headers=False, **how)
+        super().__init__(upstream, forward_incoming_headers=False, **options)
         self._give_back, self._kept = give_back, False
 
     async def __aenter__(self) -> Connection:
@@ -119,18 +112,18 @@ class Connection(ProxyClient[Upstream]):
             await super().__aexit__(*error)  # type: ignore[no-untyped-call]
 
 
-class Relay(Middleware):
-    """The way to the resident server, and what is asked on it.
+class ResidentProxy(Middleware):
+    """Forwards requests to the resident server. `mcp` is the FastMCP server that does so.
 
     Args:
         settings: all that can be set.
-        attach: whether a server is started where there is none.
-        there: the server, as it was found.
+        attach: whether a server is started where none runs.
+        endpoint: the server, as it was found.
     """
 
-    def __init__(self, settings: Settings, attach: Attach, there: Place) -> None:
+    def __init__(self, settings: Settings, attach: Attach, endpoint: Endpoint) -> None:
         self._settings, self._attach = settings, attach
-        self._there, self._upstream = there, Upstream(there)
+        self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
         self._idle: dict[tuple[str, bool], list[Connection]] = {}
         self._finding = asyncio.Lock()
         self.mcp: FastMCPProxy = FastMCPProxy(
@@ -144,7 +137,7 @@ class Relay(Middleware):
         self.mcp.add_completion_handler(self.complete)
 
     def connection(self) -> Connection:
-        """A connection of the era that our own client speaks, and with what it can do."""
+        """A connection of our own client's protocol era, with what that client can do."""
         ctx = get_context()
         request, client = ctx.request_context, ctx.session.client_capabilities
         asked = request.protocol_version if request is not None else None
@@ -157,7 +150,7 @@ class Relay(Middleware):
         upstream = self._upstream
 
         def give_back(connection: Connection) -> bool:
-            stays = upstream is self._upstream and len(idle) < SPARE
+            stays = upstream is self._upstream and len(idle) < MAX_IDLE_CONNECTIONS
             if stays:
                 idle.append(connection)
             return stays
@@ -168,17 +161,17 @@ class Relay(Middleware):
     async def on_request(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
     ) -> Any:
-        """Hand a request on, if the server is there, and say what happened if it went meanwhile."""
+        """Forward a request if the server runs, and say what happened if it ends meanwhile."""
         refuse = ToolError if context.method == "tools/call" else protocol_error
         try:
-            await self._ready()
-        except Missing as error:
-            raise refuse(f"{BEFORE} {error}{self._otherwise}") from None
-        except Unattached as error:
-            raise refuse(f"{BEFORE} {error}") from None
+            await self._find()
+        except NoResidentServer as error:
+            raise refuse(f"{NOTHING_RAN} {error}{self._alternative}") from None
+        except AttachError as error:
+            raise refuse(f"{NOTHING_RAN} {error}") from None
         try:
             return await self._watched(call_next, context)
-        except Lost as error:
+        except UpstreamLost as error:
             raise refuse(str(error)) from None
 
     async def complete(
@@ -195,86 +188,86 @@ class Relay(Middleware):
             )
 
     async def aclose(self) -> None:
-        """Close the way; what still goes on there goes on."""
+        """Close the connections; what runs on the server goes on."""
         await self._upstream.aclose()
 
-    async def _ready(self) -> None:
+    async def _find(self) -> None:
         """Have the right server at the other end.
 
         Raises:
-            Unattached: there is none.
+            AttachError: there is none.
         """
-        if self._there.record is not None and is_found(self._there):
+        if self._endpoint.record is not None and still_runs(self._endpoint):
             return
         async with self._finding:
-            if self._there.record is not None and is_found(self._there):
+            if self._endpoint.record is not None and still_runs(self._endpoint):
                 return
-            there = await place(self._settings, self._attach)
-            if there == self._there:
+            endpoint = await find_endpoint(self._settings, self._attach)
+            if endpoint == self._endpoint:
                 return
-            log.info("%s does all from now on", there.named)
+            log.info("%s does all from now on", endpoint.label)
             before = self._upstream
-            self._there, self._upstream, self._idle = there, Upstream(there), {}
+            self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
+            self._idle = {}
             await before.aclose()
 
     async def _watched(
         self, call_next: Callable[[Any], Awaitable[Any]], context: MiddlewareContext[Any]
     ) -> Any:
-        """Wait for an answer as long as the server that it comes from is there.
+        """Wait for an answer as long as the server runs that it comes from.
 
         Raises:
-            Lost: it is not any more.
+            UpstreamLost: it does not any more.
         """
-        there, lost = self._there, ""
+        endpoint, lost = self._endpoint, ""
         with anyio.CancelScope() as scope:
 
             async def watch() -> None:
                 nonlocal lost
                 try:
-                    lost = await self._end_of(there)
-                except Exception as error:  # of this code: nobody may wait for ever because of it
-                    log.exception("%s can't be watched", there.named)
-                    lost = f"Whether {there.named} is there can't be seen: {error!r}. {MEANWHILE}"
+                    lost = await self._loss_of(endpoint)
+                except Exception as error:  # of this code: no call may wait for ever because of it
+                    log.exception("%s can't be watched", endpoint.label)
+                    lost = f"{endpoint.label} can't be watched: {error!r}. {MAY_HAVE_RUN}"
                 scope.cancel()
 
             watching = asyncio.create_task(watch())
             try:
                 return await call_next(context)
             except Exception:
-                if gone := await self._is_gone(there):
-                    raise Lost(gone) from None
+                if not (still_runs(endpoint) and await answers(endpoint)):
+                    raise UpstreamLost(self._format_ended(endpoint)) from None
                 raise
             finally:
                 watching.cancel()
-        raise Lost(lost)
+        raise UpstreamLost(lost)
 
-    async def _end_of(self, there: Place) -> str:
-        """Wait until a server is gone or stuck, and say so."""
+    async def _loss_of(self, endpoint: Endpoint) -> str:
+        """Wait until a server has ended or is stuck, and say so."""
         failed, probed = 0, anyio.current_time()
         while True:
-            await anyio.sleep(LOOK_EVERY)
-            if there.record is not None and not is_found(there):
-                return self._ended(there)
-            if anyio.current_time() - probed >= PROBE_EVERY:
-                failed = 0 if await answers(there) else failed + 1
+            await anyio.sleep(WATCH_INTERVAL)
+            if not still_runs(endpoint):
+                return self._format_ended(endpoint)
+            if anyio.current_time() - probed >= PROBE_INTERVAL:
+                failed = 0 if await answers(endpoint) else failed + 1
                 probed = anyio.current_time()
-                if failed == PROBES:
-                    return f"{there.named} is stuck: it does not answer. {MEANWHILE} {STUCK}"
+                if failed == MAX_FAILED_PROBES:
+                    return (
+                        f"{endpoint.label} is stuck: it does not answer. {MAY_HAVE_RUN}"
+                        f" If it stays so, end it: {STOP}"
+                    )
 
-    async def _is_gone(self, there: Place) -> str:
-        """What is to be said when a server is gone; nothing if it is there."""
-        if (there.record is None or is_found(there)) and await answers(there):
-            return ""
-        return self._ended(there)
-
-    def _ended(self, there: Place) -> str:
+    def _format_ended(self, endpoint: Endpoint) -> str:
         starts = self._attach == "always" and self._settings.rmi_agent_server is None
         then = "The next call starts a new one." if starts else f"To go on, start it: {START}."
-        return f"{there.named} has ended. {MEANWHILE} {ENDED} {then}{self._otherwise}"
+        return (
+            f"{endpoint.label} has ended. {MAY_HAVE_RUN} {SESSIONS_ENDED} {then}{self._alternative}"
+        )
 
     @property
-    def _otherwise(self) -> str:
-        """What else can be done where nobody has said that there has to be a resident server."""
+    def _alternative(self) -> str:
+        """What else can be done where nobody asked for a resident server."""
         if self._attach == "always":
             return ""
         return " Or restart this application: it then runs code by itself, without that server."
@@ -285,18 +278,20 @@ def protocol_error(text: str) -> MCPError:
     return MCPError(INTERNAL_ERROR, text)
 
 
-def is_found(there: Place) -> bool:
-    """Whether a server that was found by its record still is."""
+def still_runs(endpoint: Endpoint) -> bool:
+    """Whether a resident server still runs; others have no record, and count as running."""
+    if endpoint.record is None:
+        return True
     try:
-        return found() == there.record
+        return found() == endpoint.record
     except (BadSettings, OSError):
         return False
 
 
-async def answers(there: Place) -> bool:
+async def answers(endpoint: Endpoint) -> bool:
     """Whether a server answers at all."""
     try:
-        async with local_client() as client:
-            return (await client.get(f"{there.url}/healthz")).status_code == 200
+        async with endpoint.client() as client:
+            return (await client.get(f"{endpoint.base_url}/healthz")).status_code == 200
     except httpx2.HTTPError:
         return False
