@@ -233,10 +233,10 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         ("python_projects_dir", settings.projects, facts.projects),
         ("notebooks_dir", settings.notebooks, facts.notebooks),
     )
-    for field, ours, theirs in folders:
-        counts = attach == "auto" or field in settings.model_fields_set
+    for name, ours, theirs in folders:
+        counts = attach == "auto" or name in settings.model_fields_set
         if counts and os.path.realpath(ours) != os.path.realpath(theirs):
-            raise AttachError(format_difference(variable_of(field), str(ours), theirs))
+            raise AttachError(format_difference(variable_of(name), str(ours), theirs))
     # A named server may be from anywhere; a resident one has this environment's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise AttachError(format_difference("the Python environment", sys.prefix, facts.prefix))

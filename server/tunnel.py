@@ -165,8 +165,8 @@ def through(settings: Settings, public: str) -> Settings:
     if settings.auth != "token" and set_to and set_to != public:
         raise BadSettings(
             f"RMI_AGENT_PUBLIC_URL: it is {set_to}, but the tunnel's address is {public}."
-            " Leave RMI_AGENT_PUBLIC_URL out, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok has"
-            " reserved that for you."
+            " Leave RMI_AGENT_PUBLIC_URL out, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok"
+            " has reserved that for you."
         )
     allowed = (*settings.allowed_hosts, urlsplit(public).netloc)
     return settings.model_copy(update={"allowed_hosts": allowed, "public_url": public})
