@@ -29,6 +29,7 @@ from .discovery import FACTS_PATH, Facts
 from .guard import BODY_LIMIT, SSE_LIMIT, Guard
 from .kept import VERSION
 from .messages import flaw
+from .net import EVERYWHERE
 from .review.answers import is_page
 from .settings import Settings
 from .strangers import Door, Waiting
@@ -57,7 +58,7 @@ PUBLIC_PATHS = {
 }
 FORM_LIMIT = 65_536  # bytes of a body from an unauthenticated caller
 VALUES = {"/register": 200}  # of JSON from an unauthenticated caller
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # and how such a server is called from here
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

@@ -22,8 +22,9 @@ from fastmcp.server.auth import AccessToken, TokenVerifier
 from pydantic import SecretStr
 
 from ..kernels import LOCAL
+from .errors import BadSettings
 from .kept import TOKEN, private_text, token_file
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the token made here
 ONE_USER = (None, LOCAL, DEFAULT_NAME)  # of this machine, whichever way the server is reached

@@ -6,23 +6,15 @@ Knows nothing of what is called.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastmcp.exceptions import ToolError
 from fastmcp.server.dependencies import get_access_token
 
 from ..kernels import LOCAL, KernelError, SessionNotFoundError
 from .auth import may_see
 from .paths import PathNotAllowedError
-
-
-class Refusal(ToolError):
-    """What we can't do, with what to do instead: for the model, and no error of the server's."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, log_level=logging.DEBUG)
+from .refusals import Refusal
 
 
 @contextlib.contextmanager

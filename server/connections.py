@@ -19,11 +19,12 @@ import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .net import QUEUE
+
 HEAD_SECONDS = 20.0  # for a request's head, from its first byte
 REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
 WRITE_SECONDS = 60.0  # in which a client has to read some of an answer
 AT_A_TIME = 16  # connections accepted before the loop gets to look at them
-QUEUE = 2048  # connections that the system keeps until they are accepted
 
 
 def some(most: int) -> int:

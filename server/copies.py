@@ -14,8 +14,9 @@ import socket
 from pathlib import Path
 
 from ..kernels import Homes, StoreError
+from .errors import BadSettings
 from .launch import make_folders
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ import anyio
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from .errors import BadSettings
 from .kept import PACKAGE, VERSION
 from .resident import Record, found
-from .settings import Attach, BadSettings, Settings, variable_of
+from .settings import Attach, Settings, variable_of
 
 log = logging.getLogger(__name__)
 

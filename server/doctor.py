@@ -23,17 +23,19 @@ from ..kernels import Api, KernelError, Policy, Session, Sessions
 from . import hostfile, launch
 from .attempt import Failed, NotTried, tools_of
 from .auth import DEFAULT_NAME, given
+from .console import speak_plainly
 from .discovery import RESTART, START, AttachError, check, resident_endpoint
 from .entry import Entry, address, env_of, is_ours, kind, starts_us
-from .finding import CheckResult, speak_plainly
+from .errors import BadSettings
+from .finding import CheckResult
 from .hosts import Host, hosts
 from .isolation import chosen, left_open, told
 from .kept import TOKEN, private_text, token_file
 from .launch import make_folders
-from .over_http import bind
+from .net import bind
 from .reach import examine_url
 from .resident import check_supported, found, is_held, recorded
-from .settings import BadSettings, Settings, load
+from .settings import Settings, load
 from .whole_files import SMALL_FILES, whole_files_are_taken
 from .wire import StdoutPolluted, conversation
 

@@ -21,9 +21,10 @@ from fastmcp.server.auth.providers.google import GoogleProvider
 from mcp.shared.auth import OAuthClientInformationFull
 from starlette.routing import Route
 
+from .errors import BadSettings
 from .oauth_routes import authorize, replace_routes
 from .registration import is_protected, restrict
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

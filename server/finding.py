@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from dataclasses import dataclass
-from io import TextIOWrapper
 
 MARKS = {True: "✓", False: "✗", None: "-"}
 
@@ -29,11 +26,3 @@ class CheckResult:
     def __str__(self) -> str:
         todo = f"\n    {self.todo}" if self.todo else ""
         return f"{MARKS[self.ok]} {self.what}: {self.told}{todo}"
-
-
-def speak_plainly() -> None:
-    """Silence libraries' logs and encode what a console lacks, so that only our words show."""
-    logging.disable(logging.CRITICAL)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # consoles of Windows may have no ✓

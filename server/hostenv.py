@@ -10,7 +10,8 @@ import os
 import re
 from pathlib import Path
 
-from .settings import VARIABLES, BadSettings, current_name, load, set_here, variable_of
+from .errors import BadSettings
+from .settings import VARIABLES, current_name, load, set_here, variable_of
 
 FOLDERS = ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR")
 

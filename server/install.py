@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from . import hostfile
 from .attempt import Failed, NotTried, tools_of
 from .config_change import show_change, write_change
+from .console import die, speak_plainly
 from .entry import (
     LOCAL_NAME,
     REMOTE_NAME,
@@ -32,14 +33,14 @@ from .entry import (
     start_command,
     url_entry,
 )
-from .finding import speak_plainly
+from .errors import BadSettings
 from .hostenv import FOLDERS, environment, parse_env
 from .hostfile import ConfigFile, UnusableFile
 from .hosts import Host, HostName, host_of
 from .merge import reference, with_entry, without_entry
 from .remote import checked_url, token_for
 from .resident import check_supported
-from .settings import Attach, BadSettings, die, load
+from .settings import Attach, load
 
 
 @Parameter(name="*")

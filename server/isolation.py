@@ -22,9 +22,10 @@ from ..kernels import (
     why_not,
 )
 from .environment import home
+from .errors import BadSettings
 from .kept import private_folder
 from .launch import kernels_are_here, make_folders
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from .settings import BadSettings
+from .errors import BadSettings
 
 PACKAGE = "rmi-agent-mcp-server"
 VERSION = version(PACKAGE)  # of the code that runs; what is installed may be newer by now

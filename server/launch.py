@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .settings import VARIABLES, BadSettings, Settings, variable_of
+from .errors import BadSettings
+from .settings import VARIABLES, Settings, variable_of
 
 if TYPE_CHECKING:  # a server that is attached to another makes folders, and has no use for kernels
     from ..kernels import Config, Far, JupyterServer, Launch

@@ -16,7 +16,7 @@ from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp_types import CallToolRequestParams, GetPromptRequestParams, ReadResourceRequestParams
 
-from .calls import Refusal
+from .refusals import Refusal
 
 # All in characters.
 NAME = 1_000  # of a key or a name

@@ -33,6 +33,7 @@ from starlette.routing import Route
 
 from . import signin
 from .auth import Tokens
+from .errors import BadSettings
 from .oauth_routes import endpoints
 from .oauth_store import (
     ACCESS_SECONDS,
@@ -45,7 +46,6 @@ from .oauth_store import (
     digest,
 )
 from .registration import SCOPE, restrict
-from .settings import BadSettings
 
 log = logging.getLogger(__name__)
 

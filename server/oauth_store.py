@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import auth, kept
-from .settings import BadSettings
+from .errors import BadSettings
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,13 +21,15 @@ from starlette.types import ASGIApp
 
 from ..kernels import LOCAL
 from .app import App
-from .application import EVERYWHERE, application
+from .application import application
 from .auth import Access, Tokens, access, bridge, local_token
-from .connections import AT_A_TIME, QUEUE, Connection, Server
+from .connections import AT_A_TIME, Connection, Server
 from .copies import homes
+from .errors import BadSettings
 from .kept import VERSION, private_folder
+from .net import EVERYWHERE, bind, is_loopback
 from .resident import Record, born, lease, local_socket, publish, withdraw
-from .settings import BadSettings, Settings
+from .settings import Settings
 from .tunnel import ready, through, tunnel
 from .ways import build_provider, public_url
 
@@ -210,35 +211,3 @@ def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
         "No token is asked for (--insecure-no-auth): every program and every user of this"
         " machine may run code here as you."
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return host.lower() == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket.
-
-    Raises:
-        BadSettings: the port is taken or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With the protocol named, asyncio turns off Nagle's delay: 40 ms a call without.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        if sys.platform != "win32":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(QUEUE)  # now: a reader of our log may connect at once
-    except OSError as error:
-        listening.close()
-        raise BadSettings(
-            f"RMI_AGENT_PORT: can't listen on {settings.host}:{settings.port}: {error.strerror}."
-            " Stop the program that has the port, or choose another with --port."
-        ) from None
-    listening.set_inheritable(False)
-    return listening

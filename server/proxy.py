@@ -32,9 +32,10 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from .discovery import START, STOP, AttachError, Endpoint, NoResidentServer, find_endpoint
+from .errors import BadSettings
 from .kept import VERSION
 from .resident import found
-from .settings import Attach, BadSettings, Settings
+from .settings import Attach, Settings
 
 log = logging.getLogger(__name__)
 

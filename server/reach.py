@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import httpx2
 
 from .attempt import Failed, over_http
+from .errors import BadSettings
 from .finding import CheckResult
-from .over_http import is_loopback
+from .net import is_loopback
 from .remote import checked_url, token_for
-from .settings import BadSettings, Settings
+from .settings import Settings
 from .wire import HELLO, VERSION
 
 SECONDS = 20.0

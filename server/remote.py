@@ -8,10 +8,11 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from .auth import given
+from .errors import BadSettings
 from .kept import TOKEN, private_text, token_file
-from .over_http import is_loopback
+from .net import is_loopback
 from .registration import is_protected
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of this machine."
 

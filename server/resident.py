@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from .errors import BadSettings
 from .kept import private_folder, private_text, token_file
-from .settings import BadSettings
 
 if sys.platform != "win32":
     import fcntl

@@ -19,7 +19,9 @@ import psutil
 from cyclopts import Parameter
 
 from . import logs
+from .console import die
 from .discovery import START, AttachError, Facts, check, resident_endpoint
+from .errors import BadSettings
 from .kept import PACKAGE, VERSION, private_folder
 from .launch import make_folders
 from .resident import (
@@ -33,7 +35,7 @@ from .resident import (
     record_file,
     recorded,
 )
-from .settings import BadSettings, Settings, die, load
+from .settings import Settings, load
 
 START_TIMEOUT = 75.0  # seconds until a started server has to be found
 STOP_TIMEOUT = 30.0  # seconds to end kernels and close notebooks
@@ -90,8 +92,8 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     Raises:
         BadSettings: a setting can't be used.
     """
-    from .cli import be_unreadable, give_memory_back, main_loop
     from .over_http import resident
+    from .process_life import be_unreadable, give_memory_back, main_loop
 
     private_folder()
     logs.set_up(log_level, "text", log_file)

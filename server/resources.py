@@ -12,8 +12,9 @@ from fastmcp import FastMCP
 
 from ..kernels import SessionNotFoundError, Sessions
 from . import paths
-from .calls import Refusal, failures_as_refusals, principal
+from .calls import failures_as_refusals, principal
 from .plaintext import plain
+from .refusals import Refusal
 from .settings import Settings
 
 NOTEBOOK = "notebook://{session_id}"

@@ -22,10 +22,11 @@ from pydantic import Field
 
 from ..kernels import Again, Recorded, Resume, Session, SessionNotFoundError, Sessions, recorded
 from . import beneath
-from .calls import Refusal, failures_as_refusals, may_read, principal
+from .calls import failures_as_refusals, may_read, principal
 from .messages import has_more_values
 from .own_lines import SESSION
 from .plaintext import plain
+from .refusals import Refusal
 from .settings import Settings
 
 MOST = 200_000_000  # bytes of a notebook

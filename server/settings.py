@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
 from .environment import Variable, checkout, dotenv, environment, home, read, variables
+from .errors import BadSettings
 from .setting_fields import Attach, Settings
 
 __all__ = [
     "Attach",
-    "BadSettings",
     "Settings",
     "claude_code_folder",
     "current_name",
-    "die",
     "load",
     "set_here",
     "variable_of",
@@ -34,10 +32,6 @@ RETIRED = {
     "COPY_URL": "servers that share sessions do not call each other",
     "RUNS_PER_USER": "of one user's runs over HTTP, at most 32 go on or wait at the same time",
 }
-
-
-class BadSettings(Exception):
-    """A setting has a value that can't be used; the text is one line naming the variable."""
 
 
 VARIABLES: dict[str, Variable] = variables(Settings.model_fields)
@@ -122,9 +116,3 @@ def claude_code_folder() -> Path | None:
     """CLAUDE_CONFIG_DIR, by which Claude Code keeps its config elsewhere."""
     folder = os.environ.get("CLAUDE_CONFIG_DIR")
     return Path(folder).expanduser() if folder else None
-
-
-def die(error: BadSettings) -> NoReturn:
-    """Say the one line and exit with 2, as command lines do for bad usage."""
-    print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
-    raise SystemExit(2)

@@ -15,8 +15,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from .console import die
+from .errors import BadSettings
 from .oauth_store import SignIn, Store, store_file
-from .settings import BadSettings, die
 
 app = cyclopts.App(
     name="tokens",

@@ -25,11 +25,12 @@ from starlette.requests import Request
 from ..kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, Sessions
 from . import paths
 from .asking import ask, asked_before, asked_enough, take_answer
-from .calls import Refusal, failures_as_refusals, principal
+from .calls import failures_as_refusals, principal
 from .content import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
 from .live import Live
 from .own_lines import STDERR
 from .printed import TextCache
+from .refusals import Refusal
 from .resuming import Resuming
 from .settings import Settings
 

@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from .settings import BadSettings, Settings
+from .errors import BadSettings
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 

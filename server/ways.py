@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth
 
 from .auth import Tokens
+from .errors import BadSettings
 from .registration import is_protected
-from .settings import BadSettings, Settings
+from .settings import Settings
 
 
 class CombinedProvider(MultiAuth):

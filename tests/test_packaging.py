@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from fastmcp import Client
 from rmi_agent.server import App, load
-from rmi_agent.server.settings import VARIABLES, BadSettings
+from rmi_agent.server.errors import BadSettings
+from rmi_agent.server.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 MCPB = ROOT / "packaging" / "mcpb"

@@ -21,7 +21,7 @@ from fastmcp.server.http import HostOriginGuardMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..connections import Connection
-from ..settings import BadSettings
+from ..errors import BadSettings
 from .access import ByFirstLink
 from .gate import Gate
 from .index import Index

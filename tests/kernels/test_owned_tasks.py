@@ -34,7 +34,7 @@ OWNED = {
     ("kernels/server_kernel.py", "_begin"): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
     ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
-    ("server/cli.py", "stdio"): 1,  # its result is taken, or the process ends
+    ("server/serve.py", "stdio"): 1,  # its result is taken, or the process ends
     ("server/proxy.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
     ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/screen.py", "ask"): 1,  # the same task, begun again

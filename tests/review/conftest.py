@@ -18,7 +18,7 @@ import uvicorn
 from rmi_agent.server import App, guesses, load
 from rmi_agent.server.application import application
 from rmi_agent.server.auth import Tokens
-from rmi_agent.server.over_http import bind
+from rmi_agent.server.net import bind
 from rmi_agent.server.review.access import ByToken
 from rmi_agent.server.review.gate import Gate
 from rmi_agent.server.review.index import Index

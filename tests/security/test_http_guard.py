@@ -18,8 +18,8 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from rmi_agent.server import load
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.guard import AT_ONCE, BODY_LIMIT, Allowance
-from rmi_agent.server.settings import BadSettings
 
 from tests.security.conftest import (
     ALICE,

@@ -13,7 +13,7 @@ import pytest
 from fastmcp import Client
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
-from rmi_agent.server.settings import BadSettings
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.ways import public_url
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, served

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from rmi_agent.server import load
 from rmi_agent.server.auth import Tokens
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.external import GitHub, Google
-from rmi_agent.server.settings import BadSettings
 from rmi_agent.server.ways import CombinedProvider, build_provider
 
 from tests.security.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 from rmi_agent.server import oauth_store, tokens_cli
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.oauth_store import Client, Consent, Store, digest
-from rmi_agent.server.settings import BadSettings
 
 from tests.security.oauth import ALICE, URL, Signing, rows
 

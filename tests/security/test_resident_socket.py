@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from rmi_agent.kernels import TIERS
-from rmi_agent.server.cli import resident_proxy
 from rmi_agent.server.discovery import AttachError, Endpoint
 from rmi_agent.server.kept import VERSION
 from rmi_agent.server.resident import Record, lease, local_socket
+from rmi_agent.server.serve import resident_proxy
 from rmi_agent.server.settings import load
 
 from tests.security.conftest import TEXT

@@ -22,8 +22,8 @@ import pytest
 from fastmcp import Client
 from rmi_agent.client import RmiMcpClient, local_token
 from rmi_agent.server import auth, load
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
-from rmi_agent.server.settings import BadSettings
 
 from tests.security.conftest import (
     ALICE,

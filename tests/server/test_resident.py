@@ -21,6 +21,7 @@ import psutil
 import pytest
 from rmi_agent.server import load, logs, resident
 from rmi_agent.server.discovery import AttachError, Endpoint, check_owner, resident_endpoint
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.kept import VERSION, token_file
 from rmi_agent.server.resident import (
     SOCKET_PATH_LIMIT,
@@ -33,7 +34,6 @@ from rmi_agent.server.resident import (
     record_file,
 )
 from rmi_agent.server.resident_cli import examined, in_background
-from rmi_agent.server.settings import BadSettings
 
 from tests.processes import still_running
 from tests.server.residents import user

@@ -13,7 +13,8 @@ import pytest
 from rmi_agent.server import load
 from rmi_agent.server.doctor import examine
 from rmi_agent.server.entry import LOCAL_NAME
-from rmi_agent.server.settings import RETIRED, VARIABLES, BadSettings, set_here
+from rmi_agent.server.errors import BadSettings
+from rmi_agent.server.settings import RETIRED, VARIABLES, set_here
 
 from tests.server.conftest import HTTP_SERVER, fill, server_env
 

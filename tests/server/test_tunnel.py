@@ -26,9 +26,9 @@ from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
 from rmi_agent.server import tunnel as tunnels
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
 from rmi_agent.server.over_http import http
-from rmi_agent.server.settings import BadSettings
 from rmi_agent.server.tunnel import through, tunnel
 
 from tests.security.conftest import ALICE, Served, served
@@ -284,7 +284,7 @@ async def test_why_there_is_no_tunnel_is_one_line_without_the_authtoken(
 REAL = """
 import asyncio, functools, os, sys, ngrok
 from rmi_agent.server import load, tunnel
-from rmi_agent.server.settings import BadSettings
+from rmi_agent.server.errors import BadSettings
 
 async def ask(address):
     ngrok.forward = functools.partial(forward, server_addr=address)
