@@ -39,4 +39,4 @@ class ForkedKernelTests(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
         """Otherwise these tests would say nothing."""
         parent = psutil.Process(self.km.provisioner.pid).parent()
         assert parent is not None
-        assert "template_process.py" in " ".join(parent.cmdline())
+        assert "fork/zygote.py" in " ".join(parent.cmdline())

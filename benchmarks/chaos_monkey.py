@@ -30,9 +30,9 @@ KINDS = {
     "kernels": 5,
 }
 PROGRAMS = {
-    "template_process.py": "template",
+    "zygote.py": "template",
     "broker.py": "broker",
-    "watchdog.py": "watchdog",
+    "reaper.py": "watchdog",
     "ipykernel_launcher": "kernel",
 }
 SIGNALS = {"KILL": 45, "STOP": 35, "TERM": 10, "INT": 10}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.kernels.recorder import Recorder
+from rmi_agent.kernels.notebook.writer import Recorder
 
 
 def milliseconds(call: Callable[[], object]) -> float:

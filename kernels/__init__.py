@@ -3,7 +3,8 @@
 Usable as a library on its own; knows nothing of MCP.
 """
 
-from .address import JupyterServer, RemoteKernel
+from .addresses import JupyterServer, RemoteKernel
+from .cluster import Homes, Shared
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -13,29 +14,23 @@ from .errors import (
     StoreError,
     next_step,
 )
-from .execution import Execution
-from .homes import Homes
-from .journal import JOURNAL_SUFFIX, is_recorded
 from .jupyter_server import Api
 from .kernel import Kernel
-from .launch import Far, Launch, is_here, language_of
-from .outputs import encodable
-from .pool import Pool
-from .probe import keeps_devices, lets_signals_out, why_not
-from .question import Question
-from .quotas import LOCAL
-from .replay import Recorded, recorded
-from .reply import Reply, Script
-from .resume import Again, Resume
-from .run import Run
-from .sandbox import TIERS, Policy, Sandbox, Tier
-from .seccomp import knows_system_calls
-from .session import Config, Session
-from .sessions import Sessions
-from .shared import Shared
-from .source import decoded, encoded
-from .terminal_text import StreamText
-from .tracing import CURRENT
+from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
+from .process import Far, Launch, is_here, language_of
+from .protocol import Question, Reply, Script, StreamText, encodable
+from .sandbox import (
+    TIERS,
+    Policy,
+    Sandbox,
+    Tier,
+    keeps_devices,
+    knows_system_calls,
+    lets_signals_out,
+    why_not,
+)
+from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
+from .telemetry import CURRENT
 
 __all__ = [
     "CURRENT",

@@ -1,7 +1,7 @@
 """The setting that makes several copies of a server one: RMI_AGENT_SESSION_STORE.
 
 Checks what all copies must have in common, and says in one line what is invalid. Knows settings and
-files; where a session is, is `kernels/homes.py`'s.
+files; where a session is, is `kernels/cluster/leases.py`'s.
 """
 
 from __future__ import annotations

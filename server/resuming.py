@@ -1,7 +1,7 @@
 """`resume_session`: a recorded notebook run again, so that its session goes on from there.
 
 Finds the notebook that its asker may read, and tells what came out otherwise than the record has.
-Knows files and words; what runs and how it is compared is `kernels/resume.py`'s.
+Knows files and words; what runs and how it is compared is `kernels/session/rerun.py`'s.
 """
 
 from __future__ import annotations

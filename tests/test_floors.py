@@ -1,52 +1,131 @@
-"""The house's floors: who may import whom, and what the packages offer."""
+"""The house: who may import whom, and what each floor and folder offers to the others."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY_IMPORT = {"kernels": set(), "client": set(), "server": {"kernels"}}
+FLOORS = {"kernels": set[str](), "client": set[str](), "server": {"kernels"}}
+
+# The folders of each floor, lowest first, and those that each may import. Modules that lie in no
+# folder are for all of their floor.
+FOLDERS: dict[str, dict[str, set[str]]] = {
+    "kernels": {
+        "process_tree": set(),
+        "protocol": set(),
+        "inside": set(),
+        "fork": {"process_tree"},
+        "notebook": {"protocol"},
+        "process": {"process_tree", "protocol", "fork"},
+        "sandbox": {"process_tree", "fork", "process"},
+        "remote": {"process_tree", "process"},
+        "jupyter_server": {"process_tree", "protocol", "inside", "process"},
+        "kernel": {"protocol", "inside", "process", "remote", "jupyter_server"},
+        "session": {
+            *("process_tree", "protocol", "fork", "notebook", "process", "sandbox"),
+            "kernel",
+        },
+        "cluster": {"protocol", "notebook", "jupyter_server", "kernel", "session"},
+    },
+    "client": {},
+}
+# Where all comes together: these may import every folder of their floor.
+TOP = {"kernels": {"__init__"}, "server": set[str](), "client": set[str]()}
 
 
-def floors_imported(path: Path, floor: str) -> set[str]:
-    """The floors that a module imports, relatively or by the installed name."""
-    found = set()
-    above = len(path.relative_to(ROOT / floor).parts) + 1  # dots that lead out of the floor
+def modules(floor: str) -> Iterator[tuple[Path, str]]:
+    """Each module of a floor, and the folder that it lies in; empty if in none."""
+    for path in sorted((ROOT / floor).rglob("*.py")):
+        yield path, path.relative_to(ROOT / floor).parent.as_posix().strip(".")
+
+
+def imported(path: Path, floor: str) -> Iterator[tuple[str, ...]]:
+    """What a module imports of this package, as (floor, module, …)."""
+    here = (floor, *path.relative_to(ROOT / floor).parent.parts)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == above:
-            found.add((node.module or "").split(".")[0])
+        if isinstance(node, ast.ImportFrom) and node.level:
+            above = here[: len(here) + 1 - node.level]
+            below = tuple(node.module.split(".")) if node.module else ()
+            if below:
+                yield above + below
+            else:
+                yield from ((*above, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names = (
                 [node.module or ""]
                 if isinstance(node, ast.ImportFrom)
                 else [alias.name for alias in node.names]
             )
-            found |= {name.split(".")[1] for name in names if name.startswith("rmi_agent.")}
-    return found - {floor}
+            for name in names:
+                if name.startswith("rmi_agent."):
+                    yield tuple(name.split(".")[1:])
 
 
-@pytest.mark.parametrize("floor", MAY_IMPORT)
+@pytest.mark.parametrize("floor", FLOORS)
 def test_a_floor_imports_only_what_is_below_it(floor: str) -> None:
-    modules = list((ROOT / floor).rglob("*.py"))
-    assert modules
-    for module in modules:
-        assert floors_imported(module, floor) <= MAY_IMPORT[floor], module
+    assert list(modules(floor))
+    for path, _ in modules(floor):
+        floors = {target[0] for target in imported(path, floor)}
+        assert floors - {floor} <= FLOORS[floor], path
 
 
-@pytest.mark.parametrize("floor", MAY_IMPORT)
-def test_no_module_hides_one_of_pythons_own(floor: str) -> None:
+@pytest.mark.parametrize("floor", FLOORS)
+def test_other_floors_are_reached_by_their_face_alone(floor: str) -> None:
+    for path, _ in modules(floor):
+        past = [t for t in imported(path, floor) if t[0] != floor and len(t) > 1]
+        assert not past, path
+
+
+@pytest.mark.parametrize("floor", FOLDERS)
+def test_every_folder_has_its_place_in_the_order(floor: str) -> None:
+    there = {p.parent.name for p in (ROOT / floor).glob("*/__init__.py")}
+    assert there == FOLDERS[floor].keys()
+    lower = set[str]()
+    for folder, below in FOLDERS[floor].items():
+        assert below <= lower, folder  # so there is no circle
+        lower.add(folder)
+
+
+@pytest.mark.parametrize("floor", FOLDERS)
+def test_a_folder_imports_only_those_below_it_and_those_by_their_face(floor: str) -> None:
+    folders = FOLDERS[floor]
+    for path, folder in modules(floor):
+        if not folder and path.stem in TOP[floor]:
+            allowed = set(folders)
+        else:
+            allowed = folders[folder] if folder else set[str]()
+        for target in imported(path, floor):
+            if target[0] != floor or len(target) == 1 or target[1] not in folders:
+                continue
+            if target[1] != folder:
+                assert target[1] in allowed, (path, target)
+                assert len(target) == 2, f"{path} imports {target} past its face"
+
+
+@pytest.mark.parametrize("floor", FOLDERS)
+def test_every_folder_says_what_it_is_and_exports_what_others_use(floor: str) -> None:
+    for folder in FOLDERS[floor]:
+        package = importlib.import_module(f"rmi_agent.{floor}.{folder}")
+        assert package.__doc__
+        for name in getattr(package, "__all__", []):
+            assert hasattr(package, name), (folder, name)
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_module_or_folder_hides_one_of_pythons_own(floor: str) -> None:
     # server/mcp_server.py and client/mcp_client.py run by path: their folder comes first.
-    names = {module.stem for module in (ROOT / floor).rglob("*.py")}
+    names = {path.stem for path, _ in modules(floor)} | FOLDERS.get(floor, {}).keys()
     assert names.isdisjoint(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("floor", MAY_IMPORT)
+@pytest.mark.parametrize("floor", FLOORS)
 def test_all_names_what_the_package_offers(floor: str) -> None:
     package = importlib.import_module(f"rmi_agent.{floor}")
     assert [hasattr(package, name) for name in package.__all__] == [True] * len(package.__all__)
@@ -60,8 +139,8 @@ def test_all_names_what_the_package_offers(floor: str) -> None:
 
 def test_the_kernels_floor_knows_no_mcp_and_the_server_no_zmq() -> None:
     for floor, foreign in (("kernels", ("mcp", "fastmcp")), ("server", ("zmq", "jupyter_client"))):
-        for module in (ROOT / floor).rglob("*.py"):
-            for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        for path, _ in modules(floor):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 names = (
                     [node.module or ""]
                     if isinstance(node, ast.ImportFrom)
@@ -69,11 +148,4 @@ def test_the_kernels_floor_knows_no_mcp_and_the_server_no_zmq() -> None:
                     if isinstance(node, ast.Import)
                     else []
                 )
-                assert not [n for n in names if n.split(".")[0] in foreign], module
-
-
-def test_the_server_reaches_the_kernels_by_their_face_alone() -> None:
-    for module in (ROOT / "server").rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level > 1:
-                assert not (node.module or "").startswith("kernels."), (module, node.lineno)
+                assert not [n for n in names if n.split(".")[0] in foreign], path

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.kernels import Config, Sessions, memory
-from rmi_agent.kernels.family import Family, tree
-from rmi_agent.kernels.sysv import Segment, remove, segments
+from rmi_agent.kernels import Config, Sessions
+from rmi_agent.kernels.process_tree import memory
+from rmi_agent.kernels.process_tree.family import Family, tree
+from rmi_agent.kernels.process_tree.shared_memory import Segment, remove, segments
 
 from tests.conftest import SANDBOX, cell, launch, policy, value
 
@@ -262,7 +263,9 @@ def test_a_segment_of_an_earlier_process_with_a_members_number_is_not_the_family
     ours = of_this_process()
     try:
         theirs = replace(ours, number=ours.number + 1, made=1)
-        monkeypatch.setattr("rmi_agent.kernels.family.segments", lambda: [ours, theirs])
+        monkeypatch.setattr(
+            "rmi_agent.kernels.process_tree.family.segments", lambda: [ours, theirs]
+        )
         family = Family(os.getpid())
         family.look(tree())
         assert family.segments == {ours.number: ours}

@@ -166,7 +166,7 @@ def test_a_daemon_with_an_environment_of_its_own_is_not_left_behind(
 
 EARLY = """
 import os, sys
-template = any("template_process" in word for word in sys.orig_argv)
+template = any("fork/zygote" in word for word in sys.orig_argv)
 kernel = any("ipykernel_launcher" in word for word in sys.orig_argv)
 if template and not {forks}:
     os._exit(1)

@@ -69,7 +69,7 @@ async def kernel(
 
 def is_forked(process: psutil.Process) -> bool:
     parent = process.parent()
-    return parent is not None and "template_process.py" in " ".join(parent.cmdline())
+    return parent is not None and "fork/zygote.py" in " ".join(parent.cmdline())
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import afterfork
+from rmi_agent.kernels.fork import afterfork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 NEWEST = afterfork.Walls().version if sys.platform == "linux" else 0

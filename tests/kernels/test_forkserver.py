@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpec
-from rmi_agent.kernels import forkserver, templates
-from rmi_agent.kernels.templates import TEMPLATES
+from rmi_agent.kernels.fork import pool as templates
+from rmi_agent.kernels.fork import provisioner as forkserver
+from rmi_agent.kernels.fork.pool import TEMPLATES
 
 from tests.conftest import kernel_env
 from tests.kernels.plain import STOCK, Running, is_forked, kernel, preloaded
@@ -111,8 +112,8 @@ async def test_its_modules_are_a_stock_kernels_and_the_preload() -> None:
         assert expected - found == set()
         # What a stock kernel imports with its first completion or traceback.
         assert {name.partition(".")[0] for name in found - expected} <= {"debugpy", "gc"}
-        importable = "[importlib.util.find_spec(n) is None for n in ('templates', 'forkserver',"
-        importable += " 'template_process', 'inscript')]"
+        importable = "[importlib.util.find_spec(n) is None for n in ('pool', 'provisioner',"
+        importable += " 'zygote', 'script_runner')]"
         assert all(await forked.value(importable, "import importlib.util"))
 
 
@@ -315,7 +316,7 @@ async def test_other_kernels_are_started_in_the_ordinary_way(
 async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "IPython").mkdir()
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif any('template_process' in a for a in sys.orig_argv): raise SystemExit(1)"
+        "import sys\nif any('fork/zygote' in a for a in sys.orig_argv): raise SystemExit(1)"
     )
     env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
     for _ in range(3):
@@ -430,7 +431,7 @@ async def test_what_is_known_of_templates_ends_with_their_owner_alone(
 ) -> None:
     broken = {"PYTHONPATH": str(tmp_path), "PRINCIPAL": "broken"}
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif any('template_process' in a for a in sys.orig_argv): raise SystemExit(1)"
+        "import sys\nif any('fork/zygote' in a for a in sys.orig_argv): raise SystemExit(1)"
     )
     for each in ({"PRINCIPAL": "one"}, *[broken] * 3):
         async with kernel(env={**kernel_env(), **each}) as running:

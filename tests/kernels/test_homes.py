@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import StoreError
-from rmi_agent.kernels.homes import SESSIONS, Homes, Record, key, read
-from rmi_agent.kernels.journal import Journal, recover
-from rmi_agent.kernels.recorder import Recorder
-from rmi_agent.kernels.stores import FolderStore, opened
+from rmi_agent.kernels.cluster.leases import SESSIONS, Homes, Record, key, read
+from rmi_agent.kernels.cluster.stores import FolderStore, opened
+from rmi_agent.kernels.notebook.journal import Journal, recover
+from rmi_agent.kernels.notebook.writer import Recorder
 
 pytestmark = pytest.mark.anyio
 

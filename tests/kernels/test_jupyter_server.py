@@ -29,10 +29,10 @@ from rmi_agent.kernels import (
     Session,
     Sessions,
 )
-from rmi_agent.kernels.channels import CUT, NOT_ARRIVED
-from rmi_agent.kernels.inlastreply import LAST_REPLY
-from rmi_agent.kernels.outputs import Outputs
-from rmi_agent.kernels.question import Question
+from rmi_agent.kernels.inside.last_reply import LAST_REPLY
+from rmi_agent.kernels.jupyter_server.channels import CUT, NOT_ARRIVED
+from rmi_agent.kernels.protocol.outputs import Outputs
+from rmi_agent.kernels.protocol.stdin import Question
 from rmi_agent.server import App, load
 from rmi_agent.server.doctor import of_jupyter_servers, of_kernels
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rmi_agent.kernels import Config, Session, Sessions, programs
-from rmi_agent.kernels.inmessages import DEEPEST, ENDS, REST, limit_messages, packed, sendable
+from rmi_agent.kernels import Config, Session, Sessions
+from rmi_agent.kernels.inside import programs
+from rmi_agent.kernels.inside.messages import DEEPEST, ENDS, REST, limit_messages, packed, sendable
 
 from tests.conftest import cell, launch, stream, value
 
@@ -150,7 +151,7 @@ def test_depth_has_a_bound() -> None:
 
 def test_texts_that_are_executed_in_one_namespace_share_no_name() -> None:
     names: list[str] = []
-    for text in (*programs.EVERYWHERE, "inremote.py", "inlastreply.py"):
+    for text in (*programs.EVERYWHERE, "file_receiver.py", "last_reply.py"):
         for node in ast.parse(Path(programs.__file__).with_name(text).read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.append(node.name)

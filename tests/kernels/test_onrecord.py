@@ -8,9 +8,10 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
-from rmi_agent.kernels import Sessions, onrecord
-from rmi_agent.kernels.onrecord import RunsOnRecord, cells_in
-from rmi_agent.kernels.recorder import Recorder
+from rmi_agent.kernels import Sessions
+from rmi_agent.kernels.notebook import runs_on_record as onrecord
+from rmi_agent.kernels.notebook.runs_on_record import RunsOnRecord, cells_in
+from rmi_agent.kernels.notebook.writer import Recorder
 
 from tests.conftest import cell, stream
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels.inmessages import cut_content
-from rmi_agent.kernels.outputs import DEEPEST, OUTPUTS_MOST, Outputs, in_parts
-from rmi_agent.kernels.rawoutput import LATE, RawOutput
-from rmi_agent.kernels.terminal_text import WIDTH, StreamText
-from rmi_agent.kernels.weighing import HELD_MOST, memory_of, unpacked, weight_of
+from rmi_agent.kernels.inside.messages import cut_content
+from rmi_agent.kernels.process.output_pipes import LATE, RawOutput
+from rmi_agent.kernels.protocol.outputs import DEEPEST, OUTPUTS_MOST, Outputs, in_parts
+from rmi_agent.kernels.protocol.terminal_text import WIDTH, StreamText
+from rmi_agent.kernels.protocol.weighing import HELD_MOST, memory_of, unpacked, weight_of
 
 
 def message(kind: str, **content: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
+from rmi_agent.kernels.cluster.leases import Homes, Record
+from rmi_agent.kernels.cluster.stores import opened
 from rmi_agent.kernels.errors import KernelError
-from rmi_agent.kernels.heartbeat import Heartbeat
-from rmi_agent.kernels.homes import Homes, Record
-from rmi_agent.kernels.stores import opened
+from rmi_agent.kernels.remote.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.anyio
 
@@ -24,15 +24,21 @@ MAKING = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 # Functions that make tasks without a `Supervisor`, how many, and who sees their end.
 OWNED = {
     ("kernels/supervision.py", "start"): 1,  # the supervisor itself
-    ("kernels/aside.py", "begin"): 1,  # the future that it returns is awaited
-    ("kernels/forkserver.py", "forked"): 1,  # awaited, also when the caller is cancelled
-    ("kernels/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
-    ("kernels/exchange.py", "look"): 1,  # its result is taken, or it is cancelled in `finally`
-    ("kernels/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/exchange.py", "until_over"): 2,  # results are taken; cancelled in `finally`
-    ("kernels/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
-    ("kernels/server_kernel.py", "_begin"): 1,  # awaited there, and by `close` if that is stopped
-    ("kernels/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
+    ("kernels/remote/provisioner_loop.py", "begin"): 1,  # the future that it returns is awaited
+    ("kernels/fork/provisioner.py", "forked"): 1,  # awaited, also when the caller is cancelled
+    ("kernels/remote/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
+    (
+        "kernels/kernel/exchange.py",
+        "look",
+    ): 1,  # its result is taken, or it is cancelled in `finally`
+    ("kernels/kernel/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
+    ("kernels/kernel/exchange.py", "until_over"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
+    (
+        "kernels/jupyter_server/process.py",
+        "_begin",
+    ): 1,  # awaited there, and by `close` if that is stopped
+    ("kernels/cluster/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
     ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/serve.py", "stdio"): 1,  # its result is taken, or the process ends
     ("server/proxy.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`

@@ -54,7 +54,7 @@ class StandIn(Kernel):
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    monkeypatch.setattr("rmi_agent.kernels.pool.Kernel", StandIn)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.Kernel", StandIn)
     StandIn.starts = StandIn.ends = 0
     StandIn.fails = False
     return StandIn
@@ -95,7 +95,7 @@ async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[
 async def test_after_a_burst_as_many_are_warm_as_were_asked_for(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.5)
     async with pool(tmp_path, 1, 20) as adapting:
         for _ in range(5):
             await adapting.lease()
@@ -224,8 +224,8 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
 async def test_an_owner_who_stays_away_keeps_no_warm_kernel_and_no_entry(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.05)
-    monkeypatch.setattr("rmi_agent.kernels.pool.ABSENT", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.05)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.ABSENT", 0.1)
     forgotten: list[Launch] = []
     async with pool(tmp_path, 1, 20, forget=forgotten.append) as adapting:
         kept = await adapting.lease("stays")
@@ -418,7 +418,7 @@ def templates() -> set[psutil.Process]:
     found = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if any("template_process" in word for word in process.cmdline()):
+            if any("fork/zygote" in word for word in process.cmdline()):
                 found.add(process)
     return found
 
@@ -427,8 +427,8 @@ def templates() -> set[psutil.Process]:
 async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.pool.LATELY", 0.1)
-    monkeypatch.setattr("rmi_agent.kernels.pool.ABSENT", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.ABSENT", 0.5)
     folder = tmp_path / "projects"
     folder.mkdir()
     known = templates()

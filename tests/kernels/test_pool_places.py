@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from rmi_agent.kernels import KernelError, KernelStartError, Launch, Pool
-from rmi_agent.kernels import pool as pool_module
+from rmi_agent.kernels.session import pool as pool_module
 
 MOST = 3
 OWNERS = st.sampled_from("abc")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import Config, KernelError, Sessions
-from rmi_agent.kernels.reply import Reply
-from rmi_agent.kernels.session import QUEUE_MOST
+from rmi_agent.kernels.protocol.reply import Reply
+from rmi_agent.kernels.session.session import QUEUE_MOST
 
 from tests.conftest import launch
 
@@ -67,7 +67,7 @@ class Scripted:
 
 @pytest.fixture
 async def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sessions]:
-    monkeypatch.setattr("rmi_agent.kernels.pool.Kernel", Scripted)
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.Kernel", Scripted)
     async with Sessions(
         Config(tmp_path / "n"), launch(tmp_path), warm=0, most=2, patience=2, most_each=1
     ) as sessions:
@@ -203,7 +203,7 @@ async def test_a_round_of_a_watch_that_fails_is_not_its_last(
             again.set()
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("rmi_agent.kernels.memory.MemoryWatch.tick", tick)
+    monkeypatch.setattr("rmi_agent.kernels.process_tree.memory.MemoryWatch.tick", tick)
     config = Config(tmp_path / "m", memory_limit=1)
     async with Sessions(config, launch(tmp_path), warm=0) as watched, asyncio.timeout(10):
         session = await watched.open()  # a server without kernels looks at nothing

@@ -6,8 +6,8 @@ import errno
 import struct
 
 import pytest
-from rmi_agent.kernels import seccomp
-from rmi_agent.kernels.syscalls import MACHINES, UNKNOWN
+from rmi_agent.kernels.sandbox import seccomp
+from rmi_agent.kernels.sandbox.syscalls import MACHINES, UNKNOWN
 
 RULES = (*seccomp.REACHING_OUT, *seccomp.SHARED_HOST, *seccomp.HANDED_OVER)
 ALLOWED, KILLED, HANDED_OVER = "allowed", "killed", "handed over"

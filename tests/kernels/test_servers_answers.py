@@ -22,11 +22,11 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from jupyter_client.session import Session
 from rmi_agent.kernels import JupyterServer, Kernel, KernelStartError, Launch
-from rmi_agent.kernels.channels import CUT, END_LOST, NOT_ARRIVED, Channels
-from rmi_agent.kernels.delivery import Numbering, Request
-from rmi_agent.kernels.frames import V1, packed, unpacked
-from rmi_agent.kernels.inlastreply import LAST_REPLY
-from rmi_agent.kernels.jupyter_server import trusted
+from rmi_agent.kernels.inside.last_reply import LAST_REPLY
+from rmi_agent.kernels.jupyter_server.channels import CUT, END_LOST, NOT_ARRIVED, Channels
+from rmi_agent.kernels.jupyter_server.delivery import Numbering, Request
+from rmi_agent.kernels.jupyter_server.rest import trusted
+from rmi_agent.kernels.jupyter_server.wire_format import V1, packed, unpacked
 from websockets.exceptions import ConnectionClosedError
 
 pytestmark = pytest.mark.anyio

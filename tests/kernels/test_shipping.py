@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import Far
-from rmi_agent.kernels.inremote import Files
-from rmi_agent.kernels.shipping import PIECE, Shipment
+from rmi_agent.kernels.inside.file_receiver import Files
+from rmi_agent.kernels.remote.file_sync import PIECE, Shipment
 
 pytestmark = pytest.mark.anyio
 LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

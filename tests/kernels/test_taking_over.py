@@ -19,9 +19,9 @@ from rmi_agent.kernels import (
     Shared,
     StoreError,
 )
-from rmi_agent.kernels.handover import QUIET, requests
-from rmi_agent.kernels.homes import Homes, Record
-from rmi_agent.kernels.stores import opened
+from rmi_agent.kernels.cluster.handover import QUIET, requests
+from rmi_agent.kernels.cluster.leases import Homes, Record
+from rmi_agent.kernels.cluster.stores import opened
 
 from tests.conftest import cell, value
 from tests.kernels.jupyter import Jupyter

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.journal import Journal
+from rmi_agent.kernels.notebook.journal import Journal
 from rmi_agent.server.review import index, routes, writing
 from rmi_agent.server.review.contents import UnreadableError, parsed
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from rmi_agent.kernels import Policy, confine
+from rmi_agent.kernels import Policy
+from rmi_agent.kernels.sandbox import confine
 from rmi_agent.server import Settings, isolation, load
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.isolation import chosen, hints, policy_of

@@ -33,9 +33,9 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
-from rmi_agent.kernels.sandbox import TIERS
-from rmi_agent.kernels.syscalls import MACHINES
-from rmi_agent.kernels.templates import TEMPLATES
+from rmi_agent.kernels.fork.pool import TEMPLATES
+from rmi_agent.kernels.sandbox.policy import TIERS
+from rmi_agent.kernels.sandbox.syscalls import MACHINES
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.plain import is_forked

@@ -19,8 +19,8 @@ import platformdirs
 import psutil
 import pytest
 from rmi_agent.kernels import Config, KernelStartError, Launch, Policy, Session, Sessions, Tier
-from rmi_agent.kernels.sandbox import TIERS
-from rmi_agent.kernels.templates import TEMPLATES
+from rmi_agent.kernels.fork.pool import TEMPLATES
+from rmi_agent.kernels.sandbox.policy import TIERS
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.plain import is_forked

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
-from rmi_agent.kernels.tracing import traced
+from rmi_agent.kernels.telemetry import traced
 from rmi_agent.server import App, load, logs
 
 from tests.server.conftest import HTTP_SERVER, fill, http_server, server_env, token

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.source import decoded
+from rmi_agent.kernels.notebook.encoding import decoded
 from rmi_agent.server import paths
 from rmi_agent.server.paths import MOST, PathNotAllowedError
 

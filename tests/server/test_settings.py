@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import Launch
-from rmi_agent.kernels.homes import Homes
+from rmi_agent.kernels.cluster.leases import Homes
 from rmi_agent.server import load
 from rmi_agent.server.copies import homes
 from rmi_agent.server.errors import BadSettings

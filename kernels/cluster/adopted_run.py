@@ -1,0 +1,92 @@
+"""A run that another copy of the server had begun on a kernel that goes on without it.
+
+Only its end can be seen from here, and only its kernel be interrupted. Knows one cell and its
+kernel; not who had begun it, nor why that copy is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from nbformat import NotebookNode
+
+from ..errors import KernelError
+from ..kernel import GRACE, Kernel
+from ..protocol import Displays, Reply, Status
+from ..session import Execution
+
+
+class LeftOver(Execution):
+    """Such a run; it is over once its kernel answers somebody else.
+
+    Args:
+        session_id: that of the session that it belongs to, which this copy has now.
+        number: its own there.
+        cell: as it is on record.
+        displays: the session's outputs that can be updated.
+        until: when its time limit ends, in seconds since 1970; 0 is never.
+        attaching: gives the kernel, once that has come to the run's end.
+        interrupt: does what the stop button does.
+        kill: ends the kernel.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        number: int,
+        cell: NotebookNode,
+        displays: Displays,
+        until: float,
+        attaching: asyncio.Task[Kernel],
+        interrupt: Callable[[], Awaitable[None]],
+        kill: Callable[[], Awaitable[None]],
+    ) -> None:
+        source = cell.source
+        super().__init__(
+            session_id, number, source, source, displays=displays, output_limit=0, cell=cell
+        )
+        self.until = until
+        self.attaching = attaching
+        self._interrupt_it, self._kill_it = interrupt, kill
+        self._wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def interrupt(self, why: str = "interrupted") -> bool:
+        """Stop it by the same steps as any run. False if it is over, or about to be."""
+        if self.task.done() or self._wanted.done():
+            return False
+        self._wanted.set_result(why)
+        return True
+
+    async def end(self) -> tuple[Reply, Kernel | None]:
+        """Wait for its end, or bring it about at its time limit; also its kernel, if that lives."""
+        limit = max(0.0, self.until - time.time()) if self.until else None
+        try:
+            events: list[asyncio.Future[object]] = [self.attaching, self._wanted]  # type: ignore[list-item]
+            await asyncio.wait(events, timeout=limit, return_when="FIRST_COMPLETED")
+            if self.attaching.done():
+                return self._came_to("interrupted", ())
+            stopped = self._wanted.done()
+            steps = [self._wanted.result() if stopped else "timed out"]
+            return await self._stop(steps, "interrupted" if stopped else "timeout")
+        finally:
+            self.attaching.cancel()  # nothing, once it is done
+
+    async def _stop(self, steps: list[str], status: Status) -> tuple[Reply, Kernel | None]:
+        for words in ("interrupted", "interrupted again"):
+            steps.append(words)
+            await self._interrupt_it()
+            await asyncio.wait({self.attaching}, timeout=GRACE)
+            if self.attaching.done():
+                return self._came_to(status, tuple(steps))
+        steps.append("killed, since it ignored the interrupts")
+        await self._kill_it()
+        return Reply(status, state="lost", steps=tuple(steps)), None
+
+    def _came_to(self, status: Status, steps: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
+        try:
+            kernel = self.attaching.result()
+        except KernelError as error:
+            return Reply("dead", state="lost", steps=steps, notes=(str(error),)), None
+        return Reply(status, steps=steps), kernel

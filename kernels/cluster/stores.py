@@ -1,0 +1,266 @@
+"""Where records are kept that several servers share: a folder, or Redis.
+
+FastMCP's storage backends (py-key-value), with the two things that they lack: all keys of a
+collection, and a lock across processes. Knows nothing of what is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from key_value.aio.errors import BaseKeyValueError, DeserializationError
+from key_value.aio.stores.filetree import FileTreeStore
+
+from ..errors import StoreError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+PREFIX = "rmi-agent-"  # of collections: a Redis may be shared with other programs
+LOCK_SECONDS = 10.0  # a lock is held for two requests to the store; longer, its holder is dead
+LOOK_EVERY = 0.005  # seconds between two looks at a lock
+PATIENCE = 5.0  # seconds for one answer of the store
+
+Result = TypeVar("Result")
+Value = dict[str, Any]
+UNREADABLE = (DeserializationError, ValueError, TypeError, KeyError)  # not written by us
+
+
+class Store(Protocol):
+    """Small JSON objects by collection and key; keys have letters, digits and `_` only.
+
+    Every method raises `StoreError` when the store can't be reached.
+    """
+
+    where: str
+
+    async def get(self, collection: str, key: str) -> Value | None:
+        """What is there; None if nothing is, or nothing that can be read."""
+        ...
+
+    async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
+        """Keep a value, for `ttl` seconds if that is given."""
+        ...
+
+    async def delete(self, collection: str, key: str) -> None:
+        """Forget a key."""
+        ...
+
+    async def keys(self, collection: str) -> list[str]:
+        """All keys of a collection, some of which may just have expired."""
+        ...
+
+    def lock(self, key: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Nobody else has this lock meanwhile, in whatever process."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+def opened(url: str) -> Store:
+    """The store that a setting names: `redis://…`, `rediss://…`, or a folder's path.
+
+    Raises:
+        StoreError: it can't be used; the text tells no password.
+    """
+    if url.startswith(("redis://", "rediss://")):
+        return RedisStore(url)
+    if "://" in url:
+        raise StoreError("it is neither redis://…, rediss://… nor the path of a folder")
+    return FolderStore(Path(url).expanduser())
+
+
+class FolderStore:
+    """Records as files, for servers of one machine or with a common file system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.where = str(folder)
+        self._folder = folder
+        with self._told():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "locks").mkdir(mode=0o700, exist_ok=True)
+            self._files = FileTreeStore(data_directory=folder)
+
+    async def get(self, collection: str, key: str) -> Value | None:
+        """What is there."""
+        with self._told():
+            try:
+                found: Value | None = await finished(self._files.get(key, collection=collection))
+            except UNREADABLE:
+                return None
+            return found
+
+    async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
+        """Keep a value; it is written beside and renamed."""
+        with self._told():
+            await finished(self._files.put(key, value, collection=collection, ttl=ttl))
+
+    async def delete(self, collection: str, key: str) -> None:
+        """Forget a key."""
+        with self._told():
+            await finished(self._files.delete(key, collection=collection))
+
+    async def keys(self, collection: str) -> list[str]:
+        """The files' names."""
+        folder = self._folder / collection
+        with self._told():
+            return [path.stem for path in await asyncio.to_thread(lambda: [*folder.glob("*.json")])]
+
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str) -> AsyncIterator[None]:
+        """A lock of the system's on a file, which ends with the process that has it."""
+        # One file for many keys: a file per session would never be cleared away safely.
+        path = self._folder / "locks" / f"{sum(key.encode()) % 64}"
+        with self._told():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            until = time.monotonic() + LOCK_SECONDS
+            while not locked(descriptor):
+                if time.monotonic() > until:
+                    raise StoreError(f"{path} is locked by somebody for too long")
+                # No thread that waits: they would keep those from theirs that have the lock.
+                await asyncio.sleep(LOOK_EVERY)
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.where} can't be used: {error.strerror or error}") from None
+        except BaseKeyValueError as error:
+            raise StoreError(f"{self.where} can't be used: {error}") from None
+
+
+async def finished(work: Coroutine[Any, Any, Result]) -> Result:
+    """What comes of work with a file, which ends before a cancellation goes on.
+
+    Else what was begun beside the file would stay there.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
+
+
+def locked(descriptor: int) -> bool:
+    """Lock a file for this descriptor; False if it is locked for another one."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class RedisStore:
+    """Records in a Redis server, for servers of any machines.
+
+    Args:
+        url: `redis://[user[:password]@]host[:port][/db]`, or `rediss://` for TLS.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            self.where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
+        except ValueError as error:
+            raise StoreError(f"its URL can't be used: {error}") from None
+        try:
+            from key_value.aio.stores.redis import RedisStore as Entries
+            from redis.asyncio import Redis
+        except ImportError:
+            raise StoreError(
+                "redis:// needs a library that is not installed:"
+                " pip install 'rmi-agent-mcp-server[redis]'"
+            ) from None
+        try:
+            self._redis: Redis = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_timeout=PATIENCE,
+                socket_connect_timeout=PATIENCE,
+            )
+        except ValueError as error:
+            raise StoreError(f"its URL can't be used: {error}") from None
+        self._entries = Entries(client=self._redis)
+
+    async def get(self, collection: str, key: str) -> Value | None:
+        """What is there."""
+        async with self._told():
+            try:
+                found: Value | None = await self._entries.get(key, collection=PREFIX + collection)
+            except UNREADABLE:
+                return None
+            return found
+
+    async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
+        """Keep a value; Redis itself forgets it in time."""
+        async with self._told():
+            await self._entries.put(key, value, collection=PREFIX + collection, ttl=ttl)
+
+    async def delete(self, collection: str, key: str) -> None:
+        """Forget a key."""
+        async with self._told():
+            await self._entries.delete(key, collection=PREFIX + collection)
+
+    async def keys(self, collection: str) -> list[str]:
+        """By all steps of SCAN: the library's own `keys` takes the first one alone."""
+        start = f"{PREFIX}{collection}::"
+        async with self._told():
+            found = self._redis.scan_iter(match=f"{start}*", count=1000)
+            return list({key.removeprefix(start) async for key in found})
+
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str) -> AsyncIterator[None]:
+        """redis-py's lock; it ends by itself if its holder dies."""
+        name = f"{PREFIX}lock::{key}"
+        lock = self._redis.lock(name, timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS + 1)
+        async with self._told():
+            if not await lock.acquire():
+                raise StoreError(f"{self.where} gives no lock: somebody else has it for too long")
+        try:
+            yield
+        finally:
+            from redis.exceptions import LockError
+
+            async with self._told():
+                with contextlib.suppress(LockError):  # it had run out
+                    await lock.release()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _told(self) -> AsyncIterator[None]:
+        from redis.exceptions import RedisError
+
+        try:
+            yield
+        except (RedisError, OSError, TimeoutError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"{self.where} can't be used: {why}") from None

@@ -1,0 +1,228 @@
+"""What a forked kernel does before the first line of its user's code: walls, and its own paths.
+
+A template in a sandbox sees nothing that kernels can write: its environment lacks those
+folders. Its kernels enter them here, as `site` does at the start of a process. Loaded by
+`zygote.py` without a trace in `sys.modules`; uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import site
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+
+# System calls of Landlock, the same on all processors, and flags from linux/landlock.h.
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+VERSION, PATH_BENEATH = 1, 1
+MAKE_BLOCK_DEVICES, MOVE_BETWEEN_FOLDERS = 1 << 11, 1 << 13
+SIGNALS = 2  # scoped
+DUMPABLE = 4  # of prctl(2)
+SECCOMP = {"x86_64": 317, "aarch64": 277}  # the call's number
+SET_FILTER, ALL_THREADS = 1, 1
+CUSTOMS = ("sitecustomize", "usercustomize")
+
+
+class Walls:
+    """What keeps a kernel from the memory of its template and of the other kernels.
+
+    A Landlock domain of its own: who is in one can't trace who is outside of it, and so can't
+    open `/proc/PID/mem` there, but is open to those outside. From Linux 6.12 on it can't signal
+    them either. Older than 5.19, a template alone is protected, by not being dumpable.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        none = ctypes.c_size_t(0)
+        self.version = max(0, int(self._libc.syscall(CREATE_RULESET, None, none, VERSION)))
+
+    def protect_template(self) -> None:
+        """In the template, before its first fork."""
+        if self.version < 2:
+            self._libc.prctl(DUMPABLE, 0, 0, 0, 0)
+
+    def keep_apart(self) -> None:
+        """In a kernel's process, while it has one thread.
+
+        Raises:
+            OSError: the system won't.
+        """
+        if self.version < 2:
+            self._libc.prctl(DUMPABLE, 1, 0, 0, 0)
+            return
+        if self.version >= 6:
+            ruleset = self._ruleset(0, 0, SIGNALS)
+        else:
+            # A domain has to forbid something; that files move between folders is forbidden by
+            # each one about files that does not allow it.
+            ruleset = self._ruleset(MAKE_BLOCK_DEVICES | MOVE_BETWEEN_FOLDERS)
+            self._allow_everywhere(ruleset, MOVE_BETWEEN_FOLDERS)
+        self._checked(self._libc.syscall(RESTRICT_SELF, ruleset, 0))
+        os.close(ruleset)
+
+    def _ruleset(self, *handled: int) -> int:
+        rules = (ctypes.c_uint64 * len(handled))(*handled)
+        size = ctypes.c_size_t(ctypes.sizeof(rules))
+        return self._checked(self._libc.syscall(CREATE_RULESET, rules, size, 0))
+
+    def _allow_everywhere(self, ruleset: int, allowed: int) -> None:
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        rule = allowed.to_bytes(8, sys.byteorder) + root.to_bytes(4, sys.byteorder)
+        self._checked(self._libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, rule, 0))
+        os.close(root)
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "landlock")
+        return result
+
+
+class Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def forbid_calls(program: bytes) -> None:
+    """Apply a filter of system calls to every thread, for ever; `seccomp(2)`.
+
+    Raises:
+        OSError: the system won't.
+    """
+    given = Program(len(program) // 8, program)
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = SECCOMP[platform.machine()]
+    if libc.syscall(number, SET_FILTER, ALL_THREADS, ctypes.byref(given)) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def loaded() -> set[str]:
+    """The top-level names of all modules that are loaded."""
+    return {name.partition(".")[0] for name in sys.modules} - {"__main__", *CUSTOMS}
+
+
+def met(template: Mapping[str, str]) -> set[str]:
+    """Top-level names that are loaded, and that an ordinary start would load differently.
+
+    Their user has others of them, or settings that they read when they are imported.
+
+    Args:
+        template: the environment that they were loaded in.
+    """
+    names = loaded()
+    found = set()
+    for folder in own_folders(template):
+        with contextlib.suppress(OSError):
+            there = {name.partition(".")[0] for name in os.listdir(folder)}
+            found |= {name for name in names & there if not is_same(name, folder)}
+    if "matplotlib" in names and any(map(os.path.exists, settings_of_matplotlib(template))):
+        found.add("matplotlib")
+    return found
+
+
+def own_folders(template: Mapping[str, str]) -> list[str]:
+    """Folders of packages that this process's environment names, and its template's does not."""
+    theirs = folders_in(template)
+    found = [folder for folder in folders_in(os.environ) if folder not in theirs]
+    if any(os.environ.get(name) != template.get(name) for name in ("HOME", "PYTHONUSERBASE")):
+        site.USER_BASE = site.USER_SITE = None  # `site` remembers what it has worked out
+        user = site.getusersitepackages()
+        if site.ENABLE_USER_SITE and os.path.isdir(user):
+            found.append(user)
+    return found
+
+
+def folders_in(env: Mapping[str, str]) -> list[str]:
+    """PYTHONPATH, as `site` puts it into `sys.path`."""
+    parts = env.get("PYTHONPATH", "").split(os.pathsep)
+    return [*dict.fromkeys(os.path.abspath(part) for part in parts if part)]
+
+
+def is_same(name: str, folder: str) -> bool:
+    """Whether what is loaded of a package equals what a folder has of it."""
+    top = getattr(sys.modules[name], "__file__", None)
+    if not top:
+        return False
+    root = os.path.dirname(top)
+    if hasattr(sys.modules[name], "__path__"):
+        root = os.path.dirname(root)
+    for module in [name, *(each for each in sys.modules if each.startswith(f"{name}."))]:
+        file = getattr(sys.modules[module], "__file__", None)
+        if file and not is_same_file(file, os.path.join(folder, os.path.relpath(file, root))):
+            return False
+    return True
+
+
+def is_same_file(first: str, second: str) -> bool:
+    """Whether two files are equal; of compiled ones, beside the same sources, the sizes tell."""
+    try:
+        if os.path.getsize(first) != os.path.getsize(second):
+            return False
+        if not first.endswith(".py"):
+            return True
+        with open(first, "rb") as ours, open(second, "rb") as theirs:
+            return ours.read() == theirs.read()
+    except OSError:
+        return False
+
+
+def settings_of_matplotlib(template: Mapping[str, str]) -> list[str]:
+    """The files that it reads on import, where their names differ from those in the template."""
+    env = os.environ
+    config = env.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    folder = env.get("MPLCONFIGDIR") or os.path.join(config, "matplotlib")
+    found = [os.path.join(folder, "matplotlibrc"), os.path.join(folder, "stylelib")]
+    named = env.get("MATPLOTLIBRC")
+    return [*found, named] if named and named != template.get("MATPLOTLIBRC") else found
+
+
+def enter(template: Mapping[str, str]) -> None:
+    """Give this process the paths that `site` would, and run what it runs.
+
+    Args:
+        template: the environment in which `site` has done so already.
+    """
+    if not own_folders(template):
+        return
+    theirs = folders_in(template)
+    rest = [folder for folder in sys.path if folder not in theirs]
+    sys.path[:] = dict.fromkeys([*folders_in(os.environ), *rest])
+    if site.ENABLE_USER_SITE:
+        add_user_site()
+    for folder in sys.path:
+        if sys.path_importer_cache.get(folder, sys) is None:  # it was not there
+            del sys.path_importer_cache[folder]
+    customs = [site.execsitecustomize]
+    customs += [site.execusercustomize] if site.ENABLE_USER_SITE else []
+    for name, execute in zip(CUSTOMS, customs, strict=False):
+        spec, before = PathFinder.find_spec(name), sys.modules.get(name)
+        if spec and spec.origin != getattr(before, "__file__", None):
+            sys.modules.pop(name, None)
+            execute()
+
+
+def add_user_site() -> None:
+    """Put the user's site-packages, with what its `.pth` files add, before the system's."""
+    system = site.getsitepackages([sys.base_prefix, sys.base_exec_prefix])
+    place = next((n for n, folder in enumerate(sys.path) if folder in system), len(sys.path))
+    behind = sys.path[place:]
+    del sys.path[place:]
+    site.addusersitepackages(set(map(os.path.normcase, sys.path)))
+    sys.path += [folder for folder in behind if folder not in sys.path]
+
+
+def forget_folders_of_matplotlib(named: Mapping[str, str]) -> None:
+    """Drop the folder that it made because a template's home can't be written to.
+
+    Args:
+        named: the environment that this process was given.
+    """
+    made = "matplotlib" in sys.modules and "MPLCONFIGDIR" not in named
+    if made and os.environ.pop("MPLCONFIGDIR", ""):
+        atexit.unregister(shutil.rmtree)  # all kernels of the template have this folder

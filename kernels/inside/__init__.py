@@ -1,0 +1,13 @@
+"""Programs that run inside a kernel, and the request that sends them there.
+
+Nothing here is imported by the server but that request: their text is executed in the kernel.
+"""
+
+from .last_reply import LAST_REPLY
+from .programs import SET_UP, set_up_request
+
+__all__ = [
+    "LAST_REPLY",
+    "SET_UP",
+    "set_up_request",
+]

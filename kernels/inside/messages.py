@@ -1,0 +1,309 @@
+"""What a kernel sends: anything at all becomes JSON, and no message is too long to be read.
+
+Cells may display, raise and complete whatever they like: lone surrogates, objects that are not
+JSON, circular lists, a gigabyte of text. Sent to the kernel as text, like `setup.py`; knows
+only jupyter_client's `Session`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from itertools import islice
+from typing import Any
+
+PIECE = 250_000  # characters of one stream message
+SENT = 500_000  # characters of each end of a text that is cut
+ENDS = 4 * SENT  # what a message may be longer than the limit, with all that was cut in it
+WIDEST = 6  # bytes that a character may become in JSON
+DEEPEST = 100  # levels of JSON; its reader needs a stack for them
+VALUES = 500_000  # of JSON data that had to be changed
+LARGEST = 2_000  # bits of a number; Python may refuse to write longer ones
+UNLIMITED = 100_000_000  # characters of a message that had to be changed, without a limit
+REST = "[… the rest was not sent …]"
+
+
+def send_anything(session: Any, limit: int) -> None:
+    """Make a session send every message, changed where it could not be sent or read.
+
+    Args:
+        session: the kernel's `Session`.
+        limit: characters of one message's text; longer ones are cut. 0 is no limit.
+    """
+
+    most = 2 * limit + ENDS if limit else UNLIMITED
+
+    def pack(value: Any) -> bytes:
+        try:
+            return packed(value)
+        except Exception:  # also whatever a class of the cell's own may raise
+            return packed(sendable(value, most)[0])
+
+    session.pack = pack
+    if limit:
+        limit_messages(session, limit)
+
+
+def packed(value: Any) -> bytes:
+    """JSON as UTF-8; raises what the value's own classes do, and if it is not JSON."""
+    text = json.dumps(value, default=stamp, ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def stamp(value: Any) -> str:
+    """A date as Jupyter writes it; raises `TypeError` for anything else."""
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.astimezone()
+        return aware.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(type(value))
+
+
+def sendable(value: Any, most: int) -> tuple[Any, bool]:
+    """Any object as JSON data, and whether that is all of it.
+
+    What is no JSON becomes its `repr`. Works without recursion, and takes `most` characters or
+    so; a container on one of the top levels leaves a tenth of them to what comes after it.
+    """
+    complete, entry = True, 1 + most // VALUES
+    whole: list[Any] = []
+    opened: list[tuple[int, Iterator[Any], Any, int]] = [(0, iter([(None, value)]), whole, 0)]
+    while opened:
+        _, entries, made, reserve = opened[-1]
+        try:
+            name, each = next(entries)
+        except Exception:  # its end, or an iterator of the cell's own that fails
+            opened.pop()
+            continue
+        inner = entries_of(each)
+        part: Any
+        if most <= reserve:
+            opened.pop()
+            complete, part = False, REST
+        elif inner is None:
+            part = leaf(each)
+            if isinstance(part, str) and len(part) > most - reserve:
+                complete, part = False, part[: most - reserve] + REST
+        elif any(identity == id(each) for identity, *_ in opened):
+            part = "[circular]"
+        elif len(opened) > DEEPEST:
+            part = "[nested too deeply]"
+        else:
+            part = {} if is_a(each, dict) else []
+            kept = reserve + (most - reserve) // 10 if len(opened) < 4 else reserve
+            opened.append((id(each), inner, part, kept))
+        most -= entry + (len(part) if isinstance(part, str) else 0)
+        if isinstance(made, list):
+            made.append(part)
+        else:
+            key = key_of(name)
+            most -= len(key)
+            made[key if key not in made else f"{key} ({len(made) + 1})"] = part
+    return whole[0], complete
+
+
+def entries_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
+    """A container's names, if it has any, and values; None for what is no container.
+
+    The methods are Python's own: a class of the cell's may have others.
+    """
+    if is_a(value, str | bytes | bytearray | memoryview):
+        return None
+    if is_a(value, dict):
+        return iter(dict.items(value))
+    try:
+        return ((None, each) for each in iter(value)) if hasattr(type(value), "__iter__") else None
+    except Exception:
+        return None
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    """`isinstance`, whatever the object says of itself."""
+    return issubclass(type(value), kind)
+
+
+def key_of(name: Any) -> str:
+    """A dict's key as JSON has it."""
+    key = leaf(name)
+    return key if isinstance(key, str) else json.dumps(key)
+
+
+def leaf(value: Any) -> Any:
+    """What is no container, as JSON data."""
+    if value is None or value is True or value is False:
+        return value
+    if is_a(value, str):
+        return encoded(str.__str__(value))
+    try:
+        if is_a(value, bytes | bytearray | memoryview):
+            return b64encode(value).decode()
+        if is_a(value, date):
+            return encoded(stamp(value))
+        if isinstance(value, numbers.Integral):
+            return hex(value) if int(value).bit_length() > LARGEST else int(value)
+        if isinstance(value, numbers.Real):
+            return float(value) if math.isfinite(value) else repr(float(value))
+        if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which is no number
+            return bool(value)
+    except Exception:
+        return said(value)
+    return said(value, repr)
+
+
+def said(value: Any, to_text: Callable[[Any], Any] = str) -> str:
+    """An object's text, or CPython's words for one whose text can't be made."""
+    try:
+        return encoded(str.__str__(to_text(value)))
+    except BaseException:  # `__str__` may even exit
+        what = "exception" if is_a(value, BaseException) else "object"
+        return f"<{what} {to_text.__name__}() failed>"
+
+
+def encoded(text: str) -> str:
+    """Text that can become UTF-8: a lone surrogate as its escape, as on stderr."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def limit_messages(session: Any, limit: int) -> None:
+    """Cut what would be too much for its reader, just before it is sent.
+
+    One print of a gigabyte is one message, and so is a huge repr, traceback or JSON bundle.
+    """
+    send = session.send
+
+    def send_limited(
+        stream: Any,
+        msg_or_type: Any,
+        content: Any = None,
+        parent: Any = None,
+        ident: Any = None,
+        buffers: Any = None,
+        track: bool = False,
+        header: Any = None,
+        metadata: Any = None,
+    ) -> Any:
+        given = msg_or_type if isinstance(msg_or_type, dict) else {}
+        content = given.get("content", content)
+        metadata = given.get("metadata", metadata) or {}
+        buffers = buffers or given.get("buffers") or []
+        omitted = 0
+        if isinstance(content, dict):
+            content, omitted = cut_content_of_any(content, limit)
+        if size_of(metadata, limit) > limit:
+            metadata, omitted = {}, omitted + limit
+        if (size := sum(memoryview(each).nbytes for each in buffers)) > limit:
+            buffers, omitted = [], omitted + size
+        if omitted and isinstance(content, dict):
+            content = {**content, "rmi_agent_omitted": omitted}
+        if given:
+            msg_or_type = {**given, "content": content, "metadata": metadata, "buffers": buffers}
+        rest = (parent, ident, buffers, track, header, metadata)
+        if given and given["msg_type"] == "stream" and len(content["text"]) > PIECE:
+            text, parent = content["text"], given["parent_header"]
+            for start in range(0, len(text), PIECE):
+                part = {**content, "text": text[start : start + PIECE]}
+                if start + PIECE < len(text):
+                    part.pop("rmi_agent_omitted", None)
+                send(stream, session.msg("stream", part, parent=parent), None, *rest)
+            return msg_or_type
+        return send(stream, msg_or_type, content, *rest)
+
+    session.send = send_limited
+
+
+def cut_content_of_any(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
+    """`cut_content`, also where classes of the cell's own are in it that can't be measured."""
+    try:
+        return cut_content(content, limit)
+    except Exception:
+        return cut_content(sendable(content, 2 * limit + ENDS)[0], limit)
+
+
+def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
+    """A message's content within `limit`, and how much was left out, in characters or so."""
+    if size_of(content, limit // WIDEST) <= limit // WIDEST:
+        return content, 0
+    kept: dict[str, Any] = {}
+    omitted = 0
+    for name, value in content.items():
+        if isinstance(value, dict):
+            kept[name] = {}
+            for key, entry in value.items():
+                kept[name][key], more = shortened(key, entry, limit)
+                omitted += more
+        else:
+            kept[name], more = shortened(name, value, limit)
+            omitted += more
+    for name in sorted(kept, key=lambda each: -size_of(kept[each], limit)):
+        # Each may be within the limit, and all together far beyond.
+        if size_of(kept, limit + ENDS) <= limit + ENDS:
+            break
+        omitted += limit
+        kept[name] = type(kept[name])() if isinstance(kept[name], dict | list | str) else None
+    return kept, omitted
+
+
+def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
+    """One entry of a message's content, and how much of it was left out."""
+    if name == "traceback" and isinstance(value, list):
+        joined = "\n".join(map(str, value))
+        text, omitted = shortened("", joined, limit)
+        return ([text] if omitted else value), omitted
+    if isinstance(value, str):
+        if len(value) * WIDEST <= limit or len(json.dumps(value, ensure_ascii=False)) <= limit:
+            return value, 0
+        end = max(1, min(SENT, limit // 2, len(value) // 4))
+        text = cut(value, end) if is_text(name) else f"[{len(value):,} characters not sent]"
+        return text, len(value) - len(text)
+    if name == "payload" and isinstance(value, list):
+        parts = [(part, size_of(part, limit)) for part in value]
+        kept = [part for part, size in parts if size <= ENDS or is_ours(part)]
+        return kept, sum(size for part, size in parts if size > ENDS and not is_ours(part))
+    if (size := size_of(value, limit)) > limit:
+        short, complete = sendable(value, min(limit, SENT))
+        if complete and size_of(short, limit) <= limit:  # it was only circular
+            return short, 0
+        return f"[more than {limit:,} characters not sent]" if "/" in str(name) else (
+            type(value)() if isinstance(value, list | dict) else None
+        ), size
+    return value, 0
+
+
+def size_of(value: Any, most: int) -> int:
+    """About how long JSON data is as text; counts no further than beyond `most`."""
+    size, waiting = 0, [value]
+    while waiting and size <= most:
+        each = waiting.pop()
+        size += 2
+        if isinstance(each, str | bytes):
+            size += len(each)
+        elif isinstance(each, dict):
+            size += len(each)
+            waiting += (part for pair in islice(each.items(), most) for part in pair)
+        elif isinstance(each, list | tuple):
+            size += len(each)
+            waiting += each[:most]
+        elif isinstance(each, int):
+            size += each.bit_length() // 3
+    return size
+
+
+def is_ours(payload: Any) -> bool:
+    """Whether a part of a reply is what the server itself has asked for."""
+    return isinstance(payload, dict) and str(payload.get("source")).startswith("rmi_agent.")
+
+
+def is_text(name: Any) -> bool:
+    """Whether a message's field, or a mimebundle's type, can be cut in the middle."""
+    return "/" not in str(name) or name in ("text/plain", "text/markdown")
+
+
+def cut(text: str, end: int) -> str:
+    """Head and tail of a text, each `end` characters long."""
+    left_out = len(text) - 2 * end
+    return f"{text[:end]}\n[… {left_out:,} characters were not sent …]\n{text[-end:]}"

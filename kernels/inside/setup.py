@@ -1,0 +1,294 @@
+"""What is set up inside a Python kernel when it starts: the script runner and some guards.
+
+This text, `script_runner.py` and `messages.py` are sent to the kernel (`programs.py`) and executed
+there one after the other in a namespace of their own; the kernel never imports them, so they
+may use only the standard library and what ipykernel has loaded already. They know nothing of
+servers, sessions or notebooks.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from ipykernel.iostream import OutStream
+
+if TYPE_CHECKING:  # they are there already when this text is executed
+    from .messages import is_a, said, send_anything
+    from .script_runner import Script, name_of
+
+HELD = 20_000_000  # characters of a stream that a kernel keeps in memory
+REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
+
+
+def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
+    """Prepare a fresh kernel: hook up the script runner, make iopub lossless and bounded.
+
+    Args:
+        shell: the kernel's `InteractiveShell`.
+        raw_output: whether the process was started with pipes on 1 and 2 that somebody
+            reads. ipykernel keeps copies of those; scripts write there directly, so that
+            nothing they wrote is lost when the process dies.
+        output_limit: characters of one message's text; longer ones are cut. 0 is no limit.
+        environment: the variables among `IPYKERNELS` that the process was started with.
+    """
+    # Kernels have threads, so Python 3.12 warns at every fork, which scripts may well do.
+    warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
+    thread = shell.kernel.iopub_thread
+    # Without it iopub drops messages, `idle` included, when its reader stalls.
+    thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    claimed = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
+    raw = [fd for fd in claimed if fd is not None]
+    if raw:
+        faulthandler.enable(raw[1])
+    shell._rmi_agent_script = Script(shell, raw, environment).run
+    send_anything(shell.kernel.session, output_limit)
+    put_streams_back = streams_back()
+    report_any_error(shell, put_streams_back)
+    interrupt_only_cells(shell.kernel)
+    look_for_children_only_if_there_are(shell.kernel)
+    tell_why_nobody_answers(shell.kernel)
+    end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
+    shell.events.register("pre_execute", bound_streams(shell.history_manager))
+    shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
+    # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
+    shell.Completer.use_jedi = False
+
+
+def bound_streams(history: Any) -> Callable[[], None]:
+    """What bounds what a kernel keeps of its streams, in a cell that begins.
+
+    ipykernel keeps what comes within 0.2 s, and IPython all, for `%notebook`: a loop that prints
+    had a gigabyte in a second. A fast writer waits now, and `%notebook` does without its output.
+    IPython has changed `write` of the streams for this cell by now, and puts it back behind it.
+    """
+
+    def begin_cell() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if is_a(stream, OutStream):
+                stream.write = bounded(stream, stream.write)  # type: ignore[method-assign]
+
+    def bounded(stream: Any, write: Callable[[str], Any]) -> Callable[[str], Any]:
+        held = 0
+
+        def write_bounded(text: str) -> Any:
+            nonlocal held
+            written = write(text)
+            held += len(text)
+            if held > HELD:
+                held = 0
+                history.outputs.clear()
+                stream.flush()
+            return written
+
+        return write_bounded
+
+    return begin_cell
+
+
+def interrupt_only_cells(kernel: Any) -> None:
+    """Let SIGINT reach the code of cells alone, and what completes their text.
+
+    ipykernel lets it through for as long as a request is handled, and in between it would end
+    the kernel's event loop, and so the kernel.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        prints = False
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if prints and file.endswith("completer.py"):
+                return  # of an interrupt before, and half of it would come out elsewhere
+            if file.endswith(("interactiveshell.py", "completer.py")):
+                signal.default_int_handler(number, frame)
+            prints = prints or file.endswith("iostream.py")
+            frame = frame.f_back
+
+    def before_request() -> None:
+        kernel.saved_sigint_handler = signal.signal(signal.SIGINT, interrupt)
+
+    kernel.pre_handler_hook = before_request
+
+
+def look_for_children_only_if_there_are(kernel: Any) -> None:
+    """Spare a shutdown the import of psutil and its look at every process, 25 ms of each."""
+    look = kernel._process_children
+
+    def children() -> Any:
+        folder = "/proc/self/task"
+        with contextlib.suppress(OSError):
+            for task in os.listdir(folder):
+                with open(f"{folder}/{task}/children") as of_this_thread:
+                    if of_this_thread.read():
+                        return look()
+            return []
+        return look()
+
+    kernel._process_children = children
+
+
+def tell_why_nobody_answers(kernel: Any) -> None:
+    """Let `input()` and `getpass()` raise an EOFError that says why there is no answer."""
+
+    def telling(request: Callable[..., str]) -> Callable[..., str]:
+        def ask(*question: Any, **more: Any) -> str:
+            answer = request(*question, **more)
+            if answer.startswith(REFUSED):
+                raise EOFError(answer[1:])
+            return answer
+
+        return ask
+
+    kernel.raw_input, kernel.getpass = telling(kernel.raw_input), telling(kernel.getpass)
+
+
+def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callable[[], None]:
+    """What is to be done behind a cell, whatever it did.
+
+    A cell may have taken away what the kernel needs to answer; nothing here relies on that.
+    """
+    pid, leave = os.getpid(), os._exit
+    kernel = shell.kernel
+    session, key = kernel.session, kernel.session.key
+    kept = [(namespace, dict(namespace)) for namespace in (vars(builtins), kernel.shell_handlers)]
+    for thing in (kernel, session, shell):
+        kept += [(vars(thing), dict(vars(thing))), (thing._trait_values, dict(thing._trait_values))]
+    current = os.getpid
+
+    def after_cell() -> None:
+        if current() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stdout.flush()
+            leave(0)
+        for namespace, before in kept:
+            for name, value in before.items():
+                if namespace.get(name) is None:
+                    namespace[name] = value
+        put_streams_back()
+        if session.key != key:
+            session.key = key
+
+    return after_cell
+
+
+def streams_back() -> Callable[[], None]:
+    """What puts back a standard stream where a cell's own can't be flushed, as ipykernel does."""
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+
+    def put_back() -> None:
+        for name, stream in streams.items():
+            try:
+                vars(sys)[name].flush()
+                usable = not getattr(vars(sys)[name], "closed", False)
+            except BaseException:
+                usable = False
+            if not usable:
+                setattr(sys, name, stream)
+
+    return put_back
+
+
+def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
+    """Report an error, too, whose class raises where its name or its text is asked for."""
+    show, send, run = shell.showtraceback, shell._showtraceback, shell.run_code
+    latest = SimpleNamespace(error=None, shown=None)
+
+    def show_any(exc_tuple: Any = None, *options: Any, **more: Any) -> None:
+        error = exc_tuple[1] if isinstance(exc_tuple, tuple) else sys.exc_info()[1]
+        latest.error = latest.shown = error
+        if error is None:
+            show(exc_tuple, *options, **more)
+            return
+        if is_printable(error):
+            with contextlib.suppress(BaseException):
+                show(exc_tuple, *options, **more)
+                return
+        latest.shown = like = printable(error)
+        try:
+            show((type(like), like, like.__traceback__), *options, **more)
+        except BaseException as failure:
+            why = f"[No traceback: formatting it raised {name_of(failure)}: {said(failure)}]"
+            send_any(type(like), like, [why, f"{name_of(like)}: {like}"])
+
+    def send_any(kind: Any, error: Any, lines: Any) -> None:
+        put_streams_back()
+        lines = lines if isinstance(lines, list | tuple) else [lines]
+        named = SimpleNamespace(__name__=name_of_class(kind) or name_of(error))
+        send(named, said(error), [said(line) for line in lines])
+
+    async def run_code(code: Any, result: Any = None, **more: Any) -> Any:
+        try:
+            return await run(code, result, **more)
+        finally:
+            if result is not None:
+                error = result.error_in_exec
+                if error is None and getattr(shell, "_last_traceback_during_displayhook", False):
+                    error = latest.error  # ipykernel would report a NoneType
+                result.error_in_exec = latest.shown if error is latest.error else error
+
+    shell.showtraceback, shell._showtraceback = show_any, send_any
+    shell.run_code = run_code
+
+
+def is_printable(error: BaseException) -> bool:
+    """Whether what IPython and ipykernel ask of an error can be asked for."""
+    with contextlib.suppress(BaseException):
+        bool(error), str(error), error.__traceback__, error.__context__
+        return bool(name_of_class(type(error)))
+    return False
+
+
+def name_of_class(kind: Any) -> str:
+    """What a class says that it is called; empty if it can't say."""
+    with contextlib.suppress(BaseException):
+        if type(name := kind.__name__) is str and name.encode():
+            return name
+    return ""
+
+
+def printable(error: BaseException) -> BaseException:
+    """An error of the same name, text and traceback, of an ordinary class."""
+    like: BaseException = type(name_of(error), (Exception,), {})(said(error))
+    return like.with_traceback(vars(BaseException)["__traceback__"].__get__(error))
+
+
+def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
+    """End the process when a cell's reply can't be sent: the server then reports it."""
+    handle = kernel.shell_handlers["execute_request"]
+
+    async def execute(*request: Any) -> None:
+        try:
+            await handle(*request)
+        except Exception:
+            os.write(stderr, traceback.format_exc().encode("utf-8", "replace"))
+            os._exit(70)  # EX_SOFTWARE
+
+    kernel.shell_handlers["execute_request"] = execute
+
+
+def claim(stream: Any, number: int) -> int | None:
+    """Take over the descriptor that the process was started with as 1 or 2.
+
+    ipykernel repeats there what it captured, which would tell everything twice, so its
+    own copy is pointed at the null device; and `subprocess.run(..., stdout=sys.stdout)`
+    is sent to the captured descriptor instead of past it.
+    """
+    copy = getattr(stream, "_original_stdstream_copy", None)
+    if copy is None:
+        return None
+    raw = os.dup(copy)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, copy, inheritable=False)
+    os.close(null)
+    stream.fileno = lambda: number
+    return raw

@@ -1,0 +1,341 @@
+"""A kernel's channels over a websocket, as jupyter_client's clients expect channels.
+
+When one websocket breaks and another takes over, no request is sent twice, and what may be missing
+is said. Knows messages; nothing of servers or of when to connect again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.session import Session
+from websockets.asyncio.client import ClientConnection
+from websockets.typing import Subprotocol
+
+from ..inside import LAST_REPLY
+from ..protocol import Message, ends_kernel
+from .delivery import Numbering, Request
+from .wire_format import packed, unpacked
+
+log = logging.getLogger(__name__)
+
+NAMES = ("shell", "iopub", "stdin", "control")
+KEPT = 32_000_000  # bytes of messages that wait for a reader; late output of an idle session
+FRESH = 1.0  # seconds for which a connection that has brought something is trusted
+PONG = 1.5  # seconds for the answer to a ping, when it is not
+LATE = 3.0  # seconds after a connection in which messages of before it may come
+# What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
+# the first word of a new process.
+OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
+
+
+CUT = (
+    "\n[The connection to the Jupyter Server was cut: output may be missing here, or a question or"
+    " its answer.]\n"
+)
+END_LOST = (
+    "The connection to the Jupyter Server was cut, and how this run ended was lost with it: the"
+    " code may have run to its end, in part or not at all. Variables are kept."
+)
+NOT_ARRIVED = (
+    "This did not run: the connection to the Jupyter Server was cut while the code was sent. Run it"
+    " again, but split it if it is long (a server takes 10 MB, or its websocket_max_message_size)."
+)
+
+
+class Channel:
+    """One channel: messages that wait to be read, and a way to send."""
+
+    def __init__(self, name: str, channels: Channels) -> None:
+        self.name = name
+        self._channels = channels
+        self._waiting: deque[tuple[Message, int]] = deque()
+        self._size = 0
+        self._come = asyncio.Event()
+        self._alive = False
+
+    def start(self) -> None:
+        """Nothing but a mark: the websocket is open already."""
+        self._alive = True
+
+    def stop(self) -> None:
+        """Nobody will read here any more."""
+        self._alive = False
+
+    def is_alive(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._alive
+
+    def send(self, message: Message) -> None:
+        """Send soon; what is sent while there is no connection goes with the next one."""
+        self._channels.send(self.name, message)
+
+    def put(self, message: Message, size: int) -> int:
+        """Keep a message for its reader; returns how many older ones had to go for it."""
+        dropped = 0
+        self._waiting.append((message, size))
+        self._size += size
+        while self._size > KEPT and len(self._waiting) > 1:
+            self._size -= self._waiting.popleft()[1]
+            dropped += 1
+        self._come.set()
+        return dropped
+
+    async def get_msg(self, timeout: float | None = None) -> Message:
+        """The next message.
+
+        Raises:
+            Empty: none came within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._waiting:
+                    self._come.clear()
+                    await self._come.wait()
+        except TimeoutError:
+            raise Empty from None
+        message, size = self._waiting.popleft()
+        self._size -= size
+        return message
+
+
+class Channels:
+    """All channels of a kernel, over whatever websocket carries them at the time.
+
+    Args:
+        process: what the kernel's messages call its process, if that is known.
+        on_end: called when the process has ended or been replaced, with why.
+
+    Attributes:
+        process: the same, as soon as it is known.
+        news: what the reader of a run's result has to know of the connection.
+    """
+
+    def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
+        self.session = Session()
+        self.process, self._on_end = process, on_end
+        self.by_name = {name: Channel(name, self) for name in NAMES}
+        self.news: list[str] = []
+        self._outbox: deque[tuple[str, Message]] = deque()
+        self._to_send = asyncio.Event()
+        self._connected: bool | None = None  # None: not yet
+        self._cut_until = self._heard = 0.0
+        self._run: Request | None = None  # the latest execute request that was sent
+        self._asked: dict[str, Request] = {}  # since the latest connection, by their ids
+        self._numbering = Numbering()
+
+    @property
+    def cut_until(self) -> float:
+        """Until when messages could come late because of a cut, by `time.monotonic`."""
+        return self._cut_until if self._connected else time.monotonic() + LATE
+
+    def client(self) -> AsyncKernelClient:
+        """A client of jupyter_client's over these channels."""
+        return Client(self, session=self.session)
+
+    def send(self, channel: str, message: Message) -> None:
+        """Put a message into the outbox."""
+        self._outbox.append((channel, message))
+        self._to_send.set()
+
+    # -- to and fro
+
+    async def carry(self, websocket: ClientConnection) -> None:
+        """Bring messages to and fro until the websocket closes.
+
+        Raises:
+            ConnectionClosed: it did, in a group with whatever else went wrong.
+        """
+        again, self._connected = self._connected is not None, True
+        self._heard = time.monotonic()
+        self._cut_until = self._heard + LATE
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if again:
+                    tasks.create_task(self._catch_up(self._open_run()))
+                tasks.create_task(self._receive_all(websocket))
+                tasks.create_task(self._send_all(websocket))
+        finally:
+            self._connected = False
+
+    async def _receive_all(self, websocket: ClientConnection) -> None:
+        tcp = websocket.transport.get_extra_info("socket")
+        while True:
+            acknowledge_at_once(tcp)
+            frame = await websocket.recv()
+            self._heard = time.monotonic()
+            self._take(websocket.subprotocol, frame)
+
+    async def _send_all(self, websocket: ClientConnection) -> None:
+        while True:
+            while self._outbox:
+                await self._assure(websocket)
+                # Whether it arrives if the connection breaks now, `_catch_up` finds out.
+                channel, message = self._outbox.popleft()
+                if message["msg_type"] == "execute_request":
+                    self._run = Request(message)
+                elif channel == "stdin" and self._run is not None:
+                    self._run.answering = True
+                await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
+            self._to_send.clear()
+            await self._to_send.wait()
+
+    async def _assure(self, websocket: ClientConnection) -> None:
+        """Close a connection that is dead, rather than lose a message in it.
+
+        Raises:
+            ConnectionClosed: it was.
+        """
+        if time.monotonic() - self._heard > FRESH:
+            too_late = asyncio.get_running_loop().call_later(PONG, websocket.transport.abort)
+            try:
+                await (await websocket.ping())
+            finally:
+                too_late.cancel()
+            self._heard = time.monotonic()
+
+    def _take(self, protocol: Subprotocol | None, frame: str | bytes) -> None:
+        try:
+            name, message = unpacked(self.session, protocol, frame)
+            self.by_name[name]
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            log.warning("An unreadable message of a Jupyter Server was dropped: %r", error)
+            return
+        if self._is_of_this_process(name, message):
+            self._deliver(name, message, len(frame))
+
+    def _deliver(self, name: str, message: Message, size: int) -> None:
+        parent, run = str(message["parent_header"].get("msg_id")), self._open_run()
+        lacks = self._numbering.lacks(name, message, run)
+        if run is not None and parent == run.msg_id:
+            if run.cut and lacks:
+                self._mark_cut(run, str(message["content"].get("name")))
+            run.take(name, message)
+        elif asked := self._asked.get(parent):
+            asked.take(name, message)
+        if self.by_name[name].put(message, size):
+            self._tell("Output that came while nothing ran was too much to keep, and is gone.")
+        if run is not None and run.over.is_set() and run.reply and ends_kernel(run.reply):
+            self._on_end("The code ended it.")
+
+    def _open_run(self) -> Request | None:
+        return self._run if self._run is not None and not self._run.over.is_set() else None
+
+    def _mark_cut(self, run: Request, stream: str = "stdout") -> None:
+        """Say so in a run's output, at this place of a stream."""
+        run.cut = False
+        content = {"name": stream, "text": CUT}
+        message = self.session.msg("stream", content, parent=run.message["header"])
+        self.by_name["iopub"].put(message, len(CUT))
+
+    def _tell(self, what: str) -> None:
+        if what not in self.news:
+            self.news.append(what)
+
+    def _is_of_this_process(self, channel: str, message: Message) -> bool:
+        """Whether it is the kernel that it was: servers start dead ones again by themselves."""
+        kind, sender = message["msg_type"], message["header"].get("session")
+        if kind == "status" and message["content"].get("execution_state") in OVER and self.process:
+            self._on_end("Its process has ended.")
+            return False
+        if channel not in ("shell", "control") or not sender or sender == self.session.session:
+            return True  # a kernel that repeats our own name there can't be told apart
+        self.process = self.process or sender
+        if self.process != sender:
+            self._on_end("Its process has ended, and its server has started another.")
+        return bool(self.process == sender)
+
+    # -- after a cut
+
+    async def _catch_up(self, run: Request | None) -> None:
+        """Learn what became of a run that was cut, and whether the kernel is the same.
+
+        A kernel answers requests in their order: what is open when it has answered a later one
+        was lost.
+        """
+        if run is not None:
+            run.cut = True
+            if run.answering:  # it may wait for ever
+                self._mark_cut(run)
+        self._asked.clear()
+        known = self._ask(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
+        fence = self._ask("kernel_info_request", {})
+        await fence.over.wait()
+        if run is not None and run is self._open_run():
+            self._make_up_end(run, known.reply if known is not None else None)
+
+    def _ask(self, kind: str, content: dict[str, str]) -> Request:
+        request = Request(self.session.msg(kind, content))
+        self._asked[request.msg_id] = request
+        self.send("shell", request.message)
+        return request
+
+    def _make_up_end(self, run: Request, last_reply: Message | None) -> None:
+        """Let the caller that waits for a run go on: its end was lost on the way."""
+        known = last_reply["content"] if last_reply is not None else {}
+        lost = known.get("arrived") is False and not run.begun
+        if run.cut and not lost:
+            self._mark_cut(run)
+        run.cut = False
+        parent = run.message["header"]
+        if run.reply is None:
+            content = known.get("reply")
+            if not isinstance(content, dict):
+                self._tell(NOT_ARRIVED if lost else END_LOST)
+                content = {"status": "error", "ename": "ConnectionLost"}
+            self._deliver("shell", self.session.msg("execute_reply", content, parent), 0)
+        idle = self.session.msg("status", {"execution_state": "idle"}, parent)
+        self._deliver("iopub", idle, 0)
+
+
+def acknowledge_at_once(tcp: socket.socket | None) -> None:
+    """Let the system not wait before it tells that something came, since Tornado waits for that.
+
+    It sends small messages one after the other, each when the last was acknowledged (Nagle), and
+    Linux likes to take 40 ms for that. The option holds for a while only.
+    """
+    if tcp is not None and hasattr(socket, "TCP_QUICKACK"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+class Client(AsyncKernelClient):
+    """jupyter_client's client, with its messages over a websocket instead of ZMQ."""
+
+    def __init__(self, channels: Channels, **traits: Any) -> None:
+        super().__init__(**traits)
+        self._channels = channels
+
+    @property
+    def shell_channel(self) -> Channel:
+        """Requests and their replies."""
+        return self._channels.by_name["shell"]
+
+    @property
+    def iopub_channel(self) -> Channel:
+        """What the kernel publishes."""
+        return self._channels.by_name["iopub"]
+
+    @property
+    def stdin_channel(self) -> Channel:
+        """The kernel's questions."""
+        return self._channels.by_name["stdin"]
+
+    @property
+    def control_channel(self) -> Channel:
+        """Requests that do not wait for a run to end."""
+        return self._channels.by_name["control"]
+
+    @property
+    def hb_channel(self) -> Channel:
+        """None of its own: the websocket's pings tell whether the other side is there."""
+        return self._channels.by_name["control"]

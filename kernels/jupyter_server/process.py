@@ -1,0 +1,296 @@
+"""A kernel on a Jupyter Server: starting, signalling and ending it, and staying connected.
+
+Has what `KernelProcess` has for a process of this machine. Knows its server and websocket;
+nothing of what runs inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from ..addresses import RemoteKernel
+from ..errors import KernelStartError
+from ..process import Launch, RawOutput, SetUp
+from ..process_tree import Family
+from ..supervision import Supervisor
+from .channels import Channels
+from .rest import (
+    ANSWER,
+    Api,
+    ServerError,
+    channels_url,
+    least_busy,
+    server_of,
+    trusted,
+    unreachable,
+    unwilling,
+)
+from .wire_format import V1
+
+log = logging.getLogger(__name__)
+# At the level of debugging, websockets logs its requests' headers, and the token is in them.
+wire_log = logging.getLogger(f"{__name__}.wire")
+wire_log.setLevel(logging.INFO)
+
+PING = 5.0  # seconds between pings, and that an answer may take
+REFUSED = 5.0  # seconds for which nothing may listen at a server's address
+PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
+LARGEST = 64_000_000  # bytes of one message
+
+
+class ServerKernel:
+    """A kernel on a Jupyter Server; what it does not tell of its process is left empty."""
+
+    pid: int | None = None
+    is_here = False
+    tended = False
+    forked = False
+    family: Family | None = None
+    is_walled = False
+    mark = ""
+    left_running: tuple[str, ...] = ()
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.raw = RawOutput()
+        self._id = ""
+        known = launch.attach.process if launch.attach else ""
+        self._channels = Channels(known, self._ended)
+        self._api: Api | None = None
+        self._starting: asyncio.Task[str] | None = None
+        self._spec: dict[str, Any] = {}
+        self._tasks = Supervisor("kernel of a Jupyter Server")
+        self._keeping: asyncio.Task[None] | None = None
+        self._deleting: asyncio.Task[None] | None = None
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> AsyncKernelClient:
+        """Start it, or find the one to attach to; returns a client for its channels.
+
+        Raises:
+            KernelStartError: no server has it, or can have it.
+        """
+        try:
+            if self.launch.attach is None:
+                await self._begin()
+            else:
+                self._api = Api(server_of(self.launch.attach.url, self.launch.servers))
+                self._id = self.launch.attach.kernel_id
+                try:
+                    await self._api.look(self._id)
+                except ServerError as error:
+                    raise self._gone(error) from error
+            # A server answers when the kernel does, and a fresh one takes its time.
+            websocket = await self._connect(self.launch.start_timeout)
+        except ServerError as error:
+            raise KernelStartError(str(error)) from error
+        self._keeping = self._tasks.start(self._keep_connected(websocket), "connection")
+        return self._channels.client()
+
+    async def _begin(self) -> None:
+        async with least_busy(self.launch.servers) as api:
+            self._api = api
+            self._spec = await api.kernelspec(self.launch.kernel_name)
+            self._starting = asyncio.create_task(api.start(self.launch.kernel_name))
+            # If we are stopped meanwhile it goes on: `close` has to know what there is to end.
+            self._id = await asyncio.shield(self._starting)
+
+    def more_to_set_up(self) -> SetUp:
+        """What receives files there, and what says how a run ended that was cut."""
+        return SetUp(("file_receiver.py", "last_reply.py"))
+
+    @property
+    def remote(self) -> RemoteKernel | None:
+        """Which kernel of which server it is, once it has started."""
+        if self._api is None or not self._id:
+            return None
+        return RemoteKernel(self._api.server.url, self._id, self._channels.process)
+
+    # -- the connection
+
+    async def _connect(self, patience: float = ANSWER) -> ClientConnection:
+        """Open a websocket, within `patience` seconds.
+
+        Raises:
+            ServerError: the server won't, or can't be reached.
+        """
+        assert self._api is not None
+        server = self._api.server
+        url = channels_url(server.url, self._id, self._channels.session.session)
+        try:
+            return await connect(
+                url,
+                additional_headers=self._api.headers,
+                subprotocols=[V1],
+                compression=None,
+                max_size=LARGEST,
+                open_timeout=patience,
+                ping_interval=PING,
+                ping_timeout=PING,
+                close_timeout=1,
+                logger=wire_log,
+                ssl=trusted() if url.startswith("wss:") else None,
+            )
+        except InvalidStatus as error:
+            status = error.response.status_code
+            raise ServerError(unwilling(server, status), status) from error
+        except (OSError, WebSocketException, TimeoutError) as error:
+            gone = isinstance(error, ConnectionRefusedError)
+            raise ServerError(unreachable(server.url, error), gone=gone) from error
+
+    async def _keep_connected(self, websocket: ClientConnection) -> None:
+        """Carry messages, connecting again whenever the websocket closes, until the end."""
+        try:
+            while True:
+                try:
+                    await self._channels.carry(websocket)
+                except* ConnectionClosed as closed:
+                    log.info("The connection to %s was cut: %s", self._where, closed.exceptions[0])
+                finally:
+                    await websocket.close()
+                websocket = await self._connect_again()
+        except ServerError as error:
+            self._ended(f"The connection to its Jupyter Server is lost. {error}")
+        except Exception as error:  # of this code: nobody may wait for ever because of it
+            log.exception("The connection to %s is given up", self._where)
+            self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
+
+    async def _connect_again(self) -> ClientConnection:
+        """A new websocket, as soon as one can be had.
+
+        Raises:
+            ServerError: the kernel is gone, or its server for too long.
+        """
+        assert self._api is not None
+        since, pause = time.monotonic(), 0.05
+        while True:
+            try:
+                await self._api.look(self._id)
+                return await self._connect()
+            except ServerError as error:
+                patience = REFUSED if error.gone else PATIENCE
+                if error.status in (401, 403, 404) or time.monotonic() - since > patience:
+                    raise self._gone(error) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _gone(self, error: ServerError) -> ServerError:
+        """The same, with what a 404 means where there was a kernel."""
+        if error.status != 404:
+            return error
+        return ServerError(f"{self._where} has the kernel no more: it was ended there.", 404)
+
+    def _ended(self, why: str) -> None:
+        if not self._end.done():
+            self._end.set_result(why)
+
+    @property
+    def _where(self) -> str:
+        return self._api.server.url if self._api is not None else "the Jupyter Server"
+
+    # -- what a process can do
+
+    async def alive(self) -> bool:
+        """Whether it still runs, as far as is known."""
+        return not self._end.done()
+
+    async def until_dead(self) -> int | None:
+        """Wait for its end. A server does not tell the exit code."""
+        await asyncio.shield(self._end)
+        return None
+
+    @property
+    def why_ended(self) -> str:
+        """What its server says of its end."""
+        return self._end.result() if self._end.done() else ""
+
+    @property
+    def cut_until(self) -> float:
+        """When it could last not be heard, by `time.monotonic`."""
+        return self._channels.cut_until
+
+    def news(self) -> tuple[str, ...]:
+        """What befell the connection since this was asked last."""
+        news = tuple(self._channels.news)
+        self._channels.news.clear()
+        return news
+
+    def told_end(self, code: int | None) -> str:
+        """Its end in words; there is no code."""
+        return self.why_ended
+
+    async def interrupt(self, *, again: bool = False) -> None:
+        """What the stop button of the server's pages does, the first time and `again`."""
+        assert self._api is not None
+        try:
+            await self._api.interrupt(self._id)
+        except ServerError as error:
+            log.warning("A kernel was not interrupted: %s", error)
+
+    async def kill(self) -> None:
+        """Have the server end it, at once for the caller that waits here."""
+        self._delete()
+        self._ended("It was ended.")
+
+    async def close(self, *, graceful: bool = True) -> None:
+        """End it on its server. Idempotent.
+
+        One that was attached to and did not get ready (`graceful` is false then) is left alone.
+        """
+        if self._starting is not None and not self._id:
+            await asyncio.wait({self._starting}, timeout=ANSWER)
+            if not self._starting.done():
+                self._starting.cancel()
+                log.warning("A kernel may be left on %s: it did not start in time", self._where)
+            elif not self._starting.cancelled() and self._starting.exception() is None:
+                self._id = self._starting.result()
+        if graceful or self.launch.attach is None:
+            self._delete()
+        await self.release()
+
+    async def release(self) -> None:
+        """Drop the connection; the kernel goes on where it is. Idempotent."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+            self._keeping = None
+        if self._deleting is not None:
+            await asyncio.wait({self._deleting})
+        if self._api is not None:
+            await self._api.close()
+        self._ended("It was released.")
+
+    def _delete(self) -> None:
+        if self._deleting is None and self._api is not None and self._id:
+            self._deleting = self._tasks.start(self._delete_there(self._api), "ending it")
+
+    async def _delete_there(self, api: Api) -> None:
+        try:
+            await api.delete(self._id)
+        except ServerError as error:
+            if not error.gone:  # a server takes its kernels with it
+                log.warning("A kernel may be left on its server: %s", error)
+
+    def memory(self) -> int:
+        """Not known here: 0."""
+        return 0
+
+    def spec_metadata(self) -> dict[str, str]:
+        """The kernelspec as a notebook's metadata names it."""
+        name = self.launch.kernel_name
+        return {
+            "name": name,
+            "display_name": str(self._spec.get("display_name", name)),
+            "language": str(self._spec.get("language", "")),
+        }
+
+    def last_words(self) -> str:
+        """None that reach us."""
+        return ""

@@ -1,0 +1,304 @@
+"""Jupyter Servers by their REST API: which one takes a kernel, and what to do when none does.
+
+A JupyterHub user's server and an Enterprise Gateway have the same API. Knows URLs, tokens and
+kernels' ids; nothing of messages or of what runs on a kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+
+from ..addresses import JupyterServer
+from ..errors import KernelError, KernelStartError
+
+log = logging.getLogger(__name__)
+
+ANSWER = 10.0  # seconds that a server may take for an answer
+START = 60.0  # and for the start of a kernel
+END = 15.0  # and for its end: one that does not leave by itself is killed after five
+LOOK = 3.0  # and to say what runs on it, before another one is taken
+REST = 5.0  # seconds for which a server that did not answer is not asked again
+
+# Kernels whose start was asked for, by server: two starts at once do not choose the same one.
+_starting: Counter[str] = Counter()
+_own: Counter[str] = Counter()  # kernels that were started from here, by server
+_silent: dict[str, float] = {}  # servers that did not answer, and until when they are left alone
+_unusable: set[str] = set()  # servers that were passed over when a kernel was started last
+
+
+class ServerError(KernelError):
+    """A Jupyter Server did not do what was asked.
+
+    Attributes:
+        status: of its answer; 0 if there was none.
+        gone: whether nothing listens at its address.
+    """
+
+    def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
+        super().__init__(text)
+        self.status, self.gone = status, gone
+
+
+class Api:
+    """One server's REST API. Close it when done."""
+
+    def __init__(self, server: JupyterServer) -> None:
+        self.server = server
+        self.headers = {"Authorization": f"token {server.token}"} if server.token else {}
+        self._client = httpx2.AsyncClient(
+            base_url=server.url + "/", headers=self.headers, verify=trusted(), timeout=ANSWER
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def kernels(self) -> list[dict[str, Any]]:
+        """All kernels that run there; without names, only this process's, if it lists none.
+
+        Raises:
+            ServerError: it did not answer as a Jupyter Server.
+        """
+        try:
+            found = (await self._ask("GET", "api/kernels", timeout=LOOK)).json()
+        except ServerError as error:
+            if error.status != 403:
+                raise
+            # An Enterprise Gateway lists none unless told to. A wrong token fails here, too.
+            await self._ask("GET", "api/kernelspecs", timeout=LOOK)
+            return [{}] * _own[self.server.url]
+        except ValueError:
+            found = None
+        if not isinstance(found, list):
+            raise ServerError(
+                f"RMI_AGENT_JUPYTER_SERVER_URL: {self.server.url} is no Jupyter Server."
+            )
+        return [one for one in found if isinstance(one, dict)]
+
+    async def kernelspec(self, name: str) -> dict[str, Any]:
+        """A kernelspec, as its file has it.
+
+        Raises:
+            ServerError: it has none of this name, or did not answer.
+        """
+        try:
+            answer = await self._ask("GET", f"api/kernelspecs/{quote(name, safe='')}")
+            return dict(answer.json()["spec"])
+        except ServerError as error:
+            if error.status != 404:
+                raise
+        specs = (await self._ask("GET", "api/kernelspecs")).json().get("kernelspecs", {})
+        raise ServerError(
+            f"RMI_AGENT_KERNEL_NAME: {self.server.url} has no kernel {name!r}. It has:"
+            f" {', '.join(sorted(specs)) or 'none'}.",
+            404,
+        )
+
+    async def start(self, name: str) -> str:
+        """Start a kernel in the server's root folder; its id."""
+        asked = {"name": name, "path": ""}
+        answer = await self._ask("POST", "api/kernels", json=asked, timeout=START)
+        _own[self.server.url] += 1
+        return str(answer.json()["id"])
+
+    async def look(self, kernel_id: str) -> dict[str, Any]:
+        """What the server says of a kernel; a ServerError with status 404 if it has it no more."""
+        return dict((await self._ask("GET", f"api/kernels/{kernel_id}", timeout=LOOK)).json())
+
+    async def interrupt(self, kernel_id: str) -> None:
+        """What the stop button of its pages does."""
+        await self._ask("POST", f"api/kernels/{kernel_id}/interrupt")
+
+    async def delete(self, kernel_id: str) -> None:
+        """End a kernel that was started here, if it is there."""
+        _own[self.server.url] = max(0, _own[self.server.url] - 1)
+        try:
+            await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=END)
+        except ServerError as error:
+            if error.status != 404:
+                raise
+
+    async def _ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        try:
+            answer = await self._client.request(method, path, **more)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise ServerError(unreachable(self.server.url, error), gone=refused(error)) from error
+        if not answer.is_success:
+            status = answer.status_code
+            raise ServerError(unwilling(self.server, status, said(answer)), status)
+        return answer
+
+
+@functools.cache
+def trusted() -> ssl.SSLContext:
+    """The system's certificates, or those of SSL_CERT_FILE; reading them takes a while."""
+    return httpx2.create_ssl_context()
+
+
+def channels_url(url: str, kernel_id: str, session: str) -> str:
+    """Where a kernel's websocket is. The session is no secret: with it a connection is resumed."""
+    return f"ws{url.removeprefix('http')}/api/kernels/{kernel_id}/channels?session_id={session}"
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what it comes from."""
+    found = [error]
+    while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
+        found.append(cause)
+    return found
+
+
+def refused(error: BaseException) -> bool:
+    """Whether nothing listens there."""
+    return any(isinstance(one, ConnectionRefusedError) for one in causes(error))
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """Why there was no answer, and what to do."""
+    why = causes(error)
+    for one in why:
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return (
+                f"RMI_AGENT_JUPYTER_SERVER_URL: the certificate of {url} is not trusted"
+                f" ({one.verify_message}). Have it signed by an authority that this machine knows,"
+                " or name the file of its own in SSL_CERT_FILE."
+            )
+    if any(isinstance(one, ssl.SSLError) for one in why):
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: {url} does not speak https. Is it an http:// address?"
+        )
+    if isinstance(error, TimeoutError | httpx2.TimeoutException):
+        return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} did not answer in time."
+    if refused(error):
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: nothing answers at {url}. Start it, or correct the URL."
+        )
+    cause = next((str(one) for one in why if str(one)), type(error).__name__)
+    return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} can't be reached: {cause}"
+
+
+def said(answer: httpx2.Response) -> str:
+    """What a server gives as the reason, in a line."""
+    try:
+        found = answer.json()
+        text = str(found.get("message") or found.get("reason") or "")
+    except (ValueError, AttributeError):
+        text = ""
+    return " ".join(text.split())[:300]
+
+
+def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
+    """What an answer that is none means, and what to do."""
+    url, why = server.url, f"{status}{f', {reason}' if reason else ''}"
+    if status in (401, 403) or 300 <= status < 400:  # a hub leads to its sign-in page
+        if server.token:
+            return (
+                f"RMI_AGENT_JUPYTER_SERVER_TOKEN: {url} refuses it ({why}). Set the token of that"
+                " server."
+            )
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_TOKEN: {url} asks for one ({why}). Set the token of that"
+            " server."
+        )
+    if status == 404:
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: there is no Jupyter Server at {url} ({why}). Write its"
+            " address with its base path, such as https://hub.example/user/ada."
+        )
+    if status in (424, 502, 503, 504):
+        return (
+            f"RMI_AGENT_JUPYTER_SERVER_URL: the server behind {url} does not run ({why}). Start it."
+        )
+    return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} answered {why}"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a server has to do: how many kernels work on it, and how many are there."""
+
+    api: Api
+    busy: int
+    count: int
+
+    @property
+    def now(self) -> tuple[int, int]:
+        """To compare servers by, with the kernels whose start was asked for meanwhile."""
+        return self.busy, self.count + _starting[self.api.server.url]
+
+
+@asynccontextmanager
+async def least_busy(servers: tuple[JupyterServer, ...]) -> AsyncIterator[Api]:
+    """The server on which fewest kernels work, then fewest are; closed by who takes it.
+
+    A start that is made within counts at once.
+
+    Raises:
+        KernelStartError: none can be had; the text says why, for each.
+    """
+    awake = [one for one in servers if _silent.get(one.url, 0.0) <= time.monotonic()]
+    found = await asyncio.gather(*(load(one) for one in awake or servers))
+    able = [one for one in found if isinstance(one, Load)]
+    if not able and len(found) < len(servers):
+        found = await asyncio.gather(*(load(one) for one in servers))
+        able = [one for one in found if isinstance(one, Load)]
+    if not able:
+        raise KernelStartError(" ".join(dict.fromkeys(map(str, found))))
+    chosen = min(able, key=lambda one: one.now)
+    _starting[chosen.api.server.url] += 1
+    try:
+        for other in able:
+            if other is not chosen:
+                await other.api.close()
+        yield chosen.api
+    finally:
+        _starting[chosen.api.server.url] -= 1
+
+
+async def load(server: JupyterServer) -> Load | str:
+    """What a server has to do, or why it can't have a kernel."""
+    api = Api(server)
+    try:
+        kernels = await api.kernels()
+    except ServerError as error:
+        await api.close()
+        if not error.gone and not error.status:  # asking costs every start the time that it took
+            _silent[server.url] = time.monotonic() + REST
+        if server.url not in _unusable:
+            _unusable.add(server.url)
+            log.warning("A Jupyter Server is passed over: %s", error)
+        return str(error)
+    except BaseException:
+        await api.close()
+        raise
+    if server.url in _unusable:
+        _unusable.remove(server.url)
+        log.warning("A Jupyter Server is back: %s", server.url)
+    busy = sum(one.get("execution_state") == "busy" for one in kernels)
+    return Load(api, busy, len(kernels))
+
+
+def server_of(url: str, servers: tuple[JupyterServer, ...]) -> JupyterServer:
+    """The server of a URL, with its token.
+
+    Raises:
+        KernelStartError: it is not among ours.
+    """
+    for server in servers:
+        if server.url == url:
+            return server
+    raise KernelStartError(
+        f"RMI_AGENT_JUPYTER_SERVER_URL: {urlsplit(url).netloc} is not in it, and the kernel is"
+        " there."
+    )

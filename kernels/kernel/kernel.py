@@ -1,0 +1,383 @@
+"""One kernel: getting it ready, running code on it, stopping what runs.
+
+Speaks Jupyter's messages through jupyter_client and folds what comes back into an
+`Outputs`. Knows nothing of sessions, notebooks or MCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from base64 import b64encode
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Self
+
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from nbformat.v4 import new_code_cell
+
+from ..errors import DeadKernelError, KernelStartError
+from ..inside import SET_UP, set_up_request
+from ..process import Launch
+from ..protocol import (
+    Message,
+    OnQuestion,
+    Outputs,
+    Question,
+    Reply,
+    Script,
+    Status,
+    ends_kernel,
+    payloads,
+    reply_of,
+)
+from ..remote import NotSent, Shipment
+from .exchange import Exchange
+from .factory import process_for
+
+log = logging.getLogger(__name__)
+
+GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
+# Variables that ipykernel changes and a script is to find as they were (inside/script_runner.py).
+IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
+RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
+ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
+
+
+class Kernel:
+    """A kernel. Use as `async with Kernel(launch) as kernel`.
+
+    Attributes:
+        info: what it says of itself, as in Jupyter's `kernel_info_reply`.
+        process: its process, here or on a Jupyter Server.
+    """
+
+    def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
+        self.launch = launch
+        self.info: dict[str, Any] = {}
+        self.process = process_for(launch, context)
+        self._exchange: Exchange | None = None
+        self._stop: asyncio.Future[tuple[Status, str]] | None = None
+        self._outputs = Outputs(new_code_cell())  # of the run that goes on
+        self._shipment: Shipment | None = None  # of one that does not see the project's files
+        self._killed_since = ""
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the process and wait for its first answer.
+
+        Raises:
+            KernelStartError: no such kernelspec, the process ended, or it did not answer
+                within `Launch.start_timeout`.
+        """
+        try:
+            client = await self.process.start()
+            client.start_channels(hb=False)
+            self._exchange = Exchange(client, self.process, self.kill)
+            async with asyncio.timeout(self.launch.start_timeout):
+                await self._unless_dead(self._get_ready())
+            self.process.raw.forget()
+        except TimeoutError:
+            await self.close(graceful=False)
+            raise KernelStartError(
+                f"The kernel did not answer within {self.launch.start_timeout:g} s, and nothing was"
+                " run. Try again."
+            ) from None
+        except DeadKernelError as error:
+            words = self.process.last_words()
+            await self.close(graceful=False)
+            said = f" It had printed: {words[-2000:]}" if words else ""
+            raise KernelStartError(
+                "The kernel ended before it answered, and nothing was run. Try again."
+                f" {error}{said}"
+            ) from error
+        except BaseException:
+            await self.close(graceful=False)
+            raise
+
+    async def close(self, *, graceful: bool = True) -> None:
+        """End it, as `KernelProcess.close` does."""
+        if self._exchange is not None:
+            self._exchange.client.stop_channels()
+        await self.process.close(graceful=graceful)
+
+    async def release(self) -> None:
+        """Drop the connection to a kernel on a Jupyter Server; it goes on there."""
+        if self._exchange is not None:
+            self._exchange.client.stop_channels()
+        if self.process.remote is not None:
+            await self.process.release()
+
+    async def alive(self) -> bool:
+        """Whether the process still runs."""
+        return await self.process.alive()
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it can run a Python file: an ipykernel, of whatever name."""
+        return self.info.get("implementation") == "ipython"
+
+    @property
+    def client(self) -> AsyncKernelClient:
+        """The channels of a started kernel."""
+        return self.exchange.client
+
+    @property
+    def exchange(self) -> Exchange:
+        """The requests to a started kernel."""
+        assert self._exchange is not None, "the kernel was not started"
+        return self._exchange
+
+    # -- running
+
+    async def run_cell(
+        self,
+        code: str,
+        outputs: Outputs,
+        timeout: float | None = None,
+        on_question: OnQuestion = Question.nobody,
+    ) -> Reply:
+        """Execute a cell.
+
+        Args:
+            code: its source.
+            outputs: what it puts out is folded in here.
+            timeout: seconds until it is interrupted.
+            on_question: called when the cell asks for input; it waits for the answer.
+        """
+        return await self._execute(code, {}, outputs, timeout, on_question)
+
+    async def run_script(
+        self, script: Script, outputs: Outputs, timeout: float | None = None
+    ) -> Reply:
+        """Run a file as `python FILE` would, in this kernel's `__main__`."""
+        request = {
+            "path": str(script.path),
+            "argv": list(script.args),
+            "source": b64encode(script.source).decode(),
+            "fresh": script.fresh,
+            "stdin": b64encode(script.stdin.encode("utf-8", "surrogateescape")).decode(),
+        }
+        return await self._execute(RUN_SCRIPT, request, outputs, timeout, Question.nobody)
+
+    async def complete(self, code: str) -> list[str]:
+        """What `code` may be completed to: whole texts, by Jupyter's `complete_request`.
+
+        Only while nothing runs; empty when the kernel has no answer within `LOOK`.
+        """
+        found = await self.exchange.look(self.client.complete(code))
+        start, matches = found.get("cursor_start", len(code)), found.get("matches", ())
+        if not isinstance(start, int) or not isinstance(matches, list):  # the code's own answer
+            return []
+        return [code[:start] + match for match in matches if isinstance(match, str)]
+
+    async def inspect(self, name: str) -> str:
+        """What the kernel says of a name, by Jupyter's `inspect_request`, with colours.
+
+        Only while nothing runs; empty when there is no such name, or no answer within `LOOK`.
+        """
+        found = await self.exchange.look(self.client.inspect(name))
+        data = found.get("data")
+        return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
+
+    def interrupt(self, why: str = "interrupted") -> bool:
+        """Stop the run that goes on, if one does, by the same steps as a timeout."""
+        return self._request_stop("interrupted", why)
+
+    async def kill(self, why: str) -> None:
+        """End the process now; the reply of a run that goes on says `why`."""
+        self._killed_since = why
+        await self.process.kill()
+
+    @property
+    def killed_since(self) -> str:
+        """Why `kill` was called; empty if it was not."""
+        return self._killed_since
+
+    def _request_stop(self, status: Status, why: str) -> bool:
+        if self._stop is None or self._stop.done():
+            return False
+        self._stop.set_result((status, why))
+        return True
+
+    async def _execute(
+        self,
+        code: str,
+        request: dict[str, Any],
+        outputs: Outputs,
+        timeout: float | None,
+        on_question: OnQuestion,
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        self._stop = loop.create_future()
+        timer = (
+            loop.call_later(
+                timeout, self._request_stop, "timeout", f"timed out after {timeout:g} s"
+            )
+            if timeout
+            else None
+        )
+        notes: list[str] = []
+        if gone := self.process.raw.attach(outputs.stream):
+            notes.append(f"Left out: {gone:,} characters that came while nothing ran.")
+        ending = loop.create_task(self._with_files(code, request, outputs, notes))
+        death = loop.create_task(self.process.until_dead())
+        asking = loop.create_task(self.exchange.relay_questions(on_question, outputs))
+        try:
+            events: list[asyncio.Future[Any]] = [ending, death, self._stop]
+            await asyncio.wait(events, return_when="FIRST_COMPLETED")
+            steps: list[str] = []
+            if not ending.done() and not death.done():
+                steps = await self._stop_run(ending, death)
+            status = self._stop.result()[0] if self._stop.done() and steps else None
+            if not ending.done():
+                return await self._dead(ending, death, outputs, status, steps, notes)
+            reply = ending.result()
+            self.process.raw.drain()
+            if ends_kernel(reply):
+                await asyncio.wait({death}, timeout=5)
+                return await self._dead(ending, death, outputs, status, steps, notes)
+            return reply_of(reply, status, steps, self._notes(notes, outputs))
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for task in (ending, death, asking):
+                task.cancel()
+            await asyncio.wait({ending, death, asking})
+            self._stop = None
+            self.process.raw.detach()
+
+    async def _stop_run(
+        self, ending: asyncio.Task[Message], death: asyncio.Task[int | None]
+    ) -> list[str]:
+        """SIGINT, again after the grace period, then SIGKILL; says what it did."""
+        assert self._stop is not None
+        steps = [self._stop.result()[1]]
+        for words in ("interrupted", "interrupted again"):
+            steps.append(words)
+            await self.process.interrupt(again=words == "interrupted again")
+            # ipykernel#881: a top-level await sleeps through SIGINT until the loop wakes.
+            self.client.kernel_info()
+            await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
+            if ending.done() or death.done():
+                return steps
+        steps.append("killed, since it ignored the interrupts")
+        await self.process.kill()
+        await asyncio.wait({death}, timeout=GRACE)
+        return steps
+
+    async def _dead(
+        self,
+        ending: asyncio.Task[Message],
+        death: asyncio.Task[int | None],
+        outputs: Outputs,
+        status: Status | None,
+        steps: list[str],
+        notes: list[str],
+    ) -> Reply:
+        """The process is gone: take in what it had still sent, then say how it ended."""
+        quiet = False
+        while not quiet and not ending.done():
+            outputs.changed.clear()
+            try:
+                async with asyncio.timeout(0.05):
+                    await outputs.changed.wait()
+            except TimeoutError:
+                quiet = True
+        outputs.changed.set()
+        self.process.raw.drain()
+        code = death.result() if death.done() and not death.cancelled() else None
+        if self._killed_since:
+            steps = [self._killed_since, "killed"]
+        how, why = tuple(steps), self._notes(notes, outputs)
+        return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=why)
+
+    def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
+        left_out = [outputs.left_out] if outputs.left_out else []
+        return (*notes, *self.process.news(), *left_out)
+
+    # -- messages
+
+    async def _with_files(
+        self, code: str, request: dict[str, Any], outputs: Outputs, notes: list[str]
+    ) -> Message:
+        """Run it; a kernel on another machine has the project's files first, if it is to."""
+        shipment = self._shipment
+        if shipment is None:
+            return await self._until_over(code, request, outputs)
+        try:
+            self._outputs = outputs
+            if request or shipment.there is None:
+                script = Path(request["path"]) if request else None
+                notes += await shipment.send(script)
+                request = {**request, "path": shipment.path(script)} if script else {}
+        except NotSent as error:
+            if self._stop is None or not self._stop.done():
+                outputs.stream("stderr", f"The project's files did not get there: {error}\n")
+            return {"content": {"status": "error", "ename": "NotSent"}}
+        reply = await self._until_over(code, request, outputs)
+        if not ends_kernel(reply):
+            try:
+                notes += await shipment.written()
+            except NotSent as error:
+                log.info("What was written on the kernel's machine is not known: %s", error)
+        return reply
+
+    async def _until_over(self, code: str, request: dict[str, Any], outputs: Outputs) -> Message:
+        sent = self.exchange.send(code, request)
+        return await self.exchange.until_over(sent, outputs, self._stop)
+
+    async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
+        """What `inside/file_receiver.py` answers."""
+        if self._stop is not None and self._stop.done():
+            raise NotSent("stopped")
+        request = self.exchange.send(ANSWER_FILES, question, silent=True)
+        reply = await self.exchange.reply_to(request)
+        await self.exchange.until_idle(request, self._outputs, ours=True)
+        for payload in payloads(reply):
+            if payload.get("source") == "rmi_agent.files":
+                return payload
+        content = reply["content"]
+        raise NotSent(f"{content.get('ename')}: {str(content.get('evalue'))[:1000]}")
+
+    # -- getting ready
+
+    async def _get_ready(self) -> None:
+        """Wait for its first answer, then set it up, if it is one for Python."""
+        self.info = await self.exchange.greet()
+        if not self.is_python:
+            return
+        raw = self.process.raw.is_open and self.process.pid is not None
+        changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
+        arguments = [raw, changed, self.launch.output_limit]
+        more = self.process.more_to_set_up()
+        if not self.process.is_here:
+            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
+        request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
+        msg_id = self.exchange.send(SET_UP, request, silent=True)
+        reply = (await self.exchange.reply_to(msg_id))["content"]
+        if reply["status"] != "ok":
+            raise DeadKernelError("\n".join(reply.get("traceback", [])))
+        self.process.tended = True
+        await self.exchange.until_idle(msg_id, Outputs(new_code_cell()))
+
+    async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await `work`, or raise `DeadKernelError` when the process ends first."""
+        task, death = asyncio.create_task(work), asyncio.create_task(self.process.until_dead())
+        try:
+            await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
+            if not task.done():
+                raise DeadKernelError(self.process.told_end(death.result()))
+            task.result()
+        finally:
+            for each in (task, death):
+                each.cancel()

@@ -1,0 +1,93 @@
+"""A run that is over: a view of its cell, which is also all that is on record of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from nbformat import NotebookNode
+
+from ..protocol import State, Status
+
+
+@dataclass(frozen=True)
+class Run:
+    """One executed cell, the same whether it is in memory or was read back from its notebook.
+
+    Attributes:
+        cell: the nbformat code cell with its outputs; `metadata.rmi_agent` has the rest.
+        session_id: the session it belongs to.
+        notebook: where it is recorded; None if it could not be.
+        unrecorded: notes that are about the record, and so not in it.
+    """
+
+    cell: NotebookNode
+    session_id: str
+    notebook: Path | None
+    unrecorded: tuple[str, ...] = ()
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        return self.cell.metadata.rmi_agent  # type: ignore[no-any-return]
+
+    @property
+    def number(self) -> int:
+        """Its place in the session, from 1."""
+        return int(self._record["cell"])
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it ran a file."""
+        return "sha256" in self._record
+
+    @property
+    def status(self) -> Status:
+        """How it ended; `timeout` and `interrupted` name our own act."""
+        return self._record["status"]  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> State:
+        """`lost` when the variables from before this run, or its own, are gone."""
+        return self._record["state"]  # type: ignore[no-any-return]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it ran."""
+        return float(self._record["elapsed"])
+
+    @property
+    def error_name(self) -> str | None:
+        """The class of the exception that ended it."""
+        return self._record.get("error_name")
+
+    @property
+    def exit_code(self) -> int | None:
+        """A file's, or a process's that ended (negative: by that signal)."""
+        return self._record.get("exit_code")
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its own time limit ended it."""
+        return self.status == "timeout"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What was done to stop it, in order, in words."""
+        return tuple(self._record.get("steps", ()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the caller should know besides the outputs."""
+        return (*self._record.get("notes", ()), *self.unrecorded)
+
+
+def is_run(record: dict[str, Any], number: int) -> bool:
+    """Whether `metadata.rmi_agent`, as a notebook has it, is that of a run that is over."""
+    elapsed = record.get("elapsed")
+    return (
+        record.get("cell") == number
+        and record.get("status") in get_args(Status)
+        and record.get("state") in get_args(State)
+        and isinstance(elapsed, int | float)
+    )

@@ -1,0 +1,24 @@
+"""A kernel's process: how it is launched, and one of this machine.
+
+`KernelProcess` is what kernels anywhere have in common.
+"""
+
+from .kernel_process import KernelProcess, SetUp
+from .launch import Far, Launch, is_here, language_of
+from .local import LocalProcess, ipython_folder
+from .output_pipes import RawOutput
+from .runtime_dir import clear_after_dead, runtime_folder
+
+__all__ = [
+    "Far",
+    "KernelProcess",
+    "Launch",
+    "LocalProcess",
+    "RawOutput",
+    "SetUp",
+    "clear_after_dead",
+    "ipython_folder",
+    "is_here",
+    "language_of",
+    "runtime_folder",
+]

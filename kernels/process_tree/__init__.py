@@ -1,0 +1,22 @@
+"""The processes that a kernel has started: which they are, what memory they have, their end.
+
+Each carries a mark in its environment, so that none is left behind when the server is killed.
+"""
+
+from .family import Family
+from .memory import MemoryWatch, measured
+from .reaper import FILE_LOCKS, MARK, Watchdog, marked, number_of, put_number
+from .shared_memory import remove
+
+__all__ = [
+    "FILE_LOCKS",
+    "MARK",
+    "Family",
+    "MemoryWatch",
+    "Watchdog",
+    "marked",
+    "measured",
+    "number_of",
+    "put_number",
+    "remove",
+]

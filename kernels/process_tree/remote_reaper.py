@@ -1,0 +1,85 @@
+"""A small process beside a kernel of another machine, which clears up behind it.
+
+However the kernel ends, and also when nobody is connected to it any more, since then the server
+that had it is gone. Sent there as text behind `reaper.py`, whose names it uses; knows
+processes and files, and nothing of Jupyter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from typing import Any
+
+import psutil
+
+with contextlib.suppress(ImportError):  # there it is part of the same text
+    from .reaper import sweep
+
+GLANCE = 0.2  # seconds between looks at whether the kernel lives
+CLOSER = 2.0  # seconds between looks at what it has started and who is connected
+
+
+def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience: float) -> None:
+    """Wait for a kernel's end, or bring it about; then kill what it started, remove its files.
+
+    Args:
+        pid: the kernel's.
+        mark: in the environment of all that it starts.
+        ports: those of its channels.
+        leftovers: files and folders that are to go with it.
+        patience: seconds without a connection after which it is ended.
+    """
+    kernel = psutil.Process(pid)
+    family: set[psutil.Process] = set()
+    looked = connected = time.monotonic()
+    while runs(kernel):
+        time.sleep(GLANCE)
+        if (now := time.monotonic()) > looked + CLOSER:
+            looked = now
+            with contextlib.suppress(psutil.Error):
+                family.update(kernel.children(recursive=True))
+                if has_connection(kernel, ports):
+                    connected = now
+            if now > connected + patience:
+                with contextlib.suppress(psutil.Error):
+                    kernel.kill()
+    for process in {*family, *members(pid)}:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    sweep(mark)
+    for path in leftovers:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def runs(kernel: psutil.Process) -> bool:
+    """Whether it does; one that is dead and not waited for does not."""
+    try:
+        return kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def has_connection(kernel: Any, ports: list[int]) -> bool:
+    """Whether somebody else is connected to one of its ports, or that can't be seen."""
+    look = getattr(kernel, "net_connections", None) or kernel.connections  # before psutil 6
+    try:
+        links = [each for each in look("tcp") if each.status == psutil.CONN_ESTABLISHED]
+        # ipykernel has one to itself.
+        own = {(*each.laddr,) for each in links}
+        return any(each.laddr.port in ports and (*each.raddr,) not in own for each in links)
+    except psutil.AccessDenied:
+        return True
+
+
+def members(session: int) -> list[psutil.Process]:
+    """The processes of the session that a kernel leads, if it does lead one."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(pid) == session and pid != os.getpid():
+                found.append(psutil.Process(pid))
+    return found

@@ -1,0 +1,33 @@
+"""Jupyter's messages as data: what a cell has put out, how its run ended, what it asks.
+
+Knows neither processes nor channels.
+"""
+
+from .outputs import Displays, Outputs, encodable, in_parts
+from .reply import Message, Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
+from .stdin import OnQuestion, Question
+from .terminal_text import StreamText
+from .weighing import HEAD_MOST, Weight, memory_of, weighed
+
+__all__ = [
+    "HEAD_MOST",
+    "Displays",
+    "Message",
+    "OnQuestion",
+    "Outputs",
+    "Question",
+    "Reply",
+    "Script",
+    "State",
+    "Status",
+    "StreamText",
+    "Weight",
+    "encodable",
+    "ends_kernel",
+    "in_parts",
+    "memory_of",
+    "now",
+    "payloads",
+    "reply_of",
+    "weighed",
+]

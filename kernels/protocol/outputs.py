@@ -1,0 +1,325 @@
+"""Folding a run's messages into its nbformat cell, as a notebook shows them in the end.
+
+Streams join, carriage returns and backspaces overwrite, `clear_output` clears and
+`update_display_data` replaces. Knows messages and cells; nothing of kernels or files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from nbformat import NotebookNode
+
+from .terminal_text import StreamText
+from .weighing import HELD_MOST, Weight, weight_of
+
+Message = dict[str, Any]
+Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
+
+OUTPUTS_MOST = 10_000  # of one cell; text still joins what is there
+SHOWN_MOST = 100  # outputs of one display_id that an update changes: the latest
+DEEPEST = 100  # levels of JSON; its readers and writers need a stack for them
+PART = 65_536  # characters of a stream that are folded at one go
+OMITTED_MOST = 10**15  # characters that a kernel is believed to have cut
+FREE = 10  # messages that only say what the kernel does, and do not count
+
+
+class Outputs:
+    """One cell's outputs while its run goes on.
+
+    Attributes:
+        cell: the nbformat code cell; `settle` brings its `outputs` up to date.
+        size: bytes taken in so far, as they were sent; what was left out counts, too.
+        changed: set whenever something was folded in; a watcher clears it.
+    """
+
+    def __init__(
+        self,
+        cell: NotebookNode,
+        displays: Displays | None = None,
+        limit: int = 0,
+        on_limit: Callable[[], None] | None = None,
+    ) -> None:
+        self.cell = cell
+        self.size = 0
+        self.changed = asyncio.Event()
+        self._displays: Displays = {} if displays is None else displays
+        self._streams: dict[int, StreamText] = {}  # id of a stream output → its text
+        self._own: dict[int, str] = {}  # id of an output of this cell → its display_id
+        self._elsewhere: dict[int, NotebookNode] = {}
+        self._held: dict[int | str, int] = {}  # display_id, or an output's id → bytes of memory
+        self._memory = 0  # the sum of those
+        self._clear_next = False
+        self._limit = limit
+        self._on_limit = on_limit
+        self._of_protocol = 0
+        self._left_out, self._left_out_size = 0, 0
+        self._beyond = 0  # bytes that came after the limit
+
+    @property
+    def elsewhere(self) -> list[NotebookNode]:
+        """Outputs of earlier cells that an `update_display_data` has changed."""
+        return list(self._elsewhere.values())
+
+    @property
+    def left_out(self) -> str:
+        """What was too much to be kept, in words; empty if nothing was."""
+        what = []
+        if self._left_out:
+            what.append(
+                f"Outputs left out: {self._left_out:,} ({self._left_out_size:,} bytes), more than a"
+                " cell can keep."
+            )
+        if self._beyond:
+            what.append(
+                f"Left out: {self._beyond:,} bytes beyond RMI_AGENT_OUTPUT_LIMIT ({self._limit:,})."
+            )
+        return " ".join([*what, "Write large data to a file instead."]) if what else ""
+
+    def fold(self, message: Message) -> None:
+        """Take in one iopub message; those that show nothing only count or set metadata."""
+        kind, content = message["header"]["msg_type"], message["content"]
+        weight = message.get("weight") or unparsed(content)
+        if weight.too_much:
+            self._admit(weight.size)
+            self._leave_out(weight)
+        elif kind == "stream":
+            self.stream(content["name"], content["text"])
+        elif kind in ("status", "execute_input"):
+            self._of_protocol += 1
+            if self._of_protocol > FREE:
+                self._admit(weight.size)
+            if kind == "execute_input":
+                self.cell.execution_count = whole(content.get("execution_count"))
+                self.timing("iopub.execute_input", message["header"].get("date"))
+        elif self._admit(weight.size):
+            self._take_in(kind, content, weight)
+        omitted = content.get("rmi_agent_omitted")  # inside/setup.py has cut it, or so it says
+        if isinstance(omitted, int):
+            omitted = min(max(0, omitted), OMITTED_MOST)
+            within = self._admit(omitted)
+            self._beyond += omitted if within else 0
+
+    def _take_in(self, kind: str, content: dict[str, Any], weight: Weight) -> None:
+        if kind in ("display_data", "execute_result", "update_display_data"):
+            self._display(kind, content, weight)
+        elif kind == "error":
+            self._append(
+                NotebookNode(
+                    output_type="error",
+                    ename=encodable(str(content.get("ename", ""))),
+                    evalue=encodable(str(content.get("evalue", ""))),
+                    traceback=[encodable(str(line)) for line in content.get("traceback", [])],
+                ),
+                weight,
+            )
+        elif kind == "clear_output":
+            if content.get("wait"):
+                self._clear_next = True
+            else:
+                self._clear()
+
+    def stream(self, name: str, text: str) -> None:
+        """Add text to a stream, joining it to the last piece of the same stream."""
+        if not text or not self._admit(len(utf8(text))):
+            return
+        self._clear_if_waiting()
+        name = "stderr" if name == "stderr" else "stdout"
+        output = next(
+            (output for output in reversed(self._trailing_streams()) if output.name == name),
+            None,
+        )
+        if output is None:
+            output = NotebookNode(output_type="stream", name=name, text="")
+            self.cell.outputs.append(output)
+            self._streams[id(output)] = StreamText()
+        self._streams[id(output)].append(encodable(text))
+        self.changed.set()
+
+    def settle(self) -> NotebookNode:
+        """The run is over: write the joined stream texts into the cell and return it."""
+        for output in self.cell.outputs:
+            if joined := self._streams.get(id(output)):
+                output.text = joined.finish()
+        return self.cell
+
+    def settled(self) -> NotebookNode:
+        """A copy of the cell with the text that can't change any more: what to show meanwhile."""
+        outputs = [
+            NotebookNode(output, text=self._settled_text(output))
+            if id(output) in self._streams
+            else output
+            for output in self.cell.outputs
+        ]
+        return NotebookNode(self.cell, outputs=outputs)
+
+    def stream_texts(self, name: str) -> list[StreamText]:
+        """The texts of one stream (`stdout`, `stderr`), in order; displays stand between them."""
+        return [
+            self._streams[id(output)]
+            for output in self.cell.outputs
+            if id(output) in self._streams and output.name == name
+        ]
+
+    def stream_text(self, output: NotebookNode) -> StreamText | None:
+        """The text that a stream output gets; None for one that was there before."""
+        return self._streams.get(id(output))
+
+    def _settled_text(self, output: NotebookNode) -> str:
+        joined = self._streams.get(id(output))
+        return joined.settled if joined else str(output.text)
+
+    def timing(self, event: str, date: object) -> None:
+        """Note when something happened, in `metadata.execution` as Jupyter does."""
+        stamp = date.isoformat() if isinstance(date, datetime) else str(date)[:40]
+        self.cell.metadata.setdefault("execution", NotebookNode())[event] = encodable(stamp)
+
+    def _trailing_streams(self) -> list[NotebookNode]:
+        outputs = self.cell.outputs[-2:]
+        if outputs and outputs[-1].output_type != "stream":
+            return []
+        return [output for output in outputs if id(output) in self._streams]
+
+    def _display(self, kind: str, content: dict[str, Any], weight: Weight) -> None:
+        data = NotebookNode(clean_bundle(content.get("data", {})))
+        metadata = NotebookNode(clean(content.get("metadata", {})))
+        display_id = str((content.get("transient") or {}).get("display_id") or "")
+        shown = self._displays.get(display_id, [])
+        if shown:
+            if not self._hold(display_id, weight):
+                return
+            for output in shown:
+                output.data, output.metadata = data, metadata
+                if id(output) not in self._own:
+                    self._elsewhere[id(output)] = output
+        if kind != "update_display_data":
+            output = NotebookNode(output_type=kind, data=data, metadata=metadata)
+            if kind == "execute_result":
+                output.execution_count = whole(content.get("execution_count"))
+            if self._append(output, weight, display_id) and display_id:
+                self._displays[display_id] = [*shown, output][-SHOWN_MOST:]
+        self.changed.set()
+
+    def _append(self, output: NotebookNode, weight: Weight, display_id: str = "") -> bool:
+        self._clear_if_waiting()
+        if len(self.cell.outputs) >= OUTPUTS_MOST:
+            self._leave_out(weight)
+            return False
+        if not self._hold(display_id or id(output), weight):
+            return False
+        self._own[id(output)] = display_id
+        self.cell.outputs.append(output)
+        self.changed.set()
+        return True
+
+    def _clear_if_waiting(self) -> None:
+        if self._clear_next:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._clear_next = False
+        self.cell.outputs.clear()
+        self._streams.clear()
+        for display_id in set(self._own.values()) & set(self._displays):
+            left = [each for each in self._displays[display_id] if id(each) not in self._own]
+            self._displays[display_id] = left
+            if not left:
+                del self._displays[display_id]
+                self._memory -= self._held.pop(display_id, 0)
+        for output in self._own:
+            self._memory -= self._held.pop(output, 0)
+        self._own.clear()
+        self.changed.set()
+
+    def _admit(self, size: int) -> bool:
+        """Count new output; past the limit say so, once, and take no more."""
+        within = self._limit == 0 or self.size <= self._limit
+        self.size += size
+        self._beyond += 0 if within else size
+        if self._limit and self.size > self._limit and self._on_limit is not None:
+            self._on_limit()
+            self._on_limit = None
+        return within
+
+    def _hold(self, key: int | str, weight: Weight) -> bool:
+        """Have room in memory for an output, instead of what it replaces; else leave it out."""
+        memory = self._memory - self._held.get(key, 0) + weight.memory
+        if memory > HELD_MOST:
+            self._leave_out(weight)
+            return False
+        self._memory, self._held[key] = memory, weight.memory
+        return True
+
+    def _leave_out(self, weight: Weight) -> None:
+        self._left_out += 1
+        self._left_out_size += weight.size
+
+
+def in_parts(message: Message) -> Iterator[Message]:
+    """A message as several, where a stream's text is too long to be folded at one go."""
+    content = message["content"]
+    text = content.get("text")
+    if message["header"]["msg_type"] != "stream" or not isinstance(text, str) or len(text) <= PART:
+        yield message
+        return
+    last = {**content, "text": text[(len(text) - 1) // PART * PART :]}
+    for start in range(0, len(text) - len(last["text"]), PART):
+        part = {"name": content["name"], "text": text[start : start + PART]}
+        yield {**message, "content": part}
+    yield {**message, "content": last}
+
+
+def unparsed(content: dict[str, Any]) -> Weight:
+    """What a message weighs that nobody has weighed when it came."""
+    return weight_of(utf8(json.dumps(content, ensure_ascii=False, default=str)))
+
+
+def whole(number: object) -> int | None:
+    """A number, if it is one that nbformat takes for a count."""
+    return number if type(number) is int else None
+
+
+def utf8(text: str) -> bytes:
+    """A text's bytes."""
+    return text.encode("utf-8", "replace")
+
+
+def encodable(text: str) -> str:
+    """Text that can become UTF-8: a lone surrogate would break JSON later."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return utf8(text).decode()
+    return text
+
+
+def clean(value: Any, levels: int = DEEPEST) -> Any:
+    """JSON data that can be written again, changed in place: text, numbers and depth."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        return "[nested too deeply]"
+    if isinstance(value, dict):
+        for key in list(value):
+            value[encodable(str(key))] = clean(value.pop(key), levels - 1)
+    else:
+        for index, entry in enumerate(value):
+            value[index] = clean(entry, levels - 1)
+    return value
+
+
+def clean_bundle(data: dict[str, Any]) -> dict[str, Any]:
+    """A mimebundle that nbformat accepts: text everywhere but under JSON types."""
+    for mime, value in clean(data).items():
+        if not isinstance(value, str) and not mime.endswith("json"):
+            data[mime] = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return data

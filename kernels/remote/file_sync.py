@@ -1,0 +1,223 @@
+"""The project's files, sent along to a kernel that can't see them where they are.
+
+Asks the kernel what it has and sends what differs, in ordinary execute requests; what is done
+there is in `inside/file_receiver.py`. Knows files and how to ask; nothing of provisioners or
+channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import zlib
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..process import Far
+
+Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+PIECE = 2_000_000  # bytes of files in one request; Jupyter servers take messages of 10 MB
+SKIPPED = ("__pycache__", "node_modules")
+VENV = "pyvenv.cfg"  # a folder with it is an environment, which is of no use elsewhere
+MOST_FILES = 5_000
+NAMED = 5  # files of which a note says that they were left out
+
+
+class NotSent(Exception):
+    """The files did not get there; the text says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a project.
+
+    Attributes:
+        digests: SHA-256, by names with slashes.
+        left_out: those that would have been too much, the largest first.
+    """
+
+    digests: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+class Shipment:
+    """One kernel's copy of a project.
+
+    Args:
+        root: the project's folder here.
+        far: how it is to get there.
+        ask: executes a request there and gives its answer; raises `NotSent`.
+    """
+
+    def __init__(self, root: Path, far: Far, ask: Ask) -> None:
+        self.root, self.far, self._ask = root, far, ask
+        self.there: str | None = None  # the project's folder there, once it has one
+        self._told: tuple[str, ...] = ()
+        self._shared = False
+
+    async def send(self, script: Path | None = None) -> list[str]:
+        """Bring the copy up to date; returns what to report.
+
+        Args:
+            script: the file that will run; what is near to it goes first. Left out, the kernel
+                goes into the project's folder, as the kernels of this machine start there.
+        """
+        near = script.parent if script and script.is_relative_to(self.root) else self.root
+        found = Found()
+        if self.far.files != "shared" and not self._shared:
+            found = await asyncio.to_thread(search, self.root, near, self.far)
+        answer = await self._ask(
+            {
+                "do": "compare",
+                "root": str(self.root),
+                "files": found.digests,
+                "way": self.far.files,
+                "near": near.relative_to(self.root).as_posix(),
+                "enter": script is None,
+            }
+        )
+        self.there, self._shared = str(answer["folder"]), bool(answer["shared"])
+        # What it asks for is not believed: code there may have changed what asks.
+        missing = [name for name in found.digests if name in set(answer["missing"])]
+        for pieces in parts(self.root, missing):
+            await self._ask({"do": "put", "pieces": pieces})
+        return [] if self._shared else self._left_out(found)
+
+    def path(self, script: Path) -> str:
+        """Where a file of the project is there; one from elsewhere is beside the project's."""
+        assert self.there is not None
+        if self._shared:
+            return str(script)
+        inside = script.is_relative_to(self.root)
+        name = script.relative_to(self.root).as_posix() if inside else script.name
+        return str(PurePosixPath(self.there, name))
+
+    async def written(self) -> list[str]:
+        """What code has written into the copy since this was last asked, as sentences."""
+        if self.there is None or self._shared:
+            return []
+        answer = await self._ask({"do": "written"})
+        if not answer["count"]:
+            return []
+        more = answer["count"] - len(answer["names"])
+        names = ", ".join(answer["names"]) + (f" and {more} more" if more else "")
+        return [f"Written on the kernel's machine, where it stays until the session ends: {names}."]
+
+    def _left_out(self, found: Found) -> list[str]:
+        if not found.left_out or found.left_out == self._told:
+            return []
+        self._told = found.left_out
+        more = len(found.left_out) - NAMED
+        names = ", ".join(found.left_out[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return [
+            f"The kernel's machine did not get all files of the project: {names} would be more than"
+            f" {self.far.most / 1e6:,.0f} MB together (RMI_AGENT_REMOTE_FILES_LIMIT)."
+        ]
+
+
+def search(root: Path, near: Path, far: Far) -> Found:
+    """The files that a kernel elsewhere gets: those near the script first, then small ones."""
+    sized = sorted(
+        ((not name_is_near(root, near, name), size, name) for name, size in files(root, far))
+    )
+    digests: dict[str, str] = {}
+    left_out: list[tuple[int, str]] = []
+    room = far.most
+    for _, size, name in sized:
+        if size > room or len(digests) == MOST_FILES:
+            left_out.append((size, name))
+        elif digest := DIGESTS.of(root / name):
+            room -= size
+            digests[name] = digest
+    return Found(digests, tuple(name for _, name in sorted(left_out, reverse=True)))
+
+
+def name_is_near(root: Path, near: Path, name: str) -> bool:
+    """Whether a file is in the script's folder or beneath it."""
+    return (root / name).is_relative_to(near)
+
+
+def files(root: Path, far: Far) -> Iterator[tuple[str, int]]:
+    """Names and sizes. Hidden files stay, and whatever a link leads to."""
+    private = {os.path.realpath(folder) for folder in far.private}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(
+            each
+            for each in folders
+            if not each.startswith(".")
+            and each not in SKIPPED
+            and os.path.realpath(os.path.join(folder, each)) not in private
+            and not os.path.exists(os.path.join(folder, each, VENV))
+        )
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                status = os.lstat(path)
+            except OSError:  # it went meanwhile
+                continue
+            if stat.S_ISREG(status.st_mode) and not name.startswith("."):
+                yield Path(path).relative_to(root).as_posix(), status.st_size
+
+
+def parts(root: Path, names: list[str]) -> Iterator[list[list[Any]]]:
+    """The contents of files, as requests of some two megabytes each."""
+    batch: list[list[Any]] = []
+    size = 0
+    for name in names:
+        start = 0
+        for piece in pieces_of(root / name):
+            batch.append([name, start, b64encode(zlib.compress(piece, 1)).decode()])
+            start, size = start + len(piece), size + len(piece)
+            if size >= PIECE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """A file's bytes; one empty piece of an empty file, none of one that is gone."""
+    try:
+        with open(path, "rb", opener=without_links) as file:
+            yield file.read(PIECE)
+            while piece := file.read(PIECE):
+                yield piece
+    except OSError:
+        return
+
+
+def without_links(path: str, flags: int) -> int:
+    """Open, unless it has become a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+class Digests:
+    """Remembers the digests of files that have not changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+    def of(self, path: Path) -> str:
+        """SHA-256 of a file's bytes; empty if it can't be read."""
+        try:
+            with open(path, "rb", opener=without_links) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return ""
+                state = (status.st_ino, status.st_size, status.st_mtime_ns)
+                known = self._known.get(path)
+                if known is None or known[0] != state:
+                    known = state, hashlib.file_digest(file, "sha256").hexdigest()
+                    self._known[path] = known
+                return known[1]
+        except OSError:
+            return ""
+
+
+DIGESTS = Digests()

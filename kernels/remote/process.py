@@ -1,0 +1,268 @@
+"""A kernel's process on another machine, where its kernelspec's provisioner has put it.
+
+No file and no number of a process leads there: there are the provisioner's methods, Jupyter's
+channels, and what was set up in the kernel itself (`inside/file_receiver.py`). Each step is
+bounded, since the machine may be gone. Knows nothing of what runs on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import subprocess
+from collections.abc import Awaitable
+from importlib import resources
+from typing import Any
+
+import psutil
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+
+from .. import process_tree
+from ..errors import KernelStartError
+from ..process import Launch, LocalProcess, SetUp
+from ..process_tree import MARK, marked
+from .heartbeat import Heartbeat
+from .provisioner_loop import begin, done
+
+log = logging.getLogger(__name__)
+# What provisioners say. Each failure of a start they tell several times, with tracebacks.
+theirs = logging.getLogger(f"{__name__}.provisioner")
+
+WARDEN = ("reaper.py", "remote_reaper.py")
+STEP = 0.7  # seconds that a provisioner may take for a signal, or to look
+PATIENCE = 1.5  # seconds that a kernel has for its exit handlers
+KILL = 1.5  # seconds that a provisioner may take to put an end to what it has started
+ARRIVAL = 20.0  # seconds that one may take to come up which nobody wants any more
+
+
+def once_told(record: logging.LogRecord) -> bool:
+    """Leave errors to `KernelStartError`, but when all is to be seen."""
+    return record.levelno != logging.ERROR or log.isEnabledFor(logging.DEBUG)
+
+
+class RemoteProcess(LocalProcess):
+    """The process behind a kernel on another machine. `pid` is None, and memory 0: not known."""
+
+    is_here = False
+
+    def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
+        super().__init__(launch, context)
+        # Its socket is used in another thread, and may be left open by a provisioner that hangs.
+        theirs.addFilter(once_told)
+        self._manager.log = theirs
+        self._own = self._manager.context = zmq.asyncio.Context()
+        self._starting: asyncio.Future[None] | None = None
+        self._heart: Heartbeat | None = None
+        self._killed = False
+
+    # -- its beginning
+
+    async def start(self) -> AsyncKernelClient:
+        """Start it by its provisioner; returns a client for its channels.
+
+        Raises:
+            KernelStartError: the provisioner could not, or the sandbox can't have it.
+        """
+        self._refuse_sandbox()
+        env = {**self._quiet(), **self.launch.env, **self.launch.far.env, MARK: self.mark}
+        work = self._manager.start_kernel(cwd=str(self.launch.cwd), env=env)
+        self._starting = asyncio.wrap_future(begin(work))
+        # If we are stopped meanwhile it goes on: what half arrived nobody could end.
+        await asyncio.wait({self._starting}, timeout=self.launch.start_timeout)
+        if not self._starting.done():
+            raise KernelStartError(
+                f"{self._named} was not started by its provisioner within"
+                f" {self.launch.start_timeout:g} s. Is its host there?"
+            )
+        if (error := self._starting.exception()) is not None:  # whatever others' code raises
+            raise KernelStartError(
+                f"{self._named} could not be started by its provisioner:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+        self._refuse_this_machine()
+        client = self._new_client()
+        self._heart = Heartbeat(client, self.launch.far.silence, self._is_known)
+        self._heart.start()
+        return client
+
+    def more_to_set_up(self) -> SetUp:
+        """What receives files there, and what clears up behind it when nobody is heard."""
+        # Longer than it takes to be given up here: nobody is to find it gone who still waits.
+        patience = 2 * self.launch.far.silence + 3
+        warden = [MARK, self.mark, warden_texts(), patience]
+        return SetUp(("file_receiver.py",), {"warden": warden})
+
+    @property
+    def _named(self) -> str:
+        return f"The kernel {self.launch.kernel_name!r}"
+
+    def _refuse_sandbox(self) -> None:
+        if self.launch.wrap is not None:
+            raise KernelStartError(
+                f"{self._named} can't be started in the sandbox: its kernelspec has a provisioner"
+                " of its own, which puts it elsewhere. Choose another RMI_AGENT_KERNEL_NAME, or set"
+                " RMI_AGENT_SANDBOX=auto (what holds it is the machine that it runs on) or"
+                " RMI_AGENT_SANDBOX=off."
+            )
+
+    def _refuse_this_machine(self) -> None:
+        """The ssh provisioner starts kernels without ssh where the host is this machine."""
+        local, pid = self._local(), getattr(self._manager.provisioner, "pid", None)
+        if self.launch.far.confined and local is not None and local.pid == pid:
+            raise KernelStartError(
+                f"{self._named} was put on this machine by its provisioner, where nothing holds it"
+                " in. Name another host in its kernelspec, choose another RMI_AGENT_KERNEL_NAME, or"
+                " give it all that this user may do with RMI_AGENT_SANDBOX=off."
+            )
+
+    def _local(self) -> subprocess.Popen[bytes] | None:
+        """What the provisioner has started on this machine to start it, if that still runs."""
+        local = getattr(self._manager.provisioner, "local_proc", None)
+        return local if local is not None and local.poll() is None else None
+
+    # -- its life
+
+    async def _is_known(self) -> bool:
+        """Whether its provisioner says that it runs, or says nothing."""
+        provisioner = self._manager.provisioner
+        with contextlib.suppress(TimeoutError):
+            return provisioner is not None and await done(provisioner.poll(), STEP) is None
+        return True
+
+    async def alive(self) -> bool:
+        """Whether its heart beats."""
+        return self._heart is not None and await self._heart.beats()
+
+    async def until_dead(self) -> int | None:
+        """Wait for its end; nobody here knows its exit code."""
+        assert self._heart is not None
+        await self._heart.ended.wait()
+        return None
+
+    @property
+    def why_ended(self) -> str:
+        """How its end was seen."""
+        return self._heart.why if self._heart is not None else ""
+
+    def told_end(self, code: int | None) -> str:
+        """How it was seen to have ended."""
+        return self.why_ended or "It did not come into being."
+
+    async def interrupt(self, *, again: bool = False) -> None:
+        """SIGINT through its provisioner; again, to the whole of its process group.
+
+        `os.system` is deaf to a signal to the process alone. Jupyter's message has the kernel
+        signal its group, but C code that holds Python's lock, such as `re`, is deaf to that.
+        """
+        await self._try(self._manager.interrupt_kernel(), STEP, "interrupted")
+        if again:
+            self._say("interrupt_request", {})
+
+    # -- its end
+
+    async def kill(self) -> None:
+        """End it, at once. What it has started ends behind it, by what was set up there."""
+        self._killed = True
+        await self._signal(signal.SIGKILL)
+        if self._heart is not None and not await self._heart.ends_within(STEP):
+            await self._end_by_provisioner()
+            self._heart.declare("It was killed.")
+
+    async def close(self, *, graceful: bool = True) -> None:
+        """End it and all that belongs to it, here and there, within five seconds. Idempotent.
+
+        It takes longer while it still comes up: only what has arrived can be ended.
+        """
+        await self._arrived()
+        if self._manager.has_kernel:
+            await self._end(graceful)
+        if self._heart is not None:
+            await self._heart.stop()
+        await self._end_by_provisioner()
+        await self._try(self._manager.cleanup_resources(), STEP, "cleared up")
+        await self._reap()
+        await self._try(self._disconnect(), STEP, "disconnected")
+
+    async def _end(self, graceful: bool) -> None:
+        """End the kernel: by a request, by a signal."""
+        if self._heart is None or not self.tended:
+            # Asked to end, it would wait for a quarter of a minute for its launcher's listener,
+            # having stopped what passes on signals; only our set-up keeps the two apart.
+            return await self._signal(signal.SIGKILL)
+        if self._heart.ended.is_set():
+            if self._heart.silent:  # it may be there yet
+                await self._signal(signal.SIGKILL)
+            return
+        if graceful and not self._killed:
+            await self.interrupt()
+            self._say("shutdown_request", {"restart": False})
+            if await self._heart.ends_within(PATIENCE):
+                return
+        await self._signal(signal.SIGKILL)
+        await self._heart.ends_within(STEP)
+
+    async def _disconnect(self) -> None:
+        self._own.destroy(linger=0)
+
+    async def _arrived(self) -> None:
+        """Wait for a start that still goes on; without its answer nobody could end it."""
+        if self._starting is not None:
+            await asyncio.wait({self._starting}, timeout=ARRIVAL)
+            if self._starting.cancel():
+                log.warning("%s may still come up where its provisioner puts it", self._named)
+            elif not self._starting.cancelled():
+                self._starting.exception()  # it was reported, or nobody is there to read it
+            self._starting = None
+
+    async def _end_by_provisioner(self) -> None:
+        """Let it clear up what it has for the kernel: a listener, a container, a job."""
+        provisioner = self._manager.provisioner
+        if provisioner is None or not provisioner.has_process:
+            return
+        await self._try(provisioner.shutdown_requested(), STEP, "ended")
+        if await self._is_known():
+            await self._try(provisioner.kill(), KILL, "killed")
+
+    async def _reap(self) -> None:
+        """End and wait for what the provisioner has started on this machine."""
+        local = getattr(self._manager.provisioner, "local_proc", None)
+        for process in await asyncio.to_thread(marked, self.mark):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if local is not None:
+            local.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(local.wait, STEP)
+
+    async def _signal(self, number: int) -> None:
+        provisioner = self._manager.provisioner
+        if provisioner is not None and provisioner.has_process:
+            await self._try(provisioner.send_signal(number), STEP, f"sent signal {number}")
+
+    def _say(self, message: str, content: dict[str, Any]) -> None:
+        """Send something on the control channel; whether it is heard shows in its effect."""
+        control = self._manager.connect_control()
+        try:
+            session = self._manager.session
+            session.send(control, session.msg(message, content))
+        finally:
+            control.close(linger=1000)
+
+    async def _try(self, work: Awaitable[Any], seconds: float, what: str) -> None:
+        try:
+            await done(work, seconds)
+        except TimeoutError:
+            log.warning("%s could not be %s within %g s", self._named, what, seconds)
+        except Exception as error:  # whatever a provisioner of others raises
+            log.warning("%s could not be %s: %r", self._named, what, error)
+
+
+@functools.cache
+def warden_texts() -> list[str]:
+    """The program that clears up behind a kernel on another machine."""
+    here = resources.files(process_tree)
+    return [here.joinpath(name).read_text("utf-8") for name in WARDEN]

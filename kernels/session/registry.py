@@ -1,0 +1,441 @@
+"""All open sessions: opening, finding, closing, and making room.
+
+A session belongs to the principal that opened it; for anybody else it does not exist, and
+nobody's sessions make room for those of somebody who has more.
+Knows nothing of MCP; the principal is a plain name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import secrets
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ..addresses import JupyterServer
+from ..errors import PoolExhaustedError, SessionNotFoundError
+from ..fork import TEMPLATES
+from ..kernel import Kernel
+from ..notebook import Run, RunsOnRecord, recover
+from ..process import Launch, ipython_folder, runtime_folder
+from ..process_tree import Watchdog
+from ..sandbox import Policy
+from ..supervision import Supervisor
+from ..telemetry import short, tracer
+from .directory import Alone, Directory
+from .execution import Execution
+from .memory_limit import MemoryLimit
+from .pool import Pool
+from .quotas import LOCAL, Quotas
+from .session import Begun, Config, Session
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a session: why it ended and where its notebook is."""
+
+    principal: str
+    why: str
+    notebook: Path | None
+    count: int
+
+
+class Sessions:
+    """Use as `async with Sessions(...) as sessions`; leaving ends every kernel.
+
+    Args:
+        config: what all sessions have in common.
+        launch: how kernels start; its `runtime` is chosen here.
+        policy: the sandboxes that they start in, one for each principal; None is none.
+        expected: principals for whom kernels are warm from the beginning.
+        warm: kernels kept ready.
+        most: kernels at the same time.
+        patience: seconds that an opening waits for room.
+        most_each: sessions of one principal at the same time; 0 is no limit but `most`.
+        directory: lists the sessions for the other servers that share them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        launch: Launch,
+        warm: int = 2,
+        most: int = 16,
+        patience: float = 30.0,
+        most_each: int = 0,
+        *,
+        policy: Policy | None = None,
+        expected: tuple[str, ...] = (LOCAL,),
+        directory: Directory | None = None,
+    ) -> None:
+        self.directory: Directory = directory or Alone()
+        self.config = replace(config, copy=self.directory.name)
+        self.policy, self._expected = policy, expected
+        self._launch, self._sizes = launch, (warm, most, patience)
+        self.quotas = Quotas(most_each, patience, self._evict_own)
+        self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
+        self._open: dict[str, Session] = {}
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._on_record = RunsOnRecord()
+        self._stack = contextlib.AsyncExitStack()
+        self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id
+        self._stopping = False
+        self.supervisor = Supervisor("sessions")
+        self.pool: Pool
+
+    async def __aenter__(self) -> Self:
+        async with self._stack:  # so that a start which fails leaves nothing behind
+            await self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    async def _start(self) -> None:
+        known = await self._stack.enter_async_context(self.directory.joined(self))
+        for notebook in await asyncio.to_thread(
+            recover, self.config.notebooks, known.copies, known.notebooks
+        ):
+            log.info("%s was cut off by a crash and is put right", notebook)
+        runtime, mark = runtime_folder(), secrets.token_hex(8)
+        watchdog = Watchdog(mark, runtime)
+        self._stack.push_async_callback(watchdog.release)
+        await self._stack.enter_async_context(self.supervisor)
+        own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
+        self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
+        # What a template leaves when it is killed goes with the rest.
+        overrides: dict[str, str | None] = {"TMPDIR": tempfile.mkdtemp(dir=runtime)}
+        launch = replace(
+            self._launch,
+            runtime=runtime,
+            mark=mark,
+            env={**self._launch.env, **own},
+            template_overrides=overrides,
+        )
+        warm, most, patience = self._sizes
+        launch_for = functools.partial(self._launch_for, launch, runtime)
+        self.pool = await self._stack.enter_async_context(
+            Pool(launch_for, warm, most, patience, self._evict, self._expected, self._forget)
+        )
+        self._stack.push_async_callback(self._close_all)
+        self._stack.push_async_callback(self.directory.release_all)
+        for watch, name in (
+            (watchdog.stay, "watchdog"),
+            (self._reap, "closing idle sessions"),
+            (MemoryLimit(self).watch, "memory"),
+        ):
+            self._stack.callback(self.supervisor.watch(watch, name).cancel)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def open(self, principal: str = LOCAL, parent: str | None = None) -> Session:
+        """A new session on a fresh kernel; its notebook names the `parent` that it resumes.
+
+        Raises:
+            PoolExhaustedError: every kernel is busy, or every session of the principal.
+            KernelStartError: none could be started.
+        """
+        with tracer.start_as_current_span("kernel.lease"):
+            await self.quotas.take(principal)
+            try:
+                kernel = await self.pool.lease(principal)
+            except BaseException:
+                self.quotas.give_back(principal)
+                raise
+        session = self._made(secrets.token_urlsafe(12), principal, kernel)
+        if parent is not None:
+            session.recorder.metadata["rmi_agent"]["parent"] = parent
+        try:
+            await self.directory.announce(session)
+        except BaseException:
+            self.pool.retire(kernel)
+            self.quotas.give_back(principal)
+            raise
+        if self._stopping:  # meanwhile
+            self.pool.retire(kernel)
+            self.quotas.give_back(principal)
+            raise PoolExhaustedError("The server is shutting down.")
+        self._open[session.id] = session
+        log.info("A session is open", extra={"session": short(session.id)})
+        return session
+
+    async def adopt(
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun
+    ) -> Session:
+        """Have a session open that another copy of the server had.
+
+        Raises:
+            PoolExhaustedError: every session of the principal is busy.
+        """
+        await self.quotas.take(principal)
+        session = self._made(session_id, principal, kernel, begun)
+        self._ended.pop(session_id, None)
+        self._open[session_id] = session
+        log.info("A session is taken over", extra={"session": short(session_id)})
+        return session
+
+    async def release(self, session: Session) -> None:
+        """Have a session open no more, and leave it to the other copies as it is."""
+        if self._open.pop(session.id, None) is not None:
+            self.quotas.give_back(session.principal)
+            kernel = await session.release()
+            if kernel is not None:
+                self.pool.let_go(kernel)
+
+    def note_end(self, session_id: str, ended: Ended) -> None:
+        """Remember how a session has ended, be it here or in another copy."""
+        self._ended[session_id] = ended
+        while len(self._ended) > 1000:
+            self._ended.popitem(last=False)
+
+    @property
+    def open_ids(self) -> Collection[str]:
+        """The ids of `everyones`."""
+        return self._open.keys()
+
+    @property
+    def everyones(self) -> Collection[Session]:
+        """The sessions that are open here, whosever they are."""
+        return self._open.values()
+
+    def by_id(self, session_id: str) -> Session | None:
+        """An open session, whosever it is; for ourselves, not for a caller."""
+        return self._open.get(session_id)
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether it is known here how a session has ended."""
+        return session_id in self._ended
+
+    @property
+    def servers(self) -> tuple[JupyterServer, ...]:
+        """The Jupyter Servers that kernels are on."""
+        return self._launch.servers
+
+    def _made(
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun | None = None
+    ) -> Session:
+        return Session(
+            session_id,
+            principal,
+            self.config,
+            kernel,
+            functools.partial(self.pool.lease, principal),
+            self.pool.retire,
+            functools.partial(self._became_idle, principal),
+            supervisor=self.supervisor,
+            begun=begun,
+            changed=self.directory.note,
+        )
+
+    def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
+        """How a principal's kernels start."""
+        made = self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
+        self._profiles.add(made.env["IPYTHONDIR"])
+        return made
+
+    def _close_templates(self) -> None:
+        """End those that this object's kernels came from: each has a profile made for it."""
+        for profile in self._profiles:
+            TEMPLATES.close(IPYTHONDIR=profile)
+
+    def _forget(self, launch: Launch) -> None:
+        """Remove what was made for a principal's kernels, of which there are none any more."""
+        profile = launch.env["IPYTHONDIR"]
+        self._profiles.discard(profile)
+
+        def remove() -> None:
+            TEMPLATES.close(IPYTHONDIR=profile)
+            if self.policy is None:
+                return
+            folder = launch.runtime.parent  # its name stays, so that no other gets it
+            tmp = self.policy.homes / "tmp" / folder.parent.name / folder.name
+            (folder / "x").chmod(0o700)
+            for each in (*folder.iterdir(), tmp):
+                shutil.rmtree(each, ignore_errors=True)
+                each.unlink(missing_ok=True) if each.is_file() else None
+
+        self.supervisor.start(asyncio.to_thread(remove), "removing a sandbox")
+
+    def _became_idle(self, principal: str) -> None:
+        if self.quotas.is_wanting(principal):
+            self._evict_own(principal)
+        self.pool.room_may_come()
+
+    def get(self, session_id: str, principal: str = LOCAL) -> Session:
+        """An open session by its id.
+
+        Raises:
+            SessionNotFoundError: there is none, or it is another's; says what is known.
+        """
+        session = self._open.get(session_id)
+        if session is not None and session.principal == principal:
+            return session
+        ended = self._ended.get(session_id)
+        if ended is not None and ended.principal == principal:
+            record = (
+                f" Its notebook is {ended.notebook}; resume_session runs it again."
+                if ended.notebook
+                else ""
+            )
+            raise SessionNotFoundError(
+                f"Session {session_id} has ended: {ended.why}.{record}"
+                " Leave session_id out to open a new one."
+            )
+        raise SessionNotFoundError(
+            f"There is no session {session_id!r}. list_sessions shows those that are open;"
+            " leave session_id out to open a new one."
+        )
+
+    def execution(self, session_id: str, cell: int, principal: str = LOCAL) -> Execution | None:
+        """A run that is still in memory; None if its session has ended or forgotten it.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        ended = self._ended.get(session_id)
+        if ended is not None and ended.principal == principal:
+            return None
+        return self.get(session_id, principal).execution(cell)
+
+    async def on_record(self, session_id: str, cell: int, principal: str = LOCAL) -> Run | None:
+        """A run of an open or ended session, read from its notebook; None if it is not there.
+
+        Args:
+            session_id: the session.
+            cell: the run's number; negative ones count from the last.
+            principal: the asker.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        known: Ended | Session | None = self._ended.get(session_id)
+        if known is None or known.principal != principal:
+            known = self.get(session_id, principal)
+        path = known.notebook if isinstance(known, Ended) else known.recorder.path
+        number = cell if cell > 0 else known.count + 1 + cell
+        if path is None:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return await self._on_record.run(path, session_id, number)
+        return None
+
+    def notebook(self, session_id: str, principal: str = LOCAL) -> Path | None:
+        """Where an open or ended session is recorded; None if nothing ran in it.
+
+        Raises:
+            SessionNotFoundError: there was no such session, as far as the asker may know.
+        """
+        ended = self._ended.get(session_id)
+        if ended is not None and ended.principal == principal:
+            return ended.notebook
+        return self.get(session_id, principal).recorder.path
+
+    def all(self, principal: str = LOCAL) -> list[Session]:
+        """The principal's open sessions, the longest open first."""
+        return [s for s in self._open.values() if s.principal == principal]
+
+    def counted(self) -> tuple[int, int]:
+        """How many sessions of all principals are busy, and how many idle."""
+        busy = sum(session.busy for session in self._open.values())
+        return busy, len(self._open) - busy
+
+    def recording(self, notebook: Path) -> Session | None:
+        """The open session, of whomever, that is recorded in a notebook."""
+        return next((s for s in self._open.values() if s.recorder.path == notebook), None)
+
+    def unfinished(self, principal: str = LOCAL) -> list[Execution]:
+        """The principal's runs that go on or are queued."""
+        return [run for session in self.all(principal) for run in session.unfinished]
+
+    async def close(self, session: Session, why: str = "it was closed") -> None:
+        """End a session; its notebook stays. A caller that is cancelled does not stop it."""
+        await asyncio.shield(self._close_soon(session, why))
+
+    def _evict(self, asker: str) -> bool:
+        """Close one idle session for a new one of `asker`; False if there is none to close.
+
+        Those who have most sessions make room first, and those who have fewer than the asker
+        not at all; so what everybody has becomes more even, and nobody is pushed out.
+        """
+        held = self.quotas.held
+        idle = [
+            session
+            for session in self._open.values()
+            if not session.busy
+            and session.kernel is not None
+            and held(session.principal) + 1 >= held(asker)
+        ]
+        if not idle:
+            return False
+        least = max(idle, key=lambda s: (held(s.principal), s.principal == asker, *missed(s)))
+        self._close_soon(
+            least, "it was idle and a new one needed its kernel (RMI_AGENT_KERNEL_MAX)"
+        )
+        return True
+
+    def _evict_own(self, principal: str) -> None:
+        """Close the principal's idle session that is missed least, if there is one."""
+        if idle := [session for session in self.all(principal) if not session.busy]:
+            why = (
+                "it was idle and a new one of yours needed its place (RMI_AGENT_SESSIONS_PER_USER)"
+            )
+            self._close_soon(max(idle, key=missed), why)
+
+    async def _reap(self) -> None:
+        """Close sessions that nobody has used for `Config.idle` seconds."""
+        if not self.config.idle:
+            return
+        while True:
+            await asyncio.sleep(min(5.0, self.config.idle / 4))
+            for session in list(self._open.values()):
+                if session.idle_for > self.config.idle:
+                    self._close_soon(
+                        session,
+                        f"nobody used it for {self.config.idle:g} s (RMI_AGENT_SESSION_IDLE)",
+                    )
+
+    def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
+        """From now on it is not open any more; the task ends with its end."""
+        if session.id in self._closing:
+            return self._closing[session.id]
+        if self._open.pop(session.id, None) is not None:
+            log.info("The session has ended: %s", why, extra={"session": short(session.id)})
+            self.note_end(
+                session.id, Ended(session.principal, why, session.recorder.path, session.count)
+            )
+            self.quotas.give_back(session.principal)
+        task = self.supervisor.start(self._end(session, why), "closing a session")
+        self._closing[session.id] = task
+        task.add_done_callback(lambda _: self._closing.pop(session.id))
+        if session.kernel is not None:
+            self.pool.expect_room(session.kernel, task)
+        return task
+
+    async def _end(self, session: Session, why: str) -> None:
+        try:
+            await session.close(why)
+        finally:
+            await self.directory.tell_end(session, why)
+
+    async def _close_all(self) -> None:
+        self._stopping = True
+        tasks = [self._close_soon(s, "the server was stopped") for s in [*self._open.values()]]
+        if tasks := [*tasks, *self._closing.values()]:
+            await asyncio.wait(tasks)
+
+
+def missed(session: Session) -> tuple[bool, float]:
+    """How little a session is missed: idle file runs least, then the longest idle."""
+    return session.only_files and session.count > 0, session.idle_for
