@@ -22,8 +22,8 @@ import uvicorn
 from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, sync_playwright
 from rmi_agent.server.review.access import NoSignIn
-from rmi_agent.server.review.gate import Gate
 from rmi_agent.server.review.index import Index
+from rmi_agent.server.review.middleware import Gate
 
 SOURCE = """# Step {n}
 import math

@@ -16,18 +16,13 @@ from mcp.server.request_state import RequestStateSecurity
 
 from ..kernels import LOCAL, Homes, Policy, Sessions, Shared, language_of
 from . import launch
-from .completions import Completions
-from .error_reporting import UnexpectedErrors
-from .isolation import chosen, described, hints, hints_elsewhere
-from .kept import VERSION
+from .cluster import Takeover
 from .launch import kernels_are_here, make_folders
-from .lengths import Lengths
-from .prompts import Prompts
-from .resources import Resources
-from .resuming import Resuming
+from .middleware import Lengths, UnexpectedErrors
+from .sandboxing import chosen, described, hints, hints_elsewhere
 from .settings import Settings
-from .takeover import Takeover
-from .tools import Tools
+from .state_dir import VERSION
+from .tools import Completions, Prompts, Resources, Resuming, Tools
 
 log = logging.getLogger(__name__)
 

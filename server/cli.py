@@ -1,6 +1,6 @@
 """The console script, and `python -m rmi_agent.server.cli`: its commands are in `commands/`."""
 
-from .serve import app, main
+from .commands import app, main
 
 __all__ = ["app", "main"]
 

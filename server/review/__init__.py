@@ -2,3 +2,17 @@
 
 Reads notebooks, and asks open sessions for what is not written yet; runs nothing itself.
 """
+
+from .access import ByFirstLink, ByToken, NoSignIn
+from .index import Index
+from .middleware import Gate
+from .responses import is_page
+
+__all__ = [
+    "ByFirstLink",
+    "ByToken",
+    "Gate",
+    "Index",
+    "NoSignIn",
+    "is_page",
+]

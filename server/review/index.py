@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ...kernels import JOURNAL_SUFFIX, is_recorded
-from .contents import Cell, Notebook, UnreadableError, fingerprint, read
+from .model import Cell, Notebook, UnreadableError, fingerprint, read
 
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # begins the names that recorders give

@@ -23,7 +23,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import PythonLexer, get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from .contents import Cell, Output, size_of
+from .model import Cell, Output, size_of
 
 MOST_OUTPUTS = 100  # of one cell
 MOST_TEXT = 100_000  # characters of one text of a short notebook; of all cells, 40 times that

@@ -27,21 +27,12 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from ...kernels import Sessions
 from .access import SHARED, ByFirstLink, ByToken, Viewer
-from .answers import (
-    KEEP,
-    base_of,
-    check_origin,
-    disposition,
-    error_page,
-    form,
-    gone,
-    picture,
-)
-from .contents import Cell, UnreadableError, fingerprint
 from .index import Entry, Index
-from .looks import Look, look, unwritten
-from .signing import SignIn
-from .writing import Writer
+from .model import Cell, UnreadableError, fingerprint
+from .responses import KEEP, base_of, check_origin, disposition, error_page, form, gone, picture
+from .sign_in import SignIn
+from .snapshot import Look, look, unwritten
+from .streaming import Writer
 
 FOLDER = Path(__file__).parent / "static"
 STATIC = {
@@ -239,7 +230,7 @@ class Pages:
 
     async def frame(self, request: Request) -> Response:
         """A rich output as a document for its frame."""
-        from .frames import HEADERS, document
+        from .iframe import HEADERS, document
         from .render import FRAMES
 
         cell, place = await self._cell(request), request.path_params["place"]
@@ -252,7 +243,7 @@ class Pages:
 
     async def download(self, request: Request) -> Response:
         """The notebook, as a script, or as one page."""
-        from . import downloads
+        from . import export as downloads
 
         entry, kind = await self._entry(request), request.path_params["kind"]
         if kind not in downloads.KINDS:

@@ -39,9 +39,12 @@ OWNED = {
         "_begin",
     ): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/cluster/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
-    ("server/asking.py", "ask"): 1,  # cancelled and awaited in `finally`
-    ("server/serve.py", "stdio"): 1,  # its result is taken, or the process ends
-    ("server/proxy.py", "_watched"): 1,  # logs each exception itself; cancelled in `finally`
+    ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
+    ("server/commands/serve.py", "stdio"): 1,  # its result is taken, or the process ends
+    (
+        "server/resident/proxy.py",
+        "_watched",
+    ): 1,  # logs each exception itself; cancelled in `finally`
     ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/screen.py", "ask"): 1,  # the same task, begun again
 }

@@ -15,13 +15,14 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
-from rmi_agent.server import App, guesses, load
-from rmi_agent.server.application import application
-from rmi_agent.server.auth import Tokens
+from rmi_agent.server import App, load
+from rmi_agent.server.auth import throttle as guesses
+from rmi_agent.server.auth.tokens import Tokens
 from rmi_agent.server.net import bind
 from rmi_agent.server.review.access import ByToken
-from rmi_agent.server.review.gate import Gate
 from rmi_agent.server.review.index import Index
+from rmi_agent.server.review.middleware import Gate
+from rmi_agent.server.serving.application import application
 
 ALICE, BOB, MINE = "alice-alice-alice-alice", "bob-bob-bob-bob-bob-bob", "token-token-token-token"
 SECRET = "bobs-secret-number-4711"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import Sessions
-from rmi_agent.server.review import looks
-from rmi_agent.server.review.contents import Cell, cell_of
+from rmi_agent.server.review import snapshot as looks
+from rmi_agent.server.review.model import Cell, cell_of
 
 pytestmark = pytest.mark.anyio
 

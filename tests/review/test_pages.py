@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels.notebook.journal import Journal
-from rmi_agent.server.review import index, routes, writing
-from rmi_agent.server.review.contents import UnreadableError, parsed
+from rmi_agent.server.review import index, routes
+from rmi_agent.server.review import streaming as writing
+from rmi_agent.server.review.model import UnreadableError, parsed
 
 from tests.review.conftest import (
     MINE,

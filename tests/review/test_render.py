@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 import pytest
-from rmi_agent.server.review.contents import Cell, cell_of, parsed
-from rmi_agent.server.review.frames import document
+from rmi_agent.server.review.iframe import document
+from rmi_agent.server.review.model import Cell, cell_of, parsed
 from rmi_agent.server.review.render import cell_html, duration, highlighted, terminal
 
 from tests.review.conftest import code, data, png, stream

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rmi_agent.server import guesses
+from rmi_agent.server.auth import throttle as guesses
 
 from tests.security.oauth import ALICE, BOB, USERS, Signing
 from tests.server.conftest import fill, server_env

@@ -19,9 +19,10 @@ import psutil
 import pytest
 from fastmcp import Client
 from mcp import MCPError
-from rmi_agent.server import App, load, messages
-from rmi_agent.server.guard import BODY_LIMIT, HELD, SMALL, Guard
-from rmi_agent.server.messages import LARGE, MOST_VALUES, flaw, has_more_values
+from rmi_agent.server import App, load
+from rmi_agent.server.middleware import json_messages as messages
+from rmi_agent.server.middleware.json_messages import LARGE, MOST_VALUES, flaw, has_more_values
+from rmi_agent.server.middleware.limits import BODY_LIMIT, HELD, SMALL, Guard
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, bearer, served
 from tests.server.conftest import fill
@@ -220,8 +221,8 @@ async def test_nothing_is_kept_of_a_principal_who_has_taken_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, who = 1000.0, ""
-    monkeypatch.setattr("rmi_agent.server.guard.time.monotonic", lambda: now)
-    monkeypatch.setattr("rmi_agent.server.guard.principal", lambda scope: who)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.time.monotonic", lambda: now)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal", lambda scope: who)
     unlimited, limited = Guard(answering, 0), Guard(answering, 60)
     for number in range(100):
         who = f"user {number}"
@@ -236,7 +237,7 @@ async def test_nothing_is_kept_of_a_principal_who_has_taken_nothing(
 
 async def test_many_principals_share_what_can_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
     who, end = "", asyncio.Event()
-    monkeypatch.setattr("rmi_agent.server.guard.principal", lambda scope: who)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal", lambda scope: who)
 
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         await end.wait()

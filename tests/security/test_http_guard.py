@@ -19,7 +19,7 @@ from fastmcp import Client
 from mcp import MCPError
 from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.guard import AT_ONCE, BODY_LIMIT, Allowance
+from rmi_agent.server.middleware.limits import AT_ONCE, BODY_LIMIT, Allowance
 
 from tests.security.conftest import (
     ALICE,
@@ -235,7 +235,7 @@ def test_an_allowance_is_saved_up_for_a_minute_and_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("rmi_agent.server.guard.time.monotonic", lambda: now)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.time.monotonic", lambda: now)
     allowance = Allowance(60)
     for _ in range(60):
         assert allowance.wait() == 0

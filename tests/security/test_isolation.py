@@ -12,10 +12,11 @@ import pytest
 from pydantic import SecretStr
 from rmi_agent.kernels import Policy
 from rmi_agent.kernels.sandbox import confine
-from rmi_agent.server import Settings, isolation, load
+from rmi_agent.server import Settings, load
+from rmi_agent.server import sandboxing as isolation
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.isolation import chosen, hints, policy_of
 from rmi_agent.server.launch import launch as kernel_launch
+from rmi_agent.server.sandboxing import chosen, hints, policy_of
 
 from tests.server.conftest import fill, server_env
 from tests.server.wire import Wire

@@ -10,7 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
-from rmi_agent.server import guesses, oauth, oauth_store, signin
+from rmi_agent.server.auth import oauth_server as oauth
+from rmi_agent.server.auth import oauth_store
+from rmi_agent.server.auth import sign_in as signin
+from rmi_agent.server.auth import throttle as guesses
 from starlette.requests import Request
 
 from tests.security.conftest import served

@@ -13,8 +13,8 @@ import pytest
 from fastmcp import Client
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
+from rmi_agent.server.auth.provider import public_url
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.ways import public_url
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, served
 from tests.security.oauth import ScriptedOAuth, free_port

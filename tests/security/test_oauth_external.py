@@ -11,10 +11,10 @@ import fastmcp
 import httpx2
 import pytest
 from rmi_agent.server import load
-from rmi_agent.server.auth import Tokens
+from rmi_agent.server.auth.external import GitHub, Google
+from rmi_agent.server.auth.provider import CombinedProvider, build_provider
+from rmi_agent.server.auth.tokens import Tokens
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.external import GitHub, Google
-from rmi_agent.server.ways import CombinedProvider, build_provider
 
 from tests.security.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
 from tests.security.oauth import ALICE, BACK, URL, Browser, Page, Signing

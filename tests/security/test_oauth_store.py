@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.server import oauth_store, tokens_cli
+from rmi_agent.server.auth import oauth_store
+from rmi_agent.server.auth.oauth_store import Client, Consent, Store, digest
+from rmi_agent.server.commands import tokens as tokens_cli
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.oauth_store import Client, Consent, Store, digest
 
 from tests.security.oauth import ALICE, URL, Signing, rows
 

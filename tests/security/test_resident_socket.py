@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from rmi_agent.kernels import TIERS
-from rmi_agent.server.discovery import AttachError, Endpoint
-from rmi_agent.server.kept import VERSION
-from rmi_agent.server.resident import Record, lease, local_socket
-from rmi_agent.server.serve import resident_proxy
+from rmi_agent.server.commands.serve import resident_proxy
+from rmi_agent.server.resident.discovery import AttachError, Endpoint
+from rmi_agent.server.resident.record import Record, lease, local_socket
 from rmi_agent.server.settings import load
+from rmi_agent.server.state_dir import VERSION
 
 from tests.security.conftest import TEXT
 from tests.server.residents import User, user

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastmcp import Client
-from rmi_agent.server import strangers
-from rmi_agent.server.connections import KNOWN_IDLE, STRANGERS
-from rmi_agent.server.guard import Refused, whole_body
+from rmi_agent.server.middleware import unauthenticated as strangers
+from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
+from rmi_agent.server.middleware.limits import Refused, whole_body
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, request, served
 from tests.security.oauth import BACK, Signing

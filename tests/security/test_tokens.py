@@ -21,7 +21,8 @@ import psutil
 import pytest
 from fastmcp import Client
 from rmi_agent.client import RmiMcpClient, local_token
-from rmi_agent.server import auth, load
+from rmi_agent.server import load
+from rmi_agent.server.auth import tokens as auth
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
 
@@ -163,7 +164,7 @@ def test_tokens_are_compared_all_and_by_digest(monkeypatch: pytest.MonkeyPatch) 
         compared.append((one, other))
         return real(one, other)
 
-    monkeypatch.setattr("rmi_agent.server.auth.hmac.compare_digest", counting)
+    monkeypatch.setattr("rmi_agent.server.auth.tokens.hmac.compare_digest", counting)
     tokens = auth.Tokens({"alice": ALICE, "bob": BOB, "carol": GOOD})
     for given, name in (
         (ALICE, "alice"),

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastmcp import Client
-from rmi_agent.server.transport_sessions import FORGOTTEN, BoundedSessions
+from rmi_agent.server.middleware.transport_sessions import FORGOTTEN, BoundedSessions
 
 from tests.security.conftest import ALICE, BOB, TEXT, USERS, Served, bearer, served
 from tests.server.conftest import fill
@@ -64,7 +64,7 @@ async def test_whoever_begins_too_many_loses_the_one_used_longest_ago(server: Se
 async def test_a_session_in_use_does_not_end_for_a_new_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rmi_agent.server.transport_sessions.MOST", 2)
+    monkeypatch.setattr("rmi_agent.server.middleware.transport_sessions.MOST", 2)
     alive: list[str] = []
     over = asyncio.Event()
 
@@ -117,8 +117,12 @@ async def test_nothing_is_kept_of_sessions_that_have_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     now, number = 1000.0, 0
-    monkeypatch.setattr("rmi_agent.server.transport_sessions.time.monotonic", lambda: now)
-    monkeypatch.setattr("rmi_agent.server.transport_sessions.caller", lambda scope: scope["path"])
+    monkeypatch.setattr(
+        "rmi_agent.server.middleware.transport_sessions.time.monotonic", lambda: now
+    )
+    monkeypatch.setattr(
+        "rmi_agent.server.middleware.transport_sessions.caller", lambda scope: scope["path"]
+    )
 
     async def begins(scope: Any, receive: Any, send: Any) -> None:
         nonlocal number

@@ -18,14 +18,16 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from mcp_types import ElicitResult, ResourceTemplateReference
-from rmi_agent.server import App, discovery, load, resident
-from rmi_agent.server.discovery import AttachError, Facts, check, check_version
+from rmi_agent.server import App, load
+from rmi_agent.server.commands.resident import examined
+from rmi_agent.server.commands.serve import resident_proxy
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.kept import PACKAGE, VERSION
-from rmi_agent.server.resident import Record, lease, publish
-from rmi_agent.server.resident_cli import examined
-from rmi_agent.server.serve import resident_proxy
+from rmi_agent.server.resident import discovery
+from rmi_agent.server.resident import record as resident
+from rmi_agent.server.resident.discovery import AttachError, Facts, check, check_version
+from rmi_agent.server.resident.record import Record, lease, publish
 from rmi_agent.server.settings import Settings
+from rmi_agent.server.state_dir import PACKAGE, VERSION
 
 from tests.processes import still_running
 from tests.server.residents import User, user

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from rmi_agent.server.budget import budgeted
+from rmi_agent.server.tools.truncate import budgeted
 
 
 def fit(text: str, budget: int = 1000) -> tuple[str, bool]:

@@ -16,13 +16,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from rmi_agent.server import load, resident
-from rmi_agent.server.auth import token_file
-from rmi_agent.server.doctor import of_host, of_port, of_resident, of_token, report, writable
-from rmi_agent.server.finding import CheckResult
-from rmi_agent.server.hosts import Host, host_of
-from rmi_agent.server.reach import examine_url, unreached
-from rmi_agent.server.wire import StdoutPolluted, conversation
+from rmi_agent.server import load
+from rmi_agent.server.auth.tokens import token_file
+from rmi_agent.server.doctor.checks import of_host, of_port, of_resident, of_token, report, writable
+from rmi_agent.server.doctor.result import CheckResult
+from rmi_agent.server.doctor.stdio import StdoutPolluted, conversation
+from rmi_agent.server.doctor.url import examine_url, unreached
+from rmi_agent.server.hosts.catalog import Host, host_of
+from rmi_agent.server.resident import record as resident
 
 from tests.server.conftest import fill, http_server, server_env, token
 

@@ -11,8 +11,8 @@ from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from rmi_agent.kernels.errors import NEXT_STEPS, start_error
-from rmi_agent.server import paths
-from rmi_agent.server.error_reporting import message
+from rmi_agent.server.files import project_files as paths
+from rmi_agent.server.middleware.error_reporting import message
 
 pytestmark = pytest.mark.anyio
 

@@ -21,12 +21,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from platformdirs import windows
 from platformdirs.macos import MacOS
-from rmi_agent.server import entry as entries
-from rmi_agent.server import hostfile
-from rmi_agent.server.auth import token_file
+from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.cli import app
-from rmi_agent.server.entry import installed_script
-from rmi_agent.server.hosts import Host, host_of, hosts
+from rmi_agent.server.hosts import config_file as hostfile
+from rmi_agent.server.hosts import entry as entries
+from rmi_agent.server.hosts.catalog import Host, host_of, hosts
+from rmi_agent.server.hosts.entry import installed_script
 
 from tests.server.conftest import fill, server_env
 
@@ -758,7 +758,7 @@ def test_configs_are_found_where_each_system_has_them(
     monkeypatch.delenv("WIN_PD_OVERRIDE_LOCAL_APPDATA")
     monkeypatch.setenv("LOCALAPPDATA", f"{at}/Local")
     monkeypatch.setenv("APPDATA", f"{at}/Roaming")
-    monkeypatch.setattr("rmi_agent.server.hosts.is_windows", lambda: True)
+    monkeypatch.setattr("rmi_agent.server.hosts.catalog.is_windows", lambda: True)
     assert paths() == {
         **anywhere,
         "claude-desktop": f"{at}/Roaming/Claude/claude_desktop_config.json",

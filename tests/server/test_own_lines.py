@@ -8,8 +8,8 @@ from typing import SupportsIndex
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rmi_agent.server.budget import budgeted
-from rmi_agent.server.own_lines import (
+from rmi_agent.server.plaintext import plain
+from rmi_agent.server.tools.own_lines import (
     _CANDIDATE,
     _START,
     Marker,
@@ -20,7 +20,7 @@ from rmi_agent.server.own_lines import (
     note,
     printed,
 )
-from rmi_agent.server.plaintext import plain
+from rmi_agent.server.tools.truncate import budgeted
 
 OFTEN = settings(max_examples=500, deadline=None, database=None)
 LOOKALIKES = [

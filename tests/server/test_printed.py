@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels.protocol.outputs import Outputs
-from rmi_agent.server import printed as module
-from rmi_agent.server.live import Stream
-from rmi_agent.server.printed import Layout, Part, Printed, TextCache
+from rmi_agent.server.tools import run_text as module
+from rmi_agent.server.tools.progress import Stream
+from rmi_agent.server.tools.run_text import Layout, Part, Printed, TextCache
 
 pytestmark = pytest.mark.anyio
 OFTEN = settings(max_examples=300, deadline=None, database=None)

@@ -19,11 +19,17 @@ from typing import Any
 
 import psutil
 import pytest
-from rmi_agent.server import load, logs, resident
-from rmi_agent.server.discovery import AttachError, Endpoint, check_owner, resident_endpoint
+from rmi_agent.server import load, logs
+from rmi_agent.server.commands.resident import examined, in_background
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.kept import VERSION, token_file
-from rmi_agent.server.resident import (
+from rmi_agent.server.resident import record as resident
+from rmi_agent.server.resident.discovery import (
+    AttachError,
+    Endpoint,
+    check_owner,
+    resident_endpoint,
+)
+from rmi_agent.server.resident.record import (
     SOCKET_PATH_LIMIT,
     Record,
     Running,
@@ -33,7 +39,7 @@ from rmi_agent.server.resident import (
     publish,
     record_file,
 )
-from rmi_agent.server.resident_cli import examined, in_background
+from rmi_agent.server.state_dir import VERSION, token_file
 
 from tests.processes import still_running
 from tests.server.residents import user

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.server import load
-from rmi_agent.server.doctor import examine
-from rmi_agent.server.entry import LOCAL_NAME
+from rmi_agent.server.doctor.checks import examine
 from rmi_agent.server.errors import BadSettings
+from rmi_agent.server.hosts.entry import LOCAL_NAME
 from rmi_agent.server.settings import RETIRED, VARIABLES, set_here
 
 from tests.server.conftest import HTTP_SERVER, fill, server_env
@@ -262,7 +262,7 @@ def test_messages_name_settings_as_they_are_called_now(folder: str) -> None:
                 said = names.findall(node.value) + single.findall(node.value)
                 found += [f"{path.name}:{node.lineno}: {name}" for name in said]
     # mcp-remote's own variable, and what was read of old
-    known = re.compile(r"(entry|attempt|auth|install|merge)\.py:\d+: AUTH$|setting_fields\.py:")
+    known = re.compile(r"(entry|probe|tokens|install|merge)\.py:\d+: AUTH$|setting_fields\.py:")
     assert [one for one in found if not known.match(one)] == []
 
 

@@ -9,10 +9,10 @@ import pytest
 from rmi_agent.kernels import Launch
 from rmi_agent.kernels.cluster.leases import Homes
 from rmi_agent.server import load
-from rmi_agent.server.copies import homes
+from rmi_agent.server.cluster.setup import homes
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.isolation import chosen
 from rmi_agent.server.launch import jupyter_servers, launch, make_folders
+from rmi_agent.server.sandboxing import chosen
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

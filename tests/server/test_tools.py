@@ -14,8 +14,9 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
-from rmi_agent.server import App, load, tools
-from rmi_agent.server.content import RUN_SCHEMA
+from rmi_agent.server import App, load
+from rmi_agent.server.tools import running as tools
+from rmi_agent.server.tools.results import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
 

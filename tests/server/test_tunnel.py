@@ -25,11 +25,11 @@ from fastmcp import Client
 from fastmcp.client.transports import SSETransport, StreamableHttpTransport
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
-from rmi_agent.server import tunnel as tunnels
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
-from rmi_agent.server.over_http import http
-from rmi_agent.server.tunnel import through, tunnel
+from rmi_agent.server.serving import tunnel as tunnels
+from rmi_agent.server.serving.serve import http
+from rmi_agent.server.serving.tunnel import through, tunnel
 
 from tests.security.conftest import ALICE, Served, served
 from tests.security.oauth import Browser, ScriptedOAuth

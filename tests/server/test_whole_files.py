@@ -7,10 +7,15 @@ import logging
 import pytest
 from fastmcp import FastMCP
 from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
-from rmi_agent.server import whole_files
-from rmi_agent.server.guard import BODY_LIMIT
 from rmi_agent.server.logs import SELDOM, Seldom
-from rmi_agent.server.whole_files import DEPTH, limits_of, take_whole_files, whole_files_are_taken
+from rmi_agent.server.middleware import body_limit as whole_files
+from rmi_agent.server.middleware.body_limit import (
+    DEPTH,
+    limits_of,
+    take_whole_files,
+    whole_files_are_taken,
+)
+from rmi_agent.server.middleware.limits import BODY_LIMIT
 
 pytestmark = pytest.mark.anyio
 

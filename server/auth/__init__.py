@@ -1,0 +1,40 @@
+"""Who calls over HTTP: bearer tokens, our own OAuth server, and sign-ins by others.
+
+`build_provider` makes of the settings what FastMCP asks.
+"""
+
+from . import pages, throttle
+from .client_registration import is_protected
+from .oauth_store import SignIn, Store, store_file
+from .provider import build_provider, public_url
+from .tokens import (
+    DEFAULT_NAME,
+    Access,
+    Tokens,
+    access,
+    bridge,
+    given,
+    local_token,
+    may_see,
+    same_secret,
+)
+
+__all__ = [
+    "DEFAULT_NAME",
+    "Access",
+    "SignIn",
+    "Store",
+    "Tokens",
+    "access",
+    "bridge",
+    "build_provider",
+    "given",
+    "is_protected",
+    "local_token",
+    "may_see",
+    "pages",
+    "public_url",
+    "same_secret",
+    "store_file",
+    "throttle",
+]

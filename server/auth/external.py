@@ -1,0 +1,181 @@
+"""Sign-in with GitHub, Google or any OpenID Connect issuer, for the users in RMI_AGENT_OAUTH_USERS.
+
+FastMCP's providers do it, and keep what they need in FastMCP's folder, encrypted. This module
+decides which of the world's users are let in, and under which name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastmcp.server.auth import AccessToken
+from fastmcp.server.auth.oauth_proxy import OAuthProxy
+from fastmcp.server.auth.oidc_proxy import OIDCProxy
+from fastmcp.server.auth.providers.github import GitHubProvider
+from fastmcp.server.auth.providers.google import GoogleProvider
+from mcp.shared.auth import OAuthClientInformationFull
+from starlette.routing import Route
+
+from ..errors import BadSettings
+from ..settings import Settings
+from .client_registration import is_protected, restrict
+from .oauth_routes import authorize, replace_routes
+
+log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 300  # how often GitHub and Google are asked about the same token
+
+
+@dataclass(frozen=True)
+class Allowlist:
+    """Which users of one provider are let in: RMI_AGENT_OAUTH_USERS, in lower case."""
+
+    provider: str
+    users: frozenset[str]
+    names: Callable[[Mapping[str, Any]], list[str]]
+
+    def principal(self, claims: Mapping[str, Any]) -> str | None:
+        """The principal that these claims are about, if they are listed."""
+        names = [name.lower() for name in self.names(claims)]
+        for name in names:
+            if name in self.users:
+                return f"{self.provider}:{name}"
+        log.warning(
+            "%s is not in RMI_AGENT_OAUTH_USERS and was not let in", names or "Somebody unnamed"
+        )
+        return None
+
+
+class AllowlistedProxy(OAuthProxy):
+    """One of FastMCP's providers, for the users on a list."""
+
+    allowlist: Allowlist
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """The principal of a token, looked up each time because the list may have changed."""
+        found = await super().verify_token(token)
+        who = None if found is None else self.allowlist.principal(found.claims)
+        if found is None or who is None:
+            return None
+        return AccessToken(
+            token="", client_id=who, scopes=found.scopes, expires_at=found.expires_at
+        )
+
+    async def register_client(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep what is needed of a client."""
+        restrict(client_info)
+        await super().register_client(client_info)
+
+    def get_routes(self, mcp_path: str | None = None) -> list[Route]:
+        """FastMCP's routes, except that none leads to a client before a person was asked."""
+        asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
+        return replace_routes(super().get_routes(mcp_path), asked)
+
+
+class GitHub(AllowlistedProxy, GitHubProvider):
+    """Sign-in with GitHub."""
+
+
+class Google(AllowlistedProxy, GoogleProvider):
+    """Sign-in with Google."""
+
+
+class Issuer(AllowlistedProxy, OIDCProxy):
+    """Sign-in with an OpenID Connect issuer."""
+
+
+def external_provider(settings: Settings, url: str) -> OAuthProxy:
+    """The provider that AUTH names.
+
+    Raises:
+        BadSettings: a setting is missing, or the issuer can't be asked.
+    """
+    name = settings.auth.removeprefix("token+")
+    users = frozenset(user.lower() for user in settings.oauth_users)
+    needed: dict[str, Any] = {
+        "RMI_AGENT_OAUTH_CLIENT_ID": settings.oauth_client_id,
+        "RMI_AGENT_OAUTH_CLIENT_SECRET": settings.oauth_client_secret,
+        "RMI_AGENT_OAUTH_USERS": users,
+    }
+    if name == "oidc":
+        needed["RMI_AGENT_OAUTH_CONFIG_URL"] = settings.oauth_config_url
+    for variable, value in needed.items():
+        if not value:
+            raise BadSettings(
+                f"{variable}: RMI_AGENT_AUTH={settings.auth} needs it. {WHY[variable]}"
+            )
+    secret = settings.oauth_client_secret
+    assert secret is not None
+    common: dict[str, Any] = {
+        "client_id": settings.oauth_client_id,
+        "client_secret": secret.get_secret_value(),
+        "base_url": url,
+        "enable_cimd": False,  # nothing is fetched from where a stranger says
+    }
+    provider: AllowlistedProxy
+    if name == "github":
+        provider = GitHub(**common, cache_ttl_seconds=CACHE_SECONDS)
+        provider.allowlist = Allowlist(name, users, lambda claims: [str(claims.get("login") or "")])
+    elif name == "google":
+        scopes = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
+        provider = Google(**common, required_scopes=scopes, cache_ttl_seconds=CACHE_SECONDS)
+        provider.allowlist = Allowlist(name, users, verified_email)
+    else:
+        provider = discover(common, settings.oauth_config_url or "")
+        provider.allowlist = Allowlist(name, users, email_or_subject)
+    return provider
+
+
+WHY = {
+    "RMI_AGENT_OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
+    "RMI_AGENT_OAUTH_USERS": "Name who may run code here, with commas: everybody else has an"
+    " account too.",
+    "RMI_AGENT_OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
+}
+
+
+def discover(common: dict[str, Any], config_url: str) -> Issuer:
+    """Set up an OpenID Connect issuer from its own description.
+
+    Raises:
+        BadSettings: it can't be asked.
+    """
+    if not is_protected(urlsplit(config_url)):
+        raise BadSettings(
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be used."
+            f" {WHY['RMI_AGENT_OAUTH_CONFIG_URL']}"
+        )
+    noisy = logging.getLogger("fastmcp.server.auth.oidc_proxy")
+    noisy.disabled = True  # it logs a traceback where our one line is enough
+    try:
+        # The id token identifies the user; an issuer's access tokens are opaque.
+        return Issuer(
+            **common,
+            config_url=config_url,
+            verify_id_token=True,
+            required_scopes=["openid", "email"],
+        )
+    except Exception as error:  # of the network, of JSON, or because a field is missing
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadSettings(
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {first}"
+        ) from None
+    finally:
+        noisy.disabled = False
+
+
+def verified_email(claims: Mapping[str, Any]) -> list[str]:
+    """The e-mail address, if the provider says that it is the user's."""
+    verified = claims.get("email_verified") in (True, "true")
+    return [str(claims["email"])] if verified and claims.get("email") else []
+
+
+def email_or_subject(claims: Mapping[str, Any]) -> list[str]:
+    """The verified address, or else the issuer's own name for the user."""
+    return [*verified_email(claims), *([str(claims["sub"])] if claims.get("sub") else [])]

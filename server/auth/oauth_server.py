@@ -1,0 +1,329 @@
+"""Our own OAuth authorization server, for clients that speak only OAuth.
+
+FastMCP and mcp implement the protocol. This module does what they leave to a provider: who is let
+in, what is minted, and what ends it. Knows nothing of tools, nor of the page's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar, TypeVarTuple
+
+from fastmcp.server.auth import AccessToken, OAuthProvider, TokenVerificationError
+from fastmcp.server.auth.identity_assertion import normalize_resource_url
+from fastmcp.server.auth.oauth_proxy.models import ProxyDCRClient
+from fastmcp.server.auth.redirect_validation import build_client_redirect
+from mcp.server.auth.provider import (
+    AuthorizationCode,
+    AuthorizationParams,
+    AuthorizeError,
+    RefreshToken,
+    TokenError,
+)
+from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOptions
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from pydantic import AnyUrl, TypeAdapter
+from starlette.routing import Route
+
+from ..errors import BadSettings
+from . import sign_in as signin
+from .client_registration import SCOPE, restrict
+from .oauth_routes import endpoints
+from .oauth_store import ACCESS_SECONDS, Client, Consent, Kind, Minted, SignIn, Store, digest
+from .tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+CODE_SECONDS = 120.0
+CODES = 1_000  # that were not exchanged yet; each took a person's token
+STATE = 2_000  # characters
+S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
+PATHS = ("/mcp", "/sse")
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
+URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
+
+
+class Code(AuthorizationCode):
+    """An authorization code not yet exchanged; `mark` identifies the token that was shown."""
+
+    mark: str
+
+
+class PublicClient(ProxyDCRClient):
+    """A registered client: FastMCP's kind, whose loopback ports may vary (RFC 8252 section 7.3).
+
+    Scopes mean nothing here, so it may name any.
+    """
+
+    def validate_scope(self, requested_scope: str | None) -> list[str] | None:
+        """Accept any; `authorize` bounds their length."""
+        return requested_scope.split() if requested_scope else []
+
+
+class OAuthServer(OAuthProvider):
+    """The authorization server: whoever shows one of `tokens` lets a client act for them.
+
+    Args:
+        public_url: the URL by which clients and browsers reach us, without a slash at the end.
+        tokens: of all principals.
+        store: where clients and sign-ins are kept.
+    """
+
+    def __init__(self, public_url: str, tokens: Tokens, store: Store) -> None:
+        super().__init__(
+            base_url=public_url,
+            client_registration_options=ClientRegistrationOptions(enabled=True),
+            revocation_options=RevocationOptions(enabled=True),
+        )
+        self._tokens, self._store = tokens, store
+        # Apart, so that nobody who is signed in waits while another process writes.
+        self._reads = ThreadPoolExecutor(1, "sign-ins read")
+        self._changes = ThreadPoolExecutor(1, "sign-ins written")
+        self._noting: set[str] = set()  # sign-ins whose use is being noted
+        self._reported = ""  # what was last said of a store that can't be read
+        self._issuer = str(self.issuer_url)
+        # One server under several addresses: a token for one is good for all of them.
+        self._resource = f"{public_url}{PATHS[0]}"
+        self._resources = {public_url, *(public_url + path for path in PATHS)}
+        self._codes: dict[str, Code] = {}  # by digest
+        self._page = signin.SignInPage(public_url, tokens, self._allow, self._deny)
+
+    # -- clients
+
+    async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
+        """A client that has registered."""
+        client = await self._read(self._store.client, client_id)
+        if client is None:
+            return None
+        return PublicClient(
+            client_id=client.id,
+            client_name=client.name,
+            redirect_uris=[URI.validate_python(uri) for uri in client.redirect_uris.split()],
+            token_endpoint_auth_method="none",
+        )
+
+    async def register_client(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep a client.
+
+        Raises:
+            RegistrationError: nobody can safely be sent back to it.
+        """
+        restrict(client_info)
+        uris = " ".join(str(uri) for uri in client_info.redirect_uris or ())
+        name = client_info.client_name or ""
+        client = Client(client_info.client_id, name, uris, int(time.time()))
+        await self._change(self._store.register, client)
+
+    # -- the sign-in page
+
+    async def authorize(
+        self, client: OAuthClientInformationFull, params: AuthorizationParams
+    ) -> str:
+        """The address of the sign-in page.
+
+        Raises:
+            AuthorizeError: the request is invalid.
+        """
+        if not S256.fullmatch(params.code_challenge):
+            raise AuthorizeError("invalid_request", "code_challenge is not an S256 challenge.")
+        # Some clients add a query, as ChatGPT does.
+        params.resource = normalize_resource_url(params.resource or self._resource)
+        if params.resource not in self._resources:
+            raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
+        if len(params.state or "") > STATE or len(" ".join(params.scopes or ())) > SCOPE:
+            raise AuthorizeError("invalid_request", "state or scope is too long.")
+        known = await self._read(self._store.client, client.client_id)
+        if known is None:
+            raise AuthorizeError("unauthorized_client", "The client is no longer known.")
+        return self._page.begin(known, params)
+
+    def _allow(self, pending: signin.PendingSignIn, principal: str) -> str:
+        """The client's address, with a code for what the person has agreed to."""
+        now = time.time()
+        self._codes = {key: one for key, one in self._codes.items() if one.expires_at > now}
+        while len(self._codes) >= CODES:
+            self._codes.pop(next(iter(self._codes)))
+        code, params = secrets.token_urlsafe(32), pending.params
+        self._codes[digest(code)] = Code(
+            code="",  # only digests are kept
+            scopes=params.scopes or [],
+            expires_at=now + CODE_SECONDS,
+            client_id=pending.client.id,
+            code_challenge=params.code_challenge,
+            redirect_uri=params.redirect_uri,
+            redirect_uri_provided_explicitly=params.redirect_uri_provided_explicitly,
+            resource=params.resource,
+            subject=principal,
+            mark=self._tokens.mark(principal) or "",
+        )
+        return self._redirect(pending, code=code)
+
+    def _deny(self, pending: signin.PendingSignIn) -> str:
+        """The client's address, with the news that the person has declined."""
+        return self._redirect(pending, error="access_denied")
+
+    def _redirect(self, pending: signin.PendingSignIn, **answer: str) -> str:
+        if pending.params.state is not None:
+            answer["state"] = pending.params.state
+        # RFC 9207: `iss` tells the client whose answer it is.
+        return build_client_redirect(str(pending.params.redirect_uri), answer, iss=self._issuer)
+
+    # -- codes and tokens
+
+    async def load_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: str
+    ) -> AuthorizationCode | None:
+        """A code that was not used yet; a used one ends the sign-in that it was used for."""
+        key = digest(authorization_code)
+        if (code := self._codes.get(key)) is not None:
+            return code.model_copy(update={"code": authorization_code})
+        one = await self._read(self._store.find, "code", authorization_code)
+        if one is not None:
+            log.warning("A code was used twice; sign-in %s has ended.", one.id)
+            await self._change(self._store.end, one)
+        return None
+
+    async def exchange_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: AuthorizationCode
+    ) -> OAuthToken:
+        """The first tokens of a sign-in.
+
+        Raises:
+            TokenError: the code was used in the meantime.
+        """
+        code = self._codes.pop(digest(authorization_code.code), None)
+        if code is None or code.subject is None or self._tokens.mark(code.subject) != code.mark:
+            raise TokenError("invalid_grant", "authorization code does not exist")
+        consent = Consent(
+            principal=code.subject,
+            mark=code.mark,
+            client_id=client.client_id,
+            client_name=client.client_name or "",
+            resource=code.resource or self._resource,
+            scopes=" ".join(code.scopes),
+        )
+        minted = await self._change(self._store.sign_in, consent, authorization_code.code)
+        return token_response(minted, code.scopes)
+
+    async def load_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: str
+    ) -> RefreshToken | None:
+        """The sign-in of a refresh token, whether that is the newest or not."""
+        one = await self._read(self._store.find, "refresh", refresh_token)
+        if one is None or one.client_id != client.client_id or not self._holds(one):
+            return None
+        return RefreshToken(
+            token=refresh_token,
+            client_id=one.client_id,
+            scopes=one.scopes.split(),
+            expires_at=one.until,
+            resource=one.resource,
+            subject=one.principal,
+        )
+
+    async def exchange_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
+    ) -> OAuthToken:
+        """New tokens for the newest refresh token, which is then used up.
+
+        Raises:
+            TokenError: it is not the newest, so somebody else has it; the sign-in has ended.
+        """
+        minted = await self._change(self._store.rotate, refresh_token.token)
+        if minted is None:
+            raise TokenError("invalid_grant", "refresh token does not exist")
+        return token_response(minted, scopes)
+
+    async def load_access_token(self, token: str) -> AccessToken | None:
+        """A valid access token as OAuth sees it: its client's."""
+        one = await self._signed_in(token)
+        if one is None:
+            return None
+        return AccessToken(
+            token=token,
+            client_id=one.client_id,
+            scopes=one.scopes.split(),
+            expires_at=one.access_until,
+            resource=one.resource,
+            subject=one.principal,
+        )
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """A valid access token as our server sees it: its principal's."""
+        try:
+            one = await self._signed_in(token)
+        except BadSettings as error:
+            if str(error) != self._reported:  # once, not for each request
+                self._reported = str(error)
+                log.error("%s Until then nobody can sign in.", error)
+            # A token of another kind may still be good.
+            raise TokenVerificationError(str(error)) from None
+        if one is None:
+            return None
+        self._note_use(one)
+        # Without the token and the client: it is one principal, however they signed in.
+        return AccessToken(
+            token="",
+            client_id=one.principal,
+            scopes=one.scopes.split(),
+            expires_at=one.access_until,
+            resource=one.resource,
+        )
+
+    async def _signed_in(self, access: str) -> SignIn | None:
+        """The sign-in of an access token, if that is valid."""
+        one = await self._read(self._store.find, "access", access)
+        return one if one and one.access_until >= time.time() and self._holds(one) else None
+
+    async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
+        """End the sign-in of a token."""
+        kind: Kind
+        for kind in ("access", "refresh"):
+            if (one := await self._read(self._store.find, kind, token.token)) is not None:
+                await self._change(self._store.end, one)
+
+    # -- the store; its calls wait for the disk and for other processes
+
+    async def _read(self, ask: Callable[[*Args], Result], *args: *Args) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._reads, ask, *args)
+
+    async def _change(self, make: Callable[[*Args], Result], *args: *Args) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._changes, make, *args)
+
+    def _note_use(self, one: SignIn) -> None:
+        """Note in the background that a sign-in is used; a failure locks nobody out."""
+        if one.id in self._noting or not one.is_stale:
+            return
+
+        def noted(done: Future[None]) -> None:
+            self._noting.discard(one.id)
+            if (error := done.exception()) is not None:
+                log.error("%s", error)
+
+        self._noting.add(one.id)
+        self._changes.submit(self._store.note_use, one).add_done_callback(noted)
+
+    def _holds(self, one: SignIn) -> bool:
+        """Whether a consent is for this server, and given with a token that is still valid."""
+        return one.resource in self._resources and self._tokens.mark(one.principal) == one.mark
+
+    def get_routes(self, mcp_path: str | None = None) -> list[Route]:
+        """The endpoints."""
+        return endpoints(self, self._page, super().get_routes(mcp_path))
+
+
+def token_response(minted: Minted, scopes: list[str]) -> OAuthToken:
+    """The answer of the token endpoint."""
+    return OAuthToken(
+        access_token=minted.access,
+        refresh_token=minted.refresh,
+        expires_in=ACCESS_SECONDS,
+        scope=" ".join(scopes),
+    )

@@ -1,0 +1,317 @@
+"""OAuth clients and sign-ins, in one SQLite database that all servers of this user share.
+
+Keeps digests and never a token; knows neither HTTP nor OAuth's messages. Each call opens the file
+anew and may wait for another process that writes to it, so it belongs in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+from .. import state_dir as kept
+from ..errors import BadSettings
+from . import tokens as auth
+
+log = logging.getLogger(__name__)
+
+ACCESS_SECONDS = 3600
+SIGN_IN_SECONDS = 30 * 86400  # then the person is asked again
+UNUSED_SECONDS = 86400  # TTL of clients that nobody ever signed in with
+CLIENTS, SIGN_INS = 500, 200  # the most that are kept; the least recently used go first
+USED_EVERY = 60  # seconds between two notes of a sign-in's last use
+LOCK_SECONDS = 10.0  # how long a call waits for other processes
+START_ANEW = "Move it away: clients then sign in again."
+
+Kind = Literal["code", "access", "refresh"]  # of a secret
+VERSION = 1  # of the schema
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS clients (
+    id TEXT PRIMARY KEY, name TEXT, redirect_uris TEXT, registered INTEGER, used INTEGER);
+CREATE TABLE IF NOT EXISTS sign_ins (
+    principal TEXT, mark TEXT, client_id TEXT, client_name TEXT, resource TEXT, scopes TEXT,
+    id TEXT PRIMARY KEY, code TEXT UNIQUE, family TEXT UNIQUE, refresh TEXT, access TEXT UNIQUE,
+    access_until INTEGER, since INTEGER, used INTEGER, until INTEGER);
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+# Anybody may register a client: a flood of them displaces only clients that nobody has used.
+PRUNE = (
+    "DELETE FROM sign_ins WHERE until <= :now OR id NOT IN"
+    " (SELECT id FROM sign_ins ORDER BY used DESC, rowid DESC LIMIT :sign_ins)",
+    "DELETE FROM clients WHERE id NOT IN (SELECT id FROM"
+    " (SELECT *, rowid AS age, id IN (SELECT client_id FROM sign_ins) AS needed FROM clients)"
+    " WHERE needed OR used OR registered > :now - :unused"
+    " ORDER BY needed DESC, used DESC, registered DESC, age DESC LIMIT :clients)",
+)
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that has registered itself; `used` is when somebody last signed in with it, or 0."""
+
+    id: str
+    name: str
+    redirect_uris: str  # separated by spaces, which no URI has
+    registered: int
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What a person has agreed to; `mark` identifies the token that they showed."""
+
+    principal: str
+    mark: str
+    client_id: str
+    client_name: str
+    resource: str
+    scopes: str  # separated by spaces, as OAuth writes them
+
+
+@dataclass(frozen=True)
+class SignIn(Consent):
+    """A consent and the digests of its tokens.
+
+    All refresh tokens of a sign-in share their first part, the `family`: a token of the family that
+    is not the newest was used before, by whoever else has it.
+    """
+
+    id: str
+    code: str
+    family: str
+    refresh: str
+    access: str
+    access_until: int
+    since: int
+    used: int
+    until: int
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its last use should be noted again."""
+        return time.time() - self.used >= USED_EVERY
+
+
+@dataclass(frozen=True)
+class Minted:
+    """The tokens that a client gets and that nobody keeps."""
+
+    access: str
+    refresh: str
+
+
+class Store:
+    """The database; what another process writes is seen by the next call.
+
+    Args:
+        path: where it is; it and its folder are made if missing.
+
+    Raises:
+        BadSettings: it can't be used, or other users may change it. All methods raise this.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._creating = threading.Lock()
+        self._create()
+        # Before any connection: closing a file drops the locks that SQLite has on it in this
+        # process (sqlite.org/howtocorrupt.html, 2.2).
+        kept.private_text(path, "RMI_AGENT_AUTH", START_ANEW, 0)
+        self._import_json(path.with_suffix(".json"))
+
+    def client(self, client_id: str) -> Client | None:
+        """A client that has registered."""
+        with self._opened() as database:
+            row = database.execute("SELECT * FROM clients WHERE id = ?", (client_id,)).fetchone()
+        return row and Client(*row)
+
+    def find(self, kind: Kind, secret: str) -> SignIn | None:
+        """The sign-in that a code or a token belongs to, unless it has expired."""
+        with self._opened() as database:
+            return find(database, kind, secret)
+
+    def sign_ins(self) -> list[SignIn]:
+        """All sign-ins that have not expired."""
+        with self._opened() as database:
+            rows = database.execute("SELECT * FROM sign_ins WHERE until > ?", (int(time.time()),))
+            return [SignIn(*row) for row in rows]
+
+    def register(self, client: Client) -> None:
+        """Keep a client."""
+        with self._changed() as database:
+            insert(database, "clients", client)
+
+    def sign_in(self, consent: Consent, code: str) -> Minted:
+        """Keep a consent that was given with `code`; its first tokens."""
+        now, family = int(time.time()), secrets.token_urlsafe(16)
+        tokens = new_tokens(family)
+        one = SignIn(
+            **asdict(consent),
+            id=secrets.token_hex(4),
+            code=digest(code),
+            family=digest(family),
+            refresh=digest(tokens.refresh),
+            access=digest(tokens.access),
+            access_until=now + ACCESS_SECONDS,
+            since=now,
+            used=now,
+            until=now + SIGN_IN_SECONDS,
+        )
+        with self._changed() as database:
+            insert(database, "sign_ins", one)
+            database.execute("UPDATE clients SET used = ? WHERE id = ?", (now, consent.client_id))
+        return tokens
+
+    def rotate(self, refresh: str) -> Minted | None:
+        """New tokens for a refresh token; None, and the end of its sign-in, if it was used."""
+        now, tokens = int(time.time()), new_tokens(refresh.partition(".")[0])
+        with self._changed() as database:
+            one = find(database, "refresh", refresh)
+            if one is None:
+                return None
+            if one.refresh != digest(refresh):
+                log.warning("A refresh token was used twice; sign-in %s has ended.", one.id)
+                database.execute("DELETE FROM sign_ins WHERE id = ?", (one.id,))
+                return None
+            until = min(now + ACCESS_SECONDS, one.until)
+            database.execute(
+                "UPDATE sign_ins SET refresh = ?, access = ?, access_until = ?, used = ?"
+                " WHERE id = ?",
+                (digest(tokens.refresh), digest(tokens.access), until, now, one.id),
+            )
+        return tokens
+
+    def note_use(self, one: SignIn) -> None:
+        """Note that a sign-in is used, at most once a minute."""
+        if one.is_stale:
+            with self._changed() as database:
+                now = int(time.time())
+                database.execute("UPDATE sign_ins SET used = ? WHERE id = ?", (now, one.id))
+
+    def end(self, *sign_ins: SignIn) -> None:
+        """End sign-ins: their tokens are refused from now on."""
+        with self._changed() as database:
+            ids = [(one.id,) for one in sign_ins]
+            database.executemany("DELETE FROM sign_ins WHERE id = ?", ids)
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[sqlite3.Connection]:
+        """The database in a transaction: all of the body's changes are written, or none."""
+        with self._opened() as database:
+            # A commit that a power cut takes back would read as a refresh token used twice.
+            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute("BEGIN IMMEDIATE")
+            yield database
+            bounds = {"sign_ins": SIGN_INS, "clients": CLIENTS, "unused": UNUSED_SECONDS}
+            for statement in PRUNE:
+                database.execute(statement, {"now": int(time.time()), **bounds})
+            database.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._create()
+            connection = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None)
+            with contextlib.closing(connection):  # which rolls back what is not committed
+                if not (version := connection.execute("PRAGMA user_version").fetchone()[0]):
+                    connection.executescript(SCHEMA)
+                elif version != VERSION:
+                    raise BadSettings(
+                        f"RMI_AGENT_AUTH: {self._path} is of another version of this server."
+                        f" {START_ANEW}"
+                    )
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise BadSettings(f"RMI_AGENT_AUTH: {self._path} {reason(error)}") from None
+
+    def _create(self) -> None:
+        with self._creating:
+            if not self._path.exists():
+                folder = self._path.parent
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if sys.platform != "win32":
+                    folder.chmod(0o700)
+                self._path.touch(mode=0o600)  # which SQLite's journal takes over
+
+    def _import_json(self, old: Path) -> None:
+        """Move what versions before SQLite have kept into the database, once."""
+        if not old.exists():
+            with self._opened():  # so that a file that can't be used ends the start
+                return
+        text = kept.private_text(old, "RMI_AGENT_AUTH", START_ANEW, 10_000_000)
+        try:
+            state = json.loads(text)
+            clients = [
+                Client(**{**one, "redirect_uris": " ".join(one["redirect_uris"])})
+                for one in state["clients"].values()
+            ]
+            sign_ins = [
+                SignIn(**one, **{**consent, "scopes": " ".join(consent["scopes"])})
+                for one in state["sign_ins"].values()
+                if (consent := one.pop("consent"))
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise BadSettings(
+                f"RMI_AGENT_AUTH: {old} is not what was written there. {START_ANEW}"
+            ) from None
+        with self._changed() as database:
+            for row in clients:
+                insert(database, "clients", row)
+            for one in sign_ins:
+                insert(database, "sign_ins", one)
+        for path in (old, old.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+        counts = f"{len(clients)} clients and {len(sign_ins)} sign-ins"
+        log.info("Moved %s from %s to %s", counts, old, self._path.name)
+
+
+def insert(database: sqlite3.Connection, table: str, row: Client | SignIn) -> None:
+    """Insert a row; one that is there already stays as it is."""
+    values = astuple(row)
+    places = ", ".join("?" * len(values))
+    database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", values)
+
+
+def find(database: sqlite3.Connection, kind: Kind, secret: str) -> SignIn | None:
+    """The sign-in that a secret belongs to; any refresh token of its family will do."""
+    column, text = ("family", secret.partition(".")[0]) if kind == "refresh" else (kind, secret)
+    query = f"SELECT * FROM sign_ins WHERE {column} = ? AND until > ?"
+    row = database.execute(query, (digest(text), int(time.time()))).fetchone()
+    return row and SignIn(*row)
+
+
+def reason(error: sqlite3.Error | OSError) -> str:
+    """Why a database can't be used, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it has details
+    if code == sqlite3.SQLITE_BUSY:
+        return "is locked by another process. Nothing was changed; try again in a moment."
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+        return f"is damaged ({error}). {START_ANEW}"
+    return f"can't be used: {error}. Look at its disk and its permissions."
+
+
+def store_file() -> Path:
+    """Where sign-ins are kept: beside the token of this user's servers."""
+    return kept.token_file().with_name("sign-ins.sqlite")
+
+
+def digest(secret: str) -> str:
+    """What is kept of a code or token."""
+    return auth.digest(secret).hex()
+
+
+def new_tokens(family: str) -> Minted:
+    """An access token, and a refresh token of a family."""
+    return Minted(secrets.token_urlsafe(32), f"{family}.{secrets.token_urlsafe(32)}")

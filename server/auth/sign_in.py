@@ -1,0 +1,163 @@
+"""The sign-in page: a pending sign-in is bound to one browser, lasts ten minutes, is answered once.
+
+Asks for a token and counts wrong ones. Knows nothing of codes, of what is stored, or of MCP.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from mcp.server.auth.provider import AuthorizationParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import pages
+from . import throttle as guesses
+from .oauth_store import Client
+from .tokens import Tokens, same_secret
+
+PATH = "/sign-in"
+PENDING_SECONDS = 600.0
+PENDING = 2_000  # more than /authorize lets in during that time, so a flood drops nobody's
+TRIES = 5  # wrong tokens that end a sign-in
+BROWSER = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass
+class PendingSignIn:
+    """A sign-in that waits for a person; `browser` is the cookie of the browser that began it."""
+
+    client: Client
+    params: AuthorizationParams
+    browser: str = ""
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    until: float = field(default_factory=lambda: time.monotonic() + PENDING_SECONDS)
+    tries: int = TRIES
+
+
+class SignInPage:
+    """The page and its pending sign-ins.
+
+    Args:
+        public_url: the server's, without a slash at the end.
+        tokens: what a person may sign in with.
+        allow: makes the address to go back to after a principal has agreed.
+        deny: makes the address to go back to after they have not.
+    """
+
+    def __init__(
+        self,
+        public_url: str,
+        tokens: Tokens,
+        allow: Callable[[PendingSignIn, str], str],
+        deny: Callable[[PendingSignIn], str],
+    ) -> None:
+        self._url, self._tokens = public_url, tokens
+        self._allow, self._deny = allow, deny
+        self._pending: dict[str, PendingSignIn] = {}
+        self._throttle = guesses.LoginThrottle()
+        self._secure = public_url.startswith("https:")
+        # No other host can set a cookie with this prefix; browsers accept it over HTTPS only.
+        self._cookie = "__Host-rmi-sign-in" if self._secure else "rmi-sign-in"
+
+    def begin(self, client: Client, params: AuthorizationParams) -> str:
+        """Begin a sign-in; the address of its page."""
+        now = time.monotonic()
+        self._pending = {key: one for key, one in self._pending.items() if one.until > now}
+        while len(self._pending) >= PENDING:
+            self._pending.pop(next(iter(self._pending)))
+        one = PendingSignIn(client, params)
+        self._pending[one.id] = one
+        return f"{self._url}{PATH}?request={one.id}"
+
+    def bind(self, request: Request, response: Response) -> None:
+        """If a response leads to a sign-in, bind that to the browser that asked."""
+        start, _, key = response.headers.get("location", "").partition("?request=")
+        one = self._pending.get(key)
+        if one is None or start != self._url + PATH:
+            return
+        kept = request.cookies.get(self._cookie, "")  # another tab's: both may go on
+        one.browser = kept if BROWSER.fullmatch(kept) else secrets.token_urlsafe(32)
+        response.set_cookie(
+            self._cookie,
+            one.browser,
+            max_age=int(PENDING_SECONDS),
+            path="/",
+            secure=self._secure,
+            httponly=True,
+            samesite="lax",  # a strict one is not sent when another site has led here
+        )
+
+    async def handle(self, request: Request) -> Response:
+        """Show the page, or take its answer."""
+        if request.method != "POST":
+            one = self._find(request, request.query_params.get("request", ""))
+            return pages.sign_in(self._question(one)) if one else expired()
+        form = await request.form(max_files=0, max_fields=10)
+        given = {name: value for name, value in form.items() if isinstance(value, str)}
+        one = self._find(request, given.get("request", ""))
+        if one is None or not same_secret(given.get("csrf", ""), one.csrf):
+            return expired()
+        if given.get("answer") == "allow":
+            address = guesses.client_address(request)
+            return await self._try(one, given.get("token", "").strip(), address)
+        del self._pending[one.id]
+        return pages.return_to(self._deny(one), origin(one), allowed=False)
+
+    async def _try(self, one: PendingSignIn, token: str, address: str) -> Response:
+        if wait := self._throttle.retry_after(address):
+            closed = pages.sign_in(self._question(one), guesses.closed_message(wait), 429)
+            closed.headers["Retry-After"] = f"{math.ceil(wait)}"
+            return closed
+        found = await self._tokens.verify_token(token)
+        if found is None:
+            one.tries -= 1
+            if not one.tries:
+                self._pending.pop(one.id, None)
+            await self._throttle.failed(address)
+            if not one.tries:
+                return pages.failure(
+                    "Too many wrong tokens. Go back to the client and begin again.", 403
+                )
+            return pages.sign_in(self._question(one), guesses.WRONG_TOKEN, 403)
+        if self._pending.pop(one.id, None) is None:  # answered by another request meanwhile
+            return expired()
+        return pages.return_to(self._allow(one, found.client_id), origin(one), allowed=True)
+
+    def _find(self, request: Request, key: str) -> PendingSignIn | None:
+        """The sign-in, if it is still pending and this browser's."""
+        one = self._pending.get(key)
+        if one is None or one.until < time.monotonic() or not one.browser:
+            return None
+        return one if same_secret(request.cookies.get(self._cookie, ""), one.browser) else None
+
+    def _question(self, one: PendingSignIn) -> pages.Question:
+        return pages.Question(
+            server=urlsplit(self._url).netloc,
+            client=one.client.name,
+            redirect_uri=str(one.params.redirect_uri),
+            back_to=origin(one),
+            request=one.id,
+            csrf=one.csrf,
+        )
+
+
+def expired() -> Response:
+    """One answer for all reasons, so that it reveals nothing about other browsers."""
+    return pages.failure(
+        "It has expired, was answered before, or was begun in another browser."
+        " Go back to the client and begin again."
+    )
+
+
+def origin(one: PendingSignIn) -> str:
+    """Scheme, host and port of where a sign-in leads back to."""
+    parts = urlsplit(str(one.params.redirect_uri))
+    return f"{parts.scheme}://{parts.netloc}"

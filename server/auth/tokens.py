@@ -1,0 +1,268 @@
+"""Who may call over HTTP: bearer tokens, each with the name of its principal.
+
+Tokens come from the settings, or one is made for all local servers of this user. Knows
+nothing of transports, and remembers digests only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastmcp.server.auth import AccessToken, TokenVerifier
+from pydantic import SecretStr
+
+from ...kernels import LOCAL
+from ..errors import BadSettings
+from ..settings import Settings
+from ..state_dir import TOKEN, private_text, token_file
+
+DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the token made here
+ONE_USER = (None, LOCAL, DEFAULT_NAME)  # of this machine, whichever way the server is reached
+NAME = re.compile(r"[A-Za-z0-9_.@-]+")
+TOKEN_RULE = "a token has at least 16 characters, and no spaces or letters with accents"
+
+
+class Tokens(TokenVerifier):
+    """Named tokens, compared in constant time by their digests.
+
+    Args:
+        tokens: each principal's token, by the principal's name.
+    """
+
+    def __init__(self, tokens: Mapping[str, str]) -> None:
+        super().__init__()
+        self._digests = [(name, digest(token)) for name, token in tokens.items()]
+
+    def add(self, name: str, token: str) -> None:
+        """Let one more token in for a principal."""
+        self._digests.append((name, digest(token)))
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """The principal, or None."""
+        given, found = digest(token), None
+        for name, own in self._digests:  # all of them: the time tells nothing of which it was
+            if hmac.compare_digest(given, own):
+                found = name
+        if found is None:
+            return None
+        # Without the token: requests carry this object, and one may be printed some day.
+        return AccessToken(token="", client_id=found, scopes=[])
+
+    def key(self, principal: str, purpose: str) -> bytes | None:
+        """A key for one purpose, another one once the principal's token changes."""
+        own = next((own for name, own in self._digests if name == principal), None)
+        return None if own is None else hmac.digest(own, purpose.encode(), "sha256")
+
+    def common_key(self, purpose: str) -> bytes:
+        """A key for one purpose that all servers with the same tokens have."""
+        whole = b"".join(sorted(own for _, own in self._digests))
+        return hmac.digest(whole, purpose.encode(), "sha256")
+
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """Everybody who has a token."""
+        return tuple(dict.fromkeys(name for name, _ in self._digests))
+
+    def mark(self, principal: str) -> str | None:
+        """Which token a principal has, without telling it; another one after each change."""
+        # A part of the digest: who finds it written down can't check guesses with certainty.
+        return next((own.hex()[:12] for name, own in self._digests if name == principal), None)
+
+
+def digest(token: str) -> bytes:
+    """What is remembered of a token."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+
+
+def same_secret(given: str, own: str) -> bool:
+    """Whether two secrets are the same, in constant time."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), own.encode())
+
+
+@dataclass(frozen=True)
+class LocalToken:
+    """The token that was made here; `new` says that this start has made it."""
+
+    path: Path
+    token: SecretStr
+    new: bool
+
+    def announcement(self, url: str) -> str:
+        """What the start prints; the token itself this once only."""
+        if not self.new:
+            return f"The token that clients need is in {self.path}; rmi-agent finds it by itself."
+        token = self.token.get_secret_value()
+        return f"""\
+Clients need a token. One was made for you, and is shown this once:
+
+    {token}
+
+It is kept in {self.path}, for all servers that you start here.
+rmi-agent finds it by itself:
+
+    rmi-agent check --server {url}/mcp
+
+Claude Desktop, in its config file under "mcpServers":
+
+{bridge(url, token)}
+
+Anything else sends it as a header:
+
+    curl {url}/mcp -H "Authorization: Bearer $(cat '{self.path}')" \\
+      -H "Accept: application/json, text/event-stream" -H "Content-Type: application/json" \\
+      -d '{{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {{"protocolVersion":
+      "2025-06-18", "capabilities": {{}}, "clientInfo": {{"name": "curl", "version": "1"}}}}}}'
+"""
+
+
+def bridge(url: str, token: str) -> str:
+    """The entry in Claude Desktop's config file for a server elsewhere."""
+    return f"""\
+    "python-remote": {{"command": "npx", "args": ["-y", "mcp-remote", "{url}/mcp",
+      "--header", "Authorization:${{AUTH}}"], "env": {{"AUTH": "Bearer {token}"}}}}"""
+
+
+def may_see(who: str, owner: str | None) -> bool:
+    """Whether a principal may see what another has recorded; None is nobody known."""
+    return who == owner or (who in ONE_USER and owner in ONE_USER)
+
+
+@dataclass(frozen=True)
+class Access:
+    """How callers are known: by `tokens`, as `principals`; with None not at all."""
+
+    tokens: Tokens | None
+    local: LocalToken | None = None
+    principals: tuple[str, ...] = (LOCAL,)
+
+
+def access(settings: Settings) -> Access:
+    """The tokens that were set, or else the one that is made here.
+
+    Raises:
+        BadSettings: one can't be used, or a file with tokens is open to others.
+    """
+    tokens = given(settings)
+    local = None if tokens else local_token()
+    if local is not None:
+        tokens = {DEFAULT_NAME: local.token.get_secret_value()}
+    return Access(Tokens(tokens), local, tuple(tokens))
+
+
+def given(settings: Settings) -> dict[str, str]:
+    """Tokens by name, as RMI_AGENT_TOKEN and RMI_AGENT_TOKENS have them.
+
+    Raises:
+        BadSettings: one can't be used; the text names the variable and no token.
+    """
+    found: dict[str, str] = {}
+    if settings.rmi_agent_tokens is not None:
+        found = named_tokens(settings.rmi_agent_tokens.get_secret_value())
+    if settings.rmi_agent_token is not None:
+        token = settings.rmi_agent_token.get_secret_value()
+        if not TOKEN.fullmatch(token):
+            raise BadSettings(
+                f"RMI_AGENT_TOKEN: {TOKEN_RULE}. This makes a good one:"
+                ' python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        if DEFAULT_NAME in found or token in found.values():
+            raise BadSettings(
+                "RMI_AGENT_TOKEN: RMI_AGENT_TOKENS has this token too, or one named"
+                f" {DEFAULT_NAME!r}. Take it out of one of the two."
+            )
+        found[DEFAULT_NAME] = token
+    return found
+
+
+def named_tokens(value: str) -> dict[str, str]:
+    """`name:token,name:token`, or a file's path with one `name:token` a line.
+
+    Raises:
+        BadSettings: it is neither, or the file is open to others.
+    """
+    variable = "RMI_AGENT_TOKENS"
+    path = Path(value).expanduser()
+    if path.is_absolute() or ":" not in value:
+        lines = [line.strip() for line in private_text(path, variable).splitlines()]
+        entries = [
+            (f"line {number} of {path}", line)
+            for number, line in enumerate(lines, 1)
+            if line and not line.startswith("#")
+        ]
+    else:
+        parts = [part.strip() for part in value.split(",")]
+        entries = [(f"entry {number}", part) for number, part in enumerate(parts, 1) if part]
+    found: dict[str, str] = {}
+    for where, entry in entries:
+        name, _, token = (part.strip() for part in entry.partition(":"))
+        if not NAME.fullmatch(name):
+            raise BadSettings(
+                f"{variable}: {where} does not begin with a name and a colon; names have"
+                " letters, digits and _ - . @ only."
+            )
+        if name == LOCAL:
+            raise BadSettings(f"{variable}: {LOCAL!r} names the user of a server without tokens.")
+        if not TOKEN.fullmatch(token):
+            raise BadSettings(f"{variable}: the token of {name!r} can't be used: {TOKEN_RULE}.")
+        if name in found or token in found.values():
+            raise BadSettings(f"{variable}: {where} has a name or a token that came before.")
+        found[name] = token
+    if not found:
+        raise BadSettings(
+            f"{variable}: there is no token in it. Write name:token, or leave it out."
+        )
+    return found
+
+
+def local_token() -> LocalToken:
+    """The token of this user's local servers, made and stored when there is none.
+
+    Raises:
+        BadSettings: there is one that others may know, or none can be stored.
+    """
+    path, new = token_file(), False
+    try:
+        if not path.exists():
+            new = store(path, secrets.token_urlsafe(32))
+        token = private_text(path, "RMI_AGENT_TOKEN").strip()
+    except OSError as error:
+        raise BadSettings(
+            f"RMI_AGENT_TOKEN: it is not set, and {path} can't be made: {error.strerror}."
+            " Set it to a long random text."
+        ) from None
+    if not TOKEN.fullmatch(token):
+        raise BadSettings(
+            f"RMI_AGENT_TOKEN: there is no token in {path}. Delete it; the next start makes one."
+        )
+    return LocalToken(path, SecretStr(token), new)
+
+
+def store(path: Path, token: str) -> bool:
+    """Write a new token for this user alone; False if another start was faster."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if sys.platform != "win32":  # there, %LOCALAPPDATA% is the user's own
+        path.parent.chmod(0o700)
+    descriptor, written = tempfile.mkstemp(dir=path.parent)  # it has mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(token + "\n")
+        try:
+            os.link(written, path)  # unlike a rename, never over one that is there
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            os.replace(written, path)
+        return True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(written)

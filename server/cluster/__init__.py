@@ -1,0 +1,12 @@
+"""Several servers that share sessions: whether the settings allow it, and taking sessions over.
+
+Where a session is, is for `kernels` to say.
+"""
+
+from .setup import homes
+from .takeover import Takeover
+
+__all__ = [
+    "Takeover",
+    "homes",
+]

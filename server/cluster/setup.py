@@ -1,0 +1,93 @@
+"""The setting that makes several copies of a server one: RMI_AGENT_SESSION_STORE.
+
+Checks what all copies must have in common, and says in one line what is invalid. Knows settings and
+files; where a session is, is `kernels/cluster/leases.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from ...kernels import Homes, StoreError
+from ..errors import BadSettings
+from ..launch import make_folders
+from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+MARK = ".rmi-agent-folder"  # a file by which copies see that they record in one folder
+
+
+async def homes(settings: Settings, port: int | None = None) -> Homes | None:
+    """What the copies of this server share; None where it is alone.
+
+    Args:
+        settings: all that can be set.
+        port: that it listens on; None over stdio.
+
+    Raises:
+        BadSettings: the store can't be used, or another copy records elsewhere.
+    """
+    where = settings.session_store.get_secret_value()
+    if where in ("", "memory"):
+        return None
+    if settings.auth != "token":
+        raise BadSettings(
+            f"RMI_AGENT_AUTH: {settings.auth} keeps sign-ins in one server, and"
+            " RMI_AGENT_SESSION_STORE is for several. Use RMI_AGENT_AUTH=token, or leave"
+            " RMI_AGENT_SESSION_STORE out."
+        )
+    address = address_of(port)
+    make_folders(settings)
+    try:
+        folder = mark_of(settings.notebooks)
+    except OSError as error:
+        raise BadSettings(
+            f"RMI_AGENT_NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
+        ) from None
+    try:
+        found = Homes.at(where, address, folder)
+        others = await found.copies()
+    except StoreError as error:
+        raise BadSettings(f"RMI_AGENT_SESSION_STORE: {error}.") from None
+    for other in others.values():
+        if other.folder != folder and other.address != address:
+            await found.store.close()
+            raise BadSettings(
+                f"RMI_AGENT_NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
+                f" {other.address} records. Servers with one RMI_AGENT_SESSION_STORE need one"
+                " folder for notebooks, on a file system that they share."
+            )
+    log.info(
+        "Sessions are shared with other servers by %s (RMI_AGENT_SESSION_STORE)", found.store.where
+    )
+    if not settings.jupyter_server_url:
+        log.warning(
+            "RMI_AGENT_SESSION_STORE is set and RMI_AGENT_JUPYTER_SERVER_URL is not: kernels end"
+            " with their server, and sessions go on without their variables then."
+        )
+    return found
+
+
+def address_of(port: int | None) -> str:
+    """How this server is named to people: its machine, and its port or process."""
+    return f"{socket.gethostname()}:{port if port is not None else f'stdio-{os.getpid()}'}"
+
+
+def mark_of(folder: Path) -> str:
+    """What tells a folder from all others, wherever it is mounted.
+
+    Raises:
+        OSError: it can't be written to.
+    """
+    path = folder / MARK
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(16))
+    return path.read_text("utf-8")

@@ -1,0 +1,272 @@
+"""`rmi-agent-mcp-server start | stop | status`: this user's resident server, in the background.
+
+Tells people what happened, by exit codes as the LSB has them for services. Knows processes and
+the record, and not what is served there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+from cyclopts import Parameter
+
+from .. import logs
+from ..console import die
+from ..errors import BadSettings
+from ..launch import make_folders
+from ..resident import (
+    POLL_INTERVAL,
+    START,
+    AttachError,
+    Facts,
+    Record,
+    Running,
+    check,
+    check_supported,
+    found,
+    is_held,
+    log_file,
+    record_file,
+    recorded,
+    resident_endpoint,
+)
+from ..settings import Settings, load
+from ..state_dir import PACKAGE, VERSION, private_folder
+
+START_TIMEOUT = 75.0  # seconds until a started server has to be found
+STOP_TIMEOUT = 30.0  # seconds to end kernels and close notebooks
+KILL_TIMEOUT = 10.0  # seconds for what is left after that
+NOT_RUNNING, UNCLEAR = 3, 4  # as LSB's `status` has them
+
+
+def start(
+    *,
+    projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
+    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
+    port: Annotated[int | None, Parameter(help="RMI_AGENT_PORT; any free one unless set.")] = None,
+    no_sandbox: Annotated[
+        bool,
+        Parameter(
+            help="Run kernels with all that this user may do (RMI_AGENT_SANDBOX=off).", negative=()
+        ),
+    ] = False,
+    foreground: Annotated[
+        bool, Parameter(help="Stay here, as service managers want it.", negative=())
+    ] = False,
+    log_file: Annotated[
+        Path | None, Parameter(help="In the foreground: the log, instead of stderr.")
+    ] = None,
+    log_level: Annotated[logs.Level, Parameter(help="What is logged.")] = "info",
+) -> None:
+    """Start a resident server: sessions outlive their clients, which find it by themselves.
+
+    It listens on this machine alone, and serves you alone.
+    """
+    given = {
+        "python_projects_dir": projects_dir,
+        "notebooks_dir": notebooks_dir,
+        "port": port,
+        "sandbox": "off" if no_sandbox else None,
+    }
+    try:
+        check_supported()
+        settings = load(**{name: value for name, value in given.items() if value is not None})
+        make_folders(settings)
+        if foreground:
+            serve(settings, log_file, log_level)
+        else:
+            for line in settings.warnings(http=True):
+                print(f"{PACKAGE}: {line}", file=sys.stderr)
+            print(in_background(settings, log_level))
+    except BadSettings as error:
+        die(error)
+
+
+def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> None:
+    """Be the resident server.
+
+    Raises:
+        BadSettings: a setting can't be used.
+    """
+    from ..process_life import be_unreadable, give_memory_back, main_loop
+    from ..serving import resident
+
+    private_folder()
+    logs.set_up(log_level, "text", log_file)
+    logs.tell_of_runs()
+    for line in settings.warnings(http=True):
+        logging.getLogger(__name__).warning(line)
+    give_memory_back()
+    be_unreadable()
+    try:
+        main_loop(resident(settings, os.path.abspath(log_file) if log_file else None))
+    except Running as error:
+        print(f"{PACKAGE}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def in_background(settings: Settings, log_level: logs.Level) -> str:
+    """Start a server that outlives this process and its terminal; what to print.
+
+    Raises:
+        BadSettings: it does not start, or another one runs that does not fit.
+    """
+    if record := found():
+        return as_wanted(record, settings)
+    words = [sys.executable, "-m", "rmi_agent.server.cli", "start", "--foreground"]
+    words += ["--projects-dir", str(settings.python_projects_dir)]
+    words += ["--notebooks-dir", str(settings.notebooks)]
+    words += ["--log-file", str(log_file()), "--log-level", log_level]
+    words += ["--port", str(settings.port)] if "port" in settings.model_fields_set else []
+    words += ["--no-sandbox"] if settings.sandbox == "off" else []
+    private_folder()
+    with log_file().open("ab") as log:
+        before = log.tell()
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    until = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < until:
+        ended = process.poll() is not None  # asked first: a faster one is found by now
+        if record := found():
+            ours = record.pid == process.pid
+            return described(record, "runs") if ours else as_wanted(record, settings)
+        if ended:
+            raise BadSettings(last_words(before))
+        time.sleep(POLL_INTERVAL)
+    process.terminate()
+    raise BadSettings(
+        f"start: no server was found within {START_TIMEOUT:.0f} s. Its log: {log_file()}"
+    )
+
+
+def last_words(before: int) -> str:
+    """The last line of the log behind a position; servers that fail say there why."""
+    with log_file().open("rb") as log:
+        log.seek(before)
+        lines = log.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"start: see {log_file()}"
+
+
+def as_wanted(record: Record, settings: Settings) -> str:
+    """What to tell of a server that runs already.
+
+    Raises:
+        BadSettings: it is of another version, or does something else.
+    """
+    try:
+        check(settings, "always", asyncio.run(resident_endpoint(record).facts()))
+    except AttachError as error:
+        raise BadSettings(f"start: {error}") from None
+    return described(record, "runs already")
+
+
+def described(record: Record, how: str) -> str:
+    """Where a server is."""
+    return (
+        f"The resident server {how}: process {record.pid}, {record.url}, version {record.version}."
+    )
+
+
+def stop() -> None:
+    """End the resident server in order: kernels end, notebooks are closed.
+
+    One that takes too long is killed; the next start repairs its notebooks.
+    """
+    try:
+        check_supported()
+        record = found()
+        sessions = facts_of(record) if record is not None else ""
+        process = psutil.Process(record.pid) if record is not None else None
+    except BadSettings as error:
+        die(error)
+    except psutil.NoSuchProcess:  # it has just ended
+        process = None
+    if record is None or process is None or not record.lives:
+        print("No resident server runs.")
+        return
+    process.terminate()
+    if not ends_within(record, STOP_TIMEOUT):
+        process.kill()
+        ends_within(record, KILL_TIMEOUT)
+        print(
+            f"The resident server (process {record.pid}) did not end within {STOP_TIMEOUT:.0f} s"
+            " and was killed. What it ran ends too; the next start repairs its notebooks.",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+    count = sessions.busy + sessions.idle if isinstance(sessions, Facts) else 0
+    more = f" {count} {'session' if count == 1 else 'sessions'} ended with it." if count else ""
+    print(f"The resident server (process {record.pid}) has ended.{more}")
+
+
+def ends_within(record: Record, seconds: float) -> bool:
+    """Whether a server ends within some time."""
+    until = time.monotonic() + seconds
+    while record.lives:
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_INTERVAL)
+    return True
+
+
+def facts_of(record: Record) -> Facts | str:
+    """What a server tells of itself, or why it does not."""
+    try:
+        return asyncio.run(resident_endpoint(record).facts())
+    except AttachError as error:
+        return str(error)
+
+
+def status() -> None:
+    """Where the resident server is, and what it does."""
+    try:
+        lines, code = examined()
+    except BadSettings as error:
+        lines, code = [str(error)], UNCLEAR
+    print("\n".join(lines))
+    raise SystemExit(code)
+
+
+def examined() -> tuple[list[str], int]:
+    """What to print, and the exit code.
+
+    Raises:
+        BadSettings: this is Windows, or others could have written the record.
+    """
+    check_supported()
+    record = found()
+    if record is None:
+        if is_held():
+            return ["A resident server is just starting or ending."], UNCLEAR
+        if old := recorded():
+            return [
+                f"No resident server runs. The last one (process {old.pid}) ended without saying"
+                f" so: a crash, or the machine's end. Its log: {old.log or 'its starter has it'}"
+            ], NOT_RUNNING
+        broken = f" {record_file()} can't be read." if record_file().exists() else ""
+        return [f"No resident server runs.{broken} {START} starts one."], NOT_RUNNING
+    facts = facts_of(record)
+    lines = [
+        described(record, "runs"),
+        f"Log: {record.log or 'where its service manager keeps it'}",
+    ]
+    if isinstance(facts, str):
+        return [*lines, facts], 0 if record.version != VERSION else UNCLEAR
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts.started))
+    lines.append(f"Since {since}; sessions: {facts.busy} busy, {facts.idle} idle")
+    lines.append(f"Python files: {facts.projects}")
+    lines.append(f"Notebooks: {facts.notebooks}")
+    return lines, 0

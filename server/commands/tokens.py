@@ -1,0 +1,81 @@
+"""`rmi-agent-mcp-server tokens`: who is signed in, and the end of it.
+
+Works on the file alone, so it makes no difference whether a server runs; one that does notices.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from ..auth import SignIn, Store, store_file
+from ..console import die
+from ..errors import BadSettings
+
+app = cyclopts.App(
+    name="tokens",
+    help="Clients that somebody has signed in with (RMI_AGENT_AUTH=token+oauth), and how to"
+    " end that.",
+    help_format="plaintext",
+)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """Show who is signed in, with which client, since when and until when."""
+    try:
+        signed_in = Store(store_file()).sign_ins()
+    except BadSettings as error:
+        die(error)
+    if not signed_in:
+        print("Nobody is signed in.")
+        return
+    table = Table("id", "user", "client", "server", "since", "last used", "expires", box=None)
+    for one in sorted(signed_in, key=lambda one: one.since):
+        names = (one.id, one.principal, one.client_name or "(no name)", one.resource)
+        table.add_row(*names, day(one.since), day(one.used), day(one.until))
+    # Whole lines where nobody looks: a pipe has no width.
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 500)
+    console.print(table)
+
+
+@app.command
+def revoke(
+    *names: Annotated[str, Parameter(help="Ids, users or clients, as `tokens list` has them.")],
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Everybody, with every client.", negative=())
+    ] = False,
+) -> None:
+    """End sign-ins: their tokens are refused from now on, also by a server that runs."""
+    if all_ == bool(names):
+        die(BadSettings("tokens revoke: name what to end, or say --all."))
+    try:
+        store = Store(store_file())
+        ended = [one for one in store.sign_ins() if all_ or called(one, names)]
+        store.end(*ended)
+    except BadSettings as error:
+        die(error)
+    for one in ended:
+        print(f"{one.id}: {one.principal} is signed out of {one.client_name or 'a client'}")
+    unknown = [name for name in names if not any(called(one, [name]) for one in ended)]
+    if unknown:
+        die(BadSettings(f"tokens revoke: nobody is signed in as or with {', '.join(unknown)}."))
+    if not ended:
+        print("Nobody is signed in.")
+
+
+def called(one: SignIn, names: Iterable[str]) -> bool:
+    """Whether a sign-in is meant by one of the names."""
+    return not {one.id, one.principal, one.client_name}.isdisjoint(names)
+
+
+def day(seconds: int) -> str:
+    """A time as people here read it, to the minute."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,200 @@
+"""`doctor --url`: checks each step of the way to a server, through tunnels and proxies.
+
+Reports at which step it ends and what to do there. Runs no code on the server.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from ..errors import BadSettings
+from ..hosts import Failed, checked_url, over_http, token_for
+from ..net import is_loopback
+from ..settings import Settings
+from .result import CheckResult
+from .stdio import HELLO, VERSION
+
+SECONDS = 20.0
+FOREIGN = "rebinding.invalid"  # what another site's page would have a browser say
+REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
+START = "Start it: rmi-agent-mcp-server --transport http, on the port that the tunnel leads to."
+
+# Why nothing answers: a kind of error or a word in it, what is reported, what to do. The first that
+# fits the error or one of its causes counts.
+NO_NAME = (socket.gaierror, UnicodeError, httpx2.InvalidURL)
+UNTRUSTED = "{host}'s certificate is not trusted: {error}"
+TOO_LATE = f"{{host}} does not answer within {SECONDS:.0f} s"
+UNREACHED: tuple[tuple[Any, str, str], ...] = (
+    (NO_NAME, "the name {host} is not known", "Check its spelling, and that the tunnel is open."),
+    ("CERTIFICATE_VERIFY", UNTRUSTED, "Use the tunnel's own https name."),
+    (ssl.SSLError, "{host} does not speak TLS there: {error}", "Is it http:// on this machine?"),
+    (httpx2.TimeoutException, TOO_LATE, "Is it off, or does a firewall block the way?"),
+    (httpx2.ConnectError, "{host} refuses the connection", START),
+    (Exception, "{host} hangs up without an answer ({error})", START),
+)
+# What answers instead of an MCP server: the code of ngrok's page or the status, and the same two.
+MCP = (200, 401, 421, 429)  # and what an MCP server answers
+NGROK_WARNING = "Only browsers get it: have the client send the header ngrok-skip-browser-warning."
+ANSWERS = {
+    "ERR_NGROK_3200": ("the tunnel is not open", "Run ngrok http PORT, and look at its address."),
+    "ERR_NGROK_8012": ("the tunnel is open, but there is no server behind it", START),
+    "ERR_NGROK_6024": ("ngrok shows its warning page instead", NGROK_WARNING),
+    "ERR_NGROK": ("ngrok says {code}", "See https://ngrok.com/docs/errors/{code}"),
+    "502 503 504 530": ("a proxy answers {code}: it finds no server behind it", START),
+    "301 302 303 307 308": ("it redirects to {location} ({code})", "Use that, if it is yours."),
+    "404 405": ("there is no MCP at {url} ({code})", "Leave out the path behind the host name?"),
+    "": ("{url} answers {code}", "Something before the server refuses it."),
+}
+PAGE = ("a web page answers instead of a server", "Is another program on that port?")
+
+
+async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult]:
+    """Go the way once, yielding each step; the first that fails is the last."""
+    try:
+        base = re.sub(r"/(mcp|sse)$", "", checked_url(url))
+        known = token_for(settings, base)
+    except BadSettings as error:
+        yield CheckResult("URL", False, str(error))
+        return
+    try:
+        async with httpx2.AsyncClient(timeout=SECONDS) as client:
+            async for result in steps(client, base, known):
+                yield result
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+        yield CheckResult("URL reachable", False, *unreached(error, base))
+
+
+async def steps(
+    client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
+) -> AsyncIterator[CheckResult]:
+    """All steps; raises the errors of HTTP."""
+    began = time.monotonic()
+    answer = await hello(client, base)
+    if found := not_from_us(answer):
+        yield CheckResult("URL reachable", False, *found)
+        return
+    took = (time.monotonic() - began) * 1000
+    yield CheckResult("URL reachable", True, f"{base} answers in {took:.0f} ms")
+    yield await host_check(client, base, answer)
+    if answer.status_code == 421:
+        return
+    asked = asks_for_token(answer)
+    yield asked
+    if asked.ok:
+        ours = await accepts_ours(client, base, known)
+        yield ours
+        if not ours.ok:
+            return
+    headers = {"Authorization": f"Bearer {known[0]}"} if known else {}
+    for path in ("/mcp", "/sse"):
+        yield await lists_tools(base + path, headers)
+
+
+async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2.Response:
+    """The answer to a client's first request."""
+    headers["Accept"] = "application/json, text/event-stream"
+    async with client.stream("POST", f"{base}/mcp", json=REQUEST, headers=headers) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            await answer.aread()  # an error's text; a stream may have no end
+    if session := answer.headers.get("mcp-session-id"):
+        headers |= {"mcp-session-id": session, "mcp-protocol-version": VERSION}
+        await client.delete(f"{base}/mcp", headers=headers)
+    return answer
+
+
+def unreached(error: BaseException, base: str) -> tuple[str, str]:
+    """Why nothing answers, and what to do."""
+    errors = [error]
+    while (cause := errors[-1].__cause__ or errors[-1].__context__) and len(errors) < 10:
+        errors.append(cause)
+    texts = " ".join(map(str, errors))
+    told, todo = next(
+        (told, todo)
+        for sign, told, todo in UNREACHED
+        if (sign in texts if isinstance(sign, str) else any(isinstance(e, sign) for e in errors))
+    )
+    words = str(error) or type(error).__name__
+    return told.format(host=urlsplit(base).hostname, error=words), todo
+
+
+def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
+    """What answered instead of an MCP server, and what to do; None if one did."""
+    text = answer.text if answer.is_stream_consumed else ""
+    ngroks = re.search(r"ERR_NGROK_\d+", answer.headers.get("ngrok-error-code") or text)
+    if ngroks is None and answer.status_code in MCP:
+        return PAGE if "text/html" in answer.headers.get("content-type", "") else None
+    code = ngroks.group() if ngroks else str(answer.status_code)
+    key = next(key for key in ANSWERS if code in key.split() or code.startswith(key))
+    told, todo = ANSWERS[key]
+    where = answer.headers.get("location", "elsewhere")
+    return told.format(code=code, url=answer.url, location=where), todo.format(code=code.lower())
+
+
+async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Response) -> CheckResult:
+    """Whether the server answers to its name, and, on this machine, to no other."""
+    what, parts = "URL host name", urlsplit(base)
+    if answer.status_code == 421:
+        todo = f"Start it with RMI_AGENT_ALLOWED_HOSTS={parts.hostname} (other names after commas)."
+        return CheckResult(what, False, f"it does not answer to {parts.netloc} (421)", todo)
+    told = f"it answers to {parts.netloc}"
+    if is_loopback(parts.hostname or ""):  # a tunnel has its own opinion of foreign names
+        foreign = await hello(client, base, Host=FOREIGN)
+        if foreign.status_code != 421:
+            todo = "Web pages could reach it by DNS rebinding: is it this server?"
+            return CheckResult(what, False, f"it answers to {FOREIGN} as well", todo)
+        told += ", and to no foreign name"
+    return CheckResult(what, True, told)
+
+
+def asks_for_token(answer: httpx2.Response) -> CheckResult:
+    """Whether somebody without a token is refused."""
+    what = "URL without a token"
+    if answer.status_code == 401:
+        oauth = "resource_metadata" in answer.headers.get("www-authenticate", "")
+        more = ", and lets clients sign in by OAuth" if oauth else ""
+        return CheckResult(what, True, f"it answers 401{more}")
+    if answer.status_code == 429:
+        todo = "Wait a minute, or raise RMI_AGENT_RATE_LIMIT."
+        return CheckResult(what, False, "too many requests (429)", todo)
+    todo = "Anybody who finds the address can run code as you: start it without --insecure-no-auth."
+    return CheckResult(what, False, "it answers without one", todo)
+
+
+async def accepts_ours(
+    client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
+) -> CheckResult:
+    """Whether our token is the server's."""
+    what = "URL with our token"
+    if known is None:
+        todo = "Set RMI_AGENT_TOKEN to that server's token, and run this again."
+        return CheckResult(what, False, "none is known here for it", todo)
+    answer = await hello(client, base, Authorization=f"Bearer {known[0]}")
+    if found := not_from_us(answer):
+        return CheckResult(what, False, *found)
+    if answer.status_code != 200:
+        told = f"{known[1]} has another one ({answer.status_code})"
+        todo = "Set RMI_AGENT_TOKEN to the one that the server was started with."
+        return CheckResult(what, False, told, todo)
+    return CheckResult(what, True, f"the one from {known[1]} is accepted")
+
+
+async def lists_tools(url: str, headers: dict[str, str]) -> CheckResult:
+    """Whether a client gets the tools over one of the transports."""
+    path = f"/{url.rpartition('/')[2]}"
+    try:
+        tools = await over_http(url, headers, SECONDS)
+    except Failed as error:
+        todo = "A proxy may hold streams back: turn its buffering off." if path == "/sse" else ""
+        return CheckResult(f"URL {path}", False, str(error), todo)
+    if "run_cell" not in tools:
+        todo = "This is another MCP server."
+        return CheckResult(f"URL {path}", False, "it has no run_cell", todo)
+    return CheckResult(f"URL {path}", True, f"{len(tools)} tools")

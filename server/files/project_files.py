@@ -1,0 +1,273 @@
+"""The names that users give to files of the projects folder: what is meant, and what is wrong.
+
+How a file is opened without leaving the folder is `beneath.py`'s; this says it in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ...kernels import decoded, encoded
+from . import safe_open as beneath
+
+MOST = 10_000_000  # bytes of one file
+LONGEST = 1_000  # characters of a name; no system takes paths of many more
+PYTHON = frozenset({".py"})
+DATA = frozenset(
+    f".{kind}"
+    for kinds in (
+        "csv tsv txt log json jsonl ndjson geojson xml yaml html xlsx xls ods dta sav",
+        "parquet feather arrow orc db sqlite sqlite3 duckdb h5 hdf5 nc npy npz",
+        "gz bz2 zst zip png jpg wav",
+    )
+    for kind in kinds.split()
+)
+SKIPPED = {"__pycache__", "node_modules", "site-packages"}
+LOOK = "list_python_files shows what is there."
+
+
+class PathNotAllowedError(Exception):
+    """The path can't be used; the text is the seed's message, and says what to do."""
+
+
+@dataclass(frozen=True)
+class PythonFile:
+    """A file as it was read: where it lies, its name beneath the root, its bytes."""
+
+    path: Path
+    name: str
+    source: bytes
+
+
+def shown(name: str) -> str:
+    """A name as texts show it: what would forge a line, or can't be sent, is escaped."""
+    name = cut(name)
+    return name if name.isprintable() else repr(name)
+
+
+def cut(name: str) -> str:
+    """A name's beginning and end, where it is too long for a text."""
+    return name if len(name) <= 200 else f"{name[:120]}…{name[-60:]}"
+
+
+def locate(root: Path, file_name: str) -> Path:
+    """The real path that a name means. Relative names are relative to the root.
+
+    A leading folder named like the root is accepted, an absolute path inside it, and links that
+    lead from inside to inside. No character is special: `~`, `$HOME` and `%2e` are names.
+
+    Raises:
+        PathNotAllowedError: it lies outside, whether or not anything is there; or it is no name.
+    """
+    if len(file_name) > LONGEST:
+        raise PathNotAllowedError(
+            f"Error: File name too long: {shown(file_name)} has {len(file_name):,} characters;"
+            f" at most {LONGEST:,} are looked up. {LOOK}"
+        )
+    try:
+        # A NUL ends a path, and what is not Unicode has no name that a client could send.
+        if not file_name or b"\0" in file_name.encode():
+            raise ValueError(file_name)
+        path = root / file_name
+        parts = Path(file_name).parts
+        if len(parts) > 1 and parts[0] == root.name and not os.path.lexists(path):
+            path = root.joinpath(*parts[1:])
+        real = Path(os.path.realpath(path))
+        below = real.relative_to(root).parts
+        # On Windows a colon names a stream of a file, or a drive.
+        if sys.platform == "win32" and any(":" in part for part in below):
+            raise ValueError(file_name)
+    except (OSError, ValueError, RecursionError):  # the last from a thousand links in a row
+        if os.path.realpath(root) != str(root):
+            raise root_is_gone(root, "it leads elsewhere now") from None
+        raise PathNotAllowedError(
+            f"Error: Access denied: File must be within {root} (given: {cut(file_name)!r})."
+            f" Use a path relative to that folder; {LOOK}"
+        ) from None
+    return real
+
+
+def read(root: Path, file_name: str) -> PythonFile:
+    """Open a Python file beneath the root once, check what was opened, and read that.
+
+    Raises:
+        PathNotAllowedError: outside, missing, not a regular file, not `.py`, or too large.
+    """
+    path = locate(root, file_name)
+    with in_words(root, file_name, "read"), os.fdopen(beneath.open_file(root, path), "rb") as file:
+        must_be_python(path, file_name)
+        size = os.fstat(file.fileno()).st_size
+        source = file.read(MOST + 1) if size <= MOST else b""
+        if (size := max(size, len(source))) > MOST:  # it may have grown meanwhile
+            raise PathNotAllowedError(
+                f"Error: File is too large: {shown(file_name)} has {size:,} bytes; at most"
+                f" {MOST:,} are read. run_cell can open it and read a part."
+            )
+        return PythonFile(path, path.relative_to(root).as_posix(), source)
+
+
+def read_text(root: Path, file_name: str) -> str:
+    """A Python file's text, as `read` finds it.
+
+    Raises:
+        PathNotAllowedError: as `read`.
+    """
+    return decoded(read(root, file_name).source)
+
+
+def existing(root: Path, file_name: str) -> str:
+    """The name of something beneath the root, or an absolute path elsewhere as it is.
+
+    What lies elsewhere is not looked at: kernels may see other files than the server does.
+
+    Raises:
+        PathNotAllowedError: a relative name leads outside, or nothing is there.
+    """
+    if Path(file_name).is_absolute() and not Path(file_name).is_relative_to(root):
+        return file_name
+    path = locate(root, file_name)
+    with in_words(root, file_name, "found"):
+        beneath.status(root, path)
+    return path.relative_to(root).as_posix()
+
+
+def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
+    """Write a Python file beneath the root, all of it or nothing.
+
+    A link to a file inside is followed, as an editor would: the link stays and its target is
+    replaced. One that leads outside is refused, whether or not anything is there. A link that
+    came after that check is never written through: it makes the write fail, or is replaced.
+
+    Returns its name beneath the root, and whether it is new.
+
+    Raises:
+        PathNotAllowedError: outside, a folder or special file, not `.py`, too large, or not the
+            text that its coding line says.
+    """
+    path = locate(root, file_name)
+    must_be_python(path, file_name)
+    try:
+        data = encoded(content)
+    except UnicodeEncodeError as error:
+        raise PathNotAllowedError(
+            f"Error: Content can't be written as {error.encoding}, which has no"
+            f" {content[error.start]!r}. Take out that character, or a coding line that is not"
+            " UTF-8."
+        ) from None
+    if len(data) > MOST:
+        raise PathNotAllowedError(
+            f"Error: Content is too large: {len(data):,} bytes; at most {MOST:,} are written."
+            " Write several files."
+        )
+    with in_words(root, file_name, "written"):
+        new = beneath.replace_file(root, path, data)
+    return path.relative_to(root).as_posix(), new
+
+
+def must_be_python(path: Path, file_name: str) -> None:
+    """Refuse what is not `.py`.
+
+    Raises:
+        PathNotAllowedError: it is not.
+    """
+    if path.suffix != ".py":
+        raise PathNotAllowedError(f"Error: File must have .py extension: {shown(file_name)}")
+
+
+@contextlib.contextmanager
+def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
+    """Errors of the system in the seed's words.
+
+    Raises:
+        PathNotAllowedError: for each of them.
+    """
+    name = shown(file_name)
+    try:
+        yield
+    except beneath.RootError as error:
+        raise root_is_gone(root, str(error)) from None
+    except beneath.NotAFileError:
+        raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LOOK}") from None
+    except FileNotFoundError:
+        raise PathNotAllowedError(f"Error: File not found: {name}. {LOOK}") from None
+    except OSError as error:
+        raise PathNotAllowedError(
+            f"Error: File can't be {done}: {name}: {error.strerror}. {LOOK}"
+        ) from None
+
+
+def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:
+    """The words for a root that was there when the server started."""
+    return PathNotAllowedError(
+        f"Error: The projects folder {root} can't be opened: {reason}. Put it back, or set"
+        " PYTHON_PROJECTS_DIR to another one and start the server again."
+    )
+
+
+def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file of these kinds beneath the root that a person would call theirs, by name.
+
+    Links to folders are not followed; links to files are listed where `read` would follow them.
+    Names that are not Unicode are left out: no client could ask for them.
+
+    Raises:
+        PathNotAllowedError: the root is gone.
+    """
+    waiting: list[tuple[str, ...]] = [()]
+    while waiting:
+        parts = waiting.pop()
+        with in_words(root, "/".join(parts) or str(root), "listed"):
+            try:
+                files, folders = look_into(root, parts, suffixes)
+            except OSError:
+                if not parts:
+                    raise
+                continue
+        for name, status in files:
+            yield "/".join((*parts, name)), status
+        inner = [(*parts, name) for name in reversed(folders)]
+        # A tree may be deeper than any name that could be read.
+        waiting.extend(parts for parts in inner if len("/".join(parts)) < LONGEST)
+
+
+def look_into(
+    root: Path, parts: tuple[str, ...], suffixes: frozenset[str]
+) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
+    """A folder's files of these kinds and the folders to go on with, by name.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    files: list[tuple[str, os.stat_result]] = []
+    with beneath.folder(root, parts) as here:
+        entries = sorted(entry for entry in here.entries() if is_text(entry[0]))
+        if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
+            return [], []
+        for name, is_folder in entries:
+            if is_folder or PurePath(name).suffix not in suffixes:
+                continue
+            with contextlib.suppress(OSError, PathNotAllowedError):
+                status = here.status(name)
+                if stat.S_ISLNK(status.st_mode):
+                    target = locate(root, str(here.path / name))
+                    if target.suffix not in suffixes:
+                        continue
+                    status = beneath.status(root, target)
+                if stat.S_ISREG(status.st_mode):
+                    files.append((name, status))
+    return files, [
+        name
+        for name, is_folder in entries
+        if is_folder and not name.startswith(".") and name not in SKIPPED
+    ]
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is Unicode; a byte that was not is a lone surrogate."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)

@@ -1,0 +1,67 @@
+"""MCP hosts such as Claude Desktop: where their config is, and this server's entry in it.
+
+Other entries stay as they are, and nothing is written that was not read first.
+"""
+
+from . import config_file
+from .catalog import Host, HostName, host_of, hosts
+from .config_change import show_change, write_change
+from .config_file import ConfigFile, UnusableFile
+from .entry import (
+    LOCAL_NAME,
+    REMOTE_NAME,
+    Entry,
+    address,
+    bridge_entry,
+    describe,
+    env_of,
+    find_npx,
+    is_ours,
+    kind,
+    local_entry,
+    start_command,
+    starts_us,
+    url_entry,
+)
+from .environment import FOLDERS, environment, parse_env
+from .merge import reference, with_entry, without_entry
+from .probe import Failed, NotTried, over_http, tools_of
+from .remote_url import checked_url, token_for
+
+__all__ = [
+    "FOLDERS",
+    "LOCAL_NAME",
+    "REMOTE_NAME",
+    "ConfigFile",
+    "Entry",
+    "Failed",
+    "Host",
+    "HostName",
+    "NotTried",
+    "UnusableFile",
+    "address",
+    "bridge_entry",
+    "checked_url",
+    "config_file",
+    "describe",
+    "env_of",
+    "environment",
+    "find_npx",
+    "host_of",
+    "hosts",
+    "is_ours",
+    "kind",
+    "local_entry",
+    "over_http",
+    "parse_env",
+    "reference",
+    "show_change",
+    "start_command",
+    "starts_us",
+    "token_for",
+    "tools_of",
+    "url_entry",
+    "with_entry",
+    "without_entry",
+    "write_change",
+]

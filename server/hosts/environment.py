@@ -1,0 +1,79 @@
+"""The environment that an entry sets for its server, which inherits none from a shell.
+
+All of it is loaded as settings first, while a person is there to read what is invalid. Knows no
+config file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import BadSettings
+from ..settings import VARIABLES, current_name, load, set_here, variable_of
+
+FOLDERS = ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR")
+
+
+def parse_env(words: tuple[str, ...]) -> dict[str, str]:
+    """The variables that `--env` sets.
+
+    Raises:
+        BadSettings: one is not NAME=VALUE.
+    """
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", word):
+            raise BadSettings(f"--env: {word!r} is not NAME=VALUE.")
+    return dict(word.split("=", 1) for word in words)
+
+
+def environment(
+    folders: dict[str, Path | None], more: dict[str, str], before: dict[str, str]
+) -> dict[str, str]:
+    """What the entry sets: what is set now, else what it set before, else both folders.
+
+    Raises:
+        BadSettings: a value can't be used.
+    """
+    said = {name: path for name, path in folders.items() if path is not None}
+    load()
+    more, before = renamed(more), renamed(before)
+    found = {**set_here(), **more, **{variable_of(name): str(path) for name, path in said.items()}}
+    fields = {one.name: one.field for one in VARIABLES.values()}
+    known = {fields[name]: value for name, value in found.items() if name in fields}
+    settings = load(**known)  # here somebody reads what is invalid
+    for field in ("sandbox_read", "sandbox_write"):
+        if found.get(variable_of(field)):
+            names = (os.path.abspath(Path(one).expanduser()) for one in getattr(settings, field))
+            found[variable_of(field)] = ",".join(names)
+    paths = {FOLDERS[0]: str(settings.python_projects_dir), FOLDERS[1]: str(settings.notebooks)}
+    for variable in FOLDERS:
+        if variable in found:
+            found[variable] = paths[variable]
+    if FOLDERS[0] in found and FOLDERS[1] not in found and was_beside(before):
+        before = {name: value for name, value in before.items() if name != FOLDERS[1]}
+    env = {**paths, **before, **found}
+    for variable, value in env.items():
+        if not is_unicode(value):
+            raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")
+    return env
+
+
+def renamed(env: dict[str, str]) -> dict[str, str]:
+    """With settings by the names that they have now."""
+    former = {current_name(name): value for name, value in env.items()}
+    return {**former, **{name: value for name, value in env.items() if name in former}}
+
+
+def was_beside(env: dict[str, str]) -> bool:
+    """Whether an entry's notebooks lie where they do unless set: beside its projects."""
+    projects, notebooks = (env.get(variable) for variable in FOLDERS)
+    return bool(projects and notebooks) and Path(str(notebooks)) == (
+        Path(str(projects)).parent / "notebooks"
+    )
+
+
+def is_unicode(value: str) -> bool:
+    """Whether a text can be encoded as UTF-8."""
+    return value == value.encode("utf-8", "replace").decode()

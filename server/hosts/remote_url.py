@@ -1,0 +1,63 @@
+"""The URL of a server elsewhere, checked, and the token to send there.
+
+Connects to nothing.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from ..auth import given, is_protected
+from ..errors import BadSettings
+from ..net import is_loopback
+from ..settings import Settings
+from ..state_dir import TOKEN, private_text, token_file
+
+EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of this machine."
+
+
+def checked_url(url: str) -> str:
+    """A URL that tokens may be sent to, with /mcp for its path if it has none.
+
+    Raises:
+        BadSettings: it is not one, or the token could be read on the way.
+    """
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
+        good = good and not set(url) & set(' \\"<>')  # which programs parse differently
+    except ValueError:
+        good = False
+    if not good or parts.scheme not in ("http", "https"):
+        raise BadSettings(f"--url: {url!r} is no address. {EXAMPLE}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise BadSettings(f"--url: leave out what comes before @ and after ? or #. {EXAMPLE}")
+    if not is_protected(parts):
+        raise BadSettings(
+            f"--url: everybody on the way could read the token with http://. {EXAMPLE}"
+        )
+    path = parts.path.rstrip("/") or "/mcp"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
+    """The token for a server and where it is from, or None if none is known.
+
+    It is that of the settings, or for a server on this machine the one that servers here made.
+
+    Raises:
+        BadSettings: there is one that can't be used, or there are several.
+    """
+    tokens = given(settings)
+    if settings.rmi_agent_token is not None:
+        return settings.rmi_agent_token.get_secret_value(), "RMI_AGENT_TOKEN"
+    if len(tokens) > 1:
+        raise BadSettings(
+            f"RMI_AGENT_TOKENS: it has {len(tokens)} tokens. Set RMI_AGENT_TOKEN to the one to use."
+        )
+    if tokens:
+        return next(iter(tokens.values())), "RMI_AGENT_TOKENS"
+    if not is_loopback(urlsplit(url).hostname or "") or not token_file().exists():
+        return None
+    token = private_text(token_file(), "RMI_AGENT_TOKEN").strip()
+    return (token, str(token_file())) if TOKEN.fullmatch(token) else None

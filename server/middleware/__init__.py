@@ -1,0 +1,32 @@
+"""What one caller may take: requests, bytes, connections, and the size of texts.
+
+Each part stands in front of the tools and knows nothing of them.
+"""
+
+from .body_limit import SMALL_FILES, take_whole_files, whole_files_are_taken
+from .connections import AT_A_TIME, Connection, Server
+from .error_reporting import UnexpectedErrors
+from .json_messages import flaw, has_more_values
+from .limits import BODY_LIMIT, SSE_LIMIT, Guard
+from .text_lengths import Lengths
+from .transport_sessions import BoundedSessions
+from .unauthenticated import Door, Waiting
+
+__all__ = [
+    "AT_A_TIME",
+    "BODY_LIMIT",
+    "SMALL_FILES",
+    "SSE_LIMIT",
+    "BoundedSessions",
+    "Connection",
+    "Door",
+    "Guard",
+    "Lengths",
+    "Server",
+    "UnexpectedErrors",
+    "Waiting",
+    "flaw",
+    "has_more_values",
+    "take_whole_files",
+    "whole_files_are_taken",
+]

@@ -1,0 +1,213 @@
+"""uvicorn's HTTP connections, with limits, so that none of them blocks the others.
+
+uvicorn lets a client take for ever to send a request, and open as many connections as there are
+file descriptors. Knows connections, their times, and which of them an authenticated caller has
+used: behind a proxy all come from one address. Knows nothing of what requests contain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..net import QUEUE
+
+HEAD_SECONDS = 20.0  # for a request's head, from its first byte
+REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
+WRITE_SECONDS = 60.0  # in which a client has to read some of an answer
+AT_A_TIME = 16  # connections accepted before the loop gets to look at them
+
+
+def some(most: int) -> int:
+    """So many connections, or a quarter of what the system lets this process have."""
+    if sys.platform == "win32":
+        return most
+    import resource
+
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # macOS: 256 for most programs
+    return most if descriptors == resource.RLIM_INFINITY else min(most, descriptors // 4)
+
+
+STRANGERS = some(200)  # connections that no authenticated caller has used: the oldest is closed
+KNOWN_IDLE = some(200)  # others without an open request; kernels need descriptors as well
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which accepts connections a few at a time.
+
+    asyncio accepts as many in one go as the queue holds, which would be all descriptors
+    before the first connection is looked at; and ZeroMQ aborts a process that has none left.
+
+    Args:
+        config: uvicorn's.
+        leaving: closes what leads here from outside, before the port is closed. Nothing can
+            follow `serve`, which raises the signal again that has ended it.
+        ready: called when requests are served.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        leaving: Callable[[], Awaitable[None]],
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(config)
+        self._leaving, self._ready = leaving, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and have the queue as long as it was."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(QUEUE)
+        self._ready()
+
+    def close_port(self) -> None:
+        """Refuse new connections, and go on serving those that are there."""
+        for server in self.servers:
+            server.close()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new connections, and end."""
+        await self._leaving()
+        await super().shutdown(sockets)
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when the client is too slow, or to make room for newer ones.
+
+    Connections of unauthenticated callers are few, whether they send, wait for an answer or do not
+    read it. A connection that an authenticated caller has used is closed only while it is idle.
+
+    Attributes:
+        owner: the authenticated caller who has used it last; None if there was none.
+    """
+
+    owner: str | None = None
+    _deadline: asyncio.TimerHandle | None = None  # for a head, or for the rest of a body
+    _writing: asyncio.TimerHandle | None = None
+    _unsent = 0  # bytes of answers when the client was last looked at
+    _since = 0.0  # when it began to wait, or its request came
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.app_state = {**self.app_state, "connection": self}  # each request gets a copy
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its requests is being served."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether it has a whole request that is being served, and the client reads the answer."""
+        return not self.idle and not self.cycle.more_body and not self.flow.write_paused
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._expect(HEAD_SECONDS)
+        strangers = [c for c in self._others() if c.owner is None]
+        if len(strangers) >= STRANGERS:
+            min(strangers, key=lambda c: (c.waits_for_us, c._since)).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; that does not extend the time for a head."""
+        before = self.cycle
+        leftover = self.idle and self.conn.their_state is h11.SEND_BODY
+        super().data_received(data)
+        if self.cycle is not before:
+            self._since = self.loop.time()
+        if not self.idle:
+            self._stop_the_clock()
+        elif leftover and self.conn.their_state is h11.IDLE:
+            self._expect(self.timeout_keep_alive)  # uvicorn has only stopped its own clock
+        elif self._deadline is None and not self.transport.is_closing():
+            self._expect(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._stop_the_clock()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; uvicorn's keep-alive counts until its first byte."""
+        self._since = self.loop.time()
+        if self.cycle.more_body:  # not read: what comes of it is thrown away, for a while
+            self._expect(HEAD_SECONDS if self.owner else REST_SECONDS)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._see_it_sent()
+        elif self.owner is not None:
+            self._make_room()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close it, also if the client does not read what is left."""
+        super().timeout_keep_alive_handler()
+        self._see_it_sent()
+
+    def pause_writing(self) -> None:
+        """Hold the answer until the client reads on, which it has to in time."""
+        super().pause_writing()
+        self._see_it_sent()
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _see_it_sent(self) -> None:
+        if self._writing is None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._writing = self.loop.call_later(WRITE_SECONDS, self._check_sent)
+
+    def _check_sent(self) -> None:
+        self._writing = None
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unsent:
+            self.transport.abort()
+        elif left:
+            self._see_it_sent()
+
+    def _expect(self, seconds: float) -> None:
+        self._stop_the_clock()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_the_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _make_room(self) -> None:
+        """If too many are idle, close the oldest of the owner who has most of them."""
+        idle = [c for c in (self, *self._others()) if c.owner is not None and c.idle]
+        if len(idle) > KNOWN_IDLE:
+            crowd, _ = Counter(c.owner for c in idle).most_common(1)[0]
+            rivals = [c for c in idle if c.owner == crowd]
+            min(rivals, key=lambda c: c._since).transport.abort()
+
+    def _others(self) -> list[Connection]:
+        return [
+            c
+            for c in self.connections
+            if isinstance(c, Connection) and c is not self and not c.transport.is_closing()
+        ]
+
+
+def recognize(scope: Scope, who: str) -> None:
+    """Note that an authenticated caller uses the connection: strangers can't displace it now."""
+    connection = scope.get("state", {}).get("connection")
+    if isinstance(connection, Connection):
+        connection.owner = who

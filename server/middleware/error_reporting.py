@@ -1,0 +1,73 @@
+"""Unexpected exceptions as messages that say what failed and what to do next.
+
+FastMCP masks what a tool raises as "Error calling tool 'run_cell'", which helps nobody. The
+cause is behind that error; its traceback goes to the log under an incident number.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
+from fastmcp.server.middleware import Middleware, MiddlewareContext
+
+from ...kernels import next_step
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Next = Callable[[MiddlewareContext[Any]], Awaitable[Result]]
+
+OTHERS = (
+    "Try again; if it fails again, report it with the lines of incident {incident} in the server's"
+    " log."
+)
+
+
+class UnexpectedErrors(Middleware):
+    """Says what failed where FastMCP would only say that something did."""
+
+    async def on_call_tool(
+        self, context: MiddlewareContext[Any], call_next: Next[Result]
+    ) -> Result:
+        """Run the tool; raises `ToolError` with words."""
+        return await reporting(context.message.name, ToolError, call_next(context))
+
+    async def on_read_resource(
+        self, context: MiddlewareContext[Any], call_next: Next[Result]
+    ) -> Result:
+        """Read the resource; raises `ResourceError` with words."""
+        return await reporting("reading the resource", ResourceError, call_next(context))
+
+    async def on_get_prompt(
+        self, context: MiddlewareContext[Any], call_next: Next[Result]
+    ) -> Result:
+        """Render the prompt; raises `PromptError` with words."""
+        return await reporting(context.message.name, PromptError, call_next(context))
+
+
+async def reporting(what: str, kind: type[FastMCPError], work: Awaitable[Result]) -> Result:
+    """Await the work; an error that masks an unexpected one is raised again with words."""
+    try:
+        return await work
+    except kind as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, FastMCPError):
+            raise
+        raise kind(message(what, cause), log_level=logging.DEBUG) from cause
+
+
+def message(what: str, cause: BaseException) -> str:
+    """What failed, why, and the next step; the log gets the rest.
+
+    Only the system's own words are passed on: another exception's text may hold anything.
+    """
+    incident = secrets.token_hex(4)
+    log.error("%s failed (incident %s): %r", what, incident, cause)
+    if isinstance(cause, OSError) and cause.strerror:
+        advice = next_step(cause) or OTHERS.format(incident=incident)
+        return f"The server failed: {what}: {cause.strerror}. {advice}"
+    return f"The server failed: {what}: {type(cause).__name__}. {OTHERS.format(incident=incident)}"

@@ -1,0 +1,113 @@
+"""JSON-RPC messages as bytes, looked at before anything is made of them.
+
+What it costs to parse and validate a message grows with the values in it, far more than with its
+size: a file's content is one value. Knows JSON; `lengths.py` knows what may be large in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from .text_lengths import NAME, of_message
+
+MOST_VALUES = 10_000  # of calls of our tools the largest have a dozen
+PART = 1_000_000  # bytes looked at in one go: other threads wait for that long
+LARGE = 65_536  # bytes of a message that is looked at value by value
+DIGITS = 400  # of a number: a float has no more before its point
+BATCH = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
+
+
+def flaw(body: bytes) -> str | None:
+    """Why a body is not worth parsing, in words for who has sent it; None if it may be."""
+    if b"\0" in body:  # UTF-16 and UTF-32, whose punctuation isn't counted below
+        return "The message is not JSON in UTF-8. Send it in that encoding."
+    if BATCH.match(body):
+        return (
+            "A request has one JSON-RPC message, which is an object: MCP has no batches."
+            " Send each message in a request of its own."
+        )
+    if has_more_values(body, MOST_VALUES):
+        return (
+            f"The message has more than {MOST_VALUES:,} values, which no call needs."
+            " Send large content as one text."
+        )
+    return flaw_of_large(body) if len(body) > LARGE else None
+
+
+def flaw_of_large(body: bytes) -> str | None:
+    """The same for a message whose errors might repeat what it has, or that is slow to parse."""
+    try:
+        message = json.loads(
+            body,
+            object_pairs_hook=distinct,
+            parse_int=lambda number: int(short(number)),
+            parse_float=lambda number: float(short(number)),
+        )
+    except Flaw as flawed:
+        return str(flawed)
+    except RecursionError:
+        return "The message has too many objects and arrays inside one another. Send it flat."
+    except ValueError as error:
+        return f"The message is not valid JSON: {error}. Send it whole, as JSON in UTF-8."
+    if not isinstance(message, dict):
+        return "A JSON-RPC message is an object. Send one."
+    found = of_message(message)
+    return found and f"Nothing was done: {found}"
+
+
+class Flaw(Exception):
+    """What a parser need not go on for; the text is for the sender."""
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, if every parser understands the same by it.
+
+    Raises:
+        Flaw: it has a key twice, or one that is too long.
+    """
+    made = dict(pairs)
+    if long := next((key for key in made if len(key) > NAME), ""):
+        raise Flaw(f"A key has {len(long):,} characters; it may have {NAME:,}. Send a shorter one.")
+    if len(made) < len(pairs):
+        raise Flaw("An object has the same key twice. Send each key once.")
+    return made
+
+
+def short(number: str) -> str:
+    """A number, if it is soon read: that takes longer by the square of its digits.
+
+    Raises:
+        Flaw: it has too many.
+    """
+    if len(number) > DIGITS:
+        raise Flaw(f"A number has {len(number):,} digits; it may have {DIGITS}. Round it.")
+    return number
+
+
+def has_more_values(body: bytes, most: int) -> bool:
+    """Whether a JSON text has more than so many keys, texts, numbers, objects and arrays.
+
+    What is no JSON is counted up to where a parser finds that out.
+    """
+    if marks(body) <= most:
+        return False
+    found, in_text, start = 0, False, 0
+    while start < len(body):
+        part = body[start : start + PART]
+        if (len(part) - len(part.rstrip(b"\\"))) % 2 and start + len(part) < len(body):
+            part = part[:-1]  # its backslash belongs to what follows
+        start += len(part)
+        # Without escapes, each quotation mark begins or ends a text.
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * most + 3)
+        found += marks(b"".join(pieces[int(in_text) :: 2]))
+        if found > most or len(pieces) > 2 * most + 3:
+            return True
+        in_text ^= len(pieces) % 2 == 0
+    return False
+
+
+def marks(text: bytes) -> int:
+    """How often something is followed by one value more."""
+    return sum(text.count(mark) for mark in (b",", b":", b"[", b"{"))

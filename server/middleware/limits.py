@@ -1,0 +1,300 @@
+"""What one caller over HTTP may take: requests a minute, requests at once, and bytes of bodies.
+
+Stands behind authentication and counts by principal, so that nobody takes another's share.
+Knows nothing of MCP but the form of its errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...kernels import LOCAL
+from .connections import recognize
+
+BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped
+SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp makes debug texts of each on the loop
+BODY_SECONDS = 60.0  # for a whole body
+SMALL = 65_536  # bytes of a body that counts for nothing: too large calls can still be stopped
+HELD = 100_000_000  # bytes of larger bodies that the open requests of one principal have together
+AT_ONCE = 200  # open requests of one principal: each stream of events is one
+AT_ONCE_OF_ALL = 300  # beyond that nobody may open more than an equal part of it
+AT_LEAST = 10  # open requests that everybody may have whatever the others do
+
+Check = Callable[[bytes], str | None]
+
+
+class Refused(Exception):
+    """A request that is not served; `after` is when to try again, in seconds."""
+
+    def __init__(self, status: int, text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.status, self.after = status, after
+
+
+class Allowance:
+    """So many requests a minute, saved up for at most a minute; 0 is no limit."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._left, self._looked = float(per_minute), time.monotonic()
+
+    def wait(self) -> float:
+        """Seconds until the next request may come; 0 is now."""
+        if not self.per_minute:
+            return 0.0
+        now, rate = time.monotonic(), self.per_minute / 60
+        self._left = min(float(self.per_minute), self._left + (now - self._looked) * rate)
+        self._looked = now
+        return max(0.0, (1 - self._left) / rate)
+
+    def take(self) -> None:
+        """Count a request, which may go into debt."""
+        self._left -= 1
+
+    def check(self) -> None:
+        """Count a request, if it may come now.
+
+        Raises:
+            Refused: it may not.
+        """
+        if seconds := self.wait():
+            after = math.ceil(seconds)
+            raise Refused(
+                429,
+                f"Too many requests: at most {self.per_minute} a minute are served"
+                f" (RMI_AGENT_RATE_LIMIT). Nothing was done; try again in {after} s.",
+                after,
+            )
+        self.take()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is as it was in the beginning."""
+        self.wait()
+        return not self.per_minute or self._left >= self.per_minute
+
+
+@dataclass
+class Share:
+    """What one principal has taken: requests that are open, and the bytes of their bodies."""
+
+    allowance: Allowance
+    open: int = 0
+    held: int = 0
+
+
+class Guard:
+    """ASGI middleware that holds each principal to its share.
+
+    Args:
+        app: what is guarded.
+        per_minute: requests of one principal; 0 is no limit.
+        body_limit: bytes that a body may have, by path; 0 where nothing reads one.
+        check: returns what is wrong with a body; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        per_minute: int,
+        body_limit: Callable[[str], int] = lambda path: BODY_LIMIT,
+        check: Check = lambda body: None,
+    ) -> None:
+        self._app, self._per_minute = app, per_minute
+        self._body_limit, self._check = body_limit, check
+        self._shares: dict[str, Share] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or say why not and when to try again."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        who = principal(scope)
+        recognize(scope, who)
+        with self._open(who) as share:
+            try:
+                self._check_number(share)
+                await check_rate(share.allowance, waits=scope["path"].startswith("/messages"))
+                body = await self._read(share, scope, receive)
+            except Refused as refused:
+                await refusal(refused)(scope, receive, send)
+            except ClientDisconnect:
+                return
+            else:
+                given, share.held = replay(body, receive), share.held + counted(len(body))
+                size = counted(len(body))
+                del body  # a run may take hours
+                try:
+                    await self._app(scope, given, send)
+                finally:
+                    share.held -= size
+
+    @property
+    def known(self) -> int:
+        """Of how many principals something is remembered."""
+        return len(self._shares)
+
+    @contextlib.contextmanager
+    def _open(self, who: str) -> Iterator[Share]:
+        share = self._shares.get(who)
+        if share is None:
+            for name in [name for name, one in self._shares.items() if is_unused(one)]:
+                del self._shares[name]
+            share = self._shares[who] = Share(Allowance(self._per_minute))
+        share.open += 1
+        try:
+            yield share
+        finally:
+            share.open -= 1
+            if is_unused(share):
+                self._shares.pop(who, None)
+
+    def _check_number(self, share: Share) -> None:
+        shares = [one.open for one in self._shares.values() if one.open]
+        most = AT_ONCE
+        if sum(shares) > AT_ONCE_OF_ALL:
+            most = min(most, max(AT_LEAST, AT_ONCE_OF_ALL // len(shares)))
+        if share.open > most:
+            raise Refused(
+                429,
+                f"Too many requests at once: {most} of yours are open, and no more are served."
+                " Nothing was done; try again in 5 s, when some have ended.",
+                5,
+            )
+
+    async def _read(self, share: Share, scope: Scope, receive: Receive) -> bytes:
+        """A request's body, which counts as held while it arrives."""
+        limit = self._body_limit(scope["path"])
+        if not limit:
+            return b""
+        mine = 0
+
+        def arrived(size: int) -> None:
+            nonlocal mine
+            share.held += counted(size) - mine
+            mine = counted(size)
+            if mine and share.held > HELD:
+                raise Refused(
+                    429,
+                    f"Too much at once: the bodies of your open requests may have {HELD / 1e6:g} MB"
+                    " together. Nothing was done; try again in 5 s, when some have ended.",
+                    5,
+                )
+
+        try:
+            body = await whole_body(scope, receive, limit, BODY_SECONDS, arrived)
+            # A look at megabytes takes its time, and the loop has others to serve.
+            found = (
+                self._check(body)
+                if len(body) <= SMALL
+                else await asyncio.to_thread(self._check, body)
+            )
+        finally:
+            share.held -= mine
+        if found is not None:
+            raise Refused(400, found)
+        return body
+
+
+def is_unused(share: Share) -> bool:
+    """Whether nothing is lost if a share begins anew."""
+    return not share.open and share.allowance.is_whole
+
+
+def counted(size: int) -> int:
+    """How much of a body's size counts."""
+    return size if size > SMALL else 0
+
+
+async def check_rate(allowance: Allowance, waits: bool) -> None:
+    """Count a request; a client of legacy SSE `waits`, since it breaks off at an error.
+
+    Raises:
+        Refused: there were too many.
+    """
+    if not waits:
+        return allowance.check()
+    seconds = allowance.wait()
+    allowance.take()
+    await asyncio.sleep(seconds)
+
+
+def principal(scope: Scope) -> str:
+    """Whose request it is."""
+    user = scope.get("user")
+    return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
+
+
+async def whole_body(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    seconds: float | None,
+    arrived: Callable[[int], None] = lambda size: None,
+) -> bytes:
+    """A request's body, all of it, of at most so many bytes and in at most so many seconds.
+
+    `arrived` is called with its size as it grows, and may refuse it.
+
+    Raises:
+        Refused: it is too large or takes too long.
+        ClientDisconnect: the client has gone.
+    """
+    too_large = Refused(
+        413,
+        f"The request is too large: its body may have at most {limit / 1e6:g} MB."
+        " Nothing was done; send less at once.",
+    )
+    request = Request(scope, receive)
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise too_large
+                arrived(len(body))
+    except TimeoutError:
+        raise Refused(
+            408,
+            f"The request's body took longer than {seconds:g} s to arrive. Nothing was done; send"
+            " it again.",
+            1,
+        ) from None
+    return bytes(body)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body in one message, and then what else comes."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+def refusal(refused: Refused) -> Response:
+    """As HTTP's status for programs, and as an MCP error, which clients show to their model."""
+    error = ErrorData(code=INVALID_REQUEST, message=str(refused))
+    headers = {} if refused.after is None else {"Retry-After": f"{refused.after:.0f}"}
+    return Response(
+        JSONRPCError(jsonrpc="2.0", id=None, error=error).model_dump_json(by_alias=True),
+        refused.status,
+        headers,
+        "application/json",
+    )

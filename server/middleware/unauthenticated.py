@@ -1,0 +1,109 @@
+"""Requests of unauthenticated callers: small ones, with one allowance for all callers together.
+
+A slow sender delays nobody else: a request that arrives whole is served at once.
+Knows HTTP; nothing of what is requested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .json_messages import has_more_values
+from .limits import Allowance, Refused, refusal, replay, whole_body
+
+SECONDS = 5.0  # for a body
+BODIES = 32  # that arrive at the same time; the oldest is given up for one more
+
+
+class Waiting:
+    """The bodies that unauthenticated callers are sending: a few at a time, each for a short while.
+
+    A body that has arrived waits for no other, however many slow senders there are.
+    """
+
+    def __init__(self, most: int = BODIES) -> None:
+        self._most = most
+        self._open: dict[int, asyncio.Timeout] = {}
+
+    @property
+    def number(self) -> int:
+        """How many are arriving."""
+        return len(self._open)
+
+    @contextlib.asynccontextmanager
+    async def arriving(self) -> AsyncIterator[None]:
+        """The time in which a body has to arrive; it ends sooner if newer ones need the place.
+
+        Raises:
+            TimeoutError: it did not arrive.
+        """
+        while len(self._open) >= self._most:
+            oldest = self._open.pop(next(iter(self._open)))
+            if not oldest.expired():
+                oldest.reschedule(0)
+        async with asyncio.timeout(SECONDS) as mine:
+            self._open[id(mine)] = mine
+            try:
+                yield
+            finally:
+                self._open.pop(id(mine), None)
+
+
+class Door:
+    """ASGI middleware for paths without authentication: one allowance for all callers together.
+
+    Args:
+        app: serves those paths.
+        per_minute: requests of all callers together.
+        waiting: the bodies that are arriving, here and at other doors.
+        body: bytes that a request's body may have; 0 if nothing here reads one.
+        values: values that a JSON body may have, since each may cost an error of its own.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        per_minute: int,
+        waiting: Waiting,
+        body: int,
+        values: int | None = None,
+    ) -> None:
+        self._app, self._waiting, self._body = app, waiting, body
+        self._values = values
+        self._allowance = Allowance(per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or say why not and when to try again."""
+        try:
+            self._allowance.check()
+            body = await self._read(scope, receive) if self._body else b""
+        except Refused as refused:
+            await refusal(refused)(scope, receive, send)
+        except ClientDisconnect:
+            return
+        else:
+            await self._app(scope, replay(body, receive), send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        try:
+            async with self._waiting.arriving():
+                body = await whole_body(scope, receive, self._body, None)
+        except TimeoutError:
+            raise Refused(
+                408,
+                f"The request's body did not arrive within {SECONDS:g} s, or too many others were"
+                " arriving. Nothing was done; send it again.",
+                1,
+            ) from None
+        if self._values is not None and has_more_values(body, self._values):
+            raise Refused(
+                400,
+                f"The request's JSON has more than {self._values} values. Nothing was done; send"
+                " fewer.",
+            )
+        return body

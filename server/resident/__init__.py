@@ -1,0 +1,72 @@
+"""The one server of this user that others attach to, over a Unix socket of its own.
+
+Finding it, and forwarding all of a stdio process's requests to it.
+"""
+
+from typing import TYPE_CHECKING
+
+from .discovery import (
+    FACTS_PATH,
+    RESTART,
+    START,
+    AttachError,
+    Facts,
+    check,
+    find_endpoint,
+    resident_endpoint,
+)
+from .record import (
+    POLL_INTERVAL,
+    Record,
+    Running,
+    born,
+    check_supported,
+    found,
+    is_held,
+    lease,
+    local_socket,
+    log_file,
+    publish,
+    record_file,
+    recorded,
+    withdraw,
+)
+
+if TYPE_CHECKING:
+    from .proxy import ResidentProxy
+
+__all__ = [
+    "FACTS_PATH",
+    "POLL_INTERVAL",
+    "RESTART",
+    "START",
+    "AttachError",
+    "Facts",
+    "Record",
+    "ResidentProxy",
+    "Running",
+    "born",
+    "check",
+    "check_supported",
+    "find_endpoint",
+    "found",
+    "is_held",
+    "lease",
+    "local_socket",
+    "log_file",
+    "publish",
+    "record_file",
+    "recorded",
+    "resident_endpoint",
+    "withdraw",
+]
+
+
+def __getattr__(name: str) -> object:
+    """`ResidentProxy` when it is asked for: it needs FastMCP, and nothing else here does."""
+    if name != "ResidentProxy":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .proxy import ResidentProxy
+
+    globals()[name] = ResidentProxy
+    return ResidentProxy

@@ -1,0 +1,298 @@
+"""A server on stdio that forwards everything to the resident one: FastMCP's proxy, watched.
+
+It notices when the resident server ends, says what may have happened, and finds the next one.
+Knows MCP and the way there; no kernel and no tool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import httpx2
+from fastmcp.client.transports import StreamableHttpTransport
+from fastmcp.exceptions import ToolError
+from fastmcp.server.dependencies import get_context
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.server.providers.proxy import FastMCPProxy, ProxyClient
+from mcp import MCPError
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import (
+    INTERNAL_ERROR,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    PromptReference,
+    ResourceTemplateReference,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from ..errors import BadSettings
+from ..settings import Attach, Settings
+from ..state_dir import VERSION
+from .discovery import START, STOP, AttachError, Endpoint, NoResidentServer, find_endpoint
+from .record import found
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL = 0.5  # seconds, while a call goes on
+PROBE_INTERVAL = 5.0  # seconds; a server that runs may still be stuck
+MAX_FAILED_PROBES = 3  # in a row, until a server counts as stuck
+MAX_IDLE_CONNECTIONS = 4  # kept for the next calls, of each kind
+REQUEST_TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # as in MCP's own clients
+NOTHING_RAN = "Nothing was run."
+MAY_HAVE_RUN = "The call may have been carried out, wholly or in part."
+SESSIONS_ENDED = (
+    "What it had not yet reported is lost. Sessions end with their server; their notebooks stay,"
+    " and resume_session runs one again."
+)
+
+
+class UpstreamLost(Exception):
+    """The server of an open call has ended or is stuck; the text says so, and what to do."""
+
+
+class PooledTransport(StreamableHttpTransport):
+    """FastMCP's transport over one HTTP client that stays open, for results of any size.
+
+    An HTTP client for each connection costs some 100 ms, and the SDK's limit of 1 MB for one
+    event is less than a large picture has.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(f"{endpoint.base_url}/mcp")
+        self._http = endpoint.client(REQUEST_TIMEOUT)
+
+    @contextlib.asynccontextmanager
+    async def connect_session(  # type: ignore[override]
+        self, *, transport_options: Any, **session: Any
+    ) -> AsyncIterator[Any]:
+        """One MCP connection."""
+        async with (
+            streamable_http_client(self.url, http_client=self._http, max_sse_event_size=None) as (
+                reading,
+                writing,
+            ),
+            transport_options.session_class(reading, writing, **session) as opened,
+        ):
+            yield opened
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+
+class Connection(ProxyClient[PooledTransport]):
+    """A connection for one call at a time, which is given back after it instead of closed.
+
+    Progress and questions of one call never mix with those of another, as they would on a
+    connection that several calls share.
+    """
+
+    def __init__(
+        self, upstream: PooledTransport, give_back: Callable[[Connection], bool], **options: Any
+    ) -> None:
+        super().__init__(upstream, forward_incoming_headers=False, **options)
+        self._give_back, self._kept = give_back, False
+
+    async def __aenter__(self) -> Connection:
+        if not self._kept:
+            await super().__aenter__()  # type: ignore[no-untyped-call] # for the time between calls
+            self._kept = True
+        await super().__aenter__()  # type: ignore[no-untyped-call]
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await super().__aexit__(*error)  # type: ignore[no-untyped-call]
+        if error[0] is not None or not self._give_back(self):
+            self._kept = False
+            await super().__aexit__(*error)  # type: ignore[no-untyped-call]
+
+
+class ResidentProxy(Middleware):
+    """Forwards requests to the resident server. `mcp` is the FastMCP server that does so.
+
+    Args:
+        settings: all that can be set.
+        attach: whether a server is started where none runs.
+        endpoint: the server, as it was found.
+    """
+
+    def __init__(self, settings: Settings, attach: Attach, endpoint: Endpoint) -> None:
+        self._settings, self._attach = settings, attach
+        self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
+        self._idle: dict[tuple[str, bool], list[Connection]] = {}
+        self._finding = asyncio.Lock()
+        self.mcp: FastMCPProxy = FastMCPProxy(
+            client_factory=self.connection,
+            provider_error_strategy="raise",
+            identity="upstream",
+            name="RmiAgentMcpServer",
+            version=VERSION,
+        )
+        self.mcp.add_middleware(self)
+        self.mcp.add_completion_handler(self.complete)
+
+    def connection(self) -> Connection:
+        """A connection of our own client's protocol era, with what that client can do."""
+        ctx = get_context()
+        request, client = ctx.request_context, ctx.session.client_capabilities
+        asked = request.protocol_version if request is not None else None
+        mode = asked if asked in MODERN_PROTOCOL_VERSIONS else "legacy"
+        forms = client.elicitation if client is not None else None
+        asks = forms is not None and (forms.form is not None or forms.url is None)
+        idle = self._idle.setdefault((mode, asks), [])
+        if idle:
+            return idle.pop()
+        upstream = self._upstream
+
+        def give_back(connection: Connection) -> bool:
+            stays = upstream is self._upstream and len(idle) < MAX_IDLE_CONNECTIONS
+            if stays:
+                idle.append(connection)
+            return stays
+
+        handlers: dict[str, Any] = {} if asks else {"elicitation_handler": None}
+        return Connection(upstream, give_back, mode=mode, **handlers)
+
+    async def on_request(
+        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
+    ) -> Any:
+        """Forward a request if the server runs, and say what happened if it ends meanwhile."""
+        refuse = ToolError if context.method == "tools/call" else protocol_error
+        try:
+            await self._find()
+        except NoResidentServer as error:
+            raise refuse(f"{NOTHING_RAN} {error}{self._alternative}") from None
+        except AttachError as error:
+            raise refuse(f"{NOTHING_RAN} {error}") from None
+        try:
+            return await self._watched(call_next, context)
+        except UpstreamLost as error:
+            raise refuse(str(error)) from None
+
+    async def complete(
+        self,
+        of: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion:
+        """What an argument may be."""
+        given = dict(context.arguments or {}) if context is not None else None
+        async with self.connection() as connection:
+            return await connection.complete(
+                of, {"name": argument.name, "value": argument.value}, given
+            )
+
+    async def aclose(self) -> None:
+        """Close the connections; what runs on the server goes on."""
+        await self._upstream.aclose()
+
+    async def _find(self) -> None:
+        """Have the right server at the other end.
+
+        Raises:
+            AttachError: there is none.
+        """
+        if self._endpoint.record is not None and still_runs(self._endpoint):
+            return
+        async with self._finding:
+            if self._endpoint.record is not None and still_runs(self._endpoint):
+                return
+            endpoint = await find_endpoint(self._settings, self._attach)
+            if endpoint == self._endpoint:
+                return
+            log.info("%s does all from now on", endpoint.label)
+            before = self._upstream
+            self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
+            self._idle = {}
+            await before.aclose()
+
+    async def _watched(
+        self, call_next: Callable[[Any], Awaitable[Any]], context: MiddlewareContext[Any]
+    ) -> Any:
+        """Wait for an answer as long as the server runs that it comes from.
+
+        Raises:
+            UpstreamLost: it does not any more.
+        """
+        endpoint, lost = self._endpoint, ""
+        with anyio.CancelScope() as scope:
+
+            async def watch() -> None:
+                nonlocal lost
+                try:
+                    lost = await self._loss_of(endpoint)
+                except Exception as error:  # of this code: no call may wait for ever because of it
+                    log.exception("%s can't be watched", endpoint.label)
+                    lost = f"{endpoint.label} can't be watched: {error!r}. {MAY_HAVE_RUN}"
+                scope.cancel()
+
+            watching = asyncio.create_task(watch())
+            try:
+                return await call_next(context)
+            except Exception:
+                if not (still_runs(endpoint) and await answers(endpoint)):
+                    raise UpstreamLost(self._format_ended(endpoint)) from None
+                raise
+            finally:
+                watching.cancel()
+        raise UpstreamLost(lost)
+
+    async def _loss_of(self, endpoint: Endpoint) -> str:
+        """Wait until a server has ended or is stuck, and say so."""
+        failed, probed = 0, anyio.current_time()
+        while True:
+            await anyio.sleep(WATCH_INTERVAL)
+            if not still_runs(endpoint):
+                return self._format_ended(endpoint)
+            if anyio.current_time() - probed >= PROBE_INTERVAL:
+                failed = 0 if await answers(endpoint) else failed + 1
+                probed = anyio.current_time()
+                if failed == MAX_FAILED_PROBES:
+                    return (
+                        f"{endpoint.label} is stuck: it does not answer. {MAY_HAVE_RUN}"
+                        f" If it stays so, end it: {STOP}"
+                    )
+
+    def _format_ended(self, endpoint: Endpoint) -> str:
+        starts = self._attach == "always" and self._settings.rmi_agent_server is None
+        then = "The next call starts a new one." if starts else f"To go on, start it: {START}."
+        return (
+            f"{endpoint.label} has ended. {MAY_HAVE_RUN} {SESSIONS_ENDED} {then}{self._alternative}"
+        )
+
+    @property
+    def _alternative(self) -> str:
+        """What else can be done where nobody asked for a resident server."""
+        if self._attach == "always":
+            return ""
+        return " Or restart this application: it then runs code by itself, without that server."
+
+
+def protocol_error(text: str) -> MCPError:
+    """For requests whose results have no place for errors."""
+    return MCPError(INTERNAL_ERROR, text)
+
+
+def still_runs(endpoint: Endpoint) -> bool:
+    """Whether a resident server still runs; others have no record, and count as running."""
+    if endpoint.record is None:
+        return True
+    try:
+        return found() == endpoint.record
+    except (BadSettings, OSError):
+        return False
+
+
+async def answers(endpoint: Endpoint) -> bool:
+    """Whether a server answers at all."""
+    try:
+        async with endpoint.client() as client:
+            return (await client.get(f"{endpoint.base_url}/healthz")).status_code == 200
+    except httpx2.HTTPError:
+        return False

@@ -1,0 +1,77 @@
+"""A session to take along: the notebook as it lies there, a script, or one page.
+
+The page has what nbconvert makes of the notebook, with outputs cleaned of what could act, and
+loads nothing. Knows files and nbconvert; nothing of who asks.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import nbformat
+from nbconvert import HTMLExporter, PythonExporter
+from nbformat import NotebookNode
+
+from .index import Entry, shown
+from .model import LARGEST, UnreadableError, regular
+
+KINDS = {
+    "ipynb": "application/x-ipynb+json",
+    "py": "text/x-python; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+}
+SCRIPTS = re.compile(r"<script\b[^>]*>.*?</script>", re.S)
+# The page is opened from a disk, where no server says what it may do.
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
+    " style-src 'unsafe-inline'; img-src data:; font-src data:\">"
+)
+
+
+def content(entry: Entry, kind: str) -> bytes:
+    """A session as one of `KINDS`.
+
+    Raises:
+        UnreadableError: its file is no notebook, or too large.
+    """
+    raw = regular(entry.path, None if kind == "ipynb" else LARGEST)
+    if kind == "ipynb":
+        return raw
+    notebook = notebook_of(raw)
+    resources = {"metadata": {"name": shown(entry.path.stem)}}
+    if kind == "py":
+        script, _ = PythonExporter().from_notebook_node(notebook, resources)
+        return bytes(script.encode("utf-8", "replace"))
+    return page(notebook, resources)
+
+
+def notebook_of(raw: bytes) -> NotebookNode:
+    """A notebook as nbconvert needs it.
+
+    Raises:
+        UnreadableError: it is none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is not quite valid
+            notebook: NotebookNode = nbformat.reads(raw.decode("utf-8", "replace"), as_version=4)
+            return notebook
+    except Exception as error:  # nbformat raises what the broken part leads to
+        raise UnreadableError(
+            f"It is no notebook that can be converted ({error!s:.100})."
+        ) from None
+
+
+def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:
+    """One page, for a disk."""
+    nowhere = dict.fromkeys(
+        ("require_js_url", "jquery_url", "mathjax_url", "mermaid_js_url", "widget_renderer_url"), ""
+    )
+    notebook.metadata.pop("widgets", None)
+    exporter = HTMLExporter(sanitize_html=True, embed_images=False, **nowhere)
+    exporter.mermaid_layout_elk_js_url = ""
+    html, _ = exporter.from_notebook_node(notebook, resources)
+    html = SCRIPTS.sub("", html)  # the template's own: those of outputs are text by now
+    return bytes(html.replace("<head>", f"<head>{POLICY}", 1).encode("utf-8", "replace"))

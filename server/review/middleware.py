@@ -1,0 +1,133 @@
+"""What stands before the pages: who asks, how often, and what every answer says to the browser.
+
+Who is not known is asked to sign in, whatever is asked for, so that addresses tell nothing.
+Knows cookies and headers; nothing of what the pages show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastmcp.server.auth import AccessToken
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...kernels import Sessions
+from ..middleware import Door, Guard, Waiting
+from .access import Access, ByFirstLink, ByToken, Viewer
+from .index import Index
+from .responses import cookie_of, expired, first_link, local, sign_in
+from .routes import Asked, Pages
+
+OFTEN = 6_000  # requests a minute of one viewer: a long notebook has hundreds of pictures
+STRANGERS = 600  # and of all who are not known together
+FORM_LIMIT = 10_000  # bytes
+SIGNING_IN = ("/review/sign-in", "/review/enter/")
+OPEN = ("/review/static/", *SIGNING_IN)
+HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            "connect-src 'self'",
+            "frame-src 'self'",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Nothing to others; with no-referrer browsers would call a form's own origin "null".
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Gate:
+    """The pages as an ASGI application, to those whom `access` knows and to who has a link.
+
+    Args:
+        index: the notebooks.
+        access: how those who look are known.
+        sessions: those that are open in this process.
+        waiting: bodies that strangers are sending, here and elsewhere.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        access: Access,
+        sessions: Sessions | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self._access, waiting = access, waiting or Waiting()
+        signs = access if isinstance(access, ByToken | ByFirstLink) else None
+        app: ASGIApp = GZipMiddleware(Pages(index, signs, sessions).app(), 2_000, 4)
+        self._known = Guard(app, OFTEN, lambda path: FORM_LIMIT)
+        self._strangers = Door(app, STRANGERS, waiting, FORM_LIMIT)
+        self._refused = Door(self._refusal, STRANGERS, waiting, 0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or ask who sends it."""
+        request = Request(scope)
+        asked = self._asked(request)
+        headers = HEADERS
+        if asked is not None and asked.shared is not None:
+            headers = HEADERS | {"Referrer-Policy": "no-referrer"}  # the address is the key
+        scope = dict(scope)
+        if asked is not None:
+            who = (
+                asked.viewer.name if asked.shared is None else f"{asked.viewer.name} {asked.shared}"
+            )
+            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
+            scope["state"] = {**scope.get("state", {}), "asked": asked}
+            chosen: ASGIApp = self._known
+        else:
+            chosen = self._strangers if scope["path"].startswith(OPEN) else self._refused
+        await chosen(scope, receive, saying(headers, send))
+
+    def _asked(self, request: Request) -> Asked | None:
+        """Who asks; None if that is not known, or is about to be."""
+        path = request.scope["path"]
+        if path.startswith(SIGNING_IN):
+            return None
+        if path.startswith("/shared/"):
+            link = path.split("/")[2]
+            found = self._access.shared(link) if isinstance(self._access, ByToken) else None
+            return Asked(found[1], found[0], found[2]) if found else None
+        viewer: Viewer | None = self._access.viewer(cookie_of(request))
+        return Asked(viewer) if viewer else None
+
+    async def _refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        if scope["path"].startswith("/shared/") and isinstance(self._access, ByToken):
+            answer: Response = expired()
+        elif isinstance(self._access, ByFirstLink):
+            answer = first_link()
+        else:
+            leads_to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            # Browsers send no strict cookie with what another site has led to.
+            before = request.headers.get("sec-fetch-site") == "cross-site"
+            answer = sign_in(local(leads_to), before=before)
+        await answer(scope, receive, send)
+
+
+def saying(headers: Mapping[str, str], send: Send) -> Send:
+    """A `send` that adds headers where an answer has none of its own."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = MutableHeaders(scope=message)
+            for name, value in headers.items():
+                own.setdefault(name, value)
+        await send(message)
+
+    return sent

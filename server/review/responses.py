@@ -1,0 +1,177 @@
+"""Answers that several pages give, and what is asked of every form.
+
+Signing in, what is not there, pictures, cookies. Knows single requests and answers; nothing of
+the notebooks that are asked for.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import NoReturn
+from urllib.parse import quote, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..auth import pages
+from .access import SIGNED_IN
+from .model import MAGIC, Output
+
+KEEP = "private, max-age=31536000, immutable"  # for what has its version in its address
+
+
+def gone() -> NoReturn:
+    """The one answer for what is not there, was, or is another's.
+
+    Raises:
+        HTTPException: always.
+    """
+    raise HTTPException(404)
+
+
+async def error_page(request: Request, error: HTTPException) -> Response:
+    """An error as a page."""
+    if error.status_code == 404 and request.url.path.startswith("/shared/"):
+        return expired()
+    if error.status_code == 404:
+        return pages.page(
+            "There is no such page",
+            '<p>A session of that name is not here. <a href="/">All sessions</a></p>',
+            404,
+        )
+    answer = pages.failure(error.detail, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def expired() -> Response:
+    """What a link says that is over, was mistyped or never was."""
+    return pages.page(
+        "This link shows nothing",
+        "<p>It may have expired, or part of it is missing. Ask the sender for a new one.</p>",
+        404,
+    )
+
+
+def sign_in(leads_to: str, wrong: str = "", status: int = 401, before: bool = False) -> Response:
+    """The page that asks for a token; `before` says that a sign-in may be there already."""
+    body = f"""\
+{f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
+<form method="post" action="/review/sign-in">
+<input type="hidden" name="next" value="{escape(leads_to)}">
+<label for="token">Your token for this server</label>
+<input id="token" name="token" type="password" autocomplete="current-password" maxlength="1000"
+ spellcheck="false" required autofocus>
+<button>Sign in</button>
+</form>
+<p><small>It is the one that clients send. On the server's machine it stands in the file that the
+start-up log names, unless RMI_AGENT_TOKEN or RMI_AGENT_TOKENS is set.</small></p>"""
+    if before:
+        body += f'<p>Signed in before? <a href="{escape(leads_to)}">Go on</a></p>'
+    answer = pages.page("Sign in to see sessions", body, status)
+    if status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def first_link() -> Response:
+    """What `review` says to who has not come by its link."""
+    return pages.page(
+        "Open the link in the terminal",
+        "<p>The terminal where <code>review</code> runs shows a link that lets you in.</p>",
+        401,
+    )
+
+
+def picture(output: Output) -> Response:
+    """A picture's bytes, if it is one."""
+    mime = output.pictured
+    data = output.picture(mime) if mime else None
+    if mime not in MAGIC or data is None:
+        gone()
+    return Response(
+        data,
+        headers={"Cache-Control": KEEP, "Content-Security-Policy": "sandbox; default-src 'none'"},
+        media_type=mime,
+    )
+
+
+def base_of(request: Request) -> str:
+    """The address of the session's page, which all its others begin with."""
+    kind, name = (
+        ("shared", request.path_params["link"])
+        if "link" in request.path_params
+        else ("sessions", request.path_params["name"])
+    )
+    return f"/{kind}/{quote(name, safe='')}"
+
+
+def local(path: str) -> str:
+    """A path of these pages; anything else becomes the list."""
+    parts = urlsplit(path)
+    good = path.startswith("/") and not parts.netloc and not parts.scheme
+    plain = path.isprintable() and "\\" not in path and not path.startswith("//")
+    return path if good and plain and is_page(parts.path) else "/"
+
+
+def is_page(path: str) -> bool:
+    """Whether an address is one of these pages'."""
+    return path == "/" or path.startswith(("/sessions/", "/shared/", "/review/"))
+
+
+async def form(request: Request) -> dict[str, str]:
+    """A form's texts."""
+    given = await request.form(max_files=0, max_fields=10)
+    return {name: value for name, value in given.items() if isinstance(value, str)}
+
+
+def check_origin(request: Request) -> None:
+    """Let nobody but our own pages send forms: other ports of this host get our cookies, too.
+
+    Raises:
+        HTTPException: another page does.
+    """
+    origin = urlsplit(request.headers.get("origin", ""))
+    if origin.netloc.lower() != request.headers.get("host", "").lower():
+        raise HTTPException(
+            403,
+            "This form was not sent from a page of this server. Open the page at this address and"
+            " send it again.",
+        )
+
+
+def cookie_of(request: Request) -> str:
+    """The cookie that a browser has sent; by HTTPS only one that no other host can have planted."""
+    plain, protected = cookie_names(request)
+    names = (protected,) if request.url.scheme == "https" else (protected, plain)
+    return next((cookie for name in names if (cookie := request.cookies.get(name))), "")
+
+
+def cookie_names(request: Request) -> tuple[str, str]:
+    """The cookie's names over HTTP and HTTPS; one for each port, as all ports get all cookies."""
+    name = f"rmi-agent-{request.url.port or ''}".rstrip("-")
+    return name, f"__Host-{name}"
+
+
+def set_cookie(request: Request, answer: Response, value: str | None) -> None:
+    """Give the browser a cookie, or take it back."""
+    plain, protected = cookie_names(request)
+    # A tunnel or proxy may not say that the browser has come by HTTPS, but the browser does.
+    secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
+    answer.set_cookie(
+        protected if secure else plain,
+        value or "",
+        max_age=SIGNED_IN if value else 0,
+        path="/",
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def disposition(name: str) -> str:
+    """A download's name, for all browsers."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in name)[-150:]
+    full = quote(name.encode("utf-8", "replace"), safe="")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{full}"

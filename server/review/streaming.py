@@ -1,0 +1,103 @@
+"""Writing pages: templates with what is theirs, and cells one after the other as they are ready.
+
+Templates and what they need are imported with the first page, since most servers show none.
+Knows looks at sessions; nothing of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from markupsafe import Markup
+
+from .model import Cell
+from .snapshot import Look
+
+if TYPE_CHECKING:
+    from .render import Renderer
+
+PATIENCE = 0.6  # seconds after which cells come without colours, which the page asks for then
+AT_ONCE = 20  # cells that are rendered before the first of them are sent
+T = TypeVar("T")
+
+
+class Writer:
+    """Writes pages in threads of its own, so that a long notebook keeps no tool waiting."""
+
+    def __init__(self) -> None:
+        self._files = ThreadPoolExecutor(2, "review")
+        self._rendering = ThreadPoolExecutor(1, "render")
+        self._renderer: Renderer | None = None
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do what reads files."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    async def _rendered(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, work)
+
+    def page(self, template: str, **context: object) -> str:
+        """A whole page."""
+        from .render import render
+
+        return render(template, **context)
+
+    def summary(self, found: Look, until: int | None) -> Markup:
+        """A session in one line; `until` is when a link to it ends."""
+        from .render import duration, render
+
+        seconds = found.notebook.seconds
+        return Markup(
+            render(
+                "summary.html",
+                live=found.live,
+                status=found.status,
+                cells=len(found.cells),
+                seconds=duration(seconds) if seconds else "",
+                started=found.entry.started,
+                until=until,
+            )
+        )
+
+    async def cells(self, cells: Sequence[Cell], base: str, found: Look) -> list[str]:
+        """Each cell's HTML; `base` is the address of the session's page."""
+        return await self._rendered(lambda: list(self._each(cells, base, found)))
+
+    async def stream(
+        self, template: str, cells: Sequence[Cell], base: str, found: Look, **context: object
+    ) -> AsyncIterator[str]:
+        """A page in pieces: the browser shows the first cells while others are rendered."""
+
+        def opened() -> Iterator[str]:
+            from .render import templates
+
+            each = self._each(cells, base, found, PATIENCE)
+            stream = templates.get_template(template).stream(
+                context | {"base": base, "cells": each}
+            )
+            stream.enable_buffering(2 * AT_ONCE)
+            return stream
+
+        piece = partial(next, await self._rendered(opened), None)
+        while (part := await self._rendered(piece)) is not None:
+            yield part
+
+    def _each(
+        self, cells: Sequence[Cell], base: str, found: Look, patience: float = math.inf
+    ) -> Iterator[Markup]:
+        """Each cell; after so many seconds without colours, unless they are known already."""
+        from .render import Renderer, text_limit
+
+        if self._renderer is None:
+            self._renderer = Renderer()
+        most = text_limit(len(found.cells))
+        until = time.monotonic() + patience
+        for cell in cells:
+            plain = time.monotonic() > until
+            yield Markup(self._renderer.cell(cell, base, found.notebook.language, most, plain))

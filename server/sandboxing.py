@@ -1,0 +1,278 @@
+"""Which sandbox kernels get: what the settings ask for, as far as this machine has it.
+
+Knows settings and policies; how a sandbox is made is the kernels' affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import platformdirs
+
+from ..kernels import (
+    TIERS,
+    Policy,
+    Tier,
+    keeps_devices,
+    knows_system_calls,
+    lets_signals_out,
+    why_not,
+)
+from .environment import home
+from .errors import BadSettings
+from .launch import kernels_are_here, make_folders
+from .settings import Settings
+from .state_dir import private_folder
+
+log = logging.getLogger(__name__)
+
+PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels", "client")]
+FILES = ("FileNotFoundError", "PermissionError", "OSError")
+CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
+
+SIGNALS = "before Linux 6.12 code in it can end this server and your other processes"
+ELSEWHERE = (
+    "The code runs on another machine. Of this one it has a copy of the projects folder, without"
+    " hidden files and folders (the server's setting RMI_AGENT_REMOTE_FILES)."
+)
+
+
+def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
+    """The sandbox to use; None is none.
+
+    Args:
+        settings: what is asked for.
+        exposed: whether others than this machine's user may run code: then there has to be
+            one, and it has no network unless that is asked for.
+
+    Raises:
+        BadSettings: it does not work here, or there has to be one and none works.
+    """
+    if settings.sandbox == "off":
+        return None
+    if not kernels_are_here(settings):
+        refuse_elsewhere(settings)
+        return None
+    network = settings.sandbox_network
+    policy = policy_of(settings, TIERS[0], not exposed if network is None else network)
+    wanted = TIERS if settings.sandbox == "auto" else (settings.sandbox,)
+    reasons = []
+    for tier in wanted:
+        trying = replace(policy, tier=tier)
+        reason = why_not(trying)
+        if not reason and lets_signals_out(trying):
+            if exposed and settings.sandbox == "auto":
+                reason = (
+                    f"{SIGNALS}. Set RMI_AGENT_SANDBOX=landlock to accept that, or install"
+                    " bubblewrap"
+                )
+            else:
+                log.warning("Kernels run in a sandbox that leaves one thing open: %s", SIGNALS)
+        if not reason:
+            log.info("Kernels run in a sandbox: %s", described(trying))
+            return trying
+        reasons.append(f"{tier}: {reason}")
+    told = "; ".join(reasons)
+    if settings.sandbox != "auto":
+        raise BadSettings(f"RMI_AGENT_SANDBOX: it can't be had here. {told}")
+    if exposed:
+        raise BadSettings(
+            f"RMI_AGENT_SANDBOX: none works here ({told}), and over HTTP others may run code."
+            " Install bubblewrap, or give them this account with --no-sandbox"
+            " (RMI_AGENT_SANDBOX=off)."
+        )
+    log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
+    return None
+
+
+def refuse_elsewhere(settings: Settings) -> None:
+    """Say that no sandbox is for kernels elsewhere.
+
+    Raises:
+        BadSettings: one is asked for.
+    """
+    where = elsewhere(settings)
+    if settings.sandbox != "auto":
+        raise BadSettings(
+            f"RMI_AGENT_SANDBOX: {settings.sandbox} holds kernels of this machine in, and these run"
+            f" {where}. Set it to auto (what holds them is the machine that they run on) or off."
+        )
+    log.info(
+        "Kernels run %s: what code may do is decided there, and not by RMI_AGENT_SANDBOX", where
+    )
+
+
+def elsewhere(settings: Settings) -> str:
+    """Where kernels run that are not here."""
+    if settings.jupyter_server_url:
+        return "on Jupyter Servers (RMI_AGENT_JUPYTER_SERVER_URL)"
+    return f"where the provisioner of {settings.kernel_name} puts them"
+
+
+def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
+    """The settings as a policy.
+
+    Makes the folders that have to be hidden: one that is made later would be seen.
+
+    Raises:
+        BadSettings: the server's own files lie where kernels could change them, or a folder
+            can't be made.
+    """
+    projects = settings.projects
+    write = folders("RMI_AGENT_SANDBOX_WRITE", settings.sandbox_write)
+    if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
+        raise BadSettings(
+            f"PYTHON_PROJECTS_DIR: {projects} holds your whole home folder, so the code that runs"
+            " here could change what you start. Choose a folder in it, or set"
+            " RMI_AGENT_SANDBOX=off."
+        )
+    changed = [("RMI_AGENT_SANDBOX_WRITE", folder) for folder in write]
+    if not settings.projects_readonly:
+        changed.insert(0, ("PYTHON_PROJECTS_DIR", projects))
+    for path in settings_files(settings):
+        refuse_within(path, changed)
+    make_folders(settings)
+    store = store_folder(settings)
+    try:
+        state = private_folder()
+    except OSError as error:
+        raise BadSettings(
+            f"XDG_STATE_HOME: the server's own folder can't be made ({error}), so it can't be"
+            " hidden from the code that runs here. Set it to a folder that you may write to."
+        ) from None
+    return Policy(
+        tier,
+        projects,
+        homes=Path(platformdirs.user_data_dir("rmi-agent"), "work"),
+        read_only=settings.projects_readonly,
+        network=network,
+        read=folders("RMI_AGENT_SANDBOX_READ", settings.sandbox_read),
+        write=write,
+        hide=(settings.notebooks, state, *settings_files(settings), *([store] if store else [])),
+        fixed=tuple(PACKAGE),
+    )
+
+
+def settings_files(settings: Settings) -> list[Path]:
+    """The files that were read: `.env`, and what RMI_AGENT_TOKENS names."""
+    found = [home() / ".env", Path(".env")]
+    if settings.rmi_agent_tokens is not None:
+        found.append(Path(settings.rmi_agent_tokens.get_secret_value()).expanduser())
+    return [path for path in found if is_file(path)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; tokens themselves may be too long for a path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def store_folder(settings: Settings) -> Path | None:
+    """The folder that RMI_AGENT_SESSION_STORE names, if it is there."""
+    value = settings.session_store.get_secret_value()
+    path = None if value in ("", "memory") or "://" in value else Path(value).expanduser()
+    return path if path is not None and path.is_dir() else None
+
+
+def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
+    """Refuse a file of settings that kernels could change, or whose link they could.
+
+    Args:
+        path: the file.
+        changed: the folders that kernels may change, each with the variable that names it.
+
+    Raises:
+        BadSettings: it lies in one of them.
+    """
+    link = path.parent.resolve() / path.name
+    for variable, folder in changed:
+        for place in (link, path.resolve()):
+            if place.is_relative_to(folder.resolve()):
+                raise BadSettings(
+                    f"{variable}: {place} lies in it, so the code that runs here could change the"
+                    " server's settings. Move it, or set RMI_AGENT_SANDBOX=off."
+                )
+
+
+def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """Folders that a setting lists.
+
+    Raises:
+        BadSettings: one is not there.
+    """
+    paths = tuple(Path(os.path.abspath(Path(name).expanduser())) for name in names)
+    for path in paths:
+        if not path.exists():
+            raise BadSettings(f"{variable}: there is no {path}. List folders, with commas between.")
+    return paths
+
+
+def hints_elsewhere(settings: Settings) -> dict[str, str]:
+    """The same, of code that runs on another machine."""
+    return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
+
+
+def told(policy: Policy | None, settings: Settings) -> str:
+    """What holds kernels in, in one line."""
+    if policy is not None:
+        return described(policy)
+    if kernels_are_here(settings):
+        return "none"
+    return f"none here: kernels run {elsewhere(settings)}"
+
+
+def described(policy: Policy) -> str:
+    """What kernels may do, in one line."""
+    projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"
+    more = [*(f"{path} (read only)" for path in policy.read), *map(str, policy.write)]
+    network = "the network" if policy.network else "no network"
+    return f"{policy.tier}; {', '.join([projects, *more])}, a home folder, /tmp; {network}"
+
+
+def hints(policy: Policy | None) -> dict[str, str]:
+    """What a model has to know when code fails with one of these errors."""
+    if policy is None:
+        return {}
+    seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
+    told = dict.fromkeys(
+        FILES,
+        f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and temporary"
+        " files. The server's settings RMI_AGENT_SANDBOX_READ and RMI_AGENT_SANDBOX_WRITE show it"
+        " more.",
+    )
+    if not policy.network:
+        none = (
+            "The code runs in a sandbox without a network (the server's RMI_AGENT_SANDBOX_NETWORK)."
+        )
+        told |= dict.fromkeys(CONNECTIONS, none)
+    return told
+
+
+def left_open(policy: Policy | None, settings: Settings) -> str:
+    """What the sandbox does not hold, in one line."""
+    if not kernels_are_here(settings) and settings.sandbox == "auto":
+        return "what kernels may do there is for that machine to say"
+    if policy is None:
+        return "kernels may do all that this user may"
+    left = ["processor time", "disk space where they may write", "faults of the system's own core"]
+    if policy.tier == "landlock":
+        left.insert(0, "the list of all processes (no names of sockets, memory or environments)")
+        left.insert(1, "whether a file exists, its size and times")
+        if os.getuid() == 0:
+            left.insert(2, "what /proc tells root alone of the system")
+        if lets_signals_out(policy):
+            left.insert(0, SIGNALS)
+    if not keeps_devices(policy):
+        left.insert(0, "the modes of /dev/null and the like, as root may not mount here")
+    if not knows_system_calls():
+        left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
+    if policy.network:
+        left.insert(0, "the network, with what listens on this machine")
+        if policy.tier == "landlock":
+            left.insert(1, "socket files of other programs")
+    return ", ".join(left)

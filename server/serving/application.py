@@ -1,0 +1,235 @@
+"""What answers on the port: two transports, pages, and all that stands in front of them.
+
+From outside to inside: host names and origins, CORS, tokens, each caller's share, MCP.
+Knows nothing of tools, kernels or sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from fastmcp.server.auth import AuthProvider
+from fastmcp.server.auth.middleware import RequireAuthMiddleware
+from fastmcp.server.http import HostOriginGuardMiddleware
+from mcp.server.auth.routes import build_resource_metadata_url
+from pydantic import AnyHttpUrl
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..app import App
+from ..auth import Tokens, public_url
+from ..middleware import (
+    BODY_LIMIT,
+    SSE_LIMIT,
+    BoundedSessions,
+    Door,
+    Guard,
+    Waiting,
+    flaw,
+    take_whole_files,
+)
+from ..net import EVERYWHERE
+from ..resident import FACTS_PATH, Facts
+from ..review import is_page
+from ..settings import Settings
+from ..state_dir import VERSION
+
+# Served without a token when RMI_AGENT_AUTH has more ways than that, and how often a minute. Each
+# has an allowance of its own for all callers together: a flood of one leaves the others open.
+OAUTH_PATHS = (
+    ("/.well-known/oauth-authorization-server", 600),
+    ("/.well-known/oauth-protected-resource/mcp", 600),
+    ("/.well-known/oauth-protected-resource/sse", 600),
+    ("/register", 30),
+    ("/authorize", 120),
+    ("/token", 600),
+    ("/revoke", 600),
+)
+PUBLIC_PATHS = {
+    "token": (),
+    "token+oauth": (*OAUTH_PATHS, ("/sign-in", 120)),
+    # With other providers: FastMCP's page, and where the provider leads back to.
+    "token+github": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+    "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
+}
+FORM_LIMIT = 65_536  # bytes of a body from an unauthenticated caller
+VALUES = {"/register": 200}  # of JSON from an unauthenticated caller
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def application(
+    server: App,
+    settings: Settings,
+    auth: AuthProvider | None,
+    tokens: Tokens | None,
+) -> ASGIApp:
+    """Everything that answers on the port, to callers whom `auth` accepts; to all if it is None.
+
+    The review pages are not behind `auth`: they have a sign-in of their own, by `tokens`.
+    """
+    from .metrics import Metrics  # 0.1 s that stdio does without
+
+    metrics = Metrics(server.sessions)
+    server.tools.begun.append(metrics.watch)
+    apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
+    if auth is not None:  # without authentication, anybody could read them
+        apart[FACTS_PATH] = telling(server)
+    mcp = answering(apart.get, transports(server))
+    app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
+    waiting = Waiting()
+    known = auth is not None and (settings.auth != "token" or settings.public_url)
+    own = (public_url(settings),) if known else ()
+    if auth is not None:
+        doors = {
+            path: Door(mcp, often, waiting, FORM_LIMIT, VALUES.get(path))
+            for path, often in PUBLIC_PATHS[settings.auth]
+        }
+        # FastMCP requires a token on its own paths only. Everything else here requires one as
+        # well, and so does a path that does not exist: strangers can't tell which do.
+        app = answering(
+            doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
+        )
+        for layer in reversed(auth.get_middleware()):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
+        )
+    # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
+    here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
+    pages = review_pages(server, settings, tokens, waiting)
+    guarded = HostOriginGuardMiddleware(
+        answering(lambda path: pages if is_page(path) else None, app),
+        allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
+        allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
+        mode="strict",
+    )
+    # Probes call a server by its address. The answer shows no more than that the port is open.
+    return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+
+
+def telling(server: App) -> ASGIApp:
+    """The facts that a client checks before it attaches to this server; needs a token."""
+    started = time.time()
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        busy, idle = server.sessions.counted()
+        facts = Facts(
+            version=VERSION,
+            pid=os.getpid(),
+            started=started,
+            prefix=sys.prefix,
+            projects=str(server.settings.projects),
+            notebooks=str(server.settings.notebooks),
+            settings=server.settings.shared(),
+            busy=busy,
+            idle=idle,
+        )
+        await JSONResponse(facts.model_dump())(scope, receive, send)
+
+    return tell
+
+
+def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
+    """An application whose `by_path` answers some paths, and `others` the rest."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = by_path(scope["path"]) if scope["type"] == "http" else None
+        await (chosen or others)(scope, receive, send)
+
+    return dispatch
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, with its port."""
+    return urlsplit(url).netloc
+
+
+def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+    """`app` for callers with a token; with a public URL, a 401 says where to sign in."""
+    streamable, legacy = (
+        RequireAuthMiddleware(
+            app,
+            auth.required_scopes,
+            build_resource_metadata_url(AnyHttpUrl(url + path)) if url else None,
+        )
+        for path in ("/mcp", "/sse")
+    )
+
+    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = legacy if is_legacy(scope.get("path", "")) else streamable  # a lifespan has none
+        await chosen(scope, receive, send)
+
+    return locked
+
+
+def is_legacy(path: str) -> bool:
+    """Whether a path is one of legacy SSE's."""
+    return path.startswith("/messages") or path in (
+        "/sse",
+        "/.well-known/oauth-protected-resource/sse",
+    )
+
+
+def body_limit(path: str) -> int:
+    """Bytes of a request's body at a path; 0 where no messages are sent to."""
+    if path.startswith("/messages"):
+        return SSE_LIMIT
+    return BODY_LIMIT if path == "/mcp" else 0
+
+
+def review_pages(
+    server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
+) -> ASGIApp:
+    """The pages that show sessions to people with a token; to everybody if there are no tokens."""
+    from ..review import ByToken, Gate, Index, NoSignIn
+
+    access = NoSignIn() if tokens is None else ByToken(tokens)
+    return Gate(Index(settings.notebooks), access, server.sessions, waiting)
+
+
+def transports(server: App) -> ASGIApp:
+    """Streamable HTTP and legacy SSE as one application, by path."""
+    legacy = server.mcp.http_app(transport="sse", path="/sse")
+    # Second: some of FastMCP's providers mint tokens for the path that was named last.
+    streamable = server.mcp.http_app(path="/mcp")
+    take_whole_files(legacy)
+    # Connections of older clients that a copy which is gone had opened are served without one.
+    stateless = server.mcp.http_app(path="/mcp", stateless_http=True) if server.shared else None
+    bounded = BoundedSessions(streamable, stateless)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            chosen = legacy if is_legacy(scope["path"]) else bounded
+            return await chosen(scope, receive, send)
+        async with contextlib.AsyncExitStack() as stack:
+            if stateless is not None:
+                await stack.enter_async_context(stateless.router.lifespan_context(stateless))
+                take_whole_files(stateless)
+            await streamable(scope, receive, opened(streamable, send))
+
+    return dispatch
+
+
+def opened(streamable: Starlette, send: Send) -> Send:
+    """A lifespan's `send` that catches the moment when streamable HTTP has been set up."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            take_whole_files(streamable)
+        await send(message)
+
+    return sent

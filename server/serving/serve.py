@@ -1,0 +1,212 @@
+"""Serving over HTTP: the port, who is let in there, and the server's life until a signal.
+
+Knows nothing of tools or kernels, nor of what answers on the port.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ...kernels import LOCAL
+from ..app import App
+from ..auth import Access, Tokens, access, bridge, build_provider, local_token, public_url
+from ..cluster import homes
+from ..errors import BadSettings
+from ..middleware import AT_A_TIME, Connection, Server
+from ..net import EVERYWHERE, bind, is_loopback
+from ..resident import Record, born, lease, local_socket, publish, withdraw
+from ..settings import Settings
+from ..state_dir import VERSION, private_folder
+from .application import application
+from .tunnel import ready, through, tunnel
+
+log = logging.getLogger(__name__)
+
+EXPECTED = 4  # principals for whom kernels are warm before they ask
+
+
+async def http(settings: Settings, insecure: bool = False, tunnelled: bool = False) -> int:
+    """Serve both HTTP transports on one port until a signal.
+
+    Args:
+        settings: all that can be set.
+        insecure: ask for no token.
+        tunnelled: be reached through ngrok, too.
+
+    Raises:
+        BadSettings: the port or a token can't be used, too many could call without a token, or
+            there is no tunnel.
+    """
+    if insecure:
+        check_insecure(settings, tunnelled)
+    listening = bind(settings)  # first: a token is made only where it can be shown
+    async with AsyncExitStack() as outside:
+        if tunnelled:
+            here = urlsplit(address(settings, listening)).netloc
+            public = await outside.enter_async_context(tunnel(settings, here))
+            settings = through(settings, public)
+        callers = Access(None) if insecure else access(settings)
+        provider = None if callers.tokens is None else build_provider(settings, callers.tokens)
+        common = await homes(settings, listening.getsockname()[1])
+        server = App(
+            settings,
+            provider,
+            exposed=True,
+            principals=callers.principals[:EXPECTED],
+            homes=common,
+            seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
+        )
+
+        async def leaving() -> None:
+            await outside.aclose()
+            if server.shared is not None:
+                runner.close_port()  # new calls go to the copies that have the sessions from now on
+                await server.shared.release_all()
+
+        app = application(server, settings, provider, callers.tokens)
+        runner = Server(configuration(app), leaving)
+        tell(settings, callers, address(settings, listening), tunnelled)
+        gc.freeze()  # what was imported stays: no collection has to look through all of it again
+        await runner.serve(sockets=[listening])
+    return 0
+
+
+async def resident(settings: Settings, log_file: str | None) -> int:
+    """Be this user's resident server, on this machine alone, until a signal.
+
+    Processes on stdio attach through a Unix socket; browsers and other clients use TCP. Both need
+    a token: code in a sandbox may reach the socket, but can't read the record with its key.
+    All sessions are the local user's, with the sandbox of a server on stdio.
+
+    Raises:
+        Running: there is one already.
+        BadSettings: the port can't be used, or no socket can be made.
+    """
+    settings = settings.model_copy(
+        update={"auth": "token", "public_url": None, "allowed_hosts": (), "cors_origins": ()}
+        | {"host": "127.0.0.1", "rate_limit": given_or(settings, "rate_limit", 0)}
+        | {"port": given_or(settings, "port", 0)}
+    )
+    with lease(), local_socket() as local:
+        listening, key = bind(settings), secrets.token_urlsafe(32)
+        tokens = Tokens({LOCAL: local_token().token.get_secret_value()})
+        tokens.add(LOCAL, key)
+        server = App(settings, tokens)
+        # The folder of the program that started us may go, as that of an AppImage does.
+        os.chdir(private_folder())
+        record = Record(
+            pid=os.getpid(),
+            born=born(os.getpid()) or 0.0,
+            version=VERSION,
+            url=address(settings, listening),
+            log=log_file,
+            socket=local.getsockname(),
+            key=key,
+        )
+
+        def ready() -> None:
+            publish(record)
+            log.info("Resident server %s at %s, process %d", VERSION, record.url, record.pid)
+            log.info("Processes on stdio attach through %s", record.socket)
+
+        async def leaving() -> None:
+            withdraw()
+
+        runner = Server(
+            configuration(application(server, settings, tokens, tokens)), leaving, ready
+        )
+        # Where uvicorn raises the signal again: ended in order, which is no failure.
+        signal.signal(signal.SIGTERM, runner.handle_exit)
+        signal.signal(signal.SIGINT, runner.handle_exit)
+        gc.freeze()
+        await runner.serve(sockets=[listening, local])
+    log.info("The resident server has ended")
+    return 0
+
+
+def given_or(settings: Settings, name: str, other: Any) -> Any:
+    """A setting where it is set, and something else where it is not."""
+    return getattr(settings, name) if name in settings.model_fields_set else other
+
+
+def configuration(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        backlog=AT_A_TIME,
+        lifespan="on",
+        log_config=None,
+        timeout_graceful_shutdown=2,
+        # Longer than clients keep an idle connection: one that the server closes just when a
+        # client sends loses the message, and legacy SSE clients then wait for ever.
+        timeout_keep_alive=75,
+        ws="none",
+    )
+
+
+def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:
+    """Say where the server is and how clients are let in; a new token to stderr alone."""
+    if callers.local is not None and callers.local.new:
+        print(callers.local.announcement(url), file=sys.stderr, flush=True)  # no log has it
+    elif callers.local is not None:
+        log.info(callers.local.announcement(url))
+    if settings.auth != "token":
+        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
+    if tunnelled:
+        public = public_url(settings)
+        lines = ready(public, settings.auth != "token", bridge(public, "YOUR_TOKEN"))
+        print(lines, file=sys.stderr, flush=True)
+    log.info("Sessions to look at in a browser: %s/", url)
+    log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", url, url)
+
+
+def address(settings: Settings, listening: socket.socket) -> str:
+    """The server's URL on this machine."""
+    here = EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{here}]' if ':' in here else here}:{listening.getsockname()[1]}"
+
+
+def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
+    """Without tokens, only this machine may reach the server.
+
+    Raises:
+        BadSettings: others could.
+    """
+    if tunnelled:
+        raise BadSettings(
+            "--insecure-no-auth: --tunnel makes the server public, and it runs any code it is"
+            " given. Leave one of them out."
+        )
+    if not is_loopback(settings.host):
+        raise BadSettings(
+            f"--insecure-no-auth: RMI_AGENT_HOST is {settings.host}, which other machines can"
+            " reach, and this server runs any code it is given. Leave the option out: a token is"
+            " made then."
+        )
+    if settings.auth != "token":
+        raise BadSettings(
+            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which asks who calls, and this"
+            " option does not. Leave one of them out."
+        )
+    if settings.allowed_hosts:
+        raise BadSettings(
+            "--insecure-no-auth: RMI_AGENT_ALLOWED_HOSTS is set, as for a tunnel, and this server"
+            " runs any code it is given. Leave one of them out."
+        )
+    log.warning(
+        "No token is asked for (--insecure-no-auth): every program and every user of this"
+        " machine may run code here as you."
+    )

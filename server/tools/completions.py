@@ -1,0 +1,94 @@
+"""What the arguments of prompts and resources may be, while somebody types them.
+
+Only what the asker may see is offered. Knows where candidates come from, not what they are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastmcp import FastMCP
+from mcp_types import (
+    CompletionArgument,
+    CompletionContext,
+    PromptReference,
+    ResourceTemplateReference,
+)
+
+from ...kernels import SessionNotFoundError, Sessions, StoreError
+from ..files import project_files as paths
+from ..settings import Settings
+from .caller import principal
+from .resources import FILE, NOTEBOOK, VARIABLE
+
+Reference = PromptReference | ResourceTemplateReference
+Given = dict[str, str]  # the arguments that are there already
+
+
+class Completions:
+    """The completions of one server."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self._settings, self._sessions = settings, sessions
+        self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
+            ("fix_script", "file_name"): self._python_files,
+            ("explore_data", "path"): self._data_files,
+            (FILE, "path"): self._python_files,
+            (NOTEBOOK, "session_id"): self._session_ids,
+            (VARIABLE, "session_id"): self._session_ids,
+            (VARIABLE, "name"): self._names,
+        }
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register them."""
+        mcp.add_completion_handler(self.complete)
+
+    async def complete(
+        self, of: Reference, argument: CompletionArgument, context: CompletionContext | None
+    ) -> list[str] | None:
+        """Candidates for an argument: those that begin with what is typed go first."""
+        name = of.name if isinstance(of, PromptReference) else of.uri
+        if (find := self._of.get((name, argument.name))) is None:
+            return None
+        given = dict(context.arguments or {}) if context is not None else {}
+        return await find(argument.value, given)
+
+    async def _session_ids(self, typed: str, _: Given) -> list[str]:
+        here = [session.id for session in self._sessions.all(principal())]
+        try:
+            elsewhere = await self._sessions.directory.elsewhere(principal())
+            there = [session.id for session in elsewhere]
+        except StoreError:  # what is offered need not be all
+            there = []
+        return matching(typed, here + there)
+
+    async def _names(self, typed: str, given: Given) -> list[str]:
+        try:
+            session = self._sessions.get(given.get("session_id", ""), principal())
+        except SessionNotFoundError:
+            return []
+        return await session.complete(typed)
+
+    async def _python_files(self, typed: str, _: Given) -> list[str]:
+        return await self._files(typed, paths.PYTHON)
+
+    async def _data_files(self, typed: str, _: Given) -> list[str]:
+        return await self._files(typed, paths.DATA)
+
+    async def _files(self, typed: str, suffixes: frozenset[str]) -> list[str]:
+        try:
+            found = await asyncio.to_thread(
+                lambda: [name for name, _ in paths.walk(self._settings.projects, suffixes)]
+            )
+        except paths.PathNotAllowedError:
+            return []
+        return matching(typed, found)
+
+
+def matching(typed: str, candidates: list[str]) -> list[str]:
+    """Those that contain what is typed; first those that begin with it."""
+    typed = typed.lower()
+    found = [candidate for candidate in candidates if typed in candidate.lower()]
+    return sorted(found, key=lambda candidate: not candidate.lower().startswith(typed))

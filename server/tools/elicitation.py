@@ -1,0 +1,138 @@
+"""Bringing what a cell asks (`input()`, `getpass()`) to the person in front of the client.
+
+Older clients are asked while the tool call goes on (elicitation). On MCP 2026-07-28 the
+call itself ends with the question, and the client calls again with the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastmcp import Context
+from fastmcp.tools import ToolResult
+from fastmcp.tools.base import InputRequiredToolResult
+from mcp import MCPError
+from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+
+from ...kernels import Execution, Question
+from ..plaintext import plain
+
+ROUNDS = 8  # questions of one call; clients give up after ten, so then it is handed over
+NOBODY = (
+    "input() can't ask anybody: this client shows no questions to a person. Put the value into"
+    " the code, or make a file and give run_python its stdin."
+)
+DECLINED = "the person was asked and gave no answer"
+KEY = "answer"
+
+
+class Asked(BaseModel):
+    """What a client brings back with the answer, sealed by FastMCP meanwhile."""
+
+    session_id: str
+    cell: int
+    number: int
+    round: int
+
+
+def can_ask(ctx: Context) -> bool:
+    """Whether the client shows forms to a person."""
+    capabilities = ctx.session.client_capabilities
+    elicitation = capabilities.elicitation if capabilities is not None else None
+    # Before there were modes, an empty capability meant forms.
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+
+
+def asked_before(ctx: Context) -> Asked | None:
+    """What this call goes on from, if its client was asked something."""
+    state = ctx.request_state
+    return Asked.model_validate_json(state) if state else None
+
+
+def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
+    """Give a run the answer that its client came back with."""
+    question = execution.question
+    given = (ctx.input_responses or {}).get(KEY)
+    if question is not None and execution.asked == before.number:
+        settle(question, given if isinstance(given, ElicitResult) else None)
+
+
+async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
+    """Bring a run's open question to the person, if there is one.
+
+    Returns:
+        What the call has to end with so that its client asks, or None: the run goes on, or
+        nobody has answered within `seconds`.
+    """
+    question = execution.question
+    if question is None:
+        return None
+    if not can_ask(ctx):
+        question.refuse(NOBODY)
+        return None
+    request = ctx.request_context
+    if request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        return question_result(execution, question, asked_before(ctx))
+    form = form_of(question)
+    asking = asyncio.create_task(
+        ctx.session.elicit_form(form.message, form.requested_schema, ctx.request_id)
+    )
+    try:
+        events: list[asyncio.Future[Any]] = [asking, execution.task]
+        await asyncio.wait(events, timeout=seconds, return_when="FIRST_COMPLETED")
+        if asking.done():
+            settle(question, asking.result())
+    except MCPError:
+        question.refuse(NOBODY)
+    finally:
+        asking.cancel()
+        await asyncio.wait({asking})
+    return None
+
+
+def asked_enough(ctx: Context) -> bool:
+    """Whether this call must not end with one more question."""
+    before = asked_before(ctx)
+    return before is not None and before.round >= ROUNDS
+
+
+def question_result(execution: Execution, question: Question, before: Asked | None) -> ToolResult:
+    """The result that is a question."""
+    state = Asked(
+        session_id=execution.session_id,
+        cell=execution.number,
+        number=execution.asked,
+        round=before.round + 1 if before is not None else 1,
+    )
+    return InputRequiredToolResult(
+        InputRequiredResult(
+            input_requests={KEY: ElicitRequest(params=form_of(question))},
+            request_state=state.model_dump_json(),
+        )
+    )
+
+
+def form_of(question: Question) -> ElicitRequestFormParams:
+    """A question as a form with one field; who asks is said, since code may ask anything."""
+    prompt = plain(question.prompt)
+    field = {"type": "string", "title": "Password (not recorded)" if question.secret else "Answer"}
+    schema = {
+        "type": "object",
+        "properties": {"value": {**field, "writeOnly": question.secret}},
+        "required": ["value"],
+    }
+    return ElicitRequestFormParams(
+        message=f"The running Python code asks: {prompt or '(for a line of input)'}",
+        requested_schema=schema,
+    )
+
+
+def settle(question: Question, given: ElicitResult | None) -> None:
+    """Turn what came of a form into the question's answer."""
+    if given is not None and given.action == "accept" and given.content:
+        question.answer(str(given.content.get("value", "")))
+    else:
+        question.refuse(DECLINED)

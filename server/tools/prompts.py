@@ -1,0 +1,72 @@
+"""Two requests that people make often, worded so that a model goes about them well.
+
+Text only: what runs is up to the model, through the tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastmcp import FastMCP
+from pydantic import Field
+
+from ..files import project_files as paths
+from ..settings import Settings
+from .caller import failures_as_refusals
+
+FIX_SCRIPT = """\
+Make {name} work; it is a file of the projects folder.
+
+1. Run it: run_python(file_name={name!r}). If it does what it should, say so and stop.
+2. If it fails, read the traceback, and read the file with read_python_file. Where the cause is
+   not plain, look at the variables as they were at the failure: run_cell with the session_id of
+   the failed run.
+3. Mend the cause, not the symptom, changing as little as you can: write_python_file with the
+   whole new text. Then run it again, and go on until it works.
+4. If a package is missing, input is needed, or the mending needs a decision, ask me first.
+5. Tell me what was wrong, what you changed, and what the last run printed."""
+
+EXPLORE_DATA = """\
+Explore the data in {name} and tell me what is in it. Do all of it in one session: leave
+session_id out of the first run_cell, and pass the one that it returns to all later ones.
+
+1. Load it with run_cell (pandas, where it is installed and fits). Relative paths are those of
+   the projects folder, where cells start. If it is large, look at its size first and load a part.
+2. Look at columns, types, row count, a few rows, missing values, duplicates, and at the summary
+   of each kind of column. The last expression of a cell comes back without print.
+3. Draw two or three plots that show what matters (matplotlib; they come back as pictures).
+4. Tell me in plain words: what a row is, what is remarkable, what is doubtful in the data, and
+   which three questions are worth asking next. Change no file."""
+
+
+class Prompts:
+    """The prompts of one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register them."""
+        mcp.prompt(self.fix_script)
+        mcp.prompt(self.explore_data)
+
+    async def fix_script(
+        self,
+        file_name: Annotated[str, Field(description="A .py file of the projects folder.")],
+    ) -> str:
+        """Run a script, find out why it fails, mend it, and run it until it works."""
+        with failures_as_refusals():
+            file = await asyncio.to_thread(paths.read, self._settings.projects, file_name)
+        return FIX_SCRIPT.format(name=file.name)
+
+    async def explore_data(
+        self,
+        path: Annotated[
+            str, Field(description="A data file: relative to the projects folder, or absolute.")
+        ],
+    ) -> str:
+        """Load a data file, look at it from all sides, plot it, and say what is in it."""
+        with failures_as_refusals():
+            name = await asyncio.to_thread(paths.existing, self._settings.projects, path)
+        return EXPLORE_DATA.format(name=repr(name))

@@ -1,0 +1,59 @@
+"""What a client may read beside the tools: notebooks, files, and what a kernel knows of a name.
+
+Nothing runs here and nothing changes. What arguments may be is in `completions.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastmcp import FastMCP
+
+from ...kernels import SessionNotFoundError, Sessions
+from ..files import project_files as paths
+from ..plaintext import plain
+from ..refusals import Refusal
+from ..settings import Settings
+from .caller import failures_as_refusals, principal
+
+NOTEBOOK = "notebook://{session_id}"
+FILE = "python-file://{path*}"
+VARIABLE = "variable://{session_id}/{name}"
+
+
+class Resources:
+    """The resources of one server."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self._settings, self._sessions = settings, sessions
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register them."""
+        mcp.resource(NOTEBOOK, mime_type="application/x-ipynb+json")(self.notebook)
+        mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
+        mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
+
+    async def notebook(self, session_id: str) -> str:
+        """The notebook that records a session, as it is now."""
+        with failures_as_refusals():
+            text = await self._sessions.get(session_id, principal()).recorder.text()
+            if text is None:
+                raise SessionNotFoundError(f"Session {session_id} has no notebook yet: run a cell.")
+        return text
+
+    async def python_file(self, path: str) -> str:
+        """A Python file of the projects folder."""
+        with failures_as_refusals():
+            return await asyncio.to_thread(paths.read_text, self._settings.projects, path)
+
+    async def variable(self, session_id: str, name: str) -> str:
+        """What a session's kernel says of a name: type, value, signature, documentation."""
+        with failures_as_refusals():
+            text = await self._sessions.get(session_id, principal()).inspect(name)
+        if not text:
+            raise Refusal(
+                f"Session {session_id} knows nothing of {paths.shown(name)}. It may be misspelt,"
+                " or not have been defined there."
+            )
+        return plain(text)

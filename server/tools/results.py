@@ -1,0 +1,238 @@
+"""From a run to what a model reads: one text in a fixed layout, pictures, small facts.
+
+Knows nbformat cells and MCP content; nothing of kernels at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from fastmcp.tools import ToolResult
+from mcp_types import ContentBlock, ImageContent, TextContent
+from pydantic import BaseModel, Field
+
+from ...kernels import Execution, Run
+from ..plaintext import plain
+from .own_lines import SESSION, fragment, note
+from .run_text import PICTURE_TYPES, Layout, TextCache, growing
+from .truncate import budgeted
+
+PAGE = 20_000  # characters that read_output gives unless it is asked for more or less
+PICTURES = 8  # in one result
+PICTURES_SIZE = 2_700_000  # base64 characters of them all: 2 MB
+AT_ONCE_BUDGETED = 50_000  # characters that are fitted on the event loop; more take a thread
+LAST = 1_000  # characters of what has only begun that are quoted
+
+Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
+
+
+class RunFacts(BaseModel):
+    """What a program may want to know of a run."""
+
+    session_id: str = Field(description="Pass it on to go on in this session.")
+    cell: int = Field(description="The run's number in its session, for read_output.")
+    execution_count: int | None = Field(description="Jupyter's In[n]; null if it never counted.")
+    status: Status = Field(
+        description="error: the code failed. timeout, interrupted: it was stopped."
+        " running: it goes on, read_output follows it. dead: its process ended."
+    )
+    exit_code: int | None = Field(description="Of a file, or of a kernel that ended.")
+    error_name: str | None = Field(description="The exception's class.")
+    timed_out: bool
+    state: Literal["kept", "lost"] = Field(description="lost: variables from before are gone.")
+    elapsed: float = Field(description="Seconds.")
+    truncated: bool = Field(description="Whether read_output has more text than this result.")
+    notebook: str | None = Field(description="The file that this session is recorded in.")
+
+
+RUN_SCHEMA = RunFacts.model_json_schema()
+
+
+def pictures(run: Run) -> tuple[list[ImageContent], str]:
+    """The run's pictures, as many as a result may have, and where the others are."""
+    found = [
+        (kind, output.data[kind])
+        for output in run.cell.outputs
+        if output.output_type in ("display_data", "execute_result")
+        for kind in PICTURE_TYPES
+        if isinstance(output.data.get(kind), str)
+    ]
+    images: list[ImageContent] = []
+    left = PICTURES_SIZE
+    for kind, data in found:
+        if len(images) < PICTURES and len(data) - data.count("\n") <= left:
+            data = data.replace("\n", "")
+            left -= len(data)
+            images.append(ImageContent(type="image", data=data, mime_type=kind))
+    if missing := len(found) - len(images):
+        where = f"notebook://{run.session_id}"
+        return images, f"{missing} of {len(found)} pictures are left out: they are in {where}"
+    return images, ""
+
+
+async def run_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
+    """The result of a run, whether it is over or goes on; `budget` is in characters."""
+    if not execution.task.done():
+        return await running_result(execution, budget, texts)
+    run: Run = execution.task.result()
+    whole = await texts.whole(run, execution)
+    text, truncated = await within(budget, whole, run.session_id, run.number)
+    images, more = pictures(run)
+    notes = [*run.notes, *([more] if more else [])]
+    return tool_result(facts_of(run, truncated), text, notes, images, whole)
+
+
+async def running_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
+    """The output so far of a run that goes on."""
+    whole = await texts.so_far(execution)
+    text, truncated = await within(budget, whole, execution.session_id, execution.number)
+    doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
+    notes = [
+        *open_line(execution),
+        *stderr_so_far(execution),
+        *asks(execution),
+        f"The run {doing} after {execution.elapsed:.1f} s and goes on by itself."
+        f" read_output(session_id={execution.session_id!r}, cell={execution.number},"
+        f" offset={len(whole)}, wait=40) follows it; interrupt_session stops it.",
+    ]
+    return tool_result(facts_so_far(execution, truncated), text, notes, [], whole)
+
+
+async def running_page(
+    execution: Execution, offset: int, limit: int, texts: TextCache
+) -> ToolResult:
+    """What a run that goes on has put out, from `offset`, at most `limit` characters."""
+    whole = await texts.so_far(execution)
+    text = whole[offset : offset + limit]
+    end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
+    rest = max(0, len(whole) - end)
+    notes = (
+        [follow(rest, execution.session_id, execution.number, end)]
+        if rest
+        else [
+            *open_line(execution),
+            *stderr_so_far(execution),
+            *asks(execution),
+            f"It still runs, after {execution.elapsed:.1f} s. Read on with offset={end}, wait=40.",
+        ]
+    )
+    return tool_result(facts_so_far(execution, rest > 0), text, notes, [], whole)
+
+
+async def page_of_run(
+    run: Run, offset: int, limit: int, texts: TextCache, execution: Execution | None = None
+) -> ToolResult:
+    """A stretch of a finished run's text; the last one has the notes and the pictures."""
+    whole = await texts.whole(run, execution)
+    text = whole[offset : offset + limit]
+    end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
+    rest = max(0, len(whole) - end)
+    notes: list[str] = []
+    images: list[ImageContent] = []
+    if rest:
+        notes.append(follow(rest, run.session_id, run.number, end))
+    else:
+        images, more = pictures(run)
+        notes = [*run.notes, *([more] if more else [])]
+        if offset > len(whole):
+            notes.append(f"The text ends at {len(whole):,}.")
+    return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
+
+
+async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
+    """A run's text within a budget, and whether anything of it is missing."""
+    if len(whole) <= AT_ONCE_BUDGETED:
+        return budgeted(whole, budget, session_id, cell)
+    return await asyncio.to_thread(budgeted, whole, budget, session_id, cell)
+
+
+def follow(rest: int, session_id: str, cell: int, offset: int) -> str:
+    """How to read the rest."""
+    call = f"read_output(session_id={session_id!r}, cell={cell}, offset={offset})"
+    return f"{rest:,} characters follow: {call}"
+
+
+def open_line(execution: Execution) -> list[str]:
+    """The line that has only begun: a carriage return may still change it, so no page has it."""
+    outputs = execution.outputs
+    for output in growing(outputs.cell.outputs):
+        if output.name != "stderr" and (text := outputs.stream_text(output)):
+            line = plain(text.pending[-2 * LAST :])[-LAST:]
+            return [f"The last line so far: {line}"] if line.strip() else []
+    return []
+
+
+def stderr_so_far(execution: Execution) -> list[str]:
+    """The end of stderr, which stands behind stdout once the run is over."""
+    texts = execution.outputs.stream_texts("stderr")
+    if not texts:
+        return []
+    begin = max(0, texts[-1].settled_size - 4 * LAST)
+    recent = texts[-1].settled_from(begin) + texts[-1].pending[-4 * LAST :]
+    errors = plain(recent).strip()[-LAST:]
+    return [f"stderr so far, its end: {errors}"] if errors else []
+
+
+def asks(execution: Execution) -> list[str]:
+    """What a run waits for."""
+    if (question := execution.question) is None:
+        return []
+    prompt = question.prompt[:LAST]
+    return [f"It asks the person for input: {prompt!r}. read_output with wait=40 asks."]
+
+
+def facts_of(run: Run, truncated: bool) -> RunFacts:
+    """The facts of a finished run."""
+    return RunFacts(
+        session_id=run.session_id,
+        cell=run.number,
+        execution_count=run.cell.execution_count,
+        status=run.status,
+        exit_code=run.exit_code,
+        error_name=one_line(run.error_name),
+        timed_out=run.timed_out,
+        state=run.state,
+        elapsed=run.elapsed,
+        truncated=truncated,
+        notebook=str(run.notebook) if run.notebook else None,
+    )
+
+
+def one_line(name: str | None) -> str | None:
+    """An exception's name, which code may have made of anything."""
+    return name and " ".join(plain(name).split())[:200]
+
+
+def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
+    """The facts of a run that goes on."""
+    return RunFacts(
+        session_id=execution.session_id,
+        cell=execution.number,
+        execution_count=execution.cell.execution_count,
+        status="running",
+        exit_code=None,
+        error_name=None,
+        timed_out=False,
+        state="kept",
+        elapsed=round(execution.elapsed, 3),
+        truncated=truncated,
+        notebook=str(execution.notebook) if execution.notebook else None,
+    )
+
+
+def tool_result(
+    facts: RunFacts, text: str, notes: list[str], images: list[ImageContent], whole: Layout
+) -> ToolResult:
+    """Put the halves together."""
+    said = [*map(note, notes), f"{SESSION}{facts.session_id}, cell: {facts.cell}]"]
+    gap = "\n" if text and not text.endswith("\n") else ""
+    block = text + gap + "\n".join(said)
+    content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
+    # Where the parts are, for programs: in the whole text, of which `shown` characters are here.
+    meta = {"sections": whole.sections, "length": len(whole), "shown": len(text)}
+    return ToolResult(
+        content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta}
+    )

@@ -1,0 +1,264 @@
+"""`resume_session`: a recorded notebook run again, so that its session goes on from there.
+
+Finds the notebook that its asker may read, and tells what came out otherwise than the record has.
+Knows files and words; what runs and how it is compared is `kernels/session/rerun.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import nbformat
+from fastmcp import Context, FastMCP
+from fastmcp.tools import ToolResult
+from mcp_types import TextContent, ToolAnnotations
+from nbformat import NotebookNode
+from pydantic import Field
+
+from ...kernels import Again, Recorded, Resume, Session, SessionNotFoundError, Sessions, recorded
+from ..files import safe_open as beneath
+from ..middleware import has_more_values
+from ..plaintext import plain
+from ..refusals import Refusal
+from ..settings import Settings
+from .caller import failures_as_refusals, may_read, principal
+from .own_lines import SESSION
+
+MOST = 200_000_000  # bytes of a notebook
+SHOWN = 20  # cells whose differences are shown
+MOST_VALUES = 1_000_000  # of one that comes with the call: others wait 0.3 s for its parsing
+LOOK_EVERY = 0.5  # seconds between two looks at how far it has come
+
+
+class Resuming:
+    """The tool of one server."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self._settings, self._sessions = settings, sessions
+        self._resumes: dict[str, Resume] = {}  # by session, of those that are open
+
+    def of(self, session: Session) -> Resume | None:
+        """What a session goes through before anything else, or has gone through."""
+        return self._resumes.get(session.id)
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register it."""
+        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
+        mcp.tool(self.resume_session, annotations=acts)
+
+    async def resume_session(
+        self,
+        ctx: Context,
+        notebook: Annotated[
+            str,
+            Field(
+                description="The record: a notebook's file name or path as a result named it, or"
+                " the session_id of an ended session. The session_id of one that is still being"
+                " resumed waits for the rest."
+            ),
+        ],
+        until: Annotated[
+            int | None, Field(ge=1, description="The last cell to run; left out, all of them.")
+        ] = None,
+        skip_failed: Annotated[
+            bool, Field(description="Leave out cells that had failed or timed out.")
+        ] = False,
+        timeout: Annotated[
+            float, Field(gt=0, le=604_800, description="Seconds for all cells together.")
+        ] = 600.0,
+        content: Annotated[
+            str,
+            Field(description="The notebook's own text (JSON), where it isn't on the server."),
+        ] = "",
+    ) -> ToolResult:
+        """Bring an ended session back: run a recorded notebook's cells again, in a fresh session.
+
+        Use it when a session has ended (the server was restarted, it idled too long) and its
+        variables are needed again, or to see whether a record still gives the same. All effects
+        of the code happen again. Says which outputs differ from the record; the session that it
+        returns goes on like any other.
+        """
+        with failures_as_refusals():
+            resume = self._going_on(notebook)
+            if resume is None:
+                resume = await self._begin(notebook, content, until, skip_failed, timeout)
+            await self._follow(resume, ctx)
+            if resume.task.done():
+                resume.task.result()  # nothing of ours may fail unseen
+        return report(resume)
+
+    def _going_on(self, session_id: str) -> Resume | None:
+        """The one that an open session goes through, or has gone through."""
+        for session in self._sessions.all(principal()):
+            if session.id == session_id:
+                return self.of(session)
+        return None
+
+    async def _begin(
+        self, named: str, content: str, until: int | None, skip_failed: bool, timeout: float
+    ) -> Resume:
+        if content:
+            name, text = Path(named).name or "notebook", content
+            await asyncio.to_thread(check_values, text, name)
+        else:
+            path = self._path(named)
+            name, text = path.name, await asyncio.to_thread(self._text, path)
+        metadata, cells = await asyncio.to_thread(parsed, text, name)
+        if not content and not may_read(metadata):
+            raise unknown(named)
+        cells = [one for one in cells if until is None or one.number <= until]
+        if not cells:
+            raise Refusal(f"Nothing of {name} is to be run: it has no code cells up to there.")
+        session = await self._sessions.open(principal(), parent=name)
+        placed = [in_place(one, self._settings.projects) for one in cells]
+        resume = Resume(session, placed, skip_failed=skip_failed, timeout=timeout)
+        open_ones = {key: one for key, one in self._resumes.items() if not one.session.closed}
+        self._resumes = {**open_ones, session.id: resume}
+        return resume
+
+    def _path(self, named: str) -> Path:
+        """The notebook that a name or id means, there or not.
+
+        Raises:
+            Refusal: it can't be one.
+        """
+        try:
+            recorded_in = self._sessions.notebook(named, principal())
+        except SessionNotFoundError:
+            name = Path(named).name
+            if not name or "\0" in name:
+                raise unknown(named) from None
+            return self._settings.notebooks / (name if name.endswith(".ipynb") else f"{name}.ipynb")
+        if recorded_in is None:
+            raise Refusal(f"Nothing ran in session {named}, so there is nothing to resume.")
+        return recorded_in
+
+    def _text(self, path: Path) -> str:
+        try:
+            root = Path(os.path.realpath(self._settings.notebooks))
+            with os.fdopen(beneath.open_file(root, root / path.name), "rb") as file:
+                data = file.read(MOST + 1)
+        except OSError:
+            raise unknown(path.name) from None
+        if len(data) > MOST:
+            raise Refusal(f"{path.name} has more than {MOST:,} bytes, too much to be run again.")
+        return data.decode("utf-8", "replace")
+
+    async def _follow(self, resume: Resume, ctx: Context) -> None:
+        """Wait for the end, no longer than a call may take; a caller that leaves stops it."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._settings.response_deadline
+        try:
+            while not resume.task.done() and (left := ends - loop.time()) > 0:
+                await ctx.report_progress(len(resume.done), len(resume.cells))
+                await asyncio.wait({resume.task}, timeout=min(LOOK_EVERY, left))
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                resume.stop("the client cancelled the call")
+                resume.session.interrupt("was cancelled by the client")
+                await asyncio.wait({resume.task}, timeout=10)
+            raise
+
+
+def unknown(named: str) -> Refusal:
+    """One answer for what is not there and for what belongs to another."""
+    return Refusal(
+        f"There is no notebook {Path(named).name!r} on record. The results of a session's runs name"
+        " its notebook; its file name is enough."
+    )
+
+
+def check_values(text: str, name: str) -> None:
+    """Other calls wait while a parser makes values, hence not too many of them.
+
+    Raises:
+        Refusal: it has too many.
+    """
+    if has_more_values(text.encode("utf-8", "replace"), MOST_VALUES):
+        raise Refusal(
+            f"{name} has more than {MOST_VALUES:,} values, too many for one call."
+            " Clear its outputs, or put it into the notebooks folder and name it there."
+        )
+
+
+def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
+    """A notebook's metadata and its runs.
+
+    Raises:
+        Refusal: the text is none.
+    """
+    try:
+        notebook: NotebookNode = nbformat.reads(text, as_version=4)
+        return notebook.metadata, list(recorded(notebook))
+    except (
+        nbformat.ValidationError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise Refusal(f"{name} can't be read as a notebook: {str(error)[:200]}") from None
+
+
+def in_place(one: Recorded, projects: Path) -> Recorded:
+    """With a file's folder that is there: a record from elsewhere has another machine's."""
+    if one.script is None or one.script.path.parent.is_dir():
+        return one
+    return replace(one, script=replace(one.script, path=projects / one.script.path.name))
+
+
+def report(resume: Resume) -> ToolResult:
+    """What came of it, in words and as facts."""
+    session, ran, total = resume.session, len(resume.done), len(resume.cells)
+    different = resume.different
+    goes_on = not resume.task.done()
+    parent = session.recorder.metadata["rmi_agent"]["parent"]
+    lines = [
+        f"Session {session.id} resumes {parent}: {ran} of {total} cells ran again,"
+        f" {ran - len(different)} of them as recorded."
+    ]
+    for again in different[:SHOWN]:
+        lines += described(again)
+    if len(different) > SHOWN:
+        lines.append(f"{len(different) - SHOWN} more cells differ.")
+    if resume.skipped:
+        numbers = ", ".join(str(one.number) for one in resume.skipped)
+        lines.append(f"Left out, since they had failed: {numbers}.")
+    if resume.stopped:
+        lines.append(f"It stopped there: {resume.stopped}. The session is as far as it came.")
+    if goes_on:
+        lines.append(
+            f"It still goes on: resume_session(notebook={session.id!r}) waits for the rest."
+        )
+    said = [*map(plain, lines), f"{SESSION}{session.id}, cells: {session.count}]"]
+    state = "running" if goes_on else "stopped" if resume.stopped else "ended"
+    facts: dict[str, Any] = {
+        "session_id": session.id,
+        "status": state,
+        "parent": parent,
+        "notebook": str(session.recorder.path) if session.recorder.path else None,
+        "ran": ran,
+        "total": total,
+        "skipped": [one.number for one in resume.skipped],
+        "different": [
+            {"cell": again.before.number, "what": [found.what for found in again.differences]}
+            for again in different
+        ],
+    }
+    return ToolResult(
+        content=[TextContent(type="text", text="\n".join(said))], structured_content=facts
+    )
+
+
+def described(again: Again) -> list[str]:
+    """A cell's differences: the record's lines with -, those of now with +."""
+    lines = [f"Cell {again.before.number} differs from the record (-) now (+):"]
+    for found in again.differences:
+        lines += [f"  {found.what}:", *(f"    {line}" for line in found.lines)]
+    return lines

@@ -1,0 +1,259 @@
+"""A run's text as results lay it out: made once, while it grows, and read from any position.
+
+Work follows what is new or asked for. Knows nbformat outputs and the lines that are the server's
+own; nothing of tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nbformat import NotebookNode
+
+from ...kernels import Execution, Run, StreamText
+from ..plaintext import Plain
+from .own_lines import EXIT, NOTHING, STDERR, Marker
+
+SLICE = 65_536  # characters that are cleaned without a chance for another thread
+AT_ONCE = 200_000  # characters that are cleaned on the event loop; more of them go to a thread
+KEPT = 32_000_000  # characters of texts that are kept, of all runs together
+PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+StreamOf = Callable[[NotebookNode], StreamText | None]
+Job = tuple["Part", str, bool]  # what to add of an output's own text, and whether that is all
+
+
+class Layout:
+    """A run's text in the layout of results: `len` and slices of it, and where its parts are."""
+
+    def __init__(self) -> None:
+        self.sections: dict[str, tuple[int, int]] = {}
+        self._pieces: list[str] = []
+        self._starts: list[int] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, stretch: slice) -> str:
+        start, end, _ = stretch.indices(self._size)
+        if start >= end:
+            return ""
+        first = bisect_right(self._starts, start) - 1
+        last = bisect_right(self._starts, end - 1)
+        begin = self._starts[first]
+        return "".join(self._pieces[first:last])[start - begin : end - begin]
+
+    def add(self, name: str, texts: Iterable[Sequence[str]]) -> None:
+        """Add a part of the layout; each of its texts begins on a line of its own."""
+        start = None
+        for pieces in texts:
+            if pieces:
+                self._on_a_new_line()
+                start = self._size if start is None else start
+                for piece in pieces:
+                    self._append(piece)
+        if start is not None:
+            self.sections[name] = (start, self._size)
+
+    def _on_a_new_line(self) -> None:
+        if self._pieces and not self._pieces[-1].endswith("\n"):
+            self._append("\n")
+
+    def _append(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._starts.append(self._size)
+        self._size += len(piece)
+
+
+class Part:
+    """One output as it is read, as far as it has come.
+
+    Attributes:
+        pieces: its text, none of them empty.
+        taken: characters of the output's own text that are in it.
+        complete: whether nothing more comes.
+    """
+
+    def __init__(self, output: NotebookNode) -> None:
+        self.pieces: list[str] = []
+        self.size = 0
+        self.taken = 0
+        self.complete = False
+        self._output, self._data = output, output.get("data")
+        self._plain, self._marker = Plain(), Marker()
+
+    def shows(self, output: NotebookNode) -> bool:
+        """Whether it was made of this output as it is now."""
+        return self._output is output and self._data is output.get("data")
+
+    def take(self, text: str, complete: bool) -> None:
+        """Add more of the output's own text."""
+        for start in range(0, len(text), SLICE):
+            self._add(self._marker.feed(self._plain.feed(text[start : start + SLICE])))
+        self.taken += len(text)
+        if complete:
+            self._add(self._marker.feed(self._plain.end()) + self._marker.end())
+            self.complete = True
+            if self._data is not None:  # a display has lines of its own
+                whole = "".join(self.pieces).rstrip("\n") + "\n" if self.pieces else ""
+                self.pieces, self.size = [whole] if whole else [], len(whole)
+
+    def _add(self, piece: str) -> None:
+        if piece:
+            self.pieces.append(piece)
+            self.size += len(piece)
+
+
+class Printed:
+    """All outputs of one run as they are read, each made once."""
+
+    def __init__(self) -> None:
+        self.size = 0  # characters that are kept
+        self._parts: dict[int, Part] = {}
+        self._lock = asyncio.Lock()
+
+    async def so_far(self, outputs: list[NotebookNode], stream_of: StreamOf) -> Layout:
+        """What can't change any more of a run that goes on: stdout and displays."""
+        await self._bring_up_to_date(outputs, stream_of)
+        layout = Layout()
+        layout.add("stdout", self._texts_of(outputs, "stdout"))
+        return layout
+
+    async def whole(self, outputs: list[NotebookNode], exit_code: int | None) -> Layout:
+        """Stdout and displays, stderr, the value or traceback, the exit code."""
+        await self._bring_up_to_date(outputs, None)
+        layout = Layout()
+        layout.add("stdout", self._texts_of(outputs, "stdout"))
+        if any(errors := self._texts_of(outputs, "stderr")):
+            layout.add("heading", [[f"{STDERR}\n"]])
+            layout.add("stderr", errors)
+        layout.add("value", self._texts_of(outputs, "value"))
+        if not len(layout):
+            layout.add("empty", [[NOTHING + ("\n" if exit_code is not None else "")]])
+        if exit_code is not None:
+            layout.add("exit", [[f"{EXIT}{exit_code}]"]])
+        return layout
+
+    def _texts_of(self, outputs: list[NotebookNode], section: str) -> list[list[str]]:
+        return [
+            part.pieces
+            for output in outputs
+            if section_of(output) == section and (part := self._parts.get(id(output))) is not None
+        ]
+
+    async def _bring_up_to_date(
+        self, outputs: list[NotebookNode], stream_of: StreamOf | None
+    ) -> None:
+        async with self._lock:
+            jobs = self._collect(outputs, stream_of)
+            try:
+                if sum(len(text) for _, text, _ in jobs) <= AT_ONCE:
+                    do(jobs)
+                else:
+                    await asyncio.to_thread(do, jobs)
+            except asyncio.CancelledError:
+                self._parts = {}  # the thread goes on with those
+                raise
+            self.size = sum(part.size for part in self._parts.values())
+
+    def _collect(self, outputs: list[NotebookNode], stream_of: StreamOf | None) -> list[Job]:
+        """What there is to do. Takes texts only, so that a thread may do it."""
+        parts: dict[int, Part] = {}
+        jobs: list[Job] = []
+        open_outputs = () if stream_of is None else growing(outputs)
+        for output in outputs:
+            part = self._parts.get(id(output))
+            if part is None or not part.shows(output):
+                part = Part(output)
+            parts[id(output)] = part
+            if not part.complete:
+                complete = not any(output is other for other in open_outputs)
+                stream = stream_of(output) if stream_of is not None else None
+                text = new_text(output, stream, part.taken, complete)
+                if text or complete:
+                    jobs.append((part, text, complete))
+        self._parts = parts
+        return jobs
+
+
+class TextCache:
+    """What was made of runs, for as long as somebody has the run and there is room."""
+
+    def __init__(self) -> None:
+        self._printed: OrderedDict[int, Printed] = OrderedDict()  # the last used last
+        self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
+
+    async def so_far(self, execution: Execution) -> Layout:
+        """The text of a run that goes on."""
+        outputs = execution.outputs
+        return await self._of(execution).so_far(outputs.cell.outputs, outputs.stream_text)
+
+    async def whole(self, run: Run, execution: Execution | None = None) -> Layout:
+        """The text of a run that is over; `execution` is what has led to it."""
+        # Files end with an exit code; cells have none.
+        exit_code = run.exit_code if run.is_file else None
+        return await self._of(execution or run).whole(run.cell.outputs, exit_code)
+
+    def _of(self, owner: Execution | Run) -> Printed:
+        key = id(owner)
+        if key not in self._owners:
+            self._owners[key] = weakref.finalize(owner, self._forget, key)
+            self._owners[key].atexit = False
+        if key not in self._printed:
+            self._printed[key] = Printed()
+        self._printed.move_to_end(key)
+        while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > KEPT:
+            self._printed.popitem(last=False)
+        return self._printed[key]
+
+    def _forget(self, key: int) -> None:
+        self._printed.pop(key, None)
+        self._owners.pop(key, None)
+
+
+def do(jobs: list[Job]) -> None:
+    """Clean and mark what is new."""
+    for part, text, complete in jobs:
+        part.take(text, complete)
+
+
+def growing(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs that more may be added to: stdout and stderr where they are the last ones."""
+    if not outputs or outputs[-1].output_type != "stream":
+        return []
+    return [output for output in outputs[-2:] if output.output_type == "stream"]
+
+
+def section_of(output: NotebookNode) -> str:
+    """The part of the layout that an output belongs to."""
+    kind = output.output_type
+    if kind == "stream" and output.name == "stderr":
+        return "stderr"
+    return "value" if kind in ("execute_result", "error") else "stdout"
+
+
+def new_text(output: NotebookNode, stream: StreamText | None, start: int, complete: bool) -> str:
+    """An output's own text from a position on, as far as it can't change any more."""
+    if output.output_type == "stream":
+        if stream is None:
+            return str(output.text)[start:]
+        return stream.text[start:] if complete else stream.settled_from(start)
+    if output.output_type == "error":
+        return "\n".join(output.traceback) or f"{output.ename or 'Error'}: {output.evalue}"
+    return readable(output.data)
+
+
+def readable(data: dict[str, Any]) -> str:
+    """A mimebundle's text; none where it is a picture, which is sent as one."""
+    if any(kind in data for kind in PICTURE_TYPES):
+        return ""
+    for kind in ("text/plain", "text/markdown", "text/latex", "text/html"):
+        if isinstance(text := data.get(kind), str):
+            return text
+    return "".join(f"[{' '.join(kind.split())}: in the notebook]\n" for kind in data)

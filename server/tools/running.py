@@ -1,0 +1,496 @@
+"""The tools, as a model sees them: what each is for, and what it needs.
+
+Turns arguments into calls on sessions and runs into results. What the user's code does
+wrong is a normal result; what we can't do is a `ToolError` that says what to do next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+import anyio
+from fastmcp import Context, FastMCP
+from fastmcp.tools import ToolResult
+from mcp_types import TextContent, ToolAnnotations
+from pydantic import Field
+from starlette.requests import Request
+
+from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, Sessions
+from ..files import project_files as paths
+from ..refusals import Refusal
+from ..settings import Settings
+from .caller import failures_as_refusals, principal
+from .elicitation import ask, asked_before, asked_enough, take_answer
+from .own_lines import STDERR
+from .progress import Live
+from .results import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
+from .resume import Resuming
+from .run_text import TextCache
+
+FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
+LIVE_EVERY = 0.25  # seconds between two pieces of live output
+LISTED = 1000  # files
+RUNS_PER_USER = 32  # that go on or wait, over HTTP
+START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
+
+SessionId = Annotated[
+    str | None,
+    Field(
+        description="The session to run in, as an earlier result named it. Leave it out for a"
+        " fresh session with nothing defined; its id comes back in the result."
+    ),
+]
+OpenSession = Annotated[str, Field(description="As a result or list_sessions named it.")]
+Timeout = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=604_800,
+        description="Seconds until the run is interrupted; its variables are kept. Left out, it is"
+        " the server's own limit, which the instructions name: give more for long work. The call"
+        " does not wait that long: a run that outlasts it has status `running` and goes on.",
+    ),
+]
+FileName = Annotated[
+    str,
+    Field(description="A .py file in the projects folder, relative to it: 'demo.py', 'sub/a.py'."),
+]
+
+
+class Tools:
+    """The tools of one server."""
+
+    def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
+        self.settings = settings
+        self.sessions = sessions
+        self.resuming = resuming
+        self.begun: list[Callable[[Execution], None]] = []  # called for each run that is accepted
+        self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
+        self._texts = TextCache()
+        self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register every tool."""
+        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
+        mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
+        mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=acts)
+        mcp.tool(self.read_output, output_schema=RUN_SCHEMA, annotations=quiet)
+        mcp.tool(self.interrupt_session, annotations=acts)
+        mcp.tool(self.restart_session, annotations=acts)
+        mcp.tool(self.close_session, annotations=acts)
+        mcp.tool(self.list_sessions, annotations=quiet)
+        mcp.tool(self.list_python_files, annotations=quiet)
+        mcp.tool(self.read_python_file, annotations=quiet)
+        mcp.tool(self.write_python_file, annotations=acts)
+
+    # -- running
+
+    async def run_python(
+        self,
+        ctx: Context,
+        file_name: FileName,
+        args: Annotated[list[str], Field(description="Command-line arguments: sys.argv[1:].")] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
+        stdin: Annotated[
+            str, Field(description="What input() and sys.stdin read: 'Ada\\n42\\n'.")
+        ] = "",
+        session_id: SessionId = None,
+        timeout: Timeout = None,
+    ) -> ToolResult:
+        """Run a Python file of the projects folder, as `python FILE ARGS` in its folder would.
+
+        Returns its stdout, stderr, exit code and plots. Use this for files that exist there
+        (list_python_files shows them, write_python_file makes one); use run_cell for code that
+        is not in a file. Each call runs in a fresh session unless session_id is given. The
+        session stays open afterwards, also when the file failed: run_cell with the returned
+        session_id looks at its globals, and by sys.last_traceback at the failing frames' locals.
+        A backslash before a line that looks like one of the server's own (`--- stderr ---`,
+        `[Process exited …]`, `[rmi-agent: …]`) says that the code printed it.
+        """
+        with failures_as_refusals():
+            if (asked := self._asked_before(ctx)) is not None:
+                return await self._follow(asked, ctx)
+            file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
+            if any("\0" in arg for arg in args):
+                raise Refusal("Error: an argument contains a NUL character; remove it.")
+            async with self._session(session_id) as session:
+                if not session.is_python:
+                    raise Refusal(
+                        "Error: run_python needs a Python kernel (ipykernel); this server runs"
+                        f" {self.settings.kernel_name!r}. Use run_cell."
+                    )
+                script = Script(file.path, file.source, tuple(args), stdin)
+                execution = session.submit_script(script, timeout)
+            return await self._follow(self._told(execution), ctx)
+
+    async def run_cell(
+        self,
+        ctx: Context,
+        code: Annotated[str, Field(description="Python; several lines as in a notebook cell.")],
+        session_id: SessionId = None,
+        timeout: Timeout = None,
+    ) -> ToolResult:
+        """Run a snippet in a Jupyter session; variables and imports last between calls.
+
+        Pass the session_id of an earlier result to go on there; leave it out to begin afresh.
+        The last expression's value comes back without print, matplotlib figures come back as
+        pictures, and `await`, %magics and !shell commands work; %pip install serves all sessions.
+        If it times out, it is interrupted and the session's variables are kept. A backslash before
+        a line that looks like one of the server's own (`--- stderr ---`, `[session_id: …`,
+        `[rmi-agent: …]`) says that the code printed it.
+        """
+        with failures_as_refusals():
+            if (asked := self._asked_before(ctx)) is not None:
+                return await self._follow(asked, ctx)
+            async with self._session(session_id) as session:
+                execution = session.submit_cell(code, timeout)
+            return await self._follow(self._told(execution), ctx)
+
+    async def read_output(
+        self,
+        ctx: Context,
+        session_id: OpenSession,
+        cell: Annotated[
+            int, Field(description="The run's number in its session; -1 is the last one.")
+        ] = -1,
+        offset: Annotated[int, Field(ge=0, description="Characters to skip.")] = 0,
+        limit: Annotated[
+            int, Field(gt=0, le=200_000, description="Characters to return at most.")
+        ] = PAGE,
+        wait: Annotated[
+            float,
+            Field(
+                ge=0,
+                description="Seconds to wait for a run that still goes on, at most; 0 only looks.",
+            ),
+        ] = 0,
+    ) -> ToolResult:
+        """Read a run's full text output in pages, or wait for a run that still goes on.
+
+        Use it when a result was cut (it names the offset), or when its status was `running`: the
+        answer has the status as it is now, and the output from `offset` on.
+        """
+        with failures_as_refusals():
+            self._asked_before(ctx)
+            execution = self.sessions.execution(session_id, cell, principal())
+            if execution is None:
+                run = await self.sessions.on_record(session_id, cell, principal())
+                if run is None:
+                    raise Refusal(
+                        f"Session {session_id} has no cell {cell} on record. Cells are numbered"
+                        " from 1; -1 is the last one. list_sessions shows how many there are."
+                    )
+                return await page_of_run(run, offset, limit, self._texts)
+            seconds = min(wait, self.settings.response_deadline)
+            if wait and (question := await self._wait(execution, ctx, seconds)):
+                return question
+            if not execution.task.done():
+                return await running_page(execution, offset, limit, self._texts)
+            finished(execution)
+            run = execution.task.result()
+            return await page_of_run(run, offset, limit, self._texts, execution)
+
+    @contextlib.asynccontextmanager
+    async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
+        """The session for one more run, if its owner may have one.
+
+        Raises:
+            Refusal: too many of the owner's runs go on or wait.
+            SessionNotFoundError: there is no such session, as far as the asker may know.
+            KernelError: there is no kernel for a new one.
+        """
+        who = principal()
+        runs = self._beginning[who] + len(self.sessions.unfinished(who))
+        if who != LOCAL and runs >= RUNS_PER_USER:
+            raise Refusal(
+                f"Error: {RUNS_PER_USER} of your runs go on or wait already. Nothing was run; try"
+                " again when one has ended. read_output with wait tells when, and"
+                " interrupt_session stops one."
+            )
+        self._beginning[who] += 1
+        try:
+            if session_id:
+                session = self.sessions.get(session_id, who)
+                resume = self.resuming.of(session)
+                if resume is not None and not resume.task.done():
+                    raise Refusal(
+                        f"Session {session_id} is still being resumed; resume_session(notebook="
+                        f"{session_id!r}) waits for the end, interrupt_session stops it."
+                    )
+                yield session
+            else:
+                async with self._in_time("No kernel was ready", "Nothing was run; call again."):
+                    session = await self.sessions.open(who)
+                yield session
+        finally:
+            self._beginning[who] -= 1
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, failed: str, advice: str) -> AsyncIterator[None]:
+        """Give what is done in here no longer than a call may take: clients give up soon after.
+
+        Raises:
+            Refusal: it took longer.
+        """
+        seconds = max(self.settings.response_deadline, START_LEAST)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Refusal(f"{failed} within {seconds:g} s. {advice}") from None
+
+    def _told(self, execution: Execution) -> Execution:
+        for tell_of in self.begun:
+            tell_of(execution)
+        return execution
+
+    def _asked_before(self, ctx: Context) -> Execution | None:
+        """The run that has asked something, when this call brings the answer."""
+        before = asked_before(ctx)
+        if before is None:
+            return None
+        execution = self.sessions.execution(before.session_id, before.cell, principal())
+        if execution is None:
+            raise SessionNotFoundError(
+                f"Session {before.session_id} has ended while cell {before.cell} waited for its"
+                " answer. Leave session_id out to open a new one."
+            )
+        take_answer(execution, before, ctx)
+        return execution
+
+    async def _follow(self, execution: Execution, ctx: Context) -> ToolResult:
+        """Wait for a run, telling its output meanwhile; past the deadline hand it over."""
+        try:
+            question = await self._wait(execution, ctx, self.settings.response_deadline)
+        except asyncio.CancelledError:
+            # anyio raises again at each await of a cancelled request, hence the scope.
+            with anyio.CancelScope(shield=True):
+                await abandon(execution)
+            raise
+        if not execution.task.done() and await gone(ctx):
+            await abandon(execution)
+        if question is not None:
+            return question
+        if execution.task.done():
+            finished(execution)
+        return await run_result(execution, self.settings.output_chars, self._texts)
+
+    async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
+        """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
+        ends = time.monotonic() + seconds
+        if await execution.wait(min(FIRST_LOOK, seconds)):
+            return None
+        while (left := ends - time.monotonic()) > 0 and not execution.task.done():
+            await tell(execution, self._live.setdefault(execution, Live()), ctx)
+            if execution.question is not None and asked_enough(ctx):
+                return None
+            if (question := await ask(execution, ctx, left)) is not None:
+                return question
+            await execution.wait(min(LIVE_EVERY, left))
+            if await gone(ctx):
+                break
+        return None
+
+    # -- Jupyter's buttons
+
+    async def interrupt_session(self, session_id: OpenSession) -> str:
+        """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            if (resume := self.resuming.of(session)) is not None:
+                resume.stop("interrupt_session was called")
+            running = session.interrupt()
+            if running is None:
+                if not session.running:
+                    return f"Nothing runs in session {session_id}."
+                return (
+                    f"Cell {session.unfinished[0].number} of session {session_id} is ending"
+                    " already. Call interrupt_session again if it has not ended in a few seconds."
+                )
+            await running.wait(10)
+            state = "it has ended" if running.task.done() else "it has not ended yet"
+            return (
+                f"Cell {running.number} of session {session_id} was interrupted; {state}."
+                f" read_output(session_id={session_id!r}, cell={running.number}) shows what it did."
+            )
+
+    async def restart_session(self, session_id: OpenSession) -> str:
+        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost.
+
+        It keeps its id and its notebook.
+        """
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            async with self._in_time(
+                f"Session {session_id} had no fresh kernel",
+                "The restart goes on; list_sessions tells when it is over.",
+            ):
+                await session.restart()
+            return f"Session {session_id} has a fresh kernel: all its variables are gone."
+
+    async def close_session(self, session_id: OpenSession) -> str:
+        """End a session that is no longer needed and free its memory; its notebook stays."""
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            await self.sessions.close(session)
+            path = session.recorder.path
+            return f"Session {session_id} is closed." + (
+                f" Its notebook is {path}." if path else ""
+            )
+
+    async def list_sessions(self) -> ToolResult:
+        """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
+        rows: list[dict[str, Any]] = []
+        with failures_as_refusals():
+            elsewhere = await self.sessions.directory.elsewhere(principal())
+        for session in self.sessions.all(principal()):
+            memory = await asyncio.to_thread(session.memory)
+            rows.append(
+                {
+                    "session_id": session.id,
+                    "state": "busy" if session.busy else "idle",
+                    "cells": session.count,
+                    "idle_seconds": round(session.idle_for, 1),
+                    # Nobody here can measure it where the kernel is on another machine.
+                    "memory_bytes": memory if session.is_here else None,
+                    "notebook": str(session.recorder.path) if session.recorder.path else None,
+                }
+            )
+        for other in elsewhere:
+            rows.append(
+                {
+                    "session_id": other.id,
+                    "state": "busy" if other.busy else "idle",
+                    "cells": other.cells,
+                    "idle_seconds": round(other.idle_for, 1),
+                    "memory_bytes": None,
+                    "notebook": str(other.notebook) if other.notebook else None,
+                }
+            )
+        lines = [
+            f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
+            f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
+            for r in rows
+        ]
+        return listing(lines or ["No session is open."], {"sessions": rows})
+
+    # -- files
+
+    async def list_python_files(self) -> ToolResult:
+        """List the Python files that run_python can run, with sizes and times of change."""
+        with failures_as_refusals():
+            found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
+        rows: list[dict[str, Any]] = [
+            {
+                "file_name": name,
+                "bytes": status.st_size,
+                "modified": utc(status.st_mtime),
+            }
+            for name, status in found[:LISTED]
+        ]
+        lines = [
+            f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
+        ]
+        if len(found) > LISTED:
+            lines.append(f"[{len(found) - LISTED} more are not listed]")
+        nothing = f"No Python files in {self.settings.projects}; write_python_file makes one."
+        return listing(lines or [nothing], {"files": rows, "total": len(found)})
+
+    async def read_python_file(self, file_name: FileName) -> str:
+        """Read a Python file of the projects folder, to see or fix what run_python runs.
+
+        Returns the file's text as it is: nothing in it is the server's own.
+        """
+        with failures_as_refusals():
+            return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
+
+    async def write_python_file(
+        self,
+        file_name: FileName,
+        content: Annotated[str, Field(description="The whole new text of the file.")],
+    ) -> str:
+        """Write a Python file into the projects folder, replacing it if it exists.
+
+        Use it to make a script for run_python or to fix one (there is no tool that edits a part);
+        folders on the way are created.
+        """
+        with failures_as_refusals():
+            name, new = await asyncio.to_thread(
+                paths.write, self.settings.projects, file_name, content
+            )
+            did = "Created" if new else "Replaced"
+            return f"{did} {paths.shown(name)} ({len(content):,} characters)."
+
+
+def finished(execution: Execution) -> None:
+    """Raise what kept a run from running at all.
+
+    Raises:
+        Refusal: it was taken out of the queue.
+        KernelError: there was no kernel for it.
+    """
+    if execution.task.cancelled() and execution.handed_over:
+        raise Refusal(
+            f"The copy of the server that ran cell {execution.number} is being stopped. The run"
+            f" goes on: read_output(session_id={execution.session_id!r}, cell={execution.number},"
+            " wait=40) follows it."
+        )
+    if execution.task.cancelled():
+        raise Refusal(
+            f"Cell {execution.number} was taken out of the queue before it started."
+            " Nothing of it ran; call again to run it."
+        )
+    if error := execution.task.exception():
+        raise error
+
+
+async def abandon(execution: Execution) -> None:
+    """Stop a run that nobody waits for any more."""
+    execution.interrupt("was cancelled by the client")
+    await execution.wait(10)
+
+
+async def gone(ctx: Context) -> bool:
+    """Whether the connection was dropped; at every other loss of a client the SDK cancels."""
+    request = ctx.request_context.request if ctx.request_context is not None else None
+    if ctx.transport != "streamable-http" or not isinstance(request, Request):
+        return False
+    return await request.is_disconnected()
+
+
+async def tell(execution: Execution, live: Live, ctx: Context) -> None:
+    """Send what came since the last time as progress; stderr under the layout's heading."""
+    heading = f"{STDERR}\n"
+    for name, new in live.new(execution):
+        messages = [heading + new] if name == "stderr" else [new]
+        if name != "stderr" and new.startswith(heading):  # the end of a line, but no reader knows
+            messages = [new[:1], new[1:]]
+        for message in messages:
+            await ctx.report_progress(round(execution.elapsed, 3), message=message)
+
+
+def utc(seconds: float) -> str:
+    """A file's time as ISO 8601; a file may have one that no calendar has."""
+    last = datetime.max.replace(tzinfo=UTC).timestamp() - 1
+    return datetime.fromtimestamp(min(max(seconds, 0), last), UTC).isoformat("T", "seconds")
+
+
+def megabytes(count: int | None) -> str:
+    """Memory for reading."""
+    return "memory not known" if count is None else f"{count / 1e6:.0f} MB"
+
+
+def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:
+    """A list for reading, and the same for programs."""
+    return ToolResult(
+        content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
+    )
