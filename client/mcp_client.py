@@ -6,7 +6,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import Parameter
 from rmi_agent.client import RmiMcpClient
-from rmi_agent.client.cli import fail
+from rmi_agent.client.commands import fail
 
 app = cyclopts.App(help_format="plaintext")
 

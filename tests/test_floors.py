@@ -51,10 +51,15 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
             "serving",
         },
     },
-    "client": {},
+    "client": {
+        "terminal": set(),
+        "line_editor": {"terminal"},
+        "chat": {"terminal", "line_editor"},
+        "commands": {"terminal", "line_editor", "chat"},
+    },
 }
 # Where all comes together: these may import every folder of their floor.
-TOP = {"kernels": {"__init__"}, "server": {"__init__", "cli"}, "client": set[str]()}
+TOP = {"kernels": {"__init__"}, "server": {"__init__", "cli"}, "client": {"cli", "mcp_client"}}
 
 
 def modules(floor: str) -> Iterator[tuple[Path, str]]:

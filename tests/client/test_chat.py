@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.client.cli import app
-from rmi_agent.client.models import Keys, choose
-from rmi_agent.client.transcript import settled
+from rmi_agent.client.chat.models import Keys, choose
+from rmi_agent.client.chat.transcript import settled
+from rmi_agent.client.commands.cli import app
 
 from tests.client.language_model import Call, Refuse, Request, images, language_model, results
 from tests.server.conftest import fill
@@ -48,7 +48,7 @@ def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def run(*words: str, piped: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-        monkeypatch.setattr("rmi_agent.client.models.unreadable", lambda: None)
+        monkeypatch.setattr("rmi_agent.client.chat.unreadable", lambda: None)
         with pytest.raises(SystemExit) as left:
             app(["chat", *words])
         captured = capfd.readouterr()
@@ -171,7 +171,7 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
 ) -> None:
     from fastmcp import FastMCP
     from rmi_agent.client import RmiMcpClient
-    from rmi_agent.client.chat import Chat
+    from rmi_agent.client.chat.loop import Chat
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     keys = Keys()
@@ -237,8 +237,8 @@ def test_nothing_asked_is_said(chat: Chat) -> None:
 def test_the_extra_is_named_when_it_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("chat", "models"):
-        monkeypatch.delitem(sys.modules, f"rmi_agent.client.{name}", raising=False)
+    for name in [name for name in sys.modules if name.startswith("rmi_agent.client.chat")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydantic_ai", None)
     with pytest.raises(SystemExit) as left:
         app(["chat", "Go"])
@@ -422,7 +422,7 @@ def test_a_growing_text_is_settled_by_paragraphs(text: str, done: str, rest: str
 @pytest.mark.slow
 def test_help_imports_neither_models_nor_the_editor() -> None:
     code = (
-        "import sys; from rmi_agent.client.cli import app; app(['--help'], exit_on_error=False,"
+        "import sys; from rmi_agent.client.commands.cli import app; app(['--help'], exit_on_error=False,"
         " result_action='return_value')\n"
         "print([m for m in ('pydantic_ai', 'prompt_toolkit', 'textual_image') if m in sys.modules])"
     )

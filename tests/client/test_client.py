@@ -12,7 +12,7 @@ from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from rmi_agent.client import RmiMcpClient, RunResult
-from rmi_agent.client.check import check
+from rmi_agent.client.commands.check import check
 from rmi_agent.server import App, load
 
 from tests.client import completing

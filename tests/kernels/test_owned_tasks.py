@@ -45,8 +45,8 @@ OWNED = {
         "server/resident/proxy.py",
         "_watched",
     ): 1,  # logs each exception itself; cancelled in `finally`
-    ("client/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
-    ("client/screen.py", "ask"): 1,  # the same task, begun again
+    ("client/terminal/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
+    ("client/terminal/screen.py", "ask"): 1,  # the same task, begun again
 }
 
 

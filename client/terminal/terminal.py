@@ -14,7 +14,7 @@ from typing import IO, Literal
 from rich.console import Console
 from rich.text import Text
 
-from .plaintext import plain
+from ..plaintext import plain
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 

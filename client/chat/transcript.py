@@ -16,10 +16,9 @@ from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
 
-from .pictures import show_picture
-from .plaintext import plain
-from .results import Picture
-from .terminal import colour, write
+from ..plaintext import plain
+from ..results import Picture
+from ..terminal import colour, show_picture, write
 
 SOURCES = ("code", "content")  # arguments that are Python
 SOURCE_LINES = 20  # of a source that are shown

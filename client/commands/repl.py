@@ -16,12 +16,9 @@ from anyio.from_thread import BlockingPortal
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 
-from .client import RmiMcpClient
-from .questions import Questions
-from .results import RunResult
-from .screen import show
-from .source import Incomplete, asked_about
-from .terminal import can_edit, is_terminal, write
+from ..client import RmiMcpClient
+from ..results import RunResult
+from ..terminal import Incomplete, Questions, asked_about, can_edit, is_terminal, show, write
 
 Read = Callable[[], str | None]  # the next cell; None at the end of input
 
@@ -77,7 +74,7 @@ class Repl:
 
     def _editor(self) -> Read:
         """Reading with an editor's comforts."""
-        from .prompt import code_prompt  # prompt_toolkit, which pipes don't need
+        from ..line_editor import code_prompt  # prompt_toolkit, which pipes don't need
 
         prompt = code_prompt(self._complete)
 

@@ -12,7 +12,7 @@ import queue
 import sys
 from concurrent.futures import Future
 
-from .plaintext import plain
+from ..plaintext import plain
 
 
 def ask(question: str, secret: bool) -> str | None:

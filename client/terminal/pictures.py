@@ -23,7 +23,7 @@ from typing import Literal
 import platformdirs
 from rich.console import Console
 
-from .results import Picture
+from ..results import Picture
 from .terminal import is_dumb, is_terminal, write
 
 Protocol = Literal["iterm", "kitty"]

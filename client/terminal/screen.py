@@ -10,9 +10,9 @@ import time
 
 from rich.console import Console
 
+from ..results import RunResult
 from .pictures import show_picture
 from .questions import ask
-from .results import RunResult
 from .terminal import write, write_traceback
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from fastmcp.exceptions import ToolError
 
-from .client import RmiMcpClient
+from ..client import RmiMcpClient
 
 Step = tuple[str, Callable[[], Awaitable[str]]]
 

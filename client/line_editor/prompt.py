@@ -22,16 +22,16 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 
-from .plaintext import plain
-from .source import (
+from ..plaintext import plain
+from ..terminal import (
     INDENT,
     Incomplete,
     indentation,
     replaced_from,
     shown_to_completion,
     wants_a_line,
+    write,
 )
-from .terminal import write
 
 Complete = Callable[[str], Awaitable[list[str]]]
 PATIENCE = 1.0  # seconds that a completion may take

@@ -18,7 +18,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.profiles import ModelProfile
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .local_token import is_loopback
+from ..local_token import is_loopback
 
 HERE = Path(__file__).resolve().parent.parent  # of a checkout: its `.env` is the server's too
 ENV_FILES = (HERE / ".env", ".env") if (HERE / "pyproject.toml").is_file() else (".env",)

@@ -35,11 +35,10 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import Model
 
-from .client import RmiMcpClient
+from ..client import RmiMcpClient
+from ..results import Picture
+from ..terminal import ask, can_edit, is_terminal
 from .models import Keys, explained
-from .questions import ask
-from .results import Picture
-from .terminal import can_edit, is_terminal
 from .toolset import ServerTools
 from .transcript import Transcript
 
@@ -81,7 +80,7 @@ class Chat:
             return None
         if not can_edit():
             return await asyncio.to_thread(ask, question, secret)
-        from .prompt import answer_prompt
+        from ..line_editor import answer_prompt
 
         return await answer_prompt(question, secret)
 
@@ -165,7 +164,7 @@ def reader() -> Callable[[str], Awaitable[str | None]]:
     """What reads a line that somebody types; None at the end."""
     if not can_edit():
         return lambda prompt: asyncio.to_thread(ask, prompt, False)
-    from .prompt import message_prompt  # prompt_toolkit, which pipes don't need
+    from ..line_editor import message_prompt  # prompt_toolkit, which pipes don't need
 
     session = message_prompt()
 

@@ -14,8 +14,8 @@ from pydantic_ai import BinaryContent, RunContext, ToolDefinition, ToolFailed, T
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
-from .client import RmiMcpClient
-from .results import pictures, texts
+from ..client import RmiMcpClient
+from ..results import pictures, texts
 
 # That arguments are an object is all that is checked here; the server knows the rest.
 OBJECT = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()))

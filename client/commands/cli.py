@@ -1,0 +1,259 @@
+"""`rmi-agent`: run files and cells on a server from the command line.
+
+Without `--server` it starts a server of its own. A script's stdout and stderr stay what
+they are, its exit code becomes ours, and all that is said about a run goes to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+import httpx2
+from anyio.from_thread import start_blocking_portal
+from cyclopts import Parameter
+from fastmcp.exceptions import ToolError
+from mcp import MCPError
+
+from ..client import OnQuestion, RmiMcpClient
+from ..terminal import Questions, Screen, exit_code, is_terminal, recorded, write
+from .check import check as run_check
+from .repl import Repl
+
+Server = Annotated[
+    str | None,
+    Parameter(help="A URL (…/mcp or …/sse), a script or a command. Left out: a server of its own."),
+]
+Timeout = Annotated[float | None, Parameter(help="Seconds until the run is interrupted.")]
+Session = Annotated[str | None, Parameter(help="An open session to run in.")]
+Stdin = Annotated[
+    str,
+    Parameter(
+        help="What input() reads; - for this command's own input.", allow_leading_hyphen=True
+    ),
+]
+
+app = cyclopts.App(
+    name="rmi-agent",
+    help="Run Python files and cells on an RmiAgentMcpServer.",
+    help_format="plaintext",
+)
+
+
+def call(
+    server: str | None,
+    work: Callable[[RmiMcpClient], Awaitable[int]],
+    on_question: OnQuestion | None = None,
+) -> None:
+    """Connect, do the work, and leave with its code. Every failure is one line that helps."""
+
+    async def connected() -> int:
+        async with RmiMcpClient(server, on_question=on_question) as client:
+            return await work(client)
+
+    try:
+        code = asyncio.run(connected())
+    except KeyboardInterrupt:
+        code = 130
+    except ToolError as error:
+        code = fail(str(error))
+    except PermissionError as error:
+        code = fail(f"Can't talk to {server}: {error}")
+    except (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+        where = server or "the embedded server"
+        code = fail(
+            f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
+        )
+    sys.exit(code)
+
+
+def fail(text: str) -> int:
+    """Say why on stderr."""
+    write("stderr", f"{text}\n")
+    return 1
+
+
+@app.command
+def run(
+    file: str,
+    *args: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    server: Server = None,
+    session: Session = None,
+    timeout: Timeout = None,
+    stdin: Stdin = "",
+) -> None:
+    """Run a Python file of the projects folder and leave with its exit code.
+
+    What follows FILE is passed to it; options of this command come before FILE.
+    """
+    given = sys.stdin.read() if stdin == "-" else stdin
+
+    async def work(client: RmiMcpClient) -> int:
+        async with Screen() as screen:
+            result = await client.run_python(file, list(args), given, session, timeout, screen.live)
+            screen.finish(result)
+        recorded(result)
+        return exit_code(result)
+
+    call(server, work)
+
+
+@app.command
+def cell(
+    code: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    server: Server = None,
+    session: Session = None,
+    timeout: Timeout = None,
+) -> None:
+    """Run a snippet; - reads it from this command's input.
+
+    What the snippet asks with input() is asked here.
+    """
+    source = sys.stdin.read() if code == "-" else code
+    screen = Screen()
+
+    async def work(client: RmiMcpClient) -> int:
+        async with screen:
+            result = await client.run_cell(source, session, timeout, screen.live)
+            screen.finish(result)
+        recorded(result)
+        if server:
+            write("stderr", f"Session {result.session_id}\n")
+        return exit_code(result)
+
+    call(server, work, screen.ask)
+
+
+@app.command
+def repl(*, server: Server = None, timeout: Timeout = None) -> None:
+    """A prompt: cells run in one session. Tab completes, Ctrl-C stops the cell, Ctrl-D leaves."""
+    with start_blocking_portal() as portal:
+        try:
+            questions = Questions()
+            client = RmiMcpClient(server, on_question=questions.ask)
+            with portal.wrap_async_context_manager(client):
+                code = Repl(portal, client, timeout, questions).run()
+        except (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+            code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
+        except KeyboardInterrupt:
+            code = 130
+    sys.exit(code)
+
+
+@app.command
+def chat(
+    question: Annotated[str | None, Parameter(help="What to ask first.")] = None,
+    *,
+    model: Annotated[
+        str | None, Parameter(help="openai:…, google:…, anthropic:… or ollama:…")
+    ] = None,
+    base_url: Annotated[
+        str | None, Parameter(help="A server that speaks the provider's protocol: …/v1")
+    ] = None,
+    server: Server = None,
+    once: Annotated[bool, Parameter(help="Answer the question and leave.", negative="")] = False,
+    pictures: Annotated[bool, Parameter(help="Whether the model is given pictures.")] = True,
+) -> None:
+    """Talk with a language model that runs Python here. Through a pipe, answer and leave."""
+    try:
+        from ..chat import Chat, Keys, NoModelError, choose, converse, unreadable
+    except ImportError as error:
+        if not (error.name or "").startswith("pydantic_ai"):
+            raise
+        sys.exit(fail('chat needs more: pip install -e ".[chat]" where the code is'))
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
+    asked = "\n\n".join(part for part in (question, piped) if part)
+    if (once or not is_terminal(sys.stdin)) and not asked:
+        sys.exit(fail("Nothing is asked: give a question, or pipe one in."))
+    unreadable()
+    keys = Keys()
+    try:
+        chosen = choose(model, base_url, pictures, keys)
+    except NoModelError as error:
+        sys.exit(fail(str(error)))
+    conversation = Chat(chosen, keys)
+
+    async def work(client: RmiMcpClient) -> int:
+        conversation.use(client)
+        if once or not is_terminal(sys.stdin):
+            return 0 if await conversation.answer(asked) else 1
+        return await converse(conversation, question)
+
+    call(server, work, conversation.ask)
+
+
+@app.command
+def sessions(*, server: Server = None) -> None:
+    """List the open sessions of a running server: without `--server`, of the resident one."""
+
+    async def work(client: RmiMcpClient) -> int:
+        rows = await client.list_sessions()
+        for row in rows:
+            taken = row["memory_bytes"]  # none where the kernel is on another machine
+            memory = "memory not known" if taken is None else f"{taken / 1e6:.0f} MB"
+            write(
+                "stdout",
+                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
+                f" {row['idle_seconds']:g} s, {memory},"
+                f" {row['notebook'] or 'nothing recorded yet'}\n",
+            )
+        if not rows and server is None:
+            print("No session is open on a resident server; name another with --server URL.")
+        elif not rows:
+            print("No session is open.")
+        return 0
+
+    call(server, work)
+
+
+@app.command
+def replay(
+    notebook: str,
+    *,
+    server: Server = None,
+    until: Annotated[int | None, Parameter(help="The last cell to run.")] = None,
+    skip_failed: Annotated[
+        bool, Parameter(help="Leave out cells that had failed.", negative=())
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
+) -> None:
+    """Run a recorded notebook again; exit code 1 if an output differs from the record.
+
+    NOTEBOOK is a file here, or the name of one that the server has.
+    """
+    path = Path(notebook)
+    try:
+        content = path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, UnicodeError) as error:
+        sys.exit(fail(f"{notebook} can't be read: {error}"))
+
+    async def work(client: RmiMcpClient) -> int:
+        result = await client.resume_session(notebook, until, skip_failed, timeout, content)
+        write("stdout", f"{result}\n")
+        await client.close_session(result.session_id)
+        return 0 if result.same else 1
+
+    call(server, work)
+
+
+@app.command
+def check(*, server: Server = None) -> None:
+    """Walk through the communication with a server in seven steps and report each."""
+
+    def report(passed: bool, title: str, detail: str) -> None:
+        write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")
+
+    async def work(client: RmiMcpClient) -> int:
+        return 0 if await run_check(client, report) else 1
+
+    call(server, work)
+
+
+def main() -> None:
+    """The console script."""
+    app()
