@@ -22,7 +22,7 @@ from .middleware import Lengths, UnexpectedErrors
 from .sandboxing import chosen, described, hints, hints_elsewhere
 from .settings import Settings
 from .state_dir import VERSION
-from .tools import Completions, Prompts, Resources, Resuming, Tools
+from .tools import Completions, FileTools, Prompts, Resources, Resuming, RunTools, SessionTools
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,11 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(Takeover(self.shared))
         resuming = Resuming(settings, self.sessions)
-        self.tools = Tools(settings, self.sessions, resuming)
+        self.runs = RunTools(settings, self.sessions, resuming)
         for part in (
-            self.tools,
+            self.runs,
+            SessionTools(settings, self.sessions, resuming),
+            FileTools(settings),
             Resources(settings, self.sessions),
             resuming,
             Prompts(settings),

@@ -79,7 +79,7 @@ def application(
     from .metrics import Metrics  # 0.1 s that stdio does without
 
     metrics = Metrics(server.sessions)
-    server.tools.begun.append(metrics.watch)
+    server.runs.begun.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
         apart[FACTS_PATH] = telling(server)

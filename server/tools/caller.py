@@ -5,8 +5,9 @@ Knows nothing of what is called.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from fastmcp.server.dependencies import get_access_token
@@ -15,6 +16,9 @@ from ...kernels import LOCAL, KernelError, SessionNotFoundError
 from ..auth import may_see
 from ..files import PathNotAllowedError
 from ..refusals import Refusal
+from ..settings import Settings
+
+START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
 
 
 @contextlib.contextmanager
@@ -37,3 +41,20 @@ def principal() -> str:
     """Whose sessions these are: the token's owner, or the one user of a local server."""
     token = get_access_token()
     return token.client_id if token is not None else LOCAL
+
+
+@contextlib.asynccontextmanager
+async def in_time(settings: Settings, failed: str, advice: str) -> AsyncIterator[None]:
+    """Give what is done in here no longer than a call may take: clients give up soon after.
+
+    Raises:
+        Refusal: it took longer.
+    """
+    seconds = max(settings.response_deadline, START_LEAST)
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise Refusal(f"{failed} within {seconds:g} s. {advice}") from None

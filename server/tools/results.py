@@ -6,7 +6,7 @@ Knows nbformat cells and MCP content; nothing of kernels at work.
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, ImageContent, TextContent
@@ -235,4 +235,11 @@ def tool_result(
     meta = {"sections": whole.sections, "length": len(whole), "shown": len(text)}
     return ToolResult(
         content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta}
+    )
+
+
+def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:
+    """A list for reading, and the same for programs."""
+    return ToolResult(
+        content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
     )

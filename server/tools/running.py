@@ -1,4 +1,4 @@
-"""The tools, as a model sees them: what each is for, and what it needs.
+"""The tools that run code, as a model sees them: what each is for, and what it needs.
 
 Turns arguments into calls on sessions and runs into results. What the user's code does
 wrong is a normal result; what we can't do is a `ToolError` that says what to do next.
@@ -11,14 +11,13 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import anyio
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import TextContent, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 
@@ -26,7 +25,8 @@ from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, 
 from ..files import project_files as paths
 from ..refusals import Refusal
 from ..settings import Settings
-from .caller import failures_as_refusals, principal
+from .arguments import FileName, OpenSession, SessionId, Timeout
+from .caller import failures_as_refusals, in_time, principal
 from .elicitation import ask, asked_before, asked_enough, take_answer
 from .own_lines import STDERR
 from .progress import Live
@@ -36,36 +36,11 @@ from .run_text import TextCache
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_EVERY = 0.25  # seconds between two pieces of live output
-LISTED = 1000  # files
 RUNS_PER_USER = 32  # that go on or wait, over HTTP
-START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
-
-SessionId = Annotated[
-    str | None,
-    Field(
-        description="The session to run in, as an earlier result named it. Leave it out for a"
-        " fresh session with nothing defined; its id comes back in the result."
-    ),
-]
-OpenSession = Annotated[str, Field(description="As a result or list_sessions named it.")]
-Timeout = Annotated[
-    float | None,
-    Field(
-        gt=0,
-        le=604_800,
-        description="Seconds until the run is interrupted; its variables are kept. Left out, it is"
-        " the server's own limit, which the instructions name: give more for long work. The call"
-        " does not wait that long: a run that outlasts it has status `running` and goes on.",
-    ),
-]
-FileName = Annotated[
-    str,
-    Field(description="A .py file in the projects folder, relative to it: 'demo.py', 'sub/a.py'."),
-]
 
 
-class Tools:
-    """The tools of one server."""
+class RunTools:
+    """The tools that run code and read what it has put out."""
 
     def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
         self.settings = settings
@@ -77,19 +52,12 @@ class Tools:
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register every tool."""
+        """Register them."""
         quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
         mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
         mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=acts)
         mcp.tool(self.read_output, output_schema=RUN_SCHEMA, annotations=quiet)
-        mcp.tool(self.interrupt_session, annotations=acts)
-        mcp.tool(self.restart_session, annotations=acts)
-        mcp.tool(self.close_session, annotations=acts)
-        mcp.tool(self.list_sessions, annotations=quiet)
-        mcp.tool(self.list_python_files, annotations=quiet)
-        mcp.tool(self.read_python_file, annotations=quiet)
-        mcp.tool(self.write_python_file, annotations=acts)
 
     # -- running
 
@@ -226,27 +194,13 @@ class Tools:
                     )
                 yield session
             else:
-                async with self._in_time("No kernel was ready", "Nothing was run; call again."):
+                async with in_time(
+                    self.settings, "No kernel was ready", "Nothing was run; call again."
+                ):
                     session = await self.sessions.open(who)
                 yield session
         finally:
             self._beginning[who] -= 1
-
-    @contextlib.asynccontextmanager
-    async def _in_time(self, failed: str, advice: str) -> AsyncIterator[None]:
-        """Give what is done in here no longer than a call may take: clients give up soon after.
-
-        Raises:
-            Refusal: it took longer.
-        """
-        seconds = max(self.settings.response_deadline, START_LEAST)
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise Refusal(f"{failed} within {seconds:g} s. {advice}") from None
 
     def _told(self, execution: Execution) -> Execution:
         for tell_of in self.begun:
@@ -300,136 +254,6 @@ class Tools:
                 break
         return None
 
-    # -- Jupyter's buttons
-
-    async def interrupt_session(self, session_id: OpenSession) -> str:
-        """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
-        with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
-            if (resume := self.resuming.of(session)) is not None:
-                resume.stop("interrupt_session was called")
-            running = session.interrupt()
-            if running is None:
-                if not session.running:
-                    return f"Nothing runs in session {session_id}."
-                return (
-                    f"Cell {session.unfinished[0].number} of session {session_id} is ending"
-                    " already. Call interrupt_session again if it has not ended in a few seconds."
-                )
-            await running.wait(10)
-            state = "it has ended" if running.task.done() else "it has not ended yet"
-            return (
-                f"Cell {running.number} of session {session_id} was interrupted; {state}."
-                f" read_output(session_id={session_id!r}, cell={running.number}) shows what it did."
-            )
-
-    async def restart_session(self, session_id: OpenSession) -> str:
-        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost.
-
-        It keeps its id and its notebook.
-        """
-        with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
-            async with self._in_time(
-                f"Session {session_id} had no fresh kernel",
-                "The restart goes on; list_sessions tells when it is over.",
-            ):
-                await session.restart()
-            return f"Session {session_id} has a fresh kernel: all its variables are gone."
-
-    async def close_session(self, session_id: OpenSession) -> str:
-        """End a session that is no longer needed and free its memory; its notebook stays."""
-        with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
-            await self.sessions.close(session)
-            path = session.recorder.path
-            return f"Session {session_id} is closed." + (
-                f" Its notebook is {path}." if path else ""
-            )
-
-    async def list_sessions(self) -> ToolResult:
-        """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
-        rows: list[dict[str, Any]] = []
-        with failures_as_refusals():
-            elsewhere = await self.sessions.directory.elsewhere(principal())
-        for session in self.sessions.all(principal()):
-            memory = await asyncio.to_thread(session.memory)
-            rows.append(
-                {
-                    "session_id": session.id,
-                    "state": "busy" if session.busy else "idle",
-                    "cells": session.count,
-                    "idle_seconds": round(session.idle_for, 1),
-                    # Nobody here can measure it where the kernel is on another machine.
-                    "memory_bytes": memory if session.is_here else None,
-                    "notebook": str(session.recorder.path) if session.recorder.path else None,
-                }
-            )
-        for other in elsewhere:
-            rows.append(
-                {
-                    "session_id": other.id,
-                    "state": "busy" if other.busy else "idle",
-                    "cells": other.cells,
-                    "idle_seconds": round(other.idle_for, 1),
-                    "memory_bytes": None,
-                    "notebook": str(other.notebook) if other.notebook else None,
-                }
-            )
-        lines = [
-            f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
-            f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
-            for r in rows
-        ]
-        return listing(lines or ["No session is open."], {"sessions": rows})
-
-    # -- files
-
-    async def list_python_files(self) -> ToolResult:
-        """List the Python files that run_python can run, with sizes and times of change."""
-        with failures_as_refusals():
-            found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
-        rows: list[dict[str, Any]] = [
-            {
-                "file_name": name,
-                "bytes": status.st_size,
-                "modified": utc(status.st_mtime),
-            }
-            for name, status in found[:LISTED]
-        ]
-        lines = [
-            f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
-        ]
-        if len(found) > LISTED:
-            lines.append(f"[{len(found) - LISTED} more are not listed]")
-        nothing = f"No Python files in {self.settings.projects}; write_python_file makes one."
-        return listing(lines or [nothing], {"files": rows, "total": len(found)})
-
-    async def read_python_file(self, file_name: FileName) -> str:
-        """Read a Python file of the projects folder, to see or fix what run_python runs.
-
-        Returns the file's text as it is: nothing in it is the server's own.
-        """
-        with failures_as_refusals():
-            return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
-
-    async def write_python_file(
-        self,
-        file_name: FileName,
-        content: Annotated[str, Field(description="The whole new text of the file.")],
-    ) -> str:
-        """Write a Python file into the projects folder, replacing it if it exists.
-
-        Use it to make a script for run_python or to fix one (there is no tool that edits a part);
-        folders on the way are created.
-        """
-        with failures_as_refusals():
-            name, new = await asyncio.to_thread(
-                paths.write, self.settings.projects, file_name, content
-            )
-            did = "Created" if new else "Replaced"
-            return f"{did} {paths.shown(name)} ({len(content):,} characters)."
-
 
 def finished(execution: Execution) -> None:
     """Raise what kept a run from running at all.
@@ -476,21 +300,3 @@ async def tell(execution: Execution, live: Live, ctx: Context) -> None:
             messages = [new[:1], new[1:]]
         for message in messages:
             await ctx.report_progress(round(execution.elapsed, 3), message=message)
-
-
-def utc(seconds: float) -> str:
-    """A file's time as ISO 8601; a file may have one that no calendar has."""
-    last = datetime.max.replace(tzinfo=UTC).timestamp() - 1
-    return datetime.fromtimestamp(min(max(seconds, 0), last), UTC).isoformat("T", "seconds")
-
-
-def megabytes(count: int | None) -> str:
-    """Memory for reading."""
-    return "memory not known" if count is None else f"{count / 1e6:.0f} MB"
-
-
-def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:
-    """A list for reading, and the same for programs."""
-    return ToolResult(
-        content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
-    )

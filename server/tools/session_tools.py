@@ -1,0 +1,120 @@
+"""The tools for whole sessions: Jupyter's buttons, and a list of what is open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastmcp import FastMCP
+from fastmcp.tools import ToolResult
+from mcp_types import ToolAnnotations
+
+from ...kernels import Sessions
+from ..settings import Settings
+from .arguments import OpenSession
+from .caller import failures_as_refusals, in_time, principal
+from .results import listing
+from .resume import Resuming
+
+
+class SessionTools:
+    """The tools that stop, restart, close and list sessions."""
+
+    def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
+        self.settings, self.sessions, self.resuming = settings, sessions, resuming
+
+    def add_to(self, mcp: FastMCP[Any]) -> None:
+        """Register them."""
+        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
+        mcp.tool(self.interrupt_session, annotations=acts)
+        mcp.tool(self.restart_session, annotations=acts)
+        mcp.tool(self.close_session, annotations=acts)
+        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        mcp.tool(self.list_sessions, annotations=quiet)
+
+    async def interrupt_session(self, session_id: OpenSession) -> str:
+        """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            if (resume := self.resuming.of(session)) is not None:
+                resume.stop("interrupt_session was called")
+            running = session.interrupt()
+            if running is None:
+                if not session.running:
+                    return f"Nothing runs in session {session_id}."
+                return (
+                    f"Cell {session.unfinished[0].number} of session {session_id} is ending"
+                    " already. Call interrupt_session again if it has not ended in a few seconds."
+                )
+            await running.wait(10)
+            state = "it has ended" if running.task.done() else "it has not ended yet"
+            return (
+                f"Cell {running.number} of session {session_id} was interrupted; {state}."
+                f" read_output(session_id={session_id!r}, cell={running.number}) shows what it did."
+            )
+
+    async def restart_session(self, session_id: OpenSession) -> str:
+        """Give a session a fresh kernel, like Jupyter's restart button; variables are lost.
+
+        It keeps its id and its notebook.
+        """
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            async with in_time(
+                self.settings,
+                f"Session {session_id} had no fresh kernel",
+                "The restart goes on; list_sessions tells when it is over.",
+            ):
+                await session.restart()
+            return f"Session {session_id} has a fresh kernel: all its variables are gone."
+
+    async def close_session(self, session_id: OpenSession) -> str:
+        """End a session that is no longer needed and free its memory; its notebook stays."""
+        with failures_as_refusals():
+            session = self.sessions.get(session_id, principal())
+            await self.sessions.close(session)
+            path = session.recorder.path
+            return f"Session {session_id} is closed." + (
+                f" Its notebook is {path}." if path else ""
+            )
+
+    async def list_sessions(self) -> ToolResult:
+        """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
+        rows: list[dict[str, Any]] = []
+        with failures_as_refusals():
+            elsewhere = await self.sessions.directory.elsewhere(principal())
+        for session in self.sessions.all(principal()):
+            memory = await asyncio.to_thread(session.memory)
+            rows.append(
+                {
+                    "session_id": session.id,
+                    "state": "busy" if session.busy else "idle",
+                    "cells": session.count,
+                    "idle_seconds": round(session.idle_for, 1),
+                    # Nobody here can measure it where the kernel is on another machine.
+                    "memory_bytes": memory if session.is_here else None,
+                    "notebook": str(session.recorder.path) if session.recorder.path else None,
+                }
+            )
+        for other in elsewhere:
+            rows.append(
+                {
+                    "session_id": other.id,
+                    "state": "busy" if other.busy else "idle",
+                    "cells": other.cells,
+                    "idle_seconds": round(other.idle_for, 1),
+                    "memory_bytes": None,
+                    "notebook": str(other.notebook) if other.notebook else None,
+                }
+            )
+        lines = [
+            f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
+            f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
+            for r in rows
+        ]
+        return listing(lines or ["No session is open."], {"sessions": rows})
+
+
+def megabytes(count: int | None) -> str:
+    """Memory for reading."""
+    return "memory not known" if count is None else f"{count / 1e6:.0f} MB"
