@@ -4,7 +4,7 @@ Usable as a library on its own; knows nothing of MCP.
 """
 
 from .addresses import JupyterServer, RemoteKernel
-from .cluster import Homes, Shared
+from .cluster import SessionLeases, Takeover
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -43,7 +43,6 @@ __all__ = [
     "DeadKernelError",
     "Execution",
     "Far",
-    "Homes",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -61,11 +60,12 @@ __all__ = [
     "Sandbox",
     "Script",
     "Session",
+    "SessionLeases",
     "SessionNotFoundError",
     "Sessions",
-    "Shared",
     "StoreError",
     "StreamText",
+    "Takeover",
     "Tier",
     "decoded",
     "encodable",

@@ -14,9 +14,9 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import LOCAL, Homes, Policy, Sessions, Shared, language_of
+from ..kernels import LOCAL, Policy, SessionLeases, Sessions, Takeover, language_of
 from . import launch
-from .cluster import Takeover
+from .cluster import TakeoverMiddleware
 from .launch import kernels_are_here, make_folders
 from .middleware import Lengths, UnexpectedErrors
 from .sandboxing import chosen, described, hints, hints_elsewhere
@@ -58,11 +58,11 @@ class App:
         *,
         exposed: bool = False,
         principals: tuple[str, ...] = (LOCAL,),
-        homes: Homes | None = None,
+        homes: SessionLeases | None = None,
         seal: bytes | None = None,
     ) -> None:
         self.settings = settings
-        self.shared = Shared(homes) if homes is not None else None
+        self.shared = Takeover(homes) if homes is not None else None
         policy = chosen(settings, exposed=exposed)
         known = hints(policy) if kernels_are_here(settings) else hints_elsewhere(settings)
         self.sessions = Sessions(
@@ -91,7 +91,7 @@ class App:
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
         if self.shared is not None:
-            self.mcp.add_middleware(Takeover(self.shared))
+            self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = Resuming(settings, self.sessions)
         self.runs = RunTools(settings, self.sessions, resuming)
         for part in (

@@ -3,10 +3,10 @@
 A store holds the records; the rest of `kernels` knows only a `Directory` of sessions.
 """
 
-from .leases import Homes
-from .takeover import Shared
+from .leases import SessionLeases
+from .takeover import Takeover
 
 __all__ = [
-    "Homes",
-    "Shared",
+    "SessionLeases",
+    "Takeover",
 ]

@@ -18,7 +18,7 @@ from ..protocol import Displays, Reply, Status
 from ..session import Execution
 
 
-class LeftOver(Execution):
+class AdoptedRun(Execution):
     """Such a run; it is over once its kernel answers somebody else.
 
     Args:

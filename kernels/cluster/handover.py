@@ -11,7 +11,7 @@ import asyncio
 
 from ..errors import KernelError
 from ..session import Session
-from .leases import ALIVE, Copy, Homes, Record
+from .leases import ALIVE, Copy, Lease, SessionLeases
 
 REQUESTS = "requests"  # the store's collection: by the copy that is asked, answers by session
 ASK_EVERY = 0.25  # seconds between two looks for the answer
@@ -24,7 +24,7 @@ REFUSED = (
 )
 
 
-async def released(homes: Homes, home: Copy, record: Record) -> None:
+async def released(homes: SessionLeases, home: Copy, record: Lease) -> None:
     """Ask the copy that has a session to release it, and wait until it has, or is dead.
 
     Raises:
@@ -51,7 +51,7 @@ async def released(homes: Homes, home: Copy, record: Record) -> None:
     raise KernelError(REFUSED.format(id=record.id, home=home.address, why=answer))
 
 
-async def requested(homes: Homes) -> list[str]:
+async def requested(homes: SessionLeases) -> list[str]:
     """The sessions that this copy is asked for, and that it has not refused yet.
 
     Raises:
@@ -61,7 +61,7 @@ async def requested(homes: Homes) -> list[str]:
     return [session_id for session_id, answer in found.items() if not answer]
 
 
-async def refuse(homes: Homes, session_id: str, why: str) -> None:
+async def refuse(homes: SessionLeases, session_id: str, why: str) -> None:
     """Answer that a session stays where it is.
 
     Raises:
@@ -70,13 +70,13 @@ async def refuse(homes: Homes, session_id: str, why: str) -> None:
     await write(homes, homes.name, session_id, why)
 
 
-async def requests(homes: Homes, asked: str) -> dict[str, str]:
+async def requests(homes: SessionLeases, asked: str) -> dict[str, str]:
     """What a copy is asked for, with its answers; one key, since many would have to be listed."""
     found = await homes.store.get(REQUESTS, asked) or {}
     return {session_id: str(answer) for session_id, answer in found.items()}
 
 
-async def write(homes: Homes, asked: str, session_id: str, answer: str | None) -> None:
+async def write(homes: SessionLeases, asked: str, session_id: str, answer: str | None) -> None:
     """Write what a copy is asked for, or its answer; None removes both."""
     async with homes.store.lock(asked):
         found = await requests(homes, asked)

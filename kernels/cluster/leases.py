@@ -33,7 +33,7 @@ ENDED_KEPT = 86_400.0  # seconds that it is known of a session how it ended
 
 
 @dataclass(frozen=True)
-class Record:
+class Lease:
     """What is kept of a session for all copies. No token is in it.
 
     Attributes:
@@ -76,7 +76,7 @@ class Copy:
     folder: str
 
 
-class Homes:
+class SessionLeases:
     """The records of all copies. Use as `async with Homes(store, address) as homes`.
 
     Args:
@@ -109,7 +109,7 @@ class Homes:
         self._stack = contextlib.AsyncExitStack()
 
     @classmethod
-    def at(cls, store_url: str, address: str, folder: str) -> Homes:
+    def at(cls, store_url: str, address: str, folder: str) -> SessionLeases:
         """The records in the store that a setting names.
 
         Raises:
@@ -228,7 +228,7 @@ class Homes:
 
     # -- sessions
 
-    async def find(self, session_id: str) -> Record | None:
+    async def find(self, session_id: str) -> Lease | None:
         """A session's record; None if there is none, or none that can be read.
 
         Raises:
@@ -240,7 +240,7 @@ class Homes:
         record = read(value) if value is not None else None
         return record if record is not None and record.id == session_id else None
 
-    async def all(self) -> list[Record]:
+    async def all(self) -> list[Lease]:
         """Every session that is open somewhere, or should be.
 
         Raises:
@@ -254,7 +254,7 @@ class Homes:
                 found.append(record)
         return sorted(found, key=lambda record: record.used, reverse=True)
 
-    async def write(self, record: Record) -> bool:
+    async def write(self, record: Lease) -> bool:
         """Write a session's record, unless it has had another home since; whether it was written.
 
         Raises:
@@ -268,7 +268,7 @@ class Homes:
             await self.store.put(SESSIONS, key(record.id), asdict(record), ttl=kept)
             return True
 
-    async def claim(self, record: Record) -> Record | None:
+    async def claim(self, record: Lease) -> Lease | None:
         """Become a session's home; None if another copy was faster.
 
         Args:
@@ -291,9 +291,9 @@ def key(session_id: str) -> str:
     return session_id.encode().hex()
 
 
-def read(value: dict[str, Any]) -> Record | None:
+def read(value: dict[str, Any]) -> Lease | None:
     """A record out of the store; None if it is not one that was written there."""
-    known = {field.name: field.type for field in fields(Record)}
+    known = {field.name: field.type for field in fields(Lease)}
     kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
     given = {name: one for name, one in value.items() if name in known}
     right = all(
@@ -302,6 +302,6 @@ def read(value: dict[str, Any]) -> Record | None:
     )
     if not right or not {"id", "principal"} <= given.keys():
         return None
-    record = Record(**given)
+    record = Lease(**given)
     named = PurePath(record.notebook).name == record.notebook  # a name, and no path elsewhere
     return record if named and ID.fullmatch(record.id) else None

@@ -25,9 +25,9 @@ from ..notebook import Recorder, is_open
 from ..session import Begun, Elsewhere, Ended, Known, Session, Sessions
 from ..supervision import Supervisor
 from ..telemetry import short
-from .adopted_run import LeftOver
+from .adopted_run import AdoptedRun
 from .handover import ANSWER_EVERY, reason_to_keep, refuse, released, requested
-from .leases import BEAT, Homes, Record
+from .leases import BEAT, Lease, SessionLeases
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ LEAVING = (
 )
 
 
-class Shared:
+class Takeover:
     """The `Directory` of sessions that several copies share.
 
     Args:
@@ -50,7 +50,7 @@ class Shared:
 
     _sessions: Sessions  # this copy's, from `joined` on
 
-    def __init__(self, homes: Homes) -> None:
+    def __init__(self, homes: SessionLeases) -> None:
         self.homes, self.name = homes, homes.name
         self._dirty: set[str] = set()
         self._writing: set[str] = set()
@@ -114,11 +114,11 @@ class Shared:
         except StoreError as error:
             log.warning("The other copies don't know that a session has ended: %s", error)
 
-    def _record(self, session: Session) -> Record:
+    def _record(self, session: Session) -> Lease:
         remote = session.remote
         running = next(iter(session.unfinished), None)
         path = session.recorder.path
-        return Record(
+        return Lease(
             id=session.id,
             principal=session.principal,
             home=self.homes.name,
@@ -168,7 +168,7 @@ class Shared:
             except StoreError as error:
                 log.warning("The other copies learn later that a session is free: %s", error)
 
-    async def _release(self, session: Session) -> Record:
+    async def _release(self, session: Session) -> Lease:
         """Leave a session as it is; the record says that no copy has it."""
         record = replace(self._record(session), home="")
         await self._sessions.release(session)
@@ -257,7 +257,7 @@ class Shared:
 
     # -- taking over
 
-    async def _take_over(self, record: Record) -> None:
+    async def _take_over(self, record: Lease) -> None:
         async with self._taking.setdefault(record.id, asyncio.Lock()):
             if record.id in self._sessions.open_ids:
                 return
@@ -270,7 +270,7 @@ class Shared:
                 await self.homes.write(replace(mine, home=""))
                 raise
 
-    async def _bring_here(self, mine: Record) -> None:
+    async def _bring_here(self, mine: Lease) -> None:
         """Attach to a session's kernel and go on with its notebook.
 
         Raises:
@@ -310,7 +310,7 @@ class Shared:
             raise
         if left is not None:
             servers = self._sessions.servers
-            run = LeftOver(
+            run = AdoptedRun(
                 session.id,
                 last,
                 left,
@@ -348,7 +348,7 @@ class Shared:
         if not attaching.cancelled() and attaching.exception() is None:
             self._sessions.pool.let_go(attaching.result())
 
-    async def _notebook(self, mine: Record) -> tuple[Recorder | None, list[NotebookNode], str]:
+    async def _notebook(self, mine: Lease) -> tuple[Recorder | None, list[NotebookNode], str]:
         """What goes on in a session's notebook, its cells, and why it can't if it can't."""
         if not mine.notebook:
             return None, [], ""
@@ -361,12 +361,12 @@ class Shared:
             return None, [], f"{mine.notebook} can't be gone on with ({error})"
         return recorder, cells, ""
 
-    def _note_end(self, record: Record) -> None:
+    def _note_end(self, record: Lease) -> None:
         self._sessions.note_end(
             record.id, Ended(record.principal, record.ended, self._path(record), record.cells)
         )
 
-    def _path(self, record: Record) -> Path | None:
+    def _path(self, record: Lease) -> Path | None:
         return self._sessions.config.notebooks / record.notebook if record.notebook else None
 
     # -- those that nobody asks for any more
@@ -384,7 +384,7 @@ class Shared:
             except KernelError as error:
                 log.warning("Sessions that nobody asks for could not be ended: %s", error)
 
-    async def _end_orphan(self, record: Record, idle: float) -> None:
+    async def _end_orphan(self, record: Lease, idle: float) -> None:
         try:
             await self._take_over(record)
             await self._end_idle(record.id, idle)
@@ -431,7 +431,7 @@ async def asked(remote: RemoteKernel, servers: tuple[JupyterServer, ...], what: 
         await api.close()
 
 
-def news(mine: Record, last: int, left: NotebookNode | None, problem: str) -> str:
+def news(mine: Lease, last: int, left: NotebookNode | None, problem: str) -> str:
     """What the next result is to tell of a session that was taken over."""
     said = []
     if left is not None:

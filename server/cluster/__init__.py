@@ -4,9 +4,9 @@ Where a session is, is for `kernels` to say.
 """
 
 from .setup import homes
-from .takeover import Takeover
+from .takeover import TakeoverMiddleware
 
 __all__ = [
-    "Takeover",
+    "TakeoverMiddleware",
     "homes",
 ]

@@ -13,7 +13,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from ...kernels import Homes, StoreError
+from ...kernels import SessionLeases, StoreError
 from ..errors import BadSettings
 from ..launch import make_folders
 from ..settings import Settings
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MARK = ".rmi-agent-folder"  # a file by which copies see that they record in one folder
 
 
-async def homes(settings: Settings, port: int | None = None) -> Homes | None:
+async def homes(settings: Settings, port: int | None = None) -> SessionLeases | None:
     """What the copies of this server share; None where it is alone.
 
     Args:
@@ -51,7 +51,7 @@ async def homes(settings: Settings, port: int | None = None) -> Homes | None:
             f"RMI_AGENT_NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
-        found = Homes.at(where, address, folder)
+        found = SessionLeases.at(where, address, folder)
         others = await found.copies()
     except StoreError as error:
         raise BadSettings(f"RMI_AGENT_SESSION_STORE: {error}.") from None

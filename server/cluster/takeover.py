@@ -11,20 +11,20 @@ from typing import Any
 
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 
-from ...kernels import Shared
+from ...kernels import Takeover
 from ..tools import asked_before, failures_as_refusals, principal
 
 NAMED = re.compile(r"(?:notebook|variable)://([^/?#]+)")
 
 
-class Takeover(Middleware):
+class TakeoverMiddleware(Middleware):
     """Takes over the sessions of copies that are gone; refuses those that another copy has.
 
     Args:
         shared: the directory of all copies' sessions.
     """
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Takeover) -> None:
         self._shared = shared
 
     async def on_request(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import StoreError
-from rmi_agent.kernels.cluster.leases import SESSIONS, Homes, Record, key, read
+from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, read
 from rmi_agent.kernels.cluster.stores import FolderStore, opened
 from rmi_agent.kernels.notebook.journal import Journal, recover
 from rmi_agent.kernels.notebook.writer import Recorder
@@ -22,16 +22,16 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def two(folder: Path) -> AsyncIterator[tuple[Homes, Homes]]:
+async def two(folder: Path) -> AsyncIterator[tuple[SessionLeases, SessionLeases]]:
     """Two copies with one store."""
     store = str(folder / "store")
-    async with Homes(opened(store), "a:1") as a, Homes(opened(store), "b:1") as b:
+    async with SessionLeases(opened(store), "a:1") as a, SessionLeases(opened(store), "b:1") as b:
         yield a, b
 
 
 async def test_of_many_that_take_over_at_once_one_wins(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, b):
-        record = Record("Session-_1", "ada", home="gone", used=time.time())
+        record = Lease("Session-_1", "ada", home="gone", used=time.time())
         assert await a.write(record)
         claims = await asyncio.gather(*(copy.claim(record) for copy in (a, b) * 10))
         [mine] = [claim for claim in claims if claim is not None]
@@ -41,7 +41,7 @@ async def test_of_many_that_take_over_at_once_one_wins(tmp_path: Path) -> None:
 
 async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, b):
-        before = Record("s", "ada", home=a.name)
+        before = Lease("s", "ada", home=a.name)
         await a.write(before)
         after = await b.claim(before)
         assert after is not None
@@ -51,8 +51,8 @@ async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
 
 async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    async with Homes(opened(store), "a:1") as a:
-        async with Homes(opened(store), "b:1", beat=60, alive=0.2) as b:
+    async with SessionLeases(opened(store), "a:1") as a:
+        async with SessionLeases(opened(store), "b:1", beat=60, alive=0.2) as b:
             assert set(await a.copies()) == {a.name, b.name}
             async with asyncio.timeout(10):
                 while b.name in await a.copies():
@@ -69,8 +69,8 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 
     store = str(tmp_path / "store")
     async with (
-        Homes(opened(store), "a:1", beat=0.05) as a,
-        Homes(opened(store), "b:1") as b,
+        SessionLeases(opened(store), "a:1", beat=0.05) as a,
+        SessionLeases(opened(store), "b:1") as b,
     ):
         a.on_lapse = look
         await b.depose(a.name)
@@ -80,8 +80,8 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     async with (
-        Homes(opened(store), "a:1") as before,
-        Homes(opened(store), "a:1") as after,
+        SessionLeases(opened(store), "a:1") as before,
+        SessionLeases(opened(store), "a:1") as after,
     ):
         assert set(await after.copies()) == {after.name}
         assert await before.deposed()
@@ -105,13 +105,13 @@ def test_a_record_that_is_none_is_not_read(value: dict[str, object]) -> None:
 
 
 def test_a_record_of_a_later_version_is_read() -> None:
-    record = Record("s", "ada", cells=3)
+    record = Lease("s", "ada", cells=3)
     assert read({**asdict(record), "colour": "blue"}) == record
 
 
 async def test_garbage_in_the_store_is_no_session_and_hides_none(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, _):
-        await a.write(Record("good", "ada"))
+        await a.write(Lease("good", "ada"))
         await a.store.put(SESSIONS, key("odd"), {"id": "else", "principal": "ada"})
         folder = tmp_path / "store" / SESSIONS
         (folder / f"{key('bad')}.json").write_bytes(b"\xff{not json")
@@ -138,7 +138,7 @@ async def test_a_store_that_is_none_is_told_in_a_line(url: str, words: str) -> N
 async def test_a_redis_that_is_silent_is_told_without_its_password() -> None:
     pytest.importorskip("redis")
     with pytest.raises(StoreError, match=r"redis://127\.0\.0\.1:1 can't be used") as told:
-        async with Homes(opened("redis://:hush@127.0.0.1:1/0"), "a:1"):
+        async with SessionLeases(opened("redis://:hush@127.0.0.1:1/0"), "a:1"):
             pass
     assert "hush" not in str(told.value)
 
@@ -216,7 +216,7 @@ async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: P
 
 
 async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None:
-    async with Homes(FolderStore(tmp_path), beat=0.02) as homes:
+    async with SessionLeases(FolderStore(tmp_path), beat=0.02) as homes:
         again = asyncio.Event()
 
         async def deposed() -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Shared
-from rmi_agent.kernels.cluster.leases import Homes, Record
+from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Takeover
+from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
 from rmi_agent.kernels.cluster.stores import opened
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.remote.heartbeat import Heartbeat
@@ -82,23 +82,23 @@ def test_every_task_has_an_owner_that_sees_its_end() -> None:
     assert found == OWNED, "start it with a Supervisor, or say here who sees its end"
 
 
-def homes(folder: Path) -> Homes:
-    return Homes(opened(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
+def homes(folder: Path) -> SessionLeases:
+    return SessionLeases(opened(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
 
 
 async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, launch = Config(tmp_path / "notebooks"), Launch(cwd=tmp_path, runtime=tmp_path)
-    shared = Shared(homes(tmp_path))
+    shared = Takeover(homes(tmp_path))
     async with Sessions(config, launch, warm=0, directory=shared):
-        unknown = Record("a" * 20, LOCAL, home="gone", turn=1, server="http://127.0.0.1:1")
+        unknown = Lease("a" * 20, LOCAL, home="gone", turn=1, server="http://127.0.0.1:1")
         for number in range(3):
             await shared.homes.write(replace(unknown, id=f"{number}" * 20))
         records = await shared.homes.all()
         assert len(records) == 3
 
-        async def fails(mine: Record) -> None:
+        async def fails(mine: Lease) -> None:
             await asyncio.sleep(0.01)
             raise KernelError("out of reach")
 

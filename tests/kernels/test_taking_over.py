@@ -16,11 +16,11 @@ from rmi_agent.kernels import (
     Launch,
     Session,
     Sessions,
-    Shared,
     StoreError,
+    Takeover,
 )
 from rmi_agent.kernels.cluster.handover import QUIET, requests
-from rmi_agent.kernels.cluster.leases import Homes, Record
+from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
 from rmi_agent.kernels.cluster.stores import opened
 
 from tests.conftest import cell, value
@@ -42,10 +42,10 @@ async def copy(
     folder: Path, jupyter: Jupyter | None, idle: float = 0, name: str = "a"
 ) -> AsyncIterator[Sessions]:
     """One copy of a server, with a store that it shares with the others of this folder."""
-    homes = Homes(opened(str(folder / "store")), f"{name}:1")
+    homes = SessionLeases(opened(str(folder / "store")), f"{name}:1")
     launch = Launch(cwd=folder, runtime=folder, servers=(jupyter.server,) if jupyter else ())
     config = Config(folder / "notebooks", idle=idle)
-    async with Sessions(config, launch, warm=0, directory=Shared(homes)) as sessions:
+    async with Sessions(config, launch, warm=0, directory=Takeover(homes)) as sessions:
         yield sessions
 
 
@@ -55,11 +55,11 @@ async def test_sessions_that_nobody_asks_for_any_more_are_ended_by_another_copy(
     async with copy(tmp_path, jupyter) as gone:
         session = await gone.open()
         await cell(session, "x = 1")
-        assert isinstance(gone.directory, Shared)
+        assert isinstance(gone.directory, Takeover)
         await gone.directory.release_all()
     assert len(jupyter.kernels()) == 1
     async with copy(tmp_path, jupyter, 1.0, "b") as other, asyncio.timeout(60):
-        assert isinstance(other.directory, Shared)
+        assert isinstance(other.directory, Takeover)
         while (record := await other.directory.homes.find(session.id)) and not record.ended:
             await asyncio.sleep(0.1)
         assert record is not None and "RMI_AGENT_SESSION_IDLE" in record.ended
@@ -78,7 +78,7 @@ async def test_a_run_that_was_left_over_is_interrupted_by_whoever_has_its_sessio
         async with asyncio.timeout(60):
             while not mark.exists():
                 await asyncio.sleep(0.02)
-        assert isinstance(gone.directory, Shared) and isinstance(other.directory, Shared)
+        assert isinstance(gone.directory, Takeover) and isinstance(other.directory, Takeover)
         await gone.directory.release_all()
         await other.directory.open_here(session.id, LOCAL)
         mine = other.get(session.id)
@@ -102,8 +102,8 @@ async def moved(to: Sessions, session: Session) -> Session:
     return to.get(session.id)
 
 
-def shared(sessions: Sessions) -> Shared:
-    assert isinstance(sessions.directory, Shared)
+def shared(sessions: Sessions) -> Takeover:
+    assert isinstance(sessions.directory, Takeover)
     return sessions.directory
 
 
@@ -170,7 +170,7 @@ async def test_a_session_is_free_although_its_release_could_not_be_written_at_on
         await cell(session, "x = 41")
         write, failed = shared(a).homes.write, asyncio.Event()
 
-        async def fails(record: Record) -> bool:
+        async def fails(record: Lease) -> bool:
             if record.home or failed.is_set():
                 return await write(record)
             failed.set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from rmi_agent.kernels import Launch
-from rmi_agent.kernels.cluster.leases import Homes
+from rmi_agent.kernels.cluster.leases import SessionLeases
 from rmi_agent.server import load
 from rmi_agent.server.cluster.setup import homes
 from rmi_agent.server.errors import BadSettings
@@ -160,7 +160,7 @@ def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.Monk
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
 
 
-async def copies_homes(port: int = 8000, **settings: Any) -> Homes | None:
+async def copies_homes(port: int = 8000, **settings: Any) -> SessionLeases | None:
     return await homes(load(**settings), port)
 
 
