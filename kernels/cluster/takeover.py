@@ -22,7 +22,7 @@ from ..errors import DeadKernelError, KernelError, StoreError
 from ..jupyter_server import Api, ServerError, server_of
 from ..kernel import Kernel
 from ..notebook import Recorder, is_open
-from ..session import Begun, Elsewhere, Ended, Known, Session, Sessions
+from ..session import ClosedSession, Elsewhere, Handover, Peers, Session, Sessions
 from ..supervision import Supervisor
 from ..telemetry import short
 from .adopted_run import AdoptedRun
@@ -60,7 +60,7 @@ class Takeover:
         self._leaving = False
 
     @contextlib.asynccontextmanager
-    async def joined(self, sessions: Sessions) -> AsyncIterator[Known]:
+    async def joined(self, sessions: Sessions) -> AsyncIterator[Peers]:
         """Be one of the copies while the context lasts.
 
         Raises:
@@ -72,7 +72,7 @@ class Takeover:
             self._tasks.watch(self._reap_orphans, "ending sessions that nobody asks for")
             self._tasks.watch(self._hand_over, "handing sessions over")
             records = await self.homes.all()
-            yield Known(await self.homes.copies(), {record.notebook for record in records})
+            yield Peers(await self.homes.copies(), {record.notebook for record in records})
 
     # -- this copy's own
 
@@ -292,7 +292,7 @@ class Takeover:
                     "The session's kernel is busy with something that is not on record, and did"
                     f" not answer within {ATTACH:g} s. Call again."
                 )
-            begun = Begun(
+            begun = Handover(
                 turn=mine.turn,
                 count=max(last, mine.cells),
                 recorder=recorder,
@@ -346,7 +346,7 @@ class Takeover:
 
     def _unwanted(self, attaching: asyncio.Task[Kernel]) -> None:
         if not attaching.cancelled() and attaching.exception() is None:
-            self._sessions.pool.let_go(attaching.result())
+            self._sessions.pool.detach(attaching.result())
 
     async def _notebook(self, mine: Lease) -> tuple[Recorder | None, list[NotebookNode], str]:
         """What goes on in a session's notebook, its cells, and why it can't if it can't."""
@@ -363,7 +363,8 @@ class Takeover:
 
     def _note_end(self, record: Lease) -> None:
         self._sessions.note_end(
-            record.id, Ended(record.principal, record.ended, self._path(record), record.cells)
+            record.id,
+            ClosedSession(record.principal, record.ended, self._path(record), record.cells),
         )
 
     def _path(self, record: Lease) -> Path | None:

@@ -3,23 +3,23 @@
 `Sessions` holds all that are open, and makes room for new ones.
 """
 
-from .directory import Elsewhere, Known
+from .directory import Elsewhere, Peers
 from .execution import Execution
 from .pool import Pool
 from .quotas import LOCAL
-from .registry import Ended, Sessions
+from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
-from .session import Begun, Config, Session
+from .session import Config, Handover, Session
 
 __all__ = [
     "LOCAL",
     "Again",
-    "Begun",
+    "ClosedSession",
     "Config",
     "Elsewhere",
-    "Ended",
     "Execution",
-    "Known",
+    "Handover",
+    "Peers",
     "Pool",
     "Resume",
     "Session",

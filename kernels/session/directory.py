@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Known:
+class Peers:
     """What the other copies see to: their names, and the notebooks that are to be gone on with."""
 
     copies: Container[str] = ()
@@ -52,7 +52,7 @@ class Directory(Protocol):
 
     name: str
 
-    def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Known]:
+    def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
         """Be one of the servers while the context lasts.
 
         Raises:
@@ -94,9 +94,9 @@ class Alone:
 
     name = ""
 
-    def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Known]:
+    def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
         """There is nobody to join."""
-        return nullcontext(Known())
+        return nullcontext(Peers())
 
     async def announce(self, session: Session) -> None:
         """Tell nobody."""

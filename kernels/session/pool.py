@@ -34,7 +34,7 @@ ABSENT = 600.0  # seconds after which an owner without sessions has no warm kern
 
 
 @dataclass(eq=False)
-class Shelf:
+class OwnerPool:
     """One owner's warm kernels.
 
     Attributes:
@@ -78,7 +78,7 @@ class Pool:
         most: processes at the same time, warm and starting ones included.
         patience: seconds that a lease waits for a kernel to come free.
         evict: asked for room when there is none, with who needs it ("" is the pool itself);
-            returns whether some is on its way, which it has said by `expect_room` or `retire`.
+            returns whether some is on its way, which it has said by `reserve` or `retire`.
         expected: owners for whom kernels are warm from the beginning, and stay so.
         forget: called when no kernel is left of owners who have been absent for long.
     """
@@ -97,11 +97,11 @@ class Pool:
         self._launch, self._expected, self._forget = launch, tuple(expected), forget
         self._least = min(warm, most)
         self._patience, self._evict = patience, evict
-        self._shelves: dict[str, Shelf] = {}
+        self._shelves: dict[str, OwnerPool] = {}
         self._places = asyncio.Semaphore(most)
         self._waiting: list[str] = []  # owners who wait for a place, in order
         self._starting: set[Starting] = set()
-        self._living: dict[Kernel, Shelf] = {}  # started, and not yet retired
+        self._living: dict[Kernel, OwnerPool] = {}  # started, and not yet retired
         self._promised: set[Kernel] = set()  # of them: those about to be retired
         self._ending: set[Kernel] = set()
         self._tasks = Supervisor("kernels")
@@ -186,11 +186,11 @@ class Pool:
         """End a kernel in the background; its place is free once the process is gone."""
         self._take_back(kernel, graceful=True)
 
-    def let_go(self, kernel: Kernel) -> None:
+    def detach(self, kernel: Kernel) -> None:
         """Leave a kernel to its server, for others to go on with."""
         self._take_back(kernel, graceful=False)
 
-    def expect_room(self, kernel: Kernel, closing: asyncio.Task[None]) -> None:
+    def reserve(self, kernel: Kernel, closing: asyncio.Task[None]) -> None:
         """A kernel will be retired, once `closing` is done at the latest.
 
         Nobody else has to make room for its place meanwhile.
@@ -199,14 +199,14 @@ class Pool:
             self._promised.add(kernel)
         closing.add_done_callback(lambda _: self.retire(kernel))
 
-    def room_may_come(self) -> None:
+    def notify(self) -> None:
         """A session has become idle, so `evict` may now find one for a caller that waits."""
         # Not at once: the caller that has just got a place is to be waiting no more by then.
         asyncio.get_running_loop().call_soon(self._make_room)
 
     async def _handed_out(self, starting: Starting, attached: bool = False) -> Kernel:
         """The kernel that a start gives; it is taken back from a caller who is cancelled."""
-        take_back = self.let_go if attached else self.retire
+        take_back = self.detach if attached else self.retire
 
         def unwanted(_: Starting) -> None:
             if has_started(starting):
@@ -245,7 +245,7 @@ class Pool:
         self._waiting.append(owner)
         try:
             if self._places.locked():
-                self.room_may_come()
+                self.notify()
             async with asyncio.timeout(self._patience):
                 await self._places.acquire()
         except TimeoutError:
@@ -275,7 +275,7 @@ class Pool:
         """Places that will be free in a moment."""
         return len(self._promised) + len(self._ending)
 
-    def _start(self, shelf: Shelf, attach: RemoteKernel | None = None) -> Starting:
+    def _start(self, shelf: OwnerPool, attach: RemoteKernel | None = None) -> Starting:
         """Start a kernel, or attach to one, for which a place was taken already."""
         launch = shelf.launch
         if attach is not None:
@@ -291,7 +291,7 @@ class Pool:
         starting.add_done_callback(over)
         return starting
 
-    async def _started(self, shelf: Shelf, launch: Launch) -> Kernel:
+    async def _started(self, shelf: OwnerPool, launch: Launch) -> Kernel:
         try:
             kernel = Kernel(launch, self._context)
             await kernel.start()
@@ -321,34 +321,34 @@ class Pool:
 
     # -- warm kernels
 
-    def _shelf(self, owner: str) -> Shelf:
+    def _shelf(self, owner: str) -> OwnerPool:
         """The owner's; those whose kernels start in the same way have one together."""
         if owner not in self._shelves:
             launch = self._launch(owner)
             shared = [shelf for shelf in self._distinct() if shelf.launch is launch]
-            self._shelves[owner] = shared[0] if shared else Shelf(launch, self._now())
+            self._shelves[owner] = shared[0] if shared else OwnerPool(launch, self._now())
         return self._shelves[owner]
 
-    def _distinct(self) -> list[Shelf]:
+    def _distinct(self) -> list[OwnerPool]:
         return list({id(shelf): shelf for shelf in self._shelves.values()}.values())
 
-    def _least_wanted(self) -> Shelf | None:
+    def _least_wanted(self) -> OwnerPool | None:
         """The shelf with warm kernels that was asked least lately; others now go short."""
         ready = [shelf for shelf in self._distinct() if shelf.ready]
         return min(ready, key=lambda shelf: shelf.leases[-1] if shelf.leases else 0, default=None)
 
-    def _give_up_warm(self, shelf: Shelf) -> None:
+    def _give_up_warm(self, shelf: OwnerPool) -> None:
         starting = shelf.ready[-1]
         shelf.warm.remove(starting)
         self.retire(starting.result())
 
-    def _target(self, shelf: Shelf) -> int:
+    def _target(self, shelf: OwnerPool) -> int:
         """How many are to be warm: as many as were asked for lately, and never too few."""
         while shelf.leases and shelf.leases[0] < self._now() - LATELY:
             shelf.leases.popleft()
         return max(self._least, len(shelf.leases)) if self._least else 0
 
-    def _neediest(self) -> Shelf | None:
+    def _neediest(self) -> OwnerPool | None:
         """The shelf that lacks most, if one does."""
         lacking = [(self._target(shelf) - len(shelf.warm), shelf) for shelf in self._distinct()]
         number, shelf = max(lacking, key=lambda pair: pair[0], default=(0, None))
@@ -374,9 +374,9 @@ class Pool:
                 with contextlib.suppress(ValueError):  # a call has taken it, and reports
                     shelf.warm.remove(starting)
                 return
-            self.room_may_come()
+            self.notify()
 
-    def _has_room(self, shelf: Shelf) -> bool:
+    def _has_room(self, shelf: OwnerPool) -> bool:
         """Whether one more may be started; asks for room when too few are warm."""
         if not self._places.locked():
             return True
@@ -407,7 +407,7 @@ class Pool:
                     self._give_up_warm(shelf)
                 self._forget(shelf.launch)
 
-    def _is_used(self, shelf: Shelf) -> bool:
+    def _is_used(self, shelf: OwnerPool) -> bool:
         recent = self._now() < shelf.used + ABSENT
         coming = len(shelf.ready) < len(shelf.warm)
         leased = len(shelf.ready) < sum(each is shelf for each in self._living.values())

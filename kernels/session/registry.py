@@ -35,7 +35,7 @@ from .execution import Execution
 from .memory_limit import MemoryLimit
 from .pool import Pool
 from .quotas import LOCAL, Quotas
-from .session import Begun, Config, Session
+from .session import Config, Handover, Session
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ended:
+class ClosedSession:
     """What is left of a session: why it ended and where its notebook is."""
 
     principal: str
@@ -88,7 +88,7 @@ class Sessions:
         self.quotas = Quotas(most_each, patience, self._evict_own)
         self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
         self._open: dict[str, Session] = {}
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._ended: OrderedDict[str, ClosedSession] = OrderedDict()
         self._on_record = RunsOnRecord()
         self._stack = contextlib.AsyncExitStack()
         self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id
@@ -172,7 +172,7 @@ class Sessions:
         return session
 
     async def adopt(
-        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Handover
     ) -> Session:
         """Have a session open that another copy of the server had.
 
@@ -192,9 +192,9 @@ class Sessions:
             self.quotas.give_back(session.principal)
             kernel = await session.release()
             if kernel is not None:
-                self.pool.let_go(kernel)
+                self.pool.detach(kernel)
 
-    def note_end(self, session_id: str, ended: Ended) -> None:
+    def note_end(self, session_id: str, ended: ClosedSession) -> None:
         """Remember how a session has ended, be it here or in another copy."""
         self._ended[session_id] = ended
         while len(self._ended) > 1000:
@@ -224,7 +224,7 @@ class Sessions:
         return self._launch.servers
 
     def _made(
-        self, session_id: str, principal: str, kernel: Kernel | None, begun: Begun | None = None
+        self, session_id: str, principal: str, kernel: Kernel | None, begun: Handover | None = None
     ) -> Session:
         return Session(
             session_id,
@@ -271,7 +271,7 @@ class Sessions:
     def _became_idle(self, principal: str) -> None:
         if self.quotas.is_wanting(principal):
             self._evict_own(principal)
-        self.pool.room_may_come()
+        self.pool.notify()
 
     def get(self, session_id: str, principal: str = LOCAL) -> Session:
         """An open session by its id.
@@ -320,10 +320,10 @@ class Sessions:
         Raises:
             SessionNotFoundError: there was no such session, as far as the asker may know.
         """
-        known: Ended | Session | None = self._ended.get(session_id)
+        known: ClosedSession | Session | None = self._ended.get(session_id)
         if known is None or known.principal != principal:
             known = self.get(session_id, principal)
-        path = known.notebook if isinstance(known, Ended) else known.recorder.path
+        path = known.notebook if isinstance(known, ClosedSession) else known.recorder.path
         number = cell if cell > 0 else known.count + 1 + cell
         if path is None:
             return None
@@ -413,14 +413,15 @@ class Sessions:
         if self._open.pop(session.id, None) is not None:
             log.info("The session has ended: %s", why, extra={"session": short(session.id)})
             self.note_end(
-                session.id, Ended(session.principal, why, session.recorder.path, session.count)
+                session.id,
+                ClosedSession(session.principal, why, session.recorder.path, session.count),
             )
             self.quotas.give_back(session.principal)
         task = self.supervisor.start(self._end(session, why), "closing a session")
         self._closing[session.id] = task
         task.add_done_callback(lambda _: self._closing.pop(session.id))
         if session.kernel is not None:
-            self.pool.expect_room(session.kernel, task)
+            self.pool.reserve(session.kernel, task)
         return task
 
     async def _end(self, session: Session, why: str) -> None:

@@ -64,7 +64,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Handover:
     """A session as another copy of the server has left it.
 
     Attributes:
@@ -105,7 +105,7 @@ class Session:
         became_idle: Callable[[], None] = lambda: None,
         *,
         supervisor: Supervisor,
-        begun: Begun | None = None,
+        begun: Handover | None = None,
         changed: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self.id = session_id

@@ -216,7 +216,7 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
         single.retire(first)
         while single.count:
             await asyncio.sleep(0)
-        single.room_may_come()
+        single.notify()
         await waiting
         assert evicted == ["a"]
 

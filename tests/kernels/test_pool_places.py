@@ -99,7 +99,7 @@ class Places(RuleBasedStateMachine):
 
         closing = asyncio.create_task(close())
         self.promises.append((kernel, closing))
-        self.pool.expect_room(kernel, closing)
+        self.pool.reserve(kernel, closing)
         return True
 
     def take_in(self) -> None:
@@ -146,7 +146,7 @@ class Places(RuleBasedStateMachine):
     @rule(which=ANY)
     def become_idle(self, which: int) -> None:
         self.idle.append(self.busy.pop(which % len(self.busy)))
-        self.loop.call_soon(self.pool.room_may_come)
+        self.loop.call_soon(self.pool.notify)
 
     @precondition(lambda self: self.busy)
     @rule(which=ANY, way=st.sampled_from(["retire", "let_go"]))
