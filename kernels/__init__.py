@@ -17,7 +17,7 @@ from .errors import (
 from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
-from .process import Far, Launch, is_here, language_of
+from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
 from .sandbox import (
     TIERS,
@@ -42,7 +42,6 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
-    "Far",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -54,6 +53,7 @@ __all__ = [
     "Question",
     "Recorded",
     "RemoteKernel",
+    "RemoteOptions",
     "Reply",
     "Resume",
     "Run",

@@ -14,7 +14,7 @@ from .errors import BadSettings
 from .settings import VARIABLES, Settings, variable_of
 
 if TYPE_CHECKING:  # a server that is attached to another makes folders, and has no use for kernels
-    from ..kernels import Config, Far, JupyterServer, Launch
+    from ..kernels import Config, JupyterServer, Launch, RemoteOptions
 
 # What kernels inherit besides LC_*; RMI_AGENT_KERNEL_ENV adds names.
 INHERITED = {
@@ -97,9 +97,9 @@ def sessions(settings: Settings, hints: dict[str, str]) -> Config:
     )
 
 
-def far(settings: Settings) -> Far:
+def far(settings: Settings) -> RemoteOptions:
     """Options of kernels that a provisioner puts on another machine."""
-    from ..kernels import Far
+    from ..kernels import RemoteOptions
 
     ours = {name for one in VARIABLES.values() for name in one.names}
     env = {
@@ -107,7 +107,7 @@ def far(settings: Settings) -> Far:
         for name, value in os.environ.items()
         if PROVISIONERS.fullmatch(name) and name not in ours and not SECRET.search(name)
     }
-    return Far(
+    return RemoteOptions(
         env,
         silence=settings.kernel_silence,
         confined=settings.sandbox != "off",

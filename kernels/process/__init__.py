@@ -4,17 +4,17 @@
 """
 
 from .kernel_process import KernelProcess, SetUp
-from .launch import Far, Launch, is_here, language_of
+from .launch import Launch, RemoteOptions, is_here, language_of
 from .local import LocalProcess, ipython_folder
 from .output_pipes import RawOutput
 from .runtime_dir import clear_after_dead, runtime_folder
 
 __all__ = [
-    "Far",
     "KernelProcess",
     "Launch",
     "LocalProcess",
     "RawOutput",
+    "RemoteOptions",
     "SetUp",
     "clear_after_dead",
     "ipython_folder",

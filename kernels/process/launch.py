@@ -16,7 +16,7 @@ OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 
 
 @dataclass(frozen=True)
-class Far:
+class RemoteOptions:
     """What only kernels on other machines need.
 
     Attributes:
@@ -78,7 +78,7 @@ class Launch:
     last_filter: str = ""
     template_overrides: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"
-    far: Far = field(default_factory=Far)
+    far: RemoteOptions = field(default_factory=RemoteOptions)
     servers: tuple[JupyterServer, ...] = ()
     attach: RemoteKernel | None = None
 

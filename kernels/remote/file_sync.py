@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..process import Far
+from ..process import RemoteOptions
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -55,7 +55,7 @@ class Shipment:
         ask: executes a request there and gives its answer; raises `NotSent`.
     """
 
-    def __init__(self, root: Path, far: Far, ask: Ask) -> None:
+    def __init__(self, root: Path, far: RemoteOptions, ask: Ask) -> None:
         self.root, self.far, self._ask = root, far, ask
         self.there: str | None = None  # the project's folder there, once it has one
         self._told: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ class Shipment:
         ]
 
 
-def search(root: Path, near: Path, far: Far) -> Found:
+def search(root: Path, near: Path, far: RemoteOptions) -> Found:
     """The files that a kernel elsewhere gets: those near the script first, then small ones."""
     sized = sorted(
         ((not name_is_near(root, near, name), size, name) for name, size in files(root, far))
@@ -143,7 +143,7 @@ def name_is_near(root: Path, near: Path, name: str) -> bool:
     return (root / name).is_relative_to(near)
 
 
-def files(root: Path, far: Far) -> Iterator[tuple[str, int]]:
+def files(root: Path, far: RemoteOptions) -> Iterator[tuple[str, int]]:
     """Names and sizes. Hidden files stay, and whatever a link leads to."""
     private = {os.path.realpath(folder) for folder in far.private}
     for folder, folders, names in os.walk(root):

@@ -19,11 +19,11 @@ from fastmcp import Client
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import (
     Config,
-    Far,
     JupyterServer,
     Kernel,
     KernelStartError,
     Launch,
+    RemoteOptions,
     Reply,
     Script,
     Session,
@@ -142,7 +142,9 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
     (project / "neighbour.py").write_text("answer = 42\n")
     source = b"import neighbour, os; print(neighbour.answer, os.getcwd())\n"
     (project / "main.py").write_bytes(source)
-    how = replace(launch(project, pair[0].server), runtime=tmp_path, far=Far(files="sent"))
+    how = replace(
+        launch(project, pair[0].server), runtime=tmp_path, far=RemoteOptions(files="sent")
+    )
     async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
         session = await sessions.open()
         run = await session.submit_script(Script(project / "main.py", source)).task

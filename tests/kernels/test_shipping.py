@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Far
+from rmi_agent.kernels import RemoteOptions
 from rmi_agent.kernels.inside.file_receiver import Files
 from rmi_agent.kernels.remote.file_sync import PIECE, Shipment
 
@@ -70,7 +70,7 @@ def copy(there: There) -> dict[str, bytes]:
 
 
 async def test_all_is_sent_once_and_then_what_has_changed(root: Path, there: There) -> None:
-    shipment = Shipment(root, Far(files="sent"), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
     assert await shipment.send(root / "sub" / "main.py") == []
     assert copy(there) == {"top.py": b"1", "sub/main.py": b"22", "sub/empty": b""}
     assert shipment.path(root / "sub" / "main.py") == f"{there.files.folder}/sub/main.py"
@@ -85,7 +85,7 @@ async def test_all_is_sent_once_and_then_what_has_changed(root: Path, there: The
 async def test_what_code_did_to_it_there_is_undone_by_the_next_sending(
     root: Path, there: There
 ) -> None:
-    shipment = Shipment(root, Far(files="sent"), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
     await shipment.send(root / "top.py")
     Path(there.files.folder, "top.py").write_text("changed there")
     assert "top.py" in (await shipment.written())[0]
@@ -96,7 +96,7 @@ async def test_what_code_did_to_it_there_is_undone_by_the_next_sending(
 async def test_large_files_go_in_pieces(root: Path, there: There) -> None:
     data = os.urandom(PIECE * 2 + 5)
     (root / "large.bin").write_bytes(data)
-    await Shipment(root, Far(files="sent"), there.ask).send(root / "top.py")
+    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root / "top.py")
     assert copy(there)["large.bin"] == data
     assert len([request for request in there.asked if request["do"] == "put"]) == 3
 
@@ -114,7 +114,7 @@ async def test_hidden_files_environments_records_and_links_stay_here(
     (root / "link").symlink_to(tmp_path / "secret")
     (root / "folder").symlink_to(tmp_path)
     os.mkfifo(root / "pipe")
-    far = Far(files="sent", private=(root / "notebooks",))
+    far = RemoteOptions(files="sent", private=(root / "notebooks",))
     await Shipment(root, far, there.ask).send(root / "top.py")
     assert set(copy(there)) == {"top.py", "sub/main.py", "sub/empty"}
 
@@ -124,7 +124,7 @@ async def test_a_kernel_that_asks_for_other_files_gets_none(
 ) -> None:
     (tmp_path / "secret").write_text("secret")
     there.also_missing = ["../secret", str(tmp_path / "secret")]
-    await Shipment(root, Far(files="sent"), there.ask).send(root / "top.py")
+    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root / "top.py")
     assert there.sent() == ["sub/empty", "sub/main.py", "top.py"]
 
 
@@ -133,7 +133,7 @@ async def test_what_is_near_goes_first_and_what_is_left_out_is_told_once(
 ) -> None:
     (root / "far.bin").write_bytes(bytes(600))
     (root / "sub" / "near.bin").write_bytes(bytes(700))
-    shipment = Shipment(root, Far(files="sent", most=1000), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent", most=1000), there.ask)
     told = await shipment.send(root / "sub" / "main.py")
     assert len(told) == 1 and "far.bin would be more than" in told[0]
     assert "RMI_AGENT_REMOTE_FILES_LIMIT" in told[0]
@@ -142,7 +142,7 @@ async def test_what_is_near_goes_first_and_what_is_left_out_is_told_once(
 
 
 async def test_a_folder_with_the_same_files_is_taken_for_the_same(root: Path, there: There) -> None:
-    shipment = Shipment(root, Far(files="auto"), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="auto"), there.ask)
     await shipment.send(root / "top.py")
     assert shipment.path(root / "top.py") == str(root / "top.py")
     (root / "top.py").write_text("a new one")
@@ -169,14 +169,14 @@ async def test_one_file_that_differs_there_makes_it_another(
             theirs.write_bytes(path.read_bytes())
     (tmp_path / "theirs" / name).write_text("older")
     elsewhere = Elsewhere(tmp_path / "copy")
-    shipment = Shipment(root, Far(files="auto"), elsewhere.ask)
+    shipment = Shipment(root, RemoteOptions(files="auto"), elsewhere.ask)
     await shipment.send(root / "top.py")
     assert shipment.path(root / "top.py") == f"{elsewhere.files.folder}/top.py"
     assert (tmp_path / "theirs" / name).read_text() == "older"
 
 
 async def test_new_files_are_named_once(root: Path, there: There) -> None:
-    shipment = Shipment(root, Far(files="sent"), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
     assert await shipment.written() == []
     await shipment.send(root / "top.py")
     assert await shipment.written() == []
