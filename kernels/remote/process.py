@@ -26,7 +26,7 @@ from ..errors import KernelStartError
 from ..process import Launch, LocalProcess, SetUp
 from ..process_tree import MARK, marked
 from .heartbeat import Heartbeat
-from .provisioner_loop import begin, done
+from .provisioner_loop import run, submit
 
 log = logging.getLogger(__name__)
 # What provisioners say. Each failure of a start they tell several times, with tracebacks.
@@ -70,7 +70,7 @@ class RemoteProcess(LocalProcess):
         self._refuse_sandbox()
         env = {**self._quiet(), **self.launch.env, **self.launch.far.env, MARK: self.mark}
         work = self._manager.start_kernel(cwd=str(self.launch.cwd), env=env)
-        self._starting = asyncio.wrap_future(begin(work))
+        self._starting = asyncio.wrap_future(submit(work))
         # If we are stopped meanwhile it goes on: what half arrived nobody could end.
         await asyncio.wait({self._starting}, timeout=self.launch.start_timeout)
         if not self._starting.done():
@@ -130,7 +130,7 @@ class RemoteProcess(LocalProcess):
         """Whether its provisioner says that it runs, or says nothing."""
         provisioner = self._manager.provisioner
         with contextlib.suppress(TimeoutError):
-            return provisioner is not None and await done(provisioner.poll(), STEP) is None
+            return provisioner is not None and await run(provisioner.poll(), STEP) is None
         return True
 
     async def alive(self) -> bool:
@@ -254,7 +254,7 @@ class RemoteProcess(LocalProcess):
 
     async def _try(self, work: Awaitable[Any], seconds: float, what: str) -> None:
         try:
-            await done(work, seconds)
+            await run(work, seconds)
         except TimeoutError:
             log.warning("%s could not be %s within %g s", self._named, what, seconds)
         except Exception as error:  # whatever a provisioner of others raises

@@ -24,7 +24,7 @@ def loop() -> asyncio.AbstractEventLoop:
     return made
 
 
-def begin(work: Awaitable[Result]) -> Future[Result]:
+def submit(work: Awaitable[Result]) -> Future[Result]:
     """Let it go on there."""
 
     async def there() -> Result:
@@ -33,11 +33,11 @@ def begin(work: Awaitable[Result]) -> Future[Result]:
     return asyncio.run_coroutine_threadsafe(there(), loop())
 
 
-async def done(work: Awaitable[Result], seconds: float) -> Result:
+async def run(work: Awaitable[Result], seconds: float) -> Result:
     """Do it there.
 
     Raises:
         TimeoutError: it took longer than so many seconds; it was cancelled.
     """
     async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(begin(work))
+        return await asyncio.wrap_future(submit(work))
