@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, sync_playwright
 from rmi_agent.server.review.access import NoSignIn
 from rmi_agent.server.review.index import Index
-from rmi_agent.server.review.middleware import Gate
+from rmi_agent.server.review.middleware import ReviewAuth
 
 SOURCE = """# Step {n}
 import math
@@ -136,7 +136,7 @@ def measure(folder: Path, cells: int, notebooks: int) -> None:
     (folder / "nbconvert.html").write_text(html)
     server = uvicorn.Server(
         uvicorn.Config(
-            Gate(Index(folder / "one"), NoSignIn()),
+            ReviewAuth(Index(folder / "one"), NoSignIn()),
             port=0,
             log_level="error",
             lifespan="off",

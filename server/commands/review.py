@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import BadSettings
 from ..middleware import Connection
-from ..review import ByFirstLink, Gate, Index
+from ..review import ByFirstLink, Index, ReviewAuth
 
 HOST = "127.0.0.1"
 
@@ -43,7 +43,7 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     access = ByFirstLink()
     serving = Announced(
         uvicorn.Config(
-            guarded(FirstLinks(Gate(Index(notebooks), access), access, address)),
+            guarded(FirstLinks(ReviewAuth(Index(notebooks), access), access, address)),
             http=Connection,
             log_config=None,
             lifespan="off",

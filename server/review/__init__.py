@@ -5,14 +5,14 @@ Reads notebooks, and asks open sessions for what is not written yet; runs nothin
 
 from .access import ByFirstLink, ByToken, NoSignIn
 from .index import Index
-from .middleware import Gate
+from .middleware import ReviewAuth
 from .responses import is_page
 
 __all__ = [
     "ByFirstLink",
     "ByToken",
-    "Gate",
     "Index",
     "NoSignIn",
+    "ReviewAuth",
     "is_page",
 ]

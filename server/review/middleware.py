@@ -51,7 +51,7 @@ HEADERS = {
 }
 
 
-class Gate:
+class ReviewAuth:
     """The pages as an ASGI application, to those whom `access` knows and to who has a link.
 
     Args:

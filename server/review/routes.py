@@ -31,8 +31,8 @@ from .index import Entry, Index
 from .model import Cell, UnreadableError, fingerprint
 from .responses import KEEP, base_of, check_origin, disposition, error_page, form, gone, picture
 from .sign_in import SignIn
-from .snapshot import Look, look, unwritten
-from .streaming import Writer
+from .snapshot import Snapshot, look, unwritten
+from .streaming import StreamingRenderer
 
 FOLDER = Path(__file__).parent / "static"
 STATIC = {
@@ -81,7 +81,7 @@ class Pages:
         self, index: Index, access: ByToken | ByFirstLink | None, sessions: Sessions | None = None
     ) -> None:
         self._index, self._access, self._sessions = index, access, sessions
-        self._writer = Writer()
+        self._writer = StreamingRenderer()
         self._static = {name: (FOLDER / name).read_bytes() for name in STATIC}
         self._versions = {name: fingerprint(body.decode()) for name, body in self._static.items()}
 
@@ -171,7 +171,7 @@ class Pages:
         base = base_of(request)
         given = request.query_params.get("from", "")
         try:
-            found: Look | None = await self._look(entry)
+            found: Snapshot | None = await self._look(entry)
         except UnreadableError as error:
             return self._unreadable(request, entry, str(error))
         assert found is not None
@@ -311,7 +311,7 @@ class Pages:
             gone()
         return entry
 
-    async def _look(self, entry: Entry) -> Look:
+    async def _look(self, entry: Entry) -> Snapshot:
         """The session as it is now.
 
         Raises:

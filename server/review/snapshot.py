@@ -18,7 +18,7 @@ from .model import Cell, Notebook, cell_of, fingerprint
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """One look at a session.
 
     Attributes:
@@ -67,13 +67,13 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Unwritten:
+class PendingCells:
     """What an open session has in memory: runs that go on or wait, by their cells' ids."""
 
     cells: tuple[Cell, ...]
 
 
-async def unwritten(sessions: Sessions | None, notebook: Path) -> Unwritten | None:
+async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells | None:
     """What the session that is recorded there has in memory; None if none is open here."""
     session = None if sessions is None else sessions.recording(notebook)
     if session is None:
@@ -84,7 +84,7 @@ async def unwritten(sessions: Sessions | None, notebook: Path) -> Unwritten | No
             status = "waiting" if execution.status == "queued" else "running"
             script = execution.script.path.name if execution.script is not None else ""
             begun.append((execution.outputs.settled(), status, script))
-    return Unwritten(await asyncio.to_thread(laid_out, begun))
+    return PendingCells(await asyncio.to_thread(laid_out, begun))
 
 
 def laid_out(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
@@ -98,7 +98,7 @@ def laid_out(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def look(entry: Entry, notebook: Notebook, more: Unwritten | None) -> Look:
+def look(entry: Entry, notebook: Notebook, more: PendingCells | None) -> Snapshot:
     """Both together; a cell that the file has as finished is finished."""
     cells = list(notebook.cells)
     places = {cell.id: place for place, cell in enumerate(cells) if cell.id}
@@ -108,4 +108,4 @@ def look(entry: Entry, notebook: Notebook, more: Unwritten | None) -> Look:
             cells.append(replace(cell, number=len(cells) + 1))
         elif not cells[place].over:
             cells[place] = replace(cell, number=place + 1)
-    return Look(entry, replace(notebook, cells=tuple(cells)), entry.live or more is not None)
+    return Snapshot(entry, replace(notebook, cells=tuple(cells)), entry.live or more is not None)

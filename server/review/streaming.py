@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from markupsafe import Markup
 
 from .model import Cell
-from .snapshot import Look
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from .render import Renderer
@@ -27,7 +27,7 @@ AT_ONCE = 20  # cells that are rendered before the first of them are sent
 T = TypeVar("T")
 
 
-class Writer:
+class StreamingRenderer:
     """Writes pages in threads of its own, so that a long notebook keeps no tool waiting."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Writer:
 
         return render(template, **context)
 
-    def summary(self, found: Look, until: int | None) -> Markup:
+    def summary(self, found: Snapshot, until: int | None) -> Markup:
         """A session in one line; `until` is when a link to it ends."""
         from .render import duration, render
 
@@ -65,12 +65,12 @@ class Writer:
             )
         )
 
-    async def cells(self, cells: Sequence[Cell], base: str, found: Look) -> list[str]:
+    async def cells(self, cells: Sequence[Cell], base: str, found: Snapshot) -> list[str]:
         """Each cell's HTML; `base` is the address of the session's page."""
         return await self._rendered(lambda: list(self._each(cells, base, found)))
 
     async def stream(
-        self, template: str, cells: Sequence[Cell], base: str, found: Look, **context: object
+        self, template: str, cells: Sequence[Cell], base: str, found: Snapshot, **context: object
     ) -> AsyncIterator[str]:
         """A page in pieces: the browser shows the first cells while others are rendered."""
 
@@ -89,7 +89,7 @@ class Writer:
             yield part
 
     def _each(
-        self, cells: Sequence[Cell], base: str, found: Look, patience: float = math.inf
+        self, cells: Sequence[Cell], base: str, found: Snapshot, patience: float = math.inf
     ) -> Iterator[Markup]:
         """Each cell; after so many seconds without colours, unless they are known already."""
         from .render import Renderer, text_limit

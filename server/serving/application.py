@@ -195,10 +195,10 @@ def review_pages(
     server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
 ) -> ASGIApp:
     """The pages that show sessions to people with a token; to everybody if there are no tokens."""
-    from ..review import ByToken, Gate, Index, NoSignIn
+    from ..review import ByToken, Index, NoSignIn, ReviewAuth
 
     access = NoSignIn() if tokens is None else ByToken(tokens)
-    return Gate(Index(settings.notebooks), access, server.sessions, waiting)
+    return ReviewAuth(Index(settings.notebooks), access, server.sessions, waiting)
 
 
 def transports(server: App) -> ASGIApp:

@@ -21,7 +21,7 @@ from rmi_agent.server.auth.tokens import Tokens
 from rmi_agent.server.net import bind
 from rmi_agent.server.review.access import ByToken
 from rmi_agent.server.review.index import Index
-from rmi_agent.server.review.middleware import Gate
+from rmi_agent.server.review.middleware import ReviewAuth
 from rmi_agent.server.serving.application import application
 
 ALICE, BOB, MINE = "alice-alice-alice-alice", "bob-bob-bob-bob-bob-bob", "token-token-token-token"
@@ -126,7 +126,9 @@ async def visiting(
 
     Behind all that stands before them on a server if `whole`, which takes longer to make.
     """
-    app = served_app(folder, **more) if whole else Gate(Index(folder), ByToken(Tokens(TOKENS)))
+    app = (
+        served_app(folder, **more) if whole else ReviewAuth(Index(folder), ByToken(Tokens(TOKENS)))
+    )
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(
         transport=transport,
