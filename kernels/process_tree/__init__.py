@@ -5,7 +5,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 
 from .family import Family
 from .memory import MemoryWatch, measured
-from .reaper import FILE_LOCKS, MARK, Watchdog, marked, number_of, put_number
+from .reaper import FILE_LOCKS, MARK, Reaper, marked, number_of, put_number
 from .shared_memory import remove
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "MARK",
     "Family",
     "MemoryWatch",
-    "Watchdog",
+    "Reaper",
     "marked",
     "measured",
     "number_of",

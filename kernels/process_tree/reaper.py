@@ -34,7 +34,7 @@ LOOK = 1.0  # seconds between looks at whether the process lives
 PATIENCE = 4.0  # seconds in which everything marked has to be gone
 
 
-class Watchdog:
+class Reaper:
     """The process that outlives this one by a moment.
 
     Args:
@@ -144,7 +144,7 @@ def number_of(mark: str) -> int:
     return first << 31 | (second if kernel else 2**31 - 1)
 
 
-def sweep(mark: str) -> None:
+def kill_marked(mark: str) -> None:
     """Kill everything that has the mark; a process may be starting others meanwhile."""
     ends = time.monotonic() + PATIENCE
     while (left := marked(mark)) and time.monotonic() < ends:
@@ -156,7 +156,7 @@ def sweep(mark: str) -> None:
 
 def clear_up(mark: str, folder: Path) -> None:
     """Kill what has the mark, and remove the folder."""
-    sweep(mark)
+    kill_marked(mark)
     for unlisted in folder.glob("*/x"):  # sandboxes have made them so
         unlisted.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)

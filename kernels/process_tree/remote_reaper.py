@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 with contextlib.suppress(ImportError):  # there it is part of the same text
-    from .reaper import sweep
+    from .reaper import kill_marked
 
 GLANCE = 0.2  # seconds between looks at whether the kernel lives
 CLOSER = 2.0  # seconds between looks at what it has started and who is connected
@@ -49,7 +49,7 @@ def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience:
     for process in {*family, *members(pid)}:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    sweep(mark)
+    kill_marked(mark)
     for path in leftovers:
         with contextlib.suppress(OSError):
             shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)

@@ -26,7 +26,7 @@ from ..fork import TEMPLATES
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, recover
 from ..process import Launch, ipython_folder, runtime_folder
-from ..process_tree import Watchdog
+from ..process_tree import Reaper
 from ..sandbox import Policy
 from ..supervision import Supervisor
 from ..telemetry import short, tracer
@@ -109,7 +109,7 @@ class Sessions:
         ):
             log.info("%s was cut off by a crash and is put right", notebook)
         runtime, mark = runtime_folder(), secrets.token_hex(8)
-        watchdog = Watchdog(mark, runtime)
+        watchdog = Reaper(mark, runtime)
         self._stack.push_async_callback(watchdog.release)
         await self._stack.enter_async_context(self.supervisor)
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}

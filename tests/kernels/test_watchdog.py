@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.kernels.process_tree.reaper import MARK, Watchdog
+from rmi_agent.kernels.process_tree.reaper import MARK, Reaper
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,7 +34,7 @@ async def test_a_watchdog_that_is_killed_has_a_successor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.LOOK", 0.05)
-    watchdog = Watchdog("watched", folder)
+    watchdog = Reaper("watched", folder)
     staying = asyncio.create_task(watchdog.stay())
     first = watchdog._process
     first.kill()
@@ -54,7 +54,7 @@ async def test_what_a_watchdog_cannot_do_any_more_is_done_in_its_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.PATIENCE", 0.5)
-    watchdog = Watchdog("watched", folder)
+    watchdog = Reaper("watched", folder)
     os.kill(watchdog._process.pid, number)
     with marked_process() as marked:
         await watchdog.release()
