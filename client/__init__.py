@@ -1,4 +1,4 @@
-"""The client's side: `RmiMcpClient` and the `rmi-agent` command. Speaks MCP only."""
+"""The client side: `RmiMcpClient` and the `rmi-agent` command. Speaks only MCP."""
 
 from .client import RmiMcpClient
 from .results import Picture, ResumeResult, RunResult

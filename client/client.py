@@ -1,7 +1,7 @@
 """`RmiMcpClient`: the server's tools as typed methods.
 
-Speaks MCP through FastMCP's client and nothing else; it works against a server of any
-place: in this process, a child of it, or behind a URL.
+Speaks only MCP, through FastMCP's client, so the server may be anywhere: in this process, in a
+child process, or behind a URL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .local_token import is_loopback, local_token
 from .results import ResumeResult, RunResult, run_result, texts, with_parts
 
 if TYPE_CHECKING:
-    from fastmcp import FastMCP  # half a second to import, and most clients need none
+    from fastmcp import FastMCP  # takes half a second to import, and most clients don't need it
 
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
@@ -39,24 +39,24 @@ NO_TOKEN = (
     "it asks for a token, and knows none that was sent. Set RMI_AGENT_TOKEN to its token"
     " (or unset it, if the server on this machine has made its own)."
 )
-HEADING = "--- stderr ---\n"  # what the server puts over stderr, also in live output
-PAGE = 200_000  # characters of one read_output
-WAIT = 40.0  # seconds of one read_output; clients give up on a call after 60
-VARIABLE = "variable://{session_id}/{name}"  # what the kernel knows of a name
+HEADING = "--- stderr ---\n"  # the server's heading above stderr, also in live output
+PAGE = 200_000  # max characters per read_output call
+WAIT = 40.0  # max seconds per read_output call; clients give up on a call after 60
+VARIABLE = "variable://{session_id}/{name}"  # resource: the kernel's help on a name
 
 
 class RmiMcpClient:
-    """A client of one server. Use as `async with RmiMcpClient(target) as client`.
+    """A client of one server; use as `async with RmiMcpClient(target) as client`.
 
     Args:
         target: a URL (`…/mcp`, or `…/sse` for legacy SSE), the path of a server script, a
-            command line (a text or a list), a FastMCP server object, or None for a server
-            of one's own in a child process.
-        token: the bearer token for a URL; if left out `RMI_AGENT_TOKEN`, or else for a server
-            on this machine the token that it has made.
-        mode: FastMCP's `auto`, `legacy` or a protocol version.
-        on_question: asked when a cell calls `input()` (or, secret, `getpass()`); None is no
-            answer. Without it such a cell gets an EOFError.
+            command line (a string or a list), a FastMCP server object, or None to start a
+            server in a child process.
+        token: the bearer token for a URL; defaults to `RMI_AGENT_TOKEN` or, for a server on
+            this machine, to the token that it generated.
+        mode: FastMCP's `auto` or `legacy`, or a protocol version.
+        on_question: called when a cell calls `input()`, or `getpass()` (then secret); returns
+            the answer, or None to decline. Without it such a cell gets an EOFError.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RmiMcpClient:
         on_question: OnQuestion | None = None,
     ) -> None:
         transport, auth = transport_for(target), None
-        self._unknown = False  # whether the server has refused us for want of a token
+        self._unknown = False  # whether the server refused us for lack of a valid token
         if isinstance(target, str) and isinstance(transport, HTTP):
             auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
             transport.httpx_client_factory = http_clients(
@@ -107,15 +107,15 @@ class RmiMcpClient:
         timeout: float | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """Run a file of the server's projects folder and wait for its end.
+        """Run a file in the server's projects folder and wait until it ends.
 
         Args:
             file_name: relative to the projects folder.
             args: `sys.argv[1:]`.
             stdin: what `input()` reads.
-            session_id: an open session to run in; a fresh one if left out.
-            timeout: seconds until it is interrupted.
-            on_output: called with `stdout` or `stderr` and new text while it runs.
+            session_id: an open session to run in; a fresh one if omitted.
+            timeout: seconds until the run is interrupted.
+            on_output: called during the run with `stdout` or `stderr` and the new text.
 
         Raises:
             ToolError: the server could not run it; the text says why and what to do.
@@ -130,7 +130,7 @@ class RmiMcpClient:
         timeout: float | None = None,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """Run a snippet and wait for its end; arguments and errors as in `run_python`."""
+        """Run a snippet and wait until it ends; arguments and errors as for `run_python`."""
         return await self._run("run_cell", {"code": code}, session_id, timeout, on_output)
 
     async def read_output(
@@ -142,9 +142,9 @@ class RmiMcpClient:
         wait: float = 0,
         on_output: OnOutput | None = None,
     ) -> RunResult:
-        """A page of a run's text: at most `limit` characters from `offset`.
+        """Read a page of a run's text: at most `limit` characters from `offset`.
 
-        Waits `wait` seconds for a run that still goes on; then `status` may be `running`.
+        Waits up to `wait` seconds for a run to end; `status` may still be `running` after that.
         """
         arguments = {
             "session_id": session_id,
@@ -170,7 +170,7 @@ class RmiMcpClient:
         return result
 
     async def _whole(self, first: RunResult, on_output: OnOutput | None) -> RunResult:
-        """Wait until a run is over, then gather all the text that its result had to cut."""
+        """Wait until a run ends, then read the whole text that its result truncated."""
         last = first
         while last.status == "running":
             last = await self.read_output(first.session_id, first.cell, 10**9, 1, WAIT, on_output)
@@ -195,15 +195,15 @@ class RmiMcpClient:
     # -- sessions
 
     async def interrupt_session(self, session_id: str) -> str:
-        """Stop what runs there; its variables are kept."""
+        """Interrupt the session's run; its variables are kept."""
         return await self._text("interrupt_session", session_id=session_id)
 
     async def restart_session(self, session_id: str) -> str:
-        """Give it a fresh kernel; its variables are lost."""
+        """Give the session a fresh kernel; its variables are lost."""
         return await self._text("restart_session", session_id=session_id)
 
     async def close_session(self, session_id: str) -> str:
-        """End it; its notebook stays."""
+        """Close the session; its notebook stays."""
         return await self._text("close_session", session_id=session_id)
 
     async def resume_session(
@@ -214,14 +214,14 @@ class RmiMcpClient:
         timeout: float = 600.0,
         content: str = "",
     ) -> ResumeResult:
-        """Run a recorded notebook again in a fresh session, to its end.
+        """Rerun a recorded notebook in a fresh session and wait until it ends.
 
         Args:
-            notebook: its name on the server, or an ended session's id.
-            until: the last cell to run; None is all of them.
-            skip_failed: leave out cells that had failed.
+            notebook: its name on the server, or the id of a closed session.
+            until: the last cell to run; None runs all of them.
+            skip_failed: skip cells that failed when recorded.
             timeout: seconds for all cells together.
-            content: the notebook's own text, where it isn't on the server.
+            content: the notebook's text, if it is not on the server.
         """
         given = {"until": until, "skip_failed": skip_failed, "timeout": timeout, "content": content}
         raw = await self.call_tool("resume_session", {"notebook": notebook, **given})
@@ -240,18 +240,18 @@ class RmiMcpClient:
         return list((await self.call_tool("list_python_files", {})).structured_content["files"])
 
     async def read_python_file(self, file_name: str) -> str:
-        """A file's text."""
+        """Read the text of a file in the projects folder."""
         return await self._text("read_python_file", file_name=file_name)
 
     async def write_python_file(self, file_name: str, content: str) -> str:
-        """Write a file, replacing it if it exists."""
+        """Write a file in the projects folder, replacing it if it exists."""
         return await self._text("write_python_file", file_name=file_name, content=content)
 
     async def complete(self, session_id: str, code: str) -> list[str]:
-        """What `code` may go on as: whole replacements for it, as the session's kernel sees them.
+        """Completions of `code` by the session's kernel, each a full replacement for it.
 
         Raises:
-            MCPError: the server has no completion.
+            MCPError: the server does not support completion.
         """
         found = await self._client.complete(
             ResourceTemplateReference(type="ref/resource", uri=VARIABLE),
@@ -261,10 +261,10 @@ class RmiMcpClient:
         return list(found.values)
 
     async def inspect(self, session_id: str, name: str) -> str:
-        """What the session's kernel tells about a name: Jupyter's `?name`, as plain text.
+        """The kernel's help on a name (Jupyter's `?name`), as plain text.
 
         Raises:
-            MCPError: there is nothing by that name, or the server can't look.
+            MCPError: the name is unknown, or the server can't inspect it.
         """
         uri = VARIABLE.format(session_id=session_id, name=quote(name, safe=""))
         contents = await self._client.read_resource(uri)
@@ -272,7 +272,7 @@ class RmiMcpClient:
 
     @property
     def instructions(self) -> str:
-        """What the server tells every model."""
+        """The instructions that the server gives every model."""
         return self._client.instructions or ""
 
     async def list_tools(self) -> list[mcp_types.Tool]:
@@ -290,7 +290,7 @@ class RmiMcpClient:
     async def call_tool(
         self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
     ) -> CallToolResult:
-        """Call any tool of the server and return its result as it came over the wire.
+        """Call any tool of the server and return the raw result.
 
         Raises:
             ToolError: the server refused; the text says why and what to do.
@@ -312,7 +312,7 @@ class RmiMcpClient:
 
 
 def answering(on_question: OnQuestion) -> Callable[..., Awaitable[ElicitResult]]:
-    """A handler of FastMCP's that asks `on_question`."""
+    """A FastMCP elicitation handler that asks `on_question`."""
 
     async def handle(
         message: str, _: type | None, params: ElicitRequestParams, __: object

@@ -1,6 +1,6 @@
-"""How a target becomes a connection: a URL, a script, a command, or a server of one's own.
+"""Turns a target into a connection: a URL, a script, a command, or a server of our own.
 
-Knows transports and what they may send where; nothing of tools or results.
+Knows transports and what they may send where; nothing about tools or results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastmcp.client.transports import (
 )
 
 if TYPE_CHECKING:
-    from fastmcp import FastMCP  # half a second to import, and most clients need none
+    from fastmcp import FastMCP  # takes half a second to import, and most clients don't need it
 
 HTTP = StreamableHttpTransport | SSETransport
 EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
@@ -52,16 +52,16 @@ def transport_for(
 
 
 def child(command: list[str]) -> StdioTransport:
-    """A server as a child process. It gets this environment: its settings are there."""
+    """A server in a child process, which inherits this environment and so its settings."""
     return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
 
 
 def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., httpx2.AsyncClient]:
-    """What makes HTTP clients for a transport.
+    """A factory of HTTP clients for a transport.
 
     Args:
-        direct: show the token to no proxy.
-        on_refusal: called when the server asks for a token that it was not sent (401).
+        direct: bypass proxies, so that none sees the token.
+        on_refusal: called when the server refuses us for lack of a valid token (401).
     """
 
     async def look(response: httpx2.Response) -> None:
@@ -72,12 +72,12 @@ def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., 
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
-        **_: Any,  # whether redirects are followed is decided at each request
+        **_: Any,  # redirects are decided per request
     ) -> httpx2.AsyncClient:
         client = httpx2.AsyncClient(
             headers=headers,
             auth=auth,
-            timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as MCP's own clients have it
+            timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as in MCP's own clients
             trust_env=not direct,
         )
         client.event_hooks = {"response": [look]}

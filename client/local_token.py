@@ -1,6 +1,6 @@
-"""The token that servers on this machine ask for, read from where they keep it.
+"""Reads the token that servers on this machine ask for, from where they store it.
 
-It is for loopback addresses alone: no other host ever gets to see it.
+It is only for loopback addresses: it is never sent to any other host.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import platformdirs
 
 
 def token_file() -> Path:
-    """Where servers keep the token that they have made; the server's `token_file` agrees."""
+    """Where servers store the token they generated; must match the server's `token_file`."""
     return platformdirs.user_state_path("rmi-agent", appauthor=False) / "token"
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine, as the HTTP client itself reads it."""
+    """Whether a URL, as the HTTP client itself parses it, points to this machine."""
     try:
         host = httpx2.URL(url).host
         return host == "localhost" or ip_address(host).is_loopback
@@ -27,7 +27,7 @@ def is_loopback(url: str) -> bool:
 
 
 def local_token(url: str) -> str | None:
-    """The token of this user's servers, if the URL leads to this machine and there is one."""
+    """The token of this user's servers, or None; only for a URL that points to this machine."""
     if not is_loopback(url):
         return None
     try:

@@ -1,4 +1,4 @@
-"""`python client/mcp_client.py --server URL [--file FILE]`: list the tools, run a file."""
+"""`python client/mcp_client.py --server URL [--file FILE]`: lists the tools, runs a file."""
 
 import asyncio
 from typing import Annotated

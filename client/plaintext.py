@@ -1,17 +1,17 @@
-"""Text for a reader: without what a terminal would obey, and without what only programs see.
+"""Cleans text for a reader: removes what a terminal would obey and what only programs see.
 
-Escape sequences, controls, bidirectional overrides and invisible characters go; Unicode's other
-line ends become newlines. Knows text alone. Server and client have this file each, since neither
-may import the other; a test compares the two.
+Removes escape sequences, controls, bidirectional overrides and invisible characters; Unicode's
+other line ends become newlines. Knows only text. Server and client each have a copy of this file,
+since neither may import the other; a test compares the two.
 """
 
 from __future__ import annotations
 
 import re
 
-# What is ever taken out begins with one of these. Joiners and the variation selectors of emoji
-# stay: scripts need them. Soft hyphens, marks of direction, tags and the selectors beyond don't
-# show, and can carry a text that a model reads and a person never sees.
+# Invisible characters to remove. Joiners and emoji variation selectors stay: scripts need them.
+# Soft hyphens, direction marks, tags and the other variation selectors don't show, and can carry
+# text that a model reads but a person never sees.
 INVISIBLE = (
     "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
@@ -19,15 +19,16 @@ INVISIBLE = (
 _CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 _SPECIAL = re.compile(f"[{_CONTROLS}\r\u2028\u2029{INVISIBLE}]")
 _SPECIAL_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
-# ECMA-48. A command string (a title, a link, a picture) ends with its terminator or its line.
-# The 8-bit forms are also what wrongly decoded text has, so they need their arguments.
+# ECMA-48. A command string (a title, link or picture) ends at its terminator or at the line's end.
+# Wrongly decoded text also contains the 8-bit forms, so those count only with their arguments.
 _STRING = r"[^\x00-\x1f\x7f-\x9f]*"
 _SEQUENCES = re.compile(
     rf"\x1b\[[0-?]*[ -/]*[@-~]?|\x1b[PX\]^_]{_STRING}|\x1b[ -/]*[0-~]?"
     rf"|\x9b[0-?]+[ -/]*[@-~]?|\x9d[0-9]{_STRING}|[{_CONTROLS}{INVISIBLE}]"
 )
 _NEWLINES = re.compile("\r\n?|[\u2028\u2029]")
-# The beginning of a sequence at the end of a piece, and a short one that goes on the same way.
+# Patterns for an unfinished sequence at the end of a piece, each with a short equivalent to carry
+# over to the next piece.
 _BEGUN = (
     (re.compile(r"(?:\x1b\[|\x9b[0-?])[0-?]*"), "\x1b["),
     (re.compile(r"(?:\x1b\[|\x9b[0-?])[0-?]*[ -/]+"), "\x1b[ "),
@@ -40,13 +41,13 @@ _BEGUN = (
 
 
 class Plain:
-    """Text that comes in pieces; however it was cut up, the result is the same."""
+    """Cleans text that arrives in pieces; the result does not depend on where it was split."""
 
     def __init__(self) -> None:
-        self._begun = ""  # what the next piece may be the rest of
+        self._begun = ""  # unfinished sequence that the next piece may complete
 
     def feed(self, text: str) -> str:
-        """What of the text so far is certain, and was not returned before."""
+        """Add a piece; returns the clean text that is now certain and was not returned before."""
         text = self._begun + text
         if (_SPECIAL_ASCII if text.isascii() else _SPECIAL).search(text) is None:
             self._begun = ""
@@ -60,13 +61,13 @@ class Plain:
         return _NEWLINES.sub("\n", text)
 
     def end(self) -> str:
-        """The rest: nothing more comes."""
+        """Return the rest of the text, after the last piece."""
         rest = "\n" if self._begun.startswith("\r") else ""
         self._begun = ""
         return rest
 
 
 def plain(text: str) -> str:
-    """A whole text without controls but tab and newline, and without invisible characters."""
+    """Clean a whole text: removes controls except tab and newline, and invisible characters."""
     whole = Plain()
     return whole.feed(text) + whole.end()

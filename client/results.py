@@ -1,6 +1,6 @@
-"""What comes of a run, typed: read from a tool's result as it came over the wire.
+"""Typed results of runs, parsed from a tool's raw result.
 
-Knows the layout of results and their facts; nothing of connections or terminals.
+Knows the layout of results and their facts; nothing about connections or terminals.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run; `str()` of it is the text that a model reads.
+    """The result of a run; `str()` of it is the text that a model reads.
 
     Attributes:
-        text: stdout, stderr, value or traceback, exit code, notes; cut if it is long.
-        stdout, stderr, value: those parts alone, whole.
-        notes: what the server says besides, one bracketed line each.
+        text: stdout, stderr, value or traceback, exit code and notes; truncated if long.
+        stdout, stderr, value: each of these parts alone, in full.
+        notes: the server's remarks, one bracketed line each.
         status: ok, error, timeout, interrupted, running or dead.
-        exit_code: of a file: as `subprocess` has it (negative: by that signal).
-        state: `lost` when variables from before are gone.
-        elapsed: seconds.
+        exit_code: of a file run, as in `subprocess` (negative: killed by that signal).
+        state: `lost` if earlier variables are gone.
+        elapsed: duration in seconds.
         notebook: the file that records the session, on the server's machine.
     """
 
@@ -59,17 +59,17 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ResumeResult:
-    """What came of a record that ran again; `str()` of it is the text that a model reads.
+    """The result of rerunning a record; `str()` of it is the text that a model reads.
 
     Attributes:
-        text: how many cells ran, and what each gave that the record has not.
-        session_id: the session that goes on from there.
-        status: ended, stopped, or running where it still goes on.
+        text: how many cells ran, and how their results differ from the record.
+        session_id: the new session, which continues from there.
+        status: ended, stopped, or running if it still goes on.
         parent: the record's name.
         notebook: the file that records the new session, on the server's machine.
-        ran, total: how many cells of the record have run, and were to.
-        skipped: the numbers of those that were left out.
-        different: `cell` and `what` of each that gave something else.
+        ran, total: how many of the record's cells have run, and how many should run.
+        skipped: the numbers of the cells that were skipped.
+        different: `cell` and `what` of each cell whose result differs.
     """
 
     text: str
@@ -87,17 +87,17 @@ class ResumeResult:
 
     @property
     def same(self) -> bool:
-        """Whether all of it ran, as the record has it."""
+        """Whether all cells ran with the same results as in the record."""
         return self.status == "ended" and self.ran == self.total and not self.different
 
 
 def texts(raw: CallToolResult) -> str:
-    """The text of a result."""
+    """The text blocks of a raw result, joined."""
     return "\n".join(block.text for block in raw.content if block.type == "text")
 
 
 def pictures(raw: CallToolResult) -> tuple[Picture, ...]:
-    """The pictures of a result."""
+    """The pictures of a raw result, decoded."""
     return tuple(
         Picture(block.mime_type, base64.b64decode(block.data))
         for block in raw.content
@@ -106,7 +106,7 @@ def pictures(raw: CallToolResult) -> tuple[Picture, ...]:
 
 
 def run_result(raw: CallToolResult) -> RunResult:
-    """A typed result from what came over the wire."""
+    """Parse a raw result into a typed one."""
     text = texts(raw)
     meta = (raw.meta or {}).get("rmi_agent", {"sections": {}, "shown": 0})
     parts = {name: text[start:end] for name, (start, end) in meta["sections"].items()}
@@ -122,7 +122,7 @@ def run_result(raw: CallToolResult) -> RunResult:
 
 
 def with_parts(result: RunResult, text: str, parts: dict[str, str]) -> RunResult:
-    """The result with whole parts, gathered over several pages."""
+    """The result with its full text and parts, collected over several pages."""
     return replace(
         result,
         text=text,

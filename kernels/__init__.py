@@ -1,4 +1,4 @@
-"""The Jupyter side: kernels, the warm pool, sessions and their notebooks.
+"""The Jupyter side: kernels, the pool of warm kernels, sessions and their notebooks.
 
 Usable as a library on its own; knows nothing of MCP.
 """

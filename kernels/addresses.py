@@ -1,4 +1,4 @@
-"""Where else kernels can be: a Jupyter Server, and a kernel on one. Data; knows no protocol."""
+"""Addresses of Jupyter Servers and of kernels on them. Data only; knows no protocol."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class JupyterServer:
-    """Where kernels can run.
+    """A Jupyter Server that kernels can run on.
 
     Attributes:
-        url: of the server, with its base path and without a slash at its end.
-        token: what it asks for; a secret.
+        url: URL of the server, with its base path and without a trailing slash.
+        token: the server's access token, a secret; empty if none.
     """
 
     url: str
@@ -20,12 +20,12 @@ class JupyterServer:
 
 @dataclass(frozen=True)
 class RemoteKernel:
-    """A kernel that is there already.
+    """An existing kernel on a Jupyter Server.
 
     Attributes:
-        url: of its server.
-        kernel_id: what the server calls it.
-        process: what its messages call it, which changes when it is restarted; empty if unknown.
+        url: URL of its server.
+        kernel_id: its id on the server.
+        process: the session id in its messages, which changes on a restart; empty if unknown.
     """
 
     url: str

@@ -1,14 +1,14 @@
-"""The errors of this floor, and the words for those of the operating system.
+"""The errors of this package, and messages for errors of the operating system.
 
 KernelError
-├─ KernelStartError         did not answer in time, or died before it did
+├─ KernelStartError         the kernel did not answer in time, or ended before it answered
 ├─ DeadKernelError          the process is gone
-├─ PoolExhaustedError       every kernel is busy, or every session of the asker
-└─ StoreError               what several servers share can't be reached
-SessionNotFoundError        no such session, or not the asker's
+├─ PoolExhaustedError       every kernel, or every session of the caller, is busy
+└─ StoreError               the store shared by several servers can't be reached
+SessionNotFoundError        no such session, or not the caller's
 
-What user code does wrong is never one of these: it is data in the cell and in the `Reply`,
-also when it ended or ignored its kernel.
+Failures of user code never raise one of these: they are data in the cell and in the `Reply`,
+even if the code killed its kernel or ignored its interrupts.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class DeadKernelError(KernelError):
 
 
 class PoolExhaustedError(KernelError):
-    """Every kernel, or every session that the asker may have, is busy and stays so."""
+    """Every kernel, or every session that the caller may have, stayed busy for too long."""
 
 
 class StoreError(KernelError):
-    """The store that servers share their sessions in can't be reached, or is no store."""
+    """The store of the sessions shared by servers can't be reached, or is not a valid store."""
 
 
 class SessionNotFoundError(Exception):
-    """No open session has this id, as far as the asker may know."""
+    """The caller has no open session with this id."""
 
 
-# What to do about the system's own errors, by their number.
+# What to do about errors of the operating system, by errno.
 NEXT_STEPS = {
     errno.EMFILE: "Close sessions that are not needed, or raise the server's limit of open files"
     " (ulimit -n).",
@@ -63,11 +63,11 @@ def next_step(error: BaseException) -> str | None:
 
 
 def start_error(error: Exception) -> KernelStartError:
-    """What it means to a caller that the operating system did not let a kernel start."""
+    """The error for a caller when the operating system prevented a kernel from starting."""
     step = next_step(error) or "Try again; if it happens again, the server's log says more."
     return KernelStartError(f"A kernel could not be started: {reason(error)}. {step}")
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in the fewest words."""
+    """A short description of an error: the system's message, its text, or its class name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

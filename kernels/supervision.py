@@ -1,4 +1,4 @@
-"""Background tasks with an owner: each has a name, and how it ends is seen.
+"""Background tasks with an owner: each has a name, and its failure is logged.
 
 A task is either a job, which ends by itself, or a watcher, which is restarted when it fails.
 Knows asyncio and logging; nothing of what the tasks do.
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a failed watcher is restarted
-HEALTHY = 60.0  # seconds without a failure after which the delay starts over
+HEALTHY = 60.0  # seconds without a failure after which the delay is reset
 
 
 class Supervisor:
     """Owns background tasks. Use as `async with Supervisor(...) as supervisor`.
 
-    Leaving cancels what still runs and waits for its end.
+    Leaving cancels the remaining tasks and waits for them to end.
 
     Args:
-        name: stands before the tasks' names in the log.
+        name: prefix of the tasks' names in the log.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,12 +47,12 @@ class Supervisor:
     def start(
         self, job: Coroutine[Any, Any, Result], name: str, *expected: type[Exception]
     ) -> asyncio.Task[Result]:
-        """Run a job in the background; an exception that it raises is logged.
+        """Run a job in the background and log any exception that it raises.
 
         Args:
             job: the coroutine.
             name: what it does, for the log.
-            expected: exceptions that are not logged: the caller that awaits the job handles them.
+            expected: exceptions not to log, since the caller that awaits the job handles them.
         """
         task = asyncio.create_task(job, name=f"{self._name}: {name}")
         self._tasks.add(task)
@@ -63,19 +63,19 @@ class Supervisor:
     def watch(
         self, watcher: Callable[[], Coroutine[Any, Any, None]], name: str
     ) -> asyncio.Task[None]:
-        """Keep a watcher running: when it raises, log that and start it again.
+        """Keep a watcher running: if it raises, log the exception and restart it.
 
         The delay before a restart doubles with each failure, up to `LONGEST_DELAY`. A watcher
         that returns is not restarted.
 
         Args:
-            watcher: makes the coroutine, once for each start.
+            watcher: makes the coroutine, called once per start.
             name: what it does, for the log.
         """
         return self.start(self._keep(watcher, name), name)
 
     async def cancel(self) -> None:
-        """Cancel what still runs and wait for its end."""
+        """Cancel the remaining tasks and wait for them to end."""
         tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -1,7 +1,7 @@
-"""Reports of runs while they go on: a span, a line in the log, and who that line is about.
+"""Telemetry of runs: a span, a log line, and the context that assigns log lines to runs.
 
-Spans go through OpenTelemetry's API and so nowhere, unless the process has set up its SDK.
-Knows ids and figures; nothing of code, outputs or kernels.
+Spans use OpenTelemetry's API, so they go nowhere unless the process has set up its SDK.
+Knows ids and numbers; nothing of code, outputs or kernels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ tracer = get_tracer("rmi_agent.kernels")
 
 @dataclass(frozen=True)
 class Trace:
-    """One run.
+    """The trace of one run.
 
     Attributes:
-        session: the first part of the session's id; all of it is a key.
-        cell: the run's number in it.
+        session: the first part of the session's id, since the full id grants access.
+        cell: the run's number in the session.
     """
 
     session: str
@@ -33,7 +33,7 @@ class Trace:
     span: Span
 
     def over(self, **facts: str | int | float) -> None:
-        """Say how it ended."""
+        """Report how the run ended, in its span and in the log."""
         self.span.set_attributes({f"rmi_agent.{name}": fact for name, fact in facts.items()})
         log.info("The run has ended: %s", facts["status"], extra=facts)
 
@@ -43,7 +43,7 @@ CURRENT: ContextVar[Trace | None] = ContextVar("rmi_agent_run", default=None)
 
 @contextmanager
 def traced(session_id: str, cell: int) -> Iterator[Trace]:
-    """The time in which a kernel runs a cell, beneath the span that asked for it."""
+    """Trace the execution of a cell, as a child of the span that requested it."""
     named: dict[str, str | int] = {"rmi_agent.session": short(session_id), "rmi_agent.cell": cell}
     with tracer.start_as_current_span("kernel.run", attributes=named) as span:
         trace = Trace(short(session_id), cell, span)
@@ -55,5 +55,5 @@ def traced(session_id: str, cell: int) -> Iterator[Trace]:
 
 
 def short(session_id: str) -> str:
-    """The part of an id that may be shown: enough to find it, too little to use it."""
+    """The part of an id that may be shown: enough to recognize it, too little to use it."""
     return session_id[:6]

@@ -1,6 +1,6 @@
-"""The MCP face: settings, transports, tools, and runs as MCP content.
+"""The MCP side: settings, transports, tools, and runs as MCP content.
 
-Knows no ZMQ and no notebook files; those are `kernels`.
+Knows no ZMQ and no notebook files; those belong to `kernels`.
 """
 
 from typing import TYPE_CHECKING
@@ -14,10 +14,10 @@ __all__ = ["App", "Settings", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """`App` when it is asked for: a process that is attached to another has no use for kernels."""
+    """Import `App` on first access: a process attached to another server needs no kernels."""
     if name != "App":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .app import App
 
-    globals()[name] = App  # from now on it is here
+    globals()[name] = App  # later accesses skip this function
     return App

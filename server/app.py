@@ -1,6 +1,6 @@
-"""The server put together: settings, sessions and tools.
+"""Assembles the server from settings, sessions and tools.
 
-One FastMCP server for every transport; its lifespan opens the sessions and ends them.
+One FastMCP server serves every transport; its lifespan opens and closes the sessions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .tools import Completions, FileTools, Prompts, Resources, Resuming, RunTool
 
 log = logging.getLogger(__name__)
 
-KERNEL_WAIT = 30.0  # seconds that a call waits for a kernel to come free
+KERNEL_WAIT = 30.0  # max seconds a call waits for a free kernel
 INSTRUCTIONS = """\
 Runs Python on Jupyter kernels. run_python runs a file of the projects folder; run_cell runs a
 snippet. Every result names a session_id: pass it to run_cell to go on with the same variables,
@@ -37,18 +37,18 @@ it with read_output. Sessions end by themselves{idle}; close_session frees one e
 
 
 class App:
-    """The server and its sessions. `mcp` is the FastMCP server.
+    """The server and its sessions; `mcp` is the FastMCP server.
 
     Args:
-        settings: all that can be set.
-        auth: how callers over HTTP are known; left out, all are the one local user.
-        exposed: whether others than this machine's user may call.
-        principals: those for whom kernels are warm from the beginning.
-        homes: tells which copy of the server has which session, where there are several.
-        seal: a key that all copies have.
+        settings: the server's settings.
+        auth: how HTTP callers are identified; if None, all are the one local user.
+        exposed: whether anyone but this machine's user may call.
+        principals: whose kernels are warm from the start.
+        homes: which instance owns which session, if there are several instances.
+        seal: a key that all instances share.
 
     Raises:
-        BadSettings: there is no sandbox such as the settings ask for.
+        BadSettings: the sandbox that the settings ask for is not available.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class App:
             lifespan=self._lifespan,
             auth=auth,
             mask_error_details=True,
-            # What a client brings back with an answer may come to another copy.
+            # State that a client returns with an answer may reach another instance.
             request_state_security=(
                 RequestStateSecurity(keys=[seal], audience="rmi-agent") if seal else None
             ),
@@ -117,7 +117,7 @@ class App:
 
 
 def instructions(settings: Settings, policy: Policy | None) -> str:
-    """What every model reads."""
+    """The server instructions that every model reads."""
     text = INSTRUCTIONS.format(
         timeout=settings.python_timeout,
         deadline=settings.response_deadline,

@@ -1,4 +1,4 @@
-"""The console script, and `python -m rmi_agent.server.cli`: its commands are in `commands/`."""
+"""The console script, also `python -m rmi_agent.server.cli`; its commands are in `commands/`."""
 
 from .commands import app, main
 

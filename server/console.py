@@ -1,4 +1,4 @@
-"""What commands say in a terminal, and how they end."""
+"""Terminal output and error exits of commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .errors import BadSettings
 
 
 def speak_plainly() -> None:
-    """Silence libraries' logs and encode what a console lacks, so that only our words show."""
+    """Show only our own output: silence libraries' logs and replace unencodable characters."""
     logging.disable(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # consoles of Windows may have no ✓
+            stream.reconfigure(errors="replace")  # Windows consoles may lack ✓
 
 
 def die(error: BadSettings) -> NoReturn:
-    """Say the one line and exit with 2, as command lines do for bad usage."""
+    """Print the error in one line and exit with 2, the usual code for bad usage."""
     print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
     raise SystemExit(2)

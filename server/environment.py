@@ -1,6 +1,6 @@
-"""What the environment and `.env` files say of settings: their names, former and misspelled ones.
+"""Reads settings from the environment and `.env` files, by current, former and misspelled names.
 
-Reads variables by name and judges no value. A `.env` never becomes part of the environment.
+Does not validate values. A `.env` file is never loaded into the process's environment.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pydantic.fields import FieldInfo
 from .setting_types import Contested, HttpOnly, Name, Secret, Unshown
 
 PREFIX = "RMI_AGENT_"
-# Not settings of the server: the model of `rmi-agent chat`, and the mark of our kernels' processes.
+# Not server settings: the model for `rmi-agent chat`, and the marker on our kernels' processes.
 NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL"}
-ALIKE = 0.85  # difflib's ratio from which a name counts as a misspelling of another
+ALIKE = 0.85  # minimum difflib ratio for a name to count as a misspelling of another
 SETTINGS_PAGE = "docs/settings.md lists the settings"
 
 T = TypeVar("T")
@@ -32,12 +32,12 @@ class Variable:
     """The environment variable of a setting.
 
     Attributes:
-        field: its name in `Settings`.
-        name: what it is called.
-        former: what it was called before the prefix, and is read by still.
-        contested: says which values of the former name are meant for this server.
-        http_only: whether only HTTP has a use for it.
-        secret: whether kernels and hosts' configs must not have it.
+        field: the setting's name in `Settings`.
+        name: the variable's current name.
+        former: the name without the prefix, which is still read.
+        contested: which values of the former name are meant for this server.
+        http_only: whether only HTTP uses it.
+        secret: whether to keep it from kernels and hosts' configs.
         unshown: whether messages must not repeat its value.
     """
 
@@ -51,18 +51,18 @@ class Variable:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names by which it is read."""
+        """All names under which the variable is read."""
         return (self.name,) if self.former is None else (self.name, self.former)
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the user should know about a variable, in one line.
+    """A one-line message to the user about a variable.
 
     Attributes:
-        text: what is said.
-        field: the setting that it is about; empty where there is none.
-        http_only: whether only HTTP has a use for the setting.
+        text: the message.
+        field: the setting concerned; empty if none.
+        http_only: whether only HTTP uses the setting.
     """
 
     text: str
@@ -72,12 +72,12 @@ class Notice:
 
 @dataclass(frozen=True)
 class Given:
-    """What is set.
+    """The settings that were found.
 
     Attributes:
-        values: texts by field.
-        names: by field, the name that messages about its value give it.
-        notices: what to tell the user.
+        values: raw values, keyed by field.
+        names: the variable name to use in messages about a value, keyed by field.
+        notices: messages for the user.
     """
 
     values: dict[str, str]
@@ -86,17 +86,17 @@ class Given:
 
 
 def marks(field: FieldInfo, kind: type[T]) -> T | None:
-    """The mark of a kind that a field has."""
+    """A field's metadata of the given type, or None."""
     return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
 
 
 def variables(fields: Mapping[str, FieldInfo]) -> dict[str, Variable]:
-    """The variables of settings, by field."""
+    """The variables of all settings, keyed by field."""
     return {name: variable(name, field) for name, field in fields.items()}
 
 
 def variable(name: str, field: FieldInfo) -> Variable:
-    """The variable of a setting."""
+    """Derive a setting's variable from its field."""
     bare = name.upper()
     own = marks(field, Name)
     prefixed = bare if bare.startswith(PREFIX) else PREFIX + bare
@@ -112,13 +112,13 @@ def variable(name: str, field: FieldInfo) -> Variable:
 
 
 def checkout() -> Path | None:
-    """The folder that this code is run from, where it is a checkout."""
+    """The root of the checkout that this code runs from, or None if it is installed."""
     folder = Path(__file__).resolve().parent.parent
     return folder if (folder / "pyproject.toml").is_file() else None
 
 
 def home() -> Path:
-    """Where the default folders are: the checkout, or the current directory."""
+    """Where the default folders are created: the checkout, or the current directory."""
     return checkout() or Path.cwd()
 
 
@@ -128,11 +128,11 @@ def environment() -> dict[str, str]:
 
 
 def dotenv(path: Path) -> dict[str, str]:
-    """What a `.env` file says, with names in upper case; nothing if there is none.
+    """The variables of a `.env` file, with names in upper case; empty if there is no file.
 
     Raises:
-        OSError: it can't be read.
-        UnicodeError: it is not UTF-8.
+        OSError: the file can't be read.
+        UnicodeError: the file is not UTF-8.
     """
     if not path.is_file():
         return {}
@@ -141,21 +141,21 @@ def dotenv(path: Path) -> dict[str, str]:
 
 
 def upper(values: Mapping[str, str]) -> dict[str, str]:
-    """With names in upper case; where two differ in case alone, the one that is so already wins."""
+    """Convert names to upper case; of two that differ only in case, the upper-case one wins."""
     return {name.upper(): values[name] for name in sorted(values, key=str.isupper)}
 
 
 def read(
     settings: Iterable[Variable], sources: list[dict[str, str]], retired: Mapping[str, str]
 ) -> Given:
-    """What is set, by all names.
+    """Read all settings, under current and former names.
 
-    A setting's own name goes before its former one, wherever each is set.
+    A setting's current name takes precedence over its former one, whatever their sources.
 
     Args:
         settings: the variables of all settings.
-        sources: the environment and files, the first before those after it.
-        retired: former settings, each with what holds now.
+        sources: the environment and files, highest priority first.
+        retired: retired settings, each with the rule that replaced it.
     """
     settings = list(settings)
     merged = {name: value for source in reversed(sources) for name, value in source.items()}
@@ -191,7 +191,7 @@ def is_ours(one: Variable, value: str, merged: Mapping[str, str]) -> bool:
 
 
 def former(one: Variable, value: str, is_read: bool) -> str:
-    """What to say of a former name."""
+    """The notice about a former name that is set."""
     shown = one.former if one.unshown else f"{one.former}={value}"
     if is_read:
         return (
@@ -202,10 +202,10 @@ def former(one: Variable, value: str, is_read: bool) -> str:
 
 
 def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[str]:
-    """What to say of variables that look like settings and are none.
+    """Notices about variables that look like settings but are not.
 
-    Those that begin with our prefix can be nobody else's. Of others, only the ones that almost
-    are the name of a setting without the prefix, while that setting itself is not set.
+    Variables with our prefix can't belong to anyone else. Others count only if they nearly match
+    the name of an unprefixed setting that is itself not set.
     """
     known = {one.name for one in settings} | NO_SETTINGS
     without_prefix = {one.name.removeprefix(PREFIX): one.name for one in settings}
@@ -227,5 +227,5 @@ def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[
 
 
 def is_prefixed(name: str) -> bool:
-    """Whether only this project has such a name."""
+    """Whether a name has the prefix that only this project uses."""
     return name.startswith(PREFIX)

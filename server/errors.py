@@ -1,4 +1,4 @@
-"""What ends a command with one line: something that only the person who started it can change."""
+"""Errors that end a command with one line, because only the person who started it can fix them."""
 
 from __future__ import annotations
 

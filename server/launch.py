@@ -1,6 +1,6 @@
-"""What kernels need, made of the settings: how they start, and the folders that they work in.
+"""Derives from the settings how kernels start, and creates the folders they work in.
 
-Knows what kernels inherit from the environment, which is an allowlist: API keys never reach them.
+Kernels inherit only an allowlist of environment variables: API keys never reach them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from .errors import BadSettings
 from .settings import VARIABLES, Settings, variable_of
 
-if TYPE_CHECKING:  # a server that is attached to another makes folders, and has no use for kernels
+if TYPE_CHECKING:  # an attached server creates folders but needs no kernels
     from ..kernels import Config, JupyterServer, Launch, RemoteOptions
 
-# What kernels inherit besides LC_*; RMI_AGENT_KERNEL_ENV adds names.
+# Environment variables that kernels inherit besides LC_*; RMI_AGENT_KERNEL_ENV adds names.
 INHERITED = {
     "PATH",
     "HOME",
@@ -62,13 +62,13 @@ INHERITED = {
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 }
-# What provisioners of other machines read in a kernel's environment, if there is no secret in it.
+# Variables that provisioners of remote kernels read; passed on unless their name matches SECRET.
 PROVISIONERS = re.compile(r"(KERNEL|GP|EG)_\w+")
 SECRET = re.compile(r"PWD|PASS|TOKEN|SECRET|CREDENTIAL|KEY(?!TAB)")
 
 
 def launch(settings: Settings) -> Launch:
-    """How kernels start."""
+    """The options for starting kernels."""
     from ..kernels import Launch
 
     return Launch(
@@ -84,7 +84,7 @@ def launch(settings: Settings) -> Launch:
 
 
 def sessions(settings: Settings, hints: dict[str, str]) -> Config:
-    """What all sessions have in common; `hints` by the names of errors."""
+    """The configuration common to all sessions; `hints` are keyed by error name."""
     from ..kernels import Config
 
     return Config(
@@ -98,7 +98,7 @@ def sessions(settings: Settings, hints: dict[str, str]) -> Config:
 
 
 def far(settings: Settings) -> RemoteOptions:
-    """Options of kernels that a provisioner puts on another machine."""
+    """Options for kernels that a provisioner starts on another machine."""
     from ..kernels import RemoteOptions
 
     ours = {name for one in VARIABLES.values() for name in one.names}
@@ -118,7 +118,7 @@ def far(settings: Settings) -> RemoteOptions:
 
 
 def inherited(settings: Settings) -> dict[str, str]:
-    """What kernels of this machine have in their environment."""
+    """The environment of kernels on this machine."""
     names = {*INHERITED, *settings.kernel_env}
     secrets = {name for one in VARIABLES.values() if one.secret for name in one.names}
     return {
@@ -130,7 +130,7 @@ def inherited(settings: Settings) -> dict[str, str]:
 
 
 def jupyter_servers(settings: Settings) -> tuple[JupyterServer, ...]:
-    """The Jupyter Servers that kernels run on; none if they run here."""
+    """The Jupyter Servers that kernels run on; empty if they run on this machine."""
     urls, tokens = settings.jupyter_server_url, settings.jupyter_server_tokens
     if not urls:
         return ()
@@ -141,7 +141,7 @@ def jupyter_servers(settings: Settings) -> tuple[JupyterServer, ...]:
 
 
 def kernels_are_here(settings: Settings) -> bool:
-    """Whether kernels run on this machine, and not where a provisioner or server has them."""
+    """Whether kernels run on this machine rather than on a Jupyter Server or remote provisioner."""
     from ..kernels import is_here
 
     return not settings.jupyter_server_url and is_here(settings.kernel_name)
@@ -151,7 +151,7 @@ def make_folders(settings: Settings) -> None:
     """Create the folders for Python files and notebooks.
 
     Raises:
-        BadSettings: one can't be created.
+        BadSettings: a folder can't be created.
     """
     for field, folder in (
         ("python_projects_dir", settings.python_projects_dir),

@@ -1,6 +1,6 @@
-"""What goes to stderr: lines to read, or one JSON object a line.
+"""Logging to stderr, as readable lines or as one JSON object per line.
 
-Whatever is logged while a run goes on carries the run's session and cell.
+Records logged during a run carry the run's session and cell.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pythonjsonlogger.json import JsonFormatter
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
-SELDOM = 10.0  # seconds between two lines that say the same of what anybody can send
-LOG_BYTES = 2_000_000  # of a log file, and of the one before
+SELDOM = 10.0  # min seconds between identical warnings that anybody's requests can cause
+LOG_BYTES = 2_000_000  # max bytes of the log file and of its one backup
 FACTS = ("session", "cell", "status", "state", "seconds", "output_bytes")
 OTHERS = ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error", "httpx2")
 
 
 def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
-    """Send every log of this process to stderr, or to a file that never gets large."""
+    """Send all logs of this process to stderr, or to a file of bounded size."""
     handler = logging.StreamHandler(sys.stderr) if file is None else Bounded(file)
     handler.setFormatter(
         Lines("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -37,7 +37,7 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    import fastmcp  # noqa: F401 (it brings handlers of its own, and would bring them later)
+    import fastmcp  # noqa: F401 (installs its own handlers; import now to remove them)
 
     fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
@@ -46,19 +46,19 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
     if level != "debug":
         for noisy in OTHERS:
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        # Its tracebacks are of what a kernel's start is told to have failed for.
+        # Its tracebacks repeat the error that a failed kernel start already reports.
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 def tell_of_runs() -> None:
-    """Have each record say which run it is about, in a process that has runs."""
+    """Make each record name its run; for processes that run cells themselves."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(told_of_the_run)
 
 
 def told_of_the_run(record: logging.LogRecord) -> bool:
-    """Add which run a record is about."""
-    from ..kernels import CURRENT  # here: a process that is attached has no use for kernels
+    """Add the current run's session and cell to a record; never drops it."""
+    from ..kernels import CURRENT  # lazy: an attached process needs no kernels
 
     if (run := CURRENT.get()) is not None:
         record.session, record.cell = run.session, run.cell
@@ -66,14 +66,14 @@ def told_of_the_run(record: logging.LogRecord) -> bool:
 
 
 class Seldom(logging.Filter):
-    """Lets a warning through once in a while: requests that are none come by the thousand."""
+    """Rate-limits identical warnings: malformed requests come by the thousand."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[object, float] = {}  # uvicorn's own words, of which there are few
+        self._said: dict[object, float] = {}  # bounded: uvicorn's few fixed messages
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is to be written."""
+        """Whether to write a record."""
         now = time.monotonic()
         if record.levelno != logging.WARNING or record.args:
             return True
@@ -84,22 +84,22 @@ class Seldom(logging.Filter):
 
 
 class Bounded(RotatingFileHandler):
-    """A log file and the one before it; what is written to stderr goes to the same place."""
+    """A log file with one backup; raw stderr output goes to the same file."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
 
     def _open(self) -> TextIOWrapper:
         stream = super()._open()
-        if sys.platform != "win32":  # which renames no file that is open twice
-            os.dup2(stream.fileno(), 2)  # interpreters that crash say so there
+        if sys.platform != "win32":  # Windows can't rename a file that is open twice
+            os.dup2(stream.fileno(), 2)  # a crashing interpreter reports on stderr
         return stream
 
 
 class Lines(logging.Formatter):
-    """A line as ever, with the facts behind it as `name=value`."""
+    """The usual log line, followed by facts as `name=value`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line itself; a traceback may follow it."""
+        """Format the line itself; a traceback may follow."""
         facts = [f"{name}={record.__dict__[name]}" for name in FACTS if name in record.__dict__]
         return " ".join((super().formatMessage(record), *facts))

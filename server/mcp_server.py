@@ -1,4 +1,4 @@
-"""`python server/mcp_server.py`: the server on stdio, as Claude Desktop starts it."""
+"""`python server/mcp_server.py`: serves stdio, as Claude Desktop starts it."""
 
 from rmi_agent.server.cli import main
 

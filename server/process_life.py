@@ -1,4 +1,4 @@
-"""A server's process: its memory, who may read that, and its end by EOF or a signal."""
+"""The server's process: freeing its memory, hiding it from others, and exiting on a signal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's numbers in malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # constants from glibc's malloc.h
 
 
 def give_memory_back() -> None:
-    """Let large texts that are done with go back to the system at once.
+    """Return the memory of large freed texts to the system at once.
 
-    glibc raises its threshold for that with each one freed; floods of output then leave the
-    heap in fragments, and the process grows to twice its size.
+    glibc raises its mmap threshold each time one is freed; floods of output then fragment the
+    heap, and the process grows to twice its size.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -27,20 +27,20 @@ def give_memory_back() -> None:
 
 
 def be_unreadable() -> None:
-    """Let no other process of this user read this one's memory and environment (Linux)."""
+    """Stop this user's other processes from reading our memory and environment (Linux)."""
     if sys.platform == "linux":
         dumpable = 4  # PR_SET_DUMPABLE of prctl(2)
         ctypes.CDLL(None).prctl(dumpable, 0, 0, 0, 0)
 
 
 def main_loop(work: Coroutine[Any, Any, int]) -> None:
-    """Run to the end and leave with its code, not waiting for a blocked read of stdin."""
+    """Run `work` and exit with its code, without waiting for a blocked read of stdin."""
     code = asyncio.run(leaving(work))
     sys.exit(code)
 
 
 async def leaving(work: Coroutine[Any, Any, int]) -> int:
-    """Await `work`; a thread that still reads stdin would keep the interpreter from ending."""
+    """Await `work` and exit hard if it fails: a thread reading stdin would block a normal exit."""
     code = await work
     sys.stderr.flush()
     if code:
@@ -49,18 +49,18 @@ async def leaving(work: Coroutine[Any, Any, int]) -> int:
 
 
 def stop_signal() -> asyncio.Future[int]:
-    """A future that SIGINT or SIGTERM resolves to its number."""
+    """A future that SIGINT or SIGTERM resolves to the signal's number."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
 
     def stop(number: int) -> None:
-        if stopped.done():  # asked twice: leave at once
+        if stopped.done():  # second signal: exit at once
             os._exit(128 + number)
         stopped.set_result(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(number, stop, int(number))
-        except NotImplementedError:  # Windows' loop has none
+        except NotImplementedError:  # not on Windows' event loop
             signal.signal(number, lambda n, _: loop.call_soon_threadsafe(stop, n))
     return stopped

@@ -1,4 +1,4 @@
-"""What is refused to a caller, in words for the model that reads them."""
+"""Refused calls, worded for the model that reads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastmcp.exceptions import ToolError
 
 
 class Refusal(ToolError):
-    """What we can't do, with what to do instead: for the model, and no error of the server's."""
+    """A call we can't carry out, with what to do instead; not logged as a server error."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, log_level=logging.DEBUG)

@@ -1,4 +1,4 @@
-"""`python server/run_http_server.py`: the server on HTTP, at /mcp and /sse."""
+"""`python server/run_http_server.py`: serves HTTP at /mcp and /sse."""
 
 import sys
 

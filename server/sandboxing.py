@@ -1,6 +1,6 @@
-"""Which sandbox kernels get: what the settings ask for, as far as this machine has it.
+"""Chooses the kernels' sandbox: what the settings ask for, as far as this machine supports it.
 
-Knows settings and policies; how a sandbox is made is the kernels' affair.
+Knows settings and policies; building the sandbox is the job of `kernels`.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ ELSEWHERE = (
 
 
 def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
-    """The sandbox to use; None is none.
+    """The sandbox to use, or None for no sandbox.
 
     Args:
-        settings: what is asked for.
-        exposed: whether others than this machine's user may run code: then there has to be
-            one, and it has no network unless that is asked for.
+        settings: the sandbox settings.
+        exposed: whether anyone but this machine's user may run code; then a sandbox is
+            required, without network unless the settings ask for it.
 
     Raises:
-        BadSettings: it does not work here, or there has to be one and none works.
+        BadSettings: the chosen sandbox does not work here, or one is required and none works.
     """
     if settings.sandbox == "off":
         return None
@@ -89,10 +89,10 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
 
 
 def refuse_elsewhere(settings: Settings) -> None:
-    """Say that no sandbox is for kernels elsewhere.
+    """Log that RMI_AGENT_SANDBOX does not apply to kernels on other machines.
 
     Raises:
-        BadSettings: one is asked for.
+        BadSettings: the settings ask for a sandbox.
     """
     where = elsewhere(settings)
     if settings.sandbox != "auto":
@@ -106,20 +106,19 @@ def refuse_elsewhere(settings: Settings) -> None:
 
 
 def elsewhere(settings: Settings) -> str:
-    """Where kernels run that are not here."""
+    """Where kernels run, for messages, when they are not on this machine."""
     if settings.jupyter_server_url:
         return "on Jupyter Servers (RMI_AGENT_JUPYTER_SERVER_URL)"
     return f"where the provisioner of {settings.kernel_name} puts them"
 
 
 def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
-    """The settings as a policy.
+    """Turn the settings into a policy.
 
-    Makes the folders that have to be hidden: one that is made later would be seen.
+    Creates the folders to hide first, since a folder created later would be visible.
 
     Raises:
-        BadSettings: the server's own files lie where kernels could change them, or a folder
-            can't be made.
+        BadSettings: kernels could change the server's own files, or a folder can't be created.
     """
     projects = settings.projects
     write = folders("RMI_AGENT_SANDBOX_WRITE", settings.sandbox_write)
@@ -157,7 +156,7 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
 
 
 def settings_files(settings: Settings) -> list[Path]:
-    """The files that were read: `.env`, and what RMI_AGENT_TOKENS names."""
+    """The files that settings come from: `.env` files, and the one that RMI_AGENT_TOKENS names."""
     found = [home() / ".env", Path(".env")]
     if settings.rmi_agent_tokens is not None:
         found.append(Path(settings.rmi_agent_tokens.get_secret_value()).expanduser())
@@ -165,7 +164,7 @@ def settings_files(settings: Settings) -> list[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; tokens themselves may be too long for a path."""
+    """Whether a path is a file; the value may be the tokens themselves, too long for a path."""
     try:
         return path.is_file()
     except OSError:
@@ -173,21 +172,21 @@ def is_file(path: Path) -> bool:
 
 
 def store_folder(settings: Settings) -> Path | None:
-    """The folder that RMI_AGENT_SESSION_STORE names, if it is there."""
+    """The folder that RMI_AGENT_SESSION_STORE names, if it exists."""
     value = settings.session_store.get_secret_value()
     path = None if value in ("", "memory") or "://" in value else Path(value).expanduser()
     return path if path is not None and path.is_dir() else None
 
 
 def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
-    """Refuse a file of settings that kernels could change, or whose link they could.
+    """Refuse a settings file if kernels could change it or the link that leads to it.
 
     Args:
-        path: the file.
-        changed: the folders that kernels may change, each with the variable that names it.
+        path: the settings file.
+        changed: the folders that kernels may write to, each with the variable that names it.
 
     Raises:
-        BadSettings: it lies in one of them.
+        BadSettings: the file is in one of these folders.
     """
     link = path.parent.resolve() / path.name
     for variable, folder in changed:
@@ -200,10 +199,10 @@ def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
 
 
 def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
-    """Folders that a setting lists.
+    """The folders that a setting lists, as absolute paths.
 
     Raises:
-        BadSettings: one is not there.
+        BadSettings: a folder does not exist.
     """
     paths = tuple(Path(os.path.abspath(Path(name).expanduser())) for name in names)
     for path in paths:
@@ -213,12 +212,12 @@ def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
 
 
 def hints_elsewhere(settings: Settings) -> dict[str, str]:
-    """The same, of code that runs on another machine."""
+    """Like `hints`, for code that runs on another machine."""
     return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
 
 
 def told(policy: Policy | None, settings: Settings) -> str:
-    """What holds kernels in, in one line."""
+    """Describe the kernels' sandbox, or why there is none, in one line."""
     if policy is not None:
         return described(policy)
     if kernels_are_here(settings):
@@ -227,7 +226,7 @@ def told(policy: Policy | None, settings: Settings) -> str:
 
 
 def described(policy: Policy) -> str:
-    """What kernels may do, in one line."""
+    """Describe a policy in one line: what kernels may read, write and connect to."""
     projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"
     more = [*(f"{path} (read only)" for path in policy.read), *map(str, policy.write)]
     network = "the network" if policy.network else "no network"
@@ -235,7 +234,7 @@ def described(policy: Policy) -> str:
 
 
 def hints(policy: Policy | None) -> dict[str, str]:
-    """What a model has to know when code fails with one of these errors."""
+    """Hints for the model about sandbox restrictions, keyed by the error that code fails with."""
     if policy is None:
         return {}
     seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
@@ -254,7 +253,7 @@ def hints(policy: Policy | None) -> dict[str, str]:
 
 
 def left_open(policy: Policy | None, settings: Settings) -> str:
-    """What the sandbox does not hold, in one line."""
+    """List what the sandbox does not protect, in one line."""
     if not kernels_are_here(settings) and settings.sandbox == "auto":
         return "what kernels may do there is for that machine to say"
     if policy is None:

@@ -1,6 +1,6 @@
-"""All that can be set, a field a setting.
+"""All settings, one field each.
 
-Knows no environment: what is read where, and how it is reported, is in `settings.py`.
+Does not read the environment: `settings.py` does, and reports errors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .setting_types import (
     from_switch,
 )
 
-# Imported by fresh kernels, where they are installed.
+# Imported by fresh kernels if installed.
 PRELOADED = ("numpy", "pandas", "matplotlib.pyplot")
 ADDRESS = r"localhost|[0-9.]+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
 
@@ -40,9 +40,9 @@ Attach = Literal["auto", "always", "never"]
 
 
 class Settings(BaseModel):
-    """The settings. `setting_types.py` says what marks on a field mean.
+    """The settings. `setting_types.py` defines the markers on fields.
 
-    A description is the setting's text in docs/settings.md, in Markdown.
+    A field's description is its text in docs/settings.md, in Markdown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,7 +122,7 @@ class Settings(BaseModel):
     sandbox: Annotated[
         Literal["auto", "bwrap", "landlock", "off"],
         BeforeValidator(from_switch),
-        Contested("auto|bwrap|landlock|off"),  # Gemini CLI, payment services' .env
+        Contested("auto|bwrap|landlock|off"),  # Gemini CLI, payment services' .env files
     ] = Field(
         "auto",
         description="[Sandbox](sandbox.md) of the kernels (Linux): `bwrap`, `landlock`, `auto` for"
@@ -131,7 +131,7 @@ class Settings(BaseModel):
     sandbox_network: Annotated[
         bool | None, empty_is_unset, Default("1 over stdio, 0 over HTTP")
     ] = Field(None, description="1: code in the sandbox has the machine's network. 0: it has none.")
-    sandbox_read: Annotated[Names, Contested("[^:]*")] = Field(  # Portage has colons between
+    sandbox_read: Annotated[Names, Contested("[^:]*")] = Field(  # Portage separates with colons
         (), description="More folders that code in the sandbox may read, with commas between."
     )
     sandbox_write: Annotated[Names, Contested("[^:]*")] = Field(
@@ -145,7 +145,7 @@ class Settings(BaseModel):
     jupyter_server_url: Annotated[
         JupyterUrls,
         Unshown(),
-        Contested(".*", beside="JUPYTER_SERVER_TOKEN"),  # JupyterLab's terminals have it alone
+        Contested(".*", beside="JUPYTER_SERVER_TOKEN"),  # JupyterLab's terminals set only the URL
     ] = Field(
         (),
         description="[Jupyter Servers](jupyter-servers.md) that run the kernels instead of this"
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         None,
         description="Address of that server, `http://127.0.0.1:PORT`, instead of looking for it.",
     )
-    host: Annotated[str, HttpOnly(), Contested(ADDRESS)] = Field(  # conda, tcsh: names of machines
+    host: Annotated[str, HttpOnly(), Contested(ADDRESS)] = Field(  # conda, tcsh: machine names
         "127.0.0.1",
         min_length=1,
         description="Address on which HTTP listens; a resident server's is always 127.0.0.1.",
@@ -204,7 +204,7 @@ class Settings(BaseModel):
         description="Tokens of several users: `alice:TOKEN,bob:TOKEN`, or the path of a file with"
         " one a line.",
     )
-    auth: Annotated[  # secret because of mcp-remote, whose AUTH is a header with a token
+    auth: Annotated[  # secret because mcp-remote's AUTH is a header with a token
         Literal["token", "token+oauth", "token+github", "token+google", "token+oidc"],
         Secret(),
         HttpOnly(),
@@ -266,27 +266,27 @@ class Settings(BaseModel):
 
     @cached_property
     def projects(self) -> Path:
-        """The projects folder by its real path."""
+        """The real path of the projects folder."""
         return self.python_projects_dir.resolve()
 
     @cached_property
     def notebooks(self) -> Path:
-        """Where notebooks go: beside the projects folder unless set."""
+        """The notebooks folder; beside the projects folder unless set."""
         return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
 
     @property
     def jupyter_server_tokens(self) -> list[str]:
-        """The tokens of Jupyter Servers; one for all of them, or one for each."""
+        """The Jupyter Servers' tokens: one for all servers, or one each."""
         given = self.jupyter_server_token
         return [token.strip() for token in given.get_secret_value().split(",")] if given else [""]
 
     @property
     def most_sessions(self) -> int:
-        """Sessions of one user over HTTP: unless set, some room is left for others."""
+        """Max sessions of one user over HTTP; the default leaves room for other users."""
         return self.sessions_per_user or max(1, self.kernel_max * 3 // 4)
 
     def shared(self) -> dict[str, Any]:
-        """What sessions depend on besides the folders, as JSON has it, by field."""
+        """The settings, besides folders, that sessions depend on, as JSON values keyed by field."""
         apart = (Secret, HttpOnly, NotShared)
         fields = type(self).model_fields.items()
         names = {
@@ -297,5 +297,5 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=names)
 
     def warnings(self, *, http: bool) -> list[str]:
-        """What to tell the user of the variables that were read, a line each."""
+        """Messages to the user about the variables that were read, one line each."""
         return [one.text for one in self._notices if http or not one.http_only]

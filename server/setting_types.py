@@ -1,6 +1,6 @@
-"""What fields of `Settings` are made of: marks that say what a setting is, and types that read it.
+"""The building blocks of `Settings` fields: markers that classify a setting, types that parse it.
 
-Knows no setting by name.
+Knows no individual settings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Secret:
 
 
 class Unshown:
-    """Not repeated in messages: people paste addresses with a token in them."""
+    """Not repeated in messages: people paste addresses that contain a token."""
 
 
 class HttpOnly:
-    """Of no use to a server that a host starts on stdio."""
+    """Not used by a server that a host starts on stdio."""
 
 
 class NotShared:
@@ -33,7 +33,7 @@ class NotShared:
 
 @dataclass(frozen=True)
 class Name:
-    """The variable's whole name, where it is not `RMI_AGENT_` and the field's name.
+    """The variable's full name, if it is not `RMI_AGENT_` plus the field's name.
 
     Attributes:
         text: the name.
@@ -44,7 +44,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Default:
-    """The default in words, where it depends on other things.
+    """The default in words, if it depends on other things.
 
     Attributes:
         text: Markdown for the table of settings.
@@ -55,11 +55,11 @@ class Default:
 
 @dataclass(frozen=True)
 class Contested:
-    """Other programs export the setting's former name for purposes of their own.
+    """The setting's former name, which other programs also export for their own purposes.
 
     Attributes:
-        ours: values that are read from it, as a regular expression.
-        beside: a variable that has to be set as well.
+        ours: regular expression for the values that are meant for us.
+        beside: another variable that must also be set.
     """
 
     ours: str
@@ -67,14 +67,14 @@ class Contested:
 
 
 def split(value: Any) -> Any:
-    """Names with commas between them."""
+    """Split a comma-separated list of names."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 def fill_in(value: Any) -> Any:
-    """Fill in `${HOME}` and the like, as shells do and programs with config files don't."""
+    """Expand `${HOME}` and the like, which shells do but programs with config files don't."""
     filled = os.path.expandvars(value) if isinstance(value, str) else value
     if isinstance(filled, str) and "${" in filled:
         raise ValueError("what is in ${} has no value here; write the path itself")
@@ -82,20 +82,20 @@ def fill_in(value: Any) -> Any:
 
 
 def absolute(path: Path) -> Path:
-    """An absolute path; links stay."""
+    """Make a path absolute, without resolving links."""
     return Path(os.path.abspath(path.expanduser()))
 
 
 def from_switch(value: Any) -> Any:
-    """Accept what a switch gives, as the Claude Desktop extension has one."""
+    """Accept the true or false that the Claude Desktop extension's switch passes."""
     return {"true": "auto", "false": "off"}.get(str(value).lower(), value)
 
 
 def jupyter_url(url: str) -> str:
-    """A Jupyter Server's base URL, given that or the address of one of its pages.
+    """A Jupyter Server's base URL, from itself or from the address of one of its pages.
 
     Raises:
-        ValueError: it is no such address; the text does not repeat it.
+        ValueError: the address is invalid; the text does not repeat it.
     """
     parts = urlsplit(url)
     if parts.query or parts.fragment or parts.username is not None:
@@ -113,19 +113,19 @@ def jupyter_url(url: str) -> str:
 
 
 def jupyter_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """The base URLs, each once."""
+    """The base URLs without duplicates."""
     return tuple(dict.fromkeys(jupyter_url(url) for url in urls))
 
 
 def domain(name: str) -> str:
-    """A host name."""
+    """Check that a text is a bare host name."""
     if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
         raise ValueError("write a host name alone, such as python.ngrok.app")
     return name
 
 
 def local_url(url: str) -> str:
-    """The base URL of a server of this machine: http://ADDRESS:PORT."""
+    """The base URL of a server on this machine: http://ADDRESS:PORT."""
     found = re.fullmatch(r"http://(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})(/mcp|/)?", url)
     if found is None:
         raise ValueError(
@@ -136,7 +136,7 @@ def local_url(url: str) -> str:
 
 
 def origins(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Origins of web pages."""
+    """Check that each text is a web origin: scheme, host and port only."""
     for origin in names:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin):
             raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")

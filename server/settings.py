@@ -1,6 +1,6 @@
-"""Reads the settings, once, from the environment or a `.env` file.
+"""Reads the settings once, from the environment or a `.env` file.
 
-Nothing else in the server reads the environment. What is made of the settings is in `launch.py`.
+Nothing else in the server reads the environment. What is derived from settings is in `launch.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "variable_of",
 ]
 
-# What was a setting once, and what holds now.
+# Retired settings, each with the rule that replaced it.
 RETIRED = {
     "KERNEL_WAIT": "a call waits up to 30 s for a kernel to come free",
     "COPY_URL": "servers that share sessions do not call each other",
@@ -43,18 +43,18 @@ def variable_of(field: str) -> str:
 
 
 def current_name(variable: str) -> str:
-    """What a variable is called now, if it is a setting by a former name."""
+    """The current name of a variable that may be a setting's former name."""
     name = variable.upper()
     return next((one.name for one in VARIABLES.values() if name in one.names), variable)
 
 
 def sources() -> list[dict[str, str]]:
-    """What is read, the first before those after it."""
+    """Where settings are read from, highest priority first."""
     return [environment(), dotenv(Path(".env")), dotenv(home() / ".env")]
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the settings; `overrides` come from a command line and win.
+    """Read the settings; `overrides` come from the command line and take precedence.
 
     Raises:
         BadSettings: a value can't be used.
@@ -74,10 +74,10 @@ def load(**overrides: Any) -> Settings:
 
 
 def check_tokens(settings: Settings) -> None:
-    """Whether there is a token for each Jupyter Server.
+    """Check that there is a token for each Jupyter Server.
 
     Raises:
-        BadSettings: there is not; the text does not repeat them.
+        BadSettings: tokens are missing or invalid; the text does not repeat them.
     """
     tokens, urls = settings.jupyter_server_tokens, settings.jupyter_server_url
     variable = variable_of("jupyter_server_token")
@@ -91,7 +91,7 @@ def check_tokens(settings: Settings) -> None:
 
 
 def explained(error: Any, names: dict[str, str]) -> str:
-    """What is wrong with a value, with the variable's name in front."""
+    """Say what is wrong with a value, prefixed with the variable's name."""
     field = str(error["loc"][0]) if error["loc"] else ""
     variable = VARIABLES.get(field)
     if variable is None:
@@ -101,10 +101,10 @@ def explained(error: Any, names: dict[str, str]) -> str:
 
 
 def set_here() -> dict[str, str]:
-    """What is set here for servers on stdio, and would not be where a host starts one.
+    """Settings for stdio servers that are set here but would be missing when a host starts one.
 
-    Hosts have an environment of their own and start servers in some other folder, so this is
-    what the environment has, or a `.env` that is read in this folder alone. Call `load` first.
+    Hosts have their own environment and start servers in some other folder, so these come from
+    the environment, or from a `.env` that is read only in this folder. Call `load` first.
     """
     here = [environment()] if Path.cwd() == checkout() else [environment(), dotenv(Path(".env"))]
     values = read(VARIABLES.values(), here, RETIRED).values
@@ -113,6 +113,6 @@ def set_here() -> dict[str, str]:
 
 
 def claude_code_folder() -> Path | None:
-    """CLAUDE_CONFIG_DIR, by which Claude Code keeps its config elsewhere."""
+    """The folder where Claude Code keeps its config, if CLAUDE_CONFIG_DIR moves it."""
     folder = os.environ.get("CLAUDE_CONFIG_DIR")
     return Path(folder).expanduser() if folder else None

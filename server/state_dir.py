@@ -1,6 +1,6 @@
-"""What this user's servers keep: one folder that nobody else may look into, and its token.
+"""This user's private state folder, shared by all their servers, and the token in it.
 
-Knows files and who may read them; nothing of who calls, and no kernel.
+Knows files and their permissions; nothing about callers or kernels.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import platformdirs
 from .errors import BadSettings
 
 PACKAGE = "rmi-agent-mcp-server"
-VERSION = version(PACKAGE)  # of the code that runs; what is installed may be newer by now
-TOKEN = re.compile(r"[!-~]{16,}")  # what a header can carry, and too much to be guessed
+VERSION = version(PACKAGE)  # of the running code; the installed version may be newer by now
+TOKEN = re.compile(r"[!-~]{16,}")  # valid in a header, too long to guess
 
 
 def token_file() -> Path:
-    """Where the token is kept that local servers make; the client's `token_file` agrees."""
+    """Where local servers store their token; must match the client's `token_file`."""
     return platformdirs.user_state_path("rmi-agent", appauthor=False) / "token"
 
 
 def private_text(path: Path, variable: str, cure: str | None = None, most: int = 1_000_000) -> str:
-    """The text of a file that is nobody else's, of `most` bytes; `cure` says what to do if it is.
+    """Read at most `most` characters of a private file; `cure` says how to fix one that is not.
 
     Raises:
-        BadSettings: it can't be read, or others than its owner may read it.
+        BadSettings: it can't be read, or users other than its owner may read it.
     """
     if cure is None:
         cure = (
@@ -39,7 +39,7 @@ def private_text(path: Path, variable: str, cure: str | None = None, most: int =
             else f"Put new tokens into it, then run: chmod 600 {path}"
         )
     try:
-        # Not waiting for the writer of a pipe.
+        # Opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, encoding="utf-8") as file:
             status = os.fstat(descriptor)
@@ -57,19 +57,19 @@ def private_text(path: Path, variable: str, cure: str | None = None, most: int =
 
 
 def private_folder() -> Path:
-    """The folder, made if it is not there, with nobody else let in."""
+    """The state folder, created if missing, with access for this user only."""
     folder = token_file().parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if sys.platform != "win32":  # there, %LOCALAPPDATA% is the user's own
+    if sys.platform != "win32":  # %LOCALAPPDATA% is private already
         folder.chmod(0o700)
     return folder
 
 
 def known_token() -> str | None:
-    """The token that an earlier start has made; None if there is none yet.
+    """The token that an earlier start created, or None.
 
     Raises:
-        BadSettings: others may know it.
+        BadSettings: others may have read it.
     """
     if not token_file().exists():
         return None

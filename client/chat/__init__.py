@@ -1,6 +1,6 @@
-"""`rmi-agent chat`: a language model that uses the server's tools, and a person who talks to it.
+"""`rmi-agent chat`: lets a person talk to a language model that uses the server's tools.
 
-Needs the extra `chat`; nothing else here imports it before it is asked for.
+Needs the `chat` extra; nothing else imports this package until it is needed.
 """
 
 from .loop import Chat, converse

@@ -1,7 +1,7 @@
-"""`rmi-agent chat`: a conversation with a language model that runs Python by the server's tools.
+"""The conversation of `rmi-agent chat`, with a model that runs Python through the server's tools.
 
-Leads the conversation and keeps its history; which model it is, how tools are called and how
-all is shown are others' business.
+Runs the conversation and keeps its history; other modules choose the model, call the tools and
+show the transcript.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from .models import Keys, explained
 from .toolset import ServerTools
 from .transcript import Transcript
 
-pydantic_ai.BANNER_ENABLED = False  # it would advertise in the middle of the first answer
+pydantic_ai.BANNER_ENABLED = False  # it would print an ad in the middle of the first answer
 
-REQUESTS = 50  # of the model for one answer
-RETRIES = 5  # of a call whose arguments make no sense
+REQUESTS = 50  # max model requests per answer
+RETRIES = 5  # max retries of a tool call with invalid arguments
 COMMANDS = "/new begins another conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
 
 
 class Chat:
-    """A conversation: `use` a connected client, then `answer` as often as wanted.
+    """A conversation: `use` a connected client, then call `answer` for each question.
 
     Attributes:
-        history: all that was said so far, as pydantic-ai keeps it.
-        transcript: where it is shown.
+        history: all messages so far, as pydantic-ai keeps them.
+        transcript: shows the conversation.
     """
 
     def __init__(self, model: Model, keys: Keys) -> None:
@@ -65,7 +65,7 @@ class Chat:
         self._keys = keys
 
     def use(self, client: RmiMcpClient) -> None:
-        """Give the model a connected server's tools, and what the server says of them."""
+        """Give the model the tools and instructions of a connected server."""
         self._agent = Agent(
             self._model,
             instructions=client.instructions or None,
@@ -74,7 +74,7 @@ class Chat:
         )
 
     async def ask(self, question: str, secret: bool) -> str | None:
-        """Ask the person what a cell asks; through a pipe there is nobody."""
+        """Put a cell's question to the person; None if stdin is a pipe."""
         self.transcript.pause()
         if not is_terminal(sys.stdin):
             return None
@@ -85,7 +85,7 @@ class Chat:
         return await answer_prompt(question, secret)
 
     async def answer(self, question: str) -> bool:
-        """Answer one question, showing how; whether that succeeded. Ctrl-C stops it."""
+        """Answer one question and show the steps; whether that succeeded. Ctrl-C stops it."""
         token = CancellationToken()
         with interrupts(token.cancel), capture_run_messages() as messages:
             try:
@@ -112,7 +112,7 @@ class Chat:
         return True
 
     def _keep(self, messages: Sequence[ModelMessage]) -> None:
-        """Keep how far an answer came; a question that nothing followed is dropped."""
+        """Keep a partial answer in the history; drop a question that got no response."""
         new = messages[len(self.history) :]
         if any(isinstance(message, ModelResponse) and message.parts for message in new):
             self.history = list(messages)
@@ -146,7 +146,7 @@ class Chat:
 
 @contextlib.contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C stop one thing; pressed again meanwhile, it ends the program as ever."""
+    """Make Ctrl-C call `stop` once; a second Ctrl-C ends the program as usual."""
     loop = asyncio.get_running_loop()
 
     def handle(*_: object) -> None:
@@ -161,10 +161,10 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def reader() -> Callable[[str], Awaitable[str | None]]:
-    """What reads a line that somebody types; None at the end."""
+    """A function that reads a typed line; it returns None at the end of input."""
     if not can_edit():
         return lambda prompt: asyncio.to_thread(ask, prompt, False)
-    from ..line_editor import message_prompt  # prompt_toolkit, which pipes don't need
+    from ..line_editor import message_prompt  # lazy: pipes don't need prompt_toolkit
 
     session = message_prompt()
 
@@ -181,7 +181,7 @@ def reader() -> Callable[[str], Awaitable[str | None]]:
 
 
 async def converse(chat: Chat, question: str | None) -> int:
-    """Answer question after question until the end of input."""
+    """Answer questions until the end of input; returns the exit code."""
     chat.transcript.say(COMMANDS)
     read = reader()
     while True:

@@ -1,7 +1,7 @@
-"""Which language model is talked to, and with whose key: names, the environment and `.env`.
+"""Chooses the language model and its API key, from names, the environment and `.env`.
 
-Knows the providers and what their errors mean; nothing of tools or terminals. A key goes to
-its provider's client and is shown nowhere.
+Knows the providers and what their errors mean; nothing about tools or terminals. A key goes to
+its provider's client and is never shown.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..local_token import is_loopback
 
-HERE = Path(__file__).resolve().parent.parent  # of a checkout: its `.env` is the server's too
+HERE = Path(__file__).resolve().parent.parent  # in a checkout, the server reads its `.env` too
 ENV_FILES = (HERE / ".env", ".env") if (HERE / "pyproject.toml").is_file() else (".env",)
 OPENAI = "https://api.openai.com/v1"
 OLLAMA = "http://127.0.0.1:11434/v1"
 KINDS = "openai:NAME, google:NAME, anthropic:NAME or ollama:NAME"
-# What is talked to when there is a key and no name, in this order.
+# The default model of each provider; without a name, the first provider with a key is used.
 DEFAULTS = {
     "anthropic": "claude-sonnet-5-5",
     "openai": "gpt-6.1-terra",
@@ -39,11 +39,11 @@ KEYS = {
 
 
 class NoModelError(ValueError):
-    """No model can be talked to; the text says what to do."""
+    """No model can be used; the text says what to do."""
 
 
 class Keys(BaseSettings):
-    """What the environment or `.env` says of models; all of it may be missing."""
+    """The model settings in the environment or `.env`; all are optional."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILES,
@@ -61,7 +61,7 @@ class Keys(BaseSettings):
     rmi_agent_model: str | None = None
 
     def of(self, kind: str) -> str | None:
-        """The key of a provider, if there is one."""
+        """The API key of a provider, or None."""
         key = {
             "openai": self.openai_api_key,
             "google": self.google_api_key or self.gemini_api_key,
@@ -71,16 +71,16 @@ class Keys(BaseSettings):
 
 
 def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -> Model:
-    """The model of a name like `openai:NAME`.
+    """Create the model for a name like `openai:NAME`.
 
     Args:
-        name: left out, RMI_AGENT_MODEL, or else that of the provider whose key is there.
-        base_url: where to find it, for servers that are not the provider's own.
-        pictures: whether it is given pictures.
-        keys: what the environment says.
+        name: defaults to RMI_AGENT_MODEL, or to the first provider that has a key.
+        base_url: the API's URL, for servers that are not the provider's own.
+        pictures: whether the model is given pictures.
+        keys: the model settings from the environment.
 
     Raises:
-        NoModelError: the name or the key is missing or makes no sense.
+        NoModelError: the name or the key is missing or invalid.
     """
     kind, model = named(name or keys.rmi_agent_model, base_url, keys)
     if kind in ("google", "anthropic") and base_url and not is_private(base_url):
@@ -106,14 +106,14 @@ def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -
         from pydantic_ai.providers.ollama import OllamaProvider
 
         at = base_url or keys.ollama_base_url or OLLAMA
-        # Not given a key, it would look for one in the environment.
+        # Without a key, it would look for one in the environment.
         ollama = OllamaProvider(base_url=with_path(at), api_key="none")
         return OllamaModel(model, provider=ollama, profile=profile)
     return openai(model, base_url or keys.openai_base_url, profile, keys)
 
 
 def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: Keys) -> Model:
-    """A model of OpenAI's, or of any server that speaks its protocol of chat completions."""
+    """A model of OpenAI's, or of any server that speaks its chat completions protocol."""
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
@@ -123,17 +123,17 @@ def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: 
         return OpenAIResponsesModel(name, provider=own, profile=profile)
     key = keys.of("openai")
     if not is_private(base_url):
-        key = None  # it would be sent for all to read
+        key = None  # it would be sent unencrypted
     url = with_path(base_url)
     other = OpenAICompatibleProvider("compatible", base_url=url, api_key=key or "none")
     return OpenAIChatModel(name, provider=other, profile=profile)
 
 
 def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]:
-    """The provider and the model of a name.
+    """Parse a name into provider and model.
 
     Raises:
-        NoModelError: it names none.
+        NoModelError: the name is missing or invalid, or a base URL is invalid.
     """
     for url in (base_url, keys.openai_base_url, keys.ollama_base_url):
         if url is not None and not url.startswith(("http://", "https://")):
@@ -150,7 +150,7 @@ def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]
     kind = {"gemini": "google"}.get(kind, kind)
     if model and kind in (*KEYS, "ollama"):
         return kind, model
-    if base_url is not None:  # whatever that server calls it: `llama4:70b`
+    if base_url is not None:  # the server's own name for it: `llama4:70b`
         return "openai", name
     raise NoModelError(f"--model {name}: give it as {KINDS}; with --base-url any name will do.")
 
@@ -159,35 +159,35 @@ def key_for(kind: str, keys: Keys) -> str:
     """The key of a provider.
 
     Raises:
-        NoModelError: there is none.
+        NoModelError: the key is not set.
     """
     return keys.of(kind) or missing(kind)
 
 
 def missing(kind: str) -> NoReturn:
-    """Say which key is missing."""
+    """Raise the error that names the missing key."""
     raise NoModelError(f"{KEYS[kind]} is not set: export it, or put it into .env.")
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody on the way can read what is sent to an address."""
+    """Whether traffic to a URL can't be read on the way: it is https, or loopback."""
     return httpx2.URL(url).scheme == "https" or is_loopback(url)
 
 
 def with_path(url: str) -> str:
-    """A server's address as people have it, with the usual path of OpenAI's protocol."""
+    """Add OpenAI's usual path `/v1` to a server's address that has no path."""
     return f"{url.rstrip('/')}/v1" if httpx2.URL(url).path in ("", "/") else url
 
 
 def unreadable() -> None:
-    """Let no kernel of this user read the keys in this process's environment (Linux)."""
+    """Stop this user's kernels from reading the keys in our environment (Linux)."""
     if sys.platform == "linux":
         dumpable = 4  # PR_SET_DUMPABLE of prctl(2)
         ctypes.CDLL(None).prctl(dumpable, 0, 0, 0, 0)
 
 
 def explained(error: exceptions.AgentRunError, model: Model, keys: Keys) -> str:
-    """What went wrong with a model, in one line that says what to do."""
+    """Say in one line what went wrong with a model, and what to do."""
     where = model.base_url or model.system
     match error:
         case exceptions.ModelAuthenticationError():
@@ -218,7 +218,7 @@ def explained(error: exceptions.AgentRunError, model: Model, keys: Keys) -> str:
 
 
 def detail(error: exceptions.ModelAPIError) -> str:
-    """What the provider itself says, without the wrapping."""
+    """The provider's own error message, without the wrapping."""
     body = error.body
     if isinstance(body, dict):
         inner = body.get("error", body)

@@ -1,7 +1,7 @@
-"""The server's tools as a model's: their schemas, their results as text and pictures.
+"""Offers the server's tools to a model: their schemas, and their results as text and pictures.
 
-Stands between `RmiMcpClient` and pydantic-ai, whose own toolset for MCP would give the model
-a run's facts in place of its output.
+Adapts `RmiMcpClient` for pydantic-ai, whose own MCP toolset would give the model a run's facts
+instead of its output.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pydantic_core import SchemaValidator, core_schema
 from ..client import RmiMcpClient
 from ..results import pictures, texts
 
-# That arguments are an object is all that is checked here; the server knows the rest.
+# Only check that the arguments are an object; the server validates the rest.
 OBJECT = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()))
 
 
 class ServerTools(AbstractToolset[Any]):
-    """The tools of a connected server, for an agent of pydantic-ai.
+    """The tools of a connected server, for a pydantic-ai agent.
 
     Args:
-        client: connected, and staying so while the agent runs.
+        client: must stay connected while the agent runs.
     """
 
     def __init__(self, client: RmiMcpClient) -> None:
@@ -33,11 +33,11 @@ class ServerTools(AbstractToolset[Any]):
 
     @property
     def id(self) -> str:
-        """What it is called."""
+        """The toolset's id in pydantic-ai."""
         return "rmi-agent"
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, ToolsetTool[Any]]:
-        """Every tool with its description and schema, as the server gives them."""
+        """All tools, with the server's descriptions and schemas."""
         return {
             tool.name: ToolsetTool(
                 toolset=self,
@@ -55,7 +55,7 @@ class ServerTools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> ToolReturn[Any]:
-        """Call a tool: its text and pictures for the model, a run's facts as metadata.
+        """Call a tool; returns its text and pictures for the model, and a run's facts as metadata.
 
         Raises:
             ToolFailed: the server refused; the model reads why.

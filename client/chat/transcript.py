@@ -1,7 +1,7 @@
-"""A conversation as it is shown: the model's words as they come, its calls and their results.
+"""Shows a conversation: the model's words as they arrive, its tool calls and their results.
 
-Knows terminals and pipes; nothing of models or servers. Through a pipe the answer alone goes
-to stdout, and all else to stderr.
+Knows terminals and pipes; nothing about models or servers. In a pipe, only the answer goes to
+stdout, and everything else to stderr.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ..plaintext import plain
 from ..results import Picture
 from ..terminal import colour, show_picture, write
 
-SOURCES = ("code", "content")  # arguments that are Python
-SOURCE_LINES = 20  # of a source that are shown
-RESULT_LINES = 10  # of a result that are shown
-ARGUMENT = 60  # characters of any other argument
+SOURCES = ("code", "content")  # arguments that are Python source
+SOURCE_LINES = 20  # max lines shown of a source
+RESULT_LINES = 10  # max lines shown of a result
+ARGUMENT = 60  # max characters shown of any other argument
 
 
 class Transcript:
-    """What is shown of a conversation, on stdout if that is a terminal."""
+    """Shows a conversation; on stdout if that is a terminal."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -36,7 +36,7 @@ class Transcript:
         self._live: Live | None = None
 
     def thinking(self) -> None:
-        """The model has been asked; nothing has come yet."""
+        """Show that the model has been asked and has not answered yet."""
         if self.on_terminal and not self._console.is_dumb_terminal and self._live is None:
             self._live = Live(
                 Text("…", "dim"), console=self._console, transient=True, refresh_per_second=8
@@ -44,7 +44,7 @@ class Transcript:
             self._live.start()
 
     def words(self, text: str) -> None:
-        """More of what the model says."""
+        """Show more of the model's text."""
         self._text += plain(text)
         if self.on_terminal:
             done, self._text = settled(self._text)
@@ -56,7 +56,7 @@ class Transcript:
                 self._live.update(Markdown(self._text))
 
     def end_of_words(self, last: bool) -> None:
-        """The model has said its say for now; `last`: it is the answer."""
+        """Finish the model's current text; `last` means that it is the answer."""
         self.pause()
         text, self._text = self._text, ""
         if not text.strip():
@@ -67,7 +67,7 @@ class Transcript:
             write("stdout" if last else "stderr", text.rstrip("\n") + "\n")
 
     def call(self, tool: str, arguments: Mapping[str, Any]) -> None:
-        """The model calls a tool."""
+        """Show a tool call by the model."""
         self.end_of_words(last=False)
         short = ", ".join(
             f"{name}={clipped(repr(value), ARGUMENT)}"
@@ -83,7 +83,7 @@ class Transcript:
     def result(
         self, tool: str, text: str, facts: Mapping[str, Any], pictures: list[Picture]
     ) -> None:
-        """A tool has answered."""
+        """Show a tool's result."""
         self.pause()
         status = facts.get("status")
         took = f", {facts['elapsed']:.1f} s" if facts.get("elapsed") is not None else ""
@@ -96,7 +96,7 @@ class Transcript:
             show_picture(picture)
 
     def say(self, line: str) -> None:
-        """Something about the conversation."""
+        """Print a line about the conversation on stderr."""
         self.pause()
         write("stderr", line.rstrip("\n") + "\n")
 
@@ -107,22 +107,22 @@ class Transcript:
             write("stderr", textwrap.indent(text.plain, " " * indent) + "\n")
 
     def pause(self) -> None:
-        """Stop redrawing, for somebody else to write."""
+        """Stop redrawing, so that something else can be written."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
 
 def settled(text: str) -> tuple[str, str]:
-    """What of a growing Markdown text can't look different any more, and the rest of it."""
+    """Split a growing Markdown text into the part whose rendering is final, and the rest."""
     end = text.rfind("\n\n")
-    while end > 0 and text[:end].count("```") % 2:  # inside of a block of code
+    while end > 0 and text[:end].count("```") % 2:  # inside a code block
         end = text.rfind("\n\n", 0, end)
     return (text[: end + 2], text[end + 2 :]) if end > 0 else ("", text)
 
 
 def first_lines(text: str, most: int) -> str:
-    """The beginning of a text, with how much is left out."""
+    """The first `most` lines of a text, and how many more there are."""
     lines = text.splitlines()
     if len(lines) <= most:
         return "\n".join(clipped(line, 500) for line in lines)
@@ -131,5 +131,5 @@ def first_lines(text: str, most: int) -> str:
 
 
 def clipped(text: str, most: int) -> str:
-    """A text of at most so many characters."""
+    """Truncate a text to at most `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,6 +1,6 @@
-"""The command line `rmi-agent`: what each of its commands does.
+"""The command line: the commands of `rmi-agent`.
 
-Chat is imported when it is asked for, since it needs an extra.
+Chat is imported only when it is called, since it needs an extra.
 """
 
 from .cli import fail, main

@@ -1,6 +1,6 @@
-"""`rmi-agent check`: walk through the communication with a server, step by step.
+"""`rmi-agent check`: tests the communication with a server, step by step.
 
-The seven steps that tell whether a server does its job, locally or through a tunnel.
+Seven steps tell whether a server does its job, locally or through a tunnel.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Step = tuple[str, Callable[[], Awaitable[str]]]
 
 
 class Failed(Exception):
-    """A step did not give what it should; the text says what came instead."""
+    """A step gave an unexpected result; the text says which."""
 
 
 async def check(client: RmiMcpClient, report: Callable[[bool, str, str], None]) -> bool:
-    """Run every step, telling each to `report(passed, title, detail)`; whether all passed."""
+    """Run all steps, calling `report(passed, title, detail)` for each; whether all passed."""
     steps: list[Step] = [
         ("list the tools", lambda: tools(client)),
         ("run hello_world.py", lambda: output(client, "hello_world.py", "Hello")),
@@ -46,7 +46,7 @@ async def check(client: RmiMcpClient, report: Callable[[bool, str, str], None]) 
 
 
 async def tools(client: RmiMcpClient) -> str:
-    """The tools are there."""
+    """Check that the server lists the main tools."""
     names = [tool.name for tool in await client.list_tools()]
     if missing := {"run_python", "run_cell", "read_output"} - set(names):
         raise Failed(f"missing: {', '.join(sorted(missing))}")
@@ -54,7 +54,7 @@ async def tools(client: RmiMcpClient) -> str:
 
 
 async def output(client: RmiMcpClient, file_name: str, expected: str) -> str:
-    """A file runs, ends with 0 and prints what it should."""
+    """Check that a file runs, exits with 0 and prints the expected text."""
     result = await client.run_python(file_name)
     await client.close_session(result.session_id)
     if result.exit_code != 0 or expected not in result.stdout:
@@ -63,7 +63,7 @@ async def output(client: RmiMcpClient, file_name: str, expected: str) -> str:
 
 
 async def failure(client: RmiMcpClient) -> str:
-    """A failing file's traceback comes back as a result."""
+    """Check that a failing file's traceback comes back as a result."""
     result = await client.run_python("error_test.py")
     await client.close_session(result.session_id)
     if result.status != "error" or "Traceback" not in result.stderr:
@@ -72,7 +72,7 @@ async def failure(client: RmiMcpClient) -> str:
 
 
 async def files(client: RmiMcpClient) -> str:
-    """The files are listed."""
+    """Check that the server lists the example files."""
     names = [entry["file_name"] for entry in await client.list_python_files()]
     if "hello_world.py" not in names:
         raise Failed(f"hello_world.py is not among {names}")
@@ -80,7 +80,7 @@ async def files(client: RmiMcpClient) -> str:
 
 
 async def refusal(client: RmiMcpClient, file_name: str, expected: str) -> str:
-    """A bad path is refused with the right words."""
+    """Check that a bad path is refused with the expected message."""
     try:
         result = await client.run_python(file_name)
     except ToolError as error:

@@ -1,7 +1,7 @@
-"""`rmi-agent`: run files and cells on a server from the command line.
+"""`rmi-agent`: runs files and cells on a server from the command line.
 
-Without `--server` it starts a server of its own. A script's stdout and stderr stay what
-they are, its exit code becomes ours, and all that is said about a run goes to stderr.
+Without `--server` it starts its own server. A script's stdout and stderr stay as they are, its
+exit code becomes ours, and everything about the run itself goes to stderr.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def call(
     work: Callable[[RmiMcpClient], Awaitable[int]],
     on_question: OnQuestion | None = None,
 ) -> None:
-    """Connect, do the work, and leave with its code. Every failure is one line that helps."""
+    """Connect, do the work, and exit with its code; a failure prints a short message."""
 
     async def connected() -> int:
         async with RmiMcpClient(server, on_question=on_question) as client:
@@ -72,7 +72,7 @@ def call(
 
 
 def fail(text: str) -> int:
-    """Say why on stderr."""
+    """Print an error on stderr; returns exit code 1."""
     write("stderr", f"{text}\n")
     return 1
 
@@ -194,7 +194,7 @@ def sessions(*, server: Server = None) -> None:
     async def work(client: RmiMcpClient) -> int:
         rows = await client.list_sessions()
         for row in rows:
-            taken = row["memory_bytes"]  # none where the kernel is on another machine
+            taken = row["memory_bytes"]  # None if the kernel is on another machine
             memory = "memory not known" if taken is None else f"{taken / 1e6:.0f} MB"
             write(
                 "stdout",
@@ -255,5 +255,5 @@ def check(*, server: Server = None) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The entry point of the console script."""
     app()

@@ -1,7 +1,7 @@
-"""`rmi-agent repl`: a prompt whose cells run in one session of a server.
+"""`rmi-agent repl`: a prompt whose cells run in one session on a server.
 
-The prompt lives in the main thread and the client in another, so that Ctrl-C stops the
-cell and not the client.
+The prompt runs in the main thread and the client in another, so that Ctrl-C interrupts the cell
+and not the client.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..client import RmiMcpClient
 from ..results import RunResult
 from ..terminal import Incomplete, Questions, asked_about, can_edit, is_terminal, show, write
 
-Read = Callable[[], str | None]  # the next cell; None at the end of input
+Read = Callable[[], str | None]  # returns the next cell, or None at the end of input
 
 GREETING = "print('Python', __import__('sys').version.split()[0])"
 LEAVE = ("exit", "quit", "exit()", "quit()")
 FAILURES = (MCPError, ToolError, httpx2.HTTPError, OSError, RuntimeError)
-# What `??` asks of the kernel itself, where the server shows no more than `?`.
+# Code that shows help in the kernel itself: for `??`, since the server only supports `?`.
 INSPECT = (
     "print(get_ipython().object_inspect_mime({name!r}, detail_level={level})['text/plain']"
     " if get_ipython()._object_find({name!r}).found else {missing!r})"
@@ -33,13 +33,13 @@ INSPECT = (
 
 
 class Repl:
-    """Cells read from the terminal or a pipe, run one after the other in one session.
+    """Reads cells from the terminal or a pipe, and runs them one by one in one session.
 
     Args:
-        portal: the thread that the client lives in.
-        client: connected to the server.
-        timeout: seconds until a cell is interrupted; the server's own if None.
-        questions: what cells ask.
+        portal: the thread that the client runs in.
+        client: a client connected to the server.
+        timeout: seconds until a cell is interrupted; None for the server's default.
+        questions: passes cells' questions to the prompt's thread.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class Repl:
             if source.strip():
                 try:
                     succeeded = self._inspect(source) or self._cell(source)
-                except KeyboardInterrupt:  # while it was looked up or shown
+                except KeyboardInterrupt:  # during the lookup or while showing the result
                     succeeded = False
         if self._session is not None:
             self._portal.call(self._client.close_session, self._session)
         return 0 if typed or succeeded else 1
 
     def _editor(self) -> Read:
-        """Reading with an editor's comforts."""
-        from ..line_editor import code_prompt  # prompt_toolkit, which pipes don't need
+        """A reader of cells with line editing, history and completion."""
+        from ..line_editor import code_prompt  # lazy: pipes don't need prompt_toolkit
 
         prompt = code_prompt(self._complete)
 
@@ -83,14 +83,14 @@ class Repl:
                 try:
                     return prompt.prompt()
                 except KeyboardInterrupt:
-                    continue  # what was typed is dropped
+                    continue  # discard what was typed
                 except EOFError:
                     return None
 
         return read
 
     async def _complete(self, code: str) -> list[str]:
-        """What code may go on as; nothing when the server can't tell."""
+        """Completions of `code`; empty if the server fails."""
         if self._session is None:
             return []
         asked = self._portal.start_task_soon(self._client.complete, self._session, code)
@@ -100,7 +100,7 @@ class Repl:
             return []
 
     def _inspect(self, source: str) -> bool:
-        """Show what `?name` asks for; whether it was that, and the server could tell."""
+        """Show the help for `?name`; False if the source is something else or the server fails."""
         asked = asked_about(source)
         if asked is None or asked[1] or self._session is None:
             return False
@@ -112,7 +112,7 @@ class Repl:
         return True
 
     def _cell(self, source: str) -> bool:
-        """Run one cell and show it; Ctrl-C interrupts it. Whether it succeeded."""
+        """Run one cell and show its result; Ctrl-C interrupts it. Returns whether it succeeded."""
         if asked := asked_about(source):
             name, level = asked[0], int(asked[1])
             source = INSPECT.format(name=name, level=level, missing=f"There is no {name}.")
@@ -129,7 +129,7 @@ class Repl:
         while True:
             try:
                 if stop and self._session is not None:
-                    # It has not begun yet if there is nothing to interrupt: then once more.
+                    # If nothing runs, the cell has not started yet: try again.
                     said = self._portal.call(self._client.interrupt_session, self._session)
                     stop = said.startswith("Nothing runs") and not future.done()
                 self._questions.answer()
@@ -150,7 +150,7 @@ class Repl:
                 return result.status == "ok"
 
     def _look_for_the_session(self) -> None:
-        """Whether the session that refused is gone; then the next cell opens another."""
+        """After a refusal, forget the session if it no longer exists; the next cell opens one."""
         try:
             rows = self._portal.call(self._client.list_sessions)
         except FAILURES:
@@ -161,8 +161,8 @@ class Repl:
 
 
 def plainly() -> str | None:
-    """One complete cell from a pipe or a terminal without an editor; None at the end of input."""
-    if sys.stdin is None:  # it was closed before we began
+    """Read one complete cell from a pipe or a basic terminal; None at the end of input."""
+    if sys.stdin is None:  # closed at startup
         return None
     prompts = is_terminal(sys.stdin)
     incomplete = Incomplete()

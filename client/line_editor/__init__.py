@@ -1,6 +1,6 @@
-"""The line that a person types at, with history and completion (prompt_toolkit).
+"""The interactive prompt, with history and completion (prompt_toolkit).
 
-A folder of its own, since a pipe does not need it and it takes a while to import.
+A separate package, since pipes don't need it and it is slow to import.
 """
 
 from .prompt import answer_prompt, code_prompt, message_prompt

@@ -1,7 +1,7 @@
-"""The line that is typed into on a terminal: editing, history, colours and completion.
+"""The prompt on a terminal: editing, history, colours and completion.
 
-Knows prompt_toolkit and keys; what completes the code is given to it. It is imported only
-when there is a terminal that can move its cursor.
+Knows prompt_toolkit and keys; the caller supplies the completion function. Imported only on a
+terminal that can move its cursor.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from ..terminal import (
 )
 
 Complete = Callable[[str], Awaitable[list[str]]]
-PATIENCE = 1.0  # seconds that a completion may take
+PATIENCE = 1.0  # max seconds for a completion
 
 
 class KernelCompleter(Completer):
-    """Completes code by what the session's kernel knows, or not at all if it takes too long."""
+    """Completes code with the session's kernel; offers nothing if that takes too long."""
 
     def __init__(self, complete: Complete) -> None:
         self._complete = complete
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        """Nothing: the kernel is asked asynchronously."""
+        """Return nothing: the kernel is queried asynchronously."""
         return ()
 
     async def get_completions_async(
         self, document: Document, complete_event: CompleteEvent
     ) -> AsyncGenerator[Completion, None]:
-        """What the word at the cursor may become."""
+        """Yield the completions of the word at the cursor."""
         code = shown_to_completion(document.text_before_cursor)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -64,7 +64,7 @@ class KernelCompleter(Completer):
 
 
 def history(name: str) -> History:
-    """What was typed before, in a file of the user's own; in memory if that can't be."""
+    """The history in a private file of the user, or in memory if the file can't be used."""
     path = platformdirs.user_state_path("rmi-agent", appauthor=False) / name
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,13 +77,13 @@ def history(name: str) -> History:
 
 
 class KeptHistory(FileHistory):
-    """A history in a file; a full disk does not end the prompt."""
+    """A history in a file; write errors, such as a full disk, do not end the prompt."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
 
     def store_string(self, string: str) -> None:
-        """Append an entry."""
+        """Append an entry, printing an error if that fails."""
         try:
             super().store_string(string.encode("utf-8", "replace").decode())
         except OSError as error:
@@ -91,7 +91,7 @@ class KeptHistory(FileHistory):
 
 
 def code_prompt(complete: Complete) -> PromptSession[str]:
-    """A prompt for cells: Enter runs what is complete, Tab completes, Alt-Enter runs anyway."""
+    """A prompt for cells: Enter runs complete code, Tab completes, Alt-Enter always runs."""
     return PromptSession(
         ">>> ",
         multiline=True,
@@ -108,7 +108,7 @@ def code_prompt(complete: Complete) -> PromptSession[str]:
 
 
 def message_prompt() -> PromptSession[str]:
-    """A prompt for what is said to a model: Enter sends it, Alt-Enter begins a new line."""
+    """A prompt for messages to a model: Enter sends, Alt-Enter starts a new line."""
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -130,7 +130,7 @@ def message_prompt() -> PromptSession[str]:
 
 
 async def answer_prompt(question: str, secret: bool) -> str | None:
-    """What a cell asks for; not kept. None for Ctrl-C or Ctrl-D."""
+    """Ask a cell's question, without history; None on Ctrl-C or Ctrl-D."""
     try:
         session: PromptSession[str] = PromptSession(history=InMemoryHistory())
         return await session.prompt_async(plain(question), is_password=secret)
@@ -139,7 +139,7 @@ async def answer_prompt(question: str, secret: bool) -> str | None:
 
 
 def code_keys() -> KeyBindings:
-    """The keys that know Python."""
+    """Key bindings for editing Python: Enter, Tab and Backspace follow its indentation."""
     keys = KeyBindings()
     incomplete = Incomplete()
     in_indent = Condition(
@@ -152,7 +152,7 @@ def code_keys() -> KeyBindings:
         buffer = event.current_buffer
         document = buffer.document
         if buffer.complete_state is not None and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # it is taken over; Enter runs it only the next time
+            buffer.complete_state = None  # accept the completion; the next Enter runs the code
             return
         behind = document.text_after_cursor.strip()
         if behind or wants_a_line(document.text_before_cursor, incomplete):

@@ -1,6 +1,6 @@
-"""What is shown to a person: results with colours and pictures, and questions of the code.
+"""What a person sees: results with colours and pictures, and questions from the code.
 
-Knows results and terminals; nothing of connections.
+Knows results and terminals; nothing about connections.
 """
 
 from .input_text import (

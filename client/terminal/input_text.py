@@ -1,6 +1,6 @@
-"""What is typed at the prompt, as text: whether it is complete, what it asks about.
+"""Analyses the text typed at the prompt: whether it is complete, what it asks about.
 
-Knows Python's and IPython's rules of the surface; nothing of terminals or servers.
+Knows Python's and IPython's surface syntax; nothing about terminals or servers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import codeop
 import re
 
 INDENT = "    "
-SENT = 2000  # characters of code that a completion gets to see
+SENT = 2000  # max characters of code sent for completion
 _NAME = r"%{0,2}[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _ASKED = re.compile(rf"\s*(?:(?P<before>\?\??)\s*(?P<a>{_NAME})|(?P<b>{_NAME})(?P<after>\?\??))\s*")
 _LEAVES = re.compile(r"\s*(?:return|raise|pass|break|continue)\b")
@@ -18,14 +18,14 @@ _WORD = re.compile(r"[%!\w]*$")
 
 
 class Incomplete:
-    """Whether a text wants more lines, by Python's own rules; top-level `await` is allowed."""
+    """Tells whether a text needs more lines, by Python's rules; allows top-level `await`."""
 
     def __init__(self) -> None:
         self._compile = codeop.CommandCompiler()
         self._compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
     def __call__(self, source: str) -> bool:
-        """True while the text is only the beginning of a cell."""
+        """Whether the text is only the beginning of a cell."""
         if source.lstrip().startswith(("!", "%%")):
             return source.lstrip().startswith("%%") and not source.endswith("\n")
         return any(self._goes_on(source, kind) for kind in ("single", "exec"))
@@ -34,15 +34,15 @@ class Incomplete:
         try:
             return self._compile(source, "<input>", kind) is None
         except (SyntaxError, ValueError, OverflowError):
-            # Several statements are no `single`; and the kernel knows more than Python:
-            # %magics, !shell, help?
+            # Several statements don't compile as `single`, and the kernel accepts more than
+            # Python: %magics, !shell, help?
             return False
 
 
 def wants_a_line(source: str, incomplete: Incomplete) -> bool:
-    """Whether Enter at the end of a typed text begins a new line rather than runs it.
+    """Whether Enter at the end of the text starts a new line instead of running the cell.
 
-    An indented block goes on until an empty line, as in Python's own prompt.
+    An indented block continues until an empty line, as in Python's own prompt.
     """
     last = source.rpartition("\n")[2]
     if "\n" in source and last[:1].isspace() and last.strip():
@@ -51,7 +51,7 @@ def wants_a_line(source: str, incomplete: Incomplete) -> bool:
 
 
 def indentation(before: str) -> str:
-    """The indentation of a line that begins behind the text `before`."""
+    """The indentation of a new line after the text `before`."""
     line = before.rpartition("\n")[2]
     indent = line[: len(line) - len(line.lstrip())]
     if line.rstrip().endswith(":"):
@@ -60,7 +60,7 @@ def indentation(before: str) -> str:
 
 
 def asked_about(source: str) -> tuple[str, bool] | None:
-    """The name that `?name` or `name?` asks about, and whether its source is asked for (`??`)."""
+    """The name in `?name` or `name?`, and whether its source is requested (`??`)."""
     asked = _ASKED.fullmatch(source)
     if asked is None:
         return None
@@ -69,7 +69,7 @@ def asked_about(source: str) -> tuple[str, bool] | None:
 
 
 def shown_to_completion(before: str) -> str:
-    """The code before the cursor as far as a completion needs it: from a line's start."""
+    """The code before the cursor that completion needs, from the start of a line."""
     if len(before) <= SENT:
         return before
     tail = before[-SENT:]
@@ -77,7 +77,7 @@ def shown_to_completion(before: str) -> str:
 
 
 def replaced_from(code: str, values: list[str]) -> int:
-    """Where in `code` the word begins that the values replace."""
+    """The offset in `code` where the word that the values replace starts."""
     same = len(code)
     for value in values:
         while not value.startswith(code[:same]):

@@ -1,7 +1,7 @@
-"""Pictures in the terminal, drawn where it can and saved to a file where it can't.
+"""Draws pictures if the terminal can, and saves them to files if it can't.
 
-Speaks iTerm2's and kitty's protocols itself, and sixel by the library textual-image, if that
-is installed. Nothing is drawn into a pipe.
+Speaks iTerm2's and kitty's protocols itself, and sixel through the library textual-image if
+that is installed. Draws nothing into a pipe.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .terminal import is_dumb, is_terminal, write
 Protocol = Literal["iterm", "kitty"]
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
-KEPT = 30 * 24 * 3600  # seconds that saved pictures are kept
-ANSWER = 0.5  # seconds that a terminal may take to answer
-CHUNK = 4096  # characters of one message of kitty's protocol
+KEPT = 30 * 24 * 3600  # seconds after which saved pictures are deleted
+ANSWER = 0.5  # max seconds for a terminal to answer
+CHUNK = 4096  # max characters per message of kitty's protocol
 
 
 def show_picture(picture: Picture) -> None:
-    """Draw a picture if the terminal can, or else save it and say where."""
+    """Draw a picture if the terminal can; otherwise save it and print where."""
     if not draw(picture):
         try:
             write("stderr", f"[picture: {save(picture)}]\n")
@@ -44,7 +44,7 @@ def show_picture(picture: Picture) -> None:
 
 
 def draw(picture: Picture) -> bool:
-    """Draw a picture; whether there was a way to."""
+    """Draw a picture if the terminal can; whether it could."""
     if not is_terminal(sys.stdout) or is_dumb():
         return False
     way = protocol(os.environ)
@@ -58,7 +58,7 @@ def draw(picture: Picture) -> bool:
 
 
 def protocol(environ: Mapping[str, str]) -> Protocol | None:
-    """What the terminal says it speaks. A multiplexer inherits the words and not the skill."""
+    """The protocol that the environment names; multiplexers inherit the name, not the support."""
     if "TMUX" in environ or "STY" in environ:
         return None
     program, term = environ.get("TERM_PROGRAM", ""), environ.get("TERM", "")
@@ -70,24 +70,24 @@ def protocol(environ: Mapping[str, str]) -> Protocol | None:
 
 
 def iterm(picture: Picture) -> str:
-    """A picture for iTerm2, which scales down what is too wide: iterm2.com/documentation-images."""
+    """Encode a picture for iTerm2, which shrinks wide ones (iterm2.com/documentation-images)."""
     data = base64.b64encode(picture.data).decode()
     return f"\x1b]1337;File=inline=1;size={len(picture.data)}:{data}\a\n"
 
 
 def kitty(png: bytes, columns: int, pixels: int) -> str:
-    """A PNG for kitty, in its pieces: sw.kovidgoyal.net/kitty/graphics-protocol.
+    """Encode a PNG for kitty, in chunks (sw.kovidgoyal.net/kitty/graphics-protocol).
 
     Args:
         png: the picture.
-        columns: the terminal's width.
-        pixels: that in pixels; 0 where it does not say.
+        columns: the terminal's width in columns.
+        pixels: its width in pixels; 0 if unknown.
     """
     width = struct.unpack(">I", png[16:20])[0] if len(png) >= 24 else 0
     fit = f",c={columns}" if pixels and width > pixels else ""
     data = base64.b64encode(png).decode()
     pieces = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
-    head = f"a=T,f=100,q=2{fit},"  # q=2: no answer, which would look like typing
+    head = f"a=T,f=100,q=2{fit},"  # q=2: no reply, which would look like typing
     return (
         "".join(
             f"\x1b_G{head if at == 0 else ''}m={int(at < len(pieces) - 1)};{piece}\x1b\\"
@@ -98,7 +98,7 @@ def kitty(png: bytes, columns: int, pixels: int) -> str:
 
 
 def window() -> tuple[int, int]:
-    """The terminal's width in columns and in pixels; 0 pixels where it does not say."""
+    """The terminal's width in columns and in pixels; 0 pixels if unknown."""
     if sys.platform == "win32":
         return os.get_terminal_size().columns, 0
     import fcntl
@@ -110,28 +110,28 @@ def window() -> tuple[int, int]:
 
 
 def emit(sequence: str) -> None:
-    """Write to the terminal what it is meant to obey."""
+    """Write an escape sequence to the terminal."""
     sys.stdout.write(sequence)
     sys.stdout.flush()
 
 
 def draw_sixels(picture: Picture) -> bool:
-    """Draw by sixels, if the library is there and the terminal says that it knows them."""
+    """Draw with sixels if the library is installed and the terminal supports them."""
     if importlib.util.find_spec("textual_image") is None or not knows_sixels():
         return False
-    # Only now: being imported, it asks the terminal things that some print as they are.
+    # Lazy: on import it sends queries that some terminals print as text.
     from textual_image.renderable import SixelImage
 
     try:
         Console().print(SixelImage(BytesIO(picture.data)))
-    except (OSError, ValueError):  # no picture that Pillow knows
+    except (OSError, ValueError):  # Pillow can't read the picture
         return False
     return True
 
 
 @functools.cache
 def knows_sixels() -> bool:
-    """Whether the terminal names sixels among its skills (DA1); asked once, where one can ask."""
+    """Whether the terminal reports sixel support (DA1); queried once, False if it can't be."""
     if sys.platform == "win32" or not is_terminal(sys.stdin):
         return False
     import select
@@ -154,10 +154,10 @@ def knows_sixels() -> bool:
 
 
 def save(picture: Picture) -> Path:
-    """Save a picture where only its user may look, and drop those of last month.
+    """Save a picture in a folder private to the user, and delete those older than 30 days.
 
     Raises:
-        OSError: the folder can't be written.
+        OSError: the folder can't be written to.
     """
     folder = platformdirs.user_cache_path("rmi-agent", appauthor=False) / "pictures"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

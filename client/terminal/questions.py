@@ -1,6 +1,6 @@
-"""What cells ask with `input()` and `getpass()`, brought to the person at the terminal.
+"""Asks the person at the terminal what cells request with `input()` and `getpass()`.
 
-Knows the keyboard and threads; nothing of servers.
+Knows the keyboard and threads; nothing about servers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..plaintext import plain
 
 
 def ask(question: str, secret: bool) -> str | None:
-    """One line from the terminal or through the pipe; None at the end of input."""
+    """Read one line from the terminal or the pipe; None at the end of input."""
     try:
         if sys.stdin.isatty():
             question = plain(question)
@@ -27,19 +27,19 @@ def ask(question: str, secret: bool) -> str | None:
 
 
 class Questions:
-    """What cells ask, carried from the client's thread to the prompt's."""
+    """Passes cells' questions from the client's thread to the prompt's thread."""
 
     def __init__(self) -> None:
         self._asked: queue.SimpleQueue[tuple[str, bool, Future[str | None]]] = queue.SimpleQueue()
 
     async def ask(self, question: str, secret: bool) -> str | None:
-        """Wait for what the prompt's thread makes of it; in the client's thread."""
+        """Wait for the prompt's thread to answer; called in the client's thread."""
         answer: Future[str | None] = Future()
         self._asked.put((question, secret, answer))
         return await asyncio.wrap_future(answer)
 
     def answer(self) -> None:
-        """Ask what is there to be asked, if anything; in the prompt's thread."""
+        """Ask the pending question, if any; called in the prompt's thread."""
         with contextlib.suppress(queue.Empty):
             question, secret, answer = self._asked.get_nowait()
             text: str | None = None

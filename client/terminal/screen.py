@@ -1,6 +1,6 @@
-"""Showing a run: its output as it comes, then value, traceback, pictures and notes.
+"""Shows a run: its output as it comes, then value, traceback, pictures and notes.
 
-A script's stdout and stderr stay what they are; all that is said about a run goes to stderr.
+A script's stdout and stderr stay as they are; everything about the run itself goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .terminal import write, write_traceback
 
 
 class Screen:
-    """Shows a run while it goes on and when it is over.
+    """Shows a run while it goes on and when it ends.
 
-    On a terminal the elapsed time runs along below; through a pipe there is the text alone.
+    On a terminal the elapsed time is shown below the output; a pipe gets only the text.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class Screen:
             await asyncio.sleep(0.5)
 
     def live(self, name: str, text: str) -> None:
-        """Output that came while the run goes on."""
+        """Show output that arrives during the run."""
         self.shown[name] += text
         if self._status is not None:
             self._status.stop()
         write(name, text)
 
     async def ask(self, question: str, secret: bool) -> str | None:
-        """Ask the person at the terminal, or take a line of this command's input."""
+        """Ask the person at the terminal, or read a line from this command's input."""
         if self._ticker is not None:
             self._ticker.cancel()
         if self._status is not None:
@@ -69,14 +69,14 @@ class Screen:
                 self._ticker = asyncio.create_task(self._tick())
 
     def finish(self, result: RunResult) -> None:
-        """What has not been shown yet, and what is to be said about the run."""
+        """Show what has not been shown yet, and the notes about the run."""
         if self._status is not None:
             self._status.stop()
         show(result, self.shown)
 
 
 def show(result: RunResult, shown: dict[str, str]) -> None:
-    """Print a result, without what `shown` has of it already."""
+    """Print a result, except for the output in `shown`, which was printed before."""
     write("stdout", rest(result.stdout, shown["stdout"]))
     write_traceback(rest(result.stderr, shown["stderr"]))
     if result.value:
@@ -93,18 +93,18 @@ def show(result: RunResult, shown: dict[str, str]) -> None:
 
 
 def rest(text: str, shown: str) -> str:
-    """What of a stream has not been shown yet."""
+    """The part of a stream's text that has not been shown yet."""
     return text[len(shown) :] if text.startswith(shown) else "\n" + text
 
 
 def recorded(result: RunResult) -> None:
-    """Say where the session is recorded."""
+    """Print where the session is recorded."""
     if result.notebook:
         write("stderr", f"Recorded in {result.notebook}\n")
 
 
 def exit_code(result: RunResult) -> int:
-    """What a shell would report for such a run."""
+    """The exit code that a shell would report for the run."""
     if result.status == "timeout":
         return 124
     code = result.exit_code

@@ -1,6 +1,6 @@
-"""The terminal or pipe in front of us: what it can show, and writing to it.
+"""The terminal or pipe that we write to, and what it can show.
 
-Knows streams and their escape sequences; nothing of runs, servers or keyboards.
+Knows streams and their escape sequences; nothing about runs, servers or keyboards.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.
 
 
 def is_terminal(stream: IO[str] | None) -> bool:
-    """Whether somebody looks at a stream, or types into it; None is one closed from the start."""
+    """Whether a stream is a terminal; None stands for a stream that was closed at startup."""
     try:
         return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
+    except ValueError:  # the stream is closed
         return False
 
 
 def is_dumb(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal understands nothing but text."""
+    """Whether the terminal understands only plain text."""
     default = "" if os.name == "posix" else "windows"
     return environ.get("TERM", default) in ("", "dumb", "unknown")
 
 
 def can_edit() -> bool:
-    """Whether somebody sits at a terminal that can move its cursor."""
+    """Whether stdin and stdout are a terminal that can move its cursor."""
     return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
 
 
 def write(name: str, text: str) -> None:
-    """Write to stdout or stderr, whatever it can encode, and nothing that a terminal obeys.
+    """Write text to stdout or stderr, replacing unencodable characters, without escape sequences.
 
-    Through a pipe, too: what reads it may be a terminal in the end, or a model. What servers send
-    is plain, so nothing is lost; a cell or a server that means ill can't set the clipboard.
+    Pipes are cleaned too, since they may end in a terminal or a model. Servers send plain text, so
+    nothing is lost; a malicious cell or server can't set the clipboard.
     """
     stream = sys.stderr if name == "stderr" else sys.stdout
     text = plain(text)
@@ -54,7 +54,7 @@ def write(name: str, text: str) -> None:
 
 
 def write_traceback(text: str) -> None:
-    """Write to stderr, with a traceback in it coloured where there are colours."""
+    """Write to stderr, colouring a traceback if the terminal has colours."""
     found = TRACEBACK.search(text)
     console = Console(stderr=True)
     if found is None or not console.is_terminal or console.color_system is None:
@@ -71,10 +71,10 @@ def write_traceback(text: str) -> None:
 
 
 def colour(text: str, traceback: Literal["ipython", "python"] | None = None) -> Text:
-    """Source, or a traceback as IPython or Python has it, in the terminal's own colours."""
+    """Highlight source, or an IPython or Python traceback, in the terminal's own colours."""
     from ipython_pygments_lexers import IPython3Lexer, IPythonTracebackLexer
     from pygments.lexers import PythonTracebackLexer
-    from rich.syntax import Syntax  # these only where they are needed
+    from rich.syntax import Syntax  # lazy: only needed here
 
     lexers = {"ipython": IPythonTracebackLexer, "python": PythonTracebackLexer, None: IPython3Lexer}
     lexer = lexers[traceback](stripnl=False)

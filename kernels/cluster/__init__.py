@@ -1,4 +1,4 @@
-"""Sessions that several servers share: which of them has which, and who takes over.
+"""Sessions shared by several servers: which server has which session, and who takes over.
 
 A store holds the records; the rest of `kernels` knows only a `Directory` of sessions.
 """

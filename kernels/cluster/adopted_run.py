@@ -1,7 +1,7 @@
-"""A run that another copy of the server had begun on a kernel that goes on without it.
+"""A run started by another copy of the server, on a kernel that outlived that copy.
 
-Only its end can be seen from here, and only its kernel be interrupted. Knows one cell and its
-kernel; not who had begun it, nor why that copy is gone.
+From here we can only see the run end and interrupt its kernel. Knows one cell and its kernel;
+not which copy started the run, nor why that copy is gone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..session import Execution
 
 
 class AdoptedRun(Execution):
-    """Such a run; it is over once its kernel answers somebody else.
+    """A run taken over from another copy; it is over once its kernel answers us.
 
     Args:
-        session_id: that of the session that it belongs to, which this copy has now.
-        number: its own there.
-        cell: as it is on record.
+        session_id: the run's session, which this copy has now.
+        number: the run's number in that session.
+        cell: the cell as recorded.
         displays: the session's outputs that can be updated.
-        until: when its time limit ends, in seconds since 1970; 0 is never.
-        attaching: gives the kernel, once that has come to the run's end.
+        until: when the run's time limit ends, in seconds since 1970; 0 is never.
+        attaching: yields the kernel once the kernel has finished the run.
         interrupt: does what the stop button does.
         kill: ends the kernel.
     """
@@ -53,14 +53,14 @@ class AdoptedRun(Execution):
         self._wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop it by the same steps as any run. False if it is over, or about to be."""
+        """Stop the run by the same steps as any other. False if it is over or being stopped."""
         if self.task.done() or self._wanted.done():
             return False
         self._wanted.set_result(why)
         return True
 
     async def end(self) -> tuple[Reply, Kernel | None]:
-        """Wait for its end, or bring it about at its time limit; also its kernel, if that lives."""
+        """Wait for the run to end, or stop it at its time limit; also returns a living kernel."""
         limit = max(0.0, self.until - time.time()) if self.until else None
         try:
             events: list[asyncio.Future[object]] = [self.attaching, self._wanted]  # type: ignore[list-item]
@@ -71,7 +71,7 @@ class AdoptedRun(Execution):
             steps = [self._wanted.result() if stopped else "timed out"]
             return await self._stop(steps, "interrupted" if stopped else "timeout")
         finally:
-            self.attaching.cancel()  # nothing, once it is done
+            self.attaching.cancel()  # a no-op once it is done
 
     async def _stop(self, steps: list[str], status: Status) -> tuple[Reply, Kernel | None]:
         for words in ("interrupted", "interrupted again"):

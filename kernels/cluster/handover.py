@@ -1,8 +1,8 @@
-"""A session that moves between two copies of the server which both live.
+"""Moves a session between two living copies of the server.
 
-The one that is called asks by the store, and the one that has the session answers: a balancer
-leads a caller elsewhere when a copy is back or one is added. Knows requests and answers; how a
-session is released and taken over is `shared.py`'s.
+The copy that is called asks through the store, and the copy that has the session answers. This
+happens when a copy returns or is added and the balancer redirects a caller. Knows requests and
+answers; `takeover.py` releases sessions and takes them over.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ..errors import KernelError
 from ..session import Session
 from .leases import ALIVE, Copy, Lease, SessionLeases
 
-REQUESTS = "requests"  # the store's collection: by the copy that is asked, answers by session
-ASK_EVERY = 0.25  # seconds between two looks for the answer
-ANSWER_EVERY = 0.5  # seconds between two looks for requests
-QUIET = 2.0  # seconds for which a session stays where it was used: calls that alternate are refused
+REQUESTS = "requests"  # collection in the store; key: the copy asked, value: answers by session
+ASK_EVERY = 0.25  # seconds between polls for the answer
+ANSWER_EVERY = 0.5  # seconds between polls for requests
+QUIET = 2.0  # min idle seconds before a session may move, so alternating calls are refused
 REFUSED = (
     "Session {id} is open in another copy of this server ({home}), which keeps it: {why}. Nothing"
     " was done; call again later, and have the load balancer send all calls of one caller to one"
@@ -25,11 +25,11 @@ REFUSED = (
 
 
 async def released(homes: SessionLeases, home: Copy, record: Lease) -> None:
-    """Ask the copy that has a session to release it, and wait until it has, or is dead.
+    """Ask the copy that has a session to release it; waits until it has done so or is dead.
 
     Raises:
-        KernelError: it keeps the session.
-        StoreError: it can't be asked.
+        KernelError: that copy keeps the session.
+        StoreError: that copy can't be asked.
     """
     answer: str | None = None
     try:
@@ -40,7 +40,7 @@ async def released(homes: SessionLeases, home: Copy, record: Lease) -> None:
                     return
                 if await homes.copy(home.name) is None:
                     return
-                if answer is None:  # not asked yet, or another call has had its answer
+                if answer is None:  # not asked yet, or another call consumed the answer
                     await write(homes, home.name, record.id, "")
                 await asyncio.sleep(ASK_EVERY)
                 answer = (await requests(homes, home.name)).get(record.id)
@@ -52,32 +52,32 @@ async def released(homes: SessionLeases, home: Copy, record: Lease) -> None:
 
 
 async def requested(homes: SessionLeases) -> list[str]:
-    """The sessions that this copy is asked for, and that it has not refused yet.
+    """The sessions other copies ask this one for, without those already refused.
 
     Raises:
-        StoreError: that can't be known.
+        StoreError: the store can't be read.
     """
     found = await requests(homes, homes.name)
     return [session_id for session_id, answer in found.items() if not answer]
 
 
 async def refuse(homes: SessionLeases, session_id: str, why: str) -> None:
-    """Answer that a session stays where it is.
+    """Answer that a session stays in this copy.
 
     Raises:
-        StoreError: that can't be said now.
+        StoreError: the answer can't be written now.
     """
     await write(homes, homes.name, session_id, why)
 
 
 async def requests(homes: SessionLeases, asked: str) -> dict[str, str]:
-    """What a copy is asked for, with its answers; one key, since many would have to be listed."""
+    """A copy's requests with its answers; under one key, since several would need a listing."""
     found = await homes.store.get(REQUESTS, asked) or {}
     return {session_id: str(answer) for session_id, answer in found.items()}
 
 
 async def write(homes: SessionLeases, asked: str, session_id: str, answer: str | None) -> None:
-    """Write what a copy is asked for, or its answer; None removes both."""
+    """Write a request to a copy (an empty answer) or its answer; None removes both."""
     async with homes.store.lock(asked):
         found = await requests(homes, asked)
         found.pop(session_id, None)
@@ -87,7 +87,7 @@ async def write(homes: SessionLeases, asked: str, session_id: str, answer: str |
 
 
 def reason_to_keep(session: Session) -> str:
-    """Why a session can't be another copy's now; empty if it can."""
+    """Why a session can't move to another copy now; empty if it can."""
     if session.remote is None:
         return "its kernel is not on a Jupyter Server"
     if session.running:

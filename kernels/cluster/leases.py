@@ -1,7 +1,7 @@
-"""Which copy of a server has which session, and which copies live: what all of them agree on.
+"""Which copy of a server has which session, and which copies are alive.
 
-Each session has one home at a time. Who takes it over counts its homes up by one, under the
-store's lock, so that of two only one does. Knows records and time; nothing of kernels at work.
+Each session has one home at a time. A takeover increments the session's turn under the store's
+lock, so only one of two competing copies succeeds. Knows records and time; nothing of kernels.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from ..errors import StoreError
 from ..supervision import Supervisor
 
 if TYPE_CHECKING:
-    from .stores import Store  # its libraries take a while to import
+    from .stores import Store  # its libraries are slow to import
 
 log = logging.getLogger(__name__)
 
 SESSIONS, COPIES = "sessions", "copies"
-BEAT = 2.0  # seconds between two signs of life of a copy
-ALIVE = 8.0  # seconds that one is good for; after that others may take its sessions
+BEAT = 2.0  # seconds between a copy's heartbeats
+ALIVE = 8.0  # TTL of a heartbeat in seconds; after that other copies may take the sessions
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-ENDED_KEPT = 86_400.0  # seconds that it is known of a session how it ended
+ENDED_KEPT = 86_400.0  # TTL of an ended session's record, in seconds
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What is kept of a session for all copies. No token is in it.
+    """A session's record in the store, for all copies. It contains no token.
 
     Attributes:
-        id: the session's.
-        principal: whose it is.
-        home: the copy that has it open; empty if none has.
-        turn: how many homes it has had; what an earlier one writes is void.
-        server: the URL of the Jupyter Server that its kernel is on; empty if it is the home's.
+        id: the session's id.
+        principal: the session's owner.
+        home: the copy that has the session open; empty if none has.
+        turn: how many homes the session has had; writes by an earlier home are void.
+        server: URL of the Jupyter Server that runs the kernel; empty if the home runs it.
         kernel: the kernel's id there.
-        process: what its messages call its process: another one is another kernel.
+        process: the process's name in the kernel's messages; another name is another kernel.
         notebook: the notebook's file name; empty while nothing ran.
-        cells: the number of its last cell.
-        busy: the number of the cell that runs or is queued first; 0 is none.
+        cells: number of the last cell.
+        busy: number of the cell that runs or is first in the queue; 0 is none.
         until: when that cell's time limit ends, in seconds since 1970; 0 is never.
-        used: when it was used last, in seconds since 1970.
-        ended: why it has ended; empty while it is open.
+        used: when the session was last used, in seconds since 1970.
+        ended: why the session ended; empty while it is open.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Copy:
-    """A server that lives: its name, where it runs, and which folder it records in."""
+    """A living server: its name, its address, and the folder it records in."""
 
     name: str
     address: str
@@ -77,18 +77,18 @@ class Copy:
 
 
 class SessionLeases:
-    """The records of all copies. Use as `async with Homes(store, address) as homes`.
+    """The records of all copies. Use as `async with SessionLeases(store, address) as homes`.
 
     Args:
-        store: where they are kept.
-        address: the machine and port of this one, for messages, and by which it is known that
-            the copy that had them before is gone; empty if it has none.
-        folder: which folder it records in: the same for all copies that share it.
-        beat, alive: seconds between two signs of life, and that one is good for.
+        store: where the records are kept.
+        address: machine and port of this copy, used in messages and to recognise that the copy
+            which had the same address before is gone; empty if there is none.
+        folder: the folder this copy records in; the same for all copies that share it.
+        beat, alive: seconds between heartbeats, and TTL of a heartbeat.
 
     Attributes:
-        name: this copy's; each start has another one.
-        on_lapse: awaited when the others may have taken this copy for dead meanwhile.
+        name: this copy's name, new at each start.
+        on_lapse: awaited when the others may have declared this copy dead in the meantime.
     """
 
     def __init__(
@@ -113,14 +113,14 @@ class SessionLeases:
         """The records in the store that a setting names.
 
         Raises:
-            StoreError: it can't be used.
+            StoreError: the store can't be used.
         """
-        from .stores import opened  # its libraries take a while to import
+        from .stores import opened  # its libraries are slow to import
 
         return cls(opened(store_url), address, folder)
 
     async def __aenter__(self) -> Self:
-        """Be alive for the others.
+        """Announce this copy to the others and start its heartbeat.
 
         Raises:
             StoreError: the store can't be used.
@@ -136,7 +136,7 @@ class SessionLeases:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Be gone for the others, at once."""
+        """Stop the heartbeat and sign off, so the others know at once."""
         await self._tasks.cancel()
         try:
             await self.store.delete(COPIES, self.name)
@@ -148,36 +148,36 @@ class SessionLeases:
     # -- copies
 
     async def beat(self) -> None:
-        """Give a sign of life.
+        """Send a heartbeat.
 
         Raises:
-            StoreError: nobody has got it.
+            StoreError: the heartbeat was not stored.
         """
         began = time.monotonic()
         value = {"address": self.address, "folder": self._folder}
         await self.store.put(COPIES, self.name, value, ttl=self._alive)
-        # Its own part of the time is the shorter one.
+        # Safety margin: we stop trusting the heartbeat before the others do.
         self._sure_until = began + self._alive * 0.75
 
     @property
     def sure(self) -> bool:
-        """Whether the others still take this copy for alive, so that nobody takes from it."""
+        """Whether the others still consider this copy alive, so its sessions are safe."""
         return time.monotonic() < self._sure_until
 
     async def copies(self) -> dict[str, Copy]:
-        """The copies that live, by their names.
+        """The living copies by name.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         found = [await self.copy(name) for name in await self.store.keys(COPIES)]
         return {copy.name: copy for copy in found if copy is not None}
 
     async def copy(self, name: str) -> Copy | None:
-        """A copy that lives; None if it does not.
+        """The copy with this name; None if it is not alive.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         value = await self.store.get(COPIES, name) if name else None
         if value is None:
@@ -185,23 +185,23 @@ class SessionLeases:
         return Copy(name, str(value.get("address", "")), str(value.get("folder", "")))
 
     async def depose(self, name: str) -> None:
-        """Take a copy for dead; should it live, it learns that from its missing sign of life.
+        """Declare a copy dead; if it is alive, it notices that its heartbeat is missing.
 
         Raises:
-            StoreError: the others are not known now.
+            StoreError: the store can't be written now.
         """
         await self.store.delete(COPIES, name)
 
     async def deposed(self) -> bool:
-        """Whether another copy has taken this one for dead.
+        """Whether another copy has declared this one dead.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         return await self.copy(self.name) is None
 
     async def _clear_predecessors(self) -> None:
-        """The copy that had this address before is gone: it is ours now."""
+        """Depose copies that had this address before: it is ours now, so they are gone."""
         if self.address:
             for copy in (await self.copies()).values():
                 if copy.address == self.address:
@@ -229,10 +229,10 @@ class SessionLeases:
     # -- sessions
 
     async def find(self, session_id: str) -> Lease | None:
-        """A session's record; None if there is none, or none that can be read.
+        """A session's record; None if it is missing or unreadable.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         if not ID.fullmatch(session_id):
             return None
@@ -241,10 +241,10 @@ class SessionLeases:
         return record if record is not None and record.id == session_id else None
 
     async def all(self) -> list[Lease]:
-        """Every session that is open somewhere, or should be.
+        """Every session that is open somewhere, or should be; last used first.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         found = []
         for name in await self.store.keys(SESSIONS):
@@ -255,10 +255,10 @@ class SessionLeases:
         return sorted(found, key=lambda record: record.used, reverse=True)
 
     async def write(self, record: Lease) -> bool:
-        """Write a session's record, unless it has had another home since; whether it was written.
+        """Write a session's record; False, without writing, if it has had another home since.
 
         Raises:
-            StoreError: it can't be.
+            StoreError: the store can't be written.
         """
         async with self.store.lock(key(record.id)):
             now = await self.find(record.id)
@@ -272,10 +272,10 @@ class SessionLeases:
         """Become a session's home; None if another copy was faster.
 
         Args:
-            record: as it was found, and found to have no home that lives.
+            record: the record as found, which names no living home.
 
         Raises:
-            StoreError: it can't be.
+            StoreError: the store can't be used.
         """
         async with self.store.lock(key(record.id)):
             now = await self.find(record.id)
@@ -287,12 +287,12 @@ class SessionLeases:
 
 
 def key(session_id: str) -> str:
-    """As stores take it, and file systems that don't tell A from a."""
+    """A session id as a store's key, also safe on case-insensitive file systems."""
     return session_id.encode().hex()
 
 
 def read(value: dict[str, Any]) -> Lease | None:
-    """A record out of the store; None if it is not one that was written there."""
+    """Parse a record from the store; None if it can't have been written by us."""
     known = {field.name: field.type for field in fields(Lease)}
     kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
     given = {name: one for name, one in value.items() if name in known}
@@ -303,5 +303,5 @@ def read(value: dict[str, Any]) -> Lease | None:
     if not right or not {"id", "principal"} <= given.keys():
         return None
     record = Lease(**given)
-    named = PurePath(record.notebook).name == record.notebook  # a name, and no path elsewhere
+    named = PurePath(record.notebook).name == record.notebook  # a bare name, not a path elsewhere
     return record if named and ID.fullmatch(record.id) else None

@@ -1,7 +1,7 @@
-"""Where records are kept that several servers share: a folder, or Redis.
+"""Stores for the records that several servers share: a folder, or Redis.
 
-FastMCP's storage backends (py-key-value), with the two things that they lack: all keys of a
-collection, and a lock across processes. Knows nothing of what is kept.
+FastMCP's storage backends (py-key-value), plus the two things they lack: listing the keys of a
+collection, and a lock across processes. Knows nothing of what is stored.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ..errors import StoreError
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-PREFIX = "rmi-agent-"  # of collections: a Redis may be shared with other programs
-LOCK_SECONDS = 10.0  # a lock is held for two requests to the store; longer, its holder is dead
-LOOK_EVERY = 0.005  # seconds between two looks at a lock
-PATIENCE = 5.0  # seconds for one answer of the store
+PREFIX = "rmi-agent-"  # of collections: other programs may share the Redis server
+LOCK_SECONDS = 10.0  # max seconds a lock is held (two requests); after that its holder is dead
+LOOK_EVERY = 0.005  # seconds between attempts to get a lock
+PATIENCE = 5.0  # timeout of one request to the store, in seconds
 
 Result = TypeVar("Result")
 Value = dict[str, Any]
-UNREADABLE = (DeserializationError, ValueError, TypeError, KeyError)  # not written by us
+UNREADABLE = (DeserializationError, ValueError, TypeError, KeyError)  # foreign values
 
 
 class Store(Protocol):
-    """Small JSON objects by collection and key; keys have letters, digits and `_` only.
+    """Small JSON objects by collection and key; keys contain only letters, digits and `_`.
 
     Every method raises `StoreError` when the store can't be reached.
     """
@@ -43,27 +43,27 @@ class Store(Protocol):
     where: str
 
     async def get(self, collection: str, key: str) -> Value | None:
-        """What is there; None if nothing is, or nothing that can be read."""
+        """The value of a key; None if it is missing or unreadable."""
         ...
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
-        """Keep a value, for `ttl` seconds if that is given."""
+        """Store a value, for `ttl` seconds if given."""
         ...
 
     async def delete(self, collection: str, key: str) -> None:
-        """Forget a key."""
+        """Delete a key."""
         ...
 
     async def keys(self, collection: str) -> list[str]:
-        """All keys of a collection, some of which may just have expired."""
+        """All keys of a collection; some may just have expired."""
         ...
 
     def lock(self, key: str) -> contextlib.AbstractAsyncContextManager[None]:
-        """Nobody else has this lock meanwhile, in whatever process."""
+        """Hold a lock that excludes everybody else, in any process."""
         ...
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Close all connections of the store."""
         ...
 
 
@@ -71,7 +71,7 @@ def opened(url: str) -> Store:
     """The store that a setting names: `redis://…`, `rediss://…`, or a folder's path.
 
     Raises:
-        StoreError: it can't be used; the text tells no password.
+        StoreError: the store can't be used; the message contains no password.
     """
     if url.startswith(("redis://", "rediss://")):
         return RedisStore(url)
@@ -81,7 +81,7 @@ def opened(url: str) -> Store:
 
 
 class FolderStore:
-    """Records as files, for servers of one machine or with a common file system."""
+    """Records as files, for servers on one machine or with a shared file system."""
 
     def __init__(self, folder: Path) -> None:
         self.where = str(folder)
@@ -92,7 +92,7 @@ class FolderStore:
             self._files = FileTreeStore(data_directory=folder)
 
     async def get(self, collection: str, key: str) -> Value | None:
-        """What is there."""
+        """The value of a key, from its file."""
         with self._told():
             try:
                 found: Value | None = await finished(self._files.get(key, collection=collection))
@@ -101,25 +101,25 @@ class FolderStore:
             return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
-        """Keep a value; it is written beside and renamed."""
+        """Store a value by writing a temporary file and renaming it."""
         with self._told():
             await finished(self._files.put(key, value, collection=collection, ttl=ttl))
 
     async def delete(self, collection: str, key: str) -> None:
-        """Forget a key."""
+        """Delete a key's file."""
         with self._told():
             await finished(self._files.delete(key, collection=collection))
 
     async def keys(self, collection: str) -> list[str]:
-        """The files' names."""
+        """All keys of a collection, from its file names."""
         folder = self._folder / collection
         with self._told():
             return [path.stem for path in await asyncio.to_thread(lambda: [*folder.glob("*.json")])]
 
     @contextlib.asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
-        """A lock of the system's on a file, which ends with the process that has it."""
-        # One file for many keys: a file per session would never be cleared away safely.
+        """An operating system lock on a file, released when the holder's process ends."""
+        # Many keys share a file: a file per session could never be deleted safely.
         path = self._folder / "locks" / f"{sum(key.encode()) % 64}"
         with self._told():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -128,14 +128,14 @@ class FolderStore:
             while not locked(descriptor):
                 if time.monotonic() > until:
                     raise StoreError(f"{path} is locked by somebody for too long")
-                # No thread that waits: they would keep those from theirs that have the lock.
+                # Poll: waiting in threads would use up the threads that lock holders need.
                 await asyncio.sleep(LOOK_EVERY)
             yield
         finally:
             os.close(descriptor)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -148,9 +148,9 @@ class FolderStore:
 
 
 async def finished(work: Coroutine[Any, Any, Result]) -> Result:
-    """What comes of work with a file, which ends before a cancellation goes on.
+    """Await file work, which runs to its end before a cancellation is raised.
 
-    Else what was begun beside the file would stay there.
+    Otherwise its temporary file would be left behind.
     """
     working = asyncio.ensure_future(work)
     try:
@@ -161,7 +161,7 @@ async def finished(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def locked(descriptor: int) -> bool:
-    """Lock a file for this descriptor; False if it is locked for another one."""
+    """Lock a file through this descriptor; False if another descriptor holds the lock."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -177,7 +177,7 @@ def locked(descriptor: int) -> bool:
 
 
 class RedisStore:
-    """Records in a Redis server, for servers of any machines.
+    """Records in a Redis server, for servers on any number of machines.
 
     Args:
         url: `redis://[user[:password]@]host[:port][/db]`, or `rediss://` for TLS.
@@ -209,7 +209,7 @@ class RedisStore:
         self._entries = Entries(client=self._redis)
 
     async def get(self, collection: str, key: str) -> Value | None:
-        """What is there."""
+        """The value of a key, from Redis."""
         async with self._told():
             try:
                 found: Value | None = await self._entries.get(key, collection=PREFIX + collection)
@@ -218,17 +218,17 @@ class RedisStore:
             return found
 
     async def put(self, collection: str, key: str, value: Value, ttl: float | None = None) -> None:
-        """Keep a value; Redis itself forgets it in time."""
+        """Store a value; Redis itself expires it."""
         async with self._told():
             await self._entries.put(key, value, collection=PREFIX + collection, ttl=ttl)
 
     async def delete(self, collection: str, key: str) -> None:
-        """Forget a key."""
+        """Delete a key from Redis."""
         async with self._told():
             await self._entries.delete(key, collection=PREFIX + collection)
 
     async def keys(self, collection: str) -> list[str]:
-        """By all steps of SCAN: the library's own `keys` takes the first one alone."""
+        """All keys of a collection, from a full SCAN: the library's `keys` does one step only."""
         start = f"{PREFIX}{collection}::"
         async with self._told():
             found = self._redis.scan_iter(match=f"{start}*", count=1000)
@@ -236,7 +236,7 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
-        """redis-py's lock; it ends by itself if its holder dies."""
+        """redis-py's lock, which expires if its holder dies."""
         name = f"{PREFIX}lock::{key}"
         lock = self._redis.lock(name, timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS + 1)
         async with self._told():
@@ -248,7 +248,7 @@ class RedisStore:
             from redis.exceptions import LockError
 
             async with self._told():
-                with contextlib.suppress(LockError):  # it had run out
+                with contextlib.suppress(LockError):  # it had expired
                     await lock.release()
 
     async def close(self) -> None:

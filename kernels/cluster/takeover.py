@@ -1,7 +1,7 @@
-"""Sessions that several copies of a server share: where each is, and who takes over.
+"""Sessions shared by several copies of a server: where each one is, and who takes over.
 
-Keeps the records of this copy's sessions up to date, finds the home of others', and becomes it
-where there is none any more. Knows nothing of calls, nor of who leads them to which copy.
+Keeps the records of this copy's sessions up to date, finds the home of other sessions, and
+becomes their home if it is gone. Knows nothing of calls, nor of how they are routed to a copy.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .leases import BEAT, Lease, SessionLeases
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY = 1.0  # seconds between two writes of a session's record, which may be that much behind
-ATTACH = 20.0  # seconds for a kernel on which nothing should run to answer
-FIRST_LOOK = 0.5  # seconds to see whether a run that was left over has come to its end already
-LOOKS = 10  # at where a session is, while copies come and go
+WRITE_EVERY = 1.0  # min seconds between writes of a session's record, so it may lag by as much
+ATTACH = 20.0  # max seconds for a kernel that should be idle to answer
+FIRST_LOOK = 0.5  # max seconds to wait for the end of a left-over run before adopting it
+LOOKS = 10  # max attempts to find where a session is, while copies come and go
 LEAVING = (
     "This copy of the server is being stopped. Nothing was done; call again, and another copy has"
     " the session."
@@ -45,23 +45,23 @@ class Takeover:
     """The `Directory` of sessions that several copies share.
 
     Args:
-        homes: tells which copy has which.
+        homes: knows which copy has which session.
     """
 
-    _sessions: Sessions  # this copy's, from `joined` on
+    _sessions: Sessions  # this copy's sessions, set by `joined`
 
     def __init__(self, homes: SessionLeases) -> None:
         self.homes, self.name = homes, homes.name
         self._dirty: set[str] = set()
         self._writing: set[str] = set()
-        # A lock lives as long as somebody holds it or waits for it.
+        # A lock lives as long as a task holds it or waits for it.
         self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Supervisor("shared sessions")
         self._leaving = False
 
     @contextlib.asynccontextmanager
     async def joined(self, sessions: Sessions) -> AsyncIterator[Peers]:
-        """Be one of the copies while the context lasts.
+        """Take part as one of the copies while the context is open.
 
         Raises:
             StoreError: the store can't be used.
@@ -74,19 +74,19 @@ class Takeover:
             records = await self.homes.all()
             yield Peers(await self.homes.copies(), {record.notebook for record in records})
 
-    # -- this copy's own
+    # -- this copy's sessions
 
     async def announce(self, session: Session) -> None:
-        """Let the others know of a new session.
+        """Announce a new session to the other copies.
 
         Raises:
-            StoreError: they are not known now.
+            StoreError: the store can't be used now.
         """
         with failures_explained():
             await self.homes.write(self._record(session))
 
     def note(self, session: Session) -> None:
-        """Write a session's record soon: something has changed."""
+        """Schedule a write of a session's record after a change."""
         self._dirty.add(session.id)
         if session.id not in self._writing and not self._leaving:
             self._writing.add(session.id)
@@ -100,7 +100,7 @@ class Takeover:
                     if not await self.homes.write(self._record(session)):
                         await self._give_up(session)
                     await asyncio.sleep(WRITE_EVERY)
-                except StoreError:  # the copy's signs of life tell of it
+                except StoreError:  # the heartbeat logs it
                     self._dirty.add(session.id)
                     await asyncio.sleep(BEAT)
         finally:
@@ -108,7 +108,7 @@ class Takeover:
             self._writing.discard(session.id)
 
     async def tell_end(self, session: Session, why: str) -> None:
-        """Let the others know how a session has ended."""
+        """Tell the other copies why a session ended."""
         try:
             await self.homes.write(replace(self._record(session), ended=why))
         except StoreError as error:
@@ -134,10 +134,10 @@ class Takeover:
         )
 
     async def _look_after_mine(self) -> None:
-        """Give up what another copy has taken over, and have the others know of what is left.
+        """Give up sessions that another copy has taken over, and record the others again.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         for session_id in list(self._sessions.open_ids):
             record = await self.homes.find(session_id)
@@ -146,7 +146,7 @@ class Takeover:
                 continue
             if record is not None and record.turn != session.turn:
                 await self._give_up(session)
-            elif record is None:  # a store that has forgotten all
+            elif record is None:  # the store has lost its contents
                 self.note(session)
 
     async def _give_up(self, session: Session) -> None:
@@ -157,7 +157,7 @@ class Takeover:
         await self._sessions.release(session)
 
     async def release_all(self) -> None:
-        """Leave all sessions whose kernels stay to the other copies. None is taken from now on."""
+        """Release all sessions whose kernels outlive this copy; takes over none from now on."""
         self._leaving = True
         for session_id in list(self._sessions.open_ids):
             session = self._sessions.by_id(session_id)
@@ -169,16 +169,16 @@ class Takeover:
                 log.warning("The other copies learn later that a session is free: %s", error)
 
     async def _release(self, session: Session) -> Lease:
-        """Leave a session as it is; the record says that no copy has it."""
+        """Detach from a session without ending it; returns a record without a home."""
         record = replace(self._record(session), home="")
         await self._sessions.release(session)
         return record
 
     async def _hand_over(self) -> None:
-        """Answer other copies that are called for sessions of this one."""
+        """Answer other copies that ask for sessions of this one."""
         while True:
             await asyncio.sleep(ANSWER_EVERY)
-            with contextlib.suppress(StoreError):  # the copy's signs of life tell of it
+            with contextlib.suppress(StoreError):  # the heartbeat logs it
                 for session_id in await requested(self.homes):
                     await self._answer(session_id)
 
@@ -199,18 +199,18 @@ class Takeover:
                 return
             if self._sessions.has_ended(session_id):
                 return
-            record = replace(found, home="")  # released before, when the store did not answer
+            record = replace(found, home="")  # released earlier, when the store did not answer
         await self.homes.write(record)
 
-    # -- where a session is
+    # -- finding a session
 
     async def open_here(self, session_id: str, principal: str) -> None:
-        """Have a session open here, taking it over from a copy that is gone.
+        """Make sure a session is open here, taking it over if another copy had it.
 
-        A session that is unknown, ended or another principal's is left as it is.
+        A session that is unknown, has ended or belongs to another principal is left alone.
 
         Raises:
-            KernelError: another copy has it open, or it can't be taken over now.
+            KernelError: another copy keeps it open, or it can't be taken over now.
         """
         for _ in range(LOOKS):
             with failures_explained():
@@ -240,7 +240,7 @@ class Takeover:
         """The principal's sessions that are not open here.
 
         Raises:
-            StoreError: that can't be known.
+            StoreError: the store can't be read.
         """
         with failures_explained():
             return [
@@ -271,15 +271,15 @@ class Takeover:
                 raise
 
     async def _bring_here(self, mine: Lease) -> None:
-        """Attach to a session's kernel and go on with its notebook.
+        """Attach to a session's kernel and continue its notebook.
 
         Raises:
-            KernelError: that can't be done now.
+            KernelError: the kernel can't be attached to now.
         """
         recorder, cells, problem = await self._notebook(mine)
         left = cells[-1] if cells and is_open(cells[-1]) else None
         last = max((int(c.metadata.get("rmi_agent", {}).get("cell", 0)) for c in cells), default=0)
-        if left is not None:  # the record may be a run behind
+        if left is not None:  # the record may lag by one run
             last = max(last + 1, mine.busy)
         remote = RemoteKernel(mine.server, mine.kernel, mine.process)
         attaching = self._sessions.supervisor.start(
@@ -333,7 +333,7 @@ class Takeover:
     async def _looked_at(
         self, attaching: asyncio.Task[Kernel], seconds: float
     ) -> tuple[Kernel | None, str]:
-        """The kernel, if it answers within some seconds; and why it never will, if it won't."""
+        """The kernel, if it answers in time; and, if it is gone for good, the reason."""
         await asyncio.wait({attaching}, timeout=seconds)
         if not attaching.done():
             return None, ""
@@ -349,7 +349,7 @@ class Takeover:
             self._sessions.pool.detach(attaching.result())
 
     async def _notebook(self, mine: Lease) -> tuple[Recorder | None, list[NotebookNode], str]:
-        """What goes on in a session's notebook, its cells, and why it can't if it can't."""
+        """A recorder that continues a session's notebook, its cells, and what prevented that."""
         if not mine.notebook:
             return None, [], ""
         config = self._sessions.config
@@ -370,10 +370,10 @@ class Takeover:
     def _path(self, record: Lease) -> Path | None:
         return self._sessions.config.notebooks / record.notebook if record.notebook else None
 
-    # -- those that nobody asks for any more
+    # -- orphaned sessions
 
     async def _reap_orphans(self) -> None:
-        """End sessions of copies that are gone, once they have idled for `Config.idle`."""
+        """End sessions whose copy is gone, once they have been idle for `Config.idle` seconds."""
         idle = self._sessions.config.idle
         while idle:
             await asyncio.sleep(min(60.0, max(1.0, idle / 4)))
@@ -389,7 +389,7 @@ class Takeover:
         try:
             await self._take_over(record)
             await self._end_idle(record.id, idle)
-        except Exception as error:  # the others are to be ended all the same
+        except Exception as error:  # still end the other orphans
             log.warning("A session that nobody asks for could not be ended: %r", error)
 
     async def _end_idle(self, session_id: str, idle: float) -> None:
@@ -402,7 +402,7 @@ class Takeover:
 
 @contextlib.contextmanager
 def failures_explained() -> Iterator[None]:
-    """What it means to a caller that the store can't be reached."""
+    """Reword a `StoreError` to say what it means for the caller."""
     try:
         yield
     except StoreError as error:
@@ -414,15 +414,15 @@ def failures_explained() -> Iterator[None]:
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether a kernel that can't be attached to is no more, rather than out of reach."""
-    # A server that is not ours any more, or out of reach, may still have it.
+    """Whether a kernel that can't be attached to no longer exists, rather than is unreachable."""
+    # A server that is unreachable, or no longer in our settings, may still have it.
     why = error.__cause__
     there_no_more = isinstance(why, ServerError) and why.status == 404
     return there_no_more or isinstance(why, DeadKernelError) or isinstance(error, DeadKernelError)
 
 
 async def asked(remote: RemoteKernel, servers: tuple[JupyterServer, ...], what: str) -> None:
-    """Have a kernel's server interrupt or delete it."""
+    """Ask a kernel's Jupyter Server to interrupt or delete the kernel."""
     api = Api(server_of(remote.url, servers))
     try:
         await (api.interrupt if what == "interrupt" else api.delete)(remote.kernel_id)
@@ -433,7 +433,7 @@ async def asked(remote: RemoteKernel, servers: tuple[JupyterServer, ...], what: 
 
 
 def news(mine: Lease, last: int, left: NotebookNode | None, problem: str) -> str:
-    """What the next result is to tell of a session that was taken over."""
+    """What the next result says about the takeover of its session."""
     said = []
     if left is not None:
         said.append(

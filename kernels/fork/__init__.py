@@ -1,6 +1,6 @@
-"""Python kernels that are forked from a template which has imported everything already.
+"""Python kernels forked from a template process that has already imported everything.
 
-`ForkserverProvisioner` is what jupyter_client is given; what can't be forked is started.
+jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
 from .pool import PROGRAMS, TEMPLATES, CannotFork, Forked

@@ -1,8 +1,8 @@
-"""What a forked kernel does before the first line of its user's code: walls, and its own paths.
+"""What a forked kernel does before its user's first line of code: walls, and its own paths.
 
-A template in a sandbox sees nothing that kernels can write: its environment lacks those
-folders. Its kernels enter them here, as `site` does at the start of a process. Loaded by
-`zygote.py` without a trace in `sys.modules`; uses the standard library alone.
+A sandboxed template sees nothing that kernels can write: those folders are missing from its
+environment. Its kernels add them to their paths here, as `site` does when a process starts. Loaded
+by `zygote.py` without a trace in `sys.modules`; uses the standard library only.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import sys
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 
-# System calls of Landlock, the same on all processors, and flags from linux/landlock.h.
+# Landlock's system calls, the same on all architectures, and flags from linux/landlock.h.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 VERSION, PATH_BENEATH = 1, 1
 MAKE_BLOCK_DEVICES, MOVE_BETWEEN_FOLDERS = 1 << 11, 1 << 13
-SIGNALS = 2  # scoped
-DUMPABLE = 4  # of prctl(2)
-SECCOMP = {"x86_64": 317, "aarch64": 277}  # the call's number
+SIGNALS = 2  # LANDLOCK_SCOPE_SIGNAL
+DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2)
+SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of the system call
 SET_FILTER, ALL_THREADS = 1, 1
 CUSTOMS = ("sitecustomize", "usercustomize")
 
 
 class Walls:
-    """What keeps a kernel from the memory of its template and of the other kernels.
+    """Keeps a kernel away from the memory of its template and of the other kernels.
 
-    A Landlock domain of its own: who is in one can't trace who is outside of it, and so can't
-    open `/proc/PID/mem` there, but is open to those outside. From Linux 6.12 on it can't signal
-    them either. Older than 5.19, a template alone is protected, by not being dumpable.
+    Each kernel gets a Landlock domain: a process inside can't trace processes outside, and so
+    can't open their `/proc/PID/mem`, but they can trace it. Since Linux 6.12 it can't signal them
+    either. Before Linux 5.19 only the template is protected, by not being dumpable.
     """
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class Walls:
         self.version = max(0, int(self._libc.syscall(CREATE_RULESET, None, none, VERSION)))
 
     def protect_template(self) -> None:
-        """In the template, before its first fork."""
+        """Protect the template without Landlock; call in the template before its first fork."""
         if self.version < 2:
             self._libc.prctl(DUMPABLE, 0, 0, 0, 0)
 
     def keep_apart(self) -> None:
-        """In a kernel's process, while it has one thread.
+        """Enter a Landlock domain; call in a kernel's process while it has a single thread.
 
         Raises:
-            OSError: the system won't.
+            OSError: the system refuses.
         """
         if self.version < 2:
             self._libc.prctl(DUMPABLE, 1, 0, 0, 0)
@@ -59,8 +59,8 @@ class Walls:
         if self.version >= 6:
             ruleset = self._ruleset(0, 0, SIGNALS)
         else:
-            # A domain has to forbid something; that files move between folders is forbidden by
-            # each one about files that does not allow it.
+            # A domain has to forbid something. Every domain that handles files forbids moving
+            # them between folders unless it allows that.
             ruleset = self._ruleset(MAKE_BLOCK_DEVICES | MOVE_BETWEEN_FOLDERS)
             self._allow_everywhere(ruleset, MOVE_BETWEEN_FOLDERS)
         self._checked(self._libc.syscall(RESTRICT_SELF, ruleset, 0))
@@ -84,16 +84,16 @@ class Walls:
 
 
 class Program(ctypes.Structure):
-    """`struct sock_fprog`."""
+    """The C structure `struct sock_fprog`, a BPF program for seccomp."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def forbid_calls(program: bytes) -> None:
-    """Apply a filter of system calls to every thread, for ever; `seccomp(2)`.
+    """Apply a system call filter to all threads, irrevocably; see `seccomp(2)`.
 
     Raises:
-        OSError: the system won't.
+        OSError: the system refuses.
     """
     given = Program(len(program) // 8, program)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -103,17 +103,17 @@ def forbid_calls(program: bytes) -> None:
 
 
 def loaded() -> set[str]:
-    """The top-level names of all modules that are loaded."""
+    """The top-level names of all loaded modules."""
     return {name.partition(".")[0] for name in sys.modules} - {"__main__", *CUSTOMS}
 
 
 def met(template: Mapping[str, str]) -> set[str]:
-    """Top-level names that are loaded, and that an ordinary start would load differently.
+    """Top-level names of loaded modules that an ordinary start would have loaded differently.
 
-    Their user has others of them, or settings that they read when they are imported.
+    The user has other versions of them, or settings that they read on import.
 
     Args:
-        template: the environment that they were loaded in.
+        template: the environment that the modules were loaded in.
     """
     names = loaded()
     found = set()
@@ -127,11 +127,11 @@ def met(template: Mapping[str, str]) -> set[str]:
 
 
 def own_folders(template: Mapping[str, str]) -> list[str]:
-    """Folders of packages that this process's environment names, and its template's does not."""
+    """Package folders that this process's environment names but its template's does not."""
     theirs = folders_in(template)
     found = [folder for folder in folders_in(os.environ) if folder not in theirs]
     if any(os.environ.get(name) != template.get(name) for name in ("HOME", "PYTHONUSERBASE")):
-        site.USER_BASE = site.USER_SITE = None  # `site` remembers what it has worked out
+        site.USER_BASE = site.USER_SITE = None  # `site` caches them
         user = site.getusersitepackages()
         if site.ENABLE_USER_SITE and os.path.isdir(user):
             found.append(user)
@@ -139,13 +139,13 @@ def own_folders(template: Mapping[str, str]) -> list[str]:
 
 
 def folders_in(env: Mapping[str, str]) -> list[str]:
-    """PYTHONPATH, as `site` puts it into `sys.path`."""
+    """The folders of PYTHONPATH, as they appear in `sys.path`."""
     parts = env.get("PYTHONPATH", "").split(os.pathsep)
     return [*dict.fromkeys(os.path.abspath(part) for part in parts if part)]
 
 
 def is_same(name: str, folder: str) -> bool:
-    """Whether what is loaded of a package equals what a folder has of it."""
+    """Whether the loaded modules of a package equal those in a folder."""
     top = getattr(sys.modules[name], "__file__", None)
     if not top:
         return False
@@ -160,7 +160,7 @@ def is_same(name: str, folder: str) -> bool:
 
 
 def is_same_file(first: str, second: str) -> bool:
-    """Whether two files are equal; of compiled ones, beside the same sources, the sizes tell."""
+    """Whether two files are equal; compiled ones next to equal sources are compared by size."""
     try:
         if os.path.getsize(first) != os.path.getsize(second):
             return False
@@ -173,7 +173,7 @@ def is_same_file(first: str, second: str) -> bool:
 
 
 def settings_of_matplotlib(template: Mapping[str, str]) -> list[str]:
-    """The files that it reads on import, where their names differ from those in the template."""
+    """The files that matplotlib reads on import, if their paths differ from the template's."""
     env = os.environ
     config = env.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     folder = env.get("MPLCONFIGDIR") or os.path.join(config, "matplotlib")
@@ -183,10 +183,10 @@ def settings_of_matplotlib(template: Mapping[str, str]) -> list[str]:
 
 
 def enter(template: Mapping[str, str]) -> None:
-    """Give this process the paths that `site` would, and run what it runs.
+    """Set up this process's paths as `site` would, and run what `site` runs.
 
     Args:
-        template: the environment in which `site` has done so already.
+        template: the environment in which `site` has already run.
     """
     if not own_folders(template):
         return
@@ -196,7 +196,7 @@ def enter(template: Mapping[str, str]) -> None:
     if site.ENABLE_USER_SITE:
         add_user_site()
     for folder in sys.path:
-        if sys.path_importer_cache.get(folder, sys) is None:  # it was not there
+        if sys.path_importer_cache.get(folder, sys) is None:  # the folder did not exist before
             del sys.path_importer_cache[folder]
     customs = [site.execsitecustomize]
     customs += [site.execusercustomize] if site.ENABLE_USER_SITE else []
@@ -208,7 +208,7 @@ def enter(template: Mapping[str, str]) -> None:
 
 
 def add_user_site() -> None:
-    """Put the user's site-packages, with what its `.pth` files add, before the system's."""
+    """Insert the user's site-packages, and what its `.pth` files add, before the system's."""
     system = site.getsitepackages([sys.base_prefix, sys.base_exec_prefix])
     place = next((n for n, folder in enumerate(sys.path) if folder in system), len(sys.path))
     behind = sys.path[place:]
@@ -218,11 +218,11 @@ def add_user_site() -> None:
 
 
 def forget_folders_of_matplotlib(named: Mapping[str, str]) -> None:
-    """Drop the folder that it made because a template's home can't be written to.
+    """Drop the folder that matplotlib made because a template's home is not writable.
 
     Args:
         named: the environment that this process was given.
     """
     made = "matplotlib" in sys.modules and "MPLCONFIGDIR" not in named
     if made and os.environ.pop("MPLCONFIGDIR", ""):
-        atexit.unregister(shutil.rmtree)  # all kernels of the template have this folder
+        atexit.unregister(shutil.rmtree)  # all kernels of the template share this folder

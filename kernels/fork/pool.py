@@ -1,7 +1,7 @@
-"""Template processes, seen from the program that has kernels forked from them.
+"""Template processes, from the side of the program that has kernels forked from them.
 
-One template for each interpreter, environment and list of modules to preload; its own
-program is `zygote.py`. Knows processes, sockets and requests; nothing of Jupyter.
+There is one template for each interpreter, environment and list of modules to preload; it runs
+`zygote.py`. Knows processes, sockets and requests; nothing of Jupyter.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from ..process_tree import MARK, number_of, put_number
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
-PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"))  # all that a template reads of ours
-FORK, RETIRE = b"f", b"r"  # what is said to a template
+PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"))  # all our files that a template reads
+FORK, RETIRE = b"f", b"r"  # commands to a template
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
-MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of modules of the template
+MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of the template's modules
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
-PATIENCE = 10.0  # seconds until whoever asks for a kernel is told that it does not come
-SHORT = 0.5  # seconds, where the template has not answered anybody in that time
-HANG = 20.0  # seconds that the import of a module may take
-FAILURES = 2  # ends of a template's process before its first kernel; then it is given up
-MOST_TOLD = 1_000_000  # bytes of a template's reports that are read at once
-MOST = 8  # templates that may serve at the same time; the one longest unused makes room
-LOOK = 0.5  # seconds between closer looks at a process of which its template says nothing
-LAST_WORD = 0.2  # seconds in which the exit code of a kernel that has ended is to come
-CLOSING = 2.0  # seconds in which templates are to end by themselves, all together
-UNKNOWN = 255  # exit code of a kernel whose template has ended before it
-# Starts the templates and keeps their books; nothing in it waits for one of them. bubblewrap is
-# to end with its parent, and for Linux that is the thread that has started it: this one stays.
+PATIENCE = 10.0  # timeout of a request for a kernel, in seconds
+SHORT = 0.5  # the same, if the template is older than PATIENCE and has never answered
+HANG = 20.0  # max seconds for the import of one module
+FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
+MOST_TOLD = 1_000_000  # max bytes of a template's reports to read at once
+MOST = 8  # max templates serving at the same time; the least recently used makes room
+LOOK = 0.5  # seconds between full checks of a process while its template says nothing
+LAST_WORD = 0.2  # max seconds between a kernel's end and its exit code
+CLOSING = 2.0  # max seconds for all templates together to exit by themselves
+UNKNOWN = 255  # exit code of a kernel whose template ended first
+# Starts the templates and tracks them; nothing in it waits for a template. bubblewrap is set to
+# end with its parent, which to Linux is the thread that started it: this thread stays.
 SPAWNER = ThreadPoolExecutor(1, "templates")
-# Variables that differ from kernel to kernel and that no library looks at when it is imported.
+# Variables that differ from kernel to kernel and that no library reads on import.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
 
 
@@ -59,29 +59,29 @@ Result = TypeVar("Result")
 
 
 class CannotFork(Exception):
-    """Why a kernel has to be started in the ordinary way."""
+    """A kernel can't be forked and has to be started in the ordinary way."""
 
 
 class MeetsPreload(CannotFork):
-    """The user has other versions of modules that are preloaded."""
+    """The user has other versions of preloaded modules."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The kernel that is asked for.
+    """A request for a kernel.
 
     Attributes:
         python: the interpreter and its options.
-        arguments: behind `-m ipykernel_launcher`.
-        env: all its environment.
-        cwd: its folder.
+        arguments: those after `-m ipykernel_launcher`.
+        env: the kernel's complete environment.
+        cwd: its working directory.
         umask: its file mode mask.
         streams: the descriptors that become its 0, 1 and 2.
-        preload: modules that it is to have imported already, where they are installed.
-        template_overrides: variables that its template has otherwise, since they lead to what
-            kernels can write; None is none.
-        apart: whether it is kept from the memory of its template and of other kernels.
-        last_filter: a program for seccomp, in hexadecimal, for when it has its sockets.
+        preload: modules to have imported already, if they are installed.
+        template_overrides: variables with other values in the template, since they lead to
+            what kernels can write; None unsets one.
+        apart: whether to isolate it from the memory of its template and of other kernels.
+        last_filter: a seccomp program in hexadecimal, applied once the kernel has its sockets.
     """
 
     python: tuple[str, ...]
@@ -97,12 +97,12 @@ class Request:
 
     @property
     def key(self) -> Key:
-        """What it has in common with the other kernels of its template."""
+        """What all kernels of one template have in common."""
         common = {name: value for name, value in self.env.items() if name not in OWN}
         return self.python, self.preload, tuple(sorted(common.items()))
 
     def template_env(self) -> dict[str, str]:
-        """Its environment as its template gets it; a mark keeps its length."""
+        """The environment for the template; the kernel's part of the mark becomes zeros."""
         common = {
             name: value
             for name, value in {**self.env, **self.template_overrides}.items()
@@ -116,11 +116,11 @@ class Request:
 
     @property
     def mark(self) -> str:
-        """What its kernel and all that this will start are found by; empty is nothing."""
+        """The mark that identifies the kernel and everything it starts; empty if none."""
         return self.env.get(MARK, "")
 
     def wire(self) -> bytes:
-        """As it is sent."""
+        """The request as bytes for the connection: length and JSON."""
         names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
         told = {name: getattr(self, name) for name in names}
         told["number"] = number_of(self.mark) if sys.platform == "linux" and self.mark else None
@@ -132,7 +132,7 @@ Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
 class Forked:
-    """A forked kernel's process, with what `LocalProvisioner` uses of a `Popen`."""
+    """A forked kernel's process, with the part of `Popen` that `LocalProvisioner` uses."""
 
     stdin = stdout = stderr = None
 
@@ -140,18 +140,18 @@ class Forked:
         connection.setblocking(False)
         self.pid = pid
         self.returncode: int | None = None
-        self.exit_code_lost = False  # nobody is left who knows how it ended
+        self.exit_code_lost = False  # True if the template ended without reporting it
         self._connection = connection
         self._looked = time.monotonic()
-        self._ended = 0.0  # when it was seen to have ended without a word
+        self._ended = 0.0  # when it was found to have ended without an exit code
         self._process = psutil.Process(pid)
 
     def close(self) -> None:
-        """Forget it: nobody will ask for its exit code any more. Idempotent."""
+        """Close the connection; its exit code can't be read any more. Idempotent."""
         self._connection.close()
 
     def poll(self) -> int | None:
-        """The exit code, as `subprocess` counts, or None while it runs. Never waits."""
+        """The exit code, as `subprocess` gives it, or None while it runs. Never waits."""
         if self.returncode is None:
             word = self._last_word()
             if word is not None and len(word) == ANSWER.size:
@@ -164,12 +164,12 @@ class Forked:
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no more, as seen now; how it ended may not be known yet."""
+        """Whether it has ended, checked now; its exit code may not be known yet."""
         self._looked = 0.0
         return self.returncode is not None or not self._runs()
 
     def _last_word(self) -> bytes | None:
-        """What its template says of its end; less than that if it died first, None if it waits."""
+        """The template's exit message: incomplete if the template died, None if not sent yet."""
         try:
             return self._connection.recv(ANSWER.size)
         except BlockingIOError:
@@ -178,7 +178,7 @@ class Forked:
             return b""
 
     def _is_silent(self) -> bool:
-        """Whether the template has had the time to say how the process ended."""
+        """Whether the template has had enough time to report the exit code."""
         self._ended = self._ended or time.monotonic()
         return time.monotonic() > self._ended + LAST_WORD
 
@@ -193,10 +193,10 @@ class Forked:
             return False
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait for the process to end; returns its exit code.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs.
+            subprocess.TimeoutExpired: it is still running.
         """
         ends = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
@@ -206,26 +206,26 @@ class Forked:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Signal the process alone."""
+        """Send a signal to the process only, not to its group."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM to the process."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to the process."""
         self.send_signal(signal.SIGKILL)
 
 
 async def pid_of_sender(connection: socket.socket) -> int:
     """The pid of a forked kernel, from its first message.
 
-    Linux tells it as it is here; in a sandbox the kernel knows only its number there.
+    Linux adds the pid as seen from here; a sandboxed kernel only knows its pid in there.
 
     Raises:
-        CannotFork: there is no kernel.
+        CannotFork: no kernel was forked.
     """
     await until_readable(connection)
     room = socket.CMSG_SPACE(CREDENTIALS.size)
@@ -245,7 +245,7 @@ async def pid_of_sender(connection: socket.socket) -> int:
 
 
 async def until_readable(connection: socket.socket) -> None:
-    """Wait until there is something to read, or the end."""
+    """Wait until there is something to read, or the connection ends."""
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
 
@@ -262,23 +262,23 @@ async def until_readable(connection: socket.socket) -> None:
 
 
 async def on_spawner(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Do something where the templates' books are kept."""
+    """Run a function on the thread that tracks the templates."""
     return await asyncio.get_running_loop().run_in_executor(SPAWNER, work, *arguments)
 
 
 class Template:
-    """One template process and the line to it. Made and looked at on `SPAWNER`.
+    """One template process and the line to it. Created and inspected on `SPAWNER`.
 
     Args:
-        first: the request that it is started for.
+        first: the request that the template is started for.
         preload: modules to import ahead.
 
     Raises:
-        OSError: it can't be started.
+        OSError: the process can't be started.
     """
 
     def __init__(self, first: Request, preload: list[str]) -> None:
-        self.unfit: set[str] = set()  # modules to do without
+        self.unfit: set[str] = set()  # modules not to preload
         self.stale = False
         self.forked = 0
         self.env = first.template_env()
@@ -304,18 +304,18 @@ class Template:
         put_number(self.process.pid, first.mark.partition(".")[0])
 
     def fit(self) -> bool:
-        """Whether it can fork; reads what it has reported."""
+        """Whether it can fork; first reads its reports."""
         try:
             self._told += self.line.recv(MOST_TOLD)
         except (BlockingIOError, ConnectionError):
             pass
-        except OSError:  # it was closed while somebody waited for its answer
+        except OSError:  # the line was closed while a caller waited for an answer
             return False
         *lines, self._told = self._told.split(b"\n")
         try:
             for line in lines:
                 self._take({**json.loads(line)})
-        # Where there is no wall, its kernels could have changed it.
+        # Without walls, its kernels could have tampered with it.
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             self._give_up(f"it makes no sense: {error!r}")
         if len(self._told) > MOST_TOLD:
@@ -355,10 +355,10 @@ class Template:
         self.unfit.add(module)
 
     async def fork(self, request: Request) -> Forked:
-        """Ask for a kernel.
+        """Ask the template for a kernel.
 
         Raises:
-            CannotFork: it did not come.
+            CannotFork: no kernel was forked.
         """
         waited = time.monotonic() - self._born
         patience = PATIENCE if self.forked else max(SHORT, PATIENCE - waited)
@@ -378,14 +378,14 @@ class Template:
         except BaseException as error:
             connection.close()
             self.hung = self.hung or (isinstance(error, TimeoutError) and self.forked > 0)
-            if isinstance(error, (OSError, psutil.Error)):  # of which TimeoutError is one
+            if isinstance(error, (OSError, psutil.Error)):  # includes TimeoutError
                 raise CannotFork(f"its template did not answer: {error!r}") from None
             raise
         self.forked += 1
         return forked
 
     def retire(self) -> None:
-        """Let it end with its last kernel."""
+        """Tell it to exit once its last kernel has ended."""
         with contextlib.suppress(OSError):
             self.line.send(RETIRE)
 
@@ -394,11 +394,11 @@ class Template:
         return self.process.poll() is not None
 
     def hang_up(self) -> None:
-        """Let it end, with the kernels that it still has."""
+        """Close the line, upon which it kills its remaining kernels and exits."""
         self.line.close()
 
     def end(self, patience: float) -> None:
-        """Wait for its end, at most so many seconds; then kill it."""
+        """Wait at most `patience` seconds for it to exit; then kill it."""
         try:
             self.process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -408,11 +408,11 @@ class Template:
 
 @dataclass
 class History:
-    """What was learnt of a key's templates.
+    """What was learned from a key's templates.
 
     Attributes:
         unfit: modules that can't be preloaded.
-        failures: templates in a row that ended before they had forked.
+        failures: how many templates in a row exited before they had forked.
     """
 
     unfit: set[str] = field(default_factory=set)
@@ -423,14 +423,14 @@ class Templates:
     """The templates of this process."""
 
     def __init__(self) -> None:
-        self._living: OrderedDict[Key, Template] = OrderedDict()  # the longest unused first
+        self._living: OrderedDict[Key, Template] = OrderedDict()  # least recently used first
         self._retired: list[Template] = []
         self._history: dict[Key, History] = {}
 
     def close(self, **env: str) -> None:
-        """End those with these variables in their environment, and their kernels; else all.
+        """End the templates with these variables in their environment (or all) and their kernels.
 
-        Waits in the caller's thread: one that is stopped keeps nobody else from a kernel.
+        Waits in the caller's thread, so that a stopped template blocks no request for a kernel.
         """
         closing = SPAWNER.submit(self._take_out, env).result()
         until = time.monotonic() + CLOSING
@@ -438,7 +438,7 @@ class Templates:
             template.end(max(0.0, until - time.monotonic()))
 
     def _take_out(self, env: dict[str, str]) -> list[Template]:
-        """Forget those with these variables, and let them end."""
+        """Forget the templates with these variables, and close their lines."""
         closing = [key for key, each in self._living.items() if env.items() <= each.env.items()]
         closed = [self._living.pop(key) for key in closing]
         for each in self._retired:
@@ -452,12 +452,12 @@ class Templates:
         return closed
 
     async def fork(self, request: Request) -> Forked:
-        """A kernel from the template that fits, which is started or renewed first if need be.
+        """Fork a kernel from the matching template, which is started or replaced if necessary.
 
-        Where the user has other versions of what is preloaded, from one that preloads nothing.
+        If the user has other versions of preloaded modules, uses one that preloads nothing.
 
         Raises:
-            CannotFork: not from any.
+            CannotFork: no template can fork it.
         """
         try:
             return await self._fork(request)

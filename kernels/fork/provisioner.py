@@ -1,9 +1,9 @@
 """`rmi-forkserver`: a jupyter_client kernel provisioner that forks kernels from a template.
 
-A template has imported what a kernel needs and the modules to preload, so a kernel is there
-in a few milliseconds and shares that memory. Where forking can't do what was asked, the
-kernel is started as `LocalProvisioner` does. Usable by any program of jupyter_client; knows
-nothing of this package's kernels and sessions.
+A template has imported what a kernel needs and the modules to preload, so a kernel is ready
+in a few milliseconds and shares that memory. A kernel that can't be forked as requested is started
+as `LocalProvisioner` does it. Usable by any program based on jupyter_client; knows nothing of this
+package's kernels and sessions.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 
 
 class ForkserverProvisioner(LocalProvisioner):
-    """Forks kernels from a template; else as `LocalProvisioner`, which does all but the start.
+    """Forks kernels from a template; everything but the start is left to `LocalProvisioner`.
 
     In a kernelspec: `"metadata": {"kernel_provisioner": {"provisioner_name":
     "rmi-forkserver", "config": {"preload": ["numpy"]}}}`.
     """
 
-    process: Any = None  # a `Popen` when it was not forked
+    process: Any = None  # a `Popen` if the kernel was not forked
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
@@ -53,7 +53,7 @@ class ForkserverProvisioner(LocalProvisioner):
     ).tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Fork, or start, the kernel that `cmd` describes."""
+        """Fork the kernel that `cmd` describes, or start it if it can't be forked."""
         with contextlib.ExitStack() as opened:
             try:
                 if not self.fork:
@@ -80,18 +80,18 @@ class ForkserverProvisioner(LocalProvisioner):
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Drop what leads to the process, also where its exit code was never asked for."""
+        """Close the connection to the process, even if its exit code was never asked for."""
         if isinstance(self.process, Forked):
             self.process.close()
         await super().cleanup(restart=restart)
 
     async def start_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Start it as `LocalProvisioner` does; signals reach it through what it is run by."""
+        """Start it as `LocalProvisioner` does, and let signals reach it inside its wrapper."""
         if self.prefix:
-            # Where the numbers of processes are others, a kernel can't watch its parent.
+            # In another PID namespace, a kernel can't watch its parent.
             kwargs["independent"] = True
         info = await super().launch_kernel(cmd, **kwargs)
-        # Before its first line, which may be the user's.
+        # Before the kernel's first line runs, which may be the user's.
         put_number(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
         if self.prefix and (inner := await inside(self.process.pid)):
             self.pgid = inner
@@ -99,9 +99,9 @@ class ForkserverProvisioner(LocalProvisioner):
 
 
 async def inside(pid: int) -> int | None:
-    """The process group inside of bubblewrap, if that is what has been started.
+    """The process group inside bubblewrap, if that is what was started.
 
-    It ends at a signal, and all within it; its child does not, being the first process there.
+    A signal ends bubblewrap and everything inside, but not its child, which is PID 1 in there.
     """
     process = psutil.Process(pid)
     for _ in range(100):
@@ -116,15 +116,15 @@ async def inside(pid: int) -> int | None:
 
 @functools.cache
 def say_once(why: str) -> None:
-    """Log that kernels are started in the ordinary way."""
+    """Log, once per reason, that kernels are started in the ordinary way."""
     log.info("Kernels are started, not forked: %s", why)
 
 
 async def forked(request: Request) -> Forked:
-    """The kernel; one that nobody waits for any more is ended.
+    """Fork a kernel; on cancellation, the kernel that still arrives is killed.
 
     Raises:
-        CannotFork: not from any template.
+        CannotFork: no template can fork it.
     """
     forking = asyncio.ensure_future(TEMPLATES.fork(request))
     try:
@@ -143,10 +143,10 @@ def in_other_words(
     preload: tuple[str, ...],
     opened: contextlib.ExitStack,
 ) -> Request:
-    """A call of `Popen` as a request; `opened` closes what that needs.
+    """Translate a `Popen` call into a request; `opened` closes the descriptors it needs.
 
     Raises:
-        CannotFork: it asks for more than a fork can give.
+        CannotFork: the call asks for more than a fork can provide.
     """
     if sys.platform == "win32":
         raise CannotFork("Windows can't fork")
@@ -161,7 +161,7 @@ def in_other_words(
         raise CannotFork(f"it asks for {', '.join(more) or 'independence'}")
     if any(not os.path.isabs(path) for path in (env.get("PYTHONPATH") or "/").split(os.pathsep)):
         raise CannotFork("PYTHONPATH has a relative path")
-    # It has a parent that watches over it; 1 is ipykernel's word for that.
+    # The template watches over the kernel; 1 tells ipykernel that it need not poll its parent.
     env["JPY_PARENT_PID"] = "1"
     umask = os.umask(0o77)
     os.umask(umask)
@@ -177,7 +177,7 @@ def in_other_words(
 
 
 def descriptors(streams: list[Any], opened: contextlib.ExitStack) -> tuple[int, ...]:
-    """What `Popen` would make a process's 0, 1 and 2."""
+    """The descriptors that `Popen` would give a process as its 0, 1 and 2."""
     numbers: list[int] = []
     for number, stream in enumerate(streams):
         if stream == subprocess.PIPE:

@@ -1,16 +1,16 @@
 """The template process: a Python that has imported what a kernel needs, and forks kernels.
 
-Run as a program by `pool.py`, in the kernels' own interpreter and environment, so it
-uses nothing but the standard library and ipykernel, and leaves no trace of itself in the
-kernels' `sys.modules` and `sys.path`. At a fork it has no thread and no ZMQ context.
+`pool.py` runs it as a program, in the kernels' own interpreter and environment, so it uses only
+the standard library and ipykernel, and leaves no trace of itself in the kernels' `sys.modules`
+and `sys.path`. When it forks, it has no threads and no ZMQ context.
 
 Its arguments: the descriptor of a line to its owner, then the names of modules to import
-ahead. Over the line it reports in JSON; at the line's end it kills its kernels and ends. An
-`f` on the line asks for a kernel: with it come a connection and the descriptors that become
-0, 1 and 2, and on the connection 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
-`umask`, `apart`, `last_filter`, `number`). The kernel answers there with `p` and its pid, and once
-it has ended the template sends `e` and its exit code, as `subprocess` counts, and closes. A kernel
-that has modules loaded of which its user has others answers with `m` instead, and ends.
+ahead. It reports over the line in JSON; when the line closes, it kills its kernels and exits. An
+`f` on the line requests a kernel and carries a connection and the descriptors that become
+0, 1 and 2; the connection delivers 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
+`umask`, `apart`, `last_filter`, `number`). The kernel answers there with `p` and its pid; once it
+has ended, the template sends `e` and its exit code, as `subprocess` gives it, and closes. A kernel
+that has loaded modules of which its user has other versions answers with `m` instead, and exits.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-MARK = "RMI_AGENT_KERNEL"  # a variable that is also rewritten where other processes read it
+MARK = "RMI_AGENT_KERNEL"  # environment variable, rewritten in place for other processes to read
 FILE_LOCKS = 10  # RLIMIT_LOCKS: see `process_tree/reaper.py`
-PATIENCE = 5.0  # seconds for a request to arrive whole
+PATIENCE = 5.0  # max seconds to wait for the next part of a request
 RETIRE = b"r"
 LENGTH = struct.Struct("!i")
 ANSWER = struct.Struct("!ci")
-MEETS_PRELOAD, MEETS_ALL = 1, 2  # of an `m`: which modules the user has others of
-DESCRIPTORS = 250  # the table of descriptors is given room for these before threads exist
+MEETS_PRELOAD, MEETS_ALL = 1, 2  # in an `m`: which modules the user has other versions of
+DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
-FILES: list[str] = []  # of the modules that are loaded, once all are
+FILES: list[str] = []  # files of the loaded modules, once all are loaded
 Request = dict[str, Any]
 
 
 def beside(name: str) -> ModuleType:
-    """A module that lies beside this program, loaded so that no import finds it."""
+    """Load a module from this program's folder without adding it to `sys.modules`."""
     place = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None
@@ -71,10 +71,10 @@ else:
 
 
 class Template:
-    """The process's one object.
+    """The template's state and loop; one per process.
 
     Args:
-        line: to the owner; its end is ours.
+        line: connection to the owner; when it closes, the template exits.
         preload: modules to import ahead, where they are installed.
     """
 
@@ -82,7 +82,7 @@ class Template:
         self.line, self.preload = line, preload
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
-        self.retired = False  # no more kernels; the end comes with that of the last one
+        self.retired = False  # fork no more kernels, and exit after the last one
         self.born, self.env = installed(), dict(os.environ)
         libc = ctypes.CDLL(None)
         libc.getenv.restype = ctypes.c_void_p
@@ -94,7 +94,7 @@ class Template:
         signal.signal(signal.SIGCHLD, self.child_has_ended)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.own = [self.wakeup, writing]
-        self.base: set[str] = set()  # top-level names of what every kernel needs
+        self.base: set[str] = set()  # top-level names of the modules that every kernel needs
         self.walls = afterfork.Walls()
         self.walls.protect_template()
 
@@ -106,7 +106,7 @@ class Template:
     # -- imports
 
     def prepare(self) -> Request | None:
-        """Import everything; returns a request when this is the process of a kernel."""
+        """Import everything; returns a request if this is now a kernel's process."""
         gc.disable()
         import ipykernel.kernelapp  # noqa: F401 (what kernels are made of)
         import IPython.core.completer
@@ -128,7 +128,7 @@ class Template:
                 continue
             self.tell(importing=name)
             error = import_quietly(name)
-            if threading.active_count() > 1:  # a fork would not take the threads along
+            if threading.active_count() > 1:  # threads do not survive a fork
                 self.tell(unfit=name, why="it starts threads")
                 self.retired = True
                 return None
@@ -145,10 +145,10 @@ class Template:
     # -- serving
 
     def serve(self, timeout: float | None) -> Request | None:
-        """Fork kernels on request, for ever or as long as there is something to do.
+        """Fork kernels on request, forever or until nothing arrives for `timeout` seconds.
 
         Returns:
-            The request, in the process of a kernel.
+            The request, in a kernel's process.
         """
         while True:
             if self.retired and not self.kernels:
@@ -159,7 +159,7 @@ class Template:
             if line in readable:
                 try:
                     told, descriptors, _, _ = socket.recv_fds(self.line, 1, 4)
-                except OSError:  # it left without having read our reports
+                except OSError:  # the owner exited without reading our reports
                     told = b""
                 if not told:
                     self.end()
@@ -171,13 +171,13 @@ class Template:
                 return None
 
     def fork(self, number: int, *streams: int) -> Request | None:
-        """Fork a kernel for a connection; returns its request in the process of the kernel."""
+        """Fork a kernel for a connection; returns the request in the kernel's process."""
         connection = socket.socket(fileno=number)
         connection.settimeout(PATIENCE)
         request = None
         try:
             if installed() != self.born:
-                self.tell(stale=True)  # something was installed meanwhile; ours may be old
+                self.tell(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
         except (OSError, ValueError, EOFError) as error:
@@ -189,13 +189,13 @@ class Template:
             return None
         self.forking = True
         with warnings.catch_warnings():
-            # Native threads, of OpenBLAS and others, that know what a fork is.
+            # It warns of native threads, of OpenBLAS and others, which can cope with a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
             try:
                 self.become(request, streams, connection)
-            except BaseException as error:  # not to be taken for the template's own end
+            except BaseException as error:  # must not look like a failure of the template
                 self.tell(refused=f"{type(error).__name__}: {error}")
                 os._exit(1)
             return request
@@ -206,7 +206,7 @@ class Template:
         return None
 
     def become(self, request: Request, streams: tuple[int, ...], connection: socket.socket) -> None:
-        """In the child: everything of the template's goes, and what is one's own is made anew."""
+        """In the child: drop the template's resources and set up the kernel's own."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -216,7 +216,7 @@ class Template:
         env = request["env"]
         if self.mark_place and len(env.get(MARK, "")) == len(os.environ[MARK]):
             ctypes.memmove(self.mark_place, env[MARK].encode(), len(env[MARK]))
-        if request["number"] is not None:  # in a sandbox it is put from outside
+        if request["number"] is not None:  # in a sandbox it is set from outside
             limit = struct.pack("QQ", request["number"], request["number"])
             ctypes.CDLL(None).setrlimit(FILE_LOCKS, limit)
         set_by_imports = {name: os.environ[name] for name in os.environ.keys() - self.env.keys()}
@@ -232,14 +232,14 @@ class Template:
             self.walls.keep_apart()
         met = afterfork.met(self.env)
         if request["last_filter"]:
-            met -= self.base  # an ordinary start, which would have theirs, can't be sealed in time
+            met -= self.base  # an ordinary start would load the user's, but can't be sealed in time
         if met:
             kind = MEETS_PRELOAD if self.base.isdisjoint(met) else MEETS_ALL
             connection.sendall(ANSWER.pack(b"m", kind))
             os._exit(0)
         try:
             connection.sendall(ANSWER.pack(b"p", os.getpid()))
-        except OSError:  # nobody waits for it any more
+        except OSError:  # the requester has gone
             os._exit(1)
         for stream in streams:
             os.close(stream)
@@ -251,17 +251,17 @@ class Template:
             sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
         if "numpy.random" in sys.modules:
             sys.modules["numpy.random"].seed()
-        # Linux waits for many milliseconds when the table grows in a process with threads.
+        # Growing the descriptor table takes many milliseconds in a process with threads.
         with contextlib.suppress(OSError):  # `ulimit -n` may be lower
             os.close(os.dup2(0, DESCRIPTORS, inheritable=False))
 
     def child_has_ended(self, *_: object) -> None:
-        """SIGCHLD: tell it now, since the import of a module may go on for long."""
-        if not self.forking:  # else the loop does, when it is known who has ended
+        """Handle SIGCHLD at once, since the import of a module may take long."""
+        if not self.forking:  # else the loop reaps, once the new pid is registered
             self.reap()
 
     def reap(self) -> None:
-        """Tell who has ended."""
+        """Report the exit codes of kernels that have ended."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.wakeup, 4096):
                 pass
@@ -277,7 +277,7 @@ class Template:
                     connection.close()
 
     def end(self) -> NoReturn:
-        """The owner has gone, or wants no more; what kernels there are, are its."""
+        """Kill the remaining kernels and exit: the owner has gone, or wants no more."""
         for pid in self.kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
@@ -285,10 +285,10 @@ class Template:
 
 
 def receive(connection: socket.socket) -> Request:
-    """A request, whole.
+    """Read a complete request.
 
     Raises:
-        EOFError: the connection ends before.
+        EOFError: the connection ended before that.
     """
     data = b""
     while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
@@ -299,7 +299,7 @@ def receive(connection: socket.socket) -> Request:
 
 
 def installed() -> list[tuple[str, int]]:
-    """When something was last installed into, or removed from, each folder of packages."""
+    """The time of the last install or removal in each package folder."""
     more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     folders = [*site.getsitepackages(), site.getusersitepackages(), *more]
     times = []
@@ -310,7 +310,7 @@ def installed() -> list[tuple[str, int]]:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a module's top package can be found."""
+    """Whether a module's top-level package can be found."""
     try:
         return importlib.util.find_spec(name.partition(".")[0]) is not None
     except (ImportError, ValueError):
@@ -318,33 +318,33 @@ def is_installed(name: str) -> bool:
 
 
 def import_quietly(name: str) -> str:
-    """Import a module, whatever it prints; what it raised, if it did."""
+    """Import a module; returns the `repr` of what it raised, or an empty string."""
     try:
         importlib.import_module(name)
-    except BaseException as error:  # SystemExit too: the module's own idea of an error
+    except BaseException as error:  # SystemExit too: some modules exit on import
         return repr(error)
     return ""
 
 
 def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[str, int]]]:
-    """The modules and regular expressions of a kernel's start and of its first cell.
+    """The modules and regular expressions that a kernel's start and first cell use.
 
-    They come from a child that becomes a kernel; the parent must stay without threads.
+    They come from a child that becomes a kernel, since the parent must stay free of threads.
     """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        with contextlib.suppress(OSError):  # outside of a sandbox it is not ours to do
+        with contextlib.suppress(OSError):  # only required in a sandbox
             walls.keep_apart()
         before = set(sys.modules)
         with tempfile.TemporaryDirectory() as folder:
             os.environ["IPYTHONDIR"] = folder  # none of the user's start-up code, no history
-            os.chdir(folder)  # a socket's path may be no longer than 107 bytes
+            os.chdir(folder)  # a socket's path may have at most 107 bytes
             app = start([f"-f={folder}/k.json", "--transport=ipc", "--ip=k"])
             app.shell.run_cell("1 + 1", silent=True)
             modules = [name for name in sys.modules if name not in before]
-        # `re` keeps what it has compiled; its cache is not public, so it may be missing.
+        # `re` caches what it compiled; the cache is private, so it may be missing.
         keys = [key[1:3] for key in getattr(re, "_cache", ()) if key[0] is str]
         with os.fdopen(writing, "w") as answer:
             json.dump([modules, [(pattern, int(flags)) for pattern, flags in keys]], answer)
@@ -352,19 +352,19 @@ def needed_by_a_kernel(walls: afterfork.Walls) -> tuple[list[str], list[tuple[st
     os.close(writing)
     with os.fdopen(reading) as told:
         modules, patterns = json.load(told)
-    with contextlib.suppress(ChildProcessError):  # SIGCHLD's handler was first
+    with contextlib.suppress(ChildProcessError):  # the SIGCHLD handler was faster
         os.waitpid(pid, 0)
     return modules, patterns
 
 
 def start(arguments: list[str]) -> Any:
-    """What `ipykernel_launcher` does, up to the event loop."""
+    """Start an IPython kernel as `ipykernel_launcher` does, up to the event loop."""
     from ipykernel.kernelapp import IPKernelApp
     from traitlets.config.loader import Config
 
     app: Any = IPKernelApp.instance()
     if len(arguments) == 2 and arguments[0] == "-f":
-        # What nearly every kernel is started with; the general way takes 8 ms of 45.
+        # Nearly every kernel is started like this; the general parser takes 8 ms of 45.
         def parse_command_line(argv: list[str]) -> None:
             app.argv, app.extra_args = argv, []
             app.cli_config = Config(IPKernelApp={"connection_file": argv[1]})
@@ -379,10 +379,10 @@ def start(arguments: list[str]) -> Any:
 
 @contextlib.contextmanager
 def without_touching_all_modules(app: Any) -> Iterator[None]:
-    """Spare the debugger's list of the files that are loaded before the user's code.
+    """Keep ipykernel from listing all loaded files for its debugger.
 
-    To make it ipykernel looks at every module, which copies 4 MB of what a kernel shares with
-    its template. The template has that list already.
+    It would touch every module, which copies 4 MB of the memory that a kernel shares with its
+    template. The template already has that list.
     """
 
     class Sys:
@@ -406,7 +406,7 @@ def without_touching_all_modules(app: Any) -> Iterator[None]:
 
 
 def run(request: Request, template_env: dict[str, str]) -> None:
-    """Be the kernel that was asked for, as `python -m ipykernel_launcher` is."""
+    """Run the requested kernel as `python -m ipykernel_launcher` would."""
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
     sys.orig_argv = [sys.executable, "-m", "ipykernel_launcher", *request["arguments"]]
@@ -421,10 +421,10 @@ def run(request: Request, template_env: dict[str, str]) -> None:
 
 
 def leave() -> NoReturn:
-    """End as a process does, except that its memory is not taken down piece by piece.
+    """Exit as usual, except that objects are not torn down one by one.
 
-    That would copy most of what it shares with its template, only to throw it away. The
-    children of `multiprocessing` end in the same way.
+    That would copy most of the memory shared with the template, only to discard it. The
+    children of `multiprocessing` exit in the same way.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -435,11 +435,11 @@ def leave() -> NoReturn:
 
 
 def main() -> None:
-    """Prepare, serve, and in a kernel's process run it."""
+    """Prepare and serve; in a kernel's process, run the kernel."""
     line = socket.socket(fileno=int(sys.argv[1]))
     if not sys.flags.safe_path:
         del sys.path[0]
-    os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot looks at it
+    os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot reads it
     template, request = Template(line, sys.argv[2:]), None
     try:
         request = template.prepare() or template.serve(None)

@@ -1,6 +1,6 @@
 """Programs that run inside a kernel, and the request that sends them there.
 
-Nothing here is imported by the server but that request: their text is executed in the kernel.
+The server imports only that request and `LAST_REPLY`; the programs are executed in the kernel.
 """
 
 from .last_reply import LAST_REPLY

@@ -1,9 +1,9 @@
-"""What is set up besides in a Python kernel that runs on another machine.
+"""Additional setup for a Python kernel that runs on another machine.
 
-A process group of its own, so that an interrupt reaches what its code has started; a warden
-that clears up behind it; and a folder for the project's files, which are sent to it.
+Gives the kernel its own process group, so that interrupts reach its child processes; a warden that
+cleans up after it; and a folder for the project's files, which are sent to it.
 
-Sent to the kernel as text, like `setup.py`; it knows nothing of servers or notebooks.
+Sent to the kernel as text, like `setup.py`; knows nothing about servers or notebooks.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ import zlib
 from typing import Any
 
 FILES = "rmi_agent.files"
-NAMED = 20  # names of new files that are named one by one
+NAMED = 20  # max new files listed by name
 BEHIND = "import os, sys; sys.path[:] = filter(None, sys.path); exec(sys.stdin.read())"
 
 
 def install_files(shell: Any) -> None:
-    """Prepare a kernel that can't see the project's files; its copy of them ends with it."""
+    """Prepare a kernel that can't see the project's files; its copy is deleted when it exits."""
     folder, owner = tempfile.mkdtemp(prefix="rmi-agent-"), os.getpid()
     shell._rmi_agent_files = Files(shell, folder).answer
 
     @atexit.register
     def _() -> None:
-        if os.getpid() == owner:  # and not one that was forked from it
+        if os.getpid() == owner:  # not in a forked child
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def install_warden(
     shell: Any, variable: str, mark: str, warden: list[str], patience: float
 ) -> None:
-    """Prepare a kernel whose end nobody sees but who is connected to it.
+    """Start the warden, for a kernel whose end only connected clients would notice.
 
     Args:
-        shell: the kernel's `InteractiveShell`, with its files.
-        variable: of the environment; all that the kernel starts has the mark in it.
-        mark: this kernel's own.
-        warden: the texts of the warden's program.
-        patience: seconds that the kernel lives on when nobody is connected to it.
+        shell: the kernel's `InteractiveShell`, after `install_files`.
+        variable: environment variable that holds the mark in all the kernel's child processes.
+        mark: unique mark of this kernel.
+        warden: source texts of the warden's program.
+        patience: max seconds that the kernel lives on with nobody connected.
     """
-    with contextlib.suppress(AttributeError, OSError):  # Windows; it leads a group already
+    with contextlib.suppress(AttributeError, OSError):  # Windows, or already a group leader
         os.setsid()
     environment = dict(os.environ)
     os.environ[variable] = mark
@@ -59,7 +59,7 @@ def install_warden(
     app = shell.kernel.parent
     ports = [getattr(app, name + "_port") for name in ("shell", "iopub", "control", "hb")]
     guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file], patience)
-    # The first process ends at once: a kernel's end would signal its children.
+    # The first process exits immediately: a kernel signals its children when it exits.
     program = f"""if os.fork(): os._exit(0)
 names = {{'__name__': 'warden'}}
 for text in {warden!r}:
@@ -79,17 +79,17 @@ names['guard'](*{guarded!r})
 
 
 class Files:
-    """The project's files as this kernel has them: in a private folder, or where they are."""
+    """The project's files as this kernel sees them: copied to a private folder, or in place."""
 
     def __init__(self, shell: Any, folder: str) -> None:
         self.shell = shell
         self.folder = folder
-        self.shared: bool | None = None  # not decided yet
-        self.sent: dict[str, str] = {}  # digests, by name
-        self.reported: dict[str, tuple[int, int]] = {}  # sizes and times, by name
+        self.shared: bool | None = None  # None: not decided yet
+        self.sent: dict[str, str] = {}  # digest by name
+        self.reported: dict[str, tuple[int, int]] = {}  # size and mtime by name
 
     def answer(self) -> None:
-        """Do what the current request's metadata says; the answer is a payload of its reply."""
+        """Do what the current request's metadata says; the answer is a payload of the reply."""
         request = dict(self.shell.get_parent()["metadata"]["rmi_agent"])
         answer = getattr(self, request.pop("do"))(**request)
         self.shell.payload_manager.write_payload({"source": FILES, **answer})
@@ -97,14 +97,14 @@ class Files:
     def compare(
         self, root: str, files: dict[str, str], way: str, near: str, enter: bool
     ) -> dict[str, Any]:
-        """Which of the server's files are not here yet; those that are gone there are removed.
+        """Return which of the server's files are missing here; delete those gone on the server.
 
         Args:
-            root: their folder there.
-            files: their digests, by names with slashes.
-            way: `shared` if they are here by the same path, `auto` if that is to be seen.
-            near: the folder in the project that the run is about.
-            enter: whether to be in it from now on, and import what is there.
+            root: the project's folder on the server.
+            files: digests by name, with slashes.
+            way: `shared` if the files are here under the same path, `auto` to find out.
+            near: the script's folder, relative to the project's.
+            enter: whether to change into that folder and import from it from now on.
         """
         if self.shared is None:
             self.shared = way == "shared" or (way == "auto" and bool(files) and same(root, files))
@@ -125,7 +125,7 @@ class Files:
         return {"folder": top, "missing": missing, "shared": self.shared}
 
     def put(self, pieces: list[list[Any]]) -> dict[str, Any]:
-        """Write pieces of files: name, where the piece begins, and its bytes."""
+        """Write pieces of files; each has a name, an offset and compressed bytes in base64."""
         for name, start, packed in pieces:
             path = self.path(name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -135,13 +135,13 @@ class Files:
                 file.seek(start)
                 file.write(zlib.decompress(base64.b64decode(packed)))
             if path.endswith(".py"):
-                # Its time has seconds alone: two of one length in one second look the same.
+                # A .pyc has its source's mtime in seconds: same-size edits could go unnoticed.
                 with contextlib.suppress(OSError, NotImplementedError):
                     os.remove(importlib.util.cache_from_source(path))
         return {}
 
     def written(self) -> dict[str, Any]:
-        """What code has put or changed here, beside what was sent, and was not reported yet."""
+        """Return the files that code created or changed here and that were not reported yet."""
         if self.shared:
             return {"count": 0, "names": []}
         found = []
@@ -160,17 +160,17 @@ class Files:
         return {"count": len(found), "names": sorted(found)[:NAMED]}
 
     def path(self, name: str) -> str:
-        """Where a file is that was sent."""
+        """Return the path here of a file that was sent."""
         return os.path.join(self.folder, *name.split("/"))
 
 
 def same(root: str, files: dict[str, str]) -> bool:
-    """Whether a folder here has just these files with just these contents, and maybe more."""
+    """Return whether a folder here has these files with these contents; it may have others."""
     return all(digest(os.path.join(root, *name.split("/"))) == files[name] for name in files)
 
 
 def digest(path: str) -> str:
-    """SHA-256 of a file's bytes; empty where there is none."""
+    """Return the SHA-256 of a file's bytes; empty if it can't be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()

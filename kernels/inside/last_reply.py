@@ -1,7 +1,7 @@
-"""Set up in Python kernels on Jupyter Servers besides: they can say how our latest run ended.
+"""Lets Python kernels on Jupyter Servers say how our latest run ended.
 
-A reply that is on its way when a connection breaks is lost, and its server does not know.
-Sent along with `setup.py` and executed before it; knows nothing of servers or connections.
+A reply in transit when a connection breaks is lost without the server knowing. Sent along with
+`setup.py` and executed before it; knows nothing about servers or connections.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECRETS = (
 
 
 def hide_tokens() -> None:
-    """Keep the server's token, which its kernels inherit, out of sight of `print(os.environ)`."""
+    """Remove the server's inherited token from `os.environ`, so that code does not print it."""
     for name in SECRETS:
         os.environ.pop(name, None)
 
@@ -29,8 +29,8 @@ def hide_tokens() -> None:
 def remember_last_reply(kernel: Any) -> None:
     """Let an `IPythonKernel` answer `LAST_REPLY` on its shell channel.
 
-    It is asked whether an execute request has arrived, and gives the content of its reply if it
-    was the latest of ours. One that has not arrived will not be run later, either.
+    The request asks whether an execute request has arrived; the answer includes the content of its
+    reply if it was our latest one. A request that has not arrived will not run later either.
     """
     last: dict[str, Any] = {"msg_id": "", "reply": None}
     refused: deque[str] = deque(maxlen=16)
@@ -38,7 +38,7 @@ def remember_last_reply(kernel: Any) -> None:
     should_handle = kernel.should_handle
 
     def begin(parent: dict[str, Any]) -> Any:
-        if "rmi_agent" in parent["metadata"]:  # not another client's
+        if "rmi_agent" in parent["metadata"]:  # ours, not another client's
             last.update(msg_id=parent["header"]["msg_id"], reply=None)
         return init_metadata(parent)
 
@@ -59,7 +59,7 @@ def remember_last_reply(kernel: Any) -> None:
         kind = LAST_REPLY.replace("request", "reply")
         kernel.session.send(stream, kind, content, parent=request, ident=ident)
 
-    # Hooks of ipykernel: when it begins with a request, before its reply is sent, and before all.
+    # ipykernel's hooks: start of a request, before its reply is sent, and before everything else.
     kernel.init_metadata, kernel.finish_metadata = begin, finish
     kernel.should_handle = wanted
     kernel.shell_handlers[LAST_REPLY] = answer

@@ -1,8 +1,8 @@
-"""What a kernel sends: anything at all becomes JSON, and no message is too long to be read.
+"""Makes everything a kernel sends valid JSON, and no message too long to read.
 
-Cells may display, raise and complete whatever they like: lone surrogates, objects that are not
-JSON, circular lists, a gigabyte of text. Sent to the kernel as text, like `setup.py`; knows
-only jupyter_client's `Session`.
+Cells may display, raise and complete anything: lone surrogates, objects that are not JSON,
+circular lists, a gigabyte of text. Sent to the kernel as text, like `setup.py`; knows only
+jupyter_client's `Session`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from datetime import date, datetime
 from itertools import islice
 from typing import Any
 
-PIECE = 250_000  # characters of one stream message
-SENT = 500_000  # characters of each end of a text that is cut
-ENDS = 4 * SENT  # what a message may be longer than the limit, with all that was cut in it
-WIDEST = 6  # bytes that a character may become in JSON
-DEEPEST = 100  # levels of JSON; its reader needs a stack for them
-VALUES = 500_000  # of JSON data that had to be changed
-LARGEST = 2_000  # bits of a number; Python may refuse to write longer ones
-UNLIMITED = 100_000_000  # characters of a message that had to be changed, without a limit
+PIECE = 250_000  # max characters of one stream message
+SENT = 500_000  # max characters kept of a truncated text's head and of its tail
+ENDS = 4 * SENT  # max characters by which a message with truncated parts may exceed the limit
+WIDEST = 6  # max bytes of one character in JSON
+DEEPEST = 100  # max levels of JSON; the reader needs stack space for each
+VALUES = 500_000  # max values in JSON data that had to be converted
+LARGEST = 2_000  # max bits of a number in decimal; Python may refuse to write longer ones
+UNLIMITED = 100_000_000  # max characters of a message that had to be converted, without a limit
 REST = "[… the rest was not sent …]"
 
 
 def send_anything(session: Any, limit: int) -> None:
-    """Make a session send every message, changed where it could not be sent or read.
+    """Make a session able to send any message, converting what could not be sent or read.
 
     Args:
         session: the kernel's `Session`.
-        limit: characters of one message's text; longer ones are cut. 0 is no limit.
+        limit: max characters of one message's text; longer ones are truncated. 0 is no limit.
     """
 
     most = 2 * limit + ENDS if limit else UNLIMITED
@@ -40,7 +40,7 @@ def send_anything(session: Any, limit: int) -> None:
     def pack(value: Any) -> bytes:
         try:
             return packed(value)
-        except Exception:  # also whatever a class of the cell's own may raise
+        except Exception:  # the cell's classes may raise anything
             return packed(sendable(value, most)[0])
 
     session.pack = pack
@@ -49,13 +49,13 @@ def send_anything(session: Any, limit: int) -> None:
 
 
 def packed(value: Any) -> bytes:
-    """JSON as UTF-8; raises what the value's own classes do, and if it is not JSON."""
+    """Encode a value as UTF-8 JSON; raises if it is not JSON, or whatever its classes raise."""
     text = json.dumps(value, default=stamp, ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def stamp(value: Any) -> str:
-    """A date as Jupyter writes it; raises `TypeError` for anything else."""
+    """Format a date as Jupyter does; raises `TypeError` for anything else."""
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.astimezone()
         return aware.isoformat().replace("+00:00", "Z")
@@ -65,10 +65,10 @@ def stamp(value: Any) -> str:
 
 
 def sendable(value: Any, most: int) -> tuple[Any, bool]:
-    """Any object as JSON data, and whether that is all of it.
+    """Convert any object to JSON data; also return whether the result is complete.
 
-    What is no JSON becomes its `repr`. Works without recursion, and takes `most` characters or
-    so; a container on one of the top levels leaves a tenth of them to what comes after it.
+    Non-JSON values become their `repr`. Works without recursion, and uses about `most` characters;
+    a container on one of the top three levels leaves a tenth of the remainder to what follows it.
     """
     complete, entry = True, 1 + most // VALUES
     whole: list[Any] = []
@@ -77,7 +77,7 @@ def sendable(value: Any, most: int) -> tuple[Any, bool]:
         _, entries, made, reserve = opened[-1]
         try:
             name, each = next(entries)
-        except Exception:  # its end, or an iterator of the cell's own that fails
+        except Exception:  # exhausted, or the cell's own iterator failed
             opened.pop()
             continue
         inner = entries_of(each)
@@ -108,9 +108,9 @@ def sendable(value: Any, most: int) -> tuple[Any, bool]:
 
 
 def entries_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
-    """A container's names, if it has any, and values; None for what is no container.
+    """Return a container's keys (None without keys) and values; None if it is no container.
 
-    The methods are Python's own: a class of the cell's may have others.
+    Calls `dict.items` itself, since the cell's classes may override it.
     """
     if is_a(value, str | bytes | bytearray | memoryview):
         return None
@@ -123,18 +123,18 @@ def entries_of(value: Any) -> Iterator[tuple[Any, Any]] | None:
 
 
 def is_a(value: Any, kind: Any) -> bool:
-    """`isinstance`, whatever the object says of itself."""
+    """Like `isinstance`, but ignores what the object claims in `__class__`."""
     return issubclass(type(value), kind)
 
 
 def key_of(name: Any) -> str:
-    """A dict's key as JSON has it."""
+    """Convert a dict's key to a JSON key."""
     key = leaf(name)
     return key if isinstance(key, str) else json.dumps(key)
 
 
 def leaf(value: Any) -> Any:
-    """What is no container, as JSON data."""
+    """Convert a value that is not a container to JSON data."""
     if value is None or value is True or value is False:
         return value
     if is_a(value, str):
@@ -148,7 +148,7 @@ def leaf(value: Any) -> Any:
             return hex(value) if int(value).bit_length() > LARGEST else int(value)
         if isinstance(value, numbers.Real):
             return float(value) if math.isfinite(value) else repr(float(value))
-        if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which is no number
+        if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which is not a number
             return bool(value)
     except Exception:
         return said(value)
@@ -156,7 +156,7 @@ def leaf(value: Any) -> Any:
 
 
 def said(value: Any, to_text: Callable[[Any], Any] = str) -> str:
-    """An object's text, or CPython's words for one whose text can't be made."""
+    """Return an object's text, or CPython's placeholder if `to_text` fails."""
     try:
         return encoded(str.__str__(to_text(value)))
     except BaseException:  # `__str__` may even exit
@@ -165,14 +165,14 @@ def said(value: Any, to_text: Callable[[Any], Any] = str) -> str:
 
 
 def encoded(text: str) -> str:
-    """Text that can become UTF-8: a lone surrogate as its escape, as on stderr."""
+    """Make text encodable as UTF-8: lone surrogates become escapes, as on stderr."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def limit_messages(session: Any, limit: int) -> None:
-    """Cut what would be too much for its reader, just before it is sent.
+    """Truncate messages too long for their reader, just before they are sent.
 
-    One print of a gigabyte is one message, and so is a huge repr, traceback or JSON bundle.
+    One print of a gigabyte is a single message, as is a huge repr, traceback or JSON bundle.
     """
     send = session.send
 
@@ -217,7 +217,7 @@ def limit_messages(session: Any, limit: int) -> None:
 
 
 def cut_content_of_any(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
-    """`cut_content`, also where classes of the cell's own are in it that can't be measured."""
+    """Like `cut_content`, but also handles the cell's own classes that can't be measured."""
     try:
         return cut_content(content, limit)
     except Exception:
@@ -225,7 +225,7 @@ def cut_content_of_any(content: dict[str, Any], limit: int) -> tuple[dict[str, A
 
 
 def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], int]:
-    """A message's content within `limit`, and how much was left out, in characters or so."""
+    """Truncate a message's content to `limit`; also return about how many characters were cut."""
     if size_of(content, limit // WIDEST) <= limit // WIDEST:
         return content, 0
     kept: dict[str, Any] = {}
@@ -240,7 +240,7 @@ def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], in
             kept[name], more = shortened(name, value, limit)
             omitted += more
     for name in sorted(kept, key=lambda each: -size_of(kept[each], limit)):
-        # Each may be within the limit, and all together far beyond.
+        # Each may be within the limit, but all together far beyond it.
         if size_of(kept, limit + ENDS) <= limit + ENDS:
             break
         omitted += limit
@@ -249,7 +249,7 @@ def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], in
 
 
 def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
-    """One entry of a message's content, and how much of it was left out."""
+    """Truncate one entry of a message's content; also return how much was cut."""
     if name == "traceback" and isinstance(value, list):
         joined = "\n".join(map(str, value))
         text, omitted = shortened("", joined, limit)
@@ -275,7 +275,7 @@ def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
 
 
 def size_of(value: Any, most: int) -> int:
-    """About how long JSON data is as text; counts no further than beyond `most`."""
+    """Estimate the length of JSON data as text; stops counting beyond `most`."""
     size, waiting = 0, [value]
     while waiting and size <= most:
         each = waiting.pop()
@@ -294,16 +294,16 @@ def size_of(value: Any, most: int) -> int:
 
 
 def is_ours(payload: Any) -> bool:
-    """Whether a part of a reply is what the server itself has asked for."""
+    """Return whether a reply's payload is one that our server requested."""
     return isinstance(payload, dict) and str(payload.get("source")).startswith("rmi_agent.")
 
 
 def is_text(name: Any) -> bool:
-    """Whether a message's field, or a mimebundle's type, can be cut in the middle."""
+    """Return whether a message field or MIME type can be truncated in the middle."""
     return "/" not in str(name) or name in ("text/plain", "text/markdown")
 
 
 def cut(text: str, end: int) -> str:
-    """Head and tail of a text, each `end` characters long."""
+    """Return the head and tail of a text, each `end` characters long."""
     left_out = len(text) - 2 * end
     return f"{text[:end]}\n[… {left_out:,} characters were not sent …]\n{text[-end:]}"

@@ -1,4 +1,4 @@
-"""The request by which a kernel gets the programs of this folder: it executes them at its start."""
+"""The request that sends the programs in this folder to a kernel, to be executed at its start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 EVERYWHERE = ("script_runner.py", "messages.py", "setup.py")
-# Executes what `set_up_request` has made, in a namespace of its own; once, for a kernel that
-# is attached to may have it from another server of ours.
+# Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers
+# may have set up a kernel that we attach to.
 SET_UP = (
     "hasattr(get_ipython(), '_rmi_agent_script') or"
     " (lambda sent: exec(sent['begin'], {'sent': sent}))"
@@ -39,10 +39,10 @@ if "warden" in sent:
 
 @functools.cache
 def set_up_request(more: tuple[str, ...]) -> dict[str, Any]:
-    """What `SET_UP` executes: the programs of every kernel and `more`, by file name.
+    """Return what `SET_UP` executes: the programs for every kernel plus the files in `more`.
 
-    Each is sent as text, and compiled for Pythons like this one: compiling takes 15 ms, by which
-    each kernel would start later.
+    Sends each as text, and compiled for Pythons like this one: compiling would delay every kernel
+    start by 15 ms.
     """
     here = resources.files(__package__)
     packed = []

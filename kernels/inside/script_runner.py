@@ -1,10 +1,10 @@
-"""`python FILE`, done inside a kernel that lives on afterwards.
+"""Runs `python FILE` inside a kernel, which lives on afterwards.
 
-A script gets streams that are real files on the descriptors 0, 1 and 2, a clean
-`__main__`, and an end like an interpreter's: threads joined, exit handlers run. Then all
-that belongs to the kernel is put back, and the script's globals stay for the next cell.
+A script gets real files on descriptors 0, 1 and 2 as its streams, a clean `__main__`, and an
+exit like an interpreter's: threads joined, exit handlers run. Then the kernel's own state is
+restored, and the script's globals remain for the next cell.
 
-Sent to the kernel as text, like `setup.py`; it knows nothing of servers or notebooks.
+Sent to the kernel as text, like `setup.py`; knows nothing about servers or notebooks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import weakref
 from types import TracebackType
 from typing import Any
 
-# The file name under which this text is compiled; its frames are cut from tracebacks.
+# The file name this text is compiled under; its frames are removed from tracebacks.
 HERE = sys._getframe().f_code.co_filename
 PAYLOAD = "rmi_agent.script"
 
@@ -46,21 +46,21 @@ class Script:
         self.raw = raw
         self.environment = {name: environment.get(name) for name in IPYKERNELS}
         self.kernels_names = set(shell.user_ns)
-        self.depth = 0  # frames below a script's first, once they have been counted
+        self.depth = 0  # stack frames below a script's first, once counted
 
     def run(self) -> None:
-        """Run the script that the current execute request carries in its metadata.
+        """Run the script in the current execute request's metadata.
 
         The request's `rmi_agent` entry has `path`, `argv` (the arguments), `source` and
-        `stdin` (both base64), and `fresh`: whether the kernel is to stay in the file's
-        folder. The outcome goes back as a payload of the reply: `exit_code` as `subprocess`
+        `stdin` (both base64), and `fresh`: whether the kernel should stay in the file's
+        folder. The outcome is returned as a payload of the reply: `exit_code` as `subprocess`
         reports it (negative for a signal) and `error_name`.
         """
         request = self.shell.get_parent()["metadata"]["rmi_agent"]
         pid = os.getpid()
         outcome: dict[str, Any] = {"source": PAYLOAD, "exit_code": 1, "error_name": None}
         path = request["path"]
-        if not os.path.isdir(os.path.dirname(path)):  # this is another machine, without the folder
+        if not os.path.isdir(os.path.dirname(path)):  # on another machine, which lacks the folder
             path = os.path.join(os.getcwd(), os.path.basename(path))
         if request["fresh"]:
             os.chdir(os.path.dirname(path))
@@ -68,7 +68,7 @@ class Script:
             undo.callback(self.leave_interpreter_state, kept_interpreter_state())
             self.enter_streams(undo, base64.b64decode(request["stdin"]))
             handlers = self.enter_main(undo, path, request["argv"])
-            # Called first of all: a late SIGINT must not stop the putting back half way.
+            # Undone first: a late SIGINT must not interrupt the restoring.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             known_threads = set(threading.enumerate())
             known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
@@ -77,14 +77,14 @@ class Script:
                 outcome.update(self.execute(path, base64.b64decode(request["source"])))
             finally:
                 self.finish(handlers, known_threads, known_finalizers, known_children)
-                if os.getpid() != pid:  # the script forked; this is its child, at its end
+                if os.getpid() != pid:  # the script forked, and this child is done
                     os._exit(outcome["exit_code"])
         self.shell.payload_manager.write_payload(outcome)
 
     # -- the script itself
 
     def execute(self, path: str, source: bytes) -> dict[str, Any]:
-        """Compile and run, and account for the end as the interpreter's main does."""
+        """Compile and run the script; determine the exit code as the interpreter's main does."""
         try:
             code = compile(source, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -92,7 +92,7 @@ class Script:
         limit = sys.getrecursionlimit()
         self.depth = self.depth or limit - room(limit)
         try:
-            # The script starts some 40 frames deep; it gets as many as at the top.
+            # The script starts about 40 frames deep; give it as many as at the top level.
             sys.setrecursionlimit(limit + self.depth)
             exec(code, self.shell.user_ns)
         except SystemExit as stop:
@@ -104,24 +104,24 @@ class Script:
         return {"exit_code": 0, "error_name": None}
 
     def exit_code(self, stop: SystemExit) -> dict[str, Any]:
-        """`sys.exit(x)`: nothing is 0, an integer is itself, the rest is printed and 1."""
+        """Handle `sys.exit(x)`: None is 0, integers are kept, anything else is printed and is 1."""
         code = stop.code
         if code is None:
             return {"exit_code": 0, "error_name": None}
         if not isinstance(code, int):
-            with contextlib.suppress(BaseException):  # of its own making; it still exits with 1
+            with contextlib.suppress(BaseException):  # if `__str__` raises, the code is still 1
                 sys.stderr.write(str(code))
             with contextlib.suppress(Exception):
                 sys.stderr.write("\n")
             code = 1
-        code = int.__index__(code)  # not what a class of the script's makes of it
+        code = int.__index__(code)  # bypasses the script's subclasses of int
         if not -(2**63) <= code < 2**63:
             code = -1
         status = code & 0xFFFFFFFF if sys.platform == "win32" else code & 0xFF
         return {"exit_code": status, "error_name": "SystemExit" if status else None}
 
     def fail(self, error: BaseException) -> dict[str, Any]:
-        """An uncaught exception: its traceback through `sys.excepthook`, and code 1."""
+        """Report an uncaught exception through `sys.excepthook`; return exit code 1 or SIGINT's."""
         error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.last_exc = error  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ class Script:
         known_finalizers: set[Any],
         known_children: set[Any],
     ) -> None:
-        """The interpreter's end, for what the script started: threads, handlers, streams."""
+        """Do an interpreter's shutdown for what the script started: threads, handlers, streams."""
         try:
             for name, flag in (
                 ("concurrent.futures.thread", "_shutdown"),
@@ -149,7 +149,7 @@ class Script:
             ):
                 if module := sys.modules.get(name):
                     module._python_exit()
-                    setattr(module, flag, False)  # cells after this one may open new pools
+                    setattr(module, flag, False)  # later cells may open new pools
             while started := [
                 thread
                 for thread in threading.enumerate()
@@ -172,7 +172,7 @@ class Script:
             except BaseException as error:
                 call_excepthook(error, error.__traceback__)
         if module := sys.modules.get("multiprocessing.util"):
-            # Others belong to earlier cells, or to the launcher of a kernel on another machine.
+            # Known children belong to earlier cells or, on another machine, the kernel's launcher.
             others = children() & known_children
             children().difference_update(others)
             try:
@@ -188,10 +188,10 @@ class Script:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()  # type: ignore[union-attr]
 
-    # -- what a script finds, and putting the kernel's own things back
+    # -- the script's environment, and restoring the kernel's
 
     def enter_streams(self, undo: contextlib.ExitStack, stdin: bytes) -> None:
-        """Put the script's input on 0 and, where somebody reads them, the raw pipes on 1, 2."""
+        """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
         saved = {name: getattr(sys, name) for name in STREAMS}
         undo.callback(vars(sys).update, saved)
         with tempfile.TemporaryFile() as given:
@@ -219,9 +219,9 @@ class Script:
     def enter_main(
         self, undo: contextlib.ExitStack, path: str, args: list[str]
     ) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-        """Make `__main__`, `sys` and the builtins look as they do at the start of a script.
+        """Make `__main__`, `sys` and the builtins look as at the start of a script.
 
-        Returns the list that collects the script's own exit handlers.
+        Returns the list that collects the script's exit handlers.
         """
         folder, name = os.path.split(path)
         namespace, kernel = self.shell.user_ns, self.shell.kernel
@@ -251,7 +251,7 @@ class Script:
         site.setquit()
 
         undo.callback(reconnect_figures, set(sys.modules))
-        # tqdm.auto and others look at these two to find out where they are.
+        # tqdm.auto and others check these two to detect IPython.
         ipython, zmqshell = sys.modules["IPython"], sys.modules.pop("ipykernel.zmqshell")
         undo.callback(sys.modules.update, {"ipykernel.zmqshell": zmqshell})
         undo.callback(vars(ipython).update, get_ipython=ipython.get_ipython)
@@ -290,7 +290,7 @@ class Script:
 
 
 def children() -> set[Any]:
-    """Those that `multiprocessing` joins at the end; the set itself, to be changed."""
+    """Return the mutable set of child processes that `multiprocessing` joins at exit."""
     module = sys.modules.get("multiprocessing.process")
     return vars(module)["_children"] if module is not None else set()
 
@@ -300,7 +300,7 @@ HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier ce
 BUILTINS = ("input", "exit", "quit", "get_ipython", "display")
 
 
-# What ipykernel sets for the sake of cells: colours everywhere, and no pagers.
+# Variables that ipykernel sets for cells: colours on, pagers off.
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 
 
@@ -316,10 +316,10 @@ def set_environment(values: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def kept_interpreter_state() -> dict[str, Any]:
-    """Note what belongs to the kernel, and step out of its running event loop.
+    """Save the kernel's state, and step out of its running event loop.
 
     `asyncio.run` refuses to start inside a running loop, and `get_event_loop` would find
-    the kernel's; with a policy of its own the script sees none.
+    the kernel's; with its own policy the script sees none.
     """
     loop = asyncio.get_running_loop()
     kept = {
@@ -346,9 +346,9 @@ def kept_interpreter_state() -> dict[str, Any]:
 def collect_exit_handlers(
     undo: contextlib.ExitStack, folder: str
 ) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """Catch `atexit.register` as called by the script and the modules beside it.
+    """Intercept `atexit.register` calls by the script and its neighbouring modules.
 
-    What libraries register stays for the end of the process: they are needed on.
+    Libraries' handlers still run at the process's exit, as the libraries stay in use.
     """
     handlers: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
     register, unregister = atexit.register, atexit.unregister
@@ -370,12 +370,12 @@ def collect_exit_handlers(
 
 
 def is_beneath(path: str | None, folder: str) -> bool:
-    """Whether a module's file is the project's own, and not a package installed there."""
+    """Return whether a module's file is the project's own, not a package installed there."""
     return bool(path) and str(path).startswith(folder + os.sep) and "site-packages" not in str(path)
 
 
 def forget_modules_beneath(folder: str) -> None:
-    """Drop neighbours that an earlier run imported: the file on disk may have changed."""
+    """Drop the project's modules that an earlier run imported: their files may have changed."""
     for name, module in list(sys.modules.items()):
         if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
             del sys.modules[name]
@@ -383,7 +383,7 @@ def forget_modules_beneath(folder: str) -> None:
 
 
 def undecodable(path: str, source: bytes, error: BaseException) -> SyntaxError | None:
-    """CPython's own words for a *file* whose encoding is unknown, or not what it says."""
+    """Return the error CPython has for a *file* with an unknown encoding or invalid bytes."""
     if isinstance(error, SyntaxError) and (error.msg or "").startswith("unknown encoding: "):
         return SyntaxError(error.msg.replace("unknown encoding", "encoding problem"))
     first_two = source.split(b"\n", 2)[:2]
@@ -402,7 +402,7 @@ def undecodable(path: str, source: bytes, error: BaseException) -> SyntaxError |
 
 
 def call_excepthook(error: BaseException, frames: TracebackType | None) -> None:
-    """`sys.excepthook`, and what CPython prints where the hook itself fails."""
+    """Call `sys.excepthook`; if the hook itself fails, print what CPython prints."""
     try:
         sys.excepthook(type(error), error, frames)
     except BaseException as second:
@@ -415,12 +415,12 @@ def call_excepthook(error: BaseException, frames: TracebackType | None) -> None:
 
 
 def name_of(thing: Any) -> str:
-    """The name of an object's class, whatever its metaclass says."""
+    """Return the name of an object's class, whatever its metaclass claims."""
     return str(type.__dict__["__name__"].__get__(type(thing)))
 
 
 def report_ignored(function: Any, error: BaseException) -> None:
-    """An exception in an exit handler is reported and does not change the exit code."""
+    """Report an exception in an exit handler, which does not change the exit code."""
     try:
         where = repr(function)
     except Exception:
@@ -432,7 +432,7 @@ def report_ignored(function: Any, error: BaseException) -> None:
 
 
 def without_ours(error: BaseException) -> TracebackType | None:
-    """An exception's traceback from the first frame that is not in this text."""
+    """Return an exception's traceback, starting at the first frame outside this file."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
         frames = frames.tb_next
@@ -440,7 +440,7 @@ def without_ours(error: BaseException) -> TracebackType | None:
 
 
 def room(limit: int) -> int:
-    """How many frames a module run from here could pile up, found by trying."""
+    """Measure how many stack frames are available to a module run from here."""
     deepest = 0
 
     def dive(depth: int) -> None:
@@ -451,19 +451,19 @@ def room(limit: int) -> int:
     try:
         exec(compile("dive(2)", "<probe>", "exec"), {"dive": dive})
     except RecursionError:
-        return deepest + 1  # this function is a frame that a script does not have below it
+        return deepest + 1  # a script does not have this function's frame below it
     return limit
 
 
 def put_back(module: Any, names: tuple[str, ...], before: dict[str, Any]) -> None:
-    """Give a module exactly the attributes that it had."""
+    """Restore the named attributes of a module, or their absence."""
     for name in names:
         vars(module).pop(name, None)
     vars(module).update(before)
 
 
 def reconnect_figures(known: set[str]) -> None:
-    """Let cells show the figures of a pyplot that a script imported, which saw no IPython."""
+    """Let cells show figures if a script imported pyplot, which found no IPython then."""
     inline = sys.modules.get("matplotlib_inline.backend_inline")
     if inline and "matplotlib_inline.backend_inline" not in known:
         inline._enable_matplotlib_integration()
@@ -473,20 +473,20 @@ def reconnect_figures(known: set[str]) -> None:
 
 
 def point_at_null(number: int) -> None:
-    """Make a descriptor read or write nothing."""
+    """Point a descriptor at the null device."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, number)
     os.close(null)
 
 
 def give_back(own: int, number: int) -> None:
-    """Return a descriptor to what the kernel had there."""
+    """Restore a descriptor to the kernel's own file."""
     os.dup2(own, number)
     os.close(own)
 
 
 def text_stream(buffer: Any, like: Any, name: str) -> io.TextIOWrapper:
-    """A standard stream as the interpreter opens it, flushed at each line's end."""
+    """Open a standard stream as the interpreter does; output is line-buffered."""
     buffer.raw.name = f"<{name}>"
     stream = io.TextIOWrapper(
         buffer,
@@ -500,7 +500,7 @@ def text_stream(buffer: Any, like: Any, name: str) -> io.TextIOWrapper:
 
 
 class Published(io.RawIOBase):
-    """A byte sink on top of ipykernel's stream, where nobody reads the raw descriptors."""
+    """A byte sink that writes to ipykernel's stream, for when nobody reads the raw descriptors."""
 
     name = "<published>"
 
@@ -508,7 +508,7 @@ class Published(io.RawIOBase):
         self.stream = stream
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True, as `io.BufferedWriter` requires."""
         return True
 
     def write(self, data: Any) -> int:
@@ -517,5 +517,5 @@ class Published(io.RawIOBase):
         return len(data)
 
     def fileno(self) -> int:
-        """The captured descriptor that lies under the stream."""
+        """Return the captured descriptor below the stream."""
         return int(self.stream.fileno())

@@ -1,9 +1,9 @@
-"""What is set up inside a Python kernel when it starts: the script runner and some guards.
+"""Sets up a Python kernel when it starts: installs the script runner and some guards.
 
 This text, `script_runner.py` and `messages.py` are sent to the kernel (`programs.py`) and executed
-there one after the other in a namespace of their own; the kernel never imports them, so they
-may use only the standard library and what ipykernel has loaded already. They know nothing of
-servers, sessions or notebooks.
+there, one after the other, in their own namespace. The kernel never imports them, so they may use
+only the standard library and what ipykernel has loaded already. They know nothing about servers,
+sessions or notebooks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import zmq
 from ipykernel.iostream import OutStream
 
-if TYPE_CHECKING:  # they are there already when this text is executed
+if TYPE_CHECKING:  # executed before this text, so defined already
     from .messages import is_a, said, send_anything
     from .script_runner import Script, name_of
 
-HELD = 20_000_000  # characters of a stream that a kernel keeps in memory
-REFUSED = "\x04"  # begins an answer to `input()` that is none; the reason follows
+HELD = 20_000_000  # max characters of a stream that a kernel keeps in memory
+REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
 
 
 def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
@@ -36,16 +36,17 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
 
     Args:
         shell: the kernel's `InteractiveShell`.
-        raw_output: whether the process was started with pipes on 1 and 2 that somebody
-            reads. ipykernel keeps copies of those; scripts write there directly, so that
-            nothing they wrote is lost when the process dies.
-        output_limit: characters of one message's text; longer ones are cut. 0 is no limit.
+        raw_output: whether the process was started with pipes on 1 and 2 that someone
+            reads. ipykernel keeps copies of those; scripts write there directly, so their
+            output is not lost when the process dies.
+        output_limit: max characters of one message's text; longer ones are truncated. 0 is no
+            limit.
         environment: the variables among `IPYKERNELS` that the process was started with.
     """
-    # Kernels have threads, so Python 3.12 warns at every fork, which scripts may well do.
+    # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
     thread = shell.kernel.iopub_thread
-    # Without it iopub drops messages, `idle` included, when its reader stalls.
+    # Otherwise iopub drops messages, including `idle`, when its reader stalls.
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
     claimed = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
     raw = [fd for fd in claimed if fd is not None]
@@ -61,16 +62,17 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
     shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
-    # Jedi takes two seconds for its first answer, and reads code where the live objects tell more.
+    # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
 
 
 def bound_streams(history: Any) -> Callable[[], None]:
-    """What bounds what a kernel keeps of its streams, in a cell that begins.
+    """Return a hook for a cell's start that bounds what the kernel keeps of its output.
 
-    ipykernel keeps what comes within 0.2 s, and IPython all, for `%notebook`: a loop that prints
-    had a gigabyte in a second. A fast writer waits now, and `%notebook` does without its output.
-    IPython has changed `write` of the streams for this cell by now, and puts it back behind it.
+    ipykernel keeps the output of 0.2 s, and IPython all of it, for `%notebook`: a printing loop
+    took a gigabyte in a second. With the bound, a fast writer has to wait, and `%notebook` lacks
+    its output. When the hook runs, IPython has already replaced the streams' `write` for the cell,
+    and restores it afterwards.
     """
 
     def begin_cell() -> None:
@@ -97,10 +99,10 @@ def bound_streams(history: Any) -> Callable[[], None]:
 
 
 def interrupt_only_cells(kernel: Any) -> None:
-    """Let SIGINT reach the code of cells alone, and what completes their text.
+    """Let SIGINT interrupt only cells' code and the completer.
 
-    ipykernel lets it through for as long as a request is handled, and in between it would end
-    the kernel's event loop, and so the kernel.
+    ipykernel allows it the whole time a request is handled; outside a cell's code it would end the
+    kernel's event loop, and with it the kernel.
     """
 
     def interrupt(number: int, frame: Any) -> None:
@@ -108,7 +110,7 @@ def interrupt_only_cells(kernel: Any) -> None:
         while frame is not None:
             file = frame.f_code.co_filename
             if prints and file.endswith("completer.py"):
-                return  # of an interrupt before, and half of it would come out elsewhere
+                return  # still printing an earlier interrupt; half of it would end up elsewhere
             if file.endswith(("interactiveshell.py", "completer.py")):
                 signal.default_int_handler(number, frame)
             prints = prints or file.endswith("iostream.py")
@@ -121,7 +123,7 @@ def interrupt_only_cells(kernel: Any) -> None:
 
 
 def look_for_children_only_if_there_are(kernel: Any) -> None:
-    """Spare a shutdown the import of psutil and its look at every process, 25 ms of each."""
+    """Save 25 ms per shutdown: import psutil and scan all processes only if there are children."""
     look = kernel._process_children
 
     def children() -> Any:
@@ -138,7 +140,7 @@ def look_for_children_only_if_there_are(kernel: Any) -> None:
 
 
 def tell_why_nobody_answers(kernel: Any) -> None:
-    """Let `input()` and `getpass()` raise an EOFError that says why there is no answer."""
+    """Make `input()` and `getpass()` raise an EOFError that says why there is no answer."""
 
     def telling(request: Callable[..., str]) -> Callable[..., str]:
         def ask(*question: Any, **more: Any) -> str:
@@ -153,9 +155,9 @@ def tell_why_nobody_answers(kernel: Any) -> None:
 
 
 def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callable[[], None]:
-    """What is to be done behind a cell, whatever it did.
+    """Return a hook for a cell's end that repairs the kernel, whatever the cell did.
 
-    A cell may have taken away what the kernel needs to answer; nothing here relies on that.
+    A cell may have removed what the kernel needs to answer; the hook does not rely on any of it.
     """
     pid, leave = os.getpid(), os._exit
     kernel = shell.kernel
@@ -182,7 +184,7 @@ def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callabl
 
 
 def streams_back() -> Callable[[], None]:
-    """What puts back a standard stream where a cell's own can't be flushed, as ipykernel does."""
+    """Return a function that restores standard streams which ipykernel could not flush."""
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
 
     def put_back() -> None:
@@ -199,7 +201,7 @@ def streams_back() -> Callable[[], None]:
 
 
 def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
-    """Report an error, too, whose class raises where its name or its text is asked for."""
+    """Report even errors whose class raises when asked for its name or text."""
     show, send, run = shell.showtraceback, shell._showtraceback, shell.run_code
     latest = SimpleNamespace(error=None, shown=None)
 
@@ -233,7 +235,7 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
             if result is not None:
                 error = result.error_in_exec
                 if error is None and getattr(shell, "_last_traceback_during_displayhook", False):
-                    error = latest.error  # ipykernel would report a NoneType
+                    error = latest.error  # otherwise ipykernel would report a NoneType
                 result.error_in_exec = latest.shown if error is latest.error else error
 
     shell.showtraceback, shell._showtraceback = show_any, send_any
@@ -241,7 +243,7 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
 
 
 def is_printable(error: BaseException) -> bool:
-    """Whether what IPython and ipykernel ask of an error can be asked for."""
+    """Return whether all that IPython and ipykernel ask of an error works without raising."""
     with contextlib.suppress(BaseException):
         bool(error), str(error), error.__traceback__, error.__context__
         return bool(name_of_class(type(error)))
@@ -249,7 +251,7 @@ def is_printable(error: BaseException) -> bool:
 
 
 def name_of_class(kind: Any) -> str:
-    """What a class says that it is called; empty if it can't say."""
+    """Return a class's `__name__`; empty if that fails or is not plain text."""
     with contextlib.suppress(BaseException):
         if type(name := kind.__name__) is str and name.encode():
             return name
@@ -257,13 +259,13 @@ def name_of_class(kind: Any) -> str:
 
 
 def printable(error: BaseException) -> BaseException:
-    """An error of the same name, text and traceback, of an ordinary class."""
+    """Make an error of an ordinary class with the same name, text and traceback."""
     like: BaseException = type(name_of(error), (Exception,), {})(said(error))
     return like.with_traceback(vars(BaseException)["__traceback__"].__get__(error))
 
 
 def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
-    """End the process when a cell's reply can't be sent: the server then reports it."""
+    """Exit the process if a cell's reply can't be sent, so that the server reports it."""
     handle = kernel.shell_handlers["execute_request"]
 
     async def execute(*request: Any) -> None:
@@ -279,9 +281,9 @@ def end_when_unable_to_answer(kernel: Any, stderr: int) -> None:
 def claim(stream: Any, number: int) -> int | None:
     """Take over the descriptor that the process was started with as 1 or 2.
 
-    ipykernel repeats there what it captured, which would tell everything twice, so its
-    own copy is pointed at the null device; and `subprocess.run(..., stdout=sys.stdout)`
-    is sent to the captured descriptor instead of past it.
+    ipykernel echoes captured output there, which would duplicate everything, so its own
+    copy is pointed at the null device; and `subprocess.run(..., stdout=sys.stdout)` is sent
+    to the captured descriptor instead of bypassing it.
     """
     copy = getattr(stream, "_original_stdstream_copy", None)
     if copy is None:

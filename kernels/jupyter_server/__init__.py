@@ -1,6 +1,6 @@
 """Kernels on a Jupyter Server: its REST API, and Jupyter's channels over one websocket.
 
-To everything above they are one more `KernelProcess`.
+To callers, each is just another `KernelProcess`.
 """
 
 from .process import ServerKernel

@@ -1,7 +1,7 @@
-"""A kernel's channels over a websocket, as jupyter_client's clients expect channels.
+"""A kernel's channels over a websocket, with the interface that jupyter_client's clients expect.
 
-When one websocket breaks and another takes over, no request is sent twice, and what may be missing
-is said. Knows messages; nothing of servers or of when to connect again.
+When another websocket replaces a broken one, no request is sent twice, and output that may be
+missing is reported. Knows messages; nothing about servers or when to reconnect.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .wire_format import packed, unpacked
 log = logging.getLogger(__name__)
 
 NAMES = ("shell", "iopub", "stdin", "control")
-KEPT = 32_000_000  # bytes of messages that wait for a reader; late output of an idle session
-FRESH = 1.0  # seconds for which a connection that has brought something is trusted
-PONG = 1.5  # seconds for the answer to a ping, when it is not
-LATE = 3.0  # seconds after a connection in which messages of before it may come
-# What a server calls a kernel that it starts again by itself, and one that it gave up. The last is
-# the first word of a new process.
+KEPT = 32_000_000  # max bytes of messages waiting for a reader, such as an idle session's output
+FRESH = 1.0  # seconds after receiving data during which we trust the connection
+PONG = 1.5  # timeout in seconds of the ping that checks it after that
+LATE = 3.0  # seconds after reconnecting during which older messages may still arrive
+# States a server reports for a kernel that it restarts by itself or gave up on. "starting" is the
+# first status of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
 
 
@@ -53,7 +53,7 @@ NOT_ARRIVED = (
 
 
 class Channel:
-    """One channel: messages that wait to be read, and a way to send."""
+    """One channel: a queue of received messages, and a way to send."""
 
     def __init__(self, name: str, channels: Channels) -> None:
         self.name = name
@@ -64,23 +64,23 @@ class Channel:
         self._alive = False
 
     def start(self) -> None:
-        """Nothing but a mark: the websocket is open already."""
+        """Mark the channel as alive; the websocket is open already."""
         self._alive = True
 
     def stop(self) -> None:
-        """Nobody will read here any more."""
+        """Mark the channel as stopped; nobody reads it any more."""
         self._alive = False
 
     def is_alive(self) -> bool:
-        """Whether it was started and not stopped."""
+        """Return whether the channel was started and not stopped."""
         return self._alive
 
     def send(self, message: Message) -> None:
-        """Send soon; what is sent while there is no connection goes with the next one."""
+        """Queue a message; without a connection it waits for the next one."""
         self._channels.send(self.name, message)
 
     def put(self, message: Message, size: int) -> int:
-        """Keep a message for its reader; returns how many older ones had to go for it."""
+        """Queue a message for the reader; returns how many older ones were dropped for it."""
         dropped = 0
         self._waiting.append((message, size))
         self._size += size
@@ -91,10 +91,10 @@ class Channel:
         return dropped
 
     async def get_msg(self, timeout: float | None = None) -> Message:
-        """The next message.
+        """Wait for the next message and return it.
 
         Raises:
-            Empty: none came within `timeout` seconds.
+            Empty: none arrived within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -109,15 +109,15 @@ class Channel:
 
 
 class Channels:
-    """All channels of a kernel, over whatever websocket carries them at the time.
+    """All channels of a kernel, over whichever websocket is currently connected.
 
     Args:
-        process: what the kernel's messages call its process, if that is known.
-        on_end: called when the process has ended or been replaced, with why.
+        process: the session id in the messages of the kernel's process, if known.
+        on_end: callback for when the process has ended or been replaced; gets the reason.
 
     Attributes:
         process: the same, as soon as it is known.
-        news: what the reader of a run's result has to know of the connection.
+        news: connection problems to report with a run's result.
     """
 
     def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
@@ -129,31 +129,31 @@ class Channels:
         self._to_send = asyncio.Event()
         self._connected: bool | None = None  # None: not yet
         self._cut_until = self._heard = 0.0
-        self._run: Request | None = None  # the latest execute request that was sent
-        self._asked: dict[str, Request] = {}  # since the latest connection, by their ids
+        self._run: Request | None = None  # the latest execute request sent
+        self._asked: dict[str, Request] = {}  # by id; since the latest connection
         self._numbering = Numbering()
 
     @property
     def cut_until(self) -> float:
-        """Until when messages could come late because of a cut, by `time.monotonic`."""
+        """Until when messages may arrive late because of a cut, as `time.monotonic`."""
         return self._cut_until if self._connected else time.monotonic() + LATE
 
     def client(self) -> AsyncKernelClient:
-        """A client of jupyter_client's over these channels."""
+        """Return a jupyter_client client that uses these channels."""
         return Client(self, session=self.session)
 
     def send(self, channel: str, message: Message) -> None:
-        """Put a message into the outbox."""
+        """Queue a message in the outbox."""
         self._outbox.append((channel, message))
         self._to_send.set()
 
-    # -- to and fro
+    # -- sending and receiving
 
     async def carry(self, websocket: ClientConnection) -> None:
-        """Bring messages to and fro until the websocket closes.
+        """Carry messages both ways until the websocket closes.
 
         Raises:
-            ConnectionClosed: it did, in a group with whatever else went wrong.
+            ConnectionClosed: it closed; raised in a group with any other errors.
         """
         again, self._connected = self._connected is not None, True
         self._heard = time.monotonic()
@@ -179,7 +179,7 @@ class Channels:
         while True:
             while self._outbox:
                 await self._assure(websocket)
-                # Whether it arrives if the connection breaks now, `_catch_up` finds out.
+                # If the connection breaks now, `_catch_up` finds out whether the message arrived.
                 channel, message = self._outbox.popleft()
                 if message["msg_type"] == "execute_request":
                     self._run = Request(message)
@@ -190,10 +190,10 @@ class Channels:
             await self._to_send.wait()
 
     async def _assure(self, websocket: ClientConnection) -> None:
-        """Close a connection that is dead, rather than lose a message in it.
+        """Ping a quiet connection, and close it if dead, rather than lose a message in it.
 
         Raises:
-            ConnectionClosed: it was.
+            ConnectionClosed: the connection was dead.
         """
         if time.monotonic() - self._heard > FRESH:
             too_late = asyncio.get_running_loop().call_later(PONG, websocket.transport.abort)
@@ -231,7 +231,7 @@ class Channels:
         return self._run if self._run is not None and not self._run.over.is_set() else None
 
     def _mark_cut(self, run: Request, stream: str = "stdout") -> None:
-        """Say so in a run's output, at this place of a stream."""
+        """Insert a notice of the cut into a run's output, at this point of a stream."""
         run.cut = False
         content = {"name": stream, "text": CUT}
         message = self.session.msg("stream", content, parent=run.message["header"])
@@ -242,13 +242,13 @@ class Channels:
             self.news.append(what)
 
     def _is_of_this_process(self, channel: str, message: Message) -> bool:
-        """Whether it is the kernel that it was: servers start dead ones again by themselves."""
+        """Return whether the message is from the same process: servers restart dead kernels."""
         kind, sender = message["msg_type"], message["header"].get("session")
         if kind == "status" and message["content"].get("execution_state") in OVER and self.process:
             self._on_end("Its process has ended.")
             return False
         if channel not in ("shell", "control") or not sender or sender == self.session.session:
-            return True  # a kernel that repeats our own name there can't be told apart
+            return True  # a kernel that echoes our session id can't be identified
         self.process = self.process or sender
         if self.process != sender:
             self._on_end("Its process has ended, and its server has started another.")
@@ -257,14 +257,14 @@ class Channels:
     # -- after a cut
 
     async def _catch_up(self, run: Request | None) -> None:
-        """Learn what became of a run that was cut, and whether the kernel is the same.
+        """Find out what became of a run that was cut, and whether the kernel is the same.
 
-        A kernel answers requests in their order: what is open when it has answered a later one
-        was lost.
+        Kernels answer requests in order: a request still open when a later one is answered was
+        lost.
         """
         if run is not None:
             run.cut = True
-            if run.answering:  # it may wait for ever
+            if run.answering:  # it may wait forever
                 self._mark_cut(run)
         self._asked.clear()
         known = self._ask(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
@@ -280,7 +280,7 @@ class Channels:
         return request
 
     def _make_up_end(self, run: Request, last_reply: Message | None) -> None:
-        """Let the caller that waits for a run go on: its end was lost on the way."""
+        """Fabricate a run's lost reply and idle status, so that its caller stops waiting."""
         known = last_reply["content"] if last_reply is not None else {}
         lost = known.get("arrived") is False and not run.begun
         if run.cut and not lost:
@@ -298,10 +298,10 @@ class Channels:
 
 
 def acknowledge_at_once(tcp: socket.socket | None) -> None:
-    """Let the system not wait before it tells that something came, since Tornado waits for that.
+    """Turn off delayed TCP acknowledgements, which slow down Tornado.
 
-    It sends small messages one after the other, each when the last was acknowledged (Nagle), and
-    Linux likes to take 40 ms for that. The option holds for a while only.
+    Tornado sends each small message only after the last was acknowledged (Nagle), and Linux may
+    delay that by 40 ms. The option is not permanent, so set it again before each read.
     """
     if tcp is not None and hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -309,7 +309,7 @@ def acknowledge_at_once(tcp: socket.socket | None) -> None:
 
 
 class Client(AsyncKernelClient):
-    """jupyter_client's client, with its messages over a websocket instead of ZMQ."""
+    """jupyter_client's client, over a websocket instead of ZMQ."""
 
     def __init__(self, channels: Channels, **traits: Any) -> None:
         super().__init__(**traits)
@@ -317,25 +317,25 @@ class Client(AsyncKernelClient):
 
     @property
     def shell_channel(self) -> Channel:
-        """Requests and their replies."""
+        """The channel for requests and their replies."""
         return self._channels.by_name["shell"]
 
     @property
     def iopub_channel(self) -> Channel:
-        """What the kernel publishes."""
+        """The channel for output and status, which the kernel publishes."""
         return self._channels.by_name["iopub"]
 
     @property
     def stdin_channel(self) -> Channel:
-        """The kernel's questions."""
+        """The channel for the kernel's input requests."""
         return self._channels.by_name["stdin"]
 
     @property
     def control_channel(self) -> Channel:
-        """Requests that do not wait for a run to end."""
+        """The channel for requests that do not wait for a run to end."""
         return self._channels.by_name["control"]
 
     @property
     def hb_channel(self) -> Channel:
-        """None of its own: the websocket's pings tell whether the other side is there."""
+        """The control channel as a stand-in: the websocket's pings replace the heartbeat."""
         return self._channels.by_name["control"]

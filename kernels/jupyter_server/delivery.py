@@ -1,6 +1,6 @@
-"""What became of a request whose websocket was cut, and whether output was lost with it.
+"""Tracks what became of a request whose websocket was cut, and whether output was lost.
 
-Reads messages; knows nothing of connections.
+Reads messages; knows nothing about connections.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 
 from ..protocol import Message
 
-LONGEST = 18  # digits of a number that a kernel can have reached
+LONGEST = 18  # max digits of a message number that a kernel could reach
 
 
 @dataclass
 class Request:
-    """A request that was sent once, and what has come of it.
+    """A request that was sent once, and what has been received for it.
 
     Attributes:
         message: the request.
-        begun: whether anything has come because of it.
-        reply: its reply.
-        idle: whether the kernel has said that it is done with it.
-        over: set when both have come.
-        answering: whether an answer to its question was sent, and nothing has come since.
-        cut: whether the connection was cut meanwhile, and its output does not say so yet.
+        begun: whether any message has been received for it.
+        reply: its reply, if received.
+        idle: whether the kernel has reported idle after it.
+        over: set when both the reply and the idle status have been received.
+        answering: whether an answer to its input request was sent, with no message since.
+        cut: whether the connection was cut meanwhile and its output does not say so yet.
     """
 
     message: Message
@@ -38,11 +38,11 @@ class Request:
 
     @property
     def msg_id(self) -> str:
-        """The request's id, which all that comes of it names."""
+        """The request's id, which is the parent id of all its messages."""
         return str(self.message["header"]["msg_id"])
 
     def take(self, channel: str, message: Message) -> None:
-        """Note a message that came because of it."""
+        """Record a message received for the request."""
         self.begun, self.answering = True, False
         if channel == "shell":
             self.reply = message
@@ -53,17 +53,17 @@ class Request:
 
 
 class Numbering:
-    """Finds gaps in what a kernel publishes: ipykernel numbers its messages, in their `msg_id`s.
+    """Finds gaps in a kernel's output, as ipykernel numbers its messages in their `msg_id`s.
 
-    The numbers run through all channels, so some belong to replies, also to those of other clients.
+    All channels share the numbers, so some belong to replies, including those to other clients.
     """
 
     def __init__(self) -> None:
-        self._origin, self._last = "", 0  # of the latest message on iopub
+        self._origin, self._last = "", 0  # from the latest iopub message
         self._others: deque[int] = deque(maxlen=16)  # latest numbers on other channels
 
     def lacks(self, channel: str, message: Message, run: Request | None) -> bool:
-        """Note a message; if it belongs to `run`: whether some before it may not have come."""
+        """Record a message; for one of `run`, return whether output before it may be missing."""
         origin, _, digits = str(message["msg_id"]).rpartition("_")
         number = int(digits) if digits.isdecimal() and len(digits) <= LONGEST else 0
         if channel != "iopub":
@@ -76,5 +76,5 @@ class Numbering:
             return False
         between = sum(before < other < number for other in self._others)
         if state == "idle" and (run is None or run.reply is None):
-            between += 1  # its reply, which comes on another channel
+            between += 1  # for its reply, which arrives on another channel
         return not same or not number or number - before - 1 > between

@@ -1,7 +1,7 @@
-"""A kernel on a Jupyter Server: starting, signalling and ending it, and staying connected.
+"""A kernel on a Jupyter Server: start, interrupt and end it, and stay connected.
 
-Has what `KernelProcess` has for a process of this machine. Knows its server and websocket;
-nothing of what runs inside.
+Offers what `KernelProcess` requires. Knows the server and the websocket; nothing about what runs
+in the kernel.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from .rest import (
 from .wire_format import V1
 
 log = logging.getLogger(__name__)
-# At the level of debugging, websockets logs its requests' headers, and the token is in them.
+# At debug level, websockets logs request headers, which contain the token.
 wire_log = logging.getLogger(f"{__name__}.wire")
 wire_log.setLevel(logging.INFO)
 
-PING = 5.0  # seconds between pings, and that an answer may take
-REFUSED = 5.0  # seconds for which nothing may listen at a server's address
-PATIENCE = 10.0  # seconds for which a server may be out of reach in other ways
-LARGEST = 64_000_000  # bytes of one message
+PING = 5.0  # seconds between pings, and timeout of each
+REFUSED = 5.0  # max seconds of refused connections before we give up reconnecting
+PATIENCE = 10.0  # the same for a server that is unreachable in other ways
+LARGEST = 64_000_000  # max bytes of one message
 
 
 class ServerKernel:
-    """A kernel on a Jupyter Server; what it does not tell of its process is left empty."""
+    """A kernel on a Jupyter Server; what the server does not reveal about its process is empty."""
 
     pid: int | None = None
     is_here = False
@@ -72,10 +72,10 @@ class ServerKernel:
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> AsyncKernelClient:
-        """Start it, or find the one to attach to; returns a client for its channels.
+        """Start the kernel, or find the one to attach to; returns a client for its channels.
 
         Raises:
-            KernelStartError: no server has it, or can have it.
+            KernelStartError: no server has the kernel or can start it.
         """
         try:
             if self.launch.attach is None:
@@ -87,7 +87,7 @@ class ServerKernel:
                     await self._api.look(self._id)
                 except ServerError as error:
                     raise self._gone(error) from error
-            # A server answers when the kernel does, and a fresh one takes its time.
+            # The server answers only once the kernel does, and a new kernel takes its time.
             websocket = await self._connect(self.launch.start_timeout)
         except ServerError as error:
             raise KernelStartError(str(error)) from error
@@ -99,16 +99,16 @@ class ServerKernel:
             self._api = api
             self._spec = await api.kernelspec(self.launch.kernel_name)
             self._starting = asyncio.create_task(api.start(self.launch.kernel_name))
-            # If we are stopped meanwhile it goes on: `close` has to know what there is to end.
+            # The start goes on even if we are cancelled: `close` must know which kernel to end.
             self._id = await asyncio.shield(self._starting)
 
     def more_to_set_up(self) -> SetUp:
-        """What receives files there, and what says how a run ended that was cut."""
+        """Return what to set up: the file receiver, and `last_reply.py` for cut runs."""
         return SetUp(("file_receiver.py", "last_reply.py"))
 
     @property
     def remote(self) -> RemoteKernel | None:
-        """Which kernel of which server it is, once it has started."""
+        """The kernel's server and id, once it has started."""
         if self._api is None or not self._id:
             return None
         return RemoteKernel(self._api.server.url, self._id, self._channels.process)
@@ -116,10 +116,10 @@ class ServerKernel:
     # -- the connection
 
     async def _connect(self, patience: float = ANSWER) -> ClientConnection:
-        """Open a websocket, within `patience` seconds.
+        """Open a websocket within `patience` seconds.
 
         Raises:
-            ServerError: the server won't, or can't be reached.
+            ServerError: the server refused or can't be reached.
         """
         assert self._api is not None
         server = self._api.server
@@ -146,7 +146,7 @@ class ServerKernel:
             raise ServerError(unreachable(server.url, error), gone=gone) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
-        """Carry messages, connecting again whenever the websocket closes, until the end."""
+        """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""
         try:
             while True:
                 try:
@@ -158,15 +158,15 @@ class ServerKernel:
                 websocket = await self._connect_again()
         except ServerError as error:
             self._ended(f"The connection to its Jupyter Server is lost. {error}")
-        except Exception as error:  # of this code: nobody may wait for ever because of it
+        except Exception as error:  # a bug here must not make anyone wait forever
             log.exception("The connection to %s is given up", self._where)
             self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
 
     async def _connect_again(self) -> ClientConnection:
-        """A new websocket, as soon as one can be had.
+        """Retry until a new websocket is open; return it.
 
         Raises:
-            ServerError: the kernel is gone, or its server for too long.
+            ServerError: the kernel is gone, or the server was unreachable for too long.
         """
         assert self._api is not None
         since, pause = time.monotonic(), 0.05
@@ -182,7 +182,7 @@ class ServerKernel:
             pause = min(2 * pause, 1.0)
 
     def _gone(self, error: ServerError) -> ServerError:
-        """The same, with what a 404 means where there was a kernel."""
+        """Return the error; a 404 is explained as a kernel that was ended on the server."""
         if error.status != 404:
             return error
         return ServerError(f"{self._where} has the kernel no more: it was ended there.", 404)
@@ -198,36 +198,36 @@ class ServerKernel:
     # -- what a process can do
 
     async def alive(self) -> bool:
-        """Whether it still runs, as far as is known."""
+        """Return whether the kernel still runs, as far as we know."""
         return not self._end.done()
 
     async def until_dead(self) -> int | None:
-        """Wait for its end. A server does not tell the exit code."""
+        """Wait until the kernel has ended; servers do not report the exit code."""
         await asyncio.shield(self._end)
         return None
 
     @property
     def why_ended(self) -> str:
-        """What its server says of its end."""
+        """Why the kernel ended; empty before that."""
         return self._end.result() if self._end.done() else ""
 
     @property
     def cut_until(self) -> float:
-        """When it could last not be heard, by `time.monotonic`."""
+        """Until when messages may come late because of a cut, as `time.monotonic`."""
         return self._channels.cut_until
 
     def news(self) -> tuple[str, ...]:
-        """What befell the connection since this was asked last."""
+        """Return what happened to the connection since the last call."""
         news = tuple(self._channels.news)
         self._channels.news.clear()
         return news
 
     def told_end(self, code: int | None) -> str:
-        """Its end in words; there is no code."""
+        """Describe the kernel's end; there is no exit code."""
         return self.why_ended
 
     async def interrupt(self, *, again: bool = False) -> None:
-        """What the stop button of the server's pages does, the first time and `again`."""
+        """Do what the stop button in the server's UI does, with or without `again`."""
         assert self._api is not None
         try:
             await self._api.interrupt(self._id)
@@ -235,14 +235,14 @@ class ServerKernel:
             log.warning("A kernel was not interrupted: %s", error)
 
     async def kill(self) -> None:
-        """Have the server end it, at once for the caller that waits here."""
+        """Have the server end the kernel; waiters here see the end immediately."""
         self._delete()
         self._ended("It was ended.")
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it on its server. Idempotent.
+        """End the kernel on its server. Idempotent.
 
-        One that was attached to and did not get ready (`graceful` is false then) is left alone.
+        Leaves a kernel alone if we attached to it and it did not get ready (`graceful` is false).
         """
         if self._starting is not None and not self._id:
             await asyncio.wait({self._starting}, timeout=ANSWER)
@@ -256,7 +256,7 @@ class ServerKernel:
         await self.release()
 
     async def release(self) -> None:
-        """Drop the connection; the kernel goes on where it is. Idempotent."""
+        """Drop the connection and leave the kernel running. Idempotent."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
@@ -275,15 +275,15 @@ class ServerKernel:
         try:
             await api.delete(self._id)
         except ServerError as error:
-            if not error.gone:  # a server takes its kernels with it
+            if not error.gone:  # a server that is gone took its kernels with it
                 log.warning("A kernel may be left on its server: %s", error)
 
     def memory(self) -> int:
-        """Not known here: 0."""
+        """Return 0, as memory use is unknown here."""
         return 0
 
     def spec_metadata(self) -> dict[str, str]:
-        """The kernelspec as a notebook's metadata names it."""
+        """Return the kernelspec in the form of a notebook's metadata."""
         name = self.launch.kernel_name
         return {
             "name": name,
@@ -292,5 +292,5 @@ class ServerKernel:
         }
 
     def last_words(self) -> str:
-        """None that reach us."""
+        """Return no output: the process's stderr stays on its server."""
         return ""

@@ -1,7 +1,7 @@
-"""Jupyter Servers by their REST API: which one takes a kernel, and what to do when none does.
+"""Jupyter Servers' REST API: which server gets a kernel, and what to do if none can.
 
 A JupyterHub user's server and an Enterprise Gateway have the same API. Knows URLs, tokens and
-kernels' ids; nothing of messages or of what runs on a kernel.
+kernel ids; nothing about messages or what runs in a kernel.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ..errors import KernelError, KernelStartError
 
 log = logging.getLogger(__name__)
 
-ANSWER = 10.0  # seconds that a server may take for an answer
-START = 60.0  # and for the start of a kernel
-END = 15.0  # and for its end: one that does not leave by itself is killed after five
-LOOK = 3.0  # and to say what runs on it, before another one is taken
-REST = 5.0  # seconds for which a server that did not answer is not asked again
+ANSWER = 10.0  # timeout in seconds for a server's answer
+START = 60.0  # the same for starting a kernel
+END = 15.0  # the same for ending one; servers kill a kernel that does not exit within 5 s
+LOOK = 3.0  # the same for saying what runs there, before another server is tried
+REST = 5.0  # seconds before a server that did not answer is asked again
 
-# Kernels whose start was asked for, by server: two starts at once do not choose the same one.
+# Kernels being started, by server, so that two simultaneous starts choose different servers.
 _starting: Counter[str] = Counter()
-_own: Counter[str] = Counter()  # kernels that were started from here, by server
-_silent: dict[str, float] = {}  # servers that did not answer, and until when they are left alone
-_unusable: set[str] = set()  # servers that were passed over when a kernel was started last
+_own: Counter[str] = Counter()  # kernels started by this process, by server
+_silent: dict[str, float] = {}  # servers that did not answer: when to ask them again
+_unusable: set[str] = set()  # servers skipped at the last kernel start
 
 
 class ServerError(KernelError):
-    """A Jupyter Server did not do what was asked.
+    """A request to a Jupyter Server failed.
 
     Attributes:
-        status: of its answer; 0 if there was none.
-        gone: whether nothing listens at its address.
+        status: HTTP status of the answer; 0 if there was none.
+        gone: whether nothing listens at the server's address.
     """
 
     def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
@@ -52,7 +52,7 @@ class ServerError(KernelError):
 
 
 class Api:
-    """One server's REST API. Close it when done."""
+    """One server's REST API; close after use."""
 
     def __init__(self, server: JupyterServer) -> None:
         self.server = server
@@ -62,21 +62,21 @@ class Api:
         )
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the HTTP connections."""
         await self._client.aclose()
 
     async def kernels(self) -> list[dict[str, Any]]:
-        """All kernels that run there; without names, only this process's, if it lists none.
+        """List the server's kernels; if it refuses, return an empty entry for each of our own.
 
         Raises:
-            ServerError: it did not answer as a Jupyter Server.
+            ServerError: it did not answer like a Jupyter Server.
         """
         try:
             found = (await self._ask("GET", "api/kernels", timeout=LOOK)).json()
         except ServerError as error:
             if error.status != 403:
                 raise
-            # An Enterprise Gateway lists none unless told to. A wrong token fails here, too.
+            # By default an Enterprise Gateway lists none. A wrong token fails on the next line too.
             await self._ask("GET", "api/kernelspecs", timeout=LOOK)
             return [{}] * _own[self.server.url]
         except ValueError:
@@ -88,10 +88,10 @@ class Api:
         return [one for one in found if isinstance(one, dict)]
 
     async def kernelspec(self, name: str) -> dict[str, Any]:
-        """A kernelspec, as its file has it.
+        """Return a kernelspec as in its file.
 
         Raises:
-            ServerError: it has none of this name, or did not answer.
+            ServerError: the server has no such kernelspec, or did not answer.
         """
         try:
             answer = await self._ask("GET", f"api/kernelspecs/{quote(name, safe='')}")
@@ -107,22 +107,22 @@ class Api:
         )
 
     async def start(self, name: str) -> str:
-        """Start a kernel in the server's root folder; its id."""
+        """Start a kernel in the server's root folder; return its id."""
         asked = {"name": name, "path": ""}
         answer = await self._ask("POST", "api/kernels", json=asked, timeout=START)
         _own[self.server.url] += 1
         return str(answer.json()["id"])
 
     async def look(self, kernel_id: str) -> dict[str, Any]:
-        """What the server says of a kernel; a ServerError with status 404 if it has it no more."""
+        """Return the server's entry for a kernel; ServerError with status 404 if it is gone."""
         return dict((await self._ask("GET", f"api/kernels/{kernel_id}", timeout=LOOK)).json())
 
     async def interrupt(self, kernel_id: str) -> None:
-        """What the stop button of its pages does."""
+        """Interrupt a kernel, like the stop button in the server's UI."""
         await self._ask("POST", f"api/kernels/{kernel_id}/interrupt")
 
     async def delete(self, kernel_id: str) -> None:
-        """End a kernel that was started here, if it is there."""
+        """End a kernel that this process started, if it still exists."""
         _own[self.server.url] = max(0, _own[self.server.url] - 1)
         try:
             await self._ask("DELETE", f"api/kernels/{kernel_id}", timeout=END)
@@ -143,17 +143,17 @@ class Api:
 
 @functools.cache
 def trusted() -> ssl.SSLContext:
-    """The system's certificates, or those of SSL_CERT_FILE; reading them takes a while."""
+    """Load the system's certificates, or those in SSL_CERT_FILE; cached because it is slow."""
     return httpx2.create_ssl_context()
 
 
 def channels_url(url: str, kernel_id: str, session: str) -> str:
-    """Where a kernel's websocket is. The session is no secret: with it a connection is resumed."""
+    """Return the URL of a kernel's websocket; `session`, not a secret, resumes a connection."""
     return f"ws{url.removeprefix('http')}/api/kernels/{kernel_id}/channels?session_id={session}"
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """An error and what it comes from."""
+    """Return an error and its chain of causes."""
     found = [error]
     while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
         found.append(cause)
@@ -161,12 +161,12 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether nothing listens there."""
+    """Return whether an error means that nothing listens at the address."""
     return any(isinstance(one, ConnectionRefusedError) for one in causes(error))
 
 
 def unreachable(url: str, error: BaseException) -> str:
-    """Why there was no answer, and what to do."""
+    """Describe why there was no answer, and what to do."""
     why = causes(error)
     for one in why:
         if isinstance(one, ssl.SSLCertVerificationError):
@@ -190,7 +190,7 @@ def unreachable(url: str, error: BaseException) -> str:
 
 
 def said(answer: httpx2.Response) -> str:
-    """What a server gives as the reason, in a line."""
+    """Return the reason that a server's answer gives, as one line."""
     try:
         found = answer.json()
         text = str(found.get("message") or found.get("reason") or "")
@@ -200,9 +200,9 @@ def said(answer: httpx2.Response) -> str:
 
 
 def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
-    """What an answer that is none means, and what to do."""
+    """Describe what an error status means, and what to do."""
     url, why = server.url, f"{status}{f', {reason}' if reason else ''}"
-    if status in (401, 403) or 300 <= status < 400:  # a hub leads to its sign-in page
+    if status in (401, 403) or 300 <= status < 400:  # a hub redirects to its sign-in page
         if server.token:
             return (
                 f"RMI_AGENT_JUPYTER_SERVER_TOKEN: {url} refuses it ({why}). Set the token of that"
@@ -226,7 +226,7 @@ def unwilling(server: JupyterServer, status: int, reason: str = "") -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What a server has to do: how many kernels work on it, and how many are there."""
+    """A server's load: how many of its kernels are busy, and how many it has."""
 
     api: Api
     busy: int
@@ -234,18 +234,18 @@ class Load:
 
     @property
     def now(self) -> tuple[int, int]:
-        """To compare servers by, with the kernels whose start was asked for meanwhile."""
+        """The key to compare servers by; includes kernels being started meanwhile."""
         return self.busy, self.count + _starting[self.api.server.url]
 
 
 @asynccontextmanager
 async def least_busy(servers: tuple[JupyterServer, ...]) -> AsyncIterator[Api]:
-    """The server on which fewest kernels work, then fewest are; closed by who takes it.
+    """Yield the server with the fewest busy kernels, then the fewest; the caller closes it.
 
-    A start that is made within counts at once.
+    A start inside the `async with` block counts immediately.
 
     Raises:
-        KernelStartError: none can be had; the text says why, for each.
+        KernelStartError: no server is usable; the text says why, for each.
     """
     awake = [one for one in servers if _silent.get(one.url, 0.0) <= time.monotonic()]
     found = await asyncio.gather(*(load(one) for one in awake or servers))
@@ -267,13 +267,13 @@ async def least_busy(servers: tuple[JupyterServer, ...]) -> AsyncIterator[Api]:
 
 
 async def load(server: JupyterServer) -> Load | str:
-    """What a server has to do, or why it can't have a kernel."""
+    """Return a server's load, or why it can't run a kernel."""
     api = Api(server)
     try:
         kernels = await api.kernels()
     except ServerError as error:
         await api.close()
-        if not error.gone and not error.status:  # asking costs every start the time that it took
+        if not error.gone and not error.status:  # asking again costs a timeout per start
             _silent[server.url] = time.monotonic() + REST
         if server.url not in _unusable:
             _unusable.add(server.url)
@@ -290,10 +290,10 @@ async def load(server: JupyterServer) -> Load | str:
 
 
 def server_of(url: str, servers: tuple[JupyterServer, ...]) -> JupyterServer:
-    """The server of a URL, with its token.
+    """Return the configured server, with its token, that has this URL.
 
     Raises:
-        KernelStartError: it is not among ours.
+        KernelStartError: no configured server has it.
     """
     for server in servers:
         if server.url == url:

@@ -1,6 +1,6 @@
-"""Jupyter's websocket protocol, in both its forms: messages to frames and back.
+"""Both versions of Jupyter's websocket protocol: converts messages to frames and back.
 
-Knows bytes and JSON; nothing of connections or of what a message means.
+Knows bytes and JSON; nothing about connections or what messages mean.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..protocol import HEAD_MOST, Message, Weight, memory_of
 # https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
 V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
 PARTS = ("header", "parent_header", "metadata", "content")
-WORD = 8  # bytes of a number in a frame
+WORD = 8  # bytes per number in a frame
 BEGINNING = (
-    100_000  # bytes of JSON in which all stands but the content, as Jupyter Servers write it
+    100_000  # max bytes of JSON before the content; Jupyter Servers write all other parts first
 )
 _COLON, _COMMA = re.compile(r"\s*:\s*"), re.compile(r"\s*,\s*")
 _LAST = re.compile(rb'"channel"\s*:\s*"(\w+)"\s*(?:,\s*"buffers"\s*:\s*\[\]\s*)?}\s*\Z')
@@ -29,7 +29,7 @@ _LAST = re.compile(rb'"channel"\s*:\s*"(\w+)"\s*(?:,\s*"buffers"\s*:\s*\[\]\s*)?
 def packed(
     session: Session, protocol: Subprotocol | None, channel: str, message: Message
 ) -> str | bytes:
-    """A message as a frame: binary with offsets in `v1`, else JSON."""
+    """Convert a message to a frame: binary with offsets in `v1`, JSON otherwise."""
     if protocol != V1:
         whole = {part: message[part] for part in PARTS} | {"channel": channel, "buffers": []}
         return json.dumps(whole, default=json_default)
@@ -44,13 +44,13 @@ def packed(
 def unpacked(
     session: Session, protocol: Subprotocol | None, frame: str | bytes
 ) -> tuple[str, Message]:
-    """A frame's channel and message; buffers are left out, since no output has any use for them.
+    """Return a frame's channel and message, without buffers, which no output needs.
 
     Raises:
-        ValueError: it is none, or as KeyError, TypeError, IndexError and RecursionError.
+        ValueError: the frame is invalid; KeyError, TypeError, IndexError, RecursionError likewise.
     """
     if protocol != V1:
-        if isinstance(frame, bytes):  # with buffers: their number, where each begins, then JSON
+        if isinstance(frame, bytes):  # with buffers: their count, offsets, then JSON
             count, begin, end = (int.from_bytes(frame[i : i + 4], "big") for i in (0, 4, 8))
             frame = frame[begin : end if count > 1 else None]
         text = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
@@ -72,10 +72,10 @@ def unpacked(
 
 
 def without_content(text: bytes) -> dict[str, object]:
-    """A message in JSON whose content is too much to parse, and is left empty.
+    """Parse a JSON message whose content is too large; leave its content empty.
 
     Raises:
-        ValueError: what else it has is too long, or in another order than Jupyter Servers write.
+        ValueError: the other parts are too long, or not in the order Jupyter Servers write.
     """
     begun, decoder = text[:BEGINNING].decode("utf-8", "ignore"), json.JSONDecoder()
     place, whole = begun.index("{") + 1, dict[str, object]()
@@ -91,10 +91,10 @@ def without_content(text: bytes) -> dict[str, object]:
 
 
 def behind(mark: re.Pattern[str], text: str, place: int) -> int:
-    """Where a mark that is expected at a place ends.
+    """Return where the expected mark at `place` ends.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the mark is missing.
     """
     if (found := mark.match(text, place)) is None:
         raise ValueError("no JSON")
@@ -102,10 +102,10 @@ def behind(mark: re.Pattern[str], text: str, place: int) -> int:
 
 
 def shaped(message: Message) -> Message:
-    """With what jupyter_client repeats of the header on top.
+    """Return a message with the header fields that jupyter_client repeats at the top level.
 
     Raises:
-        ValueError: a part is no object.
+        ValueError: a part is not an object.
     """
     if not all(isinstance(message[part], dict) for part in PARTS):
         raise ValueError("a part of the message is no object")

@@ -1,4 +1,4 @@
-"""One kernel: starting it wherever it is to be, running code on it, stopping what runs.
+"""One kernel: starting it locally or remotely, running code on it, stopping runs.
 
 Knows nothing of sessions and notebooks.
 """

@@ -1,7 +1,7 @@
 """Requests to a kernel, and the messages that answer them.
 
-Every message is looked at once, whoever sent it: user code shares the channels. Knows messages
-and outputs; neither timeouts nor what is to be done with a kernel that can't be understood.
+Every message is processed once, whoever sent it: user code shares the channels. Knows messages
+and outputs; neither run timeouts nor how to end a kernel that can't be understood.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from .fairness import Turns
 
 log = logging.getLogger(__name__)
 
-SILENCE = 2.0  # max seconds between a run's reply and its idle status
-# Messages in a row with a bad signature after which nothing more can be understood. One alone
-# comes of an interrupt in the middle of a send: the next message is glued to its half.
+SILENCE = 2.0  # max seconds of silence between a run's reply and its idle status, in either order
+# Consecutive messages with a bad signature after which the kernel is given up. A single one can
+# result from an interrupt in the middle of a send: the next message is glued to the partial one.
 UNVERIFIED = 2
-INTERRUPTS = 5  # for a completion or an inspection that takes longer than the next
-LOOK = 1.0  # seconds that a completion or an inspection may take
-PROMPT_MOST = 10_000  # characters of a question
+INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds `LOOK`
+LOOK = 1.0  # max seconds for a completion or inspection
+PROMPT_MOST = 10_000  # max characters of a question's prompt
 PARTS = ("header", "parent_header", "metadata", "content")
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 class Exchange:
-    """Requests to one kernel. One run at a time; what answers earlier requests is passed by.
+    """Requests to one kernel, one run at a time; replies to earlier requests are skipped.
 
     Args:
-        client: its channels, started.
-        process: its process.
-        give_up: ends the kernel, whose code has made it impossible to understand; says why.
+        client: the kernel's channels, started.
+        process: the kernel's process.
+        give_up: ends the kernel, for the given reason, when user code has broken its channels.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Exchange:
     ) -> None:
         self.client = client
         self._process, self._give_up = process, give_up
-        self._heard = 0.0  # when the last message on iopub came
-        self._looks = deque[str](maxlen=100)  # the latest requests of `look`
-        self._unverified = 0  # messages in a row
-        self._dropped = 0  # messages that could not be read
+        self._heard = 0.0  # when the last message arrived on iopub
+        self._looks = deque[str](maxlen=100)  # the ids of the latest `look` requests
+        self._unverified = 0  # consecutive messages with a bad signature
+        self._dropped = 0  # number of unreadable messages
 
     # -- requests
 
     async def greet(self) -> dict[str, Any]:
-        """Wait for kernel_info's reply, which is returned, and for iopub to reach us."""
+        """Wait for the kernel_info reply and a first iopub message; returns the reply's content."""
         while True:
             request = self.client.kernel_info()
             try:
@@ -71,9 +71,9 @@ class Exchange:
                 continue
 
     def send(self, code: str, request: dict[str, Any], silent: bool = False) -> str:
-        """Ask for code to be executed; `request` goes along as metadata. Returns the request's id.
+        """Request execution of code, with `request` as metadata; returns the request's id.
 
-        What is `silent` is ours: it has no number, and may not ask for input.
+        A `silent` request is internal: it has no execution count and may not ask for input.
         """
         content = {
             "code": code,
@@ -89,16 +89,16 @@ class Exchange:
         return str(message["header"]["msg_id"])
 
     async def look(self, request: str) -> dict[str, Any]:
-        """The answer to a question about the kernel's state; empty if it does not come.
+        """Wait for the answer to a completion or inspection request; empty if none arrives in time.
 
-        Such a question runs the user's code, too: a property that loops, say.
+        Such a request can run user code, for example a property that loops forever.
         """
         self._looks.append(request)
         answer = asyncio.create_task(self._answer_to(request))
         try:
             await asyncio.wait({answer}, timeout=LOOK)
             for _ in range(INTERRUPTS):
-                if not answer.done():  # free the kernel again
+                if not answer.done():  # interrupt it to free the kernel
                     await self._process.interrupt()
                     await asyncio.wait({answer}, timeout=0.2)
             return dict(answer.result()["content"]) if answer.done() else {}
@@ -107,7 +107,7 @@ class Exchange:
 
     async def _answer_to(self, request: str) -> Message:
         reply = await self.reply_to(request)
-        # IPython prints what goes wrong meanwhile; no cell is to show that.
+        # IPython prints errors of the lookup, which must not appear in a cell.
         await self.until_idle(request, Outputs(new_code_cell()))
         return reply
 
@@ -116,12 +116,12 @@ class Exchange:
     async def until_over(
         self, request: str, outputs: Outputs, stop: asyncio.Future[Any] | None
     ) -> Message:
-        """The reply to a run, once it is over: at that, *and* at its idle on iopub.
+        """Wait for both the reply to a run and its idle status on iopub; returns the reply.
 
         Args:
-            request: the run's id.
-            outputs: what it puts out is folded in here.
-            stop: is done once the run is being stopped.
+            request: the id of the run's request.
+            outputs: receives the run's outputs.
+            stop: done once the run is being stopped.
         """
         idle = asyncio.create_task(self.until_idle(request, outputs))
         answer = asyncio.create_task(self.reply_to(request))
@@ -130,8 +130,8 @@ class Exchange:
             stopped = stop is not None and stop.done()
             if not await self._follows(answer, 0.5 if stopped else SILENCE):
                 if stop is not None and stop.done():
-                    # The interrupt came between the code's end and the kernel's reply, and
-                    # ipykernel drops the reply then. It is idle, so nothing runs any more.
+                    # The interrupt came between the code's end and the kernel's reply, in which
+                    # case ipykernel drops the reply. It is idle, so nothing is running any more.
                     return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
                 await self._end_for("left its kernel unable to answer")
             reply = answer.result()
@@ -145,7 +145,7 @@ class Exchange:
         return reply
 
     async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
-        """Whether the second of a run's two ends comes, once the first is there."""
+        """Whether the second of reply and idle status arrives in time after the first."""
         first = time.monotonic()
         while not second.done():
             latest = max(first, self._heard, self._process.cut_until)
@@ -155,12 +155,12 @@ class Exchange:
         return second.done()
 
     async def _end_for(self, why: str) -> None:
-        """Give up; the caller that awaits this run learns it from the process's death."""
+        """Give up the kernel; the caller awaiting the run is notified by the process's death."""
         await self._give_up(why)
         await asyncio.get_running_loop().create_future()
 
     async def relay_questions(self, on_question: OnQuestion, outputs: Outputs) -> None:
-        """Pass on what the cell asks; question and answer become output, as in Jupyter."""
+        """Relay the cell's questions; question and answer become output, as in Jupyter."""
         while True:
             message = await self._receive(self.client.get_stdin_msg)
             if message["header"]["msg_type"] != "input_request":
@@ -174,7 +174,7 @@ class Exchange:
             self.client.input(answer)
 
     async def until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
-        """Fold what comes until a request is over; of `ours`, only what others say meanwhile."""
+        """Fold outputs until a request is idle; of `ours`, errors and status are not folded."""
         others = Turns()
         while True:
             await others.have_theirs()
@@ -182,12 +182,12 @@ class Exchange:
             self._heard = time.monotonic()
             parent = message["parent_header"].get("msg_id")
             if parent != request and parent in self._looks:
-                continue  # of one that was given up: no cell is to show that
+                continue  # from an abandoned lookup: must not appear in a cell
             mine = parent == request
             kind = message["header"]["msg_type"]
             if not (ours and mine and kind in ("error", "status", "execute_input")):
-                # Late output of an earlier cell lands here too, as in Jupyter; what a thread of
-                # it prints even names this request.
+                # Late output of an earlier cell also lands here, as in Jupyter; messages printed
+                # by its threads even name this request as their parent.
                 try:
                     for part in in_parts(message):
                         outputs.fold(part)
@@ -202,7 +202,7 @@ class Exchange:
                     return
 
     async def reply_to(self, request: str) -> Message:
-        """The reply on shell to one of our requests."""
+        """Wait for the reply on the shell channel to one of our requests."""
         others = Turns()
         while True:
             await others.have_theirs()
@@ -211,7 +211,7 @@ class Exchange:
                 return message
 
     async def _receive(self, get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
-        """The next message that can be read; forged and malformed ones are passed by."""
+        """Wait for the next readable message; forged and malformed ones are skipped."""
         others = Turns()
         while True:
             await others.have_theirs()
@@ -228,7 +228,7 @@ class Exchange:
                     return message
 
     def _drop(self, error: Exception) -> None:
-        """Log a message that is of no use; of many, ever fewer."""
+        """Count an unreadable message; logs at counts that are powers of two."""
         self._dropped += 1
         if self._dropped & (self._dropped - 1) == 0:
             log.warning("Unreadable kernel messages dropped: %s; %.200s", self._dropped, error)

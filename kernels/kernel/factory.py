@@ -1,4 +1,4 @@
-"""Which kind of process a launch asks for."""
+"""Chooses the kind of kernel process for a launch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Factory = Callable[[Launch, zmq.asyncio.Context], KernelProcess]
 
 
 def on_server(launch: Launch, _: zmq.asyncio.Context) -> KernelProcess:
-    """One on a Jupyter Server."""
-    from ..jupyter_server import ServerKernel  # its websockets take a while to import
+    """A kernel process on a Jupyter Server."""
+    from ..jupyter_server import ServerKernel  # here, since its websockets are slow to import
 
     return ServerKernel(launch)
 
@@ -27,7 +27,7 @@ FACTORIES: dict[str, Factory] = {
 
 
 def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess:
-    """The process that a launch asks for; not started yet."""
+    """Make the process that a launch asks for, without starting it."""
     if launch.servers or launch.attach:
         place = "server"
     else:

@@ -1,6 +1,6 @@
-"""Letting others have their turn on the event loop while there is always more to do.
+"""Yielding to other tasks on the event loop while reading a flood of messages.
 
-Awaiting what is there already does not leave the loop, so the reader of a flood would keep it.
+Awaiting something that is ready does not yield, so such a reader would monopolize the loop.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import time
 
-SLICE = 0.01  # seconds of one turn
+SLICE = 0.01  # max seconds that a task runs before it yields
 
 
 class Turns:
-    """The turns of one task that never has to wait."""
+    """The time slices of one task that never has to wait."""
 
     def __init__(self) -> None:
         self._until = time.monotonic() + SLICE
 
     async def have_theirs(self) -> None:
-        """Let every other task go on, if this one has had its time."""
+        """Yield to the other tasks if this one has used up its time slice."""
         if time.monotonic() >= self._until:
             await asyncio.sleep(0)
             self._until = time.monotonic() + SLICE

@@ -1,7 +1,7 @@
-"""One kernel: getting it ready, running code on it, stopping what runs.
+"""One kernel: getting it ready, running code on it, stopping runs.
 
-Speaks Jupyter's messages through jupyter_client and folds what comes back into an
-`Outputs`. Knows nothing of sessions, notebooks or MCP.
+Exchanges Jupyter messages through jupyter_client and folds the outputs into an `Outputs`.
+Knows nothing of sessions, notebooks or MCP.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .factory import process_for
 
 log = logging.getLogger(__name__)
 
-GRACE = 2.0  # seconds between one interrupt and the next, and from the last to the kill
-# Variables that ipykernel changes and a script is to find as they were (inside/script_runner.py).
+GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
+# Variables that ipykernel changes, and that inside/script_runner.py restores for scripts.
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
@@ -49,8 +49,8 @@ class Kernel:
     """A kernel. Use as `async with Kernel(launch) as kernel`.
 
     Attributes:
-        info: what it says of itself, as in Jupyter's `kernel_info_reply`.
-        process: its process, here or on a Jupyter Server.
+        info: the content of its `kernel_info_reply`.
+        process: its process, local or remote.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
@@ -59,8 +59,8 @@ class Kernel:
         self.process = process_for(launch, context)
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
-        self._outputs = Outputs(new_code_cell())  # of the run that goes on
-        self._shipment: Shipment | None = None  # of one that does not see the project's files
+        self._outputs = Outputs(new_code_cell())  # of the current run
+        self._shipment: Shipment | None = None  # for a kernel that does not see the project's files
         self._killed_since = ""
 
     # -- life
@@ -76,8 +76,8 @@ class Kernel:
         """Start the process and wait for its first answer.
 
         Raises:
-            KernelStartError: no such kernelspec, the process ended, or it did not answer
-                within `Launch.start_timeout`.
+            KernelStartError: there is no such kernelspec, the process ended, or it did not
+                answer within `Launch.start_timeout`.
         """
         try:
             client = await self.process.start()
@@ -105,25 +105,25 @@ class Kernel:
             raise
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it, as `KernelProcess.close` does."""
+        """Close the channels and end the process; see `KernelProcess.close`."""
         if self._exchange is not None:
             self._exchange.client.stop_channels()
         await self.process.close(graceful=graceful)
 
     async def release(self) -> None:
-        """Drop the connection to a kernel on a Jupyter Server; it goes on there."""
+        """Disconnect from a kernel on a Jupyter Server, leaving it running there."""
         if self._exchange is not None:
             self._exchange.client.stop_channels()
         if self.process.remote is not None:
             await self.process.release()
 
     async def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process is still running."""
         return await self.process.alive()
 
     @property
     def is_python(self) -> bool:
-        """Whether it can run a Python file: an ipykernel, of whatever name."""
+        """Whether it is an ipykernel, whatever its kernelspec, and so can run Python files."""
         return self.info.get("implementation") == "ipython"
 
     @property
@@ -133,7 +133,7 @@ class Kernel:
 
     @property
     def exchange(self) -> Exchange:
-        """The requests to a started kernel."""
+        """The exchange of requests with a started kernel."""
         assert self._exchange is not None, "the kernel was not started"
         return self._exchange
 
@@ -150,9 +150,9 @@ class Kernel:
 
         Args:
             code: its source.
-            outputs: what it puts out is folded in here.
-            timeout: seconds until it is interrupted.
-            on_question: called when the cell asks for input; it waits for the answer.
+            outputs: receives the cell's outputs.
+            timeout: seconds until the cell is interrupted; None means no limit.
+            on_question: called when the cell asks for input; the cell waits for the answer.
         """
         return await self._execute(code, {}, outputs, timeout, on_question)
 
@@ -170,37 +170,38 @@ class Kernel:
         return await self._execute(RUN_SCRIPT, request, outputs, timeout, Question.nobody)
 
     async def complete(self, code: str) -> list[str]:
-        """What `code` may be completed to: whole texts, by Jupyter's `complete_request`.
+        """Completions of `code`, as whole texts, by Jupyter's `complete_request`.
 
-        Only while nothing runs; empty when the kernel has no answer within `LOOK`.
+        Only while nothing is running; empty if the kernel does not answer within `LOOK`.
         """
         found = await self.exchange.look(self.client.complete(code))
         start, matches = found.get("cursor_start", len(code)), found.get("matches", ())
-        if not isinstance(start, int) or not isinstance(matches, list):  # the code's own answer
+        if not isinstance(start, int) or not isinstance(matches, list):  # malformed by user code
             return []
         return [code[:start] + match for match in matches if isinstance(match, str)]
 
     async def inspect(self, name: str) -> str:
-        """What the kernel says of a name, by Jupyter's `inspect_request`, with colours.
+        """What the kernel says about a name, by Jupyter's `inspect_request`, with colours.
 
-        Only while nothing runs; empty when there is no such name, or no answer within `LOOK`.
+        Only while nothing is running; empty if the name is unknown or no answer comes within
+        `LOOK`.
         """
         found = await self.exchange.look(self.client.inspect(name))
         data = found.get("data")
         return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
 
     def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop the run that goes on, if one does, by the same steps as a timeout."""
+        """Stop the current run by the same steps as a timeout; False if there is none to stop."""
         return self._request_stop("interrupted", why)
 
     async def kill(self, why: str) -> None:
-        """End the process now; the reply of a run that goes on says `why`."""
+        """End the process at once; the reply of the current run says `why`."""
         self._killed_since = why
         await self.process.kill()
 
     @property
     def killed_since(self) -> str:
-        """Why `kill` was called; empty if it was not."""
+        """Why the kernel was killed; empty if it was not."""
         return self._killed_since
 
     def _request_stop(self, status: Status, why: str) -> bool:
@@ -259,13 +260,13 @@ class Kernel:
     async def _stop_run(
         self, ending: asyncio.Task[Message], death: asyncio.Task[int | None]
     ) -> list[str]:
-        """SIGINT, again after the grace period, then SIGKILL; says what it did."""
+        """SIGINT, again after the grace period, then SIGKILL; returns the steps taken, in words."""
         assert self._stop is not None
         steps = [self._stop.result()[1]]
         for words in ("interrupted", "interrupted again"):
             steps.append(words)
             await self.process.interrupt(again=words == "interrupted again")
-            # ipykernel#881: a top-level await sleeps through SIGINT until the loop wakes.
+            # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
             self.client.kernel_info()
             await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
             if ending.done() or death.done():
@@ -284,7 +285,7 @@ class Kernel:
         steps: list[str],
         notes: list[str],
     ) -> Reply:
-        """The process is gone: take in what it had still sent, then say how it ended."""
+        """Make the reply of a process that ended, after folding the output it still sent."""
         quiet = False
         while not quiet and not ending.done():
             outputs.changed.clear()
@@ -310,7 +311,7 @@ class Kernel:
     async def _with_files(
         self, code: str, request: dict[str, Any], outputs: Outputs, notes: list[str]
     ) -> Message:
-        """Run it; a kernel on another machine has the project's files first, if it is to."""
+        """Run code; sends the project's files first, if the kernel's machine needs them."""
         shipment = self._shipment
         if shipment is None:
             return await self._until_over(code, request, outputs)
@@ -337,7 +338,7 @@ class Kernel:
         return await self.exchange.until_over(sent, outputs, self._stop)
 
     async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What `inside/file_receiver.py` answers."""
+        """Ask `inside/file_receiver.py` in the kernel; returns its answer."""
         if self._stop is not None and self._stop.done():
             raise NotSent("stopped")
         request = self.exchange.send(ANSWER_FILES, question, silent=True)
@@ -352,7 +353,7 @@ class Kernel:
     # -- getting ready
 
     async def _get_ready(self) -> None:
-        """Wait for its first answer, then set it up, if it is one for Python."""
+        """Wait for the kernel's first answer, then set it up if it is a Python kernel."""
         self.info = await self.exchange.greet()
         if not self.is_python:
             return
@@ -371,7 +372,7 @@ class Kernel:
         await self.exchange.until_idle(msg_id, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await `work`, or raise `DeadKernelError` when the process ends first."""
+        """Await `work`; raises `DeadKernelError` if the process ends first."""
         task, death = asyncio.create_task(work), asyncio.create_task(self.process.until_dead())
         try:
             await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")

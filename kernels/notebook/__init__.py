@@ -1,6 +1,6 @@
-"""The record of a session: a notebook that is complete after every cell, whatever happens.
+"""The record of a session: a notebook that is valid after every cell, even after a crash.
 
-Also reads it again, and compares what two runs of one cell have put out.
+Also reads such notebooks, and compares the outputs of two runs of a cell.
 """
 
 from .compare import Difference, Recorded, differences, recorded

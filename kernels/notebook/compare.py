@@ -1,7 +1,7 @@
-"""A recorded notebook, cell by cell: what ran, and whether a second run gives the same.
+"""A recorded notebook, cell by cell: what ran, and whether a rerun gives the same result.
 
-Compares what people compare, and folds what is never the same twice: addresses, times, temporary
-names. Knows nbformat; nothing of kernels, and nothing of where notebooks lie.
+Compares what people would compare, and masks what differs in every run: addresses, times,
+temporary names. Knows nbformat; nothing of kernels, nor of where notebooks are stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .encoding import encoded
 
 What = Literal["status", "error", "stdout", "stderr", "value", "display", "picture"]
 
-# What is never the same twice, and what stands for it.
+# Text that differs in every run, and its placeholders (VOLATILE).
 UUID = re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b")
 TIME = re.compile(
     r"""\b\d{4}-\d\d-\d\d (?:[T ]\d\d:\d\d (?::\d\d)? (?:[.,]\d+)?)? (?:Z|[+-]\d\d:?\d\d\b)?
@@ -36,7 +36,7 @@ DURATION = re.compile(
 VOLATILE = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (UUID, "UUID"),
-    (re.compile(r'File "[^"\n]*[/\\]'), 'File "'),  # the record may be another machine's
+    (re.compile(r'File "[^"\n]*[/\\]'), 'File "'),  # the record may be from another machine
     (re.compile(r"\b0x[0-9a-fA-F]{4,}\b"), "0xADDRESS"),
     (re.compile(r"(?:/private)?(?:/tmp|/var/folders|/var/tmp)/[^\s'\":,)]+"), "TEMPORARY"),
     (TIME, "TIME"),
@@ -45,22 +45,22 @@ VOLATILE = (
     (re.compile(r"\bpid[ =:]+\d+", re.IGNORECASE), "PID"),
 )
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
-WINDOW = 300  # lines from the first difference on that are compared as a whole
-PIECE = 10_000  # characters of a line that are folded at a time
-LINES = 12  # of one difference that are shown
-WIDEST = 300  # characters of a line that are shown
+WINDOW = 300  # max lines from the first difference on that are passed to difflib
+PIECE = 10_000  # max characters of a line that are masked at a time
+LINES = 12  # max lines shown of one difference
+WIDEST = 300  # max characters shown of a line
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One run as a notebook has it.
+    """One run as recorded in a notebook.
 
     Attributes:
         cell: the nbformat code cell.
         number: its place among the runs, from 1.
-        status: how it ended; `running` where the record was cut off.
-        elapsed: seconds that it took, 0 where that is not known.
-        script: the file that it ran, with the text that it had then; None for a snippet.
+        status: how the run ended, as recorded.
+        elapsed: how long it took in seconds; 0 if unknown.
+        script: the file that it ran, with its text at that time; None for a snippet.
     """
 
     cell: NotebookNode
@@ -72,14 +72,14 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a second run gave that the first did not: lines with -, + and spaces before them."""
+    """One way in which two runs differ, as lines that start with -, + or spaces."""
 
     what: What
     lines: tuple[str, ...]
 
 
 def recorded(notebook: NotebookNode) -> Iterator[Recorded]:
-    """The runs of a notebook in their order; one from elsewhere has its code cells."""
+    """The runs of a notebook in order; if it is not one of ours, its code cells."""
     number = 0
     for cell in notebook.cells:
         if cell.cell_type != "code" or not cell.source.strip():
@@ -101,7 +101,7 @@ def script(source: str, record: dict[str, Any]) -> Script:
     """The file that a cell ran.
 
     Raises:
-        ValueError: the record names none that there could be.
+        ValueError: the recorded name or arguments are impossible.
     """
     path, args = str(record["path"]), tuple(map(str, record.get("args", ())))
     if any("\0" in text for text in (path, *args)):
@@ -112,13 +112,13 @@ def script(source: str, record: dict[str, Any]) -> Script:
 def differences(
     before: NotebookNode, after: NotebookNode, status: str, now: str
 ) -> list[Difference]:
-    """What differs between two runs of a cell, the recorded one first.
+    """The differences between two runs of a cell, the recorded one first.
 
     Args:
         before: the recorded cell.
-        after: the cell as it ran again.
+        after: the cell after the rerun.
         status: how the recorded run ended.
-        now: how it ended this time.
+        now: how the rerun ended.
     """
     found = [Difference("status", (f"-{status}", f"+{now}"))] if status != now else []
     old, new = seen(before), seen(after)
@@ -129,7 +129,7 @@ def differences(
 
 
 def seen(cell: NotebookNode) -> dict[What, str]:
-    """A cell's outputs as texts to compare, by what they are."""
+    """A cell's outputs as texts to compare, by kind."""
     texts: dict[What, list[str]] = {
         "stdout": [], "stderr": [], "value": [], "display": [], "picture": [], "error": []
     }  # fmt: skip
@@ -150,8 +150,8 @@ def seen(cell: NotebookNode) -> dict[What, str]:
 
 
 def folded(line: str) -> str:
-    """A line with what is volatile taken out."""
-    if len(line) > PIECE:  # no single step may keep other threads waiting
+    """A line with volatile text masked."""
+    if len(line) > PIECE:  # a single regex step must not block other threads for long
         return "".join(folded(line[at : at + PIECE]) for at in range(0, len(line), PIECE))
     for volatile, stands_for in VOLATILE:
         line = volatile.sub(stands_for, line)
@@ -159,7 +159,7 @@ def folded(line: str) -> str:
 
 
 def digest(data: str) -> str:
-    """A picture by its bytes; a text that is no base64 by itself."""
+    """A short hash of a picture's bytes, or of its text if that is not base64."""
     try:
         raw = base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError):
@@ -168,10 +168,10 @@ def digest(data: str) -> str:
 
 
 def differing(old: list[str], new: list[str]) -> Iterator[str]:
-    """The lines that differ, as many as a reader takes in; none if the texts are the same.
+    """The lines that differ, at most `LINES` and a summary of the rest; none if the texts match.
 
-    Lines are compared one by one up to the first difference, and as a whole from there on. So
-    the work is linear, and a line is only folded where it is not the same as it stands.
+    Lines are compared one by one from both ends, and only `WINDOW` lines after the first difference
+    are passed to difflib. So the work is linear, and only lines that are not identical are masked.
     """
     start = next(
         (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if not same(a, b)),
@@ -179,7 +179,7 @@ def differing(old: list[str], new: list[str]) -> Iterator[str]:
     )
     if start == len(old) == len(new):
         return
-    end = 0  # lines that are the same at the end
+    end = 0  # number of matching lines at the end
     most = min(len(old), len(new)) - start
     while end < most and same(old[-1 - end], new[-1 - end]):
         end += 1
@@ -200,5 +200,5 @@ def differing(old: list[str], new: list[str]) -> Iterator[str]:
 
 
 def same(old: str, new: str) -> bool:
-    """Whether two lines are the same but for what is volatile."""
+    """Whether two lines are the same apart from volatile text."""
     return old == new or folded(old) == folded(new)

@@ -1,6 +1,6 @@
-"""The text of a Python file as Python reads it: by its byte order mark or coding line, or UTF-8.
+"""The text of a Python file as Python decodes it: by byte order mark, coding line, or UTF-8.
 
-Bytes and text only; where they come from, and what is done with them, it does not know.
+Knows bytes and text; nothing of where they come from or what they are used for.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ ASCII = bytes(range(128)).decode("ascii")
 
 
 def decoded(source: bytes) -> str:
-    """A file's text without its byte order mark; bytes that are no text become `\\ufffd`."""
+    """A file's text without its byte order mark; undecodable bytes become `\\ufffd`."""
     return source.decode(declared(source), "replace").removeprefix("\ufeff")
 
 
 def encoded(text: str) -> bytes:
-    """The bytes that Python reads as this text.
+    """The bytes that Python decodes to this text.
 
     Raises:
-        UnicodeEncodeError: the encoding that its coding line names lacks a character.
+        UnicodeEncodeError: the encoding named in its coding line lacks a character.
     """
     return text.encode(declared(text.encode("utf-8")))
 
 
 def declared(source: bytes) -> str:
-    """The encoding that a file says it has, where that leaves ASCII as it is.
+    """The encoding that a file declares, if it is a superset of ASCII; else UTF-8.
 
-    The others are no encodings of files (`hex`, `utf-16`, `unicode_escape`), and some take time
-    by the square of the length (`punycode`): 10 MB would keep the server for hours.
+    Other codecs are not encodings of source files (`hex`, `utf-16`, `unicode_escape`), and some
+    take quadratic time (`punycode`): 10 MB would block the server for hours.
     """
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(source).readline)

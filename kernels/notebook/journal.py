@@ -1,8 +1,8 @@
-"""The write-ahead note beside an open notebook, and putting a notebook right after a crash.
+"""The write-ahead journal of a notebook being recorded, and recovery after a crash.
 
-A recorder overwrites its file's end in place. What it is about to write stands in the
-journal first, so a write that was cut off can be done again. The journal is there exactly
-as long as the notebook is being recorded. Knows files; nothing of sessions.
+A recorder overwrites the end of its file in place. It first writes the same bytes to the journal,
+so that an interrupted write can be redone. The journal exists exactly as long as the notebook is
+being recorded. Knows files; nothing of sessions.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ JOURNAL_SUFFIX = ".open"
 
 
 class Journal:
-    """One notebook's journal: who records it, and the last write."""
+    """One notebook's journal: which process records the notebook, and its last write."""
 
     def __init__(self, notebook: Path, copy: str = "") -> None:
         self.path = notebook.with_name(f".{notebook.name}{JOURNAL_SUFFIX}")
-        self._copy = copy  # of the server; its process may be one of another machine
+        self._copy = copy  # of the server; its process may be on another machine
 
     def note(self, offset: int, data: bytes) -> None:
-        """Note down that `data` is about to be written at `offset`."""
+        """Record that `data` is about to be written at `offset`."""
         header = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
@@ -48,12 +48,12 @@ class Journal:
                 left = left[file.write(left) :]
 
     def remove(self) -> None:
-        """The notebook is complete."""
+        """Remove the journal, once the notebook is complete."""
         self.path.unlink(missing_ok=True)
 
 
 def is_recorded(notebook: Path) -> bool:
-    """Whether a living process records a notebook, whichever that is."""
+    """Whether any running process is recording a notebook."""
     try:
         with Journal(notebook).path.open("rb") as file:
             note = parsed(file.readline(1_000))
@@ -63,14 +63,14 @@ def is_recorded(notebook: Path) -> bool:
 
 
 def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = ()) -> list[Path]:
-    """Put right every notebook in a folder whose recorder was cut off; returns those.
+    """Repair every notebook in a folder whose recorder crashed; returns the repaired ones.
 
-    Notebooks that a living process records are left alone.
+    Notebooks that a running process is recording are left alone.
 
     Args:
-        folder: where they are.
-        copies: the server's copies that live, on whatever machine, if several share the folder.
-        spared: names of notebooks that are left alone, too: somebody else will see to them.
+        folder: the folder of the notebooks.
+        copies: the living copies of the server, on any machine, if several share the folder.
+        spared: names of further notebooks to leave alone, since another copy takes care of them.
     """
     mended = []
     for journal in folder.glob(f".*.ipynb{JOURNAL_SUFFIX}"):
@@ -91,11 +91,11 @@ def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = 
 
 
 def redone(notebook: Path) -> bool:
-    """Do a cut-off recorder's last write again, if need be; whether there is a notebook.
+    """Redo a crashed recorder's last write if needed; returns whether there is a notebook.
 
     Raises:
-        OSError: it can't be read or written.
-        ValueError: it can't be put right.
+        OSError: the notebook can't be read or written.
+        ValueError: the notebook can't be repaired.
     """
     try:
         header, _, data = Journal(notebook).path.read_bytes().partition(b"\n")
@@ -109,7 +109,7 @@ def redone(notebook: Path) -> bool:
 
 
 def parsed(header: bytes) -> dict[str, Any]:
-    """A journal's header; empty if the crash came while it was written."""
+    """Parse a journal's header; empty if the crash came while it was being written."""
     try:
         note = json.loads(header)
     except ValueError:
@@ -118,16 +118,16 @@ def parsed(header: bytes) -> dict[str, Any]:
 
 
 def alive(note: dict[str, Any]) -> bool:
-    """Whether the process that made the note still runs."""
+    """Whether the process that wrote the journal is still running."""
     try:
         started: float = psutil.Process(note["pid"]).create_time()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
-    return abs(started - float(note["started"])) < 1  # the number may be another process's by now
+    return abs(started - float(note["started"])) < 1  # the PID may have been reused
 
 
 def redo(notebook: Path, note: dict[str, Any], data: bytes) -> None:
-    """Do the last write again if it was cut off; a file that is valid JSON was not."""
+    """Redo the last write if it was interrupted, i.e. if the file is not valid JSON."""
     try:
         json.loads(notebook.read_bytes())
     except ValueError:
@@ -141,12 +141,12 @@ def redo(notebook: Path, note: dict[str, Any], data: bytes) -> None:
 
 
 def is_open(cell: NotebookNode) -> bool:
-    """Whether a cell on record had begun and not come to its end."""
+    """Whether a recorded cell was started but did not finish."""
     return not cell.metadata.get("rmi_agent", {}).get("status")
 
 
 def close_cells(notebook: Path) -> None:
-    """Mark a cell that was running at the crash as interrupted."""
+    """Mark cells that were running at the crash as interrupted."""
     content = nbformat.read(notebook, as_version=4)
     running = [cell for cell in content.cells if is_open(cell)]
     for cell in running:

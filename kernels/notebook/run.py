@@ -1,4 +1,4 @@
-"""A run that is over: a view of its cell, which is also all that is on record of it."""
+"""A finished run, as a view of its cell; the notebook records nothing else about it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Run:
     Attributes:
         cell: the nbformat code cell with its outputs; `metadata.rmi_agent` has the rest.
         session_id: the session it belongs to.
-        notebook: where it is recorded; None if it could not be.
-        unrecorded: notes that are about the record, and so not in it.
+        notebook: where it is recorded; None if recording failed.
+        unrecorded: notes about the record itself, and therefore not in it.
     """
 
     cell: NotebookNode
@@ -43,17 +43,17 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How it ended; `timeout` and `interrupted` name our own act."""
+        """How it ended; `timeout` and `interrupted` say that we stopped it."""
         return self._record["status"]  # type: ignore[no-any-return]
 
     @property
     def state(self) -> State:
-        """`lost` when the variables from before this run, or its own, are gone."""
+        """`lost` if the variables from before this run, or its own, are gone."""
         return self._record["state"]  # type: ignore[no-any-return]
 
     @property
     def elapsed(self) -> float:
-        """Seconds that it ran."""
+        """How long it ran, in seconds."""
         return float(self._record["elapsed"])
 
     @property
@@ -63,12 +63,12 @@ class Run:
 
     @property
     def exit_code(self) -> int | None:
-        """A file's, or a process's that ended (negative: by that signal)."""
+        """Of a file, or of the kernel's process if it ended (negative: signal number)."""
         return self._record.get("exit_code")
 
     @property
     def timed_out(self) -> bool:
-        """Whether its own time limit ended it."""
+        """Whether it was stopped at its time limit."""
         return self.status == "timeout"
 
     @property
@@ -83,7 +83,7 @@ class Run:
 
 
 def is_run(record: dict[str, Any], number: int) -> bool:
-    """Whether `metadata.rmi_agent`, as a notebook has it, is that of a run that is over."""
+    """Whether a cell's `metadata.rmi_agent` is that of the finished run with this number."""
     elapsed = record.get("elapsed")
     return (
         record.get("cell") == number

@@ -1,8 +1,8 @@
-"""Writing a session down as a notebook, cell by cell, at a cost that does not grow.
+"""Records a session as a notebook, cell by cell, at a constant cost per cell.
 
-The file's `cells` array comes last, so a cell is added by one write over the closing
-brackets; between two writes the file is always a valid notebook. Knows nbformat and
-files; nothing of kernels.
+The `cells` array comes last in the file, so a cell is added by one write over the closing
+brackets. Between two writes the file is always a valid notebook. Knows nbformat and files;
+nothing of kernels.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .journal import Journal, is_open, redone
 log = logging.getLogger(__name__)
 
 TAIL = "\n ]\n}\n"
-STREAM_CAP = 1_000_000  # characters of one stream output that the notebook keeps
-CELL_CAP = 20_000_000  # characters of all outputs of a cell that the notebook keeps
-INDENTED = 100_000  # characters of a cell's JSON, besides its texts, that are laid out in lines
-COPIED = 1_048_576  # bytes at a time
-READS = 5  # attempts to read a notebook between two writes
-BACKLOG_CAP = 50_000_000  # characters that wait for a disk that can't be written
+STREAM_CAP = 1_000_000  # max characters recorded of one stream output
+CELL_CAP = 20_000_000  # max characters recorded of all outputs of a cell
+INDENTED = 100_000  # max characters of a cell's JSON, without texts, to be indented
+COPIED = 1_048_576  # bytes copied at a time
+READS = 5  # attempts to read the notebook without a write in between
+BACKLOG_CAP = 50_000_000  # max characters kept in memory while the disk can't be written
 
 
 class Recorder:
@@ -52,24 +52,24 @@ class Recorder:
         self._copy = copy  # of the server, where several share the folder
         self.path: Path | None = None
         self.problem: str | None = None
-        self._end = 0  # byte offset behind the last finished cell
-        self._cells = 0  # finished cells in the file
-        self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its bytes
-        self._backlog: list[tuple[str, str]] = []  # ids and JSON of those that were not written
+        self._end = 0  # byte offset of the end of the last finished cell
+        self._cells = 0  # number of finished cells in the file
+        self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its byte range
+        self._backlog: list[tuple[str, str]] = []  # ids and JSON of unwritten finished cells
         self._journal: Journal | None = None
-        self._rewriting = asyncio.Lock()  # held while finished cells are moved, or must not be
+        self._rewriting = asyncio.Lock()  # held to move finished cells or to keep them in place
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
 
     @classmethod
     def going_on(cls, path: Path, copy: str) -> tuple[Recorder, list[NotebookNode]]:
-        """Record on in a notebook whose recorder has gone; also the cells that it has.
+        """Continue a notebook whose recorder is gone; also returns the notebook's cells.
 
-        A cell that had not come to its end is the last of them, and not in the file any more:
-        `start` and `finish` put it there again.
+        Cells that did not finish come last and are removed from the file; `start` and `finish`
+        write them again.
 
         Raises:
-            OSError: it can't be read or written.
-            ValueError: it is no notebook, and can't be made one again.
+            OSError: the file can't be read or written.
+            ValueError: the file is not a notebook and can't be repaired.
         """
         if not redone(path):
             raise FileNotFoundError(f"{path} is not there")
@@ -83,23 +83,23 @@ class Recorder:
         return recorder, [*over, *(cell for cell in notebook.cells if is_open(cell))]
 
     def start(self, cell: NotebookNode, title: str) -> None:
-        """Put a cell on disk before it runs; `title` names a new file."""
+        """Write a cell to disk before it runs; `title` is used to name a new file."""
         self._write(cell, title, finished=False)
 
     def finish(self, cell: NotebookNode, title: str) -> None:
-        """Replace the started cell by the finished one."""
+        """Replace the started cell with the finished one."""
         self._write(cell, title, finished=True)
 
     async def amend(self, cells: Iterable[NotebookNode]) -> None:
-        """Replace cells that were finished before, found by their ids; the others are copied.
+        """Replace finished cells, matched by id; the other cells are copied.
 
-        The file is written once, in a thread. Nothing may be started or finished meanwhile.
+        The file is written once, in a thread. No cell may be started or finished in the meantime.
         """
         async with self._rewriting:
             texts = {cell.id: dumped(cell).encode() for cell in cells if cell.id in self._places}
             if not texts or self.path is None or self._touched_by_others():
                 return
-            # Not a task: it can't be cancelled, and then nobody writes while the thread does.
+            # Not a task: it can't be cancelled, so nobody else writes while the thread does.
             work = asyncio.get_running_loop().run_in_executor(None, self._rewrite, texts)
             try:
                 await asyncio.shield(work)
@@ -113,10 +113,10 @@ class Recorder:
                     self._places, self._end = work.result()
 
     def _rewrite(self, texts: dict[str, bytes]) -> tuple[dict[str, tuple[int, int]], int]:
-        """Write the file anew with these cells; where all cells are then, and the last one's end.
+        """Rewrite the file with these cells; returns all cells' places and the last one's end.
 
         Raises:
-            OSError: it can't be written; it is as before.
+            OSError: the file can't be written and is unchanged.
         """
         assert self.path is not None
         places, copied, longer = {}, 0, 0
@@ -133,9 +133,9 @@ class Recorder:
         return places, self._end + longer
 
     async def text(self) -> str | None:
-        """The whole notebook as it is now, read in a thread; None if there is none.
+        """Read the whole notebook in a thread; None if there is none.
 
-        What is written is written on the event loop: if nothing was meanwhile, nothing is torn.
+        Writes happen on the event loop, so a read without a write in between is consistent.
         """
         with contextlib.suppress(FileNotFoundError):
             for _ in range(READS):
@@ -145,20 +145,20 @@ class Recorder:
                 read = await asyncio.to_thread(path.read_bytes)
                 if (path, seen) == (self.path, self._seen):
                     return read.decode()
-            async with self._rewriting:  # it is written all the time, but for the finished cells
+            async with self._rewriting:  # constant writes: read only the finished cells
                 if (path := self.path) is not None:
                     return (await asyncio.to_thread(beginning, path, self._end)).decode() + TAIL
         return None
 
     async def sign(self) -> None:
-        """Mark the notebook as trusted, as Jupyter does for what it ran itself."""
+        """Mark the notebook as trusted, as Jupyter does for notebooks that it ran itself."""
         if self.path is None or self._touched_by_others():
             return
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(sign, self.path)
 
     def close(self) -> None:
-        """Nothing more will be recorded in this file."""
+        """Stop recording in this file and remove its journal."""
         if self._journal is not None:
             with contextlib.suppress(OSError):
                 self._journal.remove()
@@ -197,14 +197,14 @@ class Recorder:
         tail = TAIL.encode()
         with self.path.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            # Never shorter than before: one write leaves no rest behind the last bracket.
+            # Never shorter than before, so one write leaves no remainder after the last bracket.
             padding = b" " * max(0, size - self._end - len(body) - len(tail))
             data = body + padding + tail
             assert self._journal is not None
             self._journal.note(self._end, data)
             try:
                 self._write_at_end(file, data)
-            except OSError:  # a full disk: what was there before is valid again
+            except OSError:  # disk full: restore the previous, valid end
                 self._write_at_end(file, tail)
                 file.truncate()
                 raise
@@ -236,7 +236,7 @@ class Recorder:
             raise
 
     def _replace(self, cells: list[tuple[str, str]]) -> None:
-        """Write a file of nothing but these cells, given by their ids and as JSON."""
+        """Write the file anew with only these cells, given as pairs of id and JSON."""
         head = json.dumps(
             {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
         )
@@ -254,7 +254,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def _anew(self) -> Iterator[BinaryIO]:
-        """A new file that takes the place of the old when all of it is written."""
+        """Open a new file that replaces the old one once it is completely written."""
         assert self.path is not None
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
@@ -280,13 +280,13 @@ class Recorder:
 
 
 def beginning(path: Path, size: int) -> bytes:
-    """So many bytes of a file, from its first."""
+    """The first `size` bytes of a file."""
     with path.open("rb") as file:
         return file.read(size)
 
 
 def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
-    """Copy so many bytes, or all that are left."""
+    """Copy `size` bytes, or all that are left."""
     while size > 0 and (piece := old.read(min(size, COPIED))):
         new.write(piece)
         size -= len(piece)
@@ -299,14 +299,14 @@ def sign(path: Path) -> None:
 
 
 def dumped(cell: NotebookNode) -> str:
-    """A cell as JSON, within the notebook's cap; one that is large in one line, 20 times faster."""
+    """A cell as JSON, within the caps; on one line if large, which is 20 times faster."""
     cell = within_cap(cell)
     large = sum(map(structure_size, cell.outputs)) > INDENTED
     return json.dumps(cell, indent=None if large else 1, ensure_ascii=False)
 
 
 def within_cap(cell: NotebookNode) -> NotebookNode:
-    """The cell itself, or a copy whose longest outputs are cut, saying so."""
+    """A copy of the cell whose oversized outputs are truncated, with a note saying so."""
     outputs, left = [], CELL_CAP
     for output in cell.outputs:
         if output.output_type == "stream" and len(output.text) > STREAM_CAP:
@@ -334,7 +334,7 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
 
 
 def structure_size(output: NotebookNode) -> int:
-    """The characters of an output that are not in its texts, about."""
+    """Approximate number of characters of an output's JSON outside its texts."""
     values = [value for value in output.get("data", {}).values() if not is_text(value)]
     if metadata := output.get("metadata"):
         values.append(metadata)
@@ -342,12 +342,12 @@ def structure_size(output: NotebookNode) -> int:
 
 
 def is_text(value: object) -> bool:
-    """Whether a mimebundle's value is text and not JSON."""
+    """Whether a mimebundle's value is text rather than JSON."""
     return isinstance(value, str)
 
 
 def cut(text: str, size: int) -> str:
-    """Head and tail of a long text, with the number of characters left out."""
+    """Truncate a long text to its head and tail, with the number of characters left out."""
     if len(text) <= size:
         return text
     half = size // 2
@@ -355,7 +355,7 @@ def cut(text: str, size: int) -> str:
 
 
 def slug(title: str) -> str:
-    """A few words of a title that may stand in a file name."""
+    """The first words of a title, made safe for a file name."""
     first = next((line for line in title.splitlines() if line.strip()), "")
     words = re.sub(r"[^\w]+", "-", first).strip("-_")
     return words[:40].rstrip("-_") or "cell"

@@ -1,6 +1,6 @@
-"""A kernel's process: how it is launched, and one of this machine.
+"""A kernel's process: how it is launched, and the implementation for this machine.
 
-`KernelProcess` is what kernels anywhere have in common.
+`KernelProcess` is the interface that all kernels share, wherever they run.
 """
 
 from .kernel_process import KernelProcess, SetUp

@@ -1,4 +1,4 @@
-"""What there is to do with a kernel's process, wherever it runs."""
+"""The interface to a kernel's process, wherever it runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .output_pipes import RawOutput
 
 @dataclass(frozen=True)
 class SetUp:
-    """What Python kernels execute at their start besides what all of them do.
+    """What a Python kernel executes at its start, beyond what all Python kernels do.
 
     Attributes:
-        programs: file names of those that are sent to kernels.
-        sent: what else goes along with the request.
+        programs: file names of the programs that are sent to the kernel.
+        sent: other values sent along with the request.
     """
 
     programs: tuple[str, ...] = ()
@@ -29,12 +29,12 @@ class KernelProcess(Protocol):
     """The process behind a kernel: on this machine, on another one, or on a Jupyter Server.
 
     Attributes:
-        is_here: whether it is of this machine: files lead to it, and its number is its own.
-        pid: its number; None where it is not known.
-        raw: its descriptors 1 and 2, open where they can be had.
-        mark: what it and all that it starts carry in their environment.
-        tended: whether the set-up of Python kernels was done in it.
-        left_running: what it has started and could not be ended, a sentence for each.
+        is_here: whether it runs on this machine, so that its files and pid are valid here.
+        pid: its process id; None if unknown.
+        raw: the pipes on its descriptors 1 and 2, open where available.
+        mark: the mark that it and everything it starts carry in their environment.
+        tended: whether the set-up of Python kernels has been done in it.
+        left_running: processes it started that could not be ended, a sentence for each.
     """
 
     is_here: bool
@@ -48,89 +48,89 @@ class KernelProcess(Protocol):
         """Start it, or find the one to attach to; returns a client for its channels.
 
         Raises:
-            KernelStartError: it can't be had; says why.
+            KernelStartError: it can't be started or found; says why.
             DeadKernelError: it ended at once.
-            TimeoutError: it was not there in time.
+            TimeoutError: it was not ready in time.
         """
         ...
 
     def more_to_set_up(self) -> SetUp:
-        """What it needs to be set up with because of where it runs."""
+        """The additional set-up it needs because of where it runs."""
         ...
 
     @property
     def remote(self) -> RemoteKernel | None:
-        """Which kernel of which Jupyter Server it is, once it has started; None elsewhere."""
+        """Its Jupyter Server and kernel id, once started; None if it is not on a Jupyter Server."""
         ...
 
     @property
     def forked(self) -> bool:
-        """Whether it comes from a template, and was not started."""
+        """Whether it was forked from a template rather than started."""
         ...
 
     @property
     def family(self) -> Family | None:
-        """It and all that it has started; None where they are not of this machine."""
+        """The process and everything it has started; None if not on this machine."""
         ...
 
     @property
     def is_walled(self) -> bool:
-        """Whether a sandbox is around it."""
+        """Whether it runs in a sandbox."""
         ...
 
     @property
     def cut_until(self) -> float:
-        """When it could last not be heard, by `time.monotonic`."""
+        """When the connection to it was last down, by `time.monotonic`."""
         ...
 
     async def alive(self) -> bool:
-        """Whether it still runs, as far as is known."""
+        """Whether it is still running, as far as is known."""
         ...
 
     async def until_dead(self) -> int | None:
-        """Wait for its end; its exit code as `subprocess` gives it, None if nobody knows it."""
+        """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
         ...
 
     @property
     def why_ended(self) -> str:
-        """What is known of its end besides an exit code."""
+        """What is known about its end besides the exit code; may be empty."""
         ...
 
     def told_end(self, code: int | None) -> str:
-        """How it ended, as a sentence, where `until_dead` has given this code."""
+        """Describe in a sentence how it ended, given the code from `until_dead`."""
         ...
 
     def news(self) -> tuple[str, ...]:
-        """What befell the connection since this was asked last."""
+        """What happened to the connection since the last call."""
         ...
 
     async def interrupt(self, *, again: bool = False) -> None:
-        """What Jupyter's stop button does; `again` if the first time did not help."""
+        """Do what Jupyter's stop button does; `again` if the first time did not help."""
         ...
 
     async def kill(self) -> None:
-        """End it and all that it started, at once."""
+        """Kill it and everything it started, at once."""
         ...
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it and all that it started. Idempotent.
+        """End it and everything it started. Idempotent.
 
-        A graceful end lets the kernel run its exit handlers, for two seconds at most.
+        A graceful end gives the kernel at most two seconds to run its exit handlers.
         """
         ...
 
     async def release(self) -> None:
-        """Drop the connection and leave it running, where it can outlive this server."""
+        """Disconnect and leave it running, if it can outlive this server."""
         ...
 
     def memory(self) -> int:
-        """Bytes of it and of all that it has started; 0 where that can't be known."""
+        """Bytes used by it and everything it has started; 0 if unknown."""
         ...
 
     def spec_metadata(self) -> dict[str, str]:
-        """The kernelspec as a notebook's metadata names it."""
+        """The `kernelspec` entry for a notebook's metadata."""
         ...
 
     def last_words(self) -> str:
-        """What it said on 1 and 2 that nobody has read."""
+        """Its unread output on descriptors 1 and 2."""
         ...

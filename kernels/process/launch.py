@@ -1,4 +1,4 @@
-"""How a kernel is started, and what its kernelspec says of it beforehand."""
+"""How a kernel is started, and what its kernelspec says about it beforehand."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """What only kernels on other machines need.
+    """Options for kernels on other machines.
 
     Attributes:
-        env: variables for their provisioner, besides those of all kernels.
-        silence: seconds without a sign of life after which one counts as lost.
-        confined: whether one that was put on this machine after all is refused, since
-            nothing here holds it in.
-        files: whether they have the files in `Launch.cwd` by the same path ("shared"), are
-            sent them ("sent"), or are looked at first ("auto").
-        most: bytes of files that are sent.
+        env: variables for their provisioner, in addition to those of all kernels.
+        silence: seconds without a sign of life after which a kernel counts as lost.
+        confined: whether to refuse a kernel that was placed on this machine after all, since
+            no sandbox confines it here.
+        files: whether they see the files in `Launch.cwd` at the same path ("shared"), are
+            sent them ("sent"), or are checked first ("auto").
+        most: max bytes of files to send.
         private: folders that are never sent.
     """
 
@@ -44,25 +44,25 @@ class Launch:
 
     Attributes:
         cwd: the folder that it starts in.
-        runtime: a private folder for connection files and sockets; its path is short,
-            since a socket's may have 107 bytes.
+        runtime: a private folder for connection files and sockets; its path is short, since
+            a socket's path may have at most 107 bytes.
         kernel_name: the kernelspec.
-        env: all the environment that the process gets.
-        start_timeout: seconds until the first answer.
-        output_limit: characters of one message's text; 0 is no limit.
-        preload: modules that forked kernels have imported already, where they are installed.
-        sockets: where the kernel makes its sockets; in `runtime` if left out.
-        socket_store: a folder that no kernel can reach, beside `sockets`: the sockets are moved
+        env: the complete environment of the process.
+        start_timeout: max seconds until the first answer.
+        output_limit: max characters of one message's text; 0 is no limit.
+        preload: modules that forked kernels have already imported, if they are installed.
+        sockets: where the kernel creates its sockets; `runtime` if None.
+        socket_store: a folder next to `sockets` that no kernel can reach: the sockets are moved
             there before anybody connects to them.
-        wrap: what to put before a command that begins with this interpreter: a sandbox.
-        last_filter: a program for seccomp, in hexadecimal, that kernels apply before their
-            user's first line; those that can't be forked are refused then.
-        template_overrides: variables that a template has otherwise; None is none. What kernels
-            can write is not to run in one.
-        mark: begins the mark that the process and all it starts carry in their environment.
-        far: how it is with kernels of other machines.
-        servers: Jupyter Servers, one of which runs the kernel; none is this machine.
-        attach: a kernel on one of them that is there already, to be used instead of a new one.
+        wrap: returns the sandbox command to prepend to a command that starts this interpreter.
+        last_filter: a seccomp program in hexadecimal that kernels apply before their user's
+            first line; with it, kernels that can't be forked are refused.
+        template_overrides: variables with other values in a template, so that it runs nothing
+            that kernels can write; None unsets one.
+        mark: prefix of the mark that the process and all it starts carry in their environment.
+        far: options for kernels on other machines.
+        servers: Jupyter Servers, one of which runs the kernel; empty means this machine.
+        attach: an existing kernel on one of them, to be used instead of a new one.
     """
 
     cwd: Path
@@ -84,19 +84,19 @@ class Launch:
 
 
 def is_here(kernel_name: str) -> bool:
-    """Whether a kernelspec's kernels run on this machine: its provisioner may put them elsewhere.
+    """Whether a kernelspec's kernels run on this machine rather than where its provisioner says.
 
-    One that is not there would, for all that is known.
+    A missing kernelspec counts as local.
     """
     try:
         metadata = KernelSpecManager().get_kernel_spec(kernel_name).metadata
-    except NoSuchKernel:  # starting it will say so
+    except NoSuchKernel:  # starting it will raise the error
         return True
     return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
 
 
 def no_such(kernel_name: str) -> str:
-    """Why there are no kernels of this name, and what to do."""
+    """The error message for a kernel name that can't be used, with what to do."""
     if kernel_name in KernelSpecManager().find_kernel_specs():
         return (
             f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
@@ -109,7 +109,7 @@ def no_such(kernel_name: str) -> str:
 
 
 def language_of(kernel_name: str) -> str:
-    """The language of a kernelspec, in lower case; Python where there is none to ask."""
+    """The language of a kernelspec, in lower case; "python" if there is no such kernelspec."""
     try:
         return str(KernelSpecManager().get_kernel_spec(kernel_name).language).lower()
     except NoSuchKernel:

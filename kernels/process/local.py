@@ -1,4 +1,4 @@
-"""One kernel's process: starting, signalling and ending it, and all that it has started.
+"""One kernel's process: starts, signals and ends it and everything it has started.
 
 Goes through jupyter_client's manager and so through whatever provisioner the kernelspec
 names. Knows processes, pipes and files; nothing of what runs inside.
@@ -36,13 +36,13 @@ from .output_pipes import RawOutput
 
 log = logging.getLogger(__name__)
 
-RECONNECT = 5  # milliseconds between attempts to connect to a kernel that starts
+RECONNECT = 5  # milliseconds between attempts to connect to a starting kernel
 RECONNECT_FAR = 50
-POLL = 0.1  # seconds between looks at whether the process lives
-LOOK_FOR_SOCKETS = 0.002  # seconds between looks at whether it has made its sockets
+POLL = 0.1  # seconds between checks whether the process is alive
+LOOK_FOR_SOCKETS = 0.002  # seconds between checks whether it has created its sockets
 CHANNELS = ("shell", "iopub", "control", "stdin", "hb")
-NEEDED = 4  # of those channels, from the first on
-LAST_SOCKET = 1.0  # seconds for stdin's, which some kernels make last and some never
+NEEDED = 4  # how many of CHANNELS, from the first, to wait for
+LAST_SOCKET = 1.0  # max seconds for stdin's socket, which some kernels create last or never
 
 
 class LocalProcess:
@@ -61,9 +61,9 @@ class LocalProcess:
         self.left_running: tuple[str, ...] = ()
         self._logged: set[str] = set()
         self._family: Family | None = None
-        self._socket_paths: list[Path] = []  # where its sockets were before they were moved
+        self._socket_paths: list[Path] = []  # where its sockets were before the move
         self._context = context
-        # A kernel's sockets come into being while we connect already; try again soon.
+        # We connect while the kernel is still creating its sockets; retry quickly.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT if self.is_here else RECONNECT_FAR)
         name = f"k{secrets.token_hex(6)}"
         self._manager = AsyncKernelManager(
@@ -75,17 +75,17 @@ class LocalProcess:
             shutdown_wait_time=2.0,
         )
         if self.is_here and sys.platform != "win32":
-            # Any local user may listen on a TCP kernel's iopub; a socket file is private.
+            # Any local user could listen on a TCP kernel's iopub; a socket file is private.
             self._manager.transport, self._manager.transport_encryption = "ipc", "disabled"
             self._manager.ip = str((launch.sockets or launch.runtime) / name)
 
     async def start(self) -> AsyncKernelClient:
-        """Start it; returns a client for its channels.
+        """Start the process; returns a client for its channels.
 
         Raises:
-            KernelStartError: there is no such kernelspec, or the sandbox can't have it.
-            DeadKernelError: it ended before it had made its sockets.
-            TimeoutError: it did not make them in time.
+            KernelStartError: there is no such kernelspec, or it can't run in the sandbox.
+            DeadKernelError: the process ended before it had created its sockets.
+            TimeoutError: it did not create them in time.
         """
         self._choose_provisioner()
         pipes: tuple[int, ...] = ()
@@ -96,7 +96,7 @@ class LocalProcess:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
                 env={**self._quiet(), **self.launch.env, MARK: self.mark},
-                # Never the server's own: ipykernel repeats captured output there.
+                # Never the server's own streams: ipykernel echoes captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -104,7 +104,7 @@ class LocalProcess:
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         except CannotFork as error:
-            if isinstance(error.__cause__, OSError):  # no descriptors are left, say
+            if isinstance(error.__cause__, OSError):  # out of descriptors, for example
                 raise error.__cause__ from None
             raise KernelStartError(
                 f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
@@ -116,32 +116,32 @@ class LocalProcess:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
-            put_number(self.pid, self.mark)  # where another provisioner has started it
-            self._family = Family(self.pid)  # now, while it surely lives
+            put_number(self.pid, self.mark)  # in case another provisioner started it
+            self._family = Family(self.pid)  # now, while it is certainly alive
         if self.launch.socket_store is not None:
             async with asyncio.timeout(self.launch.start_timeout):
                 await self._move_sockets(self.launch.socket_store)
         return self._new_client()
 
     def _new_client(self) -> AsyncKernelClient:
-        """A client for its channels, which bounds what a message may take of memory."""
+        """A client for its channels that limits the memory of one message."""
         client = self._manager.client(context=self._context)
         python = language_of(self.launch.kernel_name) == "python"
         weighed(client, self.launch.output_limit, waits=python)
         return client
 
     def more_to_set_up(self) -> SetUp:
-        """Nothing: files and signals reach it from here."""
+        """Nothing more to set up: files and signals reach it directly."""
         return SetUp()
 
     async def _move_sockets(self, folder: Path) -> None:
         """Move the sockets to where kernels can't change them, and connect there.
 
-        In place of a socket, a cell could put a link to one of the host's, and this process
-        would connect to that, with all its rights.
+        Otherwise a cell could replace a socket by a link to one of the host's, and this process
+        would connect to that with its own privileges.
 
         Raises:
-            KernelStartError: something else is there.
+            KernelStartError: something other than a socket is there.
             DeadKernelError: the process ended first.
         """
         ip = self._manager.ip
@@ -172,13 +172,13 @@ class LocalProcess:
         self._manager.ip = str(folder / Path(ip).name)
 
     def _port(self, channel: str) -> int:
-        """The number of a channel, with which its socket's name ends."""
+        """A channel's port number, which is the suffix of its socket's name."""
         return int(getattr(self._manager, f"{channel}_port"))
 
     def _quiet(self) -> dict[str, str]:
-        """For kernels of other languages that are built upon ipykernel, such as bash's.
+        """Variables for kernels of other languages that are built on ipykernel, such as bash's.
 
-        Its debugger warns of them at the first request, which would be in a cell's output.
+        ipykernel's debugger warns about them at the first request, inside a cell's output.
         """
         with contextlib.suppress(NoSuchKernel):
             spec = self._manager.kernel_spec
@@ -187,13 +187,13 @@ class LocalProcess:
         return {}
 
     def _choose_provisioner(self) -> None:
-        """Name ours where the kernelspec names none: it forks what can be forked.
+        """Use our provisioner, which forks if possible, unless the kernelspec names another.
 
         Raises:
-            KernelStartError: another one would start it outside of the sandbox.
+            KernelStartError: another provisioner would start it outside the sandbox.
         """
         spec = None
-        with contextlib.suppress(NoSuchKernel):  # starting it will say so
+        with contextlib.suppress(NoSuchKernel):  # starting it will raise the error
             spec = self._manager.kernel_spec
         if spec is None or sys.platform == "win32":
             return
@@ -212,7 +212,7 @@ class LocalProcess:
             spec.metadata = {**stock, "kernel_provisioner": ours}
             if KernelProvisionerFactory.instance().is_provisioner_available(spec):
                 return
-            # It is not when the package was updated in place and not installed again.
+            # It is not available if the package was updated in place but not reinstalled.
             spec.metadata = stock
         if wrap:
             raise KernelStartError(
@@ -222,10 +222,10 @@ class LocalProcess:
             )
 
     def _wrapped_by(self) -> list[str]:
-        """What has to stand before the kernel's command.
+        """The sandbox command to prepend to the kernel's command; empty without a sandbox.
 
         Raises:
-            KernelStartError: its interpreter is none for a sandbox.
+            KernelStartError: the kernel's interpreter can't run in a sandbox.
         """
         if self.launch.wrap is None:
             return []
@@ -238,21 +238,21 @@ class LocalProcess:
 
     @property
     def forked(self) -> bool:
-        """Whether it comes from a template, and was not started."""
+        """Whether it was forked from a template rather than started."""
         return isinstance(getattr(self._manager.provisioner, "process", None), Forked)
 
     async def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether it is still running."""
         process = getattr(self._manager.provisioner, "process", None)
         if isinstance(process, Forked) and process.ended:
-            await self.until_dead()  # its template is about to say how
+            await self.until_dead()  # its template is about to report the exit code
         return bool(await self._manager.is_alive())
 
     async def until_dead(self) -> int | None:
-        """Wait for its end; its exit code as `subprocess` gives it, None if nobody knows it."""
+        """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
         provisioner = self._manager.provisioner
         assert provisioner is not None
-        # A provisioner has no event for it; `poll` is its interface.
+        # Provisioners offer no event for this, only `poll`.
         while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         process = getattr(provisioner, "process", None)
@@ -260,26 +260,26 @@ class LocalProcess:
 
     @property
     def why_ended(self) -> str:
-        """What is known of its end besides an exit code."""
+        """What is known about its end besides the exit code: nothing."""
         return ""
 
     def news(self) -> tuple[str, ...]:
-        """What befell the connection since this was asked last: nothing can."""
+        """What happened to the connection since the last call: a local one never breaks."""
         return ()
 
     def told_end(self, code: int | None) -> str:
-        """How it ended, as a sentence, where `until_dead` has given this code."""
+        """Describe in a sentence how it ended, given the code from `until_dead`."""
         return describe_exit(code)
 
     async def interrupt(self, *, again: bool = False) -> None:
-        """SIGINT to its process group, or what its kernelspec says instead.
+        """Send SIGINT to its process group, or do what its kernelspec says instead.
 
-        The first one may not have helped, and this is `again`.
+        Does the same if called `again` because the first time did not help.
         """
         await self._manager.interrupt_kernel()
 
     async def kill(self) -> None:
-        """End it and all that it started, at once."""
+        """Kill it and everything it started, at once."""
         await self._look()
         provisioner = self._manager.provisioner
         try:
@@ -289,9 +289,9 @@ class LocalProcess:
             await self._sweep()
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it and all that it started; remove its files. Idempotent.
+        """End it and everything it started; remove its files. Idempotent.
 
-        A graceful end lets the kernel run its exit handlers, for two seconds at most.
+        A graceful end gives the kernel at most two seconds to run its exit handlers.
         """
         await self._look()
         try:
@@ -303,36 +303,36 @@ class LocalProcess:
             log.warning("The kernel %s did not shut down in order: %s", self.pid, error)
         finally:
             await self._sweep()
-            for place in self._socket_paths:  # those that came late, or again
+            for place in self._socket_paths:  # sockets created late or again
                 with contextlib.suppress(OSError):
                     place.unlink()
             self.raw.close()
 
     async def release(self) -> None:
-        """Nothing: it would not outlive this server."""
+        """Do nothing: the process would not outlive this server."""
 
     @property
     def family(self) -> Family | None:
-        """It and all that it has started; None before its start."""
+        """The process and everything it has started; None before its start."""
         if self._family is None and self.pid is not None:
             self._family = Family(self.pid)
         return self._family
 
     @property
     def is_walled(self) -> bool:
-        """Whether a sandbox is around it."""
+        """Whether it runs in a sandbox."""
         return self.launch.wrap is not None
 
     def memory(self) -> int:
-        """Bytes of it and of all that it has started; 0 where that can't be read.
+        """Bytes used by it and everything it has started; 0 if that can't be read.
 
-        On Linux memory that processes share is counted in parts (PSS), and forked kernels
-        share much; elsewhere it is what each has resident.
+        On Linux, shared memory is counted proportionally (PSS), since forked kernels share a
+        lot; elsewhere this is the sum of the resident sizes.
         """
         return measured(self.family) if self.family is not None else 0
 
     def spec_metadata(self) -> dict[str, str]:
-        """The kernelspec as a notebook's metadata names it."""
+        """The `kernelspec` entry for a notebook's metadata."""
         spec = self._manager.kernel_spec
         return {
             "name": self.launch.kernel_name,
@@ -341,14 +341,14 @@ class LocalProcess:
         }
 
     def last_words(self) -> str:
-        """What it said on 1 and 2 that nobody has read."""
+        """Its unread output on descriptors 1 and 2."""
         said: list[str] = []
         self.raw.attach(lambda _, text: said.append(text))
         self.raw.detach()
         return "".join(said).strip()
 
     async def _look(self) -> None:
-        """Find all that belongs to it, as long as it is there to be found by."""
+        """Find all its processes while it still exists to trace them by."""
         if (family := self.family) is not None:
             await asyncio.to_thread(family.look_again)
 
@@ -366,12 +366,12 @@ class LocalProcess:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether something has this path: a link that leads nowhere, too."""
+    """Whether anything has this path, including a dangling link."""
     return os.path.lexists(path)
 
 
 def describe_exit(code: int | None) -> str:
-    """An exit code in words."""
+    """Describe an exit code in a sentence; None means it is unknown."""
     if code is None:
         return "Its process is gone."
     if code < 0:
@@ -383,9 +383,9 @@ def describe_exit(code: int | None) -> str:
 
 
 def ipython_folder(folder: Path) -> Path:
-    """An IPython profile of the kernels' own: no history file, none of the user's start-up code.
+    """Create an IPython profile for kernels: no history file, none of the user's start-up code.
 
-    It has all that IPython would make in it, so that kernels need to change `db` alone.
+    It contains everything IPython would create there, so kernels only need write access to `db`.
     """
     profile = folder / "profile_default"
     for name in ("db", "log", "pid", "security", "startup"):

@@ -1,8 +1,8 @@
 """The pipes on a kernel process's descriptors 1 and 2, read as text.
 
-A pipe is written by the kernel's system calls themselves: what a script printed is here
-even when its process died in the next instruction, and all of it is here once the reply
-to its run has come. Knows nothing of Jupyter.
+The kernel's system calls write to a pipe directly: what a script printed arrives even if its
+process died in the next instruction, and is complete once the reply to its run has come.
+Knows nothing of Jupyter.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import os
 import sys
 from collections.abc import Callable
 
-CHUNK = 65_536  # bytes; a Linux pipe holds as many
-LATE = 1_000_000  # characters or so that may wait for a run to belong to
-DRAINED = 1_048_576  # bytes that are read at one go; no pipe holds more, without privileges
+CHUNK = 65_536  # bytes per read; the capacity of a Linux pipe
+LATE = 1_000_000  # max characters, roughly, kept between runs for the next one
+DRAINED = 1_048_576  # max bytes read by one drain; no unprivileged pipe holds more
 
 Sink = Callable[[str, str], None]  # (stream name, text)
 
 
 class RawOutput:
-    """Both pipes of one kernel process. Between runs, what arrives waits for the next."""
+    """Both pipes of one kernel process. Output between runs is kept for the next run."""
 
     def __init__(self) -> None:
         self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
@@ -30,16 +30,16 @@ class RawOutput:
         self._late_size = 0
 
     def open(self) -> tuple[int, int]:
-        """Make the pipes and start reading; returns the two ends for the process.
+        """Create the pipes and start reading; returns the two ends for the process.
 
-        The caller closes those two once the process has them.
+        The caller closes both once the process has inherited them.
         """
         loop = asyncio.get_running_loop()
         ends: list[int] = []
         for name in ("stdout", "stderr"):
             try:
                 reading, writing = os.pipe()
-            except OSError:  # no descriptors are left; what is read is closed by `close`
+            except OSError:  # out of descriptors; `close` closes the reading ends
                 for end in ends:
                     os.close(end)
                 raise
@@ -51,13 +51,13 @@ class RawOutput:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are pipes: not everywhere can they be had."""
+        """Whether there are pipes, which are not available everywhere."""
         return bool(self._pipes)
 
     def attach(self, sink: Sink) -> int:
         """Send text to `sink` from now on, beginning with what arrived since the last run.
 
-        Returns how many more characters there were of that than are kept.
+        Returns how many characters of the latter were dropped.
         """
         self._sink = sink
         for name, text in self._late:
@@ -67,17 +67,17 @@ class RawOutput:
         return left_out
 
     def forget(self) -> None:
-        """Drop what has arrived: what a kernel says while it starts is no run's output."""
+        """Drop what has arrived: output of a kernel's start belongs to no run."""
         self.drain()
         self._late, self._late_size = [], 0
 
     def detach(self) -> None:
-        """The run is over: read what its system calls have left in the pipes, then stop."""
+        """End a run: pass on what it left in the pipes, then stop sending."""
         self.drain()
         self._sink = None
 
     def drain(self) -> None:
-        """Read what is in the pipes now; somebody may write on and on."""
+        """Read what is in the pipes now; bounded, as a process may never stop writing."""
         for fd in self._pipes:
             left = min(unread(fd), DRAINED)
             while left > 0 and (count := self._read(fd)):
@@ -114,7 +114,7 @@ class RawOutput:
 
 
 def unread(fd: int) -> int:
-    """The bytes that are in a pipe."""
+    """The number of unread bytes in a pipe."""
     import fcntl
     import termios
 

@@ -1,6 +1,6 @@
-"""Where sockets and connection files lie: a private folder that goes with its process.
+"""The folder for sockets and connection files: private, and tied to one process.
 
-Knows folders only, and not what is put there.
+Knows folders only, not what is put there.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 import platformdirs
 import psutil
 
-LONGEST = 60  # bytes; a socket's path may have 103, and 43 of our own come behind
+LONGEST = 60  # max bytes of the base path; a socket's path may have 103, and we append 43
 
 
 def runtime_folder() -> Path:
     """A private folder for this process's sockets and connection files, with a short path.
 
-    Folders that dead processes have left beside it are removed.
+    Also removes the folders that dead processes left next to it.
     """
-    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it warns, and then chooses well
+    with warnings.catch_warnings():  # it warns without XDG_RUNTIME_DIR, but chooses well
         warnings.simplefilter("ignore")
         base = Path(platformdirs.user_runtime_dir("rmi-agent"))
-    # Windows has no socket files, so there the length does not matter.
+    # Windows has no socket files, so the length does not matter there.
     if sys.platform != "win32":
         short = len(os.fsencode(base)) <= LONGEST
         if not short or not made_private(base):
@@ -40,7 +40,7 @@ def runtime_folder() -> Path:
 
 
 def made_private(folder: Path) -> bool:
-    """Make a folder that only this user can look into; whether it is one now."""
+    """Create a folder that only this user can access; returns whether that succeeded."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -54,10 +54,10 @@ def made_private(folder: Path) -> bool:
 
 
 def clear_after_dead(base: Path) -> None:
-    """Remove the folders in one that dead processes have left: they are named by their pids."""
+    """Remove the subfolders left by dead processes; their names start with the pid."""
     for old in base.glob("*-*"):
         pid = old.name.partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            for unlisted in old.glob("*/x"):  # sandboxes have made them so
+            for unlisted in old.glob("*/x"):  # sandboxes removed the read permission
                 unlisted.chmod(0o700)
             shutil.rmtree(old, ignore_errors=True)

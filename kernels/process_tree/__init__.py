@@ -1,4 +1,4 @@
-"""The processes that a kernel has started: which they are, what memory they have, their end.
+"""The processes that a kernel has started: finds them, measures their memory, ends them.
 
 Each carries a mark in its environment, so that none is left behind when the server is killed.
 """

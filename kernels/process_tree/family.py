@@ -1,8 +1,8 @@
-"""A kernel's process and all that it has started: finding it, and ending it.
+"""A kernel's process and everything it has started: finds these processes and ends them.
 
-Who once was of a family stays of it, also when its parent ends and the system gives it another;
-so do the segments of shared memory that it made. Knows processes; nothing of kernels or of how
-much memory they have.
+A process stays a member of its family even if its parent ends and the system reparents it; so do
+the shared memory segments it created. Knows processes; nothing of kernels or of how much memory
+they use.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .reaper import marked
 from .shared_memory import Segment, segments
 
 LINUX = sys.platform == "linux"
-ROUNDS = 5  # of killing: a process may start another one meanwhile
-BETWEEN = 0.02  # seconds
-CLOCK = 2.0  # seconds by which two ways to tell a time may differ
+ROUNDS = 5  # max rounds of killing: a process may start another one in the meantime
+BETWEEN = 0.02  # seconds between rounds
+CLOCK = 2.0  # max difference in seconds between two ways to determine a time
 
 
 @dataclass(frozen=True)
 class Tree:
-    """All processes of the machine at one moment: their parents, and when they began.
+    """A snapshot of all processes of the machine, with their parents and start times.
 
-    On Linux with the segments of shared memory that there are.
+    On Linux it includes all shared memory segments.
     """
 
     parents: dict[int, int]
@@ -41,7 +41,7 @@ class Tree:
 
 
 def tree() -> Tree:
-    """One look at every process; zombies are left out."""
+    """Take a snapshot of all processes except zombies."""
     parents: dict[int, int] = {}
     began: dict[int, float] = {}
     children: defaultdict[int, list[int]] = defaultdict(list)
@@ -57,9 +57,9 @@ def _linux() -> list[tuple[int, int, float]]:
 
 
 def parent_and_start(pid: int) -> tuple[int, float] | None:
-    """Of one process, on Linux; None if it is gone or a zombie."""
+    """A process's parent and start time in clock ticks, on Linux; None if gone or a zombie."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-        # What comes before may be any name: "7 (a) b) S 1 …".
+        # The process name before it may contain anything: "7 (a) b) S 1 …".
         fields = file.read().rpartition(b")")[2].split()
         if fields[0] not in (b"Z", b"X"):
             return int(fields[1]), float(fields[19])
@@ -75,32 +75,32 @@ def _elsewhere() -> list[tuple[int, int, float]]:
 
 
 class Family:
-    """A process, its descendants, and those that were some.
+    """A process, its descendants, and its former descendants.
 
     Args:
         root: the process's id.
 
     Attributes:
-        pids: of all that lived when it was looked at last.
-        segments: shared memory that members have made, by number, also those that have ended.
+        pids: ids of the members alive at the last look.
+        segments: shared memory segments by number, created by members, even ones that have ended.
     """
 
     def __init__(self, root: int) -> None:
         self.root = root
         self.segments: dict[int, Segment] = {}
-        self._root_began: float | None = None  # so that nobody who gets its number is taken for it
+        self._root_began: float | None = None  # recognises another process that reuses its pid
         self._began: dict[int, float] = {}
         if LINUX and (found := parent_and_start(root)):
             self._root_began = self._began[root] = found[1]
-        self._latest: dict[int, float] = {}  # those who lived at this look or the one before
+        self._latest: dict[int, float] = {}  # members alive at this look or the one before
 
     @property
     def pids(self) -> list[int]:
-        """The members that lived at the last look."""
+        """The ids of the members that were alive at the last look."""
         return list(self._began)
 
     def look(self, now: Tree) -> None:
-        """Find who has come and who is gone."""
+        """Update the members from a snapshot."""
         if self._root_began is None and self.root in now.began:
             self._root_began = self._began[self.root] = now.began[self.root]
         living = {pid: start for pid, start in self._began.items() if now.began.get(pid) == start}
@@ -117,7 +117,7 @@ class Family:
     def _note(self, now: list[Segment]) -> None:
         """Remember which segments are the family's, for when their creators have ended.
 
-        Process numbers are used again: what is older than the member is another process's.
+        Pids are reused: a segment older than the member was created by another process.
         """
         noted = {}
         for segment in now:
@@ -130,7 +130,7 @@ class Family:
         self.segments = noted
 
     def look_again(self) -> None:
-        """The same without a look at every process, where there is nobody but the root."""
+        """Update the members as they are now; skips the full snapshot if there is only the root."""
         if not LINUX or set(self._began) - {self.root} or has_children(self.root):
             self.look(tree())
         else:
@@ -139,13 +139,13 @@ class Family:
             self.look(Tree({}, began, {}, segments()))
 
     def adopt(self, pid: int, now: Tree) -> None:
-        """Count one in that was found in another way."""
+        """Add a process that was found in another way, such as by its mark."""
         if pid in now.began:
             self._began[pid] = self._latest[pid] = now.began[pid]
             self._note(now.segments)
 
     def end(self, mark: str) -> list[str]:
-        """Kill all members, and what has the mark; returns who could not be, in words."""
+        """Kill all members and marked processes; returns a sentence for each that survived."""
         denied: dict[int, str] = {}
         for _ in range(ROUNDS):
             self.look_again()
@@ -167,7 +167,7 @@ class Family:
                 except psutil.NoSuchProcess:
                     continue
             time.sleep(BETWEEN)
-        if hasattr(os, "killpg") and self.root:  # those of a leader that was gone before
+        if hasattr(os, "killpg") and self.root:  # the group of a leader that had ended before
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.root, signal.SIGKILL)
         return [
@@ -178,22 +178,22 @@ class Family:
 
 
 def at(start: float) -> float:
-    """When a process began, in seconds since 1970, from the clock ticks that Linux counts."""
+    """Convert a start time from Linux's clock ticks to seconds since 1970."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + start / os.sysconf("SC_CLK_TCK")
 
 
 def has_children(pid: int) -> bool:
-    """Whether a process has started any, on Linux; others are asked for all processes."""
+    """Whether a process has children, on Linux; other systems need the full snapshot."""
     try:
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return any((task / "children").read_bytes() for task in tasks)
-    except OSError:  # it is gone
+    except OSError:  # the process is gone
         return False
 
 
 def name_of(pid: int) -> str:
-    """A process's name."""
+    """A process's name; "unknown" if it is gone or can't be inspected."""
     try:
         return psutil.Process(pid).name()
     except psutil.Error:

@@ -1,8 +1,8 @@
-"""How much memory a kernel's processes have, and which have more than they may.
+"""How much memory a kernel's processes use, and which kernels exceed the limit.
 
-Runs in a thread of its own: it looks at every process of the machine. What many processes share
-is counted once, also when none of them has it mapped. Knows processes and files of /proc; what
-becomes of a kernel that has too much is its session's business.
+Runs in its own thread, since it looks at every process of the machine. Memory that several
+processes share is counted once, even if none of them has it mapped. Knows processes and files of
+/proc; the session decides what happens to a kernel that uses too much.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from .reaper import MARK, number_in, number_of
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks at every process while somebody is busy
-LOOK_IDLE = 10.0  # and while nobody is
-SHARE = 0.05  # of the time that looking may take, at most
-OWN = ("/tmp", "/dev/shm")  # memory in a sandbox, which its sessions share
-INODE = 1024  # bytes that a file takes besides its content, about
-# A line of /proc/PID/maps and /smaps: addresses, device, inode, name.
+LOOK = 1.0  # seconds between looks at all processes while a kernel is busy
+LOOK_IDLE = 10.0  # the same while no kernel is busy
+SHARE = 0.05  # max fraction of the time spent looking
+OWN = ("/tmp", "/dev/shm")  # kept in memory in a sandbox, and shared by its sessions
+INODE = 1024  # approximate bytes that a file takes besides its content
+# A line of /proc/PID/maps or /proc/PID/smaps: addresses, device, inode, name.
 MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
 
 MARKED = re.compile(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode())  # in an environment
-# Shared memory without a name, as maps has it: the second is what is mapped without a file.
+# Nameless shared memory in /proc/PID/maps; the second pattern is memory mapped without a file.
 NAMELESS = re.compile(rb" (?:/memfd:|/dev/zero \(deleted\)$)", re.MULTILINE)
 
 Object = tuple[int, int]  # a device and an inode
 
 
 class Process(Protocol):
-    """What is needed of a kernel's process."""
+    """The part of a kernel's process that the watch needs."""
 
     mark: str
 
     @property
     def family(self) -> Family | None:
-        """All its processes; None where they are not of this machine."""
+        """All its processes; None if they are not on this machine."""
 
     @property
     def is_walled(self) -> bool:
@@ -58,14 +58,14 @@ P = TypeVar("P", bound=Process)
 
 @dataclass
 class Account:
-    """What is known of one kernel's memory.
+    """What is known about one kernel's memory.
 
     Attributes:
-        held: paths in /proc that lead to shared memory which its processes hold.
-        segments: bytes of its System V segments, by their numbers.
-        devices: of its sandbox's /tmp and /dev/shm, where those are its own.
+        held: paths in /proc to the shared memory that its processes hold.
+        segments: bytes of its System V segments by number.
+        devices: devices of its sandbox's own /tmp and /dev/shm; empty if it has none.
         charged: bytes by which its sandbox's /tmp and /dev/shm grew while it was busy.
-        exact_at: when it may be measured exactly again.
+        exact_at: when it may next be measured exactly, by `time.monotonic`.
     """
 
     held: dict[Object, str] = field(default_factory=dict)
@@ -76,15 +76,15 @@ class Account:
 
 
 class MemoryWatch(Generic[P]):
-    """Finds the kernels that have more than `limit` bytes. Call `tick` ten times a second."""
+    """Finds the kernels that use more than `limit` bytes. Call `tick` ten times a second."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._accounts: dict[P, Account] = {}
-        # By devices: bytes at the last look; None once somebody who shared them has left, since
-        # it is not known how much that one has added in the end.
+        # Bytes at the last look, by devices; None once a kernel that shared them has ended, since
+        # it is unknown how much that kernel added at the end.
         self._used: dict[tuple[int, ...], int | None] = {}
-        self._known: dict[int, float] = {}  # processes whose mark was looked for
+        self._known: dict[int, float] = {}  # processes already searched for a mark
         self._failed: WeakSet[P] = WeakSet()
         self._looked = 0.0
         self._took = 0.0
@@ -92,15 +92,15 @@ class MemoryWatch(Generic[P]):
 
     @property
     def kernels(self) -> Collection[P]:
-        """Those of the last tick."""
+        """The kernels of the last tick."""
         return self._accounts.keys()
 
     def tick(self, kernels: Collection[P], busy: Collection[P]) -> list[tuple[P, str]]:
-        """Those that have too much, each with the words for it.
+        """Measure kernels; returns those over the limit, each with a message.
 
         Args:
-            kernels: all that there are.
-            busy: those that run something, or did a moment ago; others are measured now and then.
+            kernels: all kernels.
+            busy: kernels that are or were just running code; others are measured occasionally.
         """
         self._forget(self._accounts.keys() - set(kernels))
         if not kernels:
@@ -119,7 +119,7 @@ class MemoryWatch(Generic[P]):
             try:
                 if due and (words := self._too_much(kernel)):
                     found.append((kernel, words))
-            except Exception:  # one of them is not to keep the others from being measured
+            except Exception:  # still measure the other kernels
                 if kernel not in self._failed:
                     log.exception("A kernel's memory can't be measured")
                 self._failed.add(kernel)
@@ -127,7 +127,7 @@ class MemoryWatch(Generic[P]):
 
     def _too_much(self, kernel: P) -> str:
         account, family = self._accounts.get(kernel), kernel.family
-        if account is None or family is None:  # it came after the last look
+        if account is None or family is None:  # added after the last look
             return ""
         shared = sizes(account.held)
         most = sum(map(resident, family.pids)) + sum(shared.values())
@@ -167,7 +167,7 @@ class MemoryWatch(Generic[P]):
                 account.devices = sandbox_devices(kernel)
 
     def _adopt_strays(self, now: Tree, families: dict[str, Family]) -> None:
-        """Daemons have left their family before anybody saw them, but have its mark."""
+        """Adopt daemons, which left their family before they were seen but carry its mark."""
         if not LINUX:
             return
         inside = {pid for family in families.values() for pid in family.pids}
@@ -185,10 +185,10 @@ class MemoryWatch(Generic[P]):
         self._known = now.began
 
     def _charge(self, kernels: Collection[P], busy: Collection[P]) -> None:
-        """What a sandbox's /tmp and /dev/shm have grown by counts for those who were busy.
+        """Charge the growth of a sandbox's /tmp and /dev/shm to the kernels that were busy.
 
-        All sessions of a principal share them, and no file says which of them wrote it. What lies
-        there from sessions that have ended counts for nobody.
+        All sessions of a principal share them, and no file tells which session wrote it. Files
+        left there by ended sessions are charged to nobody.
         """
         for devices in {account.devices for account in self._accounts.values()} - {()}:
             sharing = [k for k in kernels if k in self._accounts]
@@ -210,7 +210,7 @@ class MemoryWatch(Generic[P]):
 
 
 def measured(family: Family) -> int:
-    """Bytes that a family has, as exactly as can be told now."""
+    """Bytes that a family uses now, as exactly as possible."""
     family.look(tree())
     if not LINUX:
         return sum(map(resident, family.pids))
@@ -219,12 +219,12 @@ def measured(family: Family) -> int:
 
 
 def taken(family: Family) -> dict[int, int]:
-    """Bytes of a family's System V segments, mapped or not, by their numbers."""
+    """Bytes of a family's System V segments, mapped or not, by number."""
     return {number: segment.resident for number, segment in family.segments.items()}
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process, what it shares with others included; files that it maps are not."""
+    """Bytes of a process, including memory shared with others but not mapped files."""
     if not LINUX:
         with contextlib.suppress(psutil.Error):
             return int(psutil.Process(pid).memory_info().rss)
@@ -237,11 +237,11 @@ def resident(pid: int) -> int:
 
 
 def exact(pids: Iterable[int], shared: dict[Object, int], account: Account) -> float:
-    """Bytes of processes, each page counted in parts if several have it, and of what they hold.
+    """Bytes of processes, with shared pages counted proportionally, and of what they hold.
 
     Args:
         pids: the processes.
-        shared: what they hold, with its size; what is mapped of that is not counted again.
+        shared: sizes of the objects they hold; mappings of these are not counted again.
         account: what else counts.
     """
     total = sum(shared.values()) + sum(account.segments.values()) + account.charged
@@ -252,26 +252,26 @@ def exact(pids: Iterable[int], shared: dict[Object, int], account: Account) -> f
                 total += numbers(rollup, b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
             if again:
                 total -= counted_already(pid, shared, account)
-        except PermissionError:  # another user's
+        except PermissionError:  # another user's process
             total += resident(pid)
-        except OSError:  # it is gone
+        except OSError:  # the process is gone
             continue
     return total
 
 
 def numbers(lines: Iterable[bytes], *names: bytes) -> int:
-    """The sum of some lines of /proc: `Pss: 12 kB`."""
+    """The sum, in bytes, of the named lines of a /proc file, such as `Pss: 12 kB`."""
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(names))
 
 
 def counted_already(pid: int, shared: dict[Object, int], account: Account) -> int:
-    """Bytes that a process has mapped of objects whose whole size was counted."""
+    """Bytes that a process has mapped of objects already counted in full."""
     total, inside = 0, False
     with open(f"/proc/{pid}/smaps", "rb") as smaps:
         for line in smaps:
             if mapping := MAPPING.match(line):
                 device = os.makedev(int(mapping[2], 16), int(mapping[3], 16))
-                number = int(mapping[4])  # of a segment it is the inode
+                number = int(mapping[4])  # a segment's number is its inode
                 inside = (device, number) in shared
                 inside = inside or (mapping[5].startswith(b"/SYSV") and number in account.segments)
                 inside = inside or bool(account.charged and device in account.devices)
@@ -281,7 +281,7 @@ def counted_already(pid: int, shared: dict[Object, int], account: Account) -> in
 
 
 def held(pids: Iterable[int]) -> dict[Object, str]:
-    """Shared memory that processes have open or mapped, each with a path that leads to it."""
+    """Shared memory that processes have open or mapped, each with a path to it."""
     found: dict[Object, str] = {}
     for pid in pids:
         for path in [*open_files(pid), *mapped_files(pid)]:
@@ -292,7 +292,7 @@ def held(pids: Iterable[int]) -> dict[Object, str]:
 
 
 def open_files(pid: int) -> list[str]:
-    """Those of a process's descriptors that are shared memory without a name."""
+    """Paths of a process's descriptors that refer to nameless shared memory."""
     found = []
     with contextlib.suppress(OSError):
         for number in os.listdir(f"/proc/{pid}/fd"):
@@ -304,20 +304,20 @@ def open_files(pid: int) -> list[str]:
 
 
 def mapped_files(pid: int) -> list[str]:
-    """The same for what it has mapped and closed; Linux shows that to root only.
+    """Paths of nameless shared memory that a process maps, even if closed; only root can use them.
 
-    Pages that a process has written to and let go of are still there, and in no count of its own.
+    Pages that a process wrote and then released still exist, but in none of its own counts.
     """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
         text = maps.read()
-        if NAMELESS.search(text):  # hardly ever, and there are hundreds of lines
+        if NAMELESS.search(text):  # rarely true, and there are hundreds of lines to match
             lines = [MAPPING.match(line) for line in text.splitlines() if NAMELESS.search(line)]
             return [f"/proc/{pid}/map_files/{each[1].decode()}" for each in lines if each]
     return []
 
 
 def sizes(objects: dict[Object, str]) -> dict[Object, int]:
-    """Bytes that shared memory takes now; what is gone is left out."""
+    """Bytes that shared memory objects take now; those that are gone are left out."""
     found = {}
     for one, path in objects.items():
         with contextlib.suppress(OSError):
@@ -335,7 +335,7 @@ def sandbox_devices(kernel: Process) -> tuple[int, ...]:
 
 
 def own_devices(pid: int) -> tuple[int, ...]:
-    """The devices of a process's /tmp and /dev/shm, if those are file systems of its sandbox."""
+    """The devices of a process's /tmp and /dev/shm if they are its sandbox's own, else empty."""
     with contextlib.suppress(OSError):
         theirs = [os.stat(f"/proc/{pid}/root{path}").st_dev for path in OWN]
         ours = [os.stat(path).st_dev for path in (*OWN, "/")]
@@ -344,7 +344,7 @@ def own_devices(pid: int) -> tuple[int, ...]:
 
 
 def in_use(kernels: Iterable[Process]) -> int | None:
-    """Bytes in /tmp and /dev/shm of the sandbox that kernels share; None if all are gone."""
+    """Bytes used in the /tmp and /dev/shm that kernels share; None if all kernels are gone."""
     for kernel in kernels:
         with contextlib.suppress(OSError):
             assert kernel.family is not None

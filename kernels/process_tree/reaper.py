@@ -1,9 +1,9 @@
-"""Clearing up behind a server, however it ended: also by SIGKILL, also what daemonised.
+"""Cleans up after a server however it ended, even by SIGKILL, including daemonised processes.
 
-Every kernel carries a mark in its environment, and whatever it starts inherits that; on Linux
-also in a limit, which stays when a process gets another environment. A small process waits for
-the server's end, kills what still has the mark and removes the server's folder of sockets. This
-file is run as that process too, so it imports no other part of the package.
+Every kernel carries a mark in its environment that everything it starts inherits; on Linux also
+in a resource limit, which survives a change of environment. A small process waits for the
+server's end, kills whatever still has the mark and removes the server's folder of sockets. This
+file also runs as that process, so it imports no other part of the package.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if sys.platform == "linux":
 log = logging.getLogger(__name__)
 
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
-FILE_LOCKS = 10  # RLIMIT_LOCKS, which has limited nothing since Linux 2.4.25
+FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-LOOK = 1.0  # seconds between looks at whether the process lives
-PATIENCE = 4.0  # seconds in which everything marked has to be gone
+LOOK = 1.0  # seconds between checks whether the process is alive
+PATIENCE = 4.0  # max seconds to kill everything marked
 
 
 class Reaper:
-    """The process that outlives this one by a moment.
+    """The process that cleans up after this one has ended.
 
     Args:
-        mark: begins the marks of this server's kernels.
-        folder: removed in the end.
+        mark: prefix of the marks of this server's kernels.
+        folder: removed at the end.
     """
 
     def __init__(self, mark: str, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Reaper:
         self._process = self._start()
 
     async def stay(self) -> None:
-        """Keep the process running: it is restarted if somebody kills it."""
+        """Keep the process running, restarting it if somebody kills it."""
         while True:
             await asyncio.sleep(LOOK)
             if (code := self._process.poll()) is not None:
@@ -57,12 +57,12 @@ class Reaper:
                 self._process = self._start()
 
     async def release(self) -> None:
-        """This process is done: let it clear up what is left, and wait for that."""
+        """Let the process clean up what is left, and wait for it; call at the end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
             await asyncio.to_thread(self._process.wait, 2 * PATIENCE)
-        except subprocess.TimeoutExpired:  # it was stopped, say
+        except subprocess.TimeoutExpired:  # it was suspended, for example
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
         if self._process.returncode:
@@ -72,17 +72,17 @@ class Reaper:
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-P", __file__, self._mark, str(self._folder)],
-            # Not the server's environment, which may hold tokens and would be for all to read.
+            # Not the server's environment, which may hold tokens that others could then read.
             env={name: os.environ[name] for name in NEEDED if name in os.environ},
-            stdin=subprocess.PIPE,  # closed by the system when this process is gone
+            stdin=subprocess.PIPE,  # closed by the system when this process ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is not meant for it
+            start_new_session=True,  # Ctrl-C must not reach it
         )
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The processes whose mark begins so, as far as they may be looked at."""
+    """The processes whose mark starts with this one, as far as they can be inspected."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
@@ -92,10 +92,10 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def has_mark(pid: int, mark: str) -> bool:
-    """Whether a process's mark begins so; on Linux five times sooner than psutil tells it."""
+    """Whether a process's mark starts with this one; on Linux five times faster than psutil."""
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
-    with contextlib.suppress(OSError):  # another user's
+    with contextlib.suppress(OSError):  # another user's process
         if has_number(number_in(pid), mark):
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     with open(f"/proc/{pid}/environ", "rb") as environ:
@@ -103,9 +103,9 @@ def has_mark(pid: int, mark: str) -> bool:
 
 
 def put_number(pid: int, mark: str) -> None:
-    """Mark a process, and what it will start, by a limit too: that outlives an `env={}`.
+    """Mark a process and what it will start by a limit too, which survives an `env={}`.
 
-    Not where there is another limit: a kernel of another server may be what this one runs in.
+    Another server's limit is kept: this server may itself run in one of its kernels.
     """
     if sys.platform == "linux" and mark:
         server, number = mark.partition(".")[0], number_of(mark)
@@ -113,30 +113,31 @@ def put_number(pid: int, mark: str) -> None:
             there = number_in(pid)
             if there == resource.RLIM_INFINITY or has_number(there, server):
                 resource.prlimit(pid, FILE_LOCKS, (number, number))
-        except (OSError, ValueError) as error:  # it has ended, or a system like Linux has no such
+        except (OSError, ValueError) as error:  # it has ended, or the system lacks this limit
             log.debug("The process %s was not marked by a limit: %s", pid, error)
 
 
 def number_in(pid: int) -> int:
-    """What `put_number` has put, into a process or one that it comes from; else anything.
+    """The number that `put_number` set on a process or an ancestor; arbitrary if it did not.
 
     Raises:
-        OSError: it is gone, or another user's.
+        OSError: the process is gone, or belongs to another user.
     """
     return resource.prlimit(pid, FILE_LOCKS)[1] if sys.platform == "linux" else -1
 
 
 def has_number(number: int, mark: str) -> bool:
-    """Whether it is that of this mark, or of one that begins so."""
+    """Whether a number belongs to this mark, or to any kernel of it if it is a server's mark."""
     if "." in mark:
         return number == number_of(mark)
     return number >> 31 == number_of(mark) >> 31
 
 
 def number_of(mark: str) -> int:
-    """A mark as a limit: 31 bits for the server, and 31 for the kernel.
+    """A mark as a limit: 31 bits for the server and 31 for the kernel.
 
-    A server's own, which its templates have, is the highest: a limit may be lowered by anybody.
+    The server's own number, which its templates have, is the highest, as any process may lower a
+    limit.
     """
     server, _, kernel = mark.partition(".")
     parts = (hashlib.sha256(each.encode()).digest() for each in (server, kernel))
@@ -145,7 +146,7 @@ def number_of(mark: str) -> int:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill everything that has the mark; a process may be starting others meanwhile."""
+    """Kill everything that has the mark; repeats, as processes may start others meanwhile."""
     ends = time.monotonic() + PATIENCE
     while (left := marked(mark)) and time.monotonic() < ends:
         for process in left:
@@ -155,15 +156,15 @@ def kill_marked(mark: str) -> None:
 
 
 def clear_up(mark: str, folder: Path) -> None:
-    """Kill what has the mark, and remove the folder."""
+    """Kill everything that has the mark, and remove the folder."""
     kill_marked(mark)
-    for unlisted in folder.glob("*/x"):  # sandboxes have made them so
+    for unlisted in folder.glob("*/x"):  # sandboxes removed the read permission
         unlisted.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
-    """Wait for the end of whoever holds the other end of stdin, then clear up."""
+    """Wait until the process at the other end of stdin has ended, then clean up."""
     mark, folder = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

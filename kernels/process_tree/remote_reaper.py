@@ -1,8 +1,8 @@
-"""A small process beside a kernel of another machine, which clears up behind it.
+"""A small process next to a kernel on another machine, which cleans up after it.
 
-However the kernel ends, and also when nobody is connected to it any more, since then the server
-that had it is gone. Sent there as text behind `reaper.py`, whose names it uses; knows
-processes and files, and nothing of Jupyter.
+It does so however the kernel ends, and also ends a kernel that nobody is connected to any more,
+since its server is gone then. Sent there as text, appended to `reaper.py`, whose names it uses;
+knows processes and files, and nothing of Jupyter.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import psutil
 with contextlib.suppress(ImportError):  # there it is part of the same text
     from .reaper import kill_marked
 
-GLANCE = 0.2  # seconds between looks at whether the kernel lives
-CLOSER = 2.0  # seconds between looks at what it has started and who is connected
+GLANCE = 0.2  # seconds between checks whether the kernel is alive
+CLOSER = 2.0  # seconds between checks of its child processes and connections
 
 
 def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience: float) -> None:
-    """Wait for a kernel's end, or bring it about; then kill what it started, remove its files.
+    """Wait for a kernel to end, or kill it; then kill what it started and remove its files.
 
     Args:
-        pid: the kernel's.
-        mark: in the environment of all that it starts.
-        ports: those of its channels.
-        leftovers: files and folders that are to go with it.
-        patience: seconds without a connection after which it is ended.
+        pid: the kernel's process id.
+        mark: the mark in the environment of everything it starts.
+        ports: the ports of its channels.
+        leftovers: files and folders to remove after its end.
+        patience: max seconds without a connection; after that the kernel is killed.
     """
     kernel = psutil.Process(pid)
     family: set[psutil.Process] = set()
@@ -56,7 +56,7 @@ def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience:
 
 
 def runs(kernel: psutil.Process) -> bool:
-    """Whether it does; one that is dead and not waited for does not."""
+    """Whether the kernel is running; a zombie is not."""
     try:
         return kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -64,11 +64,11 @@ def runs(kernel: psutil.Process) -> bool:
 
 
 def has_connection(kernel: Any, ports: list[int]) -> bool:
-    """Whether somebody else is connected to one of its ports, or that can't be seen."""
+    """Whether another process is connected to one of its ports; True if that can't be seen."""
     look = getattr(kernel, "net_connections", None) or kernel.connections  # before psutil 6
     try:
         links = [each for each in look("tcp") if each.status == psutil.CONN_ESTABLISHED]
-        # ipykernel has one to itself.
+        # ipykernel has a connection to itself.
         own = {(*each.laddr,) for each in links}
         return any(each.laddr.port in ports and (*each.raddr,) not in own for each in links)
     except psutil.AccessDenied:
@@ -76,7 +76,7 @@ def has_connection(kernel: Any, ports: list[int]) -> bool:
 
 
 def members(session: int) -> list[psutil.Process]:
-    """The processes of the session that a kernel leads, if it does lead one."""
+    """The processes of the session that a kernel leads; empty if it leads none."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):

@@ -1,7 +1,7 @@
-"""System V's segments of shared memory: which there are, and the end of those that were left.
+"""System V shared memory segments: lists them, and removes those that were left behind.
 
-A segment outlives the processes that have it, and a sandbox refuses them. Knows what Linux lists;
-whose a segment is, `family.py` says.
+A segment outlives the processes that map it; sandboxes forbid segments. Knows what Linux lists;
+`family.py` knows which family a segment belongs to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 SHM = "/proc/sysvipc/shm"
 IPC_RMID = 0
-ROUNDS, BETWEEN = 10, 0.05  # seconds
+ROUNDS, BETWEEN = 10, 0.05  # max attempts to remove segments, and seconds between them
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Segment:
     """A segment as Linux lists it.
 
     Attributes:
-        number: its id, which another one may have once it is removed.
-        creator: the process that made it.
-        made: when, or when its owner or mode was changed last, in seconds since 1970.
-        attached: how many times processes have it mapped.
-        resident: bytes.
+        number: its id, which may be reused once the segment is removed.
+        creator: pid of the process that created it.
+        made: when it was created or its owner or mode last changed, in seconds since 1970.
+        attached: how many mappings processes have of it.
+        resident: bytes in memory and in swap.
     """
 
     number: int
@@ -36,13 +36,13 @@ class Segment:
     resident: int
 
     def is_still(self, earlier: Segment) -> bool:
-        """Whether it is one that was seen earlier; its owner and mode may have changed."""
+        """Whether this is a segment seen earlier; its owner and mode may have changed since."""
         same = (self.number, self.creator) == (earlier.number, earlier.creator)
         return same and self.made >= earlier.made
 
 
 def segments() -> list[Segment]:
-    """All segments of the machine; none where the system is another."""
+    """All segments of the machine; empty on systems other than Linux."""
     found = []
     with contextlib.suppress(OSError), open(SHM) as file:
         names = file.readline().split()
@@ -54,9 +54,9 @@ def segments() -> list[Segment]:
 
 
 def remove(left: Iterable[Segment]) -> None:
-    """Remove those of these segments that are still there and that no process has mapped.
+    """Remove those of these segments that still exist and that no process has mapped.
 
-    A process that was killed a moment ago may still have one.
+    Retries, as a process that was killed a moment ago may still have one mapped.
     """
     libc, wanted = ctypes.CDLL(None), {segment.number: segment for segment in left}
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Jupyter's messages as data: what a cell has put out, how its run ended, what it asks.
+"""Jupyter's messages as data: a cell's outputs, how its run ended, the questions it asks.
 
 Knows neither processes nor channels.
 """

@@ -1,6 +1,6 @@
-"""Folding a run's messages into its nbformat cell, as a notebook shows them in the end.
+"""Folding a run's messages into its nbformat cell, as a notebook would finally show them.
 
-Streams join, carriage returns and backspaces overwrite, `clear_output` clears and
+Streams are joined, carriage returns and backspaces overwrite, `clear_output` clears and
 `update_display_data` replaces. Knows messages and cells; nothing of kernels or files.
 """
 
@@ -21,21 +21,21 @@ from .weighing import HELD_MOST, Weight, weight_of
 Message = dict[str, Any]
 Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
 
-OUTPUTS_MOST = 10_000  # of one cell; text still joins what is there
-SHOWN_MOST = 100  # outputs of one display_id that an update changes: the latest
-DEEPEST = 100  # levels of JSON; its readers and writers need a stack for them
-PART = 65_536  # characters of a stream that are folded at one go
-OMITTED_MOST = 10**15  # characters that a kernel is believed to have cut
-FREE = 10  # messages that only say what the kernel does, and do not count
+OUTPUTS_MOST = 10_000  # max outputs of one cell; text is still added to existing streams
+SHOWN_MOST = 100  # max outputs of one display_id that an update changes, the latest ones
+DEEPEST = 100  # max levels of nested JSON, since its readers and writers recurse
+PART = 65_536  # max characters of a stream that are folded at a time
+OMITTED_MOST = 10**15  # max characters that a kernel can credibly report as cut
+FREE = 10  # number of status and execute_input messages that do not count towards the limit
 
 
 class Outputs:
-    """One cell's outputs while its run goes on.
+    """One cell's outputs while it is running.
 
     Attributes:
         cell: the nbformat code cell; `settle` brings its `outputs` up to date.
-        size: bytes taken in so far, as they were sent; what was left out counts, too.
-        changed: set whenever something was folded in; a watcher clears it.
+        size: bytes received so far, as sent, including what was left out.
+        changed: set whenever a message is folded in; cleared by whoever watches it.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class Outputs:
         self._own: dict[int, str] = {}  # id of an output of this cell → its display_id
         self._elsewhere: dict[int, NotebookNode] = {}
         self._held: dict[int | str, int] = {}  # display_id, or an output's id → bytes of memory
-        self._memory = 0  # the sum of those
+        self._memory = 0  # sum of `_held`
         self._clear_next = False
         self._limit = limit
         self._on_limit = on_limit
         self._of_protocol = 0
         self._left_out, self._left_out_size = 0, 0
-        self._beyond = 0  # bytes that came after the limit
+        self._beyond = 0  # bytes received beyond the limit
 
     @property
     def elsewhere(self) -> list[NotebookNode]:
-        """Outputs of earlier cells that an `update_display_data` has changed."""
+        """Outputs of earlier cells changed by this cell's display updates."""
         return list(self._elsewhere.values())
 
     @property
     def left_out(self) -> str:
-        """What was too much to be kept, in words; empty if nothing was."""
+        """A note about outputs that were left out; empty if there are none."""
         what = []
         if self._left_out:
             what.append(
@@ -82,7 +82,7 @@ class Outputs:
         return " ".join([*what, "Write large data to a file instead."]) if what else ""
 
     def fold(self, message: Message) -> None:
-        """Take in one iopub message; those that show nothing only count or set metadata."""
+        """Fold in one iopub message; one without output only counts or sets metadata."""
         kind, content = message["header"]["msg_type"], message["content"]
         weight = message.get("weight") or unparsed(content)
         if weight.too_much:
@@ -99,7 +99,7 @@ class Outputs:
                 self.timing("iopub.execute_input", message["header"].get("date"))
         elif self._admit(weight.size):
             self._take_in(kind, content, weight)
-        omitted = content.get("rmi_agent_omitted")  # inside/setup.py has cut it, or so it says
+        omitted = content.get("rmi_agent_omitted")  # cut by inside/messages.py; can be forged
         if isinstance(omitted, int):
             omitted = min(max(0, omitted), OMITTED_MOST)
             within = self._admit(omitted)
@@ -125,7 +125,7 @@ class Outputs:
                 self._clear()
 
     def stream(self, name: str, text: str) -> None:
-        """Add text to a stream, joining it to the last piece of the same stream."""
+        """Add text to a stream, joined to its last output unless a display came after that."""
         if not text or not self._admit(len(utf8(text))):
             return
         self._clear_if_waiting()
@@ -142,14 +142,14 @@ class Outputs:
         self.changed.set()
 
     def settle(self) -> NotebookNode:
-        """The run is over: write the joined stream texts into the cell and return it."""
+        """Write the joined stream texts into the cell and return it, once the run is over."""
         for output in self.cell.outputs:
             if joined := self._streams.get(id(output)):
                 output.text = joined.finish()
         return self.cell
 
     def settled(self) -> NotebookNode:
-        """A copy of the cell with the text that can't change any more: what to show meanwhile."""
+        """A copy of the cell to show while it is running, with the text so far."""
         outputs = [
             NotebookNode(output, text=self._settled_text(output))
             if id(output) in self._streams
@@ -159,7 +159,7 @@ class Outputs:
         return NotebookNode(self.cell, outputs=outputs)
 
     def stream_texts(self, name: str) -> list[StreamText]:
-        """The texts of one stream (`stdout`, `stderr`), in order; displays stand between them."""
+        """The texts of one stream (`stdout`, `stderr`) in order, as separated by other outputs."""
         return [
             self._streams[id(output)]
             for output in self.cell.outputs
@@ -167,7 +167,7 @@ class Outputs:
         ]
 
     def stream_text(self, output: NotebookNode) -> StreamText | None:
-        """The text that a stream output gets; None for one that was there before."""
+        """The text of a stream output; None if the output existed before this run."""
         return self._streams.get(id(output))
 
     def _settled_text(self, output: NotebookNode) -> str:
@@ -175,7 +175,7 @@ class Outputs:
         return joined.settled if joined else str(output.text)
 
     def timing(self, event: str, date: object) -> None:
-        """Note when something happened, in `metadata.execution` as Jupyter does."""
+        """Record when an event happened, in `metadata.execution` as Jupyter does."""
         stamp = date.isoformat() if isinstance(date, datetime) else str(date)[:40]
         self.cell.metadata.setdefault("execution", NotebookNode())[event] = encodable(stamp)
 
@@ -237,7 +237,7 @@ class Outputs:
         self.changed.set()
 
     def _admit(self, size: int) -> bool:
-        """Count new output; past the limit say so, once, and take no more."""
+        """Count new output; calls `on_limit` once past the limit, and then admits no more."""
         within = self._limit == 0 or self.size <= self._limit
         self.size += size
         self._beyond += 0 if within else size
@@ -247,7 +247,7 @@ class Outputs:
         return within
 
     def _hold(self, key: int | str, weight: Weight) -> bool:
-        """Have room in memory for an output, instead of what it replaces; else leave it out."""
+        """Reserve memory for an output, counting what it replaces as freed, or leave it out."""
         memory = self._memory - self._held.get(key, 0) + weight.memory
         if memory > HELD_MOST:
             self._leave_out(weight)
@@ -261,7 +261,7 @@ class Outputs:
 
 
 def in_parts(message: Message) -> Iterator[Message]:
-    """A message as several, where a stream's text is too long to be folded at one go."""
+    """Split a stream message whose text is too long to be folded at once."""
     content = message["content"]
     text = content.get("text")
     if message["header"]["msg_type"] != "stream" or not isinstance(text, str) or len(text) <= PART:
@@ -275,22 +275,22 @@ def in_parts(message: Message) -> Iterator[Message]:
 
 
 def unparsed(content: dict[str, Any]) -> Weight:
-    """What a message weighs that nobody has weighed when it came."""
+    """The weight of a message that was not weighed on arrival."""
     return weight_of(utf8(json.dumps(content, ensure_ascii=False, default=str)))
 
 
 def whole(number: object) -> int | None:
-    """A number, if it is one that nbformat takes for a count."""
+    """The number if nbformat accepts it as an execution count, else None."""
     return number if type(number) is int else None
 
 
 def utf8(text: str) -> bytes:
-    """A text's bytes."""
+    """The text as UTF-8, with lone surrogates replaced."""
     return text.encode("utf-8", "replace")
 
 
 def encodable(text: str) -> str:
-    """Text that can become UTF-8: a lone surrogate would break JSON later."""
+    """Replace lone surrogates, which would break JSON later; other text is unchanged."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -299,7 +299,7 @@ def encodable(text: str) -> str:
 
 
 def clean(value: Any, levels: int = DEEPEST) -> Any:
-    """JSON data that can be written again, changed in place: text, numbers and depth."""
+    """Make JSON data writable again, in place: lone surrogates, NaN and infinity, deep nesting."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, float):
@@ -318,7 +318,7 @@ def clean(value: Any, levels: int = DEEPEST) -> Any:
 
 
 def clean_bundle(data: dict[str, Any]) -> dict[str, Any]:
-    """A mimebundle that nbformat accepts: text everywhere but under JSON types."""
+    """Make a mimebundle valid for nbformat: every value is text, except under JSON types."""
     for mime, value in clean(data).items():
         if not isinstance(value, str) and not mime.endswith("json"):
             data[mime] = "".join(map(str, value)) if isinstance(value, list) else str(value)

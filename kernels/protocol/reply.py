@@ -1,4 +1,4 @@
-"""What is run on a kernel, and how a run ended. Data, and its reading out of messages."""
+"""What is run on a kernel, and how the run ended: data, and parsing it from messages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .outputs import encodable
 Message = dict[str, Any]
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
-NAME_MOST = 200  # characters of an error's name
+NAME_MOST = 200  # max characters of an error's name
 
 
 @dataclass(frozen=True)
 class Script:
-    """A file to run as `__main__`: where it lies, what it says, what it is given."""
+    """A file to run as `__main__`: its path and source, and the arguments and stdin it gets."""
 
     path: Path
     source: bytes
     args: tuple[str, ...] = ()
     stdin: str = ""
-    fresh: bool = True  # the kernel is this file's own: it moves to the file's folder for good
+    fresh: bool = True  # in a kernel of its own, which changes to the file's folder for good
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Reply:
     """How a run ended.
 
     Attributes:
-        status: `timeout` and `interrupted` name our own act, whatever the code made of it.
-        state: `lost` when the process was killed or died.
-        exit_code: of a script, or of a process that ended (negative: by that signal).
+        status: `timeout` and `interrupted` say that we stopped it, however the code reacted.
+        state: `lost` if the process was killed or died.
+        exit_code: of a script, or of the process if it ended (negative: signal number).
         steps: what was done to stop the run, in order, in words.
-        notes: what the caller should know besides, as sentences.
+        notes: what else the caller should know, as sentences.
     """
 
     status: Status
@@ -50,7 +50,7 @@ class Reply:
 def reply_of(
     reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()
 ) -> Reply:
-    """A `Reply` from the kernel's own words and from what we did meanwhile."""
+    """Make a `Reply` from the kernel's reply and from what we did to stop the run."""
     content = reply["content"]
     failed = content.get("status") != "ok"
     error, code = (content.get("ename") if failed else None), None
@@ -70,7 +70,7 @@ def reply_of(
 
 
 def ends_kernel(reply: Message) -> bool:
-    """Whether the cell said `exit()`: the reply is ok, and then the process ends."""
+    """Whether the cell called `exit()`: the process ends after this reply."""
     return any(
         payload.get("source") == "ask_exit" and not payload.get("keepkernel")
         for payload in payloads(reply)
@@ -78,11 +78,11 @@ def ends_kernel(reply: Message) -> bool:
 
 
 def payloads(reply: Message) -> list[dict[str, Any]]:
-    """What a reply carries besides; the code that ran may have put anything there."""
+    """The payloads of a reply, without malformed ones: user code can put anything there."""
     carried = reply["content"].get("payload", [])
     return [each for each in carried if isinstance(each, dict)] if isinstance(carried, list) else []
 
 
 def now() -> str:
-    """This moment as Jupyter's messages write it."""
+    """The current time in the format of Jupyter's messages."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -1,6 +1,6 @@
-"""What a running cell asks the person: `input()` and `getpass()` on their way.
+"""Questions of a running cell to the user: pending calls of `input()` and `getpass()`.
 
-The kernel waits for the answer; who gets it, and how, is not known here.
+The kernel waits for the answer; this module does not know who is asked, or how.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-REFUSED = "\x04"  # end of transmission; ipykernel makes an EOFError of it
-HIDDEN = "········"  # what Jupyter shows for a password
+REFUSED = "\x04"  # end of transmission; ipykernel turns it into an EOFError
+HIDDEN = "········"  # what Jupyter shows in place of a password
 
 
 class Question:
-    """A question that its cell waits on. As a context manager it is open inside.
+    """A question that its cell waits on. A context manager: leaving it closes the question.
 
     Attributes:
-        prompt: the text that the cell gave.
-        secret: whether it came from `getpass`: the answer is never shown or kept.
+        prompt: the cell's prompt text.
+        secret: whether it came from `getpass`, so that the answer is never shown or stored.
     """
 
     def __init__(self, prompt: str, secret: bool = False) -> None:
@@ -30,25 +30,25 @@ class Question:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._answer.cancel()  # nobody waits any more; after an answer this does nothing
+        self._answer.cancel()  # nobody waits any more; no effect after an answer
 
     @property
     def open(self) -> bool:
-        """Whether an answer still counts."""
+        """Whether the question can still be answered."""
         return not self._answer.done()
 
     def answer(self, text: str) -> None:
-        """Give the answer, without a line's end."""
+        """Answer the question; `text` has no line break at its end."""
         if self.open:
             self._answer.set_result(text.removeprefix(REFUSED))
 
     def refuse(self, why: str) -> None:
-        """Let the cell go on with an EOFError that says why."""
+        """Raise an EOFError in the cell that says why."""
         if self.open:
             self._answer.set_result(REFUSED + why)
 
     async def answered(self) -> str:
-        """Wait for what the kernel is to be sent."""
+        """Wait for the text to send to the kernel."""
         return await asyncio.shield(self._answer)
 
     def transcript(self) -> str:
@@ -59,7 +59,7 @@ class Question:
         return f"{self.prompt}{HIDDEN if self.secret else answer}\n"
 
     def nobody(self) -> None:
-        """An `OnQuestion` for where no person is."""
+        """Refuse the question: the `OnQuestion` to use when there is no user to ask."""
         self.refuse("nobody can be asked here: give the value in the code")
 
 

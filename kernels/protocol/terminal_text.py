@@ -1,7 +1,7 @@
-"""What a stream's text looks like once a terminal has followed its control characters.
+"""A stream's text as a terminal would show it after processing its control characters.
 
-Carriage returns and backspaces move back, what follows overwrites, `ESC [ K` erases. Each
-character is looked at once, however the text was cut up. Knows text; nothing of cells.
+Carriage returns and backspaces move the cursor back, text overwrites, `ESC [ K` erases. Each
+character is processed once, however the text was split. Knows text; nothing of cells.
 """
 
 from __future__ import annotations
@@ -9,37 +9,37 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 
-# Characters of one row. As on a terminal, a longer line goes on in the next row, and nothing
-# moves back from there. So the open row is all that can still change, and stays small.
+# Max characters of one row. As on a terminal, a longer line wraps, and the cursor never moves back
+# to the previous row. So only the open row can still change, and it stays small.
 WIDTH = 100_000
-CHUNK = 65_536  # characters of settled text that are joined to one string
+CHUNK = 65_536  # characters of settled text after which they are joined into one string
 
 _MOVES = re.compile(r"(\r+|\x08+|\x1b\[[0-2]?K)")
-_CUT_OFF = re.compile(r"\x1b(?:\[[0-2]?)?\Z")  # an erase whose rest may come with the next piece
+_CUT_OFF = re.compile(r"\x1b(?:\[[0-2]?)?\Z")  # an erase sequence that the next piece may complete
 
 
 class StreamText:
-    """The text of one stream output, followed as a terminal does, at a cost linear in its size.
+    """The text of one stream output, processed as by a terminal in linear time.
 
     Attributes:
-        size: characters taken in.
-        settled_size: characters that can't change any more: all finished rows.
+        size: number of characters received.
+        settled_size: number of characters that can no longer change, i.e. of all finished rows.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self.settled_size = 0
         self._chunks: list[str] = []  # settled text
-        self._starts: list[int] = []  # where in the text each chunk begins
-        self._recent: list[str] = []  # settled text that comes behind the chunks
+        self._starts: list[int] = []  # offset of each chunk in the text
+        self._recent: list[str] = []  # settled text after the chunks
         self._recent_size = 0
         self._row: list[str] = []  # the open row's characters
-        self._column = 0  # where the next one goes
-        self._moved = False  # whether anything has moved back in the open row
-        self._held = ""  # an erase that is not complete
+        self._column = 0  # where the next character goes
+        self._moved = False  # whether the cursor has moved back in the open row
+        self._held = ""  # an incomplete erase sequence
 
     def append(self, text: str) -> None:
-        """Add what was written."""
+        """Process text written to the stream."""
         self.size += len(text)
         text = self._held + text
         cut_off = _CUT_OFF.search(text, max(0, len(text) - 3))
@@ -53,7 +53,7 @@ class StreamText:
                 self._write(piece)
 
     def settled_from(self, start: int) -> str:
-        """The settled text from its character `start` on; costs what it returns."""
+        """The settled text from character `start` on, at a cost linear in what is returned."""
         if start >= self.settled_size:
             return ""
         self._recent = ["".join(self._recent)]
@@ -66,7 +66,7 @@ class StreamText:
 
     @property
     def pending(self) -> str:
-        """The open row as long as nothing has moved back in it: worth showing meanwhile.
+        """The open row, if the cursor has not moved back in it: worth showing in the meantime.
 
         At most `WIDTH` characters; a carriage return may still change them.
         """
@@ -74,16 +74,16 @@ class StreamText:
 
     @property
     def settled(self) -> str:
-        """What to show meanwhile: the settled text and what is pending."""
+        """The text to show while the stream is open: the settled and the pending text."""
         return self.settled_from(0) + self.pending
 
     @property
     def text(self) -> str:
-        """All of it, as it looks now."""
+        """The whole text as it looks now."""
         return self.settled_from(0) + self._open_row() + self._held
 
     def finish(self) -> str:
-        """Nothing more comes: all of it is settled, and returned."""
+        """Settle and return the whole text; nothing may be appended afterwards."""
         text = self.text
         self._chunks, self._starts, self._recent = [text], [0], []
         self.settled_size, self._recent_size = len(text), 0
@@ -101,7 +101,7 @@ class StreamText:
         self._put(text)
 
     def _put(self, text: str) -> None:
-        """Write into the open row, and go on in the next where it is full."""
+        """Write into the open row, wrapping to a new one when it is full."""
         end = self._column + len(text)
         while end > WIDTH:
             room = WIDTH - self._column
@@ -118,7 +118,7 @@ class StreamText:
             self._column = 0
         elif control[0] == "\b":
             self._column = max(0, self._column - len(control))
-        elif control[2] == "2":  # nearly always beside a carriage return: it begins anew
+        elif control[2] == "2":  # nearly always next to a carriage return: start the row over
             self._row.clear()
             self._column = 0
         elif control[2] != "1":

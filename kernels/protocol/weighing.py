@@ -1,7 +1,7 @@
-"""What a kernel's messages weigh, found out before they are parsed.
+"""Weighs a kernel's messages before they are parsed.
 
-One that would become too much to hold is taken apart no further: its header is known, and
-how much it was. Knows jupyter_client's channels and JSON's looks; nothing of outputs.
+The content of a message that would take too much memory is not parsed; only its header and weight
+are known. Knows jupyter_client's channels and the syntax of JSON; nothing of outputs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.session import Session
 
-HELD_MOST = 32_000_000  # bytes of memory that the content of one message may become
-HEAD_MOST = 1_000_000  # bytes of a header, a parent's header or a message's metadata
-WAITING = 2  # messages of a channel that wait in this process, where others wait in the kernel
-ROOM = 5_000_000  # bytes of a part of a message beside twice what a run may put out
+HELD_MOST = 32_000_000  # max bytes of memory for the parsed content of one message
+HEAD_MOST = 1_000_000  # max bytes of memory for a header, parent header or metadata
+WAITING = 2  # max messages per channel queued here; further ones wait in the kernel
+ROOM = 5_000_000  # bytes allowed for a message part on top of twice the output limit
 
-# What values become: a list, a dict, and whatever stands behind a comma or alone in them.
+# Bytes of memory of a list, of a dict, and of a value in them (alone or after a comma).
 _LIST, _DICT, _VALUE = 90, 250, 60
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # characters that make all the others wider
+_ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # characters that widen a str to 4 bytes each
 
 
 @dataclass(frozen=True)
 class Weight:
-    """What a message weighs.
+    """The weight of a message.
 
     Attributes:
-        size: bytes of content, metadata and buffers, as they were sent.
-        memory: bytes that they become when they are parsed, or more.
+        size: bytes of content, metadata and buffers, as sent.
+        memory: estimated bytes of memory of the parsed content, rather too high than too low.
     """
 
     size: int
@@ -42,20 +42,20 @@ class Weight:
 
     @property
     def too_much(self) -> bool:
-        """Whether it is left unparsed."""
+        """Whether the content is too large to be parsed."""
         return self.memory > HELD_MOST
 
 
 def weight_of(content: bytes, others: int = 0) -> Weight:
-    """The weight of a message with this content, and so many bytes of other parts."""
+    """The weight of a message with this content and `others` bytes of other parts."""
     return Weight(len(content) + others, memory_of(content))
 
 
 def memory_of(text: bytes) -> int:
-    """About how many bytes JSON becomes when it is parsed; rather too many than too few."""
+    """Estimate the memory of parsed JSON in bytes, rather too high than too low."""
     width = 4 if _ASTRAL.search(text) else 1 if text.isascii() and b"\\u" not in text else 2
     structure = _structure(text)
-    if structure > HELD_MOST // 32:  # worth telling texts with commas from lists
+    if structure > HELD_MOST // 32:  # large enough to be worth excluding the text of strings
         structure = _structure(_STRING.sub(b"", text))
     return width * len(text) + structure
 
@@ -65,19 +65,19 @@ def _structure(text: bytes) -> int:
 
 
 class WeighedChannel(AsyncZMQSocketChannel):
-    """jupyter_client's channel; `weight` of each message is a `Weight`.
+    """jupyter_client's channel, with a `Weight` under the key `weight` of each message.
 
-    The content of a message that is too much is left out: it is an empty object.
+    The content of a message that is too large is replaced by an empty dict.
     """
 
     async def get_msg(  # type: ignore[override]  # as in jupyter_client's own
         self, timeout: float | None = None
     ) -> dict[str, Any]:
-        """The next message.
+        """Wait for the next message.
 
         Raises:
-            Empty: none came within `timeout` seconds.
-            ValueError: it can't be read, or as KeyError, TypeError or RecursionError.
+            Empty: no message came within `timeout` seconds.
+            ValueError, KeyError, TypeError, RecursionError: the message can't be read.
         """
         assert self.socket is not None
         if not await self.socket.poll(None if timeout is None else int(timeout * 1000)):
@@ -87,10 +87,10 @@ class WeighedChannel(AsyncZMQSocketChannel):
 
 
 def unpacked(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
-    """A signed message's parts as jupyter_client has it, with its weight.
+    """Deserialize the parts of a signed message as jupyter_client does, and add its weight.
 
     Raises:
-        ValueError: it can't be read, or as KeyError, TypeError or RecursionError.
+        ValueError, KeyError, TypeError, RecursionError: the message can't be read.
     """
     if any(memory_of(part) > HEAD_MOST for part in parts[1:4]):
         raise ValueError("a header or metadata of more than a megabyte")
@@ -103,18 +103,18 @@ def unpacked(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
 
 
 def weighed(client: AsyncKernelClient, limit: int, *, waits: bool) -> None:
-    """Let a client's channels weigh what comes; before they start.
+    """Make a client's channels weigh incoming messages; call it before they start.
 
     Args:
-        client: of jupyter_client, over ZMQ.
-        limit: bytes that a run may put out; 0 is no limit.
-        waits: whether the kernel waits for a slow reader, as those do that have `inside/setup.py`.
-            All others drop what is too much for both sides' queues.
+        client: a jupyter_client client over ZMQ.
+        limit: max bytes that a run may output; 0 means no limit.
+        waits: whether the kernel waits for a slow reader, as those set up by `inside/setup.py` do.
+            All others drop what exceeds the queues of both sides.
     """
     for channel in ("iopub", "shell", "stdin", "control"):
         setattr(client, f"{channel}_channel_class", WeighedChannel)
     if waits:
         client.context.setsockopt(zmq.RCVHWM, WAITING)
     if limit:
-        # libzmq ends the connection then: what a kernel was taught to send is never as much.
+        # libzmq drops the connection beyond this; kernels that we set up never send as much.
         client.context.setsockopt(zmq.MAXMSGSIZE, 2 * limit + ROOM)

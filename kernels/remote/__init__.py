@@ -1,6 +1,6 @@
-"""Kernels that a kernelspec's own provisioner puts on another machine.
+"""Kernels that a kernelspec's own provisioner starts on another machine.
 
-Project files are sent there, and a heartbeat tells whether they are alive.
+The project's files are sent there, and a heartbeat tells whether a kernel is alive.
 """
 
 from .file_sync import NotSent, Shipment

@@ -1,8 +1,8 @@
-"""The project's files, sent along to a kernel that can't see them where they are.
+"""Copies the project's files to a kernel that can't access them in place.
 
-Asks the kernel what it has and sends what differs, in ordinary execute requests; what is done
-there is in `inside/file_receiver.py`. Knows files and how to ask; nothing of provisioners or
-channels.
+Asks the kernel which files it has and sends the ones that differ, in ordinary execute requests;
+`inside/file_receiver.py` is the kernel's side. Knows files and how to ask; nothing about
+provisioners or channels.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..process import RemoteOptions
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
-PIECE = 2_000_000  # bytes of files in one request; Jupyter servers take messages of 10 MB
+PIECE = 2_000_000  # bytes of file data per request; Jupyter servers accept messages of 10 MB
 SKIPPED = ("__pycache__", "node_modules")
-VENV = "pyvenv.cfg"  # a folder with it is an environment, which is of no use elsewhere
+VENV = "pyvenv.cfg"  # marks a folder as a virtual environment, which is useless on another machine
 MOST_FILES = 5_000
-NAMED = 5  # files of which a note says that they were left out
+NAMED = 5  # max left-out files named in a note
 
 
 class NotSent(Exception):
-    """The files did not get there; the text says why."""
+    """The files could not be sent; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Found:
     """The files of a project.
 
     Attributes:
-        digests: SHA-256, by names with slashes.
-        left_out: those that would have been too much, the largest first.
+        digests: SHA-256 by name, with slashes.
+        left_out: names of files beyond the size limit, largest first.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
@@ -50,14 +50,14 @@ class Shipment:
     """One kernel's copy of a project.
 
     Args:
-        root: the project's folder here.
-        far: how it is to get there.
-        ask: executes a request there and gives its answer; raises `NotSent`.
+        root: the project's folder on this machine.
+        far: options for kernels on other machines.
+        ask: executes a request in the kernel and returns its answer; raises `NotSent`.
     """
 
     def __init__(self, root: Path, far: RemoteOptions, ask: Ask) -> None:
         self.root, self.far, self._ask = root, far, ask
-        self.there: str | None = None  # the project's folder there, once it has one
+        self.there: str | None = None  # the copy's folder on the kernel's machine, if any yet
         self._told: tuple[str, ...] = ()
         self._shared = False
 
@@ -65,8 +65,8 @@ class Shipment:
         """Bring the copy up to date; returns what to report.
 
         Args:
-            script: the file that will run; what is near to it goes first. Left out, the kernel
-                goes into the project's folder, as the kernels of this machine start there.
+            script: the file that will run; files near it are sent first. Without it, the kernel
+                changes into the project's folder, where kernels on this machine start.
         """
         near = script.parent if script and script.is_relative_to(self.root) else self.root
         found = Found()
@@ -83,14 +83,14 @@ class Shipment:
             }
         )
         self.there, self._shared = str(answer["folder"]), bool(answer["shared"])
-        # What it asks for is not believed: code there may have changed what asks.
+        # Don't trust the list of missing files: code in the kernel may have tampered with it.
         missing = [name for name in found.digests if name in set(answer["missing"])]
         for pieces in parts(self.root, missing):
             await self._ask({"do": "put", "pieces": pieces})
         return [] if self._shared else self._left_out(found)
 
     def path(self, script: Path) -> str:
-        """Where a file of the project is there; one from elsewhere is beside the project's."""
+        """Return a file's path on the kernel's machine; files from outside are put in the copy."""
         assert self.there is not None
         if self._shared:
             return str(script)
@@ -99,7 +99,7 @@ class Shipment:
         return str(PurePosixPath(self.there, name))
 
     async def written(self) -> list[str]:
-        """What code has written into the copy since this was last asked, as sentences."""
+        """Report, as sentences, what code has written into the copy since the last call."""
         if self.there is None or self._shared:
             return []
         answer = await self._ask({"do": "written"})
@@ -122,7 +122,7 @@ class Shipment:
 
 
 def search(root: Path, near: Path, far: RemoteOptions) -> Found:
-    """The files that a kernel elsewhere gets: those near the script first, then small ones."""
+    """Choose the files to send: those near the script first, then the smallest."""
     sized = sorted(
         ((not name_is_near(root, near, name), size, name) for name, size in files(root, far))
     )
@@ -139,12 +139,12 @@ def search(root: Path, near: Path, far: RemoteOptions) -> Found:
 
 
 def name_is_near(root: Path, near: Path, name: str) -> bool:
-    """Whether a file is in the script's folder or beneath it."""
+    """Return whether a file is in the script's folder or below it."""
     return (root / name).is_relative_to(near)
 
 
 def files(root: Path, far: RemoteOptions) -> Iterator[tuple[str, int]]:
-    """Names and sizes. Hidden files stay, and whatever a link leads to."""
+    """Yield names and sizes of files to send; skips hidden files and symlinks."""
     private = {os.path.realpath(folder) for folder in far.private}
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(
@@ -159,14 +159,14 @@ def files(root: Path, far: RemoteOptions) -> Iterator[tuple[str, int]]:
             path = os.path.join(folder, name)
             try:
                 status = os.lstat(path)
-            except OSError:  # it went meanwhile
+            except OSError:  # deleted meanwhile
                 continue
             if stat.S_ISREG(status.st_mode) and not name.startswith("."):
                 yield Path(path).relative_to(root).as_posix(), status.st_size
 
 
 def parts(root: Path, names: list[str]) -> Iterator[list[list[Any]]]:
-    """The contents of files, as requests of some two megabytes each."""
+    """Yield the contents of files in batches of about 2 MB, one per request."""
     batch: list[list[Any]] = []
     size = 0
     for name in names:
@@ -182,7 +182,7 @@ def parts(root: Path, names: list[str]) -> Iterator[list[list[Any]]]:
 
 
 def pieces_of(path: Path) -> Iterator[bytes]:
-    """A file's bytes; one empty piece of an empty file, none of one that is gone."""
+    """Yield a file's bytes in pieces: one empty piece if it is empty, none if it is gone."""
     try:
         with open(path, "rb", opener=without_links) as file:
             yield file.read(PIECE)
@@ -193,18 +193,18 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 
 
 def without_links(path: str, flags: int) -> int:
-    """Open, unless it has become a link."""
+    """Open a file (an `opener`), unless it has become a symlink."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 class Digests:
-    """Remembers the digests of files that have not changed."""
+    """Caches the digests of unchanged files."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     def of(self, path: Path) -> str:
-        """SHA-256 of a file's bytes; empty if it can't be read."""
+        """Return the SHA-256 of a file's bytes; empty if it can't be read."""
         try:
             with open(path, "rb", opener=without_links) as file:
                 status = os.fstat(file.fileno())

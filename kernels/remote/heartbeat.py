@@ -1,7 +1,7 @@
-"""Whether a kernel of another machine still lives, by the heartbeat channel that all have.
+"""Detects whether a kernel on another machine is alive, by its heartbeat channel.
 
-It echoes what it is sent, from a thread that no code holds up. Knows channels and connections;
-nothing of who has started the kernel, or of what runs on it.
+Every kernel has that channel and echoes pings on it from a thread that running code can't block.
+Knows channels and connections; nothing about who started the kernel or what runs on it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..supervision import Supervisor
 
 log = logging.getLogger(__name__)
 
-BEAT = 0.5  # seconds between one ping and the next, and that each has for its answer
-HURRIED = 0.05  # the same while its end is awaited
-DOUBTS = 6  # times that its provisioner says that it is gone, before it has answered once
-GREETING = 0.5  # seconds in which the listener on a channel's port says so
+BEAT = 0.5  # seconds between pings, and timeout of each
+HURRIED = 0.05  # the same while we wait for the kernel's end
+DOUBTS = 6  # before the first echo: provisioner polls in a row that must say "gone"
+GREETING = 0.5  # timeout in seconds for ZeroMQ's greeting on a channel's port
 
 
 class Heartbeat:
@@ -31,14 +31,14 @@ class Heartbeat:
 
     Args:
         client: connected to the kernel.
-        silence: seconds without an answer after which it counts as lost, with all its machine.
-        poll: whether its provisioner still knows it, for as long as it has never answered:
-            whose channels are not there yet can't be told from those of one that is gone.
+        silence: seconds without an echo after which the kernel and its machine count as lost.
+        poll: returns whether the provisioner still knows the kernel. Asked only before the first
+            echo, while channels that are not open yet look the same as those of a dead kernel.
 
     Attributes:
-        ended: set when it is gone.
-        why: how that was seen, as a sentence.
-        silent: whether it is not gone for certain, but has not been heard for too long.
+        ended: set when the kernel is gone.
+        why: how we know, as a sentence.
+        silent: whether the kernel only timed out and might still be alive.
     """
 
     def __init__(
@@ -57,22 +57,22 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching the kernel."""
         self._task = self._tasks.start(self._watch(), "watching a kernel")
 
     async def stop(self) -> None:
-        """Watch no more. Idempotent."""
+        """Stop watching. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
     def declare(self, why: str) -> None:
-        """It is gone, as somebody else knows."""
+        """Record that the kernel is gone; the first reason given is kept."""
         self.why = self.why or why
         self.ended.set()
 
     async def beats(self) -> bool:
-        """Whether it does at this moment."""
+        """Ping now and return whether the kernel is still alive."""
         self._beat.clear()
         self._wake.set()
         either = {asyncio.create_task(each.wait()) for each in (self._beat, self.ended)}
@@ -84,7 +84,7 @@ class Heartbeat:
         return not self.ended.is_set()
 
     async def ends_within(self, seconds: float) -> bool:
-        """Look closely whether it ends in so many seconds."""
+        """Ping at short intervals and return whether the kernel ends within `seconds`."""
         self._hurried = True
         self._wake.set()
         with contextlib.suppress(TimeoutError):
@@ -93,7 +93,7 @@ class Heartbeat:
         return self.ended.is_set()
 
     async def _watch(self) -> None:
-        # A lost ping must not keep the next from being sent, nor a late echo pass for another's.
+        # A lost ping must not block the next one, and a late echo must not count for a later ping.
         ping = cast(zmq.asyncio.Socket, self._client.connect_hb())
         ping.setsockopt(zmq.REQ_RELAXED, 1)
         ping.setsockopt(zmq.REQ_CORRELATE, 1)
@@ -112,7 +112,7 @@ class Heartbeat:
                 asked = asyncio.get_running_loop().time()
                 if await self._nobody_listens():
                     return self.declare("Its process is gone.")
-                # No more than was waited for: a server that stood still has not listened then.
+                # Capped at the time we meant to wait: a server that was suspended did not listen.
                 missed += beat + min(asyncio.get_running_loop().time() - asked, GREETING)
             self.silent = True
             self.declare(
@@ -122,17 +122,17 @@ class Heartbeat:
         except zmq.ZMQError as error:
             log.warning("A kernel's heartbeat can't be followed: %s", error)
             self.declare("Its connection broke.")
-        except Exception as error:  # of this code: nobody may wait for ever because of it
+        except Exception as error:  # a bug here must not make anyone wait forever
             log.exception("A kernel's heartbeat is given up")
             self.declare(f"Its heartbeat can't be followed: {error!r}")
         finally:
             ping.close(linger=0)
 
     async def _begins(self, ping: zmq.asyncio.Socket) -> bool:
-        """Wait for its first beat; False if it ends before."""
+        """Wait for the first echo; return False if the kernel ends before it."""
         doubts = 0
         while not await self._answers(ping, BEAT):
-            # The ssh provisioner also says so when the way there takes more than 10 ms.
+            # The ssh provisioner also says "gone" if the network takes more than 10 ms.
             doubts = 0 if await self._poll() else doubts + 1
             if doubts == DOUBTS:
                 return False
@@ -151,10 +151,10 @@ class Heartbeat:
                 await self._wake.wait()
 
     async def _nobody_listens(self) -> bool:
-        """Whether its port is shut, or leads to nothing: ZeroMQ greets each peer.
+        """Return whether the kernel's port is closed or nothing answers behind it.
 
-        Silence alone may be the network's; this is the far system's own word. A tunnel takes
-        the connection and closes it.
+        ZeroMQ greets each peer. Silence alone may be the network's fault; a refused connection is
+        the remote system's own answer. A tunnel accepts the connection, then closes it.
         """
         try:
             async with asyncio.timeout(GREETING):

@@ -1,8 +1,8 @@
-"""A kernel's process on another machine, where its kernelspec's provisioner has put it.
+"""A kernel's process on another machine, started there by its kernelspec's provisioner.
 
-No file and no number of a process leads there: there are the provisioner's methods, Jupyter's
-channels, and what was set up in the kernel itself (`inside/file_receiver.py`). Each step is
-bounded, since the machine may be gone. Knows nothing of what runs on it.
+No file or pid gives access to it, only the provisioner's methods, Jupyter's channels, and what we
+set up in the kernel itself (`inside/file_receiver.py`). Each step has a timeout, since the machine
+may be gone. Knows nothing about what runs in the kernel.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from .heartbeat import Heartbeat
 from .provisioner_loop import run, submit
 
 log = logging.getLogger(__name__)
-# What provisioners say. Each failure of a start they tell several times, with tracebacks.
+# The provisioners' logger. They log each failed start several times, with tracebacks.
 theirs = logging.getLogger(f"{__name__}.provisioner")
 
 WARDEN = ("reaper.py", "remote_reaper.py")
-STEP = 0.7  # seconds that a provisioner may take for a signal, or to look
-PATIENCE = 1.5  # seconds that a kernel has for its exit handlers
-KILL = 1.5  # seconds that a provisioner may take to put an end to what it has started
-ARRIVAL = 20.0  # seconds that one may take to come up which nobody wants any more
+STEP = 0.7  # timeout in seconds for a provisioner to send a signal or poll
+PATIENCE = 1.5  # max seconds for a kernel's exit handlers
+KILL = 1.5  # timeout in seconds for a provisioner to kill what it started
+ARRIVAL = 20.0  # max seconds to wait on close for a kernel that is still starting
 
 
 def once_told(record: logging.LogRecord) -> bool:
-    """Leave errors to `KernelStartError`, but when all is to be seen."""
+    """Filter out errors, which `KernelStartError` reports, unless debug logging is on."""
     return record.levelno != logging.ERROR or log.isEnabledFor(logging.DEBUG)
 
 
 class RemoteProcess(LocalProcess):
-    """The process behind a kernel on another machine. `pid` is None, and memory 0: not known."""
+    """The process of a kernel on another machine; `pid` is None and memory 0: unknown."""
 
     is_here = False
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         super().__init__(launch, context)
-        # Its socket is used in another thread, and may be left open by a provisioner that hangs.
+        # Its own context: another thread uses the socket, and a hung provisioner may leave it open.
         theirs.addFilter(once_told)
         self._manager.log = theirs
         self._own = self._manager.context = zmq.asyncio.Context()
@@ -59,26 +59,26 @@ class RemoteProcess(LocalProcess):
         self._heart: Heartbeat | None = None
         self._killed = False
 
-    # -- its beginning
+    # -- starting
 
     async def start(self) -> AsyncKernelClient:
-        """Start it by its provisioner; returns a client for its channels.
+        """Start the kernel through its provisioner; returns a client for its channels.
 
         Raises:
-            KernelStartError: the provisioner could not, or the sandbox can't have it.
+            KernelStartError: the provisioner failed, or the sandbox can't hold the kernel.
         """
         self._refuse_sandbox()
         env = {**self._quiet(), **self.launch.env, **self.launch.far.env, MARK: self.mark}
         work = self._manager.start_kernel(cwd=str(self.launch.cwd), env=env)
         self._starting = asyncio.wrap_future(submit(work))
-        # If we are stopped meanwhile it goes on: what half arrived nobody could end.
+        # The start goes on even if we are cancelled: nobody could end a half-started kernel.
         await asyncio.wait({self._starting}, timeout=self.launch.start_timeout)
         if not self._starting.done():
             raise KernelStartError(
                 f"{self._named} was not started by its provisioner within"
                 f" {self.launch.start_timeout:g} s. Is its host there?"
             )
-        if (error := self._starting.exception()) is not None:  # whatever others' code raises
+        if (error := self._starting.exception()) is not None:  # third-party code may raise anything
             raise KernelStartError(
                 f"{self._named} could not be started by its provisioner:"
                 f" {type(error).__name__}: {error}"
@@ -90,8 +90,8 @@ class RemoteProcess(LocalProcess):
         return client
 
     def more_to_set_up(self) -> SetUp:
-        """What receives files there, and what clears up behind it when nobody is heard."""
-        # Longer than it takes to be given up here: nobody is to find it gone who still waits.
+        """Return what to set up in the kernel: the file receiver and the warden."""
+        # Longer than our own give-up time, so the kernel never disappears while we still wait.
         patience = 2 * self.launch.far.silence + 3
         warden = [MARK, self.mark, warden_texts(), patience]
         return SetUp(("file_receiver.py",), {"warden": warden})
@@ -110,7 +110,7 @@ class RemoteProcess(LocalProcess):
             )
 
     def _refuse_this_machine(self) -> None:
-        """The ssh provisioner starts kernels without ssh where the host is this machine."""
+        """Refuse a kernel on this machine: the ssh provisioner skips ssh if the host is local."""
         local, pid = self._local(), getattr(self._manager.provisioner, "pid", None)
         if self.launch.far.confined and local is not None and local.pid == pid:
             raise KernelStartError(
@@ -120,52 +120,52 @@ class RemoteProcess(LocalProcess):
             )
 
     def _local(self) -> subprocess.Popen[bytes] | None:
-        """What the provisioner has started on this machine to start it, if that still runs."""
+        """Return the local process by which the provisioner starts the kernel, if still running."""
         local = getattr(self._manager.provisioner, "local_proc", None)
         return local if local is not None and local.poll() is None else None
 
-    # -- its life
+    # -- while it runs
 
     async def _is_known(self) -> bool:
-        """Whether its provisioner says that it runs, or says nothing."""
+        """Return whether the provisioner says that the kernel runs, or says nothing in time."""
         provisioner = self._manager.provisioner
         with contextlib.suppress(TimeoutError):
             return provisioner is not None and await run(provisioner.poll(), STEP) is None
         return True
 
     async def alive(self) -> bool:
-        """Whether its heart beats."""
+        """Return whether the kernel answers its heartbeat."""
         return self._heart is not None and await self._heart.beats()
 
     async def until_dead(self) -> int | None:
-        """Wait for its end; nobody here knows its exit code."""
+        """Wait until the kernel has ended; its exit code is unknown here."""
         assert self._heart is not None
         await self._heart.ended.wait()
         return None
 
     @property
     def why_ended(self) -> str:
-        """How its end was seen."""
+        """How we know that the kernel ended; empty before that."""
         return self._heart.why if self._heart is not None else ""
 
     def told_end(self, code: int | None) -> str:
-        """How it was seen to have ended."""
+        """Describe the kernel's end; there is no exit code."""
         return self.why_ended or "It did not come into being."
 
     async def interrupt(self, *, again: bool = False) -> None:
-        """SIGINT through its provisioner; again, to the whole of its process group.
+        """Send SIGINT through the provisioner; with `again`, also to the whole process group.
 
-        `os.system` is deaf to a signal to the process alone. Jupyter's message has the kernel
-        signal its group, but C code that holds Python's lock, such as `re`, is deaf to that.
+        `os.system` ignores a signal sent to the kernel's process alone. Jupyter's message makes the
+        kernel signal its group, but C code that holds the GIL, such as `re`, never sees that.
         """
         await self._try(self._manager.interrupt_kernel(), STEP, "interrupted")
         if again:
             self._say("interrupt_request", {})
 
-    # -- its end
+    # -- ending
 
     async def kill(self) -> None:
-        """End it, at once. What it has started ends behind it, by what was set up there."""
+        """Kill the kernel immediately; the warden set up in it then ends its child processes."""
         self._killed = True
         await self._signal(signal.SIGKILL)
         if self._heart is not None and not await self._heart.ends_within(STEP):
@@ -173,9 +173,9 @@ class RemoteProcess(LocalProcess):
             self._heart.declare("It was killed.")
 
     async def close(self, *, graceful: bool = True) -> None:
-        """End it and all that belongs to it, here and there, within five seconds. Idempotent.
+        """End the kernel and all its processes, here and remote, within five seconds. Idempotent.
 
-        It takes longer while it still comes up: only what has arrived can be ended.
+        Takes longer while the kernel is still starting: only a started one can be ended.
         """
         await self._arrived()
         if self._manager.has_kernel:
@@ -188,13 +188,13 @@ class RemoteProcess(LocalProcess):
         await self._try(self._disconnect(), STEP, "disconnected")
 
     async def _end(self, graceful: bool) -> None:
-        """End the kernel: by a request, by a signal."""
+        """End the kernel by a shutdown request, then by a signal."""
         if self._heart is None or not self.tended:
-            # Asked to end, it would wait for a quarter of a minute for its launcher's listener,
-            # having stopped what passes on signals; only our set-up keeps the two apart.
+            # On a shutdown request it would wait 15 seconds for its launcher's listener, with
+            # signal forwarding already stopped; only our set-up keeps the two apart.
             return await self._signal(signal.SIGKILL)
         if self._heart.ended.is_set():
-            if self._heart.silent:  # it may be there yet
+            if self._heart.silent:  # it may still be alive
                 await self._signal(signal.SIGKILL)
             return
         if graceful and not self._killed:
@@ -209,17 +209,17 @@ class RemoteProcess(LocalProcess):
         self._own.destroy(linger=0)
 
     async def _arrived(self) -> None:
-        """Wait for a start that still goes on; without its answer nobody could end it."""
+        """Wait for a start in progress; until it is done nobody could end the kernel."""
         if self._starting is not None:
             await asyncio.wait({self._starting}, timeout=ARRIVAL)
             if self._starting.cancel():
                 log.warning("%s may still come up where its provisioner puts it", self._named)
             elif not self._starting.cancelled():
-                self._starting.exception()  # it was reported, or nobody is there to read it
+                self._starting.exception()  # reported already, or nobody is left to read it
             self._starting = None
 
     async def _end_by_provisioner(self) -> None:
-        """Let it clear up what it has for the kernel: a listener, a container, a job."""
+        """Let the provisioner clean up the kernel's resources: a listener, a container, a job."""
         provisioner = self._manager.provisioner
         if provisioner is None or not provisioner.has_process:
             return
@@ -228,7 +228,7 @@ class RemoteProcess(LocalProcess):
             await self._try(provisioner.kill(), KILL, "killed")
 
     async def _reap(self) -> None:
-        """End and wait for what the provisioner has started on this machine."""
+        """Kill and reap what the provisioner has started on this machine."""
         local = getattr(self._manager.provisioner, "local_proc", None)
         for process in await asyncio.to_thread(marked, self.mark):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -244,7 +244,7 @@ class RemoteProcess(LocalProcess):
             await self._try(provisioner.send_signal(number), STEP, f"sent signal {number}")
 
     def _say(self, message: str, content: dict[str, Any]) -> None:
-        """Send something on the control channel; whether it is heard shows in its effect."""
+        """Send a message on the control channel without waiting for a reply."""
         control = self._manager.connect_control()
         try:
             session = self._manager.session
@@ -257,12 +257,12 @@ class RemoteProcess(LocalProcess):
             await run(work, seconds)
         except TimeoutError:
             log.warning("%s could not be %s within %g s", self._named, what, seconds)
-        except Exception as error:  # whatever a provisioner of others raises
+        except Exception as error:  # a third-party provisioner may raise anything
             log.warning("%s could not be %s: %r", self._named, what, error)
 
 
 @functools.cache
 def warden_texts() -> list[str]:
-    """The program that clears up behind a kernel on another machine."""
+    """Return the source of the warden, which cleans up after a kernel on another machine."""
     here = resources.files(process_tree)
     return [here.joinpath(name).read_text("utf-8") for name in WARDEN]

@@ -1,7 +1,7 @@
-"""A thread with an event loop of its own, for provisioners of others.
+"""A thread with its own event loop, for third-party provisioners.
 
-Many block while they work: the ssh one connects, authenticates and waits for an answer without
-ever yielding, and all sessions would stand still. Knows nothing of kernels.
+Many block while they work: the ssh provisioner connects, authenticates and waits for a reply
+without ever yielding, which would freeze all sessions. Knows nothing about kernels.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Result = TypeVar("Result")
 
 @functools.cache
 def loop() -> asyncio.AbstractEventLoop:
-    """The one loop: gateway-provisioners has a listener that belongs to the first it sees."""
+    """Return the one loop: gateway-provisioners binds its listener to the first loop it sees."""
     made = asyncio.new_event_loop()
     threading.Thread(target=made.run_forever, name="provisioners", daemon=True).start()
     return made
 
 
 def submit(work: Awaitable[Result]) -> Future[Result]:
-    """Let it go on there."""
+    """Schedule work on that loop; return its future."""
 
     async def there() -> Result:
         return await work
@@ -34,10 +34,10 @@ def submit(work: Awaitable[Result]) -> Future[Result]:
 
 
 async def run(work: Awaitable[Result], seconds: float) -> Result:
-    """Do it there.
+    """Run work on that loop and wait for the result.
 
     Raises:
-        TimeoutError: it took longer than so many seconds; it was cancelled.
+        TimeoutError: the work took longer than `seconds` and was cancelled.
     """
     async with asyncio.timeout(seconds):
         return await asyncio.wrap_future(submit(work))

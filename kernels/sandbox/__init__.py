@@ -1,6 +1,6 @@
-"""What a kernel may see, write and call: bubblewrap or Landlock, and seccomp in both.
+"""What a kernel may see, write and call: bubblewrap or Landlock, with seccomp in both cases.
 
-`Policy` says what is wanted, `Sandbox` makes one principal's command line of it.
+`Policy` says what is wanted; `Sandbox` turns it into the command line for one principal.
 """
 
 from .policy import TIERS, Policy, Sandbox, Tier

@@ -1,13 +1,13 @@
-"""Make some system calls for processes that may not make them by themselves.
+"""Make some system calls on behalf of processes that may not make them directly.
 
-Landlock does not ask who changes the mode, owner and times of a file or the priority of a
-process, and no filter of system calls sees which file or process that is. So the filter of this
-program's child hands each such call over to this process, which looks at what it is about, and
-makes it for files in places that may be changed and for processes of the same sandbox.
+Landlock does not check changes to a file's mode, owner and times or to a process's priority, and a
+seccomp filter can't see which file or process is meant. So the filter of this program's child
+hands each such call over to this process, which checks the target and makes the call for files
+in writable places and for processes of the same sandbox.
 
-Run as a program by `sandbox.py`, behind `confine.py`: all that holds for the child holds here,
-but for that one filter. Uses nothing but the standard library. Its arguments: JSON, with the
-`filter` (hexadecimal), the `write`able places and the `calls` (number: name); and the command.
+`policy.py` runs this file as a program, started by `confine.py`: every restriction on the child
+applies here too, except that one filter. Uses only the standard library. Arguments: JSON with the
+`filter` (hexadecimal), the places to `write` and the `calls` (number: name); then the command.
 
 Sources: seccomp_unotify(2), linux/seccomp.h.
 """
@@ -29,15 +29,15 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-SECCOMP = {"x86_64": 317, "aarch64": 277}  # the call's number
+SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of seccomp(2)
 SET_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 1 << 3, 1 << 5
-RECEIVE, ANSWER, STILL_WAITS = 0xC0502100, 0xC0182101, 0x40082102  # requests for ioctl(2)
+RECEIVE, ANSWER, STILL_WAITS = 0xC0502100, 0xC0182101, 0x40082102  # ioctl(2) requests
 NOTICE, REPLY = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
-DEATH_SIGNAL, SUBREAPER = 1, 36  # of prctl(2)
+DEATH_SIGNAL, SUBREAPER = 1, 36  # for prctl(2)
 AT_FDCWD, NO_FOLLOW, EMPTY_PATH = -100, 0x100, 0x1000
 WORD = 0xFFFFFFFF
 PATH_MAX = 4096
-# Where each call that is about a process has its number, and what it points to, how long.
+# Calls that target a process: indexes of its id and of a pointer, and the size pointed to.
 PROCESSES: dict[str, tuple[int, int | None, int]] = {
     "sched_setaffinity": (0, 2, 0),
     "sched_setattr": (0, 1, 0),
@@ -47,7 +47,7 @@ PROCESSES: dict[str, tuple[int, int | None, int]] = {
     "ioprio_set": (1, None, 0),
 }
 TIMES = {"utime": "qq", "utimes": "4q", "futimesat": "4q", "utimensat": "4q"}
-# Where each call has its folder, path and flags; None is none.
+# Indexes of each call's folder, path and flags arguments; None if it has none.
 PLACES: dict[str, tuple[int | None, int | None, int | None]] = {
     "chmod": (None, 0, None),
     "fchmod": (0, None, None),
@@ -63,7 +63,7 @@ PLACES: dict[str, tuple[int | None, int | None, int | None]] = {
     "utimensat": (0, 1, 3),
 }
 
-# Names of what is each process's own.
+# Paths that mean something else for each process.
 SELF = re.compile(rb"/+proc/+(?:thread-)?self(/.*)$", re.DOTALL)
 STANDARD = re.compile(rb"/+dev/+(fd|stdin|stdout|stderr)((?:/.*)?)$", re.DOTALL)
 DESCRIPTORS = {b"fd": b"", b"stdin": b"/0", b"stdout": b"/1", b"stderr": b"/2"}
@@ -79,7 +79,7 @@ class Filter(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Call:
-    """A system call that waits for its answer: `struct seccomp_notif`."""
+    """A system call waiting for its result: `struct seccomp_notif`."""
 
     id: int
     thread: int
@@ -89,10 +89,10 @@ class Call:
 
 
 def checked(result: int) -> int:
-    """The result of a call of libc.
+    """Return a libc call's result.
 
     Raises:
-        OSError: it failed.
+        OSError: the call failed.
     """
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -100,14 +100,14 @@ def checked(result: int) -> int:
 
 
 def hand_over(program: bytes) -> int:
-    """Apply a filter to this process, for ever; a descriptor that its calls come from.
+    """Apply a filter to this process, irrevocably; return the descriptor that delivers its calls.
 
     Raises:
-        OSError: the system won't.
+        OSError: the system refused.
     """
     given = Filter(len(program) // 8, program)
     number = SECCOMP[os.uname().machine]
-    # So that a signal does not interrupt calls that have been taken; since Linux 5.19.
+    # Keeps signals from interrupting calls we have already received; since Linux 5.19.
     flags = NEW_LISTENER | WAIT_KILLABLE
     listener = libc.syscall(number, SET_FILTER, flags, ctypes.byref(given))
     if listener < 0 and ctypes.get_errno() == errno.EINVAL:
@@ -116,9 +116,9 @@ def hand_over(program: bytes) -> int:
 
 
 def nameless() -> set[int]:
-    """The devices of pipes, sockets and memory without a name, which nobody else can open.
+    """Return the devices of unnamed pipes, sockets and memory, which nobody else can open.
 
-    Not that of `eventfd` and its like, which share one inode with the whole machine.
+    Excludes that of `eventfd` and similar, which share one inode across the whole machine.
     """
     made = [*os.pipe(), *(each.detach() for each in socket.socketpair()), os.memfd_create("it")]
     devices = {os.fstat(each).st_dev for each in made}
@@ -128,10 +128,10 @@ def nameless() -> set[int]:
 
 
 def answer(call: Call, listener: int, write: list[str], free: set[int]) -> int:
-    """Make the call; 0, or what is wrong with it."""
+    """Make the call; return 0 or its errno."""
 
     def still_waits() -> None:
-        # Else the thread's number may be another's by now, and so what was read.
+        # Otherwise the thread id may have been reused, and we read another process's memory.
         fcntl.ioctl(listener, STILL_WAITS, struct.pack("=Q", call.id))
 
     try:
@@ -157,13 +157,13 @@ def answer(call: Call, listener: int, write: list[str], free: set[int]) -> int:
 
 
 def is_inside(call: Call) -> bool:
-    """Whether the process or thread that a call is about is of this sandbox."""
+    """Return whether the process or thread that a call targets belongs to this sandbox."""
     about = call.arguments[PROCESSES[call.name][0]] & WORD
     if os.path.exists(f"/proc/{call.thread}/task/{about}"):
         return True
     try:
         os.readlink(f"/proc/{about}/exe")
-    except PermissionError:  # which is how Landlock answers about all others
+    except PermissionError:  # Landlock's answer for processes outside the sandbox
         return False
     except FileNotFoundError as error:
         raise OSError(errno.ESRCH, "no such process") from error
@@ -171,7 +171,7 @@ def is_inside(call: Call) -> bool:
 
 
 def copied(call: Call) -> list[Any]:
-    """The arguments of a call about a process, and in them a copy of what they point to."""
+    """Return the arguments of a call that targets a process, with a copy of the data pointed to."""
     _, pointer, size = PROCESSES[call.name]
     arguments: list[Any] = [ctypes.c_long(signed(each)) for each in call.arguments]
     if pointer is not None:
@@ -182,22 +182,22 @@ def copied(call: Call) -> list[Any]:
             (size,) = struct.unpack("=I", read_memory(call.thread, address, 4))
         if size > PATH_MAX:
             raise OSError(errno.E2BIG, "too long")
-        # As long as can be: what tells the length may have changed in between.
+        # Maximum size: the length in the data may have changed in between.
         copy = read_memory(call.thread, address, size)
         arguments[pointer] = ctypes.create_string_buffer(copy, PATH_MAX)
     return arguments
 
 
 def within(path: str, places: list[str]) -> bool:
-    """Whether it is one of these places or lies in one."""
+    """Return whether a path is one of these places or inside one."""
     return any(path == place or path.startswith(place.rstrip("/") + "/") for place in places)
 
 
 def open_place(call: Call) -> int:
-    """A descriptor of the file that a call is about, which can do no more than name it.
+    """Open the file that a call targets, as an O_PATH descriptor.
 
     Raises:
-        OSError: there is none, or the caller is gone.
+        OSError: there is no such file, or the caller is gone.
     """
     folder, path, flags = PLACES[call.name]
     flag = call.arguments[flags] & WORD if flags is not None else 0
@@ -206,7 +206,7 @@ def open_place(call: Call) -> int:
     pointer = call.arguments[path] if path is not None else 0
     name = read_text(call.thread, pointer) if pointer else b""
     if not name:
-        # A path of NULL is the descriptor itself, for utimensat alone; an empty one needs a flag.
+        # NULL means the descriptor itself for utimensat only; an empty path needs AT_EMPTY_PATH.
         itself = path is None or flag & EMPTY_PATH
         if not itself and (pointer or call.name != "utimensat" or number == AT_FDCWD):
             raise OSError(errno.ENOENT if pointer else errno.EFAULT, "no path")
@@ -221,7 +221,7 @@ def open_place(call: Call) -> int:
 
 
 def as_the_caller(thread: int, name: bytes) -> bytes:
-    """A path that leads from here to where it leads a thread, by its own `/proc/self`."""
+    """Rewrite a thread's path so that `/proc/self` in it means that thread, not this process."""
     if found := STANDARD.match(name):
         name = b"/proc/self/fd%s%s" % (DESCRIPTORS[found[1]], found[2])
     if found := SELF.match(name):
@@ -230,15 +230,15 @@ def as_the_caller(thread: int, name: bytes) -> bytes:
 
 
 def place_of(thread: int, number: int) -> str:
-    """The link to what a descriptor of a thread's leads to, or to its folder."""
+    """Return the /proc link to a thread's open descriptor or to its working directory."""
     return f"/proc/{thread}/cwd" if number == AT_FDCWD else f"/proc/{thread}/fd/{number}"
 
 
 def change(call: Call, opened: int) -> None:
-    """Make the call, with the file that was opened for it.
+    """Make the call on the file that was opened for it.
 
     Raises:
-        OSError: what the system says to it.
+        OSError: the call failed.
     """
     itself, arguments = f"/proc/self/fd/{opened}".encode(), call.arguments
     if "chmod" in call.name:
@@ -257,25 +257,25 @@ def change(call: Call, opened: int) -> None:
 
 
 def read_times(call: Call, pointer: int) -> ctypes.Array[ctypes.c_int64]:
-    """Two `struct timespec`, from what the call has of times."""
+    """Convert the times a call points to into two `struct timespec`."""
     form = struct.Struct("=" + TIMES[call.name])
     read = form.unpack(read_memory(call.thread, pointer, form.size))
     if call.name == "utime":
         read = (read[0], 0, read[1], 0)
-    elif call.name != "utimensat":  # they count microseconds
+    elif call.name != "utimensat":  # those count microseconds
         read = (read[0], read[1] * 1000, read[2], read[3] * 1000)
     return (ctypes.c_int64 * 4)(*read)
 
 
 def read_text(thread: int, pointer: int) -> bytes:
-    """A path in a thread's memory.
+    """Read a path from a thread's memory.
 
     Raises:
-        OSError: there is none.
+        OSError: the address is bad, or the path too long.
     """
     read = b""
     while b"\0" not in read and len(read) < PATH_MAX:
-        page = PATH_MAX - pointer % PATH_MAX  # the next one may not be there
+        page = PATH_MAX - pointer % PATH_MAX  # the next page may not be mapped
         read += read_memory(thread, pointer, page)
         pointer += page
     text, end, _ = read.partition(b"\0")
@@ -285,10 +285,10 @@ def read_text(thread: int, pointer: int) -> bytes:
 
 
 def read_memory(thread: int, pointer: int, size: int) -> bytes:
-    """Some bytes of a thread's memory.
+    """Read `size` bytes of a thread's memory.
 
     Raises:
-        OSError: it has none there.
+        OSError: nothing is mapped there.
     """
     memory = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -303,16 +303,16 @@ def read_memory(thread: int, pointer: int, size: int) -> bytes:
 
 
 def signed(argument: int) -> int:
-    """An argument that is an `int`."""
+    """Interpret an argument as a C `int`."""
     return ctypes.c_int32(argument & WORD).value
 
 
 def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
-    """Answer calls until the child ends, then end as it did."""
+    """Answer calls until the child exits, then exit the same way."""
     names = {int(number): name for number, name in given["calls"].items()}
     ended, free = os.pidfd_open(child), nameless()
     signal.signal(signal.SIGCHLD, lambda *_: reap_orphans(child))
-    reap_orphans(child)  # those that ended before
+    reap_orphans(child)  # those that exited before the handler was set
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     waiting.register(ended, select.POLLIN)
@@ -325,7 +325,7 @@ def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
 
 
 def serve_one(listener: int, names: dict[int, str], write: list[str], free: set[int]) -> None:
-    """Take one call and answer it; whose process has ended meanwhile needs no answer."""
+    """Receive and answer one call; ignore it if its process has ended meanwhile."""
     notice = bytearray(NOTICE.size)
     try:
         fcntl.ioctl(listener, RECEIVE, notice)
@@ -338,7 +338,7 @@ def serve_one(listener: int, names: dict[int, str], write: list[str], free: set[
 
 
 def reap_orphans(child: int) -> None:
-    """Take the exit codes of processes that have lost their parents."""
+    """Reap orphaned processes that have exited."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -350,7 +350,7 @@ def reap_orphans(child: int) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End as another process did, by its exit code or its signal."""
+    """Exit as another process did, with its exit code or by its signal."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number not in (signal.SIGKILL, signal.SIGSTOP):
@@ -360,7 +360,7 @@ def leave(status: int) -> NoReturn:
 
 
 def main() -> None:
-    """Start the command with its calls handed over, and answer them."""
+    """Start the command with its calls handed over to us, and answer them."""
     given: dict[str, Any] = json.loads(sys.argv[1])
     command = sys.argv[2:]
     ours, theirs = socket.socketpair()
@@ -375,16 +375,16 @@ def main() -> None:
         theirs.close()
         os.execvp(command[0], command)
     theirs.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the rest of the process group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the rest of the process group
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-    # Debugging one's descendants is allowed everywhere, so orphans have to stay some.
+    # Every system lets us trace our descendants, so orphans must remain descendants.
     checked(libc.prctl(SUBREAPER, 1, 0, 0, 0))
     _, received, _, _ = socket.recv_fds(ours, 1, 1)
     if not received:
         leave(os.waitpid(child, 0)[1])
     (listener,) = received
     for first, last in ((0, 2), (3, listener), (listener + 1, os.sysconf("SC_OPEN_MAX"))):
-        os.closerange(first, last)  # who is at their other ends waits for the child's end
+        os.closerange(first, last)  # readers at the other ends wait for the child's exit
     serve(listener, child, given)
 
 

@@ -1,6 +1,6 @@
-"""bubblewrap's command line for a view of the machine that has certain places and no others.
+"""bubblewrap's command line for showing certain places of the machine and no others.
 
-Knows paths and mounts; `sandbox.py` decides whose they are.
+Knows paths and mounts; `policy.py` decides who sees which.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 
 Kind = Literal["ro", "rw", "tmp", "hidden"]
 
-TMP_SIZE = 1 << 30  # bytes of /tmp and of /dev/shm, which are memory
-# What of /proc is shown besides processes; the rest is for who runs the machine.
+TMP_SIZE = 1 << 30  # max bytes in /tmp and in /dev/shm, each; both are in memory
+# Entries of /proc shown besides processes; the others are the administrator's business.
 SHOWN = {
     *("cgroups", "cpuinfo", "diskstats", "filesystems", "loadavg", "meminfo", "mounts", "net"),
     *("self", "stat", "swaps", "sys", "thread-self", "uptime", "version", "vmstat", "zoneinfo"),
@@ -22,12 +22,12 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
-    """The command, up to where the one begins that is to be run in there.
+    """Return the bwrap command that goes in front of the sandboxed command.
 
     Args:
-        places: what is to be seen, and where in it nothing.
-        etc: a folder with the `passwd` and `group` to be seen.
-        network: whether the host's network is.
+        places: what is shown, and how; "hidden" ones are shown empty.
+        etc: a folder with the `passwd` and `group` files to show.
+        network: whether to share the host's network.
     """
     given = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
     given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
@@ -56,12 +56,12 @@ def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
 
 
 def unfit() -> Iterator[str]:
-    """Files and folders in /proc that kernels should not see."""
+    """Yield files and folders in /proc that kernels should not see."""
     for entry in os.scandir("/proc"):
         if not (entry.name.isdigit() or entry.name in SHOWN):
             yield entry.path
-    if os.getuid() == 0:  # which needs no capability to read what is root's
-        yield "/proc/sys/net"  # what is in there depends on the network that is shown
+    if os.getuid() == 0:  # root can read root's files without any capability
+        yield "/proc/sys/net"  # its contents depend on the network namespace
         for folder, _, files in os.walk("/proc/sys"):
             paths = [os.path.join(folder, name) for name in files]
             if folder.startswith("/proc/sys/net"):
@@ -70,9 +70,9 @@ def unfit() -> Iterator[str]:
 
 
 def mount(path: Path, kind: Kind, around: Kind) -> list[str]:
-    """Bubblewrap's arguments for one place; `around` is what the place above it is."""
+    """Return bubblewrap's arguments for one place; `around` is the kind of the enclosing place."""
     if path.is_symlink():
-        visible = around in ("ro", "rw")  # then the link is too
+        visible = around in ("ro", "rw")  # then so is the link
         return [] if visible else ["--symlink", os.readlink(path), str(path)]
     match kind:
         case "tmp":
@@ -92,5 +92,5 @@ def mount(path: Path, kind: Kind, around: Kind) -> list[str]:
 
 
 def inner_id() -> int:
-    """The user's and group's number inside: one's own, but never root's."""
+    """Return the uid and gid inside: the server's own, but never root's."""
     return os.getuid() or 1000

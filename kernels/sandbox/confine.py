@@ -1,9 +1,9 @@
-"""Run a command with less: limits, capabilities, files (Landlock), system calls (seccomp).
+"""Confine a command: resource limits, capabilities, files (Landlock), system calls (seccomp).
 
-Run as a program by `sandbox.py`, inside the sandbox and in the kernels' own interpreter, so
-it uses nothing but the standard library. Everything holds for all that the command starts.
+`policy.py` runs this file as a program, inside the sandbox too, so it imports nothing but the
+standard library. All restrictions also apply to the command's child processes.
 
-Its arguments: JSON (see `Sandbox.given_up`) and the command.
+Arguments: JSON (see `Sandbox.given_up`), then the command.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Numbers of system calls and flags from linux/landlock.h; the same on all architectures.
+# System call numbers, and flags from linux/landlock.h; the same on all architectures.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-VERSION = 1  # asks CREATE_RULESET for the newest version that it knows
+VERSION = 1  # makes CREATE_RULESET return the newest version it supports
 PATH_BENEATH = 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 READ = EXECUTE | READ_FILE | READ_DIR
-DEVICES = 1 << 6 | 1 << 11  # making those
+DEVICES = 1 << 6 | 1 << 11  # creating character and block devices
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-# Everything about files that a version can forbid: bits 0 to 12, then one more with each.
+# By Landlock version: how many file access rights it can restrict (bits 0 to 12, then more).
 HANDLED = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 CONNECT_TCP = 2
-SCOPED = 3  # to one's own: abstract sockets and signals
-TRUNCATION_HANDLED = 3  # the first version that does so, of Linux 6.2
-SIGNALS_SCOPED = 6  # the first version that does so, of Linux 6.12
-NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # of prctl(2)
-NEW_MOUNTS = 0x20000  # of unshare(2)
-READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 32, 4096, 1 << 14, 1 << 19  # of mount(2)
-KEPT = 2 | 4 | 8  # what statvfs(3) and mount(2) have in common: no set-id, devices, programs
-CAPABILITIES = 64  # more than there are
+SCOPED = 3  # confine abstract sockets and signals to our own processes
+TRUNCATION_HANDLED = 3  # first version that restricts truncation (Linux 6.2)
+SIGNALS_SCOPED = 6  # first version that confines signals (Linux 6.12)
+NO_NEW_PRIVS, DROP_FROM_BOUNDING_SET, SET_SECCOMP, SECCOMP_FILTER = 38, 24, 22, 2  # for prctl(2)
+NEW_MOUNTS = 0x20000  # for unshare(2)
+READ_ONLY, REMOUNT, BIND, RECURSIVE, SLAVE = 1, 32, 4096, 1 << 14, 1 << 19  # for mount(2)
+KEPT = 2 | 4 | 8  # flags that statvfs(3) and mount(2) share: nosuid, nodev, noexec
+CAPABILITIES = 64  # upper bound on capability numbers
 CAPABILITY_VERSION = 0x20080522
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -63,10 +63,10 @@ class Filter(ctypes.Structure):
 
 
 def checked(result: int, what: str) -> int:
-    """The result of a call of libc.
+    """Return a libc call's result.
 
     Raises:
-        OSError: it failed.
+        OSError: the call failed.
     """
     if result < 0:
         number = ctypes.get_errno()
@@ -75,21 +75,21 @@ def checked(result: int, what: str) -> int:
 
 
 def landlock_version() -> int:
-    """The newest version of Landlock here; 0 where there is none."""
+    """Return the newest Landlock version this kernel supports; 0 if none."""
     return max(0, int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION)))
 
 
 def landlock(read: Iterable[str], write: Iterable[str], network: bool) -> None:
-    """Let this process see and change nothing but these folders and files, for ever.
+    """Restrict this process to these folders and files, irrevocably.
 
     Raises:
-        OSError: the system won't.
+        OSError: the system refused.
     """
     version = landlock_version()
     handled = (1 << HANDLED.get(version, 16)) - 1
     rules = Ruleset(handled, 0, 0)
     if version >= 4 and not network:
-        rules.net = CONNECT_TCP  # kernels listen on a port of their own
+        rules.net = CONNECT_TCP  # not BIND_TCP: kernels listen on ports of their own
     if version >= SIGNALS_SCOPED:
         rules.scoped = SCOPED
     size = ctypes.c_size_t(24 if version >= SIGNALS_SCOPED else 16 if version >= 4 else 8)
@@ -104,7 +104,7 @@ def landlock(read: Iterable[str], write: Iterable[str], network: bool) -> None:
 
 
 def allow(ruleset: int, path: str, allowed: int) -> None:
-    """Add a rule; what does not exist needs none."""
+    """Add a rule for a path; skip paths that do not exist."""
     try:
         parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -118,10 +118,10 @@ def allow(ruleset: int, path: str, allowed: int) -> None:
 
 
 def filter_calls(program: bytes) -> None:
-    """Forbid system calls, by a program for seccomp, for ever.
+    """Apply a seccomp program to this process, irrevocably.
 
     Raises:
-        OSError: the system won't.
+        OSError: the system refused.
     """
     given = Filter(len(program) // 8, program)
     filtered = libc.prctl(SET_SECCOMP, SECCOMP_FILTER, ctypes.byref(given), 0, 0)
@@ -129,12 +129,12 @@ def filter_calls(program: bytes) -> None:
 
 
 def drop_capabilities() -> None:
-    """Be no more than an ordinary user, also as root, for ever.
+    """Drop all capabilities irrevocably, so that even root is an ordinary user.
 
     Raises:
-        OSError: the system won't.
+        OSError: the system refused.
     """
-    for number in range(CAPABILITIES):  # fails for those that are not there, or not ours
+    for number in range(CAPABILITIES):  # fails for unknown ones and those we lack
         libc.prctl(DROP_FROM_BOUNDING_SET, number, 0, 0, 0)
     head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     checked(libc.capset(head, (ctypes.c_uint32 * 6)()), "capset")
@@ -142,7 +142,7 @@ def drop_capabilities() -> None:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Set resource limits, by their names in `resource`, never above those that hold."""
+    """Set resource limits, named as in `resource`, but never above the current hard limits."""
     for name, most in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
@@ -151,7 +151,7 @@ def limit(limits: dict[str, int]) -> None:
 
 
 def end_sooner(oom_score: int) -> None:
-    """Be ended before others when memory runs out."""
+    """Make the OOM killer prefer this process over others."""
     with open("/proc/self/oom_score_adj") as score:
         if int(score.read()) >= oom_score:
             return
@@ -160,24 +160,24 @@ def end_sooner(oom_score: int) -> None:
 
 
 def show_read_only(paths: Iterable[str]) -> None:
-    """Let this process see some files of the system as on a disk that can only be read.
+    """Mount some system files read-only, for this process and its children alone.
 
-    Devices can be written to all the same, but root can't change their modes any more. A root
-    without the right to mount, as in a container, goes without (see `keeps_devices`).
+    Devices remain writable, but root can no longer change their modes. Does nothing where root may
+    not mount, as in a container (see `keeps_devices`).
     """
     with contextlib.suppress(OSError):
         checked(libc.unshare(NEW_MOUNTS), "mounts of one's own")
-        # Without this nothing may be mounted: the system would have it, too.
+        # Mounting without this would also change the host's mounts.
         checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
         for path in map(os.fsencode, filter(os.path.exists, paths)):
             checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
-            kept = os.statvfs(path).f_flag & KEPT  # a container's root may not take those away
+            kept = os.statvfs(path).f_flag & KEPT  # a container's root may not clear these
             flags = BIND | REMOUNT | READ_ONLY | kept
             checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
 
 
 def give_up(given: dict[str, Any]) -> None:
-    """Give up what these words say."""
+    """Give up the rights that `given` lists (see `Sandbox.given_up`)."""
     limit(given["limits"])
     drop_capabilities()
     if files := given["landlock"]:
@@ -187,7 +187,7 @@ def give_up(given: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Do what the first argument says, then become the command."""
+    """Apply the restrictions in the first argument, then exec the command."""
     given: dict[str, Any] = json.loads(sys.argv[1])
     command = sys.argv[2:]
     if "oom_score" in given:

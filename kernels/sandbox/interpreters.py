@@ -1,6 +1,6 @@
-"""Which folders an interpreter needs: asked of itself, or read from its files where it is not ours.
+"""Which folders an interpreter needs: we ask it, or read its files if others can change it.
 
-Knows interpreters and environments; `sandbox.py` decides what is shown to whom.
+Knows interpreters and environments; `policy.py` decides who sees what.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-PATIENCE = 15.0  # seconds for a process that only looks around
-# Asks an interpreter where it and its packages are. A `sitecustomize` is left out: it may lie in
-# a folder that kernels change, to which a `.pth` file leads.
+PATIENCE = 15.0  # timeout in seconds for a process that only looks around
+# Asks an interpreter where it and its packages are. Skips `sitecustomize`, which may lie in a
+# folder that a `.pth` file names and kernels can change.
 WHERE = """
 import json, site, sys
 site.execsitecustomize = lambda: None
@@ -27,12 +27,12 @@ print(json.dumps([sys.prefix, sys.base_prefix, *sys.path]))
 
 @functools.cache
 def where(interpreter: str) -> tuple[str, ...]:
-    """The folders of an interpreter and its packages, and each link that leads to it.
+    """Return the folders of an interpreter and its packages, and all links that lead to it.
 
-    Runs it, as who runs the server: never for one that somebody else can change.
+    Runs the interpreter as the server's user, so never call this for one that others can change.
 
     Raises:
-        OSError: it can't be run.
+        OSError: the interpreter can't be run.
     """
     links = links_to(interpreter)
     asked = subprocess.run(
@@ -47,15 +47,15 @@ def where(interpreter: str) -> tuple[str, ...]:
     try:
         found = [*json.loads(asked.stdout), *more]
     except ValueError:
-        return tuple(links)  # no Python
+        return tuple(links)  # not a Python
     return (*links, *(folder for folder in found if os.path.isabs(folder)))
 
 
 def links_to(interpreter: str) -> list[str]:
-    """The path of an interpreter, and each further one that this is a link to.
+    """Return an interpreter's path, followed by each further link and the final target.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such interpreter.
     """
     path = shutil.which(interpreter)
     if path is None:
@@ -67,10 +67,10 @@ def links_to(interpreter: str) -> list[str]:
 
 
 def changeable(interpreter: str, folders: Iterable[Path]) -> bool:
-    """Whether who may change these folders may change an interpreter, or what it runs at its start.
+    """Return whether write access to these folders allows changing an interpreter or its startup.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such interpreter.
     """
     real = [Path(os.path.realpath(folder)) for folder in folders]
     for link in links_to(interpreter):
@@ -82,20 +82,19 @@ def changeable(interpreter: str, folders: Iterable[Path]) -> bool:
 
 
 def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | str]) -> list[str]:
-    """The folder of the Python below an environment in `folders`, as its files have it.
+    """Return the folder of the base Python that an environment in `folders` names in its files.
 
-    It has to lie in one of the `known` ones: others are not for those to see who may have written
-    this.
+    It must be in a `known` folder: whoever wrote those files must not gain access to others.
 
     Raises:
-        OSError: it does not.
+        OSError: it is in none of them.
     """
     links = links_to(interpreter)
     base = os.path.dirname(os.path.dirname(os.path.realpath(links[-1])))
     if home := home_in(os.path.join(os.path.dirname(os.path.dirname(links[0])), "pyvenv.cfg")):
         base = os.path.dirname(os.path.realpath(home))
     if any(Path(base).is_relative_to(os.path.realpath(folder)) for folder in folders):
-        return []  # seen as that is
+        return []  # already shown with that folder
     if any(Path(base).is_relative_to(os.path.realpath(folder)) for folder in known):
         return [base]
     raise PermissionError(
@@ -105,7 +104,7 @@ def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | st
 
 
 def home_in(file: str) -> str:
-    """What an environment's pyvenv.cfg says of its Python; empty if it says nothing."""
+    """Return `home` from an environment's pyvenv.cfg; empty if there is none."""
     try:
         opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -1,7 +1,7 @@
-"""The wall around kernels: what a principal's processes may see, change and reach.
+"""The sandbox around kernels: what a principal's processes may see, change and reach.
 
-Turns a `Policy` into a command that a kernel's interpreter is run by: bubblewrap where it
-works, else Landlock. Knows processes and files; nothing of Jupyter's messages.
+Turns a `Policy` into a command that runs a kernel's interpreter: bubblewrap where it works,
+otherwise Landlock. Knows processes and files; nothing about Jupyter's messages.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .bubblewrap import DEVICES, Kind, bubblewrap, inner_id
 from .interpreters import base_of, changeable, where
 
 Tier = Literal["bwrap", "landlock"]
-TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # the best first
+TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first
 
 HERE = Path(__file__).parent
 LIMITS = {
     "RLIMIT_CORE": 0,
-    "RLIMIT_FSIZE": 10 << 30,  # bytes of one file
+    "RLIMIT_FSIZE": 10 << 30,  # max bytes of one file
     "RLIMIT_NOFILE": 4096,
 }
-PROCESSES = 1024  # and threads
+PROCESSES = 1024  # max processes and threads
 DEVICE_FILES = [f"/dev/{name}" for name in DEVICES]
-OOM_SCORE = 500  # of -1000 to 1000: when memory runs out, the system ends the highest
-# What programs need of a system, besides their interpreter and its packages.
+OOM_SCORE = 500  # -1000 to 1000: when memory runs out, the system kills the highest
+# System files that programs need besides their interpreter and its packages.
 SYSTEM = [
     "/usr",
     "/bin",
@@ -75,30 +75,30 @@ SYSTEM = [
     "/sys/devices/system/node",
 ]
 NETWORK = ["/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf"]
-# Variables that name folders which the sandbox has not.
+# Variables that name folders missing from the sandbox.
 HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
-# Lies in what is the home folder of templates, so that matplotlib looks for no other.
+# An empty file in the templates' home folder, so that matplotlib looks for no other.
 MATPLOTLIBRC = "matplotlibrc"
-UNLISTED = 0o300  # a folder's mode: files can be made there, and found by those who know a name
+UNLISTED = 0o300  # folder mode: anyone inside can create files, but must know a name to open one
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for the kernels of every principal.
+    """The rules for every principal's kernels.
 
     Attributes:
-        tier: what holds the wall.
+        tier: the mechanism that enforces the rules.
         projects: the folder with the user's files.
-        homes: where each principal has a private folder, which lasts.
+        homes: holds a private, persistent folder for each principal.
         read_only: whether kernels may only read `projects`.
-        network: whether they have the host's network.
-        read: more folders and files to read.
-        write: more folders to change.
-        hide: what must not be seen even where it lies in one of those.
-        fixed: what may be seen there, but not changed.
+        network: whether kernels share the host's network.
+        read: additional readable folders and files.
+        write: additional writable folders.
+        hide: paths kernels must not see, even inside the folders above.
+        fixed: paths inside the folders above that kernels may read but not change.
     """
 
     tier: Tier
@@ -112,10 +112,10 @@ class Policy:
     fixed: tuple[Path, ...] = ()
 
     def sandbox(self, principal: str, runtime: Path) -> Sandbox:
-        """The principal's sandbox, its folders made; `runtime` is private to the server."""
+        """Create a principal's sandbox and its folders; `runtime` is private to the server."""
         home = self.homes / folder_name(principal)
         folder = runtime / f"p{sum(1 for _ in runtime.glob('p*'))}"
-        # Not in the home: what kernels may change could be links when it is cleared.
+        # Not in the home, where kernels could plant links that we would follow when clearing it.
         clear_after_dead(self.homes / "tmp")
         tmp = self.homes / "tmp" / runtime.name / folder.name
         parts = [folder / part for part in "csietx"]
@@ -134,12 +134,12 @@ class Sandbox:
     """One principal's sandbox.
 
     Attributes:
-        home: its folder, which lasts.
-        tmp: for temporary files, where it can't have a /tmp of its own.
-        folder: what the server and its kernels share: `c` for connection files, which
-            kernels only read, `s` for their sockets, `i` for IPython's configuration, `e` as
-            the home folder of templates; and `t`, the server's alone, for sockets that it uses.
-        runtime: the server's own folder, of which kernels see nothing else.
+        home: the principal's persistent folder.
+        tmp: folder for temporary files where the sandbox can't have its own /tmp.
+        folder: shared by the server and its kernels: `c` for connection files, read-only for
+            kernels; `s` for kernels' sockets; `i` for IPython's configuration; `e`, the home folder
+            of templates; and `t`, the server's alone, for sockets that it uses.
+        runtime: the server's own folder; kernels see nothing else in it.
     """
 
     policy: Policy
@@ -149,7 +149,7 @@ class Sandbox:
     runtime: Path
 
     def launch(self, launch: Launch) -> Launch:
-        """How kernels are started in here."""
+        """Return the launch options for kernels in this sandbox."""
         env = {name: value for name, value in launch.env.items() if name not in HOMES}
         packages = str(self.home / "packages")
         env |= {
@@ -158,9 +158,9 @@ class Sandbox:
             "LOGNAME": "user",
             "IPYTHONDIR": str(ipython_folder(self.folder / "i")),
             "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
-            # The environment's own folder can't be changed.
+            # The environment's own folder is read-only.
             "PIP_TARGET": packages,
-            # Git ends where there is a file of the system's that it may not read.
+            # Git aborts if there is a system config that it may not read.
             "GIT_CONFIG_NOSYSTEM": "1",
             "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
             "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
@@ -177,7 +177,7 @@ class Sandbox:
         )
 
     def template_overrides(self, env: dict[str, str]) -> dict[str, str | None]:
-        """The variables that lead to what kernels can write, without that: for templates."""
+        """Return variables for templates, stripped of paths that kernels can write to."""
         places = self.places(sys.executable)
 
         def can_change(path: str) -> bool:
@@ -191,16 +191,16 @@ class Sandbox:
             kept = [part for part in parts if not can_change(part)]
             if kept != parts:
                 changed[name] = os.pathsep.join(kept) if any(kept) else None
-        changed.pop("IPYTHONDIR", None)  # its profile, which alone is read, can't be changed
+        changed.pop("IPYTHONDIR", None)  # only its profile is read, and kernels can't change that
         home = self.folder / "e"
         changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}
-        # What it imports may need one. In bubblewrap each template has a /tmp of its own; with
-        # Landlock kernels could change what it makes, if they knew its name.
+        # A template's imports may need temporary files. With bubblewrap each template has its own
+        # /tmp; with Landlock kernels could change those files, if they knew their names.
         folder = "/tmp" if self.policy.tier == "bwrap" else str(self.folder / "x")
         return changed | {"TMPDIR": folder}
 
     def command(self, interpreter: str) -> list[str]:
-        """What has to stand before a command that begins with this interpreter.
+        """Return what to put in front of a command that begins with this interpreter.
 
         Raises:
             OSError: the interpreter can't be run.
@@ -208,11 +208,11 @@ class Sandbox:
         return [*command(self, interpreter)]
 
     def places(self, interpreter: str) -> dict[Path, Kind]:
-        """Folders and files that kernels see, by both their names and where those lead.
+        """Return the folders and files kernels see, under their own and their resolved paths.
 
         Raises:
             OSError: the interpreter can't be run.
-            KernelStartError: what is to be hidden is not there.
+            KernelStartError: a path to hide does not exist.
         """
         policy, places = self.policy, dict[Path, Kind]()
 
@@ -232,8 +232,8 @@ class Sandbox:
         ipython = self.folder / "i"
         profile = ipython / "profile_default"
         put("ro", self.folder / "c", self.folder / "e", profile)
-        # IPython takes a temporary folder instead where it can't write. With Landlock it can't,
-        # and sees no sign of that; there what may be written to has nothing read only in it.
+        # IPython uses a temporary folder if it sees that this one is not writable. With Landlock it
+        # is not (a writable folder can't have read-only parts there), but IPython can't see that.
         put("rw" if policy.tier == "bwrap" else "ro", ipython)
         put("rw", self.home, self.folder / "s", profile / "db")
         if policy.tier == "landlock":
@@ -242,17 +242,17 @@ class Sandbox:
         shown = {path for path, kind in there.items() if kind in ("ro", "rw")}
         for path in policy.hide:
             if not path.exists() and shown.intersection(path.parents):
-                raise KernelStartError(  # once it is there again it would be seen
+                raise KernelStartError(  # kernels would see it once it is back
                     f"No kernel can be started: {path} has to be hidden from code and is gone."
                     " Put it back, or restart the server, which then has to do without it."
                 )
         return there | dict.fromkeys(on_the_way(there), "rw")
 
     def shown_of(self, interpreter: str) -> Iterable[str]:
-        """The folders that an interpreter needs.
+        """Return the folders that an interpreter needs.
 
         Raises:
-            OSError: it can't be run.
+            OSError: the interpreter can't be run.
         """
         policy = self.policy
         folders = [policy.homes, *policy.write]
@@ -263,8 +263,8 @@ class Sandbox:
         return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
 
     def given_up(self, places: dict[Path, Kind]) -> dict[str, Any]:
-        """What `confine.py` takes away from itself, as it reads that."""
-        from .confine import TRUNCATION_HANDLED, landlock_version  # it needs Linux's libc
+        """Return the rights that `confine.py` gives up, in the form it reads."""
+        from .confine import TRUNCATION_HANDLED, landlock_version  # needs Linux's libc
 
         landlock = self.policy.tier == "landlock"
         rules = seccomp.REACHING_OUT
@@ -280,18 +280,18 @@ class Sandbox:
             "network": self.policy.network,
         }
         return {
-            # Without a user namespace of one's own it counts all of the user's processes.
+            # RLIMIT_NPROC counts all processes of the user unless we have our own user namespace.
             "limits": LIMITS if landlock else LIMITS | {"RLIMIT_NPROC": PROCESSES},
             "filter": seccomp.program(rules).hex() if seccomp.knows_system_calls() else "",
             "landlock": files if landlock else None,
         }
 
     def handed_over(self, places: dict[Path, Kind]) -> dict[str, Any]:
-        """Which calls `broker.py` makes for the kernels, and where, as it reads that."""
+        """Return the calls `broker.py` makes for kernels, and where, in the form it reads."""
         return {
             "filter": seccomp.program(seccomp.HANDED_OVER).hex(),
             "calls": seccomp.named(seccomp.HANDED_OVER),
-            # The mode of the unlisted one is its lock, so only what lies in it may be changed.
+            # The unlisted folder is protected by its mode, so only its contents may be changed.
             "write": [
                 f"{path}/" if path == self.folder / "x" else str(path)
                 for path, kind in places.items()
@@ -300,7 +300,7 @@ class Sandbox:
         }
 
     def last_filter(self) -> str:
-        """A program for seccomp, for forked kernels, whose own sockets are there by then."""
+        """Return the seccomp program that forked kernels apply once their own sockets are open."""
         if self.policy.tier == "landlock" and not self.policy.network:
             return seccomp.program(seccomp.NEW_SOCKETS).hex()
         return ""
@@ -308,29 +308,29 @@ class Sandbox:
 
 @functools.cache
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
-    """`Sandbox.command`, worked out once."""
+    """Compute `Sandbox.command`; cached."""
     places = sandbox.places(interpreter)
     first: dict[str, Any] = {"oom_score": OOM_SCORE}
     given_up = {"given_up": sandbox.given_up(places)}
     if sandbox.policy.tier == "bwrap":
         wall = bubblewrap(places, sandbox.folder, sandbox.policy.network)
-        if os.getuid() == 0:  # it owns the devices, which are the host's
+        if os.getuid() == 0:  # root owns the devices, which are the host's
             first["read_only"] = DEVICE_FILES
-        # In there nothing of /proc can be written to.
+        # The first program runs outside: inside, nothing in /proc is writable.
         return (*program("confine.py", first), *wall, *program("confine.py", given_up))
     broker = program("broker.py", sandbox.handed_over(places))
     return (*program("confine.py", first | given_up), *broker)
 
 
 def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:
-    """What runs one of our programs, before the command that it runs in turn."""
+    """Return the command that runs one of our programs; append the command for it to run."""
     return (sys.executable, "-I", "-S", str(HERE / name), json.dumps(given))
 
 
 def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
-    """Folders between what may be changed and what lies in it and may not be.
+    """Yield the folders between a writable folder and a protected path inside it.
 
-    What is mounted can't be renamed, nor can what lies on its way if that is mounted too.
+    A mount point can't be renamed, so mounting these as well keeps the protected path in place.
     """
     for kept in [path for path, kind in places.items() if kind in ("ro", "hidden")]:
         for path in kept.parents:
@@ -341,16 +341,16 @@ def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
 
 
 def others(runtime: Path) -> list[Path]:
-    """The folder with the runtime folders of this user's other servers."""
+    """Return the folder that holds the runtime folders of this user's other servers."""
     return [runtime.parent] if runtime.parent.name.startswith("rmi-agent") else []
 
 
 def folder_name(principal: str) -> str:
-    """A name for a principal's folder that no other has."""
+    """Return a unique folder name for a principal."""
     digest = hashlib.sha256(principal.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', principal)[:40]}-{digest}"
 
 
 def joined(*folders: str | None) -> str:
-    """A search path of those that there are."""
+    """Join the folders that are set into a search path."""
     return os.pathsep.join(folder for folder in folders if folder)

@@ -1,6 +1,6 @@
-"""Whether a sandbox holds on this machine, found out by a process that tries it.
+"""Check whether a sandbox holds on this machine, with a process that tries to get out.
 
-Knows what may be missing or in the way; `sandbox.py` makes the sandbox.
+Knows what may be missing or in the way; `policy.py` makes the sandbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import seccomp
 from .interpreters import PATIENCE, where
 from .policy import DEVICE_FILES, SYSTEM, Policy, program
 
-# Looks whether the wall stands, from inside.
+# Checks from inside that the sandbox holds.
 PROBE = """
 import os, sys
 inside, home, secret = sys.argv[1:]
@@ -39,7 +39,7 @@ print("stands")
 
 
 def why_not(policy: Policy) -> str:
-    """Try the policy with a real process; empty if the wall stands."""
+    """Try the policy with a real process; return why it fails, or an empty string if it holds."""
     if sys.platform != "linux":
         return "it needs Linux"
     if policy.tier == "bwrap" and shutil.which("bwrap") is None:
@@ -73,16 +73,16 @@ def why_not(policy: Policy) -> str:
 
 
 def lets_signals_out(policy: Policy) -> bool:
-    """Whether kernels may send signals to other processes of the server's user."""
+    """Return whether kernels may send signals to other processes of the server's user."""
     if policy.tier != "landlock":
         return False
-    from .confine import SIGNALS_SCOPED, landlock_version  # it needs Linux's libc
+    from .confine import SIGNALS_SCOPED, landlock_version  # needs Linux's libc
 
     return landlock_version() < SIGNALS_SCOPED
 
 
 def keeps_devices(policy: Policy) -> bool:
-    """Whether kernels can't change the modes of /dev/null and its like, which root owns."""
+    """Return whether kernels can't change the modes of /dev/null and similar (owned by root)."""
     if policy.tier != "bwrap" or os.getuid() != 0:
         return True
     look = f"import os; print(all(os.statvfs(p).f_flag & os.ST_RDONLY for p in {DEVICE_FILES}))"
@@ -96,7 +96,7 @@ def keeps_devices(policy: Policy) -> bool:
 
 
 def within_reach(policy: Policy) -> str:
-    """Why Landlock can't hold: it takes nothing back of a folder that it lets kernels use."""
+    """Return why Landlock can't hold: it can't make exceptions inside an allowed folder."""
     ours = [*map(Path, where(sys.executable))]
     changed = [*policy.write, *([] if policy.read_only else [policy.projects])]
     seen = [*changed, policy.projects, *policy.read, *ours, *map(Path, SYSTEM)]

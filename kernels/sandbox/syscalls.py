@@ -1,7 +1,7 @@
-"""Linux's numbers of the system calls that `seccomp.py` has rules for, by processor.
+"""Linux system call numbers, by processor, for the rules in `seccomp.py`.
 
 Only tables. Sources: the kernel's `asm/unistd_64.h` (x86-64) and `asm-generic/unistd.h`
-(aarch64), with `scripts/syscall.tbl` for calls that are newer than those headers.
+(aarch64), with `scripts/syscall.tbl` for calls newer than those headers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor's word for itself (AUDIT_ARCH_…) and its numbers of system calls."""
+    """A processor's AUDIT_ARCH_… constant and its system call numbers."""
 
     audit: int
     numbers: dict[str, int]
 
 
-UNKNOWN = 470  # from here on, calls are newer than these tables
+UNKNOWN = 470  # first number newer than these tables
 
 EVERYWHERE = {
     "clone3": 435,

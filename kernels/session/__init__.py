@@ -1,6 +1,6 @@
-"""Sessions: one kernel and one notebook each, their runs in order, their pool of warm kernels.
+"""Sessions: one kernel and one notebook each, with queued runs and a pool of warm kernels.
 
-`Sessions` holds all that are open, and makes room for new ones.
+`Sessions` holds all open sessions and makes room for new ones.
 """
 
 from .directory import Elsewhere, Peers

@@ -1,4 +1,4 @@
-"""Where open sessions are listed for the other servers that share them, if there are any.
+"""The directory that lists open sessions for the other servers that share them.
 
 `Alone` is the directory of a server that shares nothing. Knows nothing of how servers agree.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Peers:
-    """What the other copies see to: their names, and the notebooks that are to be gone on with."""
+    """The living copies of the server, and the notebooks that a copy will continue, by name."""
 
     copies: Container[str] = ()
     notebooks: Container[str] = ()
@@ -29,11 +29,11 @@ class Elsewhere:
     """A session that is not open in this server.
 
     Attributes:
-        id: the session's.
-        busy: whether a run goes on or is queued.
-        cells: the number of its last cell.
-        idle_for: seconds since it was used last; 0 while busy.
-        notebook: where it is recorded; None while nothing ran.
+        id: the session's id.
+        busy: whether a run is in progress or queued.
+        cells: the number of the last cell.
+        idle_for: seconds since the session was last used; 0 while busy.
+        notebook: where it is recorded; None until something has run.
     """
 
     id: str
@@ -47,13 +47,13 @@ class Directory(Protocol):
     """What `Sessions` reports to the other servers.
 
     Attributes:
-        name: this server's among them; empty where there are none.
+        name: this server's name among them; empty if there are no others.
     """
 
     name: str
 
     def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
-        """Be one of the servers while the context lasts.
+        """Take part as one of the servers while the context lasts.
 
         Raises:
             StoreError: the others can't be reached.
@@ -69,7 +69,7 @@ class Directory(Protocol):
         ...
 
     def note(self, session: Session) -> None:
-        """Update a session's entry soon: a run has begun, or is over."""
+        """Update a session's entry soon, since a run has started or ended."""
         ...
 
     async def tell_end(self, session: Session, why: str) -> None:
@@ -77,7 +77,7 @@ class Directory(Protocol):
         ...
 
     async def release_all(self) -> None:
-        """Leave the sessions whose kernels outlive this server to the others."""
+        """Hand over to the other servers all sessions whose kernels outlive this server."""
         ...
 
     async def elsewhere(self, principal: str) -> list[Elsewhere]:
@@ -95,21 +95,21 @@ class Alone:
     name = ""
 
     def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
-        """There is nobody to join."""
+        """Join nobody."""
         return nullcontext(Peers())
 
     async def announce(self, session: Session) -> None:
-        """Tell nobody."""
+        """Do nothing: no other server lists the session."""
 
     def note(self, session: Session) -> None:
-        """Tell nobody."""
+        """Do nothing: there is no entry to update."""
 
     async def tell_end(self, session: Session, why: str) -> None:
-        """Tell nobody."""
+        """Do nothing: there is no entry to close."""
 
     async def release_all(self) -> None:
-        """Leave nothing to anybody."""
+        """Do nothing: there is no server to hand sessions over to."""
 
     async def elsewhere(self, principal: str) -> list[Elsewhere]:
-        """Nothing is elsewhere."""
+        """Return no sessions: all of them are open here."""
         return []

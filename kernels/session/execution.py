@@ -1,7 +1,7 @@
 """A run that was accepted: one cell on its way through a kernel.
 
-The caller may wait, look at what it has printed so far, or stop it. Knows a cell and
-the kernel that runs it; its session decides when it may run.
+The caller may wait for the run, look at its output so far, or stop it. Knows a cell and the
+kernel that runs it; the session decides when it runs.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..protocol import Displays, Outputs, Question, Reply, Script
 
 
 class Execution:
-    """A run that was accepted: queued, going on, or over (`task` is done).
+    """An accepted run: queued, running, or over (`task` is done).
 
     Args:
-        session_id: its session's.
-        number: its place there, from 1.
-        source: its code, unless it has a cell already.
-        title: names the notebook that it is the first of.
-        displays: the session's outputs that can be updated.
-        output_limit: bytes after which it is interrupted; 0 is no limit.
-        cell: the one it is, if another copy of the server has begun it.
+        session_id: the id of its session.
+        number: its place in the session, from 1.
+        source: its code; ignored if `cell` is given.
+        title: names the notebook, if this run is the first in it.
+        displays: the session's outputs that can still be updated.
+        output_limit: bytes of output after which the run is interrupted; 0 means no limit.
+        cell: the existing cell, if another copy of the server started the run.
 
     Attributes:
-        notebook: where it is recorded; None until its session has a notebook.
-        handed_over: taken out of the queue here to go on in another copy of the server.
+        notebook: where the run is recorded; None until the session has a notebook.
+        handed_over: whether the run was dequeued here to continue in another copy of the server.
     """
 
     def __init__(
@@ -53,47 +53,47 @@ class Execution:
         self.cell = new_code_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
-        self.until = 0.0  # when its time limit ends, in seconds since 1970; 0 is never
+        self.until = 0.0  # deadline in seconds since 1970; 0 means none
         self.script: Script | None = None
         self.notebook: Path | None = None
         self.handed_over = False
         self.outputs = Outputs(self.cell, displays, output_limit, self._over_limit)
         self.task: asyncio.Task[Run]
         self._output_limit = output_limit
-        self.asked = 0  # questions of this run so far
+        self.asked = 0  # number of questions so far
         self._question: Question | None = None
         self._kernel: Kernel | None = None
 
     @property
     def question(self) -> Question | None:
-        """What it asks the person and waits for, if it does."""
+        """The open question to the user that the run waits for, if any."""
         asked = self._question
         return asked if asked is not None and asked.open else None
 
     @property
     def status(self) -> Literal["queued", "running", "over"]:
-        """Where it is in its life."""
+        """Whether the run is queued, running or over."""
         if self.task.done():
             return "over"
         return "queued" if self.started is None else "running"
 
     @property
     def elapsed(self) -> float:
-        """Seconds that it has run."""
+        """Running time so far in seconds; 0 while queued."""
         if self.started is None:
             return 0.0
         return (self.finished or time.monotonic()) - self.started
 
     def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop it by the ladder, or take it out of the queue. False if it is over."""
-        if self.task.done() or self.finished is not None:  # it is being recorded
+        """Stop the run with the interrupt ladder, or dequeue it; False if it is over or ending."""
+        if self.task.done() or self.finished is not None:  # over, or being recorded
             return False
         if self._kernel is not None:
             return self._kernel.interrupt(why)
         return self.task.cancel()
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait for the end, at most `timeout` seconds; whether it is over."""
+        """Wait at most `timeout` seconds for the run to end; returns whether it is over."""
         done, _ = await asyncio.wait({self.task}, timeout=timeout)
         return bool(done)
 
@@ -105,7 +105,7 @@ class Execution:
         self._question = question
 
     async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
-        """Execute on a kernel, which the session has found for it."""
+        """Execute on the kernel that the session provides."""
         self._kernel = kernel
         try:
             if self.script is None:

@@ -1,4 +1,4 @@
-"""Sessions whose processes take more memory than they may: their kernels are ended."""
+"""Ends the kernels of sessions whose processes exceed the memory limit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..process_tree import MemoryWatch
 if TYPE_CHECKING:
     from .registry import Sessions
 
-JUST_NOW = 1.0  # seconds for which a session counts as busy after a run
-TICK = 0.1  # seconds; a process can take half a gigabyte in that
+JUST_NOW = 1.0  # seconds after a run during which a session still counts as busy
+TICK = 0.1  # seconds between checks; a process can allocate half a gigabyte in that time
 
 
 class MemoryLimit:
-    """Holds the open sessions to `Config.memory_limit`."""
+    """Enforces `Config.memory_limit` on the open sessions."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
     async def watch(self) -> None:
-        """Look at every kernel's processes again and again, for ever."""
+        """Check every kernel's processes periodically; returns only if there is no limit."""
         limit = self._sessions.config.memory_limit
         if not limit:
             return
         watch: MemoryWatch[KernelProcess] = MemoryWatch(limit)
-        # A thread of its own: it looks at every process, and must not wait for others.
+        # Its own thread: it checks every process, and must not queue behind other jobs.
         with ThreadPoolExecutor(1, "memory") as thread:
             while True:
                 await asyncio.sleep(TICK)

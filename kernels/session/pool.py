@@ -1,10 +1,10 @@
-"""Warm kernels, and a bound on how many there are.
+"""Warm kernels, and a limit on the number of kernels.
 
-Every kernel is handed out once and never to a second session, and only to the owner whose
-sandbox it is in. Knows kernels and counts; `evict` decides which session must make room.
+Every kernel is handed out once, to a single session, and only to the owner of the sandbox it is
+in. Knows kernels and counts; `evict` decides which session must make room.
 
-Each process has one of `most` places: a semaphore's, taken before its start and given back
-after its end, whichever caller is cancelled meanwhile.
+Each process holds one of `most` places of a semaphore. The place is acquired before the process
+starts and released after it ends, whichever callers are cancelled in the meantime.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 Starting = asyncio.Task[Kernel]
 
-ATTACHING = 7 * 86400.0  # seconds that what runs on a kernel may go on, to which one attaches
-LATELY = 60.0  # seconds; the demand in these is expected again
-ABSENT = 600.0  # seconds after which an owner without sessions has no warm kernels any more
+ATTACHING = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
+LATELY = 60.0  # seconds; the demand in this period is expected to recur
+ABSENT = 600.0  # seconds after which an owner without sessions loses its warm kernels
 
 
 @dataclass(eq=False)
@@ -38,11 +38,11 @@ class OwnerPool:
     """One owner's warm kernels.
 
     Attributes:
-        launch: how each is started.
-        warm: those that are ready or will be in a moment.
-        leases: when kernels were asked for, lately, by the loop's clock.
-        used: when one was asked for or came back last.
-        askers: calls that wait for a kernel now.
+        launch: how its kernels are started.
+        warm: kernels that are ready or starting.
+        leases: times of recent requests for a kernel, by the loop's clock.
+        used: when a kernel was last requested or returned.
+        askers: number of calls waiting for a kernel.
     """
 
     launch: Launch
@@ -58,7 +58,7 @@ class OwnerPool:
 
     @contextlib.contextmanager
     def asked(self, now: float) -> Iterator[None]:
-        """While somebody asks for one of these kernels."""
+        """Count a request for one of these kernels while the context lasts."""
         self.leases.append(now)
         self.used = now
         self.askers += 1
@@ -72,15 +72,15 @@ class Pool:
     """Starts kernels ahead of demand. Use as `async with Pool(...) as pool`.
 
     Args:
-        launch: how an owner's kernels are started.
-        warm: kernels kept ready for an owner at least; after a burst it is more for a while.
-            0 is none.
-        most: processes at the same time, warm and starting ones included.
-        patience: seconds that a lease waits for a kernel to come free.
-        evict: asked for room when there is none, with who needs it ("" is the pool itself);
-            returns whether some is on its way, which it has said by `reserve` or `retire`.
-        expected: owners for whom kernels are warm from the beginning, and stay so.
-        forget: called when no kernel is left of owners who have been absent for long.
+        launch: returns how an owner's kernels are started.
+        warm: min number of kernels kept ready per owner, temporarily more after a burst;
+            0 means none.
+        most: max number of processes, including warm and starting ones.
+        patience: max seconds that a lease waits for a free place.
+        evict: called when a place is needed, with the owner who needs it ("" for the pool itself);
+            returns whether it has announced one by `reserve` or `retire`.
+        expected: owners whose kernels are warmed from the start and kept warm.
+        forget: called when the last kernel of owners absent for `ABSENT` seconds is given up.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class Pool:
         self._patience, self._evict = patience, evict
         self._shelves: dict[str, OwnerPool] = {}
         self._places = asyncio.Semaphore(most)
-        self._waiting: list[str] = []  # owners who wait for a place, in order
+        self._waiting: list[str] = []  # owners waiting for a place, in order
         self._starting: set[Starting] = set()
-        self._living: dict[Kernel, OwnerPool] = {}  # started, and not yet retired
-        self._promised: set[Kernel] = set()  # of them: those about to be retired
+        self._living: dict[Kernel, OwnerPool] = {}  # started and not yet retired
+        self._promised: set[Kernel] = set()  # the living kernels that are about to be retired
         self._ending: set[Kernel] = set()
         self._tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
@@ -123,7 +123,7 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         self._tidying.cancel()
-        self._places.release()  # callers that wait learn that it is closed, one by one
+        self._places.release()  # waiting callers learn one by one that it is closed
         for starting in self._starting:
             starting.cancel()
         while self._tasks.tasks:
@@ -134,42 +134,41 @@ class Pool:
 
     @property
     def warm(self) -> int:
-        """Kernels that are ready now."""
+        """Number of kernels that are ready."""
         return sum(len(shelf.ready) for shelf in self._distinct())
 
     @property
     def leased(self) -> int:
-        """Kernels that sessions have now."""
+        """Number of kernels that sessions have."""
         return len(self._living) - self.warm
 
     @property
     def count(self) -> int:
-        """Processes now: warm, starting, leased or ending."""
+        """Number of processes, whether warm, starting, leased or ending."""
         starting = sum(not starting.done() for starting in self._starting)
         return starting + len(self._living) + len(self._ending)
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a place now."""
+        """Number of calls waiting for a place."""
         return len(self._waiting)
 
     # -- handing out
 
     async def lease(self, owner: str = "", attach: RemoteKernel | None = None) -> Kernel:
-        """A fresh kernel: a warm one, or one started for this call, or one that came free.
+        """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
         Args:
-            owner: whose it will be.
-            attach: the kernel, where it is not to be a fresh one; while something runs there,
-                this waits for its end.
+            owner: whose kernel it will be.
+            attach: an existing kernel to attach to instead; waits until its current run has ended.
 
         Raises:
-            PoolExhaustedError: none came free in time.
-            KernelStartError: it could not be started.
+            PoolExhaustedError: no place came free in time.
+            KernelStartError: the kernel could not be started.
         """
         try:
             shelf = self._shelf(owner)
-        except OSError as error:  # of its sandbox's folders
+        except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
         with shelf.asked(self._now()):
             while shelf.warm and attach is None:
@@ -183,29 +182,29 @@ class Pool:
             return await self._handed_out(self._start(shelf, attach), attach is not None)
 
     def retire(self, kernel: Kernel) -> None:
-        """End a kernel in the background; its place is free once the process is gone."""
+        """End a kernel in the background; its place is released once the process is gone."""
         self._take_back(kernel, graceful=True)
 
     def detach(self, kernel: Kernel) -> None:
-        """Leave a kernel to its server, for others to go on with."""
+        """Disconnect from a kernel on a Jupyter Server, leaving it running for others."""
         self._take_back(kernel, graceful=False)
 
     def reserve(self, kernel: Kernel, closing: asyncio.Task[None]) -> None:
-        """A kernel will be retired, once `closing` is done at the latest.
+        """Announce that a kernel will be retired, at the latest when `closing` is done.
 
-        Nobody else has to make room for its place meanwhile.
+        Its place counts as coming free, so no other session is evicted for it.
         """
         if kernel in self._living:
             self._promised.add(kernel)
         closing.add_done_callback(lambda _: self.retire(kernel))
 
     def notify(self) -> None:
-        """A session has become idle, so `evict` may now find one for a caller that waits."""
-        # Not at once: the caller that has just got a place is to be waiting no more by then.
+        """Retry `evict` for waiting callers, since a session has become idle."""
+        # Deferred, so that a caller that just got a place no longer counts as waiting.
         asyncio.get_running_loop().call_soon(self._make_room)
 
     async def _handed_out(self, starting: Starting, attached: bool = False) -> Kernel:
-        """The kernel that a start gives; it is taken back from a caller who is cancelled."""
+        """Wait for a kernel to start; if the caller is cancelled, the kernel is taken back."""
         take_back = self.detach if attached else self.retire
 
         def unwanted(_: Starting) -> None:
@@ -215,7 +214,7 @@ class Pool:
         try:
             await asyncio.wait({starting})
         except asyncio.CancelledError:
-            # Elsewhere: anyio cancels each await of a cancelled caller's clearing up as well.
+            # In a callback, since anyio also cancels every await in a cancelled caller's cleanup.
             starting.add_done_callback(unwanted)
             if attached:
                 starting.cancel()
@@ -229,7 +228,7 @@ class Pool:
         return kernel
 
     async def _lives(self, kernel: Kernel) -> bool:
-        """Whether a kernel that was warm has not died since."""
+        """Whether a warm kernel is still alive."""
         try:
             return await kernel.alive()
         except OSError as error:
@@ -257,11 +256,11 @@ class Pool:
         finally:
             self._waiting.remove(owner)
         if self._closed:
-            self._places.release()  # to the next who waits
+            self._places.release()  # to the next waiting caller
             raise closed()
 
     def _make_room(self) -> None:
-        """See to it that a place is about to come free for each who waits, if that can be."""
+        """Free a place for each waiting caller, as far as possible."""
         while len(self._waiting) > (coming := self._coming):
             if shelf := self._least_wanted():
                 self._give_up_warm(shelf)
@@ -272,11 +271,11 @@ class Pool:
 
     @property
     def _coming(self) -> int:
-        """Places that will be free in a moment."""
+        """Number of places about to come free."""
         return len(self._promised) + len(self._ending)
 
     def _start(self, shelf: OwnerPool, attach: RemoteKernel | None = None) -> Starting:
-        """Start a kernel, or attach to one, for which a place was taken already."""
+        """Start a kernel or attach to one; the caller has acquired a place for it."""
         launch = shelf.launch
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACHING)
@@ -297,7 +296,7 @@ class Pool:
             await kernel.start()
         except KernelError:
             raise
-        except Exception as error:  # the system's: no descriptors, no space, no threads
+        except Exception as error:  # from the system: no descriptors, no space, no threads
             log.exception("A kernel could not be started")
             raise start_error(error) from error
         self._living[kernel] = shelf
@@ -305,7 +304,7 @@ class Pool:
 
     def _take_back(self, kernel: Kernel, graceful: bool) -> None:
         shelf = self._living.pop(kernel, None)
-        if shelf is None:  # it was before
+        if shelf is None:  # taken back before
             return
         shelf.used = self._now()
         self._promised.discard(kernel)
@@ -322,7 +321,7 @@ class Pool:
     # -- warm kernels
 
     def _shelf(self, owner: str) -> OwnerPool:
-        """The owner's; those whose kernels start in the same way have one together."""
+        """The owner's shelf; owners with the same launch share one."""
         if owner not in self._shelves:
             launch = self._launch(owner)
             shared = [shelf for shelf in self._distinct() if shelf.launch is launch]
@@ -333,7 +332,7 @@ class Pool:
         return list({id(shelf): shelf for shelf in self._shelves.values()}.values())
 
     def _least_wanted(self) -> OwnerPool | None:
-        """The shelf with warm kernels that was asked least lately; others now go short."""
+        """Of the shelves with ready kernels, the one not asked for the longest time."""
         ready = [shelf for shelf in self._distinct() if shelf.ready]
         return min(ready, key=lambda shelf: shelf.leases[-1] if shelf.leases else 0, default=None)
 
@@ -343,13 +342,13 @@ class Pool:
         self.retire(starting.result())
 
     def _target(self, shelf: OwnerPool) -> int:
-        """How many are to be warm: as many as were asked for lately, and never too few."""
+        """Desired number of warm kernels: as many as recently requested, at least `_least`."""
         while shelf.leases and shelf.leases[0] < self._now() - LATELY:
             shelf.leases.popleft()
         return max(self._least, len(shelf.leases)) if self._least else 0
 
     def _neediest(self) -> OwnerPool | None:
-        """The shelf that lacks most, if one does."""
+        """The shelf with the most kernels missing; None if none are missing."""
         lacking = [(self._target(shelf) - len(shelf.warm), shelf) for shelf in self._distinct()]
         number, shelf = max(lacking, key=lambda pair: pair[0], default=(0, None))
         return shelf if number > 0 else None
@@ -360,9 +359,9 @@ class Pool:
             self._warming = self._tasks.start(self._warm_up(), "warm-up")
 
     async def _warm_up(self) -> None:
-        """Start kernels one after the other: those who wait for their own go before."""
+        """Start warm kernels one at a time: calls that wait for a kernel take precedence."""
         while not self._closed and (shelf := self._neediest()) and self._has_room(shelf):
-            await self._places.acquire()  # there is one, so this does not wait
+            await self._places.acquire()  # a place is free, so this does not wait
             starting = self._start(shelf)
             shelf.warm.append(starting)
             await asyncio.wait({starting})
@@ -371,13 +370,13 @@ class Pool:
                 if starting in shelf.warm and not starting.cancelled():
                     why = starting.exception()
                     log.error("A kernel could not be started ahead of demand: %s", why)
-                with contextlib.suppress(ValueError):  # a call has taken it, and reports
+                with contextlib.suppress(ValueError):  # a call has taken it and reports the error
                     shelf.warm.remove(starting)
                 return
             self.notify()
 
     def _has_room(self, shelf: OwnerPool) -> bool:
-        """Whether one more may be started; asks for room when too few are warm."""
+        """Whether a warm kernel may be started; requests an eviction if too few are warm."""
         if not self._places.locked():
             return True
         worth_a_session = min(self._least, self.most // 4)
@@ -386,7 +385,7 @@ class Pool:
         return False
 
     async def _tidy_up(self) -> None:
-        """End those that nobody is likely to ask for any more."""
+        """End warm kernels that are no longer likely to be requested."""
         while True:
             await asyncio.sleep(LATELY + 1)
             for shelf in self._distinct():
@@ -395,7 +394,7 @@ class Pool:
             self._forget_absent()
 
     def _forget_absent(self) -> None:
-        """Keep nothing for owners who have no session and have not asked for long."""
+        """Drop the shelves of owners without a session and without a request for `ABSENT` s."""
         kept = {id(self._shelves[owner]) for owner in self._expected}
         for owner in self._shelves.keys() - set(self._expected):
             shelf = self._shelves[owner]
@@ -418,10 +417,10 @@ class Pool:
 
 
 def has_started(starting: Starting) -> bool:
-    """Whether a start has given a kernel."""
+    """Whether a kernel has started successfully."""
     return starting.done() and not starting.cancelled() and starting.exception() is None
 
 
 def closed() -> PoolExhaustedError:
-    """What a caller that waited for a kernel in vain reads."""
+    """The error for callers that still wait for a kernel when the pool closes."""
     return PoolExhaustedError("The server is shutting down.")

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from ..errors import PoolExhaustedError
 
-LOCAL = "local"  # the one principal where none are told apart; it may have all there is
+LOCAL = "local"  # the only principal if callers are not told apart; it has no quota
 
 
 @dataclass
 class Share:
-    """What one principal has.
+    """One principal's share.
 
     Attributes:
-        places: those that are left to it.
-        held: sessions that are open, or on the way.
-        wanting: openings that wait for a place.
+        places: the places left.
+        held: number of sessions that are open or being opened.
+        wanting: number of openings that wait for a place.
     """
 
     places: asyncio.Semaphore
@@ -31,25 +31,25 @@ class Quotas:
     """Places for sessions, by principal.
 
     Args:
-        most: places that each has; 0 is no limit.
-        patience: seconds that an opening waits for one.
-        make_room: closes an idle session of a principal who has no place left, if there is one.
+        most: max sessions per principal; 0 means no limit.
+        patience: max seconds that an opening waits for a place.
+        make_room: closes an idle session, if any, of a principal who has no place left.
     """
 
     def __init__(self, most: int, patience: float, make_room: Callable[[str], None]) -> None:
         self._most, self._patience, self._make_room = most, patience, make_room
-        self._shares: dict[str, Share] = {}  # of those who have or want sessions
+        self._shares: dict[str, Share] = {}  # principals without sessions or openings are dropped
 
     @property
     def principals(self) -> set[str]:
-        """Those who have sessions, or want one."""
+        """Principals that have sessions or wait for one."""
         return set(self._shares)
 
     async def take(self, principal: str) -> None:
         """Wait until the principal may have one more session, and count it.
 
         Raises:
-            PoolExhaustedError: it has to wait for too long.
+            PoolExhaustedError: no place came free in time.
         """
         most = sys.maxsize if principal == LOCAL or not self._most else self._most
         share = self._shares.setdefault(principal, Share(asyncio.Semaphore(most)))
@@ -71,18 +71,18 @@ class Quotas:
             self._drop_unused(principal)
 
     def give_back(self, principal: str) -> None:
-        """A session of the principal is open no more."""
+        """Release the place of a session that is no longer open."""
         share = self._shares[principal]
         share.held -= 1
         share.places.release()
         self._drop_unused(principal)
 
     def held(self, principal: str) -> int:
-        """How many sessions the principal has, or is about to have."""
+        """Number of sessions that the principal has or is opening."""
         return self._shares[principal].held if principal in self._shares else 0
 
     def is_wanting(self, principal: str) -> bool:
-        """Whether an opening waits for one of the principal's places."""
+        """Whether an opening of the principal waits for a place."""
         return principal in self._shares and self._shares[principal].wanting > 0
 
     def _drop_unused(self, principal: str) -> None:

@@ -1,8 +1,8 @@
 """All open sessions: opening, finding, closing, and making room.
 
-A session belongs to the principal that opened it; for anybody else it does not exist, and
-nobody's sessions make room for those of somebody who has more.
-Knows nothing of MCP; the principal is a plain name.
+A session belongs to the principal that opened it and does not exist for anybody else. No session
+is evicted for a principal that has more sessions. Knows nothing of MCP; the principal is a plain
+name.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClosedSession:
-    """What is left of a session: why it ended and where its notebook is."""
+    """What is remembered of a closed session: why it ended and where its notebook is."""
 
     principal: str
     why: str
@@ -54,17 +54,17 @@ class ClosedSession:
 
 
 class Sessions:
-    """Use as `async with Sessions(...) as sessions`; leaving ends every kernel.
+    """All open sessions. Use as `async with Sessions(...) as sessions`; leaving ends every kernel.
 
     Args:
-        config: what all sessions have in common.
+        config: settings shared by all sessions.
         launch: how kernels start; its `runtime` is chosen here.
-        policy: the sandboxes that they start in, one for each principal; None is none.
-        expected: principals for whom kernels are warm from the beginning.
-        warm: kernels kept ready.
-        most: kernels at the same time.
-        patience: seconds that an opening waits for room.
-        most_each: sessions of one principal at the same time; 0 is no limit but `most`.
+        policy: how each principal's kernels are sandboxed; None means no sandbox.
+        expected: principals whose kernels are warmed from the start.
+        warm: number of kernels kept ready.
+        most: max number of kernels.
+        patience: max seconds that opening a session waits for room.
+        most_each: max sessions of one principal; 0 means no limit but `most`.
         directory: lists the sessions for the other servers that share them.
     """
 
@@ -86,7 +86,7 @@ class Sessions:
         self.policy, self._expected = policy, expected
         self._launch, self._sizes = launch, (warm, most, patience)
         self.quotas = Quotas(most_each, patience, self._evict_own)
-        self._profiles: set[str] = set()  # IPython's, of the kernels that may have been started
+        self._profiles: set[str] = set()  # IPython folders of all kernels possibly started
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, ClosedSession] = OrderedDict()
         self._on_record = RunsOnRecord()
@@ -97,7 +97,7 @@ class Sessions:
         self.pool: Pool
 
     async def __aenter__(self) -> Self:
-        async with self._stack:  # so that a start which fails leaves nothing behind
+        async with self._stack:  # so that a failed start leaves nothing behind
             await self._start()
             self._stack = self._stack.pop_all()
         return self
@@ -114,7 +114,7 @@ class Sessions:
         await self._stack.enter_async_context(self.supervisor)
         own = {"IPYTHONDIR": str(ipython_folder(runtime / "ipython"))}
         self._stack.push_async_callback(asyncio.to_thread, self._close_templates)
-        # What a template leaves when it is killed goes with the rest.
+        # Inside the runtime folder, so that a killed template's leftovers are removed with it.
         overrides: dict[str, str | None] = {"TMPDIR": tempfile.mkdtemp(dir=runtime)}
         launch = replace(
             self._launch,
@@ -141,11 +141,11 @@ class Sessions:
         await self._stack.aclose()
 
     async def open(self, principal: str = LOCAL, parent: str | None = None) -> Session:
-        """A new session on a fresh kernel; its notebook names the `parent` that it resumes.
+        """Open a session on a fresh kernel; its notebook names the `parent` that it resumes.
 
         Raises:
-            PoolExhaustedError: every kernel is busy, or every session of the principal.
-            KernelStartError: none could be started.
+            PoolExhaustedError: every kernel, or every session of the principal, is busy.
+            KernelStartError: no kernel could be started.
         """
         with tracer.start_as_current_span("kernel.lease"):
             await self.quotas.take(principal)
@@ -163,7 +163,7 @@ class Sessions:
             self.pool.retire(kernel)
             self.quotas.give_back(principal)
             raise
-        if self._stopping:  # meanwhile
+        if self._stopping:  # shutdown began during this call
             self.pool.retire(kernel)
             self.quotas.give_back(principal)
             raise PoolExhaustedError("The server is shutting down.")
@@ -174,7 +174,7 @@ class Sessions:
     async def adopt(
         self, session_id: str, principal: str, kernel: Kernel | None, begun: Handover
     ) -> Session:
-        """Have a session open that another copy of the server had.
+        """Take over a session from another copy of the server.
 
         Raises:
             PoolExhaustedError: every session of the principal is busy.
@@ -187,7 +187,7 @@ class Sessions:
         return session
 
     async def release(self, session: Session) -> None:
-        """Have a session open no more, and leave it to the other copies as it is."""
+        """Leave a session as it is to the other copies of the server; it is no longer open here."""
         if self._open.pop(session.id, None) is not None:
             self.quotas.give_back(session.principal)
             kernel = await session.release()
@@ -195,32 +195,32 @@ class Sessions:
                 self.pool.detach(kernel)
 
     def note_end(self, session_id: str, ended: ClosedSession) -> None:
-        """Remember how a session has ended, be it here or in another copy."""
+        """Remember how a session ended, here or in another copy of the server."""
         self._ended[session_id] = ended
         while len(self._ended) > 1000:
             self._ended.popitem(last=False)
 
     @property
     def open_ids(self) -> Collection[str]:
-        """The ids of `everyones`."""
+        """The ids of all sessions open here, of every principal."""
         return self._open.keys()
 
     @property
     def everyones(self) -> Collection[Session]:
-        """The sessions that are open here, whosever they are."""
+        """All sessions open here, of every principal."""
         return self._open.values()
 
     def by_id(self, session_id: str) -> Session | None:
-        """An open session, whosever it is; for ourselves, not for a caller."""
+        """An open session of any principal; ownership is not checked."""
         return self._open.get(session_id)
 
     def has_ended(self, session_id: str) -> bool:
-        """Whether it is known here how a session has ended."""
+        """Whether this server knows how a session ended."""
         return session_id in self._ended
 
     @property
     def servers(self) -> tuple[JupyterServer, ...]:
-        """The Jupyter Servers that kernels are on."""
+        """The Jupyter Servers that kernels run on."""
         return self._launch.servers
 
     def _made(
@@ -240,18 +240,18 @@ class Sessions:
         )
 
     def _launch_for(self, launch: Launch, runtime: Path, principal: str) -> Launch:
-        """How a principal's kernels start."""
+        """How a principal's kernels start, sandboxed if there is a policy."""
         made = self.policy.sandbox(principal, runtime).launch(launch) if self.policy else launch
         self._profiles.add(made.env["IPYTHONDIR"])
         return made
 
     def _close_templates(self) -> None:
-        """End those that this object's kernels came from: each has a profile made for it."""
+        """Close the templates of our kernels, found by their IPython profiles."""
         for profile in self._profiles:
             TEMPLATES.close(IPYTHONDIR=profile)
 
     def _forget(self, launch: Launch) -> None:
-        """Remove what was made for a principal's kernels, of which there are none any more."""
+        """Remove what was made for a principal's kernels, once none of them is left."""
         profile = launch.env["IPYTHONDIR"]
         self._profiles.discard(profile)
 
@@ -259,7 +259,7 @@ class Sessions:
             TEMPLATES.close(IPYTHONDIR=profile)
             if self.policy is None:
                 return
-            folder = launch.runtime.parent  # its name stays, so that no other gets it
+            folder = launch.runtime.parent  # stays, so that its name is not reused
             tmp = self.policy.homes / "tmp" / folder.parent.name / folder.name
             (folder / "x").chmod(0o700)
             for each in (*folder.iterdir(), tmp):
@@ -274,10 +274,10 @@ class Sessions:
         self.pool.notify()
 
     def get(self, session_id: str, principal: str = LOCAL) -> Session:
-        """An open session by its id.
+        """An open session of the principal, by its id.
 
         Raises:
-            SessionNotFoundError: there is none, or it is another's; says what is known.
+            SessionNotFoundError: the principal has no such open session; says what is known.
         """
         session = self._open.get(session_id)
         if session is not None and session.principal == principal:
@@ -302,7 +302,7 @@ class Sessions:
         """A run that is still in memory; None if its session has ended or forgotten it.
 
         Raises:
-            SessionNotFoundError: there was no such session, as far as the asker may know.
+            SessionNotFoundError: the principal has and had no such session.
         """
         ended = self._ended.get(session_id)
         if ended is not None and ended.principal == principal:
@@ -310,15 +310,15 @@ class Sessions:
         return self.get(session_id, principal).execution(cell)
 
     async def on_record(self, session_id: str, cell: int, principal: str = LOCAL) -> Run | None:
-        """A run of an open or ended session, read from its notebook; None if it is not there.
+        """A run of an open or ended session, read from its notebook; None if not recorded.
 
         Args:
             session_id: the session.
-            cell: the run's number; negative ones count from the last.
-            principal: the asker.
+            cell: the run's number; negative numbers count from the last run.
+            principal: the caller.
 
         Raises:
-            SessionNotFoundError: there was no such session, as far as the asker may know.
+            SessionNotFoundError: the principal has and had no such session.
         """
         known: ClosedSession | Session | None = self._ended.get(session_id)
         if known is None or known.principal != principal:
@@ -332,10 +332,10 @@ class Sessions:
         return None
 
     def notebook(self, session_id: str, principal: str = LOCAL) -> Path | None:
-        """Where an open or ended session is recorded; None if nothing ran in it.
+        """The notebook of an open or ended session; None if nothing ran in it.
 
         Raises:
-            SessionNotFoundError: there was no such session, as far as the asker may know.
+            SessionNotFoundError: the principal has and had no such session.
         """
         ended = self._ended.get(session_id)
         if ended is not None and ended.principal == principal:
@@ -343,31 +343,31 @@ class Sessions:
         return self.get(session_id, principal).recorder.path
 
     def all(self, principal: str = LOCAL) -> list[Session]:
-        """The principal's open sessions, the longest open first."""
+        """The principal's open sessions, the oldest first."""
         return [s for s in self._open.values() if s.principal == principal]
 
     def counted(self) -> tuple[int, int]:
-        """How many sessions of all principals are busy, and how many idle."""
+        """The numbers of busy and of idle sessions, of all principals."""
         busy = sum(session.busy for session in self._open.values())
         return busy, len(self._open) - busy
 
     def recording(self, notebook: Path) -> Session | None:
-        """The open session, of whomever, that is recorded in a notebook."""
+        """The open session, of any principal, that is being recorded in a notebook."""
         return next((s for s in self._open.values() if s.recorder.path == notebook), None)
 
     def unfinished(self, principal: str = LOCAL) -> list[Execution]:
-        """The principal's runs that go on or are queued."""
+        """The principal's running and queued runs."""
         return [run for session in self.all(principal) for run in session.unfinished]
 
     async def close(self, session: Session, why: str = "it was closed") -> None:
-        """End a session; its notebook stays. A caller that is cancelled does not stop it."""
+        """End a session; its notebook stays. Cancelling the caller does not stop this."""
         await asyncio.shield(self._close_soon(session, why))
 
     def _evict(self, asker: str) -> bool:
-        """Close one idle session for a new one of `asker`; False if there is none to close.
+        """Close one idle session for a new one of `asker`; False if none can be closed.
 
-        Those who have most sessions make room first, and those who have fewer than the asker
-        not at all; so what everybody has becomes more even, and nobody is pushed out.
+        Principals with the most sessions make room first, and those with fewer than the asker
+        never do. So the shares become more even, and nobody is pushed out.
         """
         held = self.quotas.held
         idle = [
@@ -386,7 +386,7 @@ class Sessions:
         return True
 
     def _evict_own(self, principal: str) -> None:
-        """Close the principal's idle session that is missed least, if there is one."""
+        """Close the principal's least missed idle session, if there is one."""
         if idle := [session for session in self.all(principal) if not session.busy]:
             why = (
                 "it was idle and a new one of yours needed its place (RMI_AGENT_SESSIONS_PER_USER)"
@@ -394,7 +394,7 @@ class Sessions:
             self._close_soon(max(idle, key=missed), why)
 
     async def _reap(self) -> None:
-        """Close sessions that nobody has used for `Config.idle` seconds."""
+        """Close sessions that have been idle for more than `Config.idle` seconds."""
         if not self.config.idle:
             return
         while True:
@@ -407,7 +407,7 @@ class Sessions:
                     )
 
     def _close_soon(self, session: Session, why: str) -> asyncio.Task[None]:
-        """From now on it is not open any more; the task ends with its end."""
+        """Stop listing a session as open and close it in the returned task."""
         if session.id in self._closing:
             return self._closing[session.id]
         if self._open.pop(session.id, None) is not None:
@@ -438,5 +438,5 @@ class Sessions:
 
 
 def missed(session: Session) -> tuple[bool, float]:
-    """How little a session is missed: idle file runs least, then the longest idle."""
+    """Sort key, largest for the least missed: first file-only sessions, then by idle time."""
     return session.only_files and session.count > 0, session.idle_for

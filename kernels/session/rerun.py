@@ -1,6 +1,7 @@
-"""A recorded notebook run again in a fresh session, which then goes on from there.
+"""Rerunning a recorded notebook in a fresh session, which then continues from there.
 
-Runs what `replay.py` reads and lets it compare. Knows sessions; nothing of where notebooks lie.
+Runs and compares what `notebook/compare.py` reads. Knows sessions, but not where notebooks are
+stored.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from .session import Session
 
 @dataclass(frozen=True)
 class Again:
-    """One recorded run that ran again.
+    """A recorded run that was run again.
 
     Attributes:
-        before: the record.
+        before: the recorded run.
         execution: the run in the new session.
-        differences: what it gave otherwise.
+        differences: where the new result differs from the recorded one.
     """
 
     before: Recorded
@@ -32,19 +33,19 @@ class Again:
 
 
 class Resume:
-    """The way through a record; it begins at once, and goes on by itself.
+    """Reruns a record in the background, starting at once.
 
     Args:
-        session: a fresh one, for nothing else until this is over.
-        cells: what is to run, in order.
-        skip_failed: leave out those that had failed.
-        timeout: seconds for all of them together.
+        session: a fresh session, not used for anything else until the rerun is over.
+        cells: the runs to repeat, in order.
+        skip_failed: whether to skip runs that failed.
+        timeout: seconds for all runs together.
 
     Attributes:
-        done: those that have run.
-        skipped: those that were left out.
-        stopped: why it did not come to its end; empty if it did, or still goes on.
-        task: is done when it is over.
+        done: the runs repeated so far.
+        skipped: the runs that were skipped.
+        stopped: why the rerun ended early; empty if it completed or is still in progress.
+        task: done when the rerun is over.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class Resume:
 
     @property
     def different(self) -> list[Again]:
-        """Those that gave something else than the record has."""
+        """Repeated runs whose results differ from the record."""
         return [again for again in self.done if again.differences]
 
     def stop(self, why: str) -> None:
-        """Run no more of it; what runs now is left to its end, unless it is interrupted, too."""
+        """Start no further runs; the current run finishes unless it is interrupted separately."""
         if not self.task.done():
             self.stopped = self.stopped or why
 
@@ -98,7 +99,7 @@ class Resume:
         return self.session.submit_cell(before.cell.source, limit)
 
     def _limit(self, before: Recorded) -> float:
-        """Seconds for one run: those of any, or more where the record says that it took more."""
+        """Time limit of one run in seconds: the default, or more if the recorded run took long."""
         if before.status == "timeout":
             return max(before.elapsed, 1.0)
         return max(self.session.config.timeout, 2 * before.elapsed)

@@ -1,8 +1,8 @@
 """A session: one kernel and one notebook; every run adds one cell to both.
 
-Runs of a session are queued in order and go on by themselves: the caller that asked for one may
-wait, look at what it has printed so far, or come back later. Knows kernels and notebooks;
-nothing of MCP or of other sessions.
+Runs are queued in order and proceed in the background: the caller that submitted a run may wait
+for it, look at its output so far, or come back later. Knows kernels and notebooks, but nothing
+of MCP or of other sessions.
 """
 
 from __future__ import annotations
@@ -33,25 +33,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE_MOST = 100  # runs of a session that may wait
-KEEP = 100  # runs whose outputs stay in memory for `read_output`
-STDIN_KEPT = 100_000  # characters of a file's stdin that the notebook keeps, to run it again
-KEEP_SIZE = 12_000_000  # characters that the outputs of those may have together
+QUEUE_MOST = 100  # max runs queued in one session
+KEEP = 100  # max runs per session whose outputs stay in memory for `read_output`
+STDIN_KEPT = 100_000  # max characters of a script's stdin recorded in the notebook, for reruns
+KEEP_SIZE = 12_000_000  # max total bytes of outputs of the runs kept in memory
 
 
 @dataclass(frozen=True)
 class Config:
-    """What all sessions have in common.
+    """Settings shared by all sessions.
 
     Attributes:
-        notebooks: the folder of the recorded notebooks.
-        timeout: seconds that a run may last unless it says otherwise.
-        output_limit: bytes a cell may put out before it is interrupted; 0 is no limit.
-        idle: seconds after which an idle session is closed; 0 is never.
-        memory_limit: resident bytes that a session's processes may have together; 0 is no
-            limit.
-        hints: what is to be said when code fails with an error of this name.
-        copy: the name of this copy of the server, where several share the notebooks.
+        notebooks: the folder where notebooks are recorded.
+        timeout: default time limit of a run, in seconds.
+        output_limit: bytes that a cell may output before it is interrupted; 0 means no limit.
+        idle: seconds after which an idle session is closed; 0 means never.
+        memory_limit: max total resident bytes of a session's processes; 0 means no limit.
+        hints: notes to add when code fails, by the name of the exception.
+        copy: the name of this copy of the server, if several share the notebooks.
     """
 
     notebooks: Path
@@ -65,14 +64,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Handover:
-    """A session as another copy of the server has left it.
+    """A session as another copy of the server left it.
 
     Attributes:
-        turn: how many homes it has had.
+        turn: how many times the session has been taken over.
         count: the number of its last cell.
-        recorder: goes on in its notebook; None where there is none.
-        news: what the next result is to tell of it all.
-        lost: why its variables are gone; empty if they are not.
+        recorder: continues its notebook; None if it has no notebook.
+        news: a note about the takeover, for the next result.
+        lost: why its variables are gone; empty if they are still there.
     """
 
     turn: int
@@ -86,12 +85,12 @@ class Session:
     """One kernel and one notebook.
 
     Args:
-        lease: gives a fresh kernel; used again when one has died.
-        retire: takes a kernel back to be ended.
-        became_idle: called whenever no run is queued or going on any more.
-        supervisor: owns the tasks that its runs are.
-        begun: what another copy of the server has left of it.
-        changed: called with the session whenever a run begins, and when one is over.
+        lease: provides a fresh kernel; called again when the kernel has died.
+        retire: takes a kernel back and ends it.
+        became_idle: called whenever the last queued or running run is over.
+        supervisor: owns the tasks of the session's runs.
+        begun: the session's state, if it is taken over from another copy of the server.
+        changed: called with the session whenever a run starts or ends.
     """
 
     def __init__(
@@ -119,15 +118,15 @@ class Session:
         self.closed = False
         self.kernel: Kernel | None = kernel  # None once it has died
         self.supervisor = supervisor
-        self._unfinished: dict[int, Execution] = {}  # by number: queued, or going on
+        self._unfinished: dict[int, Execution] = {}  # queued or running, by number
         self._fresh = begun is None
         self._changed = changed
         self._lease, self._retire, self._became_idle = lease, retire, became_idle
         self._queue = asyncio.Lock()
         self._lost = (
             "" if begun is None else begun.lost
-        )  # why variables are gone that no reply has named yet
-        self._news = "" if begun is None else begun.news  # what the next result is to tell
+        )  # why variables are gone, until a reply has said so
+        self._news = "" if begun is None else begun.news  # a note for the next result
         self.recorder = (
             begun.recorder
             if begun is not None and begun.recorder is not None
@@ -137,26 +136,26 @@ class Session:
         )
         self._signing: asyncio.TimerHandle | None = None
 
-    # -- what it is doing
+    # -- state
 
     @property
     def busy(self) -> bool:
-        """Whether a run goes on or is queued, or a restart."""
+        """Whether a run or a restart is in progress or queued."""
         return self.running or self._queue.locked()
 
     @property
     def running(self) -> bool:
-        """Whether a run goes on or is queued."""
+        """Whether a run is in progress or queued."""
         return bool(self._unfinished)
 
     @property
     def unfinished(self) -> list[Execution]:
-        """The run that goes on, and those that are queued, in order."""
+        """The current run and the queued ones, in order."""
         return list(self._unfinished.values())
 
     @property
     def only_files(self) -> bool:
-        """Whether nothing but files ran here: the first to make room."""
+        """Whether only files ran here; such sessions are evicted first."""
         return all(execution.script is not None for execution in self.executions)
 
     @property
@@ -171,7 +170,7 @@ class Session:
 
     @property
     def remote(self) -> RemoteKernel | None:
-        """Which kernel of a Jupyter Server it has; None if it has none there."""
+        """The session's kernel on a Jupyter Server; None if its kernel is not on one."""
         return self.kernel.process.remote if self.kernel is not None else None
 
     @property
@@ -181,21 +180,21 @@ class Session:
 
     @property
     def idle_for(self) -> float:
-        """Seconds since the last run ended; 0 while one goes on."""
+        """Seconds since the session was last used; 0 while busy."""
         return 0.0 if self.busy else time.monotonic() - self.last_used
 
     def memory(self) -> int:
-        """Bytes that its processes have, as `KernelProcess.memory` counts."""
+        """Memory of the session's processes in bytes, as counted by `KernelProcess.memory`."""
         return self.kernel.process.memory() if self.kernel is not None else 0
 
     async def end_kernel(self, process: KernelProcess, why: str) -> None:
-        """End its kernel, if that has this process still; a run that goes on says why."""
+        """End the kernel if this is still its process; the current run's result says why."""
         kernel = self.kernel
         if kernel is not None and kernel.process is process and not kernel.killed_since:
             await kernel.kill(why)
 
     def execution(self, cell: int) -> Execution | None:
-        """A run by its number; negative ones count from the last."""
+        """A run in memory by its number; negative numbers count from the last run."""
         number = cell if cell > 0 else self.count + 1 + cell
         return next((e for e in reversed(self.executions) if e.number == number), None)
 
@@ -207,7 +206,7 @@ class Session:
 
     def submit_script(self, script: Script, timeout: float | None = None) -> Execution:
         """Queue a file to be run as `__main__`; returns at once."""
-        # A notebook's lines end with \n; the file may have others.
+        # Lines in a notebook end with \n; those of the file may not.
         source = decoded(script.source).replace("\r\n", "\n").replace("\r", "\n")
         return self._submit(source, script.path.name, script, timeout)
 
@@ -255,10 +254,10 @@ class Session:
         execution.task.add_done_callback(lambda _: self._over(execution))
 
     async def _in_turn(self, execution: Execution, work: Callable[[], Awaitable[Run]]) -> Run:
-        """Run when all before have ended.
+        """Run `work` once all earlier runs have ended.
 
         Raises:
-            KernelError: there was no kernel, or something of ours went wrong.
+            KernelError: no kernel was available, or the server itself failed.
         """
         try:
             async with self._queue:
@@ -272,7 +271,7 @@ class Session:
                     f"Cell {execution.number} ran to its end, but the server could not process its"
                     f" result ({reason(error)}). Its variables are kept: print what you need."
                 ) from error
-            if execution.started is not None:  # it may still run there
+            if execution.started is not None:  # the code may still be running on the kernel
                 self._lost = "The server had lost track of the kernel."
                 self._drop_kernel()
             raise KernelError(
@@ -314,7 +313,7 @@ class Session:
 
     async def _fresh_kernel(self) -> Kernel:
         kernel = await self._lease()
-        if self.closed:  # meanwhile
+        if self.closed:  # while waiting for the lease
             self._retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel = kernel
@@ -322,11 +321,11 @@ class Session:
 
     def _record_start(self, execution: Execution) -> None:
         self.recorder.start(execution.cell, execution.title)
-        for each in self.unfinished:  # it may be the first, which has made the notebook
+        for each in self.unfinished:  # the first run creates the notebook
             each.notebook = self.recorder.path
 
     async def _account(self, execution: Execution, kernel: Kernel | None, reply: Reply) -> Run:
-        """Settle the cell, note what became of the state, and record it."""
+        """Settle the cell, note whether the variables survived, and record it."""
         notes = [self._news] if self._news else []
         self._news = ""
         if self._lost:
@@ -386,7 +385,7 @@ class Session:
             self._became_idle()
 
     def _forget_old(self) -> None:
-        """Drop the oldest runs from memory; they are in the notebook."""
+        """Drop the oldest runs from memory; the notebook keeps them."""
         size = sum(execution.outputs.size for execution in self.executions)
         while len(self.executions) > 1 and self.executions[0].task.done():
             if len(self.executions) <= KEEP and size <= KEEP_SIZE:
@@ -403,10 +402,10 @@ class Session:
             if not left:
                 del self.displays[name]
 
-    # -- looking without running
+    # -- completion and inspection
 
     async def complete(self, code: str) -> list[str]:
-        """What `code` may be completed to, as `Kernel.complete` has it; none while busy."""
+        """Completions of `code`, as from `Kernel.complete`; none while a run is in progress."""
         if self.running or self.kernel is None:
             return []
         async with self._queue:
@@ -414,10 +413,10 @@ class Session:
             return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
-        """What the kernel says of a name, as `Kernel.inspect` has it.
+        """What the kernel says about a name, as from `Kernel.inspect`.
 
         Raises:
-            KernelError: something runs, or there is no kernel to be asked.
+            KernelError: a run is in progress, or there is no kernel.
         """
         if self.running:
             raise KernelError(f"Session {self.id} can't be looked into while a run goes on.")
@@ -429,28 +428,28 @@ class Session:
             self.last_used = time.monotonic()
             return await self.kernel.inspect(name)
 
-    # -- Jupyter's buttons
+    # -- interrupt, restart, close
 
     def interrupt(self, why: str = "interrupted by interrupt_session") -> Execution | None:
-        """Stop the run that goes on, or the next one if none has its turn yet.
+        """Stop the current run, or the first queued run if none has started.
 
-        Returns the run; None if there is none, or it is ending already.
+        Returns the run; None if there is none, or if it is already ending.
         """
-        # The first of the queue may not have its turn yet; the one before may be over just now.
+        # The first queued run may not have started yet; the run before it may have just ended.
         not_over = (e for e in self.unfinished if not e.task.done() and e.finished is None)
         execution = next(not_over, None)
         return execution if execution is not None and execution.interrupt(why) else None
 
     async def restart(self) -> None:
-        """A fresh kernel; whatever ran is stopped, whatever was queued is dropped.
+        """Replace the kernel; stops the current run and drops the queued ones.
 
-        What is submitted from now on runs in the fresh kernel. A caller that is cancelled does not
-        stop it.
+        Runs submitted from now on use the fresh kernel. Cancelling the caller does not stop the
+        restart.
 
         Raises:
-            KernelError: there is none, or the session was closed meanwhile.
+            KernelError: no kernel was available, or the session was closed in the meantime.
         """
-        # Its turn comes before that of whatever is submitted while the current run is stopped.
+        # Queued now, so that it precedes runs submitted while the current run is being stopped.
         restarting = self.supervisor.start(self._restart(), "restarting a session", KernelError)
         await self._stop_all("was stopped, since the session was restarted")
         await asyncio.shield(restarting)
@@ -464,7 +463,7 @@ class Session:
         self._became_idle()
 
     async def close(self, why: str = "the session was closed") -> None:
-        """End the kernel; the notebook stays."""
+        """End the session and its kernel; the notebook stays."""
         if self.closed:
             return
         self.closed = True
@@ -472,7 +471,7 @@ class Session:
             self._signing.cancel()
         try:
             await self._stop_all(f"was stopped, since {why}")
-            async with self._queue:  # a completion may still be asked for
+            async with self._queue:  # a completion may still be in progress
                 self._drop_kernel()
             await self.recorder.sign()
         finally:
@@ -480,7 +479,7 @@ class Session:
             self.recorder.close()
 
     async def release(self) -> Kernel | None:
-        """End here and leave all as it is for another copy: the kernel, with what runs on it."""
+        """End the session here; its kernel, returned still running, is left to another copy."""
         self.closed = True
         if self._signing is not None:
             self._signing.cancel()
@@ -497,7 +496,7 @@ class Session:
     def adopt(
         self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
     ) -> None:
-        """Go on with a run that was begun elsewhere; `end` waits for its end and its kernel."""
+        """Continue a run started in another copy; `end` waits for its reply and its kernel."""
         self._accept(execution, functools.partial(self._see_the_end, execution, end))
 
     async def _see_the_end(
@@ -512,7 +511,7 @@ class Session:
 
     async def _stop_all(self, why: str) -> None:
         open_runs = self.unfinished
-        for execution in reversed(open_runs):  # queued ones first: none may start meanwhile
+        for execution in reversed(open_runs):  # queued runs first, so that none starts meanwhile
             execution.interrupt(why)
         if open_runs:
             await asyncio.wait({e.task for e in open_runs})
@@ -523,7 +522,7 @@ class Session:
             self.kernel = None
 
     def _sign_soon(self) -> None:
-        """Sign once the session has been quiet for a moment: signing reads all of it."""
+        """Sign once the session has been quiet for 2 s: signing reads the whole notebook."""
         if self._signing is not None:
             self._signing.cancel()
         self._signing = asyncio.get_running_loop().call_later(2.0, self._sign)
@@ -533,14 +532,14 @@ class Session:
 
 
 def told_steps(reply: Reply) -> str:
-    """The steps that stopped a run, as a sentence."""
+    """The steps taken to stop a run, as a sentence."""
     reason, *acts = reply.steps
     kept = "its variables are kept" if reply.state == "kept" else ""
     return f"The run {reason}: it was {', then '.join(acts)}{'; ' + kept if kept else ''}."
 
 
 def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:
-    """What a notebook says of its session: whose it is, and the id's first part; all is a key."""
+    """Metadata of a new notebook; has only the id's first part, since the full id grants access."""
     mine = {"rmi_agent": {"session": short(session_id), "principal": principal}}
     if kernel is None:
         return {"language_info": {"name": "python"}, **mine}

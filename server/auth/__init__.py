@@ -1,6 +1,6 @@
-"""Who calls over HTTP: bearer tokens, our own OAuth server, and sign-ins by others.
+"""Authenticates HTTP callers: bearer tokens, our own OAuth server, and external sign-in providers.
 
-`build_provider` makes of the settings what FastMCP asks.
+`build_provider` turns the settings into the auth provider that FastMCP asks.
 """
 
 from . import pages, throttle

@@ -1,6 +1,6 @@
-"""Bounds what clients say about themselves when they register, which anybody may do.
+"""Limits what clients can register about themselves, since anybody may register.
 
-Decides where a person may safely be sent back to, and how much is kept. Knows no store.
+Decides which redirects are safe for a person, and how much metadata to keep. Knows no store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fastmcp.server.auth.redirect_validation import is_loopback_host
 from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import OAuthClientInformationFull
 
-NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # largest lengths and number
+NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # max lengths; URIS: count
 KEPT = {
     "redirect_uris",
     "client_id",
@@ -25,13 +25,13 @@ KEPT = {
 
 
 def restrict(client_info: OAuthClientInformationFull) -> None:
-    """Reduce a client to what is needed, without a secret: one that anybody gets proves nothing.
+    """Reduce a client to the metadata we need; no secret, since anybody could get one.
 
-    Changes it in place, since the answer to the client says what was registered (RFC 7591 section
-    3.2.1).
+    Changes it in place, since the response tells the client what was registered (RFC 7591
+    section 3.2.1).
 
     Raises:
-        RegistrationError: nobody can safely be sent back to it.
+        RegistrationError: the client has no safe redirect URI.
     """
     uris = [str(uri) for uri in client_info.redirect_uris or ()]
     if not 1 <= len(uris) <= REDIRECT_URIS:
@@ -54,7 +54,7 @@ def restrict(client_info: OAuthClientInformationFull) -> None:
 
 
 def redirect_uri_error(uri: str) -> str | None:
-    """Why nobody may be sent there, or None."""
+    """Why a redirect URI is refused, or None if it is safe."""
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
         return f"A redirect URI has at most {REDIRECT_URI} characters."
@@ -68,5 +68,5 @@ def redirect_uri_error(uri: str) -> str | None:
 
 
 def is_protected(parts: SplitResult) -> bool:
-    """Whether nobody on the way can read what is sent to an address: it is https, or loopback."""
+    """Whether traffic to an address can't be read on the way: it is https, or loopback."""
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(parts.hostname))

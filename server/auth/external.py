@@ -1,7 +1,7 @@
 """Sign-in with GitHub, Google or any OpenID Connect issuer, for the users in RMI_AGENT_OAUTH_USERS.
 
-FastMCP's providers do it, and keep what they need in FastMCP's folder, encrypted. This module
-decides which of the world's users are let in, and under which name.
+FastMCP's providers do the work, and store their state encrypted in FastMCP's folder. This module
+decides which of the provider's users are let in, and under which name.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .oauth_routes import authorize, replace_routes
 
 log = logging.getLogger(__name__)
 
-CACHE_SECONDS = 300  # how often GitHub and Google are asked about the same token
+CACHE_SECONDS = 300  # how long GitHub's or Google's answer about a token is cached
 
 
 @dataclass(frozen=True)
 class Allowlist:
-    """Which users of one provider are let in: RMI_AGENT_OAUTH_USERS, in lower case."""
+    """The users of one provider who are let in: RMI_AGENT_OAUTH_USERS, in lower case."""
 
     provider: str
     users: frozenset[str]
     names: Callable[[Mapping[str, Any]], list[str]]
 
     def principal(self, claims: Mapping[str, Any]) -> str | None:
-        """The principal that these claims are about, if they are listed."""
+        """The principal that the claims identify, or None if not on the list."""
         names = [name.lower() for name in self.names(claims)]
         for name in names:
             if name in self.users:
@@ -52,12 +52,12 @@ class Allowlist:
 
 
 class AllowlistedProxy(OAuthProxy):
-    """One of FastMCP's providers, for the users on a list."""
+    """One of FastMCP's providers, restricted to an allowlist of users."""
 
     allowlist: Allowlist
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The principal of a token, looked up each time because the list may have changed."""
+        """The principal of a token; checked on each call, since the list may have changed."""
         found = await super().verify_token(token)
         who = None if found is None else self.allowlist.principal(found.claims)
         if found is None or who is None:
@@ -67,12 +67,12 @@ class AllowlistedProxy(OAuthProxy):
         )
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep what is needed of a client."""
+        """Register a client, keeping only the metadata we need."""
         restrict(client_info)
         await super().register_client(client_info)
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
-        """FastMCP's routes, except that none leads to a client before a person was asked."""
+        """FastMCP's routes, but none redirects to a client before a person has been asked."""
         asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
         return replace_routes(super().get_routes(mcp_path), asked)
 
@@ -93,7 +93,7 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
     """The provider that AUTH names.
 
     Raises:
-        BadSettings: a setting is missing, or the issuer can't be asked.
+        BadSettings: a setting is missing, or the issuer can't be reached.
     """
     name = settings.auth.removeprefix("token+")
     users = frozenset(user.lower() for user in settings.oauth_users)
@@ -115,7 +115,7 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
         "client_id": settings.oauth_client_id,
         "client_secret": secret.get_secret_value(),
         "base_url": url,
-        "enable_cimd": False,  # nothing is fetched from where a stranger says
+        "enable_cimd": False,  # never fetch a URL that a stranger supplies
     }
     provider: AllowlistedProxy
     if name == "github":
@@ -141,10 +141,10 @@ WHY = {
 
 
 def discover(common: dict[str, Any], config_url: str) -> Issuer:
-    """Set up an OpenID Connect issuer from its own description.
+    """Set up an OpenID Connect issuer from its discovery document.
 
     Raises:
-        BadSettings: it can't be asked.
+        BadSettings: the document can't be read.
     """
     if not is_protected(urlsplit(config_url)):
         raise BadSettings(
@@ -152,16 +152,16 @@ def discover(common: dict[str, Any], config_url: str) -> Issuer:
             f" {WHY['RMI_AGENT_OAUTH_CONFIG_URL']}"
         )
     noisy = logging.getLogger("fastmcp.server.auth.oidc_proxy")
-    noisy.disabled = True  # it logs a traceback where our one line is enough
+    noisy.disabled = True  # it would log a traceback; our one line is enough
     try:
-        # The id token identifies the user; an issuer's access tokens are opaque.
+        # The ID token identifies the user; the issuer's access tokens are opaque.
         return Issuer(
             **common,
             config_url=config_url,
             verify_id_token=True,
             required_scopes=["openid", "email"],
         )
-    except Exception as error:  # of the network, of JSON, or because a field is missing
+    except Exception as error:  # from the network, from JSON, or a missing field
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadSettings(
             f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {first}"
@@ -171,11 +171,11 @@ def discover(common: dict[str, Any], config_url: str) -> Issuer:
 
 
 def verified_email(claims: Mapping[str, Any]) -> list[str]:
-    """The e-mail address, if the provider says that it is the user's."""
+    """The e-mail address, if the provider has verified it."""
     verified = claims.get("email_verified") in (True, "true")
     return [str(claims["email"])] if verified and claims.get("email") else []
 
 
 def email_or_subject(claims: Mapping[str, Any]) -> list[str]:
-    """The verified address, or else the issuer's own name for the user."""
+    """The verified e-mail address, if any, and the issuer's subject for the user."""
     return [*verified_email(claims), *([str(claims["sub"])] if claims.get("sub") else [])]

@@ -1,6 +1,6 @@
-"""OAuth's endpoints: FastMCP's, some of them replaced by ours.
+"""The OAuth endpoints: FastMCP's, with some replaced by ours.
 
-Each of ours says how it differs. Knows nothing of what is stored or minted.
+Each replacement documents how it differs. Knows nothing about storing or minting.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def replace_routes(fastmcps: Sequence[Route], *ours: Route) -> list[Route]:
 
 
 def metadata_handler(provider: OAuthProvider) -> MetadataHandler:
-    """The server's metadata, which add that clients are public and answers carry `iss`."""
+    """Serves the server metadata, adding that clients are public and responses carry `iss`."""
     assert provider.base_url is not None
     assert provider.issuer_url is not None
     metadata = build_metadata(
@@ -72,10 +72,10 @@ def metadata_handler(provider: OAuthProvider) -> MetadataHandler:
 
 
 async def authorize(provider: OAuthProvider, request: Request) -> Response:
-    """Answer as mcp does if that leads to a page of ours, else with a page that says what is wrong.
+    """Return mcp's response if it leads to one of our pages, else an error page.
 
-    Never with a redirect to the client: anybody may register one, so before a person was asked
-    such a link would lead from our name to any place on the web (RFC 9700 section 4.11.2).
+    Never redirects to the client: anybody may register one, so until a person has been asked,
+    our host would be an open redirector (RFC 9700 section 4.11.2).
     """
     response = await AuthorizationHandler(provider).handle(request)
     location = response.headers.get("location")
@@ -92,10 +92,10 @@ async def authorize(provider: OAuthProvider, request: Request) -> Response:
 
 
 class PublicClients(ClientAuthenticator):
-    """Lets clients without a secret revoke; mcp's handler requires one in the form."""
+    """Lets clients without a secret revoke tokens; mcp's handler requires one in the form."""
 
     async def authenticate_request(self, request: Request) -> OAuthClientInformationFull:
-        """The client of a request."""
+        """The client that sent a request; adds an empty secret to its form."""
         client = await super().authenticate_request(request)
         form = await request.form()
         request._form = FormData([*form.multi_items(), ("client_secret", "")])

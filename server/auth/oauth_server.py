@@ -1,7 +1,7 @@
 """Our own OAuth authorization server, for clients that speak only OAuth.
 
-FastMCP and mcp implement the protocol. This module does what they leave to a provider: who is let
-in, what is minted, and what ends it. Knows nothing of tools, nor of the page's words.
+FastMCP and mcp implement the protocol. This module does what they leave to a provider: deciding
+who is let in, and minting and revoking tokens. Knows nothing about tools or the page's wording.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .tokens import Tokens
 log = logging.getLogger(__name__)
 
 CODE_SECONDS = 120.0
-CODES = 1_000  # that were not exchanged yet; each took a person's token
-STATE = 2_000  # characters
+CODES = 1_000  # max unexchanged codes; each took a person's token
+STATE = 2_000  # max characters
 S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
 PATHS = ("/mcp", "/sse")
 Args = TypeVarTuple("Args")
@@ -51,29 +51,29 @@ URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
 
 
 class Code(AuthorizationCode):
-    """An authorization code not yet exchanged; `mark` identifies the token that was shown."""
+    """An unexchanged authorization code; `mark` identifies the token that the person entered."""
 
     mark: str
 
 
 class PublicClient(ProxyDCRClient):
-    """A registered client: FastMCP's kind, whose loopback ports may vary (RFC 8252 section 7.3).
+    """A registered client, whose loopback ports may vary (RFC 8252 section 7.3), as in FastMCP.
 
-    Scopes mean nothing here, so it may name any.
+    Scopes have no meaning here, so a client may request any.
     """
 
     def validate_scope(self, requested_scope: str | None) -> list[str] | None:
-        """Accept any; `authorize` bounds their length."""
+        """Accept any scopes; `authorize` limits their length."""
         return requested_scope.split() if requested_scope else []
 
 
 class OAuthServer(OAuthProvider):
-    """The authorization server: whoever shows one of `tokens` lets a client act for them.
+    """The authorization server: whoever enters one of `tokens` lets a client act for them.
 
     Args:
-        public_url: the URL by which clients and browsers reach us, without a slash at the end.
-        tokens: of all principals.
-        store: where clients and sign-ins are kept.
+        public_url: the URL at which clients and browsers reach us, without a trailing slash.
+        tokens: the tokens of all principals.
+        store: where clients and sign-ins are stored.
     """
 
     def __init__(self, public_url: str, tokens: Tokens, store: Store) -> None:
@@ -83,13 +83,13 @@ class OAuthServer(OAuthProvider):
             revocation_options=RevocationOptions(enabled=True),
         )
         self._tokens, self._store = tokens, store
-        # Apart, so that nobody who is signed in waits while another process writes.
+        # Separate threads, so that signed-in users don't wait while another process writes.
         self._reads = ThreadPoolExecutor(1, "sign-ins read")
         self._changes = ThreadPoolExecutor(1, "sign-ins written")
-        self._noting: set[str] = set()  # sign-ins whose use is being noted
-        self._reported = ""  # what was last said of a store that can't be read
+        self._noting: set[str] = set()  # ids of sign-ins whose last use is being written
+        self._reported = ""  # last logged error about an unreadable store
         self._issuer = str(self.issuer_url)
-        # One server under several addresses: a token for one is good for all of them.
+        # One server with several addresses: a token for one is valid for all of them.
         self._resource = f"{public_url}{PATHS[0]}"
         self._resources = {public_url, *(public_url + path for path in PATHS)}
         self._codes: dict[str, Code] = {}  # by digest
@@ -98,7 +98,7 @@ class OAuthServer(OAuthProvider):
     # -- clients
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
-        """A client that has registered."""
+        """The registered client with this id, or None."""
         client = await self._read(self._store.client, client_id)
         if client is None:
             return None
@@ -110,10 +110,10 @@ class OAuthServer(OAuthProvider):
         )
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep a client.
+        """Store a client.
 
         Raises:
-            RegistrationError: nobody can safely be sent back to it.
+            RegistrationError: the client has no safe redirect URI.
         """
         restrict(client_info)
         uris = " ".join(str(uri) for uri in client_info.redirect_uris or ())
@@ -126,14 +126,14 @@ class OAuthServer(OAuthProvider):
     async def authorize(
         self, client: OAuthClientInformationFull, params: AuthorizationParams
     ) -> str:
-        """The address of the sign-in page.
+        """Begin a sign-in; returns the URL of its page.
 
         Raises:
             AuthorizeError: the request is invalid.
         """
         if not S256.fullmatch(params.code_challenge):
             raise AuthorizeError("invalid_request", "code_challenge is not an S256 challenge.")
-        # Some clients add a query, as ChatGPT does.
+        # Some clients, such as ChatGPT, append a query.
         params.resource = normalize_resource_url(params.resource or self._resource)
         if params.resource not in self._resources:
             raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
@@ -145,7 +145,7 @@ class OAuthServer(OAuthProvider):
         return self._page.begin(known, params)
 
     def _allow(self, pending: signin.PendingSignIn, principal: str) -> str:
-        """The client's address, with a code for what the person has agreed to."""
+        """The client's redirect URL, with a code for what the person agreed to."""
         now = time.time()
         self._codes = {key: one for key, one in self._codes.items() if one.expires_at > now}
         while len(self._codes) >= CODES:
@@ -166,13 +166,13 @@ class OAuthServer(OAuthProvider):
         return self._redirect(pending, code=code)
 
     def _deny(self, pending: signin.PendingSignIn) -> str:
-        """The client's address, with the news that the person has declined."""
+        """The client's redirect URL, with the error that the person declined."""
         return self._redirect(pending, error="access_denied")
 
     def _redirect(self, pending: signin.PendingSignIn, **answer: str) -> str:
         if pending.params.state is not None:
             answer["state"] = pending.params.state
-        # RFC 9207: `iss` tells the client whose answer it is.
+        # RFC 9207: `iss` tells the client which server answered.
         return build_client_redirect(str(pending.params.redirect_uri), answer, iss=self._issuer)
 
     # -- codes and tokens
@@ -180,7 +180,7 @@ class OAuthServer(OAuthProvider):
     async def load_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: str
     ) -> AuthorizationCode | None:
-        """A code that was not used yet; a used one ends the sign-in that it was used for."""
+        """The unused code with this text; a code that is used again ends the sign-in it created."""
         key = digest(authorization_code)
         if (code := self._codes.get(key)) is not None:
             return code.model_copy(update={"code": authorization_code})
@@ -193,10 +193,10 @@ class OAuthServer(OAuthProvider):
     async def exchange_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: AuthorizationCode
     ) -> OAuthToken:
-        """The first tokens of a sign-in.
+        """Exchange a code for the first tokens of a sign-in.
 
         Raises:
-            TokenError: the code was used in the meantime.
+            TokenError: the code has been used meanwhile, or the person's token has changed.
         """
         code = self._codes.pop(digest(authorization_code.code), None)
         if code is None or code.subject is None or self._tokens.mark(code.subject) != code.mark:
@@ -215,7 +215,7 @@ class OAuthServer(OAuthProvider):
     async def load_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: str
     ) -> RefreshToken | None:
-        """The sign-in of a refresh token, whether that is the newest or not."""
+        """The sign-in of a refresh token, whether or not it is the newest one."""
         one = await self._read(self._store.find, "refresh", refresh_token)
         if one is None or one.client_id != client.client_id or not self._holds(one):
             return None
@@ -231,10 +231,10 @@ class OAuthServer(OAuthProvider):
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
     ) -> OAuthToken:
-        """New tokens for the newest refresh token, which is then used up.
+        """Exchange the newest refresh token, which is then used up, for new tokens.
 
         Raises:
-            TokenError: it is not the newest, so somebody else has it; the sign-in has ended.
+            TokenError: the token is not the newest, so somebody else has it; the sign-in has ended.
         """
         minted = await self._change(self._store.rotate, refresh_token.token)
         if minted is None:
@@ -242,7 +242,7 @@ class OAuthServer(OAuthProvider):
         return token_response(minted, scopes)
 
     async def load_access_token(self, token: str) -> AccessToken | None:
-        """A valid access token as OAuth sees it: its client's."""
+        """A valid access token as OAuth sees it, belonging to its client."""
         one = await self._signed_in(token)
         if one is None:
             return None
@@ -256,19 +256,19 @@ class OAuthServer(OAuthProvider):
         )
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """A valid access token as our server sees it: its principal's."""
+        """A valid access token as our server sees it, belonging to its principal."""
         try:
             one = await self._signed_in(token)
         except BadSettings as error:
-            if str(error) != self._reported:  # once, not for each request
+            if str(error) != self._reported:  # log it once, not per request
                 self._reported = str(error)
                 log.error("%s Until then nobody can sign in.", error)
-            # A token of another kind may still be good.
+            # Another provider may still accept the token.
             raise TokenVerificationError(str(error)) from None
         if one is None:
             return None
         self._note_use(one)
-        # Without the token and the client: it is one principal, however they signed in.
+        # Omit token and client: the principal is the same, however they signed in.
         return AccessToken(
             token="",
             client_id=one.principal,
@@ -278,18 +278,18 @@ class OAuthServer(OAuthProvider):
         )
 
     async def _signed_in(self, access: str) -> SignIn | None:
-        """The sign-in of an access token, if that is valid."""
+        """The sign-in of an access token, or None if it is invalid."""
         one = await self._read(self._store.find, "access", access)
         return one if one and one.access_until >= time.time() and self._holds(one) else None
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
-        """End the sign-in of a token."""
+        """End the sign-in that a token belongs to."""
         kind: Kind
         for kind in ("access", "refresh"):
             if (one := await self._read(self._store.find, kind, token.token)) is not None:
                 await self._change(self._store.end, one)
 
-    # -- the store; its calls wait for the disk and for other processes
+    # -- the store, whose calls wait for the disk and for other processes
 
     async def _read(self, ask: Callable[[*Args], Result], *args: *Args) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._reads, ask, *args)
@@ -298,7 +298,7 @@ class OAuthServer(OAuthProvider):
         return await asyncio.get_running_loop().run_in_executor(self._changes, make, *args)
 
     def _note_use(self, one: SignIn) -> None:
-        """Note in the background that a sign-in is used; a failure locks nobody out."""
+        """Record a sign-in's use in the background; a failure locks nobody out."""
         if one.id in self._noting or not one.is_stale:
             return
 
@@ -311,16 +311,16 @@ class OAuthServer(OAuthProvider):
         self._changes.submit(self._store.note_use, one).add_done_callback(noted)
 
     def _holds(self, one: SignIn) -> bool:
-        """Whether a consent is for this server, and given with a token that is still valid."""
+        """Whether a consent is for this server and was given with a token that is still valid."""
         return one.resource in self._resources and self._tokens.mark(one.principal) == one.mark
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
-        """The endpoints."""
+        """FastMCP's routes, with ours in place of some."""
         return endpoints(self, self._page, super().get_routes(mcp_path))
 
 
 def token_response(minted: Minted, scopes: list[str]) -> OAuthToken:
-    """The answer of the token endpoint."""
+    """The token endpoint's response."""
     return OAuthToken(
         access_token=minted.access,
         refresh_token=minted.refresh,

@@ -1,7 +1,7 @@
-"""OAuth clients and sign-ins, in one SQLite database that all servers of this user share.
+"""Stores OAuth clients and sign-ins in one SQLite database that all servers of this user share.
 
-Keeps digests and never a token; knows neither HTTP nor OAuth's messages. Each call opens the file
-anew and may wait for another process that writes to it, so it belongs in a thread.
+Stores digests, never a token; knows neither HTTP nor OAuth's messages. Each call reopens the file
+and may wait for another process that is writing, so call it from a thread.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from . import tokens as auth
 log = logging.getLogger(__name__)
 
 ACCESS_SECONDS = 3600
-SIGN_IN_SECONDS = 30 * 86400  # then the person is asked again
+SIGN_IN_SECONDS = 30 * 86400  # then the person has to sign in again
 UNUSED_SECONDS = 86400  # TTL of clients that nobody ever signed in with
-CLIENTS, SIGN_INS = 500, 200  # the most that are kept; the least recently used go first
-USED_EVERY = 60  # seconds between two notes of a sign-in's last use
-LOCK_SECONDS = 10.0  # how long a call waits for other processes
+CLIENTS, SIGN_INS = 500, 200  # max rows; the least recently used are deleted first
+USED_EVERY = 60  # min seconds between updates of a sign-in's last use
+LOCK_SECONDS = 10.0  # max wait for other processes' locks
 START_ANEW = "Move it away: clients then sign in again."
 
-Kind = Literal["code", "access", "refresh"]  # of a secret
-VERSION = 1  # of the schema
+Kind = Literal["code", "access", "refresh"]  # kinds of secret
+VERSION = 1  # schema version
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS clients (
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS sign_ins (
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
-# Anybody may register a client: a flood of them displaces only clients that nobody has used.
+# Anybody may register a client: a flood of them displaces only clients that nobody ever used.
 PRUNE = (
     "DELETE FROM sign_ins WHERE until <= :now OR id NOT IN"
     " (SELECT id FROM sign_ins ORDER BY used DESC, rowid DESC LIMIT :sign_ins)",
@@ -59,33 +59,33 @@ PRUNE = (
 
 @dataclass(frozen=True)
 class Client:
-    """A client that has registered itself; `used` is when somebody last signed in with it, or 0."""
+    """A self-registered client; `used` is when somebody last signed in with it, or 0."""
 
     id: str
     name: str
-    redirect_uris: str  # separated by spaces, which no URI has
+    redirect_uris: str  # space-separated; URIs have no spaces
     registered: int
     used: int = 0
 
 
 @dataclass(frozen=True)
 class Consent:
-    """What a person has agreed to; `mark` identifies the token that they showed."""
+    """What a person agreed to; `mark` identifies the token that they entered."""
 
     principal: str
     mark: str
     client_id: str
     client_name: str
     resource: str
-    scopes: str  # separated by spaces, as OAuth writes them
+    scopes: str  # space-separated, as in OAuth
 
 
 @dataclass(frozen=True)
 class SignIn(Consent):
     """A consent and the digests of its tokens.
 
-    All refresh tokens of a sign-in share their first part, the `family`: a token of the family that
-    is not the newest was used before, by whoever else has it.
+    All refresh tokens of a sign-in share their first part, the `family`. A token of the family
+    that is not the newest has been used before, so somebody else has it too.
     """
 
     id: str
@@ -100,39 +100,39 @@ class SignIn(Consent):
 
     @property
     def is_stale(self) -> bool:
-        """Whether its last use should be noted again."""
+        """Whether the stored time of last use is due for an update."""
         return time.time() - self.used >= USED_EVERY
 
 
 @dataclass(frozen=True)
 class Minted:
-    """The tokens that a client gets and that nobody keeps."""
+    """The tokens that a client receives; only their digests are stored."""
 
     access: str
     refresh: str
 
 
 class Store:
-    """The database; what another process writes is seen by the next call.
+    """The database; each call sees what other processes have written.
 
     Args:
-        path: where it is; it and its folder are made if missing.
+        path: the database file, created with its folder if missing.
 
     Raises:
-        BadSettings: it can't be used, or other users may change it. All methods raise this.
+        BadSettings: the file can't be used, or other users may change it. All methods raise this.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._creating = threading.Lock()
         self._create()
-        # Before any connection: closing a file drops the locks that SQLite has on it in this
-        # process (sqlite.org/howtocorrupt.html, 2.2).
+        # Before any connection: closing the file would drop SQLite's locks on it in this process
+        # (sqlite.org/howtocorrupt.html, 2.2).
         kept.private_text(path, "RMI_AGENT_AUTH", START_ANEW, 0)
         self._import_json(path.with_suffix(".json"))
 
     def client(self, client_id: str) -> Client | None:
-        """A client that has registered."""
+        """The registered client with this id, or None."""
         with self._opened() as database:
             row = database.execute("SELECT * FROM clients WHERE id = ?", (client_id,)).fetchone()
         return row and Client(*row)
@@ -149,12 +149,12 @@ class Store:
             return [SignIn(*row) for row in rows]
 
     def register(self, client: Client) -> None:
-        """Keep a client."""
+        """Store a client."""
         with self._changed() as database:
             insert(database, "clients", client)
 
     def sign_in(self, consent: Consent, code: str) -> Minted:
-        """Keep a consent that was given with `code`; its first tokens."""
+        """Store a consent that was given with `code`; returns its first tokens."""
         now, family = int(time.time()), secrets.token_urlsafe(16)
         tokens = new_tokens(family)
         one = SignIn(
@@ -175,7 +175,7 @@ class Store:
         return tokens
 
     def rotate(self, refresh: str) -> Minted | None:
-        """New tokens for a refresh token; None, and the end of its sign-in, if it was used."""
+        """New tokens for a refresh token; if that was used before, None, and its sign-in ends."""
         now, tokens = int(time.time()), new_tokens(refresh.partition(".")[0])
         with self._changed() as database:
             one = find(database, "refresh", refresh)
@@ -194,7 +194,7 @@ class Store:
         return tokens
 
     def note_use(self, one: SignIn) -> None:
-        """Note that a sign-in is used, at most once a minute."""
+        """Record that a sign-in was used, at most once a minute."""
         if one.is_stale:
             with self._changed() as database:
                 now = int(time.time())
@@ -208,9 +208,9 @@ class Store:
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[sqlite3.Connection]:
-        """The database in a transaction: all of the body's changes are written, or none."""
+        """Open the database in a transaction: all of the body's changes are written, or none."""
         with self._opened() as database:
-            # A commit that a power cut takes back would read as a refresh token used twice.
+            # If a power cut undid a commit, the refresh token would look used twice.
             database.execute("PRAGMA synchronous = EXTRA")
             database.execute("BEGIN IMMEDIATE")
             yield database
@@ -224,7 +224,7 @@ class Store:
         try:
             self._create()
             connection = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None)
-            with contextlib.closing(connection):  # which rolls back what is not committed
+            with contextlib.closing(connection):  # rolls back uncommitted changes
                 if not (version := connection.execute("PRAGMA user_version").fetchone()[0]):
                     connection.executescript(SCHEMA)
                 elif version != VERSION:
@@ -243,12 +243,12 @@ class Store:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if sys.platform != "win32":
                     folder.chmod(0o700)
-                self._path.touch(mode=0o600)  # which SQLite's journal takes over
+                self._path.touch(mode=0o600)  # SQLite's journal gets the same mode
 
     def _import_json(self, old: Path) -> None:
-        """Move what versions before SQLite have kept into the database, once."""
+        """Import, once, the JSON file of versions before SQLite."""
         if not old.exists():
-            with self._opened():  # so that a file that can't be used ends the start
+            with self._opened():  # so that an unusable database fails at startup
                 return
         text = kept.private_text(old, "RMI_AGENT_AUTH", START_ANEW, 10_000_000)
         try:
@@ -278,14 +278,14 @@ class Store:
 
 
 def insert(database: sqlite3.Connection, table: str, row: Client | SignIn) -> None:
-    """Insert a row; one that is there already stays as it is."""
+    """Insert a row, unless one with its key exists."""
     values = astuple(row)
     places = ", ".join("?" * len(values))
     database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", values)
 
 
 def find(database: sqlite3.Connection, kind: Kind, secret: str) -> SignIn | None:
-    """The sign-in that a secret belongs to; any refresh token of its family will do."""
+    """The sign-in that a secret belongs to; any refresh token of its family matches."""
     column, text = ("family", secret.partition(".")[0]) if kind == "refresh" else (kind, secret)
     query = f"SELECT * FROM sign_ins WHERE {column} = ? AND until > ?"
     row = database.execute(query, (digest(text), int(time.time()))).fetchone()
@@ -293,8 +293,8 @@ def find(database: sqlite3.Connection, kind: Kind, secret: str) -> SignIn | None
 
 
 def reason(error: sqlite3.Error | OSError) -> str:
-    """Why a database can't be used, and what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it has details
+    """Say why the database can't be used, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # primary code, without extended bits
     if code == sqlite3.SQLITE_BUSY:
         return "is locked by another process. Nothing was changed; try again in a moment."
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
@@ -303,15 +303,15 @@ def reason(error: sqlite3.Error | OSError) -> str:
 
 
 def store_file() -> Path:
-    """Where sign-ins are kept: beside the token of this user's servers."""
+    """Where sign-ins are stored: beside the token of this user's servers."""
     return kept.token_file().with_name("sign-ins.sqlite")
 
 
 def digest(secret: str) -> str:
-    """What is kept of a code or token."""
+    """The digest that is stored for a code or token."""
     return auth.digest(secret).hex()
 
 
 def new_tokens(family: str) -> Minted:
-    """An access token, and a refresh token of a family."""
+    """Generate an access token and a refresh token of a family."""
     return Minted(secrets.token_urlsafe(32), f"{family}.{secrets.token_urlsafe(32)}")

@@ -1,7 +1,7 @@
-"""The pages that a person sees while signing in: plain HTML, without scripts.
+"""The pages shown to a person who signs in: plain HTML, without scripts.
 
-Escapes everything from outside. Every page forbids to load anything into it, to frame it and to
-cache it. Knows what is said, not when.
+Escapes all external text. Every page forbids loading anything into it, framing it and caching it.
+Knows what pages say, not when they are shown.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
-    # Nothing to others; with no-referrer browsers would call the form's own origin "null".
+    # No referrer to other sites; with no-referrer, browsers send the form's origin as "null".
     "Referrer-Policy": "same-origin",
 }
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the sign-in page asks about: which client, for which server."""
+    """What the sign-in page asks: whether to let this client use this server."""
 
     server: str
     client: str
@@ -62,7 +62,7 @@ class Question:
 
 
 def page(title: str, body: str, status: int = 200, head: str = "") -> HTMLResponse:
-    """A page; `body` and `head` are HTML already."""
+    """Build a page; `body` and `head` are already HTML."""
     return HTMLResponse(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{head}'
         '<meta name="viewport" content="width=device-width">\n'
@@ -74,7 +74,7 @@ def page(title: str, body: str, status: int = 200, head: str = "") -> HTMLRespon
 
 
 def sign_in(about: Question, wrong: str = "", status: int = 200) -> HTMLResponse:
-    """The form; `wrong` is what was wrong with the last answer."""
+    """The sign-in form; `wrong` says what was wrong with the last answer."""
     client = f"calls itself <b>{escape(about.client)}</b>" if about.client else "gives no name"
     return page(
         "Let this client run code?",
@@ -102,8 +102,8 @@ revoke it.</p>
 def return_to(url: str, back_to: str, allowed: bool) -> HTMLResponse:
     """Send the person back to the client.
 
-    By a page, not a redirect: browsers apply `form-action`, which here is this server alone, to a
-    form's redirects and to those of the client after them.
+    By a page, not a redirect: browsers apply `form-action`, which allows only this server, to a
+    form's redirects and to the client's redirects after them.
     """
     title = "Signed in" if allowed else "Not signed in"
     return page(
@@ -114,5 +114,5 @@ def return_to(url: str, back_to: str, allowed: bool) -> HTMLResponse:
 
 
 def failure(text: str, status: int = 400) -> HTMLResponse:
-    """Why a sign-in can't go on. It has no link, least of all to where the request says."""
+    """Say why a sign-in can't go on; without links, least of all to an address from the request."""
     return page("This sign-in can't go on", f'<p class="wrong">{escape(text[:500])}</p>', status)

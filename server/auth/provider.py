@@ -1,6 +1,6 @@
 """Builds the FastMCP auth provider that AUTH names.
 
-Chooses it and checks the settings that belong together; the providers are elsewhere.
+Chooses it and checks the settings it needs; the providers are elsewhere.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .tokens import Tokens
 
 
 class CombinedProvider(MultiAuth):
-    """Several providers at once, with principals as each of them names them.
+    """Combines several providers, keeping the principal names that each of them gives.
 
-    FastMCP qualifies a name with its source, so that two sources can't collide. Here somebody is
-    one principal whether they send their token or had a client sign in with it, and names from
-    other providers begin with the provider and a colon, which names of tokens can't contain.
+    FastMCP qualifies names with their source, so that sources can't collide. Here a user is the
+    same principal whether they send their token or signed a client in with it; names from other
+    providers start with the provider and a colon, which token names can't contain.
     """
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The principal, or None."""
+        """The principal of a token, or None."""
         found = await super().verify_token(token)
         if found is None or found.original_client_id is None:
             return None
@@ -32,14 +32,14 @@ class CombinedProvider(MultiAuth):
 
 
 def build_provider(settings: Settings, tokens: Tokens) -> AuthProvider:
-    """The provider that AUTH names; for `token` that is `tokens`.
+    """The provider that AUTH names; `tokens` itself for `token`.
 
     Raises:
-        BadSettings: a setting that belongs to it is missing or can't be used.
+        BadSettings: a setting that it needs is missing or can't be used.
     """
     if settings.auth == "token":
         return tokens
-    # Here, because importing them is a quarter of a start, and most servers don't need them.
+    # Lazy: these imports take a quarter of the startup time, and most servers don't need them.
     from .external import external_provider
     from .oauth_server import OAuthServer
     from .oauth_store import Store, store_file
@@ -50,14 +50,14 @@ def build_provider(settings: Settings, tokens: Tokens) -> AuthProvider:
         if settings.auth == "token+oauth"
         else external_provider(settings, url)
     )
-    # A provider checks the scopes of its own tokens by itself.
+    # Each provider checks the scopes of its own tokens.
     return CombinedProvider(
         server=server, verifiers={"token": tokens}, server_source_id="oauth", required_scopes=[]
     )
 
 
 def public_url(settings: Settings) -> str:
-    """RMI_AGENT_PUBLIC_URL without a slash at its end.
+    """RMI_AGENT_PUBLIC_URL without a trailing slash.
 
     Raises:
         BadSettings: it is missing, or not a bare https:// or loopback http:// address.

@@ -1,6 +1,6 @@
-"""The sign-in page: a pending sign-in is bound to one browser, lasts ten minutes, is answered once.
+"""The sign-in page; a pending sign-in is bound to one browser, lasts ten minutes, can end once.
 
-Asks for a token and counts wrong ones. Knows nothing of codes, of what is stored, or of MCP.
+Asks for a token and counts wrong ones. Knows nothing about codes, storage or MCP.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .tokens import Tokens, same_secret
 
 PATH = "/sign-in"
 PENDING_SECONDS = 600.0
-PENDING = 2_000  # more than /authorize lets in during that time, so a flood drops nobody's
-TRIES = 5  # wrong tokens that end a sign-in
+PENDING = 2_000  # max pending; /authorize lets in fewer in that time, so a flood drops nobody's
+TRIES = 5  # wrong tokens until a sign-in ends
 BROWSER = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass
 class PendingSignIn:
-    """A sign-in that waits for a person; `browser` is the cookie of the browser that began it."""
+    """A sign-in waiting for a person; `browser` is the cookie of the browser that began it."""
 
     client: Client
     params: AuthorizationParams
@@ -46,10 +46,10 @@ class SignInPage:
     """The page and its pending sign-ins.
 
     Args:
-        public_url: the server's, without a slash at the end.
-        tokens: what a person may sign in with.
-        allow: makes the address to go back to after a principal has agreed.
-        deny: makes the address to go back to after they have not.
+        public_url: the server's public URL, without a trailing slash.
+        tokens: the tokens that a person may sign in with.
+        allow: builds the URL to return to after a principal has agreed.
+        deny: builds the URL to return to after a person has declined.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class SignInPage:
         self._pending: dict[str, PendingSignIn] = {}
         self._throttle = guesses.LoginThrottle()
         self._secure = public_url.startswith("https:")
-        # No other host can set a cookie with this prefix; browsers accept it over HTTPS only.
+        # No other host can set a cookie with this prefix; browsers accept it only over HTTPS.
         self._cookie = "__Host-rmi-sign-in" if self._secure else "rmi-sign-in"
 
     def begin(self, client: Client, params: AuthorizationParams) -> str:
-        """Begin a sign-in; the address of its page."""
+        """Begin a sign-in; returns the URL of its page."""
         now = time.monotonic()
         self._pending = {key: one for key, one in self._pending.items() if one.until > now}
         while len(self._pending) >= PENDING:
@@ -78,12 +78,12 @@ class SignInPage:
         return f"{self._url}{PATH}?request={one.id}"
 
     def bind(self, request: Request, response: Response) -> None:
-        """If a response leads to a sign-in, bind that to the browser that asked."""
+        """If a response redirects to a sign-in, bind that sign-in to the requesting browser."""
         start, _, key = response.headers.get("location", "").partition("?request=")
         one = self._pending.get(key)
         if one is None or start != self._url + PATH:
             return
-        kept = request.cookies.get(self._cookie, "")  # another tab's: both may go on
+        kept = request.cookies.get(self._cookie, "")  # another tab's cookie: both tabs can go on
         one.browser = kept if BROWSER.fullmatch(kept) else secrets.token_urlsafe(32)
         response.set_cookie(
             self._cookie,
@@ -92,11 +92,11 @@ class SignInPage:
             path="/",
             secure=self._secure,
             httponly=True,
-            samesite="lax",  # a strict one is not sent when another site has led here
+            samesite="lax",  # a strict cookie is not sent on arrival from another site
         )
 
     async def handle(self, request: Request) -> Response:
-        """Show the page, or take its answer."""
+        """Show the page, or process its answer."""
         if request.method != "POST":
             one = self._find(request, request.query_params.get("request", ""))
             return pages.sign_in(self._question(one)) if one else expired()
@@ -132,7 +132,7 @@ class SignInPage:
         return pages.return_to(self._allow(one, found.client_id), origin(one), allowed=True)
 
     def _find(self, request: Request, key: str) -> PendingSignIn | None:
-        """The sign-in, if it is still pending and this browser's."""
+        """The sign-in, if it is still pending and belongs to this browser."""
         one = self._pending.get(key)
         if one is None or one.until < time.monotonic() or not one.browser:
             return None
@@ -150,7 +150,7 @@ class SignInPage:
 
 
 def expired() -> Response:
-    """One answer for all reasons, so that it reveals nothing about other browsers."""
+    """The same answer for every reason, so that it reveals nothing about other browsers."""
     return pages.failure(
         "It has expired, was answered before, or was begun in another browser."
         " Go back to the client and begin again."
@@ -158,6 +158,6 @@ def expired() -> Response:
 
 
 def origin(one: PendingSignIn) -> str:
-    """Scheme, host and port of where a sign-in leads back to."""
+    """Scheme, host and port of the address that a sign-in returns to."""
     parts = urlsplit(str(one.params.redirect_uri))
     return f"{parts.scheme}://{parts.netloc}"

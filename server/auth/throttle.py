@@ -1,7 +1,7 @@
-"""Wrong tokens on sign-in pages: how long each one takes, and when they close the page.
+"""Throttles wrong tokens on sign-in pages: delays each answer, and closes the page after many.
 
-Counts per address, and more generously for all callers together, so that a stranger closes the
-page for themselves before they close it for its owner. Does not know what is signed in to.
+Counts per address, and with a higher limit for all callers together, so that strangers lock out
+themselves before they lock out the owner. Does not know what is being signed in to.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from starlette.requests import Request
 
 WINDOW = 600.0  # seconds during which failures count
-MAX_FAILURES = 30  # within the window from one address, and then nobody there can sign in
-MAX_FAILURES_OF_ALL = 300  # within the window, and then nobody can
-FAILURE_DELAY = 1.0  # seconds until a wrong token is answered
+MAX_FAILURES = 30  # per window from one address; then nobody there can sign in
+MAX_FAILURES_OF_ALL = 300  # per window from all addresses; then nobody can
+FAILURE_DELAY = 1.0  # seconds before a wrong token is answered
 WRONG_TOKEN = "That is not a token of this server."
 
 
 class LoginThrottle:
-    """Recent failures to sign in, and where they came from."""
+    """Recent failed sign-ins and the addresses they came from."""
 
     def __init__(self) -> None:
         self._failures: deque[tuple[float, str]] = deque(maxlen=MAX_FAILURES_OF_ALL)
 
     async def failed(self, address: str) -> None:
-        """Count a failure, then wait as its caller has to."""
+        """Count a failure, then delay its caller."""
         self._failures.append((time.monotonic(), address))
         await asyncio.sleep(FAILURE_DELAY)
 
     def retry_after(self, address: str) -> float:
-        """Seconds until a token from an address is looked at again; 0 means now."""
+        """Seconds until a token from an address is checked again; 0 means now."""
         now = time.monotonic()
         while self._failures and self._failures[0][0] + WINDOW <= now:
             self._failures.popleft()
@@ -46,10 +46,10 @@ class LoginThrottle:
 
 
 def client_address(request: Request) -> str:
-    """Where a request comes from; an IPv6 /64 counts as one address, since one caller has it all.
+    """A request's address; an IPv6 /64 counts as one, since a single caller usually owns all of it.
 
-    uvicorn accepts a forwarded address only from proxies that it trusts: this machine's, or those
-    of FORWARDED_ALLOW_IPS.
+    uvicorn accepts a forwarded address only from trusted proxies: those on this machine, or in
+    FORWARDED_ALLOW_IPS.
     """
     host = request.client.host if request.client is not None else ""
     try:
@@ -63,7 +63,7 @@ def client_address(request: Request) -> str:
 
 
 def closed_message(seconds: float) -> str:
-    """What the page says while it is closed, for `seconds` more."""
+    """The page's message while it stays closed for `seconds` more."""
     minutes = math.ceil(seconds / 60)
     return (
         "Too many wrong tokens were given, from your address or by many callers. Sign in again in"

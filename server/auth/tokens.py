@@ -1,7 +1,7 @@
-"""Who may call over HTTP: bearer tokens, each with the name of its principal.
+"""The bearer tokens of HTTP callers, each with the name of its principal.
 
-Tokens come from the settings, or one is made for all local servers of this user. Knows
-nothing of transports, and remembers digests only.
+Tokens come from the settings; otherwise one is created for all local servers of this user.
+Remembers only digests, and knows nothing about transports.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..errors import BadSettings
 from ..settings import Settings
 from ..state_dir import TOKEN, private_text, token_file
 
-DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the token made here
-ONE_USER = (None, LOCAL, DEFAULT_NAME)  # of this machine, whichever way the server is reached
+DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the generated token
+ONE_USER = (None, LOCAL, DEFAULT_NAME)  # this machine's user, however the server is reached
 NAME = re.compile(r"[A-Za-z0-9_.@-]+")
 TOKEN_RULE = "a token has at least 16 characters, and no spaces or letters with accents"
 
@@ -44,61 +44,61 @@ class Tokens(TokenVerifier):
         self._digests = [(name, digest(token)) for name, token in tokens.items()]
 
     def add(self, name: str, token: str) -> None:
-        """Let one more token in for a principal."""
+        """Accept one more token for a principal."""
         self._digests.append((name, digest(token)))
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The principal, or None."""
+        """The principal of a token, or None."""
         given, found = digest(token), None
-        for name, own in self._digests:  # all of them: the time tells nothing of which it was
+        for name, own in self._digests:  # no early exit: timing must not tell which matched
             if hmac.compare_digest(given, own):
                 found = name
         if found is None:
             return None
-        # Without the token: requests carry this object, and one may be printed some day.
+        # Omit the token: requests carry this object, which may end up in a log.
         return AccessToken(token="", client_id=found, scopes=[])
 
     def key(self, principal: str, purpose: str) -> bytes | None:
-        """A key for one purpose, another one once the principal's token changes."""
+        """A key for one purpose; it changes when the principal's token does."""
         own = next((own for name, own in self._digests if name == principal), None)
         return None if own is None else hmac.digest(own, purpose.encode(), "sha256")
 
     def common_key(self, purpose: str) -> bytes:
-        """A key for one purpose that all servers with the same tokens have."""
+        """A key for one purpose, the same on all servers with the same tokens."""
         whole = b"".join(sorted(own for _, own in self._digests))
         return hmac.digest(whole, purpose.encode(), "sha256")
 
     @property
     def principals(self) -> tuple[str, ...]:
-        """Everybody who has a token."""
+        """The names of all principals that have a token."""
         return tuple(dict.fromkeys(name for name, _ in self._digests))
 
     def mark(self, principal: str) -> str | None:
-        """Which token a principal has, without telling it; another one after each change."""
-        # A part of the digest: who finds it written down can't check guesses with certainty.
+        """Identifies a principal's current token without revealing it; changes with the token."""
+        # Only part of the digest, so that whoever finds it can't verify guesses with certainty.
         return next((own.hex()[:12] for name, own in self._digests if name == principal), None)
 
 
 def digest(token: str) -> bytes:
-    """What is remembered of a token."""
+    """The digest that is remembered for a token."""
     return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def same_secret(given: str, own: str) -> bool:
-    """Whether two secrets are the same, in constant time."""
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), own.encode())
 
 
 @dataclass(frozen=True)
 class LocalToken:
-    """The token that was made here; `new` says that this start has made it."""
+    """The generated token; `new` is true if this start generated it."""
 
     path: Path
     token: SecretStr
     new: bool
 
     def announcement(self, url: str) -> str:
-        """What the start prints; the token itself this once only."""
+        """The message printed at startup; shows the token itself only when it is new."""
         if not self.new:
             return f"The token that clients need is in {self.path}; rmi-agent finds it by itself."
         token = self.token.get_secret_value()
@@ -126,20 +126,20 @@ Anything else sends it as a header:
 
 
 def bridge(url: str, token: str) -> str:
-    """The entry in Claude Desktop's config file for a server elsewhere."""
+    """The Claude Desktop config entry for a server elsewhere."""
     return f"""\
     "python-remote": {{"command": "npx", "args": ["-y", "mcp-remote", "{url}/mcp",
       "--header", "Authorization:${{AUTH}}"], "env": {{"AUTH": "Bearer {token}"}}}}"""
 
 
 def may_see(who: str, owner: str | None) -> bool:
-    """Whether a principal may see what another has recorded; None is nobody known."""
+    """Whether `who` may see what `owner` recorded; None counts as this machine's user."""
     return who == owner or (who in ONE_USER and owner in ONE_USER)
 
 
 @dataclass(frozen=True)
 class Access:
-    """How callers are known: by `tokens`, as `principals`; with None not at all."""
+    """How callers are identified: by `tokens`, as `principals`; not at all if `tokens` is None."""
 
     tokens: Tokens | None
     local: LocalToken | None = None
@@ -147,10 +147,10 @@ class Access:
 
 
 def access(settings: Settings) -> Access:
-    """The tokens that were set, or else the one that is made here.
+    """The tokens from the settings, or else the generated one.
 
     Raises:
-        BadSettings: one can't be used, or a file with tokens is open to others.
+        BadSettings: a token can't be used, or other users can read a file with tokens.
     """
     tokens = given(settings)
     local = None if tokens else local_token()
@@ -160,10 +160,10 @@ def access(settings: Settings) -> Access:
 
 
 def given(settings: Settings) -> dict[str, str]:
-    """Tokens by name, as RMI_AGENT_TOKEN and RMI_AGENT_TOKENS have them.
+    """The tokens in RMI_AGENT_TOKEN and RMI_AGENT_TOKENS, keyed by name.
 
     Raises:
-        BadSettings: one can't be used; the text names the variable and no token.
+        BadSettings: a token can't be used; the text names the variable but shows no token.
     """
     found: dict[str, str] = {}
     if settings.rmi_agent_tokens is not None:
@@ -185,10 +185,10 @@ def given(settings: Settings) -> dict[str, str]:
 
 
 def named_tokens(value: str) -> dict[str, str]:
-    """`name:token,name:token`, or a file's path with one `name:token` a line.
+    """Parse `name:token,name:token`, or a file with one `name:token` per line.
 
     Raises:
-        BadSettings: it is neither, or the file is open to others.
+        BadSettings: the value is neither, or other users can read the file.
     """
     variable = "RMI_AGENT_TOKENS"
     path = Path(value).expanduser()
@@ -225,10 +225,10 @@ def named_tokens(value: str) -> dict[str, str]:
 
 
 def local_token() -> LocalToken:
-    """The token of this user's local servers, made and stored when there is none.
+    """The token of this user's local servers, generated and stored if there is none.
 
     Raises:
-        BadSettings: there is one that others may know, or none can be stored.
+        BadSettings: others may know the token, or none can be stored.
     """
     path, new = token_file(), False
     try:
@@ -248,19 +248,19 @@ def local_token() -> LocalToken:
 
 
 def store(path: Path, token: str) -> bool:
-    """Write a new token for this user alone; False if another start was faster."""
+    """Write a new token, readable only by this user; False if another start was faster."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if sys.platform != "win32":  # there, %LOCALAPPDATA% is the user's own
+    if sys.platform != "win32":  # %LOCALAPPDATA% is private already
         path.parent.chmod(0o700)
-    descriptor, written = tempfile.mkstemp(dir=path.parent)  # it has mode 0600
+    descriptor, written = tempfile.mkstemp(dir=path.parent)  # with mode 0600
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(token + "\n")
         try:
-            os.link(written, path)  # unlike a rename, never over one that is there
+            os.link(written, path)  # unlike a rename, never overwrites an existing file
         except FileExistsError:
             return False
-        except OSError:  # a file system without links
+        except OSError:  # file system without hard links
             os.replace(written, path)
         return True
     finally:

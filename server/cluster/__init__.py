@@ -1,6 +1,6 @@
-"""Several servers that share sessions: whether the settings allow it, and taking sessions over.
+"""Servers that share sessions: checks that the settings allow it, and takes sessions over.
 
-Where a session is, is for `kernels` to say.
+`kernels` knows where a session is.
 """
 
 from .setup import homes

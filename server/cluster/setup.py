@@ -1,7 +1,7 @@
-"""The setting that makes several copies of a server one: RMI_AGENT_SESSION_STORE.
+"""RMI_AGENT_SESSION_STORE: the setting that makes several copies of a server act as one.
 
-Checks what all copies must have in common, and says in one line what is invalid. Knows settings and
-files; where a session is, is `kernels/cluster/leases.py`'s.
+Checks what all copies must have in common and reports what is invalid in one line. Knows settings
+and files; `kernels/cluster/leases.py` knows where a session is.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..settings import Settings
 
 log = logging.getLogger(__name__)
 
-MARK = ".rmi-agent-folder"  # a file by which copies see that they record in one folder
+MARK = ".rmi-agent-folder"  # file that shows copies whether they record in the same folder
 
 
 async def homes(settings: Settings, port: int | None = None) -> SessionLeases | None:
-    """What the copies of this server share; None where it is alone.
+    """The session leases that all copies of this server share; None if it runs alone.
 
     Args:
-        settings: all that can be set.
-        port: that it listens on; None over stdio.
+        settings: the server's settings.
+        port: the port it listens on; None over stdio.
 
     Raises:
         BadSettings: the store can't be used, or another copy records elsewhere.
@@ -75,15 +75,15 @@ async def homes(settings: Settings, port: int | None = None) -> SessionLeases | 
 
 
 def address_of(port: int | None) -> str:
-    """How this server is named to people: its machine, and its port or process."""
+    """This server's name for people: its host, and its port or process ID."""
     return f"{socket.gethostname()}:{port if port is not None else f'stdio-{os.getpid()}'}"
 
 
 def mark_of(folder: Path) -> str:
-    """What tells a folder from all others, wherever it is mounted.
+    """A folder's unique ID, the same wherever the folder is mounted.
 
     Raises:
-        OSError: it can't be written to.
+        OSError: the folder can't be written to.
     """
     path = folder / MARK
     with contextlib.suppress(FileExistsError):

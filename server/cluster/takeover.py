@@ -1,6 +1,6 @@
-"""Before a call is served, its session is made to be open in this copy of the server.
+"""Makes sure that a call's session is open in this copy of the server before the call is served.
 
-Knows where a message of MCP names its session. How a session comes here is the kernels' matter.
+Knows where an MCP message names its session; `kernels` does the takeover itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMED = re.compile(r"(?:notebook|variable)://([^/?#]+)")
 
 
 class TakeoverMiddleware(Middleware):
-    """Takes over the sessions of copies that are gone; refuses those that another copy has.
+    """Takes over the sessions of dead copies; refuses calls for those that another copy has.
 
     Args:
         shared: the directory of all copies' sessions.
@@ -30,7 +30,7 @@ class TakeoverMiddleware(Middleware):
     async def on_request(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
     ) -> Any:
-        """Serve a request; raises `Refusal` if its session can't be open here."""
+        """Serve a request; raises `Refusal` if its session can't be opened here."""
         if session_id := session_of(context):
             with failures_as_refusals():
                 await self._shared.open_here(session_id, principal())
@@ -38,19 +38,19 @@ class TakeoverMiddleware(Middleware):
 
 
 def session_of(context: MiddlewareContext[Any]) -> str | None:
-    """The id of the session that a request is for, if it is for one."""
+    """The id of the session that a request is for, if any."""
     message, found = context.message, None
     if context.method == "tools/call":
         ctx = context.fastmcp_context
         if ctx is not None and (before := asked_before(ctx)) is not None:
-            return before.session_id  # its first call may have named none
-        # It takes a session's id where others take the name of a file.
+            return before.session_id  # the first call may not have named one
+        # Its `notebook` argument may be a session's id.
         key = "notebook" if message.name == "resume_session" else "session_id"
         found = (message.arguments or {}).get(key)
     elif context.method == "resources/read":
         named = NAMED.match(str(message.uri))
         found = named[1] if named else None
-    elif context.method == "completion/complete":  # as it came: no model was made of it yet
+    elif context.method == "completion/complete":  # still raw JSON, not parsed into a model yet
         given: Any = message
         for key in ("context", "arguments", "session_id"):
             given = given.get(key) if isinstance(given, Mapping) else None

@@ -1,6 +1,6 @@
-"""The command line: what each command of `rmi-agent-mcp-server` does.
+"""The command line: the commands of `rmi-agent-mcp-server`.
 
-Each is imported when it is called, since servers have no use for the others.
+Each is imported when it is called, since servers don't need the others.
 """
 
 from .serve import app, main

@@ -1,7 +1,7 @@
-"""`rmi-agent-mcp-server install`: puts this server into a host's config, or takes it out again.
+"""`rmi-agent-mcp-server install`: adds this server to a host's config, or removes it.
 
-Here are the options, the order of the steps and what is said of them; hosts, entries and files
-have modules of their own. The server itself needs none of this.
+Has the options, the order of the steps and their messages; hosts, entries and files have their
+own modules. The server itself needs none of this.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def check_options(
     """Refuse options that contradict each other.
 
     Raises:
-        BadSettings: some do.
+        BadSettings: they do.
     """
     if remote.url is None:
         if remote.bridge or remote.oauth:
@@ -189,10 +189,10 @@ def check_options(
 
 
 def check_owner(file: ConfigFile, name: str, old: Any, url: str | None) -> None:
-    """Refuse to touch an entry that is for another server.
+    """Refuse to change an entry that belongs to another server.
 
     Raises:
-        UnusableFile: it is.
+        UnusableFile: the entry belongs to another server.
     """
     if not is_ours(name, old) and describe(old) != url:
         raise UnusableFile(
@@ -202,7 +202,7 @@ def check_owner(file: ConfigFile, name: str, old: Any, url: str | None) -> None:
 
 
 def local_server(host: Host, options: LocalServer, env: dict[str, str], old: Any) -> Entry:
-    """An entry that starts this server, with what an earlier one has set.
+    """An entry that starts this server and keeps what an earlier entry has set.
 
     Raises:
         BadSettings: a setting can't be used.
@@ -221,7 +221,7 @@ def local_server(host: Host, options: LocalServer, env: dict[str, str], old: Any
 
 
 def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, str]) -> Entry:
-    """An entry that leads to a server elsewhere; `env` is for the bridge, if it has one.
+    """An entry for a server elsewhere; `env` is for the bridge, if the entry has one.
 
     Raises:
         BadSettings: the URL can't be used, or there is no token for it.
@@ -231,7 +231,7 @@ def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, s
     if options.oauth:
         token = None
     elif host.asks and not bridged:
-        token = reference(name)  # VS Code synchronises its config with other machines
+        token = reference(name)  # VS Code syncs its config to other machines
     elif found := token_for(load(), url):
         token = found[0]
     else:
@@ -247,7 +247,7 @@ def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, s
 
 
 def try_out(entry: Entry) -> bool:
-    """Try what was written, and say how that went; False if it does not work."""
+    """Start the entry's server and print the result; False if it does not work."""
     try:
         tools = asyncio.run(tools_of(entry))
     except NotTried as error:
@@ -262,7 +262,7 @@ def try_out(entry: Entry) -> bool:
 
 
 def first_question(entry: Entry) -> str:
-    """The first thing to ask a model for."""
+    """Suggest the first thing to ask a model."""
     folder = env_of(entry).get(FOLDERS[0])
     if folder is not None and not Path(folder, "hello_world.py").is_file():
         return f"Write hello.py and run it. (Files are in {folder}.)"
@@ -270,6 +270,6 @@ def first_question(entry: Entry) -> str:
 
 
 def refuse(why: str) -> NoReturn:
-    """Say why nothing was done, and exit with 1."""
+    """Print why nothing was done, and exit with 1."""
     print(f"rmi-agent-mcp-server: {why}", file=sys.stderr)
     raise SystemExit(1)

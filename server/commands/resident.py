@@ -1,7 +1,7 @@
-"""`rmi-agent-mcp-server start | stop | status`: this user's resident server, in the background.
+"""`rmi-agent-mcp-server start | stop | status`: controls this user's background server.
 
-Tells people what happened, by exit codes as the LSB has them for services. Knows processes and
-the record, and not what is served there.
+Prints what happened, and exits with the codes that the LSB defines for services. Knows processes
+and the record, not what the server serves.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from ..resident import (
 from ..settings import Settings, load
 from ..state_dir import PACKAGE, VERSION, private_folder
 
-START_TIMEOUT = 75.0  # seconds until a started server has to be found
-STOP_TIMEOUT = 30.0  # seconds to end kernels and close notebooks
-KILL_TIMEOUT = 10.0  # seconds for what is left after that
-NOT_RUNNING, UNCLEAR = 3, 4  # as LSB's `status` has them
+START_TIMEOUT = 75.0  # max seconds from starting a server to finding it
+STOP_TIMEOUT = 30.0  # max seconds to end kernels and close notebooks
+KILL_TIMEOUT = 10.0  # max seconds to exit once killed
+NOT_RUNNING, UNCLEAR = 3, 4  # exit codes of LSB's `status`
 
 
 def start(
@@ -91,7 +91,7 @@ def start(
 
 
 def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> None:
-    """Be the resident server.
+    """Run as the resident server in the foreground.
 
     Raises:
         BadSettings: a setting can't be used.
@@ -114,10 +114,10 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
 
 
 def in_background(settings: Settings, log_level: logs.Level) -> str:
-    """Start a server that outlives this process and its terminal; what to print.
+    """Start a server that outlives this process and its terminal; returns what to print.
 
     Raises:
-        BadSettings: it does not start, or another one runs that does not fit.
+        BadSettings: it does not start, or one with other settings or another version runs.
     """
     if record := found():
         return as_wanted(record, settings)
@@ -139,7 +139,7 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
         )
     until = time.monotonic() + START_TIMEOUT
     while time.monotonic() < until:
-        ended = process.poll() is not None  # asked first: a faster one is found by now
+        ended = process.poll() is not None  # asked first: if another start won, it is found by now
         if record := found():
             ours = record.pid == process.pid
             return described(record, "runs") if ours else as_wanted(record, settings)
@@ -153,7 +153,7 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
 
 
 def last_words(before: int) -> str:
-    """The last line of the log behind a position; servers that fail say there why."""
+    """The last line logged after position `before`, where a failed server says why."""
     with log_file().open("rb") as log:
         log.seek(before)
         lines = log.read().decode("utf-8", "replace").strip().splitlines()
@@ -161,10 +161,10 @@ def last_words(before: int) -> str:
 
 
 def as_wanted(record: Record, settings: Settings) -> str:
-    """What to tell of a server that runs already.
+    """Describe a server that runs already, if it does what these settings ask for.
 
     Raises:
-        BadSettings: it is of another version, or does something else.
+        BadSettings: it has another version or other settings.
     """
     try:
         check(settings, "always", asyncio.run(resident_endpoint(record).facts()))
@@ -174,7 +174,7 @@ def as_wanted(record: Record, settings: Settings) -> str:
 
 
 def described(record: Record, how: str) -> str:
-    """Where a server is."""
+    """Describe where a server runs, in one line."""
     return (
         f"The resident server {how}: process {record.pid}, {record.url}, version {record.version}."
     )
@@ -192,7 +192,7 @@ def stop() -> None:
         process = psutil.Process(record.pid) if record is not None else None
     except BadSettings as error:
         die(error)
-    except psutil.NoSuchProcess:  # it has just ended
+    except psutil.NoSuchProcess:  # it has just exited
         process = None
     if record is None or process is None or not record.lives:
         print("No resident server runs.")
@@ -213,7 +213,7 @@ def stop() -> None:
 
 
 def ends_within(record: Record, seconds: float) -> bool:
-    """Whether a server ends within some time."""
+    """Wait for a server to exit; whether it did within `seconds`."""
     until = time.monotonic() + seconds
     while record.lives:
         if time.monotonic() > until:
@@ -223,7 +223,7 @@ def ends_within(record: Record, seconds: float) -> bool:
 
 
 def facts_of(record: Record) -> Facts | str:
-    """What a server tells of itself, or why it does not."""
+    """What a server reports about itself, or why it does not."""
     try:
         return asyncio.run(resident_endpoint(record).facts())
     except AttachError as error:
@@ -241,10 +241,10 @@ def status() -> None:
 
 
 def examined() -> tuple[list[str], int]:
-    """What to print, and the exit code.
+    """The status to print, and the exit code.
 
     Raises:
-        BadSettings: this is Windows, or others could have written the record.
+        BadSettings: this is Windows, or other users could have written the record.
     """
     check_supported()
     record = found()

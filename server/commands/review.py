@@ -1,6 +1,6 @@
-"""`rmi-agent-mcp-server review`: the pages for this machine's user, with no server running.
+"""`rmi-agent-mcp-server review`: shows the review pages without a running server.
 
-Listens on loopback, lets in who has read its terminal, and runs nothing.
+Listens on loopback, admits whoever has the link from its terminal, and runs no code.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ HOST = "127.0.0.1"
 
 
 def review(notebooks: Path, port: int, browser: bool) -> int:
-    """Serve the pages until a signal; the exit code.
+    """Serve the pages until a signal; returns the exit code.
 
     Raises:
-        BadSettings: there is no such folder, or the port is taken.
+        BadSettings: the folder does not exist, or the port is taken.
     """
     if not notebooks.is_dir():
         raise BadSettings(
@@ -55,42 +55,42 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     with opened(link(access, address)) if browser else contextlib.nullcontext():
         try:
             asyncio.run(serving.serve(sockets=[listening]))
-        except KeyboardInterrupt:  # uvicorn raises the signal again once it has ended in order
+        except KeyboardInterrupt:  # uvicorn re-raises the signal after a clean shutdown
             return 130
     return 0
 
 
 class Announced(uvicorn.Server):
-    """uvicorn's server, which says something once signals end it in order, and not before."""
+    """uvicorn's server, which prints a message once signals shut it down cleanly."""
 
     says = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and say so."""
+        """Start serving, then print the message."""
         await super().startup(sockets)
         print(self.says, flush=True)
 
 
 def link(access: ByFirstLink, address: str) -> str:
-    """The next link that lets in, once."""
+    """The next one-time link that lets a browser in."""
     return f"{address}/review/enter/{access.first}"
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """Only by the names of this machine, and from no other page."""
+    """Accept requests only to this machine's own names, and from no other origin."""
     return HostOriginGuardMiddleware(
         app, allowed_hosts=(HOST, "localhost"), allowed_origins=(), mode="strict"
     )
 
 
 class FirstLinks:
-    """ASGI middleware that says the next link when one was used."""
+    """ASGI middleware that prints the next link after one has been used."""
 
     def __init__(self, app: ASGIApp, access: ByFirstLink, address: str) -> None:
         self._app, self._access, self._address = app, access, address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request, then print the next link if this one was used."""
         before = self._access.first
         await self._app(scope, receive, send)
         if self._access.first != before:
@@ -98,7 +98,7 @@ class FirstLinks:
 
 
 def bound(port: int) -> socket.socket:
-    """The listening socket.
+    """Open the listening socket.
 
     Raises:
         BadSettings: the port is taken.
@@ -119,11 +119,11 @@ def bound(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[None]:
-    """Have the browser open an address, by way of a file of the user's own.
+    """Open a URL in the browser through a private file.
 
-    Other users see the command lines of this machine, and the address lets in.
+    The URL grants access, and other users can see this machine's command lines.
     """
-    descriptor, name = tempfile.mkstemp(".html", "review-")  # it has mode 0600
+    descriptor, name = tempfile.mkstemp(".html", "review-")  # with mode 0600
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(
             f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}">'

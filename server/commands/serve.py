@@ -1,6 +1,6 @@
-"""`rmi-agent-mcp-server`: start the server on stdio or HTTP, and end it in order.
+"""`rmi-agent-mcp-server`: starts the server on stdio or HTTP, and shuts it down cleanly.
 
-Everything said here goes to stderr; on stdio, stdout carries the protocol alone.
+All messages go to stderr; on stdio, stdout carries only the protocol.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..launch import make_folders
 from ..process_life import be_unreadable, give_memory_back, main_loop, stop_signal
 from ..settings import Attach, Settings, load
 
-if TYPE_CHECKING:  # only one of the ways to serve is gone, and each takes its time to import
+if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
     from fastmcp import FastMCP
 
     from ..resident import ResidentProxy
@@ -36,7 +36,7 @@ app = cyclopts.App(
     help="An MCP server that runs Python on Jupyter kernels and records every session.",
     help_format="plaintext",
 )
-# By name, since servers have no use for what these import.
+# By name, since servers don't need what these import.
 app.command(
     "rmi_agent.server.commands.tokens:app",
     name="tokens",
@@ -152,25 +152,25 @@ def review(
 
 
 def main() -> None:
-    """The console script."""
+    """The entry point of the console script."""
     app()
 
 
 def ending_at_once() -> AbstractContextManager[None]:
-    """As `left_at_once` of the tunnel's module, which only a server with a tunnel imports."""
+    """The tunnel module's `left_at_once`, imported only by servers with a tunnel."""
     from ..serving import left_at_once
 
     return left_at_once()
 
 
 async def on_stdio(settings: Settings) -> int:
-    """Serve over stdin and stdout, by the resident server or by kernels of one's own.
+    """Serve over stdin and stdout, through the resident server or with our own kernels.
 
     Raises:
-        BadSettings: there has to be a resident server, and there is none to be attached to.
+        BadSettings: a resident server is required, and none can be attached to.
     """
     if (attached := await resident_proxy(settings)) is not None:
-        # What goes wrong is in the answers, and with its traceback in the log of the other server.
+        # Errors are in the answers, and their tracebacks in the resident server's log.
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         return await stdio(attached.mcp, attached.aclose)
     from ..app import App
@@ -182,22 +182,22 @@ async def on_stdio(settings: Settings) -> int:
     async def end() -> None:
         await server.sessions.__aexit__(None, None, None)
 
-    gc.freeze()  # what was imported stays: no collection has to look through all of it again
+    gc.freeze()  # imported modules stay: spare the garbage collector from scanning them
     return await stdio(server.mcp, end)
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:
-    """What forwards everything to the resident server; None where this process serves by itself.
+    """The proxy to the resident server; None if this process serves by itself.
 
     Raises:
-        BadSettings: it has to be attached, and can't be.
+        BadSettings: attaching is required but not possible.
     """
     if settings.attach == "never":
         return None
     if settings.attach == "auto" and settings.rmi_agent_server is None:
         from ..resident import found
 
-        if found() is None:  # as mostly, and then nothing more has to be imported
+        if found() is None:  # the usual case, which needs no further imports
             return None
     from ..resident import AttachError, find_endpoint
 
@@ -223,6 +223,6 @@ async def stdio(mcp: FastMCP[Any], end: Callable[[], Awaitable[None]]) -> int:
     if serving.done():
         serving.result()
         return 0
-    # Cancelling `serving` would wait for the thread that reads stdin; end the kernels here.
+    # Cancelling `serving` would wait for the thread that reads stdin, so end the kernels here.
     await end()
     return 128 + stopped.result()

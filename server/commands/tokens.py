@@ -1,6 +1,6 @@
-"""`rmi-agent-mcp-server tokens`: who is signed in, and the end of it.
+"""`rmi-agent-mcp-server tokens`: lists and revokes sign-ins.
 
-Works on the file alone, so it makes no difference whether a server runs; one that does notices.
+Works only on the database, whether or not a server runs; a running server notices the change.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def list_() -> None:
     for one in sorted(signed_in, key=lambda one: one.since):
         names = (one.id, one.principal, one.client_name or "(no name)", one.resource)
         table.add_row(*names, day(one.since), day(one.used), day(one.until))
-    # Whole lines where nobody looks: a pipe has no width.
+    # Don't wrap lines in a pipe, which has no width.
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 500)
     console.print(table)
 
@@ -72,10 +72,10 @@ def revoke(
 
 
 def called(one: SignIn, names: Iterable[str]) -> bool:
-    """Whether a sign-in is meant by one of the names."""
+    """Whether one of the names is a sign-in's id, user or client."""
     return not {one.id, one.principal, one.client_name}.isdisjoint(names)
 
 
 def day(seconds: int) -> str:
-    """A time as people here read it, to the minute."""
+    """Format a time in the local time zone, to the minute."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

@@ -1,6 +1,6 @@
-"""The `doctor` command: what a server needs, tried one by one on this machine.
+"""The `doctor` command: checks, one by one, what a server needs on this machine.
 
-Also the whole way to a server elsewhere, step by step (`--url`).
+With `--url`, also checks the whole way to a server elsewhere, step by step.
 """
 
 from .checks import doctor

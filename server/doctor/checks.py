@@ -1,6 +1,6 @@
-"""`rmi-agent-mcp-server doctor`: what works on this machine, and how to fix what does not.
+"""`rmi-agent-mcp-server doctor`: reports what works on this machine and how to fix the rest.
 
-Tries everything for real. Changes nothing but the folders that a server also makes.
+Tries everything for real. Changes nothing, except that it creates the folders a server would.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from .stdio import StdoutPolluted, conversation
 from .url import examine_url
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
-SOON = 30.0  # seconds
+SOON = 30.0  # max seconds for a cell, or for the stdio conversation
 EXPOSED = "Over HTTP none works: install bubblewrap, or start with --no-sandbox."
 
 
@@ -80,7 +80,7 @@ def doctor(
 
 
 async def report(url: str | None, *, show: bool) -> list[CheckResult]:
-    """All results, each shown as soon as it is known."""
+    """Collect all results, printing each as soon as it is known if `show`."""
     results = []
     async for result in examine(url):
         results.append(result)
@@ -90,7 +90,7 @@ async def report(url: str | None, *, show: bool) -> list[CheckResult]:
 
 
 async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
-    """Check one thing after the other; with a URL, also the way to that server."""
+    """Run the checks one after another; with a URL, also check the way to that server."""
     yield CheckResult("Python", True, f"{platform.python_version()} on {platform.platform()}")
     yield CheckResult("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
@@ -112,7 +112,7 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
 
 
 async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
-    """Checks of what a server with these settings needs here."""
+    """Check what a server with these settings needs on this machine."""
     yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
     yield writable("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
     if settings.jupyter_server_url:
@@ -143,7 +143,7 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
 
 
 def writable(what: str, folder: Path, variable: str) -> CheckResult:
-    """Whether a file can be made in a folder."""
+    """Check that a file can be created in a folder."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return CheckResult(what, True, f"{folder} ({variable})")
@@ -153,7 +153,7 @@ def writable(what: str, folder: Path, variable: str) -> CheckResult:
 
 
 async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
-    """Whether each can be reached, lets us in, and has the kernel."""
+    """Check that each Jupyter Server can be reached, accepts our token and has the kernel."""
     for server in launch.jupyter_servers(settings):
         api = Api(server)
         try:
@@ -170,7 +170,7 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
 
 
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckResult]:
-    """Start a kernel, run a cell on it and interrupt one."""
+    """Start a kernel, run one cell on it and interrupt another."""
     with tempfile.TemporaryDirectory() as folder:
         config = replace(launch.sessions(settings, {}), notebooks=Path(folder))
         try:
@@ -187,7 +187,7 @@ async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckRes
 
 
 async def of_session(session: Session) -> list[CheckResult]:
-    """Whether a session does what sessions do."""
+    """Check that a session runs a cell, interrupts another, and uses the fork server."""
     added = await session.submit_cell("6 * 7", SOON).task
     looped = await session.submit_cell("while True: pass", 0.2).task
     results = [
@@ -207,7 +207,7 @@ async def of_session(session: Session) -> list[CheckResult]:
 
 
 async def pure() -> CheckResult:
-    """Whether a server on stdio writes nothing but the protocol, whatever its code prints."""
+    """Check that a stdio server writes only the protocol to stdout, whatever its code prints."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             count = await conversation(["--attach", "never", "--notebooks-dir", folder], SOON)
@@ -218,7 +218,7 @@ async def pure() -> CheckResult:
 
 
 def of_port(settings: Settings) -> CheckResult:
-    """Whether HTTP can listen, or who does."""
+    """Check that the HTTP port is free, or say who listens there."""
     at = f"{settings.host}:{settings.port}"
     try:
         bind(settings).close()
@@ -234,7 +234,7 @@ def of_port(settings: Settings) -> CheckResult:
 
 
 def listener(port: int) -> tuple[int, list[str]] | None:
-    """The process that listens on a port and its command line, as far as we may see it."""
+    """The process that listens on a port and its command line, or None if we can't see it."""
     try:
         for one in psutil.net_connections("tcp"):
             listens = one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
@@ -247,7 +247,7 @@ def listener(port: int) -> tuple[int, list[str]] | None:
 
 
 def of_token(settings: Settings) -> CheckResult:
-    """Which tokens HTTP will ask for and where they are; never a token itself."""
+    """Check which tokens HTTP will accept and where they are stored; never shows a token."""
     try:
         if tokens := given(settings):
             named = sorted(set(tokens) - {DEFAULT_NAME})
@@ -266,7 +266,7 @@ def of_token(settings: Settings) -> CheckResult:
 
 
 async def of_resident(settings: Settings) -> CheckResult:
-    """Whether there is a resident server, and whether processes here would be attached to it."""
+    """Check for a resident server, and whether processes with these settings would attach to it."""
     what = "resident server"
     try:
         check_supported()
@@ -293,7 +293,7 @@ async def of_resident(settings: Settings) -> CheckResult:
 
 
 async def of_host(host: Host) -> AsyncIterator[CheckResult]:
-    """Whether the entries for this server in a host's config work."""
+    """Check that a host's entries for this server work."""
     try:
         entries = ours_in(host)
     except hostfile.UnusableFile as error:
@@ -313,17 +313,17 @@ def ours_in(host: Host) -> dict[str, Entry]:
     """The entries for this server in a host's config.
 
     Raises:
-        UnusableFile: it can't be read, or is not as the host wants it.
+        UnusableFile: the config can't be read, or is not what the host expects.
     """
     entries = hostfile.read(host.config, host.comments).part(host.section, dict)
     return {name: entry for name, entry in entries.items() if is_ours(name, entry)}
 
 
 async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
-    """Whether an entry works."""
+    """Check that an entry works."""
     what = f'{host.title}, "{name}"'
     alone = env_of(entry).get("RMI_AGENT_ATTACH") == "always" and not is_held()
-    if alone:  # so that the check leaves no server behind
+    if alone:  # or the check would leave a resident server behind
         entry = {**entry, "env": {**env_of(entry), "RMI_AGENT_ATTACH": "never"}}
     again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:

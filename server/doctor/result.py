@@ -9,13 +9,13 @@ MARKS = {True: "✓", False: "✗", None: "-"}
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check has found.
+    """The result of one check.
 
     Attributes:
-        what: the name of the check.
+        what: the check's name.
         ok: whether it passed; None if there was nothing to check.
-        told: what was found.
-        todo: the next step, if there is one.
+        told: the finding, in one line.
+        todo: the next step, if any.
     """
 
     what: str

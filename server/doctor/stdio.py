@@ -1,6 +1,6 @@
-"""Starts a server on stdio and reads its raw output: nothing but the protocol may come out.
+"""Starts a server on stdio and checks that its raw output is only the protocol.
 
-Client libraries skip lines that are not JSON-RPC; hosts break on them. Knows no kernels.
+Client libraries skip lines that are not JSON-RPC, but hosts break on them. Knows no kernels.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
 
-LONGEST = 2**24  # bytes of a line
-# What reaches file descriptor 1 of a kernel past Python, and from a child.
+LONGEST = 2**24  # max bytes of a line
+# Writes to a kernel's file descriptor 1 directly, from a child process, and from Python.
 NOISE = "import os, sys; os.write(1, b'descriptor '); os.system('echo child'); print('print')"
-VERSION = "2025-06-18"  # which every host speaks
-HELLO: dict[str, Any] = {  # of `initialize`
+VERSION = "2025-06-18"  # a version that every host speaks
+HELLO: dict[str, Any] = {  # params of `initialize`
     "protocolVersion": VERSION,
     "capabilities": {},
     "clientInfo": {"name": "doctor", "version": "1"},
@@ -24,18 +24,18 @@ HELLO: dict[str, Any] = {  # of `initialize`
 
 
 class StdoutPolluted(Exception):
-    """Something other than the protocol came out, or nothing; the text says what."""
+    """The output was not pure protocol, or there was none; the text says what came out."""
 
 
 async def conversation(options: list[str], seconds: float) -> int:
-    """Start a server, list its tools, run a noisy cell, end it; the number of messages received.
+    """Start a server, list its tools, run a noisy cell and end it; returns the message count.
 
     Args:
-        options: of the server's command line; it has this process's environment and folder.
-        seconds: for all of it.
+        options: the server's command-line options; it inherits our environment and folder.
+        seconds: timeout for the whole conversation.
 
     Raises:
-        StdoutPolluted: a line was no JSON-RPC, the noise was lost, or the server did not answer.
+        StdoutPolluted: a line was not JSON-RPC, the noise was lost, or the server did not answer.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rmi_agent.server.cli", *options),
@@ -56,7 +56,7 @@ async def conversation(options: list[str], seconds: float) -> int:
 
 
 async def talk(process: Process) -> int:
-    """Talk to the server until it exits; the number of messages received."""
+    """Talk to the server until it exits; returns the number of messages received."""
     count, _ = await ask(process, "initialize", **HELLO)
     send(process, {"method": "notifications/initialized"})
     more, _ = await ask(process, "tools/list")
@@ -82,7 +82,7 @@ async def talk(process: Process) -> int:
 
 
 async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[str, Any]]:
-    """Send a request; the number of messages up to its result, and the result."""
+    """Send a request; returns the number of messages up to its result, and the result."""
     send(process, {"id": method, "method": method, "params": params})
     assert process.stdout is not None
     count = 0
@@ -95,16 +95,16 @@ async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[s
 
 
 def send(process: Process, said: dict[str, Any]) -> None:
-    """Write one message."""
+    """Write one JSON-RPC message to the server."""
     assert process.stdin is not None
     process.stdin.write(json.dumps({"jsonrpc": "2.0", **said}).encode() + b"\n")
 
 
 def message(line: bytes) -> dict[str, Any]:
-    """Parse one line.
+    """Parse one line of output as a JSON-RPC message.
 
     Raises:
-        StdoutPolluted: it is not a message.
+        StdoutPolluted: the line is not a message.
     """
     try:
         found = json.loads(line)

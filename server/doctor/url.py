@@ -1,6 +1,6 @@
 """`doctor --url`: checks each step of the way to a server, through tunnels and proxies.
 
-Reports at which step it ends and what to do there. Runs no code on the server.
+Reports the step that fails and what to do about it. Runs no code on the server.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..settings import Settings
 from .result import CheckResult
 from .stdio import HELLO, VERSION
 
-SECONDS = 20.0
-FOREIGN = "rebinding.invalid"  # what another site's page would have a browser say
+SECONDS = 20.0  # timeout of a request
+FOREIGN = "rebinding.invalid"  # Host header of a DNS rebinding attack
 REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
 START = "Start it: rmi-agent-mcp-server --transport http, on the port that the tunnel leads to."
 
-# Why nothing answers: a kind of error or a word in it, what is reported, what to do. The first that
-# fits the error or one of its causes counts.
+# Why nothing answers: an exception type or a word in the error, the report, what to do. The first
+# entry that matches the error or one of its causes is used.
 NO_NAME = (socket.gaierror, UnicodeError, httpx2.InvalidURL)
 UNTRUSTED = "{host}'s certificate is not trusted: {error}"
 TOO_LATE = f"{{host}} does not answer within {SECONDS:.0f} s"
@@ -40,8 +40,8 @@ UNREACHED: tuple[tuple[Any, str, str], ...] = (
     (httpx2.ConnectError, "{host} refuses the connection", START),
     (Exception, "{host} hangs up without an answer ({error})", START),
 )
-# What answers instead of an MCP server: the code of ngrok's page or the status, and the same two.
-MCP = (200, 401, 421, 429)  # and what an MCP server answers
+# What answers instead of an MCP server: ngrok's error code or HTTP statuses -> report, what to do.
+MCP = (200, 401, 421, 429)  # statuses that an MCP server answers with
 NGROK_WARNING = "Only browsers get it: have the client send the header ngrok-skip-browser-warning."
 ANSWERS = {
     "ERR_NGROK_3200": ("the tunnel is not open", "Run ngrok http PORT, and look at its address."),
@@ -57,7 +57,7 @@ PAGE = ("a web page answers instead of a server", "Is another program on that po
 
 
 async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult]:
-    """Go the way once, yielding each step; the first that fails is the last."""
+    """Check each step of the way once, until one fails that the rest depend on."""
     try:
         base = re.sub(r"/(mcp|sse)$", "", checked_url(url))
         known = token_for(settings, base)
@@ -75,7 +75,7 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult
 async def steps(
     client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
 ) -> AsyncIterator[CheckResult]:
-    """All steps; raises the errors of HTTP."""
+    """Run all steps; passes on the HTTP client's errors."""
     began = time.monotonic()
     answer = await hello(client, base)
     if found := not_from_us(answer):
@@ -99,11 +99,11 @@ async def steps(
 
 
 async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2.Response:
-    """The answer to a client's first request."""
+    """Send a client's first request; returns the response."""
     headers["Accept"] = "application/json, text/event-stream"
     async with client.stream("POST", f"{base}/mcp", json=REQUEST, headers=headers) as answer:
         if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-            await answer.aread()  # an error's text; a stream may have no end
+            await answer.aread()  # read an error's text; a stream may never end
     if session := answer.headers.get("mcp-session-id"):
         headers |= {"mcp-session-id": session, "mcp-protocol-version": VERSION}
         await client.delete(f"{base}/mcp", headers=headers)
@@ -111,7 +111,7 @@ async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2
 
 
 def unreached(error: BaseException, base: str) -> tuple[str, str]:
-    """Why nothing answers, and what to do."""
+    """Say why nothing answers, and what to do."""
     errors = [error]
     while (cause := errors[-1].__cause__ or errors[-1].__context__) and len(errors) < 10:
         errors.append(cause)
@@ -126,7 +126,7 @@ def unreached(error: BaseException, base: str) -> tuple[str, str]:
 
 
 def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
-    """What answered instead of an MCP server, and what to do; None if one did."""
+    """Say what answered instead of an MCP server, and what to do; None if an MCP server did."""
     text = answer.text if answer.is_stream_consumed else ""
     ngroks = re.search(r"ERR_NGROK_\d+", answer.headers.get("ngrok-error-code") or text)
     if ngroks is None and answer.status_code in MCP:
@@ -139,13 +139,13 @@ def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
 
 
 async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Response) -> CheckResult:
-    """Whether the server answers to its name, and, on this machine, to no other."""
+    """Check that the server answers to its host name and, on loopback, to no foreign one."""
     what, parts = "URL host name", urlsplit(base)
     if answer.status_code == 421:
         todo = f"Start it with RMI_AGENT_ALLOWED_HOSTS={parts.hostname} (other names after commas)."
         return CheckResult(what, False, f"it does not answer to {parts.netloc} (421)", todo)
     told = f"it answers to {parts.netloc}"
-    if is_loopback(parts.hostname or ""):  # a tunnel has its own opinion of foreign names
+    if is_loopback(parts.hostname or ""):  # tunnels handle foreign names themselves
         foreign = await hello(client, base, Host=FOREIGN)
         if foreign.status_code != 421:
             todo = "Web pages could reach it by DNS rebinding: is it this server?"
@@ -155,7 +155,7 @@ async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Respo
 
 
 def asks_for_token(answer: httpx2.Response) -> CheckResult:
-    """Whether somebody without a token is refused."""
+    """Check that callers without a token are refused."""
     what = "URL without a token"
     if answer.status_code == 401:
         oauth = "resource_metadata" in answer.headers.get("www-authenticate", "")
@@ -171,7 +171,7 @@ def asks_for_token(answer: httpx2.Response) -> CheckResult:
 async def accepts_ours(
     client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
 ) -> CheckResult:
-    """Whether our token is the server's."""
+    """Check that the server accepts our token."""
     what = "URL with our token"
     if known is None:
         todo = "Set RMI_AGENT_TOKEN to that server's token, and run this again."
@@ -187,7 +187,7 @@ async def accepts_ours(
 
 
 async def lists_tools(url: str, headers: dict[str, str]) -> CheckResult:
-    """Whether a client gets the tools over one of the transports."""
+    """Check that a client can list the tools over one of the transports."""
     path = f"/{url.rpartition('/')[2]}"
     try:
         tools = await over_http(url, headers, SECONDS)

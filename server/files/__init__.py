@@ -1,6 +1,6 @@
-"""The project's files, by names that come from callers.
+"""Access to the project's files by names that callers supply.
 
-No name leads out of its folder, whatever links are made meanwhile.
+No name leads out of the projects folder, whatever links are created meanwhile.
 """
 
 from . import project_files, safe_open

@@ -1,6 +1,6 @@
-"""The names that users give to files of the projects folder: what is meant, and what is wrong.
+"""Resolves the file names that callers give in the projects folder, and words the errors.
 
-How a file is opened without leaving the folder is `beneath.py`'s; this says it in words.
+`safe_open.py` opens files without leaving the folder.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path, PurePath
 from ...kernels import decoded, encoded
 from . import safe_open as beneath
 
-MOST = 10_000_000  # bytes of one file
-LONGEST = 1_000  # characters of a name; no system takes paths of many more
+MOST = 10_000_000  # max bytes of a file
+LONGEST = 1_000  # max characters of a name; no system takes much longer paths
 PYTHON = frozenset({".py"})
 DATA = frozenset(
     f".{kind}"
@@ -33,12 +33,12 @@ LOOK = "list_python_files shows what is there."
 
 
 class PathNotAllowedError(Exception):
-    """The path can't be used; the text is the seed's message, and says what to do."""
+    """The path can't be used; the text, in the original project's words, says what to do."""
 
 
 @dataclass(frozen=True)
 class PythonFile:
-    """A file as it was read: where it lies, its name beneath the root, its bytes."""
+    """A file that was read: its real path, its name relative to the root, its bytes."""
 
     path: Path
     name: str
@@ -46,24 +46,24 @@ class PythonFile:
 
 
 def shown(name: str) -> str:
-    """A name as texts show it: what would forge a line, or can't be sent, is escaped."""
+    """A name as messages show it: escaped if it could forge a line or can't be sent."""
     name = cut(name)
     return name if name.isprintable() else repr(name)
 
 
 def cut(name: str) -> str:
-    """A name's beginning and end, where it is too long for a text."""
+    """Truncate a name that is too long for a message, keeping its head and tail."""
     return name if len(name) <= 200 else f"{name[:120]}…{name[-60:]}"
 
 
 def locate(root: Path, file_name: str) -> Path:
-    """The real path that a name means. Relative names are relative to the root.
+    """Resolve a name, relative to the root or absolute, to a real path beneath the root.
 
-    A leading folder named like the root is accepted, an absolute path inside it, and links that
-    lead from inside to inside. No character is special: `~`, `$HOME` and `%2e` are names.
+    Accepts a leading folder named like the root, an absolute path inside the root, and links that
+    stay inside it. No character is special: `~`, `$HOME` and `%2e` are plain names.
 
     Raises:
-        PathNotAllowedError: it lies outside, whether or not anything is there; or it is no name.
+        PathNotAllowedError: the path is outside, whether or not it exists; or the name is invalid.
     """
     if len(file_name) > LONGEST:
         raise PathNotAllowedError(
@@ -71,7 +71,7 @@ def locate(root: Path, file_name: str) -> Path:
             f" at most {LONGEST:,} are looked up. {LOOK}"
         )
     try:
-        # A NUL ends a path, and what is not Unicode has no name that a client could send.
+        # A NUL would end the path, and clients can't send names that are not Unicode.
         if not file_name or b"\0" in file_name.encode():
             raise ValueError(file_name)
         path = root / file_name
@@ -80,10 +80,10 @@ def locate(root: Path, file_name: str) -> Path:
             path = root.joinpath(*parts[1:])
         real = Path(os.path.realpath(path))
         below = real.relative_to(root).parts
-        # On Windows a colon names a stream of a file, or a drive.
+        # On Windows a colon names a file's stream, or a drive.
         if sys.platform == "win32" and any(":" in part for part in below):
             raise ValueError(file_name)
-    except (OSError, ValueError, RecursionError):  # the last from a thousand links in a row
+    except (OSError, ValueError, RecursionError):  # RecursionError: a chain of a thousand links
         if os.path.realpath(root) != str(root):
             raise root_is_gone(root, "it leads elsewhere now") from None
         raise PathNotAllowedError(
@@ -94,10 +94,10 @@ def locate(root: Path, file_name: str) -> Path:
 
 
 def read(root: Path, file_name: str) -> PythonFile:
-    """Open a Python file beneath the root once, check what was opened, and read that.
+    """Open a Python file beneath the root once, check the open file, and read it.
 
     Raises:
-        PathNotAllowedError: outside, missing, not a regular file, not `.py`, or too large.
+        PathNotAllowedError: the file is outside, missing, not regular, not `.py`, or too large.
     """
     path = locate(root, file_name)
     with in_words(root, file_name, "read"), os.fdopen(beneath.open_file(root, path), "rb") as file:
@@ -113,21 +113,21 @@ def read(root: Path, file_name: str) -> PythonFile:
 
 
 def read_text(root: Path, file_name: str) -> str:
-    """A Python file's text, as `read` finds it.
+    """Read a Python file and decode its text.
 
     Raises:
-        PathNotAllowedError: as `read`.
+        PathNotAllowedError: as for `read`.
     """
     return decoded(read(root, file_name).source)
 
 
 def existing(root: Path, file_name: str) -> str:
-    """The name of something beneath the root, or an absolute path elsewhere as it is.
+    """The root-relative name of an existing path; an absolute path elsewhere is returned as is.
 
-    What lies elsewhere is not looked at: kernels may see other files than the server does.
+    Paths elsewhere are not checked: kernels may see other files than the server does.
 
     Raises:
-        PathNotAllowedError: a relative name leads outside, or nothing is there.
+        PathNotAllowedError: a relative name leads outside, or the file does not exist.
     """
     if Path(file_name).is_absolute() and not Path(file_name).is_relative_to(root):
         return file_name
@@ -138,17 +138,17 @@ def existing(root: Path, file_name: str) -> str:
 
 
 def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
-    """Write a Python file beneath the root, all of it or nothing.
+    """Write a Python file beneath the root atomically.
 
-    A link to a file inside is followed, as an editor would: the link stays and its target is
-    replaced. One that leads outside is refused, whether or not anything is there. A link that
-    came after that check is never written through: it makes the write fail, or is replaced.
+    A link to a file inside is followed, as editors do: the link stays and its target is
+    replaced. A link that leads outside is refused, whether or not its target exists. A link
+    created after that check is never written through: the write fails, or replaces the link.
 
-    Returns its name beneath the root, and whether it is new.
+    Returns the file's name relative to the root, and whether the file is new.
 
     Raises:
-        PathNotAllowedError: outside, a folder or special file, not `.py`, too large, or not the
-            text that its coding line says.
+        PathNotAllowedError: the file is outside, a folder or special file, not `.py`, too large,
+            or can't be encoded as its coding line says.
     """
     path = locate(root, file_name)
     must_be_python(path, file_name)
@@ -171,10 +171,10 @@ def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
 
 
 def must_be_python(path: Path, file_name: str) -> None:
-    """Refuse what is not `.py`.
+    """Refuse a file that is not `.py`.
 
     Raises:
-        PathNotAllowedError: it is not.
+        PathNotAllowedError: the file is not `.py`.
     """
     if path.suffix != ".py":
         raise PathNotAllowedError(f"Error: File must have .py extension: {shown(file_name)}")
@@ -182,10 +182,10 @@ def must_be_python(path: Path, file_name: str) -> None:
 
 @contextlib.contextmanager
 def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
-    """Errors of the system in the seed's words.
+    """Translate the system's errors into the original project's messages.
 
     Raises:
-        PathNotAllowedError: for each of them.
+        PathNotAllowedError: for any OSError or RootError in the body.
     """
     name = shown(file_name)
     try:
@@ -203,7 +203,7 @@ def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
 
 
 def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:
-    """The words for a root that was there when the server started."""
+    """The error for a root that existed when the server started and no longer does."""
     return PathNotAllowedError(
         f"Error: The projects folder {root} can't be opened: {reason}. Put it back, or set"
         " PYTHON_PROJECTS_DIR to another one and start the server again."
@@ -211,13 +211,13 @@ def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:
 
 
 def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file of these kinds beneath the root that a person would call theirs, by name.
+    """Yield the user's own files with these suffixes beneath the root, sorted by name.
 
-    Links to folders are not followed; links to files are listed where `read` would follow them.
-    Names that are not Unicode are left out: no client could ask for them.
+    Links to folders are not followed; links to files are listed if `read` would follow them.
+    Names that are not Unicode are skipped: no client could ask for them.
 
     Raises:
-        PathNotAllowedError: the root is gone.
+        PathNotAllowedError: the root no longer exists.
     """
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
@@ -232,17 +232,17 @@ def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, o
         for name, status in files:
             yield "/".join((*parts, name)), status
         inner = [(*parts, name) for name in reversed(folders)]
-        # A tree may be deeper than any name that could be read.
+        # A tree may be deeper than the longest name that can be read.
         waiting.extend(parts for parts in inner if len("/".join(parts)) < LONGEST)
 
 
 def look_into(
     root: Path, parts: tuple[str, ...], suffixes: frozenset[str]
 ) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
-    """A folder's files of these kinds and the folders to go on with, by name.
+    """A folder's files with these suffixes, and the subfolders to visit, sorted by name.
 
     Raises:
-        OSError: it can't be opened.
+        OSError: the folder can't be opened.
     """
     files: list[tuple[str, os.stat_result]] = []
     with beneath.folder(root, parts) as here:
@@ -269,5 +269,5 @@ def look_into(
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is Unicode; a byte that was not is a lone surrogate."""
+    """Whether a name is Unicode; undecodable bytes appear as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)

@@ -1,7 +1,7 @@
-"""Files beneath a folder, reached by handles, so that no link is followed on the way.
+"""Opens files beneath a folder through handles, so that no link is followed on the way.
 
-Takes real paths as they were found and says `OSError`; which path a name means, and what to
-tell the user, it does not know.
+Takes resolved paths and raises `OSError`; resolving names and wording errors for the user happen
+elsewhere.
 """
 
 from __future__ import annotations
@@ -16,57 +16,57 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Windows has no handles of folders in Python: there paths are used, and files checked once open.
+# Python has no folder handles on Windows: there we use paths, and check files once they are open.
 BY_HANDLE = os.open in os.supports_dir_fd
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-# O_PATH: a folder that may be entered but not listed can be walked through, as by any path.
+# O_PATH: allows passing through a folder that may be entered but not listed, like any path lookup.
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | NOFOLLOW
-# Not blocking: a FIFO without a writer would wait for one. No terminal becomes the server's own.
+# O_NONBLOCK: don't wait for a FIFO's writer. O_NOCTTY: don't acquire a controlling terminal.
 READ = os.O_RDONLY | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW
 BINARY = getattr(os, "O_BINARY", 0)
 
 
 class RootError(Exception):
-    """The folder beneath which everything lies is gone, or is no folder any more; says why."""
+    """The root folder no longer exists or is no longer a folder; the text says why."""
 
 
 class NotAFileError(OSError):
-    """A folder, FIFO, socket or device."""
+    """The path is a folder, FIFO, socket or device instead of a regular file."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """An open folder. Names in it are single parts of a path, and links are not followed."""
+    """An open folder. Names in it are single path components, and links are not followed."""
 
     path: Path
-    handle: int | None  # None where the system has none
+    handle: int | None  # None on systems without folder handles
 
     def at(self, name: str) -> str:
-        """A name as the calls below take it."""
+        """A name as the os calls below take it: relative to the handle, else a full path."""
         return name if self.handle is not None else str(self.path / name)
 
     def open(self, name: str, flags: int, mode: int = 0) -> int:
-        """Open a file in it."""
+        """Open a file in this folder; returns its descriptor."""
         return os.open(self.at(name), flags | BINARY, mode, dir_fd=self.handle)
 
     def status(self, name: str) -> os.stat_result:
-        """What a name is, itself."""
+        """The status of an entry, without following a link."""
         return os.stat(self.at(name), dir_fd=self.handle, follow_symlinks=False)
 
     def make(self, name: str) -> bool:
-        """Make a folder in it; returns whether it is new."""
+        """Create a folder in this one; returns whether it is new."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.at(name), dir_fd=self.handle)
             return True
         return False
 
     def replace(self, old: str, new: str) -> None:
-        """Give a file another's name, in one step. A link of that name goes, not its target."""
+        """Rename a file over another in one step; replaces a link of that name, not its target."""
         os.replace(self.at(old), self.at(new), src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
     def entries(self) -> list[tuple[str, bool]]:
-        """The names in it, and of each whether it is a folder."""
+        """The folder's entries, each with whether it is a folder."""
         if self.handle is None:
             with os.scandir(self.path) as found:
                 return [(e.name, e.is_dir(follow_symlinks=False)) for e in found]
@@ -80,15 +80,15 @@ class Folder:
 
 @contextlib.contextmanager
 def folder(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[Folder]:
-    """Open a folder beneath the root, going down one part at a time from a handle of the root.
+    """Open a folder beneath the root, descending one component at a time from the root's handle.
 
-    Whatever has become a link since the path was found makes it fail. A folder that is moved away
-    meanwhile stays the one that was found here. With `make`, missing folders are made, and
-    removed again when the body fails.
+    Fails if a component has become a link since the path was resolved. A folder that is moved
+    meanwhile stays the one that was opened. With `make`, missing folders are created, and
+    removed again if the body fails.
 
     Raises:
         RootError: the root can't be opened.
-        OSError: a part can't.
+        OSError: a component can't be opened.
     """
     made: list[Sequence[str]] = []
     here = open_root(root)
@@ -109,7 +109,7 @@ def folder(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[Fol
 
 
 def open_root(root: Path) -> Folder:
-    """Open the root, which is a real path: where it has become a link, it was replaced."""
+    """Open the root, given by its real path; fails if it has been replaced by a link."""
     if not BY_HANDLE:
         if os.path.isdir(root):
             return Folder(root, None)
@@ -121,22 +121,22 @@ def open_root(root: Path) -> Folder:
 
 
 def enter(outer: Folder, part: str) -> Folder:
-    """Open a folder in a folder."""
+    """Open a subfolder of an open folder."""
     path = outer.path / part
     return Folder(path, None if outer.handle is None else outer.open(part, FOLDER))
 
 
 def leave(here: Folder) -> None:
-    """Close a folder."""
+    """Close a folder's handle."""
     if here.handle is not None:
         os.close(here.handle)
 
 
 def status(root: Path, path: Path) -> os.stat_result:
-    """What lies at a real path, itself.
+    """The status of a resolved path, without following a link.
 
     Raises:
-        OSError: it can't be reached.
+        OSError: the path can't be reached.
     """
     *parts, name = inside(root, path)
     with folder(root, parts) as here:
@@ -144,22 +144,22 @@ def status(root: Path, path: Path) -> os.stat_result:
 
 
 def open_file(root: Path, path: Path) -> int:
-    """Open a regular file for reading; returns its handle, which is what was checked.
+    """Open a regular file for reading; returns the handle, after checking the open file.
 
-    Hard links are files like any other: a file doesn't tell which of its names came first, and
-    uv, git and backups make many, so refusing them would refuse what is the user's. Linux lets
-    only who may read and write a file give it another name (`fs.protected_hardlinks`), and from
-    one mount into another, as out of a sandbox, nobody can.
+    Hard links are allowed: a file doesn't tell which of its names came first, and uv, git and
+    backups create many, so refusing them would refuse the user's own files. Linux lets only
+    those who may read and write a file hard-link it (`fs.protected_hardlinks`), and nobody can
+    link across mounts, as out of a sandbox.
 
     Raises:
-        NotAFileError: it is something else.
-        OSError: it can't be opened.
+        NotAFileError: the path is not a regular file.
+        OSError: the file can't be opened.
     """
     *parts, name = inside(root, path)
     with folder(root, parts) as here:
         try:
             handle = here.open(name, READ)
-        except OSError:  # each system has its own word for folders and sockets
+        except OSError:  # each system has its own errno for folders and sockets
             if stat.S_IFMT(here.status(name).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
                 raise NotAFileError from None
             raise
@@ -172,20 +172,20 @@ def open_file(root: Path, path: Path) -> int:
 
 
 def replace_file(root: Path, path: Path, data: bytes) -> bool:
-    """Give a file new contents, all of them or nothing; returns whether it is new.
+    """Replace a file's contents atomically; returns whether the file is new.
 
-    Made beside its place under a name of its own and then moved there: who has the old file open
-    keeps it whole, other hard links of it keep its contents, and its mode goes on to the new one.
+    Writes a temporary file beside the target and renames it: readers of the old file keep it
+    whole, its other hard links keep its contents, and the new file gets its mode.
 
     Raises:
-        NotAFileError: what is there is something else.
-        OSError: it can't be written.
+        NotAFileError: the path exists and is not a regular file.
+        OSError: the file can't be written.
     """
     *parts, name = inside(root, path)
     with folder(root, parts, make=True) as here:
         mode = mode_of(here, name)
         temporary = f".{secrets.token_hex(8)}.tmp"
-        # Nobody else's until its mode is known: what it replaces may be private.
+        # Private until it gets the old file's mode: the file it replaces may be private.
         handle = here.open(temporary, CREATE, 0o644 if mode is None else 0o600)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -204,11 +204,11 @@ def replace_file(root: Path, path: Path, data: bytes) -> bool:
 
 
 def mode_of(here: Folder, name: str) -> int | None:
-    """The mode of a file that is to be replaced, or None where nothing is.
+    """The mode of the file to replace, or None if it does not exist.
 
     Raises:
-        NotAFileError: a folder or special file.
-        OSError: a link. The path was found without any, so it came meanwhile, or leads nowhere.
+        NotAFileError: it is a folder or special file.
+        OSError: it is a link; the path was resolved, so the link is new or leads nowhere.
     """
     try:
         mode = here.status(name).st_mode
@@ -222,10 +222,10 @@ def mode_of(here: Folder, name: str) -> int | None:
 
 
 def inside(root: Path, path: Path) -> tuple[str, ...]:
-    """The parts of a real path beneath the root.
+    """The components of a resolved path, relative to the root.
 
     Raises:
-        NotAFileError: it is the root, or no real path.
+        NotAFileError: the path is the root, or is not resolved.
     """
     parts = path.relative_to(root).parts
     if not parts or ".." in parts:
@@ -234,11 +234,11 @@ def inside(root: Path, path: Path) -> tuple[str, ...]:
 
 
 def check(handle: int, root: Path) -> None:
-    """Check what was opened: a regular file, and on Windows where it really lies.
+    """Check that an open file is regular and, on Windows, that it really is beneath the root.
 
     Raises:
-        NotAFileError: it is something else.
-        OSError: it lies outside.
+        NotAFileError: the file is not regular.
+        OSError: the file is outside the root.
     """
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         raise NotAFileError

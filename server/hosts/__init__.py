@@ -1,6 +1,6 @@
-"""MCP hosts such as Claude Desktop: where their config is, and this server's entry in it.
+"""MCP hosts such as Claude Desktop: their config files, and this server's entry in them.
 
-Other entries stay as they are, and nothing is written that was not read first.
+Other entries stay unchanged, and no file is written without being read first.
 """
 
 from . import config_file

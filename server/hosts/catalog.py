@@ -1,6 +1,6 @@
-"""The programs that start MCP servers: where each keeps its config, and what it accepts there.
+"""The programs that start MCP servers: where each keeps its config and what it accepts there.
 
-Taken from their documentation. Reads no file, and knows nothing of this server.
+Taken from their documentation. Reads no file and knows nothing about this server.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Host:
     Attributes:
         name: its name on our command line.
         title: its name for people.
-        config: its config file, whether there or not.
-        folder: the folder it makes when it starts, which shows that it is installed.
-        section: the key of the object with the entries.
+        config: its config file, which may not exist.
+        folder: the folder it creates at startup, which shows that it is installed.
+        section: the key of the object that holds the entries.
         comments: whether its config may have comments and trailing commas.
-        speaks_http: whether an entry may be a URL, or only a command.
+        speaks_http: whether an entry may be a URL rather than only a command.
         typed: whether its entries have a `type`.
-        asks: whether it asks for secrets by `inputs`, and keeps them out of the file.
-        then: what makes it read its config again.
+        asks: whether it prompts for secrets through `inputs` and keeps them out of the file.
+        then: tells the user how to make it reload its config.
     """
 
     name: HostName
@@ -47,12 +47,12 @@ class Host:
 
     @property
     def is_here(self) -> bool:
-        """Whether it seems to be installed."""
+        """Whether the host seems to be installed."""
         return self.folder.is_dir() or self.config.exists()
 
 
 def hosts() -> tuple[Host, ...]:
-    """All of them, with the places where this user's configs are on this system."""
+    """All hosts, with the locations of this user's configs on this system."""
     desktop, code = claude_desktop_folder(), config_folder("Code") / "User"
     cursor, cli = Path.home() / ".cursor", claude_code_folder()
     return (
@@ -95,20 +95,20 @@ def hosts() -> tuple[Host, ...]:
 
 
 def host_of(name: HostName) -> Host:
-    """The host of that name."""
+    """The host with the given name."""
     return next(host for host in hosts() if host.name == name)
 
 
 def config_folder(program: str) -> Path:
-    """Where this system keeps a program's config, roaming on Windows."""
+    """Where a program's config is stored on this system; the roaming folder on Windows."""
     return platformdirs.user_config_path(program, appauthor=False, roaming=True)
 
 
 def claude_desktop_folder() -> Path:
-    """Claude Desktop's own folder.
+    """Claude Desktop's config folder.
 
-    The MSIX package, usual on Windows since 2026, sees a folder of its own in place of
-    %APPDATA% (anthropics/claude-code#26073).
+    The MSIX package, common on Windows since 2026, sees its own folder instead of %APPDATA%
+    (anthropics/claude-code#26073).
     """
     if is_windows():
         packages = platformdirs.user_data_path(appauthor=False) / "Packages"
@@ -118,5 +118,5 @@ def claude_desktop_folder() -> Path:
 
 
 def is_windows() -> bool:
-    """Whether this is Windows."""
+    """Whether we run on Windows; a function so that tests can replace it."""
     return sys.platform == "win32"

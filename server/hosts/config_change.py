@@ -1,6 +1,6 @@
-"""A change of a host's config: shown, written, or explained where a person has to make it.
+"""Shows or writes a change to a host's config, or tells the user how to make it by hand.
 
-Says on stdout what was done. Knows nothing of how the new config came about.
+Prints what was done to stdout. Does not know how the new config was made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOKEN = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
 
 
 def show_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool:
-    """Show what writing a config would change, without tokens; whether that is anything."""
+    """Print what writing a config would change, without tokens; returns whether anything would."""
     if after == file.config:
         return say_unchanged(host, name, after)
     if file.has_comments:
@@ -31,10 +31,10 @@ def show_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool:
 
 
 def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool:
-    """Write a config and say so; whether that has changed anything.
+    """Write a config and print what was done; returns whether anything changed.
 
     Raises:
-        UnusableFile: it can't be written.
+        UnusableFile: the file can't be written.
     """
     if after == file.config:
         return say_unchanged(host, name, after)
@@ -54,14 +54,14 @@ def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool
 
 
 def say_unchanged(host: Host, name: str, config: Config) -> bool:
-    """Say that there is nothing to do; False."""
+    """Print that there is nothing to change; returns False."""
     how = "is up to date" if name in config.get(host.section, {}) else "is not there"
     print(f'{host.title}, {host.config}: "{name}" {how}. Nothing was changed.')
     return False
 
 
 def by_hand(host: Host, name: str, file: ConfigFile, after: Config) -> str:
-    """What a person has to change in a file with comments."""
+    """Tell the user what to change by hand in a file with comments."""
     entry = after[host.section].get(name)
     if entry is None:
         return f'Remove "{name}" from "{host.section}" in {file.path}.'
@@ -74,7 +74,7 @@ def by_hand(host: Host, name: str, file: ConfigFile, after: Config) -> str:
 
 
 def difference(file: ConfigFile, after: str) -> Iterator[str]:
-    """What would change in a file, without tokens."""
+    """The diff between a file and its new text, without tokens."""
     before, named = file.text or "", str(file.path)
     for line in difflib.unified_diff(
         before.splitlines(keepends=True), after.splitlines(keepends=True), named, named, n=2
@@ -84,7 +84,7 @@ def difference(file: ConfigFile, after: str) -> Iterator[str]:
 
 
 def hide_tokens(text: str) -> str:
-    """A text without the tokens in it; references to one stay."""
+    """Mask the tokens in a text; references to tokens stay."""
     return TOKEN.sub(r"\1********", text)
 
 

@@ -1,6 +1,6 @@
-"""Config files of hosts: read with care, written by `json` in their own style, after a backup.
+"""Reads hosts' config files defensively, and writes them in their own style after a backup.
 
-A file with comments is only read, since writing it would lose them. Knows no host and no entry.
+Files with comments are only read: `json` would drop the comments. Knows no hosts or entries.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 Config = dict[str, Any]
 Part = TypeVar("Part", Config, list[Any])
 
-MAX_SIZE = 50_000_000  # bytes; a config of 1 MB is a large one
-O_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would change line ends otherwise
+MAX_SIZE = 50_000_000  # bytes; a 1 MB config is already large
+O_BINARY: int = getattr(os, "O_BINARY", 0)  # or Windows would convert line ends
 SPACES = " \t\r\n"
-STRING = r'"(?:\\.|[^"\\])*"?'  # also one without its end: `json` then says where that is missing
+STRING = r'"(?:\\.|[^"\\])*"?'  # even if unterminated: `json` then reports where
 COMMENTS = re.compile(rf"{STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
 TRAILING_COMMAS = re.compile(rf"{STRING}|[\[{{:,][{SPACES}]*,|,(?=[{SPACES}]*[\]}}])", re.DOTALL)
 FIRST_INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
@@ -32,18 +32,18 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class UnusableFile(Exception):
-    """A file can't be read or written; the text is one line that names it and says why."""
+    """A file can't be read or written; the text names it and says why, in one line."""
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A config as it was read.
+    """A config file as it was read.
 
     Attributes:
-        path: where it is, there or not.
-        text: all of it, or None if it is not there.
-        config: what is in it.
-        has_comments: whether it has comments or trailing commas, so that it can't be written.
+        path: the file, which may not exist.
+        text: its whole text, or None if it does not exist.
+        config: the parsed text.
+        has_comments: whether it has comments or trailing commas and so can't be written.
     """
 
     path: Path
@@ -52,10 +52,10 @@ class ConfigFile:
     has_comments: bool = False
 
     def part(self, key: str, kind: type[Part]) -> Part:
-        """The object or list under a key, an empty one if there is none.
+        """The object or list under a key; empty if the key is missing.
 
         Raises:
-            UnusableFile: there is something else.
+            UnusableFile: the value is of another type.
         """
         part = self.config.get(key, kind())
         if not isinstance(part, kind):
@@ -64,10 +64,10 @@ class ConfigFile:
         return part
 
     def text_with(self, config: Config) -> str:
-        """Another config in this file's style: its indentation, line ends and BOM.
+        """Format another config in this file's style: its indentation, line ends and BOM.
 
         Raises:
-            UnusableFile: it is nested too deeply.
+            UnusableFile: the config is nested too deeply.
         """
         before = self.text or ""
         indent = FIRST_INDENT.search(before)
@@ -75,7 +75,7 @@ class ConfigFile:
             after = json.dumps(config, ensure_ascii=False, indent=indent[1] if indent else 2)
         except RecursionError:
             raise UnusableFile(f"{self.path} has too many brackets inside each other.") from None
-        # A lone surrogate is valid JSON as an escape, and can't be written otherwise.
+        # Lone surrogates are valid JSON only as escapes, and can't be encoded otherwise.
         after = SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", after)
         after += before[len(before.rstrip(SPACES)) :] if self.config else "\n"
         if "\r\n" in before:
@@ -84,14 +84,14 @@ class ConfigFile:
 
 
 def read(path: Path, comments: bool = False) -> ConfigFile:
-    """A config file, whether there or not.
+    """Read a config file, which may not exist.
 
     Args:
-        path: where it is.
+        path: the file.
         comments: whether its host accepts comments and trailing commas.
 
     Raises:
-        UnusableFile: it can't be read, or is not a JSON object.
+        UnusableFile: the file can't be read, or is not a JSON object.
     """
     if (data := read_bytes(path)) is None:
         return ConfigFile(path, None, {})
@@ -117,10 +117,10 @@ def read(path: Path, comments: bool = False) -> ConfigFile:
 
 
 def parse(text: str) -> Config:
-    """A JSON object whose every value would survive being written again; {} for an empty text.
+    """Parse a JSON object whose values all survive being rewritten; {} for an empty text.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is anything else.
     """
     if not text.strip(SPACES):
         return {}
@@ -131,10 +131,10 @@ def parse(text: str) -> Config:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> Config:
-    """An object, of which one of two equal keys would get lost.
+    """Build an object, refusing duplicate keys, of which all but one would get lost.
 
     Raises:
-        ValueError: it has two.
+        ValueError: a key occurs twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -145,10 +145,10 @@ def unique(pairs: list[tuple[str, Any]]) -> Config:
 
 
 def finite(number: str) -> float:
-    """A number that JSON has.
+    """Parse a number that JSON can represent.
 
     Raises:
-        ValueError: it is infinite, or none.
+        ValueError: the number is infinite or NaN.
     """
     if not math.isfinite(found := float(number)):
         raise ValueError(f"{number} is not a number that can be kept")
@@ -156,27 +156,27 @@ def finite(number: str) -> float:
 
 
 def without_comments(text: str) -> str:
-    """JSON with spaces for its comments and trailing commas, so that all else keeps its place."""
+    """Replace comments and trailing commas with spaces, so that everything else keeps its place."""
     for pattern in (COMMENTS, TRAILING_COMMAS):
         text = pattern.sub(blank, text)
     return text
 
 
 def blank(found: re.Match[str]) -> str:
-    """Spaces and line breaks for a comment, a space for a comma; anything else as it is."""
+    """Replace a comment or comma with spaces, keeping line breaks; return other matches as is."""
     if found[0] == "," or found[0].startswith("/"):
         return re.sub(r"[^\r\n]", " ", found[0])
     return found[0]
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """All of a file, or None if there is none.
+    """Read a whole file, or None if it does not exist.
 
     Raises:
-        UnusableFile: it is something else, too large, or can't be read.
+        UnusableFile: it is not a regular file, is too large, or can't be read.
     """
     try:
-        # O_NONBLOCK: a pipe would wait for its writer.
+        # O_NONBLOCK: don't wait for a FIFO's writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | O_BINARY)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -195,13 +195,13 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def write(file: ConfigFile, text: str) -> Path | None:
-    """Replace a file if it is still as it was read; its backup, or None if there was none.
+    """Replace a file if it is unchanged since it was read; returns its backup, None if it is new.
 
-    A link stays and its target is written. Mode and owner stay; a new file is its owner's
-    alone, since it may hold a token.
+    A link stays and its target is written. Mode and owner stay; a new file is readable only by
+    its owner, since it may hold a token.
 
     Raises:
-        UnusableFile: it can't be written, or another program has changed it meanwhile.
+        UnusableFile: the file can't be written, or another program has changed it meanwhile.
     """
     path, real = file.path, Path(os.path.realpath(file.path))
     before = None if file.text is None else file.text.encode()
@@ -236,7 +236,7 @@ def write(file: ConfigFile, text: str) -> Path | None:
 
 
 def new_backup(path: Path) -> Path:
-    """A new empty file beside another, with the time in its name."""
+    """Create an empty backup file beside `path`, with the time in its name."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         backup = path.with_name(f"{path.name}.bak-{stamp}{f'-{number}' if number > 1 else ''}")
@@ -247,17 +247,17 @@ def new_backup(path: Path) -> Path:
 
 
 def fill(path: Path, data: bytes, mode: int, like: os.stat_result) -> None:
-    """Write all of a file of ours down to the disk, with a mode, and the owner of another file."""
+    """Write one of our own files and sync it; sets `mode`, and as root the owner from `like`."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     if sys.platform != "win32":
-        if os.geteuid() == 0:  # by sudo, perhaps: the file is still that user's
+        if os.geteuid() == 0:  # perhaps through sudo: the file stays the user's
             os.chown(path, like.st_uid, like.st_gid)
         os.chmod(path, mode)
 
 
 def reason(error: OSError) -> str:
-    """Why, in the system's words."""
+    """The system's message for an error."""
     return error.strerror or str(error)

@@ -1,6 +1,6 @@
-"""Entries in hosts' configs: the command or URL with which a host reaches this server.
+"""Entries in hosts' configs: the command or URL by which a host reaches this server.
 
-Plain objects, as the hosts document them. Knows no config file and no setting.
+Plain objects, as the hosts document them. Knows no config files or settings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .catalog import Host
 
 PACKAGE = "rmi-agent-mcp-server"
 LOCAL_NAME, REMOTE_NAME = "python", "python-remote"
-REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the latter in earlier instructions
+REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the second from earlier instructions
 HEADER = "Authorization:${AUTH}"  # some hosts split arguments at spaces (mcp-remote's README)
 ON_PATH = {"/bin", "/usr/bin", "/usr/local/bin"}  # on every host's PATH
 OURS = re.compile(rf"({PACKAGE}(\.exe)?|rmi_agent\.server(\.cli)?)$")
-LAUNCHERS = ("mcp_server.py", "run_http_server.py")  # ours only where both are in one folder
+LAUNCHERS = ("mcp_server.py", "run_http_server.py")  # ours only if both are in one folder
 
 Entry = dict[str, Any]
 Kind = Literal["local", "bridge", "url", "other"]
@@ -31,17 +31,17 @@ Kind = Literal["local", "bridge", "url", "other"]
 
 @dataclass(frozen=True)
 class Command:
-    """How to start the server; `doubt` says why that may stop working one day."""
+    """How to start the server; `doubt` says why the command may stop working one day."""
 
     words: tuple[str, ...]
     doubt: str = ""
 
 
 def start_command() -> Command:
-    """The command of this installation, with its absolute path.
+    """The command that starts this installation, with its absolute path.
 
-    An environment of `uvx` or `pipx run` is in a cache that may be emptied: then the command is
-    the one that made the environment.
+    Environments of `uvx` and `pipx run` are in a cache that may be emptied; for those, the
+    command is `uvx` if available, which recreates the environment.
     """
     script = installed_script()
     words = (str(script),) if script else (sys.executable, "-m", "rmi_agent.server.cli")
@@ -59,7 +59,7 @@ def start_command() -> Command:
 
 def installed_script() -> Path | None:
     """The console script, where the installer put it."""
-    for installed in distributions(name=PACKAGE):  # a checkout has one without files
+    for installed in distributions(name=PACKAGE):  # a checkout's has no files
         for file in installed.files or ():
             if file.stem == PACKAGE and file.parent.name in ("bin", "Scripts"):
                 path = Path(os.path.normpath(str(file.locate())))
@@ -69,12 +69,12 @@ def installed_script() -> Path | None:
 
 
 def is_cached(folder: Path) -> bool:
-    """Whether a folder is in one that is tagged as a cache (bford.info/cachedir)."""
+    """Whether a folder is, or is in, one tagged as a cache (bford.info/cachedir)."""
     return any((above / "CACHEDIR.TAG").is_file() for above in (folder, *folder.parents))
 
 
 def install_source() -> str | None:
-    """The URL that this package was installed from, if it was not its name alone (PEP 610)."""
+    """The URL that this package was installed from, or None if by name alone (PEP 610)."""
     for installed in distributions(name=PACKAGE):
         if text := installed.read_text("direct_url.json"):
             direct = loads(text)
@@ -93,7 +93,7 @@ def local_entry(host: Host, words: tuple[str, ...], env: dict[str, str]) -> Entr
 
 
 def bridge_entry(host: Host, url: str, token: str | None, env: dict[str, str]) -> Entry:
-    """An entry for a server elsewhere, through `mcp-remote`; the token is in its environment."""
+    """An entry for a server elsewhere, through `mcp-remote`, with the token in its environment."""
     npx, folder = find_npx()
     args = ["-y", "mcp-remote", url]
     path = {"PATH": os.pathsep.join((folder, *sorted(ON_PATH)))} if folder else {}
@@ -117,16 +117,16 @@ def url_entry(host: Host, url: str, token: str | None) -> Entry:
 
 
 def find_npx() -> tuple[str, str | None]:
-    """`npx`, and its folder where the entry's PATH has to name it."""
+    """The command for `npx`, and its folder if the entry's PATH has to include that."""
     found = shutil.which("npx")
-    if found is None or sys.platform == "win32":  # hosts there split paths at spaces
+    if found is None or sys.platform == "win32":  # hosts on Windows split paths at spaces
         return "npx", None
     folder = str(Path(found).parent)
     return found, None if folder in ON_PATH else folder
 
 
 def kind(entry: Any) -> Kind:
-    """What kind of entry one is."""
+    """Classify an entry: local, bridge, url or other."""
     if not isinstance(entry, dict):
         return "other"
     if isinstance(entry.get("url"), str):
@@ -138,7 +138,7 @@ def kind(entry: Any) -> Kind:
 
 
 def starts_us(words: list[str]) -> bool:
-    """Whether a command line starts this server, from whatever installation."""
+    """Whether a command line starts this server, from any installation."""
     return any(
         OURS.search(word) or all(Path(word).with_name(name).is_file() for name in LAUNCHERS)
         for word in words
@@ -149,7 +149,7 @@ def starts_us(words: list[str]) -> bool:
 def is_ours(name: str, entry: Any) -> bool:
     """Whether an entry is for this server, as far as can be told.
 
-    A URL can be anybody's; an entry with one is ours if it has our name or our header.
+    A URL can be anybody's; an entry with a URL is ours if it has our name or our header.
     """
     entry_kind = kind(entry)
     return entry_kind == "local" or (
@@ -177,7 +177,7 @@ def headers_of(entry: Entry) -> dict[str, str]:
 
 
 def address(entry: Entry) -> str | None:
-    """The URL that an entry leads to, if it leads to one."""
+    """The URL that an entry connects to, or None."""
     entry_kind = kind(entry)
     if entry_kind == "url":
         return str(entry["url"])
@@ -186,7 +186,7 @@ def address(entry: Entry) -> str | None:
 
 
 def describe(entry: Any) -> str:
-    """What an entry starts or leads to, in one line without arguments, which may be secret."""
+    """What an entry starts or connects to, in one line; omits arguments, which may be secret."""
     if not isinstance(entry, dict):
         return "not an object"
     return address(entry) or " ".join(words_of(entry)[:1]) or "nothing"

@@ -1,7 +1,7 @@
-"""The environment that an entry sets for its server, which inherits none from a shell.
+"""Builds the environment that an entry sets for its server, which inherits none from a shell.
 
-All of it is loaded as settings first, while a person is there to read what is invalid. Knows no
-config file.
+All of it is validated as settings first, while a person is there to read the errors. Knows no
+config files.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ FOLDERS = ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR")
 
 
 def parse_env(words: tuple[str, ...]) -> dict[str, str]:
-    """The variables that `--env` sets.
+    """Parse the variables that `--env` sets.
 
     Raises:
-        BadSettings: one is not NAME=VALUE.
+        BadSettings: an argument is not NAME=VALUE.
     """
     for word in words:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", word):
@@ -31,7 +31,7 @@ def parse_env(words: tuple[str, ...]) -> dict[str, str]:
 def environment(
     folders: dict[str, Path | None], more: dict[str, str], before: dict[str, str]
 ) -> dict[str, str]:
-    """What the entry sets: what is set now, else what it set before, else both folders.
+    """The entry's variables: those set now, then those it set before, then both default folders.
 
     Raises:
         BadSettings: a value can't be used.
@@ -42,7 +42,7 @@ def environment(
     found = {**set_here(), **more, **{variable_of(name): str(path) for name, path in said.items()}}
     fields = {one.name: one.field for one in VARIABLES.values()}
     known = {fields[name]: value for name, value in found.items() if name in fields}
-    settings = load(**known)  # here somebody reads what is invalid
+    settings = load(**known)  # validate while somebody reads the errors
     for field in ("sandbox_read", "sandbox_write"):
         if found.get(variable_of(field)):
             names = (os.path.abspath(Path(one).expanduser()) for one in getattr(settings, field))
@@ -61,13 +61,13 @@ def environment(
 
 
 def renamed(env: dict[str, str]) -> dict[str, str]:
-    """With settings by the names that they have now."""
+    """Convert settings to their current names."""
     former = {current_name(name): value for name, value in env.items()}
     return {**former, **{name: value for name, value in env.items() if name in former}}
 
 
 def was_beside(env: dict[str, str]) -> bool:
-    """Whether an entry's notebooks lie where they do unless set: beside its projects."""
+    """Whether an entry's notebooks folder is the default one, beside its projects folder."""
     projects, notebooks = (env.get(variable) for variable in FOLDERS)
     return bool(projects and notebooks) and Path(str(notebooks)) == (
         Path(str(projects)).parent / "notebooks"

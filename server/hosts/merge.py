@@ -1,6 +1,6 @@
-"""An entry in a host's config, put in and taken out; what others have there stays.
+"""Adds an entry to a host's config or removes it; everything else in the config stays.
 
-Returns a new config for each change and writes nothing.
+Returns a new config for each change; writes no files.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from .catalog import Host
 from .config_file import Config, ConfigFile
 from .entry import Entry, is_ours, kind
 
-WRITTEN = ("type", "command", "args", "env", "url", "headers")  # what an entry of ours may have
+WRITTEN = ("type", "command", "args", "env", "url", "headers")  # the keys that our entries may have
 
 
 def with_entry(file: ConfigFile, host: Host, name: str, entry: Entry) -> Config:
-    """The config with an entry of ours, in place of an earlier one.
+    """The config with our entry, which replaces an earlier one.
 
     Raises:
         UnusableFile: the config has something else where entries or questions should be.
@@ -32,7 +32,7 @@ def with_entry(file: ConfigFile, host: Host, name: str, entry: Entry) -> Config:
 
 
 def without_entry(file: ConfigFile, host: Host, name: str) -> Config:
-    """The config without an entry, and without the question for its token.
+    """The config without an entry and without the prompt for its token.
 
     Raises:
         UnusableFile: the config has something else where entries or questions should be.
@@ -47,14 +47,14 @@ def without_entry(file: ConfigFile, host: Host, name: str) -> Config:
 
 
 def merged(old: Any, name: str, entry: Entry) -> Entry:
-    """An entry, with what a person has added to the one of ours that it replaces."""
+    """The entry, plus what a person has added to our earlier entry that it replaces."""
     if not is_ours(name, old):
         return entry
     added = {key: value for key, value in old.items() if key in entry or key not in WRITTEN}
     new = {**added, **entry}
     env = old.get("env")
     if "env" in entry and isinstance(env, dict) and kind(old) == kind(entry) == "bridge":
-        kept = {  # but an earlier token, and what is set now by its present name
+        kept = {  # except an old token and variables that the new entry sets
             variable: value
             for variable, value in env.items()
             if variable != "AUTH" and current_name(variable) not in entry["env"]
@@ -64,12 +64,12 @@ def merged(old: Any, name: str, entry: Entry) -> Entry:
 
 
 def reference(name: str) -> str:
-    """What stands for an entry's token where the host asks for it."""
+    """The placeholder for an entry's token if the host prompts for it."""
     return f"${{input:{name}-token}}"
 
 
 def question(name: str) -> dict[str, Any]:
-    """What makes the host ask for an entry's token."""
+    """The `inputs` item that makes the host prompt for an entry's token."""
     description = f"The token of {name}"
     return {
         "type": "promptString",
@@ -80,5 +80,5 @@ def question(name: str) -> dict[str, Any]:
 
 
 def is_question(one: Any, name: str) -> bool:
-    """Whether a question is the one for an entry's token."""
+    """Whether an `inputs` item is the prompt for an entry's token."""
     return isinstance(one, dict) and one.get("id") == f"{name}-token"

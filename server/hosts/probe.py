@@ -1,7 +1,7 @@
-"""Probes an entry of a host's config as the host would: its server has to start and list tools.
+"""Probes an entry in a host's config as the host would: starts its server and lists the tools.
 
 A command gets the entry's environment, the few variables that hosts pass on, and an empty folder
-to run in. Knows no config file.
+to run in. Knows no config files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHt
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
 
 START_TIMEOUT = 40.0  # seconds; a cold start on a slow machine takes ten
-DOWNLOAD_TIMEOUT = 120.0  # seconds, for commands that download a package first
+DOWNLOAD_TIMEOUT = 120.0  # seconds, for commands that first download a package
 DOWNLOADERS = {"npx", "uvx"}
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 
@@ -29,15 +29,15 @@ class Failed(Exception):
 
 
 class NotTried(Exception):
-    """Only its host can try the entry; the text says why."""
+    """Only the host can try the entry; the text says why."""
 
 
 async def tools_of(entry: Entry) -> list[str]:
     """The names of the tools that an entry's server lists.
 
     Raises:
-        Failed: it does not start or does not answer.
-        NotTried: that takes a person, or a secret that only the host has.
+        Failed: the server does not start or does not answer.
+        NotTried: trying takes a person, or a secret that only the host has.
     """
     entry_kind = kind(entry)
     if entry_kind == "url":
@@ -45,17 +45,17 @@ async def tools_of(entry: Entry) -> list[str]:
     if entry_kind == "bridge":
         if HEADER not in words_of(entry):
             raise NotTried("it signs in with your browser when the host starts it")
-        # First without the bridge, which opens a browser when the token is refused.
+        # Probe without the bridge first, which opens a browser if the token is refused.
         auth = str(env_of(entry).get("AUTH", ""))
         await over_http(address(entry) or "", {"Authorization": auth})
     return await over_stdio(entry)
 
 
 async def over_stdio(entry: Entry) -> list[str]:
-    """Start a command and list its tools.
+    """Start an entry's command and list its tools.
 
     Raises:
-        Failed: there is no such program, it exits, or it does not answer in time.
+        Failed: the program does not exist, exits, or does not answer in time.
     """
     words, env = words_of(entry), env_of(entry)
     seconds = DOWNLOAD_TIMEOUT if Path(words[0]).stem in DOWNLOADERS else START_TIMEOUT
@@ -82,7 +82,7 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = START_TI
     """List the tools of a server at a URL.
 
     Raises:
-        Failed: it does not answer as an MCP server does.
+        Failed: it does not answer like an MCP server.
         NotTried: a header refers to a secret that only the host has.
     """
     if any(VARIABLE.search(value) for value in headers.values()):
@@ -98,7 +98,7 @@ async def listed(client: Client[Any], seconds: float) -> list[str]:
     """The names of a server's tools.
 
     Raises:
-        TimeoutError: they did not come in time. Other errors are passed on.
+        TimeoutError: no answer in time. Other errors are passed on.
     """
     try:
         with anyio.fail_after(seconds):
@@ -118,7 +118,7 @@ def last_lines(log: Path) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error in one line, the first of a group."""
+    """The first line of an error, or of the first error in a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     lines = str(error).splitlines()

@@ -1,4 +1,4 @@
-"""The URL of a server elsewhere, checked, and the token to send there.
+"""Checks the URL of a server elsewhere, and finds the token to send there.
 
 Connects to nothing.
 """
@@ -17,15 +17,15 @@ EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of 
 
 
 def checked_url(url: str) -> str:
-    """A URL that tokens may be sent to, with /mcp for its path if it has none.
+    """Check that tokens may be sent to a URL; adds /mcp if it has no path.
 
     Raises:
-        BadSettings: it is not one, or the token could be read on the way.
+        BadSettings: the URL is invalid, or the token could be read on the way.
     """
     try:
         parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
-        good = good and not set(url) & set(' \\"<>')  # which programs parse differently
+        good = good and not set(url) & set(' \\"<>')  # programs parse these differently
     except ValueError:
         good = False
     if not good or parts.scheme not in ("http", "https"):
@@ -41,12 +41,12 @@ def checked_url(url: str) -> str:
 
 
 def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
-    """The token for a server and where it is from, or None if none is known.
+    """The token for a server and where it comes from, or None if none is known.
 
-    It is that of the settings, or for a server on this machine the one that servers here made.
+    Taken from the settings or, for a server on this machine, from this user's token file.
 
     Raises:
-        BadSettings: there is one that can't be used, or there are several.
+        BadSettings: a token can't be used, or there are several.
     """
     tokens = given(settings)
     if settings.rmi_agent_token is not None:

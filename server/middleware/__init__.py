@@ -1,6 +1,6 @@
-"""What one caller may take: requests, bytes, connections, and the size of texts.
+"""Limits for one caller: requests, bytes, connections, and the size of texts.
 
-Each part stands in front of the tools and knows nothing of them.
+Each part sits in front of the tools and knows nothing about them.
 """
 
 from .body_limit import SMALL_FILES, take_whole_files, whole_files_are_taken

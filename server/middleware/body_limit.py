@@ -1,7 +1,7 @@
-"""MCP's own limit on bodies, which FastMCP has no parameter for: 4 MiB, less than a file may have.
+"""Raises MCP's own body limit of 4 MiB, which is less than a file may have.
 
-The limit is looked for where FastMCP keeps it, whatever it calls that; where it is not found,
-that is said. Knows objects; nothing of requests.
+FastMCP has no parameter for it, so we search its objects for the limit, whatever the attribute
+is called, and log a warning if it is not found. Knows objects; nothing about requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .limits import BODY_LIMIT
 
 log = logging.getLogger(__name__)
 
-DEPTH = 4  # steps from a route to the limit: 3 as of FastMCP 4.2
+DEPTH = 4  # max attribute steps from a route to the limit: 3 as of FastMCP 4.2
 MODULES = ("fastmcp.server.", "mcp.server.")
 SMALL_FILES = (
     "Files of more than about 4 MB can't be written over HTTP: this version of FastMCP keeps the"
@@ -26,7 +26,7 @@ SMALL_FILES = (
 
 
 def take_whole_files(app: Starlette) -> bool:
-    """Let a transport take bodies of `BODY_LIMIT` bytes; whether that was possible."""
+    """Let a transport accept bodies of `BODY_LIMIT` bytes; returns whether that was possible."""
     limits = [limit for route in app.routes for limit in limits_of(route, DEPTH + 1)]
     for limit in limits:
         limit.max_body_size = BODY_LIMIT
@@ -36,7 +36,7 @@ def take_whole_files(app: Starlette) -> bool:
 
 
 async def whole_files_are_taken() -> bool:
-    """Whether both transports of the installed version take files of any size."""
+    """Whether both transports of the installed FastMCP accept files of any size."""
     mcp: FastMCP[None] = FastMCP("probe")
     legacy, streamable = mcp.http_app(transport="sse"), mcp.http_app()
     async with streamable.router.lifespan_context(streamable):
@@ -44,8 +44,8 @@ async def whole_files_are_taken() -> bool:
 
 
 def limits_of(thing: object, depth: int) -> Iterator[RequestBodyLimitMiddleware]:
-    """The limits that an object has, itself or in its attributes."""
-    thing = getattr(thing, "__self__", thing)  # of a bound method
+    """The limits among an object and its attributes, `depth` steps down."""
+    thing = getattr(thing, "__self__", thing)  # unwrap a bound method
     if isinstance(thing, RequestBodyLimitMiddleware):
         yield thing
     elif depth and type(thing).__module__.startswith((*MODULES, "starlette.")):

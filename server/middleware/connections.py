@@ -1,8 +1,8 @@
-"""uvicorn's HTTP connections, with limits, so that none of them blocks the others.
+"""uvicorn's HTTP connections with limits, so that none of them blocks the others.
 
-uvicorn lets a client take for ever to send a request, and open as many connections as there are
-file descriptors. Knows connections, their times, and which of them an authenticated caller has
-used: behind a proxy all come from one address. Knows nothing of what requests contain.
+uvicorn lets a client take forever to send a request, and open as many connections as there are
+file descriptors. Knows connections, their timeouts, and which of them an authenticated caller has
+used: behind a proxy, all come from one address. Knows nothing about what requests contain.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..net import QUEUE
 
-HEAD_SECONDS = 20.0  # for a request's head, from its first byte
-REST_SECONDS = 5.0  # for the rest of a body that is not read: strangers are answered before it
-WRITE_SECONDS = 60.0  # in which a client has to read some of an answer
-AT_A_TIME = 16  # connections accepted before the loop gets to look at them
+HEAD_SECONDS = 20.0  # max seconds for a request's head, from its first byte
+REST_SECONDS = 5.0  # max seconds for the rest of a body: strangers are answered without reading it
+WRITE_SECONDS = 60.0  # max seconds for a client to read some more of a response
+AT_A_TIME = 16  # max connections accepted before the event loop handles them
 
 
 def some(most: int) -> int:
-    """So many connections, or a quarter of what the system lets this process have."""
+    """`most` connections, or a quarter of this process's file descriptor limit if that is less."""
     if sys.platform == "win32":
         return most
     import resource
@@ -37,21 +37,21 @@ def some(most: int) -> int:
     return most if descriptors == resource.RLIM_INFINITY else min(most, descriptors // 4)
 
 
-STRANGERS = some(200)  # connections that no authenticated caller has used: the oldest is closed
-KNOWN_IDLE = some(200)  # others without an open request; kernels need descriptors as well
+STRANGERS = some(200)  # max connections unused by authenticated callers; then the oldest is closed
+KNOWN_IDLE = some(200)  # max other connections without a request; kernels need descriptors too
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, which accepts connections a few at a time.
 
-    asyncio accepts as many in one go as the queue holds, which would be all descriptors
-    before the first connection is looked at; and ZeroMQ aborts a process that has none left.
+    asyncio accepts as many in one go as the queue holds, which could take all descriptors
+    before the first connection is handled; and ZeroMQ aborts a process that has none left.
 
     Args:
         config: uvicorn's.
-        leaving: closes what leads here from outside, before the port is closed. Nothing can
-            follow `serve`, which raises the signal again that has ended it.
-        ready: called when requests are served.
+        leaving: closes what leads here from outside, before the port is closed. It can't run
+            after `serve`, which re-raises the signal that ended it.
+        ready: called once requests are being served.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class Server(uvicorn.Server):
         self._leaving, self._ready = leaving, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and have the queue as long as it was."""
+        """Start serving, and restore the length of the listen queue."""
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(QUEUE)
         self._ready()
 
     def close_port(self) -> None:
-        """Refuse new connections, and go on serving those that are there."""
+        """Refuse new connections, but keep serving the existing ones."""
         for server in self.servers:
             server.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse new connections, and end."""
+        """Call `leaving`, then refuse new connections and shut down."""
         await self._leaving()
         await super().shutdown(sockets)
 
@@ -84,18 +84,18 @@ class Server(uvicorn.Server):
 class Connection(H11Protocol):
     """A connection that is closed when the client is too slow, or to make room for newer ones.
 
-    Connections of unauthenticated callers are few, whether they send, wait for an answer or do not
-    read it. A connection that an authenticated caller has used is closed only while it is idle.
+    Connections of unauthenticated callers are limited, whether they send, wait for a response or
+    don't read it. A connection that an authenticated caller has used is closed only while idle.
 
     Attributes:
-        owner: the authenticated caller who has used it last; None if there was none.
+        owner: the authenticated caller who used it last; None if there was none.
     """
 
     owner: str | None = None
     _deadline: asyncio.TimerHandle | None = None  # for a head, or for the rest of a body
     _writing: asyncio.TimerHandle | None = None
-    _unsent = 0  # bytes of answers when the client was last looked at
-    _since = 0.0  # when it began to wait, or its request came
+    _unsent = 0  # unsent response bytes at the last check
+    _since = 0.0  # loop time when it became idle, or its request arrived
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -103,16 +103,16 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether none of its requests is being served."""
+        """Whether no request is being served."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether it has a whole request that is being served, and the client reads the answer."""
+        """Whether a complete request is being served and the client is reading the response."""
         return not self.idle and not self.cycle.more_body and not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start waiting for a request; if there are too many strangers, close one of them."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self._expect(HEAD_SECONDS)
@@ -121,7 +121,7 @@ class Connection(H11Protocol):
             min(strangers, key=lambda c: (c.waits_for_us, c._since)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; that does not extend the time for a head."""
+        """Handle received data; this does not extend the timeout for a head."""
         before = self.cycle
         leftover = self.idle and self.conn.their_state is h11.SEND_BODY
         super().data_received(data)
@@ -130,20 +130,20 @@ class Connection(H11Protocol):
         if not self.idle:
             self._stop_the_clock()
         elif leftover and self.conn.their_state is h11.IDLE:
-            self._expect(self.timeout_keep_alive)  # uvicorn has only stopped its own clock
+            self._expect(self.timeout_keep_alive)  # uvicorn only stopped its own timer
         elif self._deadline is None and not self.transport.is_closing():
             self._expect(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Cancel the connection's timers."""
         self._stop_the_clock()
         self.resume_writing()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; uvicorn's keep-alive counts until its first byte."""
+        """Wait for the next request; uvicorn's keep-alive timeout applies until its first byte."""
         self._since = self.loop.time()
-        if self.cycle.more_body:  # not read: what comes of it is thrown away, for a while
+        if self.cycle.more_body:  # body not read: the rest is discarded, for a while
             self._expect(HEAD_SECONDS if self.owner else REST_SECONDS)
         super().on_response_complete()
         if self.transport.is_closing():
@@ -152,17 +152,17 @@ class Connection(H11Protocol):
             self._make_room()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close it, also if the client does not read what is left."""
+        """Close the connection, even if the client does not read what is left."""
         super().timeout_keep_alive_handler()
         self._see_it_sent()
 
     def pause_writing(self) -> None:
-        """Hold the answer until the client reads on, which it has to in time."""
+        """Pause the response until the client reads on, which it must do before a timeout."""
         super().pause_writing()
         self._see_it_sent()
 
     def resume_writing(self) -> None:
-        """Go on with the answer."""
+        """Resume the response, and cancel the write timeout."""
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()
@@ -191,7 +191,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """If too many are idle, close the oldest of the owner who has most of them."""
+        """If too many connections are idle, close the oldest of the owner who has the most."""
         idle = [c for c in (self, *self._others()) if c.owner is not None and c.idle]
         if len(idle) > KNOWN_IDLE:
             crowd, _ = Counter(c.owner for c in idle).most_common(1)[0]
@@ -207,7 +207,7 @@ class Connection(H11Protocol):
 
 
 def recognize(scope: Scope, who: str) -> None:
-    """Note that an authenticated caller uses the connection: strangers can't displace it now."""
+    """Mark the connection as an authenticated caller's, so that strangers can't displace it."""
     connection = scope.get("state", {}).get("connection")
     if isinstance(connection, Connection):
         connection.owner = who

@@ -1,7 +1,7 @@
-"""Unexpected exceptions as messages that say what failed and what to do next.
+"""Turns unexpected exceptions into messages that say what failed and what to do next.
 
 FastMCP masks what a tool raises as "Error calling tool 'run_cell'", which helps nobody. The
-cause is behind that error; its traceback goes to the log under an incident number.
+original exception is that error's cause; its traceback is logged under an incident number.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ class UnexpectedErrors(Middleware):
     async def on_call_tool(
         self, context: MiddlewareContext[Any], call_next: Next[Result]
     ) -> Result:
-        """Run the tool; raises `ToolError` with words."""
+        """Run the tool; raises `ToolError` with an explanation."""
         return await reporting(context.message.name, ToolError, call_next(context))
 
     async def on_read_resource(
         self, context: MiddlewareContext[Any], call_next: Next[Result]
     ) -> Result:
-        """Read the resource; raises `ResourceError` with words."""
+        """Read the resource; raises `ResourceError` with an explanation."""
         return await reporting("reading the resource", ResourceError, call_next(context))
 
     async def on_get_prompt(
         self, context: MiddlewareContext[Any], call_next: Next[Result]
     ) -> Result:
-        """Render the prompt; raises `PromptError` with words."""
+        """Render the prompt; raises `PromptError` with an explanation."""
         return await reporting(context.message.name, PromptError, call_next(context))
 
 
 async def reporting(what: str, kind: type[FastMCPError], work: Awaitable[Result]) -> Result:
-    """Await the work; an error that masks an unexpected one is raised again with words."""
+    """Await the work; an error that masks an unexpected one is re-raised with an explanation."""
     try:
         return await work
     except kind as error:
@@ -63,7 +63,7 @@ async def reporting(what: str, kind: type[FastMCPError], work: Awaitable[Result]
 def message(what: str, cause: BaseException) -> str:
     """What failed, why, and the next step; the log gets the rest.
 
-    Only the system's own words are passed on: another exception's text may hold anything.
+    Only the operating system's texts are passed on: another exception's text may hold anything.
     """
     incident = secrets.token_hex(4)
     log.error("%s failed (incident %s): %r", what, incident, cause)

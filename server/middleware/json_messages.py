@@ -1,7 +1,7 @@
-"""JSON-RPC messages as bytes, looked at before anything is made of them.
+"""Checks JSON-RPC messages as bytes, before they are parsed.
 
-What it costs to parse and validate a message grows with the values in it, far more than with its
-size: a file's content is one value. Knows JSON; `lengths.py` knows what may be large in it.
+The cost of parsing and validating a message grows with the number of its values far more than
+with its size: a file's content is one value. Knows JSON; `text_lengths.py` knows what may be large.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from .text_lengths import NAME, of_message
 
-MOST_VALUES = 10_000  # of calls of our tools the largest have a dozen
-PART = 1_000_000  # bytes looked at in one go: other threads wait for that long
-LARGE = 65_536  # bytes of a message that is looked at value by value
-DIGITS = 400  # of a number: a float has no more before its point
+MOST_VALUES = 10_000  # max values per message; the largest calls of our tools have a dozen
+PART = 1_000_000  # bytes scanned per step: other threads wait meanwhile
+LARGE = 65_536  # bytes; longer messages are checked value by value
+DIGITS = 400  # max digits of a number: a float has no more before its point
 BATCH = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 
 
 def flaw(body: bytes) -> str | None:
-    """Why a body is not worth parsing, in words for who has sent it; None if it may be."""
+    """Why a body is not worth parsing, worded for its sender; None if it is fine."""
     if b"\0" in body:  # UTF-16 and UTF-32, whose punctuation isn't counted below
         return "The message is not JSON in UTF-8. Send it in that encoding."
     if BATCH.match(body):
@@ -37,7 +37,7 @@ def flaw(body: bytes) -> str | None:
 
 
 def flaw_of_large(body: bytes) -> str | None:
-    """The same for a message whose errors might repeat what it has, or that is slow to parse."""
+    """The same for a large message: its errors might repeat its content, or it parses slowly."""
     try:
         message = json.loads(
             body,
@@ -58,11 +58,11 @@ def flaw_of_large(body: bytes) -> str | None:
 
 
 class Flaw(Exception):
-    """What a parser need not go on for; the text is for the sender."""
+    """Stops the parsing of a bad message; the text is for its sender."""
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, if every parser understands the same by it.
+    """A JSON object, if every parser reads it the same way.
 
     Raises:
         Flaw: it has a key twice, or one that is too long.
@@ -76,10 +76,10 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def short(number: str) -> str:
-    """A number, if it is soon read: that takes longer by the square of its digits.
+    """A number, if it is short enough: parsing time grows with the square of its digits.
 
     Raises:
-        Flaw: it has too many.
+        Flaw: it has too many digits.
     """
     if len(number) > DIGITS:
         raise Flaw(f"A number has {len(number):,} digits; it may have {DIGITS}. Round it.")
@@ -87,9 +87,9 @@ def short(number: str) -> str:
 
 
 def has_more_values(body: bytes, most: int) -> bool:
-    """Whether a JSON text has more than so many keys, texts, numbers, objects and arrays.
+    """Whether a JSON text has more than `most` keys, strings, numbers, objects and arrays.
 
-    What is no JSON is counted up to where a parser finds that out.
+    Invalid JSON is counted up to where a parser would reject it.
     """
     if marks(body) <= most:
         return False
@@ -97,9 +97,9 @@ def has_more_values(body: bytes, most: int) -> bool:
     while start < len(body):
         part = body[start : start + PART]
         if (len(part) - len(part.rstrip(b"\\"))) % 2 and start + len(part) < len(body):
-            part = part[:-1]  # its backslash belongs to what follows
+            part = part[:-1]  # the backslash escapes what follows
         start += len(part)
-        # Without escapes, each quotation mark begins or ends a text.
+        # Without escapes, each quotation mark begins or ends a string.
         pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * most + 3)
         found += marks(b"".join(pieces[int(in_text) :: 2]))
         if found > most or len(pieces) > 2 * most + 3:
@@ -109,5 +109,5 @@ def has_more_values(body: bytes, most: int) -> bool:
 
 
 def marks(text: bytes) -> int:
-    """How often something is followed by one value more."""
+    """The number of marks that are followed by one more value."""
     return sum(text.count(mark) for mark in (b",", b":", b"[", b"{"))

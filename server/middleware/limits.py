@@ -1,7 +1,7 @@
-"""What one caller over HTTP may take: requests a minute, requests at once, and bytes of bodies.
+"""Limits for one HTTP caller: requests per minute, concurrent requests, and bytes of bodies.
 
-Stands behind authentication and counts by principal, so that nobody takes another's share.
-Knows nothing of MCP but the form of its errors.
+Runs after authentication and counts by principal, so that nobody takes another's share.
+Knows nothing about MCP but the form of its errors.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...kernels import LOCAL
 from .connections import recognize
 
-BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, though half of it be escaped
-SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp makes debug texts of each on the loop
-BODY_SECONDS = 60.0  # for a whole body
-SMALL = 65_536  # bytes of a body that counts for nothing: too large calls can still be stopped
-HELD = 100_000_000  # bytes of larger bodies that the open requests of one principal have together
-AT_ONCE = 200  # open requests of one principal: each stream of events is one
-AT_ONCE_OF_ALL = 300  # beyond that nobody may open more than an equal part of it
-AT_LEAST = 10  # open requests that everybody may have whatever the others do
+BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, even if half of it is escaped
+SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp formats each as debug text on the loop
+BODY_SECONDS = 60.0  # max seconds for a whole body
+SMALL = 65_536  # bytes up to which a body is not counted, so that large calls can still be stopped
+HELD = 100_000_000  # max bytes of larger bodies in all open requests of one principal
+AT_ONCE = 200  # max open requests of one principal; each event stream is one
+AT_ONCE_OF_ALL = 300  # open requests of all principals; beyond, each may have only an equal share
+AT_LEAST = 10  # open requests that every principal may have, whatever the others do
 
 Check = Callable[[bytes], str | None]
 
 
 class Refused(Exception):
-    """A request that is not served; `after` is when to try again, in seconds."""
+    """A request that is not served; `after` is the number of seconds before a retry."""
 
     def __init__(self, status: int, text: str, after: float | None = None) -> None:
         super().__init__(text)
@@ -43,14 +43,14 @@ class Refused(Exception):
 
 
 class Allowance:
-    """So many requests a minute, saved up for at most a minute; 0 is no limit."""
+    """A rate limit of `per_minute` requests, saved up for at most a minute; 0 means no limit."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._left, self._looked = float(per_minute), time.monotonic()
 
     def wait(self) -> float:
-        """Seconds until the next request may come; 0 is now."""
+        """Seconds until the next request is allowed; 0 means now."""
         if not self.per_minute:
             return 0.0
         now, rate = time.monotonic(), self.per_minute / 60
@@ -59,14 +59,14 @@ class Allowance:
         return max(0.0, (1 - self._left) / rate)
 
     def take(self) -> None:
-        """Count a request, which may go into debt."""
+        """Count a request, even if that exceeds the limit."""
         self._left -= 1
 
     def check(self) -> None:
-        """Count a request, if it may come now.
+        """Count a request if it is allowed now.
 
         Raises:
-            Refused: it may not.
+            Refused: it is not.
         """
         if seconds := self.wait():
             after = math.ceil(seconds)
@@ -80,14 +80,14 @@ class Allowance:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is as it was in the beginning."""
+        """Whether the allowance is full again, as at the start."""
         self.wait()
         return not self.per_minute or self._left >= self.per_minute
 
 
 @dataclass
 class Share:
-    """What one principal has taken: requests that are open, and the bytes of their bodies."""
+    """One principal's usage: its rate limit, its open requests, and the bytes of their bodies."""
 
     allowance: Allowance
     open: int = 0
@@ -98,9 +98,9 @@ class Guard:
     """ASGI middleware that holds each principal to its share.
 
     Args:
-        app: what is guarded.
-        per_minute: requests of one principal; 0 is no limit.
-        body_limit: bytes that a body may have, by path; 0 where nothing reads one.
+        app: the guarded application.
+        per_minute: max requests of one principal; 0 means no limit.
+        body_limit: max bytes of a body, by path; 0 where nothing reads one.
         check: returns what is wrong with a body; None if nothing is.
     """
 
@@ -142,7 +142,7 @@ class Guard:
 
     @property
     def known(self) -> int:
-        """Of how many principals something is remembered."""
+        """The number of principals with a share on record."""
         return len(self._shares)
 
     @contextlib.contextmanager
@@ -174,7 +174,7 @@ class Guard:
             )
 
     async def _read(self, share: Share, scope: Scope, receive: Receive) -> bytes:
-        """A request's body, which counts as held while it arrives."""
+        """Read a request's body, which counts as held while it arrives."""
         limit = self._body_limit(scope["path"])
         if not limit:
             return b""
@@ -194,7 +194,7 @@ class Guard:
 
         try:
             body = await whole_body(scope, receive, limit, BODY_SECONDS, arrived)
-            # A look at megabytes takes its time, and the loop has others to serve.
+            # Checking megabytes takes time, and the event loop has others to serve.
             found = (
                 self._check(body)
                 if len(body) <= SMALL
@@ -208,20 +208,20 @@ class Guard:
 
 
 def is_unused(share: Share) -> bool:
-    """Whether nothing is lost if a share begins anew."""
+    """Whether a share can be dropped without losing anything."""
     return not share.open and share.allowance.is_whole
 
 
 def counted(size: int) -> int:
-    """How much of a body's size counts."""
+    """The bytes of a body that count as held: none of a small one."""
     return size if size > SMALL else 0
 
 
 async def check_rate(allowance: Allowance, waits: bool) -> None:
-    """Count a request; a client of legacy SSE `waits`, since it breaks off at an error.
+    """Count a request; a legacy SSE client `waits` instead, since it disconnects on an error.
 
     Raises:
-        Refused: there were too many.
+        Refused: there were too many requests.
     """
     if not waits:
         return allowance.check()
@@ -231,7 +231,7 @@ async def check_rate(allowance: Allowance, waits: bool) -> None:
 
 
 def principal(scope: Scope) -> str:
-    """Whose request it is."""
+    """The principal who sent a request."""
     user = scope.get("user")
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
 
@@ -243,13 +243,13 @@ async def whole_body(
     seconds: float | None,
     arrived: Callable[[int], None] = lambda size: None,
 ) -> bytes:
-    """A request's body, all of it, of at most so many bytes and in at most so many seconds.
+    """A request's whole body, of at most `limit` bytes and within `seconds`, if given.
 
-    `arrived` is called with its size as it grows, and may refuse it.
+    `arrived` is called with the body's size as it grows, and may refuse it.
 
     Raises:
-        Refused: it is too large or takes too long.
-        ClientDisconnect: the client has gone.
+        Refused: the body is too large or takes too long.
+        ClientDisconnect: the client has disconnected.
     """
     too_large = Refused(
         413,
@@ -279,7 +279,7 @@ async def whole_body(
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body in one message, and then what else comes."""
+    """A `receive` that returns the body in one message, and then whatever else arrives."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -289,7 +289,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def refusal(refused: Refused) -> Response:
-    """As HTTP's status for programs, and as an MCP error, which clients show to their model."""
+    """A refusal as HTTP status, for programs, and MCP error, which clients show to their model."""
     error = ErrorData(code=INVALID_REQUEST, message=str(refused))
     headers = {} if refused.after is None else {"Retry-After": f"{refused.after:.0f}"}
     return Response(

@@ -1,7 +1,7 @@
-"""How long the texts in a message may be: only what is run, written or typed may be large.
+"""Limits on the texts in a message: only what is run, written or typed may be large.
 
-A long name costs every reader of it again, up to the error that repeats it. The limits are the
-same over HTTP and stdio. Knows where MCP's messages and our tools have large texts.
+A long name costs every reader again, down to the error that repeats it. The limits are the same
+over HTTP and stdio. Knows where MCP's messages and our tools have large texts.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from mcp_types import CallToolRequestParams, GetPromptRequestParams, ReadResourc
 
 from ..refusals import Refusal
 
-# All in characters.
+# All limits are in characters, except ARGUMENTS.
 NAME = 1_000  # of a key or a name
 TEXT = 10_000  # of any other text
-TYPED = 1_000_000  # of what a person has answered
+TYPED = 1_000_000  # of a person's answer
 CELL = 2_000_000
-COMMAND_LINE = 2_000_000  # all arguments together: Linux has about as much
-ARGUMENTS = 100  # of a call: each unknown one has lines of its own in the error
+COMMAND_LINE = 2_000_000  # of all arguments together: about Linux's own limit
+ARGUMENTS = 100  # max arguments of a call: each unknown one adds lines to the error
 NAMES = (
     "jsonrpc", "id", "method", "name", "uri", "session_id", "file_name", "notebook",
     "progressToken", "requestId",
 )  # fmt: skip
-LIMITS = {**dict.fromkeys(NAMES, NAME), "src": TYPED}  # by key; the last is a client's icon
+LIMITS = {**dict.fromkeys(NAMES, NAME), "src": TYPED}  # by key; `src` is a client's icon
 LONGER = (
     "Only the arguments code, content and stdin (each a text) and args (a list of texts)"
     " may be longer."
 )
-WHOLE = {"content", "stdin"}  # arguments as long as a message can be
-ANSWERS = {"inputResponses", "result"}  # keys of a message or its params under which people answer
+WHOLE = {"content", "stdin"}  # arguments that may be as long as a message
+ANSWERS = {"inputResponses", "result"}  # keys of a message or its params that hold people's answers
 
 
 class Lengths(Middleware):
-    """Refuses what is too long, however the message came."""
+    """Refuses texts that are too long, over any transport."""
 
     async def on_call_tool(
         self,
         context: MiddlewareContext[CallToolRequestParams],
         call_next: CallNext[CallToolRequestParams, ToolResult],
     ) -> ToolResult:
-        """Call the tool; raises `Refusal` with what is too long."""
+        """Call the tool; raises `Refusal` that says what is too long."""
         message = context.message
         if found := too_long([("name", message.name)], NAME) or of_call(message.arguments or {}):
             raise Refusal(f"Error: {found}")
@@ -57,7 +57,7 @@ class Lengths(Middleware):
         context: MiddlewareContext[ReadResourceRequestParams],
         call_next: CallNext[ReadResourceRequestParams, ResourceResult],
     ) -> ResourceResult:
-        """Read the resource; raises `ResourceError` with what is too long."""
+        """Read the resource; raises `ResourceError` that says what is too long."""
         if found := too_long([("uri", str(context.message.uri))], NAME):
             raise ResourceError(found)
         return await call_next(context)
@@ -67,7 +67,7 @@ class Lengths(Middleware):
         context: MiddlewareContext[GetPromptRequestParams],
         call_next: CallNext[GetPromptRequestParams, PromptResult],
     ) -> PromptResult:
-        """Render the prompt; raises `PromptError` with what is too long."""
+        """Render the prompt; raises `PromptError` that says what is too long."""
         message = context.message
         texts = {"name": message.name, **(message.arguments or {})}
         if found := too_long(texts.items(), TEXT):
@@ -76,7 +76,7 @@ class Lengths(Middleware):
 
 
 def of_message(message: dict[str, Any]) -> str | None:
-    """What in a JSON-RPC message is too long, in words for who has sent it; None if nothing is."""
+    """What in a JSON-RPC message is too long, worded for its sender; None if nothing is."""
     params = message.get("params")
     arguments: dict[str, Any] = {}
     parts = dict(message)
@@ -94,7 +94,7 @@ def of_message(message: dict[str, Any]) -> str | None:
 
 
 def of_call(arguments: dict[str, Any]) -> str | None:
-    """The same for the arguments of a tool."""
+    """The same for the arguments of a tool call."""
     if len(arguments) > ARGUMENTS:
         return (
             f"the call has {len(arguments):,} arguments; it may have {ARGUMENTS}."
@@ -124,7 +124,7 @@ def of_call(arguments: dict[str, Any]) -> str | None:
 def too_long(
     texts: Iterable[tuple[str, str]], most: int, advice: str = "Send a shorter one."
 ) -> str | None:
-    """What is said of the first text that is longer than its key lets it be."""
+    """A message about the first text that exceeds its key's limit; None if there is none."""
     for key, text in texts:
         limit = LIMITS.get(key, most)
         if len(text) > limit:
@@ -133,7 +133,7 @@ def too_long(
 
 
 def texts_of(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Each text in the values of an object, with the key that it is under."""
+    """Each string in the values of an object, however nested, with its key."""
     left = list(items)
     while left:
         key, value = left.pop()

@@ -1,8 +1,8 @@
-"""Sessions of streamable HTTP, as clients of the older era begin them: so many of one caller.
+"""Limits how many streamable HTTP sessions (started by clients of the older era) a caller has.
 
-mcp keeps 10,000 for all together and then refuses everybody. A caller with too many loses the
-session used longest ago, whose client then begins another, and never one that has an open request.
-Knows HTTP's headers; nothing of kernels.
+mcp keeps 10,000 for all callers together and then refuses everybody. Here, a caller with too many
+loses the least recently used one, whose client then starts another; never one with an open request.
+Knows HTTP headers; nothing about kernels.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .limits import Refused, refusal, replay
 
-MOST = 200  # of one caller; each takes about 50 kB
-FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: it takes half
+MOST = 200  # max sessions of one caller; each takes about 50 kB
+FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: its limit is half
 ID = "mcp-session-id"
 
 
 @dataclass
 class Open:
-    """One session: its requests that are being served, and when the last came or ended."""
+    """One session: how many requests are being served, and when the last one came or ended."""
 
     requests: int = 0
     used: float = field(default_factory=lambda: time.monotonic())
 
 
 class BoundedSessions:
-    """ASGI middleware before streamable HTTP.
+    """ASGI middleware in front of streamable HTTP that limits sessions per caller.
 
     Args:
-        app: keeps the sessions.
-        stateless: serves messages of sessions that are not known here, where other copies of the
-            server may have begun them; without it they are refused, as MCP has it.
+        app: the application that keeps the sessions.
+        stateless: serves messages of sessions that are unknown here, since other copies of the
+            server may have started them; without it they are refused, as MCP requires.
     """
 
     def __init__(self, app: ASGIApp, stateless: ASGIApp | None = None) -> None:
@@ -44,11 +44,11 @@ class BoundedSessions:
 
     @property
     def callers(self) -> int:
-        """Of how many callers sessions are known."""
+        """The number of callers with known sessions."""
         return len(self._open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; if it begins one session too many, that or an idle one ends."""
+        """Serve a request; if it starts one session too many, end an idle one or the new one."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -99,7 +99,7 @@ class BoundedSessions:
             self._open.pop(who, None)
 
     async def _has_room(self, who: str, scope: Scope) -> bool:
-        """Whether one more may begin: the idle one used longest ago ends for it."""
+        """Whether another session may start; ends the least recently used idle one to make room."""
         while len(sessions := self._open.get(who, {})) >= MOST:
             oldest = min(sessions, key=lambda key: (sessions[key].requests > 0, sessions[key].used))
             if sessions[oldest].requests:
@@ -125,7 +125,7 @@ class BoundedSessions:
 
 
 def full() -> Refused:
-    """Why no session begins."""
+    """The refusal of a new session when all of the caller's sessions are in use."""
     return Refused(
         429,
         f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close"
@@ -135,13 +135,13 @@ def full() -> Refused:
 
 
 def without_id(scope: Scope) -> Scope:
-    """A request that names no session."""
+    """The scope of a request without its session ID."""
     headers = MutableHeaders(raw=[*scope["headers"]])
     del headers[ID]
     return {**scope, "headers": headers.raw}
 
 
 def caller(scope: Scope) -> str:
-    """Who mcp takes for the owner of a session."""
+    """The caller whom mcp regards as the owner of a session."""
     user = scope.get("user")
     return repr(authorization_context(user)) if isinstance(user, AuthenticatedUser) else ""

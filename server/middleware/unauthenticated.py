@@ -1,7 +1,7 @@
-"""Requests of unauthenticated callers: small ones, with one allowance for all callers together.
+"""Limits for unauthenticated requests: small bodies, and one rate limit for all callers together.
 
 A slow sender delays nobody else: a request that arrives whole is served at once.
-Knows HTTP; nothing of what is requested.
+Knows HTTP; nothing about what is requested.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .json_messages import has_more_values
 from .limits import Allowance, Refused, refusal, replay, whole_body
 
-SECONDS = 5.0  # for a body
-BODIES = 32  # that arrive at the same time; the oldest is given up for one more
+SECONDS = 5.0  # max seconds for a body to arrive
+BODIES = 32  # max bodies arriving at the same time; beyond, the oldest is dropped
 
 
 class Waiting:
@@ -32,15 +32,15 @@ class Waiting:
 
     @property
     def number(self) -> int:
-        """How many are arriving."""
+        """How many bodies are arriving."""
         return len(self._open)
 
     @contextlib.asynccontextmanager
     async def arriving(self) -> AsyncIterator[None]:
-        """The time in which a body has to arrive; it ends sooner if newer ones need the place.
+        """The timeout for a body to arrive; it expires early if newer bodies need the slot.
 
         Raises:
-            TimeoutError: it did not arrive.
+            TimeoutError: the body did not arrive in time.
         """
         while len(self._open) >= self._most:
             oldest = self._open.pop(next(iter(self._open)))
@@ -55,14 +55,14 @@ class Waiting:
 
 
 class Door:
-    """ASGI middleware for paths without authentication: one allowance for all callers together.
+    """ASGI middleware for paths without authentication: one rate limit for all callers together.
 
     Args:
         app: serves those paths.
-        per_minute: requests of all callers together.
+        per_minute: max requests of all callers together.
         waiting: the bodies that are arriving, here and at other doors.
-        body: bytes that a request's body may have; 0 if nothing here reads one.
-        values: values that a JSON body may have, since each may cost an error of its own.
+        body: max bytes of a request's body; 0 if nothing here reads one.
+        values: max values of a JSON body, since each may cause an error of its own.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The one server of this user that others attach to, over a Unix socket of its own.
+"""The user's single background server, which stdio processes attach to over a Unix socket.
 
-Finding it, and forwarding all of a stdio process's requests to it.
+Finds it, and forwards all of a stdio process's requests to it.
 """
 
 from typing import TYPE_CHECKING
@@ -63,7 +63,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`ResidentProxy` when it is asked for: it needs FastMCP, and nothing else here does."""
+    """Import `ResidentProxy` on first access: nothing else here needs FastMCP."""
     if name != "ResidentProxy":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .proxy import ResidentProxy

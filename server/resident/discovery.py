@@ -1,7 +1,7 @@
-"""Finds the resident server that a process on stdio may attach to, and says why it may not.
+"""Finds the resident server that a stdio process may attach to, or says why it may not.
 
-A server of another version, or with other folders or settings, is refused. Knows where servers
-are; nothing of what is said to them once attached.
+Refuses a server of another version, or with other folders or settings. Knows where servers are,
+not what is sent to them once attached.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .record import Record, found
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT = 5.0  # seconds for an answer from a server on this machine
-START_TIMEOUT = 90.0  # seconds for a server that is started on demand
-FACTS_LIMIT = 100_000  # bytes of a server's facts
+ANSWER_TIMEOUT = 5.0  # max seconds for an answer from a server on this machine
+START_TIMEOUT = 90.0  # max seconds to start a server on demand
+FACTS_LIMIT = 100_000  # max bytes of a server's facts
 FACTS_PATH = "/resident"
 START = "rmi-agent-mcp-server start"
 STOP = "rmi-agent-mcp-server stop"
@@ -47,10 +47,10 @@ class Facts(BaseModel):
     """What a server reports about itself to an authenticated caller.
 
     Attributes:
-        version: of the package, as of the server's start.
-        pid: its process.
-        started: seconds since 1970.
-        prefix: of the Python environment, whose packages kernels have.
+        version: the package's version when the server started.
+        pid: the server's process ID.
+        started: start time in seconds since 1970.
+        prefix: `sys.prefix` of the Python environment, whose packages kernels have.
         projects: PYTHON_PROJECTS_DIR.
         notebooks: RMI_AGENT_NOTEBOOKS_DIR.
         settings: the other settings that sessions depend on, as JSON.
@@ -71,13 +71,13 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is and what authenticates us there.
+    """A server's address and our credentials for it.
 
     Attributes:
         url: its TCP base URL, which names it in messages.
-        token: its bearer token, which goes nowhere else.
-        record: the resident server's record, whose socket is used instead of TCP.
-        start: identifies one start of the server; empty until it was asked.
+        token: its bearer token, which is sent nowhere else.
+        record: the resident server's record; its socket is used instead of TCP.
+        start: identifies one start of the server; empty until its facts have been read.
     """
 
     url: str
@@ -87,19 +87,19 @@ class Endpoint:
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """The server's name in messages."""
         process = f" (process {self.record.pid})" if self.record else ""
         return f"The resident server at {self.url}{process}"
 
     @property
     def base_url(self) -> str:
-        """The base of request URLs; through a socket, the host in it leads nowhere."""
+        """The base of request URLs; with a Unix socket, its host is a placeholder."""
         return "http://localhost" if self.record else self.url
 
     def client(self, timeout: httpx2.Timeout | float = ANSWER_TIMEOUT) -> httpx2.AsyncClient:
-        """An HTTP client for this server alone, without proxies.
+        """An HTTP client for this server only, without proxies.
 
-        There is no TLS on the way, so no certificates are loaded, which takes 0.1 s.
+        There is no TLS, so it skips loading certificates, which takes 0.1 s.
         """
         return httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {self.token}"},
@@ -117,7 +117,7 @@ class Endpoint:
         """What the server reports about itself.
 
         Raises:
-            AttachError: it does not answer, or is not a server of this user and version.
+            AttachError: it does not answer, refuses our token, or is not a server of this version.
         """
         cure = RESTART if self.record else "Start it, or correct RMI_AGENT_SERVER and its token"
         if self.record is not None:
@@ -148,7 +148,7 @@ def check_owner(path: Path) -> None:
     """Refuse a socket that another user may have put there.
 
     Raises:
-        AttachError: it or its folder is not this user's alone.
+        AttachError: another user owns the socket or its folder, or may change the folder.
     """
     try:
         folder, entry = path.parent.stat(), path.lstat()
@@ -169,10 +169,10 @@ def check_owner(path: Path) -> None:
 
 
 async def find_endpoint(settings: Settings, attach: Attach) -> Endpoint:
-    """The server to attach to; with `always`, one is started if none runs.
+    """Find the server to attach to; with `always`, start one if none runs.
 
     Raises:
-        AttachError: there is none, or it is not the right one.
+        AttachError: there is no server, or it does not match.
     """
     try:
         if settings.rmi_agent_server is not None:
@@ -193,23 +193,23 @@ async def find_endpoint(settings: Settings, attach: Attach) -> Endpoint:
 
 
 def resident_endpoint(record: Record) -> Endpoint:
-    """The resident server with this record.
+    """The endpoint of the resident server with this record.
 
     Raises:
-        AttachError: it is of another version, to which nothing is said.
+        AttachError: it has another version, so it is not contacted.
     """
     check_version(record.version, record.pid)
     return Endpoint(record.url, record.key, record)
 
 
 def named_endpoint(settings: Settings, url: str) -> Endpoint:
-    """The server that RMI_AGENT_SERVER names.
+    """The endpoint of the server that RMI_AGENT_SERVER names.
 
-    Anybody may listen there once it has ended, so only a token that was set for it is sent.
+    Once it has exited anybody may listen there, so only a token that was set for it is sent.
 
     Raises:
         AttachError: no token was set.
-        BadSettings: others could have written the resident server's record.
+        BadSettings: other users could have written the resident server's record.
     """
     record = found()
     if record is not None and record.url == url:
@@ -222,12 +222,12 @@ def named_endpoint(settings: Settings, url: str) -> Endpoint:
 
 
 def check(settings: Settings, attach: Attach, facts: Facts) -> None:
-    """Check that a server does what this process would do by itself.
+    """Check that a server would do what this process would do by itself.
 
-    With `auto` the folders have to be the same; with `always`, only those that are set here.
+    With `auto`, all folders have to match; with `always`, only those that are set here.
 
     Raises:
-        AttachError: it does something else.
+        AttachError: the server's version, environment, folders or settings differ.
     """
     check_version(facts.version, facts.pid)
     folders = (
@@ -238,7 +238,7 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         counts = attach == "auto" or name in settings.model_fields_set
         if counts and os.path.realpath(ours) != os.path.realpath(theirs):
             raise AttachError(format_difference(variable_of(name), str(ours), theirs))
-    # A named server may be from anywhere; a resident one has this environment's packages.
+    # A named server may use any environment; a resident one must have this one's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise AttachError(format_difference("the Python environment", sys.prefix, facts.prefix))
     for name, value in settings.shared().items():
@@ -256,10 +256,10 @@ def format_difference(what: str, here: str, there: str) -> str:
 
 
 def check_version(theirs: str, pid: int) -> None:
-    """Check that a server is of this version.
+    """Check that a server has this process's version.
 
     Raises:
-        AttachError: it is not; says which of the two to restart.
+        AttachError: the versions differ; says which of the two to restart.
     """
     if theirs == VERSION:
         return
@@ -279,11 +279,11 @@ def check_version(theirs: str, pid: int) -> None:
 async def start(settings: Settings) -> None:
     """Start a resident server with these settings.
 
-    By the command that people use, which ends: hosts that end all descendants of a process on
-    stdio don't find the server among them.
+    Runs the user's own command, which exits, so hosts that kill all descendants of a stdio
+    process don't find the server among them.
 
     Raises:
-        AttachError: it does not start; has its error message.
+        AttachError: the server does not start; includes its error message.
     """
     log.info("No resident server runs; starting one")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start"]

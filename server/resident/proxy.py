@@ -1,7 +1,7 @@
-"""A server on stdio that forwards everything to the resident one: FastMCP's proxy, watched.
+"""A stdio server that forwards everything to the resident server, with FastMCP's proxy.
 
-It notices when the resident server ends, says what may have happened, and finds the next one.
-Knows MCP and the way there; no kernel and no tool.
+Notices when the resident server exits, reports what may have happened, and finds the next one.
+Knows MCP and the connection, not kernels or tools.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from .record import found
 
 log = logging.getLogger(__name__)
 
-WATCH_INTERVAL = 0.5  # seconds, while a call goes on
-PROBE_INTERVAL = 5.0  # seconds; a server that runs may still be stuck
-MAX_FAILED_PROBES = 3  # in a row, until a server counts as stuck
-MAX_IDLE_CONNECTIONS = 4  # kept for the next calls, of each kind
+WATCH_INTERVAL = 0.5  # seconds between checks that the process runs, during a call
+PROBE_INTERVAL = 5.0  # seconds between requests that detect a server that runs but is stuck
+MAX_FAILED_PROBES = 3  # consecutive failures until a server counts as stuck
+MAX_IDLE_CONNECTIONS = 4  # per kind of connection, kept for later calls
 REQUEST_TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # as in MCP's own clients
 NOTHING_RAN = "Nothing was run."
 MAY_HAVE_RUN = "The call may have been carried out, wholly or in part."
@@ -53,14 +53,14 @@ SESSIONS_ENDED = (
 
 
 class UpstreamLost(Exception):
-    """The server of an open call has ended or is stuck; the text says so, and what to do."""
+    """The server handling a call has exited or is stuck; the text says so, and what to do."""
 
 
 class PooledTransport(StreamableHttpTransport):
     """FastMCP's transport over one HTTP client that stays open, for results of any size.
 
-    An HTTP client for each connection costs some 100 ms, and the SDK's limit of 1 MB for one
-    event is less than a large picture has.
+    A new HTTP client per connection costs about 100 ms, and a large picture exceeds the SDK's
+    limit of 1 MB per event.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -71,7 +71,7 @@ class PooledTransport(StreamableHttpTransport):
     async def connect_session(  # type: ignore[override]
         self, *, transport_options: Any, **session: Any
     ) -> AsyncIterator[Any]:
-        """One MCP connection."""
+        """Open one MCP connection."""
         async with (
             streamable_http_client(self.url, http_client=self._http, max_sse_event_size=None) as (
                 reading,
@@ -82,15 +82,14 @@ class PooledTransport(StreamableHttpTransport):
             yield opened
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close the HTTP client and all its connections."""
         await self._http.aclose()
 
 
 class Connection(ProxyClient[PooledTransport]):
-    """A connection for one call at a time, which is given back after it instead of closed.
+    """A connection for one call at a time, returned to the pool afterwards instead of closed.
 
-    Progress and questions of one call never mix with those of another, as they would on a
-    connection that several calls share.
+    On a connection shared by several calls, their progress and questions would mix.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Connection(ProxyClient[PooledTransport]):
 
     async def __aenter__(self) -> Connection:
         if not self._kept:
-            await super().__aenter__()  # type: ignore[no-untyped-call] # for the time between calls
+            await super().__aenter__()  # type: ignore[no-untyped-call] # stays open between calls
             self._kept = True
         await super().__aenter__()  # type: ignore[no-untyped-call]
         return self
@@ -114,12 +113,12 @@ class Connection(ProxyClient[PooledTransport]):
 
 
 class ResidentProxy(Middleware):
-    """Forwards requests to the resident server. `mcp` is the FastMCP server that does so.
+    """Forwards requests to the resident server; `mcp` is the FastMCP server that does so.
 
     Args:
-        settings: all that can be set.
-        attach: whether a server is started where none runs.
-        endpoint: the server, as it was found.
+        settings: the settings of this process.
+        attach: whether to start a server if none runs.
+        endpoint: the resident server, as found at startup.
     """
 
     def __init__(self, settings: Settings, attach: Attach, endpoint: Endpoint) -> None:
@@ -138,7 +137,7 @@ class ResidentProxy(Middleware):
         self.mcp.add_completion_handler(self.complete)
 
     def connection(self) -> Connection:
-        """A connection of our own client's protocol era, with what that client can do."""
+        """A pooled or new connection that matches our client's protocol era and capabilities."""
         ctx = get_context()
         request, client = ctx.request_context, ctx.session.client_capabilities
         asked = request.protocol_version if request is not None else None
@@ -162,7 +161,7 @@ class ResidentProxy(Middleware):
     async def on_request(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
     ) -> Any:
-        """Forward a request if the server runs, and say what happened if it ends meanwhile."""
+        """Forward a request if the server runs; report what happened if it exits meanwhile."""
         refuse = ToolError if context.method == "tools/call" else protocol_error
         try:
             await self._find()
@@ -181,7 +180,7 @@ class ResidentProxy(Middleware):
         argument: CompletionArgument,
         context: CompletionContext | None,
     ) -> Completion:
-        """What an argument may be."""
+        """Forward a completion request for an argument."""
         given = dict(context.arguments or {}) if context is not None else None
         async with self.connection() as connection:
             return await connection.complete(
@@ -189,14 +188,14 @@ class ResidentProxy(Middleware):
             )
 
     async def aclose(self) -> None:
-        """Close the connections; what runs on the server goes on."""
+        """Close the connections; runs on the server go on."""
         await self._upstream.aclose()
 
     async def _find(self) -> None:
-        """Have the right server at the other end.
+        """Make sure that we are connected to a matching server that runs.
 
         Raises:
-            AttachError: there is none.
+            AttachError: there is no such server.
         """
         if self._endpoint.record is not None and still_runs(self._endpoint):
             return
@@ -215,10 +214,10 @@ class ResidentProxy(Middleware):
     async def _watched(
         self, call_next: Callable[[Any], Awaitable[Any]], context: MiddlewareContext[Any]
     ) -> Any:
-        """Wait for an answer as long as the server runs that it comes from.
+        """Wait for an answer for as long as the server that sends it runs.
 
         Raises:
-            UpstreamLost: it does not any more.
+            UpstreamLost: the server has exited or is stuck.
         """
         endpoint, lost = self._endpoint, ""
         with anyio.CancelScope() as scope:
@@ -227,7 +226,7 @@ class ResidentProxy(Middleware):
                 nonlocal lost
                 try:
                     lost = await self._loss_of(endpoint)
-                except Exception as error:  # of this code: no call may wait for ever because of it
+                except Exception as error:  # a bug here must not block the call forever
                     log.exception("%s can't be watched", endpoint.label)
                     lost = f"{endpoint.label} can't be watched: {error!r}. {MAY_HAVE_RUN}"
                 scope.cancel()
@@ -244,7 +243,7 @@ class ResidentProxy(Middleware):
         raise UpstreamLost(lost)
 
     async def _loss_of(self, endpoint: Endpoint) -> str:
-        """Wait until a server has ended or is stuck, and say so."""
+        """Wait until a server has exited or is stuck; returns the message."""
         failed, probed = 0, anyio.current_time()
         while True:
             await anyio.sleep(WATCH_INTERVAL)
@@ -268,19 +267,19 @@ class ResidentProxy(Middleware):
 
     @property
     def _alternative(self) -> str:
-        """What else can be done where nobody asked for a resident server."""
+        """A further suggestion, for users who did not ask for a resident server."""
         if self._attach == "always":
             return ""
         return " Or restart this application: it then runs code by itself, without that server."
 
 
 def protocol_error(text: str) -> MCPError:
-    """For requests whose results have no place for errors."""
+    """The error for requests whose results can't carry one."""
     return MCPError(INTERNAL_ERROR, text)
 
 
 def still_runs(endpoint: Endpoint) -> bool:
-    """Whether a resident server still runs; others have no record, and count as running."""
+    """Whether a resident server still runs; others have no record and count as running."""
     if endpoint.record is None:
         return True
     try:
@@ -290,7 +289,7 @@ def still_runs(endpoint: Endpoint) -> bool:
 
 
 async def answers(endpoint: Endpoint) -> bool:
-    """Whether a server answers at all."""
+    """Whether a server answers a health check."""
     try:
         async with endpoint.client() as client:
             return (await client.get(f"{endpoint.base_url}/healthz")).status_code == 200

@@ -1,7 +1,7 @@
-"""The resident server's record, lock and Unix socket: how this user's one server is found.
+"""The resident server's record, lock and Unix socket, by which this user's one server is found.
 
-All three lie in the private state folder. The lock ends with its process, which tells a running
-server from the record of a crashed one. Knows files and processes; sends nothing.
+All three are in the private state folder. The lock is released when its process exits, which
+tells a running server from a crashed one's record. Knows files and processes; sends nothing.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from ..state_dir import private_folder, private_text, token_file
 if sys.platform != "win32":
     import fcntl
 
-LOCK_TIMEOUT = 60.0  # seconds for another server to start or stop
-POLL_INTERVAL = 0.05  # seconds
-BACKLOG = 2048  # connections that the system queues until they are accepted
-SOCKET_PATH_LIMIT = 103  # bytes of a Unix socket's path on macOS; 107 on Linux
+LOCK_TIMEOUT = 60.0  # max seconds to wait while another server starts or stops
+POLL_INTERVAL = 0.05  # seconds between attempts to get the lock or find the server
+BACKLOG = 2048  # max connections the system queues until they are accepted
+SOCKET_PATH_LIMIT = 103  # max bytes of a Unix socket's path on macOS; 107 on Linux
 
 
 @dataclass(frozen=True)
 class Record:
-    """One resident server.
+    """What the record file says about one resident server.
 
     Attributes:
-        pid: its process.
-        born: when that started, by its system's clock.
-        version: of the package.
+        pid: its process ID.
+        born: when the process started, as `born()` measures it.
+        version: the package's version.
         url: its TCP base URL, for browsers and other clients.
-        log: the file that its log goes to; None where the program that started it keeps that.
-        socket: its Unix socket; empty in the records of older versions.
-        key: the bearer token of this start, which nobody else is ever given.
+        log: its log file; None if the program that started it keeps the log.
+        socket: the path of its Unix socket; empty in records of older versions.
+        key: the bearer token of this start, which is given to nobody else.
     """
 
     pid: int
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def lives(self) -> bool:
-        """Whether the process runs, and is the one that wrote the record."""
+        """Whether the process still runs and is the one that wrote the record."""
         return born(self.pid) == self.born
 
 
@@ -85,22 +85,22 @@ def check_supported() -> None:
 
 
 def record_file() -> Path:
-    """Where the record is."""
+    """The path of the record."""
     return token_file().with_name("resident.json")
 
 
 def log_file() -> Path:
-    """Where a server that was started in the background logs to."""
+    """The log file of a server started in the background."""
     return token_file().with_name("resident.log")
 
 
 def lock_file() -> Path:
-    """What the server locks."""
+    """The file that a running server locks."""
     return token_file().with_name("resident.lock")
 
 
 def born(pid: int) -> float | None:
-    """When a process of this user started, unaffected by changes of the clock, or None."""
+    """When this user's process started, unaffected by clock changes; None if there is none."""
     try:
         process = psutil.Process(pid)
         if sys.platform != "win32" and process.uids().real != os.getuid():
@@ -114,10 +114,10 @@ def born(pid: int) -> float | None:
 
 
 def recorded() -> Record | None:
-    """The record, whether or not its server still runs; None if none can be read.
+    """Read the record, whether or not its server still runs; None if there is no valid one.
 
     Raises:
-        BadSettings: others could have written it.
+        BadSettings: other users could have written it.
     """
     path = record_file()
     if not path.exists():
@@ -129,17 +129,17 @@ def recorded() -> Record | None:
 
 
 def found() -> Record | None:
-    """The resident server that runs now, or None.
+    """The record of the resident server that runs now, or None.
 
     Raises:
-        BadSettings: others could have written its record.
+        BadSettings: other users could have written it.
     """
     record = recorded()
     return record if record is not None and is_held() and record.lives else None
 
 
 def publish(record: Record) -> None:
-    """Let clients find the server; one that reads half a record finds none yet."""
+    """Write the record so that clients find the server; a half-written one counts as none."""
     private_folder()
     descriptor = os.open(record_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "wb") as file:
@@ -147,7 +147,7 @@ def publish(record: Record) -> None:
 
 
 def withdraw() -> None:
-    """Let clients find no server."""
+    """Remove the record, so that clients no longer find the server."""
     record_file().unlink(missing_ok=True)
 
 
@@ -165,8 +165,8 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold the per-user lock; waits for a server that is shutting down.
 
     Raises:
-        Running: a server runs.
-        BadSettings: this is Windows, or one has been starting or stopping for `timeout` seconds.
+        Running: a server runs already.
+        BadSettings: this is Windows, or a server has been starting or stopping for `timeout` s.
     """
     check_supported()
     until = time.monotonic() + timeout
@@ -189,16 +189,16 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
 
 
 def is_held() -> bool:
-    """Whether a resident server runs, starts or stops."""
+    """Whether a resident server is running, starting or stopping."""
     if sys.platform == "win32" or not lock_file().exists():
         return False
     with open_lock() as descriptor:
-        return not lock(descriptor, fcntl.LOCK_SH)  # those who only look don't exclude each other
+        return not lock(descriptor, fcntl.LOCK_SH)  # shared: readers don't block each other
 
 
 @contextlib.contextmanager
 def open_lock() -> Iterator[int]:
-    """The lock's file; closing it unlocks."""
+    """Open the lock file; closing it releases the lock."""
     descriptor = os.open(lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield descriptor
@@ -207,7 +207,7 @@ def open_lock() -> Iterator[int]:
 
 
 def lock(descriptor: int, how: int) -> bool:
-    """Lock a file, unless somebody else has."""
+    """Try to lock a file without waiting; whether it worked."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError:
@@ -217,13 +217,13 @@ def lock(descriptor: int, how: int) -> bool:
 
 @contextlib.contextmanager
 def local_socket() -> Iterator[socket.socket]:
-    """A listening Unix socket that only this user can connect to. For who holds the lock.
+    """A listening Unix socket that only this user can connect to; the caller holds the lock.
 
-    It is in the state folder. Where that can't be, as its path is too long or its file system
-    has no sockets, it is in a private temporary folder; the record says where.
+    It is in the state folder or, if the path is too long or the file system does not support
+    sockets, in a private temporary folder; the record says where.
 
     Raises:
-        BadSettings: neither can have one.
+        BadSettings: the socket can't be created in either folder.
     """
     path = private_folder() / "resident.sock"
     with contextlib.ExitStack() as stack:
@@ -247,10 +247,10 @@ def local_socket() -> Iterator[socket.socket]:
 
 
 def listening_at(path: Path) -> socket.socket:
-    """A socket that listens at a path, in place of what a killed server left there.
+    """Open a socket that listens at a path, replacing what a killed server left there.
 
     Raises:
-        OSError: none can be there.
+        OSError: no socket can be created there.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
         raise OSError(f"{path} is too long for a socket")
@@ -258,7 +258,7 @@ def listening_at(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(str(path))
-        path.chmod(0o600)  # in time: nobody can connect before it listens
+        path.chmod(0o600)  # early enough: nobody can connect before listen()
         listening.listen(BACKLOG)
     except OSError:
         listening.close()

@@ -1,6 +1,6 @@
-"""Pages to look at sessions, live and past: a list, and each session's notebook as it grows.
+"""Web pages that show live and past sessions: a list, and each session's notebook as it grows.
 
-Reads notebooks, and asks open sessions for what is not written yet; runs nothing itself.
+Reads notebooks and asks open sessions for what is not written yet; runs nothing itself.
 """
 
 from .access import ByFirstLink, ByToken, NoSignIn

@@ -1,7 +1,8 @@
-"""Who may look at which sessions: cookies after a sign-in, links that share one, a first link.
+"""Who may view which sessions: cookies after a sign-in, links that share one session, a first link.
 
-Nothing is stored: what is handed out carries its end and a MAC, under a key made from the token
-that was shown, and so ends when that changes. Knows names and keys; nothing of pages.
+Nothing is stored: cookies and links carry their expiry and a MAC. The MAC's key is derived from
+the token that was presented, so they become invalid when the token changes. Knows names and keys;
+nothing about pages.
 """
 
 from __future__ import annotations
@@ -16,50 +17,50 @@ from typing import Protocol
 from ...kernels import LOCAL
 from ..auth import Tokens, may_see, same_secret
 
-SIGNED_IN = 30 * 86_400  # seconds
+SIGNED_IN = 30 * 86_400  # seconds that a sign-in lasts
 SHARED = {"1 hour": 3_600, "1 day": 86_400, "7 days": 7 * 86_400}
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who looks at the pages.
+    """Somebody who views the pages.
 
     Attributes:
-        name: the principal, as sessions are recorded with it.
-        all: whether everything may be seen: by anybody who may read the files anyway.
+        name: the principal, as recorded in sessions.
+        all: whether every session is visible, as for anybody who can read the files anyway.
     """
 
     name: str
     all: bool = False
 
     def sees(self, principal: str | None) -> bool:
-        """Whether the sessions of a principal are to be seen; None is of nobody known."""
+        """Whether a principal's sessions are visible; None means that the owner is unknown."""
         return self.all or may_see(self.name, principal)
 
 
 class Access(Protocol):
-    """A way to be known."""
+    """A way to identify viewers."""
 
     def viewer(self, cookie: str) -> Viewer | None:
-        """Whose cookie it is; None if it is nobody's, or not any more."""
+        """The viewer with this cookie; None if it is invalid or expired."""
 
 
 class NoSignIn:
     """Everybody is this machine's user (--insecure-no-auth)."""
 
     def viewer(self, cookie: str) -> Viewer | None:
-        """Always the same_secret."""
+        """This machine's user, whatever the cookie."""
         return Viewer(LOCAL)
 
 
 class ByToken:
-    """Cookies for those who have shown a token, and links for those whom they let see a session."""
+    """Cookies for those who presented a token, and links with which they share a session."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
 
     async def cookie(self, token: str) -> str | None:
-        """A cookie for the principal who has a token; None if nobody has it."""
+        """A cookie for the principal who owns `token`; None if nobody does."""
         found = await self.tokens.verify_token(token)
         key = found and self.tokens.key(found.client_id, "review cookie")
         if found is None or not key:
@@ -68,7 +69,7 @@ class ByToken:
         return f"{packed(found.client_id.encode())}.{until}.{mac(key, until)}"
 
     def viewer(self, cookie: str) -> Viewer | None:
-        """Whose cookie it is; None if it is nobody's, or not any more."""
+        """The viewer with this cookie; None if it is invalid or expired."""
         name, until, given = split(cookie)
         for principal in self.tokens.principals:
             if packed(principal.encode()) == name:
@@ -78,13 +79,13 @@ class ByToken:
         return None
 
     def share(self, viewer: Viewer, name: str, seconds: int) -> str | None:
-        """What a link needs to show one session, until then; None if the viewer has no token."""
+        """The secret part of a link that shows one session; None if the viewer has no token."""
         key = self.tokens.key(viewer.name, "review share")
         until = str(int(time.time()) + seconds)
         return None if key is None else f"{name}.{until}.{mac(key, name, until)}"
 
     def shared(self, link: str) -> tuple[str, Viewer, int] | None:
-        """The session that a link shows, who has shared it, and until when; None if it is over."""
+        """The session that a link shows, who shared it, and its expiry; None if it is invalid."""
         name, until, given = split(link)
         found = None
         for principal in self.tokens.principals:
@@ -95,7 +96,7 @@ class ByToken:
 
 
 class ByFirstLink:
-    """This machine's user, who reads a link in the terminal that works once."""
+    """Lets in this machine's user, who opens a one-time link shown in the terminal."""
 
     def __init__(self) -> None:
         self._cookie = secrets.token_urlsafe(32)
@@ -114,26 +115,26 @@ class ByFirstLink:
         return self._cookie
 
     def viewer(self, cookie: str) -> Viewer | None:
-        """The user, who may see all."""
+        """The user, who may see every session; None if the cookie is not theirs."""
         return Viewer(LOCAL, all=True) if same_secret(cookie, self._cookie) else None
 
 
 def mac(key: bytes, *parts: str) -> str:
-    """A MAC over texts that have no NUL."""
+    """A MAC over texts that contain no NUL."""
     return packed(hmac.digest(key, "\0".join(parts).encode("utf-8", "replace"), "sha256"))
 
 
 def split(given: str) -> tuple[str, str, str]:
-    """Name, end and MAC; three empty texts if it is not of that form."""
+    """Name, expiry and MAC; three empty strings if the format is wrong."""
     parts = given.rsplit(".", 2)
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", "")
 
 
 def over(until: str) -> bool:
-    """Whether a time has come; only asked for what has a good MAC."""
+    """Whether a time has passed; call it only once the MAC was verified."""
     return int(until) <= time.time()
 
 
 def packed(data: bytes) -> str:
-    """Bytes in letters that cookies and addresses can have."""
+    """Bytes as characters that cookies and URLs can contain."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")

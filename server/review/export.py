@@ -1,7 +1,7 @@
-"""A session to take along: the notebook as it lies there, a script, or one page.
+"""Downloads of a session: the notebook as it is on disk, a script, or a single page.
 
-The page has what nbconvert makes of the notebook, with outputs cleaned of what could act, and
-loads nothing. Knows files and nbconvert; nothing of who asks.
+The page is nbconvert's HTML with active content removed from the outputs, and loads nothing.
+Knows files and nbconvert; nothing about who asks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = {
     "html": "text/html; charset=utf-8",
 }
 SCRIPTS = re.compile(r"<script\b[^>]*>.*?</script>", re.S)
-# The page is opened from a disk, where no server says what it may do.
+# The page is opened from disk, where no server's headers restrict it.
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
     " style-src 'unsafe-inline'; img-src data:; font-src data:\">"
@@ -34,7 +34,7 @@ def content(entry: Entry, kind: str) -> bytes:
     """A session as one of `KINDS`.
 
     Raises:
-        UnreadableError: its file is no notebook, or too large.
+        UnreadableError: its file is not a notebook, or is too large.
     """
     raw = regular(entry.path, None if kind == "ipynb" else LARGEST)
     if kind == "ipynb":
@@ -48,24 +48,24 @@ def content(entry: Entry, kind: str) -> bytes:
 
 
 def notebook_of(raw: bytes) -> NotebookNode:
-    """A notebook as nbconvert needs it.
+    """A notebook parsed for nbconvert.
 
     Raises:
-        UnreadableError: it is none.
+        UnreadableError: it is not a notebook.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what is not quite valid
+            warnings.simplefilter("ignore")  # about slightly invalid notebooks
             notebook: NotebookNode = nbformat.reads(raw.decode("utf-8", "replace"), as_version=4)
             return notebook
-    except Exception as error:  # nbformat raises what the broken part leads to
+    except Exception as error:  # nbformat raises whatever the broken part causes
         raise UnreadableError(
             f"It is no notebook that can be converted ({error!s:.100})."
         ) from None
 
 
 def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:
-    """One page, for a disk."""
+    """A notebook as a single HTML page, to be opened from disk."""
     nowhere = dict.fromkeys(
         ("require_js_url", "jquery_url", "mathjax_url", "mermaid_js_url", "widget_renderer_url"), ""
     )
@@ -73,5 +73,5 @@ def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:
     exporter = HTMLExporter(sanitize_html=True, embed_images=False, **nowhere)
     exporter.mermaid_layout_elk_js_url = ""
     html, _ = exporter.from_notebook_node(notebook, resources)
-    html = SCRIPTS.sub("", html)  # the template's own: those of outputs are text by now
+    html = SCRIPTS.sub("", html)  # the template's own: those in outputs are text by now
     return bytes(html.replace("<head>", f"<head>{POLICY}", 1).encode("utf-8", "replace"))

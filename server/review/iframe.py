@@ -1,7 +1,7 @@
-"""A rich output as a document of its own, which can do nothing but look like something.
+"""A rich output as a document of its own that can do nothing but be displayed.
 
-Its scripts never run and nothing is loaded into it; a browser that failed at one of the ways to
-see to that would still be held by the others. Knows the output's text, and no page around it.
+Its scripts never run and it loads nothing; a browser that failed to enforce one of the measures
+is still restrained by the others. Knows the output's text, not the page around it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pre, code { font-family: ui-monospace, monospace; font-size: .95em; white-space:
 .rmi-note { color: GrayText; font-size: .9em; margin: .4em 0 0 }
 """
 OURS = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-# `sandbox` again, for a reader who opens the address by itself.
+# `sandbox` again, for a viewer who opens the URL by itself.
 POLICY = "; ".join(
     (
         "sandbox allow-scripts",
@@ -49,7 +49,7 @@ HEADERS = {
 
 
 def document(cell: Cell, place: int, mime: str) -> str | None:
-    """An output as a document, or a cell of Markdown itself; None if there is none of that type."""
+    """An output, or a Markdown cell itself, as a document; None if there is none of that type."""
     if cell.kind == "markdown":
         content = markdown(cell.source)
     elif 0 <= place < len(cell.outputs) and mime in cell.outputs[place].bundle:
@@ -58,7 +58,7 @@ def document(cell: Cell, place: int, mime: str) -> str | None:
             content = markdown(content)
     else:
         return None
-    # As data, which the script takes apart in a place where nothing is loaded or run.
+    # As data, which the script parses where nothing is loaded or run.
     data = json.dumps(content).replace("<", "\\u003c")
     drawn = ' class="drawn"' if mime == "image/svg+xml" else ""
     return (
@@ -70,7 +70,7 @@ def document(cell: Cell, place: int, mime: str) -> str | None:
 
 
 def markdown(text: str) -> str:
-    """Markdown as HTML, which is no more trusted than any other."""
+    """Markdown as HTML, which is trusted no more than any other HTML."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     return str(markdown2html_mistune(text))

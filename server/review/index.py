@@ -1,7 +1,7 @@
-"""The list of sessions: what each notebook of a folder says in one line, newest first.
+"""The list of sessions: a summary of each notebook in a folder, newest first.
 
-A notebook is parsed once and again when its file has changed. Names are looked up among those
-that are there, so that no address is ever a path. Knows files; nothing of pages or users' tokens.
+A notebook is parsed again only if its file has changed. Names are looked up among existing files,
+so that no URL is ever used as a path. Knows files; nothing about pages or users' tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ...kernels import JOURNAL_SUFFIX, is_recorded
 from .model import Cell, Notebook, UnreadableError, fingerprint, read
 
 EXTENSION = ".ipynb"
-STAMP = re.compile(r"(\d{8}-\d{6})-")  # begins the names that recorders give
-SEARCHED = 200_000  # characters of a notebook that stay in memory; of longer ones the file is read
-KEPT = 40_000_000  # bytes of files whose whole contents stay in memory
-TITLE = 120  # characters
-SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # begin lines that make no title
+STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose
+SEARCHED = 200_000  # max characters kept for searching; for longer notebooks, the file is read
+KEPT = 40_000_000  # max bytes of files whose whole contents stay in memory
+TITLE = 120  # max characters of a title
+SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # prefixes of lines that make no title
 
-Stamp = tuple[int, int, int, bool]  # inode, size, time of change, whether it is being recorded
+Stamp = tuple[int, int, int, bool]  # inode, size, mtime in ns, whether it is being recorded
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Entry:
     """A session in the list.
 
     Attributes:
-        name: what its address has; the file's name without its extension, as a rule.
+        name: its name in URLs; usually the file name without its extension.
         title: what ran first.
         started: seconds since the epoch.
-        principal: whose it is; None is of nobody known.
-        status: how its last cell went; `unreadable` where the file is no notebook.
-        seconds: how long its cells ran together.
-        live: whether somebody is recording it.
+        principal: its owner; None if unknown.
+        status: the status of its last cell; `unreadable` if the file is not a notebook.
+        seconds: the total run time of its cells.
+        live: whether it is being recorded.
         problem: why it can't be read.
-        text: its code and output in small letters; None where that is too long to be kept.
+        text: its code and output in lower case; None if that is too long to keep.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Entry:
     text: str | None = ""
 
     def contains(self, words: Iterable[str]) -> bool:
-        """Whether each word, in small letters, stands in its code, its output or its name."""
+        """Whether each lower-case word occurs in its code, its output or its name."""
         words = [word for word in words if word not in self.path.name.lower()]
         if not words:
             return True
@@ -77,19 +77,19 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._entries: dict[str, Entry] = {}  # by the file's name
+        self._entries: dict[str, Entry] = {}  # by file name
         self._read: OrderedDict[tuple[str, Stamp], Notebook] = OrderedDict()
         self._lock = threading.Lock()
 
     def entries(self) -> list[Entry]:
-        """All of them, newest first."""
+        """All sessions, newest first."""
         with self._lock:
             self._entries = {entry.path.name: entry for entry in self._looked()}
             found = list(self._entries.values())
         return sorted(found, key=lambda entry: (entry.started, entry.name), reverse=True)
 
     def find(self, name: str) -> Entry | None:
-        """The one with a name, as it is now; None if there is none."""
+        """The up-to-date entry with a name; None if there is none."""
         with self._lock:
             known = next((entry for entry in self._entries.values() if entry.name == name), None)
             if known is not None:
@@ -100,10 +100,10 @@ class Index:
         return next((entry for entry in self.entries() if entry.name == name), None)
 
     def notebook(self, entry: Entry) -> Notebook:
-        """All of a notebook; several that were asked for of late stay in memory.
+        """A whole notebook; the most recently used ones stay in memory.
 
         Raises:
-            UnreadableError: it is no notebook any more.
+            UnreadableError: it is not a notebook any more.
         """
         key = entry.path.name, entry.stamp
         with self._lock:
@@ -132,11 +132,11 @@ class Index:
                     yield entry
 
     def _look(self, name: str, *, recorded: bool = True) -> Entry | None:
-        """One file's entry, parsed if it has changed; `recorded` is false where no journal is."""
+        """One file's entry, parsed if it has changed; `recorded` is false if it has no journal."""
         path = self.folder / name
         try:
             status = path.lstat()
-        except OSError:  # gone meanwhile
+        except OSError:  # deleted meanwhile
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -149,7 +149,7 @@ class Index:
 
 
 def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
-    """What one notebook says; of one that can't be read, why."""
+    """The entry of one notebook; if it can't be read, the reason why."""
     entry = Entry(
         address(path), path, stamp, shown(path.stem), started(path, changed), live=stamp[3]
     )
@@ -172,7 +172,7 @@ def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
 
 
 def address(path: Path) -> str:
-    """The name in addresses; a made-up one where the file's can't stand there."""
+    """A session's name in URLs; a made-up one if the file's name can't be used there."""
     name = path.name.removesuffix(EXTENSION)
     try:
         name.encode()
@@ -186,14 +186,14 @@ def address(path: Path) -> str:
 
 
 def shown(name: str) -> str:
-    """A file's name for people."""
+    """A file name for people, with unprintable characters replaced."""
     return "".join(
         c if c.isprintable() else "\ufffd" for c in name.encode("utf-8", "replace").decode()
     )
 
 
 def started(path: Path, otherwise: float) -> float:
-    """When a session began, as its name says."""
+    """When a session began, in seconds since the epoch: from its file name, else `otherwise`."""
     if stamp := STAMP.match(path.name):
         with contextlib.suppress(ValueError, OverflowError, OSError):
             return datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").timestamp()
@@ -201,7 +201,7 @@ def started(path: Path, otherwise: float) -> float:
 
 
 def began(notebook: Notebook, changed: float) -> float:
-    """When the first cell ran, in seconds since the epoch; the file's last change if none tells."""
+    """When the first cell ran, in seconds since the epoch; `changed` if that is not recorded."""
     for cell in notebook.cells:
         with contextlib.suppress(ValueError, OverflowError, OSError):
             return datetime.fromisoformat(cell.started).timestamp()
@@ -209,7 +209,7 @@ def began(notebook: Notebook, changed: float) -> float:
 
 
 def title(cells: Iterable[Cell]) -> str:
-    """What ran first: a file's name, or the first line of code that tells something."""
+    """What ran first: a file's name, or the first meaningful line of code."""
     for cell in cells:
         if cell.script:
             return shown(cell.script)[:TITLE]
@@ -221,7 +221,7 @@ def title(cells: Iterable[Cell]) -> str:
 
 
 def searchable(notebook: Notebook) -> str:
-    """All code and output as one text in small letters."""
+    """All code and output as one lower-case text."""
     parts = []
     for cell in notebook.cells:
         parts += [cell.script, cell.source]

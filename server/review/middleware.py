@@ -1,7 +1,7 @@
-"""What stands before the pages: who asks, how often, and what every answer says to the browser.
+"""In front of the pages: authentication, rate limits, and the headers of every response.
 
-Who is not known is asked to sign in, whatever is asked for, so that addresses tell nothing.
-Knows cookies and headers; nothing of what the pages show.
+Unknown callers are asked to sign in, whatever they request, so that URLs reveal nothing.
+Knows cookies and headers; nothing about what the pages show.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .index import Index
 from .responses import cookie_of, expired, first_link, local, sign_in
 from .routes import Asked, Pages
 
-OFTEN = 6_000  # requests a minute of one viewer: a long notebook has hundreds of pictures
-STRANGERS = 600  # and of all who are not known together
-FORM_LIMIT = 10_000  # bytes
+OFTEN = 6_000  # max requests per minute of one viewer: a long notebook has hundreds of pictures
+STRANGERS = 600  # max requests per minute of all unknown callers together
+FORM_LIMIT = 10_000  # max bytes of a form
 SIGNING_IN = ("/review/sign-in", "/review/enter/")
 OPEN = ("/review/static/", *SIGNING_IN)
 HEADERS = {
@@ -43,7 +43,7 @@ HEADERS = {
         )
     ),
     "X-Content-Type-Options": "nosniff",
-    # Nothing to others; with no-referrer browsers would call a form's own origin "null".
+    # Nothing to other sites; with no-referrer, browsers would send a form's Origin as "null".
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -52,13 +52,13 @@ HEADERS = {
 
 
 class ReviewAuth:
-    """The pages as an ASGI application, to those whom `access` knows and to who has a link.
+    """The pages as an ASGI application, for viewers whom `access` knows or who have a link.
 
     Args:
         index: the notebooks.
-        access: how those who look are known.
-        sessions: those that are open in this process.
-        waiting: bodies that strangers are sending, here and elsewhere.
+        access: identifies viewers.
+        sessions: the sessions open in this process.
+        waiting: the bodies that strangers are sending, here and elsewhere.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class ReviewAuth:
         self._refused = Door(self._refusal, STRANGERS, waiting, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or ask who sends it."""
+        """Serve a request, or ask its sender to sign in."""
         request = Request(scope)
         asked = self._asked(request)
         headers = HEADERS
         if asked is not None and asked.shared is not None:
-            headers = HEADERS | {"Referrer-Policy": "no-referrer"}  # the address is the key
+            headers = HEADERS | {"Referrer-Policy": "no-referrer"}  # the URL is the secret
         scope = dict(scope)
         if asked is not None:
             who = (
@@ -95,7 +95,7 @@ class ReviewAuth:
         await chosen(scope, receive, saying(headers, send))
 
     def _asked(self, request: Request) -> Asked | None:
-        """Who asks; None if that is not known, or is about to be."""
+        """Who is asking; None if unknown, or if this request signs them in."""
         path = request.scope["path"]
         if path.startswith(SIGNING_IN):
             return None
@@ -114,14 +114,14 @@ class ReviewAuth:
             answer = first_link()
         else:
             leads_to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            # Browsers send no strict cookie with what another site has led to.
+            # Browsers send no strict cookie with a request that another site caused.
             before = request.headers.get("sec-fetch-site") == "cross-site"
             answer = sign_in(local(leads_to), before=before)
         await answer(scope, receive, send)
 
 
 def saying(headers: Mapping[str, str], send: Send) -> Send:
-    """A `send` that adds headers where an answer has none of its own."""
+    """A `send` that adds the headers that a response does not set itself."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":

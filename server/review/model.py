@@ -1,7 +1,7 @@
 """A notebook as the pages see it: cells and outputs of known shapes, whatever the file says.
 
-Files may be foreign, edited or cut off, and what code has put out is hostile; here all of it
-becomes plain frozen data once, so that nobody behind has to doubt a type. Knows no HTML.
+Files may be foreign, edited or truncated, and outputs are hostile. Here, all of it becomes plain
+frozen data once, so that later code can trust the types. Knows no HTML.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 from ...kernels import encodable
 from ..plaintext import INVISIBLE
 
-LARGEST = 50_000_000  # bytes of a notebook that is opened: Python stands still while it is parsed
-TRIES, PAUSE = 5, 0.02  # looks at a file that is being written, and seconds between them
+LARGEST = 50_000_000  # max bytes of a notebook to open: parsing it blocks all of Python
+TRIES, PAUSE = 5, 0.02  # attempts to read a file being written, and seconds between them
 STATUSES = ("ok", "error", "timeout", "interrupted", "dead")
-# What a picture's bytes begin with; another type than claimed is not shown.
+# The first bytes of each picture type; a picture of another type than claimed is not shown.
 MAGIC = {
     "image/png": b"\x89PNG\r\n\x1a\n",
     "image/jpeg": b"\xff\xd8\xff",
@@ -35,11 +35,11 @@ MAGIC = {
     "image/webp": b"RIFF",
 }
 HIDDEN = re.compile(f"[{INVISIBLE}]")
-MOST_PIXELS = 60_000_000  # of a picture; a small file can unpack to more than a browser has
+MOST_PIXELS = 60_000_000  # max pixels of a picture: a small file can exhaust a browser's memory
 
 
 class UnreadableError(Exception):
-    """A file that is no notebook to be shown; the text says why, for a person."""
+    """A file that can't be shown as a notebook; the text tells a person why."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Output:
 
     Attributes:
         kind: `stdout`, `stderr`, `error` or `data`.
-        text: of streams and tracebacks.
-        bundle: of `data`: text by MIME type; what is not text there is JSON.
+        text: the text of streams and tracebacks.
+        bundle: for `data`: text by MIME type; values that are not text are JSON.
     """
 
     kind: str
@@ -58,12 +58,12 @@ class Output:
 
     @cached_property
     def version(self) -> str:
-        """Another one whenever it has changed."""
+        """A fingerprint that changes whenever the output does."""
         parts = (part for pair in self.bundle.items() for part in pair)
         return fingerprint(self.kind, self.text, *parts)
 
     def picture(self, mime: str) -> bytes | None:
-        """A picture's bytes if they are what they claim to be."""
+        """A picture's bytes, if they are of the type they claim to be and not too large."""
         try:
             data = base64.b64decode(self.bundle.get(mime, ""))
         except (binascii.Error, ValueError):
@@ -75,20 +75,20 @@ class Output:
 
     @cached_property
     def pictured(self) -> str | None:
-        """The type of its picture, if it has one that can be shown."""
+        """The MIME type of the output's picture, if it has one that can be shown."""
         return next((mime for mime in MAGIC if mime in self.bundle and self.picture(mime)), None)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """One cell of a notebook.
 
     Attributes:
         number: its place in the notebook, from 1.
         kind: `code`, `markdown` or `raw`.
-        status: one of `STATUSES`, `running`, `waiting`, or empty where it did not run.
+        status: one of `STATUSES`, `running`, `waiting`, or empty if it did not run.
         seconds: how long it ran.
-        script: the name of the file that it ran, if it did.
+        script: the name of the file that it ran, if any.
     """
 
     number: int
@@ -105,7 +105,7 @@ class Cell:
 
     @cached_property
     def version(self) -> str:
-        """Another one whenever it has changed."""
+        """A fingerprint that changes whenever the cell does."""
         return fingerprint(
             self.source,
             self.status,
@@ -115,13 +115,13 @@ class Cell:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the cell has ended, so that no more output will come."""
         return self.status not in ("running", "waiting")
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """All cells, and what the notebook says of itself."""
+    """All cells, and the notebook's metadata."""
 
     cells: tuple[Cell, ...]
     principal: str | None
@@ -129,17 +129,17 @@ class Notebook:
 
     @property
     def last(self) -> Cell | None:
-        """The cell that says how it went: the last one that ran."""
+        """The last cell that ran, whose status counts for the whole notebook."""
         return next((cell for cell in reversed(self.cells) if cell.status), None)
 
     @property
     def seconds(self) -> float:
-        """How long all cells ran together."""
+        """The total run time of all cells."""
         return sum(cell.seconds or 0 for cell in self.cells)
 
     @cached_property
     def last_picture(self) -> tuple[int, int] | None:
-        """The cell's number and the output's place, from 0, of the last picture."""
+        """The last picture's cell number, and its index, from 0, among the cell's outputs."""
         for cell in reversed(self.cells):
             for place, output in reversed(list(enumerate(cell.outputs))):
                 if output.pictured:
@@ -148,10 +148,10 @@ class Notebook:
 
 
 def read(path: Path, *, live: bool) -> Notebook:
-    """A notebook from its file; `live` says that somebody is recording it.
+    """Read a notebook from its file; `live` says whether it is being recorded.
 
     Raises:
-        UnreadableError: it is no notebook, or too large.
+        UnreadableError: it is not a notebook, or is too large.
     """
     for left in reversed(range(TRIES if live else 1)):
         try:
@@ -164,7 +164,7 @@ def read(path: Path, *, live: bool) -> Notebook:
 
 
 def regular(path: Path, most: int | None) -> bytes:
-    """The bytes of an ordinary file, at most so many; a link, or a pipe, is none.
+    """The bytes of a regular file, at most `most`; links and pipes are refused.
 
     Raises:
         UnreadableError: it is something else, too large, or can't be read.
@@ -189,7 +189,7 @@ def parsed(content: Any, *, live: bool) -> Notebook:
     """A notebook's JSON as plain data.
 
     Raises:
-        ValueError: it is not even like a notebook.
+        ValueError: it does not look like a notebook.
     """
     if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         raise ValueError("no notebook")
@@ -207,7 +207,7 @@ def parsed(content: Any, *, live: bool) -> Notebook:
 
 
 def cell_of(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
-    """One cell; one that has begun and not ended is `running` where somebody records it."""
+    """One cell; one that began but has not ended is `running` if it is being recorded."""
     metadata = mapping(cell.get("metadata"))
     record, timing = mapping(metadata.get("rmi_agent")), mapping(metadata.get("execution"))
     kind = cell.get("cell_type")
@@ -236,7 +236,7 @@ def cell_of(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
 def guessed(
     timing: Mapping[str, Any], outputs: tuple[Output, ...], count: int | None, *, live: bool
 ) -> str:
-    """The status of a code cell that has none on record: it goes on, or others ran it."""
+    """The status of a code cell that has none on record: still running, or run elsewhere."""
     if "iopub.execute_input" in timing and "shell.execute_reply" not in timing:
         return "running" if live else "interrupted"
     if count is None and not outputs:
@@ -245,7 +245,7 @@ def guessed(
 
 
 def output_of(output: Any) -> Output:
-    """One output, of whatever shape."""
+    """One output, made from JSON of any shape."""
     output = mapping(output)
     kind = output.get("output_type")
     if kind == "stream":
@@ -260,7 +260,7 @@ def output_of(output: Any) -> Output:
 
 
 def text_of(value: Any) -> str:
-    """An entry of a MIME bundle as text: lines are joined, JSON is written out."""
+    """An entry of a MIME bundle as text: lines are joined, JSON is serialized."""
     if isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(line, str) for line in value)
     ):
@@ -269,38 +269,38 @@ def text_of(value: Any) -> str:
 
 
 def joined(value: Any) -> str:
-    """A text, which nbformat may have as a list of lines; anything else is empty."""
+    """A text, which nbformat may store as a list of lines; empty for anything else."""
     if isinstance(value, list):
         value = "".join(line for line in value if isinstance(line, str))
     return revealed(value) if isinstance(value, str) else ""
 
 
 def revealed(text: str) -> str:
-    """Text that can be sent and is what it looks like.
+    """Text that can be encoded and is what it looks like.
 
-    Overrides of direction show a reviewer other code than runs, and tag characters show nothing
-    at all; there is a mark in the place of each.
+    Direction overrides make a reviewer see other code than runs, and tag characters are invisible;
+    each is replaced with a mark.
     """
     return text if text.isascii() else HIDDEN.sub("\ufffd", encodable(text))
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """A JSON object; anything else is an empty one."""
+    """The value if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def listed(value: Any) -> list[Any]:
-    """A JSON array; anything else is an empty one."""
+    """The value if it is a JSON array, else an empty one."""
     return value if isinstance(value, list) else []
 
 
 def seconds_of(value: Any) -> float | None:
-    """A duration, if it can be one."""
+    """A duration in seconds; None if the value can't be one."""
     return float(value) if type(value) in (int, float) and 0 <= value < 1e9 else None
 
 
 def between(timing: Mapping[str, Any]) -> float | None:
-    """Seconds between a cell's beginning and its reply, where others than we recorded it."""
+    """Seconds from a cell's start to its reply, for cells that other programs recorded."""
     try:
         began, ended = (
             datetime.fromisoformat(timing[name])
@@ -312,7 +312,7 @@ def between(timing: Mapping[str, Any]) -> float | None:
 
 
 def size_of(picture: bytes) -> tuple[int, int]:
-    """Width and height of a PNG or GIF in pixels; zeros where they are not at a fixed place."""
+    """Width and height of a PNG or GIF in pixels; zeros if they are not at a fixed place."""
     if picture.startswith(MAGIC["image/png"]) and len(picture) >= 24:
         return int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])
     if picture.startswith(MAGIC["image/gif"]) and len(picture) >= 10:
@@ -321,7 +321,7 @@ def size_of(picture: bytes) -> tuple[int, int]:
 
 
 def fingerprint(*parts: str) -> str:
-    """A short name for texts, another one for others."""
+    """A short hash of some texts."""
     made = hashlib.blake2b(digest_size=9)
     for part in parts:
         made.update(part.encode("utf-8", "replace"))

@@ -1,7 +1,7 @@
-"""Cells as HTML: highlighted code, text as a terminal shows it, and places for everything else.
+"""Cells as HTML: highlighted code, text as a terminal shows it, placeholders for all else.
 
-All of it is escaped here. What has to be HTML of its own (tables, SVG, Markdown) is only named,
-and lives in a frame. Knows nothing of requests, or of who looks.
+Everything is escaped here. Outputs that are HTML themselves (tables, SVG, Markdown) are only
+referenced, and shown in a frame. Knows nothing about requests or viewers.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from pygments.util import ClassNotFound
 
 from .model import Cell, Output, size_of
 
-MOST_OUTPUTS = 100  # of one cell
-MOST_TEXT = 100_000  # characters of one text of a short notebook; of all cells, 40 times that
-LEAST_TEXT = 4_000
-MOST_CODE = 200_000  # characters that are highlighted; more would take seconds
-MOST_COLOURS = 3_000  # changes of colour in one text
-KEPT = 30_000_000  # characters of rendered cells that stay in memory
+MOST_OUTPUTS = 100  # max outputs shown of one cell
+MOST_TEXT = 100_000  # max characters of one text in a short notebook; 40 times that in all cells
+LEAST_TEXT = 4_000  # the lowest such limit, however long the notebook
+MOST_CODE = 200_000  # max characters that are highlighted; more would take seconds
+MOST_COLOURS = 3_000  # max colour changes in one text
+KEPT = 30_000_000  # max characters of rendered cells kept in memory
 FRAMES = ("text/html", "image/svg+xml", "text/markdown")
-FRAME_LIMIT = 5_000_000  # characters of one frame's content
-# What a terminal takes as orders besides colours: titles, links, the bell, the other escapes.
+FRAME_LIMIT = 5_000_000  # max characters of one frame's content
+# Terminal control sequences besides colours: titles, links, the bell, the other escapes.
 ORDERS = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b(?!\[)[ -/]*[0-~]?", re.M)
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 STYLED = re.compile(r'<span((?: class="[^"]*")?) style="([^"]*)">')
 RGB = re.compile(r"(background-)?color: rgb\((\d+),(\d+),(\d+)\)")
 MAGICS = re.compile(r"^\s*[%!?]|\?\s*$", re.M)  # IPython's own syntax, whose lexer is slow
-FORMATTER = HtmlFormatter(nowrap=True)  # once: making it takes longer than a cell
+FORMATTER = HtmlFormatter(nowrap=True)  # created once: that takes longer than rendering a cell
 COLOURS = (
     ("black", (0, 0, 0)),
     ("red", (187, 0, 0)),
@@ -74,10 +74,10 @@ class Shown:
     """How an output is shown.
 
     Attributes:
-        way: as text, a picture, in a frame, or a note that says why not.
-        place: its place among the cell's outputs, from 0.
-        label: what it is, for who can't see it.
-        width: of a picture in pixels, with its height; 0 where that is not known.
+        way: as text, as a picture, in a frame, or as a note that says why not.
+        place: its index, from 0, among the cell's outputs.
+        label: a description for people who can't see it.
+        width: of a picture in pixels, as is `height`; 0 if unknown.
     """
 
     way: Literal["text", "picture", "frame", "note"]
@@ -92,7 +92,7 @@ class Shown:
 
 
 class Renderer:
-    """Renders cells, each once until it changes. Its method is called in one thread at a time."""
+    """Renders cells, each once until it changes. Call it from one thread at a time."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int, str, int], str] = OrderedDict()
@@ -101,9 +101,9 @@ class Renderer:
     def cell(
         self, cell: Cell, base: str, language: str, most_text: int, plain: bool = False
     ) -> str:
-        """One cell's HTML; `base` is the address of the page that it stands on.
+        """One cell's HTML; `base` is the URL of the page that it is on.
 
-        With `plain` its code has no colours, unless it is kept with them.
+        With `plain`, its code is not highlighted, unless a highlighted version is cached.
         """
         key = base, cell.number, cell.version, most_text
         if html := self._kept.get(key):
@@ -119,7 +119,7 @@ class Renderer:
 
 
 def text_limit(cells: int) -> int:
-    """Characters of one text in a notebook of so many cells, so that its page can be opened."""
+    """Max characters of one text in a notebook of `cells` cells, so that its page can be opened."""
     return max(LEAST_TEXT, min(MOST_TEXT, 40 * MOST_TEXT // max(1, cells)))
 
 
@@ -174,7 +174,7 @@ def shown(cell: Cell, place: int, output: Output, most_text: int) -> Shown:
 
 
 def reason(output: Output) -> str:
-    """What there is to a rich output that is not shown as it is meant; empty if nothing is."""
+    """A description of a rich output that can't be shown as intended; empty if it can."""
     for mime, content in output.bundle.items():
         if mime in FRAMES and len(content) > FRAME_LIMIT:
             return f"An output of {len(content) / 1e6:,.0f} million characters ({mime})"
@@ -188,7 +188,7 @@ def reason(output: Output) -> str:
 
 
 def expected_height(html: str) -> int:
-    """About how many pixels a frame needs, so that the page does not jump when it says itself."""
+    """A frame's estimated height in pixels, so that the page won't jump when it reports its own."""
     return min(600, 60 + 28 * html.count("<tr")) if "<tr" in html else 160
 
 
@@ -196,7 +196,7 @@ def expected_height(html: str) -> int:
 
 
 def highlighted(source: str, language: str) -> Markup:
-    """Code with classes for its parts; what is too long stays plain."""
+    """Code with CSS classes for its tokens; plain if it is too long."""
     if len(source) > MOST_CODE:
         return escape(source)
     lexer = lexer_of("ipython3" if language == "python" and MAGICS.search(source) else language)
@@ -205,7 +205,7 @@ def highlighted(source: str, language: str) -> Markup:
 
 @lru_cache
 def lexer_of(language: str) -> Lexer:
-    """Pygments' lexer; Python's where it has none."""
+    """Pygments' lexer for a language; Python's if there is none."""
     try:
         named: Lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
@@ -214,7 +214,7 @@ def lexer_of(language: str) -> Lexer:
 
 
 def terminal(text: str, most: int) -> Markup:
-    """Text with a terminal's colours as classes, at most so many characters of it."""
+    """Text with terminal colours as CSS classes, truncated to `most` characters."""
     text = within(text, most)
     if "\x1b" in text:
         text = ORDERS.sub("", text)
@@ -223,12 +223,12 @@ def terminal(text: str, most: int) -> Markup:
         text = strip_ansi(text)
     if "\x1b" not in text:
         return escape(text)
-    # Its styles are not allowed by the page's policy, and their contrast is anybody's guess.
+    # The page's policy forbids ansi2html's inline styles, and their contrast is unknown.
     return Markup(STYLED.sub(classed, ansi2html(text)).replace("\x1b", ""))
 
 
 def within(text: str, most: int) -> str:
-    """Head and tail of a text that is too long, with what is left out."""
+    """The head and tail of a text that is too long, with a mark for what is left out."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -239,7 +239,7 @@ def within(text: str, most: int) -> str:
 
 
 def classed(span: re.Match[str]) -> str:
-    """A span's colours as the nearest of sixteen."""
+    """A span with classes for the nearest of sixteen colours instead of its styles."""
     classes = [span[1].removeprefix(' class="').removesuffix('"')]
     for back, *parts in RGB.findall(span[2]):
         classes.append(f"ansi-{nearest(*map(int, parts))}-{'bg' if back else 'fg'}")
@@ -248,7 +248,7 @@ def classed(span: re.Match[str]) -> str:
 
 @lru_cache(4096)
 def nearest(red: int, green: int, blue: int) -> str:
-    """The name of the colour of a terminal's sixteen that is most like one."""
+    """The name of the nearest of a terminal's sixteen colours."""
     return min(
         COLOURS,
         key=lambda c: (c[1][0] - red) ** 2 + (c[1][1] - green) ** 2 + (c[1][2] - blue) ** 2,
@@ -256,7 +256,7 @@ def nearest(red: int, green: int, blue: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration as people read it."""
+    """A duration for people."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -269,17 +269,17 @@ def duration(seconds: float | None) -> str:
 
 
 def iso(seconds: float) -> str:
-    """A moment for programs."""
+    """A time, in seconds since the epoch, as ISO 8601."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat("T", "seconds")
 
 
 def moment(seconds: float) -> str:
-    """A moment for people, by this machine's clock."""
+    """A time, in seconds since the epoch, for people in this machine's time zone."""
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 def render(template: str, **context: Any) -> str:
-    """A template's HTML."""
+    """Render a template to HTML."""
     return templates.get_template(template).render(**context)
 
 

@@ -1,7 +1,7 @@
-"""Answers that several pages give, and what is asked of every form.
+"""Responses that several pages share, and the checks of every form.
 
-Signing in, what is not there, pictures, cookies. Knows single requests and answers; nothing of
-the notebooks that are asked for.
+Sign-in, not found, pictures, cookies. Knows single requests and responses; nothing about the
+requested notebooks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..auth import pages
 from .access import SIGNED_IN
 from .model import MAGIC, Output
 
-KEEP = "private, max-age=31536000, immutable"  # for what has its version in its address
+KEEP = "private, max-age=31536000, immutable"  # for content with its version in its URL
 
 
 def gone() -> NoReturn:
-    """The one answer for what is not there, was, or is another's.
+    """The same response for what never existed, no longer exists, or is somebody else's.
 
     Raises:
         HTTPException: always.
@@ -31,7 +31,7 @@ def gone() -> NoReturn:
 
 
 async def error_page(request: Request, error: HTTPException) -> Response:
-    """An error as a page."""
+    """Render an HTTP error as a page."""
     if error.status_code == 404 and request.url.path.startswith("/shared/"):
         return expired()
     if error.status_code == 404:
@@ -46,7 +46,7 @@ async def error_page(request: Request, error: HTTPException) -> Response:
 
 
 def expired() -> Response:
-    """What a link says that is over, was mistyped or never was."""
+    """The page for a shared link that has expired, was mistyped or never existed."""
     return pages.page(
         "This link shows nothing",
         "<p>It may have expired, or part of it is missing. Ask the sender for a new one.</p>",
@@ -55,7 +55,7 @@ def expired() -> Response:
 
 
 def sign_in(leads_to: str, wrong: str = "", status: int = 401, before: bool = False) -> Response:
-    """The page that asks for a token; `before` says that a sign-in may be there already."""
+    """The page that asks for a token; `before` says that the viewer may have signed in already."""
     body = f"""\
 {f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
 <form method="post" action="/review/sign-in">
@@ -76,7 +76,7 @@ start-up log names, unless RMI_AGENT_TOKEN or RMI_AGENT_TOKENS is set.</small></
 
 
 def first_link() -> Response:
-    """What `review` says to who has not come by its link."""
+    """The page that `review` shows to visitors who did not use its link."""
     return pages.page(
         "Open the link in the terminal",
         "<p>The terminal where <code>review</code> runs shows a link that lets you in.</p>",
@@ -85,7 +85,7 @@ def first_link() -> Response:
 
 
 def picture(output: Output) -> Response:
-    """A picture's bytes, if it is one."""
+    """A response with the output's picture, if it has one."""
     mime = output.pictured
     data = output.picture(mime) if mime else None
     if mime not in MAGIC or data is None:
@@ -98,7 +98,7 @@ def picture(output: Output) -> Response:
 
 
 def base_of(request: Request) -> str:
-    """The address of the session's page, which all its others begin with."""
+    """The path of the session's page, with which all its other URLs begin."""
     kind, name = (
         ("shared", request.path_params["link"])
         if "link" in request.path_params
@@ -108,7 +108,7 @@ def base_of(request: Request) -> str:
 
 
 def local(path: str) -> str:
-    """A path of these pages; anything else becomes the list."""
+    """The path if it is one of these pages, else that of the list."""
     parts = urlsplit(path)
     good = path.startswith("/") and not parts.netloc and not parts.scheme
     plain = path.isprintable() and "\\" not in path and not path.startswith("//")
@@ -116,21 +116,21 @@ def local(path: str) -> str:
 
 
 def is_page(path: str) -> bool:
-    """Whether an address is one of these pages'."""
+    """Whether a path belongs to these pages."""
     return path == "/" or path.startswith(("/sessions/", "/shared/", "/review/"))
 
 
 async def form(request: Request) -> dict[str, str]:
-    """A form's texts."""
+    """The text fields of a form."""
     given = await request.form(max_files=0, max_fields=10)
     return {name: value for name, value in given.items() if isinstance(value, str)}
 
 
 def check_origin(request: Request) -> None:
-    """Let nobody but our own pages send forms: other ports of this host get our cookies, too.
+    """Accept forms only from our own pages: other ports of this host get our cookies, too.
 
     Raises:
-        HTTPException: another page does.
+        HTTPException: another page sent it.
     """
     origin = urlsplit(request.headers.get("origin", ""))
     if origin.netloc.lower() != request.headers.get("host", "").lower():
@@ -142,22 +142,22 @@ def check_origin(request: Request) -> None:
 
 
 def cookie_of(request: Request) -> str:
-    """The cookie that a browser has sent; by HTTPS only one that no other host can have planted."""
+    """The cookie that a browser sent; over HTTPS, only one that no other host can have set."""
     plain, protected = cookie_names(request)
     names = (protected,) if request.url.scheme == "https" else (protected, plain)
     return next((cookie for name in names if (cookie := request.cookies.get(name))), "")
 
 
 def cookie_names(request: Request) -> tuple[str, str]:
-    """The cookie's names over HTTP and HTTPS; one for each port, as all ports get all cookies."""
+    """The cookie's names over HTTP and HTTPS; each port has its own, as all get all cookies."""
     name = f"rmi-agent-{request.url.port or ''}".rstrip("-")
     return name, f"__Host-{name}"
 
 
 def set_cookie(request: Request, answer: Response, value: str | None) -> None:
-    """Give the browser a cookie, or take it back."""
+    """Set the browser's cookie, or delete it if `value` is None."""
     plain, protected = cookie_names(request)
-    # A tunnel or proxy may not say that the browser has come by HTTPS, but the browser does.
+    # A tunnel or proxy may not tell us that the browser uses HTTPS, but the browser's Origin does.
     secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
     answer.set_cookie(
         protected if secure else plain,
@@ -171,7 +171,7 @@ def set_cookie(request: Request, answer: Response, value: str | None) -> None:
 
 
 def disposition(name: str) -> str:
-    """A download's name, for all browsers."""
+    """The Content-Disposition header of a download, for all browsers."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in name)[-150:]
     full = quote(name.encode("utf-8", "replace"), safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{full}"

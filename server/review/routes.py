@@ -1,7 +1,7 @@
-"""The pages' addresses: what each answers, and to whom.
+"""The pages' URLs: what each returns, and to whom.
 
-What the caller may not see reads as what never was. Knows requests and answers; what the pages
-say is in the templates, and who may look is decided elsewhere.
+What the caller may not see looks as if it never existed. Knows requests and responses; the pages'
+texts are in the templates, and who may view them is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ STATIC = {
     "review.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-LISTED = 50  # sessions on a page of the list
-SHOWN = 2_000  # cells on a page
+LISTED = 50  # sessions per page of the list
+SHOWN = 2_000  # max cells on a page
 STATUSES = (
     ("ok", "ok"),
     ("error", "error"),
@@ -55,7 +55,7 @@ STATUSES = (
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asks, and for which session alone, if the link was shared."""
+    """Who is asking and, for a shared link, its only session and its expiry."""
 
     viewer: Viewer
     shared: str | None = None
@@ -63,7 +63,7 @@ class Asked:
 
     @classmethod
     def by(cls, request: Request) -> Asked:
-        """As the gate has found out."""
+        """The caller, as determined by `ReviewAuth`."""
         asked: Asked = request.state.asked
         return asked
 
@@ -73,8 +73,8 @@ class Pages:
 
     Args:
         index: the notebooks.
-        access: how those who look are known.
-        sessions: those that are open in this process.
+        access: identifies viewers; None if nobody signs in.
+        sessions: the sessions open in this process.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Pages:
         self._versions = {name: fingerprint(body.decode()) for name, body in self._static.items()}
 
     def app(self) -> Starlette:
-        """The application, behind a gate that has set `request.state.asked`."""
+        """The application; `ReviewAuth` in front of it has to set `request.state.asked`."""
         own: list[BaseRoute] = [
             Route("/", self.session),
             Route("/live", self.live),
@@ -179,7 +179,7 @@ class Pages:
         start = int(given) if given.isdecimal() and len(given) < 9 else 1
         if not 1 <= start <= max(1, total):
             start = 1
-        if not given and found.live and total > SHOWN:  # what goes on is at the end
+        if not given and found.live and total > SHOWN:  # what is still running is at the end
             start = total - SHOWN // 2
         shown = found.cells[start - 1 : start - 1 + SHOWN]
         end = start - 1 + len(shown)
@@ -204,7 +204,7 @@ class Pages:
         )
 
     async def live(self, request: Request) -> Response:
-        """What is new since the page asked last."""
+        """What is new since the page's last request."""
         asked, found = Asked.by(request), await self._look(await self._entry(request))
         cells = await self._writer.in_thread(
             partial(found.since, request.query_params.get("seen", "")[:200])
@@ -223,7 +223,7 @@ class Pages:
         )
 
     async def picture(self, request: Request) -> Response:
-        """A picture that a cell has shown."""
+        """A picture among a cell's outputs."""
         cell = await self._cell(request)
         place = request.path_params["place"]
         return picture(cell.outputs[place]) if place < len(cell.outputs) else gone()
@@ -242,7 +242,7 @@ class Pages:
         return Response(made, headers=HEADERS | {"Cache-Control": KEEP}, media_type="text/html")
 
     async def download(self, request: Request) -> Response:
-        """The notebook, as a script, or as one page."""
+        """The session as a notebook, a script, or a single page."""
         from . import export as downloads
 
         entry, kind = await self._entry(request), request.path_params["kind"]
@@ -262,7 +262,7 @@ class Pages:
         )
 
     async def share(self, request: Request) -> Response:
-        """Make a link that shows this session alone."""
+        """Create a link that shows only this session."""
         entry, asked = await self._entry(request), Asked.by(request)
         check_origin(request)
         seconds = SHARED.get(str((await form(request)).get("for", "")))
@@ -291,7 +291,7 @@ class Pages:
             is_shared=Asked.by(request).shared is not None,
         )
 
-    # -- what they have in common
+    # -- shared by the pages
 
     async def static(self, request: Request) -> Response:
         """The style and the script of all pages."""
@@ -303,7 +303,7 @@ class Pages:
         )
 
     async def _entry(self, request: Request) -> Entry:
-        """The session that an address names, if the caller may see it."""
+        """The session that the URL names, if the caller may see it."""
         asked = Asked.by(request)
         name = request.path_params.get("name", "") if asked.shared is None else asked.shared
         entry = await self._writer.in_thread(partial(self._index.find, name))
@@ -315,7 +315,7 @@ class Pages:
         """The session as it is now.
 
         Raises:
-            UnreadableError: its file is no notebook.
+            UnreadableError: its file is not a notebook.
         """
         more = await unwritten(self._sessions, entry.path)
         notebook = await self._writer.in_thread(partial(self._index.notebook, entry))

@@ -1,6 +1,6 @@
-"""Coming in and going out: a token for a cookie, a first link for a cookie, and its end.
+"""Signing in, where a token or a first link is exchanged for a cookie, and signing out.
 
-Counts wrong tokens. Knows nothing of sessions.
+Counts wrong tokens. Knows nothing about sessions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .responses import check_origin, form, gone, local, set_cookie, sign_in
 
 
 class SignIn:
-    """The addresses under which one signs in and out.
+    """The URLs for signing in and out.
 
     Args:
-        access: what knows tokens or links; None where nobody has to sign in.
+        access: verifies tokens or links; None if nobody has to sign in.
     """
 
     def __init__(self, access: ByToken | ByFirstLink | None) -> None:
@@ -29,7 +29,7 @@ class SignIn:
         self._throttle = guesses.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
+        """The routes for signing in and out."""
         return [
             Route("/review/sign-in", self.sign_in, methods=["POST"]),
             Route("/review/sign-out", self.sign_out, methods=["POST"]),
@@ -37,7 +37,7 @@ class SignIn:
         ]
 
     async def sign_in(self, request: Request) -> Response:
-        """Take a token, and give a cookie for it."""
+        """Exchange a token for a cookie."""
         check_origin(request)
         given = await form(request)
         leads_to = local(given.get("next", "/"))
@@ -57,14 +57,14 @@ class SignIn:
         return answer
 
     async def sign_out(self, request: Request) -> Response:
-        """Take the cookie back."""
+        """Delete the browser's cookie."""
         check_origin(request)
         answer = RedirectResponse("/", 303)
         set_cookie(request, answer, None)
         return answer
 
     async def enter(self, request: Request) -> Response:
-        """The first link of `review`: a cookie, and on to the list."""
+        """Exchange the first link of `review` for a cookie, and go on to the list."""
         if not isinstance(self._access, ByFirstLink):
             gone()
         cookie = self._access.cookie(request.path_params["first"])
@@ -75,8 +75,8 @@ class SignIn:
                 " next one.</p>",
                 403,
             )
-        # By a page and not by a redirect: what another page or program has led to is sent no
-        # strict cookie, wherever it is redirected to.
+        # A page, not a redirect: browsers send no strict cookie with a request that another page
+        # or program caused, wherever it is redirected to.
         answer = pages.page(
             "Sessions",
             '<p><a href="/">Go on</a></p>',

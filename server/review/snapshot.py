@@ -1,6 +1,6 @@
-"""A session as it is at this moment: its notebook, and what its open session has not written yet.
+"""A session as it is now: its notebook, and what the open session has not written yet.
 
-Also tells what is new since an earlier look. Knows notebooks and sessions; nothing of HTML.
+Also says what is new since an earlier snapshot. Knows notebooks and sessions; nothing about HTML.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .model import Cell, Notebook, cell_of, fingerprint
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look at a session.
+    """A session at one moment.
 
     Attributes:
         live: whether more may come.
-        settled: how many cells from the first are over, and so won't change as a rule.
+        settled: the number of leading cells that have ended, and so normally won't change.
     """
 
     entry: Entry
@@ -32,22 +32,22 @@ class Snapshot:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All of them."""
+        """All cells of the notebook."""
         return self.notebook.cells
 
     @property
     def status(self) -> str:
-        """How the last cell went, or goes."""
+        """The status of the last cell that ran or is running."""
         return self.notebook.last.status if self.notebook.last else ""
 
     @property
     def settled(self) -> int:
-        """How many cells from the first are over, and won't change as a rule."""
+        """The number of leading cells that have ended, and normally won't change."""
         return next((i for i, cell in enumerate(self.cells) if not cell.over), len(self.cells))
 
     @property
     def seen(self) -> str:
-        """What a reader who has got all of this may show, to be told only what is new."""
+        """A token for a reader who has all of this; `since` uses it to return only what is new."""
         return ".".join(
             (
                 str(self.settled),
@@ -57,7 +57,7 @@ class Snapshot:
         )
 
     def since(self, seen: str) -> Sequence[Cell] | None:
-        """The cells to send to who has shown this; None if nothing is new."""
+        """The cells to send to a reader with the token `seen`; None if nothing is new."""
         if seen == self.seen:
             return None
         number, _, rest = seen.partition(".")
@@ -68,13 +68,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class PendingCells:
-    """What an open session has in memory: runs that go on or wait, by their cells' ids."""
+    """An open session's running and waiting cells in memory, matched to the notebook's by id."""
 
     cells: tuple[Cell, ...]
 
 
 async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells | None:
-    """What the session that is recorded there has in memory; None if none is open here."""
+    """The pending cells of the session recorded in `notebook`; None if it is not open here."""
     session = None if sessions is None else sessions.recording(notebook)
     if session is None:
         return None
@@ -88,18 +88,18 @@ async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells |
 
 
 def laid_out(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
-    """Cells that are not over, each with its status and its file's name."""
+    """Unfinished cells, each with its status and its file's name."""
     cells = []
     for node, status, script in begun:
         cell = cell_of(0, node, live=True)
         cells.append(replace(cell, status=status, script=script, seconds=None))
         for output in cell.outputs:
-            _ = output.version  # it reads all of the text, and is kept
+            _ = output.version  # reads all of the text, and is cached
     return tuple(cells)
 
 
 def look(entry: Entry, notebook: Notebook, more: PendingCells | None) -> Snapshot:
-    """Both together; a cell that the file has as finished is finished."""
+    """Notebook and pending cells combined; a cell that is finished in the file is finished."""
     cells = list(notebook.cells)
     places = {cell.id: place for place, cell in enumerate(cells) if cell.id}
     for cell in more.cells if more is not None else ():

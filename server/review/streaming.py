@@ -1,7 +1,7 @@
-"""Writing pages: templates with what is theirs, and cells one after the other as they are ready.
+"""Writes pages: renders templates, and streams cells one by one as they are ready.
 
-Templates and what they need are imported with the first page, since most servers show none.
-Knows looks at sessions; nothing of requests.
+Templates and their dependencies are imported with the first page, since most servers show none.
+Knows snapshots of sessions; nothing about requests.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .snapshot import Snapshot
 if TYPE_CHECKING:
     from .render import Renderer
 
-PATIENCE = 0.6  # seconds after which cells come without colours, which the page asks for then
-AT_ONCE = 20  # cells that are rendered before the first of them are sent
+PATIENCE = 0.6  # seconds until cells are sent without highlighting; the page then requests it
+AT_ONCE = 20  # cells rendered before the first of them are sent
 T = TypeVar("T")
 
 
 class StreamingRenderer:
-    """Writes pages in threads of its own, so that a long notebook keeps no tool waiting."""
+    """Writes pages in its own threads, so that a long notebook does not delay any tool."""
 
     def __init__(self) -> None:
         self._files = ThreadPoolExecutor(2, "review")
@@ -36,20 +36,20 @@ class StreamingRenderer:
         self._renderer: Renderer | None = None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do what reads files."""
+        """Run work that reads files in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._files, work)
 
     async def _rendered(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._rendering, work)
 
     def page(self, template: str, **context: object) -> str:
-        """A whole page."""
+        """Render a whole page."""
         from .render import render
 
         return render(template, **context)
 
     def summary(self, found: Snapshot, until: int | None) -> Markup:
-        """A session in one line; `until` is when a link to it ends."""
+        """A session in one line; `until` is when a shared link to it expires."""
         from .render import duration, render
 
         seconds = found.notebook.seconds
@@ -66,7 +66,7 @@ class StreamingRenderer:
         )
 
     async def cells(self, cells: Sequence[Cell], base: str, found: Snapshot) -> list[str]:
-        """Each cell's HTML; `base` is the address of the session's page."""
+        """Each cell's HTML; `base` is the URL of the session's page."""
         return await self._rendered(lambda: list(self._each(cells, base, found)))
 
     async def stream(
@@ -91,7 +91,7 @@ class StreamingRenderer:
     def _each(
         self, cells: Sequence[Cell], base: str, found: Snapshot, patience: float = math.inf
     ) -> Iterator[Markup]:
-        """Each cell; after so many seconds without colours, unless they are known already."""
+        """Each cell's HTML; after `patience` seconds unhighlighted, unless it is cached."""
         from .render import Renderer, text_limit
 
         if self._renderer is None:

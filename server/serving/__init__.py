@@ -1,6 +1,6 @@
-"""Serving over HTTP: the port, the layers in front of the app, the tunnel, the figures.
+"""Serving over HTTP: the port, the layers in front of the app, the tunnel and the metrics.
 
-Knows nothing of tools.
+Knows nothing about tools.
 """
 
 from .serve import http, resident

@@ -1,7 +1,7 @@
-"""What answers on the port: two transports, pages, and all that stands in front of them.
+"""The ASGI application behind the port: two transports, pages, and the layers in front of them.
 
-From outside to inside: host names and origins, CORS, tokens, each caller's share, MCP.
-Knows nothing of tools, kernels or sockets.
+From the outside in: host names and origins, CORS, tokens, per-caller limits, MCP.
+Knows nothing about tools, kernels or sockets.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from ..review import is_page
 from ..settings import Settings
 from ..state_dir import VERSION
 
-# Served without a token when RMI_AGENT_AUTH has more ways than that, and how often a minute. Each
-# has an allowance of its own for all callers together: a flood of one leaves the others open.
+# Paths served without a token if RMI_AGENT_AUTH allows sign-ins, and their max requests a minute.
+# Each path has its own limit for all callers together: a flood on one leaves the others open.
 OAUTH_PATHS = (
     ("/.well-known/oauth-authorization-server", 600),
     ("/.well-known/oauth-protected-resource/mcp", 600),
@@ -55,13 +55,13 @@ OAUTH_PATHS = (
 PUBLIC_PATHS = {
     "token": (),
     "token+oauth": (*OAUTH_PATHS, ("/sign-in", 120)),
-    # With other providers: FastMCP's page, and where the provider leads back to.
+    # With external providers: FastMCP's page, and the provider's callback.
     "token+github": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
-FORM_LIMIT = 65_536  # bytes of a body from an unauthenticated caller
-VALUES = {"/register": 200}  # of JSON from an unauthenticated caller
+FORM_LIMIT = 65_536  # max bytes of a body from an unauthenticated caller
+VALUES = {"/register": 200}  # max JSON values from an unauthenticated caller
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -72,11 +72,11 @@ def application(
     auth: AuthProvider | None,
     tokens: Tokens | None,
 ) -> ASGIApp:
-    """Everything that answers on the port, to callers whom `auth` accepts; to all if it is None.
+    """Build the whole application for callers that `auth` accepts, or for everybody if it is None.
 
-    The review pages are not behind `auth`: they have a sign-in of their own, by `tokens`.
+    The review pages are not behind `auth`: they have their own sign-in, with `tokens`.
     """
-    from .metrics import Metrics  # 0.1 s that stdio does without
+    from .metrics import Metrics  # lazy: takes 0.1 s, which stdio can skip
 
     metrics = Metrics(server.sessions)
     server.runs.begun.append(metrics.watch)
@@ -93,8 +93,8 @@ def application(
             path: Door(mcp, often, waiting, FORM_LIMIT, VALUES.get(path))
             for path, often in PUBLIC_PATHS[settings.auth]
         }
-        # FastMCP requires a token on its own paths only. Everything else here requires one as
-        # well, and so does a path that does not exist: strangers can't tell which do.
+        # FastMCP requires a token only on its own paths. Here every other path requires one too,
+        # even a missing one, so strangers can't tell which exist.
         app = answering(
             doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
         )
@@ -108,7 +108,7 @@ def application(
             allow_headers=("*",),
             expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
         )
-    # Web pages reach a server that listens on all addresses as 0.0.0.0: no name for us.
+    # Web pages can reach a server that listens on all addresses as 0.0.0.0: don't allow that name.
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
@@ -117,12 +117,12 @@ def application(
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
     )
-    # Probes call a server by its address. The answer shows no more than that the port is open.
+    # Health probes use the address as host name; the answer reveals only that the port is open.
     return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
 
 
 def telling(server: App) -> ASGIApp:
-    """The facts that a client checks before it attaches to this server; needs a token."""
+    """Serves the facts that a client checks before attaching to this server; needs a token."""
     started = time.time()
 
     async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +144,7 @@ def telling(server: App) -> ASGIApp:
 
 
 def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
-    """An application whose `by_path` answers some paths, and `others` the rest."""
+    """An application that routes some paths by `by_path`, and the rest to `others`."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         chosen = by_path(scope["path"]) if scope["type"] == "http" else None
@@ -154,12 +154,12 @@ def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGI
 
 
 def host_of(url: str) -> str:
-    """The host of a URL, with its port."""
+    """The host and port of a URL."""
     return urlsplit(url).netloc
 
 
 def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
-    """`app` for callers with a token; with a public URL, a 401 says where to sign in."""
+    """Require a token for `app`; with a public URL, a 401 says where to sign in."""
     streamable, legacy = (
         RequireAuthMiddleware(
             app,
@@ -177,7 +177,7 @@ def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASG
 
 
 def is_legacy(path: str) -> bool:
-    """Whether a path is one of legacy SSE's."""
+    """Whether a path belongs to legacy SSE."""
     return path.startswith("/messages") or path in (
         "/sse",
         "/.well-known/oauth-protected-resource/sse",
@@ -185,7 +185,7 @@ def is_legacy(path: str) -> bool:
 
 
 def body_limit(path: str) -> int:
-    """Bytes of a request's body at a path; 0 where no messages are sent to."""
+    """Max bytes of a request's body at a path; 0 for paths that receive no messages."""
     if path.startswith("/messages"):
         return SSE_LIMIT
     return BODY_LIMIT if path == "/mcp" else 0
@@ -194,7 +194,7 @@ def body_limit(path: str) -> int:
 def review_pages(
     server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
 ) -> ASGIApp:
-    """The pages that show sessions to people with a token; to everybody if there are no tokens."""
+    """The pages that show sessions to people with a token, or to everybody without tokens."""
     from ..review import ByToken, Index, NoSignIn, ReviewAuth
 
     access = NoSignIn() if tokens is None else ByToken(tokens)
@@ -202,12 +202,12 @@ def review_pages(
 
 
 def transports(server: App) -> ASGIApp:
-    """Streamable HTTP and legacy SSE as one application, by path."""
+    """Streamable HTTP and legacy SSE as one application, routed by path."""
     legacy = server.mcp.http_app(transport="sse", path="/sse")
-    # Second: some of FastMCP's providers mint tokens for the path that was named last.
+    # After SSE: some of FastMCP's providers mint tokens for the path that was named last.
     streamable = server.mcp.http_app(path="/mcp")
     take_whole_files(legacy)
-    # Connections of older clients that a copy which is gone had opened are served without one.
+    # Serves older clients' connections that were opened by an instance that no longer exists.
     stateless = server.mcp.http_app(path="/mcp", stateless_http=True) if server.shared else None
     bounded = BoundedSessions(streamable, stateless)
 
@@ -225,7 +225,7 @@ def transports(server: App) -> ASGIApp:
 
 
 def opened(streamable: Starlette, send: Send) -> Send:
-    """A lifespan's `send` that catches the moment when streamable HTTP has been set up."""
+    """Wrap a lifespan's `send` to act once streamable HTTP has been set up."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "lifespan.startup.complete":

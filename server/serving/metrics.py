@@ -1,6 +1,6 @@
-"""A server's figures for Prometheus.
+"""A server's metrics for Prometheus.
 
-Figures only: no session's id, no user's name and no code is among them.
+Only numbers: they include no session ids, user names or code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_600, 36_000)
 
 
 class Metrics:
-    """The figures of one server since it was started.
+    """The metrics of one server since it started.
 
     Attributes:
-        app: answers with all of them, in Prometheus' text format.
+        app: serves all metrics in Prometheus' text format.
     """
 
     def __init__(self, sessions: Sessions) -> None:
@@ -70,13 +70,13 @@ class Metrics:
 
 
 class Now(Collector):
-    """What can be counted at any moment."""
+    """Metrics that are read from the current state when collected."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Sessions and kernels by what they do; called for each answer."""
+        """Count sessions and kernels by state; called for each scrape."""
         busy, idle = self._sessions.counted()
         pool = self._sessions.pool
         sessions = GaugeMetricFamily("rmi_agent_sessions", "Open sessions.", labels=("state",))

@@ -1,6 +1,6 @@
-"""Serving over HTTP: the port, who is let in there, and the server's life until a signal.
+"""Serves over HTTP until a signal: opens the port, sets up authentication, runs uvicorn.
 
-Knows nothing of tools or kernels, nor of what answers on the port.
+Knows nothing about tools, kernels, or the application behind the port.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .tunnel import ready, through, tunnel
 
 log = logging.getLogger(__name__)
 
-EXPECTED = 4  # principals for whom kernels are warm before they ask
+EXPECTED = 4  # max principals whose kernels are warmed at startup
 
 
 async def http(settings: Settings, insecure: bool = False, tunnelled: bool = False) -> int:
     """Serve both HTTP transports on one port until a signal.
 
     Args:
-        settings: all that can be set.
-        insecure: ask for no token.
-        tunnelled: be reached through ngrok, too.
+        settings: the server's settings.
+        insecure: require no token.
+        tunnelled: also open an ngrok tunnel.
 
     Raises:
-        BadSettings: the port or a token can't be used, too many could call without a token, or
-            there is no tunnel.
+        BadSettings: the port or a token can't be used, others could call without a token, or no
+            tunnel can be opened.
     """
     if insecure:
         check_insecure(settings, tunnelled)
-    listening = bind(settings)  # first: a token is made only where it can be shown
+    listening = bind(settings)  # first: create a token only if we can go on to show it
     async with AsyncExitStack() as outside:
         if tunnelled:
             here = urlsplit(address(settings, listening)).netloc
@@ -72,27 +72,27 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
         async def leaving() -> None:
             await outside.aclose()
             if server.shared is not None:
-                runner.close_port()  # new calls go to the copies that have the sessions from now on
+                runner.close_port()  # from now on new calls go to other instances
                 await server.shared.release_all()
 
         app = application(server, settings, provider, callers.tokens)
         runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
-        gc.freeze()  # what was imported stays: no collection has to look through all of it again
+        gc.freeze()  # imported modules stay: spare the garbage collector from scanning them
         await runner.serve(sockets=[listening])
     return 0
 
 
 async def resident(settings: Settings, log_file: str | None) -> int:
-    """Be this user's resident server, on this machine alone, until a signal.
+    """Run this user's resident server, on this machine only, until a signal.
 
-    Processes on stdio attach through a Unix socket; browsers and other clients use TCP. Both need
-    a token: code in a sandbox may reach the socket, but can't read the record with its key.
-    All sessions are the local user's, with the sandbox of a server on stdio.
+    Stdio processes attach through a Unix socket; browsers and other clients use TCP. Both need a
+    token: sandboxed code may reach the socket, but can't read the record that has its key.
+    All sessions belong to the local user, and have the sandbox of a stdio server.
 
     Raises:
-        Running: there is one already.
-        BadSettings: the port can't be used, or no socket can be made.
+        Running: a resident server runs already.
+        BadSettings: the port can't be used, or the Unix socket can't be created.
     """
     settings = settings.model_copy(
         update={"auth": "token", "public_url": None, "allowed_hosts": (), "cors_origins": ()}
@@ -104,7 +104,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         tokens = Tokens({LOCAL: local_token().token.get_secret_value()})
         tokens.add(LOCAL, key)
         server = App(settings, tokens)
-        # The folder of the program that started us may go, as that of an AppImage does.
+        # The starting program's folder may disappear, as an AppImage's does.
         os.chdir(private_folder())
         record = Record(
             pid=os.getpid(),
@@ -127,7 +127,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         runner = Server(
             configuration(application(server, settings, tokens, tokens)), leaving, ready
         )
-        # Where uvicorn raises the signal again: ended in order, which is no failure.
+        # uvicorn re-raises the signal; handle it here, since a clean shutdown is not a failure.
         signal.signal(signal.SIGTERM, runner.handle_exit)
         signal.signal(signal.SIGINT, runner.handle_exit)
         gc.freeze()
@@ -137,12 +137,12 @@ async def resident(settings: Settings, log_file: str | None) -> int:
 
 
 def given_or(settings: Settings, name: str, other: Any) -> Any:
-    """A setting where it is set, and something else where it is not."""
+    """A setting's value if it is set explicitly, otherwise `other`."""
     return getattr(settings, name) if name in settings.model_fields_set else other
 
 
 def configuration(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn serves."""
+    """The configuration of uvicorn."""
     return uvicorn.Config(
         app,
         http=Connection,
@@ -150,17 +150,17 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
         lifespan="on",
         log_config=None,
         timeout_graceful_shutdown=2,
-        # Longer than clients keep an idle connection: one that the server closes just when a
-        # client sends loses the message, and legacy SSE clients then wait for ever.
+        # Longer than clients keep idle connections: if the server closes one just as the client
+        # sends, the message is lost, and legacy SSE clients then wait forever.
         timeout_keep_alive=75,
         ws="none",
     )
 
 
 def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None:
-    """Say where the server is and how clients are let in; a new token to stderr alone."""
+    """Report the server's address and how clients authenticate; a new token only on stderr."""
     if callers.local is not None and callers.local.new:
-        print(callers.local.announcement(url), file=sys.stderr, flush=True)  # no log has it
+        print(callers.local.announcement(url), file=sys.stderr, flush=True)  # never in the log
     elif callers.local is not None:
         log.info(callers.local.announcement(url))
     if settings.auth != "token":
@@ -180,10 +180,10 @@ def address(settings: Settings, listening: socket.socket) -> str:
 
 
 def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
-    """Without tokens, only this machine may reach the server.
+    """Check that without tokens only this machine can reach the server.
 
     Raises:
-        BadSettings: others could.
+        BadSettings: others can reach it.
     """
     if tunnelled:
         raise BadSettings(

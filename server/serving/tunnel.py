@@ -1,6 +1,6 @@
-"""A public address for the server: a tunnel that ngrok's SDK opens from this process.
+"""Gives the server a public address, through a tunnel that ngrok's SDK opens in this process.
 
-Knows settings and ngrok; nothing of tokens, transports, or what is served.
+Knows settings and ngrok; nothing about tokens, transports, or what is served.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..settings import Settings
 
 log = logging.getLogger(__name__)
 
-OPEN_TIMEOUT = 15.0  # seconds
-CLOSE_TIMEOUT = 5.0  # seconds; ngrok also takes the address back when this process is gone
+OPEN_TIMEOUT = 15.0  # max seconds to open a tunnel
+CLOSE_TIMEOUT = 5.0  # max seconds to close it; ngrok also frees the address when we exit
 COPY = "Copy yours from https://dashboard.ngrok.com/get-started/your-authtoken"
 REFUSED = f"NGROK_AUTHTOKEN: ngrok does not accept it ({{words}}). {COPY}"
 UNREACHED = (
@@ -35,8 +35,8 @@ NO_DOMAIN = (
     "RMI_AGENT_NGROK_DOMAIN: ngrok does not give {domain} ({words}). Free ones are listed at"
     " https://dashboard.ngrok.com/domains"
 )
-# The first pattern that ngrok's words match gives the sentence. "Authentication failed" alone says
-# little: ngrok also puts it before codes that have nothing to do with the authtoken.
+# The first pattern that matches ngrok's error selects the message. "Authentication failed" alone
+# says little: ngrok also puts it before codes that have nothing to do with the authtoken.
 CAUSES = (
     (r"ERR_NGROK_(105|106|107|4018)\b", REFUSED),
     (r"ERR_NGROK_\d", NO_TUNNEL),
@@ -48,31 +48,31 @@ CAUSES = (
 
 @asynccontextmanager
 async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
-    """Open a tunnel to `address` (host:port, of this machine); yield its public URL; close it.
+    """Open a tunnel to `address` (host:port on this machine), yield its public URL, then close it.
 
-    The SDK restores a lost connection to ngrok by itself, with the same URL.
+    The SDK restores a lost connection to ngrok by itself, keeping the URL.
 
     Raises:
-        BadSettings: there is no SDK, no authtoken, or ngrok gives no tunnel.
+        BadSettings: the SDK or authtoken is missing, or ngrok refuses a tunnel.
     """
     sdk, authtoken = ngrok(), authtoken_of(settings)
     keep_out_of_logs(authtoken)
     try:
-        # Not by the port alone, which the SDK looks for on `localhost`: that may be ::1.
+        # With a bare port, the SDK would connect to `localhost`, which may be ::1.
         opening = sdk.forward(address, authtoken=authtoken, domain=settings.ngrok_domain)
         listener = await asyncio.wait_for(opening, OPEN_TIMEOUT)
     except TimeoutError:
         raise BadSettings(
             UNREACHED.format(words=f"no answer within {OPEN_TIMEOUT:.0f} seconds")
         ) from None
-    except Exception as error:  # the SDK's are ValueErrors, and RuntimeErrors of its threads
+    except Exception as error:  # the SDK raises ValueError, and RuntimeError from its threads
         raise BadSettings(why_no_tunnel(error, authtoken, settings.ngrok_domain)) from None
     try:
         yield str(listener.url()).rstrip("/").lower()
     finally:
         try:
             await asyncio.wait_for(asyncio.shield(listener.close()), CLOSE_TIMEOUT)
-        except Exception as error:  # the process ends, and the tunnel with its connection
+        except Exception as error:  # the process exits, which closes the tunnel's connection
             log.warning("ngrok did not confirm that it closed: %s", one_line(error, authtoken))
 
 
@@ -80,8 +80,8 @@ async def tunnel(settings: Settings, address: str) -> AsyncIterator[str]:
 def left_at_once() -> Iterator[None]:
     """Exit with the block's exit code when it ends, without finalizing the interpreter.
 
-    The SDK's threads enter the interpreter after their work is done. While it is being finalized
-    that aborts the process: half of all starts without a network did (ngrok 1.4 and 1.7).
+    The SDK's threads enter the interpreter after their work is done. During finalization that
+    aborts the process: half of all starts without a network did (ngrok 1.4 and 1.7).
     """
     code: Any = 0
     try:
@@ -100,10 +100,10 @@ def left_at_once() -> Iterator[None]:
 
 
 def ngrok() -> Any:
-    """The SDK.
+    """Import ngrok's SDK.
 
     Raises:
-        BadSettings: it is not installed, or does not load here.
+        BadSettings: it is not installed, or can't be loaded here.
     """
     try:
         return importlib.import_module("ngrok")
@@ -116,10 +116,10 @@ def ngrok() -> Any:
 
 
 def authtoken_of(settings: Settings) -> str:
-    """NGROK_AUTHTOKEN.
+    """The value of NGROK_AUTHTOKEN.
 
     Raises:
-        BadSettings: it is missing, or no header could carry it.
+        BadSettings: it is missing, or not valid in a header.
     """
     if settings.ngrok_authtoken is None:
         raise BadSettings(f"NGROK_AUTHTOKEN: --tunnel ngrok needs it. {COPY}")
@@ -130,7 +130,7 @@ def authtoken_of(settings: Settings) -> str:
 
 
 def why_no_tunnel(error: Exception, authtoken: str, domain: str | None) -> str:
-    """Why ngrok gives no tunnel, in one line that says what to do."""
+    """Say in one line why ngrok refuses a tunnel, and what to do."""
     words = one_line(error, authtoken)
     sentence = next(sentence for pattern, sentence in CAUSES if re.search(pattern, words))
     if sentence is NO_TUNNEL and domain is not None:
@@ -139,13 +139,13 @@ def why_no_tunnel(error: Exception, authtoken: str, domain: str | None) -> str:
 
 
 def one_line(error: Exception, authtoken: str) -> str:
-    """An error's words without the authtoken, which ngrok likes to repeat."""
+    """An error's text in one line, without the authtoken, which ngrok likes to repeat."""
     words = ": ".join(str(part) for part in error.args) or type(error).__name__
     return " ".join(words.replace(authtoken, "…").split()).rstrip(".")
 
 
 def keep_out_of_logs(authtoken: str) -> None:
-    """Remove the authtoken from what the SDK logs."""
+    """Mask the authtoken in what the SDK logs."""
 
     def redact(record: logging.LogRecord) -> bool:
         if record.name.partition(".")[0] in ("ngrok", "muxado"):
@@ -157,10 +157,10 @@ def keep_out_of_logs(authtoken: str) -> None:
 
 
 def through(settings: Settings, public: str) -> Settings:
-    """The settings of a server behind a tunnel: its host is allowed, its URL is the public one.
+    """The settings of a server behind a tunnel, whose host is allowed and whose URL is public.
 
     Raises:
-        BadSettings: RMI_AGENT_PUBLIC_URL is another address, which clients would then use.
+        BadSettings: RMI_AGENT_PUBLIC_URL is a different address, which clients would then use.
     """
     set_to = (settings.public_url or "").rstrip("/").lower()
     if settings.auth != "token" and set_to and set_to != public:
@@ -174,11 +174,11 @@ def through(settings: Settings, public: str) -> Settings:
 
 
 def ready(public: str, signs_in: bool, bridge: str) -> str:
-    """What a start prints about its tunnel, with lines to copy.
+    """The message printed at startup about the tunnel, with lines to copy.
 
     Args:
         public: the tunnel's URL.
-        signs_in: whether clients can sign in by OAuth.
+        signs_in: whether clients can sign in with OAuth.
         bridge: an entry for Claude Desktop's config file.
     """
     connector = (

@@ -1,6 +1,6 @@
-"""The MCP tools, prompts and resources, and runs as what a model reads.
+"""The MCP tools, prompts and resources, and how runs are presented to a model.
 
-Knows sessions by `kernels` alone; nothing of transports.
+Uses sessions only through `kernels`; knows nothing about transports.
 """
 
 from .caller import failures_as_refusals, principal

@@ -1,4 +1,4 @@
-"""Arguments that several tools have, as a model sees them."""
+"""Arguments shared by several tools, as a model sees them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every call needs: whose it is, and words for what can't be done.
+"""What every call needs: the caller's identity, a time limit, and errors as refusals.
 
-Knows nothing of what is called.
+Knows nothing about the tools being called.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..files import PathNotAllowedError
 from ..refusals import Refusal
 from ..settings import Settings
 
-START_LEAST = 20.0  # seconds that a call waits for a kernel, however short its deadline
+START_LEAST = 20.0  # min seconds a call waits for a kernel, however short its deadline
 
 
 @contextlib.contextmanager
 def failures_as_refusals() -> Iterator[None]:
-    """Our own failures as tool errors, whose texts are written for the model."""
+    """Turn our own errors into tool errors; their texts are written for the model."""
     try:
         yield
     except (KernelError, SessionNotFoundError, PathNotAllowedError) as error:
@@ -31,24 +31,24 @@ def failures_as_refusals() -> Iterator[None]:
 
 
 def may_read(metadata: Mapping[str, Any]) -> bool:
-    """Whether the caller may read a notebook, by its metadata: who recorded it is named there."""
+    """Whether the caller may read a notebook, given its metadata, which names who recorded it."""
     record = metadata.get("rmi_agent")
     owner = record.get("principal") if isinstance(record, Mapping) else None
     return may_see(principal(), owner)
 
 
 def principal() -> str:
-    """Whose sessions these are: the token's owner, or the one user of a local server."""
+    """The calling principal: the token's owner, or the single user of a local server."""
     token = get_access_token()
     return token.client_id if token is not None else LOCAL
 
 
 @contextlib.asynccontextmanager
 async def in_time(settings: Settings, failed: str, advice: str) -> AsyncIterator[None]:
-    """Give what is done in here no longer than a call may take: clients give up soon after.
+    """Limit the body to the time a call may take: clients give up soon after.
 
     Raises:
-        Refusal: it took longer.
+        Refusal: the body took longer.
     """
     seconds = max(settings.response_deadline, START_LEAST)
     try:

@@ -1,6 +1,6 @@
-"""What the arguments of prompts and resources may be, while somebody types them.
+"""Completions for the arguments of prompts and resources while a user types them.
 
-Only what the asker may see is offered. Knows where candidates come from, not what they are for.
+Offers only what the caller may see. Knows where candidates come from, not what they are for.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .caller import principal
 from .resources import FILE, NOTEBOOK, VARIABLE
 
 Reference = PromptReference | ResourceTemplateReference
-Given = dict[str, str]  # the arguments that are there already
+Given = dict[str, str]  # the arguments filled in so far
 
 
 class Completions:
-    """The completions of one server."""
+    """The completion handler of one server."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
@@ -42,13 +42,13 @@ class Completions:
         }
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the completion handler on `mcp`."""
         mcp.add_completion_handler(self.complete)
 
     async def complete(
         self, of: Reference, argument: CompletionArgument, context: CompletionContext | None
     ) -> list[str] | None:
-        """Candidates for an argument: those that begin with what is typed go first."""
+        """Candidates for an argument, those that start with the typed text first."""
         name = of.name if isinstance(of, PromptReference) else of.uri
         if (find := self._of.get((name, argument.name))) is None:
             return None
@@ -60,7 +60,7 @@ class Completions:
         try:
             elsewhere = await self._sessions.directory.elsewhere(principal())
             there = [session.id for session in elsewhere]
-        except StoreError:  # what is offered need not be all
+        except StoreError:  # completions may be incomplete
             there = []
         return matching(typed, here + there)
 
@@ -88,7 +88,7 @@ class Completions:
 
 
 def matching(typed: str, candidates: list[str]) -> list[str]:
-    """Those that contain what is typed; first those that begin with it."""
+    """The candidates that contain the typed text, prefix matches first."""
     typed = typed.lower()
     found = [candidate for candidate in candidates if typed in candidate.lower()]
     return sorted(found, key=lambda candidate: not candidate.lower().startswith(typed))

@@ -1,7 +1,7 @@
-"""Bringing what a cell asks (`input()`, `getpass()`) to the person in front of the client.
+"""Puts a cell's questions (`input()`, `getpass()`) to the person in front of the client.
 
-Older clients are asked while the tool call goes on (elicitation). On MCP 2026-07-28 the
-call itself ends with the question, and the client calls again with the answer.
+Older clients are asked during the tool call (elicitation). On MCP 2026-07-28 the call
+itself ends with the question, and the client calls again with the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ...kernels import Execution, Question
 from ..plaintext import plain
 
-ROUNDS = 8  # questions of one call; clients give up after ten, so then it is handed over
+ROUNDS = 8  # max questions per call; clients give up after ten, so we hand the run over first
 NOBODY = (
     "input() can't ask anybody: this client shows no questions to a person. Put the value into"
     " the code, or make a file and give run_python its stdin."
@@ -30,7 +30,7 @@ KEY = "answer"
 
 
 class Asked(BaseModel):
-    """What a client brings back with the answer, sealed by FastMCP meanwhile."""
+    """State that the client sends back with the answer; FastMCP seals it in between."""
 
     session_id: str
     cell: int
@@ -39,21 +39,21 @@ class Asked(BaseModel):
 
 
 def can_ask(ctx: Context) -> bool:
-    """Whether the client shows forms to a person."""
+    """Whether the client can show forms to a person."""
     capabilities = ctx.session.client_capabilities
     elicitation = capabilities.elicitation if capabilities is not None else None
-    # Before there were modes, an empty capability meant forms.
+    # Before modes existed, an empty capability meant forms.
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
 def asked_before(ctx: Context) -> Asked | None:
-    """What this call goes on from, if its client was asked something."""
+    """The state this call continues from if its client was asked a question, else None."""
     state = ctx.request_state
     return Asked.model_validate_json(state) if state else None
 
 
 def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
-    """Give a run the answer that its client came back with."""
+    """Pass the client's answer on to the run that asked."""
     question = execution.question
     given = (ctx.input_responses or {}).get(KEY)
     if question is not None and execution.asked == before.number:
@@ -61,11 +61,11 @@ def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
 
 
 async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
-    """Bring a run's open question to the person, if there is one.
+    """Put a run's open question, if any, to the person.
 
     Returns:
-        What the call has to end with so that its client asks, or None: the run goes on, or
-        nobody has answered within `seconds`.
+        The result the call must end with so that its client asks, or None if the run continues
+        or nobody answered within `seconds`.
     """
     question = execution.question
     if question is None:
@@ -94,13 +94,13 @@ async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult 
 
 
 def asked_enough(ctx: Context) -> bool:
-    """Whether this call must not end with one more question."""
+    """Whether this call has used up its questions."""
     before = asked_before(ctx)
     return before is not None and before.round >= ROUNDS
 
 
 def question_result(execution: Execution, question: Question, before: Asked | None) -> ToolResult:
-    """The result that is a question."""
+    """A tool result that makes the client ask the question."""
     state = Asked(
         session_id=execution.session_id,
         cell=execution.number,
@@ -116,7 +116,7 @@ def question_result(execution: Execution, question: Question, before: Asked | No
 
 
 def form_of(question: Question) -> ElicitRequestFormParams:
-    """A question as a form with one field; who asks is said, since code may ask anything."""
+    """A question as a one-field form that says who is asking, since code may ask anything."""
     prompt = plain(question.prompt)
     field = {"type": "string", "title": "Password (not recorded)" if question.secret else "Answer"}
     schema = {
@@ -131,7 +131,7 @@ def form_of(question: Question) -> ElicitRequestFormParams:
 
 
 def settle(question: Question, given: ElicitResult | None) -> None:
-    """Turn what came of a form into the question's answer."""
+    """Answer the question from the form's result, or refuse it if the person gave no answer."""
     if given is not None and given.action == "accept" and given.content:
         question.answer(str(given.content.get("value", "")))
     else:

@@ -1,4 +1,4 @@
-"""The tools for the files of the projects folder: list, read and write them."""
+"""The tools that list, read and write Python files in the projects folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .arguments import FileName
 from .caller import failures_as_refusals
 from .results import listing
 
-LISTED = 1000  # files
+LISTED = 1000  # max files in a list
 
 
 class FileTools:
@@ -27,7 +27,7 @@ class FileTools:
         self.settings = settings
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the tools on `mcp`."""
         quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         mcp.tool(self.list_python_files, annotations=quiet)
         mcp.tool(self.read_python_file, annotations=quiet)
@@ -81,6 +81,6 @@ class FileTools:
 
 
 def utc(seconds: float) -> str:
-    """A file's time as ISO 8601; a file may have one that no calendar has."""
+    """A file's time as ISO 8601, clamped: files may have times that no calendar has."""
     last = datetime.max.replace(tzinfo=UTC).timestamp() - 1
     return datetime.fromtimestamp(min(max(seconds, 0), last), UTC).isoformat("T", "seconds")

@@ -1,11 +1,11 @@
-"""The lines of a result that are the server's own, and the mark before a line that only looks so.
+"""The server's own lines in a result, and the mark before printed lines that imitate them.
 
-Everything that the server says about a run has one of these forms. What code prints in such a
-form, also in common lookalikes of its letters and signs, gets a backslash in front, so that a
-reader can tell who said it. Knows lines alone.
+Everything the server says about a run has one of these forms. If code prints such a form, even
+with common lookalikes of its letters and signs, the line gets a leading backslash, so that a
+reader can tell who said it. Knows only lines.
 """
 
-# ruff: noqa: RUF001 (what looks like other letters is what this is about)
+# ruff: noqa: RUF001 (lookalike letters are what this module is about)
 from __future__ import annotations
 
 import re
@@ -24,9 +24,9 @@ SESSION = "[session_id: "
 NOTE = "[rmi-agent: "
 CUT = "[… "
 
-# Lines are compared by their letters alone, see `letters`: no case, accents or blanks, one dash for
-# several. A form with a newline is the whole line, the others are its beginning. Of the marks of
-# cuts, an ellipsis in a bracket is enough; three dots are not, as in the list `[...]`.
+# Lines are compared after reduction by `letters`: no case, accents or blanks, and repeated dashes
+# count as one. A form with a newline matches a whole line, the others match its start. Of the cut
+# marks, a bracket and an ellipsis are enough; three dots are not, as in the list `[...]`.
 _FORMS = (
     "-stderr-\n",
     "(nooutput)\n",
@@ -39,7 +39,7 @@ _FORMS = (
     "[⋯",
     *(f"[...{letter}" for letter in "0" + string.ascii_lowercase),
 )
-_LIKE = {  # what looks like a letter or sign of ours, and Unicode calls or decomposes otherwise
+_LIKE = {  # lookalikes of our letters and signs that Unicode names or decomposes differently
     ord(other): letter
     for letter, others in {
         "a": "аαɑ⍺ꓮᎪᗅ", "c": "сϲⲥꓚᏟ", "d": "ԁꓓᎠᏧᑯᗞᗪ", "e": "еєεҽ℮⋿ⴹꓰᎬ", "g": "ցԌꓖᏀᏳ",
@@ -61,11 +61,11 @@ _WORD_DASHES = "".join(
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"
 _BLANK_SIGNS = "\u2800\U0001d159"
 _BLANKS = re.compile(r"[^\S\n]*+")
-_STRETCH = 8, 4096  # characters of a line that are looked at in one go: at first, and at most
+_STRETCH = 8, 4096  # characters of a line compared per step: at first, and at most
 
 
 class Node(dict[str, "Node | bool"]):
-    """What the letters of a line have led to, by the next one: True where the line is like ours."""
+    """A trie node: maps a line's next letter to a node, or to True where the line is like ours."""
 
 
 def _nodes() -> Node:
@@ -82,7 +82,7 @@ def _nodes() -> Node:
 
 
 def _candidate() -> re.Pattern[str]:
-    """Where lines begin that may be like ours: most aren't, as their first letters tell."""
+    """Matches starts of lines that may be like ours; the first letters rule out most lines."""
     begun = ""
     for first in sorted(_START):
         second = "".join(sorted({form[1] for form in _FORMS if form[0] == first}))
@@ -98,25 +98,25 @@ _CANDIDATE = _candidate()
 
 
 class Marker:
-    """Marks the lines of a text that comes in pieces; however it was cut up, the same way.
+    """Marks lines of a text that arrives in pieces; where it was split makes no difference.
 
     Attributes:
-        inside: whether what was returned so far ends inside of a line.
+        inside: whether the text returned so far ends in the middle of a line.
     """
 
     def __init__(self) -> None:
         self.inside = False
-        self._held: list[str] = []  # the beginning of a line that may become one like ours
-        self._node = _START  # where its letters have led to
+        self._held: list[str] = []  # the start of a line that may turn out to be like ours
+        self._node = _START  # the node reached by the held letters
 
     def feed(self, text: str) -> str:
-        """What of the text so far is certain, and was not returned before."""
+        """Add text; returns what is certain by now and was not returned before."""
         if not text:
             return ""
-        made, done = [], 0  # done: characters that are in what is made
+        made, done = [], 0  # done: characters of `text` already in `made`
         for begin in self._begins(text):
             found = compared(self._node, text, begin)
-            if isinstance(found, Node):  # it goes on in the next piece
+            if isinstance(found, Node):  # the line continues in the next piece
                 self._node = found
                 made.append(text[done:begin])
                 if begin:
@@ -134,13 +134,13 @@ class Marker:
         return self._returned(made)
 
     def end(self) -> str:
-        """The rest: nothing more comes."""
+        """End the text; returns the rest."""
         mark = ["\\"] if self._node.get("\n") else []
         rest, self._held, self._node = mark + self._held, [], _START
         return self._returned(rest)
 
     def _begins(self, text: str) -> Iterator[int]:
-        """Where lines begin, or what is held goes on, that may be like ours."""
+        """Where a line that may be like ours starts, or the held one continues."""
         if self._held or not self.inside:
             yield 0
         yield from (found.end() for found in _CANDIDATE.finditer(text))
@@ -153,12 +153,12 @@ class Marker:
 
 
 def compared(node: Node, text: str, start: int) -> Node | bool:
-    """Whether a line looks like ours; a node where the text ends before that is certain.
+    """Whether a line looks like ours; a node if the text ends before that is certain.
 
     Args:
-        node: where what stands before `start` has led to.
-        text: what has the line from `start` on.
-        start: a position.
+        node: the node reached by the part of the line before `start`.
+        text: contains the line from `start` on.
+        start: a position in `text`.
     """
     stretch, most = _STRETCH
     while start < len(text):
@@ -177,7 +177,7 @@ def compared(node: Node, text: str, start: int) -> Node | bool:
 
 @lru_cache(maxsize=4096)
 def letters(character: str) -> str:
-    """What a character looks like: letters and signs, small and plain; nothing if it is blank."""
+    """What a character looks like, in plain lower-case letters and signs; empty if it is blank."""
     made = ""
     like = unicodedata.normalize("NFKD", character.translate(_LIKE)).translate(_LIKE)
     for letter in like.casefold():
@@ -190,39 +190,39 @@ def letters(character: str) -> str:
             continue
         if letter in _BLANK_LETTERS + _BLANK_SIGNS:
             continue
-        if category == "Nd":  # most are alike, and some like letters
+        if category == "Nd":  # 0 and 1 look like letters; all others count as one
             letter = "oi0"[min(unicodedata.decimal(letter), 2)]
         elif category in ("Ps", "Pe") and letter not in "{}":
             is_round = "PARENTHESIS" in name
             letter = ("(" if is_round else "[") if category == "Ps" else (")" if is_round else "]")
         made += {"Pd": "-", "Pc": "_"}.get(category, letter)
     is_letter = character.isalnum() and character not in _BLANK_LETTERS
-    return made or (character if is_letter else "")  # some letters are accents on a blank
+    return made or (character if is_letter else "")  # some letters decompose to blank and accent
 
 
 def marked(text: str) -> str:
-    """A whole text with its lines marked."""
+    """A whole text with the lines that look like ours marked."""
     marker = Marker()
     return marker.feed(text) + marker.end()
 
 
 def printed(text: str) -> str:
-    """A whole text of the code's own as a reader may have it: plain and marked."""
+    """A whole text from code, made safe for a reader: plain and marked."""
     return marked(plain(text))
 
 
 def fragment(text: str, before: str, behind: str = "") -> str:
-    """A stretch of a marked text: where it begins or ends inside a line, as if that were one.
+    """A slice of a marked text; a line cut at either end is marked as if it were a whole line.
 
     Args:
-        text: the stretch.
+        text: the slice.
         before: the character before it; empty if there is none.
-        behind: the character behind it; empty if there is none.
+        behind: the character after it; empty if there is none.
     """
     if before not in ("", "\n"):
         line, newline, rest = text.partition("\n")
         text = f"{marked(line)}{newline}{rest}"
-    if behind not in ("", "\n"):  # what is like ours by its beginning has its mark, or is ours
+    if behind not in ("", "\n"):  # a line like ours by its start is already marked, or ours
         start = text.rfind("\n") + 1
         found = compared(_START, text, start)
         if isinstance(found, Node) and "\n" in found:
@@ -231,5 +231,5 @@ def fragment(text: str, before: str, behind: str = "") -> str:
 
 
 def note(text: str) -> str:
-    """A line of the server's own, also where it quotes the code."""
+    """One of the server's own lines; what it quotes from code is made plain and marked."""
     return f"{NOTE}{printed(text.strip())}]"

@@ -1,7 +1,7 @@
-"""Output as it is sent while a run goes on: each stream's beginning, once, cleaned and marked.
+"""Live output of a run: the start of each stream, sent once, cleaned and marked.
 
-Looks at no more than what is new, and at nothing once enough was sent. Knows streams' texts;
-nothing of how they are sent.
+Reads only what is new, and nothing once enough has been sent. Knows the streams' texts, not how
+they are sent.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from ...kernels import Execution, StreamText
 from ..plaintext import Plain
 from .own_lines import Marker
 
-MOST = 100_000  # characters of live output of one stream of one run
-LOOKED_AT = 500_000  # characters that those are made of
+MOST = 100_000  # max characters of live output per stream of a run
+LOOKED_AT = 500_000  # max raw characters read to produce them
 
 
 class Live:
-    """What went out of a run."""
+    """Tracks how much of a run's output has been sent."""
 
     def __init__(self) -> None:
         self._streams = {"stdout": Stream(), "stderr": Stream()}
 
     def new(self, execution: Execution) -> Iterator[tuple[str, str]]:
-        """What came since the last time, by stream."""
+        """Output since the last call, as pairs of stream name and text."""
         for name, stream in self._streams.items():
             if stream.open and (text := stream.new(execution.outputs.stream_texts(name))):
                 yield name, text
 
 
 class Stream:
-    """What went out of one stream, whose text displays may have cut into several."""
+    """Tracks what has been sent of one stream, which displays may split into several texts."""
 
     def __init__(self) -> None:
         self._sent = self._looked_at = 0
         self._current: StreamText | None = None
-        self._start = 0  # where the open row of it begins
-        self._row = ""  # what went out of that row
+        self._start = 0  # where its unfinished row starts
+        self._row = ""  # the part of that row already sent
         self._plain, self._marker = Plain(), Marker()
 
     @property
     def open(self) -> bool:
-        """Whether more may go out."""
+        """Whether more may be sent."""
         return self._sent < MOST and self._looked_at < LOOKED_AT
 
     def new(self, texts: list[StreamText]) -> str:
-        """What came since the last time; the texts are all that the stream has."""
+        """Text since the last call; `texts` are all that the stream has."""
         place = next((i for i, text in enumerate(texts) if text is self._current), -1)
         raw = ""
         for text in texts[max(0, place) :]:
@@ -61,7 +61,7 @@ class Stream:
         return new
 
     def _begin(self, text: StreamText) -> str:
-        """Go on with the next text; a display, or nothing, is between them."""
+        """Move on to the next text, maybe after a display; returns the rest of the last row."""
         row = "" if self._current is None else self._current.text[self._start :]
         rest = self._behind(row)
         self._current, self._start, self._row = text, 0, ""
@@ -77,10 +77,10 @@ class Stream:
     def _pending(self, text: StreamText) -> str:
         row = text.pending
         if not row.startswith(self._row):
-            return ""  # something has moved back; the row goes out when it is settled
+            return ""  # the cursor moved back; the row is sent once it is settled
         new, self._row = row[len(self._row) :], row
         return new
 
     def _behind(self, row: str) -> str:
-        """The rest of a row that has begun to go out; all of it, if it looks different now."""
+        """The unsent rest of a row; all of it, on a new line, if its sent part has changed."""
         return row[len(self._row) :] if row.startswith(self._row) else f"\n{row}"

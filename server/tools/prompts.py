@@ -1,6 +1,6 @@
-"""Two requests that people make often, worded so that a model goes about them well.
+"""Two common requests, worded so that a model handles them well.
 
-Text only: what runs is up to the model, through the tools.
+Text only: the model decides what to run, through the tools.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Prompts:
         self._settings = settings
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the prompts on `mcp`."""
         mcp.prompt(self.fix_script)
         mcp.prompt(self.explore_data)
 

@@ -1,6 +1,6 @@
-"""What a client may read beside the tools: notebooks, files, and what a kernel knows of a name.
+"""What a client can read without a tool: notebooks, files, what a kernel knows about a name.
 
-Nothing runs here and nothing changes. What arguments may be is in `completions.py`.
+Nothing here runs code or changes anything. `completions.py` completes the arguments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Resources:
         self._settings, self._sessions = settings, sessions
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the resources on `mcp`."""
         mcp.resource(NOTEBOOK, mime_type="application/x-ipynb+json")(self.notebook)
         mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)

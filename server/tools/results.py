@@ -1,6 +1,6 @@
-"""From a run to what a model reads: one text in a fixed layout, pictures, small facts.
+"""Turns a run into what a model reads: one text in a fixed layout, pictures, a few facts.
 
-Knows nbformat cells and MCP content; nothing of kernels at work.
+Knows nbformat cells and MCP content; nothing about running kernels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .own_lines import SESSION, fragment, note
 from .run_text import PICTURE_TYPES, Layout, TextCache, growing
 from .truncate import budgeted
 
-PAGE = 20_000  # characters that read_output gives unless it is asked for more or less
-PICTURES = 8  # in one result
-PICTURES_SIZE = 2_700_000  # base64 characters of them all: 2 MB
-AT_ONCE_BUDGETED = 50_000  # characters that are fitted on the event loop; more take a thread
-LAST = 1_000  # characters of what has only begun that are quoted
+PAGE = 20_000  # default max characters returned by read_output
+PICTURES = 8  # max pictures in one result
+PICTURES_SIZE = 2_700_000  # max base64 characters of all pictures together: 2 MB
+AT_ONCE_BUDGETED = 50_000  # max characters truncated on the event loop; more go to a thread
+LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so far
 
 Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
 
@@ -50,7 +50,7 @@ RUN_SCHEMA = RunFacts.model_json_schema()
 
 
 def pictures(run: Run) -> tuple[list[ImageContent], str]:
-    """The run's pictures, as many as a result may have, and where the others are."""
+    """The run's pictures, up to the limits of a result, and a note on where the others are."""
     found = [
         (kind, output.data[kind])
         for output in run.cell.outputs
@@ -72,7 +72,7 @@ def pictures(run: Run) -> tuple[list[ImageContent], str]:
 
 
 async def run_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
-    """The result of a run, whether it is over or goes on; `budget` is in characters."""
+    """The result of a run, finished or not; `budget` is in characters."""
     if not execution.task.done():
         return await running_result(execution, budget, texts)
     run: Run = execution.task.result()
@@ -84,7 +84,7 @@ async def run_result(execution: Execution, budget: int, texts: TextCache) -> Too
 
 
 async def running_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
-    """The output so far of a run that goes on."""
+    """The result of an unfinished run: its output so far."""
     whole = await texts.so_far(execution)
     text, truncated = await within(budget, whole, execution.session_id, execution.number)
     doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
@@ -102,7 +102,7 @@ async def running_result(execution: Execution, budget: int, texts: TextCache) ->
 async def running_page(
     execution: Execution, offset: int, limit: int, texts: TextCache
 ) -> ToolResult:
-    """What a run that goes on has put out, from `offset`, at most `limit` characters."""
+    """At most `limit` characters of an unfinished run's output, from `offset`."""
     whole = await texts.so_far(execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
@@ -124,7 +124,7 @@ async def running_page(
 async def page_of_run(
     run: Run, offset: int, limit: int, texts: TextCache, execution: Execution | None = None
 ) -> ToolResult:
-    """A stretch of a finished run's text; the last one has the notes and the pictures."""
+    """A page of a finished run's text; the last page has the notes and the pictures."""
     whole = await texts.whole(run, execution)
     text = whole[offset : offset + limit]
     end = offset + len(text)
@@ -143,20 +143,20 @@ async def page_of_run(
 
 
 async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
-    """A run's text within a budget, and whether anything of it is missing."""
+    """A run's text truncated to a budget, and whether anything is missing."""
     if len(whole) <= AT_ONCE_BUDGETED:
         return budgeted(whole, budget, session_id, cell)
     return await asyncio.to_thread(budgeted, whole, budget, session_id, cell)
 
 
 def follow(rest: int, session_id: str, cell: int, offset: int) -> str:
-    """How to read the rest."""
+    """A note that says how to read the rest."""
     call = f"read_output(session_id={session_id!r}, cell={cell}, offset={offset})"
     return f"{rest:,} characters follow: {call}"
 
 
 def open_line(execution: Execution) -> list[str]:
-    """The line that has only begun: a carriage return may still change it, so no page has it."""
+    """The unfinished last line: a carriage return may still change it, so no page has it."""
     outputs = execution.outputs
     for output in growing(outputs.cell.outputs):
         if output.name != "stderr" and (text := outputs.stream_text(output)):
@@ -166,7 +166,7 @@ def open_line(execution: Execution) -> list[str]:
 
 
 def stderr_so_far(execution: Execution) -> list[str]:
-    """The end of stderr, which stands behind stdout once the run is over."""
+    """The tail of stderr, which follows stdout once the run is over."""
     texts = execution.outputs.stream_texts("stderr")
     if not texts:
         return []
@@ -177,7 +177,7 @@ def stderr_so_far(execution: Execution) -> list[str]:
 
 
 def asks(execution: Execution) -> list[str]:
-    """What a run waits for."""
+    """A note about the input that a run is waiting for."""
     if (question := execution.question) is None:
         return []
     prompt = question.prompt[:LAST]
@@ -202,12 +202,12 @@ def facts_of(run: Run, truncated: bool) -> RunFacts:
 
 
 def one_line(name: str | None) -> str | None:
-    """An exception's name, which code may have made of anything."""
+    """An exception's name on one line; code may have put anything into it."""
     return name and " ".join(plain(name).split())[:200]
 
 
 def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
-    """The facts of a run that goes on."""
+    """The facts of an unfinished run."""
     return RunFacts(
         session_id=execution.session_id,
         cell=execution.number,
@@ -226,12 +226,12 @@ def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
 def tool_result(
     facts: RunFacts, text: str, notes: list[str], images: list[ImageContent], whole: Layout
 ) -> ToolResult:
-    """Put the halves together."""
+    """Build a tool result from its text, notes, pictures and facts."""
     said = [*map(note, notes), f"{SESSION}{facts.session_id}, cell: {facts.cell}]"]
     gap = "\n" if text and not text.endswith("\n") else ""
     block = text + gap + "\n".join(said)
     content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
-    # Where the parts are, for programs: in the whole text, of which `shown` characters are here.
+    # For programs: where the sections are in the whole text, of which `shown` characters are here.
     meta = {"sections": whole.sections, "length": len(whole), "shown": len(text)}
     return ToolResult(
         content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta}
@@ -239,7 +239,7 @@ def tool_result(
 
 
 def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:
-    """A list for reading, and the same for programs."""
+    """A list as text, with the same facts as structured content for programs."""
     return ToolResult(
         content=[TextContent(type="text", text="\n".join(lines))], structured_content=facts
     )

@@ -1,7 +1,7 @@
-"""`resume_session`: a recorded notebook run again, so that its session goes on from there.
+"""`resume_session`: reruns a recorded notebook so that its session can continue from there.
 
-Finds the notebook that its asker may read, and tells what came out otherwise than the record has.
-Knows files and words; what runs and how it is compared is `kernels/session/rerun.py`'s.
+Finds a notebook that the caller may read, and reports which outputs differ from the record.
+Knows files and texts; `kernels/session/rerun.py` runs and compares the cells.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from ..settings import Settings
 from .caller import failures_as_refusals, may_read, principal
 from .own_lines import SESSION
 
-MOST = 200_000_000  # bytes of a notebook
-SHOWN = 20  # cells whose differences are shown
-MOST_VALUES = 1_000_000  # of one that comes with the call: others wait 0.3 s for its parsing
-LOOK_EVERY = 0.5  # seconds between two looks at how far it has come
+MOST = 200_000_000  # max bytes of a notebook
+SHOWN = 20  # max cells whose differences are shown
+MOST_VALUES = 1_000_000  # max JSON values of a notebook in a call: parsing blocks others for 0.3 s
+LOOK_EVERY = 0.5  # seconds between progress reports
 
 
 class Resuming:
-    """The tool of one server."""
+    """The `resume_session` tool of one server."""
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
-        self._resumes: dict[str, Resume] = {}  # by session, of those that are open
+        self._resumes: dict[str, Resume] = {}  # by id of the open session
 
     def of(self, session: Session) -> Resume | None:
-        """What a session goes through before anything else, or has gone through."""
+        """The resume that a session is going through or has completed; None if there is none."""
         return self._resumes.get(session.id)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register it."""
+        """Register the tool on `mcp`."""
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
         mcp.tool(self.resume_session, annotations=acts)
 
@@ -89,11 +89,11 @@ class Resuming:
                 resume = await self._begin(notebook, content, until, skip_failed, timeout)
             await self._follow(resume, ctx)
             if resume.task.done():
-                resume.task.result()  # nothing of ours may fail unseen
+                resume.task.result()  # our own errors must not go unseen
         return report(resume)
 
     def _going_on(self, session_id: str) -> Resume | None:
-        """The one that an open session goes through, or has gone through."""
+        """An open session's resume, running or completed; None if there is none."""
         for session in self._sessions.all(principal()):
             if session.id == session_id:
                 return self.of(session)
@@ -122,10 +122,10 @@ class Resuming:
         return resume
 
     def _path(self, named: str) -> Path:
-        """The notebook that a name or id means, there or not.
+        """The path of the notebook that a name or session id refers to; it may not exist.
 
         Raises:
-            Refusal: it can't be one.
+            Refusal: the name can't be a notebook's, or nothing ran in the session.
         """
         try:
             recorded_in = self._sessions.notebook(named, principal())
@@ -150,7 +150,7 @@ class Resuming:
         return data.decode("utf-8", "replace")
 
     async def _follow(self, resume: Resume, ctx: Context) -> None:
-        """Wait for the end, no longer than a call may take; a caller that leaves stops it."""
+        """Wait for the end, up to the response deadline; a cancelled call stops the resume."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._settings.response_deadline
         try:
@@ -166,7 +166,7 @@ class Resuming:
 
 
 def unknown(named: str) -> Refusal:
-    """One answer for what is not there and for what belongs to another."""
+    """The same refusal for a notebook that does not exist and for somebody else's."""
     return Refusal(
         f"There is no notebook {Path(named).name!r} on record. The results of a session's runs name"
         " its notebook; its file name is enough."
@@ -174,10 +174,10 @@ def unknown(named: str) -> Refusal:
 
 
 def check_values(text: str, name: str) -> None:
-    """Other calls wait while a parser makes values, hence not too many of them.
+    """Limit a notebook's JSON values: other calls wait while they are parsed.
 
     Raises:
-        Refusal: it has too many.
+        Refusal: the text has too many.
     """
     if has_more_values(text.encode("utf-8", "replace"), MOST_VALUES):
         raise Refusal(
@@ -190,7 +190,7 @@ def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
     """A notebook's metadata and its runs.
 
     Raises:
-        Refusal: the text is none.
+        Refusal: the text is not a notebook.
     """
     try:
         notebook: NotebookNode = nbformat.reads(text, as_version=4)
@@ -207,14 +207,14 @@ def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
 
 
 def in_place(one: Recorded, projects: Path) -> Recorded:
-    """With a file's folder that is there: a record from elsewhere has another machine's."""
+    """Move a script to `projects` if its folder does not exist, as in another machine's record."""
     if one.script is None or one.script.path.parent.is_dir():
         return one
     return replace(one, script=replace(one.script, path=projects / one.script.path.name))
 
 
 def report(resume: Resume) -> ToolResult:
-    """What came of it, in words and as facts."""
+    """The outcome of a resume, as text and as structured facts."""
     session, ran, total = resume.session, len(resume.done), len(resume.cells)
     different = resume.different
     goes_on = not resume.task.done()
@@ -257,7 +257,7 @@ def report(resume: Resume) -> ToolResult:
 
 
 def described(again: Again) -> list[str]:
-    """A cell's differences: the record's lines with -, those of now with +."""
+    """A cell's differences: recorded lines with -, new lines with +."""
     lines = [f"Cell {again.before.number} differs from the record (-) now (+):"]
     for found in again.differences:
         lines += [f"  {found.what}:", *(f"    {line}" for line in found.lines)]

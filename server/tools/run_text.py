@@ -1,7 +1,7 @@
-"""A run's text as results lay it out: made once, while it grows, and read from any position.
+"""A run's text in the layout of results: built once, as it grows, and read from any position.
 
-Work follows what is new or asked for. Knows nbformat outputs and the lines that are the server's
-own; nothing of tools.
+The work is proportional to what is new or requested. Knows nbformat outputs and the server's own
+lines; nothing about tools.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ...kernels import Execution, Run, StreamText
 from ..plaintext import Plain
 from .own_lines import EXIT, NOTHING, STDERR, Marker
 
-SLICE = 65_536  # characters that are cleaned without a chance for another thread
-AT_ONCE = 200_000  # characters that are cleaned on the event loop; more of them go to a thread
-KEPT = 32_000_000  # characters of texts that are kept, of all runs together
+SLICE = 65_536  # characters cleaned per step, without yielding to another thread
+AT_ONCE = 200_000  # max characters cleaned on the event loop; more go to a thread
+KEPT = 32_000_000  # max characters of cached texts, all runs together
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 StreamOf = Callable[[NotebookNode], StreamText | None]
-Job = tuple["Part", str, bool]  # what to add of an output's own text, and whether that is all
+Job = tuple["Part", str, bool]  # part, raw text to add, whether that completes it
 
 
 class Layout:
-    """A run's text in the layout of results: `len` and slices of it, and where its parts are."""
+    """A run's text in the layout of results, with `len`, slices and the positions of its parts."""
 
     def __init__(self) -> None:
         self.sections: dict[str, tuple[int, int]] = {}
@@ -50,7 +50,7 @@ class Layout:
         return "".join(self._pieces[first:last])[start - begin : end - begin]
 
     def add(self, name: str, texts: Iterable[Sequence[str]]) -> None:
-        """Add a part of the layout; each of its texts begins on a line of its own."""
+        """Add a section; each of its texts starts on a new line."""
         start = None
         for pieces in texts:
             if pieces:
@@ -72,12 +72,12 @@ class Layout:
 
 
 class Part:
-    """One output as it is read, as far as it has come.
+    """One output as readable text, as far as it has come.
 
     Attributes:
-        pieces: its text, none of them empty.
-        taken: characters of the output's own text that are in it.
-        complete: whether nothing more comes.
+        pieces: its text in pieces, none of them empty.
+        taken: characters of the output's raw text that were processed.
+        complete: whether no more text will come.
     """
 
     def __init__(self, output: NotebookNode) -> None:
@@ -89,18 +89,18 @@ class Part:
         self._plain, self._marker = Plain(), Marker()
 
     def shows(self, output: NotebookNode) -> bool:
-        """Whether it was made of this output as it is now."""
+        """Whether this part was made from the output in its current state."""
         return self._output is output and self._data is output.get("data")
 
     def take(self, text: str, complete: bool) -> None:
-        """Add more of the output's own text."""
+        """Add more of the output's raw text."""
         for start in range(0, len(text), SLICE):
             self._add(self._marker.feed(self._plain.feed(text[start : start + SLICE])))
         self.taken += len(text)
         if complete:
             self._add(self._marker.feed(self._plain.end()) + self._marker.end())
             self.complete = True
-            if self._data is not None:  # a display has lines of its own
+            if self._data is not None:  # a display's text ends with one newline
                 whole = "".join(self.pieces).rstrip("\n") + "\n" if self.pieces else ""
                 self.pieces, self.size = [whole] if whole else [], len(whole)
 
@@ -111,15 +111,15 @@ class Part:
 
 
 class Printed:
-    """All outputs of one run as they are read, each made once."""
+    """All outputs of one run as readable text, each made once."""
 
     def __init__(self) -> None:
-        self.size = 0  # characters that are kept
+        self.size = 0  # characters cached
         self._parts: dict[int, Part] = {}
         self._lock = asyncio.Lock()
 
     async def so_far(self, outputs: list[NotebookNode], stream_of: StreamOf) -> Layout:
-        """What can't change any more of a run that goes on: stdout and displays."""
+        """The text of an unfinished run that can't change any more: stdout and displays."""
         await self._bring_up_to_date(outputs, stream_of)
         layout = Layout()
         layout.add("stdout", self._texts_of(outputs, "stdout"))
@@ -158,12 +158,12 @@ class Printed:
                 else:
                     await asyncio.to_thread(do, jobs)
             except asyncio.CancelledError:
-                self._parts = {}  # the thread goes on with those
+                self._parts = {}  # the thread is still using the old ones
                 raise
             self.size = sum(part.size for part in self._parts.values())
 
     def _collect(self, outputs: list[NotebookNode], stream_of: StreamOf | None) -> list[Job]:
-        """What there is to do. Takes texts only, so that a thread may do it."""
+        """List the work to do, as plain texts so that a thread can do it."""
         parts: dict[int, Part] = {}
         jobs: list[Job] = []
         open_outputs = () if stream_of is None else growing(outputs)
@@ -183,19 +183,19 @@ class Printed:
 
 
 class TextCache:
-    """What was made of runs, for as long as somebody has the run and there is room."""
+    """Caches the texts of runs for as long as the run is referenced and there is room."""
 
     def __init__(self) -> None:
-        self._printed: OrderedDict[int, Printed] = OrderedDict()  # the last used last
+        self._printed: OrderedDict[int, Printed] = OrderedDict()  # most recently used last
         self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
     async def so_far(self, execution: Execution) -> Layout:
-        """The text of a run that goes on."""
+        """The text so far of an unfinished run."""
         outputs = execution.outputs
         return await self._of(execution).so_far(outputs.cell.outputs, outputs.stream_text)
 
     async def whole(self, run: Run, execution: Execution | None = None) -> Layout:
-        """The text of a run that is over; `execution` is what has led to it."""
+        """The text of a finished run; `execution` is the one that produced it, if known."""
         # Files end with an exit code; cells have none.
         exit_code = run.exit_code if run.is_file else None
         return await self._of(execution or run).whole(run.cell.outputs, exit_code)
@@ -218,20 +218,20 @@ class TextCache:
 
 
 def do(jobs: list[Job]) -> None:
-    """Clean and mark what is new."""
+    """Clean and mark the new texts."""
     for part, text, complete in jobs:
         part.take(text, complete)
 
 
 def growing(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs that more may be added to: stdout and stderr where they are the last ones."""
+    """The outputs that may still grow: stdout and stderr if they come last."""
     if not outputs or outputs[-1].output_type != "stream":
         return []
     return [output for output in outputs[-2:] if output.output_type == "stream"]
 
 
 def section_of(output: NotebookNode) -> str:
-    """The part of the layout that an output belongs to."""
+    """The section of the layout that an output belongs to."""
     kind = output.output_type
     if kind == "stream" and output.name == "stderr":
         return "stderr"
@@ -239,7 +239,7 @@ def section_of(output: NotebookNode) -> str:
 
 
 def new_text(output: NotebookNode, stream: StreamText | None, start: int, complete: bool) -> str:
-    """An output's own text from a position on, as far as it can't change any more."""
+    """An output's raw text from `start` on, as far as it can't change any more."""
     if output.output_type == "stream":
         if stream is None:
             return str(output.text)[start:]
@@ -250,7 +250,7 @@ def new_text(output: NotebookNode, stream: StreamText | None, start: int, comple
 
 
 def readable(data: dict[str, Any]) -> str:
-    """A mimebundle's text; none where it is a picture, which is sent as one."""
+    """A mimebundle's text; empty for a picture, which is sent as an image."""
     if any(kind in data for kind in PICTURE_TYPES):
         return ""
     for kind in ("text/plain", "text/markdown", "text/latex", "text/html"):

@@ -1,7 +1,7 @@
 """The tools that run code, as a model sees them: what each is for, and what it needs.
 
-Turns arguments into calls on sessions and runs into results. What the user's code does
-wrong is a normal result; what we can't do is a `ToolError` that says what to do next.
+Turns arguments into calls on sessions, and runs into results. An error in the user's code is
+a normal result; a failure of ours is a `ToolError` that says what to do next.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from .resume import Resuming
 from .run_text import TextCache
 
 FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
-LIVE_EVERY = 0.25  # seconds between two pieces of live output
-RUNS_PER_USER = 32  # that go on or wait, over HTTP
+LIVE_EVERY = 0.25  # seconds between pieces of live output
+RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
 
 class RunTools:
-    """The tools that run code and read what it has put out."""
+    """The tools that run code and read its output."""
 
     def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
         self.settings = settings
         self.sessions = sessions
         self.resuming = resuming
-        self.begun: list[Callable[[Execution], None]] = []  # called for each run that is accepted
+        self.begun: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
         self._texts = TextCache()
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the tools on `mcp`."""
         quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
         mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
@@ -167,12 +167,13 @@ class RunTools:
 
     @contextlib.asynccontextmanager
     async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
-        """The session for one more run, if its owner may have one.
+        """The session for another run, if its owner may start one.
 
         Raises:
-            Refusal: too many of the owner's runs go on or wait.
-            SessionNotFoundError: there is no such session, as far as the asker may know.
-            KernelError: there is no kernel for a new one.
+            Refusal: the owner has too many runs, the session is being resumed, or no kernel is
+                ready in time.
+            SessionNotFoundError: there is no such session that the caller may see.
+            KernelError: there is no kernel for a new session.
         """
         who = principal()
         runs = self._beginning[who] + len(self.sessions.unfinished(who))
@@ -208,7 +209,7 @@ class RunTools:
         return execution
 
     def _asked_before(self, ctx: Context) -> Execution | None:
-        """The run that has asked something, when this call brings the answer."""
+        """Deliver the answer that this call brings, if any; returns the run that asked."""
         before = asked_before(ctx)
         if before is None:
             return None
@@ -222,11 +223,11 @@ class RunTools:
         return execution
 
     async def _follow(self, execution: Execution, ctx: Context) -> ToolResult:
-        """Wait for a run, telling its output meanwhile; past the deadline hand it over."""
+        """Wait for a run while sending its output; past the deadline, report it as running."""
         try:
             question = await self._wait(execution, ctx, self.settings.response_deadline)
         except asyncio.CancelledError:
-            # anyio raises again at each await of a cancelled request, hence the scope.
+            # anyio raises again at each await of a cancelled request, hence the shield.
             with anyio.CancelScope(shield=True):
                 await abandon(execution)
             raise
@@ -239,7 +240,7 @@ class RunTools:
         return await run_result(execution, self.settings.output_chars, self._texts)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
-        """Wait for the end, at most `seconds`; returns a question for the client to ask first."""
+        """Wait up to `seconds` for the end; returns a question if the client must ask one first."""
         ends = time.monotonic() + seconds
         if await execution.wait(min(FIRST_LOOK, seconds)):
             return None
@@ -256,10 +257,10 @@ class RunTools:
 
 
 def finished(execution: Execution) -> None:
-    """Raise what kept a run from running at all.
+    """Raise the error, if any, that leaves a run without a result here.
 
     Raises:
-        Refusal: it was taken out of the queue.
+        Refusal: the run was removed from the queue, or goes on in another copy of the server.
         KernelError: there was no kernel for it.
     """
     if execution.task.cancelled() and execution.handed_over:
@@ -284,7 +285,7 @@ async def abandon(execution: Execution) -> None:
 
 
 async def gone(ctx: Context) -> bool:
-    """Whether the connection was dropped; at every other loss of a client the SDK cancels."""
+    """Whether the connection was dropped; if a client leaves in any other way, the SDK cancels."""
     request = ctx.request_context.request if ctx.request_context is not None else None
     if ctx.transport != "streamable-http" or not isinstance(request, Request):
         return False
@@ -292,11 +293,11 @@ async def gone(ctx: Context) -> bool:
 
 
 async def tell(execution: Execution, live: Live, ctx: Context) -> None:
-    """Send what came since the last time as progress; stderr under the layout's heading."""
+    """Send new output as progress messages, stderr under the layout's heading."""
     heading = f"{STDERR}\n"
     for name, new in live.new(execution):
         messages = [heading + new] if name == "stderr" else [new]
-        if name != "stderr" and new.startswith(heading):  # the end of a line, but no reader knows
+        if name != "stderr" and new.startswith(heading):  # ends a line, but no reader can tell
             messages = [new[:1], new[1:]]
         for message in messages:
             await ctx.report_progress(round(execution.elapsed, 3), message=message)

@@ -24,7 +24,7 @@ class SessionTools:
         self.settings, self.sessions, self.resuming = settings, sessions, resuming
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
-        """Register them."""
+        """Register the tools on `mcp`."""
         acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
         mcp.tool(self.interrupt_session, annotations=acts)
         mcp.tool(self.restart_session, annotations=acts)
@@ -91,7 +91,7 @@ class SessionTools:
                     "state": "busy" if session.busy else "idle",
                     "cells": session.count,
                     "idle_seconds": round(session.idle_for, 1),
-                    # Nobody here can measure it where the kernel is on another machine.
+                    # It can't be measured here if the kernel is on another machine.
                     "memory_bytes": memory if session.is_here else None,
                     "notebook": str(session.recorder.path) if session.recorder.path else None,
                 }
@@ -116,5 +116,5 @@ class SessionTools:
 
 
 def megabytes(count: int | None) -> str:
-    """Memory for reading."""
+    """A number of bytes in MB, for people."""
     return "memory not known" if count is None else f"{count / 1e6:.0f} MB"

@@ -1,6 +1,6 @@
-"""Fitting a long text into what a model should read: repeats shown once, head and tail kept.
+"""Truncates a long text to what a model should read: repeats shown once, head and tail kept.
 
-Whatever is left out says so and names the call that reads it. Knows texts only.
+Whatever is left out is marked, with the call that reads it. Knows only texts.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Protocol
 
 from .own_lines import CUT, fragment, note
 
-HEAD = 2 / 3  # of the budget, before the cut
-PERIODS = (1, 2, 3)  # lines that may repeat together, as a warning and its source line do
-WORTH = 200  # characters that a collapse has to save
-LOOKED_AT = 10  # budgets at either end in which repeats are looked for
+HEAD = 2 / 3  # share of the budget that goes to the head
+PERIODS = (1, 2, 3)  # lines per repeated block, such as a warning and its source line
+WORTH = 200  # min characters that a collapse must save
+LOOKED_AT = 10  # repeats are searched for within this many budgets of either end
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some of the text as it is shown; a mark stands for `length` characters and is not cut."""
+    """A piece of the text as shown; a mark stands for `length` characters and is never split."""
 
     shown: str
     length: int
@@ -27,7 +27,7 @@ class Piece:
 
 
 class Text(Protocol):
-    """A text that is read in stretches; a `str` is one."""
+    """A text that is read in slices, such as a `str`."""
 
     def __len__(self) -> int: ...
 
@@ -35,13 +35,13 @@ class Text(Protocol):
 
 
 def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
-    """A text within its budget, and whether anything of it is missing.
+    """A text truncated to its budget, and whether anything is missing.
 
     Args:
-        text: the whole.
-        budget: characters; the marks that say what is missing come on top.
-        session_id: of the run, for the call that reads the rest.
-        cell: its number there.
+        text: the whole text.
+        budget: max characters, not counting the marks for what is missing.
+        session_id: the run's session, for the call that reads the rest.
+        cell: the run's number in that session.
     """
     call = f"read_output(session_id={session_id!r}, cell={cell}"
     size, near = len(text), LOOKED_AT * budget
@@ -54,7 +54,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
             if middle > 2 * budget
             else [text[near : size - near]]
         )
-        # What is left out between the two is more than fits.
+        # The gap between the two is never shown: each stretch alone is longer than head or tail.
         pieces = [
             *collapsed(text[:near]),
             *(Piece(stretch, len(stretch)) for stretch in stretches),
@@ -77,7 +77,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
 
 
 def taken(pieces: list[Piece], room: int, *, from_end: bool = False) -> tuple[str, int]:
-    """As much as fits, and how many characters of the whole text it stands for."""
+    """As many pieces as fit, and how many characters of the whole text they stand for."""
     shown: list[str] = []
     length = 0
     for piece in pieces:
@@ -97,13 +97,13 @@ def taken(pieces: list[Piece], room: int, *, from_end: bool = False) -> tuple[st
 
 
 def collapsed(text: str) -> list[Piece]:
-    """The text with repeats of up to three lines shown once, where that is worth it."""
+    """The text with repeats of up to three lines shown once, where that saves enough."""
     lines = text.split("\n")
     lines = [line + "\n" for line in lines[:-1]] + lines[-1:]
     starts = list(accumulate(map(len, lines), initial=0))
     again = {period: same_ahead(lines, period) for period in PERIODS}
     pieces: list[Piece] = []
-    plain = here = 0  # the first line that is in no piece yet, and the one looked at
+    plain = here = 0  # the first line not in a piece yet, and the current one
     while here < len(lines):
         period, times = best_repeat(again, here)
         end = here + period
@@ -120,7 +120,7 @@ def collapsed(text: str) -> list[Piece]:
 
 
 def same_ahead(lines: list[str], period: int) -> list[int]:
-    """For each line, how many from it on are the same as those `period` lines further on."""
+    """For each line, how many lines from it on equal those `period` lines later."""
     counts = [0] * (len(lines) + 1)
     for here in range(len(lines) - period - 1, -1, -1):
         if lines[here] == lines[here + period]:
@@ -129,7 +129,7 @@ def same_ahead(lines: list[str], period: int) -> list[int]:
 
 
 def best_repeat(again: dict[int, list[int]], start: int) -> tuple[int, int]:
-    """The period whose repeats from `start` on cover most lines, and how often it stands there."""
+    """The period whose repeats from `start` on cover the most lines, and how often it occurs."""
     best = (1, 1)
     for period in PERIODS:
         times = 1 + again[period][start] // period
