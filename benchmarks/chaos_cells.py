@@ -29,10 +29,10 @@ ENDS = {
     "key": "get_ipython().kernel.session.key = b'x'",
     # The parent of a kernel that has no template would be the server.
     "orphan": "import os, signal\n"
-    "if 'template_process' in open(f'/proc/{os.getppid()}/cmdline').read():\n"
+    "if 'fork/zygote' in open(f'/proc/{os.getppid()}/cmdline').read():\n"
     "    os.kill(os.getppid(), signal.SIGKILL)",
     "stop_parent": "import os, signal\n"
-    "if 'template_process' in open(f'/proc/{os.getppid()}/cmdline').read():\n"
+    "if 'fork/zygote' in open(f'/proc/{os.getppid()}/cmdline').read():\n"
     "    os.kill(os.getppid(), signal.SIGSTOP)",
 }
 TIMEOUTS = {

@@ -5,11 +5,13 @@ Needs the `chat` extra; nothing else imports this package until it is needed.
 
 from .loop import Chat, converse
 from .models import Keys, NoModelError, choose, unreadable
+from .toolset import ServerTools
 
 __all__ = [
     "Chat",
     "Keys",
     "NoModelError",
+    "ServerTools",
     "choose",
     "converse",
     "unreadable",

@@ -30,7 +30,7 @@ RECORDING = """
 import sys
 from pathlib import Path
 from nbformat.v4 import new_code_cell, new_output
-from rmi_agent.kernels.recorder import Recorder
+from rmi_agent.kernels.notebook.writer import Recorder
 recorder = Recorder(Path(sys.argv[1]), {})
 print("ready", flush=True)
 for number in range(100_000):
@@ -93,7 +93,7 @@ def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: P
 
 LAUNCHER = """
 import json, os, signal, sys
-from rmi_agent.server import app, cli, copies
+from rmi_agent.server import app, cli, cluster
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     order = json.loads(line)
@@ -213,7 +213,7 @@ import json, resource, sys
 from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_output
-from rmi_agent.kernels.recorder import Recorder
+from rmi_agent.kernels.notebook.writer import Recorder
 recorder = Recorder(Path(sys.argv[1]), {})
 problems, recorded = [], []
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.security]
 PING = '{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
 # Seconds, not minutes; what is short about them is all that differs.
 IMPATIENT = (
-    "from rmi_agent.server import connections, guard\n"
+    "from rmi_agent.server.middleware import connections, limits as guard\n"
     "connections.HEAD_SECONDS = 1.5\nguard.BODY_SECONDS = 1.5\n"
 )
 

@@ -449,7 +449,7 @@ def test_a_whole_network_of_ipv6_is_one_address(host: str | None, address: str) 
 
 
 async def test_a_stranger_elsewhere_does_not_shut_the_owner_out(tmp_path: Path) -> None:
-    slow = "from rmi_agent.server import guesses\nguesses.FAILURE_DELAY = 0.0"
+    slow = "from rmi_agent.server.auth import throttle\nthrottle.FAILURE_DELAY = 0.0"
     (tmp_path / "p").mkdir()
     with served(fill(tmp_path / "p"), before=slow, RMI_AGENT_TOKENS=USERS) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:

@@ -247,7 +247,7 @@ def test_those_who_change_it_at_once_lose_nothing_and_are_not_refused(path: Path
 CHILD = """
 import sys
 from pathlib import Path
-from rmi_agent.server.oauth_store import Store
+from rmi_agent.server.auth.oauth_store import Store
 store = Store(Path(sys.argv[1]))
 print("ready", flush=True)
 """

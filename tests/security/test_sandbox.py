@@ -1049,8 +1049,9 @@ TAKEN = {
 LOOKS_AT_DEVICES = """
 import subprocess, sys
 from pathlib import Path
-from rmi_agent.kernels import Policy, confine, probe, seccomp
-from rmi_agent.server import isolation, load
+from rmi_agent.kernels import Policy
+from rmi_agent.kernels.sandbox import confine, probe, seccomp
+from rmi_agent.server import load, sandboxing as isolation
 {take}
 if sys.argv[1:]:
     policy = Policy("bwrap", Path("/p"), Path("/h"))

@@ -29,7 +29,7 @@ KNOWN = (
 )
 CROWD = STRANGERS + 30
 IMPATIENT = (
-    "from rmi_agent.server import connections, strangers\n"
+    "from rmi_agent.server.middleware import connections, unauthenticated as strangers\n"
     "connections.REST_SECONDS = 1.5\nconnections.WRITE_SECONDS = 1.5\nstrangers.SECONDS = 1.5\n"
 )
 

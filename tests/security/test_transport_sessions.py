@@ -26,7 +26,7 @@ INITIALIZE = {
         "clientInfo": {"name": "x", "version": "1"},
     },
 }
-FEW = "from rmi_agent.server import transport_sessions\ntransport_sessions.MOST = 5\n"
+FEW = "from rmi_agent.server.middleware import transport_sessions\ntransport_sessions.MOST = 5\n"
 
 
 @pytest.fixture(scope="module")

@@ -440,7 +440,7 @@ async def test_a_server_with_a_token_that_was_set_is_taken_by_its_address_and_ag
 
 @pytest.mark.slow
 def test_what_hands_all_on_imports_no_kernels() -> None:
-    told = "import sys, rmi_agent.server.cli, rmi_agent.server.proxy; print(*sys.modules)"
+    told = "import sys, rmi_agent.server.cli, rmi_agent.server.resident.proxy; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     foreign = {"rmi_agent.kernels", "jupyter_client", "ipykernel", "zmq", "nbformat", "nbconvert"}
     assert foreign & set(done.stdout.split()) == set()

@@ -28,6 +28,7 @@ from rmi_agent.server.hosts import entry as entries
 from rmi_agent.server.hosts.catalog import Host, host_of, hosts
 from rmi_agent.server.hosts.entry import installed_script
 
+from tests.conftest import SANDBOX
 from tests.server.conftest import fill, server_env
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes, links and pipes")
@@ -786,8 +787,7 @@ def test_configs_are_found_where_the_environment_has_moved_them(
 async def test_the_command_line_writes_what_another_client_can_start_from_anywhere(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox = os.environ["RMI_AGENT_SANDBOX"]
-    env = server_env(fill(tmp_path), RMI_AGENT_SANDBOX=sandbox, RMI_AGENT_KERNEL_PRELOAD="")
+    env = server_env(fill(tmp_path), RMI_AGENT_SANDBOX=SANDBOX, RMI_AGENT_KERNEL_PRELOAD="")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "install", "claude-desktop"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -283,7 +283,8 @@ async def test_why_there_is_no_tunnel_is_one_line_without_the_authtoken(
 
 REAL = """
 import asyncio, functools, os, sys, ngrok
-from rmi_agent.server import load, tunnel
+from rmi_agent.server import load
+from rmi_agent.server.serving import tunnel
 from rmi_agent.server.errors import BadSettings
 
 async def ask(address):
