@@ -24,7 +24,7 @@ MAKING = {"create_task", "ensure_future", "run_coroutine_threadsafe"}
 # Functions that make tasks without a `Supervisor`, how many, and who sees their end.
 OWNED = {
     ("kernels/supervision.py", "start"): 1,  # the supervisor itself
-    ("kernels/remote/provisioner_loop.py", "begin"): 1,  # the future that it returns is awaited
+    ("kernels/remote/provisioner_loop.py", "submit"): 1,  # the future that it returns is awaited
     ("kernels/fork/provisioner.py", "forked"): 1,  # awaited, also when the caller is cancelled
     ("kernels/remote/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
     (

@@ -149,7 +149,7 @@ class Places(RuleBasedStateMachine):
         self.loop.call_soon(self.pool.notify)
 
     @precondition(lambda self: self.busy)
-    @rule(which=ANY, way=st.sampled_from(["retire", "let_go"]))
+    @rule(which=ANY, way=st.sampled_from(["retire", "detach"]))
     def give_back(self, which: int, way: str) -> None:
         kernel = self.busy.pop(which % len(self.busy))
         self.loop.call_soon(getattr(self.pool, way), kernel)

@@ -15,7 +15,7 @@ from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
 from rmi_agent.server import App, load
-from rmi_agent.server.tools import running as tools
+from rmi_agent.server.tools import caller
 from rmi_agent.server.tools.results import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
@@ -296,7 +296,7 @@ async def test_a_call_waits_no_longer_for_a_kernel_than_clients_wait_for_a_call(
     projects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(load(python_projects_dir=projects, response_deadline=0.2))
-    monkeypatch.setattr(tools, "START_LEAST", 0.0)
+    monkeypatch.setattr(caller, "START_LEAST", 0.0)
     monkeypatch.setattr(app.sessions, "open", lambda *_: asyncio.Event().wait())
     async with Client(app.mcp) as connected:
         with pytest.raises(ToolError, match=r"within 0.2 s\. Nothing was run; call again"):
