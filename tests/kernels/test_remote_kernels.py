@@ -26,6 +26,7 @@ from tests.server.conftest import fill
 from tests.server.wire import Wire
 
 pytestmark = [
+    pytest.mark.xdist_group(__name__),
     pytest.mark.hostile,  # alone: how soon one is noticed and ended counts
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]

@@ -43,6 +43,7 @@ needs_nginx = pytest.mark.skipif(
 )
 
 pytestmark = [
+    pytest.mark.xdist_group(__name__),
     pytest.mark.anyio,
     pytest.mark.slow,
     pytest.mark.skipif(REDIS is None, reason="needs redis-server (Debian: redis-server)"),
