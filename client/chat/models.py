@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..local_token import is_loopback
 
-HERE = Path(__file__).resolve().parent.parent  # in a checkout, the server reads its `.env` too
+HERE = Path(__file__).resolve().parents[2]  # in a checkout, the server reads its `.env` too
 ENV_FILES = (HERE / ".env", ".env") if (HERE / "pyproject.toml").is_file() else (".env",)
 OPENAI = "https://api.openai.com/v1"
 OLLAMA = "http://127.0.0.1:11434/v1"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.client.chat.models import Keys, choose
+from rmi_agent.client.chat.models import ENV_FILES, Keys, choose
 from rmi_agent.client.chat.transcript import settled
 from rmi_agent.client.commands.cli import app
 
@@ -228,6 +228,10 @@ def test_what_is_missing_is_one_line(chat: Chat, words: list[str], told: str) ->
     assert (code, out) == (1, "")
     assert err.startswith(told)
     assert err.count("\n") == 1
+
+
+def test_keys_may_stand_in_the_env_file_of_a_checkout() -> None:
+    assert Path(__file__).parent.parent.parent / ".env" in ENV_FILES
 
 
 def test_nothing_asked_is_said(chat: Chat) -> None:
