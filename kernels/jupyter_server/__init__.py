@@ -3,8 +3,12 @@
 To callers, each is just another `KernelProcess`.
 """
 
-from .process import ServerKernel
+from typing import TYPE_CHECKING
+
 from .rest import Api, ServerError, server_of
+
+if TYPE_CHECKING:
+    from .process import ServerKernel
 
 __all__ = [
     "Api",
@@ -12,3 +16,13 @@ __all__ = [
     "ServerKernel",
     "server_of",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `ServerKernel` on first access: only servers with such kernels need websockets."""
+    if name != "ServerKernel":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .process import ServerKernel
+
+    globals()[name] = ServerKernel
+    return ServerKernel
