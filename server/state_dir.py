@@ -63,15 +63,3 @@ def private_folder() -> Path:
     if sys.platform != "win32":  # %LOCALAPPDATA% is private already
         folder.chmod(0o700)
     return folder
-
-
-def known_token() -> str | None:
-    """The token that an earlier start created, or None.
-
-    Raises:
-        BadSettings: others may have read it.
-    """
-    if not token_file().exists():
-        return None
-    token = private_text(token_file(), "RMI_AGENT_TOKEN").strip()
-    return token if TOKEN.fullmatch(token) else None

@@ -194,13 +194,10 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     """
     if settings.attach == "never":
         return None
-    if settings.attach == "auto" and settings.rmi_agent_server is None:
-        from ..resident import found
+    from ..resident import AttachError, find_endpoint, found
 
-        if found() is None:  # the usual case, which needs no further imports
-            return None
-    from ..resident import AttachError, find_endpoint
-
+    if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
+        return None  # the usual case
     try:
         endpoint = await find_endpoint(settings, settings.attach)
     except AttachError as error:
