@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
 from mcp_types import ToolAnnotations
 
-from ...kernels import Sessions
+from ...kernels import Session, Sessions
 from ..settings import Settings
 from .arguments import OpenSession
 from .caller import failures_as_refusals, in_time, principal
@@ -80,39 +81,40 @@ class SessionTools:
 
     async def list_sessions(self) -> ToolResult:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
-        rows: list[dict[str, Any]] = []
         with failures_as_refusals():
             elsewhere = await self.sessions.directory.elsewhere(principal())
-        for session in self.sessions.all(principal()):
-            memory = await asyncio.to_thread(session.memory)
-            rows.append(
-                {
-                    "session_id": session.id,
-                    "state": "busy" if session.busy else "idle",
-                    "cells": session.count,
-                    "idle_seconds": round(session.idle_for, 1),
-                    # It can't be measured here if the kernel is on another machine.
-                    "memory_bytes": memory if session.is_here else None,
-                    "notebook": str(session.recorder.path) if session.recorder.path else None,
-                }
-            )
-        for other in elsewhere:
-            rows.append(
-                {
-                    "session_id": other.id,
-                    "state": "busy" if other.busy else "idle",
-                    "cells": other.cells,
-                    "idle_seconds": round(other.idle_for, 1),
-                    "memory_bytes": None,
-                    "notebook": str(other.notebook) if other.notebook else None,
-                }
-            )
+        rows = [await open_here(session) for session in self.sessions.all(principal())]
+        rows += [
+            row(one.id, one.busy, one.cells, one.idle_for, None, one.notebook) for one in elsewhere
+        ]
         lines = [
             f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
             f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
             for r in rows
         ]
         return listing(lines or ["No session is open."], {"sessions": rows})
+
+
+async def open_here(session: Session) -> dict[str, Any]:
+    """The row of a session that is open in this server."""
+    # Memory can't be measured from here if the kernel runs on another machine.
+    memory = await asyncio.to_thread(session.memory) if session.is_here else None
+    path = session.recorder.path
+    return row(session.id, session.busy, session.count, session.idle_for, memory, path)
+
+
+def row(
+    session_id: str, busy: bool, cells: int, idle: float, memory: int | None, notebook: Path | None
+) -> dict[str, Any]:
+    """What the list has for one session."""
+    return {
+        "session_id": session_id,
+        "state": "busy" if busy else "idle",
+        "cells": cells,
+        "idle_seconds": round(idle, 1),
+        "memory_bytes": memory,
+        "notebook": str(notebook) if notebook else None,
+    }
 
 
 def megabytes(count: int | None) -> str:
