@@ -27,7 +27,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..addresses import RemoteKernel
 from ..errors import DeadKernelError, KernelStartError
-from ..fork import CannotFork, Forked
+from ..fork import CannotFork, ForkedProcess
 from ..process_tree import MARK, Family, measured, put_number, remove
 from ..protocol import weighed
 from .kernel_process import SetUp
@@ -239,12 +239,12 @@ class LocalProcess:
     @property
     def forked(self) -> bool:
         """Whether it was forked from a template rather than started."""
-        return isinstance(getattr(self._manager.provisioner, "process", None), Forked)
+        return isinstance(getattr(self._manager.provisioner, "process", None), ForkedProcess)
 
     async def alive(self) -> bool:
         """Whether it is still running."""
         process = getattr(self._manager.provisioner, "process", None)
-        if isinstance(process, Forked) and process.ended:
+        if isinstance(process, ForkedProcess) and process.ended:
             await self.until_dead()  # its template is about to report the exit code
         return bool(await self._manager.is_alive())
 
@@ -256,7 +256,7 @@ class LocalProcess:
         while (code := await provisioner.poll()) is None:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         process = getattr(provisioner, "process", None)
-        return None if isinstance(process, Forked) and process.exit_code_lost else code
+        return None if isinstance(process, ForkedProcess) and process.exit_code_lost else code
 
     @property
     def why_ended(self) -> str:
