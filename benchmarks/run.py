@@ -32,7 +32,7 @@ from jupyter_client.manager import start_new_async_kernel
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Policy, why_not
 from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.process.local import ipython_folder
+from rmi_agent.kernels.process import ipython_folder
 from rmi_agent.kernels.protocol.outputs import Outputs
 from rmi_agent.kernels.sandbox.policy import TIERS
 
