@@ -7,15 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from rmi_agent.server.auth import throttle as guesses
-
-from tests.security.oauth import ALICE, BOB, USERS, Signing
-from tests.server.conftest import fill, server_env
+from tests.server.auth.oauth import ALICE, BOB, USERS
+from tests.server.conftest import server_env
 
 __all__ = ["ALICE", "BOB", "USERS"]
 TEXT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
@@ -90,13 +87,3 @@ def request(*headers: str, method: str = "POST", path: str = "/mcp", body: str =
 
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
-
-
-@pytest.fixture
-async def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Signing]:
-    """A server in this process that signs people in, with nothing stored."""
-    for name in ("XDG_STATE_HOME", "WIN_PD_OVERRIDE_LOCAL_APPDATA"):
-        monkeypatch.setenv(name, str(tmp_path / "state"))
-    monkeypatch.setattr(guesses, "FAILURE_DELAY", 0.0)
-    async with Signing(fill(tmp_path)) as made:
-        yield made

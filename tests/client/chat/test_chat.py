@@ -18,7 +18,7 @@ from rmi_agent.client.chat.models import ENV_FILES, Keys, choose
 from rmi_agent.client.chat.transcript import settled
 from rmi_agent.client.commands.cli import app
 
-from tests.client.language_model import Call, Refuse, Request, images, language_model, results
+from tests.client.chat.language_model import Call, Refuse, Request, images, language_model, results
 from tests.server.conftest import fill
 
 Chat = Callable[..., tuple[int, str, str]]
@@ -231,7 +231,7 @@ def test_what_is_missing_is_one_line(chat: Chat, words: list[str], told: str) ->
 
 
 def test_keys_may_stand_in_the_env_file_of_a_checkout() -> None:
-    assert Path(__file__).parent.parent.parent / ".env" in ENV_FILES
+    assert Path(__file__).parents[3] / ".env" in ENV_FILES
 
 
 def test_nothing_asked_is_said(chat: Chat) -> None:
@@ -368,7 +368,7 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
 
 @pytest.mark.slow
 def test_the_documented_example_runs_as_it_stands(home: Path) -> None:
-    page = (Path(__file__).parent.parent.parent / "docs" / "chat.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "chat.md").read_text("utf-8")
     [example] = re.findall(r"```python\n(import asyncio.*?ServerTools.*?)```", page, re.DOTALL)
     assert len([line for line in example.splitlines() if line]) <= 15
     with language_model(

@@ -16,7 +16,7 @@ from rmi_agent.client.commands.cli import app
 
 from tests.server.conftest import fill, http_server, server_env
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals and signals")
 Command = Callable[..., tuple[int, str, str]]
 

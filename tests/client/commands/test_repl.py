@@ -24,7 +24,7 @@ from rmi_agent.client.terminal.terminal import colour
 from tests.client.screens import COMMAND, terminal
 from tests.server.conftest import fill
 
-STUB = str(Path(__file__).parent / "completing.py")
+STUB = str(Path(__file__).parents[1] / "completing.py")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
 from rmi_agent.kernels.cluster.stores import opened
 
 from tests.conftest import cell, value
-from tests.kernels.jupyter import Jupyter
+from tests.kernels.jupyter_server.jupyter import Jupyter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.xdist_group(__name__)]
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from rmi_agent.kernels.fork.pool import TEMPLATES
 
-from tests.kernels.plain import STOCK, Running, kernel, preloaded
+from tests.kernels.fork.plain import STOCK, Running, kernel, preloaded
 
 pytestmark = [
     pytest.mark.anyio,

@@ -21,7 +21,7 @@ from rmi_agent.kernels.fork import provisioner as forkserver
 from rmi_agent.kernels.fork.pool import TEMPLATES
 
 from tests.conftest import kernel_env
-from tests.kernels.plain import STOCK, Running, is_forked, kernel, preloaded
+from tests.kernels.fork.plain import STOCK, Running, is_forked, kernel, preloaded
 from tests.processes import still_running
 
 pytestmark = [
@@ -512,7 +512,7 @@ async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_pa
     owner = tmp_path / "owner.py"
     owner.write_text(
         "import asyncio, os, signal\n"
-        "from tests.kernels.plain import kernel\n"
+        "from tests.kernels.fork.plain import kernel\n"
         "async def main():\n"
         "    async with kernel() as running:\n"
         "        process = running.process\n"
@@ -520,7 +520,7 @@ async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_pa
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(owner),

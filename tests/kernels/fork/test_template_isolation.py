@@ -23,8 +23,8 @@ from rmi_agent.kernels.fork.pool import TEMPLATES
 from rmi_agent.kernels.sandbox.policy import TIERS
 
 from tests.conftest import cell, kernel_env, stream, value
-from tests.kernels.plain import is_forked
-from tests.security.test_sandbox import listening, outcome, usable
+from tests.kernels.fork.plain import is_forked
+from tests.kernels.sandbox.test_sandbox import listening, outcome, usable
 
 pytestmark = [
     pytest.mark.anyio,

@@ -37,7 +37,7 @@ from rmi_agent.server import App, load
 from rmi_agent.server.doctor.checks import of_jupyter_servers, of_kernels
 
 from tests.conftest import cell, stream, value
-from tests.kernels.jupyter import Jupyter, Proxy
+from tests.kernels.jupyter_server.jupyter import Jupyter, Proxy
 from tests.server.conftest import fill
 from tests.server.wire import Wire
 

@@ -20,7 +20,7 @@ import nbformat
 import psutil
 import pytest
 
-from tests.kernels.sshd import HOST, SshHost, ssh_host, why_not
+from tests.kernels.remote.sshd import HOST, SshHost, ssh_host, why_not
 from tests.processes import still_running
 from tests.server.conftest import fill
 from tests.server.wire import Wire

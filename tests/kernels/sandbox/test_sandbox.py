@@ -38,7 +38,7 @@ from rmi_agent.kernels.sandbox.policy import TIERS
 from rmi_agent.kernels.sandbox.syscalls import MACHINES
 
 from tests.conftest import cell, kernel_env, stream, value
-from tests.kernels.plain import is_forked
+from tests.kernels.fork.plain import is_forked
 from tests.processes import still_running
 
 pytestmark = [
@@ -738,7 +738,7 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
     )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     launch = Launch(house.projects, Path(), "plain", env=kernel_env())
-    # Without a network, Landlock takes no kernel that is not forked (test_templates.py).
+    # Without a network, Landlock takes no kernel that is not forked (fork/test_template_isolation.py).
     network = house.policy.tier == "landlock"
     policy = replace(house.policy, homes=tmp_path / "homes", network=network)
     async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:

@@ -25,7 +25,7 @@ from rmi_agent.kernels import (
 )
 
 from tests.conftest import cell, kernel_env, launch, policy, value
-from tests.kernels.plain import is_forked
+from tests.kernels.fork.plain import is_forked
 from tests.processes import has_ended
 
 pytestmark = pytest.mark.anyio
@@ -313,7 +313,7 @@ async def test_busy_sessions_are_never_evicted(tmp_path: Path) -> None:
 
 
 async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) -> None:
-    from tests.kernels.test_session import script
+    from tests.kernels.session.test_session import script
 
     async with Sessions(
         Config(tmp_path / "n"), launch(tmp_path), warm=0, most=3, patience=20

@@ -16,8 +16,8 @@ from rmi_agent.server.auth.provider import CombinedProvider, build_provider
 from rmi_agent.server.auth.tokens import Tokens
 from rmi_agent.server.errors import BadSettings
 
-from tests.security.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
-from tests.security.oauth import ALICE, BACK, URL, Browser, Page, Signing
+from tests.server.auth.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
+from tests.server.auth.oauth import ALICE, BACK, URL, Browser, Page, Signing
 from tests.server.conftest import fill
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]

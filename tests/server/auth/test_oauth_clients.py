@@ -16,9 +16,9 @@ from rmi_agent.server import load
 from rmi_agent.server.auth.provider import public_url
 from rmi_agent.server.errors import BadSettings
 
-from tests.security.conftest import ALICE, BOB, USERS, Served, served
-from tests.security.oauth import ScriptedOAuth, free_port
+from tests.server.auth.oauth import ScriptedOAuth, free_port
 from tests.server.conftest import HTTP_SERVER, fill, server_env
+from tests.server.served import ALICE, BOB, USERS, Served, served
 from tests.server.wire import Wire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]

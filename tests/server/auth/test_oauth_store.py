@@ -25,7 +25,7 @@ from rmi_agent.server.auth.oauth_store import Client, Consent, Store, digest
 from rmi_agent.server.commands import tokens as tokens_cli
 from rmi_agent.server.errors import BadSettings
 
-from tests.security.oauth import ALICE, URL, Signing, rows
+from tests.server.auth.oauth import ALICE, URL, Signing, rows
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file modes")

@@ -26,7 +26,8 @@ from rmi_agent.server.auth import tokens as auth
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
 
-from tests.security.conftest import (
+from tests.server.conftest import HTTP_SERVER, fill, server_env
+from tests.server.served import (
     ALICE,
     BOB,
     TEXT,
@@ -38,7 +39,6 @@ from tests.security.conftest import (
     spoken,
     status,
 )
-from tests.server.conftest import HTTP_SERVER, fill, server_env
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file modes")

@@ -29,7 +29,7 @@ from fastmcp.exceptions import ToolError
 from mcp import MCPError
 
 from tests.conftest import kernel_env
-from tests.kernels.jupyter import Jupyter
+from tests.kernels.jupyter_server.jupyter import Jupyter
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx") or "/usr/sbin/nginx"
 TOKEN, OTHER = "alice-" + "a" * 32, "bob-" + "b" * 32
@@ -207,7 +207,7 @@ http {{
 
 def nginx_of_docs(ports: list[int], port: int) -> str:
     """What the documentation tells to put into nginx's configuration, with this test's addresses."""
-    page = Path(__file__).parents[2].joinpath("docs/clustering.md").read_text("utf-8")
+    page = Path(__file__).parents[3].joinpath("docs/clustering.md").read_text("utf-8")
     block = re.findall(r"```nginx\n(.*?)```", page, re.S)[0]
     servers = "".join(f"server 127.0.0.1:{one};" for one in ports)
     block, servers_found = re.subn(r"(    server [\w.-]+:8000;\n)+", servers, block)

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.review.conftest import NAME, code, write
 from tests.server.conftest import server_env
+from tests.server.review.conftest import NAME, code, write
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "rmi_agent.server.cli", "review", "--no-browser"]
@@ -22,12 +22,15 @@ LINK = re.compile(r"(http://127\.0\.0\.1:\d+)(/review/enter/\S+)")
 
 
 @pytest.fixture
-def running(folder: Path) -> Iterator[Any]:
+def running(tmp_path: Path) -> Iterator[Any]:
     """The command, and the link that it shows."""
+    projects, folder = tmp_path / "python_projects", tmp_path / "notebooks"
+    projects.mkdir()
+    folder.mkdir()
     write(folder, NAME, code("print('hello')"), principal="anybody")
     process = subprocess.Popen(
         [*COMMAND, "--notebooks-dir", str(folder)],
-        env=server_env(folder.parent / "python_projects"),
+        env=server_env(projects),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rmi_agent.server.files import project_files as paths
 from rmi_agent.server.files.project_files import PathNotAllowedError
 
-from tests.trees import snapshot
+from tests.server.files.trees import snapshot
 
 pytestmark = [
     pytest.mark.security,

@@ -12,7 +12,7 @@ import pytest
 from rmi_agent.server.files import project_files as paths
 from rmi_agent.server.files.project_files import PathNotAllowedError
 
-from tests.trees import snapshot
+from tests.server.files.trees import snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's names and limits")
 

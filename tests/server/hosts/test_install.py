@@ -708,7 +708,7 @@ def test_a_token_in_a_file_that_others_may_read_is_told(
 def test_the_documentation_shows_what_is_written(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parents[3]
     [in_readme], shown = (
         [
             json.loads(block)["mcpServers"]

@@ -24,8 +24,8 @@ from rmi_agent.server.middleware import json_messages as messages
 from rmi_agent.server.middleware.json_messages import LARGE, MOST_VALUES, flaw, has_more_values
 from rmi_agent.server.middleware.limits import BODY_LIMIT, HELD, SMALL, Guard
 
-from tests.security.conftest import ALICE, BOB, USERS, Served, bearer, served
 from tests.server.conftest import fill
+from tests.server.served import ALICE, BOB, USERS, Served, bearer, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 SIZE = 24_000_000

@@ -21,7 +21,8 @@ from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.middleware.limits import AT_ONCE, BODY_LIMIT, Allowance
 
-from tests.security.conftest import (
+from tests.server.conftest import fill
+from tests.server.served import (
     ALICE,
     BOB,
     USERS,
@@ -32,7 +33,6 @@ from tests.security.conftest import (
     spoken,
     status,
 )
-from tests.server.conftest import fill
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 PING = '{"jsonrpc": "2.0", "id": 1, "method": "ping"}'

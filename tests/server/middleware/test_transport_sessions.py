@@ -12,8 +12,8 @@ import pytest
 from fastmcp import Client
 from rmi_agent.server.middleware.transport_sessions import FORGOTTEN, BoundedSessions
 
-from tests.security.conftest import ALICE, BOB, TEXT, USERS, Served, bearer, served
 from tests.server.conftest import fill
+from tests.server.served import ALICE, BOB, TEXT, USERS, Served, bearer, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 INITIALIZE = {

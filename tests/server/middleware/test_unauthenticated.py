@@ -18,9 +18,8 @@ from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
 from rmi_agent.server.middleware.limits import Refused, whole_body
 
-from tests.security.conftest import ALICE, BOB, USERS, Served, request, served
-from tests.security.oauth import BACK, Signing
 from tests.server.conftest import fill
+from tests.server.served import ALICE, BOB, USERS, Served, request, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -277,17 +276,6 @@ def opened_session(server: Served) -> str:
         while part := connection.recv(65536):
             heard += part
     return heard.lower().split(b"mcp-session-id: ")[1].split(b"\r\n")[0].decode()
-
-
-async def test_a_registration_costs_little_whatever_it_says(signing: Signing) -> None:
-    """Each value that was no grant type cost a line of the answer: 8 MB and 0.5 s for 60 kB."""
-    given = {"redirect_uris": [BACK], "client_name": "Probe"}
-    for name in ("grant_types", "redirect_uris", "contacts"):
-        answer = await signing.http.post("/register", json={**given, name: [1] * 20_000})
-        assert answer.status_code == 400
-        assert len(answer.content) < 1_000
-    contacts = [f"{number}@client.example" for number in range(50)]
-    assert (await signing.register(contacts=contacts)).status_code == 201
 
 
 # -- bodies of strangers, in this process

@@ -30,8 +30,8 @@ from rmi_agent.server.settings import Settings
 from rmi_agent.server.state_dir import PACKAGE, VERSION
 
 from tests.processes import still_running
-from tests.server.residents import User, user
-from tests.server.test_resident import POSIX, wait_for
+from tests.server.resident.residents import User, user
+from tests.server.resident.test_record import POSIX, wait_for
 
 pytestmark = pytest.mark.anyio
 ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"])

@@ -42,7 +42,7 @@ from rmi_agent.server.resident.record import (
 from rmi_agent.server.state_dir import VERSION, token_file
 
 from tests.processes import still_running
-from tests.server.residents import user
+from tests.server.resident.residents import user
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes and modes")

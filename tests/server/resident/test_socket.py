@@ -19,8 +19,8 @@ from rmi_agent.server.resident.record import Record, lease, local_socket
 from rmi_agent.server.settings import load
 from rmi_agent.server.state_dir import VERSION
 
-from tests.security.conftest import TEXT
-from tests.server.residents import User, user
+from tests.server.resident.residents import User, user
+from tests.server.served import TEXT
 
 pytestmark = [
     pytest.mark.anyio,

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from rmi_agent.server.review import access
 
-from tests.review.conftest import ALICE, BOB, MINE, NAME, SECRET, code, data, png, visiting, write
+from tests.server.review.conftest import (
+    ALICE,
+    BOB,
+    MINE,
+    NAME,
+    SECRET,
+    code,
+    data,
+    png,
+    visiting,
+    write,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 

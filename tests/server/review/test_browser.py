@@ -13,11 +13,11 @@ from fastmcp import Client
 from playwright.sync_api import Browser, Page, expect
 from rmi_agent.kernels.notebook.journal import Journal
 
-from tests.review.browser import NEEDED, idle, signed_in, started, until
-from tests.review.conftest import ALICE, NAME, code, data, on_a_port, png, stream, write
-from tests.security.conftest import USERS, served
-from tests.security.oauth import ALICE as SERVED_ALICE
+from tests.server.auth.oauth import ALICE as SERVED_ALICE
 from tests.server.conftest import fill
+from tests.server.review.browser import NEEDED, idle, signed_in, started, until
+from tests.server.review.conftest import ALICE, NAME, code, data, on_a_port, png, stream, write
+from tests.server.served import USERS, served
 
 pytestmark = [pytest.mark.slow, NEEDED]
 TABLE = "<table><thead><tr><th>x</th></tr></thead><tbody><tr><td>7</td></tr></tbody></table>"

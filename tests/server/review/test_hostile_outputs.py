@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.review.browser import NEEDED, Elsewhere, idle, signed_in, started
-from tests.review.conftest import ALICE, code, data, on_a_port, stream, write
+from tests.server.review.browser import NEEDED, Elsewhere, idle, signed_in, started
+from tests.server.review.conftest import ALICE, code, data, on_a_port, stream, write
 
 pytestmark = [pytest.mark.security, NEEDED]
 

@@ -12,7 +12,7 @@ from rmi_agent.server.review import index, routes
 from rmi_agent.server.review import streaming as writing
 from rmi_agent.server.review.model import UnreadableError, parsed
 
-from tests.review.conftest import (
+from tests.server.review.conftest import (
     MINE,
     NAME,
     code,

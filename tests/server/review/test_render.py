@@ -12,7 +12,7 @@ from rmi_agent.server.review.iframe import document
 from rmi_agent.server.review.model import Cell, cell_of, parsed
 from rmi_agent.server.review.render import cell_html, duration, highlighted, terminal
 
-from tests.review.conftest import code, data, png, stream
+from tests.server.review.conftest import code, data, png, stream
 
 
 def html(*outputs: dict[str, Any], source: str = "x", **record: Any) -> str:

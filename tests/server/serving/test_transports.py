@@ -44,7 +44,7 @@ async def test_both_http_transports_serve_every_kind_of_client_side_by_side(
 @pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", [pytest.param("module", marks=pytest.mark.slow), "script"])
 async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -> None:
-    script = Path(__file__).parent.parent.parent / "server" / "mcp_server.py"
+    script = Path(__file__).parents[3] / "server" / "mcp_server.py"
     words = SERVER if command == "module" else [sys.executable, str(script)]
     transport = StdioTransport(
         words[0], words[1:], env=server_env(fill(tmp_path)), keep_alive=False
@@ -54,7 +54,7 @@ async def test_stdio_serves_both_eras(tmp_path: Path, mode: str, command: str) -
 
 @pytest.mark.slow
 async def test_the_http_launcher_of_the_seed_works(tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent.parent / "server" / "run_http_server.py"
+    script = Path(__file__).parents[3] / "server" / "run_http_server.py"
     process = subprocess.Popen(
         [sys.executable, str(script), "--port", "0"],
         env=server_env(fill(tmp_path)),

@@ -31,9 +31,9 @@ from rmi_agent.server.serving import tunnel as tunnels
 from rmi_agent.server.serving.serve import http
 from rmi_agent.server.serving.tunnel import through, tunnel
 
-from tests.security.conftest import ALICE, Served, served
-from tests.security.oauth import Browser, ScriptedOAuth
+from tests.server.auth.oauth import Browser, ScriptedOAuth
 from tests.server.conftest import HTTP_SERVER, fill, server_env
+from tests.server.served import ALICE, Served, served
 
 pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
