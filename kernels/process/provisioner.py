@@ -62,7 +62,7 @@ def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
     if launch.wrap is None:
         return []
     try:
-        return launch.wrap(manager.format_kernel_cmd()[0])
+        return [*launch.wrap(manager.format_kernel_cmd()[0])]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"

@@ -1,6 +1,6 @@
 """Which folders an interpreter needs: we ask it, or read its files if others can change it.
 
-Knows interpreters and environments; `policy.py` decides who sees what.
+Knows interpreters and environments; `places.py` decides who sees what.
 """
 
 from __future__ import annotations

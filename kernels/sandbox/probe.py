@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ..errors import KernelStartError
 from . import seccomp
+from .command import DEVICE_FILES, command, program
 from .interpreters import PATIENCE, where
-from .policy import DEVICE_FILES, SYSTEM, Policy, program
+from .places import SYSTEM
+from .policy import Policy
 
 # Checks from inside that the sandbox holds.
 PROBE = """
@@ -54,7 +56,7 @@ def why_not(policy: Policy) -> str:
         secret.touch()
         sandbox = replace(policy, homes=runtime / "homes").sandbox("probe", runtime)
         try:
-            wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
+            wrapped = [*command(sandbox, sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
             done = subprocess.run(
                 [*wrapped, *map(str, (policy.projects, sandbox.home, secret))],
                 env={"PATH": os.environ.get("PATH", os.defpath)},
@@ -87,9 +89,9 @@ def keeps_devices(policy: Policy) -> bool:
         return True
     look = f"import os; print(all(os.statvfs(p).f_flag & os.ST_RDONLY for p in {DEVICE_FILES}))"
     wrap = program("confine.py", {"read_only": DEVICE_FILES})
-    command = [*wrap, sys.executable, "-I", "-S", "-c", look]
+    looking = [*wrap, sys.executable, "-I", "-S", "-c", look]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(looking, capture_output=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout == b"True\n"
