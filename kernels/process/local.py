@@ -24,7 +24,7 @@ from jupyter_client.manager import AsyncKernelManager
 from ..addresses import RemoteKernel
 from ..errors import KernelStartError
 from ..fork import CannotFork, ForkedProcess
-from ..process_tree import MARK, Family, measured, put_number, remove
+from ..process_tree import MARK, Family, memory_of, put_number, remove
 from ..protocol import weighed
 from .kernel_process import SetUp, describe_exit
 from .launch import Launch, language_of, no_such
@@ -218,7 +218,7 @@ class LocalProcess:
         On Linux, shared memory is counted proportionally (PSS), since forked kernels share a
         lot; elsewhere this is the sum of the resident sizes.
         """
-        return measured(self.family) if self.family is not None else 0
+        return memory_of(self.family) if self.family is not None else 0
 
     def spec_metadata(self) -> dict[str, str]:
         """The `kernelspec` entry for a notebook's metadata."""

@@ -4,7 +4,8 @@ Each carries a mark in its environment, so that none is left behind when the ser
 """
 
 from .family import Family
-from .memory import MemoryWatch, measured
+from .memory import memory_of
+from .memory_watch import MemoryWatch
 from .reaper import FILE_LOCKS, MARK, Reaper, marked, number_of, put_number
 from .shared_memory import remove
 
@@ -15,7 +16,7 @@ __all__ = [
     "MemoryWatch",
     "Reaper",
     "marked",
-    "measured",
+    "memory_of",
     "number_of",
     "put_number",
     "remove",
