@@ -169,8 +169,8 @@ def conflicts(template: Mapping[str, str]) -> set[str]:
 
 def own_folders(template: Mapping[str, str]) -> list[str]:
     """Package folders that this process's environment names but its template's does not."""
-    theirs = folders_in(template)
-    found = [folder for folder in folders_in(os.environ) if folder not in theirs]
+    inherited = folders_in(template)
+    found = [folder for folder in folders_in(os.environ) if folder not in inherited]
     if any(os.environ.get(name) != template.get(name) for name in ("HOME", "PYTHONUSERBASE")):
         site.USER_BASE = site.USER_SITE = None  # `site` caches them
         user = site.getusersitepackages()
@@ -207,8 +207,8 @@ def is_same_file(first: str, second: str) -> bool:
             return False
         if not first.endswith(".py"):
             return True
-        with open(first, "rb") as ours, open(second, "rb") as theirs:
-            return ours.read() == theirs.read()
+        with open(first, "rb") as one, open(second, "rb") as other:
+            return one.read() == other.read()
     except OSError:
         return False
 
@@ -231,8 +231,8 @@ def enter(template: Mapping[str, str]) -> None:
     """
     if not own_folders(template):
         return
-    theirs = folders_in(template)
-    rest = [folder for folder in sys.path if folder not in theirs]
+    inherited = folders_in(template)
+    rest = [folder for folder in sys.path if folder not in inherited]
     sys.path[:] = dict.fromkeys([*folders_in(os.environ), *rest])
     if site.ENABLE_USER_SITE:
         add_user_site()

@@ -62,18 +62,18 @@ class Template:
         self._born = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
-        self.line, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as undo:
+        self.line, other_end = socket.socketpair()
+        with other_end, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
             self.line.setblocking(False)
             self.process = subprocess.Popen(
-                [*first.python, str(PROGRAM), str(theirs.fileno()), *preload],
+                [*first.python, str(PROGRAM), str(other_end.fileno()), *preload],
                 env=self.env,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(other_end.fileno(),),
                 start_new_session=True,
             )
             undo.pop_all()
@@ -140,15 +140,15 @@ class Template:
         if not self.forked:
             timeout = max(START_TIMEOUT, timeout - (time.monotonic() - self._born))
         try:
-            connection, theirs = socket.socketpair()
+            connection, other_end = socket.socketpair()
         except OSError as error:
             raise CannotFork(f"its template can't be asked: {error}") from error
         try:
             connection.setblocking(False)
             if PASSES_PIDS:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            with theirs:
-                socket.send_fds(self.line, [FORK], [theirs.fileno(), *request.streams])
+            with other_end:
+                socket.send_fds(self.line, [FORK], [other_end.fileno(), *request.streams])
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().sock_sendall(connection, request.wire())
                 forked = ForkedProcess(await pid_of_sender(connection), connection)

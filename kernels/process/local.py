@@ -101,9 +101,9 @@ class LocalProcess:
             if isinstance(error.__cause__, OSError):  # out of descriptors, for example
                 raise error.__cause__ from None
             raise KernelStartError(
-                f"The kernel {self.launch.kernel_name!r} was not started. It can't be forked"
-                f" ({error}), and Landlock without a network can't confine others. Try again; if it"
-                " happens again, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
+                f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
+                f" ({error}), and without a network Landlock confines only forked kernels. Try again;"
+                " if it happens again, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
             ) from error
         finally:
             for fd in pipes:

@@ -174,8 +174,8 @@ class Family:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.root, signal.SIGKILL)
         return [
-            f"Process {pid} ({name}) that it has started could not be ended: it belongs to another"
-            f" user. End it yourself: sudo kill -9 {pid}."
+            f"Process {pid} ({name}), which the kernel started, could not be ended, since it belongs to"
+            f" another user. End it with: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
 

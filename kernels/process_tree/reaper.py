@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-LOOK = 1.0  # seconds between checks whether the process is alive
-PATIENCE = 4.0  # max seconds to kill everything marked
+CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive
+KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
 
 
 class Reaper:
@@ -49,9 +49,9 @@ class Reaper:
     async def stay(self) -> None:
         """Keep the process running, restarting it if somebody kills it."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_INTERVAL)
             if (code := self._process.poll()) is not None:
-                log.warning("The watchdog process has ended (%s); another one is started", code)
+                log.warning("The reaper process has exited with %s and is started again", code)
                 assert self._process.stdin is not None
                 self._process.stdin.close()
                 self._process = self._start()
@@ -61,12 +61,12 @@ class Reaper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            await asyncio.to_thread(self._process.wait, 2 * PATIENCE)
+            await asyncio.to_thread(self._process.wait, 2 * KILL_TIMEOUT)
         except subprocess.TimeoutExpired:  # it was suspended, for example
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
         if self._process.returncode:
-            log.warning("The watchdog process did not do its work; it is done here")
+            log.warning("The reaper process failed; the server cleans up itself")
             await asyncio.to_thread(clear_up, self._mark, self._folder)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -147,7 +147,7 @@ def number_of(mark: str) -> int:
 
 def kill_marked(mark: str) -> None:
     """Kill everything that has the mark; repeats, as processes may start others meanwhile."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + KILL_TIMEOUT
     while (left := marked(mark)) and time.monotonic() < ends:
         for process in left:
             with contextlib.suppress(psutil.Error):

@@ -118,23 +118,23 @@ def main() -> None:
     """Start the command with its calls handed over to us, and answer them."""
     given: dict[str, Any] = json.loads(sys.argv[1])
     command = sys.argv[2:]
-    ours, theirs = socket.socketpair()
+    parent_end, child_end = socket.socketpair()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        ours.close()
+        parent_end.close()
         checked(libc.prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0), "death signal")
         if os.getppid() != parent:
             os._exit(1)
-        socket.send_fds(theirs, [b"0"], [hand_over(bytes.fromhex(given["filter"]))])
-        theirs.close()
+        socket.send_fds(child_end, [b"0"], [hand_over(bytes.fromhex(given["filter"]))])
+        child_end.close()
         os.execvp(command[0], command)
-    theirs.close()
+    child_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the rest of the process group
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
     # Every system lets us trace our descendants, so orphans must remain descendants.
     checked(libc.prctl(SUBREAPER, 1, 0, 0, 0), "subreaper")
-    _, received, _, _ = socket.recv_fds(ours, 1, 1)
+    _, received, _, _ = socket.recv_fds(parent_end, 1, 1)
     if not received:
         leave(os.waitpid(child, 0)[1])
     (listener,) = received

@@ -72,8 +72,8 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     for path in policy.hide:
         if not path.exists() and shown.intersection(path.parents):
             raise KernelStartError(  # kernels would see it once it is back
-                f"No kernel can be started: {path} has to be hidden from code and is gone."
-                " Put it back, or restart the server, which then has to do without it."
+                f"No kernel can be started: {path} must be hidden from code, but does not exist."
+                " Put it back, or restart the server."
             )
     return there | dict.fromkeys(on_the_way(there), "rw")
 
@@ -97,8 +97,8 @@ def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:
 
     A mount point can't be renamed, so mounting these as well keeps the protected path in place.
     """
-    for kept in [path for path, kind in places.items() if kind in ("ro", "hidden")]:
-        for path in kept.parents:
+    for protected in [path for path, kind in places.items() if kind in ("ro", "hidden")]:
+        for path in protected.parents:
             if path in places:
                 break
             if any(places.get(above) == "rw" for above in path.parents):

@@ -136,9 +136,9 @@ class Sandbox:
         changed: dict[str, str | None] = {}
         for name, value in env.items():
             parts = value.split(os.pathsep)
-            kept = [part for part in parts if not can_change(part)]
-            if kept != parts:
-                changed[name] = os.pathsep.join(kept) if any(kept) else None
+            safe = [part for part in parts if not can_change(part)]
+            if safe != parts:
+                changed[name] = os.pathsep.join(safe) if any(safe) else None
         changed.pop("IPYTHONDIR", None)  # only its profile is read, and kernels can't change that
         home = self.folder / "e"
         changed |= {"HOME": str(home), "MATPLOTLIBRC": str(home / MATPLOTLIBRC)}

@@ -28,15 +28,15 @@ os.listdir(inside)
 try:
     os.utime(home)
 except OSError as error:
-    sys.exit(f"there code can't change the times of its own files: {error.strerror}")
+    sys.exit(f"code in it can't change the times of its own files: {error.strerror}")
 read = lambda path: os.close(os.open(path, os.O_RDONLY))
 for path, reach in ((secret, read), ("/etc/shadow", read), (secret, os.utime)):
     try:
         reach(path)
     except OSError:
         continue
-    sys.exit(f"{path} can be reached")
-print("stands")
+    sys.exit(f"code in it can reach {path}")
+print("holds")
 """
 
 
@@ -68,10 +68,10 @@ def why_not(policy: Policy) -> str:
             )
         except (KernelStartError, OSError, subprocess.TimeoutExpired) as error:
             return str(error)
-    if done.stdout == "stands\n" and done.returncode == 0:
+    if done.stdout == "holds\n" and done.returncode == 0:
         return ""
     said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"it ended with {done.returncode}"
+    return said[-1] if said else f"the process that tries it exited with {done.returncode}"
 
 
 def lets_signals_out(policy: Policy) -> bool:
@@ -102,11 +102,11 @@ def within_reach(policy: Policy) -> str:
     ours = [*map(Path, where(sys.executable))]
     changed = [*policy.write, *([] if policy.read_only else [policy.projects])]
     seen = [*changed, policy.projects, *policy.read, *ours, *map(Path, SYSTEM)]
-    for kept, folders, verb in (
+    for protected, folders, verb in (
         ((*policy.fixed, *ours), changed, "keep {} from changes"),
         ((*policy.hide, policy.homes), seen, "hide {}"),
     ):
-        for path in kept:
+        for path in protected:
             for folder in folders:
                 if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                     return f"Landlock can't {verb.format(path)}, as it lies in {folder}"
