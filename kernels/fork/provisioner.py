@@ -21,7 +21,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
-from ..process_tree import MARK, put_number
+from ..process_tree import MARK, mark_process
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .request import CannotFork, Request, request_for
@@ -74,7 +74,7 @@ class ForkserverProvisioner(LocalProvisioner):
                     raise
                 log_once(str(why))
                 return await self.start_kernel([*self.prefix, *cmd], **kwargs)
-        put_number(self.process.pid, request.mark)
+        mark_process(self.process.pid, request.mark)
         self.pid = self.pgid = self.process.pid
         self.cwd = request.cwd
         return self.connection_info
@@ -92,7 +92,7 @@ class ForkserverProvisioner(LocalProvisioner):
             kwargs["independent"] = True
         info = await super().launch_kernel(cmd, **kwargs)
         # Before the kernel's first line runs, which may be the user's.
-        put_number(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
+        mark_process(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
         if self.prefix and (inner := await inside(self.process.pid)):
             self.pgid = inner
         return info

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..process_tree import MARK, number_of
+from ..process_tree import MARK, mark_number
 
 LENGTH = struct.Struct("!i")
 # Variables that differ from kernel to kernel and that no library reads on import.
@@ -85,7 +85,7 @@ class Request:
         """The request as bytes for the connection: length and JSON."""
         names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
-        fields["number"] = number_of(self.mark) if sys.platform == "linux" and self.mark else None
+        fields["number"] = mark_number(self.mark) if sys.platform == "linux" and self.mark else None
         data = json.dumps(fields).encode()
         return LENGTH.pack(len(data)) + data
 

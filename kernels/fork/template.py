@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from ..process_tree import put_number
+from ..process_tree import mark_process
 from .forked_process import ANSWER, ForkedProcess
 from .request import CannotFork, Request
 
@@ -77,7 +77,7 @@ class Template:
                 start_new_session=True,
             )
             undo.pop_all()
-        put_number(self.process.pid, first.mark.partition(".")[0])
+        mark_process(self.process.pid, first.mark.partition(".")[0])
 
     def is_usable(self) -> bool:
         """Whether it can fork; first reads its reports."""

@@ -24,7 +24,7 @@ from jupyter_client.manager import AsyncKernelManager
 from ..addresses import RemoteKernel
 from ..errors import KernelStartError
 from ..fork import CannotFork, ForkedProcess
-from ..process_tree import MARK, Family, memory_of, put_number, remove
+from ..process_tree import MARK, Family, mark_process, memory_of, remove
 from ..protocol import weighed
 from .kernel_process import SetUp, describe_exit
 from .launch import Launch, language_of, no_such
@@ -102,15 +102,15 @@ class LocalProcess:
                 raise error.__cause__ from None
             raise KernelStartError(
                 f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
-                f" ({error}), and without a network Landlock confines only forked kernels. Try again;"
-                " if it happens again, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
+                f" ({error}), and without a network Landlock confines no others. Try again;"
+                " if that fails, too, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
             ) from error
         finally:
             for fd in pipes:
                 os.close(fd)
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
-            put_number(self.pid, self.mark)  # in case another provisioner started it
+            mark_process(self.pid, self.mark)  # in case another provisioner started it
             self.family = Family(self.pid)  # now, while it is certainly alive
         if self.launch.socket_store is not None:
             self._sockets = socket_paths(self._manager)

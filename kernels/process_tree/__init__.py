@@ -6,7 +6,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 from .family import Family
 from .memory import memory_of
 from .memory_watch import MemoryWatch
-from .reaper import FILE_LOCKS, MARK, Reaper, marked, number_of, put_number
+from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked
 from .shared_memory import remove
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "Family",
     "MemoryWatch",
     "Reaper",
+    "mark_number",
+    "mark_process",
     "marked",
     "memory_of",
-    "number_of",
-    "put_number",
     "remove",
 ]

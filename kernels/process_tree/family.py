@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from .reaper import MARK, marked, number_in, number_of
+from .reaper import MARK, mark_number, marked, number_on
 from .shared_memory import Segment, segments
 
 LINUX = sys.platform == "linux"
@@ -174,8 +174,8 @@ class Family:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.root, signal.SIGKILL)
         return [
-            f"Process {pid} ({name}), which the kernel started, could not be ended, since it belongs to"
-            f" another user. End it with: sudo kill -9 {pid}."
+            f"Process {pid} ({name}), which the kernel started, belongs to another user and could"
+            f" not be ended. End it with: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
 
@@ -189,12 +189,12 @@ def adopt_strays(now: Tree, families: dict[str, Family], searched: Mapping[int, 
         searched: start times of the processes that were searched before, by pid.
     """
     inside = {pid for family in families.values() for pid in family.pids}
-    numbered = {number_of(mark): family for mark, family in families.items()}
+    numbered = {mark_number(mark): family for mark, family in families.items()}
     for pid, start in now.began.items():
         if pid in inside or searched.get(pid) == start:
             continue
         with contextlib.suppress(OSError):
-            if (family := numbered.get(number_in(pid))) is None:
+            if (family := numbered.get(number_on(pid))) is None:
                 with open(f"/proc/{pid}/environ", "rb") as environ:
                     mark = MARKED.search(environ.read())
                 family = families.get(mark[1].decode("latin-1")) if mark else None

@@ -96,29 +96,29 @@ def has_mark(pid: int, mark: str) -> bool:
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
     with contextlib.suppress(OSError):  # another user's process
-        if has_number(number_in(pid), mark):
+        if has_number(number_on(pid), mark):
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     with open(f"/proc/{pid}/environ", "rb") as environ:
         return f"\0{MARK}={mark}".encode() in b"\0" + environ.read()
 
 
-def put_number(pid: int, mark: str) -> None:
+def mark_process(pid: int, mark: str) -> None:
     """Mark a process and what it will start by a limit too, which survives an `env={}`.
 
     Another server's limit is kept: this server may itself run in one of its kernels.
     """
     if sys.platform == "linux" and mark:
-        server, number = mark.partition(".")[0], number_of(mark)
+        server, number = mark.partition(".")[0], mark_number(mark)
         try:
-            there = number_in(pid)
+            there = number_on(pid)
             if there == resource.RLIM_INFINITY or has_number(there, server):
                 resource.prlimit(pid, FILE_LOCKS, (number, number))
         except (OSError, ValueError) as error:  # it has ended, or the system lacks this limit
             log.debug("The process %s was not marked by a limit: %s", pid, error)
 
 
-def number_in(pid: int) -> int:
-    """The number that `put_number` set on a process or an ancestor; arbitrary if it did not.
+def number_on(pid: int) -> int:
+    """The number that `mark_process` set on a process or an ancestor; arbitrary if it did not.
 
     Raises:
         OSError: the process is gone, or belongs to another user.
@@ -129,11 +129,11 @@ def number_in(pid: int) -> int:
 def has_number(number: int, mark: str) -> bool:
     """Whether a number belongs to this mark, or to any kernel of it if it is a server's mark."""
     if "." in mark:
-        return number == number_of(mark)
-    return number >> 31 == number_of(mark) >> 31
+        return number == mark_number(mark)
+    return number >> 31 == mark_number(mark) >> 31
 
 
-def number_of(mark: str) -> int:
+def mark_number(mark: str) -> int:
     """A mark as a limit: 31 bits for the server and 31 for the kernel.
 
     The server's own number, which its templates have, is the highest, as any process may lower a

@@ -202,11 +202,7 @@ def judge(number: int, rule: Rule) -> list[bytes]:
     written = []
     for left, (operation, value, equal) in zip(reversed(range(len(code))), code, strict=True):
         skip = left if operation == EQUAL else 0
-        written.append(
-            instruction(operation, value, if_false=skip)
-            if equal
-            else instruction(operation, value, if_true=skip)
-        )
+        written.append(instruction(operation, value, *((0, skip) if equal else (skip, 0))))
     return written
 
 
