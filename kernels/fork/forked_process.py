@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import subprocess
 import time
 
 import psutil
 
-ANSWER = struct.Struct("!ci")  # a letter and a number: see `zygote.py`
+from .zygote import ANSWER
+
 CHECK_INTERVAL = 0.5  # seconds between full checks of a process while its template says nothing
 EXIT_CODE_TIMEOUT = 0.2  # max seconds between a kernel's end and its exit code
 UNKNOWN = 255  # exit code of a kernel whose template ended first

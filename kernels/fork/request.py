@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..process_tree import MARK, mark_number
+from .zygote import LENGTH
 
-LENGTH = struct.Struct("!i")
 # Variables that differ from kernel to kernel and that no library reads on import.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
 

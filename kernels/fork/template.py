@@ -20,16 +20,15 @@ from typing import Any
 import psutil
 
 from ..process_tree import mark_process
-from .forked_process import ANSWER, ForkedProcess
+from .forked_process import ForkedProcess
 from .request import CannotFork, Request
+from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
 
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
 # All our files that a template reads.
 PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py"))
-FORK, RETIRE = b"f", b"r"  # commands to a template
-PRELOAD_CONFLICT = 1  # in an answer: the user has other versions of preloaded modules only
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 REQUEST_TIMEOUT = 10.0  # of a request for a kernel, in seconds

@@ -34,10 +34,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 RECEIVE_TIMEOUT = 5.0  # max seconds to wait for the next part of a request
-RETIRE = b"r"
-LENGTH = struct.Struct("!i")
-ANSWER = struct.Struct("!ci")
-PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # in an `m`: which modules the user has others of
+FORK, RETIRE = b"f", b"r"  # commands on the line
+LENGTH = struct.Struct("!i")  # precedes a request
+ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
+PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # the user has other versions of the template's modules
 DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
 Request = dict[str, Any]
@@ -56,7 +56,7 @@ def beside(name: str) -> ModuleType:
 
 if TYPE_CHECKING:
     from . import afterfork, kernel_app
-else:
+elif __name__ == "__main__":  # else only the constants are wanted
     afterfork, kernel_app = beside("afterfork"), beside("kernel_app")
 
 
