@@ -5,7 +5,7 @@ Also reads such notebooks, and compares the outputs of two runs of a cell.
 
 from .compare import Difference, Recorded, differences, recorded
 from .encoding import decoded, encoded
-from .journal import JOURNAL_SUFFIX, is_open, is_recorded, recover
+from .recovery import JOURNAL_SUFFIX, is_open, is_recorded, recover
 from .run import Run
 from .runs_on_record import RunsOnRecord
 from .writer import Recorder

@@ -25,7 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 
-from .journal import Journal, is_open, redone
+from .recovery import Journal, is_open, redone
 
 log = logging.getLogger(__name__)
 

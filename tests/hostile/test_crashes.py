@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels.notebook.journal import JOURNAL_SUFFIX, recover
+from rmi_agent.kernels.notebook.recovery import JOURNAL_SUFFIX, recover
 
 from tests.conftest import kernel_env
 from tests.server.conftest import fill

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import StoreError
 from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, read
 from rmi_agent.kernels.cluster.stores import FolderStore, opened
-from rmi_agent.kernels.notebook.journal import Journal, recover
+from rmi_agent.kernels.notebook.recovery import Journal, recover
 from rmi_agent.kernels.notebook.writer import Recorder
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fastmcp import Client
 from playwright.sync_api import Browser, Page, expect
-from rmi_agent.kernels.notebook.journal import Journal
+from rmi_agent.kernels.notebook.recovery import Journal
 
 from tests.review.browser import NEEDED, idle, signed_in, started, until
 from tests.review.conftest import ALICE, NAME, code, data, on_a_port, png, stream, write

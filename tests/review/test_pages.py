@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.notebook.journal import Journal
+from rmi_agent.kernels.notebook.recovery import Journal
 from rmi_agent.server.review import index, routes
 from rmi_agent.server.review import streaming as writing
 from rmi_agent.server.review.model import UnreadableError, parsed
