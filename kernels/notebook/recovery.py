@@ -1,143 +1,127 @@
-"""The write-ahead journal of a notebook being recorded, and recovery after a crash.
+"""Which process records a notebook, and the repair of notebooks whose process crashed.
 
-A recorder overwrites the end of its file in place. It first writes the same bytes to the journal,
-so that an interrupted write can be redone. The journal exists exactly as long as the notebook is
-being recorded. Knows files; nothing of sessions.
+A pid file lies beside a notebook for exactly as long as the notebook is being recorded. Knows
+files; nothing of sessions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import zlib
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nbformat
 import psutil
 from nbformat import NotebookNode
 
+from .layout import CELL, TAIL
+
 log = logging.getLogger(__name__)
 
-JOURNAL_SUFFIX = ".open"
+PID_FILE_SUFFIX = ".open"
 
 
-class Journal:
-    """One notebook's journal: which process records the notebook, and its last write."""
+def pid_file(notebook: Path) -> Path:
+    """Where a notebook's pid file is."""
+    return notebook.with_name(f".{notebook.name}{PID_FILE_SUFFIX}")
 
-    def __init__(self, notebook: Path, copy: str = "") -> None:
-        self.path = notebook.with_name(f".{notebook.name}{JOURNAL_SUFFIX}")
-        self._copy = copy  # of the server; its process may be on another machine
 
-    def note(self, offset: int, data: bytes) -> None:
-        """Record that `data` is about to be written at `offset`."""
-        header = {
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-            "copy": self._copy,
-            "offset": offset,
-            "length": len(data),
-            "crc": zlib.crc32(data),
-        }
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            left = memoryview(json.dumps(header).encode() + b"\n" + data)
-            while left:
-                left = left[file.write(left) :]
+def write_pid_file(notebook: Path, instance: str = "") -> None:
+    """Say that this process records a notebook.
 
-    def remove(self) -> None:
-        """Remove the journal, once the notebook is complete."""
-        self.path.unlink(missing_ok=True)
+    Args:
+        notebook: the notebook.
+        instance: the instance of the server, if several on several machines share the folder.
+    """
+    process = psutil.Process()
+    owner = {"pid": process.pid, "started": process.create_time(), "copy": instance}
+    descriptor = os.open(pid_file(notebook), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump(owner, file)
 
 
 def is_recorded(notebook: Path) -> bool:
     """Whether any running process is recording a notebook."""
     try:
-        with Journal(notebook).path.open("rb") as file:
-            note = parsed(file.readline(1_000))
-        return bool(note) and alive(note)
-    except (OSError, ValueError, TypeError, KeyError):
+        return is_alive(owner_of(notebook))
+    except OSError:
         return False
 
 
-def recover(folder: Path, copies: Container[str] = (), spared: Container[str] = ()) -> list[Path]:
+def recover(
+    folder: Path, instances: Container[str] = (), others: Container[str] = ()
+) -> list[Path]:
     """Repair every notebook in a folder whose recorder crashed; returns the repaired ones.
 
     Notebooks that a running process is recording are left alone.
 
     Args:
         folder: the folder of the notebooks.
-        copies: the living copies of the server, on any machine, if several share the folder.
-        spared: names of further notebooks to leave alone, since another copy takes care of them.
+        instances: the live instances of the server, on any machine, if several share the folder.
+        others: names of further notebooks to leave alone, since another instance repairs them.
     """
-    mended = []
-    for journal in folder.glob(f".*.ipynb{JOURNAL_SUFFIX}"):
-        notebook = journal.with_name(journal.name[1 : -len(JOURNAL_SUFFIX)])
+    repaired = []
+    for path in folder.glob(f".*.ipynb{PID_FILE_SUFFIX}"):
+        notebook = path.with_name(path.name[1 : -len(PID_FILE_SUFFIX)])
         try:
-            with journal.open("rb") as file:
-                note = parsed(file.readline(1_000))
-            recorded = note.get("copy") in copies or (note and alive(note))
-            if recorded or notebook.name in spared:
+            owner = owner_of(notebook)
+            if owner.get("copy") in instances or notebook.name in others or is_alive(owner):
                 continue
-            if redone(notebook):
+            with contextlib.suppress(FileNotFoundError):  # the crash came before the first write
+                repair(notebook)
                 close_cells(notebook)
-                mended.append(notebook)
-            journal.unlink(missing_ok=True)
+                repaired.append(notebook)
+            path.unlink(missing_ok=True)
         except (OSError, ValueError) as error:
-            log.warning("%s could not be put right after a crash: %s", notebook, error)
-    return mended
+            log.warning("%s could not be repaired after a crash: %s", notebook, error)
+    return repaired
 
 
-def redone(notebook: Path) -> bool:
-    """Redo a crashed recorder's last write if needed; returns whether there is a notebook.
+def owner_of(notebook: Path) -> dict[str, Any]:
+    """What a notebook's pid file says; empty if it is incomplete."""
+    with pid_file(notebook).open("rb") as file:
+        try:
+            owner = json.loads(file.readline(1_000))
+        except ValueError:
+            return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def is_alive(owner: dict[str, Any]) -> bool:
+    """Whether the process that wrote a pid file is still running."""
+    try:
+        started = psutil.Process(owner["pid"]).create_time()
+        return abs(started - float(owner["started"])) < 1  # the PID may have been reused
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def repair(notebook: Path) -> None:
+    """Cut off what an interrupted write left behind the last complete cell.
 
     Raises:
-        OSError: the notebook can't be read or written.
-        ValueError: the notebook can't be repaired.
+        OSError: the notebook can't be read or written, or there is none.
+        ValueError: the notebook is broken elsewhere.
     """
+    unfinished(notebook).unlink(missing_ok=True)
+    content = notebook.read_bytes()
     try:
-        header, _, data = Journal(notebook).path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        return notebook.exists()
-    notebook.with_name(f".{notebook.name}.tmp").unlink(missing_ok=True)
-    if not notebook.exists():
-        return False
-    redo(notebook, parsed(header), data)
-    return True
-
-
-def parsed(header: bytes) -> dict[str, Any]:
-    """Parse a journal's header; empty if the crash came while it was being written."""
-    try:
-        note = json.loads(header)
+        json.loads(content)
     except ValueError:
-        return {}
-    return note if isinstance(note, dict) and "pid" in note else {}
-
-
-def alive(note: dict[str, Any]) -> bool:
-    """Whether the process that wrote the journal is still running."""
-    try:
-        started: float = psutil.Process(note["pid"]).create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
-    return abs(started - float(note["started"])) < 1  # the PID may have been reused
-
-
-def redo(notebook: Path, note: dict[str, Any], data: bytes) -> None:
-    """Redo the last write if it was interrupted, i.e. if the file is not valid JSON."""
-    try:
-        json.loads(notebook.read_bytes())
-    except ValueError:
-        data = data[: note.get("length", 0)]
-        if not note or zlib.crc32(data) != note["crc"]:
-            raise ValueError("its end is broken, and so is its journal") from None
-        with notebook.open("r+b") as file:
-            file.seek(note["offset"])
-            file.write(data)
-            file.truncate()
+        begin = content.rfind(CELL) + 1
+        last = content[begin:].decode("utf-8", "surrogateescape")
+        try:
+            _, length = json.JSONDecoder().raw_decode(last)
+            whole = content[:begin] + last[:length].encode("utf-8", "surrogateescape")
+        except ValueError:
+            whole = content[:begin].rstrip(b",\n")
+        json.loads(whole + TAIL)
+        with replacement(notebook) as file:
+            file.write(whole + TAIL)
 
 
 def is_open(cell: NotebookNode) -> bool:
@@ -153,7 +137,23 @@ def close_cells(notebook: Path) -> None:
         record = cell.metadata.setdefault("rmi_agent", NotebookNode())
         record.update(status="interrupted", notes=["The server ended while this cell ran."])
     if running:
-        temporary = notebook.with_name(f".{notebook.name}.tmp")
-        temporary.write_text(nbformat.writes(content), "utf-8")
-        temporary.chmod(0o600)
+        with replacement(notebook) as file:
+            file.write(nbformat.writes(content).encode())
+
+
+def unfinished(notebook: Path) -> Path:
+    """Where a notebook is written that replaces another one."""
+    return notebook.with_name(f".{notebook.name}.tmp")
+
+
+@contextlib.contextmanager
+def replacement(notebook: Path) -> Iterator[BinaryIO]:
+    """Open a new file that replaces the notebook once it is completely written."""
+    temporary = unfinished(notebook)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            yield file
         temporary.replace(notebook)
+    finally:
+        temporary.unlink(missing_ok=True)
