@@ -20,17 +20,17 @@ from ..errors import KernelStartError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
+from .balancing import least_busy
 from .channels import Channels
 from .rest import (
     ANSWER,
     Api,
     ServerError,
     channels_url,
-    least_busy,
     server_of,
     trusted,
-    unreachable,
-    unwilling,
+    why_refused,
+    why_unreachable,
 )
 from .wire_format import V1
 
@@ -84,7 +84,7 @@ class ServerKernel:
                 self._api = Api(server_of(self.launch.attach.url, self.launch.servers))
                 self._id = self.launch.attach.kernel_id
                 try:
-                    await self._api.look(self._id)
+                    await self._api.kernel(self._id)
                 except ServerError as error:
                     raise self._gone(error) from error
             # The server answers only once the kernel does, and a new kernel takes its time.
@@ -140,10 +140,10 @@ class ServerKernel:
             )
         except InvalidStatus as error:
             status = error.response.status_code
-            raise ServerError(unwilling(server, status), status) from error
+            raise ServerError(why_refused(server, status), status) from error
         except (OSError, WebSocketException, TimeoutError) as error:
             gone = isinstance(error, ConnectionRefusedError)
-            raise ServerError(unreachable(server.url, error), gone=gone) from error
+            raise ServerError(why_unreachable(server.url, error), gone=gone) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
         """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""
@@ -172,7 +172,7 @@ class ServerKernel:
         since, pause = time.monotonic(), 0.05
         while True:
             try:
-                await self._api.look(self._id)
+                await self._api.kernel(self._id)
                 return await self._connect()
             except ServerError as error:
                 patience = REFUSED if error.gone else PATIENCE
@@ -185,7 +185,7 @@ class ServerKernel:
         """Return the error; a 404 is explained as a kernel that was ended on the server."""
         if error.status != 404:
             return error
-        return ServerError(f"{self._where} has the kernel no more: it was ended there.", 404)
+        return ServerError(f"{self._where} no longer has the kernel: it was ended there.", 404)
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
