@@ -3,7 +3,8 @@
 Knows neither processes nor channels.
 """
 
-from .outputs import Displays, Outputs, encodable, in_parts
+from .cleaning import encodable
+from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import Message, Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
 from .stdin import OnQuestion, Question
