@@ -1,9 +1,9 @@
 """Sets up a Python kernel when it starts: installs the script runner and some guards.
 
-This text, `script_runner.py` and `messages.py` are sent to the kernel (`programs.py`) and executed
-there, one after the other, in their own namespace. The kernel never imports them, so they may use
-only the standard library and what ipykernel has loaded already. They know nothing about servers,
-sessions or notebooks.
+The modules of this folder are sent to the kernel (`programs.py`) and executed there, one after the
+other, in one namespace of their own. The kernel never imports them, so they may use only the
+standard library and what ipykernel has loaded already. They know nothing about servers, sessions
+or notebooks.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import traceback
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 from ipykernel.iostream import OutStream
 
-if TYPE_CHECKING:  # executed before this text, so defined already
-    from .messages import is_a, said, send_anything
-    from .script_runner import Script, name_of
+from .any_json import is_a, said
+from .messages import send_anything
+from .script_exit import name_of
+from .script_runner import Script
 
 HELD = 20_000_000  # max characters of a stream that a kernel keeps in memory
 REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
 
 
-def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
+def install(
+    shell: Any, raw_output: bool, environment: dict[str, str | None], output_limit: int
+) -> None:
     """Prepare a fresh kernel: hook up the script runner, make iopub lossless and bounded.
 
     Args:
@@ -41,7 +44,7 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
             output is not lost when the process dies.
         output_limit: max characters of one message's text; longer ones are truncated. 0 is no
             limit.
-        environment: the variables among `IPYKERNELS` that the process was started with.
+        environment: variables that ipykernel changes, as the process was started with them.
     """
     # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
