@@ -36,8 +36,8 @@ if "remember_last_reply" in names:
 names["install"](get_ipython(), *sent["arguments"])
 if "install_files" in names:
     names["install_files"](get_ipython())
-if "warden" in sent:
-    names["install_warden"](get_ipython(), *sent["warden"])
+if "reaper" in sent:
+    names["start_reaper"](get_ipython(), *sent["reaper"])
 """
 
 

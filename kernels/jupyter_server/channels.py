@@ -40,11 +40,12 @@ CUT = (
 )
 END_LOST = (
     "The connection to the Jupyter Server was cut, and how this run ended was lost with it: the"
-    " code may have run to its end, in part or not at all. Variables are kept."
+    " code may have run completely, in part or not at all. Variables are kept."
 )
 NOT_ARRIVED = (
-    "This did not run: the connection to the Jupyter Server was cut while the code was sent. Run it"
-    " again, but split it if it is long (a server takes 10 MB, or its websocket_max_message_size)."
+    "This did not run: the connection to the Jupyter Server was cut while the code was being sent."
+    " Run it again, split if it is long (a server accepts 10 MB, or its"
+    " websocket_max_message_size)."
 )
 
 
@@ -72,7 +73,7 @@ class Channels:
         self._connected: bool | None = None  # None: not yet
         self._cut_until = self._heard = 0.0
         self._run: Request | None = None  # the latest execute request sent
-        self._asked: dict[str, Request] = {}  # by id; since the latest connection
+        self._requests: dict[str, Request] = {}  # by id; since the latest connection
         self._numbering = Numbering()
 
     @property
@@ -150,7 +151,7 @@ class Channels:
             name, message = unpacked(self.session, protocol, frame)
             self.by_name[name]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            log.warning("An unreadable message of a Jupyter Server was dropped: %r", error)
+            log.warning("Dropped an unreadable message from a Jupyter Server: %r", error)
             return
         if self._is_of_this_process(name, message):
             self._deliver(name, message, len(frame))
@@ -162,10 +163,10 @@ class Channels:
             if run.cut and lacks:
                 self._mark_cut(run, str(message["content"].get("name")))
             run.take(name, message)
-        elif asked := self._asked.get(parent):
-            asked.take(name, message)
+        elif request := self._requests.get(parent):
+            request.take(name, message)
         if self.by_name[name].put(message, size):
-            self._tell("Output that came while nothing ran was too much to keep, and is gone.")
+            self._report("Output that came while nothing ran was too much to keep, and is lost.")
         if run is not None and run.over.is_set() and run.reply and ends_kernel(run.reply):
             self._on_end("The code ended it.")
 
@@ -179,7 +180,7 @@ class Channels:
         message = self.session.msg("stream", content, parent=run.message["header"])
         self.by_name["iopub"].put(message, len(CUT))
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if what not in self.news:
             self.news.append(what)
 
@@ -208,16 +209,16 @@ class Channels:
             run.cut = True
             if run.answering:  # it may wait forever
                 self._mark_cut(run)
-        self._asked.clear()
-        known = self._ask(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
-        fence = self._ask("kernel_info_request", {})
+        self._requests.clear()
+        last = self._request(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
+        fence = self._request("kernel_info_request", {})
         await fence.over.wait()
         if run is not None and run is self._open_run():
-            self._make_up_end(run, known.reply if known is not None else None)
+            self._make_up_end(run, last.reply if last is not None else None)
 
-    def _ask(self, kind: str, content: dict[str, str]) -> Request:
+    def _request(self, kind: str, content: dict[str, str]) -> Request:
         request = Request(self.session.msg(kind, content))
-        self._asked[request.msg_id] = request
+        self._requests[request.msg_id] = request
         self.send("shell", request.message)
         return request
 
@@ -232,7 +233,7 @@ class Channels:
         if run.reply is None:
             content = known.get("reply")
             if not isinstance(content, dict):
-                self._tell(NOT_ARRIVED if lost else END_LOST)
+                self._report(NOT_ARRIVED if lost else END_LOST)
                 content = {"status": "error", "ename": "ConnectionLost"}
             self._deliver("shell", self.session.msg("execute_reply", content, parent), 0)
         idle = self.session.msg("status", {"execution_state": "idle"}, parent)

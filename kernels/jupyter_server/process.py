@@ -41,7 +41,7 @@ wire_log.setLevel(logging.INFO)
 
 PING = 5.0  # seconds between pings, and timeout of each
 REFUSED = 5.0  # max seconds of refused connections before we give up reconnecting
-PATIENCE = 10.0  # the same for a server that is unreachable in other ways
+UNREACHABLE = 10.0  # the same for a server that is unreachable in other ways
 LARGEST = 64_000_000  # max bytes of one message
 
 
@@ -115,8 +115,8 @@ class ServerKernel:
 
     # -- the connection
 
-    async def _connect(self, patience: float = ANSWER) -> ClientConnection:
-        """Open a websocket within `patience` seconds.
+    async def _connect(self, timeout: float = ANSWER) -> ClientConnection:
+        """Open a websocket within `timeout` seconds.
 
         Raises:
             ServerError: the server refused or can't be reached.
@@ -131,7 +131,7 @@ class ServerKernel:
                 subprotocols=[V1],
                 compression=None,
                 max_size=LARGEST,
-                open_timeout=patience,
+                open_timeout=timeout,
                 ping_interval=PING,
                 ping_timeout=PING,
                 close_timeout=1,
@@ -157,10 +157,10 @@ class ServerKernel:
                     await websocket.close()
                 websocket = await self._connect_again()
         except ServerError as error:
-            self._ended(f"The connection to its Jupyter Server is lost. {error}")
+            self._ended(f"The connection to its Jupyter Server was lost. {error}")
         except Exception as error:  # a bug here must not make anyone wait forever
-            log.exception("The connection to %s is given up", self._where)
-            self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
+            log.exception("The connection to %s failed", self._where)
+            self._ended(f"The connection to its Jupyter Server was lost. {error!r}")
 
     async def _connect_again(self) -> ClientConnection:
         """Retry until a new websocket is open; return it.
@@ -175,8 +175,8 @@ class ServerKernel:
                 await self._api.kernel(self._id)
                 return await self._connect()
             except ServerError as error:
-                patience = REFUSED if error.gone else PATIENCE
-                if error.status in (401, 403, 404) or time.monotonic() - since > patience:
+                timeout = REFUSED if error.gone else UNREACHABLE
+                if error.status in (401, 403, 404) or time.monotonic() - since > timeout:
                     raise self._gone(error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -232,7 +232,7 @@ class ServerKernel:
         try:
             await self._api.interrupt(self._id)
         except ServerError as error:
-            log.warning("A kernel was not interrupted: %s", error)
+            log.warning("A kernel could not be interrupted: %s", error)
 
     async def kill(self) -> None:
         """Have the server end the kernel; waiters here see the end immediately."""
