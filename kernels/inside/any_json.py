@@ -67,8 +67,8 @@ def sendable(value: Any, most: int) -> tuple[Any, bool]:
             part = "[nested too deeply]"
         else:
             part = {} if is_a(each, dict) else []
-            kept = reserve + (most - reserve) // 10 if len(opened) < 4 else reserve
-            opened.append((id(each), inner, part, kept))
+            below = reserve + (most - reserve) // 10 if len(opened) < 4 else reserve
+            opened.append((id(each), inner, part, below))
         most -= entry + (len(part) if isinstance(part, str) else 0)
         if isinstance(made, list):
             made.append(part)
@@ -123,11 +123,11 @@ def leaf(value: Any) -> Any:
         if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which is not a number
             return bool(value)
     except Exception:
-        return said(value)
-    return said(value, repr)
+        return text_of(value)
+    return text_of(value, repr)
 
 
-def said(value: Any, to_text: Callable[[Any], Any] = str) -> str:
+def text_of(value: Any, to_text: Callable[[Any], Any] = str) -> str:
     """Return an object's text, or CPython's placeholder if `to_text` fails."""
     try:
         return encoded(str.__str__(to_text(value)))

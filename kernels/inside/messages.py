@@ -98,24 +98,24 @@ def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], in
     """Truncate a message's content to `limit`; also return about how many characters were cut."""
     if size_of(content, limit // WIDEST) <= limit // WIDEST:
         return content, 0
-    kept: dict[str, Any] = {}
+    short: dict[str, Any] = {}
     omitted = 0
     for name, value in content.items():
         if isinstance(value, dict):
-            kept[name] = {}
+            short[name] = {}
             for key, entry in value.items():
-                kept[name][key], more = shortened(key, entry, limit)
+                short[name][key], more = shortened(key, entry, limit)
                 omitted += more
         else:
-            kept[name], more = shortened(name, value, limit)
+            short[name], more = shortened(name, value, limit)
             omitted += more
-    for name in sorted(kept, key=lambda each: -size_of(kept[each], limit)):
+    for name in sorted(short, key=lambda each: -size_of(short[each], limit)):
         # Each may be within the limit, but all together far beyond it.
-        if size_of(kept, limit + ENDS) <= limit + ENDS:
+        if size_of(short, limit + ENDS) <= limit + ENDS:
             break
         omitted += limit
-        kept[name] = type(kept[name])() if isinstance(kept[name], dict | list | str) else None
-    return kept, omitted
+        short[name] = type(short[name])() if isinstance(short[name], dict | list | str) else None
+    return short, omitted
 
 
 def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
