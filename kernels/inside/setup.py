@@ -44,7 +44,7 @@ def install(
             output is not lost when the process dies.
         output_limit: max characters of one message's text; longer ones are truncated. 0 is no
             limit.
-        environment: variables that ipykernel changes, as the process was started with them.
+        environment: variables that ipykernel has changed, as they were before; None is unset.
     """
     # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")

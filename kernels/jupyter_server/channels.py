@@ -32,8 +32,6 @@ LATE = 3.0  # seconds after reconnecting during which older messages may still a
 # States a server reports for a kernel that it restarts by itself or gave up on. "starting" is the
 # first status of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
-
-
 CUT = (
     "\n[The connection to the Jupyter Server was cut: output may be missing here, or a question or"
     " its answer.]\n"

@@ -20,18 +20,10 @@ from ..errors import KernelStartError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
+from . import rest
 from .balancing import least_busy
 from .channels import Channels
-from .rest import (
-    ANSWER,
-    Api,
-    ServerError,
-    channels_url,
-    server_of,
-    trusted,
-    why_refused,
-    why_unreachable,
-)
+from .rest import ANSWER, Api, ServerError, server_of
 from .wire_format import V1
 
 log = logging.getLogger(__name__)
@@ -123,7 +115,7 @@ class ServerKernel:
         """
         assert self._api is not None
         server = self._api.server
-        url = channels_url(server.url, self._id, self._channels.session.session)
+        url = rest.channels_url(server.url, self._id, self._channels.session.session)
         try:
             return await connect(
                 url,
@@ -136,14 +128,14 @@ class ServerKernel:
                 ping_timeout=PING,
                 close_timeout=1,
                 logger=wire_log,
-                ssl=trusted() if url.startswith("wss:") else None,
+                ssl=rest.trusted() if url.startswith("wss:") else None,
             )
         except InvalidStatus as error:
             status = error.response.status_code
-            raise ServerError(why_refused(server, status), status) from error
+            raise ServerError(rest.why_refused(server, status), status) from error
         except (OSError, WebSocketException, TimeoutError) as error:
             gone = isinstance(error, ConnectionRefusedError)
-            raise ServerError(why_unreachable(server.url, error), gone=gone) from error
+            raise ServerError(rest.why_unreachable(server.url, error), gone=gone) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
         """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""
