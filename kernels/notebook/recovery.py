@@ -23,6 +23,7 @@ from .layout import CELL, TAIL
 log = logging.getLogger(__name__)
 
 PID_FILE_SUFFIX = ".open"
+KEYS = {"cell_type", "execution_count", "id", "metadata", "outputs", "source"}  # of a code cell
 
 
 def pid_file(notebook: Path) -> Path:
@@ -101,7 +102,10 @@ def is_alive(owner: dict[str, Any]) -> bool:
 
 
 def repair(notebook: Path) -> None:
-    """Cut off what an interrupted write left behind the last complete cell.
+    """Repair the last cell if writing it was interrupted: its id and source are still there.
+
+    A write that stops anywhere leaves the beginning of the new cell and the rest of the same cell
+    as it was before it ran. Together they may even be valid JSON.
 
     Raises:
         OSError: the notebook can't be read or written, or there is none.
@@ -109,19 +113,32 @@ def repair(notebook: Path) -> None:
     """
     unfinished(notebook).unlink(missing_ok=True)
     content = notebook.read_bytes()
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        if all(map(is_whole, json.loads(content)["cells"][-1:])):
+            return
+    begin = content.rfind(CELL) + 1
+    last = content[begin:].decode("utf-8", "surrogateescape")
     try:
-        json.loads(content)
+        cell, end = json.JSONDecoder().raw_decode(last)
+        last = last[:end] if is_whole(cell) else begun(last)
     except ValueError:
-        begin = content.rfind(CELL) + 1
-        last = content[begin:].decode("utf-8", "surrogateescape")
-        try:
-            _, length = json.JSONDecoder().raw_decode(last)
-            whole = content[:begin] + last[:length].encode("utf-8", "surrogateescape")
-        except ValueError:
-            whole = content[:begin].rstrip(b",\n")
-        json.loads(whole + TAIL)
-        with replacement(notebook) as file:
-            file.write(whole + TAIL)
+        last = begun(last)
+    before = content[:begin] if last else content[:begin].rstrip(b",\n")
+    whole = before + last.encode("utf-8", "surrogateescape") + TAIL
+    json.loads(whole)
+    with replacement(notebook) as file:
+        file.write(whole)
+
+
+def is_whole(cell: Any) -> bool:
+    """Whether a cell has all its keys and no others; only code cells are ever torn."""
+    return isinstance(cell, dict) and (cell.get("cell_type") != "code" or cell.keys() == KEYS)
+
+
+def begun(torn: str) -> str:
+    """A torn cell as it was before it ran; empty if there is too little of it."""
+    source, found, _ = torn.partition('"execution_count"')
+    return source + '"execution_count": null, "outputs": [], "metadata": {}}' if found else ""
 
 
 def is_open(cell: NotebookNode) -> bool:
