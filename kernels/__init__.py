@@ -4,7 +4,7 @@ Usable as a library on its own; knows nothing of MCP.
 """
 
 from .addresses import JupyterServer, RemoteKernel
-from .cluster import SessionLeases, Takeover
+from .cluster import Instances, Takeover
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -42,6 +42,7 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "Instances",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -59,7 +60,6 @@ __all__ = [
     "Sandbox",
     "Script",
     "Session",
-    "SessionLeases",
     "SessionNotFoundError",
     "Sessions",
     "StoreError",
