@@ -16,7 +16,7 @@ from .errors import (
 )
 from .jupyter_server import Api
 from .kernel import Kernel
-from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
+from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
 from .sandbox import (
@@ -34,8 +34,8 @@ from .telemetry import CURRENT
 
 __all__ = [
     "CURRENT",
-    "JOURNAL_SUFFIX",
     "LOCAL",
+    "PID_FILE_SUFFIX",
     "TIERS",
     "Again",
     "Api",
@@ -52,7 +52,6 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
-    "Recorded",
     "RemoteKernel",
     "RemoteOptions",
     "Reply",

@@ -16,7 +16,7 @@ from rmi_agent.kernels import StoreError
 from rmi_agent.kernels.cluster.instances import INSTANCES, Instance, Instances
 from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, parse
 from rmi_agent.kernels.cluster.stores import FolderStore, open_store
-from rmi_agent.kernels.notebook.journal import Journal, recover
+from rmi_agent.kernels.notebook.recovery import pid_file, recover
 from rmi_agent.kernels.notebook.writer import Recorder
 
 pytestmark = pytest.mark.anyio
@@ -195,10 +195,9 @@ def test_notebooks_of_living_copies_and_of_sessions_to_come_back_are_left_alone(
         recorder.start(new_code_cell(name), name)
         assert recorder.path is not None
         made[name] = recorder.path
-        journal = Journal(recorder.path).path
-        header, _, data = journal.read_bytes().partition(b"\n")
-        note = {**json.loads(header), "pid": 2**22 + 1}  # of another machine: not here
-        journal.write_bytes(json.dumps(note).encode() + b"\n" + data)
+        file = pid_file(recorder.path)
+        owner = {**json.loads(file.read_text()), "pid": 2**22 + 1}  # of another machine: not here
+        file.write_text(json.dumps(owner))
     assert recover(tmp_path, {"living"}, {made["waiting"].name}) == [made["dead"]]
 
 
