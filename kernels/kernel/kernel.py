@@ -304,7 +304,7 @@ class Kernel:
 
     def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
         left_out = [outputs.left_out] if outputs.left_out else []
-        return (*notes, *self.process.news(), *left_out)
+        return (*notes, *self.process.connection_messages(), *left_out)
 
     # -- messages
 
@@ -362,13 +362,13 @@ class Kernel:
         arguments = [raw, changed, self.launch.output_limit]
         more = self.process.more_to_set_up()
         if not self.process.is_here:
-            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
+            self._shipment = Shipment(self.launch.cwd, self.launch.remote_options, self._ask_files)
         request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
         msg_id = self.exchange.send(SET_UP, request, silent=True)
         reply = (await self.exchange.reply_to(msg_id))["content"]
         if reply["status"] != "ok":
             raise DeadKernelError("\n".join(reply.get("traceback", [])))
-        self.process.tended = True
+        self.process.is_set_up = True
         await self.exchange.until_idle(msg_id, Outputs(new_code_cell()))
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
@@ -377,7 +377,7 @@ class Kernel:
         try:
             await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
             if not task.done():
-                raise DeadKernelError(self.process.told_end(death.result()))
+                raise DeadKernelError(self.process.describe_end(death.result()))
             task.result()
         finally:
             for each in (task, death):

@@ -43,7 +43,7 @@ class LocalProcess:
     """The process behind a kernel, on this machine: see `KernelProcess`."""
 
     is_here = True
-    tended = False
+    is_set_up = False
     remote: RemoteKernel | None = None
     cut_until = 0.0
 
@@ -164,11 +164,11 @@ class LocalProcess:
         """What is known about its end besides the exit code: nothing."""
         return ""
 
-    def news(self) -> tuple[str, ...]:
+    def connection_messages(self) -> tuple[str, ...]:
         """What happened to the connection since the last call: a local one never breaks."""
         return ()
 
-    def told_end(self, code: int | None) -> str:
+    def describe_end(self, code: int | None) -> str:
         """Describe in a sentence how it ended, given the code from `until_dead`."""
         return describe_exit(code)
 

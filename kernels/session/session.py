@@ -339,7 +339,7 @@ class Session:
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                ending = kernel.process.told_end(reply.exit_code) if kernel is not None else ""
+                ending = kernel.process.describe_end(reply.exit_code) if kernel is not None else ""
                 notes.append(f"The kernel died. {ending}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             notes += kernel.process.left_running if kernel is not None else ()
