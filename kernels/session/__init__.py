@@ -4,7 +4,7 @@
 """
 
 from .directory import Elsewhere, Peers
-from .execution import Execution
+from .runs import Execution
 from .pool import Pool
 from .quotas import LOCAL
 from .registry import ClosedSession, Sessions

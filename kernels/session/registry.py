@@ -31,7 +31,7 @@ from ..sandbox import Policy
 from ..supervision import Supervisor
 from ..telemetry import short, tracer
 from .directory import Alone, Directory
-from .execution import Execution
+from .runs import Execution
 from .memory_limit import MemoryLimit
 from .pool import Pool
 from .quotas import LOCAL, Quotas

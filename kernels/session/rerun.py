@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import KernelError, reason
 from ..notebook import Difference, Recorded, differences
-from .execution import Execution
+from .runs import Execution
 from .session import Session
 
 

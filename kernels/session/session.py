@@ -26,7 +26,7 @@ from ..notebook import Recorder, Run, decoded
 from ..protocol import Displays, Reply, Script, State, now
 from ..supervision import Supervisor
 from ..telemetry import short, traced
-from .execution import Execution
+from .runs import Execution
 
 if TYPE_CHECKING:
     from ..process import KernelProcess
