@@ -22,7 +22,7 @@ from ..errors import DeadKernelError, KernelError, StoreError
 from ..jupyter_server import Api, ServerError, server_of
 from ..kernel import Kernel
 from ..notebook import Recorder, is_open
-from ..session import ClosedSession, Elsewhere, Handover, Peers, Session, Sessions
+from ..session import ClosedSession, Directory, Elsewhere, Handover, Peers, Session, Sessions
 from ..supervision import Supervisor
 from ..telemetry import short
 from .adopted_run import AdoptedRun
@@ -41,7 +41,7 @@ LEAVING = (
 )
 
 
-class Takeover:
+class Takeover(Directory):
     """The `Directory` of sessions that several copies share.
 
     Args:
@@ -84,6 +84,7 @@ class Takeover:
         """
         with failures_explained():
             await self.homes.write(self._record(session))
+        session.on_change = self.note
 
     def note(self, session: Session) -> None:
         """Schedule a write of a session's record after a change."""
@@ -116,7 +117,7 @@ class Takeover:
 
     def _record(self, session: Session) -> Lease:
         remote = session.remote
-        running = next(iter(session.unfinished), None)
+        running = next(iter(session.runs.unfinished), None)
         path = session.recorder.path
         return Lease(
             id=session.id,
@@ -139,9 +140,9 @@ class Takeover:
         Raises:
             StoreError: the store can't be read.
         """
-        for session_id in list(self._sessions.open_ids):
+        for session_id in list(self._sessions.by_id):
             record = await self.homes.find(session_id)
-            session = self._sessions.by_id(session_id)
+            session = self._sessions.by_id.get(session_id)
             if session is None:
                 continue
             if record is not None and record.turn != session.turn:
@@ -159,8 +160,8 @@ class Takeover:
     async def release_all(self) -> None:
         """Release all sessions whose kernels outlive this copy; takes over none from now on."""
         self._leaving = True
-        for session_id in list(self._sessions.open_ids):
-            session = self._sessions.by_id(session_id)
+        for session_id in list(self._sessions.by_id):
+            session = self._sessions.by_id.get(session_id)
             if session is None or session.remote is None or session.closed:
                 continue
             try:
@@ -183,7 +184,7 @@ class Takeover:
                     await self._answer(session_id)
 
     async def _answer(self, session_id: str) -> None:
-        session = self._sessions.by_id(session_id)
+        session = self._sessions.by_id.get(session_id)
         if session is not None and (why := reason_to_keep(session)):
             return await refuse(self.homes, session_id, why)
         if session is not None:
@@ -197,7 +198,7 @@ class Takeover:
             found = await self.homes.find(session_id)
             if found is None or found.home != self.name or session_id in self._taking:
                 return
-            if self._sessions.has_ended(session_id):
+            if session_id in self._sessions.ended:
                 return
             record = replace(found, home="")  # released earlier, when the store did not answer
         await self.homes.write(record)
@@ -214,13 +215,13 @@ class Takeover:
         """
         for _ in range(LOOKS):
             with failures_explained():
-                if session_id in self._sessions.open_ids:
+                if session_id in self._sessions.by_id:
                     if self.homes.sure:
                         return
                     await self.homes.beat()
                     await self._look_after_mine()
                     continue
-                if self._sessions.has_ended(session_id):
+                if session_id in self._sessions.ended:
                     return
                 record = await self.homes.find(session_id)
                 if record is None or record.principal != principal:
@@ -252,14 +253,14 @@ class Takeover:
                     self._path(record),
                 )
                 for record in await self.homes.all()
-                if record.principal == principal and record.id not in self._sessions.open_ids
+                if record.principal == principal and record.id not in self._sessions.by_id
             ]
 
     # -- taking over
 
     async def _take_over(self, record: Lease) -> None:
         async with self._taking.setdefault(record.id, asyncio.Lock()):
-            if record.id in self._sessions.open_ids:
+            if record.id in self._sessions.by_id:
                 return
             mine = await self.homes.claim(record)
             if mine is None:  # another copy was faster
@@ -292,15 +293,15 @@ class Takeover:
                     "The session's kernel is busy with something that is not on record, and did"
                     f" not answer within {ATTACH:g} s. Call again."
                 )
-            begun = Handover(
+            handover = Handover(
                 turn=mine.turn,
                 count=max(last, mine.cells),
                 recorder=recorder,
-                news=news(mine, last, left, problem),
+                note=news(mine, last, left, problem),
                 lost=lost if left is None else "",
             )
             session = await self._sessions.adopt(
-                mine.id, mine.principal, kernel if left is None else None, begun
+                mine.id, mine.principal, kernel if left is None else None, handover
             )
         except BaseException:
             if recorder is not None:
@@ -309,18 +310,20 @@ class Takeover:
             attaching.cancel()
             raise
         if left is not None:
-            servers = self._sessions.servers
+            servers = self._sessions.launch.servers
             run = AdoptedRun(
                 session.id,
                 last,
                 left,
-                session.displays,
+                session.recorder,
+                session.runs.displays,
                 mine.until or time.time() + self._sessions.config.timeout,
                 attaching,
                 lambda: asked(remote, servers, "interrupt"),
                 lambda: asked(remote, servers, "delete"),
             )
             session.adopt(run, run.end)
+        session.on_change = self.note
         self.note(session)
 
     async def _attached(self, principal: str, remote: RemoteKernel) -> Kernel:
@@ -355,7 +358,7 @@ class Takeover:
         config = self._sessions.config
         path = config.notebooks / mine.notebook
         try:
-            recorder, cells = await asyncio.to_thread(Recorder.going_on, path, config.copy)
+            recorder, cells = await asyncio.to_thread(Recorder.going_on, path, config.instance)
         except (OSError, ValueError) as error:
             log.warning("A notebook can't be gone on with: %s: %s", path, error)
             return None, [], f"{mine.notebook} can't be gone on with ({error})"
@@ -393,7 +396,7 @@ class Takeover:
             log.warning("A session that nobody asks for could not be ended: %r", error)
 
     async def _end_idle(self, session_id: str, idle: float) -> None:
-        session = self._sessions.by_id(session_id)
+        session = self._sessions.by_id.get(session_id)
         if session is not None and not session.busy:
             await self._sessions.close(
                 session, f"nobody used it for {idle:g} s (RMI_AGENT_SESSION_IDLE)"

@@ -128,7 +128,7 @@ class Resuming:
             Refusal: the name can't be a notebook's, or nothing ran in the session.
         """
         try:
-            recorded_in = self._sessions.notebook(named, principal())
+            recorded_in = self._sessions.known(named, principal()).notebook
         except SessionNotFoundError:
             name = Path(named).name
             if not name or "\0" in name:

@@ -89,7 +89,7 @@ class RunTools:
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: an argument contains a NUL character; remove it.")
             async with self._session(session_id) as session:
-                if not session.is_python:
+                if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel); this server runs"
                         f" {self.settings.kernel_name!r}. Use run_cell."
