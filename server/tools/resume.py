@@ -20,7 +20,7 @@ from mcp_types import TextContent, ToolAnnotations
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ...kernels import Again, Recorded, Resume, Session, SessionNotFoundError, Sessions, recorded
+from ...kernels import Again, Recorded, Resume, SessionNotFoundError, Sessions, recorded
 from ..files import safe_open as beneath
 from ..middleware import has_more_values
 from ..plaintext import plain
@@ -36,15 +36,15 @@ LOOK_EVERY = 0.5  # seconds between progress reports
 
 
 class Resuming:
-    """The `resume_session` tool of one server."""
+    """The `resume_session` tool of one server.
+
+    Attributes:
+        by_session: the resume that a session is in or has been through, by the session's id.
+    """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
-        self._resumes: dict[str, Resume] = {}  # by id of the open session
-
-    def of(self, session: Session) -> Resume | None:
-        """The resume that a session is going through or has completed; None if there is none."""
-        return self._resumes.get(session.id)
+        self.by_session: dict[str, Resume] = {}
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -96,7 +96,7 @@ class Resuming:
         """An open session's resume, running or completed; None if there is none."""
         for session in self._sessions.all(principal()):
             if session.id == session_id:
-                return self.of(session)
+                return self.by_session.get(session.id)
         return None
 
     async def _begin(
@@ -117,8 +117,8 @@ class Resuming:
         session = await self._sessions.open(principal(), parent=name)
         placed = [in_place(one, self._settings.projects) for one in cells]
         resume = Resume(session, placed, skip_failed=skip_failed, timeout=timeout)
-        open_ones = {key: one for key, one in self._resumes.items() if not one.session.closed}
-        self._resumes = {**open_ones, session.id: resume}
+        open_ones = {key: one for key, one in self.by_session.items() if not one.session.closed}
+        self.by_session = {**open_ones, session.id: resume}
         return resume
 
     def _path(self, named: str) -> Path:

@@ -37,7 +37,7 @@ class SessionTools:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
-            if (resume := self.resuming.of(session)) is not None:
+            if (resume := self.resuming.by_session.get(session_id)) is not None:
                 resume.stop("interrupt_session was called")
             running = session.interrupt()
             if running is None:
