@@ -36,14 +36,9 @@ class Record:
     """
 
     def __init__(
-        self,
-        recorder: Recorder,
-        hints: Mapping[str, str],
-        supervisor: Supervisor,
-        lost: str = "",
-        note: str = "",
+        self, recorder: Recorder, hints: Mapping[str, str], supervisor: Supervisor
     ) -> None:
-        self.lost, self.note = lost, note
+        self.lost = self.note = ""
         self._recorder, self._hints, self._supervisor = recorder, hints, supervisor
         self._signing: asyncio.TimerHandle | None = None
 

@@ -114,15 +114,10 @@ class Sessions:
         await self._stack.enter_async_context(self.supervisor)
         launches = Launches(self.launch, runtime, mark, self._policy, self.supervisor)
         self._stack.push_async_callback(asyncio.to_thread, launches.close)
-        self.pool = await self._stack.enter_async_context(
-            Pool(
-                launches.of,
-                *self._sizes,
-                self.eviction.for_kernel,
-                self._expected,
-                launches.forget,
-            )
-        )
+        evict = self.eviction.for_kernel
+        pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
+        self.pool = await self._stack.enter_async_context(pool)
+        self._shared = (self.config, self.pool, self.supervisor, self._became_idle)
         self._stack.push_async_callback(self._close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
@@ -148,7 +143,7 @@ class Sessions:
                 undo.callback(self.quotas.give_back, principal)
                 kernel = await self.pool.lease(principal)
                 undo.callback(self.pool.retire, kernel)
-            session = self._made(secrets.token_urlsafe(12), principal, kernel)
+            session = Session(secrets.token_urlsafe(12), principal, kernel, *self._shared)
             if parent is not None:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             await self.directory.announce(session)
@@ -156,7 +151,7 @@ class Sessions:
                 raise PoolExhaustedError("The server is shutting down.")
             undo.pop_all()
         self.by_id[session.id] = session
-        log.info("A session is open", extra={"session": short(session.id)})
+        log.info("A session was opened", extra={"session": short(session.id)})
         return session
 
     async def adopt(
@@ -168,10 +163,10 @@ class Sessions:
             PoolExhaustedError: every session of the principal is busy.
         """
         await self.quotas.take(principal)
-        session = self._made(session_id, principal, kernel, handover)
+        session = Session(session_id, principal, kernel, *self._shared, handover)
         self.ended.pop(session_id, None)
         self.by_id[session_id] = session
-        log.info("A session is taken over", extra={"session": short(session_id)})
+        log.info("A session was taken over", extra={"session": short(session_id)})
         return session
 
     async def release(self, session: Session) -> None:
@@ -187,24 +182,6 @@ class Sessions:
         self.ended[session_id] = ended
         if len(self.ended) > REMEMBERED:
             del self.ended[next(iter(self.ended))]
-
-    def _made(
-        self,
-        session_id: str,
-        principal: str,
-        kernel: Kernel | None,
-        handover: Handover | None = None,
-    ) -> Session:
-        return Session(
-            session_id,
-            principal,
-            self.config,
-            kernel,
-            self.pool,
-            self.supervisor,
-            self._became_idle,
-            handover,
-        )
 
     def _became_idle(self, principal: str) -> None:
         if principal in self.quotas.waiting:
@@ -235,13 +212,9 @@ class Sessions:
         known = self.known(session_id, principal)
         if isinstance(known, Session):
             return known
-        record = (
-            f" Its notebook is {known.notebook}; resume_session runs it again."
-            if known.notebook
-            else ""
-        )
+        record = f" Its notebook is {known.notebook}; resume_session runs it again."
         raise SessionNotFoundError(
-            f"Session {session_id} has ended: {known.why}.{record}"
+            f"Session {session_id} has ended: {known.why}.{record if known.notebook else ''}"
             " Leave session_id out to open a new one."
         )
 

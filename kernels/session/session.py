@@ -46,8 +46,8 @@ class Session:
         self,
         session_id: str,
         principal: str,
-        config: Config,
         kernel: Kernel | None,
+        config: Config,
         pool: Pool,
         supervisor: Supervisor,
         became_idle: Callable[[str], None],
@@ -66,7 +66,8 @@ class Session:
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
-        self._record = Record(self.recorder, config.hints, supervisor, before.lost, before.note)
+        self._record = Record(self.recorder, config.hints, supervisor)
+        self._record.lost, self._record.note = before.lost, before.note
 
     @property
     def running(self) -> bool:
