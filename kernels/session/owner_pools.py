@@ -41,11 +41,11 @@ class OwnerPool:
         return [place for place in self.warm if place.is_in_use]
 
     @property
-    def missing(self) -> int:
-        """How many warm kernels are missing; negative if there are too many."""
+    def target(self) -> int:
+        """How many should be warm: as many as recently requested, and at least `least`."""
         while self.leases and self.leases[0] < now() - LATELY:
             self.leases.popleft()
-        return (max(self.least, len(self.leases)) if self.least else 0) - len(self.warm)
+        return max(self.least, len(self.leases)) if self.least else 0
 
     def note_request(self) -> None:
         """Count a request for one of these kernels."""
@@ -98,8 +98,9 @@ class OwnerPools:
 
     def neediest(self) -> OwnerPool | None:
         """The pool with the most warm kernels missing; None if none are missing."""
-        pool = max(self, key=lambda pool: pool.missing, default=None)
-        return pool if pool is not None and pool.missing > 0 else None
+        lacking = [(pool.target - len(pool.warm), pool) for pool in self]
+        number, pool = max(lacking, key=lambda pair: pair[0], default=(0, None))
+        return pool if number > 0 else None
 
     def least_wanted(self) -> OwnerPool | None:
         """Of the pools with ready kernels, the one not asked for the longest time."""
@@ -111,7 +112,7 @@ class OwnerPools:
         while True:
             await asyncio.sleep(LATELY + 1)
             for pool in self:
-                while pool.ready and pool.missing < 0:
+                while len(pool.ready) > pool.target:
                     pool.give_up_warm()
             absent = [owner for owner, pool in self.by_owner.items() if self._is_absent(pool)]
             for owner in set(absent) - set(self.expected):
