@@ -14,7 +14,7 @@ from ..process import KernelProcess, Launch
 from ..protocol import Outputs
 from .exchange import Exchange
 
-# Variables that ipykernel changes, and that inside/script_runner.py restores for scripts.
+# Variables that ipykernel changes, and that inside/script_environment.py restores for scripts.
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     if not is_ipykernel(info):
         return info
     raw = process.raw.is_open and process.pid is not None
-    changed = {name: launch.env[name] for name in IPYKERNELS if name in launch.env}
+    changed = {name: launch.env.get(name) for name in IPYKERNELS}
     more = process.more_to_set_up()
     request = {
         "arguments": [raw, changed, launch.output_limit],
