@@ -198,9 +198,9 @@ async def of_session(session: Session) -> list[CheckResult]:
             "a loop was stopped and the variables kept" if looped.state == "kept" else "killed",
         ),
     ]
-    if not session.is_here:
+    if session.kernel is None or not session.kernel.process.is_here:
         return results
-    forked = session.forked
+    forked = session.kernel.process.forked
     told = "fresh kernels are forked" if forked else "fresh kernels are started: that takes longer"
     todo = "" if forked else "The log of a server says why (--log-level info)."
     return [*results, CheckResult("fork server", forked, told, todo)]

@@ -79,11 +79,10 @@ async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells |
     if session is None:
         return None
     begun = []
-    for execution in session.executions:
-        if not execution.task.done():
-            status = "waiting" if execution.status == "queued" else "running"
-            script = execution.script.path.name if execution.script is not None else ""
-            begun.append((execution.outputs.settled(), status, script))
+    for execution in session.runs.unfinished:
+        status = "waiting" if execution.status == "queued" else "running"
+        script = execution.script.path.name if execution.script is not None else ""
+        begun.append((execution.outputs.settled(), status, script))
     return PendingCells(await asyncio.to_thread(laid_out, begun))
 
 

@@ -88,7 +88,7 @@ async def test_a_run_that_was_left_over_is_interrupted_by_whoever_has_its_sessio
         await gone.directory.release_all()
         await other.directory.open_here(session.id, LOCAL)
         mine = other.get(session.id)
-        left = mine.execution(2)
+        left = other.execution(mine.id, 2)
         assert left is not None and mine.busy
         left.interrupt("stopped by the test")
         async with asyncio.timeout(20):
@@ -102,7 +102,7 @@ async def moved(to: Sessions, session: Session) -> Session:
     """A session in another instance, once it was idle for long enough."""
     directory = shared(to)
     async with asyncio.timeout(60):
-        while session.id not in to.open_ids:
+        while session.id not in to.by_id:
             with contextlib.suppress(KernelError):
                 await directory.open_here(session.id, LOCAL)
     return to.get(session.id)
@@ -122,7 +122,7 @@ async def test_an_idle_session_moves_to_the_instance_that_is_called_and_back(
         second = await moved(b, first)
         run = await cell(second, "x + 1")
         assert (value(run), run.number, run.state, run.notes) == ("42", 2, "kept", ())
-        assert first.closed and first.id not in a.open_ids
+        assert first.closed and first.id not in a.by_id
         third = await moved(a, second)
         run = await cell(third, "x + 2")
         assert (value(run), run.number) == ("43", 3)
@@ -154,7 +154,7 @@ async def test_a_session_in_use_stays_and_a_call_elsewhere_names_where(
         with pytest.raises(KernelError, match=r"\(a:1\), which keeps it: cell 1 is running"):
             await shared(b).open_here(session.id, LOCAL)
         await shared(b).open_here(session.id, "somebody else")
-        assert session.id not in b.open_ids and session.running
+        assert session.id not in b.by_id and session.running
         session.interrupt()
         await run.task
         await a.close(session)
@@ -165,7 +165,7 @@ async def test_a_session_with_a_kernel_of_its_own_instance_stays_there(tmp_path:
         session = await a.open()
         with pytest.raises(KernelError, match="not on a Jupyter Server"):
             await shared(b).open_here(session.id, LOCAL)
-        assert session.id in a.open_ids
+        assert session.id in a.by_id
 
 
 async def test_a_session_is_free_although_its_release_could_not_be_written_at_once(
