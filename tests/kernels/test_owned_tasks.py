@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Takeover
-from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
+from rmi_agent.kernels import LOCAL, Config, KernelError, Launch, SessionLeases, Sessions, Takeover
+from rmi_agent.kernels.cluster.leases import Lease
 from rmi_agent.kernels.cluster.stores import opened
-from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.remote.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.anyio

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Launch
-from rmi_agent.kernels.cluster.leases import SessionLeases
+from rmi_agent.kernels import Launch, SessionLeases
 from rmi_agent.server import load
-from rmi_agent.server.cluster.setup import homes
+from rmi_agent.server.cluster import homes
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import jupyter_servers, launch, make_folders
 from rmi_agent.server.sandboxing import chosen

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import StoreError
-from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, read
+from rmi_agent.kernels import SessionLeases, StoreError
+from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, key, read
 from rmi_agent.kernels.cluster.stores import FolderStore, opened
-from rmi_agent.kernels.notebook.journal import Journal, recover
-from rmi_agent.kernels.notebook.writer import Recorder
+from rmi_agent.kernels.notebook import Recorder, recover
+from rmi_agent.kernels.notebook.journal import Journal
 
 pytestmark = pytest.mark.anyio
 

@@ -15,12 +15,13 @@ from rmi_agent.kernels import (
     KernelError,
     Launch,
     Session,
+    SessionLeases,
     Sessions,
     StoreError,
     Takeover,
 )
 from rmi_agent.kernels.cluster.handover import QUIET, requests
-from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
+from rmi_agent.kernels.cluster.leases import Lease
 from rmi_agent.kernels.cluster.stores import opened
 
 from tests.conftest import cell, value

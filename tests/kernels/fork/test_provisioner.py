@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpec
+from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.fork import pool as templates
 from rmi_agent.kernels.fork import provisioner as forkserver
-from rmi_agent.kernels.fork.pool import TEMPLATES
 
 from tests.conftest import kernel_env
 from tests.kernels.fork.plain import STOCK, Running, is_forked, kernel, preloaded

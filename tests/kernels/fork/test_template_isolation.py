@@ -18,9 +18,17 @@ from typing import Any
 import platformdirs
 import psutil
 import pytest
-from rmi_agent.kernels import Config, KernelStartError, Launch, Policy, Session, Sessions, Tier
-from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.sandbox.policy import TIERS
+from rmi_agent.kernels import (
+    TIERS,
+    Config,
+    KernelStartError,
+    Launch,
+    Policy,
+    Session,
+    Sessions,
+    Tier,
+)
+from rmi_agent.kernels.fork import TEMPLATES
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.fork.plain import is_forked

@@ -17,7 +17,8 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
-from rmi_agent.kernels.notebook.writer import STREAM_CAP, Recorder, slug
+from rmi_agent.kernels.notebook import Recorder
+from rmi_agent.kernels.notebook.writer import STREAM_CAP, slug
 
 from tests.conftest import cell, stream
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.kernels.process_tree.reaper import MARK, Reaper
+from rmi_agent.kernels.process_tree import MARK, Reaper
 
 pytestmark = [
     pytest.mark.anyio,

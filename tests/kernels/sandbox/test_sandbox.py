@@ -23,6 +23,7 @@ import psutil
 import pytest
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from rmi_agent.kernels import (
+    TIERS,
     Config,
     KernelStartError,
     Launch,
@@ -33,8 +34,7 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
-from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.sandbox.policy import TIERS
+from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.sandbox.syscalls import MACHINES
 
 from tests.conftest import cell, kernel_env, stream, value

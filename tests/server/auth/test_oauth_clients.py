@@ -13,7 +13,7 @@ import pytest
 from fastmcp import Client
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
-from rmi_agent.server.auth.provider import public_url
+from rmi_agent.server.auth import public_url
 from rmi_agent.server.errors import BadSettings
 
 from tests.server.auth.oauth import ScriptedOAuth, free_port

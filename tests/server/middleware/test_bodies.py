@@ -20,9 +20,10 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from rmi_agent.server import App, load
+from rmi_agent.server.middleware import BODY_LIMIT, Guard, flaw, has_more_values
 from rmi_agent.server.middleware import json_messages as messages
-from rmi_agent.server.middleware.json_messages import LARGE, MOST_VALUES, flaw, has_more_values
-from rmi_agent.server.middleware.limits import BODY_LIMIT, HELD, SMALL, Guard
+from rmi_agent.server.middleware.json_messages import LARGE, MOST_VALUES
+from rmi_agent.server.middleware.limits import HELD, SMALL
 
 from tests.server.conftest import fill
 from tests.server.served import ALICE, BOB, USERS, Served, bearer, served

@@ -19,7 +19,8 @@ from fastmcp import Client
 from mcp import MCPError
 from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.middleware.limits import AT_ONCE, BODY_LIMIT, Allowance
+from rmi_agent.server.middleware import BODY_LIMIT
+from rmi_agent.server.middleware.limits import AT_ONCE, Allowance
 
 from tests.server.conftest import fill
 from tests.server.served import (
