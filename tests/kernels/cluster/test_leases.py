@@ -216,7 +216,7 @@ async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: P
 
 
 async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None:
-    async with SessionLeases(FolderStore(tmp_path), beat=0.02) as homes:
+    async with SessionLeases(FolderStore(tmp_path), beat=0.02, alive=0.4) as homes:
         again = asyncio.Event()
 
         async def deposed() -> bool:
@@ -227,7 +227,7 @@ async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None
 
         homes.deposed = deposed  # type: ignore[method-assign]
         await again.wait()
-        before = homes._sure_until
+        await asyncio.sleep(0.4)  # what it wrote before is too old by now
         async with asyncio.timeout(10):
-            while homes._sure_until == before:
+            while not homes.sure:
                 await asyncio.sleep(0.01)

@@ -135,7 +135,7 @@ def test_writing_a_cell_does_not_read_or_write_the_earlier_ones(tmp_path: Path) 
         if number == 10:
             early = recorder.path.read_bytes()[:100_000]
     assert recorder.path.read_bytes()[:100_000] == early  # type: ignore[union-attr]
-    assert recorder._cells == 50
+    assert len(read(recorder).cells) == 50
 
 
 async def test_a_session_is_on_record_as_jupyter_would_have_it(
@@ -255,13 +255,13 @@ async def test_many_cells_are_amended_in_one_pass_outside_the_event_loop(
         recorder.finish(each, "t")
     recorder.start(begun := printed("begun"), "t")
     threads: list[threading.Thread] = []
-    anew = recorder._anew
+    replace = Path.replace
 
-    def seen() -> object:
+    def seen(new: Path, old: Path) -> Path:
         threads.append(threading.current_thread())
-        return anew()
+        return replace(new, old)
 
-    monkeypatch.setattr(recorder, "_anew", seen)
+    monkeypatch.setattr(Path, "replace", seen)
     wanted = ["longer " * 500, "é1" * 50, "short", "✓", "", "the last " * 99]
     for each, text in zip(cells, wanted, strict=True):
         each.outputs[0].text = text
