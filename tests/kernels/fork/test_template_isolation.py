@@ -126,9 +126,9 @@ async def test_what_a_kernel_can_write_runs_in_no_template(
                 session = await sessions.open("alice")
                 kernels.add(value(await cell(session, "import os; os.getpid()")))
                 await sessions.close(session)
-        serving = [each for each in made if not (each.over() or each.stale)]
+        serving = [each for each in made if not (each.ended or each.stale)]
         assert serving
-        assert all(template.forked or template.fit() for template in serving)
+        assert all(template.forked or template.is_usable() for template in serving)
     if kernels:
         assert {*ran.read_text().split()} <= kernels
 

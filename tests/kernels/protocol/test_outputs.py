@@ -19,7 +19,8 @@ from rmi_agent.kernels.inside.messages import cut_content
 from rmi_agent.kernels.process import RawOutput
 from rmi_agent.kernels.process.output_pipes import LATE
 from rmi_agent.kernels.protocol import Outputs, in_parts, memory_of
-from rmi_agent.kernels.protocol.outputs import DEEPEST, OUTPUTS_MOST
+from rmi_agent.kernels.protocol.cleaning import DEEPEST
+from rmi_agent.kernels.protocol.outputs import OUTPUTS_MOST
 from rmi_agent.kernels.protocol.terminal_text import WIDTH
 from rmi_agent.kernels.protocol.weighing import HELD_MOST, unpacked, weight_of
 

@@ -1047,7 +1047,7 @@ async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Pat
     usable("bwrap")
     (tmp_path / "p").mkdir()
     policy = Policy("bwrap", tmp_path / "p", tmp_path / "homes", hide=(tmp_path / "p" / "n",))
-    with pytest.raises(KernelStartError, match="/n has to be hidden .* restart the server"):
+    with pytest.raises(KernelStartError, match="/n must be hidden .* restart the server"):
         await one_cell(policy, tmp_path, "1")
     # Elsewhere it is seen in no case.
     policy = replace(policy, hide=(tmp_path / "n",))
