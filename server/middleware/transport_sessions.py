@@ -14,7 +14,8 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Refused, refusal, replay
+from .refused import Refused
+from .request_body import replay
 
 MOST = 200  # max sessions of one caller; each takes about 50 kB
 FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: its limit is half
@@ -34,8 +35,8 @@ class BoundedSessions:
 
     Args:
         app: the application that keeps the sessions.
-        stateless: serves messages of sessions that are unknown here, since other copies of the
-            server may have started them; without it they are refused, as MCP requires.
+        stateless: serves messages of sessions that are unknown here, since other instances
+            of the server may have started them; without it they are refused, as MCP requires.
     """
 
     def __init__(self, app: ASGIApp, stateless: ASGIApp | None = None) -> None:
@@ -82,7 +83,7 @@ class BoundedSessions:
             self._drop(who, given)
         if too_many:
             await self._end(too_many, scope)
-            await refusal(full())(scope, receive, send)
+            await full().response(scope, receive, send)
 
     def _add(self, who: str, made: str) -> None:
         self._open.setdefault(who, {})[made] = Open()
@@ -128,8 +129,8 @@ def full() -> Refused:
     """The refusal of a new session when all of the caller's sessions are in use."""
     return Refused(
         429,
-        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close"
-        " one of your clients, or try again in 5 s.",
+        f"Too many MCP sessions: you have {MOST} and all are in use. Nothing was done; close one of"
+        " your clients, or try again in 5 s.",
         5,
     )
 
