@@ -205,7 +205,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
             raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
         log.warning("Not attached, this process serves by itself: %s", error)
         return None
-    log.info("%s does all; its sessions outlive this process", endpoint.label)
+    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
     from ..resident import ResidentProxy
 
     return ResidentProxy(settings, settings.attach, endpoint)
