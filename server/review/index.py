@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from ...kernels import JOURNAL_SUFFIX, is_recorded
-from .model import Cell, Notebook, UnreadableError, fingerprint, read
+from .model import Cell, Notebook, fingerprint
+from .notebook_file import UnreadableError, read_notebook
 
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose
@@ -68,7 +69,7 @@ class Entry:
         text = self.text
         if text is None:
             with contextlib.suppress(UnreadableError):
-                text = searchable(read(self.path, live=self.live))
+                text = searchable(read_notebook(self.path, live=self.live))
         return text is not None and all(word in text for word in words)
 
 
@@ -110,7 +111,7 @@ class Index:
             if kept := self._read.get(key):
                 self._read.move_to_end(key)
                 return kept
-        notebook = read(entry.path, live=entry.live)
+        notebook = read_notebook(entry.path, live=entry.live)
         with self._lock:
             for stale in [old for old in self._read if old[0] == key[0]]:
                 del self._read[stale]
@@ -154,7 +155,7 @@ def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
         address(path), path, stamp, shown(path.stem), started(path, changed), live=stamp[3]
     )
     try:
-        notebook = read(path, live=entry.live)
+        notebook = read_notebook(path, live=entry.live)
     except UnreadableError as error:
         return replace(entry, status="unreadable", problem=str(error))
     last, text = notebook.last, searchable(notebook)

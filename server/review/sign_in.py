@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from ..auth import pages
 from ..auth import throttle as guesses
 from .access import ByFirstLink, ByToken
-from .responses import check_origin, form, gone, local, set_cookie, sign_in
+from .responses import check_origin, form, local, not_found, set_cookie, sign_in
 
 
 class SignIn:
@@ -42,7 +42,7 @@ class SignIn:
         given = await form(request)
         leads_to = local(given.get("next", "/"))
         if not isinstance(self._access, ByToken):
-            gone()
+            not_found()
         address = guesses.client_address(request)
         if wait := self._throttle.retry_after(address):
             answer = sign_in(leads_to, guesses.closed_message(wait), 429)
@@ -66,11 +66,11 @@ class SignIn:
     async def enter(self, request: Request) -> Response:
         """Exchange the first link of `review` for a cookie, and go on to the list."""
         if not isinstance(self._access, ByFirstLink):
-            gone()
+            not_found()
         cookie = self._access.cookie(request.path_params["first"])
         if cookie is None:
             return pages.page(
-                "This link was used before",
+                "This link has been used",
                 "<p>Each link works once. The terminal where <code>review</code> runs shows the"
                 " next one.</p>",
                 403,
@@ -79,7 +79,7 @@ class SignIn:
         # or program caused, wherever it is redirected to.
         answer = pages.page(
             "Sessions",
-            '<p><a href="/">Go on</a></p>',
+            '<p><a href="/">Continue</a></p>',
             head='<meta http-equiv="refresh" content="0; url=/">\n',
         )
         set_cookie(request, answer, cookie)

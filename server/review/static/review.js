@@ -227,7 +227,7 @@
     try {
       const answer = await fetch(`${base}/live?seen=${encodeURIComponent(seen)}`, { cache: "no-store" });
       if (answer.status === 401 || answer.status === 404) {
-        $("connection").textContent = "This page can't be followed any more. Reload it to see why.";
+        $("connection").textContent = "This page can't be updated any more. Reload it to see why.";
         return;
       }
       if (!answer.ok && answer.status !== 204) throw new Error(answer.statusText);
