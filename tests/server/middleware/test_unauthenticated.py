@@ -16,7 +16,8 @@ import pytest
 from fastmcp import Client
 from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
-from rmi_agent.server.middleware.limits import Refused, whole_body
+from rmi_agent.server.middleware.refused import Refused
+from rmi_agent.server.middleware.request_body import whole_body
 
 from tests.server.conftest import fill
 from tests.server.served import ALICE, BOB, USERS, Served, request, served

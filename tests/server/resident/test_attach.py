@@ -24,7 +24,8 @@ from rmi_agent.server.commands.serve import resident_proxy
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.resident import discovery
 from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import AttachError, Facts, check, check_version
+from rmi_agent.server.resident.discovery import check, check_version
+from rmi_agent.server.resident.endpoint import AttachError, Facts
 from rmi_agent.server.resident.record import Record, lease, publish
 from rmi_agent.server.settings import Settings
 from rmi_agent.server.state_dir import PACKAGE, VERSION
@@ -281,7 +282,7 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         alone = await call(host, "run_cell", code="input()", session_id=session)
         assert "this client shows no questions" in alone["text"]
     record = someone.record
-    assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
+    assert f"at {record['url']} (process {record['pid']}) handles all requests" in someone.stderr
     # Now by its address, for which it needs no token, and though there has to be one.
     named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "RMI_AGENT_ATTACH": "always"}
     async with someone.client(settings=named) as host:

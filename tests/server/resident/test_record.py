@@ -23,12 +23,8 @@ from rmi_agent.server import load, logs
 from rmi_agent.server.commands.resident import examined, in_background
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import (
-    AttachError,
-    Endpoint,
-    check_owner,
-    resident_endpoint,
-)
+from rmi_agent.server.resident.discovery import resident_endpoint
+from rmi_agent.server.resident.endpoint import AttachError, Endpoint, check_owner
 from rmi_agent.server.resident.record import (
     SOCKET_PATH_LIMIT,
     Record,
