@@ -50,7 +50,7 @@ for name, does in (
 ):
     app.command(f"rmi_agent.server.commands.resident:{name}", help=does)
 app.command(
-    "rmi_agent.server.doctor:doctor",
+    "rmi_agent.server.commands.doctor:doctor",
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
 app.command(

@@ -50,7 +50,7 @@ ANSWERS = {
     "ERR_NGROK": ("ngrok says {code}", "See https://ngrok.com/docs/errors/{code}"),
     "502 503 504 530": ("a proxy answers {code}: it finds no server behind it", START),
     "301 302 303 307 308": ("it redirects to {location} ({code})", "Use that, if it is yours."),
-    "404 405": ("there is no MCP at {url} ({code})", "Leave out the path behind the host name?"),
+    "404 405": ("there is no MCP at {url} ({code})", "Leave out the path after the host name?"),
     "": ("{url} answers {code}", "Something before the server refuses it."),
 }
 PAGE = ("a web page answers instead of a server", "Is another program on that port?")
@@ -66,16 +66,16 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult
         return
     try:
         async with httpx2.AsyncClient(timeout=SECONDS) as client:
-            async for result in steps(client, base, known):
+            async for result in examine_server(client, base, known):
                 yield result
     except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
         yield CheckResult("URL reachable", False, *unreached(error, base))
 
 
-async def steps(
+async def examine_server(
     client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
 ) -> AsyncIterator[CheckResult]:
-    """Run all steps; passes on the HTTP client's errors."""
+    """Check a server that has a valid URL; passes on the HTTP client's errors."""
     began = time.monotonic()
     answer = await hello(client, base)
     if found := not_from_us(answer):
