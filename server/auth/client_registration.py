@@ -36,7 +36,7 @@ def restrict(client_info: OAuthClientInformationFull) -> None:
     uris = [str(uri) for uri in client_info.redirect_uris or ()]
     if not 1 <= len(uris) <= REDIRECT_URIS:
         raise RegistrationError(
-            "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
+            "invalid_redirect_uri", f"A client has 1 to {REDIRECT_URIS} redirect URIs."
         )
     for uri in uris:
         if wrong := redirect_uri_error(uri):
@@ -57,13 +57,13 @@ def redirect_uri_error(uri: str) -> str | None:
     """Why a redirect URI is refused, or None if it is safe."""
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
-        return f"A redirect URI has at most {REDIRECT_URI} characters."
+        return f"A redirect URI may have {REDIRECT_URI} characters."
     if not is_protected(parts):
-        return "A redirect URI begins with https://, or with http:// and a loopback host."
+        return "A redirect URI must be an https:// address, or an http:// one of a loopback host."
     if not parts.hostname or parts.username is not None or parts.password is not None:
-        return "A redirect URI has a host, and no user."
+        return "A redirect URI must have a host and no user."
     if parts.fragment or uri.endswith("#"):
-        return "A redirect URI has no fragment."
+        return "A redirect URI must have no fragment."
     return None
 
 

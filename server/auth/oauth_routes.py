@@ -23,12 +23,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import pages
-from . import sign_in as signin
+from .sign_in import PATH, SignInPage
 
 
-def endpoints(
-    provider: OAuthProvider, page: signin.SignInPage, fastmcps: Sequence[Route]
-) -> list[Route]:
+def endpoints(provider: OAuthProvider, page: SignInPage, fastmcps: Sequence[Route]) -> list[Route]:
     """All endpoints, FastMCP's and ours."""
     reads, posts = ["GET", "OPTIONS"], ["POST", "OPTIONS"]
     described = cors_middleware(metadata_handler(provider).handle, reads)
@@ -44,7 +42,7 @@ def endpoints(
         Route("/.well-known/oauth-authorization-server", described, methods=reads),
         Route("/authorize", asked, methods=["GET", "POST"]),
         Route("/revoke", revoked, methods=posts),
-        Route(signin.PATH, page.handle, methods=["GET", "POST"]),
+        Route(PATH, page.handle, methods=["GET", "POST"]),
     )
 
 

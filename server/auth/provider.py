@@ -63,7 +63,7 @@ def public_url(settings: Settings) -> str:
         BadSettings: it is missing, or not a bare https:// or loopback http:// address.
     """
     url = (settings.public_url or "").rstrip("/")
-    cure = "Write the address that clients and browsers reach: https://HOST, without a path."
+    cure = "Set it to the address that clients and browsers use: https://HOST, without a path."
     try:
         parts = urlsplit(url)
         bare = url == f"{parts.scheme}://{parts.netloc}" and "@" not in url and parts.hostname

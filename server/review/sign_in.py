@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..auth import pages
-from ..auth import throttle as guesses
+from ..auth import pages, throttle
 from .access import ByFirstLink, ByToken
 from .responses import check_origin, form, local, not_found, set_cookie, sign_in
 
@@ -26,7 +25,7 @@ class SignIn:
 
     def __init__(self, access: ByToken | ByFirstLink | None) -> None:
         self._access = access
-        self._throttle = guesses.LoginThrottle()
+        self._throttle = throttle.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
         """The routes for signing in and out."""
@@ -43,15 +42,15 @@ class SignIn:
         leads_to = local(given.get("next", "/"))
         if not isinstance(self._access, ByToken):
             not_found()
-        address = guesses.client_address(request)
+        address = throttle.client_address(request)
         if wait := self._throttle.retry_after(address):
-            answer = sign_in(leads_to, guesses.closed_message(wait), 429)
+            answer = sign_in(leads_to, throttle.closed_message(wait), 429)
             answer.headers["Retry-After"] = f"{math.ceil(wait)}"
             return answer
         cookie = await self._access.cookie(given.get("token", "").strip())
         if cookie is None:
             await self._throttle.failed(address)
-            return sign_in(leads_to, guesses.WRONG_TOKEN, 403)
+            return sign_in(leads_to, throttle.WRONG_TOKEN, 403)
         answer = RedirectResponse(leads_to, 303)
         set_cookie(request, answer, cookie)
         return answer
