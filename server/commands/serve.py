@@ -53,10 +53,12 @@ app.command(
     "rmi_agent.server.commands.doctor:doctor",
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
-app.command(
-    "rmi_agent.server.commands.install:install",
-    help="Put this server into the config of claude-desktop, claude-code, cursor or vscode.",
-)
+for name, does in (
+    ("install", "Add this server to the config of claude-desktop, claude-code, cursor or vscode."),
+    ("connect", "Connect a host to a server that runs elsewhere."),
+    ("uninstall", "Remove an entry of this server from a host's config."),
+):
+    app.command(f"rmi_agent.server.commands.install:{name}", help=does)
 
 
 @app.default
@@ -205,7 +207,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
             raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
         log.warning("Not attached, this process serves by itself: %s", error)
         return None
-    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
+    log.info("%s does all; its sessions outlive this process", endpoint.label)
     from ..resident import ResidentProxy
 
     return ResidentProxy(settings, settings.attach, endpoint)

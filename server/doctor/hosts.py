@@ -57,17 +57,18 @@ async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
     alone = env_of(entry).get("RMI_AGENT_ATTACH") == "always" and not is_held()
     if alone:  # or the check would leave a resident server behind
         entry = {**entry, "env": {**env_of(entry), "RMI_AGENT_ATTACH": "never"}}
-    again = f"rmi-agent-mcp-server install {host.name} --name {name}"
     if kind(entry) == "url" and not host.speaks_http:
         why = f"{host.title} supports only commands, and this is a URL"
-        return CheckResult(what, False, why, f"Run: {again} --url {entry['url']}")
+        again = f"rmi-agent-mcp-server connect {host.name} {entry['url']} --name {name}"
+        return CheckResult(what, False, why, f"Run: {again}")
     try:
         tools = await tools_of(entry)
     except NotTried as error:
         return CheckResult(what, None, f"not tried: {error}")
     except Failed as error:
         there = address(entry)
-        todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else f"Run: {again}"
+        again = f"Run: rmi-agent-mcp-server install {host.name} --name {name}"
+        todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else again
         return CheckResult(what, False, str(error), todo)
     more = "; its resident server is started when the host first needs it" if alone else ""
     return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")

@@ -62,7 +62,7 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult
         base = re.sub(r"/(mcp|sse)$", "", checked_url(url))
         known = token_for(settings, base)
     except BadSettings as error:
-        yield CheckResult("URL", False, str(error))
+        yield CheckResult("URL", False, str(error).removeprefix("URL: "))
         return
     try:
         async with httpx2.AsyncClient(timeout=SECONDS) as client:

@@ -134,7 +134,7 @@ class ResidentProxy(Middleware):
             endpoint = await find_endpoint(self._settings, self._attach)
             if endpoint == self._upstream.endpoint:
                 return
-            log.info("%s handles all requests from now on", endpoint.label)
+            log.info("Forwarding to %s from now on", endpoint.label)
             before, self._upstream = self._upstream, Upstream(endpoint)
             await before.aclose()
 

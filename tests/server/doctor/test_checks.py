@@ -259,7 +259,9 @@ async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> 
     )
     (result,) = await at_host(host)
     assert result.ok is False and "supports only commands" in result.told
-    assert "--name python-executor-remote --url https://x.ngrok.io/sse" in result.todo
+    assert (
+        "connect claude-desktop https://x.ngrok.io/sse --name python-executor-remote" in result.todo
+    )
 
 
 async def test_a_command_that_is_gone_is_found(home: Path) -> None:

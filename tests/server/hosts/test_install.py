@@ -61,8 +61,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run(host: str, **options: Any) -> int:
     """The exit code of the command line with these options."""
-    words = ["install", host]
-    for name, value in {"check": False, **options}.items():
+    url, removed = options.pop("url", None), options.pop("remove", False)
+    words = ["uninstall", host] if removed else ["connect", host, url] if url else ["install", host]
+    for name, value in {**({} if removed else {"check": False}), **options}.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words += [option if value else f"--no-{option[2:]}"]
@@ -535,10 +536,7 @@ def test_whether_it_is_attached_stands_in_the_entry_and_stays_there() -> None:
     [
         ({"env": ("PYTHON_TIMEOUT=soon",)}, "PYTHON_TIMEOUT: "),
         ({"env": ("nonsense",)}, "is not NAME=VALUE"),
-        ({"oauth": True}, "go with --url"),
-        ({"url": URL, "projects_dir": Path("p")}, "With --url, set them where"),
-        ({"url": URL, "env": ("RMI_AGENT_KERNEL_MAX=2",)}, "With --url, set them where"),
-        ({"url": URL, "attach": "always"}, "With --url, set them where"),
+        ({"url": URL, "env": ("RMI_AGENT_KERNEL_MAX=2",)}, "Set the server's variables where it"),
         ({"env": ("RMI_AGENT_ATTACH=sometimes",)}, "RMI_AGENT_ATTACH: "),
         ({"url": URL}, "RMI_AGENT_TOKEN: set it"),
         ({"url": "http://far.example/mcp"}, "everybody on the way could read the token"),
@@ -671,7 +669,7 @@ def test_an_entry_that_does_not_work_stays_and_is_told(
     monkeypatch.setattr(entries, "installed_script", lambda: home / "gone" / "rmi-agent-mcp-server")
     assert run("cursor", check=True) == 1
     said = capsys.readouterr().out
-    assert "✗ there is no program " in said and "The entry stays" in said
+    assert "✗ there is no program " in said and "The entry was kept" in said
     assert written("cursor")["command"].endswith("gone/rmi-agent-mcp-server")
 
 
@@ -791,7 +789,7 @@ async def test_the_command_line_writes_what_another_client_can_start_from_anywhe
     words = [sys.executable, "-m", "rmi_agent.server.cli", "install", "claude-desktop"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "✓ it starts and lists 11 tools." in done.stdout
+    assert "✓ The server starts and lists 11 tools." in done.stdout
     assert done.stdout.endswith("Then ask: Run hello_world.py.\n")
     config = json.loads(config_of("claude-desktop").read_text())
     for name in env:  # what the entry has is enough
