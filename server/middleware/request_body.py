@@ -31,8 +31,8 @@ async def whole_body(
     """
     too_large = Refused(
         413,
-        f"The request is too large: its body may have {limit / 1e6:g} MB. Nothing was done; split"
-        " it into smaller requests.",
+        f"The request is too large: its body may have at most {limit / 1e6:g} MB. Nothing was done;"
+        " split it into smaller requests.",
     )
     request = Request(scope, receive)
     declared = request.headers.get("content-length", "0")
