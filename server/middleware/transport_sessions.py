@@ -129,8 +129,8 @@ def full() -> Refused:
     """The refusal of a new session when all of the caller's sessions are in use."""
     return Refused(
         429,
-        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close one of"
-        " your clients, or try again in 5 s.",
+        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close one"
+        " of your clients, or try again in 5 s.",
         5,
     )
 
