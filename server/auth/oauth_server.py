@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from fastmcp.server.auth import AccessToken, OAuthProvider, TokenVerificationError
 from fastmcp.server.auth.identity_assertion import normalize_resource_url
@@ -194,14 +194,7 @@ class OAuthServer(OAuthProvider):
         one = await self._read(self._store.find, "refresh", refresh_token)
         if one is None or one.client_id != client.client_id or not self._holds(one):
             return None
-        return RefreshToken(
-            token=refresh_token,
-            client_id=one.client_id,
-            scopes=one.scopes.split(),
-            expires_at=one.until,
-            resource=one.resource,
-            subject=one.principal,
-        )
+        return RefreshToken(token=refresh_token, expires_at=one.until, **grant(one))
 
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
@@ -221,14 +214,7 @@ class OAuthServer(OAuthProvider):
         one = await self._signed_in(token)
         if one is None:
             return None
-        return AccessToken(
-            token=token,
-            client_id=one.client_id,
-            scopes=one.scopes.split(),
-            expires_at=one.access_until,
-            resource=one.resource,
-            subject=one.principal,
-        )
+        return AccessToken(token=token, expires_at=one.access_until, **grant(one))
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """A valid access token as our server sees it, belonging to its principal."""
@@ -292,6 +278,16 @@ class OAuthServer(OAuthProvider):
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """FastMCP's routes, with ours in place of some."""
         return endpoints(self, self._page, super().get_routes(mcp_path))
+
+
+def grant(one: SignIn) -> dict[str, Any]:
+    """What a sign-in lets its client do, as OAuth's token classes name it."""
+    return {
+        "client_id": one.client_id,
+        "scopes": one.scopes.split(),
+        "resource": one.resource,
+        "subject": one.principal,
+    }
 
 
 def token_response(minted: Minted, scopes: list[str]) -> OAuthToken:

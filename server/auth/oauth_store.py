@@ -229,8 +229,8 @@ class Store:
                     connection.executescript(SCHEMA)
                 elif version != VERSION:
                     raise BadSettings(
-                        f"RMI_AGENT_AUTH: {self._path} was written by another version of this"
-                        f" server. {START_ANEW}"
+                        f"RMI_AGENT_AUTH: {self._path} is from another version of this server."
+                        f" {START_ANEW}"
                     )
                 yield connection
         except (sqlite3.Error, OSError) as error:

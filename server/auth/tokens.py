@@ -177,7 +177,7 @@ def given(settings: Settings) -> dict[str, str]:
             )
         if DEFAULT_NAME in found or token in found.values():
             raise BadSettings(
-                "RMI_AGENT_TOKEN: RMI_AGENT_TOKENS has the same token, or one named"
+                "RMI_AGENT_TOKEN: RMI_AGENT_TOKENS has this token too, or one named"
                 f" {DEFAULT_NAME!r}. Remove it from one of the two."
             )
         found[DEFAULT_NAME] = token
@@ -207,8 +207,8 @@ def named_tokens(value: str) -> dict[str, str]:
         name, _, token = (part.strip() for part in entry.partition(":"))
         if not NAME.fullmatch(name):
             raise BadSettings(
-                f"{variable}: {where} does not begin with a name and a colon. Names may"
-                " have letters, digits and _ - . @ only."
+                f"{variable}: {where} does not begin with a name and a colon; names have"
+                " letters, digits and _ - . @ only."
             )
         if name == LOCAL:
             raise BadSettings(f"{variable}: {LOCAL!r} names the user of a server without tokens.")

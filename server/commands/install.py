@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -112,7 +112,7 @@ def install(
             check_supported()
         name = options.name or LOCAL_NAME
         chosen, file = opened(host, name, options)
-        old = file.part(chosen.section, dict).get(name)
+        old: Any = file.part(chosen.section, dict).get(name)
         variables = parse_env(env) | ({} if attach is None else {"RMI_AGENT_ATTACH": attach})
         folders = {"python_projects_dir": projects_dir, "notebooks_dir": notebooks_dir}
         variables = environment(folders, variables, env_of(old) if kind(old) == "local" else {})

@@ -27,28 +27,19 @@ from .result import CheckResult
 async def of_host(host: Host) -> AsyncIterator[CheckResult]:
     """Check that a host's entries for this server work."""
     try:
-        entries = ours_in(host)
+        entries = config_file.read(host.config, host.comments).part(host.section, dict)
     except UnusableFile as error:
         yield CheckResult(
             host.title, False, str(error), f"Fix the file: {host.title} can't read it either."
         )
         return
-    if not entries:
+    ours = {name: entry for name, entry in entries.items() if is_ours(name, entry)}
+    if not ours:
         why = "no entry" if host.is_here else "not found on this machine"
         more = f"; rmi-agent-mcp-server install {host.name} adds one" if host.is_here else ""
         yield CheckResult(host.title, None, why + more)
-    for name, entry in entries.items():
+    for name, entry in ours.items():
         yield await of_entry(host, name, entry)
-
-
-def ours_in(host: Host) -> dict[str, Entry]:
-    """The entries for this server in a host's config.
-
-    Raises:
-        UnusableFile: the config can't be read, or is not what the host expects.
-    """
-    entries = config_file.read(host.config, host.comments).part(host.section, dict)
-    return {name: entry for name, entry in entries.items() if is_ours(name, entry)}
 
 
 async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:

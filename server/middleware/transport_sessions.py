@@ -83,7 +83,13 @@ class BoundedSessions:
             self._drop(who, given)
         if too_many:
             await self._end(too_many, scope)
-            await full().response(scope, receive, send)
+            refused = Refused(
+                429,
+                f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done;"
+                " close one of your clients, or try again in 5 s.",
+                5,
+            )
+            await refused.response(scope, receive, send)
 
     def _add(self, who: str, made: str) -> None:
         self._open.setdefault(who, {})[made] = Open()
@@ -123,16 +129,6 @@ class BoundedSessions:
             pass
 
         await self._app(ending, replay(b"", gone), unheard)
-
-
-def full() -> Refused:
-    """The refusal of a new session when all of the caller's sessions are in use."""
-    return Refused(
-        429,
-        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close one"
-        " of your clients, or try again in 5 s.",
-        5,
-    )
 
 
 def without_id(scope: Scope) -> Scope:

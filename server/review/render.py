@@ -133,7 +133,8 @@ def cell_html(cell: Cell, base: str, language: str, most_text: int, plain: bool 
         outputs = [
             Shown("frame", 0, cell.version, "data", "Text", mime="text/markdown", height=120)
         ]
-    return templates.get_template("cell.html").render(
+    return render(
+        "cell.html",
         cell=cell,
         base=base,
         code=escape(cell.source) if plain else highlighted(cell.source, language),

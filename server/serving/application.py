@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AuthProvider
@@ -18,10 +18,10 @@ from fastmcp.server.auth.middleware import RequireAuthMiddleware
 from fastmcp.server.http import HostOriginGuardMiddleware
 from mcp.server.auth.routes import build_resource_metadata_url
 from pydantic import AnyHttpUrl
-from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..app import App
 from ..auth import Tokens, public_url
@@ -211,25 +211,15 @@ def transports(server: App) -> ASGIApp:
     stateless = server.mcp.http_app(path="/mcp", stateless_http=True) if server.shared else None
     bounded = BoundedSessions(streamable, stateless)
 
-    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            chosen = legacy if is_legacy(scope["path"]) else bounded
-            return await chosen(scope, receive, send)
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            if stateless is not None:
-                await stack.enter_async_context(stateless.router.lifespan_context(stateless))
-                take_whole_files(stateless)
-            await streamable(scope, receive, opened(streamable, send))
+            for app in filter(None, (stateless, streamable)):
+                await stack.enter_async_context(app.router.lifespan_context(app))
+                take_whole_files(app)
+            yield
 
-    return dispatch
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        await (legacy if is_legacy(scope["path"]) else bounded)(scope, receive, send)
 
-
-def opened(streamable: Starlette, send: Send) -> Send:
-    """Wrap a lifespan's `send` to act once streamable HTTP has been set up."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            take_whole_files(streamable)
-        await send(message)
-
-    return sent
+    return Router(default=dispatch, lifespan=lifespan)
