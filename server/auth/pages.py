@@ -79,8 +79,8 @@ def sign_in(about: Question, wrong: str = "", status: int = 200) -> HTMLResponse
     return page(
         "Let this client run code?",
         f"""\
-<p>A client that {client} wants to use <b>{escape(about.server)}</b>. Nobody has verified its
-name. You will be sent to <b>{escape(about.back_to)}</b>: continue only if you came from there.</p>
+<p>A client that {client} wants to use <b>{escape(about.server)}</b>. Nobody has verified its name.
+You will be sent to <b>{escape(about.back_to)}</b>: continue only if you came from there.</p>
 <p>It will run any Python code there, with the rights of the server's user, for 30 days or until you
 revoke it.</p>
 {f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
