@@ -12,7 +12,7 @@ from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import OAuthClientInformationFull
 
 NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # max lengths; URIS: count
-KEPT = {
+ALLOWED_FIELDS = {
     "redirect_uris",
     "client_id",
     "client_id_issued_at",
@@ -44,7 +44,7 @@ def restrict(client_info: OAuthClientInformationFull) -> None:
     if len(client_info.scope or "") > SCOPE:
         raise RegistrationError("invalid_client_metadata", "scope is too long.")
     for name, field in type(client_info).model_fields.items():
-        if name not in KEPT:
+        if name not in ALLOWED_FIELDS:
             setattr(client_info, name, field.get_default(call_default_factory=True))
     name = "".join(letter for letter in client_info.client_name or "" if letter.isprintable())
     client_info.client_name = name[:NAME] or None

@@ -73,8 +73,8 @@ class AllowlistedProxy(OAuthProxy):
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """FastMCP's routes, but none redirects to a client before a person has been asked."""
-        asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
-        return replace_routes(super().get_routes(mcp_path), asked)
+        ours = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
+        return replace_routes(super().get_routes(mcp_path), ours)
 
 
 class GitHub(AllowlistedProxy, GitHubProvider):

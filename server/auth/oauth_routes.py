@@ -32,7 +32,7 @@ def endpoints(provider: OAuthProvider, page: SignInPage, fastmcps: Sequence[Rout
     described = cors_middleware(metadata_handler(provider).handle, reads)
     revoked = cors_middleware(RevocationHandler(provider, PublicClients(provider)).handle, posts)
 
-    async def asked(request: Request) -> Response:
+    async def authorize_and_bind(request: Request) -> Response:
         response = await authorize(provider, request)
         page.bind(request, response)
         return response
@@ -40,7 +40,7 @@ def endpoints(provider: OAuthProvider, page: SignInPage, fastmcps: Sequence[Rout
     return replace_routes(
         fastmcps,
         Route("/.well-known/oauth-authorization-server", described, methods=reads),
-        Route("/authorize", asked, methods=["GET", "POST"]),
+        Route("/authorize", authorize_and_bind, methods=["GET", "POST"]),
         Route("/revoke", revoked, methods=posts),
         Route(PATH, page.handle, methods=["GET", "POST"]),
     )

@@ -152,14 +152,14 @@ def access(settings: Settings) -> Access:
     Raises:
         BadSettings: a token can't be used, or other users can read a file with tokens.
     """
-    tokens = given(settings)
+    tokens = configured_tokens(settings)
     local = None if tokens else local_token()
     if local is not None:
         tokens = {DEFAULT_NAME: local.token.get_secret_value()}
     return Access(Tokens(tokens), local, tuple(tokens))
 
 
-def given(settings: Settings) -> dict[str, str]:
+def configured_tokens(settings: Settings) -> dict[str, str]:
     """The tokens in RMI_AGENT_TOKEN and RMI_AGENT_TOKENS, keyed by name.
 
     Raises:

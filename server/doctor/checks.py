@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from ..auth import DEFAULT_NAME, given
+from ..auth import DEFAULT_NAME, configured_tokens
 from ..errors import BadSettings
 from ..hosts import hosts, starts_us
 from ..launch import make_folders
@@ -144,7 +144,7 @@ def listener(port: int) -> tuple[int, list[str]] | None:
 def of_token(settings: Settings) -> CheckResult:
     """Check which tokens HTTP will accept and where they are stored; never shows a token."""
     try:
-        if tokens := given(settings):
+        if tokens := configured_tokens(settings):
             named = sorted(set(tokens) - {DEFAULT_NAME})
             parts = ["RMI_AGENT_TOKEN"] if DEFAULT_NAME in tokens else []
             parts += [f"RMI_AGENT_TOKENS for {', '.join(named)}"] if named else []

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import config_file as hostfile
+from . import config_file
 from .catalog import Host
 from .config_file import Config, ConfigFile, UnusableFile
 
@@ -42,7 +42,7 @@ def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool
         print(by_hand(host, name, file, after))
         raise UnusableFile(f"{file.path} has comments or trailing commas, which would be lost.")
     text = file.text_with(after)
-    backup = hostfile.write(file, text)
+    backup = config_file.write(file, text)
     entry = after[host.section].get(name)
     done = "removed" if entry is None else "written"
     print(f'{host.title}, {file.path}: "{name}" is {done}.')

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ..auth import given, is_protected
+from ..auth import configured_tokens, is_protected
 from ..errors import BadSettings
 from ..net import is_loopback
 from ..settings import Settings
@@ -46,7 +46,7 @@ def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
     Raises:
         BadSettings: a token can't be used, or there are several.
     """
-    tokens = given(settings)
+    tokens = configured_tokens(settings)
     if settings.rmi_agent_token is not None:
         return settings.rmi_agent_token.get_secret_value(), "RMI_AGENT_TOKEN"
     if len(tokens) > 1:

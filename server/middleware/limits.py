@@ -130,11 +130,11 @@ class Guard:
             except ClientDisconnect:
                 return
             else:
-                given, size = replay(body, receive), counted(len(body))
+                replayed, size = replay(body, receive), counted(len(body))
                 share.held += size
                 del body  # a run may take hours
                 try:
-                    await self._app(scope, given, send)
+                    await self._app(scope, replayed, send)
                 finally:
                     share.held -= size
 

@@ -122,13 +122,13 @@ class BoundedSessions:
         del headers["mcp-protocol-version"], headers["content-length"]
         ending = {**scope, "method": "DELETE", "headers": headers.raw}
 
-        async def gone() -> Message:
+        async def disconnected() -> Message:
             return {"type": "http.disconnect"}
 
-        async def unheard(message: Message) -> None:
+        async def discard(message: Message) -> None:
             pass
 
-        await self._app(ending, replay(b"", gone), unheard)
+        await self._app(ending, replay(b"", disconnected), discard)
 
 
 def without_id(scope: Scope) -> Scope:

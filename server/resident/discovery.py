@@ -92,10 +92,10 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         ("python_projects_dir", settings.projects, facts.projects),
         ("notebooks_dir", settings.notebooks, facts.notebooks),
     )
-    for name, ours, theirs in folders:
+    for name, here, there in folders:
         counts = attach == "auto" or name in settings.model_fields_set
-        if counts and os.path.realpath(ours) != os.path.realpath(theirs):
-            raise AttachError(format_difference(variable_of(name), str(ours), theirs))
+        if counts and os.path.realpath(here) != os.path.realpath(there):
+            raise AttachError(format_difference(variable_of(name), str(here), there))
     # A named server may use any environment; a resident one must have this one's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise AttachError(format_difference("the Python environment", sys.prefix, facts.prefix))
@@ -113,16 +113,16 @@ def format_difference(what: str, here: str, there: str) -> str:
     )
 
 
-def check_version(theirs: str, pid: int) -> None:
+def check_version(other: str, pid: int) -> None:
     """Check that a server has this process's version.
 
     Raises:
         AttachError: the versions differ; says which of the two to restart.
     """
-    if theirs == VERSION:
+    if other == VERSION:
         return
     versions = (
-        f"The resident server (process {pid}) is version {theirs}, and this process {VERSION}."
+        f"The resident server (process {pid}) is version {other}, and this process {VERSION}."
     )
     if version(PACKAGE) != VERSION:  # upgraded since this process started
         raise AttachError(

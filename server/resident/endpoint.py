@@ -115,7 +115,7 @@ class Endpoint:
         Raises:
             AttachError: it does not answer, refuses our token, or is not a server of this version.
         """
-        cure = RESTART if self.record else "Start it, or correct RMI_AGENT_SERVER or its token"
+        advice = RESTART if self.record else "Start it, or correct RMI_AGENT_SERVER or its token"
         if self.record is not None:
             check_owner(Path(self.record.socket))
         body = bytearray()
@@ -125,7 +125,7 @@ class Endpoint:
                 client.stream("GET", f"{self.base_url}{FACTS_PATH}") as answer,
             ):
                 if answer.status_code == 401:
-                    raise AttachError(f"The server at {self.url} refuses our token. {cure}.")
+                    raise AttachError(f"The server at {self.url} refuses our token. {advice}.")
                 async for part in answer.aiter_bytes():
                     body += part
                     if len(body) > FACTS_LIMIT:
@@ -133,11 +133,11 @@ class Endpoint:
             return Facts.model_validate_json(bytes(body[:FACTS_LIMIT]))
         except ValidationError:
             raise AttachError(
-                f"What listens at {self.url} is not a server of version {VERSION}. {cure}."
+                f"What listens at {self.url} is not a server of version {VERSION}. {advice}."
             ) from None
         except httpx2.HTTPError as error:
             why = str(error) or type(error).__name__
-            raise AttachError(f"{self.label} does not answer: {why}. {cure}.") from None
+            raise AttachError(f"{self.label} does not answer: {why}. {advice}.") from None
 
 
 def check_owner(path: Path) -> None:

@@ -77,8 +77,8 @@ class ResidentProxy(Middleware):
         """A connection that matches our client's protocol era and capabilities."""
         ctx = get_context()
         request, client = ctx.request_context, ctx.session.client_capabilities
-        asked = request.protocol_version if request is not None else None
-        mode = asked if asked in MODERN_PROTOCOL_VERSIONS else "legacy"
+        version = request.protocol_version if request is not None else None
+        mode = version if version in MODERN_PROTOCOL_VERSIONS else "legacy"
         forms = client.elicitation if client is not None else None
         elicits = forms is not None and (forms.form is not None or forms.url is None)
         return self._upstream.connection(mode, elicits)

@@ -24,7 +24,7 @@ from .notebook_file import UnreadableError, read_notebook
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose
 SEARCHED = 200_000  # max characters kept for searching; for longer notebooks, the file is read
-KEPT = 40_000_000  # max bytes of files whose whole contents stay in memory
+CACHE_SIZE = 40_000_000  # max bytes of files whose whole contents stay in memory
 TITLE = 120  # max characters of a title
 SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # prefixes of lines that make no title
 
@@ -116,7 +116,7 @@ class Index:
             for stale in [old for old in self._read if old[0] == key[0]]:
                 del self._read[stale]
             self._read[key] = notebook
-            while len(self._read) > 1 and sum(stamp[1] for _, stamp in self._read) > KEPT:
+            while len(self._read) > 1 and sum(stamp[1] for _, stamp in self._read) > CACHE_SIZE:
                 self._read.popitem(last=False)
         return notebook
 
@@ -216,8 +216,8 @@ def title(cells: Iterable[Cell]) -> str:
             return shown(cell.script)[:TITLE]
         lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
         if lines:
-            telling = (line for line in lines if not line.startswith(SAYS_LITTLE))
-            return shown(next(telling, lines[0]))[:TITLE]
+            meaningful = (line for line in lines if not line.startswith(SAYS_LITTLE))
+            return shown(next(meaningful, lines[0]))[:TITLE]
     return ""
 
 

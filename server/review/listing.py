@@ -32,17 +32,17 @@ def whole_number(text: str, otherwise: int) -> int:
 
 def listing(index: Index, viewer: Viewer, query: Mapping[str, str]) -> dict[str, Any]:
     """What the list's template shows to a viewer; reads files, so call it in a thread."""
-    asked = {name: query.get(name, "")[:200] for name in ("q", "status", "when")}
-    words = asked["q"].lower().split()
+    search = {name: query.get(name, "")[:200] for name in ("q", "status", "when")}
+    words = search["q"].lower().split()
     entries = [
         entry
         for entry in index.entries()
         if viewer.sees(entry.principal)
-        and (not asked["status"] or entry.status == asked["status"])
-        and (not asked["when"] or entry.live == (asked["when"] == "live"))
+        and (not search["status"] or entry.status == search["status"])
+        and (not search["when"] or entry.live == (search["when"] == "live"))
         and (not words or entry.contains(words))
     ]
-    filtered = any(asked.values())
+    filtered = any(search.values())
     if not entries and not filtered:
         summary = "Nothing has run yet: sessions appear here as soon as something runs."
     elif not entries:
@@ -54,7 +54,7 @@ def listing(index: Index, viewer: Viewer, query: Mapping[str, str]) -> dict[str,
     page = min(whole_number(query.get("page", ""), 1), last) or 1
     first = (page - 1) * PAGE_SIZE
     return {
-        "asked": asked,
+        "search": search,
         "statuses": STATUSES,
         "entries": entries[first : first + PAGE_SIZE],
         "summary": summary,
@@ -62,5 +62,5 @@ def listing(index: Index, viewer: Viewer, query: Mapping[str, str]) -> dict[str,
         "page": page,
         "pages": last,
         "show_principals": viewer.all,
-        "link": lambda n: "/?" + urlencode({k: v for k, v in asked.items() if v} | {"page": n}),
+        "link": lambda n: "/?" + urlencode({k: v for k, v in search.items() if v} | {"page": n}),
     }

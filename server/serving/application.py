@@ -82,8 +82,8 @@ def application(
     server.runs.begun.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
-        apart[FACTS_PATH] = telling(server)
-    mcp = answering(apart.get, transports(server))
+        apart[FACTS_PATH] = facts_endpoint(server)
+    mcp = route_by_path(apart.get, transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
@@ -95,8 +95,8 @@ def application(
         }
         # FastMCP requires a token only on its own paths. Here every other path requires one too,
         # even a missing one, so strangers can't tell which exist.
-        app = answering(
-            doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
+        app = route_by_path(
+            doors.get, require_token(app, auth, *(own if settings.auth != "token" else ()))
         )
         for layer in reversed(auth.get_middleware()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
@@ -112,16 +112,16 @@ def application(
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
-        answering(lambda path: pages if is_page(path) else None, app),
+        route_by_path(lambda path: pages if is_page(path) else None, app),
         allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
     )
     # Health probes use the address as host name; the answer reveals only that the port is open.
-    return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+    return route_by_path({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
 
 
-def telling(server: App) -> ASGIApp:
+def facts_endpoint(server: App) -> ASGIApp:
     """Serves the facts that a client checks before attaching to this server; needs a token."""
     started = time.time()
 
@@ -143,7 +143,7 @@ def telling(server: App) -> ASGIApp:
     return tell
 
 
-def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
+def route_by_path(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
     """An application that routes some paths by `by_path`, and the rest to `others`."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +158,7 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+def require_token(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
     """Require a token for `app`; with a public URL, a 401 says where to sign in."""
     streamable, legacy = (
         RequireAuthMiddleware(
@@ -169,11 +169,11 @@ def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASG
         for path in ("/mcp", "/sse")
     )
 
-    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def by_transport(scope: Scope, receive: Receive, send: Send) -> None:
         chosen = legacy if is_legacy(scope.get("path", "")) else streamable  # a lifespan has none
         await chosen(scope, receive, send)
 
-    return locked
+    return by_transport
 
 
 def is_legacy(path: str) -> bool:
