@@ -108,7 +108,7 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
 def format_difference(what: str, here: str, there: str) -> str:
     """Say what differs, and what to do about it."""
     return (
-        f"The resident server was started differently: {what} is {there} there and {here} here."
+        f"The resident server was started differently: {what} is {there} there, and {here} here."
         f" Make them match, or run {STOP}: the next one starts with the settings of that time."
     )
 

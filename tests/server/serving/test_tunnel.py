@@ -258,8 +258,8 @@ REFUSALS: dict[str, tuple[Any, dict[str, str], str]] = {
     "a thread of the SDK": (RuntimeError(), {}, "RuntimeError"),
     "no SDK": (None, {}, "pip install 'rmi-agent-mcp-server[ngrok]'"),
     "no authtoken": (RuntimeError(), {"ngrok_authtoken": ""}, "dashboard.ngrok.com"),
-    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "has spaces"),
-    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "has spaces, or letters"),
+    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "invalid characters"),
+    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "invalid characters"),
 }
 
 
