@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels.notebook.journal import JOURNAL_SUFFIX, recover
+from rmi_agent.kernels.notebook.recovery import PID_FILE_SUFFIX, recover
 
 from tests.conftest import kernel_env
 from tests.server.conftest import fill
@@ -28,6 +28,8 @@ pytestmark = [
 
 RECORDING = """
 import sys
+from rmi_agent.server.quick_imports import import_jsonschema
+import_jsonschema()
 from pathlib import Path
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels.notebook.writer import Recorder
@@ -65,7 +67,7 @@ def killed_while(program: str, folder: Path, seconds: float) -> int:
 
 
 def check(folder: Path, acknowledged: int) -> None:
-    """Every acknowledged cell is there once, in order, in a valid notebook, and no journal is left."""
+    """Every acknowledged cell is there once, in order, in a valid notebook, and no pid file is left."""
     (path,) = folder.glob("*.ipynb")
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -75,13 +77,13 @@ def check(folder: Path, acknowledged: int) -> None:
     statuses = [cell.metadata.rmi_agent.status for cell in notebook.cells]
     assert statuses[: acknowledged + 1] == ["ok"] * (acknowledged + 1)
     assert statuses[acknowledged + 1 :] in ([], ["ok"], ["interrupted"])
-    assert not list(folder.glob(f".*{JOURNAL_SUFFIX}"))
+    assert not list(folder.glob(f".*{PID_FILE_SUFFIX}"))
     assert not list(folder.glob(".*.tmp"))
 
 
 def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: Path) -> None:
     chance = random.Random(5)
-    for attempt in range(40):
+    for attempt in range(30):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         acknowledged = killed_while(RECORDING, folder, chance.uniform(0, 0.15))
@@ -93,7 +95,8 @@ def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: P
 
 LAUNCHER = """
 import json, os, signal, sys
-from rmi_agent.server import app, cli, cluster
+from rmi_agent.server import cli
+from rmi_agent.server import app, cluster
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     order = json.loads(line)

@@ -41,7 +41,12 @@ from tests.kernels.jupyter_server.jupyter import Jupyter, Proxy
 from tests.server.conftest import fill
 from tests.server.wire import Wire
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.xdist_group(__name__)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.jupyter_server,
+    pytest.mark.xdist_group(__name__),
+]
 
 COUNT = "import time\nfor i in range(400): print(i, flush=True); time.sleep(0.002)"
 COUNTED = "".join(f"{i}\n" for i in range(400))
@@ -268,7 +273,7 @@ async def test_a_released_kernel_lives_on_and_is_found_again(
     await first.process.release()
     async with Kernel(replace(how, attach=remote)) as again:
         assert (await run_on(again, "x"))[1] == "5"
-    with pytest.raises(KernelStartError, match="has the kernel no more"):
+    with pytest.raises(KernelStartError, match="no longer has the kernel"):
         await Kernel(replace(how, attach=remote)).start()
 
 
