@@ -120,11 +120,6 @@ class ServerConnection:
         return raw
 
 
-def is_url(target: object) -> bool:
-    """Whether a target is a URL."""
-    return isinstance(target, str) and target.startswith(("http://", "https://"))
-
-
 def transport_for(
     target: str | Path | list[str] | FastMCP[Any] | ClientTransport | None,
 ) -> ClientTransport:
@@ -135,7 +130,7 @@ def transport_for(
         return child(target)
     if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".py")):
         return child([sys.executable, str(target)])
-    if isinstance(target, str) and not is_url(target):
+    if isinstance(target, str) and not target.startswith(("http://", "https://")):
         words = shlex.split(target, posix=sys.platform != "win32")
         if not words:
             raise ValueError("The server's command is empty; give a URL, a script or a command.")
@@ -156,7 +151,7 @@ def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., 
         on_refusal: called when the server refuses us for lack of a valid token (401).
     """
 
-    async def look(response: httpx2.Response) -> None:
+    async def report_refusal(response: httpx2.Response) -> None:
         if response.status_code == 401:
             on_refusal()
 
@@ -166,14 +161,13 @@ def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., 
         auth: httpx2.Auth | None = None,
         **_: Any,  # redirects are decided per request
     ) -> httpx2.AsyncClient:
-        client = httpx2.AsyncClient(
+        return httpx2.AsyncClient(
             headers=headers,
             auth=auth,
             timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as in MCP's own clients
             trust_env=not direct,
+            event_hooks={"response": [report_refusal]},
         )
-        client.event_hooks = {"response": [look]}
-        return client
 
     return make
 

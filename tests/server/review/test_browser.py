@@ -212,7 +212,7 @@ def test_a_session_is_followed_while_it_runs_and_over_a_restart_of_the_server(
         expect(second.locator(".badge")).to_contain_text("error")
         expect(second).to_contain_text("went on")
         expect(second).to_contain_text("ZeroDivisionError")
-        expect(page.locator("#told")).to_contain_text("Cell 2 finished: error")
+        expect(page.locator("#announcement")).to_contain_text("Cell 2 finished: error")
         # Who was at the end is there still.
         until(page, "innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
         page.evaluate("scrollTo(0, 0)")
