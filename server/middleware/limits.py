@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...kernels import LOCAL
 from .connections import recognize
-from .refused import Refused
+from .refused import RequestRefused
 from .request_body import replay, whole_body
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, even if half of it is escaped
@@ -60,11 +60,11 @@ class Allowance:
         """Count a request if it is allowed now.
 
         Raises:
-            Refused: it is not.
+            RequestRefused: it is not.
         """
         if seconds := self.wait():
             after = math.ceil(seconds)
-            raise Refused(
+            raise RequestRefused(
                 429,
                 f"Too many requests: the limit is {self.per_minute} per minute"
                 f" (RMI_AGENT_RATE_LIMIT). Nothing was done; try again in {after} s.",
@@ -125,7 +125,7 @@ class Guard:
                 else:
                     share.allowance.take()
                 body = await self._read(share, scope, receive)
-            except Refused as refused:
+            except RequestRefused as refused:
                 await refused.response(scope, receive, send)
             except ClientDisconnect:
                 return
@@ -164,7 +164,7 @@ class Guard:
         if sum(shares) > AT_ONCE_OF_ALL:
             most = min(most, max(AT_LEAST, AT_ONCE_OF_ALL // len(shares)))
         if share.open > most:
-            raise Refused(
+            raise RequestRefused(
                 429,
                 f"Too many requests at once: you may have {most} open. Nothing was done; try again"
                 " in 5 s, when some have ended.",
@@ -183,7 +183,7 @@ class Guard:
             share.held += counted(size) - mine
             mine = counted(size)
             if mine and share.held > HELD:
-                raise Refused(
+                raise RequestRefused(
                     429,
                     f"Too much at once: the bodies of your open requests may total {HELD / 1e6:g}"
                     " MB. Nothing was done; try again in 5 s, when some have ended.",
@@ -201,7 +201,7 @@ class Guard:
         finally:
             share.held -= mine
         if found is not None:
-            raise Refused(400, found)
+            raise RequestRefused(400, found)
         return body
 
 

@@ -9,7 +9,7 @@ from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.responses import Response
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is not served.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from .refused import Refused
+from .refused import RequestRefused
 
 
 async def whole_body(
@@ -26,10 +26,10 @@ async def whole_body(
     `arrived` is called with the body's size as it grows, and may refuse it.
 
     Raises:
-        Refused: the body is too large or takes too long.
+        RequestRefused: the body is too large or takes too long.
         ClientDisconnect: the client has disconnected.
     """
-    too_large = Refused(
+    too_large = RequestRefused(
         413,
         f"The request is too large: its body may have at most {limit / 1e6:g} MB. Nothing was done;"
         " split it into smaller requests.",
@@ -47,7 +47,7 @@ async def whole_body(
                     raise too_large
                 arrived(len(body))
     except TimeoutError:
-        raise Refused(
+        raise RequestRefused(
             408,
             f"The request's body did not arrive within {seconds:g} s. Nothing was done; send it"
             " again.",

@@ -14,7 +14,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .refused import Refused
+from .refused import RequestRefused
 from .request_body import replay
 
 MOST = 200  # max sessions of one caller; each takes about 50 kB
@@ -83,7 +83,7 @@ class BoundedSessions:
             self._drop(who, given)
         if too_many:
             await self._end(too_many, scope)
-            refused = Refused(
+            refused = RequestRefused(
                 429,
                 f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done;"
                 " close one of your clients, or try again in 5 s.",

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .json_messages import has_more_values
 from .limits import Allowance
-from .refused import Refused
+from .refused import RequestRefused
 from .request_body import replay, whole_body
 
 SECONDS = 5.0  # max seconds for a body to arrive
@@ -84,7 +84,7 @@ class Door:
         try:
             self._allowance.take()
             body = await self._read(scope, receive) if self._body else b""
-        except Refused as refused:
+        except RequestRefused as refused:
             await refused.response(scope, receive, send)
         except ClientDisconnect:
             return
@@ -96,14 +96,14 @@ class Door:
             async with self._waiting.arriving():
                 body = await whole_body(scope, receive, self._body, None)
         except TimeoutError:
-            raise Refused(
+            raise RequestRefused(
                 408,
                 f"The request's body did not arrive within {SECONDS:g} s, or newer ones displaced"
                 " it. Nothing was done; send it again.",
                 1,
             ) from None
         if self._values is not None and has_more_values(body, self._values):
-            raise Refused(
+            raise RequestRefused(
                 400,
                 f"The request's JSON may have {self._values} values. Nothing was done; send fewer.",
             )
