@@ -200,7 +200,7 @@ def explain_error(error: exceptions.AgentRunError, model: Model, keys: Keys) -> 
         case exceptions.ModelUnavailableError() | exceptions.ModelServerError():
             text = f"{where} can't answer just now; try again later"
         case exceptions.ModelConnectionError() | exceptions.ModelRequestTimeout():
-            text = f"Can't reach {where}; check the network, and that the server runs"
+            text = f"Can't reach {where}; check the network, and that the server is running"
         case exceptions.UsageLimitExceeded():
             text = "Stopped: the answer took too many model requests; say 'go on' to continue"
         case exceptions.ModelAPIError():

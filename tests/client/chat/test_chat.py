@@ -193,7 +193,7 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
 def test_no_server_is_one_line(chat: Chat) -> None:
     code, out, err = chat("Go", "--model", "ollama:x", "--base-url", "http://127.0.0.1:9")
     assert (code, out) == (1, "")
-    assert err.endswith("is the network there, and does the server run?\n")
+    assert err.endswith("check the network, and that the server is running\n")
     assert "http://127.0.0.1:9/v1" in err
 
 
@@ -207,8 +207,8 @@ def test_no_server_is_one_line(chat: Chat) -> None:
                 (["--model", "google:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
                 (["--model", "gemini:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
                 (["--model", "anthropic:x"], "ANTHROPIC_API_KEY is not set"),
-                (["--model", "x"], "--model x: give it as openai:NAME, google:NAME"),
-                (["--model", "openai:"], "--model openai:: give it as"),
+                (["--model", "x"], "--model x: use openai:NAME, google:NAME"),
+                (["--model", "openai:"], "--model openai:: use"),
                 ([], "No model is named: give --model openai:NAME"),
                 (["--base-url", "http://127.0.0.1:9"], "No model is named"),
                 (
@@ -357,7 +357,7 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
             screen.read(0.05)
         screen.type("\x03")
         ends = time.monotonic() + 60
-        while "\n".join(screen.lines).count("Stopped; what") < 2:
+        while "\n".join(screen.lines).count("Stopped; running") < 2:
             assert time.monotonic() < ends, screen.lines
             screen.read(0.05)
         late.set()
