@@ -130,7 +130,7 @@ def local_url(url: str) -> str:
     if found is None:
         raise ValueError(
             "write http://127.0.0.1:PORT, the address of a server of this machine;"
-            " for one elsewhere there is install --url"
+            " to connect a host to one elsewhere, use the connect command"
         )
     return f"http://{found[1].replace('localhost', '127.0.0.1')}:{found[2]}"
 

@@ -50,13 +50,15 @@ for name, does in (
 ):
     app.command(f"rmi_agent.server.commands.resident:{name}", help=does)
 app.command(
-    "rmi_agent.server.doctor:doctor",
+    "rmi_agent.server.commands.doctor:doctor",
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
-app.command(
-    "rmi_agent.server.commands.install:install",
-    help="Put this server into the config of claude-desktop, claude-code, cursor or vscode.",
-)
+for name, does in (
+    ("install", "Add this server to the config of claude-desktop, claude-code, cursor or vscode."),
+    ("connect", "Connect a host to a server that runs elsewhere."),
+    ("uninstall", "Remove an entry of this server from a host's config."),
+):
+    app.command(f"rmi_agent.server.commands.install:{name}", help=does)
 
 
 @app.default

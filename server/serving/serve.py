@@ -164,12 +164,12 @@ def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None
     elif callers.local is not None:
         log.info(callers.local.announcement(url))
     if settings.auth != "token":
-        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
+        log.info("Clients that support only OAuth sign in at %s/mcp", public_url(settings))
     if tunnelled:
         public = public_url(settings)
         lines = ready(public, settings.auth != "token", bridge(public, "YOUR_TOKEN"))
         print(lines, file=sys.stderr, flush=True)
-    log.info("Sessions to look at in a browser: %s/", url)
+    log.info("Sessions in a browser: %s/", url)
     log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", url, url)
 
 
@@ -187,26 +187,26 @@ def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
     """
     if tunnelled:
         raise BadSettings(
-            "--insecure-no-auth: --tunnel makes the server public, and it runs any code it is"
-            " given. Leave one of them out."
+            "--insecure-no-auth: --tunnel makes the server public, and it runs any code that it"
+            " receives. Remove one of them."
         )
     if not is_loopback(settings.host):
         raise BadSettings(
             f"--insecure-no-auth: RMI_AGENT_HOST is {settings.host}, which other machines can"
-            " reach, and this server runs any code it is given. Leave the option out: a token is"
-            " made then."
+            " reach, and this server runs any code that it receives. Remove the option; a token is"
+            " then created."
         )
     if settings.auth != "token":
         raise BadSettings(
-            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which asks who calls, and this"
-            " option does not. Leave one of them out."
+            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which authenticates callers;"
+            " this option does not. Remove one of them."
         )
     if settings.allowed_hosts:
         raise BadSettings(
             "--insecure-no-auth: RMI_AGENT_ALLOWED_HOSTS is set, as for a tunnel, and this server"
-            " runs any code it is given. Leave one of them out."
+            " runs any code that it receives. Remove one of them."
         )
     log.warning(
-        "No token is asked for (--insecure-no-auth): every program and every user of this"
-        " machine may run code here as you."
+        "No token is required (--insecure-no-auth): every program and every user on this machine"
+        " can run code as you."
     )

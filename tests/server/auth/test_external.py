@@ -148,7 +148,7 @@ async def test_a_wrong_request_leads_nowhere_here_either(
     client = await signing.client()
     answer = await signing.http.get(signing.asking(client, **changed))
     assert answer.status_code == 400
-    assert "This sign-in can't go on" in Page(answer.text).words
+    assert "This sign-in can't continue" in Page(answer.text).words
 
 
 @pytest.mark.parametrize(("name", "kind"), [("github", GitHub), ("google", Google)])

@@ -10,8 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
-from rmi_agent.server.auth import oauth_server as oauth
-from rmi_agent.server.auth import oauth_store
+from rmi_agent.server.auth import authorization_codes, oauth_store
 from rmi_agent.server.auth import sign_in as signin
 from rmi_agent.server.auth import throttle as guesses
 from starlette.requests import Request
@@ -269,7 +268,7 @@ async def test_a_code_is_worth_nothing_to_another_client(signing: Signing) -> No
 
 
 async def test_a_code_expires(signing: Signing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oauth, "CODE_SECONDS", -1.0)
+    monkeypatch.setattr(authorization_codes, "CODE_SECONDS", -1.0)
     client = await signing.client()
     answer = await signing.exchange(client, await signing.code(client, ALICE))
     assert answer.status_code == 401
@@ -399,7 +398,7 @@ async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
         for left in range(signin.TRIES, 0, -1):
             answer = await signing.http.answer(page, "wrong-wrong-wrong-wrong")
             assert answer.status_code == 403
-            assert ("begin again" in answer.text) == (left == 1)
+            assert ("start again" in answer.text) == (left == 1)
         shown(await signing.http.answer(page, ALICE))
     page = await opened(signing)
     closed = await signing.http.answer(page, ALICE)
@@ -526,7 +525,7 @@ async def test_the_page_names_the_client_and_where_it_leads(signing: Signing) ->
     page = await signing.http.get(signing.asking(client), follow_redirects=True)
     words = Page(page.text).words
     assert "calls itself Claude" in words
-    assert "Nobody has checked its name" in words
+    assert "Nobody has verified its name" in words
     assert "https://client.example" in words
     assert BACK in words
 

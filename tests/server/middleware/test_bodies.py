@@ -159,7 +159,7 @@ async def test_a_batch_is_refused_with_what_to_do_instead(server: Served) -> Non
         for path in ("/mcp", "/messages/?session_id=" + "0" * 32):
             answer = await http.post(server.url + path, json=[ping, ping], headers=bearer(ALICE))
             assert answer.status_code == 400
-            assert "Send each message in a request of its own" in answer.json()["error"]["message"]
+            assert "Send each message in its own request" in answer.json()["error"]["message"]
 
 
 def unfinished(server: Served, stack: ExitStack, token: str, size: int) -> socket.socket:
@@ -419,10 +419,10 @@ def test_what_is_said_of_a_long_text_of_another_type_is_true(arguments: dict[str
         (b'"k":' + b"1" * 401, "401 digits"),
         (b'"k":[-1.' + b"1" * 401 + b"e5]", "digits"),
         (b'"' + b"k" * 1_001 + b'":1', "A key has 1,001 characters"),
-        (b'"k":' + b"[" * 5_000 + b"]" * 5_000, "inside one another"),
+        (b'"k":' + b"[" * 5_000 + b"]" * 5_000, "nested too deeply"),
         (b'"k":"\xff"', "not valid JSON"),
         (b'"k":', "not valid JSON"),
-        (b'"k\0":1', "not JSON in UTF-8"),
+        (b'"k\0":1', "not encoded in UTF-8"),
     ],
 )
 def test_what_readers_stumble_over_is_refused_in_words(part: bytes, said: str) -> None:

@@ -34,7 +34,7 @@ from rmi_agent.server.resident import (
     resident_endpoint,
 )
 from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import Endpoint, check_owner
+from rmi_agent.server.resident.endpoint import Endpoint, check_owner
 from rmi_agent.server.resident.record import SOCKET_PATH_LIMIT
 from rmi_agent.server.state_dir import VERSION, token_file
 

@@ -249,17 +249,17 @@ REFUSALS: dict[str, tuple[Any, dict[str, str], str]] = {
     "an unnamed refusal": (ValueError(SESSION, "authentication failure"), {}, "NGROK_AUTHTOKEN"),
     "no network": (ValueError(SESSION, "no tcp connection"), {}, "ngrok: its service can't be"),
     "no answer": (asyncio.Event().wait, {}, "its service can't be reached (no answer within 0 s"),
-    "another limit": (ValueError(SESSION, LIMIT), {}, "--tunnel ngrok: ngrok gives no tunnel"),
+    "another limit": (ValueError(SESSION, LIMIT), {}, "--tunnel ngrok: ngrok opened no tunnel"),
     "another's domain": (
         ValueError(LISTENER, "not reserved", "ERR_NGROK_320"),
         OWN,
-        "RMI_AGENT_NGROK_DOMAIN: ngrok does not give own.example",
+        "RMI_AGENT_NGROK_DOMAIN: ngrok refuses own.example",
     ),
     "a thread of the SDK": (RuntimeError(), {}, "RuntimeError"),
     "no SDK": (None, {}, "pip install 'rmi-agent-mcp-server[ngrok]'"),
     "no authtoken": (RuntimeError(), {"ngrok_authtoken": ""}, "dashboard.ngrok.com"),
-    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "has spaces"),
-    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "has spaces, or letters"),
+    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "invalid characters"),
+    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "invalid characters"),
 }
 
 
