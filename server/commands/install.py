@@ -52,6 +52,7 @@ from ..hosts import (
 from ..hosts import config_file as hostfile
 from ..resident import check_supported
 from ..settings import Attach, load
+from .options import NotebooksDir, ProjectsDir
 
 
 @Parameter(name="*")
@@ -59,18 +60,12 @@ from ..settings import Attach, load
 class LocalServer:
     """A server that the host starts itself."""
 
-    projects_dir: Annotated[
-        Path | None,
-        Parameter(help="Folder with your Python files (PYTHON_PROJECTS_DIR)."),
-    ] = None
-    notebooks_dir: Annotated[
-        Path | None,
-        Parameter(help="Folder in which sessions are recorded (RMI_AGENT_NOTEBOOKS_DIR)."),
-    ] = None
+    projects_dir: ProjectsDir = None
+    notebooks_dir: NotebooksDir = None
     attach: Annotated[
         Attach | None,
         Parameter(
-            help="Use the resident server (RMI_AGENT_ATTACH): auto unless set, always or never."
+            help="Whether to use the resident server: auto, always or never (RMI_AGENT_ATTACH)."
         ),
     ] = None
 
@@ -82,7 +77,7 @@ class RemoteServer:
 
     url: Annotated[
         str | None,
-        Parameter(help="Address of a server that runs elsewhere; its token is RMI_AGENT_TOKEN."),
+        Parameter(help="URL of a server that runs elsewhere; its token is in RMI_AGENT_TOKEN."),
     ] = None
     bridge: Annotated[
         bool,
@@ -90,43 +85,42 @@ class RemoteServer:
     ] = False
     oauth: Annotated[
         bool,
-        Parameter(help="With --url: write no token, since the host signs in.", negative=()),
+        Parameter(help="With --url: write no token; the host signs in.", negative=()),
     ] = False
 
 
 def install(
-    host: HostName,
+    host: Annotated[HostName, Parameter(help="Application to configure.")],
     /,
     *,
     local: LocalServer = LocalServer(),
     remote: RemoteServer = RemoteServer(),
     env: Annotated[
         tuple[str, ...],
-        Parameter(
-            help="NAME=VALUE, a setting for the entry; can be given several times.", negative=()
-        ),
+        Parameter(help="NAME=VALUE, a setting for the entry; can be repeated.", negative=()),
     ] = (),
     name: Annotated[
         str | None,
-        Parameter(help=f'Name of the entry: "{LOCAL_NAME}", or "{REMOTE_NAME}" with --url.'),
+        Parameter(help=f'Name of the entry ("{LOCAL_NAME}", or "{REMOTE_NAME}" with --url).'),
     ] = None,
     config: Annotated[
         Path | None, Parameter(help="Another config file of this host, such as a project's.")
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="Show what would change, and change nothing.", negative=())
+        bool, Parameter(help="Show what would change without changing it.", negative=())
     ] = False,
-    remove: Annotated[bool, Parameter(help="Take the entry out.", negative=())] = False,
+    remove: Annotated[bool, Parameter(help="Remove the entry.", negative=())] = False,
     force: Annotated[
-        bool, Parameter(help="Replace an entry of this name that is another server's.", negative=())
+        bool,
+        Parameter(help="Replace an entry of this name for another server.", negative=()),
     ] = False,
-    check: Annotated[bool, Parameter(help="Start what was written and list its tools.")] = True,
+    check: Annotated[bool, Parameter(help="Start the new entry and list its tools.")] = True,
 ) -> None:
-    """Put this server into the config of claude-desktop, claude-code, cursor or vscode.
+    """Add this server to the config of claude-desktop, claude-code, cursor or vscode.
 
-    Other entries stay and a backup is made. The command is written with its absolute path, the
-    folders and the settings of this environment. A file with comments is not changed: what to
-    put into it is shown instead.
+    Other entries are kept, and the old file is backed up. The entry has the command's absolute
+    path, the folders, and the settings of this environment. A file with comments is not changed;
+    the lines to add by hand are shown instead.
     """
     speak_plainly()
     chosen = host_of(host)
@@ -158,7 +152,7 @@ def install(
     if remove or dry_run:
         return
     if not was_here:
-        print(f"{chosen.title} does not seem to be installed here; the entry waits for it.")
+        print(f"{chosen.title} does not seem to be installed; the entry is ready for it.")
     entry = after[chosen.section][name]
     works = not check or try_out(entry)
     if works and changed:
@@ -176,14 +170,14 @@ def check_options(
     """
     if remote.url is None:
         if remote.bridge or remote.oauth:
-            raise BadSettings("install: --bridge and --oauth go with --url.")
+            raise BadSettings("install: --bridge and --oauth need --url.")
         if local.attach == "always":
             check_supported()
         return
     takes_env = remote.bridge or not host.speaks_http
     if local.projects_dir or local.notebooks_dir or local.attach or (env and not takes_env):
         raise BadSettings(
-            "install: folders, --attach and --env are settings of a server that the host starts."
+            "install: folders, --attach and --env configure a server that the host starts."
             " With --url, set them where that server runs."
         )
 
@@ -196,8 +190,8 @@ def check_owner(file: ConfigFile, name: str, old: Any, url: str | None) -> None:
     """
     if not is_ours(name, old) and describe(old) != url:
         raise UnusableFile(
-            f'{file.path} has a "{name}" for another server: {describe(old)}.'
-            " Choose another --name, or replace that one with --force."
+            f'{file.path} has an entry "{name}" for another server: {describe(old)}.'
+            " Choose another --name, or replace it with --force."
         )
 
 
@@ -236,13 +230,13 @@ def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, s
         token = found[0]
     else:
         raise BadSettings(
-            f"RMI_AGENT_TOKEN: set it to the token of {url}. Or use --oauth, if that server runs"
-            " with RMI_AGENT_AUTH=token+oauth and the host is to sign in."
+            f"RMI_AGENT_TOKEN: set it to the token of {url}. Or use --oauth, so that the host"
+            " signs in, if that server runs with RMI_AGENT_AUTH=token+oauth."
         )
     if not bridged:
         return url_entry(host, url, token)
     if find_npx()[0] == "npx" and sys.platform != "win32":
-        print("Note: npx is not found here; install Node.js (nodejs.org).", file=sys.stderr)
+        print("Note: npx was not found; install Node.js (nodejs.org).", file=sys.stderr)
     return bridge_entry(host, url, token, env)
 
 
@@ -251,13 +245,13 @@ def try_out(entry: Entry) -> bool:
     try:
         tools = asyncio.run(tools_of(entry))
     except NotTried as error:
-        print(f"- not tried: {error}")
+        print(f"- not checked: {error}")
         return True
     except Failed as error:
         print(f"✗ {error}")
-        print("  The entry stays. Run: rmi-agent-mcp-server doctor")
+        print("  The entry was kept. To find the cause, run: rmi-agent-mcp-server doctor")
         return False
-    print(f"✓ it starts and lists {len(tools)} tools.")
+    print(f"✓ The server starts and lists {len(tools)} tools.")
     return True
 
 

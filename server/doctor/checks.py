@@ -52,7 +52,7 @@ from ..resident import (
     recorded,
     resident_endpoint,
 )
-from ..sandboxing import chosen, left_open, told
+from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
 from ..settings import Settings, load
 from ..state_dir import TOKEN, private_text, token_file
 from .result import CheckResult
@@ -121,7 +121,7 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     policies: dict[bool, Policy | None] = {}
     for exposed, name in ((False, "sandbox over stdio"), (True, "sandbox over HTTP")):
         try:
-            policy = policies[exposed] = chosen(settings, exposed=exposed)
+            policy = policies[exposed] = choose_policy(settings, exposed=exposed)
         except BadSettings as error:
             todo = EXPOSED if exposed and not settings.jupyter_server_url else ""
             yield CheckResult(name, False, str(error), todo)
@@ -129,8 +129,8 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
         held = (
             policy is not None or settings.sandbox == "off" or not launch.kernels_are_here(settings)
         )
-        todo = f"Left open: {left_open(policy, settings)}."
-        yield CheckResult(name, held, told(policy, settings), todo)
+        todo = f"Left open: {describe_gaps(policy, settings)}."
+        yield CheckResult(name, held, describe_sandbox(policy, settings), todo)
     if False in policies:
         for result in await of_kernels(settings, policies[False]):
             yield result

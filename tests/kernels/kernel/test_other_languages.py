@@ -64,7 +64,7 @@ async def test_state_output_errors_and_timeouts_are_as_with_python(bash: Client[
 
 
 async def test_a_model_is_told_which_language_it_is(bash: Client[Any]) -> None:
-    assert "The kernels here run bash" in str(bash.instructions)
+    assert "The kernels run bash" in str(bash.instructions)
 
 
 async def test_run_python_says_why_not(bash: Client[Any]) -> None:
