@@ -4,7 +4,7 @@ Usable as a library on its own; knows nothing of MCP.
 """
 
 from .addresses import JupyterServer, RemoteKernel
-from .cluster import SessionLeases, Takeover
+from .cluster import Instances, Takeover
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -16,7 +16,7 @@ from .errors import (
 )
 from .jupyter_server import Api
 from .kernel import Kernel
-from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
+from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
 from .sandbox import (
@@ -34,14 +34,15 @@ from .telemetry import CURRENT
 
 __all__ = [
     "CURRENT",
-    "JOURNAL_SUFFIX",
     "LOCAL",
+    "PID_FILE_SUFFIX",
     "TIERS",
     "Again",
     "Api",
     "Config",
     "DeadKernelError",
     "Execution",
+    "Instances",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -51,7 +52,6 @@ __all__ = [
     "Pool",
     "PoolExhaustedError",
     "Question",
-    "Recorded",
     "RemoteKernel",
     "RemoteOptions",
     "Reply",
@@ -60,7 +60,6 @@ __all__ = [
     "Sandbox",
     "Script",
     "Session",
-    "SessionLeases",
     "SessionNotFoundError",
     "Sessions",
     "StoreError",

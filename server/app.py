@@ -14,7 +14,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import LOCAL, Policy, SessionLeases, Sessions, Takeover, language_of
+from ..kernels import LOCAL, Instances, Policy, Sessions, Takeover, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
 from .launch import kernels_are_here, make_folders
@@ -44,7 +44,7 @@ class App:
         auth: how HTTP callers are identified; if None, all are the one local user.
         exposed: whether anyone but this machine's user may call.
         principals: whose kernels are warm from the start.
-        leases: which instance owns which session, if there are several instances.
+        instances: which instance owns which session, if there are several instances.
         seal: a key that all instances share.
 
     Raises:
@@ -58,11 +58,11 @@ class App:
         *,
         exposed: bool = False,
         principals: tuple[str, ...] = (LOCAL,),
-        leases: SessionLeases | None = None,
+        instances: Instances | None = None,
         seal: bytes | None = None,
     ) -> None:
         self.settings = settings
-        self.shared = Takeover(leases) if leases is not None else None
+        self.shared = Takeover(instances) if instances is not None else None
         policy = choose_policy(settings, exposed=exposed)
         known = hints(policy) if kernels_are_here(settings) else hints_elsewhere(settings)
         self.sessions = Sessions(

@@ -3,13 +3,16 @@
 jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
-from .pool import PROGRAMS, TEMPLATES, CannotFork, Forked
+from .forked_process import ForkedProcess
+from .pool import TEMPLATES
 from .provisioner import PRELOAD
+from .request import CannotFork
+from .template import PROGRAMS
 
 __all__ = [
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",
     "CannotFork",
-    "Forked",
+    "ForkedProcess",
 ]

@@ -3,19 +3,24 @@
 Knows neither processes nor channels.
 """
 
-from .outputs import Displays, Outputs, encodable, in_parts
+from .cleaning import encodable
+from .outputs import Displays, Outputs, in_parts
+from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import Message, Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
 from .weighing import HEAD_MOST, Weight, memory_of, weighed
 
 __all__ = [
+    "CHANNELS",
     "HEAD_MOST",
     "Displays",
     "Message",
     "OnQuestion",
     "Outputs",
     "Question",
+    "QueuedChannel",
+    "QueuedClient",
     "Reply",
     "Script",
     "State",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .outputs import encodable
+from .cleaning import encodable
 
 Message = dict[str, Any]
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]

@@ -3,10 +3,10 @@
 `kernels` knows where a session is.
 """
 
-from .setup import session_leases
+from .setup import shared_instances
 from .takeover import TakeoverMiddleware
 
 __all__ = [
     "TakeoverMiddleware",
-    "session_leases",
+    "shared_instances",
 ]

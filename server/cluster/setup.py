@@ -1,7 +1,7 @@
 """RMI_AGENT_SESSION_STORE: the setting that makes several instances of a server act as one.
 
 Checks what all instances must have in common and reports problems in one line. Knows settings
-and files; `kernels/cluster/leases.py` knows where a session is.
+and files; `kernels/cluster` knows where a session is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from ...kernels import SessionLeases, StoreError
+from ...kernels import Instances, StoreError
 from ..errors import BadSettings
 from ..launch import make_folders
 from ..settings import Settings
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MARK = ".rmi-agent-folder"  # file that shows instances whether they record in the same folder
 
 
-async def session_leases(settings: Settings, port: int | None = None) -> SessionLeases | None:
+async def shared_instances(settings: Settings, port: int | None = None) -> Instances | None:
     """The session leases that all instances of this server share; None if it runs alone.
 
     Args:
@@ -51,8 +51,8 @@ async def session_leases(settings: Settings, port: int | None = None) -> Session
             f"RMI_AGENT_NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
-        found = SessionLeases.at(where, address, folder)
-        others = await found.copies()
+        found = Instances.at(where, address, folder)
+        others = await found.all()
     except StoreError as error:
         raise BadSettings(f"RMI_AGENT_SESSION_STORE: {error}.") from None
     for other in others.values():

@@ -170,10 +170,10 @@ async def on_stdio(settings: Settings) -> int:
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         return await stdio(attached.mcp, attached.aclose)
     from ..app import App
-    from ..cluster import session_leases
+    from ..cluster import shared_instances
 
     logs.log_run_context()
-    server = App(settings, leases=await session_leases(settings))
+    server = App(settings, instances=await shared_instances(settings))
 
     async def end() -> None:
         await server.sessions.__aexit__(None, None, None)

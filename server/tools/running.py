@@ -292,9 +292,7 @@ async def send_output(execution: Execution, live: Live, ctx: Context) -> None:
     heading = f"{STDERR}\n"
     for name, new in live.new(execution):
         messages = [heading + new] if name == "stderr" else [new]
-        if name != "stderr" and new.startswith(
-            heading
-        ):  # ends a line, but no reader can tell
+        if name != "stderr" and new.startswith(heading):  # ends a line, but no reader can tell
             messages = [new[:1], new[1:]]
         for message in messages:
             await ctx.report_progress(round(execution.elapsed, 3), message=message)
