@@ -65,10 +65,7 @@ def choose_policy(settings: Settings, *, exposed: bool) -> Policy | None:
         reason = why_not(trying)
         if not reason and lets_signals_out(trying):
             if exposed and settings.sandbox == "auto":
-                reason = (
-                    f"{SIGNALS}. Set RMI_AGENT_SANDBOX=landlock to accept that, or install"
-                    " bubblewrap"
-                )
+                reason = f"{SIGNALS} (RMI_AGENT_SANDBOX=landlock accepts that)"
             else:
                 log.warning("Kernels run in a sandbox with a gap: %s", SIGNALS)
         if not reason:

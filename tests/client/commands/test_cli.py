@@ -85,7 +85,7 @@ def test_replay_says_whether_a_record_still_gives_the_same(
         assert f"resumes {path.name}: 2 of 2 cells were rerun" in out
         assert ("-41" in out) == bool(expected)
     code, out, err = command("replay", "nowhere.ipynb")
-    assert (code, out) == (1, "") and "no notebook 'nowhere.ipynb' on record" in err
+    assert (code, out) == (1, "") and "No notebook 'nowhere.ipynb'" in err
     (tmp_path / "broken.ipynb").write_bytes(b"\xff{")
     code, _, err = command("replay", str(tmp_path / "broken.ipynb"))
     assert code == 1 and "can't be read" in err

@@ -344,7 +344,7 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
                 await waits.list_tools()
             lines, exit_code = inspect_server()
             assert exit_code == 3
-            assert f"(process {first.pid}) ended without saying so" in lines[0]
+            assert f"(process {first.pid}) crashed or was killed" in lines[0]
 
             # One of another version takes its place: nothing is said to it.
             with of_another_version():
