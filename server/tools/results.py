@@ -104,10 +104,7 @@ async def running_page(
 ) -> ToolResult:
     """At most `limit` characters of an unfinished run's output, from `offset`."""
     whole = await texts.so_far(execution)
-    text = whole[offset : offset + limit]
-    end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
-    rest = max(0, len(whole) - end)
+    text, end, rest = page(whole, offset, limit)
     notes = (
         [follow(rest, execution.session_id, execution.number, end)]
         if rest
@@ -126,10 +123,7 @@ async def page_of_run(
 ) -> ToolResult:
     """A page of a finished run's text; the last page has the notes and the pictures."""
     whole = await texts.whole(run, execution)
-    text = whole[offset : offset + limit]
-    end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
-    rest = max(0, len(whole) - end)
+    text, end, rest = page(whole, offset, limit)
     notes: list[str] = []
     images: list[ImageContent] = []
     if rest:
@@ -140,6 +134,14 @@ async def page_of_run(
         if offset > len(whole):
             notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
     return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
+
+
+def page(whole: Layout, offset: int, limit: int) -> tuple[str, int, int]:
+    """At most `limit` characters from `offset`, where they end, and how many follow."""
+    text = whole[offset : offset + limit]
+    end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
+    return text, end, max(0, len(whole) - end)
 
 
 async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
