@@ -201,7 +201,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
             raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
         log.warning("Not attached to the resident server, serving on its own instead: %s", error)
         return None
-    log.info("Forwarding to %s; its sessions outlive this process", endpoint.label)
+    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
     from ..resident import ResidentProxy
 
     return ResidentProxy(settings, settings.attach, endpoint)

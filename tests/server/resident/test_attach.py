@@ -281,7 +281,7 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         alone = await call(host, "run_cell", code="input()", session_id=session)
         assert "this client does not support elicitation" in alone["text"]
     record = someone.record
-    assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
+    assert f"at {record['url']} (process {record['pid']}) handles all requests" in someone.stderr
     # Now by its address, for which it needs no token, and though there has to be one.
     named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "RMI_AGENT_ATTACH": "always"}
     async with someone.client(settings=named) as host:

@@ -367,7 +367,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
         family = [server, *server.children(recursive=True)]
         stopped = someone.run("stop")
         assert (stopped.returncode, stopped.stderr) == (0, "")
-        assert f"(process {record['pid']}) has ended" in stopped.stdout
+        assert f"(process {record['pid']}) has stopped" in stopped.stdout
         assert still_running(family, 0) == []
         assert someone.run("status").returncode == 3
         log = (someone.state / "resident.log").read_text("utf-8")
