@@ -30,6 +30,7 @@ from ..hosts import (
     UnusableFile,
     bridge_entry,
     checked_url,
+    config_file,
     describe,
     env_of,
     environment,
@@ -49,7 +50,6 @@ from ..hosts import (
     without_entry,
     write_change,
 )
-from ..hosts import config_file as hostfile
 from ..resident import check_supported
 from ..settings import Attach, load
 from .options import NotebooksDir, ProjectsDir
@@ -131,7 +131,7 @@ def install(
     was_here = chosen.is_here
     try:
         check_options(chosen, local, remote, env)
-        file = hostfile.read(chosen.config, chosen.comments)
+        file = config_file.read(chosen.config, chosen.comments)
         old = file.part(chosen.section, dict).get(name)
         if old is not None and not force:
             check_owner(file, name, old, remote.url)

@@ -183,7 +183,7 @@ async def on_stdio(settings: Settings) -> int:
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:
-    """The proxy to the resident server; None if this process serves by itself.
+    """The proxy to the resident server; None if this process serves on its own.
 
     Raises:
         BadSettings: attaching is required but not possible.
