@@ -1,14 +1,19 @@
-"""The errors of this package, and messages for errors of the operating system.
+"""The errors of this floor, and messages for errors of the operating system.
 
-KernelError
-├─ KernelStartError         the kernel did not answer in time, or ended before it answered
-├─ DeadKernelError          the process is gone
-├─ PoolExhaustedError       every kernel, or every session of the caller, is busy
-└─ StoreError               the store shared by several servers can't be reached
-SessionNotFoundError        no such session, or not the caller's
+KernelError              what was asked for can't be done; the text says why and what to do next
+├─ SessionNotFoundError  no such session, or it is not the caller's: the text does not say which
+├─ KernelStartError      there is no kernel: it did not start or answer, or can't be attached to
+├─ DeadKernelError       the kernel's process is gone, and the session's variables with it
+├─ ServerError           a Jupyter Server refused or did not answer; callers of sessions get a
+│                        KernelStartError or DeadKernelError instead
+├─ StoreError            the store of sessions that servers share can't be used: try again later
+├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
+└─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
+   └─ MeetsPreload       fork/pool.py: the user has other versions of the preloaded modules
 
-Failures of user code never raise one of these: they are data in the cell and in the `Reply`,
-even if the code killed its kernel or ignored its interrupts.
+The texts name settings, folders and URLs of the server, but no secrets: show them to callers that
+may use a session, and to nobody else. Failures of user code never raise one of these: they are data
+in the cell and in the `Reply`, even if the code killed its kernel or ignored its interrupts.
 """
 
 from __future__ import annotations
@@ -17,7 +22,11 @@ import errno
 
 
 class KernelError(Exception):
-    """A kernel could not do what was asked of it."""
+    """What was asked for can't be done; the text says why and what to do next."""
+
+
+class SessionNotFoundError(KernelError):
+    """The caller has no open session with this id."""
 
 
 class KernelStartError(KernelError):
@@ -28,16 +37,29 @@ class DeadKernelError(KernelError):
     """The kernel's process is gone."""
 
 
-class PoolExhaustedError(KernelError):
-    """Every kernel, or every session that the caller may have, stayed busy for too long."""
+class ServerError(KernelError):
+    """A request to a Jupyter Server failed.
+
+    Attributes:
+        status: HTTP status of the answer; 0 if there was none.
+        gone: whether nothing listens at the server's address.
+    """
+
+    def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
+        super().__init__(text)
+        self.status, self.gone = status, gone
 
 
 class StoreError(KernelError):
     """The store of the sessions shared by servers can't be reached, or is not a valid store."""
 
 
-class SessionNotFoundError(Exception):
-    """The caller has no open session with this id."""
+class NotSent(KernelError):
+    """The project's files could not be sent; the text says why."""
+
+
+class CannotFork(KernelError):
+    """A kernel can't be forked and has to be started in the ordinary way."""
 
 
 # What to do about errors of the operating system, by errno.

@@ -18,8 +18,8 @@ from weakref import WeakValueDictionary
 from nbformat import NotebookNode
 
 from ..addresses import JupyterServer, RemoteKernel
-from ..errors import DeadKernelError, KernelError, StoreError
-from ..jupyter_server import Api, ServerError, server_of
+from ..errors import DeadKernelError, KernelError, ServerError, StoreError
+from ..jupyter_server import Api, server_of
 from ..kernel import Kernel
 from ..notebook import Recorder, is_open
 from ..session import ClosedSession, Elsewhere, Handover, Peers, Session, Sessions

@@ -3,13 +3,12 @@
 jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
-from .pool import PROGRAMS, TEMPLATES, CannotFork, Forked
+from .pool import PROGRAMS, TEMPLATES, Forked
 from .provisioner import PRELOAD
 
 __all__ = [
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",
-    "CannotFork",
     "Forked",
 ]

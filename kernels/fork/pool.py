@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from ..errors import CannotFork
 from ..process_tree import MARK, number_of, put_number
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,6 @@ OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "P
 
 
 Result = TypeVar("Result")
-
-
-class CannotFork(Exception):
-    """A kernel can't be forked and has to be started in the ordinary way."""
 
 
 class MeetsPreload(CannotFork):

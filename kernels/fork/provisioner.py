@@ -23,8 +23,9 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
+from ..errors import CannotFork
 from ..process_tree import MARK, put_number
-from .pool import PATIENCE, TEMPLATES, CannotFork, Forked, Request
+from .pool import PATIENCE, TEMPLATES, Forked, Request
 
 log = logging.getLogger(__name__)
 

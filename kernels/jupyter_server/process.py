@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from ..addresses import RemoteKernel
-from ..errors import KernelStartError
+from ..errors import KernelStartError, ServerError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
@@ -24,7 +24,6 @@ from .channels import Channels
 from .rest import (
     ANSWER,
     Api,
-    ServerError,
     channels_url,
     least_busy,
     server_of,

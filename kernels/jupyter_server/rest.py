@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from ..addresses import JupyterServer
-from ..errors import KernelError, KernelStartError
+from ..errors import KernelStartError, ServerError
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +36,6 @@ _starting: Counter[str] = Counter()
 _own: Counter[str] = Counter()  # kernels started by this process, by server
 _silent: dict[str, float] = {}  # servers that did not answer: when to ask them again
 _unusable: set[str] = set()  # servers skipped at the last kernel start
-
-
-class ServerError(KernelError):
-    """A request to a Jupyter Server failed.
-
-    Attributes:
-        status: HTTP status of the answer; 0 if there was none.
-        gone: whether nothing listens at the server's address.
-    """
-
-    def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
-        super().__init__(text)
-        self.status, self.gone = status, gone
 
 
 class Api:

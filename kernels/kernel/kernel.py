@@ -17,7 +17,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 
-from ..errors import DeadKernelError, KernelStartError
+from ..errors import DeadKernelError, KernelStartError, NotSent
 from ..inside import SET_UP, set_up_request
 from ..process import Launch
 from ..protocol import (
@@ -32,7 +32,7 @@ from ..protocol import (
     payloads,
     reply_of,
 )
-from ..remote import NotSent, Shipment
+from ..remote import Shipment
 from .exchange import Exchange
 from .factory import process_for
 

@@ -26,8 +26,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..addresses import RemoteKernel
-from ..errors import DeadKernelError, KernelStartError
-from ..fork import CannotFork, Forked
+from ..errors import CannotFork, DeadKernelError, KernelStartError
+from ..fork import Forked
 from ..process_tree import MARK, Family, measured, put_number, remove
 from ..protocol import weighed
 from .kernel_process import SetUp

@@ -29,10 +29,6 @@ MOST_FILES = 5_000
 NAMED = 5  # max left-out files named in a note
 
 
-class NotSent(Exception):
-    """The files could not be sent; the text says why."""
-
-
 @dataclass(frozen=True)
 class Found:
     """The files of a project.

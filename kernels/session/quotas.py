@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import PoolExhaustedError
+from ..errors import KernelError
 
 LOCAL = "local"  # the only principal if callers are not told apart; it has no quota
 
@@ -49,7 +49,7 @@ class Quotas:
         """Wait until the principal may have one more session, and count it.
 
         Raises:
-            PoolExhaustedError: no place came free in time.
+            KernelError: no place came free in time.
         """
         most = sys.maxsize if principal == LOCAL or not self._most else self._most
         share = self._shares.setdefault(principal, Share(asyncio.Semaphore(most)))
@@ -61,7 +61,7 @@ class Quotas:
                 await share.places.acquire()
             share.held += 1
         except TimeoutError:
-            raise PoolExhaustedError(
+            raise KernelError(
                 f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
                 f" none came free within {self._patience:g} s. Wait for a run to end, interrupt one"
                 " or close a session (list_sessions shows them), then try again."

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ..addresses import JupyterServer
-from ..errors import PoolExhaustedError, SessionNotFoundError
+from ..errors import KernelError, SessionNotFoundError
 from ..fork import TEMPLATES
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, recover
@@ -144,7 +144,7 @@ class Sessions:
         """Open a session on a fresh kernel; its notebook names the `parent` that it resumes.
 
         Raises:
-            PoolExhaustedError: every kernel, or every session of the principal, is busy.
+            KernelError: every kernel, or every session of the principal, is busy.
             KernelStartError: no kernel could be started.
         """
         with tracer.start_as_current_span("kernel.lease"):
@@ -166,7 +166,7 @@ class Sessions:
         if self._stopping:  # shutdown began during this call
             self.pool.retire(kernel)
             self.quotas.give_back(principal)
-            raise PoolExhaustedError("The server is shutting down.")
+            raise KernelError("The server is shutting down.")
         self._open[session.id] = session
         log.info("A session is open", extra={"session": short(session.id)})
         return session
@@ -177,7 +177,7 @@ class Sessions:
         """Take over a session from another copy of the server.
 
         Raises:
-            PoolExhaustedError: every session of the principal is busy.
+            KernelError: every session of the principal is busy.
         """
         await self.quotas.take(principal)
         session = self._made(session_id, principal, kernel, begun)

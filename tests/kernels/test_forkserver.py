@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpec
+from rmi_agent.kernels.errors import CannotFork
 from rmi_agent.kernels.fork import pool as templates
 from rmi_agent.kernels.fork import provisioner as forkserver
 from rmi_agent.kernels.fork.pool import TEMPLATES
@@ -294,7 +295,7 @@ async def test_few_templates_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: str) -> None:
-    with contextlib.ExitStack() as opened, pytest.raises(templates.CannotFork, match=why):
+    with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match=why):
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "x"]
         await TEMPLATES.fork(forkserver.in_other_words(command, launch, (), opened))
 
@@ -307,7 +308,7 @@ async def test_other_kernels_are_started_in_the_ordinary_way(
         assert not is_forked(running.process)
         assert await running.value("1 + 1") == 2
     assert "started, not forked: PYTHONPATH has a relative path" in caplog.text
-    with contextlib.ExitStack() as opened, pytest.raises(templates.CannotFork, match="not asked"):
+    with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match="not asked"):
         spec = KernelSpec(argv=["R", "--slave", "-f", "{connection_file}"])
         forkserver.in_other_words(spec.argv, {}, (), opened)
 
@@ -458,7 +459,7 @@ async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", place]
             launch = {"cwd": str(gone), "env": kernel_env(), "stdout": said, "stderr": said}
             request = forkserver.in_other_words(command, launch, (), opened)
-            with pytest.raises(templates.CannotFork, match="did not fork"):
+            with pytest.raises(CannotFork, match="did not fork"):
                 await TEMPLATES.fork(request)
             said.seek(0)
             assert said.read() == ""  # it would stand in some run's output
