@@ -16,18 +16,15 @@ from typing import Annotated, Any, NoReturn
 from cyclopts import Parameter
 
 from ..console import die, speak_plainly
-from ..errors import BadSettings
+from ..errors import BadSettings, ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
     FOLDERS,
     LOCAL_NAME,
     REMOTE_NAME,
     ConfigFile,
     Entry,
-    Failed,
     Host,
     HostName,
-    NotTried,
-    UnusableFile,
     bridge_entry,
     checked_url,
     describe,
@@ -250,10 +247,10 @@ def try_out(entry: Entry) -> bool:
     """Start the entry's server and print the result; False if it does not work."""
     try:
         tools = asyncio.run(tools_of(entry))
-    except NotTried as error:
+    except ProbeSkipped as error:
         print(f"- not tried: {error}")
         return True
-    except Failed as error:
+    except ProbeFailed as error:
         print(f"✗ {error}")
         print("  The entry stays. Run: rmi-agent-mcp-server doctor")
         return False

@@ -23,20 +23,15 @@ from ...kernels import Api, KernelError, Policy, Session, Sessions
 from .. import launch
 from ..auth import DEFAULT_NAME, given
 from ..console import speak_plainly
-from ..errors import BadSettings
-from ..hosts import (
-    Entry,
-    Failed,
-    Host,
-    NotTried,
-    address,
-    env_of,
-    hosts,
-    is_ours,
-    kind,
-    starts_us,
-    tools_of,
+from ..errors import (
+    AttachError,
+    BadSettings,
+    ProbeFailed,
+    ProbeSkipped,
+    StdoutPolluted,
+    UnusableFile,
 )
+from ..hosts import Entry, Host, address, env_of, hosts, is_ours, kind, starts_us, tools_of
 from ..hosts import config_file as hostfile
 from ..launch import make_folders
 from ..middleware import SMALL_FILES, whole_files_are_taken
@@ -44,7 +39,6 @@ from ..net import bind
 from ..resident import (
     RESTART,
     START,
-    AttachError,
     check,
     check_supported,
     found,
@@ -56,7 +50,7 @@ from ..sandboxing import chosen, left_open, told
 from ..settings import Settings, load
 from ..state_dir import TOKEN, private_text, token_file
 from .result import CheckResult
-from .stdio import StdoutPolluted, conversation
+from .stdio import conversation
 from .url import examine_url
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
@@ -296,7 +290,7 @@ async def of_host(host: Host) -> AsyncIterator[CheckResult]:
     """Check that a host's entries for this server work."""
     try:
         entries = ours_in(host)
-    except hostfile.UnusableFile as error:
+    except UnusableFile as error:
         yield CheckResult(
             host.title, False, str(error), f"Fix it: {host.title} can't read it either."
         )
@@ -331,9 +325,9 @@ async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
         return CheckResult(what, False, told, f"Run: {again} --url {entry['url']}")
     try:
         tools = await tools_of(entry)
-    except NotTried as error:
+    except ProbeSkipped as error:
         return CheckResult(what, None, f"not tried: {error}")
-    except Failed as error:
+    except ProbeFailed as error:
         there = address(entry)
         todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else f"Run: {again}"
         return CheckResult(what, False, str(error), todo)

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ..errors import BadSettings
-from ..hosts import Failed, checked_url, over_http, token_for
+from ..errors import BadSettings, ProbeFailed
+from ..hosts import checked_url, over_http, token_for
 from ..net import is_loopback
 from ..settings import Settings
 from .result import CheckResult
@@ -191,7 +191,7 @@ async def lists_tools(url: str, headers: dict[str, str]) -> CheckResult:
     path = f"/{url.rpartition('/')[2]}"
     try:
         tools = await over_http(url, headers, SECONDS)
-    except Failed as error:
+    except ProbeFailed as error:
         todo = "A proxy may hold streams back: turn its buffering off." if path == "/sse" else ""
         return CheckResult(f"URL {path}", False, str(error), todo)
     if "run_cell" not in tools:

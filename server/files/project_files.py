@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ...kernels import decoded, encoded
+from ..errors import NotAFileError, PathNotAllowedError, RootError
 from . import safe_open as beneath
 
 MOST = 10_000_000  # max bytes of a file
@@ -30,10 +31,6 @@ DATA = frozenset(
 )
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 LOOK = "list_python_files shows what is there."
-
-
-class PathNotAllowedError(Exception):
-    """The path can't be used; the text, in the original project's words, says what to do."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +187,9 @@ def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
     name = shown(file_name)
     try:
         yield
-    except beneath.RootError as error:
+    except RootError as error:
         raise root_is_gone(root, str(error)) from None
-    except beneath.NotAFileError:
+    except NotAFileError:
         raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LOOK}") from None
     except FileNotFoundError:
         raise PathNotAllowedError(f"Error: File not found: {name}. {LOOK}") from None

@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..errors import UnusableFile
+
 Config = dict[str, Any]
 Part = TypeVar("Part", Config, list[Any])
 
@@ -29,10 +31,6 @@ COMMENTS = re.compile(rf"{STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
 TRAILING_COMMAS = re.compile(rf"{STRING}|[\[{{:,][{SPACES}]*,|,(?=[{SPACES}]*[\]}}])", re.DOTALL)
 FIRST_INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-class UnusableFile(Exception):
-    """A file can't be read or written; the text names it and says why, in one line."""
 
 
 @dataclass(frozen=True)

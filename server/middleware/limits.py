@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...kernels import LOCAL
+from ..errors import RequestRefused
 from .connections import recognize
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, even if half of it is escaped
@@ -32,14 +33,6 @@ AT_ONCE_OF_ALL = 300  # open requests of all principals; beyond, each may have o
 AT_LEAST = 10  # open requests that every principal may have, whatever the others do
 
 Check = Callable[[bytes], str | None]
-
-
-class Refused(Exception):
-    """A request that is not served; `after` is the number of seconds before a retry."""
-
-    def __init__(self, status: int, text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.status, self.after = status, after
 
 
 class Allowance:
@@ -66,11 +59,11 @@ class Allowance:
         """Count a request if it is allowed now.
 
         Raises:
-            Refused: it is not.
+            RequestRefused: it is not.
         """
         if seconds := self.wait():
             after = math.ceil(seconds)
-            raise Refused(
+            raise RequestRefused(
                 429,
                 f"Too many requests: at most {self.per_minute} a minute are served"
                 f" (RMI_AGENT_RATE_LIMIT). Nothing was done; try again in {after} s.",
@@ -127,7 +120,7 @@ class Guard:
                 self._check_number(share)
                 await check_rate(share.allowance, waits=scope["path"].startswith("/messages"))
                 body = await self._read(share, scope, receive)
-            except Refused as refused:
+            except RequestRefused as refused:
                 await refusal(refused)(scope, receive, send)
             except ClientDisconnect:
                 return
@@ -166,7 +159,7 @@ class Guard:
         if sum(shares) > AT_ONCE_OF_ALL:
             most = min(most, max(AT_LEAST, AT_ONCE_OF_ALL // len(shares)))
         if share.open > most:
-            raise Refused(
+            raise RequestRefused(
                 429,
                 f"Too many requests at once: {most} of yours are open, and no more are served."
                 " Nothing was done; try again in 5 s, when some have ended.",
@@ -185,7 +178,7 @@ class Guard:
             share.held += counted(size) - mine
             mine = counted(size)
             if mine and share.held > HELD:
-                raise Refused(
+                raise RequestRefused(
                     429,
                     f"Too much at once: the bodies of your open requests may have {HELD / 1e6:g} MB"
                     " together. Nothing was done; try again in 5 s, when some have ended.",
@@ -203,7 +196,7 @@ class Guard:
         finally:
             share.held -= mine
         if found is not None:
-            raise Refused(400, found)
+            raise RequestRefused(400, found)
         return body
 
 
@@ -221,7 +214,7 @@ async def check_rate(allowance: Allowance, waits: bool) -> None:
     """Count a request; a legacy SSE client `waits` instead, since it disconnects on an error.
 
     Raises:
-        Refused: there were too many requests.
+        RequestRefused: there were too many requests.
     """
     if not waits:
         return allowance.check()
@@ -248,10 +241,10 @@ async def whole_body(
     `arrived` is called with the body's size as it grows, and may refuse it.
 
     Raises:
-        Refused: the body is too large or takes too long.
+        RequestRefused: the body is too large or takes too long.
         ClientDisconnect: the client has disconnected.
     """
-    too_large = Refused(
+    too_large = RequestRefused(
         413,
         f"The request is too large: its body may have at most {limit / 1e6:g} MB."
         " Nothing was done; send less at once.",
@@ -269,7 +262,7 @@ async def whole_body(
                     raise too_large
                 arrived(len(body))
     except TimeoutError:
-        raise Refused(
+        raise RequestRefused(
             408,
             f"The request's body took longer than {seconds:g} s to arrive. Nothing was done; send"
             " it again.",
@@ -288,7 +281,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def refusal(refused: Refused) -> Response:
+def refusal(refused: RequestRefused) -> Response:
     """A refusal as HTTP status, for programs, and MCP error, which clients show to their model."""
     error = ErrorData(code=INVALID_REQUEST, message=str(refused))
     headers = {} if refused.after is None else {"Retry-After": f"{refused.after:.0f}"}

@@ -14,7 +14,8 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Refused, refusal, replay
+from ..errors import RequestRefused
+from .limits import refusal, replay
 
 MOST = 200  # max sessions of one caller; each takes about 50 kB
 FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: its limit is half
@@ -124,9 +125,9 @@ class BoundedSessions:
         await self._app(ending, replay(b"", gone), unheard)
 
 
-def full() -> Refused:
+def full() -> RequestRefused:
     """The refusal of a new session when all of the caller's sessions are in use."""
-    return Refused(
+    return RequestRefused(
         429,
         f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close"
         " one of your clients, or try again in 5 s.",

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..errors import RequestRefused
 from .json_messages import has_more_values
-from .limits import Allowance, Refused, refusal, replay, whole_body
+from .limits import Allowance, refusal, replay, whole_body
 
 SECONDS = 5.0  # max seconds for a body to arrive
 BODIES = 32  # max bodies arriving at the same time; beyond, the oldest is dropped
@@ -82,7 +83,7 @@ class Door:
         try:
             self._allowance.check()
             body = await self._read(scope, receive) if self._body else b""
-        except Refused as refused:
+        except RequestRefused as refused:
             await refusal(refused)(scope, receive, send)
         except ClientDisconnect:
             return
@@ -94,14 +95,14 @@ class Door:
             async with self._waiting.arriving():
                 body = await whole_body(scope, receive, self._body, None)
         except TimeoutError:
-            raise Refused(
+            raise RequestRefused(
                 408,
                 f"The request's body did not arrive within {SECONDS:g} s, or too many others were"
                 " arriving. Nothing was done; send it again.",
                 1,
             ) from None
         if self._values is not None and has_more_values(body, self._values):
-            raise Refused(
+            raise RequestRefused(
                 400,
                 f"The request's JSON has more than {self._values} values. Nothing was done; send"
                 " fewer.",

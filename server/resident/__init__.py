@@ -5,20 +5,10 @@ Finds it, and forwards all of a stdio process's requests to it.
 
 from typing import TYPE_CHECKING
 
-from .discovery import (
-    FACTS_PATH,
-    RESTART,
-    START,
-    AttachError,
-    Facts,
-    check,
-    find_endpoint,
-    resident_endpoint,
-)
+from .discovery import FACTS_PATH, RESTART, START, Facts, check, find_endpoint, resident_endpoint
 from .record import (
     POLL_INTERVAL,
     Record,
-    Running,
     born,
     check_supported,
     found,
@@ -40,11 +30,9 @@ __all__ = [
     "POLL_INTERVAL",
     "RESTART",
     "START",
-    "AttachError",
     "Facts",
     "Record",
     "ResidentProxy",
-    "Running",
     "born",
     "check",
     "check_supported",

@@ -31,10 +31,10 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from ..errors import BadSettings
+from ..errors import AttachError, BadSettings, NoResidentServer
 from ..settings import Attach, Settings
 from ..state_dir import VERSION
-from .discovery import START, STOP, AttachError, Endpoint, NoResidentServer, find_endpoint
+from .discovery import START, STOP, Endpoint, find_endpoint
 from .record import found
 
 log = logging.getLogger(__name__)

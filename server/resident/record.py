@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import BadSettings
+from ..errors import AlreadyRunning, BadSettings
 from ..state_dir import private_folder, private_text, token_file
 
 if sys.platform != "win32":
@@ -60,14 +60,6 @@ class Record:
 
 
 FORMAT = TypeAdapter(Record)
-
-
-class Running(Exception):
-    """A resident server runs already."""
-
-    def __init__(self, record: Record) -> None:
-        super().__init__(f"A resident server runs already: process {record.pid}, {record.url}.")
-        self.record = record
 
 
 def check_supported() -> None:
@@ -165,7 +157,7 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold the per-user lock; waits for a server that is shutting down.
 
     Raises:
-        Running: a server runs already.
+        AlreadyRunning: a server runs already.
         BadSettings: this is Windows, or a server has been starting or stopping for `timeout` s.
     """
     check_supported()
@@ -174,7 +166,9 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     with open_lock() as descriptor:
         while not lock(descriptor, fcntl.LOCK_EX):
             if record := found():
-                raise Running(record)
+                raise AlreadyRunning(
+                    f"A resident server runs already: process {record.pid}, {record.url}."
+                )
             if time.monotonic() > until:
                 raise BadSettings(
                     f"Another resident server has been starting or stopping for {timeout:g} s."

@@ -14,8 +14,9 @@ import nbformat
 from nbconvert import HTMLExporter, PythonExporter
 from nbformat import NotebookNode
 
+from ..errors import UnreadableError
 from .index import Entry, shown
-from .model import LARGEST, UnreadableError, regular
+from .model import LARGEST, regular
 
 KINDS = {
     "ipynb": "application/x-ipynb+json",

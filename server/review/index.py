@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from ...kernels import JOURNAL_SUFFIX, is_recorded
-from .model import Cell, Notebook, UnreadableError, fingerprint, read
+from ..errors import UnreadableError
+from .model import Cell, Notebook, fingerprint, read
 
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels import encodable
+from ..errors import UnreadableError
 from ..plaintext import INVISIBLE
 
 LARGEST = 50_000_000  # max bytes of a notebook to open: parsing it blocks all of Python
@@ -36,10 +37,6 @@ MAGIC = {
 }
 HIDDEN = re.compile(f"[{INVISIBLE}]")
 MOST_PIXELS = 60_000_000  # max pixels of a picture: a small file can exhaust a browser's memory
-
-
-class UnreadableError(Exception):
-    """A file that can't be shown as a notebook; the text tells a person why."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Mount, Route
 
 from ...kernels import Sessions
+from ..errors import UnreadableError
 from .access import SHARED, ByFirstLink, ByToken, Viewer
 from .index import Entry, Index
-from .model import Cell, UnreadableError, fingerprint
+from .model import Cell, fingerprint
 from .responses import KEEP, base_of, check_origin, disposition, error_page, form, gone, picture
 from .sign_in import SignIn
 from .snapshot import Snapshot, look, unwritten

@@ -14,7 +14,7 @@ from fastmcp.server.dependencies import get_access_token
 
 from ...kernels import LOCAL, KernelError
 from ..auth import may_see
-from ..files import PathNotAllowedError
+from ..errors import PathNotAllowedError
 from ..refusals import Refusal
 from ..settings import Settings
 

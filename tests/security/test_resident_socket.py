@@ -14,7 +14,8 @@ import httpx2
 import pytest
 from rmi_agent.kernels import TIERS
 from rmi_agent.server.commands.serve import resident_proxy
-from rmi_agent.server.resident.discovery import AttachError, Endpoint
+from rmi_agent.server.errors import AttachError
+from rmi_agent.server.resident.discovery import Endpoint
 from rmi_agent.server.resident.record import Record, lease, local_socket
 from rmi_agent.server.settings import load
 from rmi_agent.server.state_dir import VERSION

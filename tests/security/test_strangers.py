@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastmcp import Client
+from rmi_agent.server.errors import RequestRefused
 from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
-from rmi_agent.server.middleware.limits import Refused, whole_body
+from rmi_agent.server.middleware.limits import whole_body
 
 from tests.security.conftest import ALICE, BOB, USERS, Served, request, served
 from tests.security.oauth import BACK, Signing
@@ -329,7 +330,7 @@ async def test_a_body_that_is_whole_comes_through_however_many_dawdle() -> None:
     for _ in range(10):
         async with waiting.arriving():
             assert await whole_body(scope, receive, 1000, None) == b"token=x"  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="too large"):
+    with pytest.raises(RequestRefused, match="too large"):
         await whole_body(scope, receive, 5, None)  # type: ignore[arg-type]
     for task in crowd:
         task.cancel()

@@ -21,10 +21,10 @@ from mcp_types import ElicitResult, ResourceTemplateReference
 from rmi_agent.server import App, load
 from rmi_agent.server.commands.resident import examined
 from rmi_agent.server.commands.serve import resident_proxy
-from rmi_agent.server.errors import BadSettings
+from rmi_agent.server.errors import AttachError, BadSettings
 from rmi_agent.server.resident import discovery
 from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import AttachError, Facts, check, check_version
+from rmi_agent.server.resident.discovery import Facts, check, check_version
 from rmi_agent.server.resident.record import Record, lease, publish
 from rmi_agent.server.settings import Settings
 from rmi_agent.server.state_dir import PACKAGE, VERSION

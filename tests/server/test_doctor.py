@@ -20,8 +20,9 @@ from rmi_agent.server import load
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.doctor.checks import of_host, of_port, of_resident, of_token, report, writable
 from rmi_agent.server.doctor.result import CheckResult
-from rmi_agent.server.doctor.stdio import StdoutPolluted, conversation
+from rmi_agent.server.doctor.stdio import conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
+from rmi_agent.server.errors import StdoutPolluted
 from rmi_agent.server.hosts.catalog import Host, host_of
 from rmi_agent.server.resident import record as resident
 

@@ -23,6 +23,7 @@ from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.cli import app
+from rmi_agent.server.errors import UnusableFile
 from rmi_agent.server.hosts import config_file as hostfile
 from rmi_agent.server.hosts import entry as entries
 from rmi_agent.server.hosts.catalog import Host, host_of, hosts
@@ -295,7 +296,7 @@ def test_a_config_that_is_nested_too_deeply_to_be_written_is_refused(home: Path)
     config: dict[str, Any] = {}
     for _ in range(5000):
         config = {"a": config}
-    with pytest.raises(hostfile.UnusableFile, match="too many brackets"):
+    with pytest.raises(UnusableFile, match="too many brackets"):
         hostfile.read(home / "c.json").text_with(config)
     del config
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels.notebook.encoding import decoded
+from rmi_agent.server.errors import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
-from rmi_agent.server.files.project_files import MOST, PathNotAllowedError
+from rmi_agent.server.files.project_files import MOST
 
 ORDINARY = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to root"

@@ -21,10 +21,9 @@ import psutil
 import pytest
 from rmi_agent.server import load, logs
 from rmi_agent.server.commands.resident import examined, in_background
-from rmi_agent.server.errors import BadSettings
+from rmi_agent.server.errors import AlreadyRunning, AttachError, BadSettings
 from rmi_agent.server.resident import record as resident
 from rmi_agent.server.resident.discovery import (
-    AttachError,
     Endpoint,
     check_owner,
     resident_endpoint,
@@ -32,7 +31,6 @@ from rmi_agent.server.resident.discovery import (
 from rmi_agent.server.resident.record import (
     SOCKET_PATH_LIMIT,
     Record,
-    Running,
     found,
     lease,
     local_socket,
@@ -69,7 +67,7 @@ def test_a_server_is_found_as_long_as_it_holds_the_lock(state: Path) -> None:
     with lease():
         publish(of_this_process())
         assert found() == of_this_process()
-        with pytest.raises(Running, match=str(os.getpid())), lease():
+        with pytest.raises(AlreadyRunning, match=str(os.getpid())), lease():
             pass
     assert found() is None
     assert not record_file().exists()
