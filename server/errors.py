@@ -11,7 +11,7 @@ UnusableFile               a host's config can't be read or written: `install` c
 ProbeFailed                a server's entry does not work: `install` and `doctor` say why
 ProbeSkipped               only the host can try it, so nothing is known about it
 StdoutPolluted             the stdio server of `doctor` wrote something else than the protocol
-Refusal                    refusals.py, as it needs FastMCP, which takes 1.5 s to import: a tool
+Refusal(ToolError)         refusals.py, as it needs FastMCP, which takes 1.5 s to import: a tool
                            call can't be carried out; for the model that called
 PathNotAllowedError        a name is no file that the caller may have: becomes a `Refusal`
 RootError                  the projects folder is gone: becomes a `PathNotAllowedError`

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-import httpx2
 from anyio.from_thread import start_blocking_portal
 from cyclopts import Parameter
 from fastmcp.exceptions import ToolError
-from mcp import MCPError
 
 from ..client import OnQuestion, RmiMcpClient
+from ..errors import FAILURES, NoModelError
 from ..terminal import Questions, Screen, exit_code, is_terminal, recorded, write
 from .check import check as run_check
 from .repl import Repl
@@ -63,7 +62,7 @@ def call(
         code = fail(str(error))
     except PermissionError as error:
         code = fail(f"Can't talk to {server}: {error}")
-    except (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+    except FAILURES as error:
         where = server or "the embedded server"
         code = fail(
             f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
@@ -138,7 +137,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
                 code = Repl(portal, client, timeout, questions).run()
-        except (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
         except KeyboardInterrupt:
             code = 130
@@ -161,7 +160,7 @@ def chat(
 ) -> None:
     """Talk with a language model that runs Python here. Through a pipe, answer and leave."""
     try:
-        from ..chat import Chat, Keys, NoModelError, choose, converse, unreadable
+        from ..chat import Chat, Keys, choose, converse, unreadable
     except ImportError as error:
         if not (error.name or "").startswith("pydantic_ai"):
             raise
