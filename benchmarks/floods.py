@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from tests.hostile.floods import FLOODS, TIMEOUT, Flooded, flooded
-from tests.security.conftest import USERS, served
 from tests.server.conftest import fill
+from tests.server.served import USERS, served
 
 SLOWEST = 0.5  # seconds
 GROWTH = 64_000_000  # bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastmcp import Client
 
-from tests.security.conftest import ALICE, Served
+from tests.server.served import ALICE, Served
 
 TIMEOUT = 5.0  # seconds, of each cell
 SEND = (

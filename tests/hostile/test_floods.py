@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.hostile.floods import FLOODS, TIMEOUT, flooded
-from tests.security.conftest import USERS, Served, served
 from tests.server.conftest import fill
+from tests.server.served import USERS, Served, served
 
 pytestmark = [
     pytest.mark.anyio,

@@ -17,8 +17,8 @@ from mcp_types import ElicitResult, InputRequiredResult, ResourceTemplateReferen
 from rmi_agent.kernels import LOCAL, Config, KernelError, SessionNotFoundError, Sessions
 
 from tests.conftest import cell, launch
-from tests.security.conftest import ALICE, BOB, TEXT, USERS, bearer, served
 from tests.server.conftest import fill
+from tests.server.served import ALICE, BOB, TEXT, USERS, bearer, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 UNKNOWN = "AAAAAAAAAAAAAAAA"  # of the form that ids have

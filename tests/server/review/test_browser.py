@@ -1,0 +1,230 @@
+"""The pages in a real browser: for everybody's eyes and hands, and while things run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fastmcp import Client
+from playwright.sync_api import Browser, Page, expect
+from rmi_agent.kernels.notebook.journal import Journal
+
+from tests.server.auth.oauth import ALICE as SERVED_ALICE
+from tests.server.conftest import fill
+from tests.server.review.browser import NEEDED, idle, signed_in, started, until
+from tests.server.review.conftest import ALICE, NAME, code, data, on_a_port, png, stream, write
+from tests.server.served import USERS, served
+
+pytestmark = [pytest.mark.slow, NEEDED]
+TABLE = "<table><thead><tr><th>x</th></tr></thead><tbody><tr><td>7</td></tr></tbody></table>"
+LONG = "value = " + " + ".join(f"number_{n}" for n in range(40))
+TRACEBACK = (
+    "\x1b[31m---------\x1b[39m\n\x1b[31mZeroDivisionError\x1b[39m \x1b[38;5;28;01mTraceback\x1b[39;00m\n"
+    "\x1b[43m1\x1b[49m\x1b[43m/\x1b[49m\x1b[32m0\x1b[39m \x1b[38;2;250;250;10mpale\x1b[0m \x1b[7minverse\x1b[0m"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def sessions(folder: Path) -> Iterator[Path]:
+    """One with everything that a page can show, and others that make the list long."""
+    running = code("while True: pass", status="")
+    running["metadata"] = {"execution": {"iopub.execute_input": "2026-11-22T16:10:07Z"}}
+    path = write(
+        folder,
+        NAME,
+        {"cell_type": "markdown", "source": "# A *title*"},
+        code("# a remark\nimport math\n@dec\nclass A:\n    'doc'\n    x = 3.5e1 if None else f(1)"),
+        code("%time print('x')\n" + LONG, stream("a line\n" * 60), stream("careful\n", "stderr")),
+        code("plot()", data("image/png", png(), **{"text/plain": "<Figure size 3x2>"})),
+        code("df", data("text/html", TABLE)),
+        code("1/0", {"output_type": "error", "traceback": [TRACEBACK]}, status="error"),
+        code("slow()", status="timeout", notes=["The run timed out after 2 s."]),
+        code("chart", data("application/vnd.plotly.v1+json", {"data": []})),
+        code("nothing", status="dead"),
+        code("many()", *(stream(f"{n}\n", ("stdout", "stderr")[n % 2]) for n in range(130))),
+        running,
+    )
+    journal = Journal(path)
+    journal.note(0, b"")
+    (folder / "broken.ipynb").write_text("{")
+    for number in range(55):
+        write(folder, f"20261101-0000{number}-s{number}-abc123", code(f"x = {number}"))
+    yield folder
+    journal.remove()
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds on a page, and whether it has to be scrolled sideways."""
+    found = [
+        f"{page.url} {one['id']}: {one['nodes'][0]['target']} {one['nodes'][0]['failureSummary']}"
+        for one in Axe().run(page).response["violations"]
+    ]
+    wide, window = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    return found + ([f"{page.url} is {wide} wide in {window}"] if wide > window else [])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_barrier_in_either_scheme_on_a_phone_or_a_desk(
+    sessions: Path, browser: Browser, scheme: str
+) -> None:
+    found: list[str] = []
+
+    def looked(page: Page) -> None:
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            idle(page)
+            found.extend(violations(page))
+
+    with on_a_port(sessions) as url:
+        context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(url)
+        looked(page)
+        page.get_by_label("Your token").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_be_visible()
+        looked(page)
+        page.close()
+        page = signed_in(context, f"{url}/", ALICE)
+        looked(page)
+        page.get_by_label("Search").fill("no such thing")
+        page.get_by_label("Search").press("Enter")
+        expect(page.get_by_text("No session is like that")).to_be_visible()
+        looked(page)
+        for path in ("/sessions/broken", "/sessions/x", f"/sessions/{NAME}"):
+            page.goto(url + path)
+            for details in page.locator("details summary").all():
+                details.click()
+            looked(page)
+        page.get_by_role("button", name="Make a link").click()
+        looked(page)
+        link = page.get_by_role("textbox").input_value()
+        stranger = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+        page = stranger.new_page()
+        for path in (link, link + "x"):
+            page.goto(path)
+            looked(page)
+        stranger.close()
+        context.close()
+    assert found == []
+
+
+def test_everything_is_done_by_keyboard(sessions: Path, browser: Browser) -> None:
+    with on_a_port(sessions) as url:
+        context = browser.new_context()
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = signed_in(context, f"{url}/", ALICE)
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(page.get_by_label("Search")).to_be_focused()
+        page.keyboard.type("apples")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{url}/?q=apples*")
+        page.goto(f"{url}/sessions/{NAME}")
+        button = page.get_by_role("button", name="Copy code of cell 2")
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(button).to_have_text("Copied")
+        expect(button).to_be_focused()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("# a remark\nimport math") and copied.endswith("f(1)")
+        # A box that scrolls sideways is reached and scrolled, too.
+        page.set_viewport_size({"width": 360, "height": 800})
+        box = page.locator("#code-3")
+        box.scroll_into_view_if_needed()
+        expect(box).to_have_attribute("tabindex", "0")
+        box.focus()
+        page.keyboard.press("ArrowRight")
+        until(page, "document.querySelector('#code-3').scrollLeft > 0")
+        page.get_by_text("Open in Jupyter, share").press("Enter")
+        page.get_by_role("button", name="Copy command").press("Enter")
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert command == f"jupyter lab {sessions / NAME}.ipynb"
+        page.get_by_role("button", name="Sign out").press("Enter")
+        expect(page.get_by_label("Your token")).to_be_focused()
+        context.close()
+
+
+def test_code_is_copied_where_browsers_have_no_clipboard_for_pages(
+    sessions: Path, browser: Browser
+) -> None:
+    with on_a_port(sessions) as url:
+        context = browser.new_context()
+        context.grant_permissions(["clipboard-read"])
+        context.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false})")
+        page = signed_in(context, f"{url}/sessions/{NAME}", ALICE)
+        page.get_by_role("button", name="Copy all code").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("# a remark") and "plot()\n\ndf\n\n1/0" in copied
+        context.close()
+
+
+def test_a_session_is_followed_while_it_runs_and_over_a_restart_of_the_server(
+    tmp_path: Path, browser: Browser
+) -> None:
+    projects = fill(tmp_path)
+    go = projects / "go"
+    source = (
+        "import pathlib, time\nfor n in range(80): print('line', n)\nprint('waiting', flush=True)\n"
+        "while not pathlib.Path('go').exists(): time.sleep(0.05)\nprint('went on')\n1 / 0"
+    )
+
+    def ran(url: str) -> None:
+        async def cells() -> None:
+            async with Client(f"{url}/mcp", auth=SERVED_ALICE) as client:
+                first = await client.call_tool("run_cell", {"code": "x = 1"})
+                session = (
+                    first.data["session_id"]
+                    if isinstance(first.data, dict)
+                    else first.data.session_id
+                )
+                await client.call_tool("run_cell", {"code": source, "session_id": session})
+
+        asyncio.run(cells())
+
+    context = browser.new_context(viewport={"width": 1000, "height": 600})
+    with served(projects, RMI_AGENT_TOKENS=USERS) as server:
+        running = threading.Thread(target=ran, args=(server.url,))
+        page = signed_in(context, f"{server.url}/", SERVED_ALICE)
+        expect(page.get_by_text("Nothing was run yet")).to_be_visible()
+        running.start()
+        # The list follows, too.
+        page.get_by_role("link", name="x = 1").click()
+        second = page.get_by_role("article", name="Cell 2")
+        expect(second.get_by_text("waiting", exact=False).first).to_be_visible()
+        expect(second.locator(".badge")).to_contain_text("running")
+        expect(page.locator("#summary")).to_contain_text("live")
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        go.touch()
+        expect(second.locator(".badge")).to_contain_text("error")
+        expect(second).to_contain_text("went on")
+        expect(second).to_contain_text("ZeroDivisionError")
+        expect(page.locator("#told")).to_contain_text("Cell 2 finished: error")
+        # Who was at the end is there still.
+        until(page, "innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
+        page.evaluate("scrollTo(0, 0)")
+        running.join(30)
+        port = server.port
+    expect(page.locator("#connection")).to_contain_text(
+        "Connection lost, trying again", timeout=15_000
+    )
+    with served(projects, port=port, RMI_AGENT_TOKENS=USERS):
+        expect(page.locator("#connection")).to_be_empty(timeout=20_000)
+        expect(page.locator("#summary")).not_to_contain_text("live")
+        assert page.evaluate("scrollY") == 0
+        expect(second).to_contain_text("went on")
+    context.close()
