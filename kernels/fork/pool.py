@@ -28,15 +28,12 @@ import psutil
 
 from ..errors import CannotFork
 from ..process_tree import MARK, number_of, put_number
+from .zygote import ANSWER, FORK, LENGTH, MEETS_PRELOAD, RETIRE
 
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
 PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"))  # all our files that a template reads
-FORK, RETIRE = b"f", b"r"  # commands to a template
-LENGTH = struct.Struct("!i")
-ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
-MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of the template's modules
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 PATIENCE = 10.0  # timeout of a request for a kernel, in seconds
@@ -53,7 +50,7 @@ UNKNOWN = 255  # exit code of a kernel whose template ended first
 # end with its parent, which to Linux is the thread that started it: this thread stays.
 SPAWNER = ThreadPoolExecutor(1, "templates")
 # Variables that differ from kernel to kernel and that no library reads on import.
-OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "RMI_AGENT_KERNEL", "KERNEL_ID", "PWD", "OLDPWD")
+OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
 
 
 Result = TypeVar("Result")

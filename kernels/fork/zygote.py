@@ -43,10 +43,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 MARK = "RMI_AGENT_KERNEL"  # environment variable, rewritten in place for other processes to read
 FILE_LOCKS = 10  # RLIMIT_LOCKS: see `process_tree/reaper.py`
 PATIENCE = 5.0  # max seconds to wait for the next part of a request
-RETIRE = b"r"
+FORK, RETIRE = b"f", b"r"  # commands to a template
 LENGTH = struct.Struct("!i")
-ANSWER = struct.Struct("!ci")
-MEETS_PRELOAD, MEETS_ALL = 1, 2  # in an `m`: which modules the user has other versions of
+ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
+MEETS_PRELOAD, MEETS_ALL = 1, 2  # the user has other versions of the template's modules
 DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
 FILES: list[str] = []  # files of the loaded modules, once all are loaded

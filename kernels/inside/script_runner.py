@@ -41,10 +41,10 @@ PAYLOAD = "rmi_agent.script"
 class Script:
     """Runs one script at a time in this kernel's `__main__`."""
 
-    def __init__(self, shell: Any, raw: list[int], environment: dict[str, str]) -> None:
+    def __init__(self, shell: Any, raw: list[int], environment: dict[str, str | None]) -> None:
         self.shell = shell
         self.raw = raw
-        self.environment = {name: environment.get(name) for name in IPYKERNELS}
+        self.environment = environment
         self.kernels_names = set(shell.user_ns)
         self.depth = 0  # stack frames below a script's first, once counted
 
@@ -298,10 +298,6 @@ def children() -> set[Any]:
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 BUILTINS = ("input", "exit", "quit", "get_ipython", "display")
-
-
-# Variables that ipykernel sets for cells: colours on, pagers off.
-IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 
 
 def set_environment(values: dict[str, str | None]) -> dict[str, str | None]:

@@ -31,7 +31,9 @@ HELD = 20_000_000  # max characters of a stream that a kernel keeps in memory
 REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
 
 
-def install(shell: Any, raw_output: bool, environment: dict[str, str], output_limit: int) -> None:
+def install(
+    shell: Any, raw_output: bool, environment: dict[str, str | None], output_limit: int
+) -> None:
     """Prepare a fresh kernel: hook up the script runner, make iopub lossless and bounded.
 
     Args:
@@ -41,7 +43,7 @@ def install(shell: Any, raw_output: bool, environment: dict[str, str], output_li
             output is not lost when the process dies.
         output_limit: max characters of one message's text; longer ones are truncated. 0 is no
             limit.
-        environment: the variables among `IPYKERNELS` that the process was started with.
+        environment: variables that ipykernel has changed, as they were before; None is unset.
     """
     # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")

@@ -39,7 +39,7 @@ from .factory import process_for
 log = logging.getLogger(__name__)
 
 GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
-# Variables that ipykernel changes, and that inside/script_runner.py restores for scripts.
+# Variables that ipykernel sets (colours on, pagers off) and that scripts have as given.
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
@@ -358,7 +358,7 @@ class Kernel:
         if not self.is_python:
             return
         raw = self.process.raw.is_open and self.process.pid is not None
-        changed = {name: self.launch.env[name] for name in IPYKERNELS if name in self.launch.env}
+        changed = {name: self.launch.env.get(name) for name in IPYKERNELS}
         arguments = [raw, changed, self.launch.output_limit]
         more = self.process.more_to_set_up()
         if not self.process.is_here:

@@ -3,14 +3,15 @@
 Knows neither processes nor channels.
 """
 
-from .outputs import Displays, Outputs, encodable, in_parts
-from .reply import Message, Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
+from .outputs import PARTS, Displays, Message, Outputs, encodable, in_parts
+from .reply import Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
 from .weighing import HEAD_MOST, Weight, memory_of, weighed
 
 __all__ = [
     "HEAD_MOST",
+    "PARTS",
     "Displays",
     "Message",
     "OnQuestion",

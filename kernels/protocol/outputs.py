@@ -19,6 +19,7 @@ from .terminal_text import StreamText
 from .weighing import HELD_MOST, Weight, weight_of
 
 Message = dict[str, Any]
+PARTS = ("header", "parent_header", "metadata", "content")
 Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
 
 OUTPUTS_MOST = 10_000  # max outputs of one cell; text is still added to existing streams

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .outputs import encodable
+from .outputs import Message, encodable
 
-Message = dict[str, Any]
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
 NAME_MOST = 200  # max characters of an error's name
