@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from filelock import AsyncFileLock, Timeout
 from key_value.aio.errors import BaseKeyValueError, DeserializationError
 from key_value.aio.stores.filetree import FileTreeStore
 
@@ -121,18 +119,19 @@ class FolderStore:
         """An operating system lock on a file, released when the holder's process ends."""
         # Many keys share a file: a file per session could never be deleted safely.
         path = self._folder / "locks" / f"{sum(key.encode()) % 64}"
+        # Not in threads: waiting would use up the threads that lock holders need.
+        lock = AsyncFileLock(
+            path, LOCK_SECONDS, 0o600, poll_interval=LOOK_EVERY, run_in_executor=False
+        )
         with self._told():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                await lock.acquire()
+            except Timeout:
+                raise StoreError(f"{path} has been locked for {LOCK_SECONDS:g} s") from None
         try:
-            until = time.monotonic() + LOCK_SECONDS
-            while not locked(descriptor):
-                if time.monotonic() > until:
-                    raise StoreError(f"{path} is locked by somebody for too long")
-                # Poll: waiting in threads would use up the threads that lock holders need.
-                await asyncio.sleep(LOOK_EVERY)
             yield
         finally:
-            os.close(descriptor)
+            await lock.release()
 
     async def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -158,22 +157,6 @@ async def finished(work: Coroutine[Any, Any, Result]) -> Result:
     except asyncio.CancelledError:
         await asyncio.gather(working, return_exceptions=True)
         raise
-
-
-def locked(descriptor: int) -> bool:
-    """Lock a file through this descriptor; False if another descriptor holds the lock."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 class RedisStore:
