@@ -11,7 +11,6 @@ import json
 import logging
 import secrets
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -239,10 +238,7 @@ class Store:
     def _create(self) -> None:
         with self._creating:
             if not self._path.exists():
-                folder = self._path.parent
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if sys.platform != "win32":
-                    folder.chmod(0o700)
+                kept.private_folder(self._path.parent)
                 self._path.touch(mode=0o600)  # SQLite's journal gets the same mode
 
     def _import_json(self, old: Path) -> None:

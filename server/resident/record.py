@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import AlreadyRunning, BadSettings
-from ..state_dir import private_folder, private_text, token_file
+from ..state_dir import create_private, private_folder, private_text, token_file
 
 LOCK_TIMEOUT = 60.0  # max seconds to wait while another server starts or stops
 POLL_INTERVAL = 0.05  # seconds between attempts to get the lock or find the server
@@ -123,11 +123,10 @@ def found() -> Record | None:
 
 
 def publish(record: Record) -> None:
-    """Write the record so that clients find the server; a half-written one counts as none."""
+    """Write the record so that clients find the server."""
     private_folder()
-    descriptor = os.open(record_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(FORMAT.dump_json(record))
+    withdraw()
+    create_private(record_file(), FORMAT.dump_json(record).decode())
 
 
 def withdraw() -> None:
