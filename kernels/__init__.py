@@ -12,12 +12,14 @@ from .errors import (
     SessionNotFoundError,
     StoreError,
     next_step,
+    reason,
 )
 from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
+from .regular_file import regular_file
 from .sandbox import (
     TIERS,
     Policy,
@@ -75,6 +77,8 @@ __all__ = [
     "language_of",
     "lets_signals_out",
     "next_step",
+    "reason",
     "recorded",
+    "regular_file",
     "why_not",
 ]

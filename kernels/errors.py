@@ -91,5 +91,6 @@ def start_error(error: Exception) -> KernelStartError:
 
 
 def reason(error: Exception) -> str:
-    """A short description of an error: the system's message, its text, or its class name."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """An error in one line: the system's message, its text's first line, or its class name."""
+    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -17,7 +17,7 @@ from filelock import AsyncFileLock, Timeout
 from key_value.aio.errors import BaseKeyValueError, DeserializationError
 from key_value.aio.stores.filetree import FileTreeStore
 
-from ..errors import StoreError
+from ..errors import StoreError, reason
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -140,10 +140,8 @@ class FolderStore:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise StoreError(f"{self.where} can't be used: {error.strerror or error}") from None
-        except BaseKeyValueError as error:
-            raise StoreError(f"{self.where} can't be used: {error}") from None
+        except (OSError, BaseKeyValueError) as error:
+            raise StoreError(f"{self.where} can't be used: {reason(error)}") from None
 
 
 async def finished(work: Coroutine[Any, Any, Result]) -> Result:
@@ -245,5 +243,4 @@ class RedisStore:
         try:
             yield
         except (RedisError, OSError, TimeoutError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(f"{self.where} can't be used: {why}") from None
+            raise StoreError(f"{self.where} can't be used: {reason(error)}") from None

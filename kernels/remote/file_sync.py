@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..process import RemoteOptions
+from ..regular_file import regular_file
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -180,17 +181,12 @@ def parts(root: Path, names: list[str]) -> Iterator[list[list[Any]]]:
 def pieces_of(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes in pieces: one empty piece if it is empty, none if it is gone."""
     try:
-        with open(path, "rb", opener=without_links) as file:
+        with open(path, "rb", opener=regular_file) as file:
             yield file.read(PIECE)
             while piece := file.read(PIECE):
                 yield piece
     except OSError:
         return
-
-
-def without_links(path: str, flags: int) -> int:
-    """Open a file (an `opener`), unless it has become a symlink."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 class Digests:
@@ -202,10 +198,8 @@ class Digests:
     def of(self, path: Path) -> str:
         """Return the SHA-256 of a file's bytes; empty if it can't be read."""
         try:
-            with open(path, "rb", opener=without_links) as file:
+            with open(path, "rb", opener=regular_file) as file:
                 status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return ""
                 state = (status.st_ino, status.st_size, status.st_mtime_ns)
                 known = self._known.get(path)
                 if known is None or known[0] != state:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...kernels import encodable
+from ...kernels import encodable, regular_file
 from ..errors import UnreadableError
 from ..plaintext import INVISIBLE
 
@@ -166,15 +165,12 @@ def regular(path: Path, most: int | None) -> bytes:
     Raises:
         UnreadableError: it is something else, too large, or can't be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError("It is not a file.")
-            if most is not None and status.st_size > most:
+        with open(path, "rb", opener=regular_file) as file:
+            size = os.fstat(file.fileno()).st_size
+            if most is not None and size > most:
                 raise UnreadableError(
-                    f"It has {status.st_size / 1e6:,.0f} MB, and up to {most / 1e6:,.0f} can be"
+                    f"It has {size / 1e6:,.0f} MB, and up to {most / 1e6:,.0f} can be"
                     " shown here. Download the notebook, or open it in Jupyter."
                 )
             return file.read()
