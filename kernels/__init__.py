@@ -11,6 +11,7 @@ from .errors import (
     KernelStartError,
     SessionNotFoundError,
     StoreError,
+    by_cause,
     next_step,
     reason,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "StreamText",
     "Takeover",
     "Tier",
+    "by_cause",
     "decoded",
     "encodable",
     "encoded",

@@ -19,6 +19,11 @@ in the cell and in the `Reply`, even if the code killed its kernel or ignored it
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from typing import TypeVar
+
+Cause = type[BaseException] | tuple[type[BaseException], ...] | str
+Entry = TypeVar("Entry")
 
 
 class KernelError(Exception):
@@ -88,6 +93,19 @@ def start_error(error: Exception) -> KernelStartError:
     """The error for a caller when the operating system prevented a kernel from starting."""
     step = next_step(error) or "Try again; if it happens again, the server's log says more."
     return KernelStartError(f"A kernel could not be started: {reason(error)}. {step}")
+
+
+def by_cause(error: BaseException, table: Iterable[tuple[Cause, Entry]]) -> Entry:
+    """The first entry of a table whose type or word is that of the error or of a cause of it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    return next(
+        entry
+        for sign, entry in table
+        for one in chain
+        if (sign in str(one) if isinstance(sign, str) else isinstance(one, sign))
+    )
 
 
 def reason(error: Exception) -> str:

@@ -25,10 +25,10 @@ from .rest import (
     ANSWER,
     Api,
     channels_url,
+    failed,
     least_busy,
     server_of,
     trusted,
-    unreachable,
     unwilling,
 )
 from .wire_format import V1
@@ -141,8 +141,7 @@ class ServerKernel:
             status = error.response.status_code
             raise ServerError(unwilling(server, status), status) from error
         except (OSError, WebSocketException, TimeoutError) as error:
-            gone = isinstance(error, ConnectionRefusedError)
-            raise ServerError(unreachable(server.url, error), gone=gone) from error
+            raise failed(server.url, error) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
         """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""

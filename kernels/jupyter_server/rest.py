@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from ..addresses import JupyterServer
-from ..errors import KernelStartError, ServerError
+from ..errors import Cause, KernelStartError, ServerError, by_cause, reason
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,19 @@ LOOK = 3.0  # the same for saying what runs there, before another server is trie
 REST = 5.0  # seconds before a server that did not answer is asked again
 
 # Kernels being started, by server, so that two simultaneous starts choose different servers.
+# Why nothing answers: the error or a cause of it, and what to say.
+NOTHING_THERE = "nothing answers at {url}. Start it, or correct the URL."
+UNREACHABLE: tuple[tuple[Cause, str], ...] = (
+    (
+        ssl.SSLCertVerificationError,
+        "the certificate of {url} is not trusted ({why}). Have it signed by an authority that this"
+        " machine knows, or name the file of its own in SSL_CERT_FILE.",
+    ),
+    (ssl.SSLError, "{url} does not speak https. Is it an http:// address?"),
+    ((TimeoutError, httpx2.TimeoutException), "{url} did not answer in time."),
+    (ConnectionRefusedError, NOTHING_THERE),
+    (BaseException, "{url} can't be reached: {why}"),
+)
 _starting: Counter[str] = Counter()
 _own: Counter[str] = Counter()  # kernels started by this process, by server
 _silent: dict[str, float] = {}  # servers that did not answer: when to ask them again
@@ -121,7 +134,7 @@ class Api:
         try:
             answer = await self._client.request(method, path, **more)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise ServerError(unreachable(self.server.url, error), gone=refused(error)) from error
+            raise failed(self.server.url, error) from error
         if not answer.is_success:
             status = answer.status_code
             raise ServerError(unwilling(self.server, status, said(answer)), status)
@@ -139,41 +152,11 @@ def channels_url(url: str, kernel_id: str, session: str) -> str:
     return f"ws{url.removeprefix('http')}/api/kernels/{kernel_id}/channels?session_id={session}"
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """Return an error and its chain of causes."""
-    found = [error]
-    while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
-        found.append(cause)
-    return found
-
-
-def refused(error: BaseException) -> bool:
-    """Return whether an error means that nothing listens at the address."""
-    return any(isinstance(one, ConnectionRefusedError) for one in causes(error))
-
-
-def unreachable(url: str, error: BaseException) -> str:
-    """Describe why there was no answer, and what to do."""
-    why = causes(error)
-    for one in why:
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return (
-                f"RMI_AGENT_JUPYTER_SERVER_URL: the certificate of {url} is not trusted"
-                f" ({one.verify_message}). Have it signed by an authority that this machine knows,"
-                " or name the file of its own in SSL_CERT_FILE."
-            )
-    if any(isinstance(one, ssl.SSLError) for one in why):
-        return (
-            f"RMI_AGENT_JUPYTER_SERVER_URL: {url} does not speak https. Is it an http:// address?"
-        )
-    if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} did not answer in time."
-    if refused(error):
-        return (
-            f"RMI_AGENT_JUPYTER_SERVER_URL: nothing answers at {url}. Start it, or correct the URL."
-        )
-    cause = next((str(one) for one in why if str(one)), type(error).__name__)
-    return f"RMI_AGENT_JUPYTER_SERVER_URL: {url} can't be reached: {cause}"
+def failed(url: str, error: Exception) -> ServerError:
+    """Return the error for a request that got no answer, which says why and what to do."""
+    sentence = by_cause(error, UNREACHABLE)
+    text = f"RMI_AGENT_JUPYTER_SERVER_URL: {sentence.format(url=url, why=reason(error))}"
+    return ServerError(text, gone=sentence is NOTHING_THERE)
 
 
 def said(answer: httpx2.Response) -> str:
