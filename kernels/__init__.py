@@ -15,6 +15,7 @@ from .errors import (
     next_step,
     reason,
 )
+from .inside import head_and_tail
 from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
@@ -72,6 +73,7 @@ __all__ = [
     "decoded",
     "encodable",
     "encoded",
+    "head_and_tail",
     "is_here",
     "is_recorded",
     "keeps_devices",

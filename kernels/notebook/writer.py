@@ -25,6 +25,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 
+from ..inside import head_and_tail
 from .journal import Journal, is_open, redone
 
 log = logging.getLogger(__name__)
@@ -310,12 +311,12 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
     outputs, left = [], CELL_CAP
     for output in cell.outputs:
         if output.output_type == "stream" and len(output.text) > STREAM_CAP:
-            output = NotebookNode(output, text=cut(output.text, STREAM_CAP))
+            output = NotebookNode(output, text=shortened(output.text))
         elif output.output_type == "error" and sum(map(len, output.traceback)) > STREAM_CAP:
             output = NotebookNode(
                 output,
-                evalue=cut(output.evalue, STREAM_CAP),
-                traceback=[cut("\n".join(output.traceback), STREAM_CAP)],
+                evalue=shortened(output.evalue),
+                traceback=[shortened("\n".join(output.traceback))],
             )
         size = len(output.get("text", "")) + structure_size(output)
         size += sum(len(value) for value in output.get("data", {}).values() if is_text(value))
@@ -333,6 +334,11 @@ def within_cap(cell: NotebookNode) -> NotebookNode:
     return NotebookNode(cell, outputs=outputs)
 
 
+def shortened(text: str) -> str:
+    """Truncate a text that is too long for the record."""
+    return head_and_tail(text, STREAM_CAP, "not recorded")
+
+
 def structure_size(output: NotebookNode) -> int:
     """Approximate number of characters of an output's JSON outside its texts."""
     values = [value for value in output.get("data", {}).values() if not is_text(value)]
@@ -344,14 +350,6 @@ def structure_size(output: NotebookNode) -> int:
 def is_text(value: object) -> bool:
     """Whether a mimebundle's value is text rather than JSON."""
     return isinstance(value, str)
-
-
-def cut(text: str, size: int) -> str:
-    """Truncate a long text to its head and tail, with the number of characters left out."""
-    if len(text) <= size:
-        return text
-    half = size // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters not recorded …]\n{text[-half:]}"
 
 
 def slug(title: str) -> str:
