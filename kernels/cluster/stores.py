@@ -176,7 +176,7 @@ class RedisStore:
         except ImportError:
             raise StoreError(
                 "redis:// needs a library that is not installed:"
-                " pip install 'rmi-agent-mcp-server[redis]'"
+                " pip install 'rmi-agent-mcp-server[cluster]'"
             ) from None
         try:
             self._redis: Redis = Redis.from_url(
