@@ -28,6 +28,8 @@ pytestmark = [
 
 RECORDING = """
 import sys
+from rmi_agent.server.quick_imports import import_jsonschema
+import_jsonschema()
 from pathlib import Path
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels.notebook.writer import Recorder
@@ -81,7 +83,7 @@ def check(folder: Path, acknowledged: int) -> None:
 
 def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: Path) -> None:
     chance = random.Random(5)
-    for attempt in range(40):
+    for attempt in range(30):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         acknowledged = killed_while(RECORDING, folder, chance.uniform(0, 0.15))
@@ -93,7 +95,8 @@ def test_a_recorder_killed_in_the_middle_of_its_writes_loses_nothing(tmp_path: P
 
 LAUNCHER = """
 import json, os, signal, sys
-from rmi_agent.server import app, cli, cluster
+from rmi_agent.server import cli
+from rmi_agent.server import app, cluster
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
     order = json.loads(line)

@@ -26,7 +26,12 @@ from rmi_agent.kernels.cluster.stores import opened
 from tests.conftest import cell, value
 from tests.kernels.jupyter_server.jupyter import Jupyter
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.xdist_group(__name__)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.jupyter_server,
+    pytest.mark.xdist_group(__name__),
+]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,12 @@ from tests.kernels.jupyter_server.jupyter import Jupyter, Proxy
 from tests.server.conftest import fill
 from tests.server.wire import Wire
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.xdist_group(__name__)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.jupyter_server,
+    pytest.mark.xdist_group(__name__),
+]
 
 COUNT = "import time\nfor i in range(400): print(i, flush=True); time.sleep(0.002)"
 COUNTED = "".join(f"{i}\n" for i in range(400))

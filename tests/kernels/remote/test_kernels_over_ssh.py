@@ -27,6 +27,7 @@ from tests.server.wire import Wire
 
 pytestmark = [
     pytest.mark.xdist_group(__name__),
+    pytest.mark.ssh,
     pytest.mark.hostile,  # alone: how soon one is noticed and ended counts
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]

@@ -247,11 +247,13 @@ def test_those_who_change_it_at_once_lose_nothing_and_are_not_refused(path: Path
 CHILD = """
 import sys
 from pathlib import Path
+from rmi_agent.server.quick_imports import import_jsonschema
+import_jsonschema()
 from rmi_agent.server.auth.oauth_store import Store
 store = Store(Path(sys.argv[1]))
 print("ready", flush=True)
 """
-ONCE = CHILD + "sys.stdin.readline(); print(store.rotate(sys.argv[2]) is not None)"
+EACH = CHILD + "for line in sys.stdin: print(store.rotate(line.strip()) is not None, flush=True)"
 ENDLESS = (
     CHILD
     + "token = sys.argv[2]\nwhile True: token = store.rotate(token).refresh; print(token, flush=True)"
@@ -271,15 +273,18 @@ def test_of_two_processes_with_one_refresh_token_one_gets_tokens_and_then_nobody
     path: Path,
 ) -> None:
     store = Store(path)
-    for n in range(5):
+    children = [child(EACH, path) for _ in range(2)]
+    for n in range(20):
         token = store.sign_in(CONSENT, f"code {n}").refresh
-        children = [child(ONCE, path, token) for _ in range(2)]
         for one in children:
             assert one.stdin is not None
-            one.stdin.write("\n")
+            one.stdin.write(f"{token}\n")
             one.stdin.flush()
-        assert sorted(one.communicate(timeout=30)[0] for one in children) == ["False\n", "True\n"]
+        got = sorted(one.stdout.readline() for one in children if one.stdout)
+        assert got == ["False\n", "True\n"]
         assert store.find("refresh", token) is None  # somebody else has it: the sign-in has ended
+    for one in children:
+        one.communicate(timeout=30)
 
 
 @POSIX

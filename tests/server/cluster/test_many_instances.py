@@ -46,6 +46,7 @@ pytestmark = [
     pytest.mark.xdist_group(__name__),
     pytest.mark.anyio,
     pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(REDIS is None, reason="needs redis-server (Debian: redis-server)"),
 ]
 

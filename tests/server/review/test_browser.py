@@ -19,7 +19,7 @@ from tests.server.review.browser import NEEDED, idle, signed_in, started, until
 from tests.server.review.conftest import ALICE, NAME, code, data, on_a_port, png, stream, write
 from tests.server.served import USERS, served
 
-pytestmark = [pytest.mark.slow, NEEDED]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, NEEDED]
 TABLE = "<table><thead><tr><th>x</th></tr></thead><tbody><tr><td>7</td></tr></tbody></table>"
 LONG = "value = " + " + ".join(f"number_{n}" for n in range(40))
 TRACEBACK = (
