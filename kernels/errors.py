@@ -108,7 +108,12 @@ def by_cause(error: BaseException, table: Iterable[tuple[Cause, Entry]]) -> Entr
     )
 
 
-def reason(error: Exception) -> str:
-    """An error in one line: the system's message, its text's first line, or its class name."""
+def reason(error: BaseException) -> str:
+    """An error in one line: the system's message, its text's first line, or its class name.
+
+    Of a group, its first error's.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

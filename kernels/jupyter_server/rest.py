@@ -31,7 +31,6 @@ END = 15.0  # the same for ending one; servers kill a kernel that does not exit 
 LOOK = 3.0  # the same for saying what runs there, before another server is tried
 REST = 5.0  # seconds before a server that did not answer is asked again
 
-# Kernels being started, by server, so that two simultaneous starts choose different servers.
 # Why nothing answers: the error or a cause of it, and what to say.
 NOTHING_THERE = "nothing answers at {url}. Start it, or correct the URL."
 UNREACHABLE: tuple[tuple[Cause, str], ...] = (
@@ -45,6 +44,8 @@ UNREACHABLE: tuple[tuple[Cause, str], ...] = (
     (ConnectionRefusedError, NOTHING_THERE),
     (BaseException, "{url} can't be reached: {why}"),
 )
+
+# Kernels being started, by server, so that two simultaneous starts choose different servers.
 _starting: Counter[str] = Counter()
 _own: Counter[str] = Counter()  # kernels started by this process, by server
 _silent: dict[str, float] = {}  # servers that did not answer: when to ask them again

@@ -16,6 +16,7 @@ import anyio
 from fastmcp import Client
 from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
 
+from ...kernels import reason
 from ..errors import ProbeFailed, ProbeSkipped
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
 
@@ -67,7 +68,7 @@ async def over_stdio(entry: Entry) -> list[str]:
         try:
             return await listed(Client(transport, mode="legacy"), seconds)
         except Exception as error:
-            said = last_lines(log) or in_one_line(error)
+            said = last_lines(log) or reason(error)[:300]
             raise ProbeFailed(f"{words[0]} does not work: {said}") from None
 
 
@@ -86,7 +87,7 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = START_TI
     try:
         return await listed(Client(transport, mode="legacy"), seconds)
     except Exception as error:
-        raise ProbeFailed(f"{url}: {in_one_line(error)}") from None
+        raise ProbeFailed(f"{url}: {reason(error)[:300]}") from None
 
 
 async def listed(client: Client[Any], seconds: float) -> list[str]:
@@ -110,11 +111,3 @@ def last_lines(log: Path) -> str:
     except OSError:
         return ""
     return " / ".join(filter(None, (line.strip() for line in lines[-4:])))[-400:]
-
-
-def in_one_line(error: BaseException) -> str:
-    """The first line of an error, or of the first error in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    lines = str(error).splitlines()
-    return lines[0][:300] if lines else type(error).__name__
