@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from nbformat import NotebookNode
 
-from ..protocol import Script
+from ..protocol import Script, encodable
 from .encoding import encoded
 
 What = Literal["status", "error", "stdout", "stderr", "value", "display", "picture"]
@@ -84,7 +84,7 @@ def recorded(notebook: NotebookNode) -> Iterator[Recorded]:
     for cell in notebook.cells:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
-        cell.source = cell.source.encode("utf-8", "replace").decode()  # no lone surrogates
+        cell.source = encodable(cell.source)
         number += 1
         record: dict[str, Any] = cell.metadata.get("rmi_agent", {})
         failed = any(output.output_type == "error" for output in cell.outputs)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ...kernels import decoded, encoded
+from ...kernels import decoded, encodable, encoded
 from ..errors import NotAFileError, PathNotAllowedError, RootError
 from . import safe_open as beneath
 
@@ -243,7 +243,8 @@ def look_into(
     """
     files: list[tuple[str, os.stat_result]] = []
     with beneath.folder(root, parts) as here:
-        entries = sorted(entry for entry in here.entries() if is_text(entry[0]))
+        # Bytes that are no UTF-8 appear as lone surrogates.
+        entries = sorted(each for each in here.entries() if each[0] == encodable(each[0]))
         if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
             return [], []
         for name, is_folder in entries:
@@ -263,8 +264,3 @@ def look_into(
         for name, is_folder in entries
         if is_folder and not name.startswith(".") and name not in SKIPPED
     ]
-
-
-def is_text(name: str) -> bool:
-    """Whether a name is Unicode; undecodable bytes appear as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)

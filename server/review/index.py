@@ -188,9 +188,7 @@ def address(path: Path) -> str:
 
 def shown(name: str) -> str:
     """A file name for people, with unprintable characters replaced."""
-    return "".join(
-        c if c.isprintable() else "\ufffd" for c in name.encode("utf-8", "replace").decode()
-    )
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)
 
 
 def started(path: Path, otherwise: float) -> float:
