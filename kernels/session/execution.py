@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from ..kernel import Kernel
@@ -28,6 +29,7 @@ class Execution:
         title: names the notebook, if this run is the first in it.
         displays: the session's outputs that can still be updated.
         output_limit: bytes of output after which the run is interrupted; 0 means no limit.
+        cell: the existing cell, if another copy of the server started the run.
 
     Attributes:
         notebook: where the run is recorded; None until the session has a notebook.
@@ -43,11 +45,12 @@ class Execution:
         *,
         displays: Displays,
         output_limit: int,
+        cell: NotebookNode | None = None,
     ) -> None:
         self.session_id = session_id
         self.number = number
         self.title = title
-        self.cell = new_code_cell(source)
+        self.cell = new_code_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0  # deadline in seconds since 1970; 0 means none
