@@ -30,11 +30,10 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from jupyter_client.manager import start_new_async_kernel
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import Kernel, Launch, Policy, why_not
-from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.process.local import ipython_folder
+from rmi_agent.kernels import TIERS, Kernel, Launch, Policy, why_not
+from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.process import ipython_folder
 from rmi_agent.kernels.protocol.outputs import Outputs
-from rmi_agent.kernels.sandbox.policy import TIERS
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "error"]
 TOKEN = secrets.token_urlsafe(32)

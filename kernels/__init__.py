@@ -4,7 +4,7 @@ Usable as a library on its own; knows nothing of MCP.
 """
 
 from .addresses import JupyterServer, RemoteKernel
-from .cluster import SessionLeases, Takeover
+from .cluster import Instances, Takeover
 from .errors import (
     DeadKernelError,
     KernelError,
@@ -18,7 +18,7 @@ from .errors import (
 from .inside import head_and_tail
 from .jupyter_server import Api
 from .kernel import Kernel
-from .notebook import JOURNAL_SUFFIX, Recorded, Run, decoded, encoded, is_recorded, recorded
+from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
 from .regular_file import regular_file
@@ -37,14 +37,15 @@ from .telemetry import CURRENT
 
 __all__ = [
     "CURRENT",
-    "JOURNAL_SUFFIX",
     "LOCAL",
+    "PID_FILE_SUFFIX",
     "TIERS",
     "Again",
     "Api",
     "Config",
     "DeadKernelError",
     "Execution",
+    "Instances",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -53,7 +54,6 @@ __all__ = [
     "Policy",
     "Pool",
     "Question",
-    "Recorded",
     "RemoteKernel",
     "RemoteOptions",
     "Reply",
@@ -62,7 +62,6 @@ __all__ = [
     "Sandbox",
     "Script",
     "Session",
-    "SessionLeases",
     "SessionNotFoundError",
     "Sessions",
     "StoreError",

@@ -9,7 +9,7 @@ KernelError              what was asked for can't be done; the text says why and
 ├─ StoreError            the store of sessions that servers share can't be used: try again later
 ├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
 └─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
-   └─ MeetsPreload       fork/pool.py: the user has other versions of the preloaded modules
+   └─ PreloadConflict    the user has other versions of the preloaded modules
 
 The texts name settings, folders and URLs of the server, but no secrets: show them to callers that
 may use a session, and to nobody else. Failures of user code never raise one of these: they are data
@@ -65,6 +65,10 @@ class NotSent(KernelError):
 
 class CannotFork(KernelError):
     """A kernel can't be forked and has to be started in the ordinary way."""
+
+
+class PreloadConflict(CannotFork):
+    """The user has other versions of preloaded modules."""
 
 
 # What to do about errors of the operating system, by errno.

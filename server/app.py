@@ -14,7 +14,7 @@ from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import LOCAL, Policy, SessionLeases, Sessions, Takeover, language_of
+from ..kernels import LOCAL, Instances, Policy, Sessions, Takeover, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
 from .launch import kernels_are_here, make_folders
@@ -58,7 +58,7 @@ class App:
         *,
         exposed: bool = False,
         principals: tuple[str, ...] = (LOCAL,),
-        homes: SessionLeases | None = None,
+        homes: Instances | None = None,
         seal: bytes | None = None,
     ) -> None:
         self.settings = settings

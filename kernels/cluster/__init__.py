@@ -1,12 +1,12 @@
 """Sessions shared by several servers: which server has which session, and who takes over.
 
-A store holds the records; the rest of `kernels` knows only a `Directory` of sessions.
+A store holds the leases; the rest of `kernels` knows only a `Directory` of sessions.
 """
 
-from .leases import SessionLeases
+from .instances import Instances
 from .takeover import Takeover
 
 __all__ = [
-    "SessionLeases",
+    "Instances",
     "Takeover",
 ]

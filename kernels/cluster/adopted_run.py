@@ -1,7 +1,7 @@
-"""A run started by another copy of the server, on a kernel that outlived that copy.
+"""A run started by another instance of the server, on a kernel that outlived that instance.
 
-From here we can only see the run end and interrupt its kernel. Knows one cell and its kernel;
-not which copy started the run, nor why that copy is gone.
+From here we can only see the run end and interrupt its kernel. Knows one cell and its kernel; not
+which instance started the run, nor why it has stopped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..session import Execution
 
 
 class AdoptedRun(Execution):
-    """A run taken over from another copy; it is over once its kernel answers us.
+    """A run taken over from another instance; it is over once its kernel answers us.
 
     Args:
-        session_id: the run's session, which this copy has now.
+        session_id: the run's session, which this instance has now.
         number: the run's number in that session.
         cell: the cell as recorded.
         displays: the session's outputs that can be updated.
@@ -49,44 +49,44 @@ class AdoptedRun(Execution):
         )
         self.until = until
         self.attaching = attaching
-        self._interrupt_it, self._kill_it = interrupt, kill
-        self._wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._interrupt_kernel, self._kill_kernel = interrupt, kill
+        self._stop_wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop the run by the same steps as any other. False if it is over or being stopped."""
-        if self.task.done() or self._wanted.done():
+        """Stop the run in the same way as any other; False if it is over or being stopped."""
+        if self.task.done() or self._stop_wanted.done():
             return False
-        self._wanted.set_result(why)
+        self._stop_wanted.set_result(why)
         return True
 
     async def end(self) -> tuple[Reply, Kernel | None]:
         """Wait for the run to end, or stop it at its time limit; also returns a living kernel."""
         limit = max(0.0, self.until - time.time()) if self.until else None
         try:
-            events: list[asyncio.Future[object]] = [self.attaching, self._wanted]  # type: ignore[list-item]
+            events: list[asyncio.Future[object]] = [self.attaching, self._stop_wanted]  # type: ignore[list-item]
             await asyncio.wait(events, timeout=limit, return_when="FIRST_COMPLETED")
             if self.attaching.done():
-                return self._came_to("interrupted", ())
-            stopped = self._wanted.done()
-            steps = [self._wanted.result() if stopped else "timed out"]
-            return await self._stop(steps, "interrupted" if stopped else "timeout")
+                return self._reply("interrupted", ())
+            stopped = self._stop_wanted.done()
+            actions = [self._stop_wanted.result() if stopped else "timed out"]
+            return await self._stop(actions, "interrupted" if stopped else "timeout")
         finally:
             self.attaching.cancel()  # a no-op once it is done
 
-    async def _stop(self, steps: list[str], status: Status) -> tuple[Reply, Kernel | None]:
+    async def _stop(self, actions: list[str], status: Status) -> tuple[Reply, Kernel | None]:
         for words in ("interrupted", "interrupted again"):
-            steps.append(words)
-            await self._interrupt_it()
+            actions.append(words)
+            await self._interrupt_kernel()
             await asyncio.wait({self.attaching}, timeout=GRACE)
             if self.attaching.done():
-                return self._came_to(status, tuple(steps))
-        steps.append("killed, since it ignored the interrupts")
-        await self._kill_it()
-        return Reply(status, state="lost", steps=tuple(steps)), None
+                return self._reply(status, tuple(actions))
+        actions.append("killed, since it ignored the interrupts")
+        await self._kill_kernel()
+        return Reply(status, state="lost", steps=tuple(actions)), None
 
-    def _came_to(self, status: Status, steps: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
+    def _reply(self, status: Status, actions: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
         try:
             kernel = self.attaching.result()
         except KernelError as error:
-            return Reply("dead", state="lost", steps=steps, notes=(str(error),)), None
-        return Reply(status, steps=steps), kernel
+            return Reply("dead", state="lost", steps=actions, notes=(str(error),)), None
+        return Reply(status, steps=actions), kernel

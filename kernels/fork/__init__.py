@@ -3,12 +3,14 @@
 jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
-from .pool import PROGRAMS, TEMPLATES, Forked
+from .forked_process import ForkedProcess
+from .pool import TEMPLATES
 from .provisioner import PRELOAD
+from .template import PROGRAMS
 
 __all__ = [
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",
-    "Forked",
+    "ForkedProcess",
 ]

@@ -1,4 +1,4 @@
-"""What a forked kernel does before its user's first line of code: walls, and its own paths.
+"""What a forked kernel does before its user's first line of code: walls, environment and paths.
 
 A sandboxed template sees nothing that kernels can write: those folders are missing from its
 environment. Its kernels add them to their paths here, as `site` does when a process starts. Loaded
@@ -14,9 +14,13 @@ import os
 import platform
 import shutil
 import site
+import struct
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
+from typing import Any
 
 # Landlock's system calls, the same on all architectures, and flags from linux/landlock.h.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -26,7 +30,12 @@ SIGNALS = 2  # LANDLOCK_SCOPE_SIGNAL
 DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2)
 SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of the system call
 SET_FILTER, ALL_THREADS = 1, 1
+MARK, FILE_LOCKS = "RMI_AGENT_KERNEL", 10  # see `process_tree/reaper.py`
 CUSTOMS = ("sitecustomize", "usercustomize")
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.getenv.restype = ctypes.c_void_p
+MARK_PLACE = libc.getenv(MARK.encode())  # address of the mark's value, which other processes read
 
 
 class Walls:
@@ -38,14 +47,13 @@ class Walls:
     """
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
         none = ctypes.c_size_t(0)
-        self.version = max(0, int(self._libc.syscall(CREATE_RULESET, None, none, VERSION)))
+        self.version = max(0, int(libc.syscall(CREATE_RULESET, None, none, VERSION)))
 
     def protect_template(self) -> None:
         """Protect the template without Landlock; call in the template before its first fork."""
         if self.version < 2:
-            self._libc.prctl(DUMPABLE, 0, 0, 0, 0)
+            libc.prctl(DUMPABLE, 0, 0, 0, 0)
 
     def keep_apart(self) -> None:
         """Enter a Landlock domain; call in a kernel's process while it has a single thread.
@@ -54,7 +62,7 @@ class Walls:
             OSError: the system refuses.
         """
         if self.version < 2:
-            self._libc.prctl(DUMPABLE, 1, 0, 0, 0)
+            libc.prctl(DUMPABLE, 1, 0, 0, 0)
             return
         if self.version >= 6:
             ruleset = self._ruleset(0, 0, SIGNALS)
@@ -63,18 +71,18 @@ class Walls:
             # them between folders unless it allows that.
             ruleset = self._ruleset(MAKE_BLOCK_DEVICES | MOVE_BETWEEN_FOLDERS)
             self._allow_everywhere(ruleset, MOVE_BETWEEN_FOLDERS)
-        self._checked(self._libc.syscall(RESTRICT_SELF, ruleset, 0))
+        self._checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
         os.close(ruleset)
 
     def _ruleset(self, *handled: int) -> int:
         rules = (ctypes.c_uint64 * len(handled))(*handled)
         size = ctypes.c_size_t(ctypes.sizeof(rules))
-        return self._checked(self._libc.syscall(CREATE_RULESET, rules, size, 0))
+        return self._checked(libc.syscall(CREATE_RULESET, rules, size, 0))
 
     def _allow_everywhere(self, ruleset: int, allowed: int) -> None:
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         rule = allowed.to_bytes(8, sys.byteorder) + root.to_bytes(4, sys.byteorder)
-        self._checked(self._libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, rule, 0))
+        self._checked(libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, rule, 0))
         os.close(root)
 
     def _checked(self, result: int) -> int:
@@ -96,7 +104,6 @@ def forbid_calls(program: bytes) -> None:
         OSError: the system refuses.
     """
     given = Program(len(program) // 8, program)
-    libc = ctypes.CDLL(None, use_errno=True)
     number = SECCOMP[platform.machine()]
     if libc.syscall(number, SET_FILTER, ALL_THREADS, ctypes.byref(given)) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
@@ -107,7 +114,41 @@ def loaded() -> set[str]:
     return {name.partition(".")[0] for name in sys.modules} - {"__main__", *CUSTOMS}
 
 
-def met(template: Mapping[str, str]) -> set[str]:
+def take_environment(request: Mapping[str, Any], template: Mapping[str, str]) -> None:
+    """Replace the template's environment by the kernel's, but keep what imports have set.
+
+    Args:
+        request: the request for the kernel: see `zygote.py`.
+        template: the environment that the template was started with.
+    """
+    env = request["env"]
+    if MARK_PLACE and len(env.get(MARK, "")) == len(os.environ[MARK]):
+        ctypes.memmove(MARK_PLACE, env[MARK].encode(), len(env[MARK]))
+    if request["number"] is not None:  # in a sandbox it is set from outside
+        libc.setrlimit(FILE_LOCKS, struct.pack("QQ", request["number"], request["number"]))
+    set_by_imports = {name: os.environ[name] for name in os.environ.keys() - template.keys()}
+    os.environ.clear()
+    os.environ.update({**set_by_imports, **env})
+    tempfile.tempdir = None  # a template's TMPDIR is its own
+    # matplotlib made a folder if the template's home was not writable; all kernels share it.
+    made = "matplotlib" in sys.modules and "MPLCONFIGDIR" not in env
+    if made and os.environ.pop("MPLCONFIGDIR", ""):
+        atexit.unregister(shutil.rmtree)
+    if hasattr(time, "tzset"):
+        time.tzset()
+    os.chdir(request["cwd"])
+    os.umask(request["umask"])
+
+
+def renew_random_state() -> None:
+    """Replace random state and keys made before the fork, as each kernel needs its own."""
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def conflicts(template: Mapping[str, str]) -> set[str]:
     """Top-level names of loaded modules that an ordinary start would have loaded differently.
 
     The user has other versions of them, or settings that they read on import.
@@ -128,8 +169,8 @@ def met(template: Mapping[str, str]) -> set[str]:
 
 def own_folders(template: Mapping[str, str]) -> list[str]:
     """Package folders that this process's environment names but its template's does not."""
-    theirs = folders_in(template)
-    found = [folder for folder in folders_in(os.environ) if folder not in theirs]
+    inherited = folders_in(template)
+    found = [folder for folder in folders_in(os.environ) if folder not in inherited]
     if any(os.environ.get(name) != template.get(name) for name in ("HOME", "PYTHONUSERBASE")):
         site.USER_BASE = site.USER_SITE = None  # `site` caches them
         user = site.getusersitepackages()
@@ -166,8 +207,8 @@ def is_same_file(first: str, second: str) -> bool:
             return False
         if not first.endswith(".py"):
             return True
-        with open(first, "rb") as ours, open(second, "rb") as theirs:
-            return ours.read() == theirs.read()
+        with open(first, "rb") as one, open(second, "rb") as other:
+            return one.read() == other.read()
     except OSError:
         return False
 
@@ -190,8 +231,8 @@ def enter(template: Mapping[str, str]) -> None:
     """
     if not own_folders(template):
         return
-    theirs = folders_in(template)
-    rest = [folder for folder in sys.path if folder not in theirs]
+    inherited = folders_in(template)
+    rest = [folder for folder in sys.path if folder not in inherited]
     sys.path[:] = dict.fromkeys([*folders_in(os.environ), *rest])
     if site.ENABLE_USER_SITE:
         add_user_site()
@@ -215,14 +256,3 @@ def add_user_site() -> None:
     del sys.path[place:]
     site.addusersitepackages(set(map(os.path.normcase, sys.path)))
     sys.path += [folder for folder in behind if folder not in sys.path]
-
-
-def forget_folders_of_matplotlib(named: Mapping[str, str]) -> None:
-    """Drop the folder that matplotlib made because a template's home is not writable.
-
-    Args:
-        named: the environment that this process was given.
-    """
-    made = "matplotlib" in sys.modules and "MPLCONFIGDIR" not in named
-    if made and os.environ.pop("MPLCONFIGDIR", ""):
-        atexit.unregister(shutil.rmtree)  # all kernels of the template share this folder

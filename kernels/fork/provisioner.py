@@ -13,8 +13,6 @@ import contextlib
 import functools
 import logging
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +22,15 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
 from ..errors import CannotFork
-from ..process_tree import MARK, put_number
-from .pool import PATIENCE, TEMPLATES, Forked, Request
+from ..process_tree import MARK, mark_process
+from .forked_process import ForkedProcess
+from .pool import TEMPLATES
+from .request import Request, request_for
 
 log = logging.getLogger(__name__)
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
+KILL_TIMEOUT = 10.0  # max seconds to wait for the end of a killed kernel
 
 
 class ForkserverProvisioner(LocalProvisioner):
@@ -58,13 +59,12 @@ class ForkserverProvisioner(LocalProvisioner):
         with contextlib.ExitStack() as opened:
             try:
                 if not self.fork:
-                    raise CannotFork("their kernelspec says so")
-                request = in_other_words(
-                    cmd, self._scrub_kwargs(kwargs), tuple(self.preload), opened
-                )
+                    raise CannotFork("their kernelspec forbids it")
+                request = request_for(cmd, self._scrub_kwargs(kwargs), opened)
                 request = replace(
                     request,
                     python=(*self.prefix, *request.python),
+                    preload=tuple(self.preload),
                     template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
@@ -73,16 +73,16 @@ class ForkserverProvisioner(LocalProvisioner):
             except CannotFork as why:
                 if self.last_filter:
                     raise
-                say_once(str(why))
+                log_once(str(why))
                 return await self.start_kernel([*self.prefix, *cmd], **kwargs)
-        put_number(self.process.pid, request.mark)
+        mark_process(self.process.pid, request.mark)
         self.pid = self.pgid = self.process.pid
         self.cwd = request.cwd
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
         """Close the connection to the process, even if its exit code was never asked for."""
-        if isinstance(self.process, Forked):
+        if isinstance(self.process, ForkedProcess):
             self.process.close()
         await super().cleanup(restart=restart)
 
@@ -93,7 +93,7 @@ class ForkserverProvisioner(LocalProvisioner):
             kwargs["independent"] = True
         info = await super().launch_kernel(cmd, **kwargs)
         # Before the kernel's first line runs, which may be the user's.
-        put_number(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
+        mark_process(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
         if self.prefix and (inner := await inside(self.process.pid)):
             self.pgid = inner
         return info
@@ -116,12 +116,12 @@ async def inside(pid: int) -> int | None:
 
 
 @functools.cache
-def say_once(why: str) -> None:
+def log_once(why: str) -> None:
     """Log, once per reason, that kernels are started in the ordinary way."""
     log.info("Kernels are started, not forked: %s", why)
 
 
-async def forked(request: Request) -> Forked:
+async def forked(request: Request) -> ForkedProcess:
     """Fork a kernel; on cancellation, the kernel that still arrives is killed.
 
     Raises:
@@ -134,62 +134,5 @@ async def forked(request: Request) -> Forked:
         with contextlib.suppress(CannotFork):
             unwanted = await forking
             unwanted.kill()
-            await asyncio.to_thread(unwanted.wait, PATIENCE)
+            await asyncio.to_thread(unwanted.wait, KILL_TIMEOUT)
         raise
-
-
-def in_other_words(
-    cmd: list[str],
-    popen: dict[str, Any],
-    preload: tuple[str, ...],
-    opened: contextlib.ExitStack,
-) -> Request:
-    """Translate a `Popen` call into a request; `opened` closes the descriptors it needs.
-
-    Raises:
-        CannotFork: the call asks for more than a fork can provide.
-    """
-    if sys.platform == "win32":
-        raise CannotFork("Windows can't fork")
-    module = cmd.index("-m") + 1 if "-m" in cmd else len(cmd)
-    if cmd[module : module + 1] != ["ipykernel_launcher"]:
-        raise CannotFork(f"{cmd[0]} is not asked for ipykernel_launcher")
-    more = dict(popen)
-    env = dict(more.pop("env", None) or os.environ)
-    cwd = os.fspath(more.pop("cwd", None) or os.getcwd())
-    streams = [more.pop(name, None) for name in ("stdin", "stdout", "stderr")]
-    if more.pop("independent", False) or more:
-        raise CannotFork(f"it asks for {', '.join(more) or 'independence'}")
-    if any(not os.path.isabs(path) for path in (env.get("PYTHONPATH") or "/").split(os.pathsep)):
-        raise CannotFork("PYTHONPATH has a relative path")
-    # The template watches over the kernel; 1 tells ipykernel that it need not poll its parent.
-    env["JPY_PARENT_PID"] = "1"
-    umask = os.umask(0o77)
-    os.umask(umask)
-    return Request(
-        python=(os.path.expanduser(cmd[0]), *cmd[1 : module - 1]),
-        arguments=tuple(cmd[module + 1 :]),
-        env=env,
-        cwd=cwd,
-        umask=umask,
-        streams=descriptors(streams, opened),
-        preload=preload,
-    )
-
-
-def descriptors(streams: list[Any], opened: contextlib.ExitStack) -> tuple[int, ...]:
-    """The descriptors that `Popen` would give a process as its 0, 1 and 2."""
-    numbers: list[int] = []
-    for number, stream in enumerate(streams):
-        if stream == subprocess.PIPE:
-            raise CannotFork("it asks for pipes")
-        if stream == subprocess.STDOUT:
-            numbers.append(numbers[1])
-        elif stream == subprocess.DEVNULL or (stream is None and number == 0):
-            numbers.append(os.open(os.devnull, os.O_RDWR))
-            opened.callback(os.close, numbers[-1])
-        elif stream is None:
-            numbers.append(number)
-        else:
-            numbers.append(stream if isinstance(stream, int) else stream.fileno())
-    return tuple(numbers)

@@ -1,6 +1,6 @@
 """Additional setup for a Python kernel that runs on another machine.
 
-Gives the kernel its own process group, so that interrupts reach its child processes; a warden that
+Gives the kernel its own process group, so that interrupts reach its child processes; a reaper that
 cleans up after it; and a folder for the project's files, which are sent to it.
 
 Sent to the kernel as text, like `setup.py`; knows nothing about servers or notebooks.
@@ -37,17 +37,15 @@ def install_files(shell: Any) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def install_warden(
-    shell: Any, variable: str, mark: str, warden: list[str], patience: float
-) -> None:
-    """Start the warden, for a kernel whose end only connected clients would notice.
+def start_reaper(shell: Any, variable: str, mark: str, programs: list[str], timeout: float) -> None:
+    """Start a reaper, for a kernel whose end only connected clients would notice.
 
     Args:
         shell: the kernel's `InteractiveShell`, after `install_files`.
         variable: environment variable that holds the mark in all the kernel's child processes.
         mark: unique mark of this kernel.
-        warden: source texts of the warden's program.
-        patience: max seconds that the kernel lives on with nobody connected.
+        programs: source texts of the reaper.
+        timeout: max seconds that the kernel lives on with nobody connected.
     """
     with contextlib.suppress(AttributeError, OSError):  # Windows, or already a group leader
         os.setsid()
@@ -58,16 +56,16 @@ def install_warden(
     folder = shell._rmi_agent_files.__self__.folder
     app = shell.kernel.parent
     ports = [getattr(app, name + "_port") for name in ("shell", "iopub", "control", "hb")]
-    guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file], patience)
+    guarded = (os.getpid(), mark, ports, [folder, app.abs_connection_file], timeout)
     # The first process exits immediately: a kernel signals its children when it exits.
     program = f"""if os.fork(): os._exit(0)
-names = {{'__name__': 'warden'}}
-for text in {warden!r}:
+names = {{'__name__': 'reaper'}}
+for text in {programs!r}:
     exec(text, names)
 names['guard'](*{guarded!r})
 """
     subprocess.run(
-        [sys.executable, "-c", BEHIND, "rmi-agent-warden", str(os.getpid())],
+        [sys.executable, "-c", BEHIND, "rmi-agent-reaper", str(os.getpid())],
         input=program.encode(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import marshal
+import re
 import zlib
 from base64 import b64encode
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
 from typing import Any
 
-EVERYWHERE = ("script_runner.py", "messages.py", "setup.py")
+SCRIPT = ("script_environment.py", "script_exit.py", "script_runner.py")
+EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
+# The programs are executed in one namespace: what they import from each other is there already.
+FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 # Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers
 # may have set up a kernel that we attach to.
 SET_UP = (
@@ -23,17 +27,17 @@ import base64, importlib.util, marshal, zlib
 from IPython import get_ipython
 names = {"__name__": "rmi_agent_inkernel"}
 same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
-for text, code in sent["texts"]:
-    data = zlib.decompress(base64.b64decode(code if same else text))
-    exec(marshal.loads(data) if same else data, names)
+programs = zlib.decompress(base64.b64decode(sent["codes" if same else "texts"]))
+for program in marshal.loads(programs):
+    exec(program, names)
 if "remember_last_reply" in names:
     names["remember_last_reply"](get_ipython().kernel)
     names["hide_tokens"]()
 names["install"](get_ipython(), *sent["arguments"])
 if "install_files" in names:
     names["install_files"](get_ipython())
-if "warden" in sent:
-    names["install_warden"](get_ipython(), *sent["warden"])
+if "reaper" in sent:
+    names["start_reaper"](get_ipython(), *sent["reaper"])
 """
 
 
@@ -41,13 +45,20 @@ if "warden" in sent:
 def set_up_request(more: tuple[str, ...]) -> dict[str, Any]:
     """Return what `SET_UP` executes: the programs for every kernel plus the files in `more`.
 
-    Sends each as text, and compiled for Pythons like this one: compiling would delay every kernel
+    Sends them as text, and compiled for Pythons like this one: compiling would delay every kernel
     start by 15 ms.
     """
-    here = resources.files(__package__)
-    packed = []
-    for name in (*EVERYWHERE, *more):
-        text = here.joinpath(name).read_bytes()
-        code = marshal.dumps(compile(text, "<rmi-agent>", "exec"))
-        packed.append([b64encode(zlib.compress(each)).decode() for each in (text, code)])
-    return {"begin": BEGIN, "magic": MAGIC_NUMBER.hex(), "texts": packed}
+    files = [resources.files(__package__).joinpath(name) for name in (*EVERYWHERE, *more)]
+    texts = [FROM_EACH_OTHER.sub(b"", file.read_bytes()) for file in files]
+    codes = [compile(text, "<rmi-agent>", "exec") for text in texts]
+    return {
+        "begin": BEGIN,
+        "magic": MAGIC_NUMBER.hex(),
+        "texts": packed(marshal.dumps(texts, 2)),  # a format that every Python 3 reads
+        "codes": packed(marshal.dumps(codes)),
+    }
+
+
+def packed(data: bytes) -> str:
+    """Compress bytes for a message."""
+    return b64encode(zlib.compress(data)).decode()

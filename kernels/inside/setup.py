@@ -1,9 +1,9 @@
 """Sets up a Python kernel when it starts: installs the script runner and some guards.
 
-This text, `script_runner.py` and `messages.py` are sent to the kernel (`programs.py`) and executed
-there, one after the other, in their own namespace. The kernel never imports them, so they may use
-only the standard library and what ipykernel has loaded already. They know nothing about servers,
-sessions or notebooks.
+The modules of this folder are sent to the kernel (`programs.py`) and executed there, one after the
+other, in one namespace of their own. The kernel never imports them, so they may use only the
+standard library and what ipykernel has loaded already. They know nothing about servers, sessions
+or notebooks.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import traceback
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 from ipykernel.iostream import OutStream
 
-if TYPE_CHECKING:  # executed before this text, so defined already
-    from .messages import is_a, said, send_anything
-    from .script_runner import Script, name_of
+from .any_json import is_a, text_of
+from .messages import send_anything
+from .script_exit import name_of
+from .script_runner import Script
 
-HELD = 20_000_000  # max characters of a stream that a kernel keeps in memory
+UNFLUSHED = 20_000_000  # max characters of a stream that a kernel keeps in memory
 REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
 
 
@@ -59,8 +60,8 @@ def install(
     put_streams_back = streams_back()
     report_any_error(shell, put_streams_back)
     interrupt_only_cells(shell.kernel)
-    look_for_children_only_if_there_are(shell.kernel)
-    tell_why_nobody_answers(shell.kernel)
+    skip_needless_child_scan(shell.kernel)
+    explain_missing_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
     shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
@@ -89,7 +90,7 @@ def bound_streams(history: Any) -> Callable[[], None]:
             nonlocal held
             written = write(text)
             held += len(text)
-            if held > HELD:
+            if held > UNFLUSHED:
                 held = 0
                 history.outputs.clear()
                 stream.flush()
@@ -124,9 +125,9 @@ def interrupt_only_cells(kernel: Any) -> None:
     kernel.pre_handler_hook = before_request
 
 
-def look_for_children_only_if_there_are(kernel: Any) -> None:
-    """Save 25 ms per shutdown: import psutil and scan all processes only if there are children."""
-    look = kernel._process_children
+def skip_needless_child_scan(kernel: Any) -> None:
+    """Save 25 ms per shutdown: import psutil and scan processes only if there are children."""
+    scan = kernel._process_children
 
     def children() -> Any:
         folder = "/proc/self/task"
@@ -134,17 +135,17 @@ def look_for_children_only_if_there_are(kernel: Any) -> None:
             for task in os.listdir(folder):
                 with open(f"{folder}/{task}/children") as of_this_thread:
                     if of_this_thread.read():
-                        return look()
+                        return scan()
             return []
-        return look()
+        return scan()
 
     kernel._process_children = children
 
 
-def tell_why_nobody_answers(kernel: Any) -> None:
+def explain_missing_answers(kernel: Any) -> None:
     """Make `input()` and `getpass()` raise an EOFError that says why there is no answer."""
 
-    def telling(request: Callable[..., str]) -> Callable[..., str]:
+    def explaining(request: Callable[..., str]) -> Callable[..., str]:
         def ask(*question: Any, **more: Any) -> str:
             answer = request(*question, **more)
             if answer.startswith(REFUSED):
@@ -153,7 +154,7 @@ def tell_why_nobody_answers(kernel: Any) -> None:
 
         return ask
 
-    kernel.raw_input, kernel.getpass = telling(kernel.raw_input), telling(kernel.getpass)
+    kernel.raw_input, kernel.getpass = explaining(kernel.raw_input), explaining(kernel.getpass)
 
 
 def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callable[[], None]:
@@ -164,9 +165,10 @@ def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callabl
     pid, leave = os.getpid(), os._exit
     kernel = shell.kernel
     session, key = kernel.session, kernel.session.key
-    kept = [(namespace, dict(namespace)) for namespace in (vars(builtins), kernel.shell_handlers)]
+    namespaces = [vars(builtins), kernel.shell_handlers]
     for thing in (kernel, session, shell):
-        kept += [(vars(thing), dict(vars(thing))), (thing._trait_values, dict(thing._trait_values))]
+        namespaces += [vars(thing), thing._trait_values]
+    saved = [(namespace, dict(namespace)) for namespace in namespaces]
     current = os.getpid
 
     def after_cell() -> None:
@@ -174,7 +176,7 @@ def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callabl
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stdout.flush()
             leave(0)
-        for namespace, before in kept:
+        for namespace, before in saved:
             for name, value in before.items():
                 if namespace.get(name) is None:
                     namespace[name] = value
@@ -221,14 +223,14 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
         try:
             show((type(like), like, like.__traceback__), *options, **more)
         except BaseException as failure:
-            why = f"[No traceback: formatting it raised {name_of(failure)}: {said(failure)}]"
+            why = f"[No traceback: formatting it raised {name_of(failure)}: {text_of(failure)}]"
             send_any(type(like), like, [why, f"{name_of(like)}: {like}"])
 
     def send_any(kind: Any, error: Any, lines: Any) -> None:
         put_streams_back()
         lines = lines if isinstance(lines, list | tuple) else [lines]
         named = SimpleNamespace(__name__=name_of_class(kind) or name_of(error))
-        send(named, said(error), [said(line) for line in lines])
+        send(named, text_of(error), [text_of(line) for line in lines])
 
     async def run_code(code: Any, result: Any = None, **more: Any) -> Any:
         try:
@@ -262,7 +264,7 @@ def name_of_class(kind: Any) -> str:
 
 def printable(error: BaseException) -> BaseException:
     """Make an error of an ordinary class with the same name, text and traceback."""
-    like: BaseException = type(name_of(error), (Exception,), {})(said(error))
+    like: BaseException = type(name_of(error), (Exception,), {})(text_of(error))
     return like.with_traceback(vars(BaseException)["__traceback__"].__get__(error))
 
 

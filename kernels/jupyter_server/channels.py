@@ -1,4 +1,4 @@
-"""A kernel's channels over a websocket, with the interface that jupyter_client's clients expect.
+"""Carries a kernel's messages over a websocket, between its server and jupyter_client's client.
 
 When another websocket replaces a broken one, no request is sent twice, and output that may be
 missing is reported. Knows messages; nothing about servers or when to reconnect.
@@ -8,104 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty
-from typing import Any
 
-from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.session import Session
 from websockets.asyncio.client import ClientConnection
 from websockets.typing import Subprotocol
 
 from ..inside import LAST_REPLY
-from ..protocol import Message, ends_kernel
+from ..protocol import CHANNELS, Message, QueuedChannel, QueuedClient, ends_kernel
 from .delivery import Numbering, Request
 from .wire_format import packed, unpacked
 
 log = logging.getLogger(__name__)
 
-NAMES = ("shell", "iopub", "stdin", "control")
-KEPT = 32_000_000  # max bytes of messages waiting for a reader, such as an idle session's output
 FRESH = 1.0  # seconds after receiving data during which we trust the connection
 PONG = 1.5  # timeout in seconds of the ping that checks it after that
 LATE = 3.0  # seconds after reconnecting during which older messages may still arrive
 # States a server reports for a kernel that it restarts by itself or gave up on. "starting" is the
 # first status of a new process.
 OVER = ("restarting", "autorestarting", "dead", "terminating", "starting")
-
-
 CUT = (
     "\n[The connection to the Jupyter Server was cut: output may be missing here, or a question or"
     " its answer.]\n"
 )
 END_LOST = (
     "The connection to the Jupyter Server was cut, and how this run ended was lost with it: the"
-    " code may have run to its end, in part or not at all. Variables are kept."
+    " code may have run completely, in part or not at all. Variables are kept."
 )
 NOT_ARRIVED = (
-    "This did not run: the connection to the Jupyter Server was cut while the code was sent. Run it"
-    " again, but split it if it is long (a server takes 10 MB, or its websocket_max_message_size)."
+    "This did not run: the connection to the Jupyter Server was cut while the code was being sent."
+    " Run it again, split if it is long (a server accepts 10 MB, or its"
+    " websocket_max_message_size)."
 )
-
-
-class Channel:
-    """One channel: a queue of received messages, and a way to send."""
-
-    def __init__(self, name: str, channels: Channels) -> None:
-        self.name = name
-        self._channels = channels
-        self._waiting: deque[tuple[Message, int]] = deque()
-        self._size = 0
-        self._come = asyncio.Event()
-        self._alive = False
-
-    def start(self) -> None:
-        """Mark the channel as alive; the websocket is open already."""
-        self._alive = True
-
-    def stop(self) -> None:
-        """Mark the channel as stopped; nobody reads it any more."""
-        self._alive = False
-
-    def is_alive(self) -> bool:
-        """Return whether the channel was started and not stopped."""
-        return self._alive
-
-    def send(self, message: Message) -> None:
-        """Queue a message; without a connection it waits for the next one."""
-        self._channels.send(self.name, message)
-
-    def put(self, message: Message, size: int) -> int:
-        """Queue a message for the reader; returns how many older ones were dropped for it."""
-        dropped = 0
-        self._waiting.append((message, size))
-        self._size += size
-        while self._size > KEPT and len(self._waiting) > 1:
-            self._size -= self._waiting.popleft()[1]
-            dropped += 1
-        self._come.set()
-        return dropped
-
-    async def get_msg(self, timeout: float | None = None) -> Message:
-        """Wait for the next message and return it.
-
-        Raises:
-            Empty: none arrived within `timeout` seconds.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                while not self._waiting:
-                    self._come.clear()
-                    await self._come.wait()
-        except TimeoutError:
-            raise Empty from None
-        message, size = self._waiting.popleft()
-        self._size -= size
-        return message
 
 
 class Channels:
@@ -123,14 +62,16 @@ class Channels:
     def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
         self.session = Session()
         self.process, self._on_end = process, on_end
-        self.by_name = {name: Channel(name, self) for name in NAMES}
+        self.by_name = {
+            name: QueuedChannel(functools.partial(self.send, name)) for name in CHANNELS
+        }
         self.news: list[str] = []
         self._outbox: deque[tuple[str, Message]] = deque()
         self._to_send = asyncio.Event()
         self._connected: bool | None = None  # None: not yet
         self._cut_until = self._heard = 0.0
         self._run: Request | None = None  # the latest execute request sent
-        self._asked: dict[str, Request] = {}  # by id; since the latest connection
+        self._requests: dict[str, Request] = {}  # by id; since the latest connection
         self._numbering = Numbering()
 
     @property
@@ -138,12 +79,12 @@ class Channels:
         """Until when messages may arrive late because of a cut, as `time.monotonic`."""
         return self._cut_until if self._connected else time.monotonic() + LATE
 
-    def client(self) -> AsyncKernelClient:
+    def client(self) -> QueuedClient:
         """Return a jupyter_client client that uses these channels."""
-        return Client(self, session=self.session)
+        return QueuedClient(self.by_name, session=self.session)
 
     def send(self, channel: str, message: Message) -> None:
-        """Queue a message in the outbox."""
+        """Queue a message; without a connection it waits for the next one."""
         self._outbox.append((channel, message))
         self._to_send.set()
 
@@ -208,7 +149,7 @@ class Channels:
             name, message = unpacked(self.session, protocol, frame)
             self.by_name[name]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            log.warning("An unreadable message of a Jupyter Server was dropped: %r", error)
+            log.warning("Dropped an unreadable message from a Jupyter Server: %r", error)
             return
         if self._is_of_this_process(name, message):
             self._deliver(name, message, len(frame))
@@ -220,10 +161,10 @@ class Channels:
             if run.cut and lacks:
                 self._mark_cut(run, str(message["content"].get("name")))
             run.take(name, message)
-        elif asked := self._asked.get(parent):
-            asked.take(name, message)
+        elif request := self._requests.get(parent):
+            request.take(name, message)
         if self.by_name[name].put(message, size):
-            self._tell("Output that came while nothing ran was too much to keep, and is gone.")
+            self._report("Output that came while nothing ran was too much to keep, and is lost.")
         if run is not None and run.over.is_set() and run.reply and ends_kernel(run.reply):
             self._on_end("The code ended it.")
 
@@ -237,7 +178,7 @@ class Channels:
         message = self.session.msg("stream", content, parent=run.message["header"])
         self.by_name["iopub"].put(message, len(CUT))
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if what not in self.news:
             self.news.append(what)
 
@@ -266,16 +207,16 @@ class Channels:
             run.cut = True
             if run.answering:  # it may wait forever
                 self._mark_cut(run)
-        self._asked.clear()
-        known = self._ask(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
-        fence = self._ask("kernel_info_request", {})
+        self._requests.clear()
+        last = self._request(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
+        fence = self._request("kernel_info_request", {})
         await fence.over.wait()
         if run is not None and run is self._open_run():
-            self._make_up_end(run, known.reply if known is not None else None)
+            self._make_up_end(run, last.reply if last is not None else None)
 
-    def _ask(self, kind: str, content: dict[str, str]) -> Request:
+    def _request(self, kind: str, content: dict[str, str]) -> Request:
         request = Request(self.session.msg(kind, content))
-        self._asked[request.msg_id] = request
+        self._requests[request.msg_id] = request
         self.send("shell", request.message)
         return request
 
@@ -290,7 +231,7 @@ class Channels:
         if run.reply is None:
             content = known.get("reply")
             if not isinstance(content, dict):
-                self._tell(NOT_ARRIVED if lost else END_LOST)
+                self._report(NOT_ARRIVED if lost else END_LOST)
                 content = {"status": "error", "ename": "ConnectionLost"}
             self._deliver("shell", self.session.msg("execute_reply", content, parent), 0)
         idle = self.session.msg("status", {"execution_state": "idle"}, parent)
@@ -306,36 +247,3 @@ def acknowledge_at_once(tcp: socket.socket | None) -> None:
     if tcp is not None and hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):  # closed meanwhile
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-class Client(AsyncKernelClient):
-    """jupyter_client's client, over a websocket instead of ZMQ."""
-
-    def __init__(self, channels: Channels, **traits: Any) -> None:
-        super().__init__(**traits)
-        self._channels = channels
-
-    @property
-    def shell_channel(self) -> Channel:
-        """The channel for requests and their replies."""
-        return self._channels.by_name["shell"]
-
-    @property
-    def iopub_channel(self) -> Channel:
-        """The channel for output and status, which the kernel publishes."""
-        return self._channels.by_name["iopub"]
-
-    @property
-    def stdin_channel(self) -> Channel:
-        """The channel for the kernel's input requests."""
-        return self._channels.by_name["stdin"]
-
-    @property
-    def control_channel(self) -> Channel:
-        """The channel for requests that do not wait for a run to end."""
-        return self._channels.by_name["control"]
-
-    @property
-    def hb_channel(self) -> Channel:
-        """The control channel as a stand-in: the websocket's pings replace the heartbeat."""
-        return self._channels.by_name["control"]

@@ -20,17 +20,10 @@ from ..errors import KernelStartError, ServerError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
+from . import rest
+from .balancing import least_busy
 from .channels import Channels
-from .rest import (
-    ANSWER,
-    Api,
-    channels_url,
-    failed,
-    least_busy,
-    server_of,
-    trusted,
-    unwilling,
-)
+from .rest import ANSWER, Api, server_of
 from .wire_format import V1
 
 log = logging.getLogger(__name__)
@@ -40,7 +33,7 @@ wire_log.setLevel(logging.INFO)
 
 PING = 5.0  # seconds between pings, and timeout of each
 REFUSED = 5.0  # max seconds of refused connections before we give up reconnecting
-PATIENCE = 10.0  # the same for a server that is unreachable in other ways
+UNREACHABLE = 10.0  # the same for a server that is unreachable in other ways
 LARGEST = 64_000_000  # max bytes of one message
 
 
@@ -83,7 +76,7 @@ class ServerKernel:
                 self._api = Api(server_of(self.launch.attach.url, self.launch.servers))
                 self._id = self.launch.attach.kernel_id
                 try:
-                    await self._api.look(self._id)
+                    await self._api.kernel(self._id)
                 except ServerError as error:
                     raise self._gone(error) from error
             # The server answers only once the kernel does, and a new kernel takes its time.
@@ -114,15 +107,15 @@ class ServerKernel:
 
     # -- the connection
 
-    async def _connect(self, patience: float = ANSWER) -> ClientConnection:
-        """Open a websocket within `patience` seconds.
+    async def _connect(self, timeout: float = ANSWER) -> ClientConnection:
+        """Open a websocket within `timeout` seconds.
 
         Raises:
             ServerError: the server refused or can't be reached.
         """
         assert self._api is not None
         server = self._api.server
-        url = channels_url(server.url, self._id, self._channels.session.session)
+        url = rest.channels_url(server.url, self._id, self._channels.session.session)
         try:
             return await connect(
                 url,
@@ -130,18 +123,18 @@ class ServerKernel:
                 subprotocols=[V1],
                 compression=None,
                 max_size=LARGEST,
-                open_timeout=patience,
+                open_timeout=timeout,
                 ping_interval=PING,
                 ping_timeout=PING,
                 close_timeout=1,
                 logger=wire_log,
-                ssl=trusted() if url.startswith("wss:") else None,
+                ssl=rest.trusted() if url.startswith("wss:") else None,
             )
         except InvalidStatus as error:
             status = error.response.status_code
-            raise ServerError(unwilling(server, status), status) from error
+            raise ServerError(rest.why_refused(server, status), status) from error
         except (OSError, WebSocketException, TimeoutError) as error:
-            raise failed(server.url, error) from error
+            raise rest.failed(server.url, error) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
         """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""
@@ -155,10 +148,10 @@ class ServerKernel:
                     await websocket.close()
                 websocket = await self._connect_again()
         except ServerError as error:
-            self._ended(f"The connection to its Jupyter Server is lost. {error}")
+            self._ended(f"The connection to its Jupyter Server was lost. {error}")
         except Exception as error:  # a bug here must not make anyone wait forever
-            log.exception("The connection to %s is given up", self._where)
-            self._ended(f"The connection to its Jupyter Server is lost. {error!r}")
+            log.exception("The connection to %s failed", self._where)
+            self._ended(f"The connection to its Jupyter Server was lost. {error!r}")
 
     async def _connect_again(self) -> ClientConnection:
         """Retry until a new websocket is open; return it.
@@ -170,11 +163,11 @@ class ServerKernel:
         since, pause = time.monotonic(), 0.05
         while True:
             try:
-                await self._api.look(self._id)
+                await self._api.kernel(self._id)
                 return await self._connect()
             except ServerError as error:
-                patience = REFUSED if error.gone else PATIENCE
-                if error.status in (401, 403, 404) or time.monotonic() - since > patience:
+                timeout = REFUSED if error.gone else UNREACHABLE
+                if error.status in (401, 403, 404) or time.monotonic() - since > timeout:
                     raise self._gone(error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -183,7 +176,7 @@ class ServerKernel:
         """Return the error; a 404 is explained as a kernel that was ended on the server."""
         if error.status != 404:
             return error
-        return ServerError(f"{self._where} has the kernel no more: it was ended there.", 404)
+        return ServerError(f"{self._where} no longer has the kernel: it was ended there.", 404)
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
@@ -230,7 +223,7 @@ class ServerKernel:
         try:
             await self._api.interrupt(self._id)
         except ServerError as error:
-            log.warning("A kernel was not interrupted: %s", error)
+            log.warning("A kernel could not be interrupted: %s", error)
 
     async def kill(self) -> None:
         """Have the server end the kernel; waiters here see the end immediately."""

@@ -18,9 +18,8 @@ from ..protocol import HEAD_MOST, PARTS, Message, Weight, memory_of
 # https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
 V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
 WORD = 8  # bytes per number in a frame
-BEGINNING = (
-    100_000  # max bytes of JSON before the content; Jupyter Servers write all other parts first
-)
+# Max bytes of JSON before the content; Jupyter Servers write all other parts first.
+BEGINNING = 100_000
 _COLON, _COMMA = re.compile(r"\s*:\s*"), re.compile(r"\s*,\s*")
 _LAST = re.compile(rb'"channel"\s*:\s*"(\w+)"\s*(?:,\s*"buffers"\s*:\s*\[\]\s*)?}\s*\Z')
 
@@ -82,21 +81,21 @@ def without_content(text: bytes) -> dict[str, object]:
         key, place = decoder.raw_decode(begun, place)
         if key == "content":
             break
-        whole[key], place = decoder.raw_decode(begun, behind(_COLON, begun, place))
-        place = behind(_COMMA, begun, place)
+        whole[key], place = decoder.raw_decode(begun, end_of(_COLON, begun, place))
+        place = end_of(_COMMA, begun, place)
     if last := _LAST.search(text, max(0, len(text) - 1000)):
         whole["channel"] = last[1].decode()
     return {**whole, "content": {}}
 
 
-def behind(mark: re.Pattern[str], text: str, place: int) -> int:
+def end_of(mark: re.Pattern[str], text: str, place: int) -> int:
     """Return where the expected mark at `place` ends.
 
     Raises:
         ValueError: the mark is missing.
     """
     if (found := mark.match(text, place)) is None:
-        raise ValueError("no JSON")
+        raise ValueError("invalid JSON")
     return found.end()
 
 

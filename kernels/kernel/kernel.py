@@ -39,7 +39,7 @@ from .factory import process_for
 log = logging.getLogger(__name__)
 
 GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
-# Variables that ipykernel sets (colours on, pagers off) and that scripts have as given.
+# Variables that ipykernel changes, and that inside/script_environment.py restores for scripts.
 IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"

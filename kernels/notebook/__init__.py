@@ -3,17 +3,16 @@
 Also reads such notebooks, and compares the outputs of two runs of a cell.
 """
 
-from .compare import Difference, Recorded, differences, recorded
+from .compare import Difference, differences
 from .encoding import decoded, encoded
-from .journal import JOURNAL_SUFFIX, is_open, is_recorded, recover
+from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
 from .run import Run
-from .runs_on_record import RunsOnRecord
+from .runs_on_record import RunsOnRecord, recorded
 from .writer import Recorder
 
 __all__ = [
-    "JOURNAL_SUFFIX",
+    "PID_FILE_SUFFIX",
     "Difference",
-    "Recorded",
     "Recorder",
     "Run",
     "RunsOnRecord",

@@ -1,7 +1,7 @@
-"""A recorded notebook, cell by cell: what ran, and whether a rerun gives the same result.
+"""Compares two runs of a cell, as people would: does the second give the same result?
 
-Compares what people would compare, and masks what differs in every run: addresses, times,
-temporary names. Knows nbformat; nothing of kernels, nor of where notebooks are stored.
+Masks what differs in every run: addresses, times, temporary names. Knows nbformat; nothing of
+kernels, nor of where notebooks are stored.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nbformat import NotebookNode
 
-from ..protocol import Script, encodable
-from .encoding import encoded
+from .run import Run
 
 What = Literal["status", "error", "stdout", "stderr", "value", "display", "picture"]
 
@@ -52,25 +50,6 @@ WIDEST = 300  # max characters shown of a line
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """One run as recorded in a notebook.
-
-    Attributes:
-        cell: the nbformat code cell.
-        number: its place among the runs, from 1.
-        status: how the run ended, as recorded.
-        elapsed: how long it took in seconds; 0 if unknown.
-        script: the file that it ran, with its text at that time; None for a snippet.
-    """
-
-    cell: NotebookNode
-    number: int
-    status: str
-    elapsed: float
-    script: Script | None
-
-
-@dataclass(frozen=True)
 class Difference:
     """One way in which two runs differ, as lines that start with -, + or spaces."""
 
@@ -78,50 +57,11 @@ class Difference:
     lines: tuple[str, ...]
 
 
-def recorded(notebook: NotebookNode) -> Iterator[Recorded]:
-    """The runs of a notebook in order; if it is not one of ours, its code cells."""
-    number = 0
-    for cell in notebook.cells:
-        if cell.cell_type != "code" or not cell.source.strip():
-            continue
-        cell.source = encodable(cell.source)
-        number += 1
-        record: dict[str, Any] = cell.metadata.get("rmi_agent", {})
-        failed = any(output.output_type == "error" for output in cell.outputs)
-        yield Recorded(
-            cell,
-            int(record.get("cell", number)),
-            str(record.get("status", "error" if failed else "ok")),
-            float(record.get("elapsed", 0.0)),
-            script(cell.source, record) if "path" in record else None,
-        )
-
-
-def script(source: str, record: dict[str, Any]) -> Script:
-    """The file that a cell ran.
-
-    Raises:
-        ValueError: the recorded name or arguments are impossible.
-    """
-    path, args = str(record["path"]), tuple(map(str, record.get("args", ())))
-    if any("\0" in text for text in (path, *args)):
-        raise ValueError("a NUL character is in a file's name or arguments")
-    return Script(Path(path), encoded(source), args, str(record.get("stdin", "")))
-
-
-def differences(
-    before: NotebookNode, after: NotebookNode, status: str, now: str
-) -> list[Difference]:
-    """The differences between two runs of a cell, the recorded one first.
-
-    Args:
-        before: the recorded cell.
-        after: the cell after the rerun.
-        status: how the recorded run ended.
-        now: how the rerun ended.
-    """
-    found = [Difference("status", (f"-{status}", f"+{now}"))] if status != now else []
-    old, new = seen(before), seen(after)
+def differences(before: Run, after: Run) -> list[Difference]:
+    """The differences between two runs of a cell, the recorded one first."""
+    statuses = (f"-{before.status}", f"+{after.status}")
+    found = [Difference("status", statuses)] if before.status != after.status else []
+    old, new = seen(before.cell), seen(after.cell)
     for what in old:
         if lines := tuple(differing(old[what].splitlines(), new[what].splitlines())):
             found.append(Difference(what, lines))

@@ -1,14 +1,15 @@
-"""A finished run, as a view of its cell; the notebook records nothing else about it."""
+"""A run, as a view of its cell; the notebook records nothing else about it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from nbformat import NotebookNode
 
-from ..protocol import State, Status
+from ..protocol import Script, State, Status
+from .encoding import encoded
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class Run:
     def is_file(self) -> bool:
         """Whether it ran a file."""
         return "sha256" in self._record
+
+    @property
+    def script(self) -> Script | None:
+        """The file that it ran, with its text at that time; None for a snippet.
+
+        Raises:
+            ValueError: the recorded name, arguments or text are impossible.
+        """
+        if "path" not in self._record:
+            return None
+        path, args = str(self._record["path"]), tuple(map(str, self._record.get("args", ())))
+        if any("\0" in text for text in (path, *args)):
+            raise ValueError("a NUL character is in a file's name or arguments")
+        source = encoded(self.cell.source)
+        return Script(Path(path), source, args, str(self._record.get("stdin", "")))
 
     @property
     def status(self) -> Status:
@@ -80,14 +96,3 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """What the caller should know besides the outputs."""
         return (*self._record.get("notes", ()), *self.unrecorded)
-
-
-def is_run(record: dict[str, Any], number: int) -> bool:
-    """Whether a cell's `metadata.rmi_agent` is that of the finished run with this number."""
-    elapsed = record.get("elapsed")
-    return (
-        record.get("cell") == number
-        and record.get("status") in get_args(Status)
-        and record.get("state") in get_args(State)
-        and isinstance(elapsed, int | float)
-    )

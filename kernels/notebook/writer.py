@@ -25,18 +25,15 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 
-from ..inside import head_and_tail
-from .journal import Journal, is_open, redone
+from .cell_json import cell_json
+from .layout import TAIL
+from .recovery import is_open, pid_file, repair, replacement, write_pid_file
 
 log = logging.getLogger(__name__)
 
-TAIL = "\n ]\n}\n"
-STREAM_CAP = 1_000_000  # max characters recorded of one stream output
-CELL_CAP = 20_000_000  # max characters recorded of all outputs of a cell
-INDENTED = 100_000  # max characters of a cell's JSON, without texts, to be indented
 COPIED = 1_048_576  # bytes copied at a time
 READS = 5  # attempts to read the notebook without a write in between
-BACKLOG_CAP = 50_000_000  # max characters kept in memory while the disk can't be written
+BACKLOG_CAP = 50_000_000  # max bytes kept in memory while the disk can't be written
 
 
 class Recorder:
@@ -47,22 +44,20 @@ class Recorder:
         problem: why the last cell could not be written, or None.
     """
 
-    def __init__(self, folder: Path, metadata: dict[str, Any], copy: str = "") -> None:
+    def __init__(self, folder: Path, metadata: dict[str, Any], instance: str = "") -> None:
         self.folder = folder
         self.metadata = metadata
-        self._copy = copy  # of the server, where several share the folder
+        self._instance = instance  # of the server, where several share the folder
         self.path: Path | None = None
         self.problem: str | None = None
         self._end = 0  # byte offset of the end of the last finished cell
-        self._cells = 0  # number of finished cells in the file
         self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its byte range
-        self._backlog: list[tuple[str, str]] = []  # ids and JSON of unwritten finished cells
-        self._journal: Journal | None = None
+        self._backlog: list[tuple[str, bytes]] = []  # ids and JSON of unwritten finished cells
         self._rewriting = asyncio.Lock()  # held to move finished cells or to keep them in place
         self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
 
     @classmethod
-    def going_on(cls, path: Path, copy: str) -> tuple[Recorder, list[NotebookNode]]:
+    def going_on(cls, path: Path, instance: str) -> tuple[Recorder, list[NotebookNode]]:
         """Continue a notebook whose recorder is gone; also returns the notebook's cells.
 
         Cells that did not finish come last and are removed from the file; `start` and `finish`
@@ -72,15 +67,13 @@ class Recorder:
             OSError: the file can't be read or written.
             ValueError: the file is not a notebook and can't be repaired.
         """
-        if not redone(path):
-            raise FileNotFoundError(f"{path} is not there")
+        repair(path)
         notebook = nbformat.read(path, as_version=4)
-        recorder = cls(path.parent, dict(notebook.metadata), copy)
+        recorder = cls(path.parent, dict(notebook.metadata), instance)
         recorder.path = path
-        recorder._journal = Journal(path, copy)
-        recorder._journal.note(0, b"")
+        write_pid_file(path, instance)
         over = [cell for cell in notebook.cells if not is_open(cell)]
-        recorder._replace([(cell.id, dumped(cell)) for cell in over])
+        recorder._replace(over)
         return recorder, [*over, *(cell for cell in notebook.cells if is_open(cell))]
 
     def start(self, cell: NotebookNode, title: str) -> None:
@@ -97,7 +90,7 @@ class Recorder:
         The file is written once, in a thread. No cell may be started or finished in the meantime.
         """
         async with self._rewriting:
-            texts = {cell.id: dumped(cell).encode() for cell in cells if cell.id in self._places}
+            texts = {cell.id: cell_json(cell) for cell in cells if cell.id in self._places}
             if not texts or self.path is None or self._touched_by_others():
                 return
             # Not a task: it can't be cancelled, so nobody else writes while the thread does.
@@ -148,7 +141,8 @@ class Recorder:
                     return read.decode()
             async with self._rewriting:  # constant writes: read only the finished cells
                 if (path := self.path) is not None:
-                    return (await asyncio.to_thread(beginning, path, self._end)).decode() + TAIL
+                    finished = await asyncio.to_thread(beginning, path, self._end)
+                    return (finished + TAIL).decode()
         return None
 
     async def sign(self) -> None:
@@ -159,16 +153,15 @@ class Recorder:
             await asyncio.to_thread(sign, self.path)
 
     def close(self) -> None:
-        """Stop recording in this file and remove its journal."""
-        if self._journal is not None:
+        """Stop recording in this file and remove its pid file."""
+        if self.path is not None:
             with contextlib.suppress(OSError):
-                self._journal.remove()
-            self._journal = None
+                pid_file(self.path).unlink()
 
     # -- the file
 
     def _write(self, cell: NotebookNode, title: str, *, finished: bool) -> None:
-        text = dumped(cell)
+        text = cell_json(cell)
         if finished:
             self._backlog.append((cell.id, text))
         try:
@@ -176,6 +169,7 @@ class Recorder:
                 log.warning(
                     "%s was changed by another program; recording goes on in a new file.", self.path
                 )
+                self.close()
                 self.path = None
             if self.path is None:
                 self._create(title)
@@ -191,22 +185,18 @@ class Recorder:
             while sum(len(waiting) for _, waiting in self._backlog) > BACKLOG_CAP:
                 self._backlog.pop(0)
 
-    def _append(self, cell_id: str, text: str, *, keep: bool = True) -> None:
+    def _append(self, cell_id: str, text: bytes, *, keep: bool = True) -> None:
         assert self.path is not None
-        between = b",\n" if self._cells else b""
-        body = between + text.encode()
-        tail = TAIL.encode()
+        between = b",\n" if self._places else b""
+        body = between + text
         with self.path.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             # Never shorter than before, so one write leaves no remainder after the last bracket.
-            padding = b" " * max(0, size - self._end - len(body) - len(tail))
-            data = body + padding + tail
-            assert self._journal is not None
-            self._journal.note(self._end, data)
+            padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
             try:
-                self._write_at_end(file, data)
+                self._write_at_end(file, body + padding + TAIL)
             except OSError:  # disk full: restore the previous, valid end
-                self._write_at_end(file, tail)
+                self._write_at_end(file, TAIL)
                 file.truncate()
                 raise
             finally:
@@ -214,7 +204,6 @@ class Recorder:
         if keep:
             self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
-            self._cells += 1
 
     def _write_at_end(self, file: FileIO, data: bytes) -> None:
         file.seek(self._end)
@@ -226,47 +215,39 @@ class Recorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.path = self.folder / f"{stamp}-{slug(title)}-{secrets.token_hex(3)}.ipynb"
-        self.close()
-        self._journal = Journal(self.path, self._copy)
         try:
-            self._journal.note(0, b"")
+            write_pid_file(self.path, self._instance)
             self._replace([])
         except OSError:
             self.close()
             self.path = None
             raise
 
-    def _replace(self, cells: list[tuple[str, str]]) -> None:
-        """Write the file anew with only these cells, given as pairs of id and JSON."""
+    def _replace(self, cells: list[NotebookNode]) -> None:
+        """Write the file anew with only these cells."""
         head = json.dumps(
             {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
         )
         body = bytearray((head[: head.rindex("[]")] + "[\n").encode())
-        places = {}
-        for number, (cell_id, text) in enumerate(cells):
-            body += b",\n" if number else b""
+        places: dict[str, tuple[int, int]] = {}
+        for cell in cells:
+            body += b",\n" if places else b""
             begin = len(body)
-            body += text.encode()
-            places[cell_id] = (begin, len(body))
+            body += cell_json(cell)
+            places[cell.id] = (begin, len(body))
         with self._anew() as file:
             file.write(body)
-            file.write(TAIL.encode())
-        self._end, self._cells, self._places = len(body), len(cells), places
+            file.write(TAIL)
+        self._end, self._places = len(body), places
 
     @contextlib.contextmanager
     def _anew(self) -> Iterator[BinaryIO]:
         """Open a new file that replaces the old one once it is completely written."""
         assert self.path is not None
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                self._remember(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacement(self.path) as file:
+            yield file
+            file.flush()
+            self._remember(file.fileno())
 
     def _remember(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -297,59 +278,6 @@ def sign(path: Path) -> None:
     """Sign a notebook file in the user's own signature store."""
     with NotebookNotary() as notary:
         notary.sign(nbformat.read(path, as_version=4))
-
-
-def dumped(cell: NotebookNode) -> str:
-    """A cell as JSON, within the caps; on one line if large, which is 20 times faster."""
-    cell = within_cap(cell)
-    large = sum(map(structure_size, cell.outputs)) > INDENTED
-    return json.dumps(cell, indent=None if large else 1, ensure_ascii=False)
-
-
-def within_cap(cell: NotebookNode) -> NotebookNode:
-    """A copy of the cell whose oversized outputs are truncated, with a note saying so."""
-    outputs, left = [], CELL_CAP
-    for output in cell.outputs:
-        if output.output_type == "stream" and len(output.text) > STREAM_CAP:
-            output = NotebookNode(output, text=shortened(output.text))
-        elif output.output_type == "error" and sum(map(len, output.traceback)) > STREAM_CAP:
-            output = NotebookNode(
-                output,
-                evalue=shortened(output.evalue),
-                traceback=[shortened("\n".join(output.traceback))],
-            )
-        size = len(output.get("text", "")) + structure_size(output)
-        size += sum(len(value) for value in output.get("data", {}).values() if is_text(value))
-        if size > left:
-            outputs.append(
-                NotebookNode(
-                    output_type="stream",
-                    name="stderr",
-                    text=f"[what follows was not recorded: over {CELL_CAP:,} characters]\n",
-                )
-            )
-            break
-        left -= size
-        outputs.append(output)
-    return NotebookNode(cell, outputs=outputs)
-
-
-def shortened(text: str) -> str:
-    """Truncate a text that is too long for the record."""
-    return head_and_tail(text, STREAM_CAP, "not recorded")
-
-
-def structure_size(output: NotebookNode) -> int:
-    """Approximate number of characters of an output's JSON outside its texts."""
-    values = [value for value in output.get("data", {}).values() if not is_text(value)]
-    if metadata := output.get("metadata"):
-        values.append(metadata)
-    return 100 + (len(json.dumps(values)) if values else 0)
-
-
-def is_text(value: object) -> bool:
-    """Whether a mimebundle's value is text rather than JSON."""
-    return isinstance(value, str)
 
 
 def slug(title: str) -> str:

@@ -5,9 +5,9 @@
 
 from .kernel_process import KernelProcess, SetUp
 from .launch import Launch, RemoteOptions, is_here, language_of
-from .local import LocalProcess, ipython_folder
+from .local import LocalProcess
 from .output_pipes import RawOutput
-from .runtime_dir import clear_after_dead, runtime_folder
+from .runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 
 __all__ = [
     "KernelProcess",

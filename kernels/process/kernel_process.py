@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -134,3 +135,15 @@ class KernelProcess(Protocol):
     def last_words(self) -> str:
         """Its unread output on descriptors 1 and 2."""
         ...
+
+
+def describe_exit(code: int | None) -> str:
+    """Describe an exit code in a sentence; None means it is unknown."""
+    if code is None:
+        return "Its process is gone."
+    if code < 0:
+        try:
+            return f"Its process was ended by {signal.Signals(-code).name}."
+        except ValueError:
+            return f"Its process was ended by signal {-code}."
+    return f"Its process ended with exit code {code}."

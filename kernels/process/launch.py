@@ -74,7 +74,7 @@ class Launch:
     preload: tuple[str, ...] = PRELOAD
     sockets: Path | None = None
     socket_store: Path | None = None
-    wrap: Callable[[str], list[str]] | None = None
+    wrap: Callable[[str], tuple[str, ...]] | None = None
     last_filter: str = ""
     template_overrides: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"

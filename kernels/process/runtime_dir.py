@@ -61,3 +61,17 @@ def clear_after_dead(base: Path) -> None:
             for unlisted in old.glob("*/x"):  # sandboxes removed the read permission
                 unlisted.chmod(0o700)
             shutil.rmtree(old, ignore_errors=True)
+
+
+def ipython_folder(folder: Path) -> Path:
+    """Create an IPython profile for kernels: no history file, none of the user's start-up code.
+
+    It contains everything IPython would create there, so kernels only need write access to `db`.
+    """
+    profile = folder / "profile_default"
+    for name in ("db", "log", "pid", "security", "startup"):
+        (profile / name).mkdir(mode=0o700, parents=True)
+    (profile / "ipython_kernel_config.py").write_text(
+        "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
+    )
+    return folder

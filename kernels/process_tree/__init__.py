@@ -4,8 +4,9 @@ Each carries a mark in its environment, so that none is left behind when the ser
 """
 
 from .family import Family
-from .memory import MemoryWatch, measured
-from .reaper import FILE_LOCKS, MARK, Reaper, marked, number_of, put_number
+from .memory import memory_of
+from .memory_watch import MemoryWatch
+from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked
 from .shared_memory import remove
 
 __all__ = [
@@ -14,9 +15,9 @@ __all__ = [
     "Family",
     "MemoryWatch",
     "Reaper",
+    "mark_number",
+    "mark_process",
     "marked",
-    "measured",
-    "number_of",
-    "put_number",
+    "memory_of",
     "remove",
 ]

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from .reaper import marked
+from .reaper import MARK, mark_number, marked, number_on
 from .shared_memory import Segment, segments
 
 LINUX = sys.platform == "linux"
+MARKED = re.compile(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode())  # in an environment
 ROUNDS = 5  # max rounds of killing: a process may start another one in the meantime
 BETWEEN = 0.02  # seconds between rounds
 CLOCK = 2.0  # max difference in seconds between two ways to determine a time
@@ -171,10 +174,32 @@ class Family:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.root, signal.SIGKILL)
         return [
-            f"Process {pid} ({name}) that it has started could not be ended: it belongs to another"
-            f" user. End it yourself: sudo kill -9 {pid}."
+            f"Process {pid} ({name}), which the kernel started, belongs to another user and could"
+            f" not be ended. End it with: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
+
+
+def adopt_strays(now: Tree, families: dict[str, Family], searched: Mapping[int, float]) -> None:
+    """Adopt daemons, which left their family before they were seen but carry its mark.
+
+    Args:
+        now: a snapshot, which the families have looked at.
+        families: the families by mark.
+        searched: start times of the processes that were searched before, by pid.
+    """
+    inside = {pid for family in families.values() for pid in family.pids}
+    numbered = {mark_number(mark): family for mark, family in families.items()}
+    for pid, start in now.began.items():
+        if pid in inside or searched.get(pid) == start:
+            continue
+        with contextlib.suppress(OSError):
+            if (family := numbered.get(number_on(pid))) is None:
+                with open(f"/proc/{pid}/environ", "rb") as environ:
+                    mark = MARKED.search(environ.read())
+                family = families.get(mark[1].decode("latin-1")) if mark else None
+            if family is not None:
+                family.adopt(pid, now)
 
 
 def at(start: float) -> float:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-LOOK = 1.0  # seconds between checks whether the process is alive
-PATIENCE = 4.0  # max seconds to kill everything marked
+CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive
+KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
 
 
 class Reaper:
@@ -49,9 +49,9 @@ class Reaper:
     async def stay(self) -> None:
         """Keep the process running, restarting it if somebody kills it."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_INTERVAL)
             if (code := self._process.poll()) is not None:
-                log.warning("The watchdog process has ended (%s); another one is started", code)
+                log.warning("The reaper process has exited with %s and is started again", code)
                 assert self._process.stdin is not None
                 self._process.stdin.close()
                 self._process = self._start()
@@ -61,12 +61,12 @@ class Reaper:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            await asyncio.to_thread(self._process.wait, 2 * PATIENCE)
+            await asyncio.to_thread(self._process.wait, 2 * KILL_TIMEOUT)
         except subprocess.TimeoutExpired:  # it was suspended, for example
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
         if self._process.returncode:
-            log.warning("The watchdog process did not do its work; it is done here")
+            log.warning("The reaper process failed; the server cleans up itself")
             await asyncio.to_thread(clear_up, self._mark, self._folder)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -96,29 +96,29 @@ def has_mark(pid: int, mark: str) -> bool:
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
     with contextlib.suppress(OSError):  # another user's process
-        if has_number(number_in(pid), mark):
+        if has_number(number_on(pid), mark):
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     with open(f"/proc/{pid}/environ", "rb") as environ:
         return f"\0{MARK}={mark}".encode() in b"\0" + environ.read()
 
 
-def put_number(pid: int, mark: str) -> None:
+def mark_process(pid: int, mark: str) -> None:
     """Mark a process and what it will start by a limit too, which survives an `env={}`.
 
     Another server's limit is kept: this server may itself run in one of its kernels.
     """
     if sys.platform == "linux" and mark:
-        server, number = mark.partition(".")[0], number_of(mark)
+        server, number = mark.partition(".")[0], mark_number(mark)
         try:
-            there = number_in(pid)
+            there = number_on(pid)
             if there == resource.RLIM_INFINITY or has_number(there, server):
                 resource.prlimit(pid, FILE_LOCKS, (number, number))
         except (OSError, ValueError) as error:  # it has ended, or the system lacks this limit
             log.debug("The process %s was not marked by a limit: %s", pid, error)
 
 
-def number_in(pid: int) -> int:
-    """The number that `put_number` set on a process or an ancestor; arbitrary if it did not.
+def number_on(pid: int) -> int:
+    """The number that `mark_process` set on a process or an ancestor; arbitrary if it did not.
 
     Raises:
         OSError: the process is gone, or belongs to another user.
@@ -129,11 +129,11 @@ def number_in(pid: int) -> int:
 def has_number(number: int, mark: str) -> bool:
     """Whether a number belongs to this mark, or to any kernel of it if it is a server's mark."""
     if "." in mark:
-        return number == number_of(mark)
-    return number >> 31 == number_of(mark) >> 31
+        return number == mark_number(mark)
+    return number >> 31 == mark_number(mark) >> 31
 
 
-def number_of(mark: str) -> int:
+def mark_number(mark: str) -> int:
     """A mark as a limit: 31 bits for the server and 31 for the kernel.
 
     The server's own number, which its templates have, is the highest, as any process may lower a
@@ -147,7 +147,7 @@ def number_of(mark: str) -> int:
 
 def kill_marked(mark: str) -> None:
     """Kill everything that has the mark; repeats, as processes may start others meanwhile."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + KILL_TIMEOUT
     while (left := marked(mark)) and time.monotonic() < ends:
         for process in left:
             with contextlib.suppress(psutil.Error):

@@ -3,13 +3,27 @@
 Knows neither processes nor channels.
 """
 
-from .outputs import PARTS, Displays, Message, Outputs, encodable, in_parts
-from .reply import Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
+from .cleaning import encodable
+from .outputs import Displays, Outputs, in_parts
+from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
+from .reply import (
+    PARTS,
+    Message,
+    Reply,
+    Script,
+    State,
+    Status,
+    ends_kernel,
+    now,
+    payloads,
+    reply_of,
+)
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
 from .weighing import HEAD_MOST, Weight, memory_of, weighed
 
 __all__ = [
+    "CHANNELS",
     "HEAD_MOST",
     "PARTS",
     "Displays",
@@ -17,6 +31,8 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Question",
+    "QueuedChannel",
+    "QueuedClient",
     "Reply",
     "Script",
     "State",

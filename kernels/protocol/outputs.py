@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from nbformat import NotebookNode
 
+from .cleaning import clean, clean_bundle, encodable, utf8, whole
+from .reply import Message
 from .terminal_text import StreamText
 from .weighing import HELD_MOST, Weight, weight_of
 
-Message = dict[str, Any]
-PARTS = ("header", "parent_header", "metadata", "content")
 Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
 
 OUTPUTS_MOST = 10_000  # max outputs of one cell; text is still added to existing streams
 SHOWN_MOST = 100  # max outputs of one display_id that an update changes, the latest ones
-DEEPEST = 100  # max levels of nested JSON, since its readers and writers recurse
 PART = 65_536  # max characters of a stream that are folded at a time
 OMITTED_MOST = 10**15  # max characters that a kernel can credibly report as cut
 FREE = 10  # number of status and execute_input messages that do not count towards the limit
@@ -72,14 +70,11 @@ class Outputs:
         """A note about outputs that were left out; empty if there are none."""
         what = []
         if self._left_out:
-            what.append(
-                f"Outputs left out: {self._left_out:,} ({self._left_out_size:,} bytes), more than a"
-                " cell can keep."
-            )
+            size = f"{self._left_out:,} ({self._left_out_size:,} bytes)"
+            what.append(f"Outputs left out: {size}, more than a cell can keep.")
         if self._beyond:
-            what.append(
-                f"Left out: {self._beyond:,} bytes beyond RMI_AGENT_OUTPUT_LIMIT ({self._limit:,})."
-            )
+            limit = f"RMI_AGENT_OUTPUT_LIMIT ({self._limit:,})"
+            what.append(f"Left out: {self._beyond:,} bytes beyond {limit}.")
         return " ".join([*what, "Write large data to a file instead."]) if what else ""
 
     def fold(self, message: Message) -> None:
@@ -131,10 +126,8 @@ class Outputs:
             return
         self._clear_if_waiting()
         name = "stderr" if name == "stderr" else "stdout"
-        output = next(
-            (output for output in reversed(self._trailing_streams()) if output.name == name),
-            None,
-        )
+        joined = (each for each in reversed(self._trailing_streams()) if each.name == name)
+        output = next(joined, None)
         if output is None:
             output = NotebookNode(output_type="stream", name=name, text="")
             self.cell.outputs.append(output)
@@ -152,8 +145,8 @@ class Outputs:
     def settled(self) -> NotebookNode:
         """A copy of the cell to show while it is running, with the text so far."""
         outputs = [
-            NotebookNode(output, text=self._settled_text(output))
-            if id(output) in self._streams
+            NotebookNode(output, text=text.settled)
+            if (text := self._streams.get(id(output)))
             else output
             for output in self.cell.outputs
         ]
@@ -170,10 +163,6 @@ class Outputs:
     def stream_text(self, output: NotebookNode) -> StreamText | None:
         """The text of a stream output; None if the output existed before this run."""
         return self._streams.get(id(output))
-
-    def _settled_text(self, output: NotebookNode) -> str:
-        joined = self._streams.get(id(output))
-        return joined.settled if joined else str(output.text)
 
     def timing(self, event: str, date: object) -> None:
         """Record when an event happened, in `metadata.execution` as Jupyter does."""
@@ -278,49 +267,3 @@ def in_parts(message: Message) -> Iterator[Message]:
 def unparsed(content: dict[str, Any]) -> Weight:
     """The weight of a message that was not weighed on arrival."""
     return weight_of(utf8(json.dumps(content, ensure_ascii=False, default=str)))
-
-
-def whole(number: object) -> int | None:
-    """The number if nbformat accepts it as an execution count, else None."""
-    return number if type(number) is int else None
-
-
-def utf8(text: str) -> bytes:
-    """The text as UTF-8, with lone surrogates replaced."""
-    return text.encode("utf-8", "replace")
-
-
-def encodable(text: str) -> str:
-    """Replace lone surrogates, which would break JSON later; other text is unchanged."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return utf8(text).decode()
-    return text
-
-
-def clean(value: Any, levels: int = DEEPEST) -> Any:
-    """Make JSON data writable again, in place: lone surrogates, NaN and infinity, deep nesting."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if not isinstance(value, dict | list):
-        return value
-    if not levels:
-        return "[nested too deeply]"
-    if isinstance(value, dict):
-        for key in list(value):
-            value[encodable(str(key))] = clean(value.pop(key), levels - 1)
-    else:
-        for index, entry in enumerate(value):
-            value[index] = clean(entry, levels - 1)
-    return value
-
-
-def clean_bundle(data: dict[str, Any]) -> dict[str, Any]:
-    """Make a mimebundle valid for nbformat: every value is text, except under JSON types."""
-    for mime, value in clean(data).items():
-        if not isinstance(value, str) and not mime.endswith("json"):
-            data[mime] = "".join(map(str, value)) if isinstance(value, list) else str(value)
-    return data

@@ -60,7 +60,7 @@ class Question:
 
     def nobody(self) -> None:
         """Refuse the question: the `OnQuestion` to use when there is no user to ask."""
-        self.refuse("nobody can be asked here: give the value in the code")
+        self.refuse("there is nobody to ask here: put the value in the code")
 
 
 OnQuestion = Callable[[Question], None]

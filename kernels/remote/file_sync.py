@@ -13,7 +13,7 @@ import os
 import stat
 import zlib
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,14 +48,14 @@ class Shipment:
 
     Args:
         root: the project's folder on this machine.
-        far: options for kernels on other machines.
+        options: those of kernels on other machines.
         ask: executes a request in the kernel and returns its answer; raises `NotSent`.
     """
 
-    def __init__(self, root: Path, far: RemoteOptions, ask: Ask) -> None:
-        self.root, self.far, self._ask = root, far, ask
+    def __init__(self, root: Path, options: RemoteOptions, ask: Ask) -> None:
+        self.root, self.options, self._ask = root, options, ask
         self.there: str | None = None  # the copy's folder on the kernel's machine, if any yet
-        self._told: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
         self._shared = False
 
     async def send(self, script: Path | None = None) -> list[str]:
@@ -67,14 +67,14 @@ class Shipment:
         """
         near = script.parent if script and script.is_relative_to(self.root) else self.root
         found = Found()
-        if self.far.files != "shared" and not self._shared:
-            found = await asyncio.to_thread(search, self.root, near, self.far)
+        if self.options.files != "shared" and not self._shared:
+            found = await asyncio.to_thread(search, self.root, near, self.options)
         answer = await self._ask(
             {
                 "do": "compare",
                 "root": str(self.root),
                 "files": found.digests,
-                "way": self.far.files,
+                "way": self.options.files,
                 "near": near.relative_to(self.root).as_posix(),
                 "enter": script is None,
             }
@@ -102,30 +102,36 @@ class Shipment:
         answer = await self._ask({"do": "written"})
         if not answer["count"]:
             return []
-        more = answer["count"] - len(answer["names"])
-        names = ", ".join(answer["names"]) + (f" and {more} more" if more else "")
-        return [f"Written on the kernel's machine, where it stays until the session ends: {names}."]
+        names = listed(answer["names"], answer["count"])
+        return [
+            f"Written on the kernel's machine, and deleted there when the session ends: {names}."
+        ]
 
     def _left_out(self, found: Found) -> list[str]:
-        if not found.left_out or found.left_out == self._told:
+        if not found.left_out or found.left_out == self._reported:
             return []
-        self._told = found.left_out
-        more = len(found.left_out) - NAMED
-        names = ", ".join(found.left_out[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        self._reported = found.left_out
+        names = listed(found.left_out[:NAMED], len(found.left_out))
         return [
-            f"The kernel's machine did not get all files of the project: {names} would be more than"
-            f" {self.far.most / 1e6:,.0f} MB together (RMI_AGENT_REMOTE_FILES_LIMIT)."
+            f"The kernel's machine did not get all files of the project: {names} would exceed"
+            f" RMI_AGENT_REMOTE_FILES_LIMIT ({self.options.most / 1e6:,.0f} MB in all)."
         ]
 
 
-def search(root: Path, near: Path, far: RemoteOptions) -> Found:
-    """Choose the files to send: those near the script first, then the smallest."""
+def listed(names: Sequence[str], count: int) -> str:
+    """List the names, and how many of all `count` are missing."""
+    more = count - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def search(root: Path, near: Path, options: RemoteOptions) -> Found:
+    """Choose the files to send: those in the script's folder first, then the smallest."""
     sized = sorted(
-        ((not name_is_near(root, near, name), size, name) for name, size in files(root, far))
+        (not (root / name).is_relative_to(near), size, name) for name, size in files(root, options)
     )
     digests: dict[str, str] = {}
     left_out: list[tuple[int, str]] = []
-    room = far.most
+    room = options.most
     for _, size, name in sized:
         if size > room or len(digests) == MOST_FILES:
             left_out.append((size, name))
@@ -135,14 +141,9 @@ def search(root: Path, near: Path, far: RemoteOptions) -> Found:
     return Found(digests, tuple(name for _, name in sorted(left_out, reverse=True)))
 
 
-def name_is_near(root: Path, near: Path, name: str) -> bool:
-    """Return whether a file is in the script's folder or below it."""
-    return (root / name).is_relative_to(near)
-
-
-def files(root: Path, far: RemoteOptions) -> Iterator[tuple[str, int]]:
+def files(root: Path, options: RemoteOptions) -> Iterator[tuple[str, int]]:
     """Yield names and sizes of files to send; skips hidden files and symlinks."""
-    private = {os.path.realpath(folder) for folder in far.private}
+    private = {os.path.realpath(folder) for folder in options.private}
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(
             each

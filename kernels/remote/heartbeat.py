@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 BEAT = 0.5  # seconds between pings, and timeout of each
 HURRIED = 0.05  # the same while we wait for the kernel's end
-DOUBTS = 6  # before the first echo: provisioner polls in a row that must say "gone"
+GONE_POLLS = 6  # consecutive provisioner polls that must say "gone" before the first echo
 GREETING = 0.5  # timeout in seconds for ZeroMQ's greeting on a channel's port
 
 
@@ -109,32 +109,32 @@ class Heartbeat:
                     self._beat.set()
                     await self._pause(beat)
                     continue
-                asked = asyncio.get_running_loop().time()
+                since = asyncio.get_running_loop().time()
                 if await self._nobody_listens():
                     return self.declare("Its process is gone.")
                 # Capped at the time we meant to wait: a server that was suspended did not listen.
-                missed += beat + min(asyncio.get_running_loop().time() - asked, GREETING)
+                missed += beat + min(asyncio.get_running_loop().time() - since, GREETING)
             self.silent = True
             self.declare(
-                f"Nothing was heard of it and its machine for {self._silence:g} s"
+                f"It and its machine have not answered for {self._silence:g} s"
                 " (RMI_AGENT_KERNEL_SILENCE)."
             )
         except zmq.ZMQError as error:
-            log.warning("A kernel's heartbeat can't be followed: %s", error)
+            log.warning("The connection to a kernel's heartbeat broke: %s", error)
             self.declare("Its connection broke.")
         except Exception as error:  # a bug here must not make anyone wait forever
-            log.exception("A kernel's heartbeat is given up")
-            self.declare(f"Its heartbeat can't be followed: {error!r}")
+            log.exception("Watching a kernel's heartbeat failed")
+            self.declare(f"Watching its heartbeat failed: {error!r}")
         finally:
             ping.close(linger=0)
 
     async def _begins(self, ping: zmq.asyncio.Socket) -> bool:
         """Wait for the first echo; return False if the kernel ends before it."""
-        doubts = 0
+        gone = 0
         while not await self._answers(ping, BEAT):
             # The ssh provisioner also says "gone" if the network takes more than 10 ms.
-            doubts = 0 if await self._poll() else doubts + 1
-            if doubts == DOUBTS:
+            gone = 0 if await self._poll() else gone + 1
+            if gone == GONE_POLLS:
                 return False
         return True
 

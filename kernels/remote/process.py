@@ -30,17 +30,17 @@ from .provisioner_loop import run, submit
 
 log = logging.getLogger(__name__)
 # The provisioners' logger. They log each failed start several times, with tracebacks.
-theirs = logging.getLogger(f"{__name__}.provisioner")
+provisioner_log = logging.getLogger(f"{__name__}.provisioner")
 
-WARDEN = ("reaper.py", "remote_reaper.py")
+REAPER = ("reaper.py", "remote_reaper.py")
 STEP = 0.7  # timeout in seconds for a provisioner to send a signal or poll
-PATIENCE = 1.5  # max seconds for a kernel's exit handlers
+GRACE = 1.5  # max seconds for a kernel's exit handlers
 KILL = 1.5  # timeout in seconds for a provisioner to kill what it started
-ARRIVAL = 20.0  # max seconds to wait on close for a kernel that is still starting
+STARTING = 20.0  # max seconds to wait on close for a kernel that is still starting
 
 
-def once_told(record: logging.LogRecord) -> bool:
-    """Filter out errors, which `KernelStartError` reports, unless debug logging is on."""
+def is_unreported(record: logging.LogRecord) -> bool:
+    """Filter out errors, since `KernelStartError` reports them, unless debug logging is on."""
     return record.levelno != logging.ERROR or log.isEnabledFor(logging.DEBUG)
 
 
@@ -52,8 +52,8 @@ class RemoteProcess(LocalProcess):
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
         super().__init__(launch, context)
         # Its own context: another thread uses the socket, and a hung provisioner may leave it open.
-        theirs.addFilter(once_told)
-        self._manager.log = theirs
+        provisioner_log.addFilter(is_unreported)
+        self._manager.log = provisioner_log
         self._own = self._manager.context = zmq.asyncio.Context()
         self._starting: asyncio.Future[None] | None = None
         self._heart: Heartbeat | None = None
@@ -76,7 +76,7 @@ class RemoteProcess(LocalProcess):
         if not self._starting.done():
             raise KernelStartError(
                 f"{self._named} was not started by its provisioner within"
-                f" {self.launch.start_timeout:g} s. Is its host there?"
+                f" {self.launch.start_timeout:g} s. Check that its host is up."
             )
         if (error := self._starting.exception()) is not None:  # third-party code may raise anything
             raise KernelStartError(
@@ -90,11 +90,11 @@ class RemoteProcess(LocalProcess):
         return client
 
     def more_to_set_up(self) -> SetUp:
-        """Return what to set up in the kernel: the file receiver and the warden."""
+        """Return what to set up in the kernel: the file receiver and the reaper."""
         # Longer than our own give-up time, so the kernel never disappears while we still wait.
-        patience = 2 * self.launch.far.silence + 3
-        warden = [MARK, self.mark, warden_texts(), patience]
-        return SetUp(("file_receiver.py",), {"warden": warden})
+        timeout = 2 * self.launch.far.silence + 3
+        reaper = [MARK, self.mark, reaper_texts(), timeout]
+        return SetUp(("file_receiver.py",), {"reaper": reaper})
 
     @property
     def _named(self) -> str:
@@ -103,9 +103,9 @@ class RemoteProcess(LocalProcess):
     def _refuse_sandbox(self) -> None:
         if self.launch.wrap is not None:
             raise KernelStartError(
-                f"{self._named} can't be started in the sandbox: its kernelspec has a provisioner"
-                " of its own, which puts it elsewhere. Choose another RMI_AGENT_KERNEL_NAME, or set"
-                " RMI_AGENT_SANDBOX=auto (what holds it is the machine that it runs on) or"
+                f"{self._named} can't be started in the sandbox: its kernelspec's own provisioner"
+                " starts it elsewhere. Choose another RMI_AGENT_KERNEL_NAME, or set"
+                " RMI_AGENT_SANDBOX=auto (the machine that it runs on then confines it) or"
                 " RMI_AGENT_SANDBOX=off."
             )
 
@@ -114,9 +114,9 @@ class RemoteProcess(LocalProcess):
         local, pid = self._local(), getattr(self._manager.provisioner, "pid", None)
         if self.launch.far.confined and local is not None and local.pid == pid:
             raise KernelStartError(
-                f"{self._named} was put on this machine by its provisioner, where nothing holds it"
-                " in. Name another host in its kernelspec, choose another RMI_AGENT_KERNEL_NAME, or"
-                " give it all that this user may do with RMI_AGENT_SANDBOX=off."
+                f"{self._named} was put on this machine by its provisioner, where nothing confines"
+                " it. Name another host in its kernelspec, choose another RMI_AGENT_KERNEL_NAME, or"
+                " let it do all that this user may do with RMI_AGENT_SANDBOX=off."
             )
 
     def _local(self) -> subprocess.Popen[bytes] | None:
@@ -150,7 +150,7 @@ class RemoteProcess(LocalProcess):
 
     def told_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""
-        return self.why_ended or "It did not come into being."
+        return self.why_ended or "It was never started."
 
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT through the provisioner; with `again`, also to the whole process group.
@@ -160,12 +160,12 @@ class RemoteProcess(LocalProcess):
         """
         await self._try(self._manager.interrupt_kernel(), STEP, "interrupted")
         if again:
-            self._say("interrupt_request", {})
+            self._send_control("interrupt_request", {})
 
     # -- ending
 
     async def kill(self) -> None:
-        """Kill the kernel immediately; the warden set up in it then ends its child processes."""
+        """Kill the kernel immediately; the reaper set up in it then ends its child processes."""
         self._killed = True
         await self._signal(signal.SIGKILL)
         if self._heart is not None and not await self._heart.ends_within(STEP):
@@ -177,13 +177,13 @@ class RemoteProcess(LocalProcess):
 
         Takes longer while the kernel is still starting: only a started one can be ended.
         """
-        await self._arrived()
+        await self._wait_until_started()
         if self._manager.has_kernel:
             await self._end(graceful)
         if self._heart is not None:
             await self._heart.stop()
         await self._end_by_provisioner()
-        await self._try(self._manager.cleanup_resources(), STEP, "cleared up")
+        await self._try(self._manager.cleanup_resources(), STEP, "cleaned up")
         await self._reap()
         await self._try(self._disconnect(), STEP, "disconnected")
 
@@ -199,8 +199,8 @@ class RemoteProcess(LocalProcess):
             return
         if graceful and not self._killed:
             await self.interrupt()
-            self._say("shutdown_request", {"restart": False})
-            if await self._heart.ends_within(PATIENCE):
+            self._send_control("shutdown_request", {"restart": False})
+            if await self._heart.ends_within(GRACE):
                 return
         await self._signal(signal.SIGKILL)
         await self._heart.ends_within(STEP)
@@ -208,12 +208,12 @@ class RemoteProcess(LocalProcess):
     async def _disconnect(self) -> None:
         self._own.destroy(linger=0)
 
-    async def _arrived(self) -> None:
+    async def _wait_until_started(self) -> None:
         """Wait for a start in progress; until it is done nobody could end the kernel."""
         if self._starting is not None:
-            await asyncio.wait({self._starting}, timeout=ARRIVAL)
+            await asyncio.wait({self._starting}, timeout=STARTING)
             if self._starting.cancel():
-                log.warning("%s may still come up where its provisioner puts it", self._named)
+                log.warning("%s may still come up: it was not started in time", self._named)
             elif not self._starting.cancelled():
                 self._starting.exception()  # reported already, or nobody is left to read it
             self._starting = None
@@ -243,7 +243,7 @@ class RemoteProcess(LocalProcess):
         if provisioner is not None and provisioner.has_process:
             await self._try(provisioner.send_signal(number), STEP, f"sent signal {number}")
 
-    def _say(self, message: str, content: dict[str, Any]) -> None:
+    def _send_control(self, message: str, content: dict[str, Any]) -> None:
         """Send a message on the control channel without waiting for a reply."""
         control = self._manager.connect_control()
         try:
@@ -262,7 +262,7 @@ class RemoteProcess(LocalProcess):
 
 
 @functools.cache
-def warden_texts() -> list[str]:
-    """Return the source of the warden, which cleans up after a kernel on another machine."""
+def reaper_texts() -> list[str]:
+    """Return the source of the reaper, which cleans up after a kernel on another machine."""
     here = resources.files(process_tree)
-    return [here.joinpath(name).read_text("utf-8") for name in WARDEN]
+    return [here.joinpath(name).read_text("utf-8") for name in REAPER]

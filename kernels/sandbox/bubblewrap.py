@@ -1,6 +1,6 @@
 """bubblewrap's command line for showing certain places of the machine and no others.
 
-Knows paths and mounts; `policy.py` decides who sees which.
+Knows paths and mounts; `places.py` decides who sees which.
 """
 
 from __future__ import annotations

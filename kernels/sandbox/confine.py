@@ -1,9 +1,9 @@
 """Confine a command: resource limits, capabilities, files (Landlock), system calls (seccomp).
 
-`policy.py` runs this file as a program, inside the sandbox too, so it imports nothing but the
+`command.py` runs this file as a program, inside the sandbox too, so it imports nothing but the
 standard library. All restrictions also apply to the command's child processes.
 
-Arguments: JSON (see `Sandbox.given_up`), then the command.
+Arguments: JSON (see `given_up` in `command.py`), then the command.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def show_read_only(paths: Iterable[str]) -> None:
 
 
 def give_up(given: dict[str, Any]) -> None:
-    """Give up the rights that `given` lists (see `Sandbox.given_up`)."""
+    """Give up the rights that `given` lists (see `command.py`)."""
     limit(given["limits"])
     drop_capabilities()
     if files := given["landlock"]:

@@ -1,6 +1,6 @@
 """Which folders an interpreter needs: we ask it, or read its files if others can change it.
 
-Knows interpreters and environments; `policy.py` decides who sees what.
+Knows interpreters and environments; `places.py` decides who sees what.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | st
     if any(Path(base).is_relative_to(os.path.realpath(folder)) for folder in known):
         return [base]
     raise PermissionError(
-        f"{interpreter} lies where kernels can change it, and the Python that it names, in {base},"
-        " is none that they may see. If it should be, name that folder in RMI_AGENT_SANDBOX_READ."
+        f"Kernels can change {interpreter}, and they may not see its base Python in {base}. If they"
+        " may, add that folder to RMI_AGENT_SANDBOX_READ."
     )
 
 

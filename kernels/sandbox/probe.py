@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ..errors import KernelStartError
 from . import seccomp
+from .command import DEVICE_FILES, command, program
 from .interpreters import PATIENCE, where
-from .policy import DEVICE_FILES, SYSTEM, Policy, program
+from .places import SYSTEM
+from .policy import Policy
 
 # Checks from inside that the sandbox holds.
 PROBE = """
@@ -26,15 +28,15 @@ os.listdir(inside)
 try:
     os.utime(home)
 except OSError as error:
-    sys.exit(f"there code can't change the times of its own files: {error.strerror}")
+    sys.exit(f"code in it can't change the times of its own files: {error.strerror}")
 read = lambda path: os.close(os.open(path, os.O_RDONLY))
 for path, reach in ((secret, read), ("/etc/shadow", read), (secret, os.utime)):
     try:
         reach(path)
     except OSError:
         continue
-    sys.exit(f"{path} can be reached")
-print("stands")
+    sys.exit(f"code in it can reach {path}")
+print("holds")
 """
 
 
@@ -54,7 +56,7 @@ def why_not(policy: Policy) -> str:
         secret.touch()
         sandbox = replace(policy, homes=runtime / "homes").sandbox("probe", runtime)
         try:
-            wrapped = [*sandbox.command(sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
+            wrapped = [*command(sandbox, sys.executable), sys.executable, "-I", "-S", "-c", PROBE]
             done = subprocess.run(
                 [*wrapped, *map(str, (policy.projects, sandbox.home, secret))],
                 env={"PATH": os.environ.get("PATH", os.defpath)},
@@ -66,10 +68,10 @@ def why_not(policy: Policy) -> str:
             )
         except (KernelStartError, OSError, subprocess.TimeoutExpired) as error:
             return str(error)
-    if done.stdout == "stands\n" and done.returncode == 0:
+    if done.stdout == "holds\n" and done.returncode == 0:
         return ""
     said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"it ended with {done.returncode}"
+    return said[-1] if said else f"the process that tries it exited with {done.returncode}"
 
 
 def lets_signals_out(policy: Policy) -> bool:
@@ -87,9 +89,9 @@ def keeps_devices(policy: Policy) -> bool:
         return True
     look = f"import os; print(all(os.statvfs(p).f_flag & os.ST_RDONLY for p in {DEVICE_FILES}))"
     wrap = program("confine.py", {"read_only": DEVICE_FILES})
-    command = [*wrap, sys.executable, "-I", "-S", "-c", look]
+    looking = [*wrap, sys.executable, "-I", "-S", "-c", look]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(looking, capture_output=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout == b"True\n"
@@ -100,11 +102,11 @@ def within_reach(policy: Policy) -> str:
     ours = [*map(Path, where(sys.executable))]
     changed = [*policy.write, *([] if policy.read_only else [policy.projects])]
     seen = [*changed, policy.projects, *policy.read, *ours, *map(Path, SYSTEM)]
-    for kept, folders, verb in (
+    for protected, folders, verb in (
         ((*policy.fixed, *ours), changed, "keep {} from changes"),
         ((*policy.hide, policy.homes), seen, "hide {}"),
     ):
-        for path in kept:
+        for path in protected:
             for folder in folders:
                 if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
                     return f"Landlock can't {verb.format(path)}, as it lies in {folder}"

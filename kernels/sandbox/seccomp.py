@@ -191,22 +191,18 @@ def program(rules: tuple[Rule, ...], processor: str = "") -> bytes:
 
 def judge(number: int, rule: Rule) -> list[bytes]:
     """Return the rule's result if all conditions hold; otherwise fall through to the next rule."""
-    steps: list[tuple[int, int, bool]] = [(LOAD, NUMBER, True), (EQUAL, number, True)]
+    code: list[tuple[int, int, bool]] = [(LOAD, NUMBER, True), (EQUAL, number, True)]
     for where in rule.where:
-        steps += [
+        code += [
             (LOAD, ARGUMENTS + 8 * where.argument + 4 * where.high, True),
             (AND, where.mask, True),
             (EQUAL, where.value, where.equal),
         ]
-    steps.append((RETURN, rule.result, True))
+    code.append((RETURN, rule.result, True))
     written = []
-    for left, (code, value, equal) in zip(reversed(range(len(steps))), steps, strict=True):
-        skip = left if code == EQUAL else 0
-        written.append(
-            instruction(code, value, if_false=skip)
-            if equal
-            else instruction(code, value, if_true=skip)
-        )
+    for left, (operation, value, equal) in zip(reversed(range(len(code))), code, strict=True):
+        skip = left if operation == EQUAL else 0
+        written.append(instruction(operation, value, *((0, skip) if equal else (skip, 0))))
     return written
 
 

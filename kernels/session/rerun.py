@@ -1,6 +1,6 @@
 """Rerunning a recorded notebook in a fresh session, which then continues from there.
 
-Runs and compares what `notebook/compare.py` reads. Knows sessions, but not where notebooks are
+Runs what `notebook/runs_on_record.py` reads. Knows sessions, but not where notebooks are
 stored.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import KernelError, reason
-from ..notebook import Difference, Recorded, differences
+from ..notebook import Difference, Run, differences
 from .execution import Execution
 from .session import Session
 
@@ -27,7 +27,7 @@ class Again:
         differences: where the new result differs from the recorded one.
     """
 
-    before: Recorded
+    before: Run
     execution: Execution
     differences: tuple[Difference, ...]
 
@@ -49,11 +49,11 @@ class Resume:
     """
 
     def __init__(
-        self, session: Session, cells: Sequence[Recorded], *, skip_failed: bool, timeout: float
+        self, session: Session, cells: Sequence[Run], *, skip_failed: bool, timeout: float
     ) -> None:
         self.session = session
-        self.cells: list[Recorded] = []
-        self.skipped: list[Recorded] = []
+        self.cells: list[Run] = []
+        self.skipped: list[Run] = []
         for one in cells:
             left_out = skip_failed and one.status != "ok"
             (self.skipped if left_out else self.cells).append(one)
@@ -88,17 +88,15 @@ class Resume:
             except Exception as error:
                 self.stopped = self.stopped or f"the server failed: {reason(error)}"
                 raise
-            found = await asyncio.to_thread(
-                differences, before.cell, run.cell, before.status, run.status
-            )
+            found = await asyncio.to_thread(differences, before, run)
             self.done.append(Again(before, execution, tuple(found)))
 
-    def _submit(self, before: Recorded, limit: float) -> Execution:
-        if before.script is not None:
-            return self.session.submit_script(before.script, limit)
+    def _submit(self, before: Run, limit: float) -> Execution:
+        if (script := before.script) is not None:
+            return self.session.submit_script(script, limit)
         return self.session.submit_cell(before.cell.source, limit)
 
-    def _limit(self, before: Recorded) -> float:
+    def _limit(self, before: Run) -> float:
         """Time limit of one run in seconds: the default, or more if the recorded run took long."""
         if before.status == "timeout":
             return max(before.elapsed, 1.0)

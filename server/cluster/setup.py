@@ -12,7 +12,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from ...kernels import SessionLeases, StoreError
+from ...kernels import Instances, StoreError
 from ..errors import BadSettings
 from ..launch import make_folders
 from ..settings import Settings
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MARK = ".rmi-agent-folder"  # file that shows copies whether they record in the same folder
 
 
-async def homes(settings: Settings, port: int | None = None) -> SessionLeases | None:
+async def homes(settings: Settings, port: int | None = None) -> Instances | None:
     """The session leases that all copies of this server share; None if it runs alone.
 
     Args:
@@ -51,8 +51,8 @@ async def homes(settings: Settings, port: int | None = None) -> SessionLeases | 
             f"RMI_AGENT_NOTEBOOKS_DIR: can't write to {settings.notebooks}: {error.strerror}."
         ) from None
     try:
-        found = SessionLeases.at(where, address, folder)
-        others = await found.copies()
+        found = Instances.at(where, address, folder)
+        others = await found.all()
     except StoreError as error:
         raise BadSettings(f"RMI_AGENT_SESSION_STORE: {error}.") from None
     for other in others.values():

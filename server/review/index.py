@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from ...kernels import JOURNAL_SUFFIX, is_recorded
+from ...kernels import PID_FILE_SUFFIX, is_recorded
 from ..errors import UnreadableError
 from .model import Cell, Notebook, fingerprint, read
 
@@ -128,12 +128,12 @@ class Index:
         there = set(names)
         for name in names:
             if name.endswith(EXTENSION) and not name.startswith("."):
-                entry = self._look(name, recorded=f".{name}{JOURNAL_SUFFIX}" in there)
+                entry = self._look(name, recorded=f".{name}{PID_FILE_SUFFIX}" in there)
                 if entry is not None:
                     yield entry
 
     def _look(self, name: str, *, recorded: bool = True) -> Entry | None:
-        """One file's entry, parsed if it has changed; `recorded` is false if it has no journal."""
+        """One file's entry, parsed if it has changed; `recorded` is false if it has no pid file."""
         path = self.folder / name
         try:
             status = path.lstat()

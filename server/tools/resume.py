@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ from mcp_types import TextContent, ToolAnnotations
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ...kernels import Again, Recorded, Resume, Session, SessionNotFoundError, Sessions, recorded
+from ...kernels import Again, Resume, Run, Session, SessionNotFoundError, Sessions, recorded
 from ..files import safe_open as beneath
 from ..middleware import has_more_values
 from ..plaintext import plain
@@ -115,8 +114,9 @@ class Resuming:
         if not cells:
             raise Refusal(f"Nothing of {name} is to be run: it has no code cells up to there.")
         session = await self._sessions.open(principal(), parent=name)
-        placed = [in_place(one, self._settings.projects) for one in cells]
-        resume = Resume(session, placed, skip_failed=skip_failed, timeout=timeout)
+        for run in cells:
+            put_in_place(run, self._settings.projects)
+        resume = Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
         open_ones = {key: one for key, one in self._resumes.items() if not one.session.closed}
         self._resumes = {**open_ones, session.id: resume}
         return resume
@@ -186,7 +186,7 @@ def check_values(text: str, name: str) -> None:
         )
 
 
-def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
+def parsed(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
     """A notebook's metadata and its runs.
 
     Raises:
@@ -206,11 +206,10 @@ def parsed(text: str, name: str) -> tuple[NotebookNode, list[Recorded]]:
         raise Refusal(f"{name} can't be read as a notebook: {str(error)[:200]}") from None
 
 
-def in_place(one: Recorded, projects: Path) -> Recorded:
+def put_in_place(run: Run, projects: Path) -> None:
     """Move a script to `projects` if its folder does not exist, as in another machine's record."""
-    if one.script is None or one.script.path.parent.is_dir():
-        return one
-    return replace(one, script=replace(one.script, path=projects / one.script.path.name))
+    if (script := run.script) is not None and not script.path.parent.is_dir():
+        run.cell.metadata.rmi_agent.path = str(projects / script.path.name)
 
 
 def report(resume: Resume) -> ToolResult:

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels.notebook.journal import JOURNAL_SUFFIX, recover
+from rmi_agent.kernels.notebook.recovery import PID_FILE_SUFFIX, recover
 
 from tests.conftest import kernel_env
 from tests.server.conftest import fill
@@ -67,7 +67,7 @@ def killed_while(program: str, folder: Path, seconds: float) -> int:
 
 
 def check(folder: Path, acknowledged: int) -> None:
-    """Every acknowledged cell is there once, in order, in a valid notebook, and no journal is left."""
+    """Every acknowledged cell is there once, in order, in a valid notebook, and no pid file is left."""
     (path,) = folder.glob("*.ipynb")
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -77,7 +77,7 @@ def check(folder: Path, acknowledged: int) -> None:
     statuses = [cell.metadata.rmi_agent.status for cell in notebook.cells]
     assert statuses[: acknowledged + 1] == ["ok"] * (acknowledged + 1)
     assert statuses[acknowledged + 1 :] in ([], ["ok"], ["interrupted"])
-    assert not list(folder.glob(f".*{JOURNAL_SUFFIX}"))
+    assert not list(folder.glob(f".*{PID_FILE_SUFFIX}"))
     assert not list(folder.glob(".*.tmp"))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import LOCAL, Config, Launch, Sessions, Takeover
-from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
-from rmi_agent.kernels.cluster.stores import opened
+from rmi_agent.kernels import LOCAL, Config, Instances, Launch, Sessions, Takeover
+from rmi_agent.kernels.cluster.leases import Lease
+from rmi_agent.kernels.cluster.stores import open_store
 from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.remote.heartbeat import Heartbeat
 
@@ -38,7 +38,7 @@ OWNED = {
         "kernels/jupyter_server/process.py",
         "_begin",
     ): 1,  # awaited there, and by `close` if that is stopped
-    ("kernels/cluster/stores.py", "finished"): 1,  # awaited, also when the caller is cancelled
+    ("kernels/cluster/stores.py", "_request"): 1,  # awaited, also when the caller is cancelled
     ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/commands/serve.py", "stdio"): 1,  # its result is taken, or the process ends
     (
@@ -82,27 +82,27 @@ def test_every_task_has_an_owner_that_sees_its_end() -> None:
     assert found == OWNED, "start it with a Supervisor, or say here who sees its end"
 
 
-def homes(folder: Path) -> SessionLeases:
-    return SessionLeases(opened(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
+def instances(folder: Path) -> Instances:
+    return Instances(open_store(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
 
 
 async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, launch = Config(tmp_path / "notebooks"), Launch(cwd=tmp_path, runtime=tmp_path)
-    shared = Takeover(homes(tmp_path))
+    shared = Takeover(instances(tmp_path))
     async with Sessions(config, launch, warm=0, directory=shared):
         unknown = Lease("a" * 20, LOCAL, home="gone", turn=1, server="http://127.0.0.1:1")
         for number in range(3):
-            await shared.homes.write(replace(unknown, id=f"{number}" * 20))
-        records = await shared.homes.all()
+            await shared.leases.write(replace(unknown, id=f"{number}" * 20))
+        records = await shared.leases.all()
         assert len(records) == 3
 
-        async def fails(mine: Lease) -> None:
+        async def fails(_: Sessions, mine: Lease) -> None:
             await asyncio.sleep(0.01)
             raise KernelError("out of reach")
 
-        monkeypatch.setattr(shared, "_bring_here", fails)
+        monkeypatch.setattr("rmi_agent.kernels.cluster.takeover.adopt", fails)
         asking = [shared.open_here(record.id, LOCAL) for record in records for _ in range(4)]
         found = await asyncio.gather(*asking, return_exceptions=True)
         assert all(isinstance(one, KernelError) for one in found)
@@ -113,7 +113,7 @@ async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
 async def test_signs_of_life_go_on_when_one_fails_in_a_way_that_nobody_thought_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with homes(tmp_path) as mine:
+    async with instances(tmp_path) as mine:
         beat, failures = mine.beat, iter([ValueError("nobody thought of it")])
         again = asyncio.Event()
 
@@ -126,7 +126,7 @@ async def test_signs_of_life_go_on_when_one_fails_in_a_way_that_nobody_thought_o
         monkeypatch.setattr(mine, "beat", failing)
         async with asyncio.timeout(20):
             await again.wait()
-    assert "giving signs of life failed and is restarted" in caplog.text
+    assert "sending heartbeats failed and is restarted" in caplog.text
 
 
 async def test_a_heartbeat_that_can_not_be_followed_ends_what_waits_for_it(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Launch
-from rmi_agent.kernels.cluster.leases import SessionLeases
+from rmi_agent.kernels import Instances, Launch
 from rmi_agent.server import load
 from rmi_agent.server.cluster.setup import homes
 from rmi_agent.server.errors import BadSettings
@@ -160,7 +159,7 @@ def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.Monk
     assert load().kernel_preload == Launch.preload  # written twice: settings import no kernels
 
 
-async def copies_homes(port: int = 8000, **settings: Any) -> SessionLeases | None:
+async def instances_of(port: int = 8000, **settings: Any) -> Instances | None:
     return await homes(load(**settings), port)
 
 
@@ -169,25 +168,25 @@ async def test_sign_ins_of_one_server_are_not_for_several(tmp_path: Path) -> Non
     with pytest.raises(
         BadSettings, match="^RMI_AGENT_AUTH: token.oauth keeps sign-ins in one server"
     ):
-        await copies_homes(
+        await instances_of(
             session_store=str(tmp_path / "store"),
             auth="token+oauth",
             public_url="https://python.example",
         )
-    assert await copies_homes(session_store="memory") is None
+    assert await instances_of(session_store="memory") is None
 
 
 @pytest.mark.anyio
 async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     given = {"session_store": store, "python_projects_dir": tmp_path / "p"}
-    first = await copies_homes(**given, notebooks_dir=tmp_path / "a")
+    first = await instances_of(**given, notebooks_dir=tmp_path / "a")
     assert first is not None
     async with first:
         with pytest.raises(
             BadSettings, match=r"^RMI_AGENT_NOTEBOOKS_DIR: .*/b is not the folder in which"
         ):
-            await copies_homes(8001, **given, notebooks_dir=tmp_path / "b")
-        second = await copies_homes(8001, **given, notebooks_dir=tmp_path / "a")
+            await instances_of(8001, **given, notebooks_dir=tmp_path / "b")
+        second = await instances_of(8001, **given, notebooks_dir=tmp_path / "a")
         assert second is not None
         await second.store.close()

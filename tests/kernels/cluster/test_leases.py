@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import StoreError
-from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, read
-from rmi_agent.kernels.cluster.stores import FolderStore, opened
-from rmi_agent.kernels.notebook.journal import Journal, recover
+from rmi_agent.kernels.cluster.instances import INSTANCES, Instance, Instances
+from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, parse
+from rmi_agent.kernels.cluster.stores import FolderStore, open_store
+from rmi_agent.kernels.notebook.recovery import pid_file, recover
 from rmi_agent.kernels.notebook.writer import Recorder
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +24,10 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[tuple[SessionLeases, SessionLeases]]:
-    """Two copies with one store."""
+    """The leases of two instances with one store."""
     store = str(folder / "store")
-    async with SessionLeases(opened(store), "a:1") as a, SessionLeases(opened(store), "b:1") as b:
-        yield a, b
+    async with Instances(open_store(store), "a:1") as a, Instances(open_store(store), "b:1") as b:
+        yield SessionLeases(a), SessionLeases(b)
 
 
 async def test_of_many_that_take_over_at_once_one_wins(tmp_path: Path) -> None:
@@ -35,13 +36,13 @@ async def test_of_many_that_take_over_at_once_one_wins(tmp_path: Path) -> None:
         assert await a.write(record)
         claims = await asyncio.gather(*(copy.claim(record) for copy in (a, b) * 10))
         [mine] = [claim for claim in claims if claim is not None]
-        assert mine.turn == 1 and mine.home in (a.name, b.name)
+        assert mine.turn == 1 and mine.home in (a.instances.name, b.instances.name)
         assert await a.find("Session-_1") == mine
 
 
 async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, b):
-        before = Lease("s", "ada", home=a.name)
+        before = Lease("s", "ada", home=a.instances.name)
         await a.write(before)
         after = await b.claim(before)
         assert after is not None
@@ -51,14 +52,14 @@ async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
 
 async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    async with SessionLeases(opened(store), "a:1") as a:
-        async with SessionLeases(opened(store), "b:1", beat=60, alive=0.2) as b:
-            assert set(await a.copies()) == {a.name, b.name}
+    async with Instances(open_store(store), "a:1") as a:
+        async with Instances(open_store(store), "b:1", beat=60, alive=0.2) as b:
+            assert set(await a.all()) == {a.name, b.name}
             async with asyncio.timeout(10):
-                while b.name in await a.copies():
+                while b.name in await a.all():
                     await asyncio.sleep(0.02)
-            assert not b.sure
-        assert a.sure and set(await a.copies()) == {a.name}
+            assert not b.is_alive
+        assert a.is_alive and set(await a.all()) == {a.name}
 
 
 async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path: Path) -> None:
@@ -69,22 +70,22 @@ async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path:
 
     store = str(tmp_path / "store")
     async with (
-        SessionLeases(opened(store), "a:1", beat=0.05) as a,
-        SessionLeases(opened(store), "b:1") as b,
+        Instances(open_store(store), "a:1", beat=0.05) as a,
+        Instances(open_store(store), "b:1") as b,
     ):
         a.on_lapse = look
-        await b.depose(a.name)
+        await b.store.delete(INSTANCES, a.name)
         await asyncio.wait_for(looked.wait(), 10)
 
 
 async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     async with (
-        SessionLeases(opened(store), "a:1") as before,
-        SessionLeases(opened(store), "a:1") as after,
+        Instances(open_store(store), "a:1") as before,
+        Instances(open_store(store), "a:1") as after,
     ):
-        assert set(await after.copies()) == {after.name}
-        assert await before.deposed()
+        assert set(await after.all()) == {after.name}
+        assert await before.get(before.name) is None
 
 
 @pytest.mark.parametrize(
@@ -101,18 +102,18 @@ async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_pat
     ],
 )
 def test_a_record_that_is_none_is_not_read(value: dict[str, object]) -> None:
-    assert read(value) is None
+    assert parse(value) is None
 
 
 def test_a_record_of_a_later_version_is_read() -> None:
     record = Lease("s", "ada", cells=3)
-    assert read({**asdict(record), "colour": "blue"}) == record
+    assert parse({**asdict(record), "colour": "blue"}) == record
 
 
 async def test_garbage_in_the_store_is_no_session_and_hides_none(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, _):
         await a.write(Lease("good", "ada"))
-        await a.store.put(SESSIONS, key("odd"), {"id": "else", "principal": "ada"})
+        await a.instances.store.put(SESSIONS, key("odd"), {"id": "else", "principal": "ada"})
         folder = tmp_path / "store" / SESSIONS
         (folder / f"{key('bad')}.json").write_bytes(b"\xff{not json")
         (folder / f"{key('list')}.json").write_text(json.dumps([1]))
@@ -131,14 +132,14 @@ async def test_garbage_in_the_store_is_no_session_and_hides_none(tmp_path: Path)
 )
 async def test_a_store_that_is_none_is_told_in_a_line(url: str, words: str) -> None:
     with pytest.raises(StoreError, match=words) as told:
-        opened(url)
+        open_store(url)
     assert "hush" not in str(told.value)
 
 
 async def test_a_redis_that_is_silent_is_told_without_its_password() -> None:
     pytest.importorskip("redis")
     with pytest.raises(StoreError, match=r"redis://127\.0\.0\.1:1 can't be used") as told:
-        async with SessionLeases(opened("redis://:hush@127.0.0.1:1/0"), "a:1"):
+        async with Instances(open_store("redis://:hush@127.0.0.1:1/0"), "a:1"):
             pass
     assert "hush" not in str(told.value)
 
@@ -194,10 +195,9 @@ def test_notebooks_of_living_copies_and_of_sessions_to_come_back_are_left_alone(
         recorder.start(new_code_cell(name), name)
         assert recorder.path is not None
         made[name] = recorder.path
-        journal = Journal(recorder.path).path
-        header, _, data = journal.read_bytes().partition(b"\n")
-        note = {**json.loads(header), "pid": 2**22 + 1}  # of another machine: not here
-        journal.write_bytes(json.dumps(note).encode() + b"\n" + data)
+        file = pid_file(recorder.path)
+        owner = {**json.loads(file.read_text()), "pid": 2**22 + 1}  # of another machine: not here
+        file.write_text(json.dumps(owner))
     assert recover(tmp_path, {"living"}, {made["waiting"].name}) == [made["dead"]]
 
 
@@ -216,18 +216,20 @@ async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: P
 
 
 async def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path: Path) -> None:
-    async with SessionLeases(FolderStore(tmp_path), beat=0.02) as homes:
+    async with Instances(FolderStore(tmp_path), beat=0.02) as instances:
         again = asyncio.Event()
 
-        async def deposed() -> bool:
+        get = instances.get
+
+        async def failing(name: str) -> Instance | None:
             if again.is_set():
-                return False
+                return await get(name)
             again.set()
             raise RuntimeError("broken")
 
-        homes.deposed = deposed  # type: ignore[method-assign]
+        instances.get = failing  # type: ignore[method-assign]
         await again.wait()
-        before = homes._sure_until
+        await instances.store.delete(INSTANCES, instances.name)
         async with asyncio.timeout(10):
-            while homes._sure_until == before:
+            while not await instances.store.get(INSTANCES, instances.name):
                 await asyncio.sleep(0.01)

@@ -12,6 +12,7 @@ import pytest
 from rmi_agent.kernels import (
     LOCAL,
     Config,
+    Instances,
     KernelError,
     Launch,
     Session,
@@ -20,8 +21,8 @@ from rmi_agent.kernels import (
     Takeover,
 )
 from rmi_agent.kernels.cluster.handover import QUIET, requests
-from rmi_agent.kernels.cluster.leases import Lease, SessionLeases
-from rmi_agent.kernels.cluster.stores import opened
+from rmi_agent.kernels.cluster.leases import Lease
+from rmi_agent.kernels.cluster.stores import open_store
 
 from tests.conftest import cell, value
 from tests.kernels.jupyter_server.jupyter import Jupyter
@@ -47,10 +48,10 @@ async def copy(
     folder: Path, jupyter: Jupyter | None, idle: float = 0, name: str = "a"
 ) -> AsyncIterator[Sessions]:
     """One copy of a server, with a store that it shares with the others of this folder."""
-    homes = SessionLeases(opened(str(folder / "store")), f"{name}:1")
+    instances = Instances(open_store(str(folder / "store")), f"{name}:1")
     launch = Launch(cwd=folder, runtime=folder, servers=(jupyter.server,) if jupyter else ())
     config = Config(folder / "notebooks", idle=idle)
-    async with Sessions(config, launch, warm=0, directory=Takeover(homes)) as sessions:
+    async with Sessions(config, launch, warm=0, directory=Takeover(instances)) as sessions:
         yield sessions
 
 
@@ -65,7 +66,7 @@ async def test_sessions_that_nobody_asks_for_any_more_are_ended_by_another_copy(
     assert len(jupyter.kernels()) == 1
     async with copy(tmp_path, jupyter, 1.0, "b") as other, asyncio.timeout(60):
         assert isinstance(other.directory, Takeover)
-        while (record := await other.directory.homes.find(session.id)) and not record.ended:
+        while (record := await other.directory.leases.find(session.id)) and not record.ended:
             await asyncio.sleep(0.1)
         assert record is not None and "RMI_AGENT_SESSION_IDLE" in record.ended
         while await asyncio.to_thread(jupyter.kernels):
@@ -126,7 +127,7 @@ async def test_an_idle_session_moves_to_the_copy_that_is_called_and_back(
         run = await cell(third, "x + 2")
         assert (value(run), run.number) == ("43", 3)
         assert third.recorder.path == first.recorder.path
-        for one in (shared(a).homes, shared(b).homes):
+        for one in (shared(a).instances, shared(b).instances):
             assert await requests(one, one.name) == {}
         await a.close(third)
 
@@ -173,7 +174,7 @@ async def test_a_session_is_free_although_its_release_could_not_be_written_at_on
     async with copy(tmp_path, jupyter) as a, copy(tmp_path, jupyter, name="b") as b:
         session = await a.open()
         await cell(session, "x = 41")
-        write, failed = shared(a).homes.write, asyncio.Event()
+        write, failed = shared(a).leases.write, asyncio.Event()
 
         async def fails(record: Lease) -> bool:
             if record.home or failed.is_set():
@@ -181,7 +182,7 @@ async def test_a_session_is_free_although_its_release_could_not_be_written_at_on
             failed.set()
             raise StoreError("silent")
 
-        monkeypatch.setattr(shared(a).homes, "write", fails)
+        monkeypatch.setattr(shared(a).leases, "write", fails)
         assert value(await cell(await moved(b, session), "x + 1")) == "42"
         assert failed.is_set()
         await b.close(b.get(session.id))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import pytest
-from rmi_agent.kernels.fork.pool import TEMPLATES
+from rmi_agent.kernels.fork import TEMPLATES
 
 from tests.kernels.fork.plain import STOCK, Running, kernel, preloaded
 

@@ -17,9 +17,14 @@ import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpec
 from rmi_agent.kernels.errors import CannotFork
-from rmi_agent.kernels.fork import pool as templates
-from rmi_agent.kernels.fork import provisioner as forkserver
-from rmi_agent.kernels.fork.pool import TEMPLATES
+from rmi_agent.kernels.fork import (
+    TEMPLATES,
+    ForkedProcess,
+    forked_process,
+    pool,
+)
+from rmi_agent.kernels.fork.provisioner import log_once
+from rmi_agent.kernels.fork.request import request_for
 
 from tests.conftest import kernel_env
 from tests.kernels.fork.plain import STOCK, Running, is_forked, kernel, preloaded
@@ -36,7 +41,7 @@ def ended() -> Iterator[None]:
     """No template outlives its test."""
     yield
     TEMPLATES.close()
-    forkserver.say_once.cache_clear()
+    log_once.cache_clear()
 
 
 async def test_kernels_come_from_one_template_and_each_leads_a_group_of_its_own() -> None:
@@ -114,7 +119,7 @@ async def test_its_modules_are_a_stock_kernels_and_the_preload() -> None:
         # What a stock kernel imports with its first completion or traceback.
         assert {name.partition(".")[0] for name in found - expected} <= {"debugpy", "gc"}
         importable = "[importlib.util.find_spec(n) is None for n in ('pool', 'provisioner',"
-        importable += " 'zygote', 'script_runner')]"
+        importable += " 'zygote', 'afterfork', 'kernel_app', 'script_runner')]"
         assert all(await forked.value(importable, "import importlib.util"))
 
 
@@ -201,7 +206,7 @@ async def test_a_kernel_outlives_its_template_and_the_next_has_a_new_one() -> No
             assert is_forked(second.process)
             assert second.process.ppid() != template.pid
         running.client.execute("import os; os._exit(3)")
-        assert await until_ended(running) == templates.UNKNOWN
+        assert await until_ended(running) == forked_process.UNKNOWN
 
 
 MODULES = {
@@ -219,8 +224,8 @@ async def test_a_module_that_can_not_be_preloaded_is_named_and_skipped(
 ) -> None:
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setattr(templates, "HANG", 1.0)
-    monkeypatch.setattr(templates, "PATIENCE", 3.0)
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.IMPORT_TIMEOUT", 1.0)
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.REQUEST_TIMEOUT", 3.0)
     env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
     preload = [*MODULES, "not_installed_anywhere"]
     loaded = f"[name in sys.modules for name in {preload}]"
@@ -275,12 +280,12 @@ async def test_many_at_once() -> None:
 
 @pytest.mark.slow
 async def test_few_templates_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MOST", 2)
+    monkeypatch.setattr(pool, "MAX_TEMPLATES", 2)
     for number in range(4):
         async with kernel(env={**kernel_env(), "LIBRARYS": str(number)}):
             pass
     assert len(TEMPLATES._living) == 2
-    living = [t for t in (*TEMPLATES._living.values(), *TEMPLATES._retired) if not t.over()]
+    living = [t for t in (*TEMPLATES._living.values(), *TEMPLATES._retired) if not t.ended]
     assert len(living) <= 3
 
 
@@ -297,7 +302,7 @@ async def test_few_templates_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: str) -> None:
     with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match=why):
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "x"]
-        await TEMPLATES.fork(forkserver.in_other_words(command, launch, (), opened))
+        await TEMPLATES.fork(request_for(command, launch, opened))
 
 
 async def test_other_kernels_are_started_in_the_ordinary_way(
@@ -308,9 +313,9 @@ async def test_other_kernels_are_started_in_the_ordinary_way(
         assert not is_forked(running.process)
         assert await running.value("1 + 1") == 2
     assert "started, not forked: PYTHONPATH has a relative path" in caplog.text
-    with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match="not asked"):
+    with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match="does not run"):
         spec = KernelSpec(argv=["R", "--slave", "-f", "{connection_file}"])
-        forkserver.in_other_words(spec.argv, {}, (), opened)
+        request_for(spec.argv, {}, opened)
 
 
 @pytest.mark.slow
@@ -324,7 +329,7 @@ async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> Non
         async with kernel(env=env) as running:
             assert not is_forked(running.process)
     (history,) = TEMPLATES._history.values()
-    assert history.failures == templates.FAILURES
+    assert history.failures == pool.MAX_FAILURES
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ async def test_reports_that_make_no_sense_end_a_template_and_no_kernel(report: b
             ours.setblocking(False)
             true, template.line = template.line, ours
             theirs.sendall(report + b"\n")
-            assert not template.fit()
+            assert not template.is_usable()
             template.line = true
         assert await running.value("1 + 1") == 2
         async with kernel() as second:
@@ -361,8 +366,8 @@ async def test_a_template_that_is_closed_while_its_answer_is_awaited_is_no_error
     """Its owner reads a line that is closed: EBADF."""
     async with kernel():
         (template,) = TEMPLATES._living.values()
-    template.hang_up()
-    assert not template.fit()
+    template.line.close()
+    assert not template.is_usable()
     async with kernel() as running:
         assert is_forked(running.process)
 
@@ -372,26 +377,28 @@ async def test_an_exit_code_that_comes_in_part_is_unknown(told: bytes) -> None:
     """A template that is killed has written as much as it has."""
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
     ours, theirs = socket.socketpair()
-    ended = templates.Forked(child.pid, ours)
+    ended = ForkedProcess(child.pid, ours)
     await child.wait()
     theirs.sendall(told)
     theirs.close()
-    assert ended.poll() == (7 if len(told) == templates.ANSWER.size else templates.UNKNOWN)
-    assert ended.exit_code_lost == (len(told) < templates.ANSWER.size)
+    assert ended.poll() == (
+        7 if len(told) == forked_process.ANSWER.size else forked_process.UNKNOWN
+    )
+    assert ended.exit_code_lost == (len(told) < forked_process.ANSWER.size)
     assert ours.fileno() == -1
 
 
 async def test_an_exit_code_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A template that is stopped says nothing, and the loop has others to serve."""
-    monkeypatch.setattr(templates, "LAST_WORD", 1000.0)
+    monkeypatch.setattr(forked_process, "EXIT_CODE_TIMEOUT", 1000.0)
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
     ours, theirs = socket.socketpair()
     with theirs:
-        ended = templates.Forked(child.pid, ours)
+        ended = ForkedProcess(child.pid, ours)
         await child.wait()
         assert ended.poll() is None
-        monkeypatch.setattr(templates, "LAST_WORD", 0.0)
-        assert ended.poll() == templates.UNKNOWN
+        monkeypatch.setattr(forked_process, "EXIT_CODE_TIMEOUT", 0.0)
+        assert ended.poll() == forked_process.UNKNOWN
         assert ended.exit_code_lost
 
 
@@ -401,14 +408,14 @@ async def test_templates_that_are_stopped_are_ended() -> None:
         for template in made:
             template.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(TEMPLATES.close)
-        assert all(template.over() for template in made)
+        assert all(template.ended for template in made)
 
 
 async def test_a_stopped_template_is_closed_while_others_get_their_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its end is waited for where nobody asks for kernels."""
-    monkeypatch.setattr(templates, "CLOSING", 30.0)
+    monkeypatch.setattr(pool, "CLOSE_TIMEOUT", 30.0)
     other = {**kernel_env(), "PRINCIPAL": "other"}
     async with kernel(env={**kernel_env(), "PRINCIPAL": "one"}) as first, kernel(env=other):
         template = first.process.parent()
@@ -438,9 +445,9 @@ async def test_what_is_known_of_templates_ends_with_their_owner_alone(
         async with kernel(env={**kernel_env(), **each}) as running:
             assert is_forked(running.process) == (each is not broken)
     with monkeypatch.context() as patch:
-        patch.setattr(templates, "Template", None)  # none is tried again
+        patch.setattr(pool, "Template", None)  # none is tried again
         TEMPLATES.close(PRINCIPAL="one")
-        for owner, failures in (("one", []), ("broken", [templates.FAILURES])):
+        for owner, failures in (("one", []), ("broken", [pool.MAX_FAILURES])):
             known = [h for key, h in TEMPLATES._history.items() if ("PRINCIPAL", owner) in key[2]]
             assert [history.failures for history in known] == failures
         async with kernel(env={**kernel_env(), **broken}) as running:
@@ -458,7 +465,7 @@ async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
         with contextlib.ExitStack() as opened, (tmp_path / "said").open("w+") as said:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", place]
             launch = {"cwd": str(gone), "env": kernel_env(), "stdout": said, "stderr": said}
-            request = forkserver.in_other_words(command, launch, (), opened)
+            request = request_for(command, launch, opened)
             with pytest.raises(CannotFork, match="did not fork"):
                 await TEMPLATES.fork(request)
             said.seek(0)
@@ -476,7 +483,7 @@ async def test_a_template_that_hangs_holds_nobody_up(
     asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither other templates, nor the threads that all the server's work shares."""
-    monkeypatch.setattr(templates, "PATIENCE", 3.0)
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.REQUEST_TIMEOUT", 3.0)
     environment = {**kernel_env(), "PRINCIPAL": "other"}
     async with kernel() as first, kernel(env=environment):
         template = first.process.parent()
@@ -490,7 +497,7 @@ async def test_a_template_that_hangs_holds_nobody_up(
                     arguments = ["-f", f"{place}.json", "--transport=ipc", f"--ip={place}"]
                     command = [sys.executable, "-m", "ipykernel_launcher", *arguments]
                     launch = {"env": kernel_env()}
-                    request = forkserver.in_other_words(command, launch, (), opened)
+                    request = request_for(command, launch, opened)
                     waiting.append(asyncio.create_task(TEMPLATES.fork(request)))
                 await asyncio.sleep(0.1)
                 async with kernel(env=environment) as neighbour:

@@ -18,9 +18,17 @@ from typing import Any
 import platformdirs
 import psutil
 import pytest
-from rmi_agent.kernels import Config, KernelStartError, Launch, Policy, Session, Sessions, Tier
-from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.sandbox.policy import TIERS
+from rmi_agent.kernels import (
+    TIERS,
+    Config,
+    KernelStartError,
+    Launch,
+    Policy,
+    Session,
+    Sessions,
+    Tier,
+)
+from rmi_agent.kernels.fork import TEMPLATES
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.fork.plain import is_forked
@@ -118,7 +126,7 @@ async def test_what_a_kernel_can_write_runs_in_no_template(what: str, place: Pla
                 await sessions.close(session)
         templates = [*TEMPLATES._living.values()]
         assert templates
-        assert all(template.forked or template.fit() for template in templates)
+        assert all(template.forked or template.is_usable() for template in templates)
     if kernels:
         assert {*ran.read_text().split()} <= kernels
 

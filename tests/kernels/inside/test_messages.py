@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rmi_agent.kernels import Config, Session, Sessions
 from rmi_agent.kernels.inside import programs
-from rmi_agent.kernels.inside.messages import DEEPEST, ENDS, REST, limit_messages, packed, sendable
+from rmi_agent.kernels.inside.any_json import DEEPEST, REST, packed, sendable
+from rmi_agent.kernels.inside.messages import ENDS, limit_messages
 
 from tests.conftest import cell, launch, stream, value
 

@@ -9,8 +9,10 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Sessions
+from rmi_agent.kernels.notebook import layout
 from rmi_agent.kernels.notebook import runs_on_record as onrecord
-from rmi_agent.kernels.notebook.runs_on_record import RunsOnRecord, cells_in
+from rmi_agent.kernels.notebook.layout import cells_in
+from rmi_agent.kernels.notebook.runs_on_record import RunsOnRecord
 from rmi_agent.kernels.notebook.writer import Recorder
 
 from tests.conftest import cell, stream
@@ -50,7 +52,7 @@ async def test_each_run_is_found_however_the_file_is_cut_up(
     assert recorder.path is not None
     if block < 1_000:  # a large cell in small pieces takes long
         recorder.finish(over(3), "t")
-    monkeypatch.setattr(onrecord, "BLOCK", block)
+    monkeypatch.setattr(layout, "BLOCK", block)
     for number in (1, 2, 4, 5):
         run = await RunsOnRecord().run(recorder.path, "s", number)
         assert run is not None

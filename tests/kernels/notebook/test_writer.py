@@ -17,7 +17,10 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
-from rmi_agent.kernels.notebook.writer import STREAM_CAP, Recorder, slug
+from rmi_agent.kernels.notebook.cell_json import STREAM_CAP
+from rmi_agent.kernels.notebook.layout import TAIL
+from rmi_agent.kernels.notebook.recovery import pid_file, recover
+from rmi_agent.kernels.notebook.writer import Recorder, slug
 
 from tests.conftest import cell, stream
 
@@ -134,7 +137,7 @@ def test_writing_a_cell_does_not_read_or_write_the_earlier_ones(tmp_path: Path) 
         if number == 10:
             early = recorder.path.read_bytes()[:100_000]
     assert recorder.path.read_bytes()[:100_000] == early  # type: ignore[union-attr]
-    assert recorder._cells == 50
+    assert len(read(recorder).cells) == 50
 
 
 async def test_a_session_is_on_record_as_jupyter_would_have_it(
@@ -319,6 +322,35 @@ async def test_a_notebook_that_is_read_meanwhile_is_whole(tmp_path: Path) -> Non
             reads += 1
     assert reads
     assert json.loads(await recorder.text() or "")["cells"]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_write_that_is_cut_anywhere_loses_no_complete_cell(tmp_path: Path, before: int) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    for number in range(before):
+        recorder.finish(printed(f"é{number}"), "t")
+    made = new_code_cell("print() # é\n" * 30)
+    recorder.start(made, "t")
+    path = recorder.path
+    assert path is not None
+    started = path.read_bytes()
+    made.outputs = [new_output("stream", text="✓\n{\n" * 20)]
+    made.metadata["rmi_agent"] = {"status": "ok"}
+    recorder.finish(made, "t")
+    finished = path.read_bytes()
+    complete = finished.rindex(TAIL)
+    ours = pid_file(path).read_text()
+    for end in range(started.rindex(b"\n{"), len(finished), 2):
+        path.write_bytes(finished[:end] + started[end:])
+        pid_file(path).write_text(ours.replace('"pid": ', '"pid": -'))
+        assert recover(tmp_path) == [path]
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert [c.outputs[0].text for c in notebook.cells[:before]] == ["é0", "é1"][:before]
+        assert end < complete or notebook.cells[before] == made
+        assert all(cell.source == made.source for cell in notebook.cells[before:])
+        assert all(cell.metadata.rmi_agent.status for cell in notebook.cells[before:])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Sessions
-from rmi_agent.kernels.process_tree import memory
+from rmi_agent.kernels.process_tree import MemoryWatch, memory_watch
 from rmi_agent.kernels.process_tree.family import Family, tree
 from rmi_agent.kernels.process_tree.shared_memory import Segment, remove, segments
 
@@ -320,9 +320,9 @@ def test_processes_are_looked_at_rarely_while_nobody_is_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks, now = [], 1000.0
-    monkeypatch.setattr(memory, "tree", lambda: looks.append(now) or tree())
+    monkeypatch.setattr(memory_watch, "tree", lambda: looks.append(now) or tree())
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watch: memory.MemoryWatch[Idle] = memory.MemoryWatch(10**12)
+    watch: MemoryWatch[Idle] = MemoryWatch(10**12)
     kernel = Idle(Family(os.getpid()))
 
     def run(seconds: int, kernels: list[Idle], busy: list[Idle]) -> int:

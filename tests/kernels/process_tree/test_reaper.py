@@ -33,7 +33,7 @@ def marked_process() -> subprocess.Popen[bytes]:
 async def test_a_watchdog_that_is_killed_has_a_successor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.LOOK", 0.05)
+    monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.CHECK_INTERVAL", 0.05)
     watchdog = Reaper("watched", folder)
     staying = asyncio.create_task(watchdog.stay())
     first = watchdog._process
@@ -53,7 +53,7 @@ async def test_a_watchdog_that_is_killed_has_a_successor(
 async def test_what_a_watchdog_cannot_do_any_more_is_done_in_its_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.PATIENCE", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.KILL_TIMEOUT", 0.5)
     watchdog = Reaper("watched", folder)
     os.kill(watchdog._process.pid, number)
     with marked_process() as marked:

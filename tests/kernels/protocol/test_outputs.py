@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels.inside.messages import cut_content
 from rmi_agent.kernels.process.output_pipes import LATE, RawOutput
-from rmi_agent.kernels.protocol.outputs import DEEPEST, OUTPUTS_MOST, Outputs, in_parts
+from rmi_agent.kernels.protocol.cleaning import DEEPEST
+from rmi_agent.kernels.protocol.outputs import OUTPUTS_MOST, Outputs, in_parts
 from rmi_agent.kernels.protocol.terminal_text import WIDTH, StreamText
 from rmi_agent.kernels.protocol.weighing import HELD_MOST, memory_of, unpacked, weight_of
 

@@ -124,10 +124,10 @@ def opened(server: Wire, code: str = "x = 41") -> tuple[str, psutil.Process]:
 
 
 def far_side(kernel: psutil.Process, *started: psutil.Process) -> list[psutil.Process]:
-    """A kernel with all that stands around it there: its launcher's listener and its warden."""
-    wardens = those_with(f"rmi-agent-warden {kernel.pid}")
-    assert len(wardens) == 1
-    return list({kernel, *kernel.children(recursive=True), *wardens, *started})
+    """A kernel with all that stands around it there: its launcher's listener and its reaper."""
+    reapers = those_with(f"rmi-agent-reaper {kernel.pid}")
+    assert len(reapers) == 1
+    return list({kernel, *kernel.children(recursive=True), *reapers, *started})
 
 
 def those_with(words: str) -> set[psutil.Process]:
@@ -175,8 +175,8 @@ def test_a_file_runs_there_with_its_neighbours_as_python_would_run_it(
         "--- stderr ---",
         "wrong",
         "[Process exited with code 3]",
-        "[rmi-agent: The kernel's machine did not get all files of the project: large.bin would be more than"
-        " 1 MB together (RMI_AGENT_REMOTE_FILES_LIMIT).]",
+        "[rmi-agent: The kernel's machine did not get all files of the project: large.bin would exceed"
+        " RMI_AGENT_REMOTE_FILES_LIMIT (1 MB in all).]",
     ]
     assert "Written on the kernel's machine" in text and "sub/made.txt." in text
     assert (facts["status"], facts["exit_code"], facts["state"]) == ("error", 3, "kept")
@@ -264,7 +264,7 @@ def test_one_that_falls_silent_is_told_and_ended(server: Wire) -> None:
     with killed_soon(kernel.suspend, 2 + SOON):  # nothing is refused: as when its host is gone
         text, facts = cell(server, "import time; time.sleep(60)", session)
     assert (facts["status"], facts["state"]) == ("dead", "lost")
-    assert "Nothing was heard of it and its machine for 2 s (RMI_AGENT_KERNEL_SILENCE)." in text
+    assert "It and its machine have not answered for 2 s (RMI_AGENT_KERNEL_SILENCE)." in text
     assert still_running(family, CLOSED) == []
     call(server, "close_session", session_id=session)
 
@@ -303,7 +303,7 @@ def test_closing_leaves_nothing_on_either_side_within_five_seconds(
     named = {"session_id": facts["session_id"]}
     offspring = [psutil.Process(pid) for pid in ast.literal_eval(text.splitlines()[0])]
     family = far_side(*offspring)
-    assert len(family) >= 6  # with the launcher's listener and the warden
+    assert len(family) >= 6  # with the launcher's listener and the reaper
     if deaf:
         keep_busy(server, DEAF, **named)
         # Its run is interrupted, then killed: four seconds before the closing can begin.

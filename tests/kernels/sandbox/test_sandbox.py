@@ -23,6 +23,7 @@ import psutil
 import pytest
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from rmi_agent.kernels import (
+    TIERS,
     Config,
     KernelStartError,
     Launch,
@@ -33,8 +34,7 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
-from rmi_agent.kernels.fork.pool import TEMPLATES
-from rmi_agent.kernels.sandbox.policy import TIERS
+from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.sandbox.syscalls import MACHINES
 
 from tests.conftest import cell, kernel_env, stream, value
@@ -1033,7 +1033,7 @@ async def test_no_kernel_starts_where_what_is_to_be_hidden_is_gone(tmp_path: Pat
     usable("bwrap")
     (tmp_path / "p").mkdir()
     policy = Policy("bwrap", tmp_path / "p", tmp_path / "homes", hide=(tmp_path / "p" / "n",))
-    with pytest.raises(KernelStartError, match="/n has to be hidden .* restart the server"):
+    with pytest.raises(KernelStartError, match="/n must be hidden .* restart the server"):
         await one_cell(policy, tmp_path, "1")
     # Elsewhere it is seen in no case.
     policy = replace(policy, hide=(tmp_path / "n",))

@@ -203,7 +203,7 @@ async def test_a_round_of_a_watch_that_fails_is_not_its_last(
             again.set()
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("rmi_agent.kernels.process_tree.memory.MemoryWatch.tick", tick)
+    monkeypatch.setattr("rmi_agent.kernels.process_tree.memory_watch.MemoryWatch.tick", tick)
     config = Config(tmp_path / "m", memory_limit=1)
     async with Sessions(config, launch(tmp_path), warm=0) as watched, asyncio.timeout(10):
         session = await watched.open()  # a server without kernels looks at nothing

@@ -538,7 +538,7 @@ async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
         waited = {"session_id": session_id, "cell": 2, "wait": 20}
         left = await there.call_tool("read_output", waited)
         assert left.structured_content["state"] == "kept"
-        assert "has gone meanwhile" in left.content[0].text
+        assert "has stopped. The kernel went on" in left.content[0].text
         text, facts = await cell(there, "x", session_id)
         assert (text, facts["cell"]) == ("2", 3)
         await there.call_tool("close_session", {"session_id": session_id})

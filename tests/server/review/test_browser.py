@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fastmcp import Client
 from playwright.sync_api import Browser, Page, expect
-from rmi_agent.kernels.notebook.journal import Journal
+from rmi_agent.kernels.notebook.recovery import pid_file, write_pid_file
 
 from tests.server.auth.oauth import ALICE as SERVED_ALICE
 from tests.server.conftest import fill
@@ -54,13 +54,12 @@ def sessions(folder: Path) -> Iterator[Path]:
         code("many()", *(stream(f"{n}\n", ("stdout", "stderr")[n % 2]) for n in range(130))),
         running,
     )
-    journal = Journal(path)
-    journal.note(0, b"")
+    write_pid_file(path)
     (folder / "broken.ipynb").write_text("{")
     for number in range(55):
         write(folder, f"20261101-0000{number}-s{number}-abc123", code(f"x = {number}"))
     yield folder
-    journal.remove()
+    pid_file(path).unlink()
 
 
 def violations(page: Page) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.notebook.journal import Journal
+from rmi_agent.kernels.notebook.recovery import pid_file, write_pid_file
 from rmi_agent.server.review import index, routes
 from rmi_agent.server.review import streaming as writing
 from rmi_agent.server.review.model import parsed
@@ -270,14 +270,13 @@ async def test_colours_that_there_is_no_time_for_come_afterwards(
 async def test_what_somebody_records_is_live(folder: Path) -> None:
     path = write(folder, "recorded", code("x"))
     write(folder, "past", code("y"))
-    journal = Journal(path)
-    journal.note(0, b"")
+    write_pid_file(path)
     async with visiting(folder) as http:
         assert "/sessions/past" not in (await http.get("/?when=live")).text
         assert "/sessions/recorded" in (await http.get("/?when=live")).text
         assert "data-follow=" in (await http.get("/sessions/recorded")).text
         assert (await http.get("/sessions/recorded/live?seen=")).json()["live"]
-        journal.remove()
+        pid_file(path).unlink()
         assert "/sessions/recorded" in (await http.get("/?when=past")).text
         assert not (await http.get("/sessions/recorded/live?seen=")).json()["live"]
 

@@ -13,6 +13,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from rmi_agent.kernels.notebook import Run, recorded
 from rmi_agent.kernels.notebook.compare import differences, folded
 from rmi_agent.server import App, load
 
@@ -219,6 +220,26 @@ async def test_it_is_stopped_and_the_session_is_as_far_as_it_came(tmp_path: Path
         assert session.count == 3
 
 
+@pytest.mark.parametrize(
+    ("record", "outputs", "status"),
+    [
+        ({"rmi_agent": {"cell": 1}}, [], "interrupted"),  # the server ended, or it still runs
+        ({"rmi_agent": {"cell": 1, "status": None}}, [], "interrupted"),
+        ({"rmi_agent": {"cell": 1, "status": "timeout"}}, [], "timeout"),
+        ({"rmi_agent": {"cell": 1}}, ["error"], "error"),
+        ({}, ["error"], "error"),
+        ({}, [], "ok"),  # of another program
+    ],
+)
+def test_a_recorded_cell_is_only_ok_if_it_ran_to_its_end(
+    record: dict[str, Any], outputs: list[Any], status: str
+) -> None:
+    shown = [new_output("error", ename="E", evalue="", traceback=[]) for _ in outputs]
+    notebook = new_notebook(cells=[new_code_cell("x", outputs=shown, metadata=record)])
+    (run,) = recorded(notebook)
+    assert (run.number, run.status, run.elapsed, run.script) == (1, status, 0.0, None)
+
+
 def test_what_is_never_the_same_twice_is_folded() -> None:
     same = (
         ("<object at 0x7f0011223344>", "<object at 0x7f9988776655>"),
@@ -236,21 +257,22 @@ def test_what_is_never_the_same_twice_is_folded() -> None:
 
 
 def test_pictures_are_compared_by_their_bytes_and_errors_by_their_words() -> None:
-    def cell(*outputs: Any) -> Any:
-        return new_code_cell("", outputs=list(outputs))
+    def run(*outputs: Any, status: str = "ok") -> Run:
+        record = {"rmi_agent": {"status": status}}
+        return Run(new_code_cell("", outputs=list(outputs), metadata=record), "", None)
 
     def picture(data: str) -> Any:
         return new_output("display_data", {"image/png": data, "text/plain": "<Figure>"})
 
     one, two = picture("aGVsbG8="), picture("d29ybGQ=")
-    assert differences(cell(one), cell(picture("aGVs\nbG8=")), "ok", "ok") == []
-    (found,) = differences(cell(one), cell(two), "ok", "ok")
+    assert differences(run(one), run(picture("aGVs\nbG8="))) == []
+    (found,) = differences(run(one), run(two))
     assert found.what == "picture"
     error = [new_output("error", ename="E", evalue=text, traceback=[]) for text in ("a", "b")]
-    found = differences(cell(error[0]), cell(error[1]), "error", "error")[0]
+    found = differences(run(error[0]), run(error[1]))[0]
     assert found.lines == ("-E: a", "+E: b")
-    gone = differences(cell(one), cell(), "ok", "dead")
+    gone = differences(run(one), run(status="dead"))
     assert [one.what for one in gone] == ["status", "picture"]
     many = new_output("stream", text="\n".join(map(str, range(100_000))))
-    (cut,) = differences(cell(many), cell(), "ok", "ok")
+    (cut,) = differences(run(many), run())
     assert len(cut.lines) < 20 and json.dumps(cut.lines)

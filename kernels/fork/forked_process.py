@@ -1,0 +1,108 @@
+"""A forked kernel's process, as `subprocess.Popen` would show it.
+
+Knows a pid and the connection on which its template reports the exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import psutil
+
+from .zygote import ANSWER
+
+CHECK_INTERVAL = 0.5  # seconds between full checks of a process while its template says nothing
+EXIT_CODE_TIMEOUT = 0.2  # max seconds between a kernel's end and its exit code
+UNKNOWN = 255  # exit code of a kernel whose template ended first
+
+
+class ForkedProcess:
+    """A forked kernel's process, with the part of `Popen` that `LocalProvisioner` uses."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.pid = pid
+        self.returncode: int | None = None
+        self.exit_code_lost = False  # True if the template ended without reporting it
+        self._connection = connection
+        self._checked = time.monotonic()
+        self._ended = 0.0  # when it was found to have ended without an exit code
+        self._process = psutil.Process(pid)
+
+    def close(self) -> None:
+        """Close the connection; its exit code can't be read any more. Idempotent."""
+        self._connection.close()
+
+    def poll(self) -> int | None:
+        """The exit code, as `subprocess` gives it, or None while it runs. Never waits."""
+        if self.returncode is None:
+            answer = self._exit_answer()
+            if answer is not None and len(answer) == ANSWER.size:
+                self.returncode = ANSWER.unpack(answer)[1]
+            elif not self._runs() and (answer is not None or self._is_overdue()):
+                self.returncode, self.exit_code_lost = UNKNOWN, True
+            if self.returncode is not None:
+                self.close()
+        return self.returncode
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, checked now; its exit code may not be known yet."""
+        self._checked = 0.0
+        return self.returncode is not None or not self._runs()
+
+    def _exit_answer(self) -> bytes | None:
+        """The template's exit message: incomplete if the template died, None if not sent yet."""
+        try:
+            return self._connection.recv(ANSWER.size)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _is_overdue(self) -> bool:
+        """Whether the template has had enough time to report the exit code."""
+        self._ended = self._ended or time.monotonic()
+        return time.monotonic() > self._ended + EXIT_CODE_TIMEOUT
+
+    def _runs(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+            if time.monotonic() < self._checked + CHECK_INTERVAL:
+                return True
+            self._checked = time.monotonic()
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, psutil.NoSuchProcess):
+            return False
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the process to end; returns its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it is still running.
+        """
+        ends = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if ends is not None and time.monotonic() > ends:
+                raise subprocess.TimeoutExpired("ipykernel", timeout or 0)
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process only, not to its group."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the process."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the process."""
+        self.send_signal(signal.SIGKILL)

@@ -1,0 +1,225 @@
+"""What a script finds when it starts: its own streams, a clean `__main__`, no event loop.
+
+Afterwards the kernel's own state is restored. Sent to the kernel as text, like `setup.py`; knows
+nothing about the script's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import getpass
+import importlib
+import importlib.machinery
+import io
+import itertools
+import os
+import re
+import signal
+import site
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
+
+
+@contextlib.contextmanager
+def outside_event_loop() -> Iterator[None]:
+    """Step out of the kernel's event loop; in the end restore what a script may have changed.
+
+    `asyncio.run` refuses to start inside a running loop, and `get_event_loop` would find
+    the kernel's; with its own policy the script sees none.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
+    handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT}
+    wakeup = signal.set_wakeup_fd(-1)
+    names = ("argv", "orig_argv", "path", "excepthook", "displayhook")
+    of_sys = {name: getattr(sys, name) for name in names}
+    folder, filters = os.getcwd(), warnings.filters[:]
+    if task is not None:
+        asyncio.tasks._leave_task(loop, task)
+    asyncio.events._set_running_loop(None)
+    asyncio.events._event_loop_policy = None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if hasattr(signal, "setitimer"):
+            for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+                signal.setitimer(timer, 0)
+        signal.set_wakeup_fd(wakeup)
+        asyncio.events._event_loop_policy = policy  # type: ignore[attr-defined]
+        asyncio.events._set_running_loop(loop)
+        if task is not None:
+            asyncio.tasks._enter_task(loop, task)
+        vars(sys).update(of_sys)
+        warnings.resetwarnings()  # tells the machinery that the filters change
+        warnings.filters[:] = filters  # type: ignore[index]
+        with contextlib.suppress(OSError):  # the folder may be gone
+            os.chdir(folder)
+
+
+def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> None:
+    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
+    restore_later(undo, vars(sys), *STREAMS)
+    kernels = {name: getattr(sys, name) for name in STREAMS}
+    undo.callback(give_back, os.open(os.devnull, os.O_RDWR), 0)
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.flush()
+        given.seek(0)
+        os.dup2(given.fileno(), 0)
+    if raw:
+        for number, pipe in enumerate(raw, 1):
+            undo.callback(give_back, os.dup(number), number)
+            os.dup2(pipe, number)
+        targets: list[Any] = [io.FileIO(fd, "w", closefd=False) for fd in (1, 2)]
+    else:
+        targets = [Published(sys.stdout), Published(sys.stderr)]
+    for name, raw_io in zip(("stdout", "stderr"), targets, strict=True):
+        stream = text_stream(io.BufferedWriter(raw_io), kernels[f"__{name}__"], name)
+        vars(sys).update({name: stream, f"__{name}__": stream})
+    reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    stdin_stream = text_stream(reader, kernels["__stdin__"], "stdin")
+    vars(sys).update(stdin=stdin_stream, __stdin__=stdin_stream)
+
+
+def enter_main(
+    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str, args: list[str]
+) -> None:
+    """Make `__main__`, `sys` and the builtins look as at the start of a script.
+
+    Only `kernels_names` and IPython's history are hidden: a script sees what cells have defined.
+    """
+    folder, name = os.path.split(path)
+    namespace, kernel = shell.user_ns, shell.kernel
+    own = [n for n in namespace if n in kernels_names or HISTORY.fullmatch(n)]
+    hidden = {n: namespace.pop(n) for n in own}
+    undo.callback(lambda: [namespace.setdefault(n, v) for n, v in hidden.items()])
+    namespace.pop("__warningregistry__", None)
+    namespace.update(
+        __name__="__main__",
+        __doc__=None,
+        __package__=None,
+        __loader__=importlib.machinery.SourceFileLoader("__main__", path),
+        __spec__=None,
+        __builtins__=builtins,
+        __file__=path,
+        __cached__=None,
+    )
+    restore_later(undo, vars(builtins), "input", "exit", "quit", "get_ipython", "display")
+    restore_later(undo, vars(getpass), "getpass")
+    builtins.input = kernel._sys_raw_input
+    getpass.getpass = kernel._save_getpass
+    for n in ("get_ipython", "display"):
+        vars(builtins).pop(n, None)
+    site.setquit()
+    undo.callback(reconnect_figures, set(sys.modules))
+    # tqdm.auto and others check these two to detect IPython.
+    restore_later(undo, sys.modules, "ipykernel.zmqshell")
+    del sys.modules["ipykernel.zmqshell"]
+    restore_later(undo, ipython := vars(sys.modules["IPython"]), "get_ipython")
+    ipython["get_ipython"] = lambda: None
+    sys.argv = [name, *args]
+    sys.orig_argv = [sys.executable, name, *args]
+    sys.path = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
+    os.chdir(folder)
+    sys.excepthook = sys.__excepthook__
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    forget_modules_beneath(folder)
+    threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]
+
+
+def restore_later(
+    undo: contextlib.ExitStack, namespace: MutableMapping[str, Any], *names: str
+) -> None:
+    """Restore these names of a namespace in the end, or their absence."""
+    before = {name: namespace[name] for name in names if name in namespace}
+
+    def restore() -> None:
+        for name in set(names) - set(before):
+            namespace.pop(name, None)
+        namespace.update(before)
+
+    undo.callback(restore)
+
+
+def enter_environment(undo: contextlib.ExitStack, values: dict[str, str | None]) -> None:
+    """Set or remove environment variables."""
+    restore_later(undo, os.environ, *values)
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def is_beneath(path: str | None, folder: str) -> bool:
+    """Return whether a module's file is the project's own, not a package installed there."""
+    return bool(path) and str(path).startswith(folder + os.sep) and "site-packages" not in str(path)
+
+
+def forget_modules_beneath(folder: str) -> None:
+    """Drop the project's modules that an earlier run imported: their files may have changed."""
+    for name, module in list(sys.modules.items()):
+        if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def reconnect_figures(known: set[str]) -> None:
+    """Let cells show figures if a script imported pyplot, which found no IPython then."""
+    inline = sys.modules.get("matplotlib_inline.backend_inline")
+    if inline and "matplotlib_inline.backend_inline" not in known:
+        inline._enable_matplotlib_integration()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot and "matplotlib.pyplot" not in known:
+        pyplot.install_repl_displayhook()
+
+
+def give_back(own: int, number: int) -> None:
+    """Restore a descriptor to the kernel's own file."""
+    os.dup2(own, number)
+    os.close(own)
+
+
+def text_stream(buffer: Any, like: Any, name: str) -> io.TextIOWrapper:
+    """Open a standard stream as the interpreter does; output is line-buffered."""
+    buffer.raw.name = f"<{name}>"
+    stream = io.TextIOWrapper(
+        buffer,
+        encoding=getattr(like, "encoding", None) or "utf-8",
+        errors=getattr(like, "errors", None) or "backslashreplace",
+        newline=None if sys.platform == "win32" or name == "stdin" else "\n",
+        line_buffering=name != "stdin",
+    )
+    stream.mode = "r" if name == "stdin" else "w"  # type: ignore[misc]
+    return stream
+
+
+class Published(io.RawIOBase):
+    """A byte sink that writes to ipykernel's stream, for when nobody reads the raw descriptors."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def writable(self) -> bool:
+        """Return True, as `io.BufferedWriter` requires."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Publish bytes as text."""
+        self.stream.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+    def fileno(self) -> int:
+        """Return the captured descriptor below the stream."""
+        return int(self.stream.fileno())

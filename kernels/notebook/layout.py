@@ -1,0 +1,51 @@
+"""How a recorder lays out a notebook: the cells come last, one after the other.
+
+Each begins with a brace at the start of a line, as no line within a cell does: JSON strings
+contain no line breaks, and all else is indented. Knows bytes; nothing of what is in a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CELL = b"\n{"  # how a cell begins
+TAIL = b"\n ]\n}\n"  # what follows the last cell
+BLOCK = 1_048_576  # bytes read at a time when searching for cells
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell's JSON in a notebook, and its byte offset."""
+
+    begin: int
+    text: bytes
+
+    def is_still_in(self, notebook: Path) -> bool:
+        """Whether the notebook still has the same bytes there."""
+        with notebook.open("rb") as file:
+            file.seek(self.begin)
+            return file.read(len(self.text)) == self.text
+
+
+def cells_in(notebook: Path) -> Iterator[Place]:
+    """The cells that a recorder wrote, with what separates each from the next."""
+    with notebook.open("rb") as file:
+        begin, cell = -1, bytearray()  # of the current cell; -1 before the first
+        at, block = 0, file.read(BLOCK)
+        while block:
+            while block.endswith(b"\n") and (more := file.read(1)):  # the brace may follow
+                block += more
+            start = 0
+            while (found := block.find(CELL, start)) >= 0:
+                if begin >= 0:
+                    yield Place(begin, bytes(cell + block[start : found + 1]))
+                cell.clear()
+                begin, start = at + found + 1, found + 1
+            if begin >= 0:
+                cell += block[start:]
+            at += len(block)
+            block = file.read(BLOCK)
+        if begin >= 0:
+            yield Place(begin, bytes(cell))

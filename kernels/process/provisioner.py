@@ -1,0 +1,69 @@
+"""Which provisioner starts a local kernel: ours, which forks, or the kernelspec's own.
+
+Knows kernelspecs and launches; starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+
+from ..errors import KernelStartError
+from .launch import LOCAL, OURS, Launch
+
+
+def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
+    """Use our provisioner, which forks if possible, unless the kernelspec names another.
+
+    Raises:
+        KernelStartError: the kernel can't be started in the sandbox.
+    """
+    spec = None
+    with contextlib.suppress(NoSuchKernel):  # starting it will raise the error
+        spec = manager.kernel_spec
+    if spec is None or sys.platform == "win32":
+        return
+    metadata, wrap = spec.metadata, launch.wrap
+    stock = metadata.get("kernel_provisioner", {"provisioner_name": OURS})
+    if stock["provisioner_name"] == OURS or (wrap and stock["provisioner_name"] == LOCAL):
+        config = {
+            "fork": stock["provisioner_name"] == OURS,
+            "preload": list(launch.preload),
+            **stock.get("config", {}),
+            "prefix": sandbox_command(manager, launch),
+            "template_overrides": launch.template_overrides,
+            "last_filter": launch.last_filter,
+        }
+        ours = {"provisioner_name": OURS, "config": config}
+        spec.metadata = {**metadata, "kernel_provisioner": ours}
+        if KernelProvisionerFactory.instance().is_provisioner_available(spec):
+            return
+        # It is not available if the package was updated in place but not reinstalled.
+        spec.metadata = metadata
+    if wrap:
+        raise KernelStartError(
+            f"The kernel {launch.kernel_name!r} can't be started in the sandbox: its kernelspec has"
+            " a provisioner of its own, or this package has to be installed again. Choose another"
+            " RMI_AGENT_KERNEL_NAME, or set RMI_AGENT_SANDBOX=off."
+        )
+
+
+def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
+    """The sandbox command to prepend to the kernel's command; empty without a sandbox.
+
+    Raises:
+        KernelStartError: the kernel's interpreter can't run in a sandbox.
+    """
+    if launch.wrap is None:
+        return []
+    try:
+        return [*launch.wrap(manager.format_kernel_cmd()[0])]
+    except (OSError, subprocess.SubprocessError) as error:
+        raise KernelStartError(
+            f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
+        ) from error
