@@ -5,6 +5,7 @@ jupyter_server installs it: the parser that it generates at import costs 1 to 4 
 IRIs, and notebooks have none.
 """
 
+import importlib
 import sys
 
 GRAMMAR = "rfc3987_syntax"
@@ -15,6 +16,6 @@ def import_jsonschema() -> None:
     if GRAMMAR not in sys.modules:
         sys.modules[GRAMMAR] = None  # type: ignore[assignment]  # what makes an import of it fail
         try:
-            import jsonschema  # noqa: F401
+            importlib.import_module("jsonschema")
         finally:
             del sys.modules[GRAMMAR]
