@@ -80,9 +80,7 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = START_TI
         ProbeSkipped: a header refers to a secret that only the host has.
     """
     if any(VARIABLE.search(value) for value in headers.values()):
-        raise ProbeSkipped(
-            "the host asks you for the token when it starts this server, and keeps it"
-        )
+        raise ProbeSkipped("the host asks for the token when it starts this server, and stores it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
     try:
         return await listed(Client(transport, mode="legacy"), seconds)

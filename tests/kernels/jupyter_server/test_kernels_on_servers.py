@@ -23,18 +23,18 @@ from rmi_agent.kernels import (
     Kernel,
     KernelStartError,
     Launch,
+    Question,
     RemoteOptions,
     Reply,
     Script,
     Session,
     Sessions,
 )
-from rmi_agent.kernels.inside.last_reply import LAST_REPLY
+from rmi_agent.kernels.inside import LAST_REPLY
 from rmi_agent.kernels.jupyter_server.channels import CUT, NOT_ARRIVED
-from rmi_agent.kernels.protocol.outputs import Outputs
-from rmi_agent.kernels.protocol.stdin import Question
+from rmi_agent.kernels.protocol import Outputs
 from rmi_agent.server import App, load
-from rmi_agent.server.doctor.checks import of_jupyter_servers, of_kernels
+from rmi_agent.server.doctor.kernels import of_jupyter_servers, of_kernels
 
 from tests.conftest import cell, stream, value
 from tests.kernels.jupyter_server.jupyter import Jupyter, Proxy
@@ -148,7 +148,9 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
     source = b"import neighbour, os; print(neighbour.answer, os.getcwd())\n"
     (project / "main.py").write_bytes(source)
     how = replace(
-        launch(project, pair[0].server), runtime=tmp_path, far=RemoteOptions(files="sent")
+        launch(project, pair[0].server),
+        runtime=tmp_path,
+        remote_options=RemoteOptions(files="sent"),
     )
     async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
         session = await sessions.open()

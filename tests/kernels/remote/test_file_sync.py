@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import RemoteOptions
 from rmi_agent.kernels.inside.file_receiver import Files
-from rmi_agent.kernels.remote.file_sync import PIECE, Shipment
+from rmi_agent.kernels.remote import Shipment
+from rmi_agent.kernels.remote.file_sync import PIECE
 
 pytestmark = pytest.mark.anyio
 LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
@@ -133,7 +134,7 @@ async def test_what_is_near_goes_first_and_what_is_left_out_is_told_once(
 ) -> None:
     (root / "far.bin").write_bytes(bytes(600))
     (root / "sub" / "near.bin").write_bytes(bytes(700))
-    shipment = Shipment(root, RemoteOptions(files="sent", most=1000), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent", max_bytes=1000), there.ask)
     told = await shipment.send(root / "sub" / "main.py")
     assert len(told) == 1 and "far.bin would exceed" in told[0]
     assert "RMI_AGENT_REMOTE_FILES_LIMIT" in told[0]
