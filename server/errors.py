@@ -72,3 +72,17 @@ class NotAFileError(OSError):
 
 class UnreadableError(Exception):
     """A file that can't be shown as a notebook; the text tells a person why."""
+
+
+class RequestRefused(Exception):
+    """A request that is not served.
+
+    Args:
+        status: the HTTP status.
+        text: what clients show to their model: the cause and the next step.
+        retry_after: seconds until the same request may succeed; None if it never will.
+    """
+
+    def __init__(self, status: int, text: str, retry_after: int | None = None) -> None:
+        super().__init__(text)
+        self.status, self.retry_after = status, retry_after

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ..errors import ProbeFailed, ProbeSkipped, UnusableFile
-from ..hosts import Entry, Host, address, config_file, env_of, is_ours, kind, tools_of
+from ..hosts import (
+    Entry,
+    Host,
+    address,
+    config_file,
+    env_of,
+    is_ours,
+    kind,
+    tools_of,
+)
 from ..resident import is_held
 from .result import CheckResult
 

@@ -113,8 +113,8 @@ async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2
 
 def unreached(error: Exception, base: str) -> tuple[str, str]:
     """Say why nothing answers, and what to do."""
-    told, todo = by_cause(error, UNREACHED)
-    return told.format(host=urlsplit(base).hostname, error=reason(error)), todo
+    why, todo = by_cause(error, UNREACHED)
+    return why.format(host=urlsplit(base).hostname, error=reason(error)), todo
 
 
 def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:

@@ -21,9 +21,8 @@ import psutil
 import pytest
 from rmi_agent.server import load, logs
 from rmi_agent.server.commands.resident import in_background, inspect_server
-from rmi_agent.server.errors import AlreadyRunning, BadSettings
+from rmi_agent.server.errors import AlreadyRunning, AttachError, BadSettings
 from rmi_agent.server.resident import (
-    AttachError,
     Record,
     found,
     lease,
