@@ -17,8 +17,7 @@ PathNotAllowedError        a name is no file that the caller may have: becomes a
 RootError                  the projects folder is gone: becomes a `PathNotAllowedError`
 NotAFileError(OSError)     the same for a folder, pipe or device in place of a file
 UnreadableError            a notebook can't be shown: the review page says so; for its viewers
-RequestRefused             middleware/refused.py, as it makes HTTP responses: a request over a limit
-                           is not served; for anybody, so the text has
+RequestRefused             the HTTP answer to a request over a limit; for anybody, so the text has
                            no name, path or figure of somebody else
 Flaw                       middleware/json_messages.py: why a message is bad; for its sender
 """

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...kernels import LOCAL
+from ..errors import RequestRefused
 from .connections import recognize
 from .refused import response_of
 from .request_body import replay, whole_body

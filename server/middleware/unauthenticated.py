@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..errors import RequestRefused
 from .json_messages import has_more_values
 from .limits import Allowance
 from .refused import response_of

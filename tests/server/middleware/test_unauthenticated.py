@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastmcp import Client
+from rmi_agent.server.errors import RequestRefused
 from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
 from rmi_agent.server.middleware.request_body import whole_body
