@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rmi_agent.server.files import PathNotAllowedError
+from rmi_agent.server.errors import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
 
 from tests.server.files.trees import snapshot

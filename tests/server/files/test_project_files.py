@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels import decoded
-from rmi_agent.server.files import PathNotAllowedError
+from rmi_agent.server.errors import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
 from rmi_agent.server.files.project_files import MOST
 

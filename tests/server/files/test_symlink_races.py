@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.server.files import PathNotAllowedError
+from rmi_agent.server.errors import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
 
 from tests.server.files.trees import snapshot
