@@ -226,7 +226,7 @@ async def test_anothers_connection_reads_as_one_that_never_was(both: Both, path:
 
 async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=8, patience=0.5, most_each=2
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=8, room_timeout=0.5, most_each=2
     ) as opened:
         bobs = await opened.open("bob")
         oldest, newest = await opened.open("alice"), await opened.open("alice")
@@ -251,7 +251,7 @@ async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Pat
 
 async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=20, most_each=3
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, room_timeout=20, most_each=3
     ) as opened:
         bobs = await opened.open("bob")
         for _ in range(6):  # one by one, as a program does that never closes any
@@ -261,7 +261,7 @@ async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> 
         carols = await opened.open("carol")  # it comes from alice, who has most
         assert (len(opened.all("alice")), opened.all("bob")) == (2, [bobs])
         busy = [s.submit_cell("import time; time.sleep(600)", 600) for s in opened.all("alice")]
-        opened.pool._patience = 0.5
+        opened.pool._timeout = 0.5
         with pytest.raises(PoolExhaustedError, match="All 4 kernels are busy"):
             await opened.open("alice")  # she has two that are busy, the others one each
         assert (opened.all("bob"), opened.all("carol")) == ([bobs], [carols])
@@ -270,7 +270,7 @@ async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> 
 
 async def test_an_opening_that_is_given_up_takes_no_place(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=20, most_each=1
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, room_timeout=20, most_each=1
     ) as opened:
         for _ in range(3):
             opening = asyncio.create_task(opened.open("alice"))
