@@ -290,4 +290,4 @@ class Kernel:
 
     def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
         left_out = [outputs.left_out] if outputs.left_out else []
-        return (*notes, *self.process.news(), *left_out)
+        return (*notes, *self.process.connection_messages(), *left_out)

@@ -27,7 +27,7 @@ class ProjectFiles:
 
     def __init__(self, exchange: Exchange, launch: Launch) -> None:
         self._exchange = exchange
-        self._shipment = Shipment(launch.cwd, launch.far, self._ask)
+        self._shipment = Shipment(launch.cwd, launch.remote_options, self._ask)
         self._outputs = Outputs(new_code_cell())  # of the current run
         self._stop: asyncio.Future[Any] | None = None  # of the current run
 

@@ -43,7 +43,7 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     reply = (await exchange.reply_to(msg_id))["content"]
     if reply["status"] != "ok":
         raise DeadKernelError("\n".join(reply.get("traceback", [])))
-    process.tended = True
+    process.is_set_up = True
     await exchange.until_idle(msg_id, Outputs(new_code_cell()))
     return info
 
@@ -63,7 +63,7 @@ async def unless_dead(process: KernelProcess, work: Coroutine[Any, Any, Result])
     try:
         await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
         if not task.done():
-            raise DeadKernelError(process.told_end(death.result()))
+            raise DeadKernelError(process.describe_end(death.result()))
         return task.result()
     finally:
         for each in (task, death):

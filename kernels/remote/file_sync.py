@@ -117,7 +117,7 @@ class Shipment:
         names = listed(found.left_out[:NAMED], len(found.left_out))
         return [
             f"The kernel's machine did not get all files of the project: {names} would exceed"
-            f" RMI_AGENT_REMOTE_FILES_LIMIT ({self.options.most / 1e6:,.0f} MB in all)."
+            f" RMI_AGENT_REMOTE_FILES_LIMIT ({self.options.max_bytes / 1e6:,.0f} MB in all)."
         ]
 
 
@@ -134,7 +134,7 @@ def search(root: Path, near: Path, options: RemoteOptions) -> Found:
     )
     digests: dict[str, str] = {}
     left_out: list[tuple[int, str]] = []
-    room = options.most
+    room = options.max_bytes
     for _, size, name in sized:
         if size > room or len(digests) == MOST_FILES:
             left_out.append((size, name))

@@ -103,7 +103,7 @@ class Record:
             notes.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.steps:
-                ending = process.told_end(reply.exit_code) if process is not None else ""
+                ending = process.describe_end(reply.exit_code) if process is not None else ""
                 notes.append(f"The kernel died. {ending}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
             notes += process.left_running if process is not None else ()
