@@ -220,7 +220,7 @@ class Pool:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
         self.owners.places[place] = pool
-        place.task = self._tasks.start(place.hold(launch, self._context), "kernel")
+        place.task = self._tasks.start(place.hold(launch, self._context), "ending a kernel")
 
         def over(_: asyncio.Task[None]) -> None:
             del self.owners.places[place]
