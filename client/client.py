@@ -6,46 +6,21 @@ child process, or behind a URL.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
-import httpx2
-import mcp_types
-from fastmcp import Client
-from fastmcp.client.transports import ClientTransport
-from fastmcp.exceptions import ToolError
-from mcp import MCPError
-from mcp_types import (
-    CallToolResult,
-    ElicitRequestParams,
-    ElicitResult,
-    ResourceTemplateReference,
-)
+from mcp_types import ResourceTemplateReference
 
-from .connection import HTTP, http_clients, transport_for
-from .local_token import is_loopback, local_token
-from .results import ResumeResult, RunResult, run_result, texts, with_parts
+from .connection import OnOutput, ServerConnection
+from .results import ResumeResult, RunResult, run_result, sections, texts
 
-if TYPE_CHECKING:
-    from fastmcp import FastMCP  # takes half a second to import, and most clients don't need it
-
-OnOutput = Callable[[str, str], None]  # (stream name, text)
-OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
-
-NO_TOKEN = (
-    "it asks for a token, and knows none that was sent. Set RMI_AGENT_TOKEN to its token"
-    " (or unset it, if the server on this machine has made its own)."
-)
-HEADING = "--- stderr ---\n"  # the server's heading above stderr, also in live output
 PAGE = 200_000  # max characters per read_output call
 WAIT = 40.0  # max seconds per read_output call; clients give up on a call after 60
 VARIABLE = "variable://{session_id}/{name}"  # resource: the kernel's help on a name
 
 
-class RmiMcpClient:
+class RmiMcpClient(ServerConnection):
     """A client of one server; use as `async with RmiMcpClient(target) as client`.
 
     Args:
@@ -58,43 +33,6 @@ class RmiMcpClient:
         on_question: called when a cell calls `input()`, or `getpass()` (then secret); returns
             the answer, or None to decline. Without it such a cell gets an EOFError.
     """
-
-    def __init__(
-        self,
-        target: str | Path | list[str] | FastMCP[Any] | ClientTransport | None = None,
-        *,
-        token: str | None = None,
-        mode: str = "auto",
-        on_question: OnQuestion | None = None,
-    ) -> None:
-        transport, auth = transport_for(target), None
-        self._unknown = False  # whether the server refused us for lack of a valid token
-        if isinstance(target, str) and isinstance(transport, HTTP):
-            auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
-            transport.httpx_client_factory = http_clients(
-                is_loopback(transport.url), self._was_refused
-            )
-        self._client: Client[Any] = Client(
-            transport,
-            mode=mode,
-            auth=auth,
-            elicitation_handler=answering(on_question) if on_question is not None else None,
-        )
-
-    def _was_refused(self) -> None:
-        self._unknown = True
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._client.__aenter__()
-        except (MCPError, httpx2.HTTPStatusError):
-            if self._unknown:
-                raise PermissionError(NO_TOKEN) from None
-            raise
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._client.__aexit__(*error)
 
     # -- running
 
@@ -171,11 +109,12 @@ class RmiMcpClient:
 
     async def _whole(self, first: RunResult, on_output: OnOutput | None) -> RunResult:
         """Wait until a run ends, then read the whole text that its result truncated."""
+        meta: dict[str, Any]
         last = first
         while last.status == "running":
             last = await self.read_output(first.session_id, first.cell, 10**9, 1, WAIT, on_output)
-        text, meta = "", None
-        while meta is None or len(text) < meta["length"]:
+        text, meta = "", {"length": 1, "sections": {}}
+        while len(text) < meta["length"]:
             arguments = {
                 "session_id": first.session_id,
                 "cell": first.cell,
@@ -189,8 +128,7 @@ class RmiMcpClient:
                 break
             text += page
             last = run_result(raw)
-        parts = {name: text[start:end] for name, (start, end) in (meta or {})["sections"].items()}
-        return with_parts(last, text, parts)
+        return replace(last, text=text, **sections(text, meta))
 
     # -- sessions
 
@@ -253,7 +191,7 @@ class RmiMcpClient:
         Raises:
             MCPError: the server does not support completion.
         """
-        found = await self._client.complete(
+        found = await self.mcp.complete(
             ResourceTemplateReference(type="ref/resource", uri=VARIABLE),
             {"name": "name", "value": code},
             {"session_id": session_id},
@@ -267,61 +205,15 @@ class RmiMcpClient:
             MCPError: the name is unknown, or the server can't inspect it.
         """
         uri = VARIABLE.format(session_id=session_id, name=quote(name, safe=""))
-        contents = await self._client.read_resource(uri)
-        return "".join(part.text for part in contents if hasattr(part, "text"))
-
-    @property
-    def instructions(self) -> str:
-        """The instructions that the server gives every model."""
-        return self._client.instructions or ""
-
-    async def list_tools(self) -> list[mcp_types.Tool]:
-        """The tools that the server offers, with their schemas."""
-        return await self._client.list_tools()
+        return await self._resource(uri)
 
     async def read_notebook(self, session_id: str) -> str:
         """The session's notebook as JSON text."""
-        contents = await self._client.read_resource(f"notebook://{session_id}")
+        return await self._resource(f"notebook://{session_id}")
+
+    async def _resource(self, uri: str) -> str:
+        contents = await self.mcp.read_resource(uri)
         return "".join(part.text for part in contents if hasattr(part, "text"))
 
     async def _text(self, tool: str, **arguments: Any) -> str:
         return texts(await self.call_tool(tool, arguments))
-
-    async def call_tool(
-        self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
-    ) -> CallToolResult:
-        """Call any tool of the server and return the raw result.
-
-        Raises:
-            ToolError: the server refused; the text says why and what to do.
-        """
-
-        async def heard(progress: float, total: float | None, message: str | None) -> None:
-            if on_output is not None and message:
-                stderr = message.startswith(HEADING)
-                on_output("stderr" if stderr else "stdout", message.removeprefix(HEADING))
-
-        raw = await self._client.call_tool_mcp(
-            name=tool,
-            arguments={name: value for name, value in arguments.items() if value is not None},
-            progress_handler=heard if on_output is not None else None,
-        )
-        if raw.is_error:
-            raise ToolError(texts(raw))
-        return raw
-
-
-def answering(on_question: OnQuestion) -> Callable[..., Awaitable[ElicitResult]]:
-    """A FastMCP elicitation handler that asks `on_question`."""
-
-    async def handle(
-        message: str, _: type | None, params: ElicitRequestParams, __: object
-    ) -> ElicitResult:
-        schema = getattr(params, "requested_schema", {})
-        secret = bool(schema.get("properties", {}).get("value", {}).get("writeOnly"))
-        answer = await on_question(message, secret)
-        if answer is None:
-            return ElicitResult(action="decline")
-        return ElicitResult(action="accept", content={"value": answer})
-
-    return handle

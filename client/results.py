@@ -6,7 +6,7 @@ Knows the layout of results and their facts; nothing about connections or termin
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_types import CallToolResult
@@ -105,28 +105,21 @@ def pictures(raw: CallToolResult) -> tuple[Picture, ...]:
     )
 
 
+def sections(text: str, meta: dict[str, Any]) -> dict[str, Any]:
+    """A text's stdout, stderr and value, from the positions in the result's metadata."""
+    positions = meta["sections"]
+    names = ("stdout", "stderr", "value")
+    return {name: text[slice(*positions.get(name, (0, 0)))] for name in names}
+
+
 def run_result(raw: CallToolResult) -> RunResult:
     """Parse a raw result into a typed one."""
     text = texts(raw)
     meta = (raw.meta or {}).get("rmi_agent", {"sections": {}, "shown": 0})
-    parts = {name: text[start:end] for name, (start, end) in meta["sections"].items()}
     return RunResult(
         text=text,
-        stdout=parts.get("stdout", ""),
-        stderr=parts.get("stderr", ""),
-        value=parts.get("value", ""),
+        **sections(text, meta),
         notes=text[meta["shown"] :].strip("\n"),
         pictures=pictures(raw),
         **(raw.structured_content or {}),
-    )
-
-
-def with_parts(result: RunResult, text: str, parts: dict[str, str]) -> RunResult:
-    """The result with its full text and parts, collected over several pages."""
-    return replace(
-        result,
-        text=text,
-        stdout=parts.get("stdout", ""),
-        stderr=parts.get("stderr", ""),
-        value=parts.get("value", ""),
     )

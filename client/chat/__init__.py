@@ -4,7 +4,7 @@ Needs the `chat` extra; nothing else imports this package until it is needed.
 """
 
 from .loop import Chat, converse
-from .models import Keys, NoModelError, choose, unreadable
+from .models import Keys, NoModelError, choose, hide_api_keys
 from .toolset import ServerTools
 
 __all__ = [
@@ -14,5 +14,5 @@ __all__ = [
     "ServerTools",
     "choose",
     "converse",
-    "unreadable",
+    "hide_api_keys",
 ]

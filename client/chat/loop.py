@@ -38,7 +38,7 @@ from pydantic_ai.models import Model
 from ..client import RmiMcpClient
 from ..results import Picture
 from ..terminal import ask, can_edit, is_terminal
-from .models import Keys, explained
+from .models import Keys, explain_error
 from .toolset import ServerTools
 from .transcript import Transcript
 
@@ -46,7 +46,7 @@ pydantic_ai.BANNER_ENABLED = False  # it would print an ad in the middle of the 
 
 REQUESTS = 50  # max model requests per answer
 RETRIES = 5  # max retries of a tool call with invalid arguments
-COMMANDS = "/new begins another conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
+COMMANDS = "/new starts a new conversation, /quit or Ctrl-D exits, Ctrl-C stops an answer."
 
 
 class Chat:
@@ -100,12 +100,12 @@ class Chat:
             except RunCancelled as stopped:
                 self._keep(stopped.all_messages())
                 self.transcript.end_of_words(last=False)
-                self.transcript.say("Stopped; what ran is interrupted.")
+                self.transcript.say("Stopped; running code was interrupted.")
                 return False
             except AgentRunError as error:
                 self._keep(messages)
                 self.transcript.end_of_words(last=False)
-                self.transcript.say(explained(error, self._model, self._keys))
+                self.transcript.say(explain_error(error, self._model, self._keys))
                 return False
         self.history = done.all_messages()
         self.transcript.end_of_words(last=True)

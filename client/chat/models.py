@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import httpx2
 from pydantic import SecretStr
@@ -82,11 +81,11 @@ def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -
     Raises:
         NoModelError: the name or the key is missing or invalid.
     """
-    kind, model = named(name or keys.rmi_agent_model, base_url, keys)
-    if kind in ("google", "anthropic") and base_url and not is_private(base_url):
+    kind, model = parse_name(name or keys.rmi_agent_model, base_url, keys)
+    if kind in ("google", "anthropic") and base_url and not is_confidential(base_url):
         raise NoModelError(
-            f"{base_url}: your key would be sent there for all on the way to read."
-            " Give an https:// address, or one of this machine."
+            f"{base_url}: your key would be sent there unencrypted. Use an https:// address, or one"
+            " on this machine."
         )
     profile = None if pictures else ModelProfile(supports_image_input=False)
     if kind == "google":
@@ -107,7 +106,7 @@ def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -
 
         at = base_url or keys.ollama_base_url or OLLAMA
         # Without a key, it would look for one in the environment.
-        ollama = OllamaProvider(base_url=with_path(at), api_key="none")
+        ollama = OllamaProvider(base_url=with_api_path(at), api_key="none")
         return OllamaModel(model, provider=ollama, profile=profile)
     return openai(model, base_url or keys.openai_base_url, profile, keys)
 
@@ -122,14 +121,14 @@ def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: 
         own = OpenAIProvider(api_key=key_for("openai", keys), base_url=OPENAI)
         return OpenAIResponsesModel(name, provider=own, profile=profile)
     key = keys.of("openai")
-    if not is_private(base_url):
+    if not is_confidential(base_url):
         key = None  # it would be sent unencrypted
-    url = with_path(base_url)
+    url = with_api_path(base_url)
     other = OpenAICompatibleProvider("compatible", base_url=url, api_key=key or "none")
     return OpenAIChatModel(name, provider=other, profile=profile)
 
 
-def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]:
+def parse_name(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]:
     """Parse a name into provider and model.
 
     Raises:
@@ -137,7 +136,7 @@ def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]
     """
     for url in (base_url, keys.openai_base_url, keys.ollama_base_url):
         if url is not None and not url.startswith(("http://", "https://")):
-            raise NoModelError(f"The base URL {url!r} is none; give it as http://HOST:PORT/v1.")
+            raise NoModelError(f"The base URL {url!r} is invalid; use http://HOST:PORT/v1.")
     if name is None:
         there = next((kind for kind in DEFAULTS if keys.of(kind)), None)
         if there is None or base_url is not None:
@@ -152,7 +151,7 @@ def named(name: str | None, base_url: str | None, keys: Keys) -> tuple[str, str]
         return kind, model
     if base_url is not None:  # the server's own name for it: `llama4:70b`
         return "openai", name
-    raise NoModelError(f"--model {name}: give it as {KINDS}; with --base-url any name will do.")
+    raise NoModelError(f"--model {name}: use {KINDS}; with --base-url, any name works.")
 
 
 def key_for(kind: str, keys: Keys) -> str:
@@ -161,56 +160,53 @@ def key_for(kind: str, keys: Keys) -> str:
     Raises:
         NoModelError: the key is not set.
     """
-    return keys.of(kind) or missing(kind)
+    if key := keys.of(kind):
+        return key
+    raise NoModelError(f"{KEYS[kind]} is not set: export it, or put it in .env.")
 
 
-def missing(kind: str) -> NoReturn:
-    """Raise the error that names the missing key."""
-    raise NoModelError(f"{KEYS[kind]} is not set: export it, or put it into .env.")
-
-
-def is_private(url: str) -> bool:
+def is_confidential(url: str) -> bool:
     """Whether traffic to a URL can't be read on the way: it is https, or loopback."""
     return httpx2.URL(url).scheme == "https" or is_loopback(url)
 
 
-def with_path(url: str) -> str:
+def with_api_path(url: str) -> str:
     """Add OpenAI's usual path `/v1` to a server's address that has no path."""
     return f"{url.rstrip('/')}/v1" if httpx2.URL(url).path in ("", "/") else url
 
 
-def unreadable() -> None:
+def hide_api_keys() -> None:
     """Stop this user's kernels from reading the keys in our environment (Linux)."""
     if sys.platform == "linux":
         dumpable = 4  # PR_SET_DUMPABLE of prctl(2)
         ctypes.CDLL(None).prctl(dumpable, 0, 0, 0, 0)
 
 
-def explained(error: exceptions.AgentRunError, model: Model, keys: Keys) -> str:
+def explain_error(error: exceptions.AgentRunError, model: Model, keys: Keys) -> str:
     """Say in one line what went wrong with a model, and what to do."""
     where = model.base_url or model.system
     match error:
         case exceptions.ModelAuthenticationError():
-            text = f"{where} refuses the key; check it, and that it may use {model.model_name}"
+            text = f"{where} refuses the key; check it, and its access to {model.model_name}"
         case exceptions.ModelQuotaExceededError():
-            text = f"{where} says that the account has no credit left"
+            text = f"{where} reports that the account has no credit left"
         case exceptions.ModelRateLimitError():
             when = f"in {error.retry_after:.0f} s" if error.retry_after else "in a minute"
-            text = f"{where} takes no more requests for now; try again {when}"
+            text = f"{where} accepts no more requests for now; try again {when}"
         case exceptions.ModelNotFoundError():
             text = f"{where} does not know {model.model_name}; name another with --model"
         case exceptions.ModelContextWindowExceededError():
-            text = "The conversation has grown too long for the model; /new begins another"
+            text = "The conversation has grown too long for the model; /new starts another"
         case exceptions.ModelUnavailableError() | exceptions.ModelServerError():
-            text = f"{where} can't answer just now; try again"
+            text = f"{where} can't answer just now; try again later"
         case exceptions.ModelConnectionError() | exceptions.ModelRequestTimeout():
-            text = f"Can't reach {where}; is the network there, and does the server run?"
+            text = f"Can't reach {where}; check the network, and that the server is running"
         case exceptions.UsageLimitExceeded():
-            text = "Stopped, having asked the model often enough for one answer; say 'go on' if so"
+            text = "Stopped: the answer took too many model requests; say 'go on' to continue"
         case exceptions.ModelAPIError():
             text = f"{where} refuses the request: {detail(error)}"
         case _:
-            text = f"The model's answer made no sense: {error.message}"
+            text = f"The model's answer is invalid: {error.message}"
     for kind in KEYS:
         if key := keys.of(kind):
             text = text.replace(key, "…")

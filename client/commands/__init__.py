@@ -3,6 +3,6 @@
 Chat is imported only when it is called, since it needs an extra.
 """
 
-from .cli import fail, main
+from .cli import call, main
 
-__all__ = ["fail", "main"]
+__all__ = ["call", "main"]

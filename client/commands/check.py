@@ -86,5 +86,5 @@ async def refusal(client: RmiMcpClient, file_name: str, expected: str) -> str:
     except ToolError as error:
         if expected not in str(error):
             raise Failed(f"expected {expected!r}, got: {error}") from None
-        return "refused, as it should be"
+        return "refused, as expected"
     raise Failed(f"it ran: {result.text}")

@@ -19,23 +19,27 @@ from cyclopts import Parameter
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 
-from ..client import OnQuestion, RmiMcpClient
-from ..terminal import Questions, Screen, exit_code, is_terminal, recorded, write
+from ..client import RmiMcpClient
+from ..connection import OnQuestion
+from ..terminal import Questions, Screen, exit_code, is_terminal, show_notebook, write
 from .check import check as run_check
 from .repl import Repl
 
 Server = Annotated[
     str | None,
-    Parameter(help="A URL (…/mcp or …/sse), a script or a command. Left out: a server of its own."),
-]
-Timeout = Annotated[float | None, Parameter(help="Seconds until the run is interrupted.")]
-Session = Annotated[str | None, Parameter(help="An open session to run in.")]
-Stdin = Annotated[
-    str,
     Parameter(
-        help="What input() reads; - for this command's own input.", allow_leading_hyphen=True
+        help="Server to use: a URL (…/mcp or …/sse), a script or a command. By default, starts one."
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    Parameter(help="Seconds until the run is interrupted. By default, the server's setting."),
+]
+Session = Annotated[
+    str | None, Parameter(help="ID of an open session to run in. By default, opens a new one.")
+]
+
+UNREACHABLE = (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError)
 
 app = cyclopts.App(
     name="rmi-agent",
@@ -61,14 +65,18 @@ def call(
         code = 130
     except ToolError as error:
         code = fail(str(error))
-    except PermissionError as error:
-        code = fail(f"Can't talk to {server}: {error}")
-    except (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-        where = server or "the embedded server"
-        code = fail(
-            f"Can't talk to {where}: {error}\nIs it running? `rmi-agent check` looks closer."
-        )
+    except UNREACHABLE as error:
+        code = unreachable(server, error)
     sys.exit(code)
+
+
+def unreachable(server: str | None, error: Exception) -> int:
+    """Print why a server can't be used; returns exit code 1."""
+    hint = "\nIs it running? `rmi-agent check` tests it step by step."
+    return fail(
+        f"Can't talk to {server or 'the embedded server'}: {error}"
+        f"{'' if isinstance(error, PermissionError) else hint}"
+    )
 
 
 def fail(text: str) -> int:
@@ -79,16 +87,22 @@ def fail(text: str) -> int:
 
 @app.command
 def run(
-    file: str,
-    *args: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    file: Annotated[str, Parameter(help="The file, relative to the projects folder.")],
+    *args: Annotated[str, Parameter(help="The file's arguments.", allow_leading_hyphen=True)],
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
-    stdin: Stdin = "",
+    stdin: Annotated[
+        str,
+        Parameter(
+            help="Text for the file's stdin; - passes on this command's.",
+            allow_leading_hyphen=True,
+        ),
+    ] = "",
 ) -> None:
-    """Run a Python file of the projects folder and leave with its exit code.
+    """Run a Python file of the projects folder and exit with its exit code.
 
-    What follows FILE is passed to it; options of this command come before FILE.
+    Whatever follows FILE is passed to the file; this command's options come before FILE.
     """
     given = sys.stdin.read() if stdin == "-" else stdin
 
@@ -96,7 +110,7 @@ def run(
         async with Screen() as screen:
             result = await client.run_python(file, list(args), given, session, timeout, screen.live)
             screen.finish(result)
-        recorded(result)
+        show_notebook(result)
         return exit_code(result)
 
     call(server, work)
@@ -104,16 +118,15 @@ def run(
 
 @app.command
 def cell(
-    code: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    code: Annotated[
+        str, Parameter(help="The snippet; - reads it from stdin.", allow_leading_hyphen=True)
+    ],
     *,
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
 ) -> None:
-    """Run a snippet; - reads it from this command's input.
-
-    What the snippet asks with input() is asked here.
-    """
+    """Run a snippet of Python; its input() asks at this terminal."""
     source = sys.stdin.read() if code == "-" else code
     screen = Screen()
 
@@ -121,7 +134,7 @@ def cell(
         async with screen:
             result = await client.run_cell(source, session, timeout, screen.live)
             screen.finish(result)
-        recorded(result)
+        show_notebook(result)
         if server:
             write("stderr", f"Session {result.session_id}\n")
         return exit_code(result)
@@ -131,15 +144,18 @@ def cell(
 
 @app.command
 def repl(*, server: Server = None, timeout: Timeout = None) -> None:
-    """A prompt: cells run in one session. Tab completes, Ctrl-C stops the cell, Ctrl-D leaves."""
+    """Open a prompt whose cells run in one session.
+
+    Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.
+    """
     with start_blocking_portal() as portal:
         try:
             questions = Questions()
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
                 code = Repl(portal, client, timeout, questions).run()
-        except (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-            code = fail(f"Can't talk to {server or 'the embedded server'}: {error}")
+        except (ToolError, *UNREACHABLE) as error:
+            code = unreachable(server, error)
         except KeyboardInterrupt:
             code = 130
     sys.exit(code)
@@ -147,30 +163,40 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
 
 @app.command
 def chat(
-    question: Annotated[str | None, Parameter(help="What to ask first.")] = None,
+    question: Annotated[
+        str | None, Parameter(help="The first question. By default, asks for it.")
+    ] = None,
     *,
     model: Annotated[
-        str | None, Parameter(help="openai:…, google:…, anthropic:… or ollama:…")
+        str | None,
+        Parameter(
+            help="openai:NAME, google:NAME, anthropic:NAME or ollama:NAME. By default,"
+            " RMI_AGENT_MODEL or the first provider that has an API key."
+        ),
     ] = None,
     base_url: Annotated[
-        str | None, Parameter(help="A server that speaks the provider's protocol: …/v1")
+        str | None,
+        Parameter(
+            help="URL of a server that speaks the provider's protocol (…/v1). By default, the"
+            " provider's own."
+        ),
     ] = None,
     server: Server = None,
-    once: Annotated[bool, Parameter(help="Answer the question and leave.", negative="")] = False,
-    pictures: Annotated[bool, Parameter(help="Whether the model is given pictures.")] = True,
+    once: Annotated[bool, Parameter(help="Answer the question and exit.", negative="")] = False,
+    pictures: Annotated[bool, Parameter(help="Show the model the code's pictures.")] = True,
 ) -> None:
-    """Talk with a language model that runs Python here. Through a pipe, answer and leave."""
+    """Chat with a language model that runs Python here; with a pipe as stdin, answer once."""
     try:
-        from ..chat import Chat, Keys, NoModelError, choose, converse, unreadable
+        from ..chat import Chat, Keys, NoModelError, choose, converse, hide_api_keys
     except ImportError as error:
         if not (error.name or "").startswith("pydantic_ai"):
             raise
-        sys.exit(fail('chat needs more: pip install -e ".[chat]" where the code is'))
+        sys.exit(fail('chat needs an extra: run pip install -e ".[chat]" in the checkout.'))
     piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
     asked = "\n\n".join(part for part in (question, piped) if part)
     if (once or not is_terminal(sys.stdin)) and not asked:
-        sys.exit(fail("Nothing is asked: give a question, or pipe one in."))
-    unreadable()
+        sys.exit(fail("There is no question: give one, or pipe one in."))
+    hide_api_keys()
     keys = Keys()
     try:
         chosen = choose(model, base_url, pictures, keys)
@@ -189,13 +215,13 @@ def chat(
 
 @app.command
 def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a running server: without `--server`, of the resident one."""
+    """List the open sessions of a server: of the resident one, unless --server names another."""
 
     async def work(client: RmiMcpClient) -> int:
         rows = await client.list_sessions()
         for row in rows:
             taken = row["memory_bytes"]  # None if the kernel is on another machine
-            memory = "memory not known" if taken is None else f"{taken / 1e6:.0f} MB"
+            memory = "memory unknown" if taken is None else f"{taken / 1e6:.0f} MB"
             write(
                 "stdout",
                 f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
@@ -203,7 +229,7 @@ def sessions(*, server: Server = None) -> None:
                 f" {row['notebook'] or 'nothing recorded yet'}\n",
             )
         if not rows and server is None:
-            print("No session is open on a resident server; name another with --server URL.")
+            print("No session is open on a resident server. For another server, use --server URL.")
         elif not rows:
             print("No session is open.")
         return 0
@@ -213,19 +239,20 @@ def sessions(*, server: Server = None) -> None:
 
 @app.command
 def replay(
-    notebook: str,
+    notebook: Annotated[
+        str, Parameter(help="A notebook file here, or the name of one that the server has.")
+    ],
     *,
     server: Server = None,
-    until: Annotated[int | None, Parameter(help="The last cell to run.")] = None,
+    until: Annotated[
+        int | None, Parameter(help="Number of the last cell to run. By default, runs all.")
+    ] = None,
     skip_failed: Annotated[
-        bool, Parameter(help="Leave out cells that had failed.", negative=())
+        bool, Parameter(help="Skip cells that failed when they were recorded.", negative=())
     ] = False,
     timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
 ) -> None:
-    """Run a recorded notebook again; exit code 1 if an output differs from the record.
-
-    NOTEBOOK is a file here, or the name of one that the server has.
-    """
+    """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
     path = Path(notebook)
     try:
         content = path.read_text("utf-8") if path.is_file() else ""
@@ -243,7 +270,7 @@ def replay(
 
 @app.command
 def check(*, server: Server = None) -> None:
-    """Walk through the communication with a server in seven steps and report each."""
+    """Test the communication with a server in seven steps and report each."""
 
     def report(passed: bool, title: str, detail: str) -> None:
         write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")

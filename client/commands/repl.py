@@ -18,12 +18,12 @@ from mcp import MCPError
 
 from ..client import RmiMcpClient
 from ..results import RunResult
-from ..terminal import Incomplete, Questions, asked_about, can_edit, is_terminal, show, write
+from ..terminal import Incomplete, Questions, can_edit, help_request, is_terminal, show, write
 
 Read = Callable[[], str | None]  # returns the next cell, or None at the end of input
 
 GREETING = "print('Python', __import__('sys').version.split()[0])"
-LEAVE = ("exit", "quit", "exit()", "quit()")
+EXIT_COMMANDS = ("exit", "quit", "exit()", "quit()")
 FAILURES = (MCPError, ToolError, httpx2.HTTPError, OSError, RuntimeError)
 # Code that shows help in the kernel itself: for `??`, since the server only supports `?`.
 INSPECT = (
@@ -58,14 +58,14 @@ class Repl:
     def run(self) -> int:
         """Read cells and run them until the end of input; returns the exit code."""
         typed = is_terminal(sys.stdin)
-        read = self._editor() if can_edit() else plainly
-        succeeded = self._cell(GREETING)
+        read = self._editor() if can_edit() else read_cell
+        succeeded = self._run_cell(GREETING)
         if self._session is None:
             return 1
-        while (source := read()) is not None and source.strip() not in LEAVE:
+        while (source := read()) is not None and source.strip() not in EXIT_COMMANDS:
             if source.strip():
                 try:
-                    succeeded = self._inspect(source) or self._cell(source)
+                    succeeded = self._show_help(source) or self._run_cell(source)
                 except KeyboardInterrupt:  # during the lookup or while showing the result
                     succeeded = False
         if self._session is not None:
@@ -99,9 +99,9 @@ class Repl:
         except FAILURES:
             return []
 
-    def _inspect(self, source: str) -> bool:
+    def _show_help(self, source: str) -> bool:
         """Show the help for `?name`; False if the source is something else or the server fails."""
-        asked = asked_about(source)
+        asked = help_request(source)
         if asked is None or asked[1] or self._session is None:
             return False
         try:
@@ -111,9 +111,9 @@ class Repl:
         write("stdout", text.rstrip("\n") + "\n")
         return True
 
-    def _cell(self, source: str) -> bool:
+    def _run_cell(self, source: str) -> bool:
         """Run one cell and show its result; Ctrl-C interrupts it. Returns whether it succeeded."""
-        if asked := asked_about(source):
+        if asked := help_request(source):
             name, level = asked[0], int(asked[1])
             source = INSPECT.format(name=name, level=level, missing=f"There is no {name}.")
         shown = {"stdout": "", "stderr": ""}
@@ -129,9 +129,9 @@ class Repl:
         while True:
             try:
                 if stop and self._session is not None:
-                    # If nothing runs, the cell has not started yet: try again.
+                    # If nothing is running, the cell has not started yet: try again.
                     said = self._portal.call(self._client.interrupt_session, self._session)
-                    stop = said.startswith("Nothing runs") and not future.done()
+                    stop = said.startswith("Nothing is running") and not future.done()
                 self._questions.answer()
                 result = future.result(timeout=0.1)
             except FutureTimeout:
@@ -142,14 +142,14 @@ class Repl:
                 stop = True
             except ToolError as error:
                 write("stderr", f"{error}\n")
-                self._look_for_the_session()
+                self._forget_closed_session()
                 return False
             else:
                 show(result, shown)
                 self._session = result.session_id
                 return result.status == "ok"
 
-    def _look_for_the_session(self) -> None:
+    def _forget_closed_session(self) -> None:
         """After a refusal, forget the session if it no longer exists; the next cell opens one."""
         try:
             rows = self._portal.call(self._client.list_sessions)
@@ -157,10 +157,13 @@ class Repl:
             return
         if self._session is not None and self._session not in [row["session_id"] for row in rows]:
             self._session = None
-            write("stderr", "[the next cell begins a fresh session, with nothing defined]\n")
+            write(
+                "stderr",
+                "[the session has ended; the next cell opens a new one]\n",
+            )
 
 
-def plainly() -> str | None:
+def read_cell() -> str | None:
     """Read one complete cell from a pipe or a basic terminal; None at the end of input."""
     if sys.stdin is None:  # closed at startup
         return None

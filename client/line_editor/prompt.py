@@ -26,15 +26,15 @@ from ..plaintext import plain
 from ..terminal import (
     INDENT,
     Incomplete,
+    completion_context,
     indentation,
-    replaced_from,
-    shown_to_completion,
-    wants_a_line,
+    needs_more_lines,
+    replacement_start,
     write,
 )
 
 Complete = Callable[[str], Awaitable[list[str]]]
-PATIENCE = 1.0  # max seconds for a completion
+COMPLETION_TIMEOUT = 1.0  # max seconds for a completion
 
 
 class KernelCompleter(Completer):
@@ -51,13 +51,13 @@ class KernelCompleter(Completer):
         self, document: Document, complete_event: CompleteEvent
     ) -> AsyncGenerator[Completion, None]:
         """Yield the completions of the word at the cursor."""
-        code = shown_to_completion(document.text_before_cursor)
+        code = completion_context(document.text_before_cursor)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(COMPLETION_TIMEOUT):
                 values = await self._complete(code)
         except TimeoutError:
             return
-        start = replaced_from(code, values)
+        start = replacement_start(code, values)
         for value in values:
             word = plain(value[start:])
             yield Completion(word, start - len(code), display=word)
@@ -71,12 +71,12 @@ def history(name: str) -> History:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
     except OSError as error:
-        write("stderr", f"[what you type is not kept: {error}]\n")
+        write("stderr", f"[the history is not saved: {error}]\n")
         return InMemoryHistory()
-    return KeptHistory(path)
+    return FaultTolerantHistory(path)
 
 
-class KeptHistory(FileHistory):
+class FaultTolerantHistory(FileHistory):
     """A history in a file; write errors, such as a full disk, do not end the prompt."""
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class KeptHistory(FileHistory):
         try:
             super().store_string(string.encode("utf-8", "replace").decode())
         except OSError as error:
-            write("stderr", f"[not kept in the history: {error}]\n")
+            write("stderr", f"[not saved in the history: {error}]\n")
 
 
 def code_prompt(complete: Complete) -> PromptSession[str]:
@@ -155,7 +155,7 @@ def code_keys() -> KeyBindings:
             buffer.complete_state = None  # accept the completion; the next Enter runs the code
             return
         behind = document.text_after_cursor.strip()
-        if behind or wants_a_line(document.text_before_cursor, incomplete):
+        if behind or needs_more_lines(document.text_before_cursor, incomplete):
             buffer.insert_text("\n" + indentation(document.text_before_cursor))
         else:
             run(event)

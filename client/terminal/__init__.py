@@ -6,15 +6,15 @@ Knows results and terminals; nothing about connections.
 from .input_text import (
     INDENT,
     Incomplete,
-    asked_about,
+    completion_context,
+    help_request,
     indentation,
-    replaced_from,
-    shown_to_completion,
-    wants_a_line,
+    needs_more_lines,
+    replacement_start,
 )
 from .pictures import show_picture
 from .questions import Questions, ask
-from .screen import Screen, exit_code, recorded, show
+from .screen import Screen, exit_code, show, show_notebook
 from .terminal import can_edit, colour, is_terminal, write
 
 __all__ = [
@@ -23,17 +23,17 @@ __all__ = [
     "Questions",
     "Screen",
     "ask",
-    "asked_about",
     "can_edit",
     "colour",
+    "completion_context",
     "exit_code",
+    "help_request",
     "indentation",
     "is_terminal",
-    "recorded",
-    "replaced_from",
+    "needs_more_lines",
+    "replacement_start",
     "show",
+    "show_notebook",
     "show_picture",
-    "shown_to_completion",
-    "wants_a_line",
     "write",
 ]

@@ -39,7 +39,7 @@ class Incomplete:
             return False
 
 
-def wants_a_line(source: str, incomplete: Incomplete) -> bool:
+def needs_more_lines(source: str, incomplete: Incomplete) -> bool:
     """Whether Enter at the end of the text starts a new line instead of running the cell.
 
     An indented block continues until an empty line, as in Python's own prompt.
@@ -59,7 +59,7 @@ def indentation(before: str) -> str:
     return indent.removesuffix(INDENT) if _LEAVES.match(line) else indent
 
 
-def asked_about(source: str) -> tuple[str, bool] | None:
+def help_request(source: str) -> tuple[str, bool] | None:
     """The name in `?name` or `name?`, and whether its source is requested (`??`)."""
     asked = _ASKED.fullmatch(source)
     if asked is None:
@@ -68,7 +68,7 @@ def asked_about(source: str) -> tuple[str, bool] | None:
     return asked["a"] or asked["b"], marks == "??"
 
 
-def shown_to_completion(before: str) -> str:
+def completion_context(before: str) -> str:
     """The code before the cursor that completion needs, from the start of a line."""
     if len(before) <= SENT:
         return before
@@ -76,7 +76,7 @@ def shown_to_completion(before: str) -> str:
     return tail.partition("\n")[2] if "\n" in tail else tail
 
 
-def replaced_from(code: str, values: list[str]) -> int:
+def replacement_start(code: str, values: list[str]) -> int:
     """The offset in `code` where the word that the values replace starts."""
     same = len(code)
     for value in values:

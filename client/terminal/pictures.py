@@ -29,8 +29,8 @@ from .terminal import is_dumb, is_terminal, write
 Protocol = Literal["iterm", "kitty"]
 
 SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
-KEPT = 30 * 24 * 3600  # seconds after which saved pictures are deleted
-ANSWER = 0.5  # max seconds for a terminal to answer
+MAX_AGE = 30 * 24 * 3600  # seconds after which saved pictures are deleted
+ANSWER_TIMEOUT = 0.5  # max seconds for a terminal to answer
 CHUNK = 4096  # max characters per message of kitty's protocol
 
 
@@ -40,7 +40,7 @@ def show_picture(picture: Picture) -> None:
         try:
             write("stderr", f"[picture: {save(picture)}]\n")
         except OSError as error:
-            write("stderr", f"[a picture could not be saved ({error}); the notebook has it]\n")
+            write("stderr", f"[a picture could not be saved: {error}; the notebook has it]\n")
 
 
 def draw(picture: Picture) -> bool:
@@ -117,7 +117,7 @@ def emit(sequence: str) -> None:
 
 def draw_sixels(picture: Picture) -> bool:
     """Draw with sixels if the library is installed and the terminal supports them."""
-    if importlib.util.find_spec("textual_image") is None or not knows_sixels():
+    if importlib.util.find_spec("textual_image") is None or not supports_sixels():
         return False
     # Lazy: on import it sends queries that some terminals print as text.
     from textual_image.renderable import SixelImage
@@ -130,7 +130,7 @@ def draw_sixels(picture: Picture) -> bool:
 
 
 @functools.cache
-def knows_sixels() -> bool:
+def supports_sixels() -> bool:
     """Whether the terminal reports sixel support (DA1); queried once, False if it can't be."""
     if sys.platform == "win32" or not is_terminal(sys.stdin):
         return False
@@ -140,7 +140,7 @@ def knows_sixels() -> bool:
 
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
-    answer, ends = b"", time.monotonic() + ANSWER
+    answer, ends = b"", time.monotonic() + ANSWER_TIMEOUT
     try:
         tty.setcbreak(keyboard, termios.TCSANOW)
         emit("\x1b[c")
@@ -163,7 +163,7 @@ def save(picture: Picture) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     now = time.time()
     for old in folder.iterdir():
-        if now - old.stat().st_mtime > KEPT:
+        if now - old.stat().st_mtime > MAX_AGE:
             old.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(
         SUFFIXES.get(picture.mime_type, ".bin"), time.strftime("%Y%m%d-%H%M%S-"), folder

@@ -77,8 +77,8 @@ class Screen:
 
 def show(result: RunResult, shown: dict[str, str]) -> None:
     """Print a result, except for the output in `shown`, which was printed before."""
-    write("stdout", rest(result.stdout, shown["stdout"]))
-    write_traceback(rest(result.stderr, shown["stderr"]))
+    write("stdout", unshown(result.stdout, shown["stdout"]))
+    write_traceback(unshown(result.stderr, shown["stderr"]))
     if result.value:
         value = result.value.rstrip("\n") + "\n"
         if result.error_name is not None:
@@ -92,12 +92,12 @@ def show(result: RunResult, shown: dict[str, str]) -> None:
         show_picture(picture)
 
 
-def rest(text: str, shown: str) -> str:
+def unshown(text: str, shown: str) -> str:
     """The part of a stream's text that has not been shown yet."""
     return text[len(shown) :] if text.startswith(shown) else "\n" + text
 
 
-def recorded(result: RunResult) -> None:
+def show_notebook(result: RunResult) -> None:
     """Print where the session is recorded."""
     if result.notebook:
         write("stderr", f"Recorded in {result.notebook}\n")

@@ -12,7 +12,7 @@ from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import OAuthClientInformationFull
 
 NAME, REDIRECT_URIS, REDIRECT_URI, SCOPE = 100, 10, 500, 500  # max lengths; URIS: count
-KEPT = {
+ALLOWED_FIELDS = {
     "redirect_uris",
     "client_id",
     "client_id_issued_at",
@@ -36,7 +36,7 @@ def restrict(client_info: OAuthClientInformationFull) -> None:
     uris = [str(uri) for uri in client_info.redirect_uris or ()]
     if not 1 <= len(uris) <= REDIRECT_URIS:
         raise RegistrationError(
-            "invalid_redirect_uri", f"1 to {REDIRECT_URIS} redirect URIs are taken."
+            "invalid_redirect_uri", f"A client has 1 to {REDIRECT_URIS} redirect URIs."
         )
     for uri in uris:
         if wrong := redirect_uri_error(uri):
@@ -44,7 +44,7 @@ def restrict(client_info: OAuthClientInformationFull) -> None:
     if len(client_info.scope or "") > SCOPE:
         raise RegistrationError("invalid_client_metadata", "scope is too long.")
     for name, field in type(client_info).model_fields.items():
-        if name not in KEPT:
+        if name not in ALLOWED_FIELDS:
             setattr(client_info, name, field.get_default(call_default_factory=True))
     name = "".join(letter for letter in client_info.client_name or "" if letter.isprintable())
     client_info.client_name = name[:NAME] or None
@@ -57,13 +57,13 @@ def redirect_uri_error(uri: str) -> str | None:
     """Why a redirect URI is refused, or None if it is safe."""
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
-        return f"A redirect URI has at most {REDIRECT_URI} characters."
+        return f"A redirect URI may have {REDIRECT_URI} characters."
     if not is_protected(parts):
-        return "A redirect URI begins with https://, or with http:// and a loopback host."
+        return "A redirect URI must be an https:// address, or an http:// one of a loopback host."
     if not parts.hostname or parts.username is not None or parts.password is not None:
-        return "A redirect URI has a host, and no user."
+        return "A redirect URI must have a host and no user."
     if parts.fragment or uri.endswith("#"):
-        return "A redirect URI has no fragment."
+        return "A redirect URI must have no fragment."
     return None
 
 

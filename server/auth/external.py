@@ -46,7 +46,7 @@ class Allowlist:
             if name in self.users:
                 return f"{self.provider}:{name}"
         log.warning(
-            "%s is not in RMI_AGENT_OAUTH_USERS and was not let in", names or "Somebody unnamed"
+            "%s is not in RMI_AGENT_OAUTH_USERS and was refused", names or "A user without a name"
         )
         return None
 
@@ -73,8 +73,8 @@ class AllowlistedProxy(OAuthProxy):
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """FastMCP's routes, but none redirects to a client before a person has been asked."""
-        asked = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
-        return replace_routes(super().get_routes(mcp_path), asked)
+        ours = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
+        return replace_routes(super().get_routes(mcp_path), ours)
 
 
 class GitHub(AllowlistedProxy, GitHubProvider):
@@ -134,9 +134,9 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
 WHY = {
     "RMI_AGENT_OAUTH_CLIENT_ID": "Register this server with the provider; it gives you one.",
     "RMI_AGENT_OAUTH_CLIENT_SECRET": "Register this server with the provider; it gives you one.",
-    "RMI_AGENT_OAUTH_USERS": "Name who may run code here, with commas: everybody else has an"
-    " account too.",
-    "RMI_AGENT_OAUTH_CONFIG_URL": "Write the issuer's https://…/.well-known/openid-configuration.",
+    "RMI_AGENT_OAUTH_USERS": "List who may run code here, separated by commas: anybody can"
+    " have an account.",
+    "RMI_AGENT_OAUTH_CONFIG_URL": "Set it to the issuer's https://…/.well-known/openid-configuration.",
 }
 
 

@@ -23,18 +23,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import pages
-from . import sign_in as signin
+from .sign_in import PATH, SignInPage
 
 
-def endpoints(
-    provider: OAuthProvider, page: signin.SignInPage, fastmcps: Sequence[Route]
-) -> list[Route]:
+def endpoints(provider: OAuthProvider, page: SignInPage, fastmcps: Sequence[Route]) -> list[Route]:
     """All endpoints, FastMCP's and ours."""
     reads, posts = ["GET", "OPTIONS"], ["POST", "OPTIONS"]
     described = cors_middleware(metadata_handler(provider).handle, reads)
     revoked = cors_middleware(RevocationHandler(provider, PublicClients(provider)).handle, posts)
 
-    async def asked(request: Request) -> Response:
+    async def authorize_and_bind(request: Request) -> Response:
         response = await authorize(provider, request)
         page.bind(request, response)
         return response
@@ -42,9 +40,9 @@ def endpoints(
     return replace_routes(
         fastmcps,
         Route("/.well-known/oauth-authorization-server", described, methods=reads),
-        Route("/authorize", asked, methods=["GET", "POST"]),
+        Route("/authorize", authorize_and_bind, methods=["GET", "POST"]),
         Route("/revoke", revoked, methods=posts),
-        Route(signin.PATH, page.handle, methods=["GET", "POST"]),
+        Route(PATH, page.handle, methods=["GET", "POST"]),
     )
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from fastmcp.server.auth import AccessToken, OAuthProvider, TokenVerificationError
 from fastmcp.server.auth.identity_assertion import normalize_resource_url
@@ -32,28 +31,21 @@ from pydantic import AnyUrl, TypeAdapter
 from starlette.routing import Route
 
 from ..errors import BadSettings
-from . import sign_in as signin
+from .authorization_codes import AuthorizationCodes
 from .client_registration import SCOPE, restrict
 from .oauth_routes import endpoints
-from .oauth_store import ACCESS_SECONDS, Client, Consent, Kind, Minted, SignIn, Store, digest
+from .oauth_store import ACCESS_SECONDS, Client, Consent, Kind, Minted, SignIn, Store
+from .sign_in import PendingSignIn, SignInPage
 from .tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-CODE_SECONDS = 120.0
-CODES = 1_000  # max unexchanged codes; each took a person's token
-STATE = 2_000  # max characters
+STATE = 2_000  # max characters of `state`
 S256 = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 section 4.2
 PATHS = ("/mcp", "/sse")
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
 URI: TypeAdapter[AnyUrl] = TypeAdapter(AnyUrl)
-
-
-class Code(AuthorizationCode):
-    """An unexchanged authorization code; `mark` identifies the token that the person entered."""
-
-    mark: str
 
 
 class PublicClient(ProxyDCRClient):
@@ -92,8 +84,8 @@ class OAuthServer(OAuthProvider):
         # One server with several addresses: a token for one is valid for all of them.
         self._resource = f"{public_url}{PATHS[0]}"
         self._resources = {public_url, *(public_url + path for path in PATHS)}
-        self._codes: dict[str, Code] = {}  # by digest
-        self._page = signin.SignInPage(public_url, tokens, self._allow, self._deny)
+        self._codes = AuthorizationCodes()
+        self._page = SignInPage(public_url, tokens, self._allow, self._deny)
 
     # -- clients
 
@@ -136,7 +128,7 @@ class OAuthServer(OAuthProvider):
         # Some clients, such as ChatGPT, append a query.
         params.resource = normalize_resource_url(params.resource or self._resource)
         if params.resource not in self._resources:
-            raise AuthorizeError("invalid_target", f"This server is {self._resource}.")
+            raise AuthorizeError("invalid_target", f"The resource has to be {self._resource}.")
         if len(params.state or "") > STATE or len(" ".join(params.scopes or ())) > SCOPE:
             raise AuthorizeError("invalid_request", "state or scope is too long.")
         known = await self._read(self._store.client, client.client_id)
@@ -144,32 +136,16 @@ class OAuthServer(OAuthProvider):
             raise AuthorizeError("unauthorized_client", "The client is no longer known.")
         return self._page.begin(known, params)
 
-    def _allow(self, pending: signin.PendingSignIn, principal: str) -> str:
+    def _allow(self, pending: PendingSignIn, principal: str) -> str:
         """The client's redirect URL, with a code for what the person agreed to."""
-        now = time.time()
-        self._codes = {key: one for key, one in self._codes.items() if one.expires_at > now}
-        while len(self._codes) >= CODES:
-            self._codes.pop(next(iter(self._codes)))
-        code, params = secrets.token_urlsafe(32), pending.params
-        self._codes[digest(code)] = Code(
-            code="",  # only digests are kept
-            scopes=params.scopes or [],
-            expires_at=now + CODE_SECONDS,
-            client_id=pending.client.id,
-            code_challenge=params.code_challenge,
-            redirect_uri=params.redirect_uri,
-            redirect_uri_provided_explicitly=params.redirect_uri_provided_explicitly,
-            resource=params.resource,
-            subject=principal,
-            mark=self._tokens.mark(principal) or "",
-        )
+        code = self._codes.issue(pending, principal, self._tokens.mark(principal) or "")
         return self._redirect(pending, code=code)
 
-    def _deny(self, pending: signin.PendingSignIn) -> str:
+    def _deny(self, pending: PendingSignIn) -> str:
         """The client's redirect URL, with the error that the person declined."""
         return self._redirect(pending, error="access_denied")
 
-    def _redirect(self, pending: signin.PendingSignIn, **answer: str) -> str:
+    def _redirect(self, pending: PendingSignIn, **answer: str) -> str:
         if pending.params.state is not None:
             answer["state"] = pending.params.state
         # RFC 9207: `iss` tells the client which server answered.
@@ -181,9 +157,8 @@ class OAuthServer(OAuthProvider):
         self, client: OAuthClientInformationFull, authorization_code: str
     ) -> AuthorizationCode | None:
         """The unused code with this text; a code that is used again ends the sign-in it created."""
-        key = digest(authorization_code)
-        if (code := self._codes.get(key)) is not None:
-            return code.model_copy(update={"code": authorization_code})
+        if (code := self._codes.find(authorization_code)) is not None:
+            return code
         one = await self._read(self._store.find, "code", authorization_code)
         if one is not None:
             log.warning("A code was used twice; sign-in %s has ended.", one.id)
@@ -198,7 +173,7 @@ class OAuthServer(OAuthProvider):
         Raises:
             TokenError: the code has been used meanwhile, or the person's token has changed.
         """
-        code = self._codes.pop(digest(authorization_code.code), None)
+        code = self._codes.take(authorization_code.code)
         if code is None or code.subject is None or self._tokens.mark(code.subject) != code.mark:
             raise TokenError("invalid_grant", "authorization code does not exist")
         consent = Consent(
@@ -219,14 +194,7 @@ class OAuthServer(OAuthProvider):
         one = await self._read(self._store.find, "refresh", refresh_token)
         if one is None or one.client_id != client.client_id or not self._holds(one):
             return None
-        return RefreshToken(
-            token=refresh_token,
-            client_id=one.client_id,
-            scopes=one.scopes.split(),
-            expires_at=one.until,
-            resource=one.resource,
-            subject=one.principal,
-        )
+        return RefreshToken(token=refresh_token, expires_at=one.until, **grant(one))
 
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
@@ -246,14 +214,7 @@ class OAuthServer(OAuthProvider):
         one = await self._signed_in(token)
         if one is None:
             return None
-        return AccessToken(
-            token=token,
-            client_id=one.client_id,
-            scopes=one.scopes.split(),
-            expires_at=one.access_until,
-            resource=one.resource,
-            subject=one.principal,
-        )
+        return AccessToken(token=token, expires_at=one.access_until, **grant(one))
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """A valid access token as our server sees it, belonging to its principal."""
@@ -262,7 +223,7 @@ class OAuthServer(OAuthProvider):
         except BadSettings as error:
             if str(error) != self._reported:  # log it once, not per request
                 self._reported = str(error)
-                log.error("%s Until then nobody can sign in.", error)
+                log.error("%s Until then, nobody's OAuth tokens are accepted.", error)
             # Another provider may still accept the token.
             raise TokenVerificationError(str(error)) from None
         if one is None:
@@ -317,6 +278,16 @@ class OAuthServer(OAuthProvider):
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
         """FastMCP's routes, with ours in place of some."""
         return endpoints(self, self._page, super().get_routes(mcp_path))
+
+
+def grant(one: SignIn) -> dict[str, Any]:
+    """What a sign-in lets its client do, as OAuth's token classes name it."""
+    return {
+        "client_id": one.client_id,
+        "scopes": one.scopes.split(),
+        "resource": one.resource,
+        "subject": one.principal,
+    }
 
 
 def token_response(minted: Minted, scopes: list[str]) -> OAuthToken:

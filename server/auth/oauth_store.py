@@ -7,7 +7,6 @@ and may wait for another process that is writing, so call it from a thread.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import secrets
 import sqlite3
@@ -19,9 +18,9 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import state_dir as kept
 from ..errors import BadSettings
-from . import tokens as auth
+from ..state_dir import private_text, token_file
+from . import tokens
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +127,9 @@ class Store:
         self._create()
         # Before any connection: closing the file would drop SQLite's locks on it in this process
         # (sqlite.org/howtocorrupt.html, 2.2).
-        kept.private_text(path, "RMI_AGENT_AUTH", START_ANEW, 0)
-        self._import_json(path.with_suffix(".json"))
+        private_text(path, "RMI_AGENT_AUTH", START_ANEW, 0)
+        with self._opened():  # so that an unusable database fails at startup
+            pass
 
     def client(self, client_id: str) -> Client | None:
         """The registered client with this id, or None."""
@@ -156,14 +156,14 @@ class Store:
     def sign_in(self, consent: Consent, code: str) -> Minted:
         """Store a consent that was given with `code`; returns its first tokens."""
         now, family = int(time.time()), secrets.token_urlsafe(16)
-        tokens = new_tokens(family)
+        minted = new_tokens(family)
         one = SignIn(
             **asdict(consent),
             id=secrets.token_hex(4),
             code=digest(code),
             family=digest(family),
-            refresh=digest(tokens.refresh),
-            access=digest(tokens.access),
+            refresh=digest(minted.refresh),
+            access=digest(minted.access),
             access_until=now + ACCESS_SECONDS,
             since=now,
             used=now,
@@ -172,11 +172,11 @@ class Store:
         with self._changed() as database:
             insert(database, "sign_ins", one)
             database.execute("UPDATE clients SET used = ? WHERE id = ?", (now, consent.client_id))
-        return tokens
+        return minted
 
     def rotate(self, refresh: str) -> Minted | None:
         """New tokens for a refresh token; if that was used before, None, and its sign-in ends."""
-        now, tokens = int(time.time()), new_tokens(refresh.partition(".")[0])
+        now, minted = int(time.time()), new_tokens(refresh.partition(".")[0])
         with self._changed() as database:
             one = find(database, "refresh", refresh)
             if one is None:
@@ -189,9 +189,9 @@ class Store:
             database.execute(
                 "UPDATE sign_ins SET refresh = ?, access = ?, access_until = ?, used = ?"
                 " WHERE id = ?",
-                (digest(tokens.refresh), digest(tokens.access), until, now, one.id),
+                (digest(minted.refresh), digest(minted.access), until, now, one.id),
             )
-        return tokens
+        return minted
 
     def note_use(self, one: SignIn) -> None:
         """Record that a sign-in was used, at most once a minute."""
@@ -229,7 +229,7 @@ class Store:
                     connection.executescript(SCHEMA)
                 elif version != VERSION:
                     raise BadSettings(
-                        f"RMI_AGENT_AUTH: {self._path} is of another version of this server."
+                        f"RMI_AGENT_AUTH: {self._path} is from another version of this server."
                         f" {START_ANEW}"
                     )
                 yield connection
@@ -244,37 +244,6 @@ class Store:
                 if sys.platform != "win32":
                     folder.chmod(0o700)
                 self._path.touch(mode=0o600)  # SQLite's journal gets the same mode
-
-    def _import_json(self, old: Path) -> None:
-        """Import, once, the JSON file of versions before SQLite."""
-        if not old.exists():
-            with self._opened():  # so that an unusable database fails at startup
-                return
-        text = kept.private_text(old, "RMI_AGENT_AUTH", START_ANEW, 10_000_000)
-        try:
-            state = json.loads(text)
-            clients = [
-                Client(**{**one, "redirect_uris": " ".join(one["redirect_uris"])})
-                for one in state["clients"].values()
-            ]
-            sign_ins = [
-                SignIn(**one, **{**consent, "scopes": " ".join(consent["scopes"])})
-                for one in state["sign_ins"].values()
-                if (consent := one.pop("consent"))
-            ]
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise BadSettings(
-                f"RMI_AGENT_AUTH: {old} is not what was written there. {START_ANEW}"
-            ) from None
-        with self._changed() as database:
-            for row in clients:
-                insert(database, "clients", row)
-            for one in sign_ins:
-                insert(database, "sign_ins", one)
-        for path in (old, old.with_suffix(".lock")):
-            path.unlink(missing_ok=True)
-        counts = f"{len(clients)} clients and {len(sign_ins)} sign-ins"
-        log.info("Moved %s from %s to %s", counts, old, self._path.name)
 
 
 def insert(database: sqlite3.Connection, table: str, row: Client | SignIn) -> None:
@@ -296,20 +265,20 @@ def reason(error: sqlite3.Error | OSError) -> str:
     """Say why the database can't be used, and what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # primary code, without extended bits
     if code == sqlite3.SQLITE_BUSY:
-        return "is locked by another process. Nothing was changed; try again in a moment."
+        return "is locked by another process. Nothing was changed; try again later."
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         return f"is damaged ({error}). {START_ANEW}"
-    return f"can't be used: {error}. Look at its disk and its permissions."
+    return f"can't be used: {error}. Check its disk and its permissions."
 
 
 def store_file() -> Path:
     """Where sign-ins are stored: beside the token of this user's servers."""
-    return kept.token_file().with_name("sign-ins.sqlite")
+    return token_file().with_name("sign-ins.sqlite")
 
 
 def digest(secret: str) -> str:
     """The digest that is stored for a code or token."""
-    return auth.digest(secret).hex()
+    return tokens.digest(secret).hex()
 
 
 def new_tokens(family: str) -> Minted:

@@ -79,8 +79,8 @@ def sign_in(about: Question, wrong: str = "", status: int = 200) -> HTMLResponse
     return page(
         "Let this client run code?",
         f"""\
-<p>A client that {client} wants to use <b>{escape(about.server)}</b>. Nobody has checked its name.
-You will be sent to <b>{escape(about.back_to)}</b>: go on only if that is where you came from.</p>
+<p>A client that {client} wants to use <b>{escape(about.server)}</b>. Nobody has verified its name.
+You will be sent to <b>{escape(about.back_to)}</b>: continue only if you came from there.</p>
 <p>It will run any Python code there, with the rights of the server's user, for 30 days or until you
 revoke it.</p>
 {f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
@@ -93,7 +93,7 @@ revoke it.</p>
 <button name="answer" value="allow">Allow</button>
 <button name="answer" value="deny">Cancel</button>
 </form>
-<p><small>The exact address that you will be sent to:
+<p><small>You will be sent to exactly this address:
 <code>{escape(about.redirect_uri)}</code></small></p>""",
         status,
     )
@@ -114,5 +114,5 @@ def return_to(url: str, back_to: str, allowed: bool) -> HTMLResponse:
 
 
 def failure(text: str, status: int = 400) -> HTMLResponse:
-    """Say why a sign-in can't go on; without links, least of all to an address from the request."""
-    return page("This sign-in can't go on", f'<p class="wrong">{escape(text[:500])}</p>', status)
+    """Say why a sign-in can't continue, without links to an address from the request."""
+    return page("This sign-in can't continue", f'<p class="wrong">{escape(text[:500])}</p>', status)

@@ -63,7 +63,7 @@ def public_url(settings: Settings) -> str:
         BadSettings: it is missing, or not a bare https:// or loopback http:// address.
     """
     url = (settings.public_url or "").rstrip("/")
-    cure = "Write the address that clients and browsers reach: https://HOST, without a path."
+    hint = "Set it to the address that clients and browsers use: https://HOST, without a path."
     try:
         parts = urlsplit(url)
         bare = url == f"{parts.scheme}://{parts.netloc}" and "@" not in url and parts.hostname
@@ -71,7 +71,7 @@ def public_url(settings: Settings) -> str:
     except ValueError:  # the port is not a number
         good = False
     if not url:
-        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: RMI_AGENT_AUTH={settings.auth} needs it. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: RMI_AGENT_AUTH={settings.auth} needs it. {hint}")
     if not good:
-        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: {url} can't be used. {cure}")
+        raise BadSettings(f"RMI_AGENT_PUBLIC_URL: {url} can't be used. {hint}")
     return url.lower()

@@ -17,8 +17,7 @@ from mcp.server.auth.provider import AuthorizationParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import pages
-from . import throttle as guesses
+from . import pages, throttle
 from .oauth_store import Client
 from .tokens import Tokens, same_secret
 
@@ -62,7 +61,7 @@ class SignInPage:
         self._url, self._tokens = public_url, tokens
         self._allow, self._deny = allow, deny
         self._pending: dict[str, PendingSignIn] = {}
-        self._throttle = guesses.LoginThrottle()
+        self._throttle = throttle.LoginThrottle()
         self._secure = public_url.startswith("https:")
         # No other host can set a cookie with this prefix; browsers accept it only over HTTPS.
         self._cookie = "__Host-rmi-sign-in" if self._secure else "rmi-sign-in"
@@ -106,14 +105,14 @@ class SignInPage:
         if one is None or not same_secret(given.get("csrf", ""), one.csrf):
             return expired()
         if given.get("answer") == "allow":
-            address = guesses.client_address(request)
+            address = throttle.client_address(request)
             return await self._try(one, given.get("token", "").strip(), address)
         del self._pending[one.id]
         return pages.return_to(self._deny(one), origin(one), allowed=False)
 
     async def _try(self, one: PendingSignIn, token: str, address: str) -> Response:
         if wait := self._throttle.retry_after(address):
-            closed = pages.sign_in(self._question(one), guesses.closed_message(wait), 429)
+            closed = pages.sign_in(self._question(one), throttle.closed_message(wait), 429)
             closed.headers["Retry-After"] = f"{math.ceil(wait)}"
             return closed
         found = await self._tokens.verify_token(token)
@@ -124,9 +123,9 @@ class SignInPage:
             await self._throttle.failed(address)
             if not one.tries:
                 return pages.failure(
-                    "Too many wrong tokens. Go back to the client and begin again.", 403
+                    "Too many wrong tokens. Go back to the client and start again.", 403
                 )
-            return pages.sign_in(self._question(one), guesses.WRONG_TOKEN, 403)
+            return pages.sign_in(self._question(one), throttle.WRONG_TOKEN, 403)
         if self._pending.pop(one.id, None) is None:  # answered by another request meanwhile
             return expired()
         return pages.return_to(self._allow(one, found.client_id), origin(one), allowed=True)
@@ -152,8 +151,8 @@ class SignInPage:
 def expired() -> Response:
     """The same answer for every reason, so that it reveals nothing about other browsers."""
     return pages.failure(
-        "It has expired, was answered before, or was begun in another browser."
-        " Go back to the client and begin again."
+        "It has expired, has been answered, or was started in another browser."
+        " Go back to the client and start again."
     )
 
 

@@ -18,7 +18,7 @@ WINDOW = 600.0  # seconds during which failures count
 MAX_FAILURES = 30  # per window from one address; then nobody there can sign in
 MAX_FAILURES_OF_ALL = 300  # per window from all addresses; then nobody can
 FAILURE_DELAY = 1.0  # seconds before a wrong token is answered
-WRONG_TOKEN = "That is not a token of this server."
+WRONG_TOKEN = "This token is not valid for this server."
 
 
 class LoginThrottle:
@@ -66,6 +66,6 @@ def closed_message(seconds: float) -> str:
     """The page's message while it stays closed for `seconds` more."""
     minutes = math.ceil(seconds / 60)
     return (
-        "Too many wrong tokens were given, from your address or by many callers. Sign in again in"
+        "Too many wrong tokens came from your address, or from all callers together. Try again in"
         f" {minutes} {'minute' if minutes == 1 else 'minutes'}."
     )

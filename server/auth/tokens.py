@@ -29,7 +29,7 @@ from ..state_dir import TOKEN, private_text, token_file
 DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the generated token
 ONE_USER = (None, LOCAL, DEFAULT_NAME)  # this machine's user, however the server is reached
 NAME = re.compile(r"[A-Za-z0-9_.@-]+")
-TOKEN_RULE = "a token has at least 16 characters, and no spaces or letters with accents"
+TOKEN_RULE = "a token has at least 16 characters, without spaces and accented letters"
 
 
 class Tokens(TokenVerifier):
@@ -100,15 +100,15 @@ class LocalToken:
     def announcement(self, url: str) -> str:
         """The message printed at startup; shows the token itself only when it is new."""
         if not self.new:
-            return f"The token that clients need is in {self.path}; rmi-agent finds it by itself."
+            return f"The token that clients need is in {self.path}; rmi-agent finds it there."
         token = self.token.get_secret_value()
         return f"""\
-Clients need a token. One was made for you, and is shown this once:
+Clients need a token. This one was generated for you, and is shown only now:
 
     {token}
 
-It is kept in {self.path}, for all servers that you start here.
-rmi-agent finds it by itself:
+It is stored in {self.path}, for all servers that you start on this machine.
+rmi-agent finds it there:
 
     rmi-agent check --server {url}/mcp
 
@@ -152,14 +152,14 @@ def access(settings: Settings) -> Access:
     Raises:
         BadSettings: a token can't be used, or other users can read a file with tokens.
     """
-    tokens = given(settings)
+    tokens = configured_tokens(settings)
     local = None if tokens else local_token()
     if local is not None:
         tokens = {DEFAULT_NAME: local.token.get_secret_value()}
     return Access(Tokens(tokens), local, tuple(tokens))
 
 
-def given(settings: Settings) -> dict[str, str]:
+def configured_tokens(settings: Settings) -> dict[str, str]:
     """The tokens in RMI_AGENT_TOKEN and RMI_AGENT_TOKENS, keyed by name.
 
     Raises:
@@ -172,13 +172,13 @@ def given(settings: Settings) -> dict[str, str]:
         token = settings.rmi_agent_token.get_secret_value()
         if not TOKEN.fullmatch(token):
             raise BadSettings(
-                f"RMI_AGENT_TOKEN: {TOKEN_RULE}. This makes a good one:"
+                f"RMI_AGENT_TOKEN: {TOKEN_RULE}. This generates one:"
                 ' python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         if DEFAULT_NAME in found or token in found.values():
             raise BadSettings(
                 "RMI_AGENT_TOKEN: RMI_AGENT_TOKENS has this token too, or one named"
-                f" {DEFAULT_NAME!r}. Take it out of one of the two."
+                f" {DEFAULT_NAME!r}. Remove it from one of the two."
             )
         found[DEFAULT_NAME] = token
     return found
@@ -215,12 +215,10 @@ def named_tokens(value: str) -> dict[str, str]:
         if not TOKEN.fullmatch(token):
             raise BadSettings(f"{variable}: the token of {name!r} can't be used: {TOKEN_RULE}.")
         if name in found or token in found.values():
-            raise BadSettings(f"{variable}: {where} has a name or a token that came before.")
+            raise BadSettings(f"{variable}: {where} repeats a name or a token.")
         found[name] = token
     if not found:
-        raise BadSettings(
-            f"{variable}: there is no token in it. Write name:token, or leave it out."
-        )
+        raise BadSettings(f"{variable}: it has no token. Set it to name:token, or unset it.")
     return found
 
 
@@ -237,12 +235,12 @@ def local_token() -> LocalToken:
         token = private_text(path, "RMI_AGENT_TOKEN").strip()
     except OSError as error:
         raise BadSettings(
-            f"RMI_AGENT_TOKEN: it is not set, and {path} can't be made: {error.strerror}."
+            f"RMI_AGENT_TOKEN: it is not set, and {path} can't be created: {error.strerror}."
             " Set it to a long random text."
         ) from None
     if not TOKEN.fullmatch(token):
         raise BadSettings(
-            f"RMI_AGENT_TOKEN: there is no token in {path}. Delete it; the next start makes one."
+            f"RMI_AGENT_TOKEN: there is no token in {path}. Delete it; the next start creates one."
         )
     return LocalToken(path, SecretStr(token), new)
 

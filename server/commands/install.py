@@ -1,17 +1,19 @@
-"""`rmi-agent-mcp-server install`: adds this server to a host's config, or removes it.
+"""`rmi-agent-mcp-server install | connect | uninstall`: this server's entry in a host's config.
 
-Has the options, the order of the steps and their messages; hosts, entries and files have their
-own modules. The server itself needs none of this.
+Has the options, the order of the work and its messages; hosts, entries and files have their own
+modules. The server itself needs none of this.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -30,6 +32,7 @@ from ..hosts import (
     UnusableFile,
     bridge_entry,
     checked_url,
+    config_file,
     describe,
     env_of,
     environment,
@@ -49,201 +52,197 @@ from ..hosts import (
     without_entry,
     write_change,
 )
-from ..hosts import config_file as hostfile
 from ..resident import check_supported
 from ..settings import Attach, load
+from .options import NotebooksDir, ProjectsDir
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class LocalServer:
-    """A server that the host starts itself."""
+class Options:
+    """Which entry of which file to change, and how carefully."""
 
-    projects_dir: Annotated[
-        Path | None,
-        Parameter(help="Folder with your Python files (PYTHON_PROJECTS_DIR)."),
-    ] = None
-    notebooks_dir: Annotated[
-        Path | None,
-        Parameter(help="Folder in which sessions are recorded (RMI_AGENT_NOTEBOOKS_DIR)."),
-    ] = None
-    attach: Annotated[
-        Attach | None,
-        Parameter(
-            help="Use the resident server (RMI_AGENT_ATTACH): auto unless set, always or never."
-        ),
-    ] = None
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class RemoteServer:
-    """A server that runs elsewhere."""
-
-    url: Annotated[
+    name: Annotated[
         str | None,
-        Parameter(help="Address of a server that runs elsewhere; its token is RMI_AGENT_TOKEN."),
+        Parameter(help=f'Name of the entry ("{LOCAL_NAME}", or "{REMOTE_NAME}" with connect).'),
     ] = None
-    bridge: Annotated[
-        bool,
-        Parameter(help="With --url: use mcp-remote even if the host speaks HTTP.", negative=()),
+    config: Annotated[
+        Path | None, Parameter(help="Another config file of this host, such as a project's.")
+    ] = None
+    dry_run: Annotated[
+        bool, Parameter(help="Show what would change without changing it.", negative=())
     ] = False
-    oauth: Annotated[
-        bool,
-        Parameter(help="With --url: write no token, since the host signs in.", negative=()),
+    force: Annotated[
+        bool, Parameter(help="Change an entry of this name even if it is not ours.", negative=())
     ] = False
+
+
+ToConfigure = Annotated[HostName, Parameter(help="Application to configure.")]
+Env = Annotated[
+    tuple[str, ...],
+    Parameter(help="NAME=VALUE, a variable in the entry; can be repeated.", negative=()),
+]
+Check = Annotated[bool, Parameter(help="Start the new entry and list its tools.")]
 
 
 def install(
-    host: HostName,
+    host: ToConfigure,
     /,
     *,
-    local: LocalServer = LocalServer(),
-    remote: RemoteServer = RemoteServer(),
-    env: Annotated[
-        tuple[str, ...],
+    projects_dir: ProjectsDir = None,
+    notebooks_dir: NotebooksDir = None,
+    attach: Annotated[
+        Attach | None,
         Parameter(
-            help="NAME=VALUE, a setting for the entry; can be given several times.", negative=()
+            help="Whether to use the resident server: auto, always or never (RMI_AGENT_ATTACH)."
         ),
-    ] = (),
-    name: Annotated[
-        str | None,
-        Parameter(help=f'Name of the entry: "{LOCAL_NAME}", or "{REMOTE_NAME}" with --url.'),
     ] = None,
-    config: Annotated[
-        Path | None, Parameter(help="Another config file of this host, such as a project's.")
-    ] = None,
-    dry_run: Annotated[
-        bool, Parameter(help="Show what would change, and change nothing.", negative=())
-    ] = False,
-    remove: Annotated[bool, Parameter(help="Take the entry out.", negative=())] = False,
-    force: Annotated[
-        bool, Parameter(help="Replace an entry of this name that is another server's.", negative=())
-    ] = False,
-    check: Annotated[bool, Parameter(help="Start what was written and list its tools.")] = True,
+    env: Env = (),
+    options: Options = Options(),
+    check: Check = True,
 ) -> None:
-    """Put this server into the config of claude-desktop, claude-code, cursor or vscode.
+    """Add this server to the config of claude-desktop, claude-code, cursor or vscode.
 
-    Other entries stay and a backup is made. The command is written with its absolute path, the
-    folders and the settings of this environment. A file with comments is not changed: what to
-    put into it is shown instead.
+    Other entries are kept, and the old file is backed up. The entry has the command's absolute
+    path, the folders, and the settings of this environment. A file with comments is not changed;
+    the lines to add by hand are shown instead.
     """
-    speak_plainly()
-    chosen = host_of(host)
-    if config is not None:
-        path = Path(os.path.abspath(config.expanduser()))
-        chosen = replace(chosen, config=path, folder=path.parent)
-    name = name or (REMOTE_NAME if remote.url else LOCAL_NAME)
-    was_here = chosen.is_here
-    try:
-        check_options(chosen, local, remote, env)
-        file = hostfile.read(chosen.config, chosen.comments)
-        old = file.part(chosen.section, dict).get(name)
-        if old is not None and not force:
-            check_owner(file, name, old, remote.url)
-        if remove:
-            after = without_entry(file, chosen, name)
-        else:
-            entry = (
-                local_server(chosen, local, parse_env(env), old)
-                if remote.url is None
-                else remote_server(chosen, name, remote, parse_env(env))
+    with refusals():
+        if attach == "always":
+            check_supported()
+        name = options.name or LOCAL_NAME
+        chosen, file = opened(host, name, options)
+        old: Any = file.part(chosen.section, dict).get(name)
+        variables = parse_env(env) | ({} if attach is None else {"RMI_AGENT_ATTACH": attach})
+        folders = {"python_projects_dir": projects_dir, "notebooks_dir": notebooks_dir}
+        variables = environment(folders, variables, env_of(old) if kind(old) == "local" else {})
+        start = start_command()
+        if start.doubt:
+            print(f"Note: {start.doubt}", file=sys.stderr)
+        add(chosen, file, name, local_entry(chosen, start.words, variables), options, check)
+
+
+def connect(
+    host: ToConfigure,
+    url: Annotated[
+        str, Parameter(help="Address of the server; its token is read from RMI_AGENT_TOKEN.")
+    ],
+    /,
+    *,
+    bridge: Annotated[
+        bool, Parameter(help="Use mcp-remote even if the host speaks HTTP.", negative=())
+    ] = False,
+    oauth: Annotated[
+        bool, Parameter(help="Write no token; the host signs in.", negative=())
+    ] = False,
+    env: Env = (),
+    options: Options = Options(),
+    check: Check = True,
+) -> None:
+    """Connect a host to a server that runs elsewhere.
+
+    Claude Desktop takes only commands, so its entry starts mcp-remote, which needs Node.js.
+    """
+    with refusals():
+        name = options.name or REMOTE_NAME
+        chosen, file = opened(host, name, options, url)
+        bridged = bridge or not chosen.speaks_http
+        if env and not bridged:
+            raise BadSettings(
+                "--env: only mcp-remote has an environment. Set the server's variables where it"
+                " runs, or add --bridge."
             )
-            after = with_entry(file, chosen, name, entry)
-        changed = (show_change if dry_run else write_change)(chosen, name, file, after)
+        address = checked_url(url)
+        token = None if oauth else token_of(chosen, name, address, bridged)
+        if not bridged:
+            entry = url_entry(chosen, address, token)
+        else:
+            if find_npx()[0] == "npx" and sys.platform != "win32":
+                print("Note: npx was not found; install Node.js (nodejs.org).", file=sys.stderr)
+            entry = bridge_entry(chosen, address, token, parse_env(env))
+        add(chosen, file, name, entry, options, check)
+
+
+def uninstall(host: ToConfigure, /, *, options: Options = Options()) -> None:
+    """Remove an entry of this server from a host's config; other entries are kept."""
+    with refusals():
+        name = options.name or LOCAL_NAME
+        chosen, file = opened(host, name, options)
+        change = show_change if options.dry_run else write_change
+        change(chosen, name, file, without_entry(file, chosen, name))
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Print why nothing was changed, and exit: with 2 after wrong options, 1 after a bad file."""
+    speak_plainly()
+    try:
+        yield
     except BadSettings as error:
         die(error)
     except UnusableFile as error:
-        refuse(f"{error} Nothing was changed.")
-    if remove or dry_run:
+        print(f"rmi-agent-mcp-server: {error} Nothing was changed.", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def opened(
+    name: HostName, entry_name: str, options: Options, url: str | None = None
+) -> tuple[Host, ConfigFile]:
+    """The host and its config; an entry for `url` is taken for ours, whatever its name.
+
+    Raises:
+        UnusableFile: the config can't be read, or its entry belongs to another server.
+    """
+    host = host_of(name)
+    if options.config is not None:
+        path = Path(os.path.abspath(options.config.expanduser()))
+        host = replace(host, config=path, folder=path.parent)
+    file = config_file.read(host.config, host.comments)
+    old = file.part(host.section, dict).get(entry_name)
+    if old is None or options.force or is_ours(entry_name, old) or describe(old) == url:
+        return host, file
+    raise UnusableFile(
+        f'{file.path} has an entry "{entry_name}" for another server: {describe(old)}.'
+        " Choose another --name, or replace it with --force."
+    )
+
+
+def token_of(host: Host, name: str, url: str, bridged: bool) -> str:
+    """The token of a server elsewhere, or a reference by which the host asks for it.
+
+    Raises:
+        BadSettings: no token is known.
+    """
+    if host.asks and not bridged:
+        return reference(name)  # VS Code syncs its config to other machines
+    if found := token_for(load(), url):
+        return found[0]
+    raise BadSettings(
+        f"RMI_AGENT_TOKEN: set it to the token of {url}. Or use --oauth, so that the host signs"
+        " in, if that server runs with RMI_AGENT_AUTH=token+oauth."
+    )
+
+
+def add(
+    host: Host, file: ConfigFile, name: str, entry: Entry, options: Options, check: bool
+) -> None:
+    """Write an entry, try it, and say what to do next; exits with 1 if it does not work.
+
+    Raises:
+        UnusableFile: the config can't be written.
+    """
+    was_here, after = host.is_here, with_entry(file, host, name, entry)
+    if options.dry_run:
+        show_change(host, name, file, after)
         return
+    changed = write_change(host, name, file, after)
     if not was_here:
-        print(f"{chosen.title} does not seem to be installed here; the entry waits for it.")
-    entry = after[chosen.section][name]
+        print(f"{host.title} does not seem to be installed; the entry is ready for it.")
+    entry = after[host.section][name]
     works = not check or try_out(entry)
     if works and changed:
-        print(f"{chosen.then} Then ask: {first_question(entry)}")
+        print(f"{host.then} Then ask: {first_question(entry)}")
     raise SystemExit(0 if works else 1)
-
-
-def check_options(
-    host: Host, local: LocalServer, remote: RemoteServer, env: tuple[str, ...]
-) -> None:
-    """Refuse options that contradict each other.
-
-    Raises:
-        BadSettings: they do.
-    """
-    if remote.url is None:
-        if remote.bridge or remote.oauth:
-            raise BadSettings("install: --bridge and --oauth go with --url.")
-        if local.attach == "always":
-            check_supported()
-        return
-    takes_env = remote.bridge or not host.speaks_http
-    if local.projects_dir or local.notebooks_dir or local.attach or (env and not takes_env):
-        raise BadSettings(
-            "install: folders, --attach and --env are settings of a server that the host starts."
-            " With --url, set them where that server runs."
-        )
-
-
-def check_owner(file: ConfigFile, name: str, old: Any, url: str | None) -> None:
-    """Refuse to change an entry that belongs to another server.
-
-    Raises:
-        UnusableFile: the entry belongs to another server.
-    """
-    if not is_ours(name, old) and describe(old) != url:
-        raise UnusableFile(
-            f'{file.path} has a "{name}" for another server: {describe(old)}.'
-            " Choose another --name, or replace that one with --force."
-        )
-
-
-def local_server(host: Host, options: LocalServer, env: dict[str, str], old: Any) -> Entry:
-    """An entry that starts this server and keeps what an earlier entry has set.
-
-    Raises:
-        BadSettings: a setting can't be used.
-    """
-    attach = {} if options.attach is None else {"RMI_AGENT_ATTACH": options.attach}
-    folders = {
-        "python_projects_dir": options.projects_dir,
-        "notebooks_dir": options.notebooks_dir,
-    }
-    before = env_of(old) if kind(old) == "local" else {}
-    env = environment(folders, {**env, **attach}, before)
-    start = start_command()
-    if start.doubt:
-        print(f"Note: {start.doubt}", file=sys.stderr)
-    return local_entry(host, start.words, env)
-
-
-def remote_server(host: Host, name: str, options: RemoteServer, env: dict[str, str]) -> Entry:
-    """An entry for a server elsewhere; `env` is for the bridge, if the entry has one.
-
-    Raises:
-        BadSettings: the URL can't be used, or there is no token for it.
-    """
-    url = checked_url(options.url or "")
-    bridged = options.bridge or not host.speaks_http
-    if options.oauth:
-        token = None
-    elif host.asks and not bridged:
-        token = reference(name)  # VS Code syncs its config to other machines
-    elif found := token_for(load(), url):
-        token = found[0]
-    else:
-        raise BadSettings(
-            f"RMI_AGENT_TOKEN: set it to the token of {url}. Or use --oauth, if that server runs"
-            " with RMI_AGENT_AUTH=token+oauth and the host is to sign in."
-        )
-    if not bridged:
-        return url_entry(host, url, token)
-    if find_npx()[0] == "npx" and sys.platform != "win32":
-        print("Note: npx is not found here; install Node.js (nodejs.org).", file=sys.stderr)
-    return bridge_entry(host, url, token, env)
 
 
 def try_out(entry: Entry) -> bool:
@@ -251,13 +250,13 @@ def try_out(entry: Entry) -> bool:
     try:
         tools = asyncio.run(tools_of(entry))
     except NotTried as error:
-        print(f"- not tried: {error}")
+        print(f"- not checked: {error}")
         return True
     except Failed as error:
         print(f"✗ {error}")
-        print("  The entry stays. Run: rmi-agent-mcp-server doctor")
+        print("  The entry was kept. To find the cause, run: rmi-agent-mcp-server doctor")
         return False
-    print(f"✓ it starts and lists {len(tools)} tools.")
+    print(f"✓ The server starts and lists {len(tools)} tools.")
     return True
 
 
@@ -267,9 +266,3 @@ def first_question(entry: Entry) -> str:
     if folder is not None and not Path(folder, "hello_world.py").is_file():
         return f"Write hello.py and run it. (Files are in {folder}.)"
     return "Run hello_world.py."
-
-
-def refuse(why: str) -> NoReturn:
-    """Print why nothing was done, and exit with 1."""
-    print(f"rmi-agent-mcp-server: {why}", file=sys.stderr)
-    raise SystemExit(1)

@@ -1,8 +1,9 @@
-"""The `doctor` command: checks, one by one, what a server needs on this machine.
+"""Checks, one by one, what a server needs on this machine, and the way to one elsewhere.
 
-With `--url`, also checks the whole way to a server elsewhere, step by step.
+The `doctor` command prints the results.
 """
 
-from .checks import doctor
+from .checks import examine
+from .result import CheckResult
 
-__all__ = ["doctor"]
+__all__ = ["CheckResult", "examine"]

@@ -77,7 +77,7 @@ async def talk(process: Process) -> int:
         count += 1
     await process.wait()
     if process.returncode:
-        raise StdoutPolluted(f"at the end of its input it exited with {process.returncode}")
+        raise StdoutPolluted(f"it exited with {process.returncode} at the end of its input")
     return count
 
 
@@ -91,7 +91,7 @@ async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[s
         count += 1
         if found.get("id") == method:
             return count, dict(found.get("result") or {"error": found.get("error")})
-    raise StdoutPolluted("it exited instead of answering; start it by hand to see why")
+    raise StdoutPolluted("it exited instead of answering; run it by hand to see why")
 
 
 def send(process: Process, said: dict[str, Any]) -> None:
@@ -111,5 +111,5 @@ def message(line: bytes) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
-        raise StdoutPolluted(f"on stdout there was {line[:200]!r}, which is not a message")
+        raise StdoutPolluted(f"it wrote {line[:200]!r} to stdout, which is not a message")
     return found

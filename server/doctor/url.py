@@ -50,7 +50,7 @@ ANSWERS = {
     "ERR_NGROK": ("ngrok says {code}", "See https://ngrok.com/docs/errors/{code}"),
     "502 503 504 530": ("a proxy answers {code}: it finds no server behind it", START),
     "301 302 303 307 308": ("it redirects to {location} ({code})", "Use that, if it is yours."),
-    "404 405": ("there is no MCP at {url} ({code})", "Leave out the path behind the host name?"),
+    "404 405": ("there is no MCP at {url} ({code})", "Leave out the path after the host name?"),
     "": ("{url} answers {code}", "Something before the server refuses it."),
 }
 PAGE = ("a web page answers instead of a server", "Is another program on that port?")
@@ -62,20 +62,20 @@ async def examine_url(settings: Settings, url: str) -> AsyncIterator[CheckResult
         base = re.sub(r"/(mcp|sse)$", "", checked_url(url))
         known = token_for(settings, base)
     except BadSettings as error:
-        yield CheckResult("URL", False, str(error))
+        yield CheckResult("URL", False, str(error).removeprefix("URL: "))
         return
     try:
         async with httpx2.AsyncClient(timeout=SECONDS) as client:
-            async for result in steps(client, base, known):
+            async for result in examine_server(client, base, known):
                 yield result
     except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
         yield CheckResult("URL reachable", False, *unreached(error, base))
 
 
-async def steps(
+async def examine_server(
     client: httpx2.AsyncClient, base: str, known: tuple[str, str] | None
 ) -> AsyncIterator[CheckResult]:
-    """Run all steps; passes on the HTTP client's errors."""
+    """Check a server that has a valid URL; passes on the HTTP client's errors."""
     began = time.monotonic()
     answer = await hello(client, base)
     if found := not_from_us(answer):
@@ -86,9 +86,9 @@ async def steps(
     yield await host_check(client, base, answer)
     if answer.status_code == 421:
         return
-    asked = asks_for_token(answer)
-    yield asked
-    if asked.ok:
+    refused = asks_for_token(answer)
+    yield refused
+    if refused.ok:
         ours = await accepts_ours(client, base, known)
         yield ours
         if not ours.ok:
@@ -116,13 +116,13 @@ def unreached(error: BaseException, base: str) -> tuple[str, str]:
     while (cause := errors[-1].__cause__ or errors[-1].__context__) and len(errors) < 10:
         errors.append(cause)
     texts = " ".join(map(str, errors))
-    told, todo = next(
-        (told, todo)
-        for sign, told, todo in UNREACHED
+    why, todo = next(
+        (why, todo)
+        for sign, why, todo in UNREACHED
         if (sign in texts if isinstance(sign, str) else any(isinstance(e, sign) for e in errors))
     )
     words = str(error) or type(error).__name__
-    return told.format(host=urlsplit(base).hostname, error=words), todo
+    return why.format(host=urlsplit(base).hostname, error=words), todo
 
 
 def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
@@ -133,9 +133,9 @@ def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
         return PAGE if "text/html" in answer.headers.get("content-type", "") else None
     code = ngroks.group() if ngroks else str(answer.status_code)
     key = next(key for key in ANSWERS if code in key.split() or code.startswith(key))
-    told, todo = ANSWERS[key]
+    why, todo = ANSWERS[key]
     where = answer.headers.get("location", "elsewhere")
-    return told.format(code=code, url=answer.url, location=where), todo.format(code=code.lower())
+    return why.format(code=code, url=answer.url, location=where), todo.format(code=code.lower())
 
 
 async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Response) -> CheckResult:
@@ -144,14 +144,14 @@ async def host_check(client: httpx2.AsyncClient, base: str, answer: httpx2.Respo
     if answer.status_code == 421:
         todo = f"Start it with RMI_AGENT_ALLOWED_HOSTS={parts.hostname} (other names after commas)."
         return CheckResult(what, False, f"it does not answer to {parts.netloc} (421)", todo)
-    told = f"it answers to {parts.netloc}"
+    names = f"it answers to {parts.netloc}"
     if is_loopback(parts.hostname or ""):  # tunnels handle foreign names themselves
         foreign = await hello(client, base, Host=FOREIGN)
         if foreign.status_code != 421:
             todo = "Web pages could reach it by DNS rebinding: is it this server?"
             return CheckResult(what, False, f"it answers to {FOREIGN} as well", todo)
-        told += ", and to no foreign name"
-    return CheckResult(what, True, told)
+        names += ", and to no foreign name"
+    return CheckResult(what, True, names)
 
 
 def asks_for_token(answer: httpx2.Response) -> CheckResult:
@@ -180,9 +180,9 @@ async def accepts_ours(
     if found := not_from_us(answer):
         return CheckResult(what, False, *found)
     if answer.status_code != 200:
-        told = f"{known[1]} has another one ({answer.status_code})"
+        why = f"{known[1]} has another one ({answer.status_code})"
         todo = "Set RMI_AGENT_TOKEN to the one that the server was started with."
-        return CheckResult(what, False, told, todo)
+        return CheckResult(what, False, why, todo)
     return CheckResult(what, True, f"the one from {known[1]} is accepted")
 
 

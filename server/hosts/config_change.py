@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import config_file as hostfile
+from . import config_file
 from .catalog import Host
 from .config_file import Config, ConfigFile, UnusableFile
 
@@ -40,14 +40,14 @@ def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool
         return say_unchanged(host, name, after)
     if file.has_comments:
         print(by_hand(host, name, file, after))
-        raise UnusableFile(f"{file.path} has comments or trailing commas, which would get lost.")
+        raise UnusableFile(f"{file.path} has comments or trailing commas, which would be lost.")
     text = file.text_with(after)
-    backup = hostfile.write(file, text)
+    backup = config_file.write(file, text)
     entry = after[host.section].get(name)
     done = "removed" if entry is None else "written"
     print(f'{host.title}, {file.path}: "{name}" is {done}.')
     if backup is not None:
-        print(f"The file as it was before: {backup}")
+        print(f"The old file is backed up as {backup}")
     if entry is not None and TOKEN.search(json.dumps(entry)) and is_open(file.path):
         print(f"Note: other users can read the token in it. Run: chmod 600 '{file.path}'")
     return True
@@ -69,8 +69,8 @@ def by_hand(host: Host, name: str, file: ConfigFile, after: Config) -> str:
     if after.get("inputs") != file.config.get("inputs"):
         fragment["inputs"] = after["inputs"][-1:]
     shown = hide_tokens(json.dumps(fragment, ensure_ascii=False, indent=2))
-    todo = " Put the token in place of ********." if "********" in shown else ""
-    return f"Put this into {file.path}.{todo}\n{shown}"
+    todo = " Replace ******** with the token." if "********" in shown else ""
+    return f"Add this to {file.path}.{todo}\n{shown}"
 
 
 def difference(file: ConfigFile, after: str) -> Iterator[str]:

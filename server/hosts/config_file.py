@@ -74,7 +74,7 @@ class ConfigFile:
         try:
             after = json.dumps(config, ensure_ascii=False, indent=indent[1] if indent else 2)
         except RecursionError:
-            raise UnusableFile(f"{self.path} has too many brackets inside each other.") from None
+            raise UnusableFile(f"{self.path} is nested too deeply.") from None
         # Lone surrogates are valid JSON only as escapes, and can't be encoded otherwise.
         after = SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", after)
         after += before[len(before.rstrip(SPACES)) :] if self.config else "\n"
@@ -110,7 +110,7 @@ def read(path: Path, comments: bool = False) -> ConfigFile:
     except json.JSONDecodeError as error:
         why = f"line {error.lineno}, column {error.colno}: {error.msg}"
     except RecursionError:
-        why = "there are too many brackets inside each other"
+        why = "it is nested too deeply"
     except ValueError as error:
         why = str(error)
     raise UnusableFile(f"{path} is broken: {why}.")
@@ -140,7 +140,7 @@ def unique(pairs: list[tuple[str, Any]]) -> Config:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'"{twice}" is there twice in one object')
+        raise ValueError(f'"{twice}" occurs twice in one object')
     return found
 
 
@@ -151,7 +151,7 @@ def finite(number: str) -> float:
         ValueError: the number is infinite or NaN.
     """
     if not math.isfinite(found := float(number)):
-        raise ValueError(f"{number} is not a number that can be kept")
+        raise ValueError(f"{number} is not a number that JSON can represent")
     return found
 
 
@@ -181,10 +181,10 @@ def read_bytes(path: Path) -> bytes | None:
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise UnusableFile(f"{path} is not a file. Move it away, or name another.")
+                raise UnusableFile(f"{path} is not a regular file. Move it away, or name another.")
             if status.st_size > MAX_SIZE:
                 raise UnusableFile(
-                    f"{path} has {status.st_size:,} bytes, and at most {MAX_SIZE:,} are read."
+                    f"{path} has {status.st_size:,} bytes, and at most {MAX_SIZE:,} can be read."
                     " Is it the right file?"
                 )
             return file.read()
@@ -221,7 +221,7 @@ def write(file: ConfigFile, text: str) -> Path | None:
         fill(written, text.encode(), mode, like)
         if read_bytes(path) != before:
             raise UnusableFile(
-                f"{path} has just been changed by another program. Quit that, and try again."
+                f"{path} has just been changed by another program. Quit that program and try again."
             )
         os.replace(written, real)
         return backup

@@ -52,8 +52,8 @@ def start_command() -> Command:
         return Command((uvx, *(("--from", source) if source else ()), PACKAGE))
     return Command(
         words,
-        f"{sys.prefix} is in a cache, which may be emptied. For an entry that lasts, install the"
-        " server with pip or uv tool install, and run this command again from there.",
+        f"{sys.prefix} is in a cache, which may be emptied. For a lasting entry, install the server"
+        " with pip or uv tool install, and run this command again from there.",
     )
 
 

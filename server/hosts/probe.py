@@ -86,7 +86,7 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = START_TI
         NotTried: a header refers to a secret that only the host has.
     """
     if any(VARIABLE.search(value) for value in headers.values()):
-        raise NotTried("the host asks you for the token when it starts this server, and keeps it")
+        raise NotTried("the host asks for the token when it starts this server, and stores it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
     try:
         return await listed(Client(transport, mode="legacy"), seconds)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ..auth import given, is_protected
+from ..auth import configured_tokens, is_protected
 from ..errors import BadSettings
 from ..net import is_loopback
 from ..settings import Settings
 from ..state_dir import TOKEN, private_text, token_file
 
-EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server of this machine."
+EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server on this machine."
 
 
 def checked_url(url: str) -> str:
@@ -29,13 +29,11 @@ def checked_url(url: str) -> str:
     except ValueError:
         good = False
     if not good or parts.scheme not in ("http", "https"):
-        raise BadSettings(f"--url: {url!r} is no address. {EXAMPLE}")
+        raise BadSettings(f"URL: {url!r} is no address. {EXAMPLE}")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise BadSettings(f"--url: leave out what comes before @ and after ? or #. {EXAMPLE}")
+        raise BadSettings(f"URL: leave out what comes before @ and after ? or #. {EXAMPLE}")
     if not is_protected(parts):
-        raise BadSettings(
-            f"--url: everybody on the way could read the token with http://. {EXAMPLE}"
-        )
+        raise BadSettings(f"URL: everybody on the way could read the token with http://. {EXAMPLE}")
     path = parts.path.rstrip("/") or "/mcp"
     return f"{parts.scheme}://{parts.netloc}{path}"
 
@@ -48,7 +46,7 @@ def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
     Raises:
         BadSettings: a token can't be used, or there are several.
     """
-    tokens = given(settings)
+    tokens = configured_tokens(settings)
     if settings.rmi_agent_token is not None:
         return settings.rmi_agent_token.get_secret_value(), "RMI_AGENT_TOKEN"
     if len(tokens) > 1:

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 DEPTH = 4  # max attribute steps from a route to the limit: 3 as of FastMCP 4.2
 MODULES = ("fastmcp.server.", "mcp.server.")
 SMALL_FILES = (
-    "Files of more than about 4 MB can't be written over HTTP: this version of FastMCP keeps the"
-    " limit of mcp elsewhere. Install FastMCP 4.2, or write large files from code."
+    "Files larger than 4 MB can't be written over HTTP: this version of FastMCP does not let us"
+    " raise mcp's limit. Install FastMCP 4.2, or write large files from code."
 )
 
 

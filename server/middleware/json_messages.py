@@ -22,11 +22,11 @@ BATCH = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 def flaw(body: bytes) -> str | None:
     """Why a body is not worth parsing, worded for its sender; None if it is fine."""
     if b"\0" in body:  # UTF-16 and UTF-32, whose punctuation isn't counted below
-        return "The message is not JSON in UTF-8. Send it in that encoding."
+        return "The message is not encoded in UTF-8. Send it as JSON in UTF-8."
     if BATCH.match(body):
         return (
-            "A request has one JSON-RPC message, which is an object: MCP has no batches."
-            " Send each message in a request of its own."
+            "A request holds one JSON-RPC message, which is an object: MCP has no batches."
+            " Send each message in its own request."
         )
     if has_more_values(body, MOST_VALUES):
         return (
@@ -48,11 +48,11 @@ def flaw_of_large(body: bytes) -> str | None:
     except Flaw as flawed:
         return str(flawed)
     except RecursionError:
-        return "The message has too many objects and arrays inside one another. Send it flat."
+        return "The message's JSON is nested too deeply. Send it flatter."
     except ValueError as error:
-        return f"The message is not valid JSON: {error}. Send it whole, as JSON in UTF-8."
+        return f"The message is not valid JSON: {error}. Send complete JSON in UTF-8."
     if not isinstance(message, dict):
-        return "A JSON-RPC message is an object. Send one."
+        return "The message is not a JSON-RPC message, which is a JSON object. Send one."
     found = of_message(message)
     return found and f"Nothing was done: {found}"
 
@@ -71,7 +71,7 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if long := next((key for key in made if len(key) > NAME), ""):
         raise Flaw(f"A key has {len(long):,} characters; it may have {NAME:,}. Send a shorter one.")
     if len(made) < len(pairs):
-        raise Flaw("An object has the same key twice. Send each key once.")
+        raise Flaw("An object has the same key twice. Send each key only once.")
     return made
 
 

@@ -1,7 +1,7 @@
 """Limits for one HTTP caller: requests per minute, concurrent requests, and bytes of bodies.
 
 Runs after authentication and counts by principal, so that nobody takes another's share.
-Knows nothing about MCP but the form of its errors.
+Knows nothing about MCP.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...kernels import LOCAL
 from .connections import recognize
+from .refused import RequestRefused
+from .request_body import replay, whole_body
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, even if half of it is escaped
 SSE_LIMIT = 16_000_000  # bytes over legacy SSE, where mcp formats each as debug text on the loop
@@ -34,49 +34,43 @@ AT_LEAST = 10  # open requests that every principal may have, whatever the other
 Check = Callable[[bytes], str | None]
 
 
-class Refused(Exception):
-    """A request that is not served; `after` is the number of seconds before a retry."""
-
-    def __init__(self, status: int, text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.status, self.after = status, after
-
-
 class Allowance:
     """A rate limit of `per_minute` requests, saved up for at most a minute; 0 means no limit."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
-        self._left, self._looked = float(per_minute), time.monotonic()
+        self._left, self._updated = float(per_minute), time.monotonic()
 
     def wait(self) -> float:
         """Seconds until the next request is allowed; 0 means now."""
         if not self.per_minute:
             return 0.0
         now, rate = time.monotonic(), self.per_minute / 60
-        self._left = min(float(self.per_minute), self._left + (now - self._looked) * rate)
-        self._looked = now
+        self._left = min(float(self.per_minute), self._left + (now - self._updated) * rate)
+        self._updated = now
         return max(0.0, (1 - self._left) / rate)
 
-    def take(self) -> None:
-        """Count a request, even if that exceeds the limit."""
+    async def wait_and_take(self) -> None:
+        """Count a request, and wait until it is allowed."""
+        seconds = self.wait()
         self._left -= 1
+        await asyncio.sleep(seconds)
 
-    def check(self) -> None:
+    def take(self) -> None:
         """Count a request if it is allowed now.
 
         Raises:
-            Refused: it is not.
+            RequestRefused: it is not.
         """
         if seconds := self.wait():
             after = math.ceil(seconds)
-            raise Refused(
+            raise RequestRefused(
                 429,
-                f"Too many requests: at most {self.per_minute} a minute are served"
+                f"Too many requests: the limit is {self.per_minute} per minute"
                 f" (RMI_AGENT_RATE_LIMIT). Nothing was done; try again in {after} s.",
                 after,
             )
-        self.take()
+        self._left -= 1
 
     @property
     def is_whole(self) -> bool:
@@ -125,18 +119,22 @@ class Guard:
         with self._open(who) as share:
             try:
                 self._check_number(share)
-                await check_rate(share.allowance, waits=scope["path"].startswith("/messages"))
+                if scope["path"].startswith("/messages"):
+                    # A legacy SSE client disconnects on an error, so it waits instead.
+                    await share.allowance.wait_and_take()
+                else:
+                    share.allowance.take()
                 body = await self._read(share, scope, receive)
-            except Refused as refused:
-                await refusal(refused)(scope, receive, send)
+            except RequestRefused as refused:
+                await refused.response(scope, receive, send)
             except ClientDisconnect:
                 return
             else:
-                given, share.held = replay(body, receive), share.held + counted(len(body))
-                size = counted(len(body))
+                replayed, size = replay(body, receive), counted(len(body))
+                share.held += size
                 del body  # a run may take hours
                 try:
-                    await self._app(scope, given, send)
+                    await self._app(scope, replayed, send)
                 finally:
                     share.held -= size
 
@@ -166,10 +164,10 @@ class Guard:
         if sum(shares) > AT_ONCE_OF_ALL:
             most = min(most, max(AT_LEAST, AT_ONCE_OF_ALL // len(shares)))
         if share.open > most:
-            raise Refused(
+            raise RequestRefused(
                 429,
-                f"Too many requests at once: {most} of yours are open, and no more are served."
-                " Nothing was done; try again in 5 s, when some have ended.",
+                f"Too many requests at once: you may have {most} open. Nothing was done; try again"
+                " in 5 s, when some have ended.",
                 5,
             )
 
@@ -185,10 +183,10 @@ class Guard:
             share.held += counted(size) - mine
             mine = counted(size)
             if mine and share.held > HELD:
-                raise Refused(
+                raise RequestRefused(
                     429,
-                    f"Too much at once: the bodies of your open requests may have {HELD / 1e6:g} MB"
-                    " together. Nothing was done; try again in 5 s, when some have ended.",
+                    f"Too much at once: the bodies of your open requests may total {HELD / 1e6:g}"
+                    " MB. Nothing was done; try again in 5 s, when some have ended.",
                     5,
                 )
 
@@ -203,7 +201,7 @@ class Guard:
         finally:
             share.held -= mine
         if found is not None:
-            raise Refused(400, found)
+            raise RequestRefused(400, found)
         return body
 
 
@@ -217,84 +215,7 @@ def counted(size: int) -> int:
     return size if size > SMALL else 0
 
 
-async def check_rate(allowance: Allowance, waits: bool) -> None:
-    """Count a request; a legacy SSE client `waits` instead, since it disconnects on an error.
-
-    Raises:
-        Refused: there were too many requests.
-    """
-    if not waits:
-        return allowance.check()
-    seconds = allowance.wait()
-    allowance.take()
-    await asyncio.sleep(seconds)
-
-
 def principal(scope: Scope) -> str:
     """The principal who sent a request."""
     user = scope.get("user")
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
-
-
-async def whole_body(
-    scope: Scope,
-    receive: Receive,
-    limit: int,
-    seconds: float | None,
-    arrived: Callable[[int], None] = lambda size: None,
-) -> bytes:
-    """A request's whole body, of at most `limit` bytes and within `seconds`, if given.
-
-    `arrived` is called with the body's size as it grows, and may refuse it.
-
-    Raises:
-        Refused: the body is too large or takes too long.
-        ClientDisconnect: the client has disconnected.
-    """
-    too_large = Refused(
-        413,
-        f"The request is too large: its body may have at most {limit / 1e6:g} MB."
-        " Nothing was done; send less at once.",
-    )
-    request = Request(scope, receive)
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_large
-                arrived(len(body))
-    except TimeoutError:
-        raise Refused(
-            408,
-            f"The request's body took longer than {seconds:g} s to arrive. Nothing was done; send"
-            " it again.",
-            1,
-        ) from None
-    return bytes(body)
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the body in one message, and then whatever else arrives."""
-    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return left.pop() if left else await receive()
-
-    return again
-
-
-def refusal(refused: Refused) -> Response:
-    """A refusal as HTTP status, for programs, and MCP error, which clients show to their model."""
-    error = ErrorData(code=INVALID_REQUEST, message=str(refused))
-    headers = {} if refused.after is None else {"Retry-After": f"{refused.after:.0f}"}
-    return Response(
-        JSONRPCError(jsonrpc="2.0", id=None, error=error).model_dump_json(by_alias=True),
-        refused.status,
-        headers,
-        "application/json",
-    )

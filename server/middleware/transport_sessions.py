@@ -14,7 +14,8 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Refused, refusal, replay
+from .refused import RequestRefused
+from .request_body import replay
 
 MOST = 200  # max sessions of one caller; each takes about 50 kB
 FORGOTTEN = 3600.0  # seconds without a request after which mcp has ended one: its limit is half
@@ -34,8 +35,8 @@ class BoundedSessions:
 
     Args:
         app: the application that keeps the sessions.
-        stateless: serves messages of sessions that are unknown here, since other copies of the
-            server may have started them; without it they are refused, as MCP requires.
+        stateless: serves messages of sessions that are unknown here, since other instances
+            of the server may have started them; without it they are refused, as MCP requires.
     """
 
     def __init__(self, app: ASGIApp, stateless: ASGIApp | None = None) -> None:
@@ -82,7 +83,13 @@ class BoundedSessions:
             self._drop(who, given)
         if too_many:
             await self._end(too_many, scope)
-            await refusal(full())(scope, receive, send)
+            refused = RequestRefused(
+                429,
+                f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done;"
+                " close one of your clients, or try again in 5 s.",
+                5,
+            )
+            await refused.response(scope, receive, send)
 
     def _add(self, who: str, made: str) -> None:
         self._open.setdefault(who, {})[made] = Open()
@@ -115,23 +122,13 @@ class BoundedSessions:
         del headers["mcp-protocol-version"], headers["content-length"]
         ending = {**scope, "method": "DELETE", "headers": headers.raw}
 
-        async def gone() -> Message:
+        async def disconnected() -> Message:
             return {"type": "http.disconnect"}
 
-        async def unheard(message: Message) -> None:
+        async def discard(message: Message) -> None:
             pass
 
-        await self._app(ending, replay(b"", gone), unheard)
-
-
-def full() -> Refused:
-    """The refusal of a new session when all of the caller's sessions are in use."""
-    return Refused(
-        429,
-        f"Too many MCP sessions: you have {MOST}, and all are in use. Nothing was done; close"
-        " one of your clients, or try again in 5 s.",
-        5,
-    )
+        await self._app(ending, replay(b"", disconnected), discard)
 
 
 def without_id(scope: Scope) -> Scope:

@@ -14,7 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .json_messages import has_more_values
-from .limits import Allowance, Refused, refusal, replay, whole_body
+from .limits import Allowance
+from .refused import RequestRefused
+from .request_body import replay, whole_body
 
 SECONDS = 5.0  # max seconds for a body to arrive
 BODIES = 32  # max bodies arriving at the same time; beyond, the oldest is dropped
@@ -80,10 +82,10 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or say why not and when to try again."""
         try:
-            self._allowance.check()
+            self._allowance.take()
             body = await self._read(scope, receive) if self._body else b""
-        except Refused as refused:
-            await refusal(refused)(scope, receive, send)
+        except RequestRefused as refused:
+            await refused.response(scope, receive, send)
         except ClientDisconnect:
             return
         else:
@@ -94,16 +96,15 @@ class Door:
             async with self._waiting.arriving():
                 body = await whole_body(scope, receive, self._body, None)
         except TimeoutError:
-            raise Refused(
+            raise RequestRefused(
                 408,
-                f"The request's body did not arrive within {SECONDS:g} s, or too many others were"
-                " arriving. Nothing was done; send it again.",
+                f"The request's body did not arrive within {SECONDS:g} s, or newer ones displaced"
+                " it. Nothing was done; send it again.",
                 1,
             ) from None
         if self._values is not None and has_more_values(body, self._values):
-            raise Refused(
+            raise RequestRefused(
                 400,
-                f"The request's JSON has more than {self._values} values. Nothing was done; send"
-                " fewer.",
+                f"The request's JSON may have {self._values} values. Nothing was done; send fewer.",
             )
         return body

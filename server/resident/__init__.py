@@ -5,16 +5,8 @@ Finds it, and forwards all of a stdio process's requests to it.
 
 from typing import TYPE_CHECKING
 
-from .discovery import (
-    FACTS_PATH,
-    RESTART,
-    START,
-    AttachError,
-    Facts,
-    check,
-    find_endpoint,
-    resident_endpoint,
-)
+from .discovery import check, find_endpoint, resident_endpoint
+from .endpoint import FACTS_PATH, RESTART, START, AttachError, Facts
 from .record import (
     POLL_INTERVAL,
     Record,

@@ -1,7 +1,7 @@
 """Finds the resident server that a stdio process may attach to, or says why it may not.
 
-Refuses a server of another version, or with other folders or settings. Knows where servers are,
-not what is sent to them once attached.
+Refuses a server of another version, or with other folders or settings. Knows nothing about what
+is sent to it once attached.
 """
 
 from __future__ import annotations
@@ -10,162 +10,20 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import anyio
-import httpx2
-from pydantic import BaseModel, ValidationError
 
 from ..errors import BadSettings
 from ..settings import Attach, Settings, variable_of
 from ..state_dir import PACKAGE, VERSION
+from .endpoint import START, STOP, AttachError, Endpoint, Facts, NoResidentServer
 from .record import Record, found
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT = 5.0  # max seconds for an answer from a server on this machine
 START_TIMEOUT = 90.0  # max seconds to start a server on demand
-FACTS_LIMIT = 100_000  # max bytes of a server's facts
-FACTS_PATH = "/resident"
-START = "rmi-agent-mcp-server start"
-STOP = "rmi-agent-mcp-server stop"
-RESTART = f"Run: {STOP}, then {START}"
-
-
-class AttachError(Exception):
-    """No server can be attached to; the text is one line with the cause and the next step."""
-
-
-class NoResidentServer(AttachError):
-    """No resident server runs."""
-
-
-class Facts(BaseModel):
-    """What a server reports about itself to an authenticated caller.
-
-    Attributes:
-        version: the package's version when the server started.
-        pid: the server's process ID.
-        started: start time in seconds since 1970.
-        prefix: `sys.prefix` of the Python environment, whose packages kernels have.
-        projects: PYTHON_PROJECTS_DIR.
-        notebooks: RMI_AGENT_NOTEBOOKS_DIR.
-        settings: the other settings that sessions depend on, as JSON.
-        busy: number of sessions with a running cell.
-        idle: number of other sessions.
-    """
-
-    version: str
-    pid: int
-    started: float
-    prefix: str
-    projects: str
-    notebooks: str
-    settings: dict[str, Any]
-    busy: int
-    idle: int
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A server's address and our credentials for it.
-
-    Attributes:
-        url: its TCP base URL, which names it in messages.
-        token: its bearer token, which is sent nowhere else.
-        record: the resident server's record; its socket is used instead of TCP.
-        start: identifies one start of the server; empty until its facts have been read.
-    """
-
-    url: str
-    token: str = field(repr=False)
-    record: Record | None = None
-    start: str = ""
-
-    @property
-    def label(self) -> str:
-        """The server's name in messages."""
-        process = f" (process {self.record.pid})" if self.record else ""
-        return f"The resident server at {self.url}{process}"
-
-    @property
-    def base_url(self) -> str:
-        """The base of request URLs; with a Unix socket, its host is a placeholder."""
-        return "http://localhost" if self.record else self.url
-
-    def client(self, timeout: httpx2.Timeout | float = ANSWER_TIMEOUT) -> httpx2.AsyncClient:
-        """An HTTP client for this server only, without proxies.
-
-        There is no TLS, so it skips loading certificates, which takes 0.1 s.
-        """
-        return httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {self.token}"},
-            timeout=timeout,
-            trust_env=False,
-            transport=httpx2.AsyncHTTPTransport(
-                uds=self.record.socket if self.record else None,
-                verify=False,
-                trust_env=False,
-                limits=httpx2.Limits(),
-            ),
-        )
-
-    async def facts(self) -> Facts:
-        """What the server reports about itself.
-
-        Raises:
-            AttachError: it does not answer, refuses our token, or is not a server of this version.
-        """
-        cure = RESTART if self.record else "Start it, or correct RMI_AGENT_SERVER and its token"
-        if self.record is not None:
-            check_owner(Path(self.record.socket))
-        body = bytearray()
-        try:
-            async with (
-                self.client() as client,
-                client.stream("GET", f"{self.base_url}{FACTS_PATH}") as answer,
-            ):
-                if answer.status_code == 401:
-                    raise AttachError(f"The server at {self.url} refuses our token. {cure}.")
-                async for part in answer.aiter_bytes():
-                    body += part
-                    if len(body) > FACTS_LIMIT:
-                        break
-            return Facts.model_validate_json(bytes(body[:FACTS_LIMIT]))
-        except ValidationError:
-            raise AttachError(
-                f"What listens at {self.url} is not a server of version {VERSION}. {cure}."
-            ) from None
-        except httpx2.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise AttachError(f"{self.label} does not answer: {why}. {cure}.") from None
-
-
-def check_owner(path: Path) -> None:
-    """Refuse a socket that another user may have put there.
-
-    Raises:
-        AttachError: another user owns the socket or its folder, or may change the folder.
-    """
-    try:
-        folder, entry = path.parent.stat(), path.lstat()
-    except OSError as error:
-        raise AttachError(
-            f"The resident server's socket {path} can't be used: {error.strerror}. {RESTART}."
-        ) from None
-    if {folder.st_uid, entry.st_uid} != {os.getuid()}:
-        raise AttachError(
-            f"The resident server's socket {path} belongs to another user. Delete it, then run:"
-            f" {STOP}"
-        )
-    if folder.st_mode & 0o022:
-        raise AttachError(
-            f"Other users may change {path.parent}, which has the resident server's socket."
-            f" {RESTART}."
-        )
 
 
 async def find_endpoint(settings: Settings, attach: Attach) -> Endpoint:
@@ -234,10 +92,10 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         ("python_projects_dir", settings.projects, facts.projects),
         ("notebooks_dir", settings.notebooks, facts.notebooks),
     )
-    for name, ours, theirs in folders:
+    for name, here, there in folders:
         counts = attach == "auto" or name in settings.model_fields_set
-        if counts and os.path.realpath(ours) != os.path.realpath(theirs):
-            raise AttachError(format_difference(variable_of(name), str(ours), theirs))
+        if counts and os.path.realpath(here) != os.path.realpath(there):
+            raise AttachError(format_difference(variable_of(name), str(here), there))
     # A named server may use any environment; a resident one must have this one's packages.
     if settings.rmi_agent_server is None and facts.prefix != sys.prefix:
         raise AttachError(format_difference("the Python environment", sys.prefix, facts.prefix))
@@ -251,20 +109,20 @@ def format_difference(what: str, here: str, there: str) -> str:
     """Say what differs, and what to do about it."""
     return (
         f"The resident server was started differently: {what} is {there} there, and {here} here."
-        f" Make them the same, or run {STOP}: the next one starts with what is set then."
+        f" Make them match, or run {STOP}: the next one starts with the settings of that time."
     )
 
 
-def check_version(theirs: str, pid: int) -> None:
+def check_version(other: str, pid: int) -> None:
     """Check that a server has this process's version.
 
     Raises:
         AttachError: the versions differ; says which of the two to restart.
     """
-    if theirs == VERSION:
+    if other == VERSION:
         return
     versions = (
-        f"The resident server (process {pid}) is version {theirs}, and this process {VERSION}."
+        f"The resident server (process {pid}) is version {other}, and this process {VERSION}."
     )
     if version(PACKAGE) != VERSION:  # upgraded since this process started
         raise AttachError(

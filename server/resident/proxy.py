@@ -7,20 +7,16 @@ Knows MCP and the connection, not kernels or tools.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-import httpx2
-from fastmcp.client.transports import StreamableHttpTransport
 from fastmcp.exceptions import ToolError
 from fastmcp.server.dependencies import get_context
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
-from fastmcp.server.providers.proxy import FastMCPProxy, ProxyClient
+from fastmcp.server.providers.proxy import FastMCPProxy
 from mcp import MCPError
-from mcp.client.streamable_http import streamable_http_client
 from mcp_types import (
     INTERNAL_ERROR,
     Completion,
@@ -31,85 +27,27 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from ..errors import BadSettings
 from ..settings import Attach, Settings
 from ..state_dir import VERSION
-from .discovery import START, STOP, AttachError, Endpoint, NoResidentServer, find_endpoint
-from .record import found
+from .discovery import find_endpoint
+from .endpoint import START, STOP, AttachError, Endpoint, NoResidentServer
+from .upstream import Connection, Upstream
 
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL = 0.5  # seconds between checks that the process runs, during a call
 PROBE_INTERVAL = 5.0  # seconds between requests that detect a server that runs but is stuck
 MAX_FAILED_PROBES = 3  # consecutive failures until a server counts as stuck
-MAX_IDLE_CONNECTIONS = 4  # per kind of connection, kept for later calls
-REQUEST_TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # as in MCP's own clients
 NOTHING_RAN = "Nothing was run."
 MAY_HAVE_RUN = "The call may have been carried out, wholly or in part."
 SESSIONS_ENDED = (
-    "What it had not yet reported is lost. Sessions end with their server; their notebooks stay,"
-    " and resume_session runs one again."
+    "Output that it had not sent yet is lost, and so are its sessions; their notebooks stay, and"
+    " resume_session reruns one."
 )
 
 
 class UpstreamLost(Exception):
     """The server handling a call has exited or is stuck; the text says so, and what to do."""
-
-
-class PooledTransport(StreamableHttpTransport):
-    """FastMCP's transport over one HTTP client that stays open, for results of any size.
-
-    A new HTTP client per connection costs about 100 ms, and a large picture exceeds the SDK's
-    limit of 1 MB per event.
-    """
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(f"{endpoint.base_url}/mcp")
-        self._http = endpoint.client(REQUEST_TIMEOUT)
-
-    @contextlib.asynccontextmanager
-    async def connect_session(  # type: ignore[override]
-        self, *, transport_options: Any, **session: Any
-    ) -> AsyncIterator[Any]:
-        """Open one MCP connection."""
-        async with (
-            streamable_http_client(self.url, http_client=self._http, max_sse_event_size=None) as (
-                reading,
-                writing,
-            ),
-            transport_options.session_class(reading, writing, **session) as opened,
-        ):
-            yield opened
-
-    async def aclose(self) -> None:
-        """Close the HTTP client and all its connections."""
-        await self._http.aclose()
-
-
-class Connection(ProxyClient[PooledTransport]):
-    """A connection for one call at a time, returned to the pool afterwards instead of closed.
-
-    On a connection shared by several calls, their progress and questions would mix.
-    """
-
-    def __init__(
-        self, upstream: PooledTransport, give_back: Callable[[Connection], bool], **options: Any
-    ) -> None:
-        super().__init__(upstream, forward_incoming_headers=False, **options)
-        self._give_back, self._kept = give_back, False
-
-    async def __aenter__(self) -> Connection:
-        if not self._kept:
-            await super().__aenter__()  # type: ignore[no-untyped-call] # stays open between calls
-            self._kept = True
-        await super().__aenter__()  # type: ignore[no-untyped-call]
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await super().__aexit__(*error)  # type: ignore[no-untyped-call]
-        if error[0] is not None or not self._give_back(self):
-            self._kept = False
-            await super().__aexit__(*error)  # type: ignore[no-untyped-call]
 
 
 class ResidentProxy(Middleware):
@@ -123,8 +61,7 @@ class ResidentProxy(Middleware):
 
     def __init__(self, settings: Settings, attach: Attach, endpoint: Endpoint) -> None:
         self._settings, self._attach = settings, attach
-        self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
-        self._idle: dict[tuple[str, bool], list[Connection]] = {}
+        self._upstream = Upstream(endpoint)
         self._finding = asyncio.Lock()
         self.mcp: FastMCPProxy = FastMCPProxy(
             client_factory=self.connection,
@@ -137,42 +74,34 @@ class ResidentProxy(Middleware):
         self.mcp.add_completion_handler(self.complete)
 
     def connection(self) -> Connection:
-        """A pooled or new connection that matches our client's protocol era and capabilities."""
+        """A connection that matches our client's protocol era and capabilities."""
         ctx = get_context()
         request, client = ctx.request_context, ctx.session.client_capabilities
-        asked = request.protocol_version if request is not None else None
-        mode = asked if asked in MODERN_PROTOCOL_VERSIONS else "legacy"
+        version = request.protocol_version if request is not None else None
+        mode = version if version in MODERN_PROTOCOL_VERSIONS else "legacy"
         forms = client.elicitation if client is not None else None
-        asks = forms is not None and (forms.form is not None or forms.url is None)
-        idle = self._idle.setdefault((mode, asks), [])
-        if idle:
-            return idle.pop()
-        upstream = self._upstream
-
-        def give_back(connection: Connection) -> bool:
-            stays = upstream is self._upstream and len(idle) < MAX_IDLE_CONNECTIONS
-            if stays:
-                idle.append(connection)
-            return stays
-
-        handlers: dict[str, Any] = {} if asks else {"elicitation_handler": None}
-        return Connection(upstream, give_back, mode=mode, **handlers)
+        elicits = forms is not None and (forms.form is not None or forms.url is None)
+        return self._upstream.connection(mode, elicits)
 
     async def on_request(
         self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
     ) -> Any:
         """Forward a request if the server runs; report what happened if it exits meanwhile."""
-        refuse = ToolError if context.method == "tools/call" else protocol_error
+
+        def refused(text: str) -> Exception:
+            is_call = context.method == "tools/call"  # only its result can carry an error
+            return ToolError(text) if is_call else MCPError(INTERNAL_ERROR, text)
+
         try:
             await self._find()
         except NoResidentServer as error:
-            raise refuse(f"{NOTHING_RAN} {error}{self._alternative}") from None
+            raise refused(f"{NOTHING_RAN} {error}{self._alternative}") from None
         except AttachError as error:
-            raise refuse(f"{NOTHING_RAN} {error}") from None
+            raise refused(f"{NOTHING_RAN} {error}") from None
         try:
             return await self._watched(call_next, context)
         except UpstreamLost as error:
-            raise refuse(str(error)) from None
+            raise refused(str(error)) from None
 
     async def complete(
         self,
@@ -188,7 +117,7 @@ class ResidentProxy(Middleware):
             )
 
     async def aclose(self) -> None:
-        """Close the connections; runs on the server go on."""
+        """Close the connections; runs on the server continue."""
         await self._upstream.aclose()
 
     async def _find(self) -> None:
@@ -197,19 +126,23 @@ class ResidentProxy(Middleware):
         Raises:
             AttachError: there is no such server.
         """
-        if self._endpoint.record is not None and still_runs(self._endpoint):
+        if self._is_attached:
             return
         async with self._finding:
-            if self._endpoint.record is not None and still_runs(self._endpoint):
+            if self._is_attached:
                 return
             endpoint = await find_endpoint(self._settings, self._attach)
-            if endpoint == self._endpoint:
+            if endpoint == self._upstream.endpoint:
                 return
-            log.info("%s does all from now on", endpoint.label)
-            before = self._upstream
-            self._endpoint, self._upstream = endpoint, PooledTransport(endpoint)
-            self._idle = {}
+            log.info("Forwarding to %s from now on", endpoint.label)
+            before, self._upstream = self._upstream, Upstream(endpoint)
             await before.aclose()
+
+    @property
+    def _is_attached(self) -> bool:
+        """Whether the resident server that we are connected to runs; never known of another one."""
+        endpoint = self._upstream.endpoint
+        return endpoint.record is not None and endpoint.runs
 
     async def _watched(
         self, call_next: Callable[[Any], Awaitable[Any]], context: MiddlewareContext[Any]
@@ -219,7 +152,7 @@ class ResidentProxy(Middleware):
         Raises:
             UpstreamLost: the server has exited or is stuck.
         """
-        endpoint, lost = self._endpoint, ""
+        endpoint, lost = self._upstream.endpoint, ""
         with anyio.CancelScope() as scope:
 
             async def watch() -> None:
@@ -235,7 +168,7 @@ class ResidentProxy(Middleware):
             try:
                 return await call_next(context)
             except Exception:
-                if not (still_runs(endpoint) and await answers(endpoint)):
+                if not (endpoint.runs and await endpoint.answers()):
                     raise UpstreamLost(self._format_ended(endpoint)) from None
                 raise
             finally:
@@ -247,15 +180,15 @@ class ResidentProxy(Middleware):
         failed, probed = 0, anyio.current_time()
         while True:
             await anyio.sleep(WATCH_INTERVAL)
-            if not still_runs(endpoint):
+            if not endpoint.runs:
                 return self._format_ended(endpoint)
             if anyio.current_time() - probed >= PROBE_INTERVAL:
-                failed = 0 if await answers(endpoint) else failed + 1
+                failed = 0 if await endpoint.answers() else failed + 1
                 probed = anyio.current_time()
                 if failed == MAX_FAILED_PROBES:
                     return (
                         f"{endpoint.label} is stuck: it does not answer. {MAY_HAVE_RUN}"
-                        f" If it stays so, end it: {STOP}"
+                        f" If it stays stuck, end it: {STOP}"
                     )
 
     def _format_ended(self, endpoint: Endpoint) -> str:
@@ -271,27 +204,3 @@ class ResidentProxy(Middleware):
         if self._attach == "always":
             return ""
         return " Or restart this application: it then runs code by itself, without that server."
-
-
-def protocol_error(text: str) -> MCPError:
-    """The error for requests whose results can't carry one."""
-    return MCPError(INTERNAL_ERROR, text)
-
-
-def still_runs(endpoint: Endpoint) -> bool:
-    """Whether a resident server still runs; others have no record and count as running."""
-    if endpoint.record is None:
-        return True
-    try:
-        return found() == endpoint.record
-    except (BadSettings, OSError):
-        return False
-
-
-async def answers(endpoint: Endpoint) -> bool:
-    """Whether a server answers a health check."""
-    try:
-        async with endpoint.client() as client:
-            return (await client.get(f"{endpoint.base_url}/healthz")).status_code == 200
-    except httpx2.HTTPError:
-        return False

@@ -33,25 +33,15 @@ SOCKET_PATH_LIMIT = 103  # max bytes of a Unix socket's path on macOS; 107 on Li
 
 @dataclass(frozen=True)
 class Record:
-    """What the record file says about one resident server.
-
-    Attributes:
-        pid: its process ID.
-        born: when the process started, as `born()` measures it.
-        version: the package's version.
-        url: its TCP base URL, for browsers and other clients.
-        log: its log file; None if the program that started it keeps the log.
-        socket: the path of its Unix socket; empty in records of older versions.
-        key: the bearer token of this start, which is given to nobody else.
-    """
+    """What the record file says about one resident server."""
 
     pid: int
-    born: float
-    version: str
-    url: str
-    log: str | None
-    socket: str = ""
-    key: str = field(default="", repr=False)
+    born: float  # when the process started, as `born()` measures it
+    version: str  # the package's
+    url: str  # its TCP base URL, for browsers and other clients
+    log: str | None  # its log file; None if the program that started it keeps the log
+    socket: str = ""  # the path of its Unix socket; empty in records of older versions
+    key: str = field(default="", repr=False)  # this start's bearer token, given to nobody else
 
     @property
     def lives(self) -> bool:

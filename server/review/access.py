@@ -28,10 +28,14 @@ class Viewer:
     Attributes:
         name: the principal, as recorded in sessions.
         all: whether every session is visible, as for anybody who can read the files anyway.
+        shared: the only visible session, for the holder of a link that this principal shared.
+        until: when that link expires, in seconds since 1970.
     """
 
     name: str
     all: bool = False
+    shared: str | None = None
+    until: int | None = None
 
     def sees(self, principal: str | None) -> bool:
         """Whether a principal's sessions are visible; None means that the owner is unknown."""
@@ -84,14 +88,14 @@ class ByToken:
         until = str(int(time.time()) + seconds)
         return None if key is None else f"{name}.{until}.{mac(key, name, until)}"
 
-    def shared(self, link: str) -> tuple[str, Viewer, int] | None:
-        """The session that a link shows, who shared it, and its expiry; None if it is invalid."""
+    def shared(self, link: str) -> Viewer | None:
+        """The holder of a link; None if the link is invalid or expired."""
         name, until, given = split(link)
         found = None
         for principal in self.tokens.principals:
             key = self.tokens.key(principal, "review share")
             if key and same_secret(given, mac(key, name, until)) and not over(until):
-                found = name, Viewer(principal), int(until)
+                found = Viewer(principal, shared=name, until=int(until))
         return found
 
 

@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter, PythonExporter
 from nbformat import NotebookNode
 
 from .index import Entry, shown
-from .model import LARGEST, UnreadableError, regular
+from .notebook_file import MAX_SIZE, UnreadableError, read_bytes
 
 KINDS = {
     "ipynb": "application/x-ipynb+json",
@@ -36,7 +36,7 @@ def content(entry: Entry, kind: str) -> bytes:
     Raises:
         UnreadableError: its file is not a notebook, or is too large.
     """
-    raw = regular(entry.path, None if kind == "ipynb" else LARGEST)
+    raw = read_bytes(entry.path, None if kind == "ipynb" else MAX_SIZE)
     if kind == "ipynb":
         return raw
     notebook = notebook_of(raw)
@@ -59,9 +59,7 @@ def notebook_of(raw: bytes) -> NotebookNode:
             notebook: NotebookNode = nbformat.reads(raw.decode("utf-8", "replace"), as_version=4)
             return notebook
     except Exception as error:  # nbformat raises whatever the broken part causes
-        raise UnreadableError(
-            f"It is no notebook that can be converted ({error!s:.100})."
-        ) from None
+        raise UnreadableError(f"It can't be converted: {error!s:.100}.") from None
 
 
 def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:

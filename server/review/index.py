@@ -18,12 +18,13 @@ from datetime import datetime
 from pathlib import Path
 
 from ...kernels import PID_FILE_SUFFIX, is_recorded
-from .model import Cell, Notebook, UnreadableError, fingerprint, read
+from .model import Cell, Notebook, fingerprint
+from .notebook_file import UnreadableError, read_notebook
 
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose
 SEARCHED = 200_000  # max characters kept for searching; for longer notebooks, the file is read
-KEPT = 40_000_000  # max bytes of files whose whole contents stay in memory
+CACHE_SIZE = 40_000_000  # max bytes of files whose whole contents stay in memory
 TITLE = 120  # max characters of a title
 SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # prefixes of lines that make no title
 
@@ -68,7 +69,7 @@ class Entry:
         text = self.text
         if text is None:
             with contextlib.suppress(UnreadableError):
-                text = searchable(read(self.path, live=self.live))
+                text = searchable(read_notebook(self.path, live=self.live))
         return text is not None and all(word in text for word in words)
 
 
@@ -110,12 +111,12 @@ class Index:
             if kept := self._read.get(key):
                 self._read.move_to_end(key)
                 return kept
-        notebook = read(entry.path, live=entry.live)
+        notebook = read_notebook(entry.path, live=entry.live)
         with self._lock:
             for stale in [old for old in self._read if old[0] == key[0]]:
                 del self._read[stale]
             self._read[key] = notebook
-            while len(self._read) > 1 and sum(stamp[1] for _, stamp in self._read) > KEPT:
+            while len(self._read) > 1 and sum(stamp[1] for _, stamp in self._read) > CACHE_SIZE:
                 self._read.popitem(last=False)
         return notebook
 
@@ -154,7 +155,7 @@ def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
         address(path), path, stamp, shown(path.stem), started(path, changed), live=stamp[3]
     )
     try:
-        notebook = read(path, live=entry.live)
+        notebook = read_notebook(path, live=entry.live)
     except UnreadableError as error:
         return replace(entry, status="unreadable", problem=str(error))
     last, text = notebook.last, searchable(notebook)
@@ -215,8 +216,8 @@ def title(cells: Iterable[Cell]) -> str:
             return shown(cell.script)[:TITLE]
         lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
         if lines:
-            telling = (line for line in lines if not line.startswith(SAYS_LITTLE))
-            return shown(next(telling, lines[0]))[:TITLE]
+            meaningful = (line for line in lines if not line.startswith(SAYS_LITTLE))
+            return shown(next(meaningful, lines[0]))[:TITLE]
     return ""
 
 

@@ -21,13 +21,15 @@ from ..middleware import Door, Guard, Waiting
 from .access import Access, ByFirstLink, ByToken, Viewer
 from .index import Index
 from .responses import cookie_of, expired, first_link, local, sign_in
-from .routes import Asked, Pages
+from .routes import Pages
 
-OFTEN = 6_000  # max requests per minute of one viewer: a long notebook has hundreds of pictures
-STRANGERS = 600  # max requests per minute of all unknown callers together
+VIEWER_RATE = (
+    6_000  # max requests per minute of one viewer: a long notebook has hundreds of pictures
+)
+STRANGERS_RATE = 600  # max requests per minute of all unknown callers together
 FORM_LIMIT = 10_000  # max bytes of a form
 SIGNING_IN = ("/review/sign-in", "/review/enter/")
-OPEN = ("/review/static/", *SIGNING_IN)
+PUBLIC_PATHS = ("/review/static/", *SIGNING_IN)
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -71,40 +73,35 @@ class ReviewAuth:
         self._access, waiting = access, waiting or Waiting()
         signs = access if isinstance(access, ByToken | ByFirstLink) else None
         app: ASGIApp = GZipMiddleware(Pages(index, signs, sessions).app(), 2_000, 4)
-        self._known = Guard(app, OFTEN, lambda path: FORM_LIMIT)
-        self._strangers = Door(app, STRANGERS, waiting, FORM_LIMIT)
-        self._refused = Door(self._refusal, STRANGERS, waiting, 0)
+        self._known = Guard(app, VIEWER_RATE, lambda path: FORM_LIMIT)
+        self._strangers = Door(app, STRANGERS_RATE, waiting, FORM_LIMIT)
+        self._refused = Door(self._refusal, STRANGERS_RATE, waiting, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or ask its sender to sign in."""
         request = Request(scope)
-        asked = self._asked(request)
-        headers = HEADERS
-        if asked is not None and asked.shared is not None:
+        viewer, headers = self._viewer(request), HEADERS
+        if viewer is None:
+            chosen = self._strangers if scope["path"].startswith(PUBLIC_PATHS) else self._refused
+            return await chosen(scope, receive, with_headers(headers, send))
+        who = viewer.name
+        if viewer.shared is not None:
+            who += f" {viewer.shared}"
             headers = HEADERS | {"Referrer-Policy": "no-referrer"}  # the URL is the secret
-        scope = dict(scope)
-        if asked is not None:
-            who = (
-                asked.viewer.name if asked.shared is None else f"{asked.viewer.name} {asked.shared}"
-            )
-            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
-            scope["state"] = {**scope.get("state", {}), "asked": asked}
-            chosen: ASGIApp = self._known
-        else:
-            chosen = self._strangers if scope["path"].startswith(OPEN) else self._refused
-        await chosen(scope, receive, saying(headers, send))
+        user = AuthenticatedUser(AccessToken(token="", client_id=who, scopes=[]))
+        state = {**scope.get("state", {}), "viewer": viewer}
+        scope = {**scope, "user": user, "state": state}
+        await self._known(scope, receive, with_headers(headers, send))
 
-    def _asked(self, request: Request) -> Asked | None:
-        """Who is asking; None if unknown, or if this request signs them in."""
+    def _viewer(self, request: Request) -> Viewer | None:
+        """Who sent a request; None if unknown, or if it signs them in."""
         path = request.scope["path"]
         if path.startswith(SIGNING_IN):
             return None
         if path.startswith("/shared/"):
             link = path.split("/")[2]
-            found = self._access.shared(link) if isinstance(self._access, ByToken) else None
-            return Asked(found[1], found[0], found[2]) if found else None
-        viewer: Viewer | None = self._access.viewer(cookie_of(request))
-        return Asked(viewer) if viewer else None
+            return self._access.shared(link) if isinstance(self._access, ByToken) else None
+        return self._access.viewer(cookie_of(request))
 
     async def _refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -120,7 +117,7 @@ class ReviewAuth:
         await answer(scope, receive, send)
 
 
-def saying(headers: Mapping[str, str], send: Send) -> Send:
+def with_headers(headers: Mapping[str, str], send: Send) -> Send:
     """A `send` that adds the headers that a response does not set itself."""
 
     async def sent(message: Message) -> None:

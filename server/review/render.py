@@ -30,7 +30,7 @@ MOST_TEXT = 100_000  # max characters of one text in a short notebook; 40 times 
 LEAST_TEXT = 4_000  # the lowest such limit, however long the notebook
 MOST_CODE = 200_000  # max characters that are highlighted; more would take seconds
 MOST_COLOURS = 3_000  # max colour changes in one text
-KEPT = 30_000_000  # max characters of rendered cells kept in memory
+CACHE_SIZE = 30_000_000  # max characters of rendered cells kept in memory
 FRAMES = ("text/html", "image/svg+xml", "text/markdown")
 FRAME_LIMIT = 5_000_000  # max characters of one frame's content
 # Terminal control sequences besides colours: titles, links, the bell, the other escapes.
@@ -113,7 +113,7 @@ class Renderer:
         if cell.over and not plain:
             self._kept[key] = html
             self._size += len(html)
-            while self._size > KEPT:
+            while self._size > CACHE_SIZE:
                 self._size -= len(self._kept.popitem(last=False)[1])
         return html
 
@@ -133,7 +133,8 @@ def cell_html(cell: Cell, base: str, language: str, most_text: int, plain: bool 
         outputs = [
             Shown("frame", 0, cell.version, "data", "Text", mime="text/markdown", height=120)
         ]
-    return templates.get_template("cell.html").render(
+    return render(
+        "cell.html",
         cell=cell,
         base=base,
         code=escape(cell.source) if plain else highlighted(cell.source, language),
@@ -154,8 +155,8 @@ def shown(cell: Cell, place: int, output: Output, most_text: int) -> Shown:
     rich = next((mime for mime in FRAMES if mime in bundle), None)
     if picture and (rich is None or "<script" in bundle[rich]):
         width, height = map(lambda n: min(n, 10_000), size_of(output.picture(picture) or b""))
-        told = strip_ansi(bundle.get("text/plain", "")).strip("<> \n")[:200]
-        label = f"Picture, {name}" + (f": {told}" if told else "")
+        description = strip_ansi(bundle.get("text/plain", "")).strip("<> \n")[:200]
+        label = f"Picture, {name}" + (f": {description}" if description else "")
         return Shown("picture", place, output.version, "data", label, "", picture, width, height)
     if rich and len(bundle[rich]) <= FRAME_LIMIT:
         height = expected_height(bundle[rich])

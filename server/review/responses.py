@@ -21,7 +21,7 @@ from .model import MAGIC, Output
 KEEP = "private, max-age=31536000, immutable"  # for content with its version in its URL
 
 
-def gone() -> NoReturn:
+def not_found() -> NoReturn:
     """The same response for what never existed, no longer exists, or is somebody else's.
 
     Raises:
@@ -37,7 +37,7 @@ async def error_page(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         return pages.page(
             "There is no such page",
-            '<p>A session of that name is not here. <a href="/">All sessions</a></p>',
+            '<p>No session has this name. <a href="/">All sessions</a></p>',
             404,
         )
     answer = pages.failure(error.detail, error.status_code)
@@ -48,7 +48,7 @@ async def error_page(request: Request, error: HTTPException) -> Response:
 def expired() -> Response:
     """The page for a shared link that has expired, was mistyped or never existed."""
     return pages.page(
-        "This link shows nothing",
+        "This link does not work",
         "<p>It may have expired, or part of it is missing. Ask the sender for a new one.</p>",
         404,
     )
@@ -65,10 +65,10 @@ def sign_in(leads_to: str, wrong: str = "", status: int = 401, before: bool = Fa
  spellcheck="false" required autofocus>
 <button>Sign in</button>
 </form>
-<p><small>It is the one that clients send. On the server's machine it stands in the file that the
-start-up log names, unless RMI_AGENT_TOKEN or RMI_AGENT_TOKENS is set.</small></p>"""
+<p><small>It is the token that clients send. Unless RMI_AGENT_TOKEN or RMI_AGENT_TOKENS is set, it
+is in the file that the server's startup log names.</small></p>"""
     if before:
-        body += f'<p>Signed in before? <a href="{escape(leads_to)}">Go on</a></p>'
+        body += f'<p>Already signed in? <a href="{escape(leads_to)}">Continue</a></p>'
     answer = pages.page("Sign in to see sessions", body, status)
     if status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
@@ -89,7 +89,7 @@ def picture(output: Output) -> Response:
     mime = output.pictured
     data = output.picture(mime) if mime else None
     if mime not in MAGIC or data is None:
-        gone()
+        not_found()
     return Response(
         data,
         headers={"Cache-Control": KEEP, "Content-Security-Policy": "sandbox; default-src 'none'"},
@@ -137,7 +137,7 @@ def check_origin(request: Request) -> None:
         raise HTTPException(
             403,
             "This form was not sent from a page of this server. Open the page at this address and"
-            " send it again.",
+            " submit it there.",
         )
 
 

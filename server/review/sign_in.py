@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..auth import pages
-from ..auth import throttle as guesses
+from ..auth import pages, throttle
 from .access import ByFirstLink, ByToken
-from .responses import check_origin, form, gone, local, set_cookie, sign_in
+from .responses import check_origin, form, local, not_found, set_cookie, sign_in
 
 
 class SignIn:
@@ -26,7 +25,7 @@ class SignIn:
 
     def __init__(self, access: ByToken | ByFirstLink | None) -> None:
         self._access = access
-        self._throttle = guesses.LoginThrottle()
+        self._throttle = throttle.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
         """The routes for signing in and out."""
@@ -42,16 +41,16 @@ class SignIn:
         given = await form(request)
         leads_to = local(given.get("next", "/"))
         if not isinstance(self._access, ByToken):
-            gone()
-        address = guesses.client_address(request)
+            not_found()
+        address = throttle.client_address(request)
         if wait := self._throttle.retry_after(address):
-            answer = sign_in(leads_to, guesses.closed_message(wait), 429)
+            answer = sign_in(leads_to, throttle.closed_message(wait), 429)
             answer.headers["Retry-After"] = f"{math.ceil(wait)}"
             return answer
         cookie = await self._access.cookie(given.get("token", "").strip())
         if cookie is None:
             await self._throttle.failed(address)
-            return sign_in(leads_to, guesses.WRONG_TOKEN, 403)
+            return sign_in(leads_to, throttle.WRONG_TOKEN, 403)
         answer = RedirectResponse(leads_to, 303)
         set_cookie(request, answer, cookie)
         return answer
@@ -66,11 +65,11 @@ class SignIn:
     async def enter(self, request: Request) -> Response:
         """Exchange the first link of `review` for a cookie, and go on to the list."""
         if not isinstance(self._access, ByFirstLink):
-            gone()
+            not_found()
         cookie = self._access.cookie(request.path_params["first"])
         if cookie is None:
             return pages.page(
-                "This link was used before",
+                "This link has been used",
                 "<p>Each link works once. The terminal where <code>review</code> runs shows the"
                 " next one.</p>",
                 403,
@@ -79,7 +78,7 @@ class SignIn:
         # or program caused, wherever it is redirected to.
         answer = pages.page(
             "Sessions",
-            '<p><a href="/">Go on</a></p>',
+            '<p><a href="/">Continue</a></p>',
             head='<meta http-equiv="refresh" content="0; url=/">\n',
         )
         set_cookie(request, answer, cookie)

@@ -14,17 +14,13 @@ from nbformat import NotebookNode
 
 from ...kernels import Sessions
 from .index import Entry
-from .model import Cell, Notebook, cell_of, fingerprint
+from .model import Cell, Notebook, fingerprint
+from .notebook_file import parse_cell
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A session at one moment.
-
-    Attributes:
-        live: whether more may come.
-        settled: the number of leading cells that have ended, and so normally won't change.
-    """
+    """A session at one moment; if it is `live`, more may come."""
 
     entry: Entry
     notebook: Notebook
@@ -66,14 +62,7 @@ class Snapshot:
         return self.cells[count:] if known == rest.partition(".")[0] else self.cells
 
 
-@dataclass(frozen=True)
-class PendingCells:
-    """An open session's running and waiting cells in memory, matched to the notebook's by id."""
-
-    cells: tuple[Cell, ...]
-
-
-async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells | None:
+async def pending_cells(sessions: Sessions | None, notebook: Path) -> tuple[Cell, ...] | None:
     """The pending cells of the session recorded in `notebook`; None if it is not open here."""
     session = None if sessions is None else sessions.recording(notebook)
     if session is None:
@@ -83,28 +72,32 @@ async def unwritten(sessions: Sessions | None, notebook: Path) -> PendingCells |
         status = "waiting" if execution.status == "queued" else "running"
         script = execution.script.path.name if execution.script is not None else ""
         begun.append((execution.outputs.settled(), status, script))
-    return PendingCells(await asyncio.to_thread(laid_out, begun))
+    return await asyncio.to_thread(parse_pending, begun)
 
 
-def laid_out(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
+def parse_pending(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
     """Unfinished cells, each with its status and its file's name."""
     cells = []
     for node, status, script in begun:
-        cell = cell_of(0, node, live=True)
+        cell = parse_cell(0, node, live=True)
         cells.append(replace(cell, status=status, script=script, seconds=None))
         for output in cell.outputs:
             _ = output.version  # reads all of the text, and is cached
     return tuple(cells)
 
 
-def look(entry: Entry, notebook: Notebook, more: PendingCells | None) -> Snapshot:
-    """Notebook and pending cells combined; a cell that is finished in the file is finished."""
+def combine(entry: Entry, notebook: Notebook, pending: tuple[Cell, ...] | None) -> Snapshot:
+    """Notebook and pending cells, matched by id; a cell that is finished in the file is finished.
+
+    `pending` is None if the session is not open here.
+    """
     cells = list(notebook.cells)
     places = {cell.id: place for place, cell in enumerate(cells) if cell.id}
-    for cell in more.cells if more is not None else ():
+    for cell in pending or ():
         place = places.get(cell.id)
         if place is None:
             cells.append(replace(cell, number=len(cells) + 1))
         elif not cells[place].over:
             cells[place] = replace(cell, number=place + 1)
-    return Snapshot(entry, replace(notebook, cells=tuple(cells)), entry.live or more is not None)
+    live = entry.live or pending is not None
+    return Snapshot(entry, replace(notebook, cells=tuple(cells)), live)

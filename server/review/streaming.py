@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from markupsafe import Markup
 
@@ -22,9 +22,12 @@ from .snapshot import Snapshot
 if TYPE_CHECKING:
     from .render import Renderer
 
-PATIENCE = 0.6  # seconds until cells are sent without highlighting; the page then requests it
+HIGHLIGHT_TIMEOUT = (
+    0.6  # seconds until cells are sent without highlighting; the page then requests it
+)
 AT_ONCE = 20  # cells rendered before the first of them are sent
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class StreamingRenderer:
@@ -35,9 +38,9 @@ class StreamingRenderer:
         self._rendering = ThreadPoolExecutor(1, "render")
         self._renderer: Renderer | None = None
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[*Args], T], *args: *Args) -> T:
         """Run work that reads files in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+        return await asyncio.get_running_loop().run_in_executor(self._files, work, *args)
 
     async def _rendered(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._rendering, work)
@@ -77,7 +80,7 @@ class StreamingRenderer:
         def opened() -> Iterator[str]:
             from .render import templates
 
-            each = self._each(cells, base, found, PATIENCE)
+            each = self._each(cells, base, found, HIGHLIGHT_TIMEOUT)
             stream = templates.get_template(template).stream(
                 context | {"base": base, "cells": each}
             )
@@ -89,15 +92,15 @@ class StreamingRenderer:
             yield part
 
     def _each(
-        self, cells: Sequence[Cell], base: str, found: Snapshot, patience: float = math.inf
+        self, cells: Sequence[Cell], base: str, found: Snapshot, seconds: float = math.inf
     ) -> Iterator[Markup]:
-        """Each cell's HTML; after `patience` seconds unhighlighted, unless it is cached."""
+        """Each cell's HTML; after `seconds` unhighlighted, unless it is cached."""
         from .render import Renderer, text_limit
 
         if self._renderer is None:
             self._renderer = Renderer()
         most = text_limit(len(found.cells))
-        until = time.monotonic() + patience
+        until = time.monotonic() + seconds
         for cell in cells:
             plain = time.monotonic() > until
             yield Markup(self._renderer.cell(cell, base, found.notebook.language, most, plain))

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AuthProvider
@@ -18,10 +18,10 @@ from fastmcp.server.auth.middleware import RequireAuthMiddleware
 from fastmcp.server.http import HostOriginGuardMiddleware
 from mcp.server.auth.routes import build_resource_metadata_url
 from pydantic import AnyHttpUrl
-from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..app import App
 from ..auth import Tokens, public_url
@@ -79,11 +79,11 @@ def application(
     from .metrics import Metrics  # lazy: takes 0.1 s, which stdio can skip
 
     metrics = Metrics(server.sessions)
-    server.runs.begun.append(metrics.watch)
+    server.runs.on_run.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
-        apart[FACTS_PATH] = telling(server)
-    mcp = answering(apart.get, transports(server))
+        apart[FACTS_PATH] = facts_endpoint(server)
+    mcp = route_by_path(apart.get, transports(server))
     app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
@@ -95,8 +95,8 @@ def application(
         }
         # FastMCP requires a token only on its own paths. Here every other path requires one too,
         # even a missing one, so strangers can't tell which exist.
-        app = answering(
-            doors.get, challenging(app, auth, *(own if settings.auth != "token" else ()))
+        app = route_by_path(
+            doors.get, require_token(app, auth, *(own if settings.auth != "token" else ()))
         )
         for layer in reversed(auth.get_middleware()):
             app = layer.cls(app, *layer.args, **layer.kwargs)
@@ -112,16 +112,16 @@ def application(
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     pages = review_pages(server, settings, tokens, waiting)
     guarded = HostOriginGuardMiddleware(
-        answering(lambda path: pages if is_page(path) else None, app),
+        route_by_path(lambda path: pages if is_page(path) else None, app),
         allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
     )
     # Health probes use the address as host name; the answer reveals only that the port is open.
-    return answering({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
+    return route_by_path({"/healthz": PlainTextResponse("ok\n")}.get, guarded)
 
 
-def telling(server: App) -> ASGIApp:
+def facts_endpoint(server: App) -> ASGIApp:
     """Serves the facts that a client checks before attaching to this server; needs a token."""
     started = time.time()
 
@@ -143,7 +143,7 @@ def telling(server: App) -> ASGIApp:
     return tell
 
 
-def answering(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
+def route_by_path(by_path: Callable[[str], ASGIApp | None], others: ASGIApp) -> ASGIApp:
     """An application that routes some paths by `by_path`, and the rest to `others`."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +158,7 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
+def require_token(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASGIApp:
     """Require a token for `app`; with a public URL, a 401 says where to sign in."""
     streamable, legacy = (
         RequireAuthMiddleware(
@@ -169,11 +169,11 @@ def challenging(app: ASGIApp, auth: AuthProvider, url: str | None = None) -> ASG
         for path in ("/mcp", "/sse")
     )
 
-    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def by_transport(scope: Scope, receive: Receive, send: Send) -> None:
         chosen = legacy if is_legacy(scope.get("path", "")) else streamable  # a lifespan has none
         await chosen(scope, receive, send)
 
-    return locked
+    return by_transport
 
 
 def is_legacy(path: str) -> bool:
@@ -211,25 +211,15 @@ def transports(server: App) -> ASGIApp:
     stateless = server.mcp.http_app(path="/mcp", stateless_http=True) if server.shared else None
     bounded = BoundedSessions(streamable, stateless)
 
-    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            chosen = legacy if is_legacy(scope["path"]) else bounded
-            return await chosen(scope, receive, send)
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            if stateless is not None:
-                await stack.enter_async_context(stateless.router.lifespan_context(stateless))
-                take_whole_files(stateless)
-            await streamable(scope, receive, opened(streamable, send))
+            for app in filter(None, (stateless, streamable)):
+                await stack.enter_async_context(app.router.lifespan_context(app))
+                take_whole_files(app)
+            yield
 
-    return dispatch
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        await (legacy if is_legacy(scope["path"]) else bounded)(scope, receive, send)
 
-
-def opened(streamable: Starlette, send: Send) -> Send:
-    """Wrap a lifespan's `send` to act once streamable HTTP has been set up."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            take_whole_files(streamable)
-        await send(message)
-
-    return sent
+    return Router(default=dispatch, lifespan=lifespan)

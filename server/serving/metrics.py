@@ -30,7 +30,7 @@ class Metrics:
         registry = CollectorRegistry()
         self._runs = Counter(
             "rmi_agent_runs",
-            "Runs that have ended; status timeout is of those that their time limit ended.",
+            "Runs that have ended; status timeout means that the time limit ended them.",
             ("kind", "status"),
             registry=registry,
         )
@@ -43,11 +43,11 @@ class Metrics:
         )
         self._killed = Counter(
             "rmi_agent_killed_runs",
-            "Runs whose kernel was killed: they ignored interrupts, or had too much memory.",
+            "Runs whose kernel was killed: they ignored interrupts or used too much memory.",
             registry=registry,
         )
         self._bytes = Counter(
-            "rmi_agent_output_bytes", "Bytes that runs have put out.", registry=registry
+            "rmi_agent_output_bytes", "Bytes of the output of runs.", registry=registry
         )
         ProcessCollector(registry=registry)
         registry.register(Now(sessions))

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from ...kernels import LOCAL
 from ..app import App
 from ..auth import Access, Tokens, access, bridge, build_provider, local_token, public_url
-from ..cluster import homes
+from ..cluster import shared_instances
 from ..errors import BadSettings
 from ..middleware import AT_A_TIME, Connection, Server
 from ..net import EVERYWHERE, bind, is_loopback
@@ -59,14 +59,15 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             settings = through(settings, public)
         callers = Access(None) if insecure else access(settings)
         provider = None if callers.tokens is None else build_provider(settings, callers.tokens)
-        common = await homes(settings, listening.getsockname()[1])
+        instances = await shared_instances(settings, listening.getsockname()[1])
+        shared = callers.tokens if instances is not None else None
         server = App(
             settings,
             provider,
             exposed=True,
             principals=callers.principals[:EXPECTED],
-            homes=common,
-            seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
+            instances=instances,
+            seal=shared.common_key("request state") if shared is not None else None,
         )
 
         async def leaving() -> None:
@@ -164,12 +165,12 @@ def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None
     elif callers.local is not None:
         log.info(callers.local.announcement(url))
     if settings.auth != "token":
-        log.info("Clients that speak only OAuth sign in by %s/mcp", public_url(settings))
+        log.info("Clients that support only OAuth sign in at %s/mcp", public_url(settings))
     if tunnelled:
         public = public_url(settings)
         lines = ready(public, settings.auth != "token", bridge(public, "YOUR_TOKEN"))
         print(lines, file=sys.stderr, flush=True)
-    log.info("Sessions to look at in a browser: %s/", url)
+    log.info("Sessions in a browser: %s/", url)
     log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", url, url)
 
 
@@ -187,26 +188,26 @@ def check_insecure(settings: Settings, tunnelled: bool = False) -> None:
     """
     if tunnelled:
         raise BadSettings(
-            "--insecure-no-auth: --tunnel makes the server public, and it runs any code it is"
-            " given. Leave one of them out."
+            "--insecure-no-auth: --tunnel makes the server public, and it runs any code that it"
+            " receives. Remove one of them."
         )
     if not is_loopback(settings.host):
         raise BadSettings(
             f"--insecure-no-auth: RMI_AGENT_HOST is {settings.host}, which other machines can"
-            " reach, and this server runs any code it is given. Leave the option out: a token is"
-            " made then."
+            " reach, and this server runs any code that it receives. Remove the option; a token is"
+            " then created."
         )
     if settings.auth != "token":
         raise BadSettings(
-            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which asks who calls, and this"
-            " option does not. Leave one of them out."
+            f"--insecure-no-auth: RMI_AGENT_AUTH is {settings.auth}, which authenticates callers;"
+            " this option does not. Remove one of them."
         )
     if settings.allowed_hosts:
         raise BadSettings(
             "--insecure-no-auth: RMI_AGENT_ALLOWED_HOSTS is set, as for a tunnel, and this server"
-            " runs any code it is given. Leave one of them out."
+            " runs any code that it receives. Remove one of them."
         )
     log.warning(
-        "No token is asked for (--insecure-no-auth): every program and every user of this"
-        " machine may run code here as you."
+        "No token is required (--insecure-no-auth): every program and every user on this machine"
+        " can run code as you."
     )

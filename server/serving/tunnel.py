@@ -30,9 +30,9 @@ UNREACHED = (
     "--tunnel ngrok: its service can't be reached ({words}). Check that this machine is online and"
     " may connect to connect.ngrok-agent.com, port 443"
 )
-NO_TUNNEL = "--tunnel ngrok: ngrok gives no tunnel ({words}). Its log: https://dashboard.ngrok.com"
+NO_TUNNEL = "--tunnel ngrok: ngrok opened no tunnel ({words}). Its log: https://dashboard.ngrok.com"
 NO_DOMAIN = (
-    "RMI_AGENT_NGROK_DOMAIN: ngrok does not give {domain} ({words}). Free ones are listed at"
+    "RMI_AGENT_NGROK_DOMAIN: ngrok refuses {domain} ({words}). Your domains are listed at"
     " https://dashboard.ngrok.com/domains"
 )
 # The first pattern that matches ngrok's error selects the message. "Authentication failed" alone
@@ -125,7 +125,7 @@ def authtoken_of(settings: Settings) -> str:
         raise BadSettings(f"NGROK_AUTHTOKEN: --tunnel ngrok needs it. {COPY}")
     authtoken = settings.ngrok_authtoken.get_secret_value()
     if not re.fullmatch("[!-~]+", authtoken):
-        raise BadSettings(f"NGROK_AUTHTOKEN: it has spaces, or letters that none has. {COPY}")
+        raise BadSettings(f"NGROK_AUTHTOKEN: it has invalid characters. {COPY}")
     return authtoken
 
 
@@ -166,7 +166,7 @@ def through(settings: Settings, public: str) -> Settings:
     if settings.auth != "token" and set_to and set_to != public:
         raise BadSettings(
             f"RMI_AGENT_PUBLIC_URL: it is {set_to}, but the tunnel's address is {public}."
-            " Leave RMI_AGENT_PUBLIC_URL out, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok"
+            " Unset RMI_AGENT_PUBLIC_URL, or set RMI_AGENT_NGROK_DOMAIN to its host if ngrok"
             " has reserved that for you."
         )
     allowed = (*settings.allowed_hosts, urlsplit(public).netloc)
@@ -184,12 +184,11 @@ def ready(public: str, signs_in: bool, bridge: str) -> str:
     connector = (
         f"{public}/mcp"
         if signs_in
-        else "They sign in by OAuth only: start again with RMI_AGENT_AUTH=token+oauth, and"
-        " they have"
+        else "They support only OAuth: restart with RMI_AGENT_AUTH=token+oauth, then enter"
         f"\n    {public}/mcp"
     )
     return f"""\
-The server is public at {public} until it ends.
+The server is public at {public} until it stops.
 
 rmi-agent, with RMI_AGENT_TOKEN set to the token where it runs:
 

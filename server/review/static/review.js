@@ -90,7 +90,7 @@
   };
   window.requestIdleCallback?.(guess);
 
-  // -- the list, while somebody looks at it
+  // -- the list, while somebody views it
   const list = $("list");
   const renew = async () => {
     if (!document.hidden && !list.contains(document.activeElement)) {
@@ -137,10 +137,10 @@
   let seen = cells.dataset.follow;
   let failures = 0;
   let lastTold = 0;
-  const told = (text) => {
+  const announce = (text) => {
     if (Date.now() - lastTold < 4000 && !/ended|finished/.test(text)) return;
     lastTold = Date.now();
-    $("told").textContent = text;
+    $("announcement").textContent = text;
   };
 
   const put = (html) => {
@@ -197,28 +197,28 @@
   });
   addEventListener("scroll", () => { if (atEnd()) button.hidden = true; }, { passive: true });
 
-  const take = (news) => {
+  const take = (update) => {
     const follows = atEnd();
     let last = null;
-    for (const html of news.cells) last = put(html);
+    for (const html of update.cells) last = put(html);
     for (const cell of Array.from(cells.children)) {
-      if (Number(cell.id.slice(5)) > news.total) cell.remove();
+      if (Number(cell.id.slice(5)) > update.total) cell.remove();
     }
-    if ($("summary").dataset.html !== news.summary) {
-      $("summary").innerHTML = $("summary").dataset.html = news.summary;
+    if ($("summary").dataset.html !== update.summary) {
+      $("summary").innerHTML = $("summary").dataset.html = update.summary;
       localTimes($("summary"));
     }
-    seen = news.seen;
+    seen = update.seen;
     if (last) {
       const name = last.querySelector("h2").textContent;
       const status = last.querySelector(".badge")?.lastChild.textContent.trim() ?? "";
-      const goesOn = last.classList.contains("running");
-      told(goesOn ? `${name}: ${line(last) || "running"}` : `${name} finished: ${status}. ${line(last)}`);
+      const running = last.classList.contains("running");
+      announce(running ? `${name}: ${line(last) || "running"}` : `${name} finished: ${status}. ${line(last)}`);
       if (follows) toEnd();
       else button.hidden = false;
     }
-    if (!news.live) told("The session has ended.");
-    return news.live;
+    if (!update.live) announce("The session has ended.");
+    return update.live;
   };
 
   const look = async () => {
@@ -227,7 +227,7 @@
     try {
       const answer = await fetch(`${base}/live?seen=${encodeURIComponent(seen)}`, { cache: "no-store" });
       if (answer.status === 401 || answer.status === 404) {
-        $("connection").textContent = "This page can't be followed any more. Reload it to see why.";
+        $("connection").textContent = "This page can't be updated any more. Reload it to see why.";
         return;
       }
       if (!answer.ok && answer.status !== 204) throw new Error(answer.statusText);

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.client.chat.models import ENV_FILES, Keys, choose
+from rmi_agent.client.chat import Keys, choose
+from rmi_agent.client.chat.models import ENV_FILES
 from rmi_agent.client.chat.transcript import settled
 from rmi_agent.client.commands.cli import app
 
@@ -23,7 +24,7 @@ from tests.server.conftest import fill
 
 Chat = Callable[..., tuple[int, str, str]]
 KEY = "sk-a-key-of-the-test"
-CHAT_NEEDS = 'chat needs more: pip install -e ".[chat]" where the code is\n'
+CHAT_NEEDS = 'chat needs an extra: run pip install -e ".[chat]" in the checkout.\n'
 BUGGY = "numbers = [1, 2, 0]\nfor n in numbers:\n    print(10 / n)\n"
 
 
@@ -48,7 +49,7 @@ def chat(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def run(*words: str, piped: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-        monkeypatch.setattr("rmi_agent.client.chat.unreadable", lambda: None)
+        monkeypatch.setattr("rmi_agent.client.chat.hide_api_keys", lambda: None)
         with pytest.raises(SystemExit) as left:
             app(["chat", *words])
         captured = capfd.readouterr()
@@ -157,9 +158,9 @@ def test_what_a_model_does_wrong_is_told_to_the_model(chat: Chat) -> None:
     ("turn", "told"),
     [
         (Refuse(401, "invalid_api_key", f"Incorrect: {KEY}"), "refuses the key"),
-        (Refuse(429, "rate_limit_exceeded"), "takes no more requests for now"),
+        (Refuse(429, "rate_limit_exceeded"), "accepts no more requests for now"),
         (Refuse(404, "model_not_found"), "does not know gpt-x"),
-        (Refuse(400, "context_length_exceeded"), "/new begins another"),
+        (Refuse(400, "context_length_exceeded"), "/new starts another"),
         (Refuse(500, "server_error"), "can't answer just now"),
         (Refuse(400, "invalid_request", f"too odd\nwith {KEY}"), "too odd with …"),
     ],
@@ -171,7 +172,7 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
 ) -> None:
     from fastmcp import FastMCP
     from rmi_agent.client import RmiMcpClient
-    from rmi_agent.client.chat.loop import Chat
+    from rmi_agent.client.chat import Chat
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     keys = Keys()
@@ -193,7 +194,7 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
 def test_no_server_is_one_line(chat: Chat) -> None:
     code, out, err = chat("Go", "--model", "ollama:x", "--base-url", "http://127.0.0.1:9")
     assert (code, out) == (1, "")
-    assert err.endswith("is the network there, and does the server run?\n")
+    assert err.endswith("check the network, and that the server is running\n")
     assert "http://127.0.0.1:9/v1" in err
 
 
@@ -207,13 +208,13 @@ def test_no_server_is_one_line(chat: Chat) -> None:
                 (["--model", "google:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
                 (["--model", "gemini:x"], "GOOGLE_API_KEY (or GEMINI_API_KEY) is not set"),
                 (["--model", "anthropic:x"], "ANTHROPIC_API_KEY is not set"),
-                (["--model", "x"], "--model x: give it as openai:NAME, google:NAME"),
-                (["--model", "openai:"], "--model openai:: give it as"),
+                (["--model", "x"], "--model x: use openai:NAME, google:NAME"),
+                (["--model", "openai:"], "--model openai:: use"),
                 ([], "No model is named: give --model openai:NAME"),
                 (["--base-url", "http://127.0.0.1:9"], "No model is named"),
                 (
                     ["--model", "x", "--base-url", "127.0.0.1:9"],
-                    "The base URL '127.0.0.1:9' is none",
+                    "The base URL '127.0.0.1:9' is invalid",
                 ),
                 (
                     ["--model", "google:x", "--base-url", "http://far.example"],
@@ -235,7 +236,7 @@ def test_keys_may_stand_in_the_env_file_of_a_checkout() -> None:
 
 
 def test_nothing_asked_is_said(chat: Chat) -> None:
-    assert chat(piped=" \n") == (1, "", "Nothing is asked: give a question, or pipe one in.\n")
+    assert chat(piped=" \n") == (1, "", "There is no question: give one, or pipe one in.\n")
 
 
 def test_the_extra_is_named_when_it_is_not_installed(
@@ -331,7 +332,7 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
             assert time.monotonic() < ends, screen.lines
             screen.read(0.05)
         screen.type("\x03")
-        screen.until("Stopped; what ran is interrupted.")
+        screen.until("Stopped; running code was interrupted.")
         screen.prompt("you>")
         screen.type("go on\r")
         screen.until("It was still there.")
@@ -357,7 +358,7 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
             screen.read(0.05)
         screen.type("\x03")
         ends = time.monotonic() + 60
-        while "\n".join(screen.lines).count("Stopped; what") < 2:
+        while "\n".join(screen.lines).count("Stopped; running") < 2:
             assert time.monotonic() < ends, screen.lines
             screen.read(0.05)
         late.set()

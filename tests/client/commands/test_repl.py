@@ -19,7 +19,7 @@ if sys.platform == "win32":
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from rmi_agent.client.line_editor import prompt
-from rmi_agent.client.terminal.terminal import colour
+from rmi_agent.client.terminal import colour
 
 from tests.client.screens import COMMAND, terminal
 from tests.server.conftest import fill
@@ -64,7 +64,7 @@ async def test_completions_come_from_the_kernel_and_are_not_waited_for(
 ) -> None:
     assert await completions(["x = np.linspace"], "x = np.li") == ["x = np.linspace"]
     assert await completions(["a\x1b[2Jb"], "a") == ["ab"]
-    monkeypatch.setattr(prompt, "PATIENCE", 0.05)
+    monkeypatch.setattr(prompt, "COMPLETION_TIMEOUT", 0.05)
     started = time.monotonic()
     assert await completions(["late"], "l", seconds=60) == []
     assert time.monotonic() - started < 10

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from rmi_agent.client.terminal.input_text import (
+from rmi_agent.client.terminal import (
     Incomplete,
-    asked_about,
+    completion_context,
+    help_request,
     indentation,
-    replaced_from,
-    shown_to_completion,
-    wants_a_line,
+    needs_more_lines,
+    replacement_start,
 )
 
 
@@ -55,7 +55,7 @@ def test_a_cell_goes_on_until_it_is_complete(source: str, more: bool) -> None:
     ],
 )
 def test_enter_runs_a_block_only_behind_an_empty_line(source: str, more: bool) -> None:
-    assert wants_a_line(source, Incomplete()) is more
+    assert needs_more_lines(source, Incomplete()) is more
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_new_line_is_indented_as_python_is_written(before: str, indent: str) -
     ],
 )
 def test_a_question_mark_asks_about_a_name(source: str, asked: tuple[str, bool] | None) -> None:
-    assert asked_about(source) == asked
+    assert help_request(source) == asked
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_a_question_mark_asks_about_a_name(source: str, asked: tuple[str, bool] 
 def test_a_completion_replaces_the_word_at_the_cursor(
     code: str, values: list[str], start: int
 ) -> None:
-    assert replaced_from(code, values) == start
+    assert replacement_start(code, values) == start
 
 
 def test_a_completion_sees_the_last_lines_of_long_code() -> None:
     code = "".join(f"x{i} = {i}\n" for i in range(1000)) + "x99"
-    shown = shown_to_completion(code)
+    shown = completion_context(code)
     assert len(shown) <= 2000
     assert code.endswith("\n" + shown)
-    assert shown_to_completion("short") == "short"
+    assert completion_context("short") == "short"

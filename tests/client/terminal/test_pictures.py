@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rmi_agent.client import Picture
-from rmi_agent.client.terminal import pictures
-from rmi_agent.client.terminal.pictures import draw, iterm, kitty, protocol, save, show_picture
+from rmi_agent.client.terminal import pictures, show_picture
+from rmi_agent.client.terminal.pictures import draw, iterm, kitty, protocol, save
 
 
 def png(width: int = 30, height: int = 20) -> bytes:
@@ -39,7 +39,7 @@ def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Screen:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(pictures, "knows_sixels", lambda: False)
+    monkeypatch.setattr(pictures, "supports_sixels", lambda: False)
     monkeypatch.setattr(pictures, "window", lambda: (80, 0))
     return Screen()
 
@@ -96,7 +96,7 @@ def test_a_terminal_that_can_is_drawn_into(
 def test_sixels_are_drawn_where_the_terminal_knows_them(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "knows_sixels", lambda: True)
+    monkeypatch.setattr(pictures, "supports_sixels", lambda: True)
     monkeypatch.setattr(sys, "stdout", screen)
     assert draw(PICTURE)
     assert "\x1bP" in screen.getvalue()

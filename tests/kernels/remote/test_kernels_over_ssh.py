@@ -233,7 +233,7 @@ def test_the_buttons_work(server: Wire) -> None:
     text, facts = cell(server, "'x' in dir()", session)
     assert text.startswith("False\n") and facts["state"] == "kept"
     assert still_running([kernel], CLOSED) == []
-    assert "memory not known" in call(server, "list_sessions")[0]
+    assert "memory unknown" in call(server, "list_sessions")[0]
     call(server, "close_session", session_id=session)
 
 

@@ -11,9 +11,9 @@ import fastmcp
 import httpx2
 import pytest
 from rmi_agent.server import load
+from rmi_agent.server.auth import Tokens, build_provider
 from rmi_agent.server.auth.external import GitHub, Google
-from rmi_agent.server.auth.provider import CombinedProvider, build_provider
-from rmi_agent.server.auth.tokens import Tokens
+from rmi_agent.server.auth.provider import CombinedProvider
 from rmi_agent.server.errors import BadSettings
 
 from tests.server.auth.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
@@ -148,7 +148,7 @@ async def test_a_wrong_request_leads_nowhere_here_either(
     client = await signing.client()
     answer = await signing.http.get(signing.asking(client, **changed))
     assert answer.status_code == 400
-    assert "This sign-in can't go on" in Page(answer.text).words
+    assert "This sign-in can't continue" in Page(answer.text).words
 
 
 @pytest.mark.parametrize(("name", "kind"), [("github", GitHub), ("google", Google)])

@@ -10,8 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
-from rmi_agent.server.auth import oauth_server as oauth
-from rmi_agent.server.auth import oauth_store
+from rmi_agent.server.auth import authorization_codes, oauth_store
 from rmi_agent.server.auth import sign_in as signin
 from rmi_agent.server.auth import throttle as guesses
 from starlette.requests import Request
@@ -79,12 +78,13 @@ def shown(page: httpx2.Response, status: int = 400) -> str:
     ],
 )
 async def test_an_address_that_is_not_safe_to_lead_to_is_not_registered(
-    signing: Signing, uri: str
+    reading: Signing, uri: str
 ) -> None:
-    answer = await signing.register(uri)
+    before = reading.clients()
+    answer = await reading.register(uri)
     assert answer.status_code == 400
     assert answer.json()["error"] in ("invalid_redirect_uri", "invalid_client_metadata")
-    assert signing.clients() == {}
+    assert reading.clients() == before
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ async def test_https_and_loopback_addresses_are_registered_and_led_to(
         "",
     ],
 )
-async def test_only_the_registered_address_is_led_to(signing: Signing, uri: str) -> None:
-    client = await signing.client()
-    shown(await signing.http.get(signing.asking(client, redirect_uri=uri)))
+async def test_only_the_registered_address_is_led_to(reading: Signing, uri: str) -> None:
+    client = await reading.client()
+    shown(await reading.http.get(reading.asking(client, redirect_uri=uri)))
 
 
 @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ async def test_only_the_registered_address_is_led_to(signing: Signing, uri: str)
     ids=str,
 )
 async def test_a_wrong_request_is_told_on_a_page_and_leads_nowhere(
-    signing: Signing, changed: dict[str, str | None]
+    reading: Signing, changed: dict[str, str | None]
 ) -> None:
     # Clients register themselves: to redirect errors would lead whoever follows a link to
     # any address that somebody has registered.
-    client = await signing.client()
-    shown(await signing.http.get(signing.asking(client, **changed)))
+    client = await reading.client()
+    shown(await reading.http.get(reading.asking(client, **changed)))
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ async def test_a_wrong_request_is_told_on_a_page_and_leads_nowhere(
     ],
 )
 async def test_of_a_loopback_address_only_the_port_may_vary(
-    signing: Signing, uri: str, led: bool
+    reading: Signing, uri: str, led: bool
 ) -> None:
-    client = await signing.client("http://127.0.0.1:3334/back")
-    asked = await signing.http.get(signing.asking(client, redirect_uri=uri))
+    client = await reading.client("http://127.0.0.1:3334/back")
+    asked = await reading.http.get(reading.asking(client, redirect_uri=uri))
     assert asked.status_code == (302 if led else 400)
 
 
@@ -268,7 +268,7 @@ async def test_a_code_is_worth_nothing_to_another_client(signing: Signing) -> No
 
 
 async def test_a_code_expires(signing: Signing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oauth, "CODE_SECONDS", -1.0)
+    monkeypatch.setattr(authorization_codes, "CODE_SECONDS", -1.0)
     client = await signing.client()
     answer = await signing.exchange(client, await signing.code(client, ALICE))
     assert answer.status_code == 401
@@ -398,7 +398,7 @@ async def test_wrong_tokens_end_a_sign_in_and_then_all_of_them_for_a_while(
         for left in range(signin.TRIES, 0, -1):
             answer = await signing.http.answer(page, "wrong-wrong-wrong-wrong")
             assert answer.status_code == 403
-            assert ("begin again" in answer.text) == (left == 1)
+            assert ("start again" in answer.text) == (left == 1)
         shown(await signing.http.answer(page, ALICE))
     page = await opened(signing)
     closed = await signing.http.answer(page, ALICE)
@@ -525,7 +525,7 @@ async def test_the_page_names_the_client_and_where_it_leads(signing: Signing) ->
     page = await signing.http.get(signing.asking(client), follow_redirects=True)
     words = Page(page.text).words
     assert "calls itself Claude" in words
-    assert "Nobody has checked its name" in words
+    assert "Nobody has verified its name" in words
     assert "https://client.example" in words
     assert BACK in words
 

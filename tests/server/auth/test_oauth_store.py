@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
 import os
 import signal
 import sqlite3
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.server.auth import oauth_store
-from rmi_agent.server.auth.oauth_store import Client, Consent, Store, digest
+from rmi_agent.server.auth import Store, oauth_store
+from rmi_agent.server.auth.oauth_store import Client, Consent, digest
 from rmi_agent.server.commands import tokens as tokens_cli
 from rmi_agent.server.errors import BadSettings
 
@@ -83,7 +81,7 @@ def test_the_file_and_its_folder_are_their_owners_alone(path: Path) -> None:
 def test_a_file_that_others_may_change_is_refused(path: Path) -> None:
     Store(path).sign_in(CONSENT, "code")
     path.chmod(0o660)
-    with pytest.raises(BadSettings, match="open to other users"):
+    with pytest.raises(BadSettings, match="accessible to other users"):
         Store(path)
 
 
@@ -154,73 +152,6 @@ def test_a_file_that_was_removed_signs_everybody_out(path: Path) -> None:
     assert len(store.sign_ins()) == 1
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-# -- of the versions before SQLite
-
-
-OLD_CLIENT = {"id": "c", "name": "N", "redirect_uris": ["https://a.example/", "http://[::1]/b"]}
-OLD = {
-    "version": 1,
-    "clients": {"c": {**OLD_CLIENT, "registered": int(time.time()), "used": 7}},
-    "sign_ins": {
-        "s": {
-            "id": "s",
-            "consent": {
-                **{"principal": "alice", "mark": "m", "client_id": "c", "client_name": "N"},
-                **{"resource": "https://python.example/mcp", "scopes": ["a", "b"]},
-            },
-            **{"code": digest("code"), "family": digest("family")},
-            **{"refresh": digest("family.1"), "access": digest("access")},
-            **{"access_until": 2**40, "since": 1, "used": 2, "until": 2**40},
-        }
-    },
-}
-
-
-def test_clients_and_sign_ins_of_an_older_version_are_taken_over_once(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    put_old(path, json.dumps(OLD))
-    store = Store(path)
-    assert [r.getMessage().partition(" from ")[0] for r in caplog.records] == [
-        "Moved 1 clients and 1 sign-ins"
-    ]
-    assert [kept.name for kept in path.parent.iterdir()] == [path.name]
-    assert store.client("c") == Client(
-        "c", "N", "https://a.example/ http://[::1]/b", OLD["clients"]["c"]["registered"], 7
-    )
-    one = store.find("access", "access")
-    assert one is not None and (one.principal, one.scopes, one.client_id) == ("alice", "a b", "c")
-    minted = store.rotate("family.1")
-    assert minted is not None
-    # An interrupted start has written it, and not yet removed the old file.
-    put_old(path, json.dumps(OLD))
-    again = Store(path)
-    assert again.find("access", minted.access) is not None and not again.find("access", "access")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"version": 2}', '{"clients": {"x": {}}}', "\udcff"]
-)
-def test_a_spoilt_file_of_an_older_version_is_reported_and_kept(path: Path, text: str) -> None:
-    old = put_old(path, text)
-    with pytest.raises(BadSettings, match=r"sign-ins\.json"):
-        Store(path)
-    assert old.read_bytes() == text.encode("utf-8", "surrogateescape")
-
-
-def put_old(path: Path, text: str) -> Path:
-    old = path.with_suffix(".json")
-    old.parent.mkdir(exist_ok=True)
-    for kept, content in (
-        (old, text.encode("utf-8", "surrogateescape")),
-        (old.with_suffix(".lock"), b""),
-    ):
-        kept.write_bytes(content)
-        kept.chmod(0o600)
-    return old
 
 
 # -- several at once, and crashes

@@ -192,8 +192,8 @@ def test_tokens_are_compared_all_and_by_digest(monkeypatch: pytest.MonkeyPatch) 
         (f"al ice:{GOOD}", "names have letters"),
         (f"älice:{GOOD}", "names have letters"),
         (f":{GOOD}", "names have letters"),
-        (f"alice:{GOOD},alice:{GOOD}2", "came before"),
-        (f"alice:{GOOD},bob:{GOOD}", "came before"),
+        (f"alice:{GOOD},alice:{GOOD}2", "repeats a name or a token"),
+        (f"alice:{GOOD},bob:{GOOD}", "repeats a name or a token"),
         (f"local:{GOOD}", "without tokens"),
         (",", "can't be read"),
         ("/no/such/file-of-tokens", "can't be read"),
@@ -243,7 +243,7 @@ def test_a_file_of_tokens_is_read_if_it_is_the_owners_alone(tmp_path: Path) -> N
     path = tmp_path / "tokens"
     path.write_text(f"# who may call\n\n alice : {ALICE}\nbob:{BOB}  \n")
     path.chmod(0o600)
-    assert auth.given(load(rmi_agent_tokens=str(path))) == {"alice": ALICE, "bob": BOB}
+    assert auth.configured_tokens(load(rmi_agent_tokens=str(path))) == {"alice": ALICE, "bob": BOB}
     for mode in (0o640, 0o604, 0o660, 0o644):
         path.chmod(mode)
         with pytest.raises(BadSettings, match=f"^RMI_AGENT_TOKENS: .*chmod 600 {path}$") as error:
@@ -312,7 +312,9 @@ def broken_files() -> list[Any]:
 
     root = sys.platform != "win32" and os.getuid() == 0
     return [
-        pytest.param(open_to_others, "is open to other users.*delete it", id="open", marks=POSIX),
+        pytest.param(
+            open_to_others, "is accessible to other users.*delete it", id="open", marks=POSIX
+        ),
         pytest.param(
             anothers,
             "belongs to another user.*delete it",

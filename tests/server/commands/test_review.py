@@ -61,9 +61,9 @@ def test_its_link_lets_in_once_and_shows_every_session(running: Any) -> None:
             assert f"/sessions/{NAME}" in user.get("/").text
             page = user.get(f"/sessions/{NAME}")
             assert page.status_code == 200 and "jupyter lab" in page.text
-            assert "Make a link" not in page.text and "Sign out" not in page.text
+            assert "Create a link" not in page.text and "Sign out" not in page.text
         again = stranger.get(link)
-        assert again.status_code == 403 and "used before" in again.text
+        assert again.status_code == 403 and "has been used" in again.text
         assert stranger.get("/").status_code == 401
     assert link_of(running)[1] != link
 
@@ -85,7 +85,5 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         timeout=30,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "rmi-agent-mcp-server: RMI_AGENT_NOTEBOOKS_DIR: there is no folder"
-    )
+    assert done.stderr.startswith("rmi-agent-mcp-server: RMI_AGENT_NOTEBOOKS_DIR: the folder")
     assert done.stderr.count("\n") == 1

@@ -18,11 +18,13 @@ import httpx2
 import pytest
 from rmi_agent.server import load
 from rmi_agent.server.auth.tokens import token_file
-from rmi_agent.server.doctor.checks import of_host, of_port, of_resident, of_token, report, writable
+from rmi_agent.server.commands.doctor import report
+from rmi_agent.server.doctor.checks import of_port, of_resident, of_token, writable
+from rmi_agent.server.doctor.hosts import of_host
 from rmi_agent.server.doctor.result import CheckResult
 from rmi_agent.server.doctor.stdio import StdoutPolluted, conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
-from rmi_agent.server.hosts.catalog import Host, host_of
+from rmi_agent.server.hosts import Host, host_of
 from rmi_agent.server.resident import record as resident
 
 from tests.server.conftest import fill, http_server, server_env, token
@@ -237,7 +239,7 @@ async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
         (None, "not found on this machine")
     ]
     host.folder.mkdir()
-    assert "install cursor makes one" in (await at_host(host))[0].told
+    assert "install cursor adds one" in (await at_host(host))[0].told
     configured("cursor", '{"mcpServers": {"git": {"command": "uvx", "args": ["git"]}, "x": 1}}')
     assert [one.ok for one in await at_host(host)] == [None]
 
@@ -256,8 +258,10 @@ async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> 
         "claude-desktop", json.dumps({"mcpServers": {"python-executor-remote": entry}})
     )
     (result,) = await at_host(host)
-    assert result.ok is False and "commands alone" in result.told
-    assert "--name python-executor-remote --url https://x.ngrok.io/sse" in result.todo
+    assert result.ok is False and "supports only commands" in result.told
+    assert (
+        "connect claude-desktop https://x.ngrok.io/sse --name python-executor-remote" in result.todo
+    )
 
 
 async def test_a_command_that_is_gone_is_found(home: Path) -> None:
@@ -299,7 +303,7 @@ async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("print('Starting...')", "b'Starting...\\n', which is not a message"),
+        ("print('Starting...')", "b'Starting...\\n' to stdout, which is not a message"),
         ("print('[1]')", "which is not a message"),
         ("", "it exited instead of answering"),
         ("import time; time.sleep(60)", "no answer in 0 s"),
@@ -340,7 +344,7 @@ async def test_the_token_is_told_by_its_place_alone(
     assert of_token(load()).ok is False
     if sys.platform != "win32":
         path.chmod(0o644)
-        assert "open to other users" in of_token(load()).told
+        assert "accessible to other users" in of_token(load()).told
     named = load(rmi_agent_token=TOKEN, rmi_agent_tokens=f"alice:{TOKEN}2")
     assert of_token(named).told == "RMI_AGENT_TOKEN and RMI_AGENT_TOKENS for alice"
     assert of_token(load(rmi_agent_token="short")).ok is False
@@ -374,7 +378,7 @@ async def test_a_resident_server_is_told_of_and_one_of_another_version_is_amiss(
     assert "is version 0.0.9" in other.told and "Restart the resident server" in other.told
     resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
     crashed = await of_resident(load())
-    assert crashed.ok is None and "ended without saying so" in crashed.told
+    assert crashed.ok is None and "crashed or was killed" in crashed.told
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ import pytest
 from fastmcp import Client
 from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
-from rmi_agent.server.middleware.limits import Refused, whole_body
+from rmi_agent.server.middleware.refused import RequestRefused
+from rmi_agent.server.middleware.request_body import whole_body
 
 from tests.server.conftest import fill
 from tests.server.served import ALICE, BOB, USERS, Served, request, served
@@ -317,7 +318,7 @@ async def test_a_body_that_is_whole_comes_through_however_many_dawdle() -> None:
     for _ in range(10):
         async with waiting.arriving():
             assert await whole_body(scope, receive, 1000, None) == b"token=x"  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="too large"):
+    with pytest.raises(RequestRefused, match="too large"):
         await whole_body(scope, receive, 5, None)  # type: ignore[arg-type]
     for task in crowd:
         task.cancel()

@@ -159,7 +159,7 @@ async def test_cookies_and_links_survive_a_restart_and_end_with_time_and_the_tok
     again = access.ByToken(access.Tokens({"alice": ALICE, "bob": BOB}))
     assert again.viewer(cookie) == access.Viewer("alice")
     shared = again.shared(link)
-    assert shared is not None and shared[:2] == ("a.b", access.Viewer("alice"))
+    assert shared is not None and (shared.shared, shared.name) == ("a.b", "alice")
     for tokens in ({"alice": "another-token-of-alice"}, {"bob": BOB}, {"bob": ALICE}):
         changed = access.ByToken(access.Tokens(tokens))
         assert changed.viewer(cookie) is None

@@ -98,14 +98,14 @@ def test_no_page_has_a_barrier_in_either_scheme_on_a_phone_or_a_desk(
         looked(page)
         page.get_by_label("Search").fill("no such thing")
         page.get_by_label("Search").press("Enter")
-        expect(page.get_by_text("No session is like that")).to_be_visible()
+        expect(page.get_by_text("No session matches")).to_be_visible()
         looked(page)
         for path in ("/sessions/broken", "/sessions/x", f"/sessions/{NAME}"):
             page.goto(url + path)
             for details in page.locator("details summary").all():
                 details.click()
             looked(page)
-        page.get_by_role("button", name="Make a link").click()
+        page.get_by_role("button", name="Create a link").click()
         looked(page)
         link = page.get_by_role("textbox").input_value()
         stranger = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ def test_a_session_is_followed_while_it_runs_and_over_a_restart_of_the_server(
     with served(projects, RMI_AGENT_TOKENS=USERS) as server:
         running = threading.Thread(target=ran, args=(server.url,))
         page = signed_in(context, f"{server.url}/", SERVED_ALICE)
-        expect(page.get_by_text("Nothing was run yet")).to_be_visible()
+        expect(page.get_by_text("Nothing has run yet")).to_be_visible()
         running.start()
         # The list follows, too.
         page.get_by_role("link", name="x = 1").click()
@@ -212,7 +212,7 @@ def test_a_session_is_followed_while_it_runs_and_over_a_restart_of_the_server(
         expect(second.locator(".badge")).to_contain_text("error")
         expect(second).to_contain_text("went on")
         expect(second).to_contain_text("ZeroDivisionError")
-        expect(page.locator("#told")).to_contain_text("Cell 2 finished: error")
+        expect(page.locator("#announcement")).to_contain_text("Cell 2 finished: error")
         # Who was at the end is there still.
         until(page, "innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
         page.evaluate("scrollTo(0, 0)")

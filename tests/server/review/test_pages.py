@@ -10,7 +10,7 @@ import pytest
 from rmi_agent.kernels.notebook.recovery import pid_file, write_pid_file
 from rmi_agent.server.review import index, routes
 from rmi_agent.server.review import streaming as writing
-from rmi_agent.server.review.model import UnreadableError, parsed
+from rmi_agent.server.review.notebook_file import UnreadableError, parse_notebook
 
 from tests.server.review.conftest import (
     MINE,
@@ -113,8 +113,8 @@ async def test_fifty_are_on_a_page(folder: Path) -> None:
 
 async def test_an_empty_list_and_an_empty_search_say_what_to_do(folder: Path) -> None:
     async with visiting(folder) as http:
-        assert "Nothing was run yet" in (await http.get("/")).text
-        assert "No session is like that" in (await http.get("/?q=x")).text
+        assert "Nothing has run yet" in (await http.get("/")).text
+        assert "No session matches" in (await http.get("/?q=x")).text
 
 
 async def test_files_that_are_no_notebooks_are_listed_as_such_and_break_nothing(
@@ -256,7 +256,7 @@ async def test_only_what_is_new_is_told_to_who_follows(folder: Path) -> None:
 async def test_colours_that_there_is_no_time_for_come_afterwards(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "PATIENCE", -1.0)
+    monkeypatch.setattr(writing, "HIGHLIGHT_TIMEOUT", -1.0)
     write(folder, "slow", code("print(1)"), {"cell_type": "raw", "source": "<b>"})
     coloured = '<span class="nb">print</span>'
     async with visiting(folder) as http:
@@ -284,7 +284,7 @@ async def test_what_somebody_records_is_live(folder: Path) -> None:
 async def test_a_long_notebook_is_shown_in_parts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "SHOWN", 20)
+    monkeypatch.setattr(routes, "MAX_CELLS", 20)
     write(folder, "long", *(code(f"x{n} = 1") for n in range(21)))
     async with visiting(folder) as http:
         page = (await http.get("/sessions/long")).text
@@ -296,5 +296,5 @@ async def test_a_long_notebook_is_shown_in_parts(
 
 def test_what_is_no_notebook_is_not_parsed() -> None:
     with pytest.raises(ValueError, match="no notebook"):
-        parsed({"cells": 3}, live=False)
+        parse_notebook({"cells": 3}, live=False)
     assert issubclass(UnreadableError, Exception)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from rmi_agent.server.review.iframe import document
-from rmi_agent.server.review.model import Cell, cell_of, parsed
+from rmi_agent.server.review.model import Cell
+from rmi_agent.server.review.notebook_file import parse_cell, parse_notebook
 from rmi_agent.server.review.render import cell_html, duration, highlighted, terminal
 
 from tests.server.review.conftest import code, data, png, stream
@@ -20,7 +21,7 @@ def html(*outputs: dict[str, Any], source: str = "x", **record: Any) -> str:
 
 
 def made(*outputs: dict[str, Any], source: str = "x", **record: Any) -> Cell:
-    return cell_of(1, json.loads(json.dumps(code(source, *outputs, **record))), live=False)
+    return parse_cell(1, json.loads(json.dumps(code(source, *outputs, **record))), live=False)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_cells_that_others_ran_have_a_status_and_a_time_all_the_same() -> None:
         {"cell_type": "code"},
         {"cell_type": "code", "metadata": {"execution": {"iopub.execute_input": "x"}}},
     ]
-    past = parsed({"cells": cells}, live=False).cells
+    past = parse_notebook({"cells": cells}, live=False).cells
     assert [cell.status for cell in past] == ["ok", "error", "", "interrupted"]
     assert past[0].seconds == 2.5 and past[1].outputs[0].text == "E: v"
-    assert parsed({"cells": cells}, live=True).cells[3].status == "running"
+    assert parse_notebook({"cells": cells}, live=True).cells[3].status == "running"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import Sessions
 from rmi_agent.server.review import snapshot as looks
-from rmi_agent.server.review.model import Cell, cell_of
+from rmi_agent.server.review.model import Cell
+from rmi_agent.server.review.notebook_file import parse_cell
 
 pytestmark = pytest.mark.anyio
 
@@ -22,9 +23,9 @@ async def test_a_running_cell_is_laid_out_outside_the_event_loop(
 
     def seen(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
         threads.append(threading.current_thread())
-        return cell_of(number, cell, live=live)
+        return parse_cell(number, cell, live=live)
 
-    monkeypatch.setattr(looks, "cell_of", seen)
+    monkeypatch.setattr(looks, "parse_cell", seen)
     session = await sessions.open()
     running = session.submit_cell("print('begun', flush=True)\nimport time; time.sleep(60)")
     waiting = session.submit_cell("print('never')")
@@ -34,11 +35,11 @@ async def test_a_running_cell_is_laid_out_outside_the_event_loop(
             await running.outputs.changed.wait()
     path = session.recorder.path
     assert path is not None
-    found = await looks.unwritten(sessions, path)
+    found = await looks.pending_cells(sessions, path)
     await sessions.close(session)
     assert waiting.task.done()
     assert found is not None
-    assert [cell.status for cell in found.cells] == ["running", "waiting"]
-    assert [output.text for output in found.cells[0].outputs] == ["begun\n"]
+    assert [cell.status for cell in found] == ["running", "waiting"]
+    assert [output.text for output in found[0].outputs] == ["begun\n"]
     assert len(threads) == 2
     assert threading.main_thread() not in threads

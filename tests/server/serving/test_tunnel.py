@@ -27,8 +27,8 @@ from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
+from rmi_agent.server.serving import http
 from rmi_agent.server.serving import tunnel as tunnels
-from rmi_agent.server.serving.serve import http
 from rmi_agent.server.serving.tunnel import through, tunnel
 
 from tests.server.auth.oauth import Browser, ScriptedOAuth
@@ -196,7 +196,7 @@ def test_ctrl_c_closes_the_tunnel(tmp_path: Path) -> None:
             f"RMI_AGENT_PUBLIC_URL: it is https://other.example, but the tunnel's address is {PUBLIC}.",
             ["forward", "close"],
         ),
-        (("--transport", "stdio"), {}, "--tunnel: it leads to HTTP", []),
+        (("--transport", "stdio"), {}, "--tunnel: a tunnel needs HTTP", []),
     ],
 )
 def test_a_start_that_fails_is_one_line_and_leaves_no_tunnel(
@@ -249,17 +249,17 @@ REFUSALS: dict[str, tuple[Any, dict[str, str], str]] = {
     "an unnamed refusal": (ValueError(SESSION, "authentication failure"), {}, "NGROK_AUTHTOKEN"),
     "no network": (ValueError(SESSION, "no tcp connection"), {}, "ngrok: its service can't be"),
     "no answer": (asyncio.Event().wait, {}, "its service can't be reached (no answer within 0 s"),
-    "another limit": (ValueError(SESSION, LIMIT), {}, "--tunnel ngrok: ngrok gives no tunnel"),
+    "another limit": (ValueError(SESSION, LIMIT), {}, "--tunnel ngrok: ngrok opened no tunnel"),
     "another's domain": (
         ValueError(LISTENER, "not reserved", "ERR_NGROK_320"),
         OWN,
-        "RMI_AGENT_NGROK_DOMAIN: ngrok does not give own.example",
+        "RMI_AGENT_NGROK_DOMAIN: ngrok refuses own.example",
     ),
     "a thread of the SDK": (RuntimeError(), {}, "RuntimeError"),
     "no SDK": (None, {}, "pip install 'rmi-agent-mcp-server[ngrok]'"),
     "no authtoken": (RuntimeError(), {"ngrok_authtoken": ""}, "dashboard.ngrok.com"),
-    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "has spaces"),
-    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "has spaces, or letters"),
+    "an example": (RuntimeError(), {"ngrok_authtoken": "YOUR TOKEN"}, "invalid characters"),
+    "quotes": (RuntimeError(), {"ngrok_authtoken": "“quoted”"}, "invalid characters"),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels.protocol.outputs import Outputs
+from rmi_agent.kernels.protocol import Outputs
 from rmi_agent.server.tools import run_text as module
 from rmi_agent.server.tools.progress import Stream
 from rmi_agent.server.tools.run_text import Layout, Part, Printed, TextCache
@@ -144,7 +144,7 @@ class Going:
 async def test_texts_that_make_room_and_come_back_are_watched_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "KEPT", 0)  # the last one alone
+    monkeypatch.setattr(module, "CACHE_SIZE", 0)  # the last one alone
     texts, first, second = TextCache(), Going(), Going()
     for run in (first, second):
         run.outputs.stream("stdout", "text\n")
