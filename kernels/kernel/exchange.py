@@ -22,12 +22,12 @@ from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts
 
 log = logging.getLogger(__name__)
 
-SILENCE = 2.0  # max seconds of silence between a run's reply and its idle status, in either order
+SILENCE_TIMEOUT = 2.0  # max seconds between a run's reply and its idle status, in either order
 # Consecutive messages with a bad signature after which the kernel is given up. A single one can
 # result from an interrupt in the middle of a send: the next message is glued to the partial one.
 UNVERIFIED = 2
-INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds `LOOK`
-LOOK = 1.0  # max seconds for a completion or inspection
+INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds `LOOKUP_TIMEOUT`
+LOOKUP_TIMEOUT = 1.0  # max seconds for a completion or inspection
 SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
 PROMPT_MOST = 10_000  # max characters of a question's prompt
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -52,7 +52,7 @@ class Exchange:
         self._process, self._give_up = process, give_up
         self._yielded = 0.0  # when this exchange last yielded to the other tasks
         self._heard = 0.0  # when the last message arrived on iopub
-        self._looks = deque[str](maxlen=100)  # the ids of the latest `look` requests
+        self._lookups = deque[str](maxlen=100)  # the ids of the latest `look_up` requests
         self._unverified = 0  # consecutive messages with a bad signature
         self._dropped = 0  # number of unreadable messages
 
@@ -88,15 +88,15 @@ class Exchange:
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
-    async def look(self, request: str) -> dict[str, Any]:
+    async def look_up(self, request: str) -> dict[str, Any]:
         """Wait for the answer to a completion or inspection request; empty if none arrives in time.
 
         Such a request can run user code, for example a property that loops forever.
         """
-        self._looks.append(request)
+        self._lookups.append(request)
         answer = asyncio.create_task(self._answer_to(request))
         try:
-            await asyncio.wait({answer}, timeout=LOOK)
+            await asyncio.wait({answer}, timeout=LOOKUP_TIMEOUT)
             for _ in range(INTERRUPTS):
                 if not answer.done():  # interrupt it to free the kernel
                     await self._process.interrupt()
@@ -129,7 +129,7 @@ class Exchange:
         answer = asyncio.create_task(self.reply_to(sent))
         try:
             await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
-            if not await self._follows(answer, 0.5 if stop.done() else SILENCE):
+            if not await self._follows(answer, 0.5 if stop.done() else SILENCE_TIMEOUT):
                 if stop.done():
                     # The interrupt came between the code's end and the kernel's reply, in which
                     # case ipykernel drops the reply. It is idle, so nothing is running any more.
@@ -145,12 +145,12 @@ class Exchange:
             answer.cancel()
         return reply
 
-    async def _follows(self, second: asyncio.Task[Any], patience: float = SILENCE) -> bool:
+    async def _follows(self, second: asyncio.Task[Any], timeout: float = SILENCE_TIMEOUT) -> bool:
         """Whether the second of reply and idle status arrives in time after the first."""
         first = time.monotonic()
         while not second.done():
             latest = max(first, self._heard, self._process.cut_until)
-            if (left := latest + patience - time.monotonic()) <= 0:
+            if (left := latest + timeout - time.monotonic()) <= 0:
                 break
             await asyncio.wait({second}, timeout=left)
         return second.done()
@@ -180,7 +180,7 @@ class Exchange:
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             parent = message["parent_header"].get("msg_id")
-            if parent != request and parent in self._looks:
+            if parent != request and parent in self._lookups:
                 continue  # from an abandoned lookup: must not appear in a cell
             mine = parent == request
             kind = message["header"]["msg_type"]

@@ -165,9 +165,9 @@ class Kernel:
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.
 
-        Only while nothing is running; empty if the kernel does not answer within `LOOK`.
+        Only while nothing is running; empty if the kernel does not answer within `LOOKUP_TIMEOUT`.
         """
-        found = await self.exchange.look(self.client.complete(code))
+        found = await self.exchange.look_up(self.client.complete(code))
         start, matches = found.get("cursor_start", len(code)), found.get("matches", ())
         if not isinstance(start, int) or not isinstance(matches, list):  # malformed by user code
             return []
@@ -177,9 +177,9 @@ class Kernel:
         """What the kernel says about a name, by Jupyter's `inspect_request`, with colours.
 
         Only while nothing is running; empty if the name is unknown or no answer comes within
-        `LOOK`.
+        `LOOKUP_TIMEOUT`.
         """
-        found = await self.exchange.look(self.client.inspect(name))
+        found = await self.exchange.look_up(self.client.inspect(name))
         data = found.get("data")
         return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
 

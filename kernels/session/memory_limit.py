@@ -12,8 +12,8 @@ from ..process_tree import MemoryWatch
 if TYPE_CHECKING:
     from .registry import Sessions
 
-JUST_NOW = 1.0  # seconds after a run during which a session still counts as busy
-TICK = 0.1  # seconds between checks; a process can allocate half a gigabyte in that time
+BUSY_WINDOW = 1.0  # seconds after a run during which a session still counts as busy
+CHECK_INTERVAL = 0.1  # seconds between checks; a process can allocate half a gigabyte in that time
 
 
 async def watch_memory(sessions: Sessions) -> None:
@@ -24,7 +24,7 @@ async def watch_memory(sessions: Sessions) -> None:
     # Its own thread: it checks every process, and must not queue behind other jobs.
     with ThreadPoolExecutor(1, "memory") as thread:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(CHECK_INTERVAL)
             held = {
                 session.kernel.process: session
                 for session in sessions.by_id.values()
@@ -32,7 +32,7 @@ async def watch_memory(sessions: Sessions) -> None:
             }
             if not held and not watch.kernels:
                 continue
-            busy = {process for process, session in held.items() if session.idle_for < JUST_NOW}
+            busy = {process for process, session in held.items() if session.idle_for < BUSY_WINDOW}
             checking = asyncio.get_running_loop().run_in_executor(
                 thread, watch.tick, list(held), busy
             )

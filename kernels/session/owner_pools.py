@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from ..process import Launch
 from .place import Place
 
-LATELY = 60.0  # seconds; the demand in this period is expected to recur
-ABSENT = 600.0  # seconds after which an owner without sessions loses its warm kernels
+DEMAND_WINDOW = 60.0  # seconds; the demand in this period is expected to recur
+ABSENCE_TIMEOUT = 600.0  # seconds after which an owner without sessions loses its warm kernels
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class OwnerPool:
     @property
     def target(self) -> int:
         """How many should be warm: as many as recently requested, and at least `least`."""
-        while self.leases and self.leases[0] < now() - LATELY:
+        while self.leases and self.leases[0] < now() - DEMAND_WINDOW:
             self.leases.popleft()
         return max(self.least, len(self.leases)) if self.least else 0
 
@@ -110,7 +110,7 @@ class OwnerPools:
     async def tidy_up(self) -> None:
         """End warm kernels that are not likely to be requested; drop pools of absent owners."""
         while True:
-            await asyncio.sleep(LATELY + 1)
+            await asyncio.sleep(DEMAND_WINDOW + 1)
             for pool in self:
                 while len(pool.ready) > pool.target:
                     pool.give_up_warm()
@@ -123,9 +123,9 @@ class OwnerPools:
                     self._forget(pool.launch)
 
     def _is_absent(self, pool: OwnerPool) -> bool:
-        """Whether its owners have had no kernel and no request for `ABSENT` seconds."""
+        """Whether its owners have had no kernel and no request for `ABSENCE_TIMEOUT` seconds."""
         others = sum(owner is pool for owner in self.places.values()) - len(pool.ready)
-        return not others and now() >= pool.used + ABSENT
+        return not others and now() >= pool.used + ABSENCE_TIMEOUT
 
 
 def now() -> float:

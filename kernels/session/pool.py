@@ -26,7 +26,7 @@ from .place import Place
 
 log = logging.getLogger(__name__)
 
-ATTACHING = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
+ATTACH_TIMEOUT = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
 
 
 class Pool:
@@ -37,7 +37,7 @@ class Pool:
         warm: min number of kernels kept ready per owner, temporarily more after a burst;
             0 means none.
         most: max number of processes, including warm and starting ones.
-        patience: max seconds that a lease waits for a free place.
+        room_timeout: max seconds that a lease waits for a free place.
         evict: called when a place is needed, with the owner who needs it ("" for the pool itself);
             returns whether it has announced one by `reserve` or `retire`.
         expected: owners whose kernels are warmed from the start and kept warm.
@@ -53,7 +53,7 @@ class Pool:
         launch: Callable[[str], Launch],
         warm: int,
         most: int,
-        patience: float = 30.0,
+        room_timeout: float = 30.0,
         evict: Callable[[str], bool] = lambda _: False,
         expected: Iterable[str] = ("",),
         forget: Callable[[Launch], None] = lambda _: None,
@@ -63,7 +63,7 @@ class Pool:
         self.owners = OwnerPools(launch, min(warm, most), expected, forget)
         # An eviction for a warm kernel is worth it only in a pool that is large enough.
         self._least_by_force = min(warm, most // 4)
-        self._patience, self._evict = patience, evict
+        self._timeout, self._evict = room_timeout, evict
         self._free = asyncio.Semaphore(most)
         self._tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
@@ -183,11 +183,11 @@ class Pool:
         try:
             if self._free.locked():
                 self.notify()
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 await self._free.acquire()
         except TimeoutError:
             raise KernelError(
-                f"All {self.most} kernels are busy, and none came free within {self._patience:g} s."
+                f"All {self.most} kernels are busy, and none came free within {self._timeout:g} s."
                 " Wait for a run to end, interrupt one or close a session (list_sessions shows"
                 " them), or raise RMI_AGENT_KERNEL_MAX."
             ) from None
@@ -217,10 +217,10 @@ class Pool:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
         launch = pool.launch
         if attach is not None:
-            launch = replace(launch, attach=attach, start_timeout=ATTACHING)
+            launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
         self.owners.places[place] = pool
-        place.task = self._tasks.start(place.hold(launch, self._context), "kernel")
+        place.task = self._tasks.start(place.hold(launch, self._context), "ending a kernel")
 
         def over(_: asyncio.Task[None]) -> None:
             del self.owners.places[place]

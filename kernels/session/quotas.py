@@ -17,7 +17,7 @@ class Quotas:
 
     Args:
         most: max sessions per principal; 0 means no limit.
-        patience: max seconds that an opening waits for a place.
+        room_timeout: max seconds that an opening waits for a place.
         make_room: closes an idle session, if any, of a principal who has no place left.
 
     Attributes:
@@ -25,10 +25,10 @@ class Quotas:
         waiting: the principals whose openings wait for a place, one entry each.
     """
 
-    def __init__(self, most: int, patience: float, make_room: Callable[[str], None]) -> None:
+    def __init__(self, most: int, room_timeout: float, make_room: Callable[[str], None]) -> None:
         self.held = Counter[str]()
         self.waiting: list[str] = []
-        self._most, self._patience, self._make_room = most, patience, make_room
+        self._most, self._timeout, self._make_room = most, room_timeout, make_room
         self._places: dict[str, asyncio.Semaphore] = {}  # of those with sessions or openings
 
     async def take(self, principal: str) -> None:
@@ -43,13 +43,13 @@ class Quotas:
             self._make_room(principal)
         self.waiting.append(principal)
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 await places.acquire()
             self.held[principal] += 1
         except TimeoutError:
             raise KernelError(
                 f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
-                f" none came free within {self._patience:g} s. Wait for a run to end, interrupt one"
+                f" none came free within {self._timeout:g} s. Wait for a run to end, interrupt one"
                 " or close a session (list_sessions shows them), then try again."
             ) from None
         finally:

@@ -59,7 +59,7 @@ class Sessions:
         expected: principals whose kernels are warmed from the start.
         warm: number of kernels kept ready.
         most: max number of kernels.
-        patience: max seconds that opening a session waits for room.
+        room_timeout: max seconds that opening a session waits for room.
         most_each: max sessions of one principal; 0 means no limit but `most`.
         directory: lists the sessions for the other servers that share them.
 
@@ -74,7 +74,7 @@ class Sessions:
         launch: Launch,
         warm: int = 2,
         most: int = 16,
-        patience: float = 30.0,
+        room_timeout: float = 30.0,
         most_each: int = 0,
         *,
         policy: Policy | None = None,
@@ -84,11 +84,11 @@ class Sessions:
         self.directory = directory or Directory()
         self.config = replace(config, instance=self.directory.name)
         self.launch, self._policy, self._expected = launch, policy, expected
-        self._sizes = (warm, most, patience)
+        self._sizes = (warm, most, room_timeout)
         self.by_id: dict[str, Session] = {}
         self.ended: dict[str, ClosedSession] = {}
         self.eviction = Eviction(self)
-        self.quotas = Quotas(most_each, patience, self.eviction.for_quota)
+        self.quotas = Quotas(most_each, room_timeout, self.eviction.for_quota)
         self._on_record = RunsOnRecord()
         self._stack = contextlib.AsyncExitStack()
         self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id

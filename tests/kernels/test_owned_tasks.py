@@ -29,7 +29,7 @@ OWNED = {
     ("kernels/remote/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
     (
         "kernels/kernel/exchange.py",
-        "look",
+        "look_up",
     ): 1,  # its result is taken, or it is cancelled in `finally`
     ("kernels/kernel/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
     ("kernels/kernel/exchange.py", "run"): 2,  # results are taken; cancelled in `finally`

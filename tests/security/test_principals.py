@@ -226,7 +226,7 @@ async def test_anothers_connection_reads_as_one_that_never_was(both: Both, path:
 
 async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=8, patience=0.5, most_each=2
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=8, room_timeout=0.5, most_each=2
     ) as opened:
         bobs = await opened.open("bob")
         oldest, newest = await opened.open("alice"), await opened.open("alice")
@@ -251,7 +251,7 @@ async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Pat
 
 async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=3, most_each=3
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, room_timeout=3, most_each=3
     ) as opened:
         bobs = await opened.open("bob")
         for _ in range(6):  # one by one, as a program does that never closes any
@@ -269,7 +269,7 @@ async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> 
 
 async def test_an_opening_that_is_given_up_takes_no_place(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=20, most_each=1
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, room_timeout=20, most_each=1
     ) as opened:
         for _ in range(3):
             opening = asyncio.create_task(opened.open("alice"))

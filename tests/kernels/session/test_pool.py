@@ -59,8 +59,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     return StandIn
 
 
-def pool(tmp_path: Path, warm: int, most: int, patience: float = 5, **more: object) -> Pool:
-    return Pool(lambda _: launch(tmp_path), warm, most, patience, **more)  # type: ignore[arg-type]
+def pool(tmp_path: Path, warm: int, most: int, room_timeout: float = 5, **more: object) -> Pool:
+    return Pool(lambda _: launch(tmp_path), warm, most, room_timeout, **more)  # type: ignore[arg-type]
 
 
 async def until(condition: object) -> None:
@@ -82,7 +82,7 @@ async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
 
 
 async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[StandIn]) -> None:
-    async with pool(tmp_path, 5, 3, patience=0.1) as full:
+    async with pool(tmp_path, 5, 3, room_timeout=0.1) as full:
         await until(lambda: full.warm == 3)
         for _ in range(3):
             await full.lease()
@@ -94,7 +94,7 @@ async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[
 async def test_after_a_burst_as_many_are_warm_as_were_asked_for(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.DEMAND_WINDOW", 0.5)
     async with pool(tmp_path, 1, 20) as adapting:
         for _ in range(5):
             await adapting.lease()
@@ -223,8 +223,8 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
 async def test_an_owner_who_stays_away_keeps_no_warm_kernel_and_no_entry(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.05)
-    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENT", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.DEMAND_WINDOW", 0.05)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENCE_TIMEOUT", 0.1)
     forgotten: list[Launch] = []
     async with pool(tmp_path, 1, 20, forget=forgotten.append) as adapting:
         kept = await adapting.lease("stays")
@@ -292,7 +292,7 @@ async def test_many_first_calls_at_once_all_get_an_answer_within_the_bound(
         return value(run)
 
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=2, most=most, patience=60
+        Config(tmp_path / "n"), launch(tmp_path), warm=2, most=most, room_timeout=60
     ) as opened:
         answers = await asyncio.gather(*(one(number) for number in range(calls)))
     assert answers == [str(number + 1) for number in range(calls)]
@@ -301,7 +301,7 @@ async def test_many_first_calls_at_once_all_get_an_answer_within_the_bound(
 
 async def test_busy_sessions_are_never_evicted(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=1, patience=0.5
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=1, room_timeout=0.5
     ) as opened:
         session = await opened.open()
         running = session.submit_cell("import time; time.sleep(2); 'done'")
@@ -314,7 +314,7 @@ async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) 
     from tests.kernels.session.test_session import script
 
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=3, patience=20
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=3, room_timeout=20
     ) as opened:
         oldest, file_run, newest = [await opened.open() for _ in range(3)]
         await cell(oldest, "1")
@@ -425,8 +425,8 @@ def templates() -> set[psutil.Process]:
 async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.1)
-    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENT", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.DEMAND_WINDOW", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENCE_TIMEOUT", 0.5)
     folder = tmp_path / "projects"
     folder.mkdir()
     known = templates()

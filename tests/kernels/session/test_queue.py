@@ -68,7 +68,7 @@ class Scripted:
 async def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sessions]:
     monkeypatch.setattr("rmi_agent.kernels.session.place.Kernel", Scripted)
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=2, patience=2, most_each=1
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=2, room_timeout=2, most_each=1
     ) as sessions:
         yield sessions
 
