@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.server import load
-from rmi_agent.server.doctor.checks import examine
+from rmi_agent.server.doctor import examine
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.hosts import LOCAL_NAME
 from rmi_agent.server.settings import RETIRED, VARIABLES, set_here

@@ -19,9 +19,9 @@ import pytest
 from rmi_agent.server import load
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.commands.doctor import report
+from rmi_agent.server.doctor import CheckResult
 from rmi_agent.server.doctor.checks import of_port, of_resident, of_token, writable
 from rmi_agent.server.doctor.hosts import of_host
-from rmi_agent.server.doctor.result import CheckResult
 from rmi_agent.server.doctor.stdio import conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
 from rmi_agent.server.errors import StdoutPolluted
