@@ -78,7 +78,7 @@ def launch(settings: Settings) -> Launch:
         env=inherited(settings) if kernels_are_here(settings) else {},
         output_limit=settings.output_limit,
         preload=settings.kernel_preload,
-        far=far(settings),
+        remote_options=remote_options(settings),
         servers=jupyter_servers(settings),
     )
 
@@ -97,7 +97,7 @@ def sessions(settings: Settings, hints: dict[str, str]) -> Config:
     )
 
 
-def far(settings: Settings) -> RemoteOptions:
+def remote_options(settings: Settings) -> RemoteOptions:
     """Options for kernels that a provisioner starts on another machine."""
     from ..kernels import RemoteOptions
 
@@ -112,7 +112,7 @@ def far(settings: Settings) -> RemoteOptions:
         silence=settings.kernel_silence,
         confined=settings.sandbox != "off",
         files=settings.remote_files,
-        most=settings.remote_files_limit,
+        max_bytes=settings.remote_files_limit,
         private=(settings.notebooks,),
     )
 

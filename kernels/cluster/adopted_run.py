@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from ..errors import KernelError
 from ..kernel import GRACE, Kernel
+from ..notebook import Recorder
 from ..protocol import Displays, Reply, Status
 from ..session import Execution
 
@@ -25,6 +26,7 @@ class AdoptedRun(Execution):
         session_id: the run's session, which this instance has now.
         number: the run's number in that session.
         cell: the cell as recorded.
+        recorder: continues the session's notebook.
         displays: the session's outputs that can be updated.
         until: when the run's time limit ends, in seconds since 1970; 0 is never.
         attaching: yields the kernel once the kernel has finished the run.
@@ -37,15 +39,15 @@ class AdoptedRun(Execution):
         session_id: str,
         number: int,
         cell: NotebookNode,
+        recorder: Recorder,
         displays: Displays,
         until: float,
         attaching: asyncio.Task[Kernel],
         interrupt: Callable[[], Awaitable[None]],
         kill: Callable[[], Awaitable[None]],
     ) -> None:
-        source = cell.source
         super().__init__(
-            session_id, number, source, source, displays=displays, output_limit=0, cell=cell
+            session_id, number, cell.source, recorder, displays=displays, output_limit=0, cell=cell
         )
         self.until = until
         self.attaching = attaching

@@ -54,7 +54,7 @@ async def adopt(sessions: Sessions, mine: Lease) -> Session:
             turn=mine.turn,
             count=max(last, mine.cells),
             recorder=recorder,
-            news=describe_takeover(mine, last, open_cell is not None, problem),
+            note=describe_takeover(mine, last, open_cell is not None, problem),
             lost=lost if open_cell is None else "",
         )
         session = await sessions.adopt(
@@ -71,11 +71,12 @@ async def adopt(sessions: Sessions, mine: Lease) -> Session:
             session.id,
             last,
             open_cell,
-            session.displays,
+            session.recorder,
+            session.runs.displays,
             mine.until or time.time() + sessions.config.timeout,
             attaching,
-            lambda: ask_server(remote, sessions.servers, "interrupt"),
-            lambda: ask_server(remote, sessions.servers, "delete"),
+            lambda: ask_server(remote, sessions.launch.servers, "interrupt"),
+            lambda: ask_server(remote, sessions.launch.servers, "delete"),
         )
         session.adopt(run, run.end)
     return session
@@ -89,7 +90,7 @@ async def open_notebook(
         return None, [], ""
     path = config.notebooks / mine.notebook
     try:
-        recorder, cells = await asyncio.to_thread(Recorder.going_on, path, config.copy)
+        recorder, cells = await asyncio.to_thread(Recorder.going_on, path, config.instance)
     except (OSError, ValueError) as error:
         log.warning("%s can't be continued: %s", path, error)
         return None, [], f"{mine.notebook} can't be continued ({error})"

@@ -88,5 +88,5 @@ def reason_to_keep(session: Session) -> str:
     if session.remote is None:
         return "its kernel is not on a Jupyter Server"
     if session.running:
-        return f"cell {session.unfinished[0].number} is running"
+        return f"cell {session.runs.unfinished[0].number} is running"
     return "it was in use just now" if session.idle_for < QUIET else ""

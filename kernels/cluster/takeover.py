@@ -16,7 +16,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from ..errors import KernelError, StoreError
-from ..session import ClosedSession, Elsewhere, Peers, Session, Sessions
+from ..session import ClosedSession, Directory, Elsewhere, Peers, Session, Sessions
 from ..supervision import Supervisor
 from ..telemetry import short
 from .adoption import adopt
@@ -30,7 +30,7 @@ WRITE_INTERVAL = 1.0  # min seconds between writes of a session's lease, which m
 ATTEMPTS = 10  # to find where a session is, while instances come and go
 
 
-class Takeover:
+class Takeover(Directory):
     """The `Directory` of sessions that several instances share."""
 
     _sessions: Sessions  # this instance's sessions, set by `joined`
@@ -70,6 +70,7 @@ class Takeover:
         """
         with explained():
             await self.leases.write(self._lease(session))
+        session.on_change = self.note
 
     def note(self, session: Session) -> None:
         """Schedule a write of a session's lease after a change."""
@@ -102,7 +103,7 @@ class Takeover:
 
     def _lease(self, session: Session) -> Lease:
         remote = session.remote
-        running = next(iter(session.unfinished), None)
+        running = next(iter(session.runs.unfinished), None)
         path = session.recorder.path
         return Lease(
             id=session.id,
@@ -125,9 +126,9 @@ class Takeover:
         Raises:
             StoreError: the store can't be read.
         """
-        for session_id in list(self._sessions.open_ids):
+        for session_id in list(self._sessions.by_id):
             lease = await self.leases.find(session_id)
-            session = self._sessions.by_id(session_id)
+            session = self._sessions.by_id.get(session_id)
             if session is None:
                 continue
             if lease is not None and lease.turn != session.turn:
@@ -145,8 +146,8 @@ class Takeover:
     async def release_all(self) -> None:
         """Release all sessions whose kernels outlive this instance; takes over none from now on."""
         self._leaving = True
-        for session_id in list(self._sessions.open_ids):
-            session = self._sessions.by_id(session_id)
+        for session_id in list(self._sessions.by_id):
+            session = self._sessions.by_id.get(session_id)
             if session is None or session.remote is None or session.closed:
                 continue
             try:
@@ -170,7 +171,7 @@ class Takeover:
                         await self._answer(session_id)
 
     async def _answer(self, session_id: str) -> None:
-        session = self._sessions.by_id(session_id)
+        session = self._sessions.by_id.get(session_id)
         if session is not None and (why := reason_to_keep(session)):
             return await refuse(self.instances, session_id, why)
         if session is not None:
@@ -184,7 +185,7 @@ class Takeover:
             lease = await self.leases.find(session_id)
             if lease is None or lease.home != self.name or session_id in self._taking:
                 return
-            if self._sessions.has_ended(session_id):
+            if session_id in self._sessions.ended:
                 return
             free = replace(lease, home="")  # released earlier, when the store could not be used
         await self.leases.write(free)
@@ -201,13 +202,13 @@ class Takeover:
         """
         for _ in range(ATTEMPTS):
             with explained():
-                if session_id in self._sessions.open_ids:
+                if session_id in self._sessions.by_id:
                     if self.instances.is_alive:
                         return
                     await self.instances.beat()
                     await self._check_own()
                     continue
-                if self._sessions.has_ended(session_id):
+                if session_id in self._sessions.ended:
                     return
                 lease = await self.leases.find(session_id)
                 if lease is None or lease.principal != principal:
@@ -243,18 +244,20 @@ class Takeover:
                     self._path(lease),
                 )
                 for lease in await self.leases.all()
-                if lease.principal == principal and lease.id not in self._sessions.open_ids
+                if lease.principal == principal and lease.id not in self._sessions.by_id
             ]
 
     async def _take_over(self, lease: Lease) -> None:
         async with self._taking.setdefault(lease.id, asyncio.Lock()):
-            if lease.id in self._sessions.open_ids:
+            if lease.id in self._sessions.by_id:
                 return
             mine = await self.leases.claim(lease)
             if mine is None:  # another instance was faster
                 return
             try:
-                self.note(await adopt(self._sessions, mine))
+                session = await adopt(self._sessions, mine)
+                session.on_change = self.note
+                self.note(session)
             except BaseException:
                 await self.leases.write(replace(mine, home=""))
                 raise
@@ -278,7 +281,7 @@ class Takeover:
     async def _end_orphan(self, lease: Lease, why: str) -> None:
         try:
             await self._take_over(lease)
-            session = self._sessions.by_id(lease.id)
+            session = self._sessions.by_id.get(lease.id)
             if session is not None and not session.busy:
                 await self._sessions.close(session, f"{why} (RMI_AGENT_SESSION_IDLE)")
         except Exception as error:  # still end the other orphans

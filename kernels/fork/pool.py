@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .forked_process import ForkedProcess
@@ -32,26 +32,14 @@ async def on_spawner(work: Callable[..., Result], *arguments: Any) -> Result:
     return await asyncio.get_running_loop().run_in_executor(SPAWNER, work, *arguments)
 
 
-@dataclass
-class History:
-    """What was learned from a key's templates.
-
-    Attributes:
-        unfit: modules that can't be preloaded.
-        failures: how many templates in a row exited before they had forked.
-    """
-
-    unfit: set[str] = field(default_factory=set)
-    failures: int = 0
-
-
 class Templates:
     """The templates of this process."""
 
     def __init__(self) -> None:
         self._living: OrderedDict[Key, Template] = OrderedDict()  # least recently used first
         self._retired: list[Template] = []
-        self._history: dict[Key, History] = {}
+        self._unfit: defaultdict[Key, set[str]] = defaultdict(set)  # modules not to preload
+        self._failures: Counter[Key] = Counter()  # in a row, of templates that forked nothing
 
     def close(self, **env: str) -> None:
         """End the templates with these variables in their environment (or all) and their kernels.
@@ -69,8 +57,9 @@ class Templates:
         closed = [self._living.pop(key) for key in keys]
         closed += [t for t in self._retired if t.ended or env.items() <= t.env.items()]
         self._retired = [each for each in self._retired if each not in closed]
-        for key in [key for key in self._history if env.items() <= dict(key[2]).items()]:
-            del self._history[key]
+        for known in (self._unfit, self._failures):
+            for key in [key for key in known if env.items() <= dict(key[2]).items()]:
+                del known[key]
         for each in closed:
             each.line.close()
         return closed
@@ -101,26 +90,26 @@ class Templates:
         raise CannotFork("its template has ended")
 
     def _template_for(self, request: Request) -> Template:
-        history = self._history.setdefault(request.key, History())
-        template = self._living.pop(request.key, None)
+        key = request.key
+        template = self._living.pop(key, None)
         if template is not None and not template.is_usable():
             if template.unfit:
-                history.unfit |= template.unfit
+                self._unfit[key] |= template.unfit
             elif not template.stale:
-                history.failures = 0 if template.forked else history.failures + 1
+                self._failures[key] = 0 if template.forked else self._failures[key] + 1
             self._retire(template)
             template = None
-        if history.failures >= MAX_FAILURES:
+        if self._failures[key] >= MAX_FAILURES:
             raise CannotFork("its template does not start")
         while len(self._living) >= MAX_TEMPLATES:
             self._retire(self._living.popitem(last=False)[1])
         if template is None:
-            wanted = [name for name in request.preload if name not in history.unfit]
+            wanted = [name for name in request.preload if name not in self._unfit[key]]
             try:
                 template = Template(request, wanted)
             except OSError as error:
                 raise CannotFork(f"its template can't be started: {error}") from error
-        self._living[request.key] = template
+        self._living[key] = template
         return template
 
     def _retire(self, template: Template) -> None:

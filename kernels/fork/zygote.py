@@ -73,7 +73,7 @@ class Template:
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
-        self.born, self.env = installed(), dict(os.environ)
+        self.installed, self.env = install_times(), dict(os.environ)
         self.wakeup, writing = os.pipe()
         for end in (self.wakeup, writing):
             os.set_blocking(end, False)
@@ -156,7 +156,7 @@ class Template:
         connection.settimeout(RECEIVE_TIMEOUT)
         request = None
         try:
-            if installed() != self.born:
+            if install_times() != self.installed:
                 self.report(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
@@ -261,7 +261,7 @@ def receive(connection: socket.socket) -> Request:
     return json.loads(data[LENGTH.size :])  # type: ignore[no-any-return]
 
 
-def installed() -> list[tuple[str, int]]:
+def install_times() -> list[tuple[str, int]]:
     """The time of the last install or removal in each package folder."""
     more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     folders = [*site.getsitepackages(), site.getusersitepackages(), *more]

@@ -42,7 +42,7 @@ class ServerKernel:
 
     pid: int | None = None
     is_here = False
-    tended = False
+    is_set_up = False
     forked = False
     family: Family | None = None
     is_walled = False
@@ -208,13 +208,13 @@ class ServerKernel:
         """Until when messages may come late because of a cut, as `time.monotonic`."""
         return self._channels.cut_until
 
-    def news(self) -> tuple[str, ...]:
+    def connection_messages(self) -> tuple[str, ...]:
         """Return what happened to the connection since the last call."""
         news = tuple(self._channels.news)
         self._channels.news.clear()
         return news
 
-    def told_end(self, code: int | None) -> str:
+    def describe_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""
         return self.why_ended
 

@@ -27,19 +27,12 @@ URL, TOKEN = "RMI_AGENT_JUPYTER_SERVER_URL", "RMI_AGENT_JUPYTER_SERVER_TOKEN"
 
 @dataclass
 class Known:
-    """What this process knows about a server besides what the server says.
+    """What this process knows about a server besides what the server says."""
 
-    Attributes:
-        own: number of kernels that it has started there.
-        starting: number of kernels being started, so that simultaneous starts choose differently.
-        silent_until: when to ask again, by `time.monotonic`, since the server did not answer.
-        usable: whether the last attempt to start a kernel could use it.
-    """
-
-    own: int = 0
-    starting: int = 0
-    silent_until: float = 0.0
-    usable: bool = True
+    own: int = 0  # kernels that it has started there
+    starting: int = 0  # kernels being started, so that simultaneous starts choose differently
+    silent_until: float = 0.0  # when to ask again after no answer, by `time.monotonic`
+    usable: bool = True  # whether the last attempt to start a kernel could use it
 
 
 KNOWN: defaultdict[str, Known] = defaultdict(Known)  # by URL

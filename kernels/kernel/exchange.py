@@ -19,7 +19,6 @@ from nbformat.v4 import new_code_cell
 
 from ..process import KernelProcess
 from ..protocol import Message, OnQuestion, Outputs, Question, in_parts
-from .fairness import Turns
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,7 @@ SILENCE = 2.0  # max seconds of silence between a run's reply and its idle statu
 UNVERIFIED = 2
 INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds `LOOK`
 LOOK = 1.0  # max seconds for a completion or inspection
+SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
 PROMPT_MOST = 10_000  # max characters of a question's prompt
 PARTS = ("header", "parent_header", "metadata", "content")
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -51,6 +51,7 @@ class Exchange:
     ) -> None:
         self.client = client
         self._process, self._give_up = process, give_up
+        self._yielded = 0.0  # when this exchange last yielded to the other tasks
         self._heard = 0.0  # when the last message arrived on iopub
         self._looks = deque[str](maxlen=100)  # the ids of the latest `look` requests
         self._unverified = 0  # consecutive messages with a bad signature
@@ -113,23 +114,24 @@ class Exchange:
 
     # -- answers
 
-    async def until_over(
-        self, request: str, outputs: Outputs, stop: asyncio.Future[Any] | None
+    async def run(
+        self, code: str, request: dict[str, Any], outputs: Outputs, stop: asyncio.Future[Any]
     ) -> Message:
-        """Wait for both the reply to a run and its idle status on iopub; returns the reply.
+        """Run code; waits for both its reply and its idle status on iopub, and returns the reply.
 
         Args:
-            request: the id of the run's request.
+            code: what to run.
+            request: metadata of the request.
             outputs: receives the run's outputs.
             stop: done once the run is being stopped.
         """
-        idle = asyncio.create_task(self.until_idle(request, outputs))
-        answer = asyncio.create_task(self.reply_to(request))
+        sent = self.send(code, request)
+        idle = asyncio.create_task(self.until_idle(sent, outputs))
+        answer = asyncio.create_task(self.reply_to(sent))
         try:
             await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
-            stopped = stop is not None and stop.done()
-            if not await self._follows(answer, 0.5 if stopped else SILENCE):
-                if stop is not None and stop.done():
+            if not await self._follows(answer, 0.5 if stop.done() else SILENCE):
+                if stop.done():
                     # The interrupt came between the code's end and the kernel's reply, in which
                     # case ipykernel drops the reply. It is idle, so nothing is running any more.
                     return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
@@ -175,9 +177,7 @@ class Exchange:
 
     async def until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
         """Fold outputs until a request is idle; of `ours`, errors and status are not folded."""
-        others = Turns()
         while True:
-            await others.have_theirs()
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             parent = message["parent_header"].get("msg_id")
@@ -191,7 +191,7 @@ class Exchange:
                 try:
                     for part in in_parts(message):
                         outputs.fold(part)
-                        await others.have_theirs()
+                        await self._yield()
                 except UNREADABLE as error:
                     self._drop(error)
             if kind == "status" and mine:
@@ -203,18 +203,15 @@ class Exchange:
 
     async def reply_to(self, request: str) -> Message:
         """Wait for the reply on the shell channel to one of our requests."""
-        others = Turns()
         while True:
-            await others.have_theirs()
             message = await self._receive(self.client.get_shell_msg)
             if message["parent_header"].get("msg_id") == request:
                 return message
 
     async def _receive(self, get: Callable[..., Coroutine[Any, Any, Message]]) -> Message:
         """Wait for the next readable message; forged and malformed ones are skipped."""
-        others = Turns()
         while True:
-            await others.have_theirs()
+            await self._yield()
             try:
                 message = await get()
             except UNREADABLE as error:
@@ -226,6 +223,12 @@ class Exchange:
                 self._unverified = 0
                 if all(isinstance(message.get(part), dict) for part in PARTS):
                     return message
+
+    async def _yield(self) -> None:
+        """Yield to the other tasks once per `SLICE`: awaiting a message that is there does not."""
+        if time.monotonic() >= self._yielded + SLICE:
+            await asyncio.sleep(0)
+            self._yielded = time.monotonic()
 
     def _drop(self, error: Exception) -> None:
         """Count an unreadable message; logs at counts that are powers of two."""

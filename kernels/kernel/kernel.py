@@ -7,18 +7,13 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
-import logging
 from base64 import b64encode
-from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Self
 
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from nbformat.v4 import new_code_cell
 
 from ..errors import DeadKernelError, KernelStartError
-from ..inside import SET_UP, set_up_request
 from ..process import Launch
 from ..protocol import (
     Message,
@@ -29,20 +24,15 @@ from ..protocol import (
     Script,
     Status,
     ends_kernel,
-    payloads,
     reply_of,
 )
-from ..remote import NotSent, Shipment
 from .exchange import Exchange
 from .factory import process_for
-
-log = logging.getLogger(__name__)
+from .project_files import ProjectFiles
+from .set_up import get_ready, is_ipykernel, unless_dead
 
 GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
-# Variables that ipykernel changes, and that inside/script_environment.py restores for scripts.
-IPYKERNELS = ("TERM", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "GIT_PAGER")
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
-ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
 
 
 class Kernel:
@@ -51,6 +41,7 @@ class Kernel:
     Attributes:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
+        killed_since: why it was killed; empty if it was not.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
@@ -59,9 +50,8 @@ class Kernel:
         self.process = process_for(launch, context)
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
-        self._outputs = Outputs(new_code_cell())  # of the current run
-        self._shipment: Shipment | None = None  # for a kernel that does not see the project's files
-        self._killed_since = ""
+        self._files: ProjectFiles | None = None  # for a kernel on another machine
+        self.killed_since = ""
 
     # -- life
 
@@ -84,7 +74,10 @@ class Kernel:
             client.start_channels(hb=False)
             self._exchange = Exchange(client, self.process, self.kill)
             async with asyncio.timeout(self.launch.start_timeout):
-                await self._unless_dead(self._get_ready())
+                ready = get_ready(self.exchange, self.process, self.launch)
+                self.info = await unless_dead(self.process, ready)
+            if self.is_python and not self.process.is_here:
+                self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
         except TimeoutError:
             await self.close(graceful=False)
@@ -124,7 +117,7 @@ class Kernel:
     @property
     def is_python(self) -> bool:
         """Whether it is an ipykernel, whatever its kernelspec, and so can run Python files."""
-        return self.info.get("implementation") == "ipython"
+        return is_ipykernel(self.info)
 
     @property
     def client(self) -> AsyncKernelClient:
@@ -190,25 +183,17 @@ class Kernel:
         data = found.get("data")
         return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
 
-    def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop the current run by the same steps as a timeout; False if there is none to stop."""
-        return self._request_stop("interrupted", why)
-
-    async def kill(self, why: str) -> None:
-        """End the process at once; the reply of the current run says `why`."""
-        self._killed_since = why
-        await self.process.kill()
-
-    @property
-    def killed_since(self) -> str:
-        """Why the kernel was killed; empty if it was not."""
-        return self._killed_since
-
-    def _request_stop(self, status: Status, why: str) -> bool:
+    def interrupt(self, why: str = "interrupted", status: Status = "interrupted") -> bool:
+        """Stop the current run, as a timeout does; False if there is none to stop."""
         if self._stop is None or self._stop.done():
             return False
         self._stop.set_result((status, why))
         return True
+
+    async def kill(self, why: str) -> None:
+        """End the process at once; the reply of the current run says `why`."""
+        self.killed_since = why
+        await self.process.kill()
 
     async def _execute(
         self,
@@ -220,17 +205,18 @@ class Kernel:
     ) -> Reply:
         loop = asyncio.get_running_loop()
         self._stop = loop.create_future()
-        timer = (
-            loop.call_later(
-                timeout, self._request_stop, "timeout", f"timed out after {timeout:g} s"
-            )
-            if timeout
-            else None
-        )
+        timer = None
+        if timeout:
+            why = f"timed out after {timeout:g} s"
+            timer = loop.call_later(timeout, self.interrupt, why, "timeout")
         notes: list[str] = []
-        if gone := self.process.raw.attach(outputs.stream):
-            notes.append(f"Left out: {gone:,} characters that came while nothing ran.")
-        ending = loop.create_task(self._with_files(code, request, outputs, notes))
+        if dropped := self.process.raw.attach(outputs.stream):
+            notes.append(f"Left out: {dropped:,} characters that came while nothing ran.")
+        if self._files is None:
+            work = self.exchange.run(code, request, outputs, self._stop)
+        else:
+            work = self._files.run(code, request, outputs, self._stop, notes)
+        ending = loop.create_task(work)
         death = loop.create_task(self.process.until_dead())
         asking = loop.create_task(self.exchange.relay_questions(on_question, outputs))
         try:
@@ -297,88 +283,11 @@ class Kernel:
         outputs.changed.set()
         self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
-        if self._killed_since:
-            steps = [self._killed_since, "killed"]
+        if self.killed_since:
+            steps = [self.killed_since, "killed"]
         how, why = tuple(steps), self._notes(notes, outputs)
         return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=why)
 
     def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
         left_out = [outputs.left_out] if outputs.left_out else []
-        return (*notes, *self.process.news(), *left_out)
-
-    # -- messages
-
-    async def _with_files(
-        self, code: str, request: dict[str, Any], outputs: Outputs, notes: list[str]
-    ) -> Message:
-        """Run code; sends the project's files first, if the kernel's machine needs them."""
-        shipment = self._shipment
-        if shipment is None:
-            return await self._until_over(code, request, outputs)
-        try:
-            self._outputs = outputs
-            if request or shipment.there is None:
-                script = Path(request["path"]) if request else None
-                notes += await shipment.send(script)
-                request = {**request, "path": shipment.path(script)} if script else {}
-        except NotSent as error:
-            if self._stop is None or not self._stop.done():
-                outputs.stream("stderr", f"The project's files did not get there: {error}\n")
-            return {"content": {"status": "error", "ename": "NotSent"}}
-        reply = await self._until_over(code, request, outputs)
-        if not ends_kernel(reply):
-            try:
-                notes += await shipment.written()
-            except NotSent as error:
-                log.info("What was written on the kernel's machine is not known: %s", error)
-        return reply
-
-    async def _until_over(self, code: str, request: dict[str, Any], outputs: Outputs) -> Message:
-        sent = self.exchange.send(code, request)
-        return await self.exchange.until_over(sent, outputs, self._stop)
-
-    async def _ask_files(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Ask `inside/file_receiver.py` in the kernel; returns its answer."""
-        if self._stop is not None and self._stop.done():
-            raise NotSent("stopped")
-        request = self.exchange.send(ANSWER_FILES, question, silent=True)
-        reply = await self.exchange.reply_to(request)
-        await self.exchange.until_idle(request, self._outputs, ours=True)
-        for payload in payloads(reply):
-            if payload.get("source") == "rmi_agent.files":
-                return payload
-        content = reply["content"]
-        raise NotSent(f"{content.get('ename')}: {str(content.get('evalue'))[:1000]}")
-
-    # -- getting ready
-
-    async def _get_ready(self) -> None:
-        """Wait for the kernel's first answer, then set it up if it is a Python kernel."""
-        self.info = await self.exchange.greet()
-        if not self.is_python:
-            return
-        raw = self.process.raw.is_open and self.process.pid is not None
-        changed = {name: self.launch.env.get(name) for name in IPYKERNELS}
-        arguments = [raw, changed, self.launch.output_limit]
-        more = self.process.more_to_set_up()
-        if not self.process.is_here:
-            self._shipment = Shipment(self.launch.cwd, self.launch.far, self._ask_files)
-        request = {"arguments": arguments, **set_up_request(more.programs), **more.sent}
-        msg_id = self.exchange.send(SET_UP, request, silent=True)
-        reply = (await self.exchange.reply_to(msg_id))["content"]
-        if reply["status"] != "ok":
-            raise DeadKernelError("\n".join(reply.get("traceback", [])))
-        self.process.tended = True
-        await self.exchange.until_idle(msg_id, Outputs(new_code_cell()))
-
-    async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await `work`; raises `DeadKernelError` if the process ends first."""
-        task, death = asyncio.create_task(work), asyncio.create_task(self.process.until_dead())
-        try:
-            await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
-            if not task.done():
-                raise DeadKernelError(self.process.told_end(death.result()))
-            task.result()
-        finally:
-            for each in (task, death):
-                each.cancel()
+        return (*notes, *self.process.connection_messages(), *left_out)

@@ -34,7 +34,7 @@ class KernelProcess(Protocol):
         pid: its process id; None if unknown.
         raw: the pipes on its descriptors 1 and 2, open where available.
         mark: the mark that it and everything it starts carry in their environment.
-        tended: whether the set-up of Python kernels has been done in it.
+        is_set_up: whether the set-up of Python kernels has been done in it.
         left_running: processes it started that could not be ended, a sentence for each.
     """
 
@@ -42,7 +42,7 @@ class KernelProcess(Protocol):
     pid: int | None
     raw: RawOutput
     mark: str
-    tended: bool
+    is_set_up: bool
     left_running: tuple[str, ...]
 
     async def start(self) -> AsyncKernelClient:
@@ -97,11 +97,11 @@ class KernelProcess(Protocol):
         """What is known about its end besides the exit code; may be empty."""
         ...
 
-    def told_end(self, code: int | None) -> str:
+    def describe_end(self, code: int | None) -> str:
         """Describe in a sentence how it ended, given the code from `until_dead`."""
         ...
 
-    def news(self) -> tuple[str, ...]:
+    def connection_messages(self) -> tuple[str, ...]:
         """What happened to the connection since the last call."""
         ...
 

@@ -26,7 +26,7 @@ class RemoteOptions:
             no sandbox confines it here.
         files: whether they see the files in `Launch.cwd` at the same path ("shared"), are
             sent them ("sent"), or are checked first ("auto").
-        most: max bytes of files to send.
+        max_bytes: of all files to send together.
         private: folders that are never sent.
     """
 
@@ -34,7 +34,7 @@ class RemoteOptions:
     silence: float = 3.0
     confined: bool = False
     files: Literal["auto", "sent", "shared"] = "auto"
-    most: int = 50_000_000
+    max_bytes: int = 50_000_000
     private: tuple[Path, ...] = ()
 
 
@@ -60,7 +60,7 @@ class Launch:
         template_overrides: variables with other values in a template, so that it runs nothing
             that kernels can write; None unsets one.
         mark: prefix of the mark that the process and all it starts carry in their environment.
-        far: options for kernels on other machines.
+        remote_options: options for kernels on other machines.
         servers: Jupyter Servers, one of which runs the kernel; empty means this machine.
         attach: an existing kernel on one of them, to be used instead of a new one.
     """
@@ -78,7 +78,7 @@ class Launch:
     last_filter: str = ""
     template_overrides: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"
-    far: RemoteOptions = field(default_factory=RemoteOptions)
+    remote_options: RemoteOptions = field(default_factory=RemoteOptions)
     servers: tuple[JupyterServer, ...] = ()
     attach: RemoteKernel | None = None
 

@@ -43,7 +43,7 @@ class LocalProcess:
     """The process behind a kernel, on this machine: see `KernelProcess`."""
 
     is_here = True
-    tended = False
+    is_set_up = False
     remote: RemoteKernel | None = None
     cut_until = 0.0
 
@@ -164,11 +164,11 @@ class LocalProcess:
         """What is known about its end besides the exit code: nothing."""
         return ""
 
-    def news(self) -> tuple[str, ...]:
+    def connection_messages(self) -> tuple[str, ...]:
         """What happened to the connection since the last call: a local one never breaks."""
         return ()
 
-    def told_end(self, code: int | None) -> str:
+    def describe_end(self, code: int | None) -> str:
         """Describe in a sentence how it ended, given the code from `until_dead`."""
         return describe_exit(code)
 
@@ -181,7 +181,7 @@ class LocalProcess:
 
     async def kill(self) -> None:
         """Kill it and everything it started, at once."""
-        await self._look()
+        await self._refresh_family()
         provisioner = self._manager.provisioner
         try:
             if provisioner is not None and provisioner.has_process:
@@ -194,7 +194,7 @@ class LocalProcess:
 
         A graceful end gives the kernel at most two seconds to run its exit handlers.
         """
-        await self._look()
+        await self._refresh_family()
         try:
             if self._manager.has_kernel:
                 await self._manager.shutdown_kernel(now=not graceful)
@@ -236,10 +236,10 @@ class LocalProcess:
         self.raw.detach()
         return "".join(said).strip()
 
-    async def _look(self) -> None:
+    async def _refresh_family(self) -> None:
         """Find all its processes while it still exists to trace them by."""
         if self.family is not None:
-            await asyncio.to_thread(self.family.look_again)
+            await asyncio.to_thread(self.family.refresh)
 
     async def _sweep(self) -> None:
         """Kill what is left of it: descendants, its process group, daemons, shared memory."""

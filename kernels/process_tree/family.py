@@ -84,7 +84,7 @@ class Family:
         root: the process's id.
 
     Attributes:
-        pids: ids of the members alive at the last look.
+        pids: ids of the members alive at the last update.
         segments: shared memory segments by number, created by members, even ones that have ended.
     """
 
@@ -95,14 +95,14 @@ class Family:
         self._began: dict[int, float] = {}
         if LINUX and (found := parent_and_start(root)):
             self._root_began = self._began[root] = found[1]
-        self._latest: dict[int, float] = {}  # members alive at this look or the one before
+        self._latest: dict[int, float] = {}  # members alive at this update or the one before
 
     @property
     def pids(self) -> list[int]:
-        """The ids of the members that were alive at the last look."""
+        """The ids of the members that were alive at the last update."""
         return list(self._began)
 
-    def look(self, now: Tree) -> None:
+    def update(self, now: Tree) -> None:
         """Update the members from a snapshot."""
         if self._root_began is None and self.root in now.began:
             self._root_began = self._began[self.root] = now.began[self.root]
@@ -132,14 +132,14 @@ class Family:
                 noted[segment.number] = segment
         self.segments = noted
 
-    def look_again(self) -> None:
+    def refresh(self) -> None:
         """Update the members as they are now; skips the full snapshot if there is only the root."""
         if not LINUX or set(self._began) - {self.root} or has_children(self.root):
-            self.look(tree())
+            self.update(tree())
         else:
             found = parent_and_start(self.root)
             began = {self.root: found[1]} if found else {}
-            self.look(Tree({}, began, {}, segments()))
+            self.update(Tree({}, began, {}, segments()))
 
     def adopt(self, pid: int, now: Tree) -> None:
         """Add a process that was found in another way, such as by its mark."""
@@ -151,12 +151,12 @@ class Family:
         """Kill all members and marked processes; returns a sentence for each that survived."""
         denied: dict[int, str] = {}
         for _ in range(ROUNDS):
-            self.look_again()
+            self.refresh()
             strays = marked(mark)
             if not strays and not self.pids:
                 break
             now = tree()
-            self.look(now)
+            self.update(now)
             for process in strays:
                 self.adopt(process.pid, now)
             left = [pid for pid in self.pids if pid not in denied]
@@ -184,7 +184,7 @@ def adopt_strays(now: Tree, families: dict[str, Family], searched: Mapping[int, 
     """Adopt daemons, which left their family before they were seen but carry its mark.
 
     Args:
-        now: a snapshot, which the families have looked at.
+        now: a snapshot, with which the families have been updated.
         families: the families by mark.
         searched: start times of the processes that were searched before, by pid.
     """

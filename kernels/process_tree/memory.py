@@ -47,7 +47,7 @@ class Account:
 
 def memory_of(family: Family) -> int:
     """Bytes that a family uses now, as exactly as possible."""
-    family.look(tree())
+    family.update(tree())
     if not LINUX:
         return sum(map(resident, family.pids))
     account = Account(segments=segment_sizes(family))

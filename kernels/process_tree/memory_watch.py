@@ -1,6 +1,6 @@
 """Which kernels use more memory than their limit.
 
-Runs in its own thread, since it looks at every process of the machine. Knows processes; the session
+Runs in its own thread, since it scans every process of the machine. Knows processes; the session
 decides what happens to a kernel that uses too much.
 """
 
@@ -18,9 +18,9 @@ from .memory import Account, exact, held, resident, segment_sizes, sizes
 
 log = logging.getLogger(__name__)
 
-LOOK_INTERVAL = 1.0  # seconds between looks at all processes while a kernel is busy
-IDLE_INTERVAL = 10.0  # the same while no kernel is busy
-SHARE = 0.05  # max fraction of the time spent looking
+SCAN_INTERVAL = 1.0  # seconds between scans of all processes while a kernel is busy
+IDLE_SCAN_INTERVAL = 10.0  # the same while no kernel is busy
+MAX_SHARE = 0.05  # max fraction of the time spent scanning
 OWN = ("/tmp", "/dev/shm")  # kept in memory in a sandbox, and shared by its sessions
 INODE = 1024  # approximate bytes that a file takes besides its content
 
@@ -48,11 +48,11 @@ class MemoryWatch(Generic[P]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._accounts: dict[P, Account] = {}
-        # Bytes at the last look, by devices; None once a kernel that shared them has ended, since
+        # Bytes at the last scan, by devices; None once a kernel that shared them has ended, since
         # it is unknown how much that kernel added at the end.
         self._used: dict[tuple[int, ...], int | None] = {}
         self._searched: dict[int, float] = {}  # processes already searched for a mark
-        self._looked = 0.0
+        self._updated = 0.0
         self._took = 0.0
         self._ticks = 0
 
@@ -76,11 +76,10 @@ class MemoryWatch(Generic[P]):
         began = time.monotonic()
         for kernel in set(kernels) - self._accounts.keys():
             self._accounts[kernel] = Account(devices=sandbox_devices(kernel))
-        if began >= self._looked + max(
-            LOOK_INTERVAL if busy else IDLE_INTERVAL, self._took / SHARE
-        ):
-            self._look(tree())
-            self._looked, self._took = began, time.monotonic() - began
+        interval = SCAN_INTERVAL if busy else IDLE_SCAN_INTERVAL
+        if began >= self._updated + max(interval, self._took / MAX_SHARE):
+            self._update(tree())
+            self._updated, self._took = began, time.monotonic() - began
         self._charge(busy)
         self._ticks += 1
         found = []
@@ -107,7 +106,7 @@ class MemoryWatch(Generic[P]):
         if most + account.charged <= self.limit or began < account.exact_at:
             return ""
         used = exact(family.pids, shared, account)
-        account.exact_at = began + min(1.0, (time.monotonic() - began) / SHARE)
+        account.exact_at = began + min(1.0, (time.monotonic() - began) / MAX_SHARE)
         if used <= self.limit:
             return ""
         own = f", {account.charged / 1e6:,.0f} of them in its /tmp and /dev/shm"
@@ -116,10 +115,10 @@ class MemoryWatch(Generic[P]):
             f"{own if account.charged > self.limit / 10 else ''})"
         )
 
-    def _look(self, now: Tree) -> None:
+    def _update(self, now: Tree) -> None:
         families = {k.mark: k.family for k in self._accounts if k.family is not None}
         for family in families.values():
-            family.look(now)
+            family.update(now)
         if not LINUX:
             return
         adopt_strays(now, families, self._searched)

@@ -18,11 +18,11 @@ import psutil
 with contextlib.suppress(ImportError):  # there it is part of the same text
     from .reaper import kill_marked
 
-GLANCE = 0.2  # seconds between checks whether the kernel is alive
-CLOSER = 2.0  # seconds between checks of its child processes and connections
+KERNEL_INTERVAL = 0.2  # seconds between checks whether the kernel is alive
+FAMILY_INTERVAL = 2.0  # seconds between checks of its child processes and connections
 
 
-def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience: float) -> None:
+def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], timeout: float) -> None:
     """Wait for a kernel to end, or kill it; then kill what it started and remove its files.
 
     Args:
@@ -30,20 +30,20 @@ def guard(pid: int, mark: str, ports: list[int], leftovers: list[str], patience:
         mark: the mark in the environment of everything it starts.
         ports: the ports of its channels.
         leftovers: files and folders to remove after its end.
-        patience: max seconds without a connection; after that the kernel is killed.
+        timeout: max seconds without a connection; after that the kernel is killed.
     """
     kernel = psutil.Process(pid)
     family: set[psutil.Process] = set()
-    looked = connected = time.monotonic()
+    checked = connected = time.monotonic()
     while runs(kernel):
-        time.sleep(GLANCE)
-        if (now := time.monotonic()) > looked + CLOSER:
-            looked = now
+        time.sleep(KERNEL_INTERVAL)
+        if (now := time.monotonic()) > checked + FAMILY_INTERVAL:
+            checked = now
             with contextlib.suppress(psutil.Error):
                 family.update(kernel.children(recursive=True))
                 if has_connection(kernel, ports):
                     connected = now
-            if now > connected + patience:
+            if now > connected + timeout:
                 with contextlib.suppress(psutil.Error):
                     kernel.kill()
     for process in {*family, *members(pid)}:

@@ -124,7 +124,8 @@ class Outputs:
         """Add text to a stream, joined to its last output unless a display came after that."""
         if not text or not self._admit(len(utf8(text))):
             return
-        self._clear_if_waiting()
+        if self._clear_next:
+            self._clear()
         name = "stderr" if name == "stderr" else "stdout"
         joined = (each for each in reversed(self._trailing_streams()) if each.name == name)
         output = next(joined, None)
@@ -196,7 +197,8 @@ class Outputs:
         self.changed.set()
 
     def _append(self, output: NotebookNode, weight: Weight, display_id: str = "") -> bool:
-        self._clear_if_waiting()
+        if self._clear_next:
+            self._clear()
         if len(self.cell.outputs) >= OUTPUTS_MOST:
             self._leave_out(weight)
             return False
@@ -206,10 +208,6 @@ class Outputs:
         self.cell.outputs.append(output)
         self.changed.set()
         return True
-
-    def _clear_if_waiting(self) -> None:
-        if self._clear_next:
-            self._clear()
 
     def _clear(self) -> None:
         self._clear_next = False

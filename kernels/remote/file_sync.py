@@ -14,7 +14,6 @@ import stat
 import zlib
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,23 +26,12 @@ SKIPPED = ("__pycache__", "node_modules")
 VENV = "pyvenv.cfg"  # marks a folder as a virtual environment, which is useless on another machine
 MOST_FILES = 5_000
 NAMED = 5  # max left-out files named in a note
+# The digests of files that have not changed: by path, with their inode, size and mtime.
+DIGESTS: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
 
 class NotSent(Exception):
     """The files could not be sent; the text says why."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The files of a project.
-
-    Attributes:
-        digests: SHA-256 by name, with slashes.
-        left_out: names of files beyond the size limit, largest first.
-    """
-
-    digests: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
 
 
 class Shipment:
@@ -58,7 +46,7 @@ class Shipment:
     def __init__(self, root: Path, options: RemoteOptions, ask: Ask) -> None:
         self.root, self.options, self._ask = root, options, ask
         self.there: str | None = None  # the copy's folder on the kernel's machine, if any yet
-        self._reported: tuple[str, ...] = ()
+        self._reported: list[str] = []  # what was left out
         self._shared = False
 
     async def send(self, script: Path | None = None) -> list[str]:
@@ -69,14 +57,15 @@ class Shipment:
                 changes into the project's folder, where kernels on this machine start.
         """
         near = script.parent if script and script.is_relative_to(self.root) else self.root
-        found = Found()
+        digests: dict[str, str] = {}
+        left_out: list[str] = []
         if self.options.files != "shared" and not self._shared:
-            found = await asyncio.to_thread(search, self.root, near, self.options)
+            digests, left_out = await asyncio.to_thread(search, self.root, near, self.options)
         answer = await self._ask(
             {
                 "do": "compare",
                 "root": str(self.root),
-                "files": found.digests,
+                "files": digests,
                 "way": self.options.files,
                 "near": near.relative_to(self.root).as_posix(),
                 "enter": script is None,
@@ -84,10 +73,11 @@ class Shipment:
         )
         self.there, self._shared = str(answer["folder"]), bool(answer["shared"])
         # Don't trust the list of missing files: code in the kernel may have tampered with it.
-        missing = [name for name in found.digests if name in set(answer["missing"])]
+        requested = set(answer["missing"])
+        missing = [name for name in digests if name in requested]
         for pieces in parts(self.root, missing):
             await self._ask({"do": "put", "pieces": pieces})
-        return [] if self._shared else self._left_out(found)
+        return [] if self._shared else self._left_out(left_out)
 
     def path(self, script: Path) -> str:
         """Return a file's path on the kernel's machine; files from outside are put in the copy."""
@@ -106,18 +96,16 @@ class Shipment:
         if not answer["count"]:
             return []
         names = listed(answer["names"], answer["count"])
-        return [
-            f"Written on the kernel's machine, and deleted there when the session ends: {names}."
-        ]
+        return [f"Written on the kernel's machine, deleted when the session ends: {names}."]
 
-    def _left_out(self, found: Found) -> list[str]:
-        if not found.left_out or found.left_out == self._reported:
+    def _left_out(self, names: list[str]) -> list[str]:
+        if not names or names == self._reported:
             return []
-        self._reported = found.left_out
-        names = listed(found.left_out[:NAMED], len(found.left_out))
+        self._reported = names
+        which = listed(names[:NAMED], len(names))
         return [
-            f"The kernel's machine did not get all files of the project: {names} would exceed"
-            f" RMI_AGENT_REMOTE_FILES_LIMIT ({self.options.most / 1e6:,.0f} MB in all)."
+            f"The kernel's machine did not get all files of the project: {which} would exceed"
+            f" RMI_AGENT_REMOTE_FILES_LIMIT ({self.options.max_bytes / 1e6:,.0f} MB in all)."
         ]
 
 
@@ -127,21 +115,24 @@ def listed(names: Sequence[str], count: int) -> str:
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-def search(root: Path, near: Path, options: RemoteOptions) -> Found:
-    """Choose the files to send: those in the script's folder first, then the smallest."""
+def search(root: Path, near: Path, options: RemoteOptions) -> tuple[dict[str, str], list[str]]:
+    """Choose the files to send: those in the script's folder first, then the smallest.
+
+    Returns their SHA-256 by name, with slashes, and the names of what is too large, largest first.
+    """
     sized = sorted(
         (not (root / name).is_relative_to(near), size, name) for name, size in files(root, options)
     )
     digests: dict[str, str] = {}
     left_out: list[tuple[int, str]] = []
-    room = options.most
+    room = options.max_bytes
     for _, size, name in sized:
         if size > room or len(digests) == MOST_FILES:
             left_out.append((size, name))
-        elif digest := DIGESTS.of(root / name):
+        elif digest := digest_of(root / name):
             room -= size
             digests[name] = digest
-    return Found(digests, tuple(name for _, name in sorted(left_out, reverse=True)))
+    return digests, [name for _, name in sorted(left_out, reverse=True)]
 
 
 def files(root: Path, options: RemoteOptions) -> Iterator[tuple[str, int]]:
@@ -198,27 +189,17 @@ def without_links(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-class Digests:
-    """Caches the digests of unchanged files."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int, int], str]] = {}
-
-    def of(self, path: Path) -> str:
-        """Return the SHA-256 of a file's bytes; empty if it can't be read."""
-        try:
-            with open(path, "rb", opener=without_links) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return ""
-                state = (status.st_ino, status.st_size, status.st_mtime_ns)
-                known = self._known.get(path)
-                if known is None or known[0] != state:
-                    known = state, hashlib.file_digest(file, "sha256").hexdigest()
-                    self._known[path] = known
-                return known[1]
-        except OSError:
-            return ""
-
-
-DIGESTS = Digests()
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes; empty if it can't be read."""
+    try:
+        with open(path, "rb", opener=without_links) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            state = (status.st_ino, status.st_size, status.st_mtime_ns)
+            known = DIGESTS.get(path)
+            if known is None or known[0] != state:
+                known = DIGESTS[path] = state, hashlib.file_digest(file, "sha256").hexdigest()
+            return known[1]
+    except OSError:
+        return ""

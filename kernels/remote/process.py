@@ -68,7 +68,12 @@ class RemoteProcess(LocalProcess):
             KernelStartError: the provisioner failed, or the sandbox can't hold the kernel.
         """
         self._refuse_sandbox()
-        env = {**self._quiet(), **self.launch.env, **self.launch.far.env, MARK: self.mark}
+        env = {
+            **self._quiet(),
+            **self.launch.env,
+            **self.launch.remote_options.env,
+            MARK: self.mark,
+        }
         work = self._manager.start_kernel(cwd=str(self.launch.cwd), env=env)
         self._starting = asyncio.wrap_future(submit(work))
         # The start goes on even if we are cancelled: nobody could end a half-started kernel.
@@ -85,14 +90,14 @@ class RemoteProcess(LocalProcess):
             ) from error
         self._refuse_this_machine()
         client = self._new_client()
-        self._heart = Heartbeat(client, self.launch.far.silence, self._is_known)
+        self._heart = Heartbeat(client, self.launch.remote_options.silence, self._is_known)
         self._heart.start()
         return client
 
     def more_to_set_up(self) -> SetUp:
         """Return what to set up in the kernel: the file receiver and the reaper."""
         # Longer than our own give-up time, so the kernel never disappears while we still wait.
-        timeout = 2 * self.launch.far.silence + 3
+        timeout = 2 * self.launch.remote_options.silence + 3
         reaper = [MARK, self.mark, reaper_texts(), timeout]
         return SetUp(("file_receiver.py",), {"reaper": reaper})
 
@@ -112,7 +117,7 @@ class RemoteProcess(LocalProcess):
     def _refuse_this_machine(self) -> None:
         """Refuse a kernel on this machine: the ssh provisioner skips ssh if the host is local."""
         local, pid = self._local(), getattr(self._manager.provisioner, "pid", None)
-        if self.launch.far.confined and local is not None and local.pid == pid:
+        if self.launch.remote_options.confined and local is not None and local.pid == pid:
             raise KernelStartError(
                 f"{self._named} was put on this machine by its provisioner, where nothing confines"
                 " it. Name another host in its kernelspec, choose another RMI_AGENT_KERNEL_NAME, or"
@@ -148,7 +153,7 @@ class RemoteProcess(LocalProcess):
         """How we know that the kernel ended; empty before that."""
         return self._heart.why if self._heart is not None else ""
 
-    def told_end(self, code: int | None) -> str:
+    def describe_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""
         return self.why_ended or "It was never started."
 
@@ -189,7 +194,7 @@ class RemoteProcess(LocalProcess):
 
     async def _end(self, graceful: bool) -> None:
         """End the kernel by a shutdown request, then by a signal."""
-        if self._heart is None or not self.tended:
+        if self._heart is None or not self.is_set_up:
             # On a shutdown request it would wait 15 seconds for its launcher's listener, with
             # signal forwarding already stopped; only our set-up keeps the two apart.
             return await self._signal(signal.SIGKILL)

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-PATIENCE = 15.0  # timeout in seconds for a process that only looks around
+TIMEOUT = 15.0  # seconds for a process that only looks around
 # Asks an interpreter where it and its packages are. Skips `sitecustomize`, which may lie in a
 # folder that a `.pth` file names and kernels can change.
 WHERE = """
@@ -40,7 +40,7 @@ def where(interpreter: str) -> tuple[str, ...]:
         capture_output=True,
         text=True,
         cwd="/",
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     more = os.environ.get("PYTHONPATH", "").split(os.pathsep)

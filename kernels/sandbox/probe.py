@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import KernelStartError
 from . import seccomp
 from .command import DEVICE_FILES, command, program
-from .interpreters import PATIENCE, where
+from .interpreters import TIMEOUT, where
 from .places import SYSTEM
 from .policy import Policy
 
@@ -63,7 +63,7 @@ def why_not(policy: Policy) -> str:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 check=False,
             )
         except (KernelStartError, OSError, subprocess.TimeoutExpired) as error:
@@ -91,7 +91,7 @@ def keeps_devices(policy: Policy) -> bool:
     wrap = program("confine.py", {"read_only": DEVICE_FILES})
     looking = [*wrap, sys.executable, "-I", "-S", "-c", look]
     try:
-        done = subprocess.run(looking, capture_output=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(looking, capture_output=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout == b"True\n"

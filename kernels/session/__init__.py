@@ -3,19 +3,21 @@
 `Sessions` holds all open sessions and makes room for new ones.
 """
 
-from .directory import Elsewhere, Peers
-from .execution import Execution
+from .config import Config, Handover
+from .directory import Directory, Elsewhere, Peers
 from .pool import Pool
 from .quotas import LOCAL
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
-from .session import Config, Handover, Session
+from .runs import Execution
+from .session import Session
 
 __all__ = [
     "LOCAL",
     "Again",
     "ClosedSession",
     "Config",
+    "Directory",
     "Elsewhere",
     "Execution",
     "Handover",

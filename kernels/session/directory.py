@@ -1,6 +1,6 @@
 """The directory that lists open sessions for the other servers that share them.
 
-`Alone` is the directory of a server that shares nothing. Knows nothing of how servers agree.
+Knows nothing of how servers agree: see `cluster/`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Container
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .registry import Sessions
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Peers:
-    """The living copies of the server, and the notebooks that a copy will continue, by name."""
+    """The living instances of the server, and the notebooks that one will continue, by name."""
 
-    copies: Container[str] = ()
+    instances: Container[str] = ()
     notebooks: Container[str] = ()
 
 
@@ -43,14 +43,14 @@ class Elsewhere:
     notebook: Path | None
 
 
-class Directory(Protocol):
-    """What `Sessions` reports to the other servers.
+class Directory:
+    """What `Sessions` reports to the other servers; this one shares nothing.
 
     Attributes:
         name: this server's name among them; empty if there are no others.
     """
 
-    name: str
+    name = ""
 
     def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
         """Take part as one of the servers while the context lasts.
@@ -58,27 +58,20 @@ class Directory(Protocol):
         Raises:
             StoreError: the others can't be reached.
         """
-        ...
+        return nullcontext(Peers())
 
     async def announce(self, session: Session) -> None:
-        """List a new session.
+        """List a new session, and follow its changes.
 
         Raises:
             StoreError: the others can't be reached.
         """
-        ...
-
-    def note(self, session: Session) -> None:
-        """Update a session's entry soon, since a run has started or ended."""
-        ...
 
     async def tell_end(self, session: Session, why: str) -> None:
         """List a session as ended."""
-        ...
 
     async def release_all(self) -> None:
         """Hand over to the other servers all sessions whose kernels outlive this server."""
-        ...
 
     async def elsewhere(self, principal: str) -> list[Elsewhere]:
         """The principal's sessions that are not open in this server.
@@ -86,30 +79,4 @@ class Directory(Protocol):
         Raises:
             StoreError: the others can't be reached.
         """
-        ...
-
-
-class Alone:
-    """The directory of a server that shares nothing."""
-
-    name = ""
-
-    def joined(self, sessions: Sessions) -> AbstractAsyncContextManager[Peers]:
-        """Join nobody."""
-        return nullcontext(Peers())
-
-    async def announce(self, session: Session) -> None:
-        """Do nothing: no other server lists the session."""
-
-    def note(self, session: Session) -> None:
-        """Do nothing: there is no entry to update."""
-
-    async def tell_end(self, session: Session, why: str) -> None:
-        """Do nothing: there is no entry to close."""
-
-    async def release_all(self) -> None:
-        """Do nothing: there is no server to hand sessions over to."""
-
-    async def elsewhere(self, principal: str) -> list[Elsewhere]:
-        """Return no sessions: all of them are open here."""
         return []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import KernelError, reason
 from ..notebook import Difference, Run, differences
-from .execution import Execution
+from .runs import Execution
 from .session import Session
 
 
@@ -76,14 +76,14 @@ class Resume:
         for before in self.cells:
             left = self._ends - time.monotonic()
             if left <= 0 and not self.stopped:
-                self.stopped = f"the {self._timeout:g} s for all of it were over"
+                self.stopped = f"the time limit of {self._timeout:g} s for all cells was reached"
             if self.stopped:
                 return
             try:
                 execution = self._submit(before, min(left, self._limit(before)))
                 run = await asyncio.shield(execution.task)
             except (KernelError, asyncio.CancelledError) as error:
-                self.stopped = self.stopped or str(error) or "its run was taken out of the queue"
+                self.stopped = self.stopped or str(error) or "its run was removed from the queue"
                 return
             except Exception as error:
                 self.stopped = self.stopped or f"the server failed: {reason(error)}"

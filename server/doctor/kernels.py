@@ -83,9 +83,9 @@ async def of_session(session: Session) -> list[CheckResult]:
             else "the kernel was killed",
         ),
     ]
-    if not session.is_here:
+    if session.kernel is None or not session.kernel.process.is_here:
         return results
-    forked = session.forked
+    forked = session.kernel.process.forked
     how = "new kernels are forked" if forked else "new kernels are started, which takes longer"
     todo = "" if forked else "The log of a server says why (--log-level info)."
     return [*results, CheckResult("fork server", forked, how, todo)]

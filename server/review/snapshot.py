@@ -68,11 +68,10 @@ async def pending_cells(sessions: Sessions | None, notebook: Path) -> tuple[Cell
     if session is None:
         return None
     begun = []
-    for execution in session.executions:
-        if not execution.task.done():
-            status = "waiting" if execution.status == "queued" else "running"
-            script = execution.script.path.name if execution.script is not None else ""
-            begun.append((execution.outputs.settled(), status, script))
+    for execution in session.runs.unfinished:
+        status = "waiting" if execution.status == "queued" else "running"
+        script = execution.script.path.name if execution.script is not None else ""
+        begun.append((execution.outputs.settled(), status, script))
     return await asyncio.to_thread(parse_pending, begun)
 
 

@@ -16,7 +16,7 @@ from ...kernels import Execution, Run
 from ..plaintext import plain
 from .own_lines import SESSION, fragment, note
 from .run_text import PICTURE_TYPES, Layout, TextCache, growing
-from .truncate import budgeted
+from .truncate import WORTH, budgeted
 
 PAGE = 20_000  # default max characters returned by read_output
 PICTURES = 8  # max pictures in one result
@@ -144,6 +144,8 @@ async def page_of_run(
 
 async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
     """A run's text truncated to a budget, and whether anything is missing."""
+    if len(whole) <= min(budget, WORTH):  # too short for a repeat that is worth collapsing
+        return whole[:], False
     if len(whole) <= AT_ONCE_BUDGETED:
         return budgeted(whole, budget, session_id, cell)
     return await asyncio.to_thread(budgeted, whole, budget, session_id, cell)

@@ -19,7 +19,7 @@ from mcp_types import TextContent, ToolAnnotations
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ...kernels import Again, Resume, Run, Session, SessionNotFoundError, Sessions, recorded
+from ...kernels import Again, Resume, Run, SessionNotFoundError, Sessions, recorded
 from ..files import safe_open as beneath
 from ..middleware import has_more_values
 from ..plaintext import plain
@@ -35,15 +35,15 @@ LOOK_EVERY = 0.5  # seconds between progress reports
 
 
 class Resuming:
-    """The `resume_session` tool of one server."""
+    """The `resume_session` tool of one server.
+
+    Attributes:
+        by_session: the resume that a session is in or has been through, by the session's id.
+    """
 
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
-        self._resumes: dict[str, Resume] = {}  # by id of the open session
-
-    def of(self, session: Session) -> Resume | None:
-        """The resume that a session is going through or has completed; None if there is none."""
-        return self._resumes.get(session.id)
+        self.by_session: dict[str, Resume] = {}
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -95,7 +95,7 @@ class Resuming:
         """An open session's resume, running or completed; None if there is none."""
         for session in self._sessions.all(principal()):
             if session.id == session_id:
-                return self.of(session)
+                return self.by_session.get(session.id)
         return None
 
     async def _begin(
@@ -117,8 +117,8 @@ class Resuming:
         for run in cells:
             put_in_place(run, self._settings.projects)
         resume = Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
-        open_ones = {key: one for key, one in self._resumes.items() if not one.session.closed}
-        self._resumes = {**open_ones, session.id: resume}
+        open_ones = {key: one for key, one in self.by_session.items() if not one.session.closed}
+        self.by_session = {**open_ones, session.id: resume}
         return resume
 
     def _path(self, named: str) -> Path:
@@ -128,7 +128,7 @@ class Resuming:
             Refusal: the name can't be a notebook's, or nothing ran in the session.
         """
         try:
-            recorded_in = self._sessions.notebook(named, principal())
+            recorded_in = self._sessions.known(named, principal()).notebook
         except SessionNotFoundError:
             name = Path(named).name
             if not name or "\0" in name:

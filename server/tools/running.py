@@ -89,7 +89,7 @@ class RunTools:
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: an argument contains a NUL character; remove it.")
             async with self._session(session_id) as session:
-                if not session.is_python:
+                if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel); this server runs"
                         f" {self.settings.kernel_name!r}. Use run_cell."
@@ -187,7 +187,7 @@ class RunTools:
         try:
             if session_id:
                 session = self.sessions.get(session_id, who)
-                resume = self.resuming.of(session)
+                resume = self.resuming.by_session.get(session_id)
                 if resume is not None and not resume.task.done():
                     raise Refusal(
                         f"Session {session_id} is still being resumed; resume_session(notebook="
@@ -210,7 +210,7 @@ class RunTools:
 
     def _asked_before(self, ctx: Context) -> Execution | None:
         """Deliver the answer that this call brings, if any; returns the run that asked."""
-        before = asked_before(ctx)
+        before = asked_before(ctx) if ctx.request_state else None
         if before is None:
             return None
         execution = self.sessions.execution(before.session_id, before.cell, principal())

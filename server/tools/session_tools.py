@@ -37,14 +37,14 @@ class SessionTools:
         """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
-            if (resume := self.resuming.of(session)) is not None:
+            if (resume := self.resuming.by_session.get(session_id)) is not None:
                 resume.stop("interrupt_session was called")
             running = session.interrupt()
             if running is None:
                 if not session.running:
                     return f"Nothing runs in session {session_id}."
                 return (
-                    f"Cell {session.unfinished[0].number} of session {session_id} is ending"
+                    f"Cell {session.runs.unfinished[0].number} of session {session_id} is ending"
                     " already. Call interrupt_session again if it has not ended in a few seconds."
                 )
             await running.wait(10)
@@ -97,8 +97,13 @@ class SessionTools:
 
 async def open_here(session: Session) -> dict[str, Any]:
     """The row of a session that is open in this server."""
-    # Memory can't be measured from here if the kernel runs on another machine.
-    memory = await asyncio.to_thread(session.memory) if session.is_here else None
+    kernel = session.kernel
+    if kernel is None:
+        memory: int | None = 0
+    elif kernel.process.is_here:
+        memory = await asyncio.to_thread(kernel.process.memory)
+    else:  # on another machine, so it can't be measured from here
+        memory = None
     path = session.recorder.path
     return row(session.id, session.busy, session.count, session.idle_for, memory, path)
 

@@ -32,8 +32,8 @@ OWNED = {
         "look",
     ): 1,  # its result is taken, or it is cancelled in `finally`
     ("kernels/kernel/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/kernel/exchange.py", "until_over"): 2,  # results are taken; cancelled in `finally`
-    ("kernels/kernel/kernel.py", "_unless_dead"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel/exchange.py", "run"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel/set_up.py", "unless_dead"): 2,  # results are taken; cancelled in `finally`
     (
         "kernels/jupyter_server/process.py",
         "_begin",

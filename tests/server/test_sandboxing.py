@@ -276,8 +276,8 @@ def test_auto_leaves_kernels_of_other_machines_to_those(
     away = {"python_projects_dir": fill(tmp_path), "kernel_name": "away"}
     assert chosen(load(sandbox="auto", **away), exposed=True) is None
     assert "decided there, and not by RMI_AGENT_SANDBOX" in caplog.text
-    assert kernel_launch(load(sandbox="auto", **away)).far.confined
-    assert not kernel_launch(load(sandbox="off", **away)).far.confined
+    assert kernel_launch(load(sandbox="auto", **away)).remote_options.confined
+    assert not kernel_launch(load(sandbox="off", **away)).remote_options.confined
     with pytest.raises(
         BadSettings, match="bwrap holds kernels of this machine in.* Set it to auto"
     ):

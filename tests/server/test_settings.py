@@ -150,7 +150,7 @@ def test_provisioners_get_their_variables_and_none_with_a_secret(
     for name in f"{theirs} {secret} KERNEL_POOL AWS_KERNEL_X".split():
         monkeypatch.setenv(name, "1")
     found = launch(load())
-    assert set(found.far.env) == set(theirs.split())
+    assert set(found.remote_options.env) == set(theirs.split())
     assert "KERNEL_USERNAME" not in found.env  # kernels of this machine have no use for them
 
 

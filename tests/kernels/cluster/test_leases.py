@@ -1,4 +1,4 @@
-"""What copies of a server agree on by their store, without any kernel."""
+"""What instances of a server agree on by their store, without any kernel."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ async def two(folder: Path) -> AsyncIterator[tuple[SessionLeases, SessionLeases]
 
 async def test_of_many_that_take_over_at_once_one_wins(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, b):
-        record = Lease("Session-_1", "ada", home="gone", used=time.time())
-        assert await a.write(record)
-        claims = await asyncio.gather(*(copy.claim(record) for copy in (a, b) * 10))
+        lease = Lease("Session-_1", "ada", home="gone", used=time.time())
+        assert await a.write(lease)
+        claims = await asyncio.gather(*(one.claim(lease) for one in (a, b) * 10))
         [mine] = [claim for claim in claims if claim is not None]
         assert mine.turn == 1 and mine.home in (a.instances.name, b.instances.name)
         assert await a.find("Session-_1") == mine
 
 
-async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
+async def test_what_an_earlier_holder_writes_is_void(tmp_path: Path) -> None:
     async with two(tmp_path) as (a, b):
         before = Lease("s", "ada", home=a.instances.name)
         await a.write(before)
@@ -50,7 +50,7 @@ async def test_what_an_earlier_home_writes_is_void(tmp_path: Path) -> None:
         assert await b.find("s") == after
 
 
-async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Path) -> None:
+async def test_an_instance_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     async with Instances(open_store(store), "a:1") as a:
         async with Instances(open_store(store), "b:1", beat=60, alive=0.2) as b:
@@ -62,7 +62,7 @@ async def test_a_copy_that_ends_or_is_silent_is_dead_for_the_others(tmp_path: Pa
         assert a.is_alive and set(await a.all()) == {a.name}
 
 
-async def test_a_copy_that_was_taken_for_dead_looks_after_its_sessions(tmp_path: Path) -> None:
+async def test_an_instance_that_was_taken_for_dead_looks_after_its_sessions(tmp_path: Path) -> None:
     looked = asyncio.Event()
 
     async def look() -> None:
@@ -101,13 +101,13 @@ async def test_a_server_that_starts_at_an_address_follows_the_one_before(tmp_pat
         {"id": "s", "principal": None},
     ],
 )
-def test_a_record_that_is_none_is_not_read(value: dict[str, object]) -> None:
+def test_what_is_not_a_lease_is_not_read(value: dict[str, object]) -> None:
     assert parse(value) is None
 
 
-def test_a_record_of_a_later_version_is_read() -> None:
-    record = Lease("s", "ada", cells=3)
-    assert parse({**asdict(record), "colour": "blue"}) == record
+def test_a_lease_of_a_later_version_is_read() -> None:
+    lease = Lease("s", "ada", cells=3)
+    assert parse({**asdict(lease), "colour": "blue"}) == lease
 
 
 async def test_garbage_in_the_store_is_no_session_and_hides_none(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_garbage_in_the_store_is_no_session_and_hides_none(tmp_path: Path)
         folder = tmp_path / "store" / SESSIONS
         (folder / f"{key('bad')}.json").write_bytes(b"\xff{not json")
         (folder / f"{key('list')}.json").write_text(json.dumps([1]))
-        assert [record.id for record in await a.all() if record.id != "else"] == ["good"]
+        assert [lease.id for lease in await a.all() if lease.id != "else"] == ["good"]
         for session_id in ("odd", "bad", "list", "../../x", "x" * 5000, ""):
             assert await a.find(session_id) is None
 
@@ -161,7 +161,7 @@ async def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     assert most == 1
 
 
-def test_a_notebook_goes_on_where_a_dead_copy_has_left_it(tmp_path: Path) -> None:
+def test_a_notebook_goes_on_where_a_dead_instance_has_left_it(tmp_path: Path) -> None:
     dead = Recorder(tmp_path, {"rmi_agent": {"session": "abcdef"}}, "dead")
     first, second = new_code_cell("1"), new_code_cell("2")
     dead.start(first, "first")
@@ -186,7 +186,7 @@ def test_a_notebook_goes_on_where_a_dead_copy_has_left_it(tmp_path: Path) -> Non
     assert content["metadata"]["rmi_agent"]["session"] == "abcdef"
 
 
-def test_notebooks_of_living_copies_and_of_sessions_to_come_back_are_left_alone(
+def test_notebooks_of_living_instances_and_of_sessions_to_come_back_are_left_alone(
     tmp_path: Path,
 ) -> None:
     made = {}

@@ -328,8 +328,7 @@ async def test_a_template_that_does_not_start_is_given_up(tmp_path: Path) -> Non
     for _ in range(3):
         async with kernel(env=env) as running:
             assert not is_forked(running.process)
-    (history,) = TEMPLATES._history.values()
-    assert history.failures == pool.MAX_FAILURES
+    assert [*TEMPLATES._failures.values()] == [pool.MAX_FAILURES]
 
 
 @pytest.mark.parametrize(
@@ -448,12 +447,12 @@ async def test_what_is_known_of_templates_ends_with_their_owner_alone(
         patch.setattr(pool, "Template", None)  # none is tried again
         TEMPLATES.close(PRINCIPAL="one")
         for owner, failures in (("one", []), ("broken", [pool.MAX_FAILURES])):
-            known = [h for key, h in TEMPLATES._history.items() if ("PRINCIPAL", owner) in key[2]]
-            assert [history.failures for history in known] == failures
+            known = TEMPLATES._failures.items()
+            assert [count for key, count in known if ("PRINCIPAL", owner) in key[2]] == failures
         async with kernel(env={**kernel_env(), **broken}) as running:
             assert not is_forked(running.process)
     TEMPLATES.close(PRINCIPAL="broken")
-    assert not TEMPLATES._history
+    assert not TEMPLATES._failures
 
 
 async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(

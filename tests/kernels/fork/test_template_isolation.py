@@ -158,7 +158,7 @@ os.environ["SAID"] = " ".join(said)
                 session = await sessions.open("alice")
                 said = value(await cell(session, "import os; os.environ['SAID']"))
                 assert said.startswith("'ran ")
-                assert session.forked
+                assert session.kernel.process.forked
                 await session.restart()
                 await sessions.close(session)
     for reached in (stream_reached, packets_reached, udp_reached):
@@ -227,7 +227,7 @@ async def test_a_module_that_a_user_installs_hides_the_preloaded_one(place: Plac
         for _ in range(2):
             session = await sessions.open("alice")
             assert value(await cell(session, version)) == "2"
-            assert session.forked
+            assert session.kernel.process.forked
             await sessions.close(session)
         session = await sessions.open("alice")
         await cell(session, f"import os; os.unlink({str(newer)!r})")
@@ -241,14 +241,14 @@ async def test_a_module_of_every_kernels_that_a_user_installs_is_used(place: Pla
     shutil.copytree(Path(platformdirs.__file__).parent, mine.parent)
     async with place.sessions() as sessions:
         session = await sessions.open("alice")
-        assert session.forked  # the same version is no other
+        assert session.kernel.process.forked  # the same version is no other
         await sessions.close(session)
         mine.write_text(mine.read_text() + "\nmine = 1\n")
         session = await sessions.open("alice")
         has = value(await cell(session, "import platformdirs as p; hasattr(p, 'mine')"))
         # Landlock without a network can't hold one that is started, so there it is the server's.
         started = place.policy.tier == "bwrap"
-        assert (session.forked, has) == (not started, str(started))
+        assert (session.kernel.process.forked, has) == (not started, str(started))
 
 
 LOOKS = """
@@ -299,7 +299,7 @@ async def test_a_forked_kernel_has_the_paths_of_one_that_is_started(
             (place.packages / "sitecustomize.py").write_text(custom)
             (place.home / "ran").unlink(missing_ok=True)
             session = await sessions.open("alice")
-            assert session.forked == (name == "forked")
+            assert session.kernel.process.forked == (name == "forked")
             run = await cell(session, LOOKS)
             assert run.status == "ok", run.cell.outputs
             found.append(json.loads(stream(run)))

@@ -148,7 +148,9 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
     source = b"import neighbour, os; print(neighbour.answer, os.getcwd())\n"
     (project / "main.py").write_bytes(source)
     how = replace(
-        launch(project, pair[0].server), runtime=tmp_path, far=RemoteOptions(files="sent")
+        launch(project, pair[0].server),
+        runtime=tmp_path,
+        remote_options=RemoteOptions(files="sent"),
     )
     async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
         session = await sessions.open()

@@ -267,7 +267,7 @@ def test_a_segment_of_an_earlier_process_with_a_members_number_is_not_the_family
             "rmi_agent.kernels.process_tree.family.segments", lambda: [ours, theirs]
         )
         family = Family(os.getpid())
-        family.look(tree())
+        family.update(tree())
         assert family.segments == {ours.number: ours}
     finally:
         remove([ours])
@@ -275,11 +275,11 @@ def test_a_segment_of_an_earlier_process_with_a_members_number_is_not_the_family
 
 def test_who_gets_the_number_of_a_familys_first_process_is_not_taken_for_it() -> None:
     family, now = Family(os.getpid()), tree()
-    family.look(now)
+    family.update(now)
     assert os.getpid() in family.pids
     reused = replace(now, began={os.getpid(): now.began[os.getpid()] + 1}, children={})
     for _ in range(2):
-        family.look(reused)
+        family.update(reused)
         assert family.pids == []
 
 

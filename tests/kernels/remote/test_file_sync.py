@@ -133,7 +133,7 @@ async def test_what_is_near_goes_first_and_what_is_left_out_is_told_once(
 ) -> None:
     (root / "far.bin").write_bytes(bytes(600))
     (root / "sub" / "near.bin").write_bytes(bytes(700))
-    shipment = Shipment(root, RemoteOptions(files="sent", most=1000), there.ask)
+    shipment = Shipment(root, RemoteOptions(files="sent", max_bytes=1000), there.ask)
     told = await shipment.send(root / "sub" / "main.py")
     assert len(told) == 1 and "far.bin would exceed" in told[0]
     assert "RMI_AGENT_REMOTE_FILES_LIMIT" in told[0]

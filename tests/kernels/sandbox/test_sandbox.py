@@ -743,7 +743,7 @@ async def test_a_kernel_that_is_not_forked_is_inside_and_interrupted_there(
     policy = replace(house.policy, homes=tmp_path / "homes", network=network)
     async with Sessions(Config(tmp_path / "n"), launch, warm=0, policy=policy) as sessions:
         session = await sessions.open()
-        assert not session.forked
+        assert not session.kernel.process.forked
         got = await outcome(session, f"got = open({str(house.outside)!r} + '/secret.txt').read()")
         assert got.startswith(REFUSALS), got
         run = await cell(session, "x = 1\nwhile True: pass", timeout=0.5)

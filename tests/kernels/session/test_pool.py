@@ -54,7 +54,7 @@ class StandIn(Kernel):
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.Kernel", StandIn)
+    monkeypatch.setattr("rmi_agent.kernels.session.place.Kernel", StandIn)
     StandIn.starts = StandIn.ends = 0
     StandIn.fails = False
     return StandIn
@@ -95,7 +95,7 @@ async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[
 async def test_after_a_burst_as_many_are_warm_as_were_asked_for(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.5)
     async with pool(tmp_path, 1, 20) as adapting:
         for _ in range(5):
             await adapting.lease()
@@ -224,19 +224,19 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
 async def test_an_owner_who_stays_away_keeps_no_warm_kernel_and_no_entry(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.05)
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.ABSENT", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.05)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENT", 0.1)
     forgotten: list[Launch] = []
     async with pool(tmp_path, 1, 20, forget=forgotten.append) as adapting:
         kept = await adapting.lease("stays")
         adapting.retire(await adapting.lease("leaves"))
         await until(lambda: adapting.warm == 3)
         await until(lambda: adapting.warm == 2)
-        assert set(adapting._shelves) == {"", "stays"}
+        assert set(adapting.owners.by_owner) == {"", "stays"}
         assert len(forgotten) == 1
         adapting.retire(kept)
         await until(lambda: adapting.warm == 1)
-        assert set(adapting._shelves) == {""}
+        assert set(adapting.owners.by_owner) == {""}
 
 
 async def test_what_the_system_refuses_a_kernel_is_said_with_a_next_step(
@@ -427,8 +427,8 @@ def templates() -> set[psutil.Process]:
 async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.LATELY", 0.1)
-    monkeypatch.setattr("rmi_agent.kernels.session.pool.ABSENT", 0.5)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.LATELY", 0.1)
+    monkeypatch.setattr("rmi_agent.kernels.session.owner_pools.ABSENT", 0.5)
     folder = tmp_path / "projects"
     folder.mkdir()
     known = templates()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from rmi_agent.kernels import KernelError, KernelStartError, Launch, Pool
-from rmi_agent.kernels.session import pool as pool_module
+from rmi_agent.kernels.session import place as place_module
 
 MOST = 3
 OWNERS = st.sampled_from("abc")
@@ -73,7 +73,7 @@ class Places(RuleBasedStateMachine):
         super().__init__()
         Fake.all = []
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(pool_module, "Kernel", Fake)
+        self.patch.setattr(place_module, "Kernel", Fake)
         self.loop = Clock()
         self.leases: list[asyncio.Task[Any]] = []
         self.idle: list[Any] = []  # kernels of sessions that may be evicted
@@ -192,7 +192,7 @@ class Places(RuleBasedStateMachine):
         if self.pool.waiting:
             assert self.pool.count == MOST
             coming = sum(kernel.ending is not None and not kernel.gone for kernel in Fake.all)
-            if coming + closing < self.pool.waiting:
+            if coming + closing < len(self.pool.waiting):
                 assert not self.pool.warm
                 assert not self.idle
 

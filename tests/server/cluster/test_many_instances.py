@@ -79,7 +79,7 @@ class Copy:
     @property
     def opened(self) -> int:
         """How many sessions it has opened."""
-        return "".join(self.log).count("A session is open")
+        return "".join(self.log).count("A session was opened")
 
     def stop(self) -> None:
         """End it in order."""

@@ -101,7 +101,7 @@ async def test_log_lines_carry_the_sessions_short_id_the_cell_and_the_outcome(
     assert line.startswith("The run has ended: ok status=ok state=kept seconds=0.")
     about = [r for r in caplog.records if getattr(r, "session", None) == session[:6]]
     assert [r.getMessage() for r in about] == [
-        "A session is open",
+        "A session was opened",
         "The session has ended: it was closed",
     ]
     assert all(session not in logs.Lines("%(message)s").format(r) for r in caplog.records)

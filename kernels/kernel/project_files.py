@@ -1,0 +1,73 @@
+"""Runs code on a kernel that does not see the project's files: sends them there first.
+
+Knows the requests that carry files, not which files to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from nbformat.v4 import new_code_cell
+
+from ..process import Launch
+from ..protocol import Message, Outputs, ends_kernel, payloads
+from ..remote import NotSent, Shipment
+from .exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+ANSWER_FILES = "__import__('IPython').get_ipython()._rmi_agent_files()"
+
+
+class ProjectFiles:
+    """The project's files on the machine of one kernel."""
+
+    def __init__(self, exchange: Exchange, launch: Launch) -> None:
+        self._exchange = exchange
+        self._shipment = Shipment(launch.cwd, launch.remote_options, self._ask)
+        self._outputs = Outputs(new_code_cell())  # of the current run
+        self._stop: asyncio.Future[Any] | None = None  # of the current run
+
+    async def run(
+        self,
+        code: str,
+        request: dict[str, Any],
+        outputs: Outputs,
+        stop: asyncio.Future[Any],
+        notes: list[str],
+    ) -> Message:
+        """Run code as `Exchange.run` does, after sending the files; adds to the run's `notes`."""
+        shipment = self._shipment
+        self._outputs, self._stop = outputs, stop
+        try:
+            if request or shipment.there is None:
+                script = Path(request["path"]) if request else None
+                notes += await shipment.send(script)
+                request = {**request, "path": shipment.path(script)} if script else {}
+        except NotSent as error:
+            if not stop.done():
+                outputs.stream("stderr", f"The project's files could not be sent: {error}\n")
+            return {"content": {"status": "error", "ename": "NotSent"}}
+        reply = await self._exchange.run(code, request, outputs, stop)
+        if not ends_kernel(reply):
+            try:
+                notes += await shipment.written()
+            except NotSent as error:
+                log.info("What was written on the kernel's machine is not known: %s", error)
+        return reply
+
+    async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask `inside/file_receiver.py` in the kernel; returns its answer."""
+        if self._stop is not None and self._stop.done():
+            raise NotSent("stopped")
+        request = self._exchange.send(ANSWER_FILES, question, silent=True)
+        reply = await self._exchange.reply_to(request)
+        await self._exchange.until_idle(request, self._outputs, ours=True)
+        for payload in payloads(reply):
+            if payload.get("source") == "rmi_agent.files":
+                return payload
+        content = reply["content"]
+        raise NotSent(f"{content.get('ename')}: {str(content.get('evalue'))[:1000]}")

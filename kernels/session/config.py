@@ -1,0 +1,50 @@
+"""What sessions are opened with: the settings that all share, and the state of a former session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..notebook import Recorder
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings shared by all sessions.
+
+    Attributes:
+        notebooks: the folder where notebooks are recorded.
+        timeout: default time limit of a run, in seconds.
+        output_limit: bytes that a cell may output before it is interrupted; 0 means no limit.
+        idle: seconds after which an idle session is closed; 0 means never.
+        memory_limit: max total resident bytes of a session's processes; 0 means no limit.
+        hints: notes to add when code fails, by the name of the exception.
+        instance: the name of this instance of the server, if several share the notebooks.
+    """
+
+    notebooks: Path
+    timeout: float = 30.0
+    output_limit: int = 10_000_000
+    idle: float = 1800.0
+    memory_limit: int = 0
+    hints: dict[str, str] = field(default_factory=dict)
+    instance: str = ""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A session as another instance of the server left it.
+
+    Attributes:
+        turn: how many times the session has been taken over.
+        count: the number of its last cell.
+        recorder: continues its notebook; None if it has no notebook.
+        note: tells about the takeover, in the next result.
+        lost: why its variables are gone; empty if they are still there.
+    """
+
+    turn: int = 0
+    count: int = 0
+    recorder: Recorder | None = None
+    note: str = ""
+    lost: str = ""

@@ -1,0 +1,133 @@
+"""How many warm kernels each owner has and should have, by how many were requested lately.
+
+Knows places and times; starts no kernels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ..process import Launch
+from .place import Place
+
+LATELY = 60.0  # seconds; the demand in this period is expected to recur
+ABSENT = 600.0  # seconds after which an owner without sessions loses its warm kernels
+
+
+@dataclass(eq=False)
+class OwnerPool:
+    """One owner's kernels.
+
+    Attributes:
+        launch: how they are started.
+        least: min number of warm ones; 0 means that none is kept warm.
+        used: when a kernel was last requested or returned, by the loop's clock.
+        warm: the places of those that are ready, or starting, and not handed out yet.
+        leases: times of recent requests.
+    """
+
+    launch: Launch
+    least: int
+    used: float
+    warm: deque[Place] = field(default_factory=deque)
+    leases: deque[float] = field(default_factory=deque)
+
+    @property
+    def ready(self) -> list[Place]:
+        """The places of warm kernels that have started."""
+        return [place for place in self.warm if place.is_in_use]
+
+    @property
+    def target(self) -> int:
+        """How many should be warm: as many as recently requested, and at least `least`."""
+        while self.leases and self.leases[0] < now() - LATELY:
+            self.leases.popleft()
+        return max(self.least, len(self.leases)) if self.least else 0
+
+    def note_request(self) -> None:
+        """Count a request for one of these kernels."""
+        self.used = now()
+        self.leases.append(self.used)
+
+    def give_up_warm(self) -> None:
+        """End the warm kernel that started last."""
+        place = self.ready[-1]
+        self.warm.remove(place)
+        place.give_up()
+
+
+class OwnerPools:
+    """The pools of all owners; owners with the same launch share one.
+
+    Args:
+        launch: returns how an owner's kernels are started.
+        least: min number of warm kernels per owner; 0 means none.
+        expected: owners whose pools are never dropped.
+        forget: called with the launch of a pool that was dropped.
+
+    Attributes:
+        by_owner: the pool of each owner.
+        places: the places of all kernels, each with the pool it belongs to.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[str], Launch],
+        least: int,
+        expected: Iterable[str],
+        forget: Callable[[Launch], None],
+    ) -> None:
+        self.by_owner: dict[str, OwnerPool] = {}
+        self.places: dict[Place, OwnerPool] = {}
+        self.expected = tuple(expected)
+        self._launch, self._least, self._forget = launch, least, forget
+
+    def __iter__(self) -> Iterator[OwnerPool]:
+        return iter({id(pool): pool for pool in self.by_owner.values()}.values())
+
+    def of(self, owner: str) -> OwnerPool:
+        """The pool of an owner."""
+        if owner not in self.by_owner:
+            launch = self._launch(owner)
+            shared = [pool for pool in self if pool.launch is launch]
+            self.by_owner[owner] = shared[0] if shared else OwnerPool(launch, self._least, now())
+        return self.by_owner[owner]
+
+    def neediest(self) -> OwnerPool | None:
+        """The pool with the most warm kernels missing; None if none are missing."""
+        lacking = [(pool.target - len(pool.warm), pool) for pool in self]
+        number, pool = max(lacking, key=lambda pair: pair[0], default=(0, None))
+        return pool if number > 0 else None
+
+    def least_wanted(self) -> OwnerPool | None:
+        """Of the pools with ready kernels, the one not asked for the longest time."""
+        ready = [pool for pool in self if pool.ready]
+        return min(ready, key=lambda pool: pool.leases[-1] if pool.leases else 0, default=None)
+
+    async def tidy_up(self) -> None:
+        """End warm kernels that are not likely to be requested; drop pools of absent owners."""
+        while True:
+            await asyncio.sleep(LATELY + 1)
+            for pool in self:
+                while len(pool.ready) > pool.target:
+                    pool.give_up_warm()
+            absent = [owner for owner, pool in self.by_owner.items() if self._is_absent(pool)]
+            for owner in set(absent) - set(self.expected):
+                pool = self.by_owner.pop(owner)
+                if pool not in self.by_owner.values():
+                    while pool.ready:
+                        pool.give_up_warm()
+                    self._forget(pool.launch)
+
+    def _is_absent(self, pool: OwnerPool) -> bool:
+        """Whether its owners have had no kernel and no request for `ABSENT` seconds."""
+        others = sum(owner is pool for owner in self.places.values()) - len(pool.ready)
+        return not others and now() >= pool.used + ABSENT
+
+
+def now() -> float:
+    """The time by the loop's clock, in seconds."""
+    return asyncio.get_running_loop().time()

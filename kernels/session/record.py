@@ -1,0 +1,142 @@
+"""Records a session's runs in its notebook, with what the caller should know of each.
+
+Knows cells, replies and the notebook; not when a run starts, nor what happens to its kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nbformat import NotebookNode
+
+from ..kernel import Kernel
+from ..notebook import Recorder, Run
+from ..process import KernelProcess
+from ..protocol import Reply, State
+from ..supervision import Supervisor
+from ..telemetry import short
+from .runs import Execution
+
+QUIET = 2.0  # seconds without a run before the notebook is signed: signing reads all of it
+
+
+class Record:
+    """The record of one session.
+
+    Args:
+        recorder: writes its notebook.
+        hints: notes to add when code fails, by the name of the exception.
+        supervisor: owns the tasks that sign the notebook.
+
+    Attributes:
+        lost: why earlier variables are gone, until a result has said so; empty if they are there.
+        note: something else that the next result has to say, or empty.
+    """
+
+    def __init__(
+        self, recorder: Recorder, hints: Mapping[str, str], supervisor: Supervisor
+    ) -> None:
+        self.lost = self.note = ""
+        self._recorder, self._hints, self._supervisor = recorder, hints, supervisor
+        self._signing: asyncio.TimerHandle | None = None
+
+    async def finish(
+        self,
+        execution: Execution,
+        reply: Reply,
+        process: KernelProcess | None,
+        executions: Iterable[Execution],
+    ) -> Run:
+        """Complete a run's cell and write it, and the cells that its displays have changed.
+
+        Args:
+            execution: the run.
+            reply: how it ended.
+            process: of the kernel that it ran on; None if that is not known.
+            executions: all runs in memory.
+        """
+        notes = self._notes(reply, process)
+        state: State = "lost" if self.lost else reply.state
+        self.lost = self.note = ""
+        cell = execution.outputs.settle()
+        if reply.execution_count is not None:
+            cell.execution_count = reply.execution_count
+        facts = cell.metadata.setdefault("rmi_agent", NotebookNode())
+        facts.update(
+            cell=execution.number,
+            status=reply.status,
+            state=state,
+            elapsed=round(execution.elapsed, 3),
+        )
+        if reply.error_name:
+            facts.error_name = reply.error_name
+        if execution.script is not None or reply.exit_code is not None:
+            facts.exit_code = reply.exit_code
+        if reply.steps:
+            facts.steps = list(reply.steps)
+        if notes:
+            facts.notes = notes
+        self._recorder.finish(cell, execution.title)
+        if changed := {id(output) for output in execution.outputs.elsewhere}:
+            await self._recorder.amend(
+                earlier.cell
+                for earlier in executions
+                if any(id(output) in changed for output in earlier.cell.outputs)
+            )
+        problem = self._recorder.problem
+        about = (f"This cell was not recorded: {problem}",) if problem else ()
+        return Run(cell, execution.session_id, self._recorder.path, about)
+
+    def _notes(self, reply: Reply, process: KernelProcess | None) -> list[str]:
+        """What the caller should know besides the outputs, as sentences."""
+        notes = [self.note] if self.note else []
+        if self.lost:
+            notes.append(
+                f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
+            )
+        if reply.steps:
+            notes.append(describe_stop(reply))
+        notes += reply.notes
+        if hint := self._hints.get(reply.error_name or ""):
+            notes.append(hint)
+        if reply.state == "lost":
+            if reply.status == "dead" and not reply.steps:
+                ending = process.describe_end(reply.exit_code) if process is not None else ""
+                notes.append(f"The kernel died. {ending}".rstrip())
+            notes.append("The session goes on with a fresh kernel: all its variables are lost.")
+            notes += process.left_running if process is not None else ()
+        return notes
+
+    def sign_soon(self) -> None:
+        """Sign the notebook once the session has been quiet for `QUIET` seconds."""
+        self.cancel_signing()
+        self._signing = asyncio.get_running_loop().call_later(QUIET, self._sign)
+
+    def cancel_signing(self) -> None:
+        """Cancel what `sign_soon` has scheduled."""
+        if self._signing is not None:
+            self._signing.cancel()
+
+    def _sign(self) -> None:
+        self._supervisor.start(self._recorder.sign(), "signing a notebook")
+
+
+def describe_stop(reply: Reply) -> str:
+    """How a run was stopped, as a sentence."""
+    reason, *actions = reply.steps
+    kept = "; its variables are kept" if reply.state == "kept" else ""
+    return f"The run {reason}: it was {', then '.join(actions)}{kept}."
+
+
+def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:
+    """Metadata of a new notebook; has only the id's first part, since the full id grants access."""
+    mine = {"rmi_agent": {"session": short(session_id), "principal": principal}}
+    if kernel is None:
+        return {"language_info": {"name": "python"}, **mine}
+    return {
+        "kernelspec": kernel.process.spec_metadata(),
+        "language_info": kernel.info.get("language_info", {"name": "python"}),
+        **mine,
+    }

@@ -1,0 +1,249 @@
+"""A session's runs: each is one cell on its way through a kernel, and one runs at a time.
+
+The caller may wait for a run, look at its output so far, or stop it. Knows cells and the kernel
+that runs them; the session provides the kernel and records the results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+from ..errors import KernelError, reason
+from ..kernel import Kernel
+from ..notebook import Recorder, Run
+from ..protocol import Displays, Outputs, Question, Reply, Script
+from ..supervision import Supervisor
+
+log = logging.getLogger(__name__)
+
+QUEUE_MOST = 100  # max runs queued in one session
+KEEP = 100  # max runs per session whose outputs stay in memory for `read_output`
+STDIN_KEPT = 100_000  # max characters of a script's stdin recorded in the notebook, for reruns
+KEEP_SIZE = 12_000_000  # max total bytes of outputs of the runs kept in memory
+
+
+class Execution:
+    """An accepted run: queued, running, or over (`task` is done).
+
+    Args:
+        session_id: the id of its session.
+        number: its place in the session, from 1.
+        source: its code; ignored if `cell` is given.
+        recorder: records it.
+        displays: the session's outputs that can still be updated.
+        output_limit: bytes of output after which the run is interrupted; 0 means no limit.
+        script: the file to run; None for a snippet.
+        cell: the existing cell, if another instance of the server started the run.
+
+    Attributes:
+        asked: the number of questions so far.
+        handed_over: whether the run continues in another instance of the server.
+        title: names the notebook, if this run is the first in it.
+        task: gives the finished run.
+        until: deadline in seconds since 1970; 0 means none.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        number: int,
+        source: str,
+        recorder: Recorder,
+        *,
+        displays: Displays,
+        output_limit: int,
+        script: Script | None = None,
+        cell: NotebookNode | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.number = number
+        self.title = source if script is None else script.path.name
+        self.cell = new_code_cell(source) if cell is None else cell
+        self.started: float | None = None
+        self.finished: float | None = None
+        self.until = 0.0
+        self.script = script
+        self.handed_over = False
+        self.outputs = Outputs(self.cell, displays, output_limit, self._over_limit)
+        self.task: asyncio.Task[Run]
+        self._recorder, self._output_limit = recorder, output_limit
+        self.asked = 0
+        self._question: Question | None = None
+        self._kernel: Kernel | None = None
+        if script is not None:
+            self.cell.metadata["rmi_agent"] = NotebookNode(
+                path=str(script.path),
+                sha256=hashlib.sha256(script.source).hexdigest(),
+                args=list(script.args),
+            )
+            if script.stdin:
+                self.cell.metadata["rmi_agent"].stdin = script.stdin[:STDIN_KEPT]
+
+    @property
+    def notebook(self) -> Path | None:
+        """Where the run is recorded; None until the session has a notebook."""
+        return self._recorder.path
+
+    @property
+    def question(self) -> Question | None:
+        """The open question to the user that the run waits for, if any."""
+        asked = self._question
+        return asked if asked is not None and asked.open else None
+
+    @property
+    def status(self) -> Literal["queued", "running", "over"]:
+        """Whether the run is queued, running or over."""
+        if self.task.done():
+            return "over"
+        return "queued" if self.started is None else "running"
+
+    @property
+    def elapsed(self) -> float:
+        """Running time so far in seconds; 0 while queued."""
+        if self.started is None:
+            return 0.0
+        return (self.finished or time.monotonic()) - self.started
+
+    def interrupt(self, why: str = "interrupted") -> bool:
+        """Stop the run with the interrupt ladder, or dequeue it; False if it is over or ending."""
+        if self.task.done() or self.finished is not None:  # over, or being recorded
+            return False
+        if self._kernel is not None:
+            return self._kernel.interrupt(why)
+        return self.task.cancel()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds for the run to end; returns whether it is over."""
+        done, _ = await asyncio.wait({self.task}, timeout=timeout)
+        return bool(done)
+
+    def _over_limit(self) -> None:
+        self.interrupt(f"printed more than RMI_AGENT_OUTPUT_LIMIT ({self._output_limit:,})")
+
+    def _ask(self, question: Question) -> None:
+        self.asked += 1
+        self._question = question
+
+    async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
+        """Execute on the kernel that the session provides."""
+        self._kernel = kernel
+        try:
+            if self.script is None:
+                source = self.cell.source
+                return await kernel.run_cell(source, self.outputs, timeout, self._ask)
+            return await kernel.run_script(self.script, self.outputs, timeout)
+        finally:
+            self._kernel = self._question = None
+
+
+class RunQueue:
+    """The runs of one session, in the order of their acceptance.
+
+    Args:
+        supervisor: owns the runs' tasks.
+        on_over: called whenever a run is over.
+        lose_track: called if the server failed while a run's code may still be running.
+
+    Attributes:
+        executions: the runs in memory, the oldest first.
+        displays: the session's outputs that can still be updated.
+        turn: held by the current run, and by whatever else needs the kernel to itself.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        on_over: Callable[[], None],
+        lose_track: Callable[[], None],
+    ) -> None:
+        self.executions: list[Execution] = []
+        self.displays: Displays = {}
+        self.turn = asyncio.Lock()
+        self._supervisor, self._on_over, self._lose_track = supervisor, on_over, lose_track
+        self._unfinished: dict[int, Execution] = {}  # by number
+
+    @property
+    def unfinished(self) -> list[Execution]:
+        """The current run and the queued ones, in order."""
+        return list(self._unfinished.values())
+
+    def add(self, execution: Execution, work: Callable[[], Awaitable[Run]]) -> None:
+        """Queue a run: `work` starts once all earlier runs have ended.
+
+        Raises:
+            KernelError: the queue is full.
+        """
+        if len(self._unfinished) > QUEUE_MOST:
+            raise KernelError(
+                f"Nothing was run: {QUEUE_MOST} runs wait in session {execution.session_id}"
+                " already. Try again when one has ended (read_output with wait tells when), or"
+                " call restart_session to drop them all."
+            )
+        self.executions.append(execution)
+        self._unfinished[execution.number] = execution
+        execution.task = self._supervisor.start(
+            self._in_turn(execution, work), f"cell {execution.number}", KernelError
+        )
+        execution.task.add_done_callback(lambda _: self._over(execution))
+        self._forget_old()
+
+    async def _in_turn(self, execution: Execution, work: Callable[[], Awaitable[Run]]) -> Run:
+        """Run `work` once all earlier runs have ended.
+
+        Raises:
+            KernelError: no kernel was available, or the server itself failed.
+        """
+        try:
+            async with self.turn:
+                return await work()
+        except KernelError:
+            raise
+        except Exception as error:
+            log.exception("Cell %d failed inside the server", execution.number)
+            if execution.finished is not None:
+                raise KernelError(
+                    f"Cell {execution.number} ran to its end, but the server could not process its"
+                    f" result ({reason(error)}). Its variables are kept: print what you need."
+                ) from error
+            if execution.started is not None:
+                self._lose_track()
+            raise KernelError(
+                f"Cell {execution.number} failed inside the server ({reason(error)}). Run it again,"
+                " after those that it needs: the session may have a fresh kernel now."
+            ) from error
+
+    def _over(self, execution: Execution) -> None:
+        del self._unfinished[execution.number]
+        self._on_over()
+
+    async def stop_all(self, stop: Callable[[Execution], object]) -> None:
+        """Stop every run and wait until all are over."""
+        stopped = self.unfinished
+        for execution in reversed(stopped):  # queued runs first, so that none starts meanwhile
+            stop(execution)
+        if stopped:
+            await asyncio.wait({execution.task for execution in stopped})
+
+    def _forget_old(self) -> None:
+        """Drop the oldest runs from memory; the notebook keeps them."""
+        size = sum(execution.outputs.size for execution in self.executions)
+        while len(self.executions) > 1 and self.executions[0].task.done():
+            if len(self.executions) <= KEEP and size <= KEEP_SIZE:
+                break
+            oldest = self.executions.pop(0)
+            size -= oldest.outputs.size
+            gone = {id(output) for output in oldest.cell.outputs}
+            for name, shown in list(self.displays.items()):
+                if left := [output for output in shown if id(output) not in gone]:
+                    self.displays[name] = left
+                else:
+                    del self.displays[name]
