@@ -13,7 +13,7 @@ from typing import Any, cast
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Launch, Policy, Run, Session, Sessions, Tier
-from rmi_agent.kernels.fork.pool import TEMPLATES
+from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.server.settings import VARIABLES
 
 # The suites of servers, clients, sessions and programs pass in each: RMI_AGENT_SANDBOX=bwrap pytest …

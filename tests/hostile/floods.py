@@ -150,13 +150,13 @@ async def watch(server: Served) -> asyncio.subprocess.Process:
     return watching
 
 
-async def flooded(server: Served, code: str) -> Flooded:
+async def flooded(server: Served, code: str, timeout: float = TIMEOUT) -> Flooded:
     """Run a cell in a session of its own and watch the server until a second after its end."""
     async with Client(f"{server.url}/mcp", auth=ALICE, timeout=300) as client:
         first = await client.call_tool_mcp("run_cell", {"code": "before = 'kept'"})
         assert first.structured_content is not None, first
         session = first.structured_content["session_id"]
-        given = {"session_id": session, "timeout": TIMEOUT}
+        given = {"session_id": session, "timeout": timeout}
         watching = await watch(server)
         try:
             started = time.monotonic()

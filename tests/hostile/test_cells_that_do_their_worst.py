@@ -78,9 +78,9 @@ async def test_the_ladder_ends_every_run_in_time_and_tells_the_truth(
     name: str, session: Session
 ) -> None:
     code, state = LADDER[name]
-    run = await worst(session, code, timeout=2, bound=2 + 5)
+    run = await worst(session, code, timeout=1, bound=1 + 5)
     assert run.status == "timeout"
-    assert run.steps[:2] == ("timed out after 2 s", "interrupted")
+    assert run.steps[:2] == ("timed out after 1 s", "interrupted")
     assert state is None or run.state == state
 
 

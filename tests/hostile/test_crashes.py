@@ -15,7 +15,8 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from rmi_agent.kernels.notebook.recovery import PID_FILE_SUFFIX, recover
+from rmi_agent.kernels import PID_FILE_SUFFIX
+from rmi_agent.kernels.notebook import recover
 
 from tests.conftest import kernel_env
 from tests.server.conftest import fill
@@ -201,7 +202,7 @@ def test_a_server_killed_again_and_again_loses_nothing_that_it_had_acknowledged(
 
 def test_what_a_living_process_records_is_left_alone(tmp_path: Path) -> None:
     from nbformat.v4 import new_code_cell
-    from rmi_agent.kernels.notebook.writer import Recorder
+    from rmi_agent.kernels.notebook import Recorder
 
     recorder = Recorder(tmp_path, {})
     recorder.start(new_code_cell("running"), "alive")

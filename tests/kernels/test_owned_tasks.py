@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -11,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import LOCAL, Config, Instances, Launch, Sessions, Takeover
+from rmi_agent.kernels import LOCAL, Config, Instances, KernelError, Launch, Sessions, Takeover
 from rmi_agent.kernels.cluster.leases import Lease
 from rmi_agent.kernels.cluster.stores import open_store
-from rmi_agent.kernels.errors import KernelError
 from rmi_agent.kernels.remote.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.anyio
@@ -86,28 +86,36 @@ def instances(folder: Path) -> Instances:
     return Instances(open_store(str(folder / "store")), "here:1", beat=0.05, alive=5.0)
 
 
+def locks() -> int:
+    gc.collect()
+    return sum(isinstance(each, asyncio.Lock) for each in gc.get_objects())
+
+
 async def test_sessions_that_can_not_be_taken_over_leave_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, launch = Config(tmp_path / "notebooks"), Launch(cwd=tmp_path, runtime=tmp_path)
     shared = Takeover(instances(tmp_path))
-    async with Sessions(config, launch, warm=0, directory=shared):
+    async with Sessions(config, launch, warm=0, directory=shared) as sessions:
         unknown = Lease("a" * 20, LOCAL, home="gone", turn=1, server="http://127.0.0.1:1")
         for number in range(3):
             await shared.leases.write(replace(unknown, id=f"{number}" * 20))
         records = await shared.leases.all()
         assert len(records) == 3
 
-        async def fails(_: Sessions, mine: Lease) -> None:
+        async def fails(*_: object, **__: object) -> None:
             await asyncio.sleep(0.01)
             raise KernelError("out of reach")
 
-        monkeypatch.setattr("rmi_agent.kernels.cluster.takeover.adopt", fails)
-        asking = [shared.open_here(record.id, LOCAL) for record in records for _ in range(4)]
-        found = await asyncio.gather(*asking, return_exceptions=True)
-        assert all(isinstance(one, KernelError) for one in found)
-        del found
-        assert not shared._taking
+        monkeypatch.setattr(sessions.pool, "lease", fails)
+        before = 0
+        for record in records:
+            asking = [shared.open_here(record.id, LOCAL) for _ in range(4)]
+            found = await asyncio.gather(*asking, return_exceptions=True)
+            assert all(isinstance(one, KernelError) for one in found)
+            del found, asking
+            before = before or locks()
+        assert locks() == before
 
 
 async def test_signs_of_life_go_on_when_one_fails_in_a_way_that_nobody_thought_of(

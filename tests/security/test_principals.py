@@ -251,7 +251,7 @@ async def test_beyond_their_share_ones_own_idle_sessions_make_room(tmp_path: Pat
 
 async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> None:
     async with Sessions(
-        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=20, most_each=3
+        Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4, patience=3, most_each=3
     ) as opened:
         bobs = await opened.open("bob")
         for _ in range(6):  # one by one, as a program does that never closes any
@@ -261,7 +261,6 @@ async def test_nobody_is_pushed_out_by_somebody_who_has_more(tmp_path: Path) -> 
         carols = await opened.open("carol")  # it comes from alice, who has most
         assert (len(opened.all("alice")), opened.all("bob")) == (2, [bobs])
         busy = [s.submit_cell("import time; time.sleep(600)", 600) for s in opened.all("alice")]
-        opened.pool._patience = 0.5
         with pytest.raises(PoolExhaustedError, match="All 4 kernels are busy"):
             await opened.open("alice")  # she has two that are busy, the others one each
         assert (opened.all("bob"), opened.all("carol")) == ([bobs], [carols])

@@ -13,7 +13,7 @@ import pytest
 from rmi_agent.server import load
 from rmi_agent.server.doctor.checks import examine
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.hosts.entry import LOCAL_NAME
+from rmi_agent.server.hosts import LOCAL_NAME
 from rmi_agent.server.settings import RETIRED, VARIABLES, set_here
 
 from tests.server.conftest import HTTP_SERVER, fill, server_env

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import Instances, Launch
 from rmi_agent.server import load
-from rmi_agent.server.cluster.setup import homes
+from rmi_agent.server.cluster import homes
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import jupyter_servers, launch, make_folders
 from rmi_agent.server.sandboxing import chosen

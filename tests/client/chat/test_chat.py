@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.client.chat.models import ENV_FILES, Keys, choose
+from rmi_agent.client.chat import Keys, choose
+from rmi_agent.client.chat.models import ENV_FILES
 from rmi_agent.client.chat.transcript import settled
 from rmi_agent.client.commands.cli import app
 
@@ -171,7 +172,7 @@ async def test_a_providers_error_is_one_line_and_the_conversation_goes_on(
 ) -> None:
     from fastmcp import FastMCP
     from rmi_agent.client import RmiMcpClient
-    from rmi_agent.client.chat.loop import Chat
+    from rmi_agent.client.chat import Chat
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     keys = Keys()

@@ -19,7 +19,7 @@ if sys.platform == "win32":
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from rmi_agent.client.line_editor import prompt
-from rmi_agent.client.terminal.terminal import colour
+from rmi_agent.client.terminal import colour
 
 from tests.client.screens import COMMAND, terminal
 from tests.server.conftest import fill

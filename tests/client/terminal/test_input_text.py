@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from rmi_agent.client.terminal.input_text import (
+from rmi_agent.client.terminal import (
     Incomplete,
     completion_context,
     help_request,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rmi_agent.client import Picture
-from rmi_agent.client.terminal import pictures
-from rmi_agent.client.terminal.pictures import draw, iterm, kitty, protocol, save, show_picture
+from rmi_agent.client.terminal import pictures, show_picture
+from rmi_agent.client.terminal.pictures import draw, iterm, kitty, protocol, save
 
 
 def png(width: int = 30, height: int = 20) -> bytes:

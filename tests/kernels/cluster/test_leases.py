@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import StoreError
-from rmi_agent.kernels.cluster.instances import INSTANCES, Instance, Instances
+from rmi_agent.kernels import Instances, StoreError
+from rmi_agent.kernels.cluster.instances import INSTANCES, Instance
 from rmi_agent.kernels.cluster.leases import SESSIONS, Lease, SessionLeases, key, parse
 from rmi_agent.kernels.cluster.stores import FolderStore, open_store
-from rmi_agent.kernels.notebook.recovery import pid_file, recover
-from rmi_agent.kernels.notebook.writer import Recorder
+from rmi_agent.kernels.notebook import Recorder, recover
+from rmi_agent.kernels.notebook.recovery import pid_file
 
 pytestmark = pytest.mark.anyio
 

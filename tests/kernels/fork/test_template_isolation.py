@@ -28,7 +28,7 @@ from rmi_agent.kernels import (
     Sessions,
     Tier,
 )
-from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.fork.pool import Template
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.fork.plain import is_forked
@@ -110,7 +110,9 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("what", PLANTED)
-async def test_what_a_kernel_can_write_runs_in_no_template(what: str, place: Place) -> None:
+async def test_what_a_kernel_can_write_runs_in_no_template(
+    what: str, made: list[Template], place: Place
+) -> None:
     ran, planted = place.home / "ran", place.home / PLANTED[what]
     ran.touch()
     planted.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +126,9 @@ async def test_what_a_kernel_can_write_runs_in_no_template(what: str, place: Pla
                 session = await sessions.open("alice")
                 kernels.add(value(await cell(session, "import os; os.getpid()")))
                 await sessions.close(session)
-        templates = [*TEMPLATES._living.values()]
-        assert templates
-        assert all(template.forked or template.is_usable() for template in templates)
+        serving = [each for each in made if not (each.ended or each.stale)]
+        assert serving
+        assert all(template.forked or template.is_usable() for template in serving)
     if kernels:
         assert {*ran.read_text().split()} <= kernels
 

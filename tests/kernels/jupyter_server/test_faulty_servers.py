@@ -22,7 +22,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from jupyter_client.session import Session
 from rmi_agent.kernels import JupyterServer, Kernel, KernelStartError, Launch
-from rmi_agent.kernels.inside.last_reply import LAST_REPLY
+from rmi_agent.kernels.inside import LAST_REPLY
 from rmi_agent.kernels.jupyter_server.channels import CUT, END_LOST, NOT_ARRIVED, Channels
 from rmi_agent.kernels.jupyter_server.delivery import Numbering, Request
 from rmi_agent.kernels.jupyter_server.rest import trusted

@@ -23,16 +23,16 @@ from rmi_agent.kernels import (
     Kernel,
     KernelStartError,
     Launch,
+    Question,
     RemoteOptions,
     Reply,
     Script,
     Session,
     Sessions,
 )
-from rmi_agent.kernels.inside.last_reply import LAST_REPLY
+from rmi_agent.kernels.inside import LAST_REPLY
 from rmi_agent.kernels.jupyter_server.channels import CUT, NOT_ARRIVED
-from rmi_agent.kernels.protocol.outputs import Outputs
-from rmi_agent.kernels.protocol.stdin import Question
+from rmi_agent.kernels.protocol import Outputs
 from rmi_agent.server import App, load
 from rmi_agent.server.doctor.kernels import of_jupyter_servers, of_kernels
 

@@ -9,11 +9,9 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Sessions
-from rmi_agent.kernels.notebook import layout
+from rmi_agent.kernels.notebook import Recorder, RunsOnRecord, layout
 from rmi_agent.kernels.notebook import runs_on_record as onrecord
 from rmi_agent.kernels.notebook.layout import cells_in
-from rmi_agent.kernels.notebook.runs_on_record import RunsOnRecord
-from rmi_agent.kernels.notebook.writer import Recorder
 
 from tests.conftest import cell, stream
 

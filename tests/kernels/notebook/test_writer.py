@@ -17,10 +17,11 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
+from rmi_agent.kernels.notebook import Recorder, recover
 from rmi_agent.kernels.notebook.cell_json import STREAM_CAP
 from rmi_agent.kernels.notebook.layout import TAIL
-from rmi_agent.kernels.notebook.recovery import pid_file, recover
-from rmi_agent.kernels.notebook.writer import Recorder, slug
+from rmi_agent.kernels.notebook.recovery import pid_file
+from rmi_agent.kernels.notebook.writer import slug
 
 from tests.conftest import cell, stream
 
@@ -257,13 +258,13 @@ async def test_many_cells_are_amended_in_one_pass_outside_the_event_loop(
         recorder.finish(each, "t")
     recorder.start(begun := printed("begun"), "t")
     threads: list[threading.Thread] = []
-    anew = recorder._anew
+    replace = Path.replace
 
-    def seen() -> object:
+    def seen(new: Path, old: Path) -> Path:
         threads.append(threading.current_thread())
-        return anew()
+        return replace(new, old)
 
-    monkeypatch.setattr(recorder, "_anew", seen)
+    monkeypatch.setattr(Path, "replace", seen)
     wanted = ["longer " * 500, "é1" * 50, "short", "✓", "", "the last " * 99]
     for each, text in zip(cells, wanted, strict=True):
         each.outputs[0].text = text

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Sessions
-from rmi_agent.kernels.process_tree import MemoryWatch, memory_watch
-from rmi_agent.kernels.process_tree.family import Family, tree
-from rmi_agent.kernels.process_tree.shared_memory import Segment, remove, segments
+from rmi_agent.kernels.process_tree import Family, MemoryWatch, memory_watch, remove
+from rmi_agent.kernels.process_tree.family import tree
+from rmi_agent.kernels.process_tree.shared_memory import Segment, segments
 
 from tests.conftest import SANDBOX, cell, launch, policy, value
 

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
+from rmi_agent.kernels import StreamText
 from rmi_agent.kernels.inside.messages import cut_content
-from rmi_agent.kernels.process.output_pipes import LATE, RawOutput
+from rmi_agent.kernels.process import RawOutput
+from rmi_agent.kernels.process.output_pipes import LATE
+from rmi_agent.kernels.protocol import Outputs, in_parts, memory_of
 from rmi_agent.kernels.protocol.cleaning import DEEPEST
-from rmi_agent.kernels.protocol.outputs import OUTPUTS_MOST, Outputs, in_parts
-from rmi_agent.kernels.protocol.terminal_text import WIDTH, StreamText
-from rmi_agent.kernels.protocol.weighing import HELD_MOST, memory_of, unpacked, weight_of
+from rmi_agent.kernels.protocol.outputs import OUTPUTS_MOST
+from rmi_agent.kernels.protocol.terminal_text import WIDTH
+from rmi_agent.kernels.protocol.weighing import HELD_MOST, unpacked, weight_of
 
 
 def message(kind: str, **content: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import RemoteOptions
 from rmi_agent.kernels.inside.file_receiver import Files
-from rmi_agent.kernels.remote.file_sync import PIECE, Shipment
+from rmi_agent.kernels.remote import Shipment
+from rmi_agent.kernels.remote.file_sync import PIECE
 
 pytestmark = pytest.mark.anyio
 LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.kernels import Config, KernelError, Sessions
-from rmi_agent.kernels.protocol.reply import Reply
+from rmi_agent.kernels import Config, KernelError, Reply, Sessions
 from rmi_agent.kernels.session.runs import QUEUE_MOST
 
 from tests.conftest import launch

@@ -19,9 +19,8 @@ import httpx2
 from fastmcp.client.auth import OAuth
 from mcp.shared.auth import AuthorizationCodeResult
 from rmi_agent.server import App, load
-from rmi_agent.server.auth.oauth_store import store_file
-from rmi_agent.server.auth.provider import CombinedProvider, build_provider
-from rmi_agent.server.auth.tokens import access
+from rmi_agent.server.auth import access, build_provider, store_file
+from rmi_agent.server.auth.provider import CombinedProvider
 from rmi_agent.server.serving.application import application
 
 ALICE = "alice-has-this-token-0123456789"

@@ -11,9 +11,9 @@ import fastmcp
 import httpx2
 import pytest
 from rmi_agent.server import load
+from rmi_agent.server.auth import Tokens, build_provider
 from rmi_agent.server.auth.external import GitHub, Google
-from rmi_agent.server.auth.provider import CombinedProvider, build_provider
-from rmi_agent.server.auth.tokens import Tokens
+from rmi_agent.server.auth.provider import CombinedProvider
 from rmi_agent.server.errors import BadSettings
 
 from tests.server.auth.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing

@@ -13,7 +13,7 @@ import pytest
 from fastmcp import Client
 from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
-from rmi_agent.server.auth.provider import public_url
+from rmi_agent.server.auth import public_url
 from rmi_agent.server.errors import BadSettings
 
 from tests.server.auth.oauth import ScriptedOAuth, free_port
@@ -93,23 +93,25 @@ async def test_fastmcps_client_signs_in_once_and_is_known_after_a_restart(tmp_pa
         assert secret not in told
 
 
-async def test_legacy_sse_is_signed_in_to_as_well(tmp_path: Path) -> None:
-    port = free_port()
-    with signing(tmp_path, port) as server:
-        url = f"{server.url}/sse"
-        auth = oauth(url, MemoryStore(), BOB)
-        async with Client(url, auth=auth) as client:
-            assert "21" in str(await client.call_tool("run_cell", {"code": "20 + 1"}))
-        assert auth.asked == 1
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with signing(tmp_path_factory.mktemp("o"), free_port()) as running:
+        yield running
 
 
-async def test_a_page_without_a_sign_in_is_no_way_in(tmp_path: Path) -> None:
-    port = free_port()
-    with signing(tmp_path, port) as server:
-        auth = oauth(f"{server.url}/mcp", MemoryStore(), "wrong-wrong-wrong-wrong")
-        with pytest.raises(Exception, match="leads nowhere"):
-            async with Client(f"{server.url}/mcp", auth=auth):
-                pass
+async def test_legacy_sse_is_signed_in_to_as_well(server: Served) -> None:
+    url = f"{server.url}/sse"
+    auth = oauth(url, MemoryStore(), BOB)
+    async with Client(url, auth=auth) as client:
+        assert "21" in str(await client.call_tool("run_cell", {"code": "20 + 1"}))
+    assert auth.asked == 1
+
+
+async def test_a_page_without_a_sign_in_is_no_way_in(server: Served) -> None:
+    auth = oauth(f"{server.url}/mcp", MemoryStore(), "wrong-wrong-wrong-wrong")
+    with pytest.raises(Exception, match="leads nowhere"):
+        async with Client(f"{server.url}/mcp", auth=auth):
+            pass
 
 
 def test_stdio_knows_nothing_of_it(tmp_path: Path) -> None:

@@ -78,12 +78,13 @@ def shown(page: httpx2.Response, status: int = 400) -> str:
     ],
 )
 async def test_an_address_that_is_not_safe_to_lead_to_is_not_registered(
-    signing: Signing, uri: str
+    reading: Signing, uri: str
 ) -> None:
-    answer = await signing.register(uri)
+    before = reading.clients()
+    answer = await reading.register(uri)
     assert answer.status_code == 400
     assert answer.json()["error"] in ("invalid_redirect_uri", "invalid_client_metadata")
-    assert signing.clients() == {}
+    assert reading.clients() == before
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,9 @@ async def test_https_and_loopback_addresses_are_registered_and_led_to(
         "",
     ],
 )
-async def test_only_the_registered_address_is_led_to(signing: Signing, uri: str) -> None:
-    client = await signing.client()
-    shown(await signing.http.get(signing.asking(client, redirect_uri=uri)))
+async def test_only_the_registered_address_is_led_to(reading: Signing, uri: str) -> None:
+    client = await reading.client()
+    shown(await reading.http.get(reading.asking(client, redirect_uri=uri)))
 
 
 @pytest.mark.parametrize(
@@ -160,12 +161,12 @@ async def test_only_the_registered_address_is_led_to(signing: Signing, uri: str)
     ids=str,
 )
 async def test_a_wrong_request_is_told_on_a_page_and_leads_nowhere(
-    signing: Signing, changed: dict[str, str | None]
+    reading: Signing, changed: dict[str, str | None]
 ) -> None:
     # Clients register themselves: to redirect errors would lead whoever follows a link to
     # any address that somebody has registered.
-    client = await signing.client()
-    shown(await signing.http.get(signing.asking(client, **changed)))
+    client = await reading.client()
+    shown(await reading.http.get(reading.asking(client, **changed)))
 
 
 @pytest.mark.parametrize(
@@ -184,10 +185,10 @@ async def test_a_wrong_request_is_told_on_a_page_and_leads_nowhere(
     ],
 )
 async def test_of_a_loopback_address_only_the_port_may_vary(
-    signing: Signing, uri: str, led: bool
+    reading: Signing, uri: str, led: bool
 ) -> None:
-    client = await signing.client("http://127.0.0.1:3334/back")
-    asked = await signing.http.get(signing.asking(client, redirect_uri=uri))
+    client = await reading.client("http://127.0.0.1:3334/back")
+    asked = await reading.http.get(reading.asking(client, redirect_uri=uri))
     assert asked.status_code == (302 if led else 400)
 
 

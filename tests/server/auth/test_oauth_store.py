@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmi_agent.server.auth import oauth_store
-from rmi_agent.server.auth.oauth_store import Client, Consent, Store, digest
+from rmi_agent.server.auth import Store, oauth_store
+from rmi_agent.server.auth.oauth_store import Client, Consent, digest
 from rmi_agent.server.commands import tokens as tokens_cli
 from rmi_agent.server.errors import BadSettings
 

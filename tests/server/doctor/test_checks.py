@@ -24,7 +24,7 @@ from rmi_agent.server.doctor.hosts import of_host
 from rmi_agent.server.doctor.result import CheckResult
 from rmi_agent.server.doctor.stdio import StdoutPolluted, conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
-from rmi_agent.server.hosts.catalog import Host, host_of
+from rmi_agent.server.hosts import Host, host_of
 from rmi_agent.server.resident import record as resident
 
 from tests.server.conftest import fill, http_server, server_env, token

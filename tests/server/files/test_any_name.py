@@ -14,8 +14,8 @@ import psutil
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
+from rmi_agent.server.files import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
-from rmi_agent.server.files.project_files import PathNotAllowedError
 
 from tests.server.files.trees import snapshot
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rmi_agent.server.files import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
-from rmi_agent.server.files.project_files import PathNotAllowedError
 
 from tests.server.files.trees import snapshot
 

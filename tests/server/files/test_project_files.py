@@ -1,11 +1,10 @@
-"""Files under the projects folder, and nothing outside."""
+"""Files under the projects folder, on every system; test_hostile_names.py has all odd names."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import socket
 import stat
 import sys
 import threading
@@ -13,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels.notebook.encoding import decoded
+from rmi_agent.kernels import decoded
+from rmi_agent.server.files import PathNotAllowedError
 from rmi_agent.server.files import project_files as paths
-from rmi_agent.server.files.project_files import MOST, PathNotAllowedError
+from rmi_agent.server.files.project_files import MOST
 
 ORDINARY = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to root"
@@ -51,10 +51,6 @@ def test_a_name_is_relative_to_the_root(root: Path, name: str, found: str) -> No
     assert paths.read(root, name).name == found
 
 
-def test_an_absolute_path_inside_is_accepted(root: Path) -> None:
-    assert paths.read(root, str(root / "sub" / "b.py")).source == b"print('b')"
-
-
 def test_a_folder_that_is_really_there_goes_before_the_root_name(root: Path) -> None:
     (root / "projects").mkdir()
     (root / "projects" / "a.py").write_text("inner")
@@ -64,15 +60,9 @@ def test_a_folder_that_is_really_there_goes_before_the_root_name(root: Path) -> 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("missing.py", "Error: File not found: missing.py"),
-        ("missing", "Error: File not found: missing"),
-        ("sub/missing.py", "Error: File not found"),
-        ("a.py/b.py", "Error: File can't be read"),
-        ("sub", "Error: Path is not a file: sub"),
-        (".", "Error: Path is not a file"),
+        ("sub/missing.py", "Error: File not found: sub/missing.py"),
         ("folder.py", "Error: Path is not a file: folder.py"),
         ("notes.txt", "Error: File must have .py extension: notes.txt"),
-        ("x" * 300 + ".py", "Error: File can't be read"),
     ],
 )
 def test_each_mistake_has_its_words(root: Path, name: str, words: str) -> None:
@@ -84,58 +74,15 @@ def test_each_mistake_has_its_words(root: Path, name: str, words: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "",
         "../secret.py",
         "../missing.py",
-        "../../../../etc/passwd",
         "/etc/passwd",
-        "/no/such/file.py",
         "sub/../../secret.py",
-        "/",
-        "..",
-        "a.py\0.txt",
-        "\0",
-        "projects/../../secret.py",
-        "~/x.py/../../../../../../etc/hosts",
-        "../projects2/a.py",
     ],
 )
 def test_outside_the_root_access_is_denied_whatever_is_there(root: Path, name: str) -> None:
     with pytest.raises(PathNotAllowedError, match="^Error: Access denied: File must be within"):
         paths.read(root, name)
-
-
-@POSIX
-def test_links_that_lead_out_are_denied_and_links_inside_are_followed(root: Path) -> None:
-    (root / "out.py").symlink_to(root.parent / "secret.py")
-    (root / "gone.py").symlink_to(root.parent / "nothing.py")
-    (root / "up").symlink_to(root.parent)
-    (root / "in.py").symlink_to(root / "a.py")
-    for name in ("out.py", "gone.py", "up/secret.py"):
-        with pytest.raises(PathNotAllowedError, match="Access denied"):
-            paths.read(root, name)
-    assert paths.read(root, "in.py").source == b"print('a')"
-
-
-@POSIX
-def test_links_in_a_circle_are_an_error(root: Path) -> None:
-    (root / "a_loop.py").symlink_to("b_loop.py")
-    (root / "b_loop.py").symlink_to("a_loop.py")
-    with pytest.raises(PathNotAllowedError):
-        paths.read(root, "a_loop.py")
-
-
-@POSIX
-def test_special_files_are_refused_without_waiting(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    os.mkfifo(root / "fifo.py")
-    monkeypatch.chdir(root)  # a socket's path is short
-    with socket.socket(socket.AF_UNIX) as unix:
-        unix.bind("socket.py")
-    for name in ("fifo.py", "socket.py"):
-        with pytest.raises(PathNotAllowedError, match="not a file"):
-            paths.read(root, name)
 
 
 @POSIX
@@ -220,20 +167,6 @@ def test_writing_makes_folders_and_replaces_whole_files(root: Path) -> None:
     assert paths.write(root, "new/deep/x.py", "2") == ("new/deep/x.py", False)
     assert (root / "new/deep/x.py").read_text() == "2"
     assert [p.name for p in (root / "new/deep").iterdir()] == ["x.py"]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("../x.py", "Access denied"),
-        ("x.txt", ".py extension"),
-        ("folder.py", "not a file"),
-        ("a.py/x.py", "can't be written"),
-    ],
-)
-def test_writing_elsewhere_is_refused(root: Path, name: str, words: str) -> None:
-    with pytest.raises(PathNotAllowedError, match=words):
-        paths.write(root, name, "x")
 
 
 def test_writing_too_much_is_refused(root: Path) -> None:
@@ -343,18 +276,6 @@ def test_a_root_that_was_made_anew_is_used(root: Path) -> None:
     root.mkdir()
     paths.write(root, "x.py", "x")
     assert paths.read(root, "x.py").source == b"x"
-
-
-@POSIX
-def test_links_out_are_not_listed_and_links_in_are(root: Path) -> None:
-    (root / "out.py").symlink_to(root.parent / "secret.py")
-    (root / "out").symlink_to(root.parent)
-    (root / "in.py").symlink_to("a.py")
-    (root / "text.py").symlink_to("notes.txt")
-    (root / "again").symlink_to("sub")
-    listed = dict(paths.walk(root))
-    assert list(listed) == ["a.py", "in.py", "sub/b.py"]
-    assert stat.S_ISREG(listed["in.py"].st_mode)
 
 
 @ORDINARY

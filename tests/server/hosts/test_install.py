@@ -23,9 +23,9 @@ from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.cli import app
+from rmi_agent.server.hosts import Host, host_of, hosts
 from rmi_agent.server.hosts import config_file as hostfile
 from rmi_agent.server.hosts import entry as entries
-from rmi_agent.server.hosts.catalog import Host, host_of, hosts
 from rmi_agent.server.hosts.entry import installed_script
 
 from tests.conftest import SANDBOX

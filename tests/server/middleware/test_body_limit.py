@@ -8,14 +8,9 @@ import pytest
 from fastmcp import FastMCP
 from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
 from rmi_agent.server.logs import SELDOM, Seldom
+from rmi_agent.server.middleware import BODY_LIMIT, take_whole_files, whole_files_are_taken
 from rmi_agent.server.middleware import body_limit as whole_files
-from rmi_agent.server.middleware.body_limit import (
-    DEPTH,
-    limits_of,
-    take_whole_files,
-    whole_files_are_taken,
-)
-from rmi_agent.server.middleware.limits import BODY_LIMIT
+from rmi_agent.server.middleware.body_limit import DEPTH, limits_of
 
 pytestmark = pytest.mark.anyio
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,7 +20,8 @@ from fastmcp import Client
 from mcp import MCPError
 from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.middleware.limits import AT_ONCE, BODY_LIMIT, Allowance
+from rmi_agent.server.middleware import BODY_LIMIT
+from rmi_agent.server.middleware.limits import AT_ONCE, Allowance
 
 from tests.server.conftest import fill
 from tests.server.served import (
@@ -61,30 +63,17 @@ def asked(server: Served, *headers: str, method: str = "POST", path: str = "/mcp
 # -- names and origins
 
 
+# FastMCP reads the names; which ones are known is ours.
 @pytest.mark.parametrize("path", ["/mcp", "/sse", "/messages/", "/nothing-here"])
 @pytest.mark.parametrize(
     ("host", "answer"),
     [
-        ("evil.com", 421),
-        ("evil.com:8000", 421),
-        ("localhost.evil.com", 421),
         ("127.0.0.1.evil.com", 421),
-        ("evil-localhost", 421),
-        ("localhost@evil.com", 421),
-        ("localhost:80:80", 421),
         ("0.0.0.0", 421),
-        ("[::]", 421),
-        ("[::ffff:127.0.0.1]", 421),
-        ("2130706433", 421),
         ("", 421),
-        ("ngrok.app", 421),
         ("x.ngrok.app.evil.com", 421),
         ("localhost", 0),
-        ("LocalHost:8000", 0),
-        ("127.0.0.1", 0),
-        ("[::1]", 0),
         ("[::1]:8000", 0),
-        ("x.ngrok.app", 0),
         ("X.NGROK.APP:443", 0),
     ],
 )
@@ -106,19 +95,12 @@ def test_a_request_without_a_host_or_with_two_is_refused(server: Served) -> None
 @pytest.mark.parametrize(
     ("origin", "answer"),
     [
-        ("http://evil.com", 403),
         ("https://evil.com", 403),
         ("http://localhost.evil.com", 403),
-        ("http://localhost@evil.com", 403),
         ("null", 403),
-        ("file://", 403),
-        ("chrome-extension://abcdefgh", 403),
-        ("http://evil.com:99999", 403),
         ("http://[", 403),
         ("http://localhost:3000", 0),
-        ("http://127.0.0.1", 0),
         ("http://[::1]:5173", 0),
-        ("HTTP://LOCALHOST", 0),
     ],
 )
 def test_only_known_origins_are_answered(server: Served, origin: str, answer: int) -> None:
@@ -252,47 +234,54 @@ def test_an_allowance_is_saved_up_for_a_minute_and_no_longer(
     assert allowance.wait() > 0
 
 
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that gives each user one request a second, once a minute's are used up."""
+    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RATE_LIMIT": "60"}
+    with served(fill(tmp_path_factory.mktemp("r")), **settings) as running:
+        yield running
+
+
+async def use_up(http: httpx2.AsyncClient, token: str) -> httpx2.Response:
+    while (answer := await http.get("/x", headers=bearer(token))).status_code == 404:
+        pass
+    assert answer.status_code == 429
+    return answer
+
+
 async def test_too_many_requests_are_told_when_to_retry_and_others_are_served(
-    tmp_path: Path,
+    slow: Served,
 ) -> None:
-    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RATE_LIMIT": "20"}
-    with served(fill(tmp_path), **settings) as server:
-        async with (
-            httpx2.AsyncClient(base_url=server.url, trust_env=False) as http,
-            Client(f"{server.url}/mcp", auth=ALICE, mode="2026-07-28") as client,
-        ):
-            await client.list_tools()  # or it asks for them when it gets its first result
-            for _ in range(100):
-                answer = await http.get("/x", headers=bearer(ALICE))
-                if answer.status_code != 404:
-                    break
-            assert answer.status_code == 429
-            seconds = int(answer.headers["Retry-After"])
-            assert 1 <= seconds <= 3
-            with pytest.raises(MCPError, match=r"Nothing was done; try again in \d s\."):
-                await client.call_tool_mcp("list_sessions", {})
-            assert (await http.get("/x", headers=bearer(BOB))).status_code == 404
-            assert (await http.get("/x", headers=bearer("wrong"))).status_code == 401
-            await asyncio.sleep(seconds)
-            assert (await client.call_tool_mcp("list_sessions", {})).is_error is False
+    async with (
+        httpx2.AsyncClient(base_url=slow.url, trust_env=False) as http,
+        Client(f"{slow.url}/mcp", auth=ALICE, mode="2026-07-28") as client,
+    ):
+        await client.list_tools()  # or it asks for them when it gets its first result
+        seconds = int((await use_up(http, ALICE)).headers["Retry-After"])
+        assert seconds == 1
+        calls = [client.call_tool_mcp("list_sessions", {}) for _ in range(3)]
+        *_, refused = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(refused, MCPError)  # the first may come a second later
+        assert re.search(r"Nothing was done; try again in \d s\.", str(refused))
+        assert (await http.get("/x", headers=bearer(BOB))).status_code == 404
+        assert (await http.get("/x", headers=bearer("wrong"))).status_code == 401
+        await asyncio.sleep(seconds + 0.1)
+        assert (await client.call_tool_mcp("list_sessions", {})).is_error is False
 
 
 async def test_a_client_of_legacy_sse_waits_instead_since_it_breaks_off_at_an_error(
-    tmp_path: Path,
+    slow: Served,
 ) -> None:
-    settings = {"RMI_AGENT_TOKENS": USERS, "RMI_AGENT_RATE_LIMIT": "60"}
-    with served(fill(tmp_path), **settings) as server:
-        async with (
-            httpx2.AsyncClient(base_url=server.url, trust_env=False) as http,
-            Client(f"{server.url}/sse", auth=ALICE, mode="legacy") as client,
-        ):
-            while (await http.get("/x", headers=bearer(ALICE))).status_code != 429:
-                pass
-            started = time.monotonic()
-            calls = [client.call_tool_mcp("list_sessions", {}) for _ in range(3)]
-            results = await asyncio.gather(*calls)
-            assert not [result for result in results if result.is_error]
-            assert time.monotonic() - started > 1
+    async with (
+        httpx2.AsyncClient(base_url=slow.url, trust_env=False) as http,
+        Client(f"{slow.url}/sse", auth=BOB, mode="legacy") as client,
+    ):
+        await use_up(http, BOB)
+        started = time.monotonic()
+        calls = [client.call_tool_mcp("list_sessions", {}) for _ in range(3)]
+        results = await asyncio.gather(*calls)
+        assert not [result for result in results if result.is_error]
+        assert time.monotonic() - started > 1
 
 
 async def test_too_many_open_requests_of_one_user_leave_others_room(server: Served) -> None:
@@ -386,9 +375,10 @@ async def test_a_request_that_takes_long_is_no_dawdler(server: Served) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no such number of descriptors")
-@pytest.mark.parametrize("descriptors", [450, 256])
-async def test_a_crowd_of_idle_connections_starves_nobody(tmp_path: Path, descriptors: int) -> None:
+async def test_a_crowd_of_idle_connections_starves_nobody(tmp_path: Path) -> None:
     import resource
+
+    descriptors = 256
 
     low = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors},) * 2)\n"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -10,7 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 from fastmcp import Client
-from rmi_agent.server.middleware.transport_sessions import FORGOTTEN, BoundedSessions
+from rmi_agent.server.middleware import BoundedSessions
+from rmi_agent.server.middleware.transport_sessions import FORGOTTEN
 
 from tests.server.conftest import fill
 from tests.server.served import ALICE, BOB, TEXT, USERS, Served, bearer, served

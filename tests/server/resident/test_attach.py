@@ -18,16 +18,13 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from mcp_types import ElicitResult, ResourceTemplateReference
-from rmi_agent.server import App, load
+from rmi_agent.server import App, Settings, load
 from rmi_agent.server.commands.resident import examined
 from rmi_agent.server.commands.serve import resident_proxy
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.resident import discovery
+from rmi_agent.server.resident import AttachError, Facts, Record, check, discovery, lease, publish
 from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import check, check_version
-from rmi_agent.server.resident.endpoint import AttachError, Facts
-from rmi_agent.server.resident.record import Record, lease, publish
-from rmi_agent.server.settings import Settings
+from rmi_agent.server.resident.discovery import check_version
 from rmi_agent.server.state_dir import PACKAGE, VERSION
 
 from tests.processes import still_running

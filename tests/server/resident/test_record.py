@@ -22,11 +22,8 @@ import pytest
 from rmi_agent.server import load, logs
 from rmi_agent.server.commands.resident import examined, in_background
 from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.resident import record as resident
-from rmi_agent.server.resident.discovery import resident_endpoint
-from rmi_agent.server.resident.endpoint import AttachError, Endpoint, check_owner
-from rmi_agent.server.resident.record import (
-    SOCKET_PATH_LIMIT,
+from rmi_agent.server.resident import (
+    AttachError,
     Record,
     Running,
     found,
@@ -34,7 +31,11 @@ from rmi_agent.server.resident.record import (
     local_socket,
     publish,
     record_file,
+    resident_endpoint,
 )
+from rmi_agent.server.resident import record as resident
+from rmi_agent.server.resident.endpoint import Endpoint, check_owner
+from rmi_agent.server.resident.record import SOCKET_PATH_LIMIT
 from rmi_agent.server.state_dir import VERSION, token_file
 
 from tests.processes import still_running

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from rmi_agent.kernels import TIERS
+from rmi_agent.server import load
 from rmi_agent.server.commands.serve import resident_proxy
-from rmi_agent.server.resident.endpoint import AttachError, Endpoint
-from rmi_agent.server.resident.record import Record, lease, local_socket
-from rmi_agent.server.settings import load
+from rmi_agent.server.resident import AttachError, Record, lease, local_socket
+from rmi_agent.server.resident.endpoint import Endpoint
 from rmi_agent.server.state_dir import VERSION
 
 from tests.server.resident.residents import User, user
@@ -85,17 +85,17 @@ def test_nobody_is_let_in_without_the_key_whatever_they_say_they_are(
         assert client.get("/healthz").text == "ok\n"
 
 
-@pytest.mark.parametrize("way", ["socket", "port"])
-def test_the_key_of_one_start_lets_in_and_ends_with_it(tmp_path: Path, way: str) -> None:
+def test_the_key_of_one_start_lets_in_and_ends_with_it(tmp_path: Path) -> None:
     with user(tmp_path) as someone:
         keys = []
         for _ in range(2):
             someone.start()
             keys.append(someone.record["key"])
-            with over(someone, way, {"Authorization": f"Bearer {keys[-1]}"}) as client:
-                assert client.get("/resident").json()["version"] == VERSION
-            with over(someone, way, {"Authorization": f"Bearer {keys[0]}"}) as client:
-                assert client.get("/resident").status_code == (200 if len(keys) == 1 else 401)
+            for way in ("socket", "port"):
+                with over(someone, way, {"Authorization": f"Bearer {keys[-1]}"}) as client:
+                    assert client.get("/resident").json()["version"] == VERSION
+                with over(someone, way, {"Authorization": f"Bearer {keys[0]}"}) as client:
+                    assert client.get("/resident").status_code == (200 if len(keys) == 1 else 401)
             for said in ("status", "stop"):
                 done = someone.run(said)
                 assert keys[-1] not in done.stdout + done.stderr

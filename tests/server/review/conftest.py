@@ -16,12 +16,10 @@ import httpx2
 import pytest
 import uvicorn
 from rmi_agent.server import App, load
+from rmi_agent.server.auth import Tokens
 from rmi_agent.server.auth import throttle as guesses
-from rmi_agent.server.auth.tokens import Tokens
 from rmi_agent.server.net import bind
-from rmi_agent.server.review.access import ByToken
-from rmi_agent.server.review.index import Index
-from rmi_agent.server.review.middleware import ReviewAuth
+from rmi_agent.server.review import ByToken, Index, ReviewAuth
 from rmi_agent.server.serving.application import application
 
 ALICE, BOB, MINE = "alice-alice-alice-alice", "bob-bob-bob-bob-bob-bob", "token-token-token-token"

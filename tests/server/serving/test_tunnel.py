@@ -27,8 +27,8 @@ from key_value.aio.stores.memory import MemoryStore
 from rmi_agent.server import load
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch
+from rmi_agent.server.serving import http
 from rmi_agent.server.serving import tunnel as tunnels
-from rmi_agent.server.serving.serve import http
 from rmi_agent.server.serving.tunnel import through, tunnel
 
 from tests.server.auth.oauth import Browser, ScriptedOAuth

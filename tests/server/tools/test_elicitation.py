@@ -25,7 +25,7 @@ async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
     patch = pytest.MonkeyPatch()
     patch.delenv("PYTEST_CURRENT_TEST", raising=False)
     app = App(load(python_projects_dir=fill(tmp_path_factory.mktemp("p")), response_deadline=2.0))
-    async with app.mcp._lifespan_manager():
+    async with Client(app.mcp):  # the server runs as long as somebody is connected
         yield app
 
 

@@ -13,8 +13,8 @@ import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.kernels.notebook import Run, recorded
-from rmi_agent.kernels.notebook.compare import differences, folded
+from rmi_agent.kernels.notebook import Run, differences, recorded
+from rmi_agent.kernels.notebook.compare import folded
 from rmi_agent.server import App, load
 
 from tests.server.conftest import fill

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels.protocol.outputs import Outputs
+from rmi_agent.kernels.protocol import Outputs
 from rmi_agent.server.tools import run_text as module
 from rmi_agent.server.tools.progress import Stream
 from rmi_agent.server.tools.run_text import Layout, Part, Printed, TextCache

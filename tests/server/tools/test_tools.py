@@ -210,7 +210,7 @@ async def test_nothing_that_is_not_seen_comes_through(client: Client[Any]) -> No
 async def test_a_line_that_has_only_begun_is_told_and_counts_once_it_has_ended(
     client: Client[Any],
 ) -> None:
-    code = "import time\nprint('one\\ntw', end='', flush=True); time.sleep(6); print('\\rTWO')"
+    code = "import time\nprint('one\\ntw', end='', flush=True); time.sleep(4); print('\\rTWO')"
     first = await run(client, "run_cell", code=code)
     known, gathered = facts(first), text(first)[: first.meta["rmi_agent"]["shown"]]  # type: ignore[index]
     assert known["status"] == "running"
@@ -355,13 +355,11 @@ async def test_a_cancelled_call_interrupts_its_run_and_keeps_the_session(
     ("tool", "arguments", "words"),
     [
         ("run_python", {"file_name": "nope.py"}, "Error: File not found: nope.py"),
-        ("run_python", {"file_name": "../x.py"}, "Error: Access denied: File must be within"),
-        ("run_python", {"file_name": "."}, "Error: Path is not a file"),
         ("run_python", {"file_name": "hello_world.py", "args": ["a\0"]}, "NUL"),
         ("run_cell", {"code": "1", "session_id": "nobody"}, "There is no session 'nobody'"),
         ("read_output", {"session_id": "nobody"}, "There is no session"),
         ("close_session", {"session_id": "nobody"}, "list_sessions shows"),
-        ("read_python_file", {"file_name": "/etc/passwd"}, "Access denied"),
+        ("read_python_file", {"file_name": "/etc/passwd"}, "Error: Access denied: File must be"),
         ("write_python_file", {"file_name": "a.sh", "content": ""}, ".py extension"),
     ],
 )
