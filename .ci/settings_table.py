@@ -56,7 +56,7 @@ def lines() -> Iterator[str]:
         if name in SECTIONS:
             yield from ("", f"## {SECTIONS[name]}", "", "| setting | default | |", "|---|---|---|")
         yield f"| `{variable_of(name)}` | {default(field)} | {field.description} |"
-    yield from ("", "## No settings any more", "", "| former setting | now |", "|---|---|")
+    yield from ("", "## Retired settings", "", "| former setting | now |", "|---|---|")
     for former, now in RETIRED.items():
         yield f"| `{former}` | {now[0].upper()}{now[1:]}. |"
     yield ""

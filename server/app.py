@@ -19,21 +19,21 @@ from . import launch
 from .cluster import TakeoverMiddleware
 from .launch import kernels_are_here, make_folders
 from .middleware import Lengths, UnexpectedErrors
-from .sandboxing import chosen, described, hints, hints_elsewhere
+from .sandboxing import choose_policy, describe_policy, hints, hints_elsewhere
 from .settings import Settings
 from .state_dir import VERSION
-from .tools import Completions, FileTools, Prompts, Resources, Resuming, RunTools, SessionTools
+from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
 
 log = logging.getLogger(__name__)
 
 KERNEL_WAIT = 30.0  # max seconds a call waits for a free kernel
 INSTRUCTIONS = """\
-Runs Python on Jupyter kernels. run_python runs a file of the projects folder; run_cell runs a
-snippet. Every result names a session_id: pass it to run_cell to go on with the same variables,
-also after a file has failed; leave it out to begin afresh. Plots come back as pictures.
-A run is interrupted after {timeout:g} s unless timeout says otherwise. A call returns after
-{deadline:g} s at most: a run that is still going then has status "running" and goes on; follow
-it with read_output. Sessions end by themselves{idle}; close_session frees one earlier."""
+Runs Python on Jupyter kernels. run_python runs a file from the projects folder; run_cell runs a
+snippet. Every result contains a session_id: pass it to run_cell to continue with the same
+variables, even after a file has failed; omit it to start fresh. Plots are returned as images.
+A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
+{deadline:g} s at most: a run that has not finished by then has status "running" and continues;
+follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
 
 
 class App:
@@ -44,7 +44,7 @@ class App:
         auth: how HTTP callers are identified; if None, all are the one local user.
         exposed: whether anyone but this machine's user may call.
         principals: whose kernels are warm from the start.
-        homes: which instance owns which session, if there are several instances.
+        instances: which instance owns which session, if there are several instances.
         seal: a key that all instances share.
 
     Raises:
@@ -58,12 +58,12 @@ class App:
         *,
         exposed: bool = False,
         principals: tuple[str, ...] = (LOCAL,),
-        homes: Instances | None = None,
+        instances: Instances | None = None,
         seal: bytes | None = None,
     ) -> None:
         self.settings = settings
-        self.shared = Takeover(homes) if homes is not None else None
-        policy = chosen(settings, exposed=exposed)
+        self.shared = Takeover(instances) if instances is not None else None
+        policy = choose_policy(settings, exposed=exposed)
         known = hints(policy) if kernels_are_here(settings) else hints_elsewhere(settings)
         self.sessions = Sessions(
             launch.sessions(settings, known),
@@ -92,7 +92,7 @@ class App:
         self.mcp.add_middleware(Lengths())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        resuming = Resuming(settings, self.sessions)
+        resuming = ResumeTool(settings, self.sessions)
         self.runs = RunTools(settings, self.sessions, resuming)
         for part in (
             self.runs,
@@ -108,10 +108,10 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, _: FastMCP[Any]) -> AsyncIterator[None]:
         make_folders(self.settings)
-        log.info("Python files are run from %s (PYTHON_PROJECTS_DIR)", self.settings.projects)
-        log.info("Sessions are recorded in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
+        log.info("Running Python files from %s (PYTHON_PROJECTS_DIR)", self.settings.projects)
+        log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
-            log.info("RMI_AGENT_MEMORY_LIMIT is not measured: kernels run on another machine")
+            log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
         async with self.sessions:
             yield
 
@@ -124,12 +124,16 @@ def instructions(settings: Settings, policy: Policy | None) -> str:
         idle=f" after {settings.session_idle / 60:g} idle minutes" if settings.session_idle else "",
     )
     if (language := language_of(settings.kernel_name)) != "python":
-        text += f"\nThe kernels here run {language}: run_cell takes that, and run_python is no use."
+        text += (
+            f"\nThe kernels run {language}: run_cell takes {language}, run_python does not work."
+        )
     if not kernels_are_here(settings):
         text += "\nThe code runs on another machine" + (
             "."
             if settings.remote_files == "shared"
-            else ", with a copy of the projects folder unless it sees that itself:"
-            " what it writes into a copy stays there, and ends with its session."
+            else ", with a copy of the projects folder unless that machine shares it:"
+            " files that it writes into a copy stay there, and are deleted with the session."
         )
-    return text if policy is None else f"{text} The code runs in a sandbox: {described(policy)}."
+    return (
+        text if policy is None else f"{text} The code runs in a sandbox: {describe_policy(policy)}."
+    )

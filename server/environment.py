@@ -22,7 +22,6 @@ PREFIX = "RMI_AGENT_"
 # Not server settings: the model for `rmi-agent chat`, and the marker on our kernels' processes.
 NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL"}
 ALIKE = 0.85  # minimum difflib ratio for a name to count as a misspelling of another
-SETTINGS_PAGE = "docs/settings.md lists the settings"
 
 T = TypeVar("T")
 
@@ -171,7 +170,7 @@ def read(
                 names[one.field] = f"{one.former} (now {one.name})"
             notices.append(Notice(former(one, given[0], bool(ours)), one.field, one.http_only))
     notices += [
-        Notice(f"{name} is no setting any more and is ignored: {now}. Remove it.")
+        Notice(f"{name} is no longer a setting and is ignored: {now}. Remove it.")
         for name, now in retired.items()
         if name in merged
     ]
@@ -195,10 +194,10 @@ def former(one: Variable, value: str, is_read: bool) -> str:
     shown = one.former if one.unshown else f"{one.former}={value}"
     if is_read:
         return (
-            f"{shown} was read as {one.name}, which is the setting's name now. Rename it; or set"
-            f" {one.name}, which wins, if {one.former} is another program's."
+            f"{shown} was read as {one.name}, the setting's current name. Rename it, or set"
+            f" {one.name}, which takes precedence, if {one.former} belongs to another program."
         )
-    return f"{shown} looks like another program's and was ignored. Use {one.name} for this server."
+    return f"{shown} seems to be another program's and was ignored. Set {one.name} for this server."
 
 
 def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[str]:
@@ -210,10 +209,10 @@ def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[
     known = {one.name for one in settings} | NO_SETTINGS
     without_prefix = {one.name.removeprefix(PREFIX): one.name for one in settings}
     taken = known | {one.former for one in settings if one.former}
-    bare = [one.name for one in settings if one.former is None and not is_prefixed(one.name)]
+    bare = [one.name for one in settings if not one.former and not one.name.startswith(PREFIX)]
     unset = [name for name in bare if name not in merged]
     for name in sorted(merged.keys() - taken):
-        if is_prefixed(name):
+        if name.startswith(PREFIX):
             close = get_close_matches(name.removeprefix(PREFIX), without_prefix, 1, 0.7)
             meant = [without_prefix[one] for one in close]
         elif name.startswith("RMI"):
@@ -221,11 +220,6 @@ def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[
         else:
             meant = get_close_matches(name, unset, 1, ALIKE)
         if meant:
-            yield f"{name} is no setting and is ignored. Did you mean {meant[0]}?"
-        elif is_prefixed(name):
-            yield f"{name} is no setting and is ignored. {SETTINGS_PAGE}."
-
-
-def is_prefixed(name: str) -> bool:
-    """Whether a name has the prefix that only this project uses."""
-    return name.startswith(PREFIX)
+            yield f"{name} is not a setting and is ignored. Did you mean {meant[0]}?"
+        elif name.startswith(PREFIX):
+            yield f"{name} is not a setting and is ignored. See docs/settings.md."

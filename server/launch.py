@@ -162,5 +162,5 @@ def make_folders(settings: Settings) -> None:
         except OSError as error:
             raise BadSettings(
                 f"{variable_of(field)}: can't use {folder} as a folder: {error.strerror}."
-                " Set it to an absolute path that you may write to."
+                " Set it to an absolute path that you can write to."
             ) from None

@@ -19,15 +19,15 @@ from pythonjsonlogger.json import JsonFormatter
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 
-SELDOM = 10.0  # min seconds between identical warnings that anybody's requests can cause
+WARNING_INTERVAL = 10.0  # min seconds between identical warnings that anybody's requests can cause
 LOG_BYTES = 2_000_000  # max bytes of the log file and of its one backup
-FACTS = ("session", "cell", "status", "state", "seconds", "output_bytes")
+RUN_FIELDS = ("session", "cell", "status", "state", "seconds", "output_bytes")
 OTHERS = ("mcp", "fastmcp", "FastMCP", "asyncio", "uvicorn.access", "uvicorn.error", "httpx2")
 
 
 def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
     """Send all logs of this process to stderr, or to a file of bounded size."""
-    handler = logging.StreamHandler(sys.stderr) if file is None else Bounded(file)
+    handler = logging.StreamHandler(sys.stderr) if file is None else BoundedFile(file)
     handler.setFormatter(
         Lines("%(asctime)s %(levelname)s %(name)s: %(message)s")
         if layout == "text"
@@ -42,7 +42,7 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
     fastmcp_log = logging.getLogger("fastmcp")
     fastmcp_log.handlers.clear()
     fastmcp_log.propagate = True
-    logging.getLogger("uvicorn.error").addFilter(Seldom())
+    logging.getLogger("uvicorn.error").addFilter(RepeatFilter())
     if level != "debug":
         for noisy in OTHERS:
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -50,13 +50,13 @@ def set_up(level: Level, layout: Format, file: Path | None = None) -> None:
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
-def tell_of_runs() -> None:
+def log_run_context() -> None:
     """Make each record name its run; for processes that run cells themselves."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(told_of_the_run)
+        handler.addFilter(add_run_context)
 
 
-def told_of_the_run(record: logging.LogRecord) -> bool:
+def add_run_context(record: logging.LogRecord) -> bool:
     """Add the current run's session and cell to a record; never drops it."""
     from ..kernels import CURRENT  # lazy: an attached process needs no kernels
 
@@ -65,25 +65,25 @@ def told_of_the_run(record: logging.LogRecord) -> bool:
     return True
 
 
-class Seldom(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Rate-limits identical warnings: malformed requests come by the thousand."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[object, float] = {}  # bounded: uvicorn's few fixed messages
+        self._written: dict[object, float] = {}  # bounded: uvicorn's few fixed messages
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write a record."""
         now = time.monotonic()
         if record.levelno != logging.WARNING or record.args:
             return True
-        if now - self._said.get(record.msg, -SELDOM) < SELDOM:
+        if now - self._written.get(record.msg, -WARNING_INTERVAL) < WARNING_INTERVAL:
             return False
-        self._said[record.msg] = now
+        self._written[record.msg] = now
         return True
 
 
-class Bounded(RotatingFileHandler):
+class BoundedFile(RotatingFileHandler):
     """A log file with one backup; raw stderr output goes to the same file."""
 
     def __init__(self, file: Path) -> None:
@@ -101,5 +101,7 @@ class Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format the line itself; a traceback may follow."""
-        facts = [f"{name}={record.__dict__[name]}" for name in FACTS if name in record.__dict__]
+        facts = [
+            f"{name}={record.__dict__[name]}" for name in RUN_FIELDS if name in record.__dict__
+        ]
         return " ".join((super().formatMessage(record), *facts))

@@ -39,7 +39,7 @@ def bind(settings: Settings) -> socket.socket:
         listening.close()
         raise BadSettings(
             f"RMI_AGENT_PORT: can't listen on {settings.host}:{settings.port}: {error.strerror}."
-            " Stop the program that has the port, or choose another with --port."
+            " Stop the program that uses the port, or choose another with --port."
         ) from None
     listening.set_inheritable(False)
     return listening

@@ -33,14 +33,14 @@ PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels",
 FILES = ("FileNotFoundError", "PermissionError", "OSError")
 CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
 
-SIGNALS = "before Linux 6.12 code in it can end this server and your other processes"
+SIGNALS = "before Linux 6.12, code in it can signal this server and your other processes"
 ELSEWHERE = (
-    "The code runs on another machine. Of this one it has a copy of the projects folder, without"
-    " hidden files and folders (the server's setting RMI_AGENT_REMOTE_FILES)."
+    "The code runs on another machine, with a copy of the projects folder that lacks hidden files"
+    " and folders (the server's setting RMI_AGENT_REMOTE_FILES)."
 )
 
 
-def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
+def choose_policy(settings: Settings, *, exposed: bool) -> Policy | None:
     """The sandbox to use, or None for no sandbox.
 
     Args:
@@ -65,26 +65,23 @@ def chosen(settings: Settings, *, exposed: bool) -> Policy | None:
         reason = why_not(trying)
         if not reason and lets_signals_out(trying):
             if exposed and settings.sandbox == "auto":
-                reason = (
-                    f"{SIGNALS}. Set RMI_AGENT_SANDBOX=landlock to accept that, or install"
-                    " bubblewrap"
-                )
+                reason = f"{SIGNALS} (RMI_AGENT_SANDBOX=landlock accepts that)"
             else:
-                log.warning("Kernels run in a sandbox that leaves one thing open: %s", SIGNALS)
+                log.warning("Kernels run in a sandbox with a gap: %s", SIGNALS)
         if not reason:
-            log.info("Kernels run in a sandbox: %s", described(trying))
+            log.info("Kernels run in a sandbox: %s", describe_policy(trying))
             return trying
         reasons.append(f"{tier}: {reason}")
-    told = "; ".join(reasons)
+    why = "; ".join(reasons)
     if settings.sandbox != "auto":
-        raise BadSettings(f"RMI_AGENT_SANDBOX: it can't be had here. {told}")
+        raise BadSettings(f"RMI_AGENT_SANDBOX: {settings.sandbox} does not work here. {why}")
     if exposed:
         raise BadSettings(
-            f"RMI_AGENT_SANDBOX: none works here ({told}), and over HTTP others may run code."
-            " Install bubblewrap, or give them this account with --no-sandbox"
+            f"RMI_AGENT_SANDBOX: no sandbox works here ({why}), and over HTTP others can run code."
+            " Install bubblewrap, or let them do all that this account can with --no-sandbox"
             " (RMI_AGENT_SANDBOX=off)."
         )
-    log.warning("Kernels run without a sandbox, with all that this user may do: %s", told)
+    log.warning("Kernels run without a sandbox and can do all that this user can: %s", why)
     return None
 
 
@@ -97,19 +94,17 @@ def refuse_elsewhere(settings: Settings) -> None:
     where = elsewhere(settings)
     if settings.sandbox != "auto":
         raise BadSettings(
-            f"RMI_AGENT_SANDBOX: {settings.sandbox} holds kernels of this machine in, and these run"
-            f" {where}. Set it to auto (what holds them is the machine that they run on) or off."
+            f"RMI_AGENT_SANDBOX: {settings.sandbox} confines kernels on this machine, but these run"
+            f" {where}. Set it to auto or off: the machine where they run confines them."
         )
-    log.info(
-        "Kernels run %s: what code may do is decided there, and not by RMI_AGENT_SANDBOX", where
-    )
+    log.info("Kernels run %s: that machine confines the code, not RMI_AGENT_SANDBOX", where)
 
 
 def elsewhere(settings: Settings) -> str:
     """Where kernels run, for messages, when they are not on this machine."""
     if settings.jupyter_server_url:
         return "on Jupyter Servers (RMI_AGENT_JUPYTER_SERVER_URL)"
-    return f"where the provisioner of {settings.kernel_name} puts them"
+    return f"where the provisioner of {settings.kernel_name} starts them"
 
 
 def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
@@ -124,8 +119,8 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
     write = folders("RMI_AGENT_SANDBOX_WRITE", settings.sandbox_write)
     if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
         raise BadSettings(
-            f"PYTHON_PROJECTS_DIR: {projects} holds your whole home folder, so the code that runs"
-            " here could change what you start. Choose a folder in it, or set"
+            f"PYTHON_PROJECTS_DIR: {projects} contains your whole home folder, so code that runs"
+            " here could change programs that you start. Choose a folder inside it, or set"
             " RMI_AGENT_SANDBOX=off."
         )
     changed = [("RMI_AGENT_SANDBOX_WRITE", folder) for folder in write]
@@ -139,8 +134,8 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         state = private_folder()
     except OSError as error:
         raise BadSettings(
-            f"XDG_STATE_HOME: the server's own folder can't be made ({error}), so it can't be"
-            " hidden from the code that runs here. Set it to a folder that you may write to."
+            f"XDG_STATE_HOME: can't create the server's own folder ({error}), so it can't be"
+            " hidden from code that runs here. Set it to a folder that you can write to."
         ) from None
     return Policy(
         tier,
@@ -193,8 +188,8 @@ def refuse_within(path: Path, changed: list[tuple[str, Path]]) -> None:
         for place in (link, path.resolve()):
             if place.is_relative_to(folder.resolve()):
                 raise BadSettings(
-                    f"{variable}: {place} lies in it, so the code that runs here could change the"
-                    " server's settings. Move it, or set RMI_AGENT_SANDBOX=off."
+                    f"{variable}: it contains {place}, so code that runs here could change the"
+                    " server's settings. Move that file, or set RMI_AGENT_SANDBOX=off."
                 )
 
 
@@ -207,7 +202,9 @@ def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
     paths = tuple(Path(os.path.abspath(Path(name).expanduser())) for name in names)
     for path in paths:
         if not path.exists():
-            raise BadSettings(f"{variable}: there is no {path}. List folders, with commas between.")
+            raise BadSettings(
+                f"{variable}: {path} does not exist. Use a comma-separated list of folders."
+            )
     return paths
 
 
@@ -216,16 +213,16 @@ def hints_elsewhere(settings: Settings) -> dict[str, str]:
     return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
 
 
-def told(policy: Policy | None, settings: Settings) -> str:
+def describe_sandbox(policy: Policy | None, settings: Settings) -> str:
     """Describe the kernels' sandbox, or why there is none, in one line."""
     if policy is not None:
-        return described(policy)
+        return describe_policy(policy)
     if kernels_are_here(settings):
         return "none"
     return f"none here: kernels run {elsewhere(settings)}"
 
 
-def described(policy: Policy) -> str:
+def describe_policy(policy: Policy) -> str:
     """Describe a policy in one line: what kernels may read, write and connect to."""
     projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"
     more = [*(f"{path} (read only)" for path in policy.read), *map(str, policy.write)]
@@ -238,40 +235,41 @@ def hints(policy: Policy | None) -> dict[str, str]:
     if policy is None:
         return {}
     seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
-    told = dict.fromkeys(
+    found = dict.fromkeys(
         FILES,
         f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and temporary"
-        " files. The server's settings RMI_AGENT_SANDBOX_READ and RMI_AGENT_SANDBOX_WRITE show it"
-        " more.",
+        " files. The server's settings RMI_AGENT_SANDBOX_READ and RMI_AGENT_SANDBOX_WRITE can add"
+        " folders.",
     )
     if not policy.network:
         none = (
-            "The code runs in a sandbox without a network (the server's RMI_AGENT_SANDBOX_NETWORK)."
+            "The code runs in a sandbox without network access (the server's setting"
+            " RMI_AGENT_SANDBOX_NETWORK)."
         )
-        told |= dict.fromkeys(CONNECTIONS, none)
-    return told
+        found |= dict.fromkeys(CONNECTIONS, none)
+    return found
 
 
-def left_open(policy: Policy | None, settings: Settings) -> str:
+def describe_gaps(policy: Policy | None, settings: Settings) -> str:
     """List what the sandbox does not protect, in one line."""
     if not kernels_are_here(settings) and settings.sandbox == "auto":
-        return "what kernels may do there is for that machine to say"
+        return "that machine decides what kernels may do there"
     if policy is None:
-        return "kernels may do all that this user may"
-    left = ["processor time", "disk space where they may write", "faults of the system's own core"]
+        return "kernels can do all that this user can"
+    left = ["processor time", "disk space where they may write", "bugs in the Linux kernel"]
     if policy.tier == "landlock":
-        left.insert(0, "the list of all processes (no names of sockets, memory or environments)")
+        left.insert(0, "the list of all processes (not their sockets, memory or environments)")
         left.insert(1, "whether a file exists, its size and times")
         if os.getuid() == 0:
-            left.insert(2, "what /proc tells root alone of the system")
+            left.insert(2, "what /proc shows only to root")
         if lets_signals_out(policy):
             left.insert(0, SIGNALS)
     if not keeps_devices(policy):
-        left.insert(0, "the modes of /dev/null and the like, as root may not mount here")
+        left.insert(0, "the modes of /dev/null and other devices, since root may not mount here")
     if not knows_system_calls():
-        left.insert(0, f"setuid files (system calls are not known for {os.uname().machine})")
+        left.insert(0, f"setuid files (system call numbers for {os.uname().machine} are unknown)")
     if policy.network:
-        left.insert(0, "the network, with what listens on this machine")
+        left.insert(0, "the network, including services on this machine")
         if policy.tier == "landlock":
             left.insert(1, "socket files of other programs")
     return ", ".join(left)

@@ -53,7 +53,7 @@ class Settings(BaseModel):
         Folder,
         Name("PYTHON_PROJECTS_DIR"),
         NotShared(),
-        Default("`python_projects` in the checkout, or else in the current folder"),
+        Default("`python_projects` in the checkout, or in the current folder"),
     ] = Field(
         default_factory=lambda: home() / "python_projects",
         validate_default=True,
@@ -65,59 +65,57 @@ class Settings(BaseModel):
     python_timeout: Annotated[float, Name("PYTHON_TIMEOUT")] = Field(
         30.0,
         gt=0,
-        description="Seconds after which a run is interrupted, unless the call says otherwise.",
+        description="Seconds until a run is interrupted, unless the call sets `timeout`.",
     )
     response_deadline: float = Field(
-        45.0, gt=0, description="Seconds after which a call returns while its run goes on."
+        45.0, gt=0, description="Seconds until a call returns while its run continues."
     )
     output_chars: int = Field(
         20_000,
         ge=1_000,
-        description="Characters of text in one result; `read_output` has the rest.",
+        description="Max characters of text in one result; `read_output` has the rest.",
     )
     output_limit: int = Field(
         10_000_000,
         ge=0,
-        description="Bytes of output after which a cell is interrupted; 0 is no limit.",
+        description="Bytes of output after which a cell is interrupted; 0: no limit.",
     )
     session_idle: float = Field(
-        1800.0, ge=0, description="Seconds until an unused session is closed; 0 is never."
+        1800.0, ge=0, description="Seconds until an unused session is closed; 0: never."
     )
     kernel_name: str = Field(
         "python3",
         min_length=1,
-        description="Kernelspec of the kernels (`jupyter kernelspec list`), of any language: only"
+        description="Kernelspec of the kernels (`jupyter kernelspec list`), in any language; only"
         " `run_python` needs Python.",
     )
     kernel_max: int = Field(
         16,
         ge=1,
         le=1000,
-        description="Kernels at the same time, warm ones included. When all are taken, a new"
-        " session closes an idle one: file runs first, then the one that has been idle longest.",
+        description="Max kernels at the same time, warm ones included. When all are taken, a new"
+        " session closes an idle one: file runs first, then the longest idle session.",
     )
     kernel_pool: int = Field(
         2,
         ge=0,
         le=100,
-        description="Kernels that are kept warm at least; more while more are asked for. 0 keeps"
-        " none.",
+        description="Min number of warm kernels; grows with demand. 0: none.",
     )
     kernel_preload: Names = Field(
         PRELOADED,
-        description="Modules that fresh kernels have imported already where they are installed,"
-        " with commas between; empty imports none.",
+        description="Comma-separated modules that fresh kernels have already imported, if they"
+        " are installed; empty: none.",
     )
     kernel_env: Names = Field(
         (),
-        description="More environment variables that kernels inherit, by name, with commas"
-        " between.",
+        description="Comma-separated names of more environment variables that kernels inherit.",
     )
     memory_limit: Annotated[Bytes, Default("2GB")] = Field(
         2_000_000_000,
         ge=0,
-        description="Memory of all processes of a session together, shared memory included, beyond"
-        " which its kernel is ended; 0 is no limit.",
+        description="Max memory of all processes of a session together, shared memory included;"
+        " beyond it, the kernel is killed. 0: no limit.",
     )
     sandbox: Annotated[
         Literal["auto", "bwrap", "landlock", "off"],
@@ -125,22 +123,22 @@ class Settings(BaseModel):
         Contested("auto|bwrap|landlock|off"),  # Gemini CLI, payment services' .env files
     ] = Field(
         "auto",
-        description="[Sandbox](sandbox.md) of the kernels (Linux): `bwrap`, `landlock`, `auto` for"
-        " the better one that works, or `off`.",
+        description="[Sandbox](sandbox.md) of the kernels (Linux): `bwrap`, `landlock`, `auto`"
+        " (the first of these that works), or `off`.",
     )
     sandbox_network: Annotated[
         bool | None, empty_is_unset, Default("1 over stdio, 0 over HTTP")
-    ] = Field(None, description="1: code in the sandbox has the machine's network. 0: it has none.")
+    ] = Field(None, description="1: code in the sandbox has network access. 0: it has none.")
     sandbox_read: Annotated[Names, Contested("[^:]*")] = Field(  # Portage separates with colons
-        (), description="More folders that code in the sandbox may read, with commas between."
+        (), description="Comma-separated folders that code in the sandbox may also read."
     )
     sandbox_write: Annotated[Names, Contested("[^:]*")] = Field(
-        (), description="More folders that it may change as well, with commas between."
+        (), description="Comma-separated folders that it may also read and change."
     )
     projects_readonly: Annotated[bool, Default("0")] = Field(
         False,
-        description="1: code in the sandbox may only read the projects folder;"
-        " `write_python_file` still writes there.",
+        description="1: code in the sandbox can't change the projects folder;"
+        " `write_python_file` still can.",
     )
     jupyter_server_url: Annotated[
         JupyterUrls,
@@ -148,61 +146,61 @@ class Settings(BaseModel):
         Contested(".*", beside="JUPYTER_SERVER_TOKEN"),  # JupyterLab's terminals set only the URL
     ] = Field(
         (),
-        description="[Jupyter Servers](jupyter-servers.md) that run the kernels instead of this"
-        " machine, with commas between.",
+        description="Comma-separated URLs of [Jupyter Servers](jupyter-servers.md) that run the"
+        " kernels instead of this machine.",
     )
     jupyter_server_token: Annotated[Token, Secret()] = Field(
         None,
-        description="Their token; or one for each in the same order, with commas between.",
+        description="Their token, or a comma-separated list with one for each in order.",
     )
     kernel_silence: float = Field(
         3.0,
         ge=1,
-        description="Seconds without a sign of life after which a kernel"
-        " [on another machine](remote-kernels.md) counts as lost.",
+        description="Seconds without a heartbeat after which a kernel"
+        " [on another machine](remote-kernels.md) is lost.",
     )
     remote_files: Literal["auto", "sent", "shared"] = Field(
         "auto",
-        description="Whether kernels on other machines get a copy of the projects folder (`sent`),"
-        " have it by the same path (`shared`), or are looked at first (`auto`).",
+        description="Whether kernels on other machines get a copy of the projects folder (`sent`)"
+        " or have it at the same path (`shared`); `auto` checks.",
     )
     remote_files_limit: Annotated[Bytes, Default("50MB")] = Field(
-        50_000_000, ge=0, description="Size of that copy at most."
+        50_000_000, ge=0, description="Max size of that copy."
     )
     attach: Annotated[Attach, NotShared(), Contested("auto|always|never")] = Field(
         "auto",
-        description="Whether a server on stdio hands all to the [resident server](resident.md):"
-        " `auto` where one runs with the same version, folders and settings; `always`, and starts"
-        " one where there is none; or `never`.",
+        description="Whether a server on stdio forwards to the [resident server](resident.md):"
+        " `auto` if one runs with the same version, folders and settings; `always`, starting one"
+        " if none runs; or `never`.",
     )
     rmi_agent_server: Annotated[LocalUrl, NotShared()] = Field(
         None,
-        description="Address of that server, `http://127.0.0.1:PORT`, instead of looking for it.",
+        description="Address of that server, `http://127.0.0.1:PORT`, instead of discovery.",
     )
     host: Annotated[str, HttpOnly(), Contested(ADDRESS)] = Field(  # conda, tcsh: machine names
         "127.0.0.1",
         min_length=1,
-        description="Address on which HTTP listens; a resident server's is always 127.0.0.1.",
+        description="Address that HTTP listens on; a resident server always uses 127.0.0.1.",
     )
     port: Annotated[int, HttpOnly(), Contested(r"\d*")] = Field(
         8000,
         ge=0,
         le=65535,
-        description="Port on which HTTP listens, 0 for any; a resident server takes any unless it"
-        " is set.",
+        description="Port that HTTP listens on; 0: any free one, as a resident server does unless"
+        " this is set.",
     )
     allowed_hosts: Annotated[Names, HttpOnly(), Contested(r"(?!\*$).*")] = Field(  # Django's *
         (),
-        description="Host names besides loopback that HTTP answers to, with commas between; `*` is"
-        " allowed in them.",
+        description="Comma-separated host names, besides loopback, that HTTP answers to; `*` is a"
+        " wildcard.",
     )
-    rmi_agent_token: Annotated[Token, Secret(), HttpOnly(), Default("made at the first start")] = (
-        Field(None, description="Bearer token that HTTP asks for.")
-    )
+    rmi_agent_token: Annotated[
+        Token, Secret(), HttpOnly(), Default("created at the first start")
+    ] = Field(None, description="Bearer token that HTTP clients need.")
     rmi_agent_tokens: Annotated[Token, Secret(), HttpOnly()] = Field(
         None,
         description="Tokens of several users: `alice:TOKEN,bob:TOKEN`, or the path of a file with"
-        " one a line.",
+        " one per line.",
     )
     auth: Annotated[  # secret because mcp-remote's AUTH is a header with a token
         Literal["token", "token+oauth", "token+github", "token+google", "token+oidc"],
@@ -211,36 +209,35 @@ class Settings(BaseModel):
         Contested(r"token(\+\w+)?"),
     ] = Field(
         "token",
-        description="How callers over HTTP sign in [besides tokens](remote.md): `token+oauth`,"
+        description="How HTTP clients sign in [besides tokens](remote.md): `token+oauth`,"
         " `token+github`, `token+google`, `token+oidc`.",
     )
     public_url: Annotated[str | None, HttpOnly(), Contested("https?://.*")] = Field(
         None,
-        description="Address by which clients and browsers reach the server: `https://HOST`"
-        " without a path, or `http://` and a loopback host. Needed for sign-in, and its host is"
-        " allowed.",
+        description="URL at which clients and browsers reach the server: `https://HOST` without a"
+        " path, or `http://` and a loopback host. Required for sign-in; its host is allowed.",
     )
     oauth_client_id: Annotated[str | None, HttpOnly()] = Field(
-        None, description="Client id that GitHub, Google or the issuer has given this server."
+        None, description="Client ID that GitHub, Google or the issuer assigned to this server."
     )
     oauth_client_secret: Annotated[SecretStr | None, Secret(), HttpOnly()] = Field(
-        None, description="The secret that belongs to it."
+        None, description="Client secret that belongs to it."
     )
     oauth_config_url: Annotated[str | None, HttpOnly()] = Field(
         None,
-        description="Configuration of the OpenID Connect issuer:"
+        description="Configuration URL of the OpenID Connect issuer:"
         " `https://…/.well-known/openid-configuration`.",
     )
     oauth_users: Annotated[Names, HttpOnly()] = Field(
-        (), description="Users of the provider who are let in, with commas between."
+        (), description="Comma-separated users of the provider who may sign in."
     )
     cors_origins: Annotated[Origins, HttpOnly()] = Field(
         (),
-        description="Origins of web pages that may call over HTTP, whole (`https://page.example`),"
-        " with commas between.",
+        description="Comma-separated full origins (`https://page.example`) of web pages that may"
+        " call over HTTP.",
     )
     rate_limit: Annotated[int, HttpOnly(), Contested(r"\d*")] = Field(
-        600, ge=0, description="Requests a minute of each user over HTTP; 0 is no limit."
+        600, ge=0, description="Max requests per minute of each user over HTTP; 0: no limit."
     )
     sessions_per_user: Annotated[
         Annotated[int, Field(ge=1)] | None,
@@ -249,18 +246,18 @@ class Settings(BaseModel):
         Default("three quarters of `RMI_AGENT_KERNEL_MAX`"),
     ] = Field(
         None,
-        description="Sessions of each user over HTTP. One more closes that user's own idle one, or"
-        " waits for it.",
+        description="Max sessions of each user over HTTP. One more closes that user's longest idle"
+        " session, or waits until one is idle.",
     )
     ngrok_authtoken: Annotated[Token, Name("NGROK_AUTHTOKEN"), Secret(), HttpOnly()] = Field(
         None, description="Authtoken of your ngrok account, for `--tunnel ngrok`."
     )
     ngrok_domain: Annotated[Domain, HttpOnly()] = Field(
-        None, description="One of your ngrok account's domains, if the address is to stay."
+        None, description="One of your ngrok account's domains, for an address that stays the same."
     )
     session_store: Annotated[SecretStr, Secret(), Default("memory")] = Field(
         SecretStr("memory"),
-        description="Where [several servers](clustering.md) keep which of them has which session:"
+        description="Where [several servers](clustering.md) record which of them has which session:"
         " `redis://…`, or a folder.",
     )
 

@@ -77,7 +77,7 @@ def fill_in(value: Any) -> Any:
     """Expand `${HOME}` and the like, which shells do but programs with config files don't."""
     filled = os.path.expandvars(value) if isinstance(value, str) else value
     if isinstance(filled, str) and "${" in filled:
-        raise ValueError("what is in ${} has no value here; write the path itself")
+        raise ValueError("a variable in ${} is not set here; write the path itself")
     return filled
 
 
@@ -100,7 +100,7 @@ def jupyter_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError(
-            "write it without ?token=… or a user; RMI_AGENT_JUPYTER_SERVER_TOKEN has the token"
+            "write it without ?token=… or a user; set RMI_AGENT_JUPYTER_SERVER_TOKEN to the token"
         )
     try:
         host, _ = parts.hostname, parts.port
@@ -129,7 +129,7 @@ def local_url(url: str) -> str:
     found = re.fullmatch(r"http://(localhost|127(?:\.\d{1,3}){3}|\[::1\]):(\d{1,5})(/mcp|/)?", url)
     if found is None:
         raise ValueError(
-            "write http://127.0.0.1:PORT, the address of a server of this machine;"
+            "write http://127.0.0.1:PORT, the address of a server on this machine;"
             " to connect a host to one elsewhere, use the connect command"
         )
     return f"http://{found[1].replace('localhost', '127.0.0.1')}:{found[2]}"
@@ -139,7 +139,7 @@ def origins(names: tuple[str, ...]) -> tuple[str, ...]:
     """Check that each text is a web origin: scheme, host and port only."""
     for origin in names:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:_-]+", origin):
-            raise ValueError(f"{origin} is no origin; write https://HOST, without * or a path")
+            raise ValueError(f"{origin} is not an origin; write https://HOST, without * or a path")
     return names
 
 

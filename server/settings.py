@@ -28,9 +28,9 @@ __all__ = [
 
 # Retired settings, each with the rule that replaced it.
 RETIRED = {
-    "KERNEL_WAIT": "a call waits up to 30 s for a kernel to come free",
+    "KERNEL_WAIT": "a call waits up to 30 s for a free kernel",
     "COPY_URL": "servers that share sessions do not call each other",
-    "RUNS_PER_USER": "of one user's runs over HTTP, at most 32 go on or wait at the same time",
+    "RUNS_PER_USER": "over HTTP, each user may have at most 32 runs running or queued",
 }
 
 
@@ -82,11 +82,11 @@ def check_tokens(settings: Settings) -> None:
     tokens, urls = settings.jupyter_server_tokens, settings.jupyter_server_url
     variable = variable_of("jupyter_server_token")
     if not all(re.fullmatch(r"[!-~]*", token) for token in tokens):
-        raise BadSettings(f"{variable}: a token has no spaces and is plain ASCII.")
+        raise BadSettings(f"{variable}: a token must be printable ASCII without spaces.")
     if urls and len(tokens) not in (1, len(urls)):
         raise BadSettings(
-            f"{variable}: it has {len(tokens)} tokens, and {variable_of('jupyter_server_url')}"
-            f" {len(urls)} addresses. Give one for all, or one for each in the same order."
+            f"{variable}: it has {len(tokens)} tokens for {len(urls)} addresses in"
+            f" {variable_of('jupyter_server_url')}. Set one token for all, or one each in order."
         )
 
 

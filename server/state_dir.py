@@ -34,9 +34,9 @@ def private_text(path: Path, variable: str, cure: str | None = None, most: int =
     """
     if cure is None:
         cure = (
-            "Somebody else may know the token in it: delete it, and the next start makes a new one."
+            "Others may have read the token in it: delete it, and the next start creates a new one."
             if path == token_file()
-            else f"Put new tokens into it, then run: chmod 600 {path}"
+            else f"Replace the tokens in it, then run: chmod 600 {path}"
         )
     try:
         # Opening a FIFO must not wait for a writer.
@@ -44,12 +44,12 @@ def private_text(path: Path, variable: str, cure: str | None = None, most: int =
         with open(descriptor, encoding="utf-8") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise BadSettings(f"{variable}: {path} is not a file.")
+                raise BadSettings(f"{variable}: {path} is not a regular file.")
             if sys.platform != "win32":
                 if status.st_uid not in (os.getuid(), 0):
                     raise BadSettings(f"{variable}: {path} belongs to another user. {cure}")
                 if status.st_mode & 0o077:
-                    raise BadSettings(f"{variable}: {path} is open to other users. {cure}")
+                    raise BadSettings(f"{variable}: {path} is accessible to other users. {cure}")
             return file.read(most)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

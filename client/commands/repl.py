@@ -129,9 +129,9 @@ class Repl:
         while True:
             try:
                 if stop and self._session is not None:
-                    # If nothing runs, the cell has not started yet: try again.
+                    # If nothing is running, the cell has not started yet: try again.
                     said = self._portal.call(self._client.interrupt_session, self._session)
-                    stop = said.startswith("Nothing runs") and not future.done()
+                    stop = said.startswith("Nothing is running") and not future.done()
                 self._questions.answer()
                 result = future.result(timeout=0.1)
             except FutureTimeout:

@@ -1,12 +1,12 @@
-"""Servers that share sessions: checks that the settings allow it, and takes sessions over.
+"""Server instances that share sessions: checks their settings, and takes sessions over.
 
 `kernels` knows where a session is.
 """
 
-from .setup import homes
+from .setup import shared_instances
 from .takeover import TakeoverMiddleware
 
 __all__ = [
     "TakeoverMiddleware",
-    "homes",
+    "shared_instances",
 ]

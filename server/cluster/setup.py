@@ -1,7 +1,7 @@
-"""RMI_AGENT_SESSION_STORE: the setting that makes several copies of a server act as one.
+"""RMI_AGENT_SESSION_STORE: the setting that makes several instances of a server act as one.
 
-Checks what all copies must have in common and reports what is invalid in one line. Knows settings
-and files; `kernels/cluster/leases.py` knows where a session is.
+Checks what all instances must have in common and reports problems in one line. Knows settings
+and files; `kernels/cluster` knows where a session is.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from ..settings import Settings
 
 log = logging.getLogger(__name__)
 
-MARK = ".rmi-agent-folder"  # file that shows copies whether they record in the same folder
+MARK = ".rmi-agent-folder"  # file that shows instances whether they record in the same folder
 
 
-async def homes(settings: Settings, port: int | None = None) -> Instances | None:
-    """The session leases that all copies of this server share; None if it runs alone.
+async def shared_instances(settings: Settings, port: int | None = None) -> Instances | None:
+    """The session leases that all instances of this server share; None if it runs alone.
 
     Args:
         settings: the server's settings.
         port: the port it listens on; None over stdio.
 
     Raises:
-        BadSettings: the store can't be used, or another copy records elsewhere.
+        BadSettings: the store can't be used, or another instance records elsewhere.
     """
     where = settings.session_store.get_secret_value()
     if where in ("", "memory"):
         return None
     if settings.auth != "token":
         raise BadSettings(
-            f"RMI_AGENT_AUTH: {settings.auth} keeps sign-ins in one server, and"
-            " RMI_AGENT_SESSION_STORE is for several. Use RMI_AGENT_AUTH=token, or leave"
-            " RMI_AGENT_SESSION_STORE out."
+            f"RMI_AGENT_AUTH: {settings.auth} stores sign-ins in one server, but"
+            " RMI_AGENT_SESSION_STORE is for several servers. Use RMI_AGENT_AUTH=token, or remove"
+            " RMI_AGENT_SESSION_STORE."
         )
     address = address_of(port)
     make_folders(settings)
@@ -59,17 +59,18 @@ async def homes(settings: Settings, port: int | None = None) -> Instances | None
         if other.folder != folder and other.address != address:
             await found.store.close()
             raise BadSettings(
-                f"RMI_AGENT_NOTEBOOKS_DIR: {settings.notebooks} is not the folder in which"
-                f" {other.address} records. Servers with one RMI_AGENT_SESSION_STORE need one"
-                " folder for notebooks, on a file system that they share."
+                f"RMI_AGENT_NOTEBOOKS_DIR: {settings.notebooks} is not the folder where"
+                f" {other.address} records. Servers that share a RMI_AGENT_SESSION_STORE must"
+                " share the notebooks folder as well."
             )
     log.info(
-        "Sessions are shared with other servers by %s (RMI_AGENT_SESSION_STORE)", found.store.where
+        "Sessions are shared with other servers through %s (RMI_AGENT_SESSION_STORE)",
+        found.store.where,
     )
     if not settings.jupyter_server_url:
         log.warning(
-            "RMI_AGENT_SESSION_STORE is set and RMI_AGENT_JUPYTER_SERVER_URL is not: kernels end"
-            " with their server, and sessions go on without their variables then."
+            "RMI_AGENT_SESSION_STORE is set without RMI_AGENT_JUPYTER_SERVER_URL: kernels end with"
+            " their server, so sessions that move to another server lose their variables."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Makes sure that a call's session is open in this copy of the server before the call is served.
+"""Makes sure that a call's session is open in this server instance before the call is served.
 
 Knows where an MCP message names its session; `kernels` does the takeover itself.
 """
@@ -12,16 +12,16 @@ from typing import Any
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 
 from ...kernels import Takeover
-from ..tools import asked_before, failures_as_refusals, principal
+from ..tools import elicitation_state, failures_as_refusals, principal
 
 NAMED = re.compile(r"(?:notebook|variable)://([^/?#]+)")
 
 
 class TakeoverMiddleware(Middleware):
-    """Takes over the sessions of dead copies; refuses calls for those that another copy has.
+    """Takes over sessions of dead instances; refuses calls for those that another instance has.
 
     Args:
-        shared: the directory of all copies' sessions.
+        shared: the directory of all instances' sessions.
     """
 
     def __init__(self, shared: Takeover) -> None:
@@ -42,7 +42,7 @@ def session_of(context: MiddlewareContext[Any]) -> str | None:
     message, found = context.message, None
     if context.method == "tools/call":
         ctx = context.fastmcp_context
-        if ctx is not None and (before := asked_before(ctx)) is not None:
+        if ctx is not None and (before := elicitation_state(ctx)) is not None:
             return before.session_id  # the first call may not have named one
         # Its `notebook` argument may be a session's id.
         key = "notebook" if message.name == "resume_session" else "session_id"

@@ -40,6 +40,7 @@ from ..resident import (
 )
 from ..settings import Settings, load
 from ..state_dir import PACKAGE, VERSION, private_folder
+from .options import NoSandbox, NotebooksDir, ProjectsDir
 
 START_TIMEOUT = 75.0  # max seconds from starting a server to finding it
 STOP_TIMEOUT = 30.0  # max seconds to end kernels and close notebooks
@@ -49,26 +50,23 @@ NOT_RUNNING, UNCLEAR = 3, 4  # exit codes of LSB's `status`
 
 def start(
     *,
-    projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
-    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
-    port: Annotated[int | None, Parameter(help="RMI_AGENT_PORT; any free one unless set.")] = None,
-    no_sandbox: Annotated[
-        bool,
-        Parameter(
-            help="Run kernels with all that this user may do (RMI_AGENT_SANDBOX=off).", negative=()
-        ),
-    ] = False,
+    projects_dir: ProjectsDir = None,
+    notebooks_dir: NotebooksDir = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on; any free one by default (RMI_AGENT_PORT).")
+    ] = None,
+    no_sandbox: NoSandbox = False,
     foreground: Annotated[
-        bool, Parameter(help="Stay here, as service managers want it.", negative=())
+        bool, Parameter(help="Stay in the foreground, as service managers expect.", negative=())
     ] = False,
     log_file: Annotated[
-        Path | None, Parameter(help="In the foreground: the log, instead of stderr.")
+        Path | None, Parameter(help="With --foreground: log to this file instead of stderr.")
     ] = None,
-    log_level: Annotated[logs.Level, Parameter(help="What is logged.")] = "info",
+    log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
 ) -> None:
-    """Start a resident server: sessions outlive their clients, which find it by themselves.
+    """Start a resident server, whose sessions outlive their clients. Clients find it on their own.
 
-    It listens on this machine alone, and serves you alone.
+    It listens on this machine only and serves only you.
     """
     given = {
         "python_projects_dir": projects_dir,
@@ -101,7 +99,7 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
 
     private_folder()
     logs.set_up(log_level, "text", log_file)
-    logs.tell_of_runs()
+    logs.log_run_context()
     for line in settings.warnings(http=True):
         logging.getLogger(__name__).warning(line)
     give_memory_back()
@@ -120,7 +118,7 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
         BadSettings: it does not start, or one with other settings or another version runs.
     """
     if record := found():
-        return as_wanted(record, settings)
+        return check_matches(record, settings)
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start", "--foreground"]
     words += ["--projects-dir", str(settings.python_projects_dir)]
     words += ["--notebooks-dir", str(settings.notebooks)]
@@ -142,13 +140,13 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
         ended = process.poll() is not None  # asked first: if another start won, it is found by now
         if record := found():
             ours = record.pid == process.pid
-            return described(record, "runs") if ours else as_wanted(record, settings)
+            return describe(record, "is running") if ours else check_matches(record, settings)
         if ended:
             raise BadSettings(last_words(before))
         time.sleep(POLL_INTERVAL)
     process.terminate()
     raise BadSettings(
-        f"start: no server was found within {START_TIMEOUT:.0f} s. Its log: {log_file()}"
+        f"start: the server did not come up within {START_TIMEOUT:.0f} s. See its log: {log_file()}"
     )
 
 
@@ -160,7 +158,7 @@ def last_words(before: int) -> str:
     return lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"start: see {log_file()}"
 
 
-def as_wanted(record: Record, settings: Settings) -> str:
+def check_matches(record: Record, settings: Settings) -> str:
     """Describe a server that runs already, if it does what these settings ask for.
 
     Raises:
@@ -170,10 +168,10 @@ def as_wanted(record: Record, settings: Settings) -> str:
         check(settings, "always", asyncio.run(resident_endpoint(record).facts()))
     except AttachError as error:
         raise BadSettings(f"start: {error}") from None
-    return described(record, "runs already")
+    return describe(record, "is already running")
 
 
-def described(record: Record, how: str) -> str:
+def describe(record: Record, how: str) -> str:
     """Describe where a server runs, in one line."""
     return (
         f"The resident server {how}: process {record.pid}, {record.url}, version {record.version}."
@@ -181,9 +179,9 @@ def described(record: Record, how: str) -> str:
 
 
 def stop() -> None:
-    """End the resident server in order: kernels end, notebooks are closed.
+    """Shut down the resident server: its kernels end and its notebooks are closed.
 
-    One that takes too long is killed; the next start repairs its notebooks.
+    A server that takes too long is killed; the next start repairs its notebooks.
     """
     try:
         check_supported()
@@ -195,21 +193,21 @@ def stop() -> None:
     except psutil.NoSuchProcess:  # it has just exited
         process = None
     if record is None or process is None or not record.lives:
-        print("No resident server runs.")
+        print("No resident server is running.")
         return
     process.terminate()
     if not ends_within(record, STOP_TIMEOUT):
         process.kill()
         ends_within(record, KILL_TIMEOUT)
         print(
-            f"The resident server (process {record.pid}) did not end within {STOP_TIMEOUT:.0f} s"
-            " and was killed. What it ran ends too; the next start repairs its notebooks.",
+            f"The resident server (process {record.pid}) did not stop within {STOP_TIMEOUT:.0f} s"
+            " and was killed. Its kernels end too; the next start repairs its notebooks.",
             file=sys.stderr,
         )
         raise SystemExit(1)
     count = sessions.busy + sessions.idle if isinstance(sessions, Facts) else 0
     more = f" {count} {'session' if count == 1 else 'sessions'} ended with it." if count else ""
-    print(f"The resident server (process {record.pid}) has ended.{more}")
+    print(f"The resident server (process {record.pid}) has stopped.{more}")
 
 
 def ends_within(record: Record, seconds: float) -> bool:
@@ -231,16 +229,16 @@ def facts_of(record: Record) -> Facts | str:
 
 
 def status() -> None:
-    """Where the resident server is, and what it does."""
+    """Show where the resident server is and what it is doing."""
     try:
-        lines, code = examined()
+        lines, code = inspect_server()
     except BadSettings as error:
         lines, code = [str(error)], UNCLEAR
     print("\n".join(lines))
     raise SystemExit(code)
 
 
-def examined() -> tuple[list[str], int]:
+def inspect_server() -> tuple[list[str], int]:
     """The status to print, and the exit code.
 
     Raises:
@@ -250,18 +248,18 @@ def examined() -> tuple[list[str], int]:
     record = found()
     if record is None:
         if is_held():
-            return ["A resident server is just starting or ending."], UNCLEAR
+            return ["A resident server is starting or stopping."], UNCLEAR
         if old := recorded():
             return [
-                f"No resident server runs. The last one (process {old.pid}) ended without saying"
-                f" so: a crash, or the machine's end. Its log: {old.log or 'its starter has it'}"
+                f"No resident server is running. The last one (process {old.pid}) crashed or was"
+                f" killed. Its log: {old.log or 'with its service manager'}"
             ], NOT_RUNNING
         broken = f" {record_file()} can't be read." if record_file().exists() else ""
-        return [f"No resident server runs.{broken} {START} starts one."], NOT_RUNNING
+        return [f"No resident server is running.{broken} Start one with: {START}"], NOT_RUNNING
     facts = facts_of(record)
     lines = [
-        described(record, "runs"),
-        f"Log: {record.log or 'where its service manager keeps it'}",
+        describe(record, "is running"),
+        f"Log: {record.log or 'with its service manager'}",
     ]
     if isinstance(facts, str):
         return [*lines, facts], 0 if record.version != VERSION else UNCLEAR

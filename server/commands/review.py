@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator
@@ -22,28 +21,31 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import BadSettings
 from ..middleware import Connection
+from ..net import bind
 from ..review import ByFirstLink, Index, ReviewAuth
+from ..settings import Settings
 
 HOST = "127.0.0.1"
 
 
-def review(notebooks: Path, port: int, browser: bool) -> int:
-    """Serve the pages until a signal; returns the exit code.
+def review(settings: Settings, browser: bool) -> int:
+    """Serve the pages on loopback until a signal; returns the exit code.
 
     Raises:
         BadSettings: the folder does not exist, or the port is taken.
     """
+    notebooks = settings.notebooks
     if not notebooks.is_dir():
         raise BadSettings(
-            f"RMI_AGENT_NOTEBOOKS_DIR: there is no folder {notebooks}. Name one with"
-            " --notebooks-dir; it is made when the first session runs."
+            f"RMI_AGENT_NOTEBOOKS_DIR: the folder {notebooks} does not exist; the first session"
+            " creates it. Use --notebooks-dir to name another."
         )
-    listening = bound(port)
+    listening = bind(settings)
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     access = ByFirstLink()
-    serving = Announced(
+    serving = AnnouncingServer(
         uvicorn.Config(
-            guarded(FirstLinks(ReviewAuth(Index(notebooks), access), access, address)),
+            local_only(NextLink(ReviewAuth(Index(notebooks), access), access, address)),
             http=Connection,
             log_config=None,
             lifespan="off",
@@ -51,8 +53,10 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
             timeout_graceful_shutdown=1,
         )
     )
-    serving.says = f"Sessions of {notebooks}:\n{link(access, address)}\nCtrl-C ends this."
-    with opened(link(access, address)) if browser else contextlib.nullcontext():
+    serving.announcement = (
+        f"Sessions in {notebooks}:\n{link(access, address)}\nPress Ctrl-C to stop."
+    )
+    with open_in_browser(link(access, address)) if browser else contextlib.nullcontext():
         try:
             asyncio.run(serving.serve(sockets=[listening]))
         except KeyboardInterrupt:  # uvicorn re-raises the signal after a clean shutdown
@@ -60,15 +64,15 @@ def review(notebooks: Path, port: int, browser: bool) -> int:
     return 0
 
 
-class Announced(uvicorn.Server):
+class AnnouncingServer(uvicorn.Server):
     """uvicorn's server, which prints a message once signals shut it down cleanly."""
 
-    says = ""
+    announcement = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, then print the message."""
         await super().startup(sockets)
-        print(self.says, flush=True)
+        print(self.announcement, flush=True)
 
 
 def link(access: ByFirstLink, address: str) -> str:
@@ -76,14 +80,14 @@ def link(access: ByFirstLink, address: str) -> str:
     return f"{address}/review/enter/{access.first}"
 
 
-def guarded(app: ASGIApp) -> ASGIApp:
+def local_only(app: ASGIApp) -> ASGIApp:
     """Accept requests only to this machine's own names, and from no other origin."""
     return HostOriginGuardMiddleware(
         app, allowed_hosts=(HOST, "localhost"), allowed_origins=(), mode="strict"
     )
 
 
-class FirstLinks:
+class NextLink:
     """ASGI middleware that prints the next link after one has been used."""
 
     def __init__(self, app: ASGIApp, access: ByFirstLink, address: str) -> None:
@@ -94,31 +98,11 @@ class FirstLinks:
         before = self._access.first
         await self._app(scope, receive, send)
         if self._access.first != before:
-            print(f"For another browser: {link(self._access, self._address)}", flush=True)
-
-
-def bound(port: int) -> socket.socket:
-    """Open the listening socket.
-
-    Raises:
-        BadSettings: the port is taken.
-    """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        if sys.platform != "win32":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        raise BadSettings(
-            f"review: can't listen on {HOST}:{port}: {error.strerror}. Leave --port out."
-        ) from None
-    return listening
+            print(f"Link for another browser: {link(self._access, self._address)}", flush=True)
 
 
 @contextlib.contextmanager
-def opened(url: str) -> Iterator[None]:
+def open_in_browser(url: str) -> Iterator[None]:
     """Open a URL in the browser through a private file.
 
     The URL grants access, and other users can see this machine's command lines.
@@ -131,7 +115,7 @@ def opened(url: str) -> Iterator[None]:
         )
     try:
         if not webbrowser.open(Path(name).as_uri()):
-            print("No browser could be opened; open the link above.", flush=True)
+            print("Can't open a browser; open the link above yourself.", flush=True)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,6 @@ import gc
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
@@ -22,6 +21,7 @@ from ..errors import BadSettings
 from ..launch import make_folders
 from ..process_life import be_unreadable, give_memory_back, main_loop, stop_signal
 from ..settings import Attach, Settings, load
+from .options import NoSandbox, NotebooksDir, ProjectsDir
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
     from fastmcp import FastMCP
@@ -40,13 +40,12 @@ app = cyclopts.App(
 app.command(
     "rmi_agent.server.commands.tokens:app",
     name="tokens",
-    help="Clients that somebody has signed in with (RMI_AGENT_AUTH=token+oauth), and how to"
-    " end that.",
+    help="List and revoke clients' sign-ins (RMI_AGENT_AUTH=token+oauth).",
 )
 for name, does in (
-    ("start", "Start a resident server in the background, whose sessions outlive their clients."),
-    ("stop", "End the resident server in order."),
-    ("status", "Where the resident server is; exit code 0 if it runs, 3 if not, 4 if unclear."),
+    ("start", "Start a resident server in the background; its sessions outlive their clients."),
+    ("stop", "Shut down the resident server."),
+    ("status", "Show the resident server; exits with 0 if it is running, 3 if not, 4 if unclear."),
 ):
     app.command(f"rmi_agent.server.commands.resident:{name}", help=does)
 app.command(
@@ -65,44 +64,40 @@ for name, does in (
 def serve(
     *,
     transport: Annotated[
-        Literal["stdio", "http"] | None, Parameter(help="stdio, unless there is a tunnel.")
+        Literal["stdio", "http"] | None,
+        Parameter(help="Default: stdio, or http with --tunnel."),
     ] = None,
     host: Annotated[str | None, Parameter(help="Address to listen on (RMI_AGENT_HOST).")] = None,
     port: Annotated[
-        int | None, Parameter(help="Port to listen on, 0 for any (RMI_AGENT_PORT).")
+        int | None, Parameter(help="Port to listen on; 0 takes any free one (RMI_AGENT_PORT).")
     ] = None,
-    projects_dir: Annotated[Path | None, Parameter(help="PYTHON_PROJECTS_DIR.")] = None,
-    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
-    no_sandbox: Annotated[
-        bool,
-        Parameter(
-            help="Run kernels with all that this user may do (RMI_AGENT_SANDBOX=off).", negative=()
-        ),
-    ] = False,
+    projects_dir: ProjectsDir = None,
+    notebooks_dir: NotebooksDir = None,
+    no_sandbox: NoSandbox = False,
     insecure_no_auth: Annotated[
         bool,
         Parameter(
-            help="HTTP without a token: any program of this machine may run code as you.",
+            help="Serve HTTP without a token: any program on this machine can run code as you.",
             negative=(),
         ),
     ] = False,
     tunnel: Annotated[
         Literal["ngrok"] | None,
-        Parameter(
-            help="HTTP with a public address as well (NGROK_AUTHTOKEN, RMI_AGENT_NGROK_DOMAIN)."
-        ),
+        Parameter(help="Serve HTTP at a public address (NGROK_AUTHTOKEN, RMI_AGENT_NGROK_DOMAIN)."),
     ] = None,
     attach: Annotated[
         Attach | None,
-        Parameter(help="On stdio: hand all to the resident server (RMI_AGENT_ATTACH)."),
+        Parameter(help="On stdio: whether to use the resident server (RMI_AGENT_ATTACH)."),
     ] = None,
-    log_level: Annotated[logs.Level, Parameter(help="What goes to stderr.")] = "info",
-    log_format: Annotated[logs.Format, Parameter(help="How it is written there.")] = "text",
+    log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
+    log_format: Annotated[
+        logs.Format, Parameter(help="Lines of text, or one JSON object per line.")
+    ] = "text",
 ) -> None:
-    """Serve. `http` has streamable HTTP at /mcp and legacy SSE at /sse on one port.
+    """Start the server. `http` serves streamable HTTP at /mcp and legacy SSE at /sse on one port.
 
-    Over HTTP clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or the
-    one that is made at the first start without either.
+    Over HTTP, clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or, if
+    neither is set, the one created at the first start.
     """
     logs.set_up(log_level, log_format)
     given = {
@@ -115,20 +110,25 @@ def serve(
     }
     give_memory_back()
     be_unreadable()
-    with ending_at_once() if tunnel else nullcontext():
+    ending: AbstractContextManager[None] = nullcontext()
+    if tunnel:
+        from ..serving import left_at_once
+
+        ending = left_at_once()
+    with ending:
         try:
             settings = load(**{name: value for name, value in given.items() if value is not None})
             make_folders(settings)
             for line in settings.warnings(http=transport == "http" or tunnel is not None):
                 log.warning(line)
             if tunnel and transport == "stdio":
-                raise BadSettings("--tunnel: it leads to HTTP. Leave --transport stdio out.")
+                raise BadSettings("--tunnel: a tunnel needs HTTP. Remove --transport stdio.")
             if transport == "http" or tunnel:
                 if attach is not None:
-                    raise BadSettings("--attach: it is for stdio. Leave it or HTTP out.")
+                    raise BadSettings("--attach: it applies to stdio only. Remove it.")
                 from ..serving import http
 
-                logs.tell_of_runs()
+                logs.log_run_context()
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
                 main_loop(on_stdio(settings))
@@ -139,16 +139,19 @@ def serve(
 @app.command
 def review(
     *,
-    notebooks_dir: Annotated[Path | None, Parameter(help="RMI_AGENT_NOTEBOOKS_DIR.")] = None,
-    port: Annotated[int, Parameter(help="Port to listen on, 0 for any.")] = 0,
-    no_browser: Annotated[bool, Parameter(help="Only show the link.", negative=())] = False,
+    notebooks_dir: NotebooksDir = None,
+    port: Annotated[int, Parameter(help="Port to listen on; 0 takes any free one.")] = 0,
+    no_browser: Annotated[
+        bool, Parameter(help="Print the link without opening a browser.", negative=())
+    ] = False,
 ) -> None:
-    """Look at recorded sessions in a browser, on this machine alone, with no server running."""
+    """Show recorded sessions in a browser, on this machine only, without a running server."""
+    from .review import HOST
     from .review import review as serve_pages
 
     try:
         given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
-        raise SystemExit(serve_pages(load(**given).notebooks, port, not no_browser))
+        raise SystemExit(serve_pages(load(host=HOST, port=port, **given), not no_browser))
     except BadSettings as error:
         die(error)
 
@@ -156,13 +159,6 @@ def review(
 def main() -> None:
     """The entry point of the console script."""
     app()
-
-
-def ending_at_once() -> AbstractContextManager[None]:
-    """The tunnel module's `left_at_once`, imported only by servers with a tunnel."""
-    from ..serving import left_at_once
-
-    return left_at_once()
 
 
 async def on_stdio(settings: Settings) -> int:
@@ -176,10 +172,10 @@ async def on_stdio(settings: Settings) -> int:
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         return await stdio(attached.mcp, attached.aclose)
     from ..app import App
-    from ..cluster import homes
+    from ..cluster import shared_instances
 
-    logs.tell_of_runs()
-    server = App(settings, homes=await homes(settings))
+    logs.log_run_context()
+    server = App(settings, instances=await shared_instances(settings))
 
     async def end() -> None:
         await server.sessions.__aexit__(None, None, None)
@@ -189,7 +185,7 @@ async def on_stdio(settings: Settings) -> int:
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:
-    """The proxy to the resident server; None if this process serves by itself.
+    """The proxy to the resident server; None if this process serves on its own.
 
     Raises:
         BadSettings: attaching is required but not possible.
@@ -205,9 +201,9 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     except AttachError as error:
         if settings.attach == "always":
             raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
-        log.warning("Not attached, this process serves by itself: %s", error)
+        log.warning("Not attached to the resident server, serving on its own instead: %s", error)
         return None
-    log.info("%s does all; its sessions outlive this process", endpoint.label)
+    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
     from ..resident import ResidentProxy
 
     return ResidentProxy(settings, settings.attach, endpoint)

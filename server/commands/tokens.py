@@ -21,15 +21,14 @@ from ..errors import BadSettings
 
 app = cyclopts.App(
     name="tokens",
-    help="Clients that somebody has signed in with (RMI_AGENT_AUTH=token+oauth), and how to"
-    " end that.",
+    help="List and revoke clients' sign-ins (RMI_AGENT_AUTH=token+oauth).",
     help_format="plaintext",
 )
 
 
 @app.command(name="list")
 def list_() -> None:
-    """Show who is signed in, with which client, since when and until when."""
+    """List who is signed in, with which client, since when and until when."""
     try:
         signed_in = Store(store_file()).sign_ins()
     except BadSettings as error:
@@ -48,14 +47,14 @@ def list_() -> None:
 
 @app.command
 def revoke(
-    *names: Annotated[str, Parameter(help="Ids, users or clients, as `tokens list` has them.")],
+    *names: Annotated[str, Parameter(help="IDs, users or clients, as `tokens list` shows them.")],
     all_: Annotated[
-        bool, Parameter(name="--all", help="Everybody, with every client.", negative=())
+        bool, Parameter(name="--all", help="Revoke all sign-ins.", negative=())
     ] = False,
 ) -> None:
-    """End sign-ins: their tokens are refused from now on, also by a server that runs."""
+    """Revoke sign-ins: their tokens are refused from now on, also by a running server."""
     if all_ == bool(names):
-        die(BadSettings("tokens revoke: name what to end, or say --all."))
+        die(BadSettings("tokens revoke: give ids, users or clients, or --all."))
     try:
         store = Store(store_file())
         ended = [one for one in store.sign_ins() if all_ or called(one, names)]
@@ -66,7 +65,7 @@ def revoke(
         print(f"{one.id}: {one.principal} is signed out of {one.client_name or 'a client'}")
     unknown = [name for name in names if not any(called(one, [name]) for one in ended)]
     if unknown:
-        die(BadSettings(f"tokens revoke: nobody is signed in as or with {', '.join(unknown)}."))
+        die(BadSettings(f"tokens revoke: no sign-in matches {', '.join(unknown)}."))
     if not ended:
         print("Nobody is signed in.")
 

@@ -30,7 +30,7 @@ from ..resident import (
     recorded,
     resident_endpoint,
 )
-from ..sandboxing import chosen
+from ..sandboxing import choose_policy
 from ..settings import Settings, load
 from ..state_dir import TOKEN, private_text, token_file
 from .hosts import of_host
@@ -75,7 +75,7 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     for exposed in (False, True):
         yield of_sandbox(settings, exposed=exposed)
     try:
-        policy = chosen(settings, exposed=False)
+        policy = choose_policy(settings, exposed=False)
     except BadSettings:
         pass  # reported above
     else:

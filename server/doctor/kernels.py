@@ -14,7 +14,7 @@ from pathlib import Path
 from ...kernels import Api, KernelError, Policy, Session, Sessions
 from .. import launch
 from ..errors import BadSettings
-from ..sandboxing import chosen, left_open, told
+from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
 from ..settings import Settings
 from .result import CheckResult
 
@@ -26,13 +26,13 @@ def of_sandbox(settings: Settings, *, exposed: bool) -> CheckResult:
     """Check that kernels over HTTP, if `exposed`, or over stdio run in the sandbox that is set."""
     name = f"sandbox over {'HTTP' if exposed else 'stdio'}"
     try:
-        policy = chosen(settings, exposed=exposed)
+        policy = choose_policy(settings, exposed=exposed)
     except BadSettings as error:
         todo = NO_SANDBOX if exposed and not settings.jupyter_server_url else ""
         return CheckResult(name, False, str(error), todo)
     held = policy is not None or settings.sandbox == "off" or not launch.kernels_are_here(settings)
-    todo = f"Left open: {left_open(policy, settings)}."
-    return CheckResult(name, held, told(policy, settings), todo)
+    todo = f"Left open: {describe_gaps(policy, settings)}."
+    return CheckResult(name, held, describe_sandbox(policy, settings), todo)
 
 
 async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from ...kernels import decoded, encoded
-from . import safe_open as beneath
+from . import safe_open
 
 MOST = 10_000_000  # max bytes of a file
 LONGEST = 1_000  # max characters of a name; no system takes much longer paths
@@ -29,11 +29,11 @@ DATA = frozenset(
     for kind in kinds.split()
 )
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
-LOOK = "list_python_files shows what is there."
+LIST_HINT = "list_python_files lists the files."
 
 
 class PathNotAllowedError(Exception):
-    """The path can't be used; the text, in the original project's words, says what to do."""
+    """The path can't be used; the text says what to do, in the original project's wording."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class PythonFile:
 
 def shown(name: str) -> str:
     """A name as messages show it: escaped if it could forge a line or can't be sent."""
-    name = cut(name)
+    name = shortened(name)
     return name if name.isprintable() else repr(name)
 
 
-def cut(name: str) -> str:
+def shortened(name: str) -> str:
     """Truncate a name that is too long for a message, keeping its head and tail."""
     return name if len(name) <= 200 else f"{name[:120]}…{name[-60:]}"
 
@@ -68,7 +68,7 @@ def locate(root: Path, file_name: str) -> Path:
     if len(file_name) > LONGEST:
         raise PathNotAllowedError(
             f"Error: File name too long: {shown(file_name)} has {len(file_name):,} characters;"
-            f" at most {LONGEST:,} are looked up. {LOOK}"
+            f" at most {LONGEST:,} are allowed. {LIST_HINT}"
         )
     try:
         # A NUL would end the path, and clients can't send names that are not Unicode.
@@ -85,10 +85,10 @@ def locate(root: Path, file_name: str) -> Path:
             raise ValueError(file_name)
     except (OSError, ValueError, RecursionError):  # RecursionError: a chain of a thousand links
         if os.path.realpath(root) != str(root):
-            raise root_is_gone(root, "it leads elsewhere now") from None
+            raise root_is_gone(root, "it now leads elsewhere") from None
         raise PathNotAllowedError(
-            f"Error: Access denied: File must be within {root} (given: {cut(file_name)!r})."
-            f" Use a path relative to that folder; {LOOK}"
+            f"Error: Access denied: File must be within {root} (given: {shortened(file_name)!r})."
+            f" Use a path relative to that folder; {LIST_HINT}"
         ) from None
     return real
 
@@ -100,14 +100,17 @@ def read(root: Path, file_name: str) -> PythonFile:
         PathNotAllowedError: the file is outside, missing, not regular, not `.py`, or too large.
     """
     path = locate(root, file_name)
-    with in_words(root, file_name, "read"), os.fdopen(beneath.open_file(root, path), "rb") as file:
+    with (
+        translated_errors(root, file_name, "read"),
+        os.fdopen(safe_open.open_file(root, path), "rb") as file,
+    ):
         must_be_python(path, file_name)
         size = os.fstat(file.fileno()).st_size
         source = file.read(MOST + 1) if size <= MOST else b""
         if (size := max(size, len(source))) > MOST:  # it may have grown meanwhile
             raise PathNotAllowedError(
                 f"Error: File is too large: {shown(file_name)} has {size:,} bytes; at most"
-                f" {MOST:,} are read. run_cell can open it and read a part."
+                f" {MOST:,} are read. Use run_cell to open it and read part of it."
             )
         return PythonFile(path, path.relative_to(root).as_posix(), source)
 
@@ -132,8 +135,8 @@ def existing(root: Path, file_name: str) -> str:
     if Path(file_name).is_absolute() and not Path(file_name).is_relative_to(root):
         return file_name
     path = locate(root, file_name)
-    with in_words(root, file_name, "found"):
-        beneath.status(root, path)
+    with translated_errors(root, file_name, "found"):
+        safe_open.status(root, path)
     return path.relative_to(root).as_posix()
 
 
@@ -156,17 +159,17 @@ def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
         data = encoded(content)
     except UnicodeEncodeError as error:
         raise PathNotAllowedError(
-            f"Error: Content can't be written as {error.encoding}, which has no"
-            f" {content[error.start]!r}. Take out that character, or a coding line that is not"
+            f"Error: Content can't be encoded as {error.encoding}, which lacks"
+            f" {content[error.start]!r}. Remove that character, or the coding line if it is not"
             " UTF-8."
         ) from None
     if len(data) > MOST:
         raise PathNotAllowedError(
             f"Error: Content is too large: {len(data):,} bytes; at most {MOST:,} are written."
-            " Write several files."
+            " Split it into several files."
         )
-    with in_words(root, file_name, "written"):
-        new = beneath.replace_file(root, path, data)
+    with translated_errors(root, file_name, "written"):
+        new = safe_open.replace_file(root, path, data)
     return path.relative_to(root).as_posix(), new
 
 
@@ -181,7 +184,7 @@ def must_be_python(path: Path, file_name: str) -> None:
 
 
 @contextlib.contextmanager
-def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
+def translated_errors(root: Path, file_name: str, done: str) -> Iterator[None]:
     """Translate the system's errors into the original project's messages.
 
     Raises:
@@ -190,23 +193,23 @@ def in_words(root: Path, file_name: str, done: str) -> Iterator[None]:
     name = shown(file_name)
     try:
         yield
-    except beneath.RootError as error:
+    except safe_open.RootError as error:
         raise root_is_gone(root, str(error)) from None
-    except beneath.NotAFileError:
-        raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LOOK}") from None
+    except safe_open.NotAFileError:
+        raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LIST_HINT}") from None
     except FileNotFoundError:
-        raise PathNotAllowedError(f"Error: File not found: {name}. {LOOK}") from None
+        raise PathNotAllowedError(f"Error: File not found: {name}. {LIST_HINT}") from None
     except OSError as error:
         raise PathNotAllowedError(
-            f"Error: File can't be {done}: {name}: {error.strerror}. {LOOK}"
+            f"Error: File can't be {done}: {name}: {error.strerror}. {LIST_HINT}"
         ) from None
 
 
 def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:
     """The error for a root that existed when the server started and no longer does."""
     return PathNotAllowedError(
-        f"Error: The projects folder {root} can't be opened: {reason}. Put it back, or set"
-        " PYTHON_PROJECTS_DIR to another one and start the server again."
+        f"Error: The projects folder {root} can't be opened: {reason}. Restore it, or set"
+        " PYTHON_PROJECTS_DIR to another folder and restart the server."
     )
 
 
@@ -222,9 +225,9 @@ def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, o
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
         parts = waiting.pop()
-        with in_words(root, "/".join(parts) or str(root), "listed"):
+        with translated_errors(root, "/".join(parts) or str(root), "listed"):
             try:
-                files, folders = look_into(root, parts, suffixes)
+                files, folders = list_folder(root, parts, suffixes)
             except OSError:
                 if not parts:
                     raise
@@ -236,7 +239,7 @@ def walk(root: Path, suffixes: frozenset[str] = PYTHON) -> Iterator[tuple[str, o
         waiting.extend(parts for parts in inner if len("/".join(parts)) < LONGEST)
 
 
-def look_into(
+def list_folder(
     root: Path, parts: tuple[str, ...], suffixes: frozenset[str]
 ) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
     """A folder's files with these suffixes, and the subfolders to visit, sorted by name.
@@ -245,7 +248,7 @@ def look_into(
         OSError: the folder can't be opened.
     """
     files: list[tuple[str, os.stat_result]] = []
-    with beneath.folder(root, parts) as here:
+    with safe_open.folder(root, parts) as here:
         entries = sorted(entry for entry in here.entries() if is_text(entry[0]))
         if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
             return [], []
@@ -258,7 +261,7 @@ def look_into(
                     target = locate(root, str(here.path / name))
                     if target.suffix not in suffixes:
                         continue
-                    status = beneath.status(root, target)
+                    status = safe_open.status(root, target)
                 if stat.S_ISREG(status.st_mode):
                     files.append((name, status))
     return files, [

@@ -79,7 +79,7 @@ def application(
     from .metrics import Metrics  # lazy: takes 0.1 s, which stdio can skip
 
     metrics = Metrics(server.sessions)
-    server.runs.begun.append(metrics.watch)
+    server.runs.on_run.append(metrics.watch)
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
         apart[FACTS_PATH] = facts_endpoint(server)

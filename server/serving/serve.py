@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from ...kernels import LOCAL
 from ..app import App
 from ..auth import Access, Tokens, access, bridge, build_provider, local_token, public_url
-from ..cluster import homes
+from ..cluster import shared_instances
 from ..errors import BadSettings
 from ..middleware import AT_A_TIME, Connection, Server
 from ..net import EVERYWHERE, bind, is_loopback
@@ -59,14 +59,15 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             settings = through(settings, public)
         callers = Access(None) if insecure else access(settings)
         provider = None if callers.tokens is None else build_provider(settings, callers.tokens)
-        common = await homes(settings, listening.getsockname()[1])
+        instances = await shared_instances(settings, listening.getsockname()[1])
+        shared = callers.tokens if instances is not None else None
         server = App(
             settings,
             provider,
             exposed=True,
             principals=callers.principals[:EXPECTED],
-            homes=common,
-            seal=callers.tokens.common_key("request state") if common and callers.tokens else None,
+            instances=instances,
+            seal=shared.common_key("request state") if shared is not None else None,
         )
 
         async def leaving() -> None:

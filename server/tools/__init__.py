@@ -5,11 +5,11 @@ Uses sessions only through `kernels`; knows nothing about transports.
 
 from .caller import failures_as_refusals, principal
 from .completions import Completions
-from .elicitation import asked_before
+from .elicitation import elicitation_state
 from .file_tools import FileTools
 from .prompts import Prompts
 from .resources import Resources
-from .resume import Resuming
+from .resume import ResumeTool
 from .running import RunTools
 from .session_tools import SessionTools
 
@@ -18,10 +18,10 @@ __all__ = [
     "FileTools",
     "Prompts",
     "Resources",
-    "Resuming",
+    "ResumeTool",
     "RunTools",
     "SessionTools",
-    "asked_before",
+    "elicitation_state",
     "failures_as_refusals",
     "principal",
 ]

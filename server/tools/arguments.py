@@ -1,30 +1,34 @@
-"""Arguments shared by several tools, as a model sees them."""
+"""Arguments and annotations shared by several tools, as a model sees them."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+from mcp_types import ToolAnnotations
 from pydantic import Field
+
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=True)
 
 SessionId = Annotated[
     str | None,
     Field(
-        description="The session to run in, as an earlier result named it. Leave it out for a"
-        " fresh session with nothing defined; its id comes back in the result."
+        description="The session to run in, from an earlier result. Omit it for a fresh session"
+        " with nothing defined; the result contains its id."
     ),
 ]
-OpenSession = Annotated[str, Field(description="As a result or list_sessions named it.")]
+OpenSession = Annotated[str, Field(description="The session's id, from a result or list_sessions.")]
 Timeout = Annotated[
     float | None,
     Field(
         gt=0,
         le=604_800,
-        description="Seconds until the run is interrupted; its variables are kept. Left out, it is"
-        " the server's own limit, which the instructions name: give more for long work. The call"
-        " does not wait that long: a run that outlasts it has status `running` and goes on.",
+        description="Seconds until the run is interrupted; variables are kept. The default is in"
+        " the server's instructions: raise it for long work. The call itself may return earlier:"
+        " a run that has not finished by then has status `running` and continues.",
     ),
 ]
 FileName = Annotated[
     str,
-    Field(description="A .py file in the projects folder, relative to it: 'demo.py', 'sub/a.py'."),
+    Field(description="A .py file, relative to the projects folder: 'demo.py', 'sub/a.py'."),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastmcp import FastMCP
@@ -33,9 +34,9 @@ class Completions:
     def __init__(self, settings: Settings, sessions: Sessions) -> None:
         self._settings, self._sessions = settings, sessions
         self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
-            ("fix_script", "file_name"): self._python_files,
-            ("explore_data", "path"): self._data_files,
-            (FILE, "path"): self._python_files,
+            ("fix_script", "file_name"): partial(self._files, paths.PYTHON),
+            ("explore_data", "path"): partial(self._files, paths.DATA),
+            (FILE, "path"): partial(self._files, paths.PYTHON),
             (NOTEBOOK, "session_id"): self._session_ids,
             (VARIABLE, "session_id"): self._session_ids,
             (VARIABLE, "name"): self._names,
@@ -71,13 +72,7 @@ class Completions:
             return []
         return await session.complete(typed)
 
-    async def _python_files(self, typed: str, _: Given) -> list[str]:
-        return await self._files(typed, paths.PYTHON)
-
-    async def _data_files(self, typed: str, _: Given) -> list[str]:
-        return await self._files(typed, paths.DATA)
-
-    async def _files(self, typed: str, suffixes: frozenset[str]) -> list[str]:
+    async def _files(self, suffixes: frozenset[str], typed: str, _: Given) -> list[str]:
         try:
             found = await asyncio.to_thread(
                 lambda: [name for name, _ in paths.walk(self._settings.projects, suffixes)]

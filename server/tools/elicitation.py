@@ -21,15 +21,15 @@ from ...kernels import Execution, Question
 from ..plaintext import plain
 
 ROUNDS = 8  # max questions per call; clients give up after ten, so we hand the run over first
-NOBODY = (
-    "input() can't ask anybody: this client shows no questions to a person. Put the value into"
-    " the code, or make a file and give run_python its stdin."
+UNSUPPORTED = (
+    "input() can't ask the user: this client does not support elicitation. Put the value into the"
+    " code, or write a file and pass stdin to run_python."
 )
-DECLINED = "the person was asked and gave no answer"
+DECLINED = "the user was asked and did not answer"
 KEY = "answer"
 
 
-class Asked(BaseModel):
+class ElicitationState(BaseModel):
     """State that the client sends back with the answer; FastMCP seals it in between."""
 
     session_id: str
@@ -46,13 +46,13 @@ def can_ask(ctx: Context) -> bool:
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-def asked_before(ctx: Context) -> Asked | None:
+def elicitation_state(ctx: Context) -> ElicitationState | None:
     """The state this call continues from if its client was asked a question, else None."""
     state = ctx.request_state
-    return Asked.model_validate_json(state) if state else None
+    return ElicitationState.model_validate_json(state) if state else None
 
 
-def take_answer(execution: Execution, before: Asked, ctx: Context) -> None:
+def take_answer(execution: Execution, before: ElicitationState, ctx: Context) -> None:
     """Pass the client's answer on to the run that asked."""
     question = execution.question
     given = (ctx.input_responses or {}).get(KEY)
@@ -71,11 +71,11 @@ async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult 
     if question is None:
         return None
     if not can_ask(ctx):
-        question.refuse(NOBODY)
+        question.refuse(UNSUPPORTED)
         return None
     request = ctx.request_context
     if request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        return question_result(execution, question, asked_before(ctx))
+        return question_result(execution, question, elicitation_state(ctx))
     form = form_of(question)
     asking = asyncio.create_task(
         ctx.session.elicit_form(form.message, form.requested_schema, ctx.request_id)
@@ -86,22 +86,24 @@ async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult 
         if asking.done():
             settle(question, asking.result())
     except MCPError:
-        question.refuse(NOBODY)
+        question.refuse(UNSUPPORTED)
     finally:
         asking.cancel()
         await asyncio.wait({asking})
     return None
 
 
-def asked_enough(ctx: Context) -> bool:
+def is_out_of_questions(ctx: Context) -> bool:
     """Whether this call has used up its questions."""
-    before = asked_before(ctx)
+    before = elicitation_state(ctx)
     return before is not None and before.round >= ROUNDS
 
 
-def question_result(execution: Execution, question: Question, before: Asked | None) -> ToolResult:
+def question_result(
+    execution: Execution, question: Question, before: ElicitationState | None
+) -> ToolResult:
     """A tool result that makes the client ask the question."""
-    state = Asked(
+    state = ElicitationState(
         session_id=execution.session_id,
         cell=execution.number,
         number=execution.asked,
@@ -125,7 +127,7 @@ def form_of(question: Question) -> ElicitRequestFormParams:
         "required": ["value"],
     }
     return ElicitRequestFormParams(
-        message=f"The running Python code asks: {prompt or '(for a line of input)'}",
+        message=f"The running Python code asks: {prompt or '(a line of input)'}",
         requested_schema=schema,
     )
 

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from ..files import project_files as paths
 from ..settings import Settings
-from .arguments import FileName
+from .arguments import CHANGES, READS, FileName
 from .caller import failures_as_refusals
 from .results import listing
 
@@ -28,14 +27,12 @@ class FileTools:
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
-        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-        mcp.tool(self.list_python_files, annotations=quiet)
-        mcp.tool(self.read_python_file, annotations=quiet)
-        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
-        mcp.tool(self.write_python_file, annotations=acts)
+        mcp.tool(self.list_python_files, annotations=READS)
+        mcp.tool(self.read_python_file, annotations=READS)
+        mcp.tool(self.write_python_file, annotations=CHANGES)
 
     async def list_python_files(self) -> ToolResult:
-        """List the Python files that run_python can run, with sizes and times of change."""
+        """List the Python files that run_python can run, with size and modification time."""
         with failures_as_refusals():
             found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
         rows: list[dict[str, Any]] = [
@@ -50,14 +47,14 @@ class FileTools:
             f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
         ]
         if len(found) > LISTED:
-            lines.append(f"[{len(found) - LISTED} more are not listed]")
-        nothing = f"No Python files in {self.settings.projects}; write_python_file makes one."
+            lines.append(f"[{len(found) - LISTED} more files are not listed]")
+        nothing = f"No Python files in {self.settings.projects}; write_python_file creates one."
         return listing(lines or [nothing], {"files": rows, "total": len(found)})
 
     async def read_python_file(self, file_name: FileName) -> str:
-        """Read a Python file of the projects folder, to see or fix what run_python runs.
+        """Read a Python file from the projects folder, to see or fix what run_python runs.
 
-        Returns the file's text as it is: nothing in it is the server's own.
+        Returns the file's text unchanged: none of it is the server's own.
         """
         with failures_as_refusals():
             return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
@@ -65,12 +62,12 @@ class FileTools:
     async def write_python_file(
         self,
         file_name: FileName,
-        content: Annotated[str, Field(description="The whole new text of the file.")],
+        content: Annotated[str, Field(description="The complete new text of the file.")],
     ) -> str:
         """Write a Python file into the projects folder, replacing it if it exists.
 
-        Use it to make a script for run_python or to fix one (there is no tool that edits a part);
-        folders on the way are created.
+        Use it to create a script for run_python or to fix one (no tool edits part of a file).
+        Missing folders are created.
         """
         with failures_as_refusals():
             name, new = await asyncio.to_thread(

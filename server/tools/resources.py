@@ -35,25 +35,27 @@ class Resources:
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
 
     async def notebook(self, session_id: str) -> str:
-        """The notebook that records a session, as it is now."""
+        """The notebook that records a session, in its current state."""
         with failures_as_refusals():
             text = await self._sessions.get(session_id, principal()).recorder.text()
             if text is None:
-                raise SessionNotFoundError(f"Session {session_id} has no notebook yet: run a cell.")
+                raise SessionNotFoundError(
+                    f"Session {session_id} has no notebook yet; run a cell first."
+                )
         return text
 
     async def python_file(self, path: str) -> str:
-        """A Python file of the projects folder."""
+        """A Python file in the projects folder."""
         with failures_as_refusals():
             return await asyncio.to_thread(paths.read_text, self._settings.projects, path)
 
     async def variable(self, session_id: str, name: str) -> str:
-        """What a session's kernel says of a name: type, value, signature, documentation."""
+        """What a session's kernel knows about a name: type, value, signature, documentation."""
         with failures_as_refusals():
             text = await self._sessions.get(session_id, principal()).inspect(name)
         if not text:
             raise Refusal(
-                f"Session {session_id} knows nothing of {paths.shown(name)}. It may be misspelt,"
-                " or not have been defined there."
+                f"Session {session_id} has no name {paths.shown(name)}. Check the spelling, and"
+                " that the session has defined it."
             )
         return plain(text)

@@ -28,22 +28,22 @@ Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
 
 
 class RunFacts(BaseModel):
-    """What a program may want to know of a run."""
+    """Facts about a run, for programs."""
 
-    session_id: str = Field(description="Pass it on to go on in this session.")
+    session_id: str = Field(description="Pass it to continue in this session.")
     cell: int = Field(description="The run's number in its session, for read_output.")
-    execution_count: int | None = Field(description="Jupyter's In[n]; null if it never counted.")
+    execution_count: int | None = Field(description="Jupyter's In[n]; null if it was not counted.")
     status: Status = Field(
-        description="error: the code failed. timeout, interrupted: it was stopped."
-        " running: it goes on, read_output follows it. dead: its process ended."
+        description="error: the code failed. timeout, interrupted: the run was stopped."
+        " running: it continues; follow it with read_output. dead: its process ended."
     )
-    exit_code: int | None = Field(description="Of a file, or of a kernel that ended.")
-    error_name: str | None = Field(description="The exception's class.")
+    exit_code: int | None = Field(description="Exit code of a file, or of a kernel that died.")
+    error_name: str | None = Field(description="Class name of the exception.")
     timed_out: bool
-    state: Literal["kept", "lost"] = Field(description="lost: variables from before are gone.")
-    elapsed: float = Field(description="Seconds.")
+    state: Literal["kept", "lost"] = Field(description="lost: earlier variables are gone.")
+    elapsed: float = Field(description="Running time in seconds.")
     truncated: bool = Field(description="Whether read_output has more text than this result.")
-    notebook: str | None = Field(description="The file that this session is recorded in.")
+    notebook: str | None = Field(description="Path of the session's notebook.")
 
 
 RUN_SCHEMA = RunFacts.model_json_schema()
@@ -67,7 +67,7 @@ def pictures(run: Run) -> tuple[list[ImageContent], str]:
             images.append(ImageContent(type="image", data=data, mime_type=kind))
     if missing := len(found) - len(images):
         where = f"notebook://{run.session_id}"
-        return images, f"{missing} of {len(found)} pictures are left out: they are in {where}"
+        return images, f"{missing} of {len(found)} pictures are omitted here; they are in {where}"
     return images, ""
 
 
@@ -87,12 +87,12 @@ async def running_result(execution: Execution, budget: int, texts: TextCache) ->
     """The result of an unfinished run: its output so far."""
     whole = await texts.so_far(execution)
     text, truncated = await within(budget, whole, execution.session_id, execution.number)
-    doing = "waits for its turn or a kernel" if execution.status == "queued" else "still runs"
+    doing = "is still queued" if execution.status == "queued" else "is still running"
     notes = [
         *open_line(execution),
         *stderr_so_far(execution),
         *asks(execution),
-        f"The run {doing} after {execution.elapsed:.1f} s and goes on by itself."
+        f"The run {doing} after {execution.elapsed:.1f} s and continues on its own."
         f" read_output(session_id={execution.session_id!r}, cell={execution.number},"
         f" offset={len(whole)}, wait=40) follows it; interrupt_session stops it.",
     ]
@@ -104,10 +104,7 @@ async def running_page(
 ) -> ToolResult:
     """At most `limit` characters of an unfinished run's output, from `offset`."""
     whole = await texts.so_far(execution)
-    text = whole[offset : offset + limit]
-    end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
-    rest = max(0, len(whole) - end)
+    text, end, rest = page(whole, offset, limit)
     notes = (
         [follow(rest, execution.session_id, execution.number, end)]
         if rest
@@ -115,7 +112,7 @@ async def running_page(
             *open_line(execution),
             *stderr_so_far(execution),
             *asks(execution),
-            f"It still runs, after {execution.elapsed:.1f} s. Read on with offset={end}, wait=40.",
+            f"Still running after {execution.elapsed:.1f} s. Continue with offset={end}, wait=40.",
         ]
     )
     return tool_result(facts_so_far(execution, rest > 0), text, notes, [], whole)
@@ -126,10 +123,7 @@ async def page_of_run(
 ) -> ToolResult:
     """A page of a finished run's text; the last page has the notes and the pictures."""
     whole = await texts.whole(run, execution)
-    text = whole[offset : offset + limit]
-    end = offset + len(text)
-    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
-    rest = max(0, len(whole) - end)
+    text, end, rest = page(whole, offset, limit)
     notes: list[str] = []
     images: list[ImageContent] = []
     if rest:
@@ -138,8 +132,16 @@ async def page_of_run(
         images, more = pictures(run)
         notes = [*run.notes, *([more] if more else [])]
         if offset > len(whole):
-            notes.append(f"The text ends at {len(whole):,}.")
+            notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
     return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
+
+
+def page(whole: Layout, offset: int, limit: int) -> tuple[str, int, int]:
+    """At most `limit` characters from `offset`, where they end, and how many follow."""
+    text = whole[offset : offset + limit]
+    end = offset + len(text)
+    text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
+    return text, end, max(0, len(whole) - end)
 
 
 async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
@@ -154,7 +156,7 @@ async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tupl
 def follow(rest: int, session_id: str, cell: int, offset: int) -> str:
     """A note that says how to read the rest."""
     call = f"read_output(session_id={session_id!r}, cell={cell}, offset={offset})"
-    return f"{rest:,} characters follow: {call}"
+    return f"{rest:,} more characters: {call}"
 
 
 def open_line(execution: Execution) -> list[str]:
@@ -163,7 +165,7 @@ def open_line(execution: Execution) -> list[str]:
     for output in growing(outputs.cell.outputs):
         if output.name != "stderr" and (text := outputs.stream_text(output)):
             line = plain(text.pending[-2 * LAST :])[-LAST:]
-            return [f"The last line so far: {line}"] if line.strip() else []
+            return [f"Unfinished last line: {line}"] if line.strip() else []
     return []
 
 
@@ -175,7 +177,7 @@ def stderr_so_far(execution: Execution) -> list[str]:
     begin = max(0, texts[-1].settled_size - 4 * LAST)
     recent = texts[-1].settled_from(begin) + texts[-1].pending[-4 * LAST :]
     errors = plain(recent).strip()[-LAST:]
-    return [f"stderr so far, its end: {errors}"] if errors else []
+    return [f"End of stderr so far: {errors}"] if errors else []
 
 
 def asks(execution: Execution) -> list[str]:
@@ -183,7 +185,7 @@ def asks(execution: Execution) -> list[str]:
     if (question := execution.question) is None:
         return []
     prompt = question.prompt[:LAST]
-    return [f"It asks the person for input: {prompt!r}. read_output with wait=40 asks."]
+    return [f"The run is waiting for input: {prompt!r}. read_output with wait=40 asks the user."]
 
 
 def facts_of(run: Run, truncated: bool) -> RunFacts:

@@ -15,26 +15,27 @@ import anyio
 import nbformat
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import TextContent, ToolAnnotations
+from mcp_types import TextContent
 from nbformat import NotebookNode
 from pydantic import Field
 
 from ...kernels import Again, Resume, Run, SessionNotFoundError, Sessions, recorded
-from ..files import safe_open as beneath
+from ..files import safe_open
 from ..middleware import has_more_values
 from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
+from .arguments import CHANGES
 from .caller import failures_as_refusals, may_read, principal
 from .own_lines import SESSION
 
 MOST = 200_000_000  # max bytes of a notebook
-SHOWN = 20  # max cells whose differences are shown
+MOST_SHOWN = 20  # max cells whose differences are shown
 MOST_VALUES = 1_000_000  # max JSON values of a notebook in a call: parsing blocks others for 0.3 s
-LOOK_EVERY = 0.5  # seconds between progress reports
+PROGRESS_INTERVAL = 0.5  # seconds between progress reports
 
 
-class Resuming:
+class ResumeTool:
     """The `resume_session` tool of one server.
 
     Attributes:
@@ -47,8 +48,7 @@ class Resuming:
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
-        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
-        mcp.tool(self.resume_session, annotations=acts)
+        mcp.tool(self.resume_session, annotations=CHANGES)
 
     async def resume_session(
         self,
@@ -56,34 +56,34 @@ class Resuming:
         notebook: Annotated[
             str,
             Field(
-                description="The record: a notebook's file name or path as a result named it, or"
-                " the session_id of an ended session. The session_id of one that is still being"
+                description="A recorded notebook: its file name or path from a result, or the"
+                " session_id of a closed session. The session_id of a session that is still being"
                 " resumed waits for the rest."
             ),
         ],
         until: Annotated[
-            int | None, Field(ge=1, description="The last cell to run; left out, all of them.")
+            int | None, Field(ge=1, description="The last cell to run; all cells if omitted.")
         ] = None,
         skip_failed: Annotated[
-            bool, Field(description="Leave out cells that had failed or timed out.")
+            bool, Field(description="Skip cells that failed or timed out in the record.")
         ] = False,
         timeout: Annotated[
-            float, Field(gt=0, le=604_800, description="Seconds for all cells together.")
+            float, Field(gt=0, le=604_800, description="Max seconds for all cells together.")
         ] = 600.0,
         content: Annotated[
             str,
-            Field(description="The notebook's own text (JSON), where it isn't on the server."),
+            Field(description="The notebook's JSON text, if the server does not have the file."),
         ] = "",
     ) -> ToolResult:
-        """Bring an ended session back: run a recorded notebook's cells again, in a fresh session.
+        """Restore a closed session: rerun a recorded notebook's cells in a fresh session.
 
-        Use it when a session has ended (the server was restarted, it idled too long) and its
-        variables are needed again, or to see whether a record still gives the same. All effects
-        of the code happen again. Says which outputs differ from the record; the session that it
-        returns goes on like any other.
+        Use it when a session has ended (the server restarted, or it idled too long) and you need
+        its variables again, or to check whether a record still gives the same outputs. The code's
+        side effects happen again. Reports which outputs differ from the record; the new session
+        can be used like any other.
         """
         with failures_as_refusals():
-            resume = self._going_on(notebook)
+            resume = self._resume_of(notebook)
             if resume is None:
                 resume = await self._begin(notebook, content, until, skip_failed, timeout)
             await self._follow(resume, ctx)
@@ -91,7 +91,7 @@ class Resuming:
                 resume.task.result()  # our own errors must not go unseen
         return report(resume)
 
-    def _going_on(self, session_id: str) -> Resume | None:
+    def _resume_of(self, session_id: str) -> Resume | None:
         """An open session's resume, running or completed; None if there is none."""
         for session in self._sessions.all(principal()):
             if session.id == session_id:
@@ -112,7 +112,7 @@ class Resuming:
             raise unknown(named)
         cells = [one for one in cells if until is None or one.number <= until]
         if not cells:
-            raise Refusal(f"Nothing of {name} is to be run: it has no code cells up to there.")
+            raise Refusal(f"{name} has no code cells to run.")
         session = await self._sessions.open(principal(), parent=name)
         for run in cells:
             put_in_place(run, self._settings.projects)
@@ -135,18 +135,18 @@ class Resuming:
                 raise unknown(named) from None
             return self._settings.notebooks / (name if name.endswith(".ipynb") else f"{name}.ipynb")
         if recorded_in is None:
-            raise Refusal(f"Nothing ran in session {named}, so there is nothing to resume.")
+            raise Refusal(f"No code ran in session {named}, so there is nothing to resume.")
         return recorded_in
 
     def _text(self, path: Path) -> str:
         try:
             root = Path(os.path.realpath(self._settings.notebooks))
-            with os.fdopen(beneath.open_file(root, root / path.name), "rb") as file:
+            with os.fdopen(safe_open.open_file(root, root / path.name), "rb") as file:
                 data = file.read(MOST + 1)
         except OSError:
             raise unknown(path.name) from None
         if len(data) > MOST:
-            raise Refusal(f"{path.name} has more than {MOST:,} bytes, too much to be run again.")
+            raise Refusal(f"{path.name} is larger than {MOST:,} bytes, the limit for resuming.")
         return data.decode("utf-8", "replace")
 
     async def _follow(self, resume: Resume, ctx: Context) -> None:
@@ -156,7 +156,7 @@ class Resuming:
         try:
             while not resume.task.done() and (left := ends - loop.time()) > 0:
                 await ctx.report_progress(len(resume.done), len(resume.cells))
-                await asyncio.wait({resume.task}, timeout=min(LOOK_EVERY, left))
+                await asyncio.wait({resume.task}, timeout=min(PROGRESS_INTERVAL, left))
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 resume.stop("the client cancelled the call")
@@ -168,8 +168,8 @@ class Resuming:
 def unknown(named: str) -> Refusal:
     """The same refusal for a notebook that does not exist and for somebody else's."""
     return Refusal(
-        f"There is no notebook {Path(named).name!r} on record. The results of a session's runs name"
-        " its notebook; its file name is enough."
+        f"No notebook {Path(named).name!r} is recorded here. Use the file name of a notebook that a"
+        " result gave."
     )
 
 
@@ -181,8 +181,8 @@ def check_values(text: str, name: str) -> None:
     """
     if has_more_values(text.encode("utf-8", "replace"), MOST_VALUES):
         raise Refusal(
-            f"{name} has more than {MOST_VALUES:,} values, too many for one call."
-            " Clear its outputs, or put it into the notebooks folder and name it there."
+            f"{name} has more than {MOST_VALUES:,} JSON values, too many for one call."
+            " Clear its outputs, or put it into the notebooks folder and pass its name instead."
         )
 
 
@@ -219,22 +219,22 @@ def report(resume: Resume) -> ToolResult:
     goes_on = not resume.task.done()
     parent = session.recorder.metadata["rmi_agent"]["parent"]
     lines = [
-        f"Session {session.id} resumes {parent}: {ran} of {total} cells ran again,"
-        f" {ran - len(different)} of them as recorded."
+        f"Session {session.id} resumes {parent}: {ran} of {total} cells were rerun,"
+        f" {ran - len(different)} of them with the recorded outputs."
     ]
-    for again in different[:SHOWN]:
+    for again in different[:MOST_SHOWN]:
         lines += described(again)
-    if len(different) > SHOWN:
-        lines.append(f"{len(different) - SHOWN} more cells differ.")
+    if len(different) > MOST_SHOWN:
+        lines.append(f"{len(different) - MOST_SHOWN} more cells differ.")
     if resume.skipped:
         numbers = ", ".join(str(one.number) for one in resume.skipped)
-        lines.append(f"Left out, since they had failed: {numbers}.")
+        lines.append(f"Skipped because they had failed: {numbers}.")
     if resume.stopped:
-        lines.append(f"It stopped there: {resume.stopped}. The session is as far as it came.")
-    if goes_on:
         lines.append(
-            f"It still goes on: resume_session(notebook={session.id!r}) waits for the rest."
+            f"It stopped early: {resume.stopped}. The session has the state reached by then."
         )
+    if goes_on:
+        lines.append(f"Still running: resume_session(notebook={session.id!r}) waits for the rest.")
     said = [*map(plain, lines), f"{SESSION}{session.id}, cells: {session.count}]"]
     state = "running" if goes_on else "stopped" if resume.stopped else "ended"
     facts: dict[str, Any] = {
@@ -257,7 +257,7 @@ def report(resume: Resume) -> ToolResult:
 
 def described(again: Again) -> list[str]:
     """A cell's differences: recorded lines with -, new lines with +."""
-    lines = [f"Cell {again.before.number} differs from the record (-) now (+):"]
+    lines = [f"Cell {again.before.number} differs; recorded lines have -, new lines +:"]
     for found in again.differences:
         lines += [f"  {found.what}:", *(f"    {line}" for line in found.lines)]
     return lines

@@ -21,7 +21,7 @@ from .own_lines import EXIT, NOTHING, STDERR, Marker
 
 SLICE = 65_536  # characters cleaned per step, without yielding to another thread
 AT_ONCE = 200_000  # max characters cleaned on the event loop; more go to a thread
-KEPT = 32_000_000  # max characters of cached texts, all runs together
+CACHE_SIZE = 32_000_000  # max characters of cached texts, all runs together
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 StreamOf = Callable[[NotebookNode], StreamText | None]
@@ -208,7 +208,7 @@ class TextCache:
         if key not in self._printed:
             self._printed[key] = Printed()
         self._printed.move_to_end(key)
-        while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > KEPT:
+        while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > CACHE_SIZE:
             self._printed.popitem(last=False)
         return self._printed[key]
 
@@ -256,4 +256,4 @@ def readable(data: dict[str, Any]) -> str:
     for kind in ("text/plain", "text/markdown", "text/latex", "text/html"):
         if isinstance(text := data.get(kind), str):
             return text
-    return "".join(f"[{' '.join(kind.split())}: in the notebook]\n" for kind in data)
+    return "".join(f"[{' '.join(kind.split())}: shown in the notebook]\n" for kind in data)

@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import anyio
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import ToolAnnotations
 from pydantic import Field
 from starlette.requests import Request
 
@@ -25,39 +24,35 @@ from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, 
 from ..files import project_files as paths
 from ..refusals import Refusal
 from ..settings import Settings
-from .arguments import FileName, OpenSession, SessionId, Timeout
+from .arguments import CHANGES, READS, FileName, OpenSession, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
-from .elicitation import ask, asked_before, asked_enough, take_answer
+from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
 from .progress import Live
 from .results import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
-from .resume import Resuming
+from .resume import ResumeTool
 from .run_text import TextCache
 
-FIRST_LOOK = 0.1  # seconds before live output is sent: most runs are over by then
-LIVE_EVERY = 0.25  # seconds between pieces of live output
+LIVE_DELAY = 0.1  # seconds before live output is sent: most runs are over by then
+LIVE_INTERVAL = 0.25  # seconds between pieces of live output
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
 
 class RunTools:
     """The tools that run code and read its output."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
-        self.settings = settings
-        self.sessions = sessions
-        self.resuming = resuming
-        self.begun: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
-        self._beginning: Counter[str] = Counter()  # by principal: runs without a session yet
+    def __init__(self, settings: Settings, sessions: Sessions, resuming: ResumeTool) -> None:
+        self.settings, self.sessions, self.resuming = settings, sessions, resuming
+        self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
+        self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self._texts = TextCache()
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
-        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
-        mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=acts)
-        mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=acts)
-        mcp.tool(self.read_output, output_schema=RUN_SCHEMA, annotations=quiet)
+        mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=CHANGES)
+        mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=CHANGES)
+        mcp.tool(self.read_output, output_schema=RUN_SCHEMA, annotations=READS)
 
     # -- running
 
@@ -67,93 +62,93 @@ class RunTools:
         file_name: FileName,
         args: Annotated[list[str], Field(description="Command-line arguments: sys.argv[1:].")] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
         stdin: Annotated[
-            str, Field(description="What input() and sys.stdin read: 'Ada\\n42\\n'.")
+            str, Field(description="Text that input() and sys.stdin read: 'Ada\\n42\\n'.")
         ] = "",
         session_id: SessionId = None,
         timeout: Timeout = None,
     ) -> ToolResult:
-        """Run a Python file of the projects folder, as `python FILE ARGS` in its folder would.
+        """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder.
 
-        Returns its stdout, stderr, exit code and plots. Use this for files that exist there
-        (list_python_files shows them, write_python_file makes one); use run_cell for code that
+        Returns stdout, stderr, the exit code and plots. Use it for files that exist there
+        (list_python_files lists them, write_python_file creates one); use run_cell for code that
         is not in a file. Each call runs in a fresh session unless session_id is given. The
-        session stays open afterwards, also when the file failed: run_cell with the returned
-        session_id looks at its globals, and by sys.last_traceback at the failing frames' locals.
-        A backslash before a line that looks like one of the server's own (`--- stderr ---`,
-        `[Process exited …]`, `[rmi-agent: …]`) says that the code printed it.
+        session stays open afterwards, even if the file failed: run_cell with the returned
+        session_id can inspect its globals and, through sys.last_traceback, the locals of the
+        failing frames. A backslash before a line that looks like one of the server's own
+        (`--- stderr ---`, `[Process exited …]`, `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
-            if (asked := self._asked_before(ctx)) is not None:
-                return await self._follow(asked, ctx)
+            if (run := self._answered_run(ctx)) is not None:
+                return await self._follow(run, ctx)
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
-                raise Refusal("Error: an argument contains a NUL character; remove it.")
+                raise Refusal("Error: An argument contains a NUL character; remove it.")
             async with self._session(session_id) as session:
                 if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
-                        "Error: run_python needs a Python kernel (ipykernel); this server runs"
-                        f" {self.settings.kernel_name!r}. Use run_cell."
+                        "Error: run_python needs a Python kernel (ipykernel), and this server's"
+                        f" kernel is {self.settings.kernel_name!r}. Use run_cell."
                     )
                 script = Script(file.path, file.source, tuple(args), stdin)
                 execution = session.submit_script(script, timeout)
-            return await self._follow(self._told(execution), ctx)
+            return await self._follow(self._announced(execution), ctx)
 
     async def run_cell(
         self,
         ctx: Context,
-        code: Annotated[str, Field(description="Python; several lines as in a notebook cell.")],
+        code: Annotated[str, Field(description="Python code, one or more lines, as in a cell.")],
         session_id: SessionId = None,
         timeout: Timeout = None,
     ) -> ToolResult:
-        """Run a snippet in a Jupyter session; variables and imports last between calls.
+        """Run a snippet in a Jupyter session; variables and imports persist between calls.
 
-        Pass the session_id of an earlier result to go on there; leave it out to begin afresh.
-        The last expression's value comes back without print, matplotlib figures come back as
-        pictures, and `await`, %magics and !shell commands work; %pip install serves all sessions.
-        If it times out, it is interrupted and the session's variables are kept. A backslash before
+        Pass the session_id of an earlier result to continue there; omit it to start fresh. The
+        last expression's value is returned without print, matplotlib figures are returned as
+        images, and `await`, %magics and !shell commands work; %pip install is for all sessions.
+        If it times out, it is interrupted and the session keeps its variables. A backslash before
         a line that looks like one of the server's own (`--- stderr ---`, `[session_id: …`,
-        `[rmi-agent: …]`) says that the code printed it.
+        `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
-            if (asked := self._asked_before(ctx)) is not None:
-                return await self._follow(asked, ctx)
+            if (run := self._answered_run(ctx)) is not None:
+                return await self._follow(run, ctx)
             async with self._session(session_id) as session:
                 execution = session.submit_cell(code, timeout)
-            return await self._follow(self._told(execution), ctx)
+            return await self._follow(self._announced(execution), ctx)
 
     async def read_output(
         self,
         ctx: Context,
         session_id: OpenSession,
         cell: Annotated[
-            int, Field(description="The run's number in its session; -1 is the last one.")
+            int, Field(description="The run's number in its session; -1 is the last run.")
         ] = -1,
         offset: Annotated[int, Field(ge=0, description="Characters to skip.")] = 0,
         limit: Annotated[
-            int, Field(gt=0, le=200_000, description="Characters to return at most.")
+            int, Field(gt=0, le=200_000, description="Max characters to return.")
         ] = PAGE,
         wait: Annotated[
             float,
             Field(
                 ge=0,
-                description="Seconds to wait for a run that still goes on, at most; 0 only looks.",
+                description="Max seconds to wait for an unfinished run; 0 returns at once.",
             ),
         ] = 0,
     ) -> ToolResult:
-        """Read a run's full text output in pages, or wait for a run that still goes on.
+        """Read a run's full text output in pages, or wait for an unfinished run.
 
-        Use it when a result was cut (it names the offset), or when its status was `running`: the
-        answer has the status as it is now, and the output from `offset` on.
+        Use it when a result was truncated (it gives the offset), or when its status was `running`:
+        returns the current status, and the output from `offset` on.
         """
         with failures_as_refusals():
-            self._asked_before(ctx)
+            self._answered_run(ctx)
             execution = self.sessions.execution(session_id, cell, principal())
             if execution is None:
                 run = await self.sessions.on_record(session_id, cell, principal())
                 if run is None:
                     raise Refusal(
-                        f"Session {session_id} has no cell {cell} on record. Cells are numbered"
-                        " from 1; -1 is the last one. list_sessions shows how many there are."
+                        f"Session {session_id} has no cell {cell}. Cells are numbered from 1, and"
+                        " -1 is the last one; list_sessions shows how many there are."
                     )
                 return await page_of_run(run, offset, limit, self._texts)
             seconds = min(wait, self.settings.response_deadline)
@@ -176,14 +171,14 @@ class RunTools:
             KernelError: there is no kernel for a new session.
         """
         who = principal()
-        runs = self._beginning[who] + len(self.sessions.unfinished(who))
+        runs = self._starting[who] + len(self.sessions.unfinished(who))
         if who != LOCAL and runs >= RUNS_PER_USER:
             raise Refusal(
-                f"Error: {RUNS_PER_USER} of your runs go on or wait already. Nothing was run; try"
-                " again when one has ended. read_output with wait tells when, and"
-                " interrupt_session stops one."
+                f"Error: {RUNS_PER_USER} of your runs are running or queued, which is the limit, so"
+                " nothing was run. Try again when one has ended: read_output with wait waits for"
+                " it, interrupt_session stops it."
             )
-        self._beginning[who] += 1
+        self._starting[who] += 1
         try:
             if session_id:
                 session = self.sessions.get(session_id, who)
@@ -191,7 +186,7 @@ class RunTools:
                 if resume is not None and not resume.task.done():
                     raise Refusal(
                         f"Session {session_id} is still being resumed; resume_session(notebook="
-                        f"{session_id!r}) waits for the end, interrupt_session stops it."
+                        f"{session_id!r}) waits for it, interrupt_session stops it."
                     )
                 yield session
             else:
@@ -201,23 +196,23 @@ class RunTools:
                     session = await self.sessions.open(who)
                 yield session
         finally:
-            self._beginning[who] -= 1
+            self._starting[who] -= 1
 
-    def _told(self, execution: Execution) -> Execution:
-        for tell_of in self.begun:
-            tell_of(execution)
+    def _announced(self, execution: Execution) -> Execution:
+        for callback in self.on_run:
+            callback(execution)
         return execution
 
-    def _asked_before(self, ctx: Context) -> Execution | None:
+    def _answered_run(self, ctx: Context) -> Execution | None:
         """Deliver the answer that this call brings, if any; returns the run that asked."""
-        before = asked_before(ctx) if ctx.request_state else None
+        before = elicitation_state(ctx) if ctx.request_state else None
         if before is None:
             return None
         execution = self.sessions.execution(before.session_id, before.cell, principal())
         if execution is None:
             raise SessionNotFoundError(
-                f"Session {before.session_id} has ended while cell {before.cell} waited for its"
-                " answer. Leave session_id out to open a new one."
+                f"Session {before.session_id} ended while cell {before.cell} was waiting for an"
+                " answer. Omit session_id to open a new session."
             )
         take_answer(execution, before, ctx)
         return execution
@@ -231,7 +226,7 @@ class RunTools:
             with anyio.CancelScope(shield=True):
                 await abandon(execution)
             raise
-        if not execution.task.done() and await gone(ctx):
+        if not execution.task.done() and await has_disconnected(ctx):
             await abandon(execution)
         if question is not None:
             return question
@@ -242,16 +237,16 @@ class RunTools:
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
         """Wait up to `seconds` for the end; returns a question if the client must ask one first."""
         ends = time.monotonic() + seconds
-        if await execution.wait(min(FIRST_LOOK, seconds)):
+        if await execution.wait(min(LIVE_DELAY, seconds)):
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
-            await tell(execution, self._live.setdefault(execution, Live()), ctx)
-            if execution.question is not None and asked_enough(ctx):
+            await send_output(execution, self._live.setdefault(execution, Live()), ctx)
+            if execution.question is not None and is_out_of_questions(ctx):
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
-            await execution.wait(min(LIVE_EVERY, left))
-            if await gone(ctx):
+            await execution.wait(min(LIVE_INTERVAL, left))
+            if await has_disconnected(ctx):
                 break
         return None
 
@@ -260,19 +255,19 @@ def finished(execution: Execution) -> None:
     """Raise the error, if any, that leaves a run without a result here.
 
     Raises:
-        Refusal: the run was removed from the queue, or goes on in another copy of the server.
+        Refusal: the run was removed from the queue, or continues on another instance.
         KernelError: there was no kernel for it.
     """
     if execution.task.cancelled() and execution.handed_over:
         raise Refusal(
-            f"The copy of the server that ran cell {execution.number} is being stopped. The run"
-            f" goes on: read_output(session_id={execution.session_id!r}, cell={execution.number},"
+            f"The server instance that ran cell {execution.number} is shutting down. The run"
+            f" continues: read_output(session_id={execution.session_id!r}, cell={execution.number},"
             " wait=40) follows it."
         )
     if execution.task.cancelled():
         raise Refusal(
-            f"Cell {execution.number} was taken out of the queue before it started."
-            " Nothing of it ran; call again to run it."
+            f"Cell {execution.number} was removed from the queue before it started, so none of it"
+            " ran. Call again to run it."
         )
     if error := execution.task.exception():
         raise error
@@ -284,7 +279,7 @@ async def abandon(execution: Execution) -> None:
     await execution.wait(10)
 
 
-async def gone(ctx: Context) -> bool:
+async def has_disconnected(ctx: Context) -> bool:
     """Whether the connection was dropped; if a client leaves in any other way, the SDK cancels."""
     request = ctx.request_context.request if ctx.request_context is not None else None
     if ctx.transport != "streamable-http" or not isinstance(request, Request):
@@ -292,7 +287,7 @@ async def gone(ctx: Context) -> bool:
     return await request.is_disconnected()
 
 
-async def tell(execution: Execution, live: Live, ctx: Context) -> None:
+async def send_output(execution: Execution, live: Live, ctx: Context) -> None:
     """Send new output as progress messages, stderr under the layout's heading."""
     heading = f"{STDERR}\n"
     for name, new in live.new(execution):

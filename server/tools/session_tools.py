@@ -8,33 +8,30 @@ from typing import Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import ToolAnnotations
 
 from ...kernels import Session, Sessions
 from ..settings import Settings
-from .arguments import OpenSession
+from .arguments import CHANGES, READS, OpenSession
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
-from .resume import Resuming
+from .resume import ResumeTool
 
 
 class SessionTools:
     """The tools that stop, restart, close and list sessions."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, resuming: Resuming) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, resuming: ResumeTool) -> None:
         self.settings, self.sessions, self.resuming = settings, sessions, resuming
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
-        acts = ToolAnnotations(read_only_hint=False, destructive_hint=True)
-        mcp.tool(self.interrupt_session, annotations=acts)
-        mcp.tool(self.restart_session, annotations=acts)
-        mcp.tool(self.close_session, annotations=acts)
-        quiet = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-        mcp.tool(self.list_sessions, annotations=quiet)
+        mcp.tool(self.interrupt_session, annotations=CHANGES)
+        mcp.tool(self.restart_session, annotations=CHANGES)
+        mcp.tool(self.close_session, annotations=CHANGES)
+        mcp.tool(self.list_sessions, annotations=READS)
 
     async def interrupt_session(self, session_id: OpenSession) -> str:
-        """Stop what runs in a session, like Jupyter's stop button; variables are kept."""
+        """Interrupt a session's running cell, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
             if (resume := self.resuming.by_session.get(session_id)) is not None:
@@ -42,16 +39,16 @@ class SessionTools:
             running = session.interrupt()
             if running is None:
                 if not session.running:
-                    return f"Nothing runs in session {session_id}."
+                    return f"Nothing is running in session {session_id}."
                 return (
-                    f"Cell {session.runs.unfinished[0].number} of session {session_id} is ending"
-                    " already. Call interrupt_session again if it has not ended in a few seconds."
+                    f"Cell {session.runs.unfinished[0].number} of session {session_id} is already"
+                    " ending. Call interrupt_session again if it has not ended in a few seconds."
                 )
             await running.wait(10)
             state = "it has ended" if running.task.done() else "it has not ended yet"
             return (
                 f"Cell {running.number} of session {session_id} was interrupted; {state}."
-                f" read_output(session_id={session_id!r}, cell={running.number}) shows what it did."
+                f" read_output(session_id={session_id!r}, cell={running.number}) shows its output."
             )
 
     async def restart_session(self, session_id: OpenSession) -> str:
@@ -64,13 +61,13 @@ class SessionTools:
             async with in_time(
                 self.settings,
                 f"Session {session_id} had no fresh kernel",
-                "The restart goes on; list_sessions tells when it is over.",
+                "The restart continues; list_sessions shows when it is done.",
             ):
                 await session.restart()
-            return f"Session {session_id} has a fresh kernel: all its variables are gone."
+            return f"Session {session_id} has a fresh kernel; all its variables are lost."
 
     async def close_session(self, session_id: OpenSession) -> str:
-        """End a session that is no longer needed and free its memory; its notebook stays."""
+        """Close a session that is no longer needed and free its memory; its notebook is kept."""
         with failures_as_refusals():
             session = self.sessions.get(session_id, principal())
             await self.sessions.close(session)
@@ -92,7 +89,7 @@ class SessionTools:
             f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
             for r in rows
         ]
-        return listing(lines or ["No session is open."], {"sessions": rows})
+        return listing(lines or ["No sessions are open."], {"sessions": rows})
 
 
 async def open_here(session: Session) -> dict[str, Any]:
@@ -111,7 +108,7 @@ async def open_here(session: Session) -> dict[str, Any]:
 def row(
     session_id: str, busy: bool, cells: int, idle: float, memory: int | None, notebook: Path | None
 ) -> dict[str, Any]:
-    """What the list has for one session."""
+    """One session in the list."""
     return {
         "session_id": session_id,
         "state": "busy" if busy else "idle",
@@ -124,4 +121,4 @@ def row(
 
 def megabytes(count: int | None) -> str:
     """A number of bytes in MB, for people."""
-    return "memory not known" if count is None else f"{count / 1e6:.0f} MB"
+    return "memory unknown" if count is None else f"{count / 1e6:.0f} MB"

@@ -66,13 +66,13 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         left = size - skipped - rest
         head = fragment(head, "", text[skipped : skipped + 1])
         tail = fragment(tail, text[max(0, size - rest - 1) : size - rest])
-        mark = f"\n{CUT}{left:,} characters left out; {call}, offset={skipped}) reads on …]\n"
+        mark = f"\n{CUT}{left:,} characters omitted; {call}, offset={skipped}) continues here …]\n"
         return head + mark + tail, True
     if not any(piece.is_mark for piece in pieces):
         return text[:], False
     shown = "".join(piece.shown for piece in pieces)
     gap = "" if shown.endswith("\n") else "\n"
-    hint = note(f"repeats are shown once; {call}, offset=0) has every line")
+    hint = note(f"repeated lines are shown once; {call}, offset=0) has them all")
     return f"{shown}{gap}{hint}\n", True
 
 
@@ -113,7 +113,7 @@ def collapsed(text: str) -> list[Piece]:
             continue
         pieces.append(Piece(text[starts[plain] : starts[end]], starts[end] - starts[plain]))
         above = "line above" if period == 1 else f"{period} lines above"
-        mark = f"{CUT}the {above} {times - 1:,} times more …]\n"
+        mark = f"{CUT}{above} repeated {times - 1:,} more times …]\n"
         pieces.append(Piece(mark, saved, is_mark=True))
         plain = here = behind
     return [*pieces, Piece(text[starts[plain] :], len(text) - starts[plain])]

@@ -85,7 +85,7 @@ async def test_all_tools_are_methods() -> None:
         assert '"cells"' in await client.read_notebook(result.session_id)
         page = await client.read_output(result.session_id, offset=2, limit=3)
         assert page.text.startswith("ven")
-        assert "Nothing runs" in await client.interrupt_session(result.session_id)
+        assert "Nothing is running" in await client.interrupt_session(result.session_id)
         assert "fresh kernel" in await client.restart_session(result.session_id)
         assert "closed" in await client.close_session(result.session_id)
         with pytest.raises(ToolError, match="has ended"):

@@ -309,8 +309,8 @@ async def test_runs_beyond_their_share_are_refused_with_what_to_do(tmp_path: Pat
             ):
                 another = await alice.call_tool_mcp(tool, more)
                 assert another.is_error
-                assert "32 of your runs go on or wait already" in another.content[0].text  # type: ignore[union-attr]
-                assert "try again when one has ended" in another.content[0].text  # type: ignore[union-attr]
+                assert "32 of your runs are running or queued" in another.content[0].text  # type: ignore[union-attr]
+                assert "Try again when one has ended" in another.content[0].text  # type: ignore[union-attr]
             assert not (await bob.call_tool_mcp("run_cell", {"code": "1"})).is_error
             await alice.call_tool_mcp("close_session", key)
             again = await alice.call_tool_mcp("run_cell", {"code": "1"})

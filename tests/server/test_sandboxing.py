@@ -16,7 +16,7 @@ from rmi_agent.server import Settings, load
 from rmi_agent.server import sandboxing as isolation
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import launch as kernel_launch
-from rmi_agent.server.sandboxing import chosen, hints, policy_of
+from rmi_agent.server.sandboxing import choose_policy, hints, policy_of
 
 from tests.server.conftest import fill, server_env
 from tests.server.wire import Wire
@@ -45,7 +45,7 @@ def test_auto_takes_the_best_that_works(
     working: tuple[str, ...], taken: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "why_not", works(*working))
-    policy = chosen(settings, exposed=False)
+    policy = choose_policy(settings, exposed=False)
     assert policy is not None
     assert policy.tier == taken
 
@@ -57,9 +57,9 @@ def test_without_any_http_is_refused_and_stdio_goes_on_with_one_warning(
     with pytest.raises(
         BadSettings, match=r"bwrap: it is broken; landlock: .* --no-sandbox"
     ) as said:
-        chosen(settings, exposed=True)
+        choose_policy(settings, exposed=True)
     assert "\n" not in str(said.value)
-    assert chosen(settings, exposed=False) is None
+    assert choose_policy(settings, exposed=False) is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
@@ -69,16 +69,16 @@ def test_landlock_that_lets_signals_out_is_for_stdio_or_who_asks_for_it(
     monkeypatch.setattr(isolation, "why_not", works("landlock"))
     monkeypatch.setattr(confine, "landlock_version", lambda: 5)
     with pytest.raises(
-        BadSettings, match=r"before Linux 6\.12 .* RMI_AGENT_SANDBOX=landlock to accept"
+        BadSettings, match=r"before Linux 6\.12.*RMI_AGENT_SANDBOX=landlock accepts"
     ):
-        chosen(settings, exposed=True)
+        choose_policy(settings, exposed=True)
     asked = settings.model_copy(update={"sandbox": "landlock"})
     for given, exposed in ((settings, False), (asked, True)):
         caplog.clear()
-        policy = chosen(given, exposed=exposed)
+        policy = choose_policy(given, exposed=exposed)
         assert policy is not None
-        assert "can end this server" in caplog.text
-        assert "can end this server" in isolation.left_open(policy, given)
+        assert "can signal this server" in caplog.text
+        assert "can signal this server" in isolation.describe_gaps(policy, given)
 
 
 def test_a_tier_that_is_asked_for_is_taken_or_refused(
@@ -88,7 +88,7 @@ def test_a_tier_that_is_asked_for_is_taken_or_refused(
     asked = settings.model_copy(update={"sandbox": "landlock"})
     for exposed in (True, False):
         with pytest.raises(BadSettings, match="landlock: it is broken"):
-            chosen(asked, exposed=exposed)
+            choose_policy(asked, exposed=exposed)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_there_is_a_network_on_stdio_and_none_over_http_unless_asked(
     exposed: bool, asked: bool | None, network: bool, settings: Settings
 ) -> None:
     asking = settings.model_copy(update={"sandbox_network": asked})
-    policy = chosen(asking, exposed=exposed)
+    policy = choose_policy(asking, exposed=exposed)
     assert policy is not None
     assert policy.network is network
 
@@ -116,8 +116,8 @@ def test_a_settings_file_that_kernels_could_change_is_refused(
 ) -> None:
     monkeypatch.chdir(settings.projects)
     Path(".env").write_text("RMI_AGENT_PORT=8001\n")
-    with pytest.raises(BadSettings, match=r"\.env lies in it"):
-        chosen(settings, exposed=False)
+    with pytest.raises(BadSettings, match=r"it contains .*\.env"):
+        choose_policy(settings, exposed=False)
 
 
 @pytest.mark.parametrize("readonly", [True, False])
@@ -142,8 +142,10 @@ def test_no_folder_that_kernels_change_has_a_settings_file(
     asking = settings.model_copy(
         update={"sandbox_write": (str(tmp_path / "folder"),), "projects_readonly": readonly}
     )
-    with pytest.raises(BadSettings, match=rf"^RMI_AGENT_SANDBOX_WRITE: {file} lies in it.*Move it"):
-        chosen(asking, exposed=False)
+    with pytest.raises(
+        BadSettings, match=rf"^RMI_AGENT_SANDBOX_WRITE: it contains {file}.*Move that"
+    ):
+        choose_policy(asking, exposed=False)
 
 
 def test_a_file_with_tokens_is_hidden_or_refused(settings: Settings) -> None:
@@ -153,7 +155,7 @@ def test_a_file_with_tokens_is_hidden_or_refused(settings: Settings) -> None:
     asking = settings.model_copy(
         update={"rmi_agent_tokens": SecretStr(str(file)), "session_store": SecretStr(str(store))}
     )
-    with pytest.raises(BadSettings, match=r"^PYTHON_PROJECTS_DIR: .*tokens lies in it.*Move it"):
+    with pytest.raises(BadSettings, match=r"^PYTHON_PROJECTS_DIR: it contains .*tokens.*Move that"):
         policy_of(asking, "bwrap", network=False)
     readable = asking.model_copy(update={"projects_readonly": True})
     assert {file, store} <= {*policy_of(readable, "bwrap", network=False).hide}
@@ -174,14 +176,14 @@ def test_what_is_hidden_is_there_before_the_first_kernel(
     state = state_in(settings.projects, monkeypatch)
     notebooks = settings.projects / "notebooks"
     asking = settings.model_copy(update={"notebooks_dir": notebooks, "sandbox": "bwrap"})
-    policy = chosen(asking, exposed=False)
+    policy = choose_policy(asking, exposed=False)
     assert policy is not None
     for folder in (state, notebooks):
         assert folder in policy.hide
         assert folder.is_dir()
     assert state.stat().st_mode & 0o777 == 0o700
     with pytest.raises(BadSettings, match=r"landlock: Landlock can't hide .*, as it lies in"):
-        chosen(asking.model_copy(update={"sandbox": "landlock"}), exposed=False)
+        choose_policy(asking.model_copy(update={"sandbox": "landlock"}), exposed=False)
 
 
 def test_a_folder_that_can_not_be_hidden_is_refused(
@@ -189,8 +191,8 @@ def test_a_folder_that_can_not_be_hidden_is_refused(
 ) -> None:
     state = state_in(settings.projects, monkeypatch)
     state.parent.write_text("a file")
-    with pytest.raises(BadSettings, match=r"XDG_STATE_HOME: .* can't be made .* Set it to"):
-        chosen(settings, exposed=False)
+    with pytest.raises(BadSettings, match=r"XDG_STATE_HOME: can't create .* Set it to"):
+        choose_policy(settings, exposed=False)
 
 
 @pytest.mark.parametrize("readonly", ["0", "1"])
@@ -217,17 +219,17 @@ def test_a_whole_home_is_no_projects_folder(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(settings.projects / "me"))
-    with pytest.raises(BadSettings, match="holds your whole home folder"):
-        chosen(settings, exposed=False)
+    with pytest.raises(BadSettings, match="contains your whole home folder"):
+        choose_policy(settings, exposed=False)
     readable = settings.model_copy(update={"projects_readonly": True})
-    assert chosen(readable, exposed=False) is not None
+    assert choose_policy(readable, exposed=False) is not None
 
 
 @pytest.mark.parametrize("variable", ["sandbox_read", "sandbox_write"])
 def test_a_folder_that_is_not_there_is_named(variable: str, settings: Settings) -> None:
     asking = settings.model_copy(update={variable: ("/nowhere/at/all",)})
-    with pytest.raises(BadSettings, match=f"{variable.upper()}: there is no /nowhere/at/all"):
-        chosen(asking, exposed=False)
+    with pytest.raises(BadSettings, match=f"{variable.upper()}: /nowhere/at/all does not exist"):
+        choose_policy(asking, exposed=False)
 
 
 def test_a_refused_sandbox_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_hint_follows_errors_that_the_sandbox_may_have_caused(tmp_path: Path) 
     assert "The code runs in a sandbox: of this machine it sees" in text
     assert "RMI_AGENT_SANDBOX_READ" in text
     text = wire.call("run_cell", code="import urllib.request as u; u.urlopen('http://127.0.0.1:9')")
-    assert "without a network" in text["content"][0]["text"]
+    assert "without network access" in text["content"][0]["text"]
     assert "sandbox" not in wire.call("run_cell", code="1 / 0")["content"][0]["text"]
     wire.close()
 
@@ -274,14 +276,14 @@ def test_auto_leaves_kernels_of_other_machines_to_those(
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
     caplog.set_level(logging.INFO)
     away = {"python_projects_dir": fill(tmp_path), "kernel_name": "away"}
-    assert chosen(load(sandbox="auto", **away), exposed=True) is None
-    assert "decided there, and not by RMI_AGENT_SANDBOX" in caplog.text
+    assert choose_policy(load(sandbox="auto", **away), exposed=True) is None
+    assert "that machine confines the code, not RMI_AGENT_SANDBOX" in caplog.text
     assert kernel_launch(load(sandbox="auto", **away)).remote_options.confined
     assert not kernel_launch(load(sandbox="off", **away)).remote_options.confined
     with pytest.raises(
-        BadSettings, match="bwrap holds kernels of this machine in.* Set it to auto"
+        BadSettings, match="bwrap confines kernels on this machine.* Set it to auto"
     ):
-        chosen(load(sandbox="bwrap", **away), exposed=False)
+        choose_policy(load(sandbox="bwrap", **away), exposed=False)
 
 
 def test_the_hints_name_what_is_seen() -> None:

@@ -172,7 +172,7 @@ def test_a_misspelled_setting_is_named_with_the_one_that_was_meant(
     if in_file:
         (tmp_path / ".env").write_text(f"{written}=7\n")
     assert load().warnings(http=False) == [
-        f"{written} is no setting and is ignored. Did you mean {meant}?"
+        f"{written} is not a setting and is ignored. Did you mean {meant}?"
     ]
 
 
@@ -181,7 +181,7 @@ def test_an_unknown_name_with_the_prefix_is_reported_too(
 ) -> None:
     set_only(monkeypatch, tmp_path, RMI_AGENT_FROBNICATE="1", RMI_AGENT_MODEL="openai:x")
     (line,) = load().warnings(http=False)
-    assert line.startswith("RMI_AGENT_FROBNICATE is no setting and is ignored. ")
+    assert line.startswith("RMI_AGENT_FROBNICATE is not a setting and is ignored. ")
 
 
 COMMON = """
@@ -229,7 +229,7 @@ async def test_the_doctor_and_the_start_name_them(
     )
     assert done.returncode == 0
     assert "Did you mean PYTHON_TIMEOUT?" in done.stderr
-    assert done.stderr.count("RMI_AGENT_KERNEL_POOL, which is the setting's name now") == 1
+    assert done.stderr.count("RMI_AGENT_KERNEL_POOL, the setting's current name") == 1
     monkeypatch.setenv("PYTHON_TIMEOUTS", "7")
     found = []
     async for finding in examine():

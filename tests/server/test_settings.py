@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import Instances, Launch
 from rmi_agent.server import load
-from rmi_agent.server.cluster import homes
+from rmi_agent.server.cluster import shared_instances
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.launch import jupyter_servers, launch, make_folders
-from rmi_agent.server.sandboxing import chosen
+from rmi_agent.server.sandboxing import choose_policy
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -112,11 +112,11 @@ def test_a_jupyter_servers_kernels_get_nothing_of_this_environment(
 @pytest.mark.parametrize("exposed", [False, True])
 def test_no_sandbox_is_claimed_for_kernels_elsewhere(exposed: bool) -> None:
     where = {"jupyter_server_url": "http://a:1"}
-    assert chosen(load(**where, sandbox="auto"), exposed=exposed) is None
+    assert choose_policy(load(**where, sandbox="auto"), exposed=exposed) is None
     with pytest.raises(
         BadSettings, match="^RMI_AGENT_SANDBOX: bwrap .*RMI_AGENT_JUPYTER_SERVER_URL"
     ):
-        chosen(load(**where, sandbox="bwrap"), exposed=exposed)
+        choose_policy(load(**where, sandbox="bwrap"), exposed=exposed)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ def test_what_kernels_preload_is_what_the_library_would(monkeypatch: pytest.Monk
 
 
 async def instances_of(port: int = 8000, **settings: Any) -> Instances | None:
-    return await homes(load(**settings), port)
+    return await shared_instances(load(**settings), port)
 
 
 @pytest.mark.anyio
 async def test_sign_ins_of_one_server_are_not_for_several(tmp_path: Path) -> None:
     with pytest.raises(
-        BadSettings, match="^RMI_AGENT_AUTH: token.oauth keeps sign-ins in one server"
+        BadSettings, match="^RMI_AGENT_AUTH: token.oauth stores sign-ins in one server"
     ):
         await instances_of(
             session_store=str(tmp_path / "store"),
@@ -184,7 +184,7 @@ async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None
     assert first is not None
     async with first:
         with pytest.raises(
-            BadSettings, match=r"^RMI_AGENT_NOTEBOOKS_DIR: .*/b is not the folder in which"
+            BadSettings, match=r"^RMI_AGENT_NOTEBOOKS_DIR: .*/b is not the folder where"
         ):
             await instances_of(8001, **given, notebooks_dir=tmp_path / "b")
         second = await instances_of(8001, **given, notebooks_dir=tmp_path / "a")

@@ -82,10 +82,10 @@ def test_replay_says_whether_a_record_still_gives_the_same(
         nbformat.write(new_notebook(cells=[slow, cell]), path)
         code, out, err = command("replay", str(path))
         assert (code, err) == (expected, "")
-        assert f"resumes {path.name}: 2 of 2 cells ran again" in out
+        assert f"resumes {path.name}: 2 of 2 cells were rerun" in out
         assert ("-41" in out) == bool(expected)
     code, out, err = command("replay", "nowhere.ipynb")
-    assert (code, out) == (1, "") and "no notebook 'nowhere.ipynb' on record" in err
+    assert (code, out) == (1, "") and "No notebook 'nowhere.ipynb'" in err
     (tmp_path / "broken.ipynb").write_bytes(b"\xff{")
     code, _, err = command("replay", str(tmp_path / "broken.ipynb"))
     assert code == 1 and "can't be read" in err
@@ -94,7 +94,7 @@ def test_replay_says_whether_a_record_still_gives_the_same(
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
     code, out, err = command("run", "nope.py")
     assert (code, out) == (1, "")
-    assert err == "Error: File not found: nope.py. list_python_files shows what is there.\n"
+    assert err == "Error: File not found: nope.py. list_python_files lists the files.\n"
 
 
 def test_a_timeout_has_the_exit_code_of_the_timeout_command(command: Command) -> None:
@@ -149,7 +149,7 @@ def test_what_a_cell_asks_is_read_from_this_commands_input(
     assert command("cell", "print(input('Name? ') * 2)")[:2] == (0, "Name? Ada\nAdaAda\n")
     code, out, err = command("cell", "input('Name? ')")  # the input is at its end
     assert (code, out) == (1, "Name? ")
-    assert "EOFError: the person was asked and gave no answer" in err
+    assert "EOFError: the user was asked and did not answer" in err
     monkeypatch.setattr("sys.stdin", io.StringIO("name = input('Name? ')\nAda\nname * 2\n"))
     code, out, err = command("repl")
     assert (code, out.splitlines()[1:]) == (0, ["Name? Ada", "'AdaAda'"]), err

@@ -64,13 +64,16 @@ async def test_state_output_errors_and_timeouts_are_as_with_python(bash: Client[
 
 
 async def test_a_model_is_told_which_language_it_is(bash: Client[Any]) -> None:
-    assert "The kernels here run bash" in str(bash.instructions)
+    assert "The kernels run bash" in str(bash.instructions)
 
 
 async def test_run_python_says_why_not(bash: Client[Any]) -> None:
     result = await bash.call_tool_mcp("run_python", {"file_name": "hello_world.py"})
     assert result.is_error
-    assert "needs a Python kernel (ipykernel); this server runs 'bash'" in result.content[0].text
+    assert (
+        "needs a Python kernel (ipykernel), and this server's kernel is 'bash'"
+        in result.content[0].text
+    )
 
 
 async def test_its_death_is_told_and_the_session_goes_on(bash: Client[Any]) -> None:

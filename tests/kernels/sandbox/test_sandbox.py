@@ -1070,7 +1070,7 @@ from rmi_agent.server import load, sandboxing as isolation
 if sys.argv[1:]:
     policy = Policy("bwrap", Path("/p"), Path("/h"))
     settings = load(python_projects_dir="/p", sandbox="bwrap")
-    print(probe.keeps_devices(policy), "/dev/null" in isolation.left_open(policy, settings))
+    print(probe.keeps_devices(policy), "/dev/null" in isolation.describe_gaps(policy, settings))
 else:  # a right is gone with the next program
     subprocess.run([sys.executable, __file__, "again"], check=True)
 """

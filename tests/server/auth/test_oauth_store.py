@@ -81,7 +81,7 @@ def test_the_file_and_its_folder_are_their_owners_alone(path: Path) -> None:
 def test_a_file_that_others_may_change_is_refused(path: Path) -> None:
     Store(path).sign_in(CONSENT, "code")
     path.chmod(0o660)
-    with pytest.raises(BadSettings, match="open to other users"):
+    with pytest.raises(BadSettings, match="accessible to other users"):
         Store(path)
 
 

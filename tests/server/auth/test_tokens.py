@@ -312,7 +312,9 @@ def broken_files() -> list[Any]:
 
     root = sys.platform != "win32" and os.getuid() == 0
     return [
-        pytest.param(open_to_others, "is open to other users.*delete it", id="open", marks=POSIX),
+        pytest.param(
+            open_to_others, "is accessible to other users.*delete it", id="open", marks=POSIX
+        ),
         pytest.param(
             anothers,
             "belongs to another user.*delete it",

@@ -85,7 +85,5 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         timeout=30,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "rmi-agent-mcp-server: RMI_AGENT_NOTEBOOKS_DIR: there is no folder"
-    )
+    assert done.stderr.startswith("rmi-agent-mcp-server: RMI_AGENT_NOTEBOOKS_DIR: the folder")
     assert done.stderr.count("\n") == 1

@@ -344,7 +344,7 @@ async def test_the_token_is_told_by_its_place_alone(
     assert of_token(load()).ok is False
     if sys.platform != "win32":
         path.chmod(0o644)
-        assert "open to other users" in of_token(load()).told
+        assert "accessible to other users" in of_token(load()).told
     named = load(rmi_agent_token=TOKEN, rmi_agent_tokens=f"alice:{TOKEN}2")
     assert of_token(named).told == "RMI_AGENT_TOKEN and RMI_AGENT_TOKENS for alice"
     assert of_token(load(rmi_agent_token="short")).ok is False

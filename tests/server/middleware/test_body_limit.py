@@ -7,7 +7,7 @@ import logging
 import pytest
 from fastmcp import FastMCP
 from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
-from rmi_agent.server.logs import SELDOM, Seldom
+from rmi_agent.server.logs import WARNING_INTERVAL, RepeatFilter
 from rmi_agent.server.middleware import BODY_LIMIT, take_whole_files, whole_files_are_taken
 from rmi_agent.server.middleware import body_limit as whole_files
 from rmi_agent.server.middleware.body_limit import DEPTH, limits_of
@@ -37,7 +37,7 @@ async def test_a_limit_that_is_not_found_is_reported(
 
 
 def test_what_anybody_can_send_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, seldom = 100.0, Seldom()
+    now, seldom = 100.0, RepeatFilter()
     monkeypatch.setattr("rmi_agent.server.logs.time.monotonic", lambda: now)
 
     def passes(level: int, text: str, *args: object) -> bool:
@@ -51,5 +51,5 @@ def test_what_anybody_can_send_fills_no_log(monkeypatch: pytest.MonkeyPatch) -> 
     assert passes(logging.WARNING, "Unsupported upgrade request.")
     assert all(passes(logging.ERROR, "Exception in ASGI application\n") for _ in range(3))
     assert all(passes(logging.WARNING, "Signal %d", 15) for _ in range(3))
-    now += SELDOM
+    now += WARNING_INTERVAL
     assert passes(logging.WARNING, "Invalid HTTP request.")

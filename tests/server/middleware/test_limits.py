@@ -176,7 +176,7 @@ async def test_origins_that_are_named_may_read_and_no_others(tmp_path: Path) -> 
     "value", ["*", "https://*.example", "page.example", "https://a.b/c", "null"]
 )
 def test_an_origin_is_named_whole(value: str) -> None:
-    with pytest.raises(BadSettings, match="^RMI_AGENT_CORS_ORIGINS: .* is no origin"):
+    with pytest.raises(BadSettings, match="^RMI_AGENT_CORS_ORIGINS: .* is not an origin"):
         load(cors_origins=value)
 
 

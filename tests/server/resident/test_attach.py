@@ -19,7 +19,7 @@ from fastmcp import Client
 from mcp import MCPError
 from mcp_types import ElicitResult, ResourceTemplateReference
 from rmi_agent.server import App, Settings, load
-from rmi_agent.server.commands.resident import examined
+from rmi_agent.server.commands.resident import inspect_server
 from rmi_agent.server.commands.serve import resident_proxy
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.resident import AttachError, Facts, Record, check, discovery, lease, publish
@@ -165,7 +165,7 @@ def someone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
         yield one
 
 
-async def described(client: Client[Any]) -> dict[str, Any]:
+async def describe(client: Client[Any]) -> dict[str, Any]:
     """All that a server says of itself."""
     assert client.server_info is not None
     assert client.server_capabilities is not None
@@ -194,10 +194,10 @@ async def test_attached_is_as_if_direct(someone: User, mode: str) -> None:
     projects = someone.folder / "python_projects"
     direct = App(load(python_projects_dir=projects, response_deadline=5.0, kernel_pool=0))
     async with Client(direct.mcp, mode=mode) as client:
-        expected = await described(client)
+        expected = await describe(client)
     with_person = someone.client(mode=mode, elicitation_handler=Person())
     async with with_person as client:
-        assert await described(client) == expected
+        assert await describe(client) == expected
         assert mode != "legacy" or await client.ping()
         first = await call(client, "run_cell", code="alpha = 40")
         session = first["session_id"]
@@ -277,9 +277,9 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
         session = (await call(host, "run_cell", code="kept = 6 * 7"))["session_id"]
         # Nobody can be asked: the client has said so, and the server is told.
         alone = await call(host, "run_cell", code="input()", session_id=session)
-        assert "this client shows no questions" in alone["text"]
+        assert "this client does not support elicitation" in alone["text"]
     record = someone.record
-    assert f"at {record['url']} (process {record['pid']}) does all" in someone.stderr
+    assert f"at {record['url']} (process {record['pid']}) handles all requests" in someone.stderr
     # Now by its address, for which it needs no token, and though there has to be one.
     named = {"RMI_AGENT_SERVER": f"{record['url']}/mcp", "RMI_AGENT_ATTACH": "always"}
     async with someone.client(settings=named) as host:
@@ -340,9 +340,9 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
             assert told.endswith("it then runs code by itself, without that server.")
             with pytest.raises(MCPError, match=r"Nothing was run\. No resident server runs\."):
                 await waits.list_tools()
-            lines, exit_code = examined()
+            lines, exit_code = inspect_server()
             assert exit_code == 3
-            assert f"(process {first.pid}) ended without saying so" in lines[0]
+            assert f"(process {first.pid}) crashed or was killed" in lines[0]
 
             # One of another version takes its place: nothing is said to it.
             with of_another_version():
@@ -390,7 +390,7 @@ async def test_one_of_another_version_is_left_alone_or_has_to_be_restarted(
     with of_another_version():
         assert await resident_proxy(load()) is None
         assert f"is version 0.0.9, and this process {VERSION}. Restart the" in caplog.text
-        assert "this process serves by itself" in caplog.text
+        assert "serving on its own instead" in caplog.text
         with pytest.raises(
             BadSettings, match="^RMI_AGENT_ATTACH: .* is version 0.0.9, and this process"
         ):

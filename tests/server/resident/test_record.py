@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from rmi_agent.server import load, logs
-from rmi_agent.server.commands.resident import examined, in_background
+from rmi_agent.server.commands.resident import in_background, inspect_server
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.resident import (
     AttachError,
@@ -110,7 +110,7 @@ def test_what_a_server_keeps_is_its_users_alone_and_others_records_are_refused(
         assert stat.S_IMODE(state.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in state.iterdir()} == {0o600}
         record_file().chmod(0o644)
-        with pytest.raises(BadSettings, match=r"is open to other users\. Delete "):
+        with pytest.raises(BadSettings, match=r"is accessible to other users\. Delete "):
             found()
 
 
@@ -309,7 +309,7 @@ def test_a_log_never_gets_large_and_has_what_is_written_to_stderr(
     stderr: list[int] = []
     monkeypatch.setattr(os, "dup2", lambda _, new: stderr.append(new))
     monkeypatch.setattr(logs, "LOG_BYTES", 1000)
-    file = logs.Bounded(tmp_path / "log")
+    file = logs.BoundedFile(tmp_path / "log")
     for number in range(100):
         file.emit(logging.LogRecord("any", logging.INFO, "", 1, f"line {number:090}", (), None))
     file.close()
@@ -326,8 +326,8 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
 ) -> None:
     with user(tmp_path) as someone:
         monkeypatch.setenv("XDG_STATE_HOME", someone.env["XDG_STATE_HOME"])
-        assert examined() == (
-            ["No resident server runs. rmi-agent-mcp-server start starts one."],
+        assert inspect_server() == (
+            ["No resident server is running. Start one with: rmi-agent-mcp-server start"],
             3,
         )
         starts = [someone.begin("start") for _ in range(2)]
@@ -335,7 +335,9 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
         assert [start.returncode for start in starts] == [0, 0], told
         record, server = someone.record, someone.server
         assert [f"process {record['pid']}, {record['url']}" in out for out, _ in told] == [True] * 2
-        assert len({out.partition(":")[0] for out, _ in told}) == 2  # one runs, one runs already
+        assert (
+            len({out.partition(":")[0] for out, _ in told}) == 2
+        )  # one is running, one was already
         # Of no session, terminal or parent that could take it along.
         assert os.getsid(server.pid) == server.pid != os.getsid(0)
         assert server.terminal() is None
@@ -353,7 +355,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
             assert words in status.stdout
 
         folders = {"python_projects_dir": tmp_path / "python_projects"}
-        assert "runs already" in in_background(load(**folders), "info")
+        assert "is already running" in in_background(load(**folders), "info")
         with pytest.raises(
             BadSettings, match="^start: The resident server was started differently"
         ):
@@ -362,7 +364,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
         family = [server, *server.children(recursive=True)]
         stopped = someone.run("stop")
         assert (stopped.returncode, stopped.stderr) == (0, "")
-        assert f"(process {record['pid']}) has ended" in stopped.stdout
+        assert f"(process {record['pid']}) has stopped" in stopped.stdout
         assert still_running(family, 0) == []
         assert someone.run("status").returncode == 3
         log = (someone.state / "resident.log").read_text("utf-8")
@@ -382,9 +384,9 @@ def test_a_server_that_service_managers_hold_is_unclear_when_stuck_and_ends_in_o
         held = someone.begin("start", "--foreground")
         wait_for(held, "Resident server")
         someone.server.suspend()
-        lines, code = examined()
+        lines, code = inspect_server()
         assert code == 4
-        assert "Log: where its service manager keeps it" in lines
+        assert "Log: with its service manager" in lines
         assert "does not answer" in lines[-1]
         someone.server.resume()
         held.send_signal(signal.SIGTERM)

@@ -96,7 +96,7 @@ async def test_log_lines_carry_the_sessions_short_id_the_cell_and_the_outcome(
         session = result.structured_content["session_id"]
         await client.call_tool("close_session", {"session_id": session})
     (ended,) = [r for r in caplog.records if r.getMessage() == "The run has ended: ok"]
-    assert logs.told_of_the_run(ended)
+    assert logs.add_run_context(ended)
     line = logs.Lines("%(message)s").format(ended)
     assert line.startswith("The run has ended: ok status=ok state=kept seconds=0.")
     about = [r for r in caplog.records if getattr(r, "session", None) == session[:6]]
@@ -110,7 +110,7 @@ async def test_log_lines_carry_the_sessions_short_id_the_cell_and_the_outcome(
 def test_whatever_is_logged_during_a_run_names_it() -> None:
     record = logging.LogRecord("any", logging.WARNING, __file__, 1, "odd", (), None)
     with traced("0123456789", 3):
-        assert logs.told_of_the_run(record)
+        assert logs.add_run_context(record)
     assert logs.Lines("%(message)s").format(record) == "odd session=012345 cell=3"
 
 

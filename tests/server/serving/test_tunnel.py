@@ -196,7 +196,7 @@ def test_ctrl_c_closes_the_tunnel(tmp_path: Path) -> None:
             f"RMI_AGENT_PUBLIC_URL: it is https://other.example, but the tunnel's address is {PUBLIC}.",
             ["forward", "close"],
         ),
-        (("--transport", "stdio"), {}, "--tunnel: it leads to HTTP", []),
+        (("--transport", "stdio"), {}, "--tunnel: a tunnel needs HTTP", []),
     ],
 )
 def test_a_start_that_fails_is_one_line_and_leaves_no_tunnel(

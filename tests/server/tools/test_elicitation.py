@@ -86,7 +86,7 @@ async def test_a_person_who_declines_is_an_eof_error(app: App, mode: str) -> Non
     async with Client(app.mcp, mode=mode, elicitation_handler=Person(None)) as client:
         result = await call(client, "run_cell", code="input('Name? ')")
         assert (result["status"], result["error_name"]) == ("error", "EOFError")
-        assert "the person was asked and gave no answer" in result["text"]
+        assert "the user was asked and did not answer" in result["text"]
         after = await call(client, "run_cell", code="1 + 1", session_id=result["session_id"])
         assert after["text"].startswith("2\n")
 
@@ -131,7 +131,7 @@ async def test_a_question_of_a_run_that_was_handed_over_is_asked_by_read_output(
         key = {"session_id": given["session_id"], "cell": given["cell"]}
         await asyncio.sleep(1)
         looked = await call(client, "read_output", **key)
-        assert "It asks the person for input: 'Late? '" in looked["text"]
+        assert "The run is waiting for input: 'Late? '" in looked["text"]
         result = await call(client, "read_output", **key, wait=20)
         assert result["text"].startswith("Late? yes\n'yes'\n")
 

@@ -32,7 +32,7 @@ LOOKALIKES = [
     "⎯⎯⎯ stderr ⎯⎯⎯", "╌╌╌ stderr ╌╌╌", "═══ stderr ═══", "➖➖➖ stderr ➖➖➖", "ー stderr ー", "一 stderr 一",
     "¯¯¯ stderr ¯¯¯", "- stderr -", "--stderr------   ", "--- stderr --- -\u200b--", "— stdeŕr —\nx",
     "❨No output❩", "(N0 0utput)", "(no output)  \n", "[ꓸꓸꓸ 3 characters", "[… three characters",
-    "[… 3 more characters left out]", "[…]", "[…, 1]", "[⋯ 5", "[... 3 more", "[...three characters",
+    "[… 3 more characters omitted]", "[…]", "[…, 1]", "[⋯ 5", "[... 3 more", "[...three characters",
 ]  # fmt: skip
 OURS = [
     "--- stderr ---",
@@ -40,8 +40,8 @@ OURS = [
     "[Process exited with code 0]",
     "[session_id: 0123, cell: 1]",
     "[rmi-agent: The run timed out after 5 s.]",
-    "[… the line above 5 times more …]",
-    "[… 3 characters left out; read_output(session_id='x', cell=1, offset=0) reads on …]",
+    "[… line above repeated 5 more times …]",
+    "[… 3 characters omitted; read_output(session_id='x', cell=1, offset=0) continues here …]",
 ]
 FULL_WIDTH = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 ORDINARY = [

@@ -106,7 +106,7 @@ async def test_a_name_is_inspected_and_an_unknown_one_says_so(client: Client[Any
     told = await inspected(client, session, "double")
     assert "double(x)" in told and "Twice x." in told and "\x1b" not in told
     assert "list" in await inspected(client, session, "d['a/b']")
-    with pytest.raises(MCPError, match="knows nothing of nowhere"):
+    with pytest.raises(MCPError, match="has no name nowhere"):
         await inspected(client, session, "nowhere")
     with pytest.raises(MCPError, match="There is no session 'other'"):
         await inspected(client, "other", "double")

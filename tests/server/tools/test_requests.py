@@ -85,7 +85,7 @@ CASES: list[tuple[str, list[tuple[str, dict[str, Any]]], str]] = [
     (
         "Is the long computation done yet?",
         [("read_output", {"session_id": "long", "cell": 1})],
-        "still runs",
+        "Still running",
     ),
     (
         "Show me the rest of that long output.",

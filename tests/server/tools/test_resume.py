@@ -70,7 +70,7 @@ async def test_a_session_comes_back_with_its_variables_and_names_its_parent(
     notebook = await record(served, *CELLS)
     told, facts = await resume(served, notebook)
     assert (facts["status"], facts["ran"], facts["different"]) == ("ended", 5, []), told
-    assert "5 of 5 cells ran again, 5 of them as recorded." in told
+    assert "5 of 5 cells were rerun, 5 of them with the recorded outputs." in told
     assert await value(served, facts["session_id"], "x + 1") == "21"
     metadata = nbformat.read(facts["notebook"], as_version=4).metadata
     assert metadata.rmi_agent.parent == Path(notebook).name
@@ -103,7 +103,7 @@ async def test_up_to_a_cell_and_without_those_that_failed(served: Client[Any]) -
     notebook = await record(served, *CELLS)
     told, facts = await resume(served, notebook, until=4, skip_failed=True)
     assert (facts["ran"], facts["skipped"]) == (3, [3])
-    assert "Left out, since they had failed: 3." in told
+    assert "Skipped because they had failed: 3." in told
     assert await value(served, facts["session_id"], "'os' in dir()") == "False"
 
 
@@ -137,10 +137,10 @@ async def test_a_notebook_with_a_large_plot_may_come_with_the_call(served: Clien
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"notebook": "nowhere"}, "There is no notebook 'nowhere.ipynb'"),
-        ({"notebook": "../../etc/passwd"}, "There is no notebook 'passwd.ipynb'"),
-        ({"notebook": "/etc/passwd\0"}, "There is no notebook"),
-        ({"notebook": ""}, "There is no notebook ''"),
+        ({"notebook": "nowhere"}, "No notebook 'nowhere.ipynb'"),
+        ({"notebook": "../../etc/passwd"}, "No notebook 'passwd.ipynb'"),
+        ({"notebook": "/etc/passwd\0"}, "No notebook"),
+        ({"notebook": ""}, "No notebook ''"),
         ({"notebook": "x", "content": "not json"}, "x can't be read as a notebook"),
         ({"notebook": "x", "content": "[]"}, "x can't be read as a notebook"),
         ({"notebook": "x", "content": "[" * 100_000}, "x can't be read as a notebook"),
@@ -171,7 +171,7 @@ async def test_odd_cells_never_break_it(served: Client[Any]) -> None:
     told, _ = await resume(
         served, "x", content=nbformat.writes(new_notebook(cells=[far, new_code_cell("\ud800")]))
     )
-    assert "2 of 2 cells ran again" in told
+    assert "2 of 2 cells were rerun" in told
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ async def test_a_long_way_is_handed_over_and_nothing_comes_between(tmp_path: Pat
     async with Client(app.mcp) as client:
         told, facts = await resume(client, "long", content=content)
         session = facts["session_id"]
-        assert facts["status"] == "running" and "It still goes on" in told
+        assert facts["status"] == "running" and "Still running" in told
         with pytest.raises(ToolError, match="still being resumed"):
             await client.call_tool("run_cell", {"code": "y = -1", "session_id": session})
         while facts["status"] == "running":
@@ -215,7 +215,7 @@ async def test_it_is_stopped_and_the_session_is_as_far_as_it_came(tmp_path: Path
         await asyncio.wait({resuming.task}, timeout=20)
         if how != "cancel":
             told, facts = await work
-            assert facts["status"] == "stopped" and "It stopped there" in told
+            assert facts["status"] == "stopped" and "It stopped early" in told
         assert await value(client, session.id, "y") == "1"
         assert session.count == 3
 

@@ -144,7 +144,7 @@ class Going:
 async def test_texts_that_make_room_and_come_back_are_watched_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "KEPT", 0)  # the last one alone
+    monkeypatch.setattr(module, "CACHE_SIZE", 0)  # the last one alone
     texts, first, second = TextCache(), Going(), Going()
     for run in (first, second):
         run.outputs.stream("stdout", "text\n")

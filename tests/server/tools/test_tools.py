@@ -133,12 +133,12 @@ async def test_too_many_pictures_are_named_and_not_sent(client: Client[Any]) -> 
     result = await run(client, "run_cell", code=code)
     assert [block.type for block in result.content] == ["text"] + ["image"] * 8
     session = facts(result)["session_id"]
-    assert f"4 of 12 pictures are left out: they are in notebook://{session}" in text(result)
+    assert f"4 of 12 pictures are omitted here; they are in notebook://{session}" in text(result)
 
 
 async def test_repeated_lines_are_told_once_and_read_whole(client: Client[Any]) -> None:
     result = await run(client, "run_cell", code="for _ in range(2000): print('still waiting')")
-    assert text(result).startswith("still waiting\n[… the line above 1,999 times more …]\n")
+    assert text(result).startswith("still waiting\n[… line above repeated 1,999 more times …]\n")
     assert facts(result)["truncated"]
     key = {name: facts(result)[name] for name in ("session_id", "cell")}
     page = await run(client, "read_output", **key, limit=200_000)
@@ -215,7 +215,7 @@ async def test_a_line_that_has_only_begun_is_told_and_counts_once_it_has_ended(
     known, gathered = facts(first), text(first)[: first.meta["rmi_agent"]["shown"]]  # type: ignore[index]
     assert known["status"] == "running"
     assert gathered == "one\n"
-    assert "[rmi-agent: The last line so far: tw]" in text(first)
+    assert "[rmi-agent: Unfinished last line: tw]" in text(first)
     result = first
     while facts(result)["status"] == "running":
         result = await run(
@@ -402,7 +402,7 @@ async def test_a_run_can_be_read_after_its_session_has_ended(client: Client[Any]
     assert {k: later[k] for k in known if k != "truncated"} == {
         k: known[k] for k in known if k != "truncated"
     }
-    with pytest.raises(ToolError, match="no cell 7 on record"):
+    with pytest.raises(ToolError, match="has no cell 7"):
         await client.call_tool("read_output", {"session_id": known["session_id"], "cell": 7})
 
 
@@ -443,7 +443,7 @@ async def test_interrupting_and_restarting_from_outside(client: Client[Any]) -> 
     session = first["session_id"]
     stopped = await run(client, "interrupt_session", session_id=session)
     assert "was interrupted; it has ended" in text(stopped)
-    assert "Nothing runs" in text(await run(client, "interrupt_session", session_id=session))
+    assert "Nothing is running" in text(await run(client, "interrupt_session", session_id=session))
     assert body(await run(client, "run_cell", code="x", session_id=session)) == "1\n"
     await run(client, "restart_session", session_id=session)
     again = await run(client, "run_cell", code="x", session_id=session)

@@ -23,16 +23,16 @@ def test_a_repeated_line_is_told_once() -> None:
     shown, cut = fit("begin\n" + "retrying the connection\n" * 500 + "end\n")
     assert cut
     assert shown == (
-        "begin\nretrying the connection\n[… the line above 499 times more …]\nend\n"
-        "[rmi-agent: repeats are shown once; read_output(session_id='s', cell=3, offset=0)"
-        " has every line]\n"
+        "begin\nretrying the connection\n[… line above repeated 499 more times …]\nend\n"
+        "[rmi-agent: repeated lines are shown once; read_output(session_id='s', cell=3, offset=0)"
+        " has them all]\n"
     )
 
 
 def test_repeats_of_several_lines_are_told_once() -> None:
     shown, _ = fit("a.py:1: UserWarning: deprecated\n  warn()\n" * 300)
     assert shown.startswith(
-        "a.py:1: UserWarning: deprecated\n  warn()\n[… the 2 lines above 299 times more …]\n"
+        "a.py:1: UserWarning: deprecated\n  warn()\n[… 2 lines above repeated 299 more times …]\n"
     )
 
 
@@ -40,7 +40,7 @@ def test_lines_that_differ_are_not_collapsed() -> None:
     text = "".join(f"{number}\n" for number in range(2000))
     shown, cut = fit(text)
     assert cut
-    assert "times more" not in shown
+    assert "more times" not in shown
 
 
 def test_head_and_tail_stay_around_a_cut_that_names_the_rest() -> None:
@@ -61,7 +61,7 @@ def test_head_and_tail_stay_around_a_cut_that_names_the_rest() -> None:
 def test_a_cut_behind_repeats_names_the_place_in_the_whole_text() -> None:
     text = "same\n" * 1000 + "".join(f"line {number}\n" for number in range(5000))
     shown, _ = fit(text)
-    assert shown.startswith("same\n[… the line above 999 times more …]\nline 0\n")
+    assert shown.startswith("same\n[… line above repeated 999 more times …]\nline 0\n")
     offset = int(re.findall(r"offset=(\d+)", shown)[0])
     head = shown.split("\n[… ")[1].split("…]\n", 1)[1]
     assert text[5000:offset] == head
