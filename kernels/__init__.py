@@ -9,16 +9,19 @@ from .errors import (
     DeadKernelError,
     KernelError,
     KernelStartError,
-    PoolExhaustedError,
     SessionNotFoundError,
     StoreError,
+    by_cause,
     next_step,
+    reason,
 )
+from .inside import head_and_tail
 from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
 from .protocol import Question, Reply, Script, StreamText, encodable
+from .regular_file import regular_file
 from .sandbox import (
     TIERS,
     Policy,
@@ -50,7 +53,6 @@ __all__ = [
     "Launch",
     "Policy",
     "Pool",
-    "PoolExhaustedError",
     "Question",
     "RemoteKernel",
     "RemoteOptions",
@@ -66,9 +68,11 @@ __all__ = [
     "StreamText",
     "Takeover",
     "Tier",
+    "by_cause",
     "decoded",
     "encodable",
     "encoded",
+    "head_and_tail",
     "is_here",
     "is_recorded",
     "keeps_devices",
@@ -76,6 +80,8 @@ __all__ = [
     "language_of",
     "lets_signals_out",
     "next_step",
+    "reason",
     "recorded",
+    "regular_file",
     "why_not",
 ]

@@ -1,23 +1,37 @@
-"""The errors of this package, and messages for errors of the operating system.
+"""The errors of this floor, and messages for errors of the operating system.
 
-KernelError
-├─ KernelStartError         the kernel did not answer in time, or ended before it answered
-├─ DeadKernelError          the process is gone
-├─ PoolExhaustedError       every kernel, or every session of the caller, is busy
-└─ StoreError               the store shared by several servers can't be reached
-SessionNotFoundError        no such session, or not the caller's
+KernelError              what was asked for can't be done; the text says why and what to do next
+├─ SessionNotFoundError  no such session, or it is not the caller's: the text does not say which
+├─ KernelStartError      there is no kernel: it did not start or answer, or can't be attached to
+├─ DeadKernelError       the kernel's process is gone, and the session's variables with it
+├─ ServerError           a Jupyter Server refused or did not answer; callers of sessions get a
+│                        KernelStartError or DeadKernelError instead
+├─ StoreError            the store of sessions that servers share can't be used: try again later
+├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
+└─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
+   └─ PreloadConflict    the user has other versions of the preloaded modules
 
-Failures of user code never raise one of these: they are data in the cell and in the `Reply`,
-even if the code killed its kernel or ignored its interrupts.
+The texts name settings, folders and URLs of the server, but no secrets: show them to callers that
+may use a session, and to nobody else. Failures of user code never raise one of these: they are data
+in the cell and in the `Reply`, even if the code killed its kernel or ignored its interrupts.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from typing import TypeVar
+
+Cause = type[BaseException] | tuple[type[BaseException], ...] | str
+Entry = TypeVar("Entry")
 
 
 class KernelError(Exception):
-    """A kernel could not do what was asked of it."""
+    """What was asked for can't be done; the text says why and what to do next."""
+
+
+class SessionNotFoundError(KernelError):
+    """The caller has no open session with this id."""
 
 
 class KernelStartError(KernelError):
@@ -28,16 +42,33 @@ class DeadKernelError(KernelError):
     """The kernel's process is gone."""
 
 
-class PoolExhaustedError(KernelError):
-    """Every kernel, or every session that the caller may have, stayed busy for too long."""
+class ServerError(KernelError):
+    """A request to a Jupyter Server failed.
+
+    Attributes:
+        status: HTTP status of the answer; 0 if there was none.
+        gone: whether nothing listens at the server's address.
+    """
+
+    def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
+        super().__init__(text)
+        self.status, self.gone = status, gone
 
 
 class StoreError(KernelError):
     """The store of the sessions shared by servers can't be reached, or is not a valid store."""
 
 
-class SessionNotFoundError(Exception):
-    """The caller has no open session with this id."""
+class NotSent(KernelError):
+    """The project's files could not be sent; the text says why."""
+
+
+class CannotFork(KernelError):
+    """A kernel can't be forked and has to be started in the ordinary way."""
+
+
+class PreloadConflict(CannotFork):
+    """The user has other versions of preloaded modules."""
 
 
 # What to do about errors of the operating system, by errno.
@@ -68,6 +99,25 @@ def start_error(error: Exception) -> KernelStartError:
     return KernelStartError(f"A kernel could not be started: {reason(error)}. {step}")
 
 
-def reason(error: Exception) -> str:
-    """A short description of an error: the system's message, its text, or its class name."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def by_cause(error: BaseException, table: Iterable[tuple[Cause, Entry]]) -> Entry:
+    """The first entry of a table whose type or word is that of the error or of a cause of it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    return next(
+        entry
+        for sign, entry in table
+        for one in chain
+        if (sign in str(one) if isinstance(sign, str) else isinstance(one, sign))
+    )
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line: the system's message, its text's first line, or its class name.
+
+    Of a group, its first error's.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

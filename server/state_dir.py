@@ -5,10 +5,12 @@ Knows files and their permissions; nothing about callers or kernels.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,10 +58,32 @@ def private_text(path: Path, variable: str, cure: str | None = None, most: int =
         raise BadSettings(f"{variable}: {path} can't be read: {why}.") from None
 
 
-def private_folder() -> Path:
-    """The state folder, created if missing, with access for this user only."""
-    folder = token_file().parent
+def private_folder(folder: Path | None = None) -> Path:
+    """The state folder or another one, created if missing, with access for this user only."""
+    folder = folder or token_file().parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform != "win32":  # %LOCALAPPDATA% is private already
         folder.chmod(0o700)
     return folder
+
+
+def create_private(path: Path, text: str) -> bool:
+    """Create a file that only this user can read, in one step; False if there is one already.
+
+    Raises:
+        OSError: it can't be created.
+    """
+    descriptor, written = tempfile.mkstemp(dir=path.parent)  # with mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        try:
+            os.link(written, path)  # unlike a rename, never overwrites an existing file
+        except FileExistsError:
+            return False
+        except OSError:  # file system without hard links
+            os.replace(written, path)
+        return True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(written)

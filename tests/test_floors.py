@@ -22,7 +22,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "protocol": set(),
         "inside": set(),
         "fork": {"process_tree"},
-        "notebook": {"protocol"},
+        "notebook": {"protocol", "inside"},
         "process": {"process_tree", "protocol", "fork"},
         "sandbox": {"process_tree", "fork", "process"},
         "remote": {"process_tree", "process"},

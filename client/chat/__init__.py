@@ -4,13 +4,12 @@ Needs the `chat` extra; nothing else imports this package until it is needed.
 """
 
 from .loop import Chat, converse
-from .models import Keys, NoModelError, choose, hide_api_keys
+from .models import Keys, choose, hide_api_keys
 from .toolset import ServerTools
 
 __all__ = [
     "Chat",
     "Keys",
-    "NoModelError",
     "ServerTools",
     "choose",
     "converse",

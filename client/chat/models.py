@@ -17,6 +17,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.profiles import ModelProfile
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ..errors import NoModelError
 from ..local_token import is_loopback
 
 HERE = Path(__file__).resolve().parents[2]  # in a checkout, the server reads its `.env` too
@@ -35,10 +36,6 @@ KEYS = {
     "google": "GOOGLE_API_KEY (or GEMINI_API_KEY)",
     "anthropic": "ANTHROPIC_API_KEY",
 }
-
-
-class NoModelError(ValueError):
-    """No model can be used; the text says what to do."""
 
 
 class Keys(BaseSettings):

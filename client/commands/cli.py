@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-import httpx2
 from anyio.from_thread import start_blocking_portal
 from cyclopts import Parameter
 from fastmcp.exceptions import ToolError
-from mcp import MCPError
 
 from ..client import RmiMcpClient
 from ..connection import OnQuestion
+from ..errors import FAILURES, NoModelError
 from ..terminal import Questions, Screen, exit_code, is_terminal, show_notebook, write
 from .check import check as run_check
 from .repl import Repl
@@ -38,8 +37,6 @@ Timeout = Annotated[
 Session = Annotated[
     str | None, Parameter(help="ID of an open session to run in. By default, opens a new one.")
 ]
-
-UNREACHABLE = (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError)
 
 app = cyclopts.App(
     name="rmi-agent",
@@ -65,7 +62,7 @@ def call(
         code = 130
     except ToolError as error:
         code = fail(str(error))
-    except UNREACHABLE as error:
+    except FAILURES as error:
         code = unreachable(server, error)
     sys.exit(code)
 
@@ -154,7 +151,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
                 code = Repl(portal, client, timeout, questions).run()
-        except (ToolError, *UNREACHABLE) as error:
+        except FAILURES as error:
             code = unreachable(server, error)
         except KeyboardInterrupt:
             code = 130
@@ -187,7 +184,7 @@ def chat(
 ) -> None:
     """Chat with a language model that runs Python here; with a pipe as stdin, answer once."""
     try:
-        from ..chat import Chat, Keys, NoModelError, choose, converse, hide_api_keys
+        from ..chat import Chat, Keys, choose, converse, hide_api_keys
     except ImportError as error:
         if not (error.name or "").startswith("pydantic_ai"):
             raise

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 
-import httpx2
 from anyio.from_thread import BlockingPortal
 from fastmcp.exceptions import ToolError
-from mcp import MCPError
 
 from ..client import RmiMcpClient
+from ..errors import FAILURES
 from ..results import RunResult
 from ..terminal import Incomplete, Questions, can_edit, help_request, is_terminal, show, write
 
@@ -24,7 +23,6 @@ Read = Callable[[], str | None]  # returns the next cell, or None at the end of 
 
 GREETING = "print('Python', __import__('sys').version.split()[0])"
 EXIT_COMMANDS = ("exit", "quit", "exit()", "quit()")
-FAILURES = (MCPError, ToolError, httpx2.HTTPError, OSError, RuntimeError)
 # Code that shows help in the kernel itself: for `??`, since the server only supports `?`.
 INSPECT = (
     "print(get_ipython().object_inspect_mime({name!r}, detail_level={level})['text/plain']"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
 from typing import IO, Literal
 
 from rich.console import Console
@@ -27,10 +26,10 @@ def is_terminal(stream: IO[str] | None) -> bool:
         return False
 
 
-def is_dumb(environ: Mapping[str, str] = os.environ) -> bool:
+def is_dumb() -> bool:
     """Whether the terminal understands only plain text."""
     default = "" if os.name == "posix" else "windows"
-    return environ.get("TERM", default) in ("", "dumb", "unknown")
+    return os.environ.get("TERM", default) in ("", "dumb", "unknown")
 
 
 def can_edit() -> bool:

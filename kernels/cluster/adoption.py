@@ -13,8 +13,8 @@ import time
 from nbformat import NotebookNode
 
 from ..addresses import JupyterServer, RemoteKernel
-from ..errors import DeadKernelError, KernelError
-from ..jupyter_server import Api, ServerError, server_of
+from ..errors import DeadKernelError, KernelError, ServerError
+from ..jupyter_server import Api, server_of
 from ..kernel import Kernel
 from ..notebook import Recorder, is_open
 from ..session import Config, Handover, Session, Sessions

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+from filelock import AsyncFileLock, Timeout
 from key_value.aio.errors import BaseKeyValueError, DeserializationError
 from key_value.aio.stores.base import BaseStore
 from key_value.aio.stores.filetree import FileTreeStore
@@ -89,8 +87,7 @@ class Store(ABC):
         try:
             yield
         except self._failures as error:
-            why = reason(error).splitlines()[0]
-            raise StoreError(f"{self.where} can't be used: {why}") from None
+            raise StoreError(f"{self.where} can't be used: {reason(error)}") from None
 
 
 def open_store(url: str) -> Store:
@@ -128,18 +125,19 @@ class FolderStore(Store):
         """An operating system lock on a file, released when the holder's process ends."""
         # Many keys share a file: a file per session could never be deleted safely.
         path = self._folder / "locks" / f"{sum(key.encode()) % 64}"
+        # Not in threads: waiting would use up the threads that lock holders need.
+        lock = AsyncFileLock(
+            path, LOCK_SECONDS, 0o600, poll_interval=LOCK_INTERVAL, run_in_executor=False
+        )
         with self._as_store_error():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                await lock.acquire()
+            except Timeout:
+                raise StoreError(f"another process has locked {path} for too long") from None
         try:
-            until = time.monotonic() + LOCK_SECONDS
-            while not lock_file(descriptor):
-                if time.monotonic() > until:
-                    raise StoreError(f"another process has locked {path} for too long")
-                # Poll: waiting in threads would use up the threads that lock holders need.
-                await asyncio.sleep(LOCK_INTERVAL)
             yield
         finally:
-            os.close(descriptor)
+            await lock.release()
 
     async def _request(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run to the end before a cancellation is raised, else a temporary file would be left."""
@@ -149,22 +147,6 @@ class FolderStore(Store):
         except asyncio.CancelledError:
             await asyncio.gather(working, return_exceptions=True)
             raise
-
-
-def lock_file(descriptor: int) -> bool:
-    """Lock a file through this descriptor; False if another descriptor holds the lock."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 class RedisStore(Store):
@@ -195,7 +177,7 @@ class RedisStore(Store):
         except ImportError:
             raise StoreError(
                 "redis:// needs a library that is not installed:"
-                " pip install 'rmi-agent-mcp-server[redis]'"
+                " pip install 'rmi-agent-mcp-server[cluster]'"
             ) from None
         self._failures = (RedisError, OSError)
         self._entries = Entries(client=self._redis)

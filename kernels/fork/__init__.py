@@ -6,13 +6,11 @@ jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be fo
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .provisioner import PRELOAD
-from .request import CannotFork
 from .template import PROGRAMS
 
 __all__ = [
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",
-    "CannotFork",
     "ForkedProcess",
 ]

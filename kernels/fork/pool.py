@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ..errors import CannotFork, PreloadConflict
 from .forked_process import ForkedProcess
-from .request import CannotFork, Key, Request
-from .template import PreloadConflict, Template
+from .request import Key, Request
+from .template import Template
 
 MAX_FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
 MAX_TEMPLATES = 8  # that fork at the same time; the least recently used makes room

@@ -21,10 +21,11 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
+from ..errors import CannotFork
 from ..process_tree import MARK, mark_process
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
-from .request import CannotFork, Request, request_for
+from .request import Request, request_for
 
 log = logging.getLogger(__name__)
 

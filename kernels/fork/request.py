@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import CannotFork
 from ..process_tree import MARK, mark_number
 from .zygote import LENGTH
 
@@ -21,10 +22,6 @@ from .zygote import LENGTH
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
 
 Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
-
-
-class CannotFork(Exception):
-    """A kernel can't be forked and has to be started in the ordinary way."""
 
 
 @dataclass(frozen=True)

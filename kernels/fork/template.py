@@ -19,9 +19,10 @@ from typing import Any
 
 import psutil
 
+from ..errors import CannotFork, PreloadConflict
 from ..process_tree import mark_process
 from .forked_process import ForkedProcess
-from .request import CannotFork, Request
+from .request import Request
 from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,6 @@ REQUEST_TIMEOUT = 10.0  # of a request for a kernel, in seconds
 START_TIMEOUT = 0.5  # the same, if the template is older than that and has never answered
 IMPORT_TIMEOUT = 20.0  # max seconds for the import of one module
 MAX_REPORTS = 1_000_000  # max bytes of a template's reports to read at once
-
-
-class PreloadConflict(CannotFork):
-    """The user has other versions of preloaded modules."""
 
 
 class Template:

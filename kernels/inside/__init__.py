@@ -1,13 +1,16 @@
 """Programs that run inside a kernel, and the request that sends them there.
 
-The server imports only that request and `LAST_REPLY`; the programs are executed in the kernel.
+The server imports only that request, `LAST_REPLY` and what cuts long texts; the programs are
+executed in the kernel.
 """
 
 from .last_reply import LAST_REPLY
+from .messages import head_and_tail
 from .programs import SET_UP, set_up_request
 
 __all__ = [
     "LAST_REPLY",
     "SET_UP",
+    "head_and_tail",
     "set_up_request",
 ]

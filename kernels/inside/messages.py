@@ -128,7 +128,9 @@ def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
         if len(value) * WIDEST <= limit or len(json.dumps(value, ensure_ascii=False)) <= limit:
             return value, 0
         end = max(1, min(SENT, limit // 2, len(value) // 4))
-        text = cut(value, end) if is_text(name) else f"[{len(value):,} characters not sent]"
+        text = f"[{len(value):,} characters not sent]"
+        if is_text(name):
+            text = head_and_tail(value, 2 * end, "were not sent")
         return text, len(value) - len(text)
     if name == "payload" and isinstance(value, list):
         parts = [(part, size_of(part, limit)) for part in value]
@@ -173,7 +175,9 @@ def is_text(name: Any) -> bool:
     return "/" not in str(name) or name in ("text/plain", "text/markdown")
 
 
-def cut(text: str, end: int) -> str:
-    """Return the head and tail of a text, each `end` characters long."""
-    left_out = len(text) - 2 * end
-    return f"{text[:end]}\n[… {left_out:,} characters were not sent …]\n{text[-end:]}"
+def head_and_tail(text: str, most: int, fate: str) -> str:
+    """Return a text, or the ends of a longer one and what became of the rest, as in "not sent"."""
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[:end]}\n[… {len(text) - 2 * end:,} characters {fate} …]\n{text[-end:]}"

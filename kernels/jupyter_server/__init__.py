@@ -5,14 +5,13 @@ To callers, each is just another `KernelProcess`.
 
 from typing import TYPE_CHECKING
 
-from .rest import Api, ServerError, server_of
+from .rest import Api, server_of
 
 if TYPE_CHECKING:
     from .process import ServerKernel
 
 __all__ = [
     "Api",
-    "ServerError",
     "ServerKernel",
     "server_of",
 ]

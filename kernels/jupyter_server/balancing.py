@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ..addresses import JupyterServer
-from ..errors import KernelStartError
-from .rest import KNOWN, Api, ServerError
+from ..errors import KernelStartError, ServerError
+from .rest import KNOWN, Api
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from ..addresses import RemoteKernel
-from ..errors import KernelStartError
+from ..errors import KernelStartError, ServerError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
 from . import rest
 from .balancing import least_busy
 from .channels import Channels
-from .rest import ANSWER, Api, ServerError, server_of
+from .rest import ANSWER, Api, server_of
 from .wire_format import V1
 
 log = logging.getLogger(__name__)
@@ -134,8 +134,7 @@ class ServerKernel:
             status = error.response.status_code
             raise ServerError(rest.why_refused(server, status), status) from error
         except (OSError, WebSocketException, TimeoutError) as error:
-            gone = isinstance(error, ConnectionRefusedError)
-            raise ServerError(rest.why_unreachable(server.url, error), gone=gone) from error
+            raise rest.failed(server.url, error) from error
 
     async def _keep_connected(self, websocket: ClientConnection) -> None:
         """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""

@@ -16,13 +16,27 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from ..addresses import JupyterServer
-from ..errors import KernelError, KernelStartError
+from ..errors import Cause, KernelStartError, ServerError, by_cause, reason
 
 ANSWER = 10.0  # timeout in seconds for a server's answer
 START = 60.0  # the same for starting a kernel
 END = 15.0  # the same for ending one; servers kill a kernel that does not exit within 5 s
 LOOK = 3.0  # the same for saying what runs there, before another server is tried
 URL, TOKEN = "RMI_AGENT_JUPYTER_SERVER_URL", "RMI_AGENT_JUPYTER_SERVER_TOKEN"
+
+# Why nothing answers: the error or a cause of it, and what to say.
+NOTHING_THERE = "nothing answers at {url}. Start the server, or correct the URL."
+UNREACHABLE: tuple[tuple[Cause, str], ...] = (
+    (
+        ssl.SSLCertVerificationError,
+        "the certificate of {url} is not trusted ({why}). Have it signed by an authority that this"
+        " machine trusts, or name its file in SSL_CERT_FILE.",
+    ),
+    (ssl.SSLError, "{url} does not speak https. Is it an http:// address?"),
+    ((TimeoutError, httpx2.TimeoutException), "{url} did not answer in time."),
+    (ConnectionRefusedError, NOTHING_THERE),
+    (BaseException, "{url} can't be reached: {why}"),
+)
 
 
 @dataclass
@@ -36,19 +50,6 @@ class Known:
 
 
 KNOWN: defaultdict[str, Known] = defaultdict(Known)  # by URL
-
-
-class ServerError(KernelError):
-    """A request to a Jupyter Server failed.
-
-    Attributes:
-        status: HTTP status of the answer; 0 if there was none.
-        gone: whether nothing listens at the server's address.
-    """
-
-    def __init__(self, text: str, status: int = 0, gone: bool = False) -> None:
-        super().__init__(text)
-        self.status, self.gone = status, gone
 
 
 class Api:
@@ -132,9 +133,7 @@ class Api:
         try:
             answer = await self._client.request(method, path, **more)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise ServerError(
-                why_unreachable(self.server.url, error), gone=refused(error)
-            ) from error
+            raise failed(self.server.url, error) from error
         if not answer.is_success:
             status = answer.status_code
             raise ServerError(why_refused(self.server, status, reason_in(answer)), status)
@@ -152,37 +151,11 @@ def channels_url(url: str, kernel_id: str, session: str) -> str:
     return f"ws{url.removeprefix('http')}/api/kernels/{kernel_id}/channels?session_id={session}"
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """Return an error and its chain of causes."""
-    found = [error]
-    while (cause := found[-1].__cause__ or found[-1].__context__) and cause not in found:
-        found.append(cause)
-    return found
-
-
-def refused(error: BaseException) -> bool:
-    """Return whether an error means that nothing listens at the address."""
-    return any(isinstance(one, ConnectionRefusedError) for one in causes(error))
-
-
-def why_unreachable(url: str, error: BaseException) -> str:
-    """Describe why there was no answer, and what to do."""
-    why = causes(error)
-    for one in why:
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return (
-                f"{URL}: the certificate of {url} is not trusted ({one.verify_message}). Have it"
-                " signed by an authority that this machine trusts, or name its file in"
-                " SSL_CERT_FILE."
-            )
-    if any(isinstance(one, ssl.SSLError) for one in why):
-        return f"{URL}: {url} does not speak https. Is it an http:// address?"
-    if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return f"{URL}: {url} did not answer in time."
-    if refused(error):
-        return f"{URL}: nothing answers at {url}. Start the server, or correct the URL."
-    cause = next((str(one) for one in why if str(one)), type(error).__name__)
-    return f"{URL}: {url} can't be reached: {cause}"
+def failed(url: str, error: Exception) -> ServerError:
+    """Return the error for a request that got no answer, which says why and what to do."""
+    sentence = by_cause(error, UNREACHABLE)
+    text = f"{URL}: {sentence.format(url=url, why=reason(error))}"
+    return ServerError(text, gone=sentence is NOTHING_THERE)
 
 
 def reason_in(answer: httpx2.Response) -> str:

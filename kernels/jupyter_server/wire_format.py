@@ -13,11 +13,10 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 from websockets.typing import Subprotocol
 
-from ..protocol import HEAD_MOST, Message, Weight, memory_of
+from ..protocol import HEAD_MOST, PARTS, Message, Weight, memory_of
 
 # https://jupyter-server.readthedocs.io/en/latest/developers/websocket-protocols.html
 V1 = Subprotocol("v1.kernel.websocket.jupyter.org")
-PARTS = ("header", "parent_header", "metadata", "content")
 WORD = 8  # bytes per number in a frame
 # Max bytes of JSON before the content; Jupyter Servers write all other parts first.
 BEGINNING = 100_000

@@ -18,7 +18,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 
 from ..process import KernelProcess
-from ..protocol import Message, OnQuestion, Outputs, Question, in_parts
+from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds
 LOOK = 1.0  # max seconds for a completion or inspection
 SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
 PROMPT_MOST = 10_000  # max characters of a question's prompt
-PARTS = ("header", "parent_header", "metadata", "content")
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 

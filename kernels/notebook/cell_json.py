@@ -6,6 +6,8 @@ import json
 
 from nbformat import NotebookNode
 
+from ..inside import head_and_tail
+
 STREAM_CAP = 1_000_000  # max characters recorded of one stream output
 CELL_CAP = 20_000_000  # max characters recorded of all outputs of a cell
 INDENTED = 100_000  # max characters of a cell's JSON, without texts, to be indented
@@ -50,8 +52,5 @@ def structure_size(output: NotebookNode) -> int:
 
 
 def cut(text: str) -> str:
-    """Truncate a long text to its head and tail, with the number of characters left out."""
-    if len(text) <= STREAM_CAP:
-        return text
-    half = STREAM_CAP // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters not recorded …]\n{text[-half:]}"
+    """Truncate a text that is too long for the record."""
+    return head_and_tail(text, STREAM_CAP, "not recorded")

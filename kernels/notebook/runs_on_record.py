@@ -15,7 +15,7 @@ from typing import get_args
 import nbformat.v4
 from nbformat import NotebookNode
 
-from ..protocol import State, Status
+from ..protocol import State, Status, encodable
 from .layout import TAIL, Place, cells_in
 from .run import Run
 
@@ -104,7 +104,7 @@ def recorded(notebook: NotebookNode) -> Iterator[Run]:
     for cell in notebook.cells:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
-        cell.source = cell.source.encode("utf-8", "replace").decode()  # no lone surrogates
+        cell.source = encodable(cell.source)
         number += 1
         failed = any(output.output_type == "error" for output in cell.outputs)
         ended = "error" if failed else "interrupted" if "rmi_agent" in cell.metadata else "ok"

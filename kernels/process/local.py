@@ -22,8 +22,8 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from ..addresses import RemoteKernel
-from ..errors import KernelStartError
-from ..fork import CannotFork, ForkedProcess
+from ..errors import CannotFork, KernelStartError
+from ..fork import ForkedProcess
 from ..process_tree import MARK, Family, mark_process, memory_of, remove
 from ..protocol import weighed
 from .kernel_process import SetUp, describe_exit

@@ -6,7 +6,18 @@ Knows neither processes nor channels.
 from .cleaning import encodable
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
-from .reply import Message, Reply, Script, State, Status, ends_kernel, now, payloads, reply_of
+from .reply import (
+    PARTS,
+    Message,
+    Reply,
+    Script,
+    State,
+    Status,
+    ends_kernel,
+    now,
+    payloads,
+    reply_of,
+)
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
 from .weighing import HEAD_MOST, Weight, memory_of, weighed
@@ -14,6 +25,7 @@ from .weighing import HEAD_MOST, Weight, memory_of, weighed
 __all__ = [
     "CHANNELS",
     "HEAD_MOST",
+    "PARTS",
     "Displays",
     "Message",
     "OnQuestion",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .cleaning import encodable
 
 Message = dict[str, Any]
+PARTS = ("header", "parent_header", "metadata", "content")
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
 NAME_MOST = 200  # max characters of an error's name

@@ -3,11 +3,10 @@
 The project's files are sent there, and a heartbeat tells whether a kernel is alive.
 """
 
-from .file_sync import NotSent, Shipment
+from .file_sync import Shipment
 from .process import RemoteProcess
 
 __all__ = [
-    "NotSent",
     "RemoteProcess",
     "Shipment",
 ]

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..process import RemoteOptions
+from ..regular_file import regular_file
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -28,10 +29,6 @@ MOST_FILES = 5_000
 NAMED = 5  # max left-out files named in a note
 # The digests of files that have not changed: by path, with their inode, size and mtime.
 DIGESTS: dict[Path, tuple[tuple[int, int, int], str]] = {}
-
-
-class NotSent(Exception):
-    """The files could not be sent; the text says why."""
 
 
 class Shipment:
@@ -176,7 +173,7 @@ def parts(root: Path, names: list[str]) -> Iterator[list[list[Any]]]:
 def pieces_of(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes in pieces: one empty piece if it is empty, none if it is gone."""
     try:
-        with open(path, "rb", opener=without_links) as file:
+        with open(path, "rb", opener=regular_file) as file:
             yield file.read(PIECE)
             while piece := file.read(PIECE):
                 yield piece
@@ -184,18 +181,11 @@ def pieces_of(path: Path) -> Iterator[bytes]:
         return
 
 
-def without_links(path: str, flags: int) -> int:
-    """Open a file (an `opener`), unless it has become a symlink."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-
-
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; empty if it can't be read."""
     try:
-        with open(path, "rb", opener=without_links) as file:
+        with open(path, "rb", opener=regular_file) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return ""
             state = (status.st_ino, status.st_size, status.st_mtime_ns)
             known = DIGESTS.get(path)
             if known is None or known[0] != state:

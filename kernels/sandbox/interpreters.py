@@ -9,10 +9,11 @@ import functools
 import json
 import os
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from ..regular_file import regular_file
 
 TIMEOUT = 15.0  # seconds for a process that only looks around
 # Asks an interpreter where it and its packages are. Skips `sitecustomize`, which may lie in a
@@ -106,14 +107,12 @@ def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | st
 def home_in(file: str) -> str:
     """Return `home` from an environment's pyvenv.cfg; empty if there is none."""
     try:
-        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(file, "rb", opener=regular_file) as config:
+            text = config.read(1 << 16).decode(errors="replace")
     except OSError:
         return ""
-    with open(opened, "rb") as config:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            return ""
-        for line in config.read(1 << 16).decode(errors="replace").splitlines():
-            name, _, value = line.partition("=")
-            if name.strip().lower() == "home":
-                return value.strip()
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if name.strip().lower() == "home":
+            return value.strip()
     return ""

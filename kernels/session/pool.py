@@ -17,7 +17,7 @@ from dataclasses import replace
 import zmq.asyncio
 
 from ..addresses import RemoteKernel
-from ..errors import PoolExhaustedError, start_error
+from ..errors import KernelError, start_error
 from ..kernel import Kernel
 from ..process import Launch
 from ..supervision import Supervisor
@@ -117,7 +117,7 @@ class Pool:
             attach: an existing kernel to attach to instead; waits until its current run has ended.
 
         Raises:
-            PoolExhaustedError: no place came free in time.
+            KernelError: no place came free in time.
             KernelStartError: the kernel could not be started.
         """
         try:
@@ -186,7 +186,7 @@ class Pool:
             async with asyncio.timeout(self._patience):
                 await self._free.acquire()
         except TimeoutError:
-            raise PoolExhaustedError(
+            raise KernelError(
                 f"All {self.most} kernels are busy, and none came free within {self._patience:g} s."
                 " Wait for a run to end, interrupt one or close a session (list_sessions shows"
                 " them), or raise RMI_AGENT_KERNEL_MAX."
@@ -279,6 +279,6 @@ async def lives(kernel: Kernel, place: Place) -> bool:
     return alive
 
 
-def closed() -> PoolExhaustedError:
+def closed() -> KernelError:
     """The error for callers that still wait for a kernel when the pool closes."""
-    return PoolExhaustedError("The server is shutting down.")
+    return KernelError("The server is shutting down.")

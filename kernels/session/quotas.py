@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
-from ..errors import PoolExhaustedError
+from ..errors import KernelError
 
 LOCAL = "local"  # the only principal if callers are not told apart; it has no quota
 
@@ -35,7 +35,7 @@ class Quotas:
         """Wait until the principal may have one more session, and count it.
 
         Raises:
-            PoolExhaustedError: no place came free in time.
+            KernelError: no place came free in time.
         """
         most = sys.maxsize if principal == LOCAL or not self._most else self._most
         places = self._places.setdefault(principal, asyncio.Semaphore(most))
@@ -47,7 +47,7 @@ class Quotas:
                 await places.acquire()
             self.held[principal] += 1
         except TimeoutError:
-            raise PoolExhaustedError(
+            raise KernelError(
                 f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
                 f" none came free within {self._patience:g} s. Wait for a run to end, interrupt one"
                 " or close a session (list_sessions shows them), then try again."

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from ..errors import PoolExhaustedError, SessionNotFoundError
+from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, recover
 from ..process import Launch, runtime_folder
@@ -134,7 +134,7 @@ class Sessions:
         """Open a session on a fresh kernel; its notebook names the `parent` that it resumes.
 
         Raises:
-            PoolExhaustedError: every kernel, or every session of the principal, is busy.
+            KernelError: every kernel, or every session of the principal, is busy.
             KernelStartError: no kernel could be started.
         """
         with contextlib.ExitStack() as undo:
@@ -148,7 +148,7 @@ class Sessions:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             await self.directory.announce(session)
             if self._stopping:  # shutdown began during this call
-                raise PoolExhaustedError("The server is shutting down.")
+                raise KernelError("The server is shutting down.")
             undo.pop_all()
         self.by_id[session.id] = session
         log.info("A session was opened", extra={"session": short(session.id)})
@@ -160,7 +160,7 @@ class Sessions:
         """Take over a session from another instance of the server.
 
         Raises:
-            PoolExhaustedError: every session of the principal is busy.
+            KernelError: every session of the principal is busy.
         """
         await self.quotas.take(principal)
         session = Session(session_id, principal, kernel, *self._shared, handover)

@@ -21,6 +21,7 @@ from fastmcp.server.auth.providers.google import GoogleProvider
 from mcp.shared.auth import OAuthClientInformationFull
 from starlette.routing import Route
 
+from ...kernels import reason
 from ..errors import BadSettings
 from ..settings import Settings
 from .client_registration import is_protected, restrict
@@ -162,9 +163,8 @@ def discover(common: dict[str, Any], config_url: str) -> Issuer:
             required_scopes=["openid", "email"],
         )
     except Exception as error:  # from the network, from JSON, or a missing field
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadSettings(
-            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {first}"
+            f"RMI_AGENT_OAUTH_CONFIG_URL: {config_url} can't be read: {reason(error)}"
         ) from None
     finally:
         noisy.disabled = False

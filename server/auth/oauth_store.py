@@ -10,7 +10,6 @@ import contextlib
 import logging
 import secrets
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import BadSettings
-from ..state_dir import private_text, token_file
+from ..state_dir import private_folder, private_text, token_file
 from . import tokens
 
 log = logging.getLogger(__name__)
@@ -239,10 +238,7 @@ class Store:
     def _create(self) -> None:
         with self._creating:
             if not self._path.exists():
-                folder = self._path.parent
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if sys.platform != "win32":
-                    folder.chmod(0o700)
+                private_folder(self._path.parent)
                 self._path.touch(mode=0o600)  # SQLite's journal gets the same mode
 
 

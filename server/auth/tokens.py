@@ -6,14 +6,10 @@ Remembers only digests, and knows nothing about transports.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +20,7 @@ from pydantic import SecretStr
 from ...kernels import LOCAL
 from ..errors import BadSettings
 from ..settings import Settings
-from ..state_dir import TOKEN, private_text, token_file
+from ..state_dir import TOKEN, create_private, private_folder, private_text, token_file
 
 DEFAULT_NAME = "token"  # the principal of RMI_AGENT_TOKEN and of the generated token
 ONE_USER = (None, LOCAL, DEFAULT_NAME)  # this machine's user, however the server is reached
@@ -231,7 +227,8 @@ def local_token() -> LocalToken:
     path, new = token_file(), False
     try:
         if not path.exists():
-            new = store(path, secrets.token_urlsafe(32))
+            private_folder()
+            new = create_private(path, secrets.token_urlsafe(32) + "\n")
         token = private_text(path, "RMI_AGENT_TOKEN").strip()
     except OSError as error:
         raise BadSettings(
@@ -243,24 +240,3 @@ def local_token() -> LocalToken:
             f"RMI_AGENT_TOKEN: there is no token in {path}. Delete it; the next start creates one."
         )
     return LocalToken(path, SecretStr(token), new)
-
-
-def store(path: Path, token: str) -> bool:
-    """Write a new token, readable only by this user; False if another start was faster."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if sys.platform != "win32":  # %LOCALAPPDATA% is private already
-        path.parent.chmod(0o700)
-    descriptor, written = tempfile.mkstemp(dir=path.parent)  # with mode 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(token + "\n")
-        try:
-            os.link(written, path)  # unlike a rename, never overwrites an existing file
-        except FileExistsError:
-            return False
-        except OSError:  # file system without hard links
-            os.replace(written, path)
-        return True
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(written)

@@ -6,7 +6,6 @@ and files; `kernels/cluster` knows where a session is.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -17,6 +16,7 @@ from ...kernels import Instances, StoreError
 from ..errors import BadSettings
 from ..launch import make_folders
 from ..settings import Settings
+from ..state_dir import create_private
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,6 @@ def mark_of(folder: Path) -> str:
         OSError: the folder can't be written to.
     """
     path = folder / MARK
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
-            file.write(secrets.token_hex(16))
+    if not path.exists():
+        create_private(path, secrets.token_hex(16))
     return path.read_text("utf-8")

@@ -18,18 +18,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..console import die, speak_plainly
-from ..errors import BadSettings
+from ..errors import BadSettings, ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
     FOLDERS,
     LOCAL_NAME,
     REMOTE_NAME,
     ConfigFile,
     Entry,
-    Failed,
     Host,
     HostName,
-    NotTried,
-    UnusableFile,
     bridge_entry,
     checked_url,
     config_file,
@@ -249,10 +246,10 @@ def try_out(entry: Entry) -> bool:
     """Start the entry's server and print the result; False if it does not work."""
     try:
         tools = asyncio.run(tools_of(entry))
-    except NotTried as error:
+    except ProbeSkipped as error:
         print(f"- not checked: {error}")
         return True
-    except Failed as error:
+    except ProbeFailed as error:
         print(f"✗ {error}")
         print("  The entry was kept. To find the cause, run: rmi-agent-mcp-server doctor")
         return False

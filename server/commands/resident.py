@@ -20,15 +20,13 @@ from cyclopts import Parameter
 
 from .. import logs
 from ..console import die
-from ..errors import BadSettings
+from ..errors import AlreadyRunning, AttachError, BadSettings
 from ..launch import make_folders
 from ..resident import (
     POLL_INTERVAL,
     START,
-    AttachError,
     Facts,
     Record,
-    Running,
     check,
     check_supported,
     found,
@@ -106,7 +104,7 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     be_unreadable()
     try:
         main_loop(resident(settings, os.path.abspath(log_file) if log_file else None))
-    except Running as error:
+    except AlreadyRunning as error:
         print(f"{PACKAGE}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from .. import logs
 from ..console import die
-from ..errors import BadSettings
+from ..errors import AttachError, BadSettings
 from ..launch import make_folders
 from ..process_life import be_unreadable, give_memory_back, main_loop, stop_signal
 from ..settings import Attach, Settings, load
@@ -192,7 +192,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     """
     if settings.attach == "never":
         return None
-    from ..resident import AttachError, find_endpoint, found
+    from ..resident import find_endpoint, found
 
     if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
         return None  # the usual case

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from ..auth import DEFAULT_NAME, configured_tokens
-from ..errors import BadSettings
+from ..errors import AttachError, BadSettings, StdoutPolluted
 from ..hosts import hosts, starts_us
 from ..launch import make_folders
 from ..middleware import SMALL_FILES, whole_files_are_taken
@@ -22,7 +22,6 @@ from ..net import bind
 from ..resident import (
     RESTART,
     START,
-    AttachError,
     check,
     check_supported,
     found,
@@ -36,7 +35,7 @@ from ..state_dir import TOKEN, private_text, token_file
 from .hosts import of_host
 from .kernels import of_jupyter_servers, of_kernels, of_sandbox
 from .result import CheckResult
-from .stdio import StdoutPolluted, conversation
+from .stdio import conversation
 from .url import examine_url
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")

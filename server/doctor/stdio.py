@@ -12,6 +12,8 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
 
+from ..errors import StdoutPolluted
+
 LONGEST = 2**24  # max bytes of a line
 # Writes to a kernel's file descriptor 1 directly, from a child process, and from Python.
 NOISE = "import os, sys; os.write(1, b'descriptor '); os.system('echo child'); print('print')"
@@ -21,10 +23,6 @@ HELLO: dict[str, Any] = {  # params of `initialize`
     "capabilities": {},
     "clientInfo": {"name": "doctor", "version": "1"},
 }
-
-
-class StdoutPolluted(Exception):
-    """The output was not pure protocol, or there was none; the text says what came out."""
 
 
 async def conversation(options: list[str], seconds: float) -> int:

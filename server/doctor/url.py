@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ..errors import BadSettings
-from ..hosts import Failed, checked_url, over_http, token_for
+from ...kernels import by_cause, reason
+from ..errors import BadSettings, ProbeFailed
+from ..hosts import checked_url, over_http, token_for
 from ..net import is_loopback
 from ..settings import Settings
 from .result import CheckResult
@@ -27,18 +28,18 @@ FOREIGN = "rebinding.invalid"  # Host header of a DNS rebinding attack
 REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
 START = "Start it: rmi-agent-mcp-server --transport http, on the port that the tunnel leads to."
 
-# Why nothing answers: an exception type or a word in the error, the report, what to do. The first
-# entry that matches the error or one of its causes is used.
+# Why nothing answers: the type of the error or of a cause of it, or a word in it; then the report
+# and what to do.
 NO_NAME = (socket.gaierror, UnicodeError, httpx2.InvalidURL)
 UNTRUSTED = "{host}'s certificate is not trusted: {error}"
 TOO_LATE = f"{{host}} does not answer within {SECONDS:.0f} s"
-UNREACHED: tuple[tuple[Any, str, str], ...] = (
-    (NO_NAME, "the name {host} is not known", "Check its spelling, and that the tunnel is open."),
-    ("CERTIFICATE_VERIFY", UNTRUSTED, "Use the tunnel's own https name."),
-    (ssl.SSLError, "{host} does not speak TLS there: {error}", "Is it http:// on this machine?"),
-    (httpx2.TimeoutException, TOO_LATE, "Is it off, or does a firewall block the way?"),
-    (httpx2.ConnectError, "{host} refuses the connection", START),
-    (Exception, "{host} hangs up without an answer ({error})", START),
+UNREACHED: tuple[tuple[Any, tuple[str, str]], ...] = (
+    (NO_NAME, ("the name {host} is not known", "Check its spelling; is the tunnel open?")),
+    ("CERTIFICATE_VERIFY", (UNTRUSTED, "Use the tunnel's own https name.")),
+    (ssl.SSLError, ("{host} does not speak TLS there: {error}", "Is it http:// on this machine?")),
+    (httpx2.TimeoutException, (TOO_LATE, "Is it off, or does a firewall block the way?")),
+    (httpx2.ConnectError, ("{host} refuses the connection", START)),
+    (Exception, ("{host} hangs up without an answer ({error})", START)),
 )
 # What answers instead of an MCP server: ngrok's error code or HTTP statuses -> report, what to do.
 MCP = (200, 401, 421, 429)  # statuses that an MCP server answers with
@@ -110,19 +111,10 @@ async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2
     return answer
 
 
-def unreached(error: BaseException, base: str) -> tuple[str, str]:
+def unreached(error: Exception, base: str) -> tuple[str, str]:
     """Say why nothing answers, and what to do."""
-    errors = [error]
-    while (cause := errors[-1].__cause__ or errors[-1].__context__) and len(errors) < 10:
-        errors.append(cause)
-    texts = " ".join(map(str, errors))
-    why, todo = next(
-        (why, todo)
-        for sign, why, todo in UNREACHED
-        if (sign in texts if isinstance(sign, str) else any(isinstance(e, sign) for e in errors))
-    )
-    words = str(error) or type(error).__name__
-    return why.format(host=urlsplit(base).hostname, error=words), todo
+    why, todo = by_cause(error, UNREACHED)
+    return why.format(host=urlsplit(base).hostname, error=reason(error)), todo
 
 
 def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
@@ -191,7 +183,7 @@ async def lists_tools(url: str, headers: dict[str, str]) -> CheckResult:
     path = f"/{url.rpartition('/')[2]}"
     try:
         tools = await over_http(url, headers, SECONDS)
-    except Failed as error:
+    except ProbeFailed as error:
         todo = "A proxy may hold streams back: turn its buffering off." if path == "/sse" else ""
         return CheckResult(f"URL {path}", False, str(error), todo)
     if "run_cell" not in tools:

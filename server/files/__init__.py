@@ -4,10 +4,8 @@ No name leads out of the projects folder, whatever links are created meanwhile.
 """
 
 from . import project_files, safe_open
-from .project_files import PathNotAllowedError
 
 __all__ = [
-    "PathNotAllowedError",
     "project_files",
     "safe_open",
 ]

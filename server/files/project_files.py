@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ...kernels import decoded, encoded
+from ...kernels import decoded, encodable, encoded
+from ..errors import NotAFileError, PathNotAllowedError, RootError
 from . import safe_open
 
 MOST = 10_000_000  # max bytes of a file
@@ -30,10 +31,6 @@ DATA = frozenset(
 )
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 LIST_HINT = "list_python_files lists the files."
-
-
-class PathNotAllowedError(Exception):
-    """The path can't be used; the text says what to do, in the original project's wording."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +190,9 @@ def translated_errors(root: Path, file_name: str, done: str) -> Iterator[None]:
     name = shown(file_name)
     try:
         yield
-    except safe_open.RootError as error:
+    except RootError as error:
         raise root_is_gone(root, str(error)) from None
-    except safe_open.NotAFileError:
+    except NotAFileError:
         raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LIST_HINT}") from None
     except FileNotFoundError:
         raise PathNotAllowedError(f"Error: File not found: {name}. {LIST_HINT}") from None
@@ -249,7 +246,8 @@ def list_folder(
     """
     files: list[tuple[str, os.stat_result]] = []
     with safe_open.folder(root, parts) as here:
-        entries = sorted(entry for entry in here.entries() if is_text(entry[0]))
+        # Bytes that are no UTF-8 appear as lone surrogates.
+        entries = sorted(each for each in here.entries() if each[0] == encodable(each[0]))
         if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
             return [], []
         for name, is_folder in entries:
@@ -269,8 +267,3 @@ def list_folder(
         for name, is_folder in entries
         if is_folder and not name.startswith(".") and name not in SKIPPED
     ]
-
-
-def is_text(name: str) -> bool:
-    """Whether a name is Unicode; undecodable bytes appear as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import NotAFileError, RootError
+
 # Python has no folder handles on Windows: there we use paths, and check files once they are open.
 BY_HANDLE = os.open in os.supports_dir_fd
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -25,14 +27,6 @@ FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | NO
 READ = os.O_RDONLY | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW
 BINARY = getattr(os, "O_BINARY", 0)
-
-
-class RootError(Exception):
-    """The root folder no longer exists or is no longer a folder; the text says why."""
-
-
-class NotAFileError(OSError):
-    """The path is a folder, FIFO, socket or device instead of a regular file."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Other entries stay unchanged, and no file is written without being read first.
 from . import config_file
 from .catalog import Host, HostName, host_of, hosts
 from .config_change import show_change, write_change
-from .config_file import ConfigFile, UnusableFile
+from .config_file import ConfigFile
 from .entry import (
     LOCAL_NAME,
     REMOTE_NAME,
@@ -25,7 +25,7 @@ from .entry import (
 )
 from .environment import FOLDERS, environment, parse_env
 from .merge import reference, with_entry, without_entry
-from .probe import Failed, NotTried, over_http, tools_of
+from .probe import over_http, tools_of
 from .remote_url import checked_url, token_for
 
 __all__ = [
@@ -34,11 +34,8 @@ __all__ = [
     "REMOTE_NAME",
     "ConfigFile",
     "Entry",
-    "Failed",
     "Host",
     "HostName",
-    "NotTried",
-    "UnusableFile",
     "address",
     "bridge_entry",
     "checked_url",

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UnusableFile
 from . import config_file
 from .catalog import Host
-from .config_file import Config, ConfigFile, UnusableFile
+from .config_file import Config, ConfigFile
 
 TOKEN = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
 

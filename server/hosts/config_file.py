@@ -18,21 +18,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...kernels import reason, regular_file
+from ..errors import UnusableFile
+
 Config = dict[str, Any]
 Part = TypeVar("Part", Config, list[Any])
 
 MAX_SIZE = 50_000_000  # bytes; a 1 MB config is already large
-O_BINARY: int = getattr(os, "O_BINARY", 0)  # or Windows would convert line ends
 SPACES = " \t\r\n"
 STRING = r'"(?:\\.|[^"\\])*"?'  # even if unterminated: `json` then reports where
 COMMENTS = re.compile(rf"{STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
 TRAILING_COMMAS = re.compile(rf"{STRING}|[\[{{:,][{SPACES}]*,|,(?=[{SPACES}]*[\]}}])", re.DOTALL)
 FIRST_INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-class UnusableFile(Exception):
-    """A file can't be read or written; the text names it and says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +174,11 @@ def read_bytes(path: Path) -> bytes | None:
         UnusableFile: it is not a regular file, is too large, or can't be read.
     """
     try:
-        # O_NONBLOCK: don't wait for a FIFO's writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | O_BINARY)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnusableFile(f"{path} is not a regular file. Move it away, or name another.")
-            if status.st_size > MAX_SIZE:
+        with open(os.path.realpath(path), "rb", opener=regular_file) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SIZE:
                 raise UnusableFile(
-                    f"{path} has {status.st_size:,} bytes, and at most {MAX_SIZE:,} can be read."
+                    f"{path} has {size:,} bytes, and at most {MAX_SIZE:,} can be read."
                     " Is it the right file?"
                 )
             return file.read()
@@ -256,8 +250,3 @@ def fill(path: Path, data: bytes, mode: int, like: os.stat_result) -> None:
         if os.geteuid() == 0:  # perhaps through sudo: the file stays the user's
             os.chown(path, like.st_uid, like.st_gid)
         os.chmod(path, mode)
-
-
-def reason(error: OSError) -> str:
-    """The system's message for an error."""
-    return error.strerror or str(error)

@@ -15,9 +15,9 @@ from json import loads
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from ..state_dir import PACKAGE
 from .catalog import Host
 
-PACKAGE = "rmi-agent-mcp-server"
 LOCAL_NAME, REMOTE_NAME = "python", "python-remote"
 REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the second from earlier instructions
 HEADER = "Authorization:${AUTH}"  # some hosts split arguments at spaces (mcp-remote's README)

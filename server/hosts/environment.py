@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from ...kernels import encodable
 from ..errors import BadSettings
 from ..settings import VARIABLES, current_name, load, set_here, variable_of
 
@@ -55,7 +56,7 @@ def environment(
         before = {name: value for name, value in before.items() if name != FOLDERS[1]}
     env = {**paths, **before, **found}
     for variable, value in env.items():
-        if not is_unicode(value):
+        if value != encodable(value):
             raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")
     return env
 
@@ -72,8 +73,3 @@ def was_beside(env: dict[str, str]) -> bool:
     return bool(projects and notebooks) and Path(str(notebooks)) == (
         Path(str(projects)).parent / "notebooks"
     )
-
-
-def is_unicode(value: str) -> bool:
-    """Whether a text can be encoded as UTF-8."""
-    return value == value.encode("utf-8", "replace").decode()

@@ -16,6 +16,8 @@ import anyio
 from fastmcp import Client
 from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
 
+from ...kernels import reason
+from ..errors import ProbeFailed, ProbeSkipped
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
 
 START_TIMEOUT = 40.0  # seconds; a cold start on a slow machine takes ten
@@ -24,27 +26,19 @@ DOWNLOADERS = {"npx", "uvx"}
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
-class Failed(Exception):
-    """The entry does not work; the text says why and what to do."""
-
-
-class NotTried(Exception):
-    """Only the host can try the entry; the text says why."""
-
-
 async def tools_of(entry: Entry) -> list[str]:
     """The names of the tools that an entry's server lists.
 
     Raises:
-        Failed: the server does not start or does not answer.
-        NotTried: trying takes a person, or a secret that only the host has.
+        ProbeFailed: the server does not start or does not answer.
+        ProbeSkipped: trying takes a person, or a secret that only the host has.
     """
     entry_kind = kind(entry)
     if entry_kind == "url":
         return await over_http(str(entry["url"]), headers_of(entry))
     if entry_kind == "bridge":
         if HEADER not in words_of(entry):
-            raise NotTried("it signs in with your browser when the host starts it")
+            raise ProbeSkipped("it signs in with your browser when the host starts it")
         # Probe without the bridge first, which opens a browser if the token is refused.
         auth = str(env_of(entry).get("AUTH", ""))
         await over_http(address(entry) or "", {"Authorization": auth})
@@ -55,12 +49,12 @@ async def over_stdio(entry: Entry) -> list[str]:
     """Start an entry's command and list its tools.
 
     Raises:
-        Failed: the program does not exist, exits, or does not answer in time.
+        ProbeFailed: the program does not exist, exits, or does not answer in time.
     """
     words, env = words_of(entry), env_of(entry)
     seconds = DOWNLOAD_TIMEOUT if Path(words[0]).stem in DOWNLOADERS else START_TIMEOUT
     if shutil.which(words[0], path=env.get("PATH")) is None:
-        raise Failed(f"there is no program {words[0]}: install it, or run install again")
+        raise ProbeFailed(f"there is no program {words[0]}: install it, or run install again")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         log = Path(folder, "log")
         transport = StdioTransport(
@@ -74,24 +68,24 @@ async def over_stdio(entry: Entry) -> list[str]:
         try:
             return await listed(Client(transport, mode="legacy"), seconds)
         except Exception as error:
-            said = last_lines(log) or in_one_line(error)
-            raise Failed(f"{words[0]} does not work: {said}") from None
+            said = last_lines(log) or reason(error)[:300]
+            raise ProbeFailed(f"{words[0]} does not work: {said}") from None
 
 
 async def over_http(url: str, headers: dict[str, str], seconds: float = START_TIMEOUT) -> list[str]:
     """List the tools of a server at a URL.
 
     Raises:
-        Failed: it does not answer like an MCP server.
-        NotTried: a header refers to a secret that only the host has.
+        ProbeFailed: it does not answer like an MCP server.
+        ProbeSkipped: a header refers to a secret that only the host has.
     """
     if any(VARIABLE.search(value) for value in headers.values()):
-        raise NotTried("the host asks for the token when it starts this server, and stores it")
+        raise ProbeSkipped("the host asks for the token when it starts this server, and stores it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)
     try:
         return await listed(Client(transport, mode="legacy"), seconds)
     except Exception as error:
-        raise Failed(f"{url}: {in_one_line(error)}") from None
+        raise ProbeFailed(f"{url}: {reason(error)[:300]}") from None
 
 
 async def listed(client: Client[Any], seconds: float) -> list[str]:
@@ -115,11 +109,3 @@ def last_lines(log: Path) -> str:
     except OSError:
         return ""
     return " / ".join(filter(None, (line.strip() for line in lines[-4:])))[-400:]
-
-
-def in_one_line(error: BaseException) -> str:
-    """The first line of an error, or of the first error in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    lines = str(error).splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...kernels import LOCAL
+from ..errors import RequestRefused
 from .connections import recognize
-from .refused import RequestRefused
+from .refused import response_of
 from .request_body import replay, whole_body
 
 BODY_LIMIT = 25_000_000  # bytes: the largest Python file as JSON, even if half of it is escaped
@@ -126,7 +127,7 @@ class Guard:
                     share.allowance.take()
                 body = await self._read(share, scope, receive)
             except RequestRefused as refused:
-                await refused.response(scope, receive, send)
+                await response_of(refused)(scope, receive, send)
             except ClientDisconnect:
                 return
             else:

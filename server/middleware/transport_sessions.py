@@ -14,7 +14,8 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorizat
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .refused import RequestRefused
+from ..errors import RequestRefused
+from .refused import response_of
 from .request_body import replay
 
 MOST = 200  # max sessions of one caller; each takes about 50 kB
@@ -89,7 +90,7 @@ class BoundedSessions:
                 " close one of your clients, or try again in 5 s.",
                 5,
             )
-            await refused.response(scope, receive, send)
+            await response_of(refused)(scope, receive, send)
 
     def _add(self, who: str, made: str) -> None:
         self._open.setdefault(who, {})[made] = Open()

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..errors import RequestRefused
 from .json_messages import has_more_values
 from .limits import Allowance
-from .refused import RequestRefused
+from .refused import response_of
 from .request_body import replay, whole_body
 
 SECONDS = 5.0  # max seconds for a body to arrive
@@ -85,7 +86,7 @@ class Door:
             self._allowance.take()
             body = await self._read(scope, receive) if self._body else b""
         except RequestRefused as refused:
-            await refused.response(scope, receive, send)
+            await response_of(refused)(scope, receive, send)
         except ClientDisconnect:
             return
         else:

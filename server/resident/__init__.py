@@ -6,11 +6,10 @@ Finds it, and forwards all of a stdio process's requests to it.
 from typing import TYPE_CHECKING
 
 from .discovery import check, find_endpoint, resident_endpoint
-from .endpoint import FACTS_PATH, RESTART, START, AttachError, Facts
+from .endpoint import FACTS_PATH, RESTART, START, Facts
 from .record import (
     POLL_INTERVAL,
     Record,
-    Running,
     born,
     check_supported,
     found,
@@ -32,11 +31,9 @@ __all__ = [
     "POLL_INTERVAL",
     "RESTART",
     "START",
-    "AttachError",
     "Facts",
     "Record",
     "ResidentProxy",
-    "Running",
     "born",
     "check",
     "check_supported",

@@ -15,10 +15,10 @@ from importlib.metadata import version
 
 import anyio
 
-from ..errors import BadSettings
+from ..errors import AttachError, BadSettings, NoResidentServer
 from ..settings import Attach, Settings, variable_of
 from ..state_dir import PACKAGE, VERSION
-from .endpoint import START, STOP, AttachError, Endpoint, Facts, NoResidentServer
+from .endpoint import START, STOP, Endpoint, Facts
 from .record import Record, found
 
 log = logging.getLogger(__name__)

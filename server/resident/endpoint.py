@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from ..errors import BadSettings
+from ..errors import AttachError, BadSettings
 from ..state_dir import VERSION
 from .record import Record, found
 
@@ -23,14 +23,6 @@ FACTS_PATH = "/resident"
 START = "rmi-agent-mcp-server start"
 STOP = "rmi-agent-mcp-server stop"
 RESTART = f"Run: {STOP}, then {START}"
-
-
-class AttachError(Exception):
-    """No server can be attached to; the text is one line with the cause and the next step."""
-
-
-class NoResidentServer(AttachError):
-    """No resident server runs."""
 
 
 class Facts(BaseModel):

@@ -27,10 +27,11 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from ..errors import AttachError, NoResidentServer
 from ..settings import Attach, Settings
 from ..state_dir import VERSION
 from .discovery import find_endpoint
-from .endpoint import START, STOP, AttachError, Endpoint, NoResidentServer
+from .endpoint import START, STOP, Endpoint
 from .upstream import Connection, Upstream
 
 log = logging.getLogger(__name__)

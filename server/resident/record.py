@@ -11,19 +11,16 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import BadSettings
-from ..state_dir import private_folder, private_text, token_file
-
-if sys.platform != "win32":
-    import fcntl
+from ..errors import AlreadyRunning, BadSettings
+from ..state_dir import create_private, private_folder, private_text, token_file
 
 LOCK_TIMEOUT = 60.0  # max seconds to wait while another server starts or stops
 POLL_INTERVAL = 0.05  # seconds between attempts to get the lock or find the server
@@ -52,14 +49,6 @@ class Record:
 FORMAT = TypeAdapter(Record)
 
 
-class Running(Exception):
-    """A resident server runs already."""
-
-    def __init__(self, record: Record) -> None:
-        super().__init__(f"A resident server runs already: process {record.pid}, {record.url}.")
-        self.record = record
-
-
 def check_supported() -> None:
     """Check that this system can have a resident server.
 
@@ -82,11 +71,6 @@ def record_file() -> Path:
 def log_file() -> Path:
     """The log file of a server started in the background."""
     return token_file().with_name("resident.log")
-
-
-def lock_file() -> Path:
-    """The file that a running server locks."""
-    return token_file().with_name("resident.lock")
 
 
 def born(pid: int) -> float | None:
@@ -129,11 +113,10 @@ def found() -> Record | None:
 
 
 def publish(record: Record) -> None:
-    """Write the record so that clients find the server; a half-written one counts as none."""
+    """Write the record so that clients find the server."""
     private_folder()
-    descriptor = os.open(record_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(FORMAT.dump_json(record))
+    withdraw()
+    create_private(record_file(), FORMAT.dump_json(record).decode())
 
 
 def withdraw() -> None:
@@ -155,54 +138,43 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold the per-user lock; waits for a server that is shutting down.
 
     Raises:
-        Running: a server runs already.
-        BadSettings: this is Windows, or a server has been starting or stopping for `timeout` s.
+        AlreadyRunning: a server runs already.
+        BadSettings: this is Windows, or a server takes more than `timeout` s to start or stop.
     """
     check_supported()
-    until = time.monotonic() + timeout
     private_folder()
-    with open_lock() as descriptor:
-        while not lock(descriptor, fcntl.LOCK_EX):
-            if record := found():
-                raise Running(record)
-            if time.monotonic() > until:
-                raise BadSettings(
-                    f"Another resident server has been starting or stopping for {timeout:g} s."
-                    " Try again; rmi-agent-mcp-server status says more."
-                )
-            time.sleep(POLL_INTERVAL)
-        remove_leftovers()
-        try:
-            yield
-        finally:
-            withdraw()
+    try:
+        with lock().acquire(timeout, POLL_INTERVAL, cancel_check=lambda: found() is not None):
+            remove_leftovers()
+            try:
+                yield
+            finally:
+                withdraw()
+    except Timeout:
+        if record := found():
+            raise AlreadyRunning(
+                f"A resident server runs already: process {record.pid}, {record.url}."
+            ) from None
+        raise BadSettings(
+            "Another resident server is starting or stopping. Try again;"
+            " rmi-agent-mcp-server status says more."
+        ) from None
 
 
 def is_held() -> bool:
     """Whether a resident server is running, starting or stopping."""
-    if sys.platform == "win32" or not lock_file().exists():
+    if sys.platform == "win32" or not Path(lock().lock_file).exists():
         return False
-    with open_lock() as descriptor:
-        return not lock(descriptor, fcntl.LOCK_SH)  # shared: readers don't block each other
-
-
-@contextlib.contextmanager
-def open_lock() -> Iterator[int]:
-    """Open the lock file; closing it releases the lock."""
-    descriptor = os.open(lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        with lock().acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
-def lock(descriptor: int, how: int) -> bool:
-    """Try to lock a file without waiting; whether it worked."""
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def lock() -> FileLock:
+    """The lock that a running server holds; the system releases it when the process ends."""
+    return FileLock(token_file().with_name("resident.lock"), mode=0o600)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ import nbformat
 from nbconvert import HTMLExporter, PythonExporter
 from nbformat import NotebookNode
 
+from ..errors import UnreadableError
 from .index import Entry, shown
-from .notebook_file import MAX_SIZE, UnreadableError, read_bytes
+from .notebook_file import MAX_SIZE, read_bytes
 
 KINDS = {
     "ipynb": "application/x-ipynb+json",

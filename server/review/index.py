@@ -18,8 +18,9 @@ from datetime import datetime
 from pathlib import Path
 
 from ...kernels import PID_FILE_SUFFIX, is_recorded
+from ..errors import UnreadableError
 from .model import Cell, Notebook, fingerprint
-from .notebook_file import UnreadableError, read_notebook
+from .notebook_file import read_notebook
 
 EXTENSION = ".ipynb"
 STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders choose
@@ -188,9 +189,7 @@ def address(path: Path) -> str:
 
 def shown(name: str) -> str:
     """A file name for people, with unprintable characters replaced."""
-    return "".join(
-        c if c.isprintable() else "\ufffd" for c in name.encode("utf-8", "replace").decode()
-    )
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)
 
 
 def started(path: Path, otherwise: float) -> float:

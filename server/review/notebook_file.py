@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...kernels import encodable
+from ...kernels import encodable, regular_file
+from ..errors import UnreadableError
 from ..plaintext import INVISIBLE
 from .model import Cell, Notebook, Output
 
@@ -24,10 +24,6 @@ MAX_SIZE = 50_000_000  # bytes of a notebook to open: parsing it blocks all of P
 ATTEMPTS, PAUSE = 5, 0.02  # attempts to read a file being written, and seconds between them
 STATUSES = ("ok", "error", "timeout", "interrupted", "dead")
 HIDDEN = re.compile(f"[{INVISIBLE}]")
-
-
-class UnreadableError(Exception):
-    """A file that can't be shown as a notebook; the text tells a person why."""
 
 
 def read_notebook(path: Path, *, live: bool) -> Notebook:
@@ -52,15 +48,12 @@ def read_bytes(path: Path, most: int | None) -> bytes:
     Raises:
         UnreadableError: it is something else, too large, or can't be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError("It is not a file.")
-            if most is not None and status.st_size > most:
+        with open(path, "rb", opener=regular_file) as file:
+            size = os.fstat(file.fileno()).st_size
+            if most is not None and size > most:
                 raise UnreadableError(
-                    f"It has {status.st_size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB can be"
+                    f"It has {size / 1e6:,.0f} MB; at most {most / 1e6:,.0f} MB can be"
                     " shown here. Download the notebook, or open it in Jupyter."
                 )
             return file.read()

@@ -23,6 +23,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import PythonLexer, get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from ...kernels import head_and_tail
 from .model import Cell, Output, size_of
 
 MOST_OUTPUTS = 100  # max outputs shown of one cell
@@ -216,7 +217,7 @@ def lexer_of(language: str) -> Lexer:
 
 def terminal(text: str, most: int) -> Markup:
     """Text with terminal colours as CSS classes, truncated to `most` characters."""
-    text = within(text, most)
+    text = head_and_tail(text, most, "are left out here; the download has them")
     if "\x1b" in text:
         text = ORDERS.sub("", text)
     text = CONTROLS.sub("\ufffd", text)
@@ -226,17 +227,6 @@ def terminal(text: str, most: int) -> Markup:
         return escape(text)
     # The page's policy forbids ansi2html's inline styles, and their contrast is unknown.
     return Markup(STYLED.sub(classed, ansi2html(text)).replace("\x1b", ""))
-
-
-def within(text: str, most: int) -> str:
-    """The head and tail of a text that is too long, with a mark for what is left out."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return (
-        f"{text[:half]}\n[… {len(text) - 2 * half:,} characters are left out here; the download"
-        f" has them …]\n{text[-half:]}"
-    )
 
 
 def classed(span: re.Match[str]) -> str:

@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from ...kernels import Sessions
+from ..errors import UnreadableError
 from .access import SHARED, ByFirstLink, ByToken, Viewer
 from .index import Entry, Index
 from .listing import listing, whole_number
 from .model import Cell, fingerprint
-from .notebook_file import UnreadableError
 from .responses import (
     KEEP,
     base_of,

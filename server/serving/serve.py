@@ -92,7 +92,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
     All sessions belong to the local user, and have the sandbox of a stdio server.
 
     Raises:
-        Running: a resident server runs already.
+        AlreadyRunning: a resident server runs already.
         BadSettings: the port can't be used, or the Unix socket can't be created.
     """
     settings = settings.model_copy(

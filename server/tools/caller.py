@@ -12,9 +12,9 @@ from typing import Any
 
 from fastmcp.server.dependencies import get_access_token
 
-from ...kernels import LOCAL, KernelError, SessionNotFoundError
+from ...kernels import LOCAL, KernelError
 from ..auth import may_see
-from ..files import PathNotAllowedError
+from ..errors import PathNotAllowedError
 from ..refusals import Refusal
 from ..settings import Settings
 
@@ -26,7 +26,7 @@ def failures_as_refusals() -> Iterator[None]:
     """Turn our own errors into tool errors; their texts are written for the model."""
     try:
         yield
-    except (KernelError, SessionNotFoundError, PathNotAllowedError) as error:
+    except (KernelError, PathNotAllowedError) as error:
         raise Refusal(str(error)) from None
 
 

@@ -19,6 +19,7 @@ from mcp_types import (
 )
 
 from ...kernels import SessionNotFoundError, Sessions, StoreError
+from ..errors import PathNotAllowedError
 from ..files import project_files as paths
 from ..settings import Settings
 from .caller import principal
@@ -77,7 +78,7 @@ class Completions:
             found = await asyncio.to_thread(
                 lambda: [name for name, _ in paths.walk(self._settings.projects, suffixes)]
             )
-        except paths.PathNotAllowedError:
+        except PathNotAllowedError:
             return []
         return matching(typed, found)
 

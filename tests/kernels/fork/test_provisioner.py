@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpec
+from rmi_agent.kernels.errors import CannotFork
 from rmi_agent.kernels.fork import (
     TEMPLATES,
-    CannotFork,
     ForkedProcess,
     forked_process,
     pool,

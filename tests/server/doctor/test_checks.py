@@ -22,8 +22,9 @@ from rmi_agent.server.commands.doctor import report
 from rmi_agent.server.doctor.checks import of_port, of_resident, of_token, writable
 from rmi_agent.server.doctor.hosts import of_host
 from rmi_agent.server.doctor.result import CheckResult
-from rmi_agent.server.doctor.stdio import StdoutPolluted, conversation
+from rmi_agent.server.doctor.stdio import conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
+from rmi_agent.server.errors import StdoutPolluted
 from rmi_agent.server.hosts import Host, host_of
 from rmi_agent.server.resident import record as resident
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastmcp import Client
+from rmi_agent.server.errors import RequestRefused
 from rmi_agent.server.middleware import unauthenticated as strangers
 from rmi_agent.server.middleware.connections import KNOWN_IDLE, STRANGERS
-from rmi_agent.server.middleware.refused import RequestRefused
 from rmi_agent.server.middleware.request_body import whole_body
 
 from tests.server.conftest import fill

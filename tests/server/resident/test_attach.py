@@ -21,8 +21,8 @@ from mcp_types import ElicitResult, ResourceTemplateReference
 from rmi_agent.server import App, Settings, load
 from rmi_agent.server.commands.resident import inspect_server
 from rmi_agent.server.commands.serve import resident_proxy
-from rmi_agent.server.errors import BadSettings
-from rmi_agent.server.resident import AttachError, Facts, Record, check, discovery, lease, publish
+from rmi_agent.server.errors import AttachError, BadSettings
+from rmi_agent.server.resident import Facts, Record, check, discovery, lease, publish
 from rmi_agent.server.resident import record as resident
 from rmi_agent.server.resident.discovery import check_version
 from rmi_agent.server.state_dir import PACKAGE, VERSION

@@ -15,7 +15,8 @@ import pytest
 from rmi_agent.kernels import TIERS
 from rmi_agent.server import load
 from rmi_agent.server.commands.serve import resident_proxy
-from rmi_agent.server.resident import AttachError, Record, lease, local_socket
+from rmi_agent.server.errors import AttachError
+from rmi_agent.server.resident import Record, lease, local_socket
 from rmi_agent.server.resident.endpoint import Endpoint
 from rmi_agent.server.state_dir import VERSION
 
