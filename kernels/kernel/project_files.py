@@ -12,9 +12,10 @@ from typing import Any
 
 from nbformat.v4 import new_code_cell
 
+from ..errors import NotSent
 from ..process import Launch
 from ..protocol import Message, Outputs, ends_kernel, payloads
-from ..remote import NotSent, Shipment
+from ..remote import Shipment
 from .exchange import Exchange
 
 log = logging.getLogger(__name__)

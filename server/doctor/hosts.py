@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from ..errors import ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
     Entry,
-    Failed,
     Host,
-    NotTried,
-    UnusableFile,
     address,
     config_file,
     env_of,
@@ -54,9 +52,9 @@ async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
         return CheckResult(what, False, why, f"Run: {again}")
     try:
         tools = await tools_of(entry)
-    except NotTried as error:
+    except ProbeSkipped as error:
         return CheckResult(what, None, f"not tried: {error}")
-    except Failed as error:
+    except ProbeFailed as error:
         there = address(entry)
         again = f"Run: rmi-agent-mcp-server install {host.name} --name {name}"
         todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else again

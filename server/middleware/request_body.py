@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from .refused import RequestRefused
+from ..errors import RequestRefused
 
 
 async def whole_body(
