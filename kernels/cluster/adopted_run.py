@@ -84,11 +84,11 @@ class AdoptedRun(Execution):
                 return self._reply(status, tuple(actions))
         actions.append("killed, since it ignored the interrupts")
         await self._kill_kernel()
-        return Reply(status, state="lost", steps=tuple(actions)), None
+        return Reply(status, state="lost", actions=tuple(actions)), None
 
     def _reply(self, status: Status, actions: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
         try:
             kernel = self.attaching.result()
         except KernelError as error:
-            return Reply("dead", state="lost", steps=actions, notes=(str(error),)), None
-        return Reply(status, steps=actions), kernel
+            return Reply("dead", state="lost", actions=actions, notices=(str(error),)), None
+        return Reply(status, actions=actions), kernel

@@ -56,7 +56,7 @@ class Channels:
 
     Attributes:
         process: the same, as soon as it is known.
-        news: connection problems to report with a run's result.
+        problems: connection problems to report with a run's result.
     """
 
     def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
@@ -65,7 +65,7 @@ class Channels:
         self.by_name = {
             name: QueuedChannel(functools.partial(self.send, name)) for name in CHANNELS
         }
-        self.news: list[str] = []
+        self.problems: list[str] = []
         self._outbox: deque[tuple[str, Message]] = deque()
         self._to_send = asyncio.Event()
         self._connected: bool | None = None  # None: not yet
@@ -179,8 +179,8 @@ class Channels:
         self.by_name["iopub"].put(message, len(CUT))
 
     def _report(self, what: str) -> None:
-        if what not in self.news:
-            self.news.append(what)
+        if what not in self.problems:
+            self.problems.append(what)
 
     def _is_of_this_process(self, channel: str, message: Message) -> bool:
         """Return whether the message is from the same process: servers restart dead kernels."""

@@ -209,8 +209,8 @@ class ServerKernel:
 
     def connection_messages(self) -> tuple[str, ...]:
         """Return what happened to the connection since the last call."""
-        news = tuple(self._channels.news)
-        self._channels.news.clear()
+        news = tuple(self._channels.problems)
+        self._channels.problems.clear()
         return news
 
     def describe_end(self, code: int | None) -> str:

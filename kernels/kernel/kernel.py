@@ -286,7 +286,7 @@ class Kernel:
         if self.killed_since:
             steps = [self.killed_since, "killed"]
         how, why = tuple(steps), self._notes(notes, outputs)
-        return Reply(status or "dead", exit_code=code, state="lost", steps=how, notes=why)
+        return Reply(status or "dead", exit_code=code, state="lost", actions=how, notices=why)
 
     def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
         left_out = [outputs.left_out] if outputs.left_out else []

@@ -20,7 +20,7 @@ class Run:
         cell: the nbformat code cell with its outputs; `metadata.rmi_agent` has the rest.
         session_id: the session it belongs to.
         notebook: where it is recorded; None if recording failed.
-        unrecorded: notes about the record itself, and therefore not in it.
+        unrecorded: notices about the record itself, and therefore not in it.
     """
 
     cell: NotebookNode
@@ -88,11 +88,11 @@ class Run:
         return self.status == "timeout"
 
     @property
-    def steps(self) -> tuple[str, ...]:
+    def actions(self) -> tuple[str, ...]:
         """What was done to stop it, in order, in words."""
         return tuple(self._record.get("steps", ()))
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notices(self) -> tuple[str, ...]:
         """What the caller should know besides the outputs."""
         return (*self._record.get("notes", ()), *self.unrecorded)

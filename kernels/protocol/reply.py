@@ -35,8 +35,8 @@ class Reply:
         status: `timeout` and `interrupted` say that we stopped it, however the code reacted.
         state: `lost` if the process was killed or died.
         exit_code: of a script, or of the process if it ended (negative: signal number).
-        steps: what was done to stop the run, in order, in words.
-        notes: what else the caller should know, as sentences.
+        actions: what was done to stop the run, in order, in words.
+        notices: what else the caller should know, as sentences.
     """
 
     status: Status
@@ -44,12 +44,12 @@ class Reply:
     error_name: str | None = None
     exit_code: int | None = None
     state: State = "kept"
-    steps: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def reply_of(
-    reply: Message, status: Status | None, steps: list[str], notes: tuple[str, ...] = ()
+    reply: Message, status: Status | None, actions: list[str], notices: tuple[str, ...] = ()
 ) -> Reply:
     """Make a `Reply` from the kernel's reply and from what we did to stop the run."""
     content = reply["content"]
@@ -65,8 +65,8 @@ def reply_of(
         execution_count=count if type(count) is int else None,
         error_name=encodable(error[:NAME_MOST]) if isinstance(error, str) else None,
         exit_code=code if type(code) is int else None,
-        steps=tuple(steps),
-        notes=notes,
+        actions=tuple(actions),
+        notices=notices,
     )
 
 

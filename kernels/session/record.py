@@ -74,8 +74,8 @@ class Record:
             facts.error_name = reply.error_name
         if execution.script is not None or reply.exit_code is not None:
             facts.exit_code = reply.exit_code
-        if reply.steps:
-            facts.steps = list(reply.steps)
+        if reply.actions:
+            facts.steps = list(reply.actions)
         if notes:
             facts.notes = notes
         self._recorder.finish(cell, execution.title)
@@ -96,13 +96,13 @@ class Record:
             notes.append(
                 f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
             )
-        if reply.steps:
+        if reply.actions:
             notes.append(describe_stop(reply))
-        notes += reply.notes
+        notes += reply.notices
         if hint := self._hints.get(reply.error_name or ""):
             notes.append(hint)
         if reply.state == "lost":
-            if reply.status == "dead" and not reply.steps:
+            if reply.status == "dead" and not reply.actions:
                 ending = process.describe_end(reply.exit_code) if process is not None else ""
                 notes.append(f"The kernel died. {ending}".rstrip())
             notes.append("The session goes on with a fresh kernel: all its variables are lost.")
@@ -125,7 +125,7 @@ class Record:
 
 def describe_stop(reply: Reply) -> str:
     """How a run was stopped, as a sentence."""
-    reason, *actions = reply.steps
+    reason, *actions = reply.actions
     kept = "; its variables are kept" if reply.state == "kept" else ""
     return f"The run {reason}: it was {', then '.join(actions)}{kept}."
 

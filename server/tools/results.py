@@ -79,7 +79,7 @@ async def run_result(execution: Execution, budget: int, texts: TextCache) -> Too
     whole = await texts.whole(run, execution)
     text, truncated = await within(budget, whole, run.session_id, run.number)
     images, more = pictures(run)
-    notes = [*run.notes, *([more] if more else [])]
+    notes = [*run.notices, *([more] if more else [])]
     return tool_result(facts_of(run, truncated), text, notes, images, whole)
 
 
@@ -130,7 +130,7 @@ async def page_of_run(
         notes.append(follow(rest, run.session_id, run.number, end))
     else:
         images, more = pictures(run)
-        notes = [*run.notes, *([more] if more else [])]
+        notes = [*run.notices, *([more] if more else [])]
         if offset > len(whole):
             notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
     return tool_result(facts_of(run, rest > 0), text, notes, images, whole)

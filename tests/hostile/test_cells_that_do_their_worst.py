@@ -80,7 +80,7 @@ async def test_the_ladder_ends_every_run_in_time_and_tells_the_truth(
     code, state = LADDER[name]
     run = await worst(session, code, timeout=1, bound=1 + 5)
     assert run.status == "timeout"
-    assert run.steps[:2] == ("timed out after 1 s", "interrupted")
+    assert run.actions[:2] == ("timed out after 1 s", "interrupted")
     assert state is None or run.state == state
 
 
@@ -184,7 +184,7 @@ async def test_a_flood_fills_neither_the_server_nor_the_notebook(
     assert run.state == "kept"
     if name != "displays":
         assert run.status == "interrupted"
-        assert "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
+        assert "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notices)
     assert session.recorder.path is not None
     assert session.recorder.path.stat().st_size < 25_000_000
 
@@ -219,7 +219,7 @@ MEMORY = {
 async def test_memory_past_the_limit_ends_the_run_and_names_it(name: str, session: Session) -> None:
     run = await worst(session, MEMORY[name], timeout=30, bound=20)
     assert (run.status, run.state) == ("dead", "lost")
-    assert "RMI_AGENT_MEMORY_LIMIT (1,000 MB)" in " ".join(run.notes)
+    assert "RMI_AGENT_MEMORY_LIMIT (1,000 MB)" in " ".join(run.notices)
 
 
 async def test_an_answer_elsewhere_does_not_wait_for_a_long_run(

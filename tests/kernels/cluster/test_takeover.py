@@ -121,7 +121,7 @@ async def test_an_idle_session_moves_to_the_instance_that_is_called_and_back(
         await cell(first, "x = 41")
         second = await moved(b, first)
         run = await cell(second, "x + 1")
-        assert (value(run), run.number, run.state, run.notes) == ("42", 2, "kept", ())
+        assert (value(run), run.number, run.state, run.notices) == ("42", 2, "kept", ())
         assert first.closed and first.id not in a.by_id
         third = await moved(a, second)
         run = await cell(third, "x + 2")

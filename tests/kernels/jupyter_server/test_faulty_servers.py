@@ -264,7 +264,7 @@ async def test_a_run_whose_end_is_lost_ends_with_what_its_kernel_knows_of_it(
                 state = message["content"].get("execution_state", "")
         second.come.put_nowait(None)
     assert replies[-1]["content"].get("ename") == ename
-    assert channels.news == news
+    assert channels.problems == news
     assert "".join(texts) == ("" if news == [NOT_ARRIVED] else CUT)
     while not second.sent.empty():
         assert second.sent.get_nowait()["header"]["msg_type"] != "execute_request"

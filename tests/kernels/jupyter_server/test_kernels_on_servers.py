@@ -161,7 +161,7 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
         look = Script(project / "look.py", b"print(open('neighbour.py').read())")
         assert "answer = 43" in stream(await session.submit_script(look).task)
         written = await cell(session, "_ = open('new.txt', 'w').write('new')")
-        assert "new.txt" in str(written.notes)
+        assert "new.txt" in str(written.notices)
     assert not Path(there).exists()
 
 
@@ -171,9 +171,9 @@ async def test_a_flood_is_bounded_and_the_server_says_that_it_leaves_out_some(
     run = await cell(shared, "for i in range(40): print(str(i % 10) * 200_000)")
     assert "IOPub data rate exceeded" in stream(run, "stderr")
     run = await cell(shared, "print('y' * 50_000_000)")
-    assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (10,000,000)" in " ".join(run.notes)
+    assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (10,000,000)" in " ".join(run.notices)
     run = await cell(shared, "while True: print('y' * 50_000_000)")
-    assert run.status == "interrupted" and "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
+    assert run.status == "interrupted" and "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notices)
     assert value(await cell(shared, "1 + 1")) == "2"
 
 
@@ -216,7 +216,7 @@ async def test_a_kernel_that_dies_between_runs_is_told_by_the_next(
         async with asyncio.timeout(2):
             await session.kernel.process.until_dead()
         run = await cell(session, "1")
-        assert run.state == "lost" and "had died since the last run" in run.notes[0]
+        assert run.state == "lost" and "had died since the last run" in run.notices[0]
 
 
 async def test_interrupt_restart_and_close_do_what_jupyters_buttons_do(
@@ -246,7 +246,7 @@ async def test_code_that_ignores_interrupts_is_ended_there(
     async with on(tmp_path, pair[0]) as sessions:
         run = await cell(await sessions.open(), deaf, 0.3)
         assert (run.status, run.state) == ("timeout", "lost")
-        assert "killed" in " ".join(run.notes)
+        assert "killed" in " ".join(run.notices)
     assert len(pair[0].kernels()) == before
 
 
@@ -320,11 +320,11 @@ async def test_when_a_server_dies_its_sessions_say_so_and_go_on_elsewhere(
         try:
             assert time.monotonic() - begun < 12  # five, on a machine with nothing else to do
             assert (run.status, run.state, stream(run)) == ("dead", "lost", "half\n")
-            assert "nothing answers at" in " ".join(run.notes)
+            assert "nothing answers at" in " ".join(run.notices)
             again = await cell(lost, "2 * 21")
             assert (value(again), where(lost)) == ("42", pair[1].server.url)
             told = await cell(idle, "1")
-            assert told.state == "lost" and "nothing answers at" in told.notes[0]
+            assert told.state == "lost" and "nothing answers at" in told.notices[0]
             assert value(await cell(kept, "x")) == "'kept'"
             assert where(await sessions.open()) == pair[1].server.url
         finally:
@@ -375,7 +375,7 @@ async def test_output_is_whole_after_a_cut_or_says_where_some_may_be_missing(
     kernel, proxy = cuttable
     for way in (proxy.cut, lambda: half_open(proxy)):
         reply, text = await run_on(kernel, COUNT, then=way)
-        assert (reply.status, reply.state, reply.notes) == ("ok", "kept", ())
+        assert (reply.status, reply.state, reply.notices) == ("ok", "kept", ())
         assert in_order(text.split(CUT), COUNTED), text
     assert proxy.cuts == 2 and CUT in text  # the second one has surely lost some
 
@@ -387,7 +387,7 @@ async def test_a_cut_while_nothing_is_sent_leaves_no_trace(
     for seconds in (0.5, 1.5):
         code = f"print(1, flush=True); time.sleep({seconds}); print(2, flush=True); x"
         reply, text = await run_on(kernel, code, then=lambda: later(proxy.cut))
-        assert (text, reply.status, reply.notes) == ("1\n2\n1", "ok", ())
+        assert (text, reply.status, reply.notices) == ("1\n2\n1", "ok", ())
     assert proxy.cuts == 2
 
 
@@ -398,11 +398,11 @@ async def test_how_a_run_ended_is_known_when_its_end_was_lost(
     kernel, proxy = cuttable
     proxy.stop_at = last
     reply, text = await run_on(kernel, "x += 1; print(x)")
-    assert (reply.status, reply.state, reply.notes) == ("ok", "kept", ())
+    assert (reply.status, reply.state, reply.notices) == ("ok", "kept", ())
     assert CUT in text or text == "2\n"
     proxy.stop_at = last
     reply, _ = await run_on(kernel, "x += 1; 1 / 0")
-    assert (reply.status, reply.error_name, reply.notes) == ("error", "ZeroDivisionError", ())
+    assert (reply.status, reply.error_name, reply.notices) == ("error", "ZeroDivisionError", ())
     assert proxy.cuts == 2 and (await run_on(kernel, "x"))[1] == "3"
 
 
@@ -414,7 +414,7 @@ async def test_a_request_that_did_not_arrive_is_reported_and_not_sent_again(
         proxy.stop_next = len(code) < 100
         reply, text = await run_on(kernel, code)
         assert (reply.status, reply.error_name, reply.state) == ("error", "ConnectionLost", "kept")
-        assert (reply.notes, text) == ((NOT_ARRIVED,), "")
+        assert (reply.notices, text) == ((NOT_ARRIVED,), "")
         assert (await run_on(kernel, "x"))[1] == "1"
 
 
@@ -480,7 +480,7 @@ async def test_a_session_that_idles_through_a_cut_does_not_notice(
         await asyncio.sleep(1.1)  # idle
         cut()
         reply, text = await run_on(kernel, "x += 1; x")
-        assert (text, reply.notes) == (str(1 + proxy.cuts), ())
+        assert (text, reply.notices) == (str(1 + proxy.cuts), ())
     assert proxy.cuts == 2
 
 

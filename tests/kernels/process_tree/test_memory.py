@@ -112,14 +112,14 @@ async def test_memory_of_any_kind_counts(limited: Sessions, kind: str) -> None:
     session = await limited.open()
     run = await cell(session, f"import time\n{TOO_MUCH[kind]}\ntime.sleep(15)")
     assert run.status == "dead"
-    assert "used more than RMI_AGENT_MEMORY_LIMIT (300 MB)" in " ".join(run.notes)
+    assert "used more than RMI_AGENT_MEMORY_LIMIT (300 MB)" in " ".join(run.notices)
     assert value(await cell(session, "1 + 1")) == "2"
 
 
 @pytest.mark.parametrize("code", FINE.values(), ids=FINE)
 async def test_what_is_shared_counts_once(limited: Sessions, code: str) -> None:
     run = await cell(await limited.open(), f"import time\n{code}")
-    assert (run.status, run.notes) == ("ok", ())
+    assert (run.status, run.notices) == ("ok", ())
 
 
 @pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
@@ -132,7 +132,7 @@ async def test_a_sandboxs_own_memory_counts_for_the_session_that_fills_it(
     await asyncio.sleep(1.5)  # until it no longer counts as busy
     code = f"f = open('{folder}/x', 'wb')\nfor _ in range(6): f.write(bytes(100_000_000))"
     run = await cell(filling, f"import time\n{code}\ntime.sleep(15)")
-    assert "in its /tmp and /dev/shm" in " ".join(run.notes)
+    assert "in its /tmp and /dev/shm" in " ".join(run.notices)
     # What lies there still is not held against anybody: cells that take nothing run.
     for session in (filling, other):
         assert (await cell(session, "import time; time.sleep(1.5); 5")).status == "ok"
@@ -146,15 +146,15 @@ async def test_what_ended_sessions_left_in_a_sandbox_counts_for_no_new_session(
     for name in "xy":  # neither takes too much
         filling = await limited.open()
         code = f"f = open('/tmp/{name}', 'wb')\nfor _ in range(2): f.write(bytes(100_000_000))"
-        assert (await cell(filling, f"import time\n{code}\ntime.sleep(1)")).notes == ()
+        assert (await cell(filling, f"import time\n{code}\ntime.sleep(1)")).notices == ()
         await limited.close(filling)
         await asyncio.sleep(1.5)  # so that nobody has that /tmp for a while
     session = await limited.open()
     run = await cell(session, "import os, time; time.sleep(2.5); os.path.getsize('/tmp/x')")
-    assert (run.status, run.notes, value(run)) == ("ok", (), "200000000")
+    assert (run.status, run.notices, value(run)) == ("ok", (), "200000000")
     await cell(session, "f = open('/tmp/z', 'wb')\nfor _ in range(3): f.write(bytes(100_000_000))")
     run = await cell(session, "import time; time.sleep(15)")
-    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)  # what it adds does count
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notices)  # what it adds does count
 
 
 @pytest.mark.skipif(SANDBOX != "bwrap", reason="only bubblewrap gives a /tmp of one's own")
@@ -165,7 +165,7 @@ async def test_empty_files_in_a_sandboxs_own_memory_count(tmp_path: Path) -> Non
     async with Sessions(config, launch(folder), warm=0, policy=policy(folder)) as opened:
         code = "for n in range(150_000): os.mknod(f'/dev/shm/{n}')"
         run = await cell(await opened.open(), f"import os, time\n{code}\ntime.sleep(15)")
-    assert "in its /tmp and /dev/shm" in " ".join(run.notes)
+    assert "in its /tmp and /dev/shm" in " ".join(run.notices)
 
 
 @pytest.mark.skipif(SANDBOX != "off", reason="a sandbox has none")
@@ -173,7 +173,7 @@ async def test_system_v_memory_counts_and_does_not_survive_its_session(limited: 
     session = await limited.open()
     before = {segment.number for segment in segments()}
     run = await cell(session, SYSTEM_V.format(size=600_000_000) + "import time; time.sleep(15)")
-    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notices)
     assert (await cell(session, SYSTEM_V.format(size=1_000_000))).status == "ok"
     assert {segment.number for segment in segments()} - before
     await limited.close(session)
@@ -211,7 +211,7 @@ async def test_system_v_memory_counts_when_its_creator_has_ended(limited: Sessio
     before = {segment.number for segment in segments()}
     code = (BY_A_CHILD + FILL).format(size=600_000_000)
     run = await cell(session, code + "time.sleep(15)")
-    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
+    assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notices)
     assert not {segment.number for segment in segments()} - before
 
 
@@ -300,8 +300,8 @@ async def test_a_process_that_cannot_be_ended_is_named_and_stops_no_watch(
     monkeypatch.setattr(psutil.Process, "kill", refused)
     for killed in (session, await limited.open()):  # the watch goes on
         run = await cell(killed, f"import time\n{TOO_MUCH['its own']}\ntime.sleep(15)")
-        assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notes)
-        named = f"Process {theirs} (sleep)" in " ".join(run.notes)
+        assert "RMI_AGENT_MEMORY_LIMIT" in " ".join(run.notices)
+        named = f"Process {theirs} (sleep)" in " ".join(run.notices)
         assert named == (killed is session)
     assert psutil.pid_exists(theirs)
     kill(psutil.Process(theirs))

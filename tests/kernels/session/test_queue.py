@@ -107,7 +107,7 @@ async def test_a_run_that_fails_inside_the_server_has_words_and_holds_up_nobody(
     with pytest.raises(KernelError, match=r"Cell 1 failed inside the server \(No space left"):
         await broken.task
     run = await behind.task
-    assert "fresh kernel" in " ".join(run.notes)  # the cell may still have run in the other
+    assert "fresh kernel" in " ".join(run.notices)  # the cell may still have run in the other
     assert session.kernel is not before
     assert opened.pool.count == 1
 

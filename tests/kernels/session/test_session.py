@@ -130,7 +130,7 @@ async def test_a_timeout_interrupts_and_keeps_the_state(session: Session, code: 
     assert run.timed_out
     assert run.state == "kept"
     assert stream(run).startswith("begun")
-    assert run.steps == ("timed out after 0.5 s", "interrupted")  # the first was enough
+    assert run.actions == ("timed out after 0.5 s", "interrupted")  # the first was enough
     assert value(await cell(session, "x")) == "42"
 
 
@@ -157,7 +157,7 @@ async def test_code_that_ignores_interrupts_is_killed_and_the_session_goes_on(
     assert run.status == "timeout"
     assert run.state == "lost"
     assert stream(run) == "begun\n"
-    assert "killed" in " ".join(run.notes)
+    assert "killed" in " ".join(run.notices)
     assert (await cell(session, "x")).error_name == "NameError"
 
 
@@ -199,7 +199,7 @@ async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> 
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
     run = await cell(session, "1 + 1")
     assert (run.status, run.state, value(run)) == ("ok", "lost", "2")
-    assert "earlier variables are gone" in " ".join(run.notes)
+    assert "earlier variables are gone" in " ".join(run.notices)
     assert (await cell(session, "1")).state == "kept"
 
 
@@ -334,10 +334,10 @@ async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -
         session = await limited.open()
         run = await cell(session, "while True: print('x' * 1000)")
         assert run.status == "interrupted"
-        assert "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notes)
+        assert "RMI_AGENT_OUTPUT_LIMIT" in " ".join(run.notices)
         # One that has ended before the interrupt reaches it loses nothing in silence, either.
         run = await cell(session, "print('y' * 200_000)")
-        assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (100,000)" in " ".join(run.notes)
+        assert "bytes beyond RMI_AGENT_OUTPUT_LIMIT (100,000)" in " ".join(run.notices)
         assert value(await cell(session, "1")) == "1"
 
 
