@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
-from rmi_agent.server.environment import marks
 from rmi_agent.server.setting_fields import Settings
+from rmi_agent.server.setting_names import marks
 from rmi_agent.server.setting_types import Default
 from rmi_agent.server.settings import RETIRED, variable_of
 

@@ -21,9 +21,9 @@ from ..kernels import (
     lets_signals_out,
     why_not,
 )
-from .environment import home
 from .errors import BadSettings
 from .launch import kernels_are_here, make_folders
+from .setting_names import home
 from .settings import Settings
 from .state_dir import private_folder
 

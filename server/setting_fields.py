@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 
-from .environment import Notice, home
+from .setting_names import Notice, home
 from .setting_types import (
     Bytes,
     Contested,

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .environment import Variable, checkout, dotenv, environment, home, read, variables
 from .errors import BadSettings
 from .setting_fields import Attach, Settings
+from .setting_names import Variable, checkout, dotenv, environment, home, read, variables
 
 __all__ = [
     "Attach",
