@@ -410,6 +410,7 @@ async def test_an_exit_code_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
         assert ended.exit_code_lost
 
 
+@pytest.mark.slow
 async def test_templates_that_are_stopped_are_ended(made: list[pool.Template]) -> None:
     async with kernel(), kernel(env={**kernel_env(), "PRINCIPAL": "other"}):
         assert len(made) == 2
@@ -419,6 +420,7 @@ async def test_templates_that_are_stopped_are_ended(made: list[pool.Template]) -
         assert all(template.ended for template in made)
 
 
+@pytest.mark.slow
 async def test_a_stopped_template_is_closed_while_others_get_their_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -488,7 +490,8 @@ async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
     assert "has failed" not in caplog.text
 
 
-@pytest.mark.parametrize("asked", [1, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [1, 40])
 async def test_a_template_that_hangs_holds_nobody_up(
     asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
