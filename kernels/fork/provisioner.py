@@ -22,7 +22,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
 from ..errors import CannotFork
-from ..process_tree import MARK, mark_process
+from ..process_tree import MARK, mark_process, marking
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .request import Request, request_for
@@ -91,9 +91,9 @@ class ForkserverProvisioner(LocalProvisioner):
         if self.prefix:
             # In another PID namespace, a kernel can't watch its parent.
             kwargs["independent"] = True
-        info = await super().launch_kernel(cmd, **kwargs)
-        # Before the kernel's first line runs, which may be the user's.
-        mark_process(self.process.pid, (kwargs.get("env") or os.environ).get(MARK, ""))
+        mark = (kwargs.get("env") or os.environ).get(MARK, "")
+        info = await super().launch_kernel([*marking(mark), *cmd], **kwargs)
+        mark_process(self.process.pid, mark)
         if self.prefix and (inner := await inside(self.process.pid)):
             self.pgid = inner
         return info

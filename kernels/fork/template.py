@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from ..errors import CannotFork, PreloadConflict
-from ..process_tree import mark_process
+from ..process_tree import mark_process, marking
 from .forked_process import ForkedProcess
 from .request import Request
 from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
@@ -59,11 +59,12 @@ class Template:
         self._importing: tuple[str, float] | None = None
         self._unread = b""
         self.line, other_end = socket.socketpair()
+        mark = first.mark.partition(".")[0]  # the server's
         with other_end, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
             self.line.setblocking(False)
             self.process = subprocess.Popen(
-                [*first.python, str(PROGRAM), str(other_end.fileno()), *preload],
+                [*marking(mark), *first.python, str(PROGRAM), str(other_end.fileno()), *preload],
                 env=self.env,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -73,7 +74,7 @@ class Template:
                 start_new_session=True,
             )
             undo.pop_all()
-        mark_process(self.process.pid, first.mark.partition(".")[0])
+        mark_process(self.process.pid, mark)
 
     def is_usable(self) -> bool:
         """Whether it can fork; first reads its reports."""

@@ -6,7 +6,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 from .family import Family
 from .memory import memory_of
 from .memory_watch import MemoryWatch
-from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked
+from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked, marking
 from .shared_memory import remove
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "mark_number",
     "mark_process",
     "marked",
+    "marking",
     "memory_of",
     "remove",
 ]

@@ -117,6 +117,17 @@ def mark_process(pid: int, mark: str) -> None:
             log.debug("The process %s was not marked by a limit: %s", pid, error)
 
 
+def marking(mark: str) -> list[str]:
+    """Begins a command whose process is marked by the limit before its first line runs.
+
+    Empty where the system has no `prlimit`: then `mark_process` comes some milliseconds later.
+    """
+    program = shutil.which("prlimit") if sys.platform == "linux" and mark else None
+    if program is None or number_on(0) != resource.RLIM_INFINITY:
+        return []
+    return [program, f"--locks={mark_number(mark)}", "--"]
+
+
 def number_on(pid: int) -> int:
     """The number that `mark_process` set on a process or an ancestor; arbitrary if it did not.
 

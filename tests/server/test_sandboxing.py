@@ -324,6 +324,6 @@ def test_doctor_names_the_tier_and_what_it_leaves_open(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("sandbox over HTTP: ", "no network", "Left open: ", "fork server: fresh kernels"):
+    for words in ("sandbox over HTTP: ", "no network", "Left open: ", "fork server: new kernels"):
         assert words in done.stdout
     assert "✗" not in done.stdout

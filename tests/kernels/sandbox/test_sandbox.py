@@ -653,7 +653,7 @@ ALLOWED = {
     "own_processes": (
         "import os, resource, subprocess, threading\n"
         "os.nice(1); os.sched_setaffinity(0, os.sched_getaffinity(0)); p = subprocess.Popen(['sleep', '60'])\n"
-        "os.setpriority(os.PRIO_PROCESS, p.pid, 5); assert os.getpriority(os.PRIO_PROCESS, p.pid) == 5\n"
+        "os.setpriority(os.PRIO_PROCESS, p.pid, 15); assert os.getpriority(os.PRIO_PROCESS, p.pid) == 15\n"
         "os.sched_setaffinity(p.pid, {min(os.sched_getaffinity(0))})\n"
         "assert len(os.sched_getaffinity(p.pid)) == 1\n"
         "os.sched_setscheduler(p.pid, os.SCHED_BATCH, os.sched_param(0))\n"

@@ -322,8 +322,10 @@ def broken_files() -> list[Any]:
             marks=pytest.mark.skipif(not root, reason="only root gives files away"),
         ),
         pytest.param(lambda path: path.touch(0o600), "no token in", id="empty"),
-        pytest.param(lambda path: path.mkdir(), "can't be read|is not a file", id="folder"),
-        pytest.param(lambda path: os.mkfifo(path, 0o600), "is not a file", id="pipe", marks=POSIX),
+        pytest.param(lambda path: path.mkdir(), "can't be read|is not a regular file", id="folder"),
+        pytest.param(
+            lambda path: os.mkfifo(path, 0o600), "is not a regular file", id="pipe", marks=POSIX
+        ),
     ]
 
 

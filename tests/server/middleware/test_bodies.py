@@ -453,4 +453,4 @@ async def test_long_texts_are_refused_without_http_as_well(tmp_path: Path) -> No
                 await client.get_prompt("fix_script", {key: "a" * 10_001})
         many = '{"cells":[' + "1," * 1_000_000 + "1]}"
         result = await client.call_tool_mcp("resume_session", {"notebook": "x", "content": many})
-        assert "x has more than 1,000,000 values" in result.content[0].text
+        assert "x has more than 1,000,000 JSON values" in result.content[0].text

@@ -161,6 +161,6 @@ async def test_a_busy_session_offers_nothing_and_says_why(tmp_path: Path) -> Non
     async with Client(app.mcp) as client:
         session = await ran(client, "import time; time.sleep(60)")
         assert await complete(client, VARIABLE, "name", "ti", session_id=session) == []
-        with pytest.raises(MCPError, match="while a run goes on"):
+        with pytest.raises(MCPError, match="while a run is in progress"):
             await inspected(client, session, "time")
         await client.call_tool("close_session", {"session_id": session})
