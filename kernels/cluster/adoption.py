@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 
+import nbformat
 from nbformat import NotebookNode
 
 from ..addresses import JupyterServer, RemoteKernel
@@ -91,7 +92,7 @@ async def open_notebook(
     path = config.notebooks / mine.notebook
     try:
         recorder, cells = await asyncio.to_thread(Recorder.going_on, path, config.instance)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, nbformat.ValidationError) as error:
         log.warning("%s can't be continued: %s", path, error)
         return None, [], f"{mine.notebook} can't be continued ({error})"
     return recorder, cells, ""

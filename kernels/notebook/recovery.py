@@ -77,7 +77,7 @@ def recover(
                 close_cells(notebook)
                 repaired.append(notebook)
             path.unlink(missing_ok=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # one broken file stops no server
             log.warning("%s could not be repaired after a crash: %s", notebook, error)
     return repaired
 
@@ -132,7 +132,9 @@ def repair(notebook: Path) -> None:
 
 def is_whole(cell: Any) -> bool:
     """Whether a cell has all its keys and no others; only code cells are ever torn."""
-    return isinstance(cell, dict) and (cell.get("cell_type") != "code" or cell.keys() == KEYS)
+    if not isinstance(cell, dict):
+        return False
+    return cell.get("cell_type") in ("markdown", "raw") or cell.keys() == KEYS
 
 
 def begun(torn: str) -> str:

@@ -185,7 +185,9 @@ def read_bytes(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnusableFile(f"{path} can't be read: {reason(error)}.") from None
+        raise UnusableFile(
+            f"{path} can't be read: {reason(error)}. Fix that, or name another file by --config."
+        ) from None
 
 
 def write(file: ConfigFile, text: str) -> Path | None:

@@ -24,6 +24,7 @@ from ..state_dir import create_private, private_folder, private_text, token_file
 
 LOCK_TIMEOUT = 60.0  # max seconds to wait while another server starts or stops
 POLL_INTERVAL = 0.05  # seconds between attempts to get the lock or find the server
+PROBE_TIMEOUT = 0.2  # max seconds to wait for the lock before a server is taken to hold it
 BACKLOG = 2048  # max connections the system queues until they are accepted
 SOCKET_PATH_LIMIT = 103  # max bytes of a Unix socket's path on macOS; 107 on Linux
 
@@ -166,7 +167,7 @@ def is_held() -> bool:
     if sys.platform == "win32" or not Path(lock().lock_file).exists():
         return False
     try:
-        with lock().acquire(timeout=0):
+        with lock().acquire(timeout=PROBE_TIMEOUT):  # another probe holds it for less
             return False
     except Timeout:
         return True

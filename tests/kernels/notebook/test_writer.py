@@ -354,6 +354,29 @@ def test_a_write_that_is_cut_anywhere_loses_no_complete_cell(tmp_path: Path, bef
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_start_that_is_cut_anywhere_leaves_the_cells_before_it(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, METADATA)
+    done = printed("é")
+    done.metadata["rmi_agent"] = {"status": "ok"}
+    recorder.finish(done, "t")
+    path = recorder.path
+    assert path is not None
+    before = path.read_bytes()
+    made = new_code_cell("print() # é")
+    recorder.start(made, "t")
+    started = path.read_bytes()
+    ours = pid_file(path).read_text()
+    for end in range(len(before) - len(TAIL), len(started) + 1):
+        path.write_bytes(started[:end] + before[end:])
+        pid_file(path).write_text(ours.replace('"pid": ', '"pid": -'))
+        assert recover(tmp_path) == [path]
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert notebook.cells[0] == done
+        assert [cell.source for cell in notebook.cells[1:]] in ([], [made.source])
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, METADATA)
     made = new_code_cell("")
