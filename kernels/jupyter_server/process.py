@@ -1,40 +1,28 @@
-"""A kernel on a Jupyter Server: start, interrupt and end it, and stay connected.
+"""A kernel on a Jupyter Server: starts, interrupts and ends it.
 
-Offers what `KernelProcess` requires. Knows the server and the websocket; nothing about what runs
-in the kernel.
+Offers what `KernelProcess` requires. Knows the server; nothing about what runs in the kernel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.asyncio.client import ClientConnection
 
 from ..addresses import RemoteKernel
 from ..errors import KernelStartError, ServerError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
-from . import rest
 from .balancing import least_busy
 from .channels import Channels
+from .connection import Connection
 from .rest import ANSWER, Api, server_of
-from .wire_format import V1
 
 log = logging.getLogger(__name__)
-# At debug level, websockets logs request headers, which contain the token.
-wire_log = logging.getLogger(f"{__name__}.wire")
-wire_log.setLevel(logging.INFO)
-
-PING = 5.0  # seconds between pings, and timeout of each
-REFUSED = 5.0  # max seconds of refused connections before we give up reconnecting
-UNREACHABLE = 10.0  # the same for a server that is unreachable in other ways
-LARGEST = 64_000_000  # max bytes of one message
 
 
 class ServerKernel:
@@ -75,15 +63,15 @@ class ServerKernel:
             else:
                 self._api = Api(server_of(self.launch.attach.url, self.launch.servers))
                 self._id = self.launch.attach.kernel_id
-                try:
-                    await self._api.kernel(self._id)
-                except ServerError as error:
-                    raise self._gone(error) from error
+            assert self._api is not None
+            connection = Connection(self._api, self._id, self._channels)
+            if self.launch.attach is not None:
+                await connection.check()
             # The server answers only once the kernel does, and a new kernel takes its time.
-            websocket = await self._connect(self.launch.start_timeout)
+            websocket = await connection.open(self.launch.start_timeout)
         except ServerError as error:
             raise KernelStartError(str(error)) from error
-        self._keeping = self._tasks.start(self._keep_connected(websocket), "connection")
+        self._keeping = self._tasks.start(self._stay_connected(connection, websocket), "connection")
         return self._channels.client()
 
     async def _begin(self) -> None:
@@ -105,78 +93,14 @@ class ServerKernel:
             return None
         return RemoteKernel(self._api.server.url, self._id, self._channels.process)
 
-    # -- the connection
-
-    async def _connect(self, timeout: float = ANSWER) -> ClientConnection:
-        """Open a websocket within `timeout` seconds.
-
-        Raises:
-            ServerError: the server refused or can't be reached.
-        """
-        assert self._api is not None
-        server = self._api.server
-        url = rest.channels_url(server.url, self._id, self._channels.session.session)
+    async def _stay_connected(self, connection: Connection, websocket: ClientConnection) -> None:
         try:
-            return await connect(
-                url,
-                additional_headers=self._api.headers,
-                subprotocols=[V1],
-                compression=None,
-                max_size=LARGEST,
-                open_timeout=timeout,
-                ping_interval=PING,
-                ping_timeout=PING,
-                close_timeout=1,
-                logger=wire_log,
-                ssl=rest.trusted() if url.startswith("wss:") else None,
-            )
-        except InvalidStatus as error:
-            status = error.response.status_code
-            raise ServerError(rest.why_refused(server, status), status) from error
-        except (OSError, WebSocketException, TimeoutError) as error:
-            raise rest.failed(server.url, error) from error
-
-    async def _keep_connected(self, websocket: ClientConnection) -> None:
-        """Carry messages until the kernel's end, reconnecting whenever the websocket closes."""
-        try:
-            while True:
-                try:
-                    await self._channels.carry(websocket)
-                except* ConnectionClosed as closed:
-                    log.info("The connection to %s was cut: %s", self._where, closed.exceptions[0])
-                finally:
-                    await websocket.close()
-                websocket = await self._connect_again()
+            await connection.keep(websocket)
         except ServerError as error:
             self._ended(f"The connection to its Jupyter Server was lost. {error}")
         except Exception as error:  # a bug here must not make anyone wait forever
             log.exception("The connection to %s failed", self._where)
             self._ended(f"The connection to its Jupyter Server was lost. {error!r}")
-
-    async def _connect_again(self) -> ClientConnection:
-        """Retry until a new websocket is open; return it.
-
-        Raises:
-            ServerError: the kernel is gone, or the server was unreachable for too long.
-        """
-        assert self._api is not None
-        since, pause = time.monotonic(), 0.05
-        while True:
-            try:
-                await self._api.kernel(self._id)
-                return await self._connect()
-            except ServerError as error:
-                timeout = REFUSED if error.gone else UNREACHABLE
-                if error.status in (401, 403, 404) or time.monotonic() - since > timeout:
-                    raise self._gone(error) from error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 1.0)
-
-    def _gone(self, error: ServerError) -> ServerError:
-        """Return the error; a 404 is explained as a kernel that was ended on the server."""
-        if error.status != 404:
-            return error
-        return ServerError(f"{self._where} no longer has the kernel: it was ended there.", 404)
 
     def _ended(self, why: str) -> None:
         if not self._end.done():
