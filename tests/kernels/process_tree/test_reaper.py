@@ -40,13 +40,22 @@ def reapers() -> list[psutil.Process]:
     return found
 
 
+async def only_reaper() -> psutil.Process:
+    """The one that was just started, whose command line is empty for a moment."""
+    async with asyncio.timeout(10):
+        while not (found := reapers()):
+            await asyncio.sleep(0.01)
+    (reaper,) = found
+    return reaper
+
+
 async def test_a_watchdog_that_is_killed_has_a_successor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.CHECK_INTERVAL", 0.05)
     watchdog = Reaper("watched", folder)
     staying = asyncio.create_task(watchdog.stay())
-    (first,) = reapers()
+    first = await only_reaper()
     first.kill()
     async with asyncio.timeout(10):
         while reapers() in ([], [first]):
@@ -64,7 +73,7 @@ async def test_what_a_watchdog_cannot_do_any_more_is_done_in_its_place(
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.KILL_TIMEOUT", 0.5)
     watchdog = Reaper("watched", folder)
-    (process,) = reapers()
+    process = await only_reaper()
     process.send_signal(number)
     with marked_process() as marked:
         await watchdog.release()
