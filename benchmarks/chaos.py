@@ -1,6 +1,6 @@
 """A chaos run: `python benchmarks/chaos.py [--minutes 5] [--sandbox off] [--seed N]`.
 
-Six clients with two tokens call tools at random while templates, kernels, bubblewrap, watchdog
+Six clients with two tokens call tools at random while templates, kernels, bubblewrap, reaper
 and the server itself are killed, stopped and continued. In the end it says which promise was
 broken, and exits with 1 if any was. The last line is the summary as JSON.
 """
@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 from chaos_clients import ACTIONS, Record, User
 from chaos_health import Health
-from chaos_monkey import Monkey, Target, gone_within, told
+from chaos_monkey import Monkey, Target, describe, gone_within
 from fastmcp import Client
 from harness import check_notebooks, environ
 
@@ -101,11 +101,11 @@ def environment(folder: Path, sandbox: str) -> dict[str, str]:
 
 def left_behind(folder: Path, known: list[psutil.Process]) -> list[str]:
     """What a server that has ended has left: processes, sockets, journals, temporary files."""
-    left = [f"process {told(process)}" for process in gone_within(known, 10)]
+    left = [f"process {describe(process)}" for process in gone_within(known, 10)]
     marked = [process for process in psutil.process_iter() if str(folder) in environ(process)]
-    left += [f"process {told(process)}" for process in marked if process not in known]
+    left += [f"process {describe(process)}" for process in marked if process not in known]
     zombies = [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE]
-    left += [f"zombie {told(process)}" for process in zombies]
+    left += [f"zombie {describe(process)}" for process in zombies]
     for place in ("run/rmi-agent", "tmp"):
         left += [f"file {path}" for path in (folder / place).glob("*")]
     left += [f"file {path}" for path in (folder / "notebooks").glob(".*")]

@@ -25,7 +25,7 @@ from harness import Acknowledged
 LONGEST = 60.0  # seconds that a call may take while the server is up
 LAST_WORDS = 2.0  # seconds that calls get to fail by themselves when the server has ended
 LIMIT = 3.0  # seconds that most runs may take
-NO_WORDS = re.compile("Error calling tool|Nothing is known of the cause|Traceback")
+NO_WORDS = re.compile(r"Error calling tool|\bincident [0-9a-f]{8}\b|Traceback")
 SESSIONS = 3  # that a client keeps at most
 
 

@@ -25,21 +25,21 @@ KINDS = {
     "template": 22,
     "bwrap": 12,
     "broker": 8,
-    "watchdog": 8,
+    "reaper": 8,
     "server": 10,
     "kernels": 5,
 }
 PROGRAMS = {
     "zygote.py": "template",
     "broker.py": "broker",
-    "reaper.py": "watchdog",
+    "reaper.py": "reaper",
     "ipykernel_launcher": "kernel",
 }
 SIGNALS = {"KILL": 45, "STOP": 35, "TERM": 10, "INT": 10}
 PAUSE = 0.2, 8.0  # seconds that a process is stopped
 SERVER_PAUSE = 0.1, 2.0  # and the server
 EVERY = 0.3, 2.5  # seconds between two acts
-WATCHDOG_ALONE = 5.0  # seconds between the watchdog's end and the server's: nobody else clears up
+REAPER_ALONE = 5.0  # seconds between the reaper's end and the server's: nobody else clears up
 AFTER_STOP = 1.0  # seconds in which the server may catch up after it was stopped
 CLEARED = 15.0  # seconds after a server's SIGKILL in which its processes have to be gone
 
@@ -239,7 +239,7 @@ class Monkey:
         length = (ends - time.monotonic()) / (endings + 1)
         begin = ends - length * (endings + 1)
         self._endings = [begin + length * (n + chance.uniform(0.6, 1.2)) for n in range(endings)]
-        self._watchdog_alone = 0.0
+        self._reaper_alone = 0.0
         self._stopped: set[psutil.Process] = set()
         self._later: set[asyncio.Task[None]] = set()
 
@@ -277,8 +277,8 @@ class Monkey:
             if what == "STOP":
                 self._stopped.add(victim)
                 self._start(self._go_on(victim, self.chance.uniform(*PAUSE)))
-            elif kind == "watchdog" and what == "KILL":
-                self._watchdog_alone = time.monotonic() + WATCHDOG_ALONE
+            elif kind == "reaper" and what == "KILL":
+                self._reaper_alone = time.monotonic() + REAPER_ALONE
 
     async def _go_on(self, process: psutil.Process, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -287,7 +287,7 @@ class Monkey:
 
     async def _end_server(self) -> None:
         """SIGKILL mostly, else SIGTERM; the next one starts at once."""
-        await asyncio.sleep(self._watchdog_alone - time.monotonic())
+        await asyncio.sleep(self._reaper_alone - time.monotonic())
         await asyncio.to_thread(self.census.look, self.target.process)
         self._endings.pop(0)
         number = self.chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
@@ -306,7 +306,7 @@ class Monkey:
         left = await asyncio.to_thread(gone_within, census.living(), CLEARED)
         if left:
             self.report(
-                "left behind", f"{CLEARED:g} s after a server's end: {list(map(told, left))}"
+                "left behind", f"{CLEARED:g} s after a server's end: {list(map(describe, left))}"
             )
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
@@ -332,7 +332,7 @@ def send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def told(process: psutil.Process) -> str:
+def describe(process: psutil.Process) -> str:
     """A process in words."""
     try:
         words = " ".join(process.cmdline())[:120]

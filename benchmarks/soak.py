@@ -233,7 +233,7 @@ async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
         problems.append(f"memory grew by {final / first:.2f}")
     if files_after.total() > files_before.total() + 5:
         problems.append(f"file descriptors more than at the start: {files_after - files_before}")
-    if len(children) > 6:  # two warm kernels, their template in bubblewrap (2), the watchdog
+    if len(children) > 6:  # two warm kernels, their template in bubblewrap (2), the reaper
         problems.append(f"processes under an idle server: {children}")
     problems += [f"left behind: {left}" for left in (*marked, *sockets)]
     problems += [f"logged: {line}" for line in errors]

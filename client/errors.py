@@ -1,4 +1,4 @@
-"""The errors of this floor, and those of the libraries below that calls to a server raise.
+"""The errors of this layer, and those of the libraries below that calls to a server raise.
 
 NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
 Failed                     commands/check.py: a step of `check` had another result than expected

@@ -1,4 +1,4 @@
-"""The errors of this floor, and messages for errors of the operating system.
+"""The errors of this layer, and messages for errors of the operating system.
 
 KernelError              what was asked for can't be done; the text says why and what to do next
 ├─ SessionNotFoundError  no such session, or it is not the caller's: the text does not say which

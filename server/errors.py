@@ -1,4 +1,4 @@
-"""The errors of this floor: what each means to the caller, and who may see its text.
+"""The errors of this layer: what each means to the caller, and who may see its text.
 
 BadSettings                a setting, option or state file can't be used: commands print the text,
                            one line that names it, and exit with 2; for whoever started them

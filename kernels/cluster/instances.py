@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The stored name stays, since running stores have it.
 INSTANCES = "copies"  # collection in the store
 BEAT = 2.0  # seconds between heartbeats
 ALIVE = 8.0  # TTL of a heartbeat in seconds; after that other instances may take the sessions

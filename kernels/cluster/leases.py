@@ -40,7 +40,7 @@ class Lease:
 
     id: str
     principal: str
-    home: str = ""
+    home: str = ""  # a stored name, kept since running stores have it
     turn: int = 0
     server: str = ""
     kernel: str = ""

@@ -223,7 +223,7 @@ class Channels:
     def _make_up_end(self, run: Request, last_reply: Message | None) -> None:
         """Fabricate a run's lost reply and idle status, so that its caller stops waiting."""
         known = last_reply["content"] if last_reply is not None else {}
-        lost = known.get("arrived") is False and not run.begun
+        lost = known.get("arrived") is False and not run.started
         if run.cut and not lost:
             self._mark_cut(run)
         run.cut = False

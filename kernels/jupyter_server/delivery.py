@@ -20,7 +20,7 @@ class Request:
 
     Attributes:
         message: the request.
-        begun: whether any message has been received for it.
+        started: whether any message has been received for it.
         reply: its reply, if received.
         idle: whether the kernel has reported idle after it.
         over: set when both the reply and the idle status have been received.
@@ -29,7 +29,7 @@ class Request:
     """
 
     message: Message
-    begun: bool = False
+    started: bool = False
     reply: Message | None = None
     idle: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,7 +43,7 @@ class Request:
 
     def take(self, channel: str, message: Message) -> None:
         """Record a message received for the request."""
-        self.begun, self.answering = True, False
+        self.started, self.answering = True, False
         if channel == "shell":
             self.reply = message
         if message["msg_type"] == "status":

@@ -133,9 +133,9 @@ class ServerKernel:
 
     def connection_messages(self) -> tuple[str, ...]:
         """Return what happened to the connection since the last call."""
-        news = tuple(self._channels.problems)
+        messages = tuple(self._channels.problems)
         self._channels.problems.clear()
-        return news
+        return messages
 
     def describe_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""

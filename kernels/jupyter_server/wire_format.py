@@ -75,14 +75,14 @@ def without_content(text: bytes) -> dict[str, object]:
     Raises:
         ValueError: the other parts are too long, or not in the order Jupyter Servers write.
     """
-    begun, decoder = text[:BEGINNING].decode("utf-8", "ignore"), json.JSONDecoder()
-    place, whole = begun.index("{") + 1, dict[str, object]()
+    start, decoder = text[:BEGINNING].decode("utf-8", "ignore"), json.JSONDecoder()
+    place, whole = start.index("{") + 1, dict[str, object]()
     while True:
-        key, place = decoder.raw_decode(begun, place)
+        key, place = decoder.raw_decode(start, place)
         if key == "content":
             break
-        whole[key], place = decoder.raw_decode(begun, end_of(_COLON, begun, place))
-        place = end_of(_COMMA, begun, place)
+        whole[key], place = decoder.raw_decode(start, end_of(_COLON, start, place))
+        place = end_of(_COMMA, start, place)
     if last := _LAST.search(text, max(0, len(text) - 1000)):
         whole["channel"] = last[1].decode()
     return {**whole, "content": {}}

@@ -209,58 +209,58 @@ class Kernel:
         if timeout:
             why = f"timed out after {timeout:g} s"
             timer = loop.call_later(timeout, self.interrupt, why, "timeout")
-        notes: list[str] = []
+        notices: list[str] = []
         if dropped := self.process.raw.attach(outputs.stream):
-            notes.append(f"Left out: {dropped:,} characters that came while nothing ran.")
+            notices.append(f"Left out: {dropped:,} characters that came while nothing ran.")
         if self._files is None:
             work = self.exchange.run(code, request, outputs, self._stop)
         else:
-            work = self._files.run(code, request, outputs, self._stop, notes)
+            work = self._files.run(code, request, outputs, self._stop, notices)
         ending = loop.create_task(work)
         death = loop.create_task(self.process.until_dead())
-        asking = loop.create_task(self.exchange.relay_questions(on_question, outputs))
+        questions = loop.create_task(self.exchange.relay_questions(on_question, outputs))
         try:
             events: list[asyncio.Future[Any]] = [ending, death, self._stop]
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
-            steps: list[str] = []
+            actions: list[str] = []
             if not ending.done() and not death.done():
-                steps = await self._stop_run(ending, death)
-            status = self._stop.result()[0] if self._stop.done() and steps else None
+                actions = await self._stop_run(ending, death)
+            status = self._stop.result()[0] if self._stop.done() and actions else None
             if not ending.done():
-                return await self._dead(ending, death, outputs, status, steps, notes)
+                return await self._dead(ending, death, outputs, status, actions, notices)
             reply = ending.result()
             self.process.raw.drain()
             if ends_kernel(reply):
                 await asyncio.wait({death}, timeout=5)
-                return await self._dead(ending, death, outputs, status, steps, notes)
-            return reply_of(reply, status, steps, self._notes(notes, outputs))
+                return await self._dead(ending, death, outputs, status, actions, notices)
+            return reply_of(reply, status, actions, self._all_notices(notices, outputs))
         finally:
             if timer is not None:
                 timer.cancel()
-            for task in (ending, death, asking):
+            for task in (ending, death, questions):
                 task.cancel()
-            await asyncio.wait({ending, death, asking})
+            await asyncio.wait({ending, death, questions})
             self._stop = None
             self.process.raw.detach()
 
     async def _stop_run(
         self, ending: asyncio.Task[Message], death: asyncio.Task[int | None]
     ) -> list[str]:
-        """SIGINT, again after the grace period, then SIGKILL; returns the steps taken, in words."""
+        """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
-        steps = [self._stop.result()[1]]
+        actions = [self._stop.result()[1]]
         for words in ("interrupted", "interrupted again"):
-            steps.append(words)
+            actions.append(words)
             await self.process.interrupt(again=words == "interrupted again")
             # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
             self.client.kernel_info()
             await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
             if ending.done() or death.done():
-                return steps
-        steps.append("killed, since it ignored the interrupts")
+                return actions
+        actions.append("killed, since it ignored the interrupts")
         await self.process.kill()
         await asyncio.wait({death}, timeout=GRACE)
-        return steps
+        return actions
 
     async def _dead(
         self,
@@ -268,8 +268,8 @@ class Kernel:
         death: asyncio.Task[int | None],
         outputs: Outputs,
         status: Status | None,
-        steps: list[str],
-        notes: list[str],
+        actions: list[str],
+        notices: list[str],
     ) -> Reply:
         """Make the reply of a process that ended, after folding the output it still sent."""
         quiet = False
@@ -284,10 +284,10 @@ class Kernel:
         self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
         if self.killed_since:
-            steps = [self.killed_since, "killed"]
-        how, why = tuple(steps), self._notes(notes, outputs)
+            actions = [self.killed_since, "killed"]
+        how, why = tuple(actions), self._all_notices(notices, outputs)
         return Reply(status or "dead", exit_code=code, state="lost", actions=how, notices=why)
 
-    def _notes(self, notes: list[str], outputs: Outputs) -> tuple[str, ...]:
+    def _all_notices(self, notices: list[str], outputs: Outputs) -> tuple[str, ...]:
         left_out = [outputs.left_out] if outputs.left_out else []
-        return (*notes, *self.process.connection_messages(), *left_out)
+        return (*notices, *self.process.connection_messages(), *left_out)

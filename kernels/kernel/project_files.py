@@ -38,15 +38,15 @@ class ProjectFiles:
         request: dict[str, Any],
         outputs: Outputs,
         stop: asyncio.Future[Any],
-        notes: list[str],
+        notices: list[str],
     ) -> Message:
-        """Run code as `Exchange.run` does, after sending the files; adds to the run's `notes`."""
+        """Run code as `Exchange.run` does, after sending the files; adds to the run's `notices`."""
         shipment = self._shipment
         self._outputs, self._stop = outputs, stop
         try:
             if request or shipment.there is None:
                 script = Path(request["path"]) if request else None
-                notes += await shipment.send(script)
+                notices += await shipment.send(script)
                 request = {**request, "path": shipment.path(script)} if script else {}
         except NotSent as error:
             if not stop.done():
@@ -55,7 +55,7 @@ class ProjectFiles:
         reply = await self._exchange.run(code, request, outputs, stop)
         if not ends_kernel(reply):
             try:
-                notes += await shipment.written()
+                notices += await shipment.written()
             except NotSent as error:
                 log.info("What was written on the kernel's machine is not known: %s", error)
         return reply

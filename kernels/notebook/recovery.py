@@ -39,6 +39,7 @@ def write_pid_file(notebook: Path, instance: str = "") -> None:
         instance: the instance of the server, if several on several machines share the folder.
     """
     process = psutil.Process()
+    # "copy" is the instance, as files of running servers have it.
     owner = {"pid": process.pid, "started": process.create_time(), "copy": instance}
     descriptor = os.open(pid_file(notebook), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
@@ -120,9 +121,9 @@ def repair(notebook: Path) -> None:
     last = content[begin:].decode("utf-8", "surrogateescape")
     try:
         cell, end = json.JSONDecoder().raw_decode(last)
-        last = last[:end] if is_whole(cell) else begun(last)
+        last = last[:end] if is_whole(cell) else as_started(last)
     except ValueError:
-        last = begun(last)
+        last = as_started(last)
     before = content[:begin] if last else content[:begin].rstrip(b",\n")
     whole = before + last.encode("utf-8", "surrogateescape") + TAIL
     json.loads(whole)
@@ -137,7 +138,7 @@ def is_whole(cell: Any) -> bool:
     return cell.get("cell_type") in ("markdown", "raw") or cell.keys() == KEYS
 
 
-def begun(torn: str) -> str:
+def as_started(torn: str) -> str:
     """A torn cell as it was before it ran; empty if there is too little of it."""
     source, found, _ = torn.partition('"execution_count"')
     return source + '"execution_count": null, "outputs": [], "metadata": {}}' if found else ""

@@ -167,7 +167,8 @@ class Recorder:
         try:
             if self.path is not None and self._touched_by_others():
                 log.warning(
-                    "%s was changed by another program; recording goes on in a new file.", self.path
+                    "%s was changed by another program; recording continues in a new file.",
+                    self.path,
                 )
                 self.close()
                 self.path = None

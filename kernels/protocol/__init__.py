@@ -1,6 +1,6 @@
 """Jupyter's messages as data: a cell's outputs, how its run ended, the questions it asks.
 
-Knows neither processes nor channels.
+Also a client whose channels are queues. Knows neither processes nor connections.
 """
 
 from .cleaning import encodable

@@ -171,8 +171,8 @@ def show_read_only(paths: Iterable[str]) -> None:
         checked(libc.mount(None, b"/", None, RECURSIVE | SLAVE, None), "mounts of one's own")
         for path in map(os.fsencode, filter(os.path.exists, paths)):
             checked(libc.mount(path, path, None, BIND, None), os.fsdecode(path))
-            kept = os.statvfs(path).f_flag & KEPT  # a container's root may not clear these
-            flags = BIND | REMOUNT | READ_ONLY | kept
+            locked = os.statvfs(path).f_flag & KEPT  # a container's root may not clear these
+            flags = BIND | REMOUNT | READ_ONLY | locked
             checked(libc.mount(None, path, None, flags, None), os.fsdecode(path))
 
 

@@ -57,7 +57,7 @@ class Record:
             process: of the kernel that it ran on; None if that is not known.
             executions: all runs in memory.
         """
-        notes = self._notes(reply, process)
+        notices = self._notices(reply, process)
         state: State = "lost" if self.lost else reply.state
         self.lost = self.note = ""
         cell = execution.outputs.settle()
@@ -76,8 +76,8 @@ class Record:
             facts.exit_code = reply.exit_code
         if reply.actions:
             facts.steps = list(reply.actions)
-        if notes:
-            facts.notes = notes
+        if notices:
+            facts.notes = notices
         self._recorder.finish(cell, execution.title)
         if changed := {id(output) for output in execution.outputs.elsewhere}:
             await self._recorder.amend(
@@ -89,25 +89,25 @@ class Record:
         about = (f"This cell was not recorded: {problem}",) if problem else ()
         return Run(cell, execution.session_id, self._recorder.path, about)
 
-    def _notes(self, reply: Reply, process: KernelProcess | None) -> list[str]:
+    def _notices(self, reply: Reply, process: KernelProcess | None) -> list[str]:
         """What the caller should know besides the outputs, as sentences."""
-        notes = [self.note] if self.note else []
+        notices = [self.note] if self.note else []
         if self.lost:
-            notes.append(
+            notices.append(
                 f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
             )
         if reply.actions:
-            notes.append(describe_stop(reply))
-        notes += reply.notices
+            notices.append(describe_stop(reply))
+        notices += reply.notices
         if hint := self._hints.get(reply.error_name or ""):
-            notes.append(hint)
+            notices.append(hint)
         if reply.state == "lost":
             if reply.status == "dead" and not reply.actions:
                 ending = process.describe_end(reply.exit_code) if process is not None else ""
-                notes.append(f"The kernel died. {ending}".rstrip())
-            notes.append("The session goes on with a fresh kernel: all its variables are lost.")
-            notes += process.left_running if process is not None else ()
-        return notes
+                notices.append(f"The kernel died. {ending}".rstrip())
+            notices.append("The session continues with a fresh kernel: all its variables are lost.")
+            notices += process.left_running if process is not None else ()
+        return notices
 
     def sign_soon(self) -> None:
         """Sign the notebook once the session has been quiet for `QUIET` seconds."""

@@ -121,7 +121,7 @@ class Sessions:
         self._stack.push_async_callback(self._close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
-            (reaper.stay, "watchdog"),
+            (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
             (functools.partial(watch_memory, self), "memory"),
         ):

@@ -57,7 +57,7 @@ def redirect_uri_error(uri: str) -> str | None:
     """Why a redirect URI is refused, or None if it is safe."""
     parts = urlsplit(uri)
     if len(uri) > REDIRECT_URI:
-        return f"A redirect URI may have {REDIRECT_URI} characters."
+        return f"A redirect URI may have at most {REDIRECT_URI} characters."
     if not is_protected(parts):
         return "A redirect URI must be an https:// address, or an http:// one of a loopback host."
     if not parts.hostname or parts.username is not None or parts.password is not None:

@@ -82,8 +82,8 @@ class SignInPage:
         one = self._pending.get(key)
         if one is None or start != self._url + PATH:
             return
-        kept = request.cookies.get(self._cookie, "")  # another tab's cookie: both tabs can go on
-        one.browser = kept if BROWSER.fullmatch(kept) else secrets.token_urlsafe(32)
+        cookie = request.cookies.get(self._cookie, "")  # of another tab: both can continue
+        one.browser = cookie if BROWSER.fullmatch(cookie) else secrets.token_urlsafe(32)
         response.set_cookie(
             self._cookie,
             one.browser,

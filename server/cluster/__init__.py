@@ -1,6 +1,6 @@
 """Server instances that share sessions: checks their settings, and takes sessions over.
 
-`kernels` knows where a session is.
+Knows settings and MCP calls; nothing about leases or the store, which are in `kernels/cluster`.
 """
 
 from .setup import shared_instances

@@ -14,15 +14,15 @@ class CheckResult:
     Attributes:
         what: the check's name.
         ok: whether it passed; None if there was nothing to check.
-        told: the finding, in one line.
+        detail: the finding, in one line.
         todo: the next step, if any.
     """
 
     what: str
     ok: bool | None
-    told: str
+    detail: str
     todo: str = ""
 
     def __str__(self) -> str:
         todo = f"\n    {self.todo}" if self.todo else ""
-        return f"{MARKS[self.ok]} {self.what}: {self.told}{todo}"
+        return f"{MARKS[self.ok]} {self.what}: {self.detail}{todo}"

@@ -1,5 +1,6 @@
-"""Limits for one caller: requests, bytes, connections, and the size of texts.
+"""Limits for one caller (requests, bytes, connections, texts, JSON values), and readable errors.
 
+JSON is checked before it is parsed; an unexpected exception becomes a message with a next step.
 Each part sits in front of the tools and knows nothing about them.
 """
 

@@ -69,7 +69,9 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     made = dict(pairs)
     if long := next((key for key in made if len(key) > NAME), ""):
-        raise Flaw(f"A key has {len(long):,} characters; it may have {NAME:,}. Send a shorter one.")
+        raise Flaw(
+            f"A key has {len(long):,} characters; it may have at most {NAME:,}. Send a shorter one."
+        )
     if len(made) < len(pairs):
         raise Flaw("An object has the same key twice. Send each key only once.")
     return made
@@ -82,7 +84,7 @@ def short(number: str) -> str:
         Flaw: it has too many digits.
     """
     if len(number) > DIGITS:
-        raise Flaw(f"A number has {len(number):,} digits; it may have {DIGITS}. Round it.")
+        raise Flaw(f"A number has {len(number):,} digits; it may have at most {DIGITS}. Round it.")
     return number
 
 

@@ -167,8 +167,8 @@ class Guard:
         if share.open > most:
             raise RequestRefused(
                 429,
-                f"Too many requests at once: you may have {most} open. Nothing was done; try again"
-                " in 5 s, when some have ended.",
+                f"Too many requests at once: you may have at most {most} open. Nothing was done;"
+                " try again in 5 s, when some have ended.",
                 5,
             )
 

@@ -97,19 +97,19 @@ def of_call(arguments: dict[str, Any]) -> str | None:
     """The same for the arguments of a tool call."""
     if len(arguments) > ARGUMENTS:
         return (
-            f"the call has {len(arguments):,} arguments; it may have {ARGUMENTS}."
+            f"the call has {len(arguments):,} arguments; it may have at most {ARGUMENTS}."
             " Send only those of the tool."
         )
     code, args = arguments.get("code"), arguments.get("args")
     if isinstance(code, str) and len(code) > CELL:
         return (
-            f"the code has {len(code):,} characters; a cell may have {CELL:,}."
+            f"the code has {len(code):,} characters; a cell may have at most {CELL:,}."
             " Write a file with write_python_file and run that."
         )
     words = args if isinstance(args, list) else []
     if (length := sum(len(one) for one in words if isinstance(one, str))) > COMMAND_LINE:
         return (
-            f"args has {length:,} characters; a command line may have {COMMAND_LINE:,}."
+            f"args has {length:,} characters; a command line may have at most {COMMAND_LINE:,}."
             " Pass what is long in stdin or in a file."
         )
     others: list[tuple[str, Any]] = []
@@ -128,7 +128,7 @@ def too_long(
     for key, text in texts:
         limit = LIMITS.get(key, most)
         if len(text) > limit:
-            return f"{key} has {len(text):,} characters; it may have {limit:,}. {advice}"
+            return f"{key} has {len(text):,} characters; it may have at most {limit:,}. {advice}"
     return None
 
 

@@ -106,6 +106,7 @@ class Door:
         if self._values is not None and has_more_values(body, self._values):
             raise RequestRefused(
                 400,
-                f"The request's JSON may have {self._values} values. Nothing was done; send fewer.",
+                f"The request's JSON may have at most {self._values} values. Nothing was"
+                " done; send fewer.",
             )
         return body

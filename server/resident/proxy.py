@@ -194,7 +194,7 @@ class ResidentProxy(Middleware):
 
     def _format_ended(self, endpoint: Endpoint) -> str:
         starts = self._attach == "always" and self._settings.rmi_agent_server is None
-        then = "The next call starts a new one." if starts else f"To go on, start it: {START}."
+        then = "The next call starts a new one." if starts else f"To continue, start it: {START}."
         return (
             f"{endpoint.label} has ended. {MAY_HAVE_RUN} {SESSIONS_ENDED} {then}{self._alternative}"
         )

@@ -109,9 +109,9 @@ class Index:
         """
         key = entry.path.name, entry.stamp
         with self._lock:
-            if kept := self._read.get(key):
+            if notebook := self._read.get(key):
                 self._read.move_to_end(key)
-                return kept
+                return notebook
         notebook = read_notebook(entry.path, live=entry.live)
         with self._lock:
             for stale in [old for old in self._read if old[0] == key[0]]:

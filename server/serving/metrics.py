@@ -65,7 +65,7 @@ class Metrics:
         self._runs.labels(kind, run.status).inc()
         self._seconds.labels(kind).observe(run.elapsed)
         self._bytes.inc(execution.outputs.size)
-        if any(step.startswith("killed") for step in run.actions):
+        if any(action.startswith("killed") for action in run.actions):
             self._killed.inc()
 
 

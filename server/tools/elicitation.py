@@ -77,19 +77,19 @@ async def ask(execution: Execution, ctx: Context, seconds: float) -> ToolResult 
     if request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS:
         return question_result(execution, question, elicitation_state(ctx))
     form = form_of(question)
-    asking = asyncio.create_task(
+    elicitation = asyncio.create_task(
         ctx.session.elicit_form(form.message, form.requested_schema, ctx.request_id)
     )
     try:
-        events: list[asyncio.Future[Any]] = [asking, execution.task]
+        events: list[asyncio.Future[Any]] = [elicitation, execution.task]
         await asyncio.wait(events, timeout=seconds, return_when="FIRST_COMPLETED")
-        if asking.done():
-            settle(question, asking.result())
+        if elicitation.done():
+            settle(question, elicitation.result())
     except MCPError:
         question.refuse(UNSUPPORTED)
     finally:
-        asking.cancel()
-        await asyncio.wait({asking})
+        elicitation.cancel()
+        await asyncio.wait({elicitation})
     return None
 
 

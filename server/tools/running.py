@@ -205,7 +205,7 @@ class RunTools:
 
     def _answered_run(self, ctx: Context) -> Execution | None:
         """Deliver the answer that this call brings, if any; returns the run that asked."""
-        before = elicitation_state(ctx) if ctx.request_state else None
+        before = elicitation_state(ctx)
         if before is None:
             return None
         execution = self.sessions.execution(before.session_id, before.cell, principal())

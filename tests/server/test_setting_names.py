@@ -236,7 +236,7 @@ async def test_the_doctor_and_the_start_name_them(
         found.append(finding)
         if len(found) == 3:
             break
-    assert found[2].what == "settings" and "Did you mean PYTHON_TIMEOUT?" in found[2].told
+    assert found[2].what == "settings" and "Did you mean PYTHON_TIMEOUT?" in found[2].detail
 
 
 def test_hosts_get_settings_by_their_present_names(

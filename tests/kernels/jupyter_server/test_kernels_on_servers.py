@@ -546,8 +546,8 @@ async def test_the_doctor_looks_at_each_server(
         jupyter_server_token=f"{pair[0].token},wrong",
     )
     well, refused = [finding async for finding in of_jupyter_servers(settings)]
-    assert well.ok and f"{pair[0].server.url} has python3" in well.told
-    assert refused.ok is False and refused.told.startswith("RMI_AGENT_JUPYTER_SERVER_TOKEN: ")
+    assert well.ok and f"{pair[0].server.url} has python3" in well.detail
+    assert refused.ok is False and refused.detail.startswith("RMI_AGENT_JUPYTER_SERVER_TOKEN: ")
     assert refused.todo == "Set the token of that server."
     findings = await of_kernels(settings, None)
     assert [(finding.what, finding.ok) for finding in findings] == [

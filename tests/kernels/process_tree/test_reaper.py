@@ -1,4 +1,4 @@
-"""The watchdog process is watched itself."""
+"""The reaper process is watched itself."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ async def only_reaper() -> psutil.Process:
     async with asyncio.timeout(10):
         while not (found := reapers()):
             await asyncio.sleep(0.01)
-    (reaper,) = found
-    return reaper
+    (process,) = found
+    return process
 
 
-async def test_a_watchdog_that_is_killed_has_a_successor(
+async def test_a_reaper_that_is_killed_has_a_successor(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.CHECK_INTERVAL", 0.05)
-    watchdog = Reaper("watched", folder)
-    staying = asyncio.create_task(watchdog.stay())
+    reaper = Reaper("watched", folder)
+    staying = asyncio.create_task(reaper.stay())
     first = await only_reaper()
     first.kill()
     async with asyncio.timeout(10):
@@ -62,20 +62,20 @@ async def test_a_watchdog_that_is_killed_has_a_successor(
             await asyncio.sleep(0.02)
     staying.cancel()
     with marked_process() as marked:
-        await watchdog.release()
+        await reaper.release()
         assert marked.wait(5) == -signal.SIGKILL
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_what_a_watchdog_cannot_do_any_more_is_done_in_its_place(
+async def test_what_a_reaper_cannot_do_any_more_is_done_in_its_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr("rmi_agent.kernels.process_tree.reaper.KILL_TIMEOUT", 0.5)
-    watchdog = Reaper("watched", folder)
+    reaper = Reaper("watched", folder)
     process = await only_reaper()
     process.send_signal(number)
     with marked_process() as marked:
-        await watchdog.release()
+        await reaper.release()
         assert marked.wait(5) == -signal.SIGKILL
     assert not folder.exists()

@@ -268,7 +268,7 @@ async def test_a_kernel_that_dies_at_its_start_leaves_its_last_words(tmp_path: P
 
 
 def kernels() -> list[psutil.Process]:
-    """The kernel processes of this one; the watchdog is none, and neither is a template."""
+    """The kernel processes of this one; the reaper is none, and neither is a template."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):

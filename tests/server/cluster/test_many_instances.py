@@ -1,4 +1,4 @@
-"""Three copies of the server behind nginx, kernels on a Jupyter Server, records in Redis."""
+"""Three instances of the server behind nginx, kernels on a Jupyter Server, records in Redis."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ pytestmark = [
 
 
 @dataclass
-class Copy:
+class Instance:
     """A server in a process of its own."""
 
     process: subprocess.Popen[str]
@@ -89,14 +89,14 @@ class Copy:
 
 @dataclass
 class House:
-    """All that the copies have in common."""
+    """All that the instances have in common."""
 
     folder: Path
     jupyter: Jupyter
     store: str
-    copies: list[Copy] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
 
-    def _begin(self, port: int = 0, **settings: str) -> Copy:
+    def _begin(self, port: int = 0, **settings: str) -> Instance:
         env = {
             **kernel_env(),
             "PYTHON_PROJECTS_DIR": str(self.folder / "python_projects"),
@@ -117,23 +117,23 @@ class House:
             stderr=subprocess.PIPE,
             text=True,
         )
-        copy = Copy(process, settings)
-        self.copies.append(copy)
-        threading.Thread(target=copy.read, daemon=True).start()
-        return copy
+        instance = Instance(process, settings)
+        self.instances.append(instance)
+        threading.Thread(target=instance.read, daemon=True).start()
+        return instance
 
-    def start(self, number: int = 2, **settings: str) -> list[Copy]:
-        """Copies that serve, with these settings."""
-        copies = [self._begin(**settings) for _ in range(number)]
-        for copy in copies:
-            assert copy.serves.wait(SOON * 4) and copy.url, "".join(copy.log)
-        return copies
+    def start(self, number: int = 2, **settings: str) -> list[Instance]:
+        """Instances that serve, with these settings."""
+        instances = [self._begin(**settings) for _ in range(number)]
+        for instance in instances:
+            assert instance.serves.wait(SOON * 4) and instance.url, "".join(instance.log)
+        return instances
 
-    def start_again(self, before: Copy) -> Copy:
-        """A copy at the address of one that has ended."""
-        copy = self._begin(before.port, **before.settings)
-        assert copy.serves.wait(SOON * 4) and copy.url == before.url, "".join(copy.log)
-        return copy
+    def start_again(self, before: Instance) -> Instance:
+        """An instance at the address of one that has ended."""
+        instance = self._begin(before.port, **before.settings)
+        assert instance.serves.wait(SOON * 4) and instance.url == before.url, "".join(instance.log)
+        return instance
 
     def notebooks(self) -> list[Path]:
         return sorted((self.folder / "notebooks").glob("*.ipynb"))
@@ -184,11 +184,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             try:
                 yield made
             finally:
-                for copy in made.copies:
-                    if copy.process.poll() is None:
-                        copy.process.terminate()
-                for copy in made.copies:
-                    copy.process.wait(SOON)
+                for instance in made.instances:
+                    if instance.process.poll() is None:
+                        instance.process.terminate()
+                for instance in made.instances:
+                    instance.process.wait(SOON)
     finally:
         jupyter.stop()
 
@@ -197,8 +197,8 @@ NGINX_CONFIG = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{ worker_connections 1024; }}
 http {{
-    log_format copies '$request $upstream_addr';
-    access_log {folder}/access.log copies; client_body_temp_path {folder}/body;
+    log_format instances '$request $upstream_addr';
+    access_log {folder}/access.log instances; client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
     scgi_temp_path {folder}/s;
     {ours}
@@ -219,10 +219,10 @@ def nginx_of_docs(ports: list[int], port: int) -> str:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, copies: list[Copy]) -> Iterator[str]:
-    """nginx before the copies, as the documentation has it."""
+def nginx(folder: Path, instances: list[Instance]) -> Iterator[str]:
+    """nginx before the instances, as the documentation has it."""
     port = free_port()
-    ours = nginx_of_docs([copy.port for copy in copies], port)
+    ours = nginx_of_docs([instance.port for instance in instances], port)
     config = folder / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(folder=folder, ours=ours))
     process = subprocess.Popen([NGINX, "-c", str(config), "-e", str(folder / "nginx.log")])
@@ -253,7 +253,7 @@ async def client(
 
 
 async def led_to(house: House, url: str, token: str = TOKEN) -> int:
-    """The port of the copy to which nginx leads a caller."""
+    """The port of the instance to which nginx leads a caller."""
     mark = secrets.token_hex(8)
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as asking:
         await asking.get(f"{url}/healthz?{mark}")
@@ -279,8 +279,8 @@ async def no_kernel_is_left(house: House) -> None:
 
 
 @needs_nginx
-async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: House) -> None:
-    copies = house.start(3)
+async def test_no_session_is_lost_when_instances_are_killed_and_stopped(house: House) -> None:
+    instances = house.start(3)
     answered: Counter[str] = Counter()
     halfway, three_quarters = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
@@ -317,16 +317,16 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
 
     async def kill() -> None:
         await halfway.wait()
-        copies.sort(key=lambda copy: copy.opened, reverse=True)
-        assert copies[1].opened, "all sessions are on one copy"
-        copies[0].process.kill()
+        instances.sort(key=lambda instance: instance.opened, reverse=True)
+        assert instances[1].opened, "all sessions are on one instance"
+        instances[0].process.kill()
         await three_quarters.wait()
-        copies[1].process.send_signal(signal.SIGTERM)
+        instances[1].process.send_signal(signal.SIGTERM)
 
-    with nginx(house.folder, copies) as url:
+    with nginx(house.folder, instances) as url:
         async with asyncio.timeout(150):
             await asyncio.gather(kill(), *(use(number, url) for number in range(1, SESSIONS + 1)))
-            assert copies[1].process.wait(SOON) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+            assert instances[1].process.wait(SOON) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
             found = 0
             for user in range(USERS):
                 async with client(url, TOKENS[f"u{user}"]) as one:
@@ -347,7 +347,7 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
         records = [one.metadata.rmi_agent for one in cells]
         assert [one.cell for one in records] == sorted({one.cell for one in records}), path
         runs = [one.status for one, made in zip(records, cells, strict=True) if "+=" in made.source]
-        if runs:  # a run may have begun on record, and its copy have been killed before it ran
+        if runs:  # a run may have begun on record, and its instance have been killed before it ran
             counted += 1
             assert runs.count("ok") <= RUNS <= len(runs), (path, runs)
     assert counted == SESSIONS
@@ -356,8 +356,8 @@ async def test_no_session_is_lost_when_copies_are_killed_and_stopped(house: Hous
 
 @needs_nginx
 @pytest.mark.parametrize("mode", MODES)
-async def test_nginx_leads_all_calls_of_a_caller_to_one_copy(house: House, mode: str) -> None:
-    copies = house.start(3)
+async def test_nginx_leads_all_calls_of_a_caller_to_one_instance(house: House, mode: str) -> None:
+    instances = house.start(3)
     printed: list[str] = []
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
@@ -388,23 +388,23 @@ async def test_nginx_leads_all_calls_of_a_caller_to_one_copy(house: House, mode:
             assert stopped.structured_content["status"] == "interrupted"
             await first.call_tool("close_session", {"session_id": session_id})
 
-    with nginx(house.folder, copies) as url:
+    with nginx(house.folder, instances) as url:
         callers = {await led_to(house, url, token): token for token in TOKENS.values()}
-        assert len(callers) > 1, "all callers are led to one copy"
+        assert len(callers) > 1, "all callers are led to one instance"
         async with asyncio.timeout(120):
             await asyncio.gather(*(use(url, token) for token in callers.values()))
     assert printed.count("one\n") >= len(callers)
-    assert {copy.port for copy in copies if copy.opened} == callers.keys()
-    for copy in copies:
-        copy.stop()
+    assert {instance.port for instance in instances if instance.opened} == callers.keys()
+    for instance in instances:
+        instance.stop()
 
 
 @needs_nginx
-def test_nginx_leads_a_viewer_of_the_review_pages_to_one_copy(house: House) -> None:
-    copies = house.start(3)
+def test_nginx_leads_a_viewer_of_the_review_pages_to_one_instance(house: House) -> None:
+    instances = house.start(3)
     log = house.folder / "access.log"
     log.unlink(missing_ok=True)
-    with nginx(house.folder, copies) as url:
+    with nginx(house.folder, instances) as url:
         for user in range(USERS):
             origin = {"Origin": "http://127.0.0.1"}  # as with a port that needs no mention
             with httpx2.Client(base_url=url, follow_redirects=True) as browser:
@@ -414,16 +414,16 @@ def test_nginx_leads_a_viewer_of_the_review_pages_to_one_copy(house: House) -> N
                 for number in range(5):
                     assert browser.get(f"/?user={user}&n={number}").status_code == 200
     served: dict[str, set[str]] = {}
-    for user, copy in re.findall(r"/\?user=(\d+)&n=\d \S+ (\S+)", log.read_text()):
-        served.setdefault(user, set()).add(copy)
+    for user, instance in re.findall(r"/\?user=(\d+)&n=\d \S+ (\S+)", log.read_text()):
+        served.setdefault(user, set()).add(instance)
     assert len(served) == USERS and all(len(one) == 1 for one in served.values()), served
     assert len(set.union(*served.values())) > 1
-    for copy in copies:
-        copy.stop()
+    for instance in instances:
+        instance.stop()
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
+async def test_a_call_that_comes_to_another_instance_is_refused_with_the_cause(
     house: House, mode: str
 ) -> None:
     home, other = house.start()
@@ -465,25 +465,25 @@ async def test_a_call_that_comes_to_another_copy_is_refused_with_the_cause(
         for one in (here, there):
             with pytest.raises(ToolError, match="has ended"):
                 await cell(one, "x", session_id)
-    for copy in (home, other):
-        copy.stop()
+    for instance in (home, other):
+        instance.stop()
 
 
 @needs_nginx
-async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: House) -> None:
-    copies = house.start(3)
-    with nginx(house.folder, copies) as url:
+async def test_a_session_comes_back_to_an_instance_that_was_started_again(house: House) -> None:
+    instances = house.start(3)
+    with nginx(house.folder, instances) as url:
         async with client(url) as one:
             _, facts = await cell(one, "x = 41")
         session_id = facts["session_id"]
         port = await led_to(house, url)
-        [first] = [copy for copy in copies if copy.port == port]
+        [first] = [instance for instance in instances if instance.port == port]
         first.process.kill()
         first.process.wait()
         async with client(url) as one:
             assert (await cell(one, "x", session_id))[0] == "41"
         again = house.start_again(first)
-        copies.remove(first)
+        instances.remove(first)
         async with asyncio.timeout(SOON * 2):
             while await led_to(house, url) != port:  # nginx has not tried it again yet
                 await asyncio.sleep(0.5)
@@ -494,31 +494,31 @@ async def test_a_session_comes_back_to_a_copy_that_was_started_again(house: Hous
                     text, facts = await cell(one, "x + 1", session_id)
             assert (text, facts["state"]) == ("42", "kept")
             await one.call_tool("close_session", {"session_id": session_id})
-    for copy in (*copies, again):
-        copy.stop()
+    for instance in (*instances, again):
+        instance.stop()
     await no_kernel_is_left(house)
 
 
 @needs_nginx
-async def test_an_older_client_goes_on_when_the_copy_that_it_was_connected_with_dies(
+async def test_an_older_client_goes_on_when_the_instance_that_it_was_connected_with_dies(
     house: House,
 ) -> None:
-    copies = house.start(2)
-    with nginx(house.folder, copies) as url:
+    instances = house.start(2)
+    with nginx(house.folder, instances) as url:
         async with client(url, mode="legacy") as one:
             _, facts = await cell(one, "x = 41")
             port = await led_to(house, url)
-            [home] = [copy for copy in copies if copy.port == port]
+            [home] = [instance for instance in instances if instance.port == port]
             home.process.kill()
             home.process.wait()
             assert (await cell(one, "x + 1", facts["session_id"]))[0] == "42"
             await one.call_tool("close_session", {"session_id": facts["session_id"]})
-    copies.remove(home)
-    copies[0].stop()
+    instances.remove(home)
+    instances[0].stop()
     await no_kernel_is_left(house)
 
 
-async def test_a_run_outlives_the_copy_that_began_it(house: House) -> None:
+async def test_a_run_outlives_the_instance_that_began_it(house: House) -> None:
     home, other = house.start()
     async with client(home.url) as here, client(other.url) as there:
         _, facts = await cell(here, "import time; x = 1")
@@ -550,16 +550,16 @@ async def test_while_the_store_is_silent_calls_are_refused_and_nothing_is_lost(
 ) -> None:
     port = free_port()
     with redis(house.folder, port) as store:
-        [copy] = house.start(1, RMI_AGENT_SESSION_STORE=store)
-        async with client(copy.url) as one:
+        [instance] = house.start(1, RMI_AGENT_SESSION_STORE=store)
+        async with client(instance.url) as one:
             _, facts = await cell(one, "x = 1")
-    async with client(copy.url) as one:
+    async with client(instance.url) as one:
         with pytest.raises(ToolError, match=r"RMI_AGENT_SESSION_STORE.*Nothing was done"):
             await cell(one, "2")
         with redis(house.folder, port):  # it is back, and has forgotten all
             assert (await cell(one, "x", facts["session_id"]))[0] == "1"
             await one.call_tool("close_session", {"session_id": facts["session_id"]})
-            copy.stop()
+            instance.stop()
     await no_kernel_is_left(house)
 
 

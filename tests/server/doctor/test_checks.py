@@ -132,7 +132,7 @@ async def test_the_way_to_a_url_is_reported_by_the_step_at_which_it_ends(
         async with answering(*answers) as url:
             results = await way(url)
     wrong = [result for result in results if not result.ok]
-    assert told in wrong[0].told and todo in wrong[0].todo
+    assert told in wrong[0].detail and todo in wrong[0].todo
     assert TOKEN not in str(results)
 
 
@@ -161,7 +161,7 @@ async def test_no_token_is_sent_where_none_is_known(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
     async with answering(WELL, "421 x", "500 x") as url:
         last = (await way(url))[-1]
-    assert last.what == "URL with our token" and "none is known" in last.told
+    assert last.what == "URL with our token" and "none is known" in last.detail
 
 
 @contextlib.asynccontextmanager
@@ -207,7 +207,7 @@ async def test_through_a_tunnel_all_is_well_once_its_host_is_allowed(tmp_path: P
         process,
     ):
         port = of_port(load(port=int(url.rsplit(":", 1)[1])))
-        assert port.ok and f"this server listens (process {process.pid})" in port.told
+        assert port.ok and f"this server listens (process {process.pid})" in port.detail
         async with tunnel(url, "me.tunnel.example") as outside:
             found = await way(outside)
             assert all(result.ok for result in found), found
@@ -236,11 +236,11 @@ async def at_host(host: Host) -> list[CheckResult]:
 
 async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
     host = host_of("cursor")
-    assert [(one.ok, one.told) for one in await at_host(host)] == [
+    assert [(one.ok, one.detail) for one in await at_host(host)] == [
         (None, "not found on this machine")
     ]
     host.folder.mkdir()
-    assert "install cursor adds one" in (await at_host(host))[0].told
+    assert "install cursor adds one" in (await at_host(host))[0].detail
     configured("cursor", '{"mcpServers": {"git": {"command": "uvx", "args": ["git"]}, "x": 1}}')
     assert [one.ok for one in await at_host(host)] == [None]
 
@@ -250,7 +250,7 @@ async def test_a_broken_config_is_found(text: str) -> None:
     host = configured("claude-desktop", "")
     host.config.write_bytes(text.encode("utf-8", "surrogateescape"))
     (result,) = await at_host(host)
-    assert result.ok is False and str(host.config) in result.told and result.todo
+    assert result.ok is False and str(host.config) in result.detail and result.todo
 
 
 async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> None:
@@ -259,7 +259,7 @@ async def test_the_block_of_old_that_claude_desktop_does_not_take_is_found() -> 
         "claude-desktop", json.dumps({"mcpServers": {"python-executor-remote": entry}})
     )
     (result,) = await at_host(host)
-    assert result.ok is False and "supports only commands" in result.told
+    assert result.ok is False and "supports only commands" in result.detail
     assert (
         "connect claude-desktop https://x.ngrok.io/sse --name python-executor-remote" in result.todo
     )
@@ -269,7 +269,7 @@ async def test_a_command_that_is_gone_is_found(home: Path) -> None:
     gone = str(home / "gone" / "rmi-agent-mcp-server")
     host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": gone}}}))
     (result,) = await at_host(host)
-    assert result.ok is False and "there is no program" in result.told
+    assert result.ok is False and "there is no program" in result.detail
     assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
 
 
@@ -286,7 +286,7 @@ async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> N
     entry = {"command": command, "args": ["--from", "file:///src"]}
     host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
     (result,) = await at_host(host)
-    assert result.ok is False and "PYTHON_TIMEOUT: it is no number" in result.told
+    assert result.ok is False and "PYTHON_TIMEOUT: it is no number" in result.detail
     assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
 
 
@@ -294,7 +294,7 @@ async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
     bridge = {"command": "npx", "args": ["-y", "mcp-remote", "https://t.example/mcp"]}
     host = configured("cursor", json.dumps({"mcpServers": {"python-remote": bridge}}))
     (result,) = await at_host(host)
-    assert result.ok is None and "browser" in result.told
+    assert result.ok is None and "browser" in result.detail
 
 
 # stdout, the port, folders, the token.
@@ -324,9 +324,9 @@ async def test_who_has_the_port_is_named() -> None:
         port = taken.getsockname()[1]
         result = of_port(load(port=port))
         assert result.ok is False
-        assert f"127.0.0.1:{port} is taken by" in result.told
-        assert f"process {os.getpid()}" in result.told
-    assert of_port(load(port=port)).told == f"127.0.0.1:{port} is free"
+        assert f"127.0.0.1:{port} is taken by" in result.detail
+        assert f"process {os.getpid()}" in result.detail
+    assert of_port(load(port=port)).detail == f"127.0.0.1:{port} is free"
 
 
 async def test_the_token_is_told_by_its_place_alone(
@@ -340,14 +340,14 @@ async def test_the_token_is_told_by_its_place_alone(
     path.write_text(TOKEN)
     path.chmod(0o600)
     result = of_token(load())
-    assert result.ok and str(path) in result.told and TOKEN not in str(result)
+    assert result.ok and str(path) in result.detail and TOKEN not in str(result)
     path.write_text("short")
     assert of_token(load()).ok is False
     if sys.platform != "win32":
         path.chmod(0o644)
-        assert "accessible to other users" in of_token(load()).told
+        assert "accessible to other users" in of_token(load()).detail
     named = load(rmi_agent_token=TOKEN, rmi_agent_tokens=f"alice:{TOKEN}2")
-    assert of_token(named).told == "RMI_AGENT_TOKEN and RMI_AGENT_TOKENS for alice"
+    assert of_token(named).detail == "RMI_AGENT_TOKEN and RMI_AGENT_TOKENS for alice"
     assert of_token(load(rmi_agent_token="short")).ok is False
 
 
@@ -370,16 +370,16 @@ async def test_a_resident_server_is_told_of_and_one_of_another_version_is_amiss(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     nobody = await of_resident(load())
-    assert (nobody.ok, nobody.told) == (None, "none; rmi-agent-mcp-server start starts one")
+    assert (nobody.ok, nobody.detail) == (None, "none; rmi-agent-mcp-server start starts one")
     born = resident.born(os.getpid()) or 0.0
     with resident.lease():
         resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
         other = await of_resident(load())
     assert other.ok is False
-    assert "is version 0.0.9" in other.told and "Restart the resident server" in other.told
+    assert "is version 0.0.9" in other.detail and "Restart the resident server" in other.detail
     resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
     crashed = await of_resident(load())
-    assert crashed.ok is None and "crashed or was killed" in crashed.told
+    assert crashed.ok is None and "crashed or was killed" in crashed.detail
 
 
 @pytest.mark.slow
@@ -395,7 +395,7 @@ async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_no
     entry = {"command": CLI[0], "args": CLI[1:], "env": {**env, "RMI_AGENT_KERNEL_POOL": "0"}}
     host = configured("claude-code", json.dumps({"mcpServers": {"python": entry}}))
     (result,) = await at_host(host)
-    assert result.ok is True and "started when the host first needs it" in result.told
+    assert result.ok is True and "started when the host first needs it" in result.detail
     assert resident.found() is None and not resident.record_file().exists()
 
 
@@ -433,7 +433,7 @@ async def test_for_programs_it_is_one_list_with_everything_that_is_amiss(
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
     found: list[dict[str, Any]] = json.loads(done.stdout)
-    assert all(list(one) == ["what", "ok", "told", "todo"] for one in found)
+    assert all(list(one) == ["what", "ok", "detail", "todo"] for one in found)
     wrong = {one["what"] for one in found if one["ok"] is False}
     assert wrong == {"kernel", "stdout on stdio", "port", "Cursor", "URL reachable"}
     assert all(one["todo"] for one in found if one["ok"] is False)

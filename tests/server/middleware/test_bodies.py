@@ -355,7 +355,7 @@ def large(method: str = "tools/call", **params: Any) -> str | None:
 def test_a_name_has_a_thousand_characters(key: str) -> None:
     assert large(arguments={key: "a" * 1_000}) is None
     assert large(arguments={key: "a" * 1_001}) == (
-        f"Nothing was done: {key} has 1,001 characters; it may have 1,000. {LONGER}"
+        f"Nothing was done: {key} has 1,001 characters; it may have at most 1,000. {LONGER}"
     )
 
 
@@ -390,7 +390,7 @@ def test_what_is_run_written_or_typed_may_be_long() -> None:
         assert large(arguments=arguments) is None
     answers = {"x": {"action": "accept", "content": {"value": "a" * 1_000_000}}}
     assert large(name="run_cell", inputResponses=answers) is None
-    assert "a cell may have 2,000,000" in (large(arguments={"code": "a" * 2_000_001}) or "")
+    assert "a cell may have at most 2,000,000" in (large(arguments={"code": "a" * 2_000_001}) or "")
     assert "a command line" in (large(arguments={"args": ["a" * 1_000_001] * 2}) or "")
     assert "a command line" in (large(arguments={"args": ["a" * 1_000_001, 5] * 2}) or "")
     assert large("completion/complete", arguments={"code": "a" * 10_001})
@@ -409,7 +409,7 @@ def test_what_is_run_written_or_typed_may_be_long() -> None:
 )
 def test_what_is_said_of_a_long_text_of_another_type_is_true(arguments: dict[str, Any]) -> None:
     found = large(arguments=arguments) or ""
-    assert found.endswith(f" has 11,000 characters; it may have 10,000. {LONGER}")
+    assert found.endswith(f" has 11,000 characters; it may have at most 10,000. {LONGER}")
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ async def test_long_texts_are_refused_without_http_as_well(tmp_path: Path) -> No
             result = await client.call_tool_mcp(tool, {**given, key: "a" * 1_001})
             assert result.is_error
             assert result.content[0].text == (
-                f"Error: {key} has 1,001 characters; it may have 1,000. {LONGER}"
+                f"Error: {key} has 1,001 characters; it may have at most 1,000. {LONGER}"
             )
         result = await client.call_tool_mcp("run_cell", {"code": "#" * 2_000_001})
         assert "Error: the code has 2,000,001 characters" in result.content[0].text

@@ -332,7 +332,7 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
             first.kill()
             lost = (await asyncio.wait_for(running, 10)).content[0].text
             assert f"(process {first.pid}) has ended. The call may have been carried out" in lost
-            assert "To go on, start it: rmi-agent-mcp-server start." in lost
+            assert "To continue, start it: rmi-agent-mcp-server start." in lost
 
             # While there is none.
             told = await error(waits, "run_cell", code="1")
