@@ -444,6 +444,7 @@ async def test_a_stopped_template_is_closed_while_others_get_their_kernels(
         assert not template.is_running()
 
 
+@pytest.mark.slow
 async def test_what_is_known_of_templates_ends_with_their_owner_alone(
     made: list[pool.Template], tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ def test_a_cell_has_so_many_outputs_and_no_more() -> None:
     assert "Outputs left out: 100" in outputs.left_out
 
 
+@pytest.mark.slow
 def test_clearing_frees_what_was_shown_and_forgets_its_names() -> None:
     displays: dict[str, Any] = {}
     outputs = Outputs(new_code_cell(), displays)

@@ -143,6 +143,7 @@ async def test_a_script_that_times_out_keeps_its_globals(session: Session, tmp_p
     assert value(await cell(session, "x")) == "7"
 
 
+@pytest.mark.slow
 @POSIX
 async def test_code_that_ignores_interrupts_is_killed_and_the_session_goes_on(
     session: Session,
@@ -328,6 +329,7 @@ async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
     assert stream(later) == "late\n"
 
 
+@pytest.mark.slow
 async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -> None:
     config = Config(tmp_path / "n", output_limit=100_000)
     async with Sessions(config, launch(tmp_path), warm=1) as limited:
