@@ -1,7 +1,7 @@
 """The errors of this layer: what each means to the caller, and who may see its text.
 
 BadSettings                a setting, option or state file can't be used: commands print the text,
-                           one line that names it, and exit with 2; for whoever started them
+                           one line that names it, and exit with 2; for the user who ran it
 AttachError                a stdio process can't attach to a server: it serves by itself, or fails
 │                          calls with this text; for the user whose server it is
 └─ NoResidentServer        none runs

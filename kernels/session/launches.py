@@ -21,7 +21,7 @@ class Launches:
     """The launches of all principals' kernels.
 
     Args:
-        launch: how kernels start, whoever has them.
+        launch: how kernels start, the same for all principals.
         runtime: the server's private folder for sockets.
         mark: prefix of the marks of all kernels.
         policy: how each principal's kernels are sandboxed; None means no sandbox.

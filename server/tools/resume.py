@@ -107,7 +107,7 @@ class ResumeTool:
         else:
             path = self._path(named)
             name, text = path.name, await asyncio.to_thread(self._text, path)
-        metadata, cells = await asyncio.to_thread(parsed, text, name)
+        metadata, cells = await asyncio.to_thread(parse_notebook, text, name)
         if not content and not may_read(metadata):
             raise unknown(named)
         cells = [one for one in cells if until is None or one.number <= until]
@@ -186,7 +186,7 @@ def check_values(text: str, name: str) -> None:
         )
 
 
-def parsed(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
+def parse_notebook(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
     """A notebook's metadata and its runs.
 
     Raises:

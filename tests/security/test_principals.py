@@ -18,7 +18,7 @@ from rmi_agent.kernels import LOCAL, Config, KernelError, SessionNotFoundError, 
 
 from tests.conftest import cell, launch
 from tests.server.conftest import fill
-from tests.server.served import ALICE, BOB, TEXT, USERS, bearer, served
+from tests.server.served import ALICE, BOB, INITIALIZE, TEXT, USERS, bearer, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 UNKNOWN = "AAAAAAAAAAAAAAAA"  # of the form that ids have
@@ -178,20 +178,10 @@ async def test_anothers_question_can_not_be_answered(both: Both) -> None:
 
 @pytest.mark.parametrize("path", ["mcp", "messages/"])
 async def test_anothers_connection_reads_as_one_that_never_was(both: Both, path: str) -> None:
-    greeting = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-06-18",
-            "capabilities": {},
-            "clientInfo": {"name": "t", "version": "1"},
-        },
-    }
     ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
     async with httpx2.AsyncClient(base_url=both.url, headers=TEXT, trust_env=False) as http:
         if path == "mcp":
-            first = await http.post("/mcp", json=greeting, headers=bearer(ALICE))
+            first = await http.post("/mcp", json=INITIALIZE, headers=bearer(ALICE))
             hers = first.headers["Mcp-Session-Id"]
             answers = [
                 await http.request(
@@ -216,7 +206,7 @@ async def test_anothers_connection_reads_as_one_that_never_was(both: Both, path:
                     await http.post(url, json=ping, headers=bearer(BOB))
                     for url in (endpoint, unknown)
                 ]
-                alive = await http.post(endpoint, json=greeting, headers=bearer(ALICE))
+                alive = await http.post(endpoint, json=INITIALIZE, headers=bearer(ALICE))
                 assert alive.status_code == 202
     assert {(answer.status_code, answer.text) for answer in answers} == {(404, answers[0].text)}
 

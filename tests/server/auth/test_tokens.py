@@ -30,6 +30,7 @@ from tests.server.conftest import HTTP_SERVER, fill, server_env
 from tests.server.served import (
     ALICE,
     BOB,
+    INITIALIZE,
     TEXT,
     USERS,
     Served,
@@ -43,16 +44,6 @@ from tests.server.served import (
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file modes")
 GOOD = "a-token-that-is-long-enough"
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "t", "version": "1"},
-    },
-}
 
 
 @pytest.fixture(scope="module")

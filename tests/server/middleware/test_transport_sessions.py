@@ -14,19 +14,9 @@ from rmi_agent.server.middleware import BoundedSessions
 from rmi_agent.server.middleware.transport_sessions import FORGOTTEN
 
 from tests.server.conftest import fill
-from tests.server.served import ALICE, BOB, TEXT, USERS, Served, bearer, served
+from tests.server.served import ALICE, BOB, INITIALIZE, TEXT, USERS, Served, bearer, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 0,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "x", "version": "1"},
-    },
-}
 FEW = "from rmi_agent.server.middleware import transport_sessions\ntransport_sessions.MOST = 5\n"
 
 
