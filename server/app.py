@@ -18,7 +18,7 @@ from ..kernels import LOCAL, Instances, Policy, Sessions, Takeover, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
 from .launch import kernels_are_here, make_folders
-from .middleware import Lengths, UnexpectedErrors
+from .middleware import Arguments, Lengths, UnexpectedErrors
 from .sandboxing import choose_policy, describe_policy, hints, hints_elsewhere
 from .settings import Settings
 from .state_dir import VERSION
@@ -90,6 +90,7 @@ class App:
         )
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
+        self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.sessions)
