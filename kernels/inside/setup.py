@@ -27,6 +27,7 @@ from .any_json import is_a, text_of
 from .messages import send_anything
 from .script_exit import name_of
 from .script_runner import Script
+from .tracebacks import hide_own_frames
 
 UNFLUSHED = 20_000_000  # max characters of a stream that a kernel keeps in memory
 REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
@@ -58,6 +59,7 @@ def install(
     shell._rmi_agent_script = Script(shell, raw, environment).run
     send_anything(shell.kernel.session, output_limit)
     put_streams_back = streams_back()
+    hide_own_frames(shell)
     report_any_error(shell, put_streams_back)
     interrupt_only_cells(shell.kernel)
     skip_needless_child_scan(shell.kernel)

@@ -372,7 +372,7 @@ async def test_what_we_cannot_do_is_an_error_that_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"code": "1", "timeout": 0}, {"code": "1", "timeout": -3}, {}, {"code": 5}]
+    "arguments", [{"code": "1", "timeout": 0}, {"code": "1", "timeout": -3}, {}, {"code": [5]}]
 )
 async def test_bad_arguments_are_refused(client: Client[Any], arguments: dict[str, Any]) -> None:
     with pytest.raises(ToolError):
