@@ -93,19 +93,16 @@ class Record:
         """What the caller should know besides the outputs, as sentences."""
         notices = [self.note] if self.note else []
         if self.lost:
-            notices.append(
-                f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
-            )
+            notices.append(f"{self.lost} This cell ran in a fresh kernel; earlier variables lost.")
         if reply.actions:
             notices.append(describe_stop(reply))
+        elif reply.status == "dead":
+            ending = process.describe_end(reply.exit_code) if process is not None else ""
+            notices.append(f"The kernel died; variables lost. {ending}".rstrip())
         notices += reply.notices
         if hint := self._hints.get(reply.error_name or ""):
             notices.append(hint)
         if reply.state == "lost":
-            if reply.status == "dead" and not reply.actions:
-                ending = process.describe_end(reply.exit_code) if process is not None else ""
-                notices.append(f"The kernel died. {ending}".rstrip())
-            notices.append("The session continues with a fresh kernel: all its variables are lost.")
             notices += process.left_running if process is not None else ()
         return notices
 
@@ -124,10 +121,13 @@ class Record:
 
 
 def describe_stop(reply: Reply) -> str:
-    """How a run was stopped, as a sentence."""
+    """How a run was stopped, and what became of the session's variables, in few words."""
     reason, *actions = reply.actions
-    kept = "; its variables are kept" if reply.state == "kept" else ""
-    return f"The run {reason}: it was {', then '.join(actions)}{kept}."
+    words = reason.removeprefix("was ").removesuffix(" by interrupt_session")
+    if not words.startswith(("cancelled", "interrupted", "stopped", "timed out")):
+        words = f"stopped, since it {words}"
+    forced = [action for action in actions if action.startswith("killed,")]
+    return "; ".join([words[0].upper() + words[1:], *forced, f"variables {reply.state}"]) + "."
 
 
 def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_a_traceback_goes_to_stderr(command: Command) -> None:
 def test_a_killed_script_has_the_shells_exit_code(command: Command) -> None:
     code, _, err = command("run", "killed.py")
     assert code == 137
-    assert "The kernel died. Its process was ended by SIGKILL." in err
+    assert "The kernel died; variables lost. Its process was ended by SIGKILL." in err
 
 
 @pytest.mark.slow
