@@ -126,8 +126,11 @@ def describe_stop(reply: Reply) -> str:
     words = reason.removeprefix("was ").removesuffix(" by interrupt_session")
     if not words.startswith(("cancelled", "interrupted", "stopped", "timed out")):
         words = f"stopped, since it {words}"
-    forced = [action for action in actions if action.startswith("killed,")]
-    return "; ".join([words[0].upper() + words[1:], *forced, f"variables {reply.state}"]) + "."
+    parts = [words[0].upper() + words[1:]]
+    parts += [action for action in actions if action.startswith("killed,")]
+    if reply.state == "lost" or not reason.startswith("was stopped"):  # as the session ends
+        parts.append(f"variables {reply.state}")
+    return "; ".join(parts) + "."
 
 
 def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:

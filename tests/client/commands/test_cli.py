@@ -100,7 +100,7 @@ def test_a_refusal_is_one_clear_line(command: Command) -> None:
 def test_a_timeout_has_the_exit_code_of_the_timeout_command(command: Command) -> None:
     code, out, err = command("cell", "--timeout", "0.5", "print('a')\nimport time; time.sleep(9)")
     assert (code, out) == (124, "a\n")
-    assert "timed out after 0.5 s" in err
+    assert "Timed out after 0.5 s" in err
 
 
 def test_a_cell_shows_its_value_and_its_session_can_be_used_again(command: Command) -> None:

@@ -23,7 +23,7 @@ STOPS: list[tuple[tuple[str, ...], State, str]] = [
     (
         ("was stopped, since the session was restarted", "interrupted"),
         "kept",
-        "Stopped, since the session was restarted; variables kept.",
+        "Stopped, since the session was restarted.",
     ),
     (
         ("printed more than RMI_AGENT_OUTPUT_LIMIT (10)", "interrupted"),
