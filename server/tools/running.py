@@ -135,8 +135,9 @@ class RunTools:
     ) -> ToolResult:
         """Read a run's full text output in pages, or wait for an unfinished run.
 
-        Use it when a result was truncated (it gives the offset), or when its status was `running`:
-        returns the current status, and the output from `offset` on.
+        Use it when a result was truncated (it gives the offset) and you need what is marked as
+        left out, or when its status was `running`: returns the current status, and the output from
+        `offset` on.
         """
         with failures_as_refusals():
             self._answered_run(ctx)
