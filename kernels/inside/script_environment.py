@@ -36,14 +36,15 @@ def outside_event_loop() -> Iterator[None]:
     `asyncio.run` refuses to start inside a running loop, and `get_event_loop` would find
     the kernel's; with its own policy the script sees none.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio._get_running_loop()  # there is none before a kernel's first cell
+    task = asyncio.current_task() if loop is not None else None
     policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
     handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT}
     wakeup = signal.set_wakeup_fd(-1)
     names = ("argv", "orig_argv", "path", "excepthook", "displayhook")
     of_sys = {name: getattr(sys, name) for name in names}
     folder, filters = os.getcwd(), warnings.filters[:]
-    if task is not None:
+    if loop is not None and task is not None:
         asyncio.tasks._leave_task(loop, task)
     asyncio.events._set_running_loop(None)
     asyncio.events._event_loop_policy = None  # type: ignore[attr-defined]
@@ -59,7 +60,7 @@ def outside_event_loop() -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         asyncio.events._event_loop_policy = policy  # type: ignore[attr-defined]
         asyncio.events._set_running_loop(loop)
-        if task is not None:
+        if loop is not None and task is not None:
             asyncio.tasks._enter_task(loop, task)
         vars(sys).update(of_sys)
         warnings.resetwarnings()  # tells the machinery that the filters change
