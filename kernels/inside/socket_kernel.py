@@ -315,6 +315,7 @@ class Formed:
         """
         kernel = self.kernel
         self._shell.init_environment()  # as every IPython kernel, in this process's variables
+        self._app.init_gui_pylab()
         kernel.iopub_socket.pipes = pipes
         kernel.attach(wire, control, key)
         flusher = Flusher()

@@ -16,13 +16,13 @@ import socket
 import subprocess
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
-from ..errors import CannotFork
+from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
-from .launch import Launch
+from .launch import Launch, no_such
 from .provisioner import forking_config, interpreter
 from .socket_client import SocketClient, connected
 
@@ -52,7 +52,10 @@ class SocketProcess(ProcessHere):
             CannotFork: it can't be formed and forked.
             KernelStartError: it can't run in the sandbox.
         """
-        self._spec = spec = KernelSpecManager().get_kernel_spec(self.launch.kernel_name)
+        try:
+            self._spec = spec = KernelSpecManager().get_kernel_spec(self.launch.kernel_name)
+        except NoSuchKernel as error:
+            raise KernelStartError(no_such(self.launch.kernel_name)) from error
         if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
             raise CannotFork("its kernelspec has a provisioner of its own")
         key = secrets.token_hex(32)
@@ -149,11 +152,12 @@ class SocketProcess(ProcessHere):
                     await asyncio.wait({self._exit_code}, timeout=KILL_TIMEOUT)
         finally:
             await self._sweep()
-            self._let_go()
+            await self._let_go()
 
-    def _let_go(self) -> None:
+    async def _let_go(self) -> None:
         if self._client is not None:
             self._client.stop_channels()
+            await asyncio.wait({self._client.messages.closed, self._client.control.closed})
         if self._check is not None:
             self._check.cancel()
         if self._process is not None:
