@@ -12,7 +12,7 @@ from collections.abc import Sequence
 HEAD = struct.Struct("!cH")  # the channel, and the number of parts; their lengths follow
 LENGTH = 4  # bytes of each part's length
 # The channels, each by one byte.
-SHELL, IOPUB, STDIN, CONTROL = b"s", b"o", b"i", b"c"
+SHELL, IOPUB, STDIN, CONTROL = CHANNELS = b"s", b"o", b"i", b"c"
 
 
 def frame(channel: bytes, parts: Sequence[bytes]) -> bytes:
@@ -40,12 +40,14 @@ class Frames:
         """Add bytes; returns the channel and the parts of each message that is now complete.
 
         Raises:
-            ValueError: a frame is longer than the limit.
+            ValueError: this is no frame, or it is longer than the limit.
         """
         unread, found, begin = self._unread, [], 0
         unread += data
         while len(unread) >= (lengths := begin + HEAD.size):
             channel, count = HEAD.unpack_from(unread, begin)
+            if channel not in CHANNELS:
+                raise ValueError("no message where one should begin")
             if len(unread) < (end := lengths + LENGTH * count):
                 break
             sizes = struct.unpack_from(f"!{count}I", unread, lengths)

@@ -16,12 +16,13 @@ from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 
 from .frames import SHELL
+from .socket_stream import Nowhere
 
 ROUNDS = 8  # CPython adapts code that has run as often
 CELLS = ("1 + 1", "print(1)", "x = 1", "await __import__('asyncio').sleep(0)", "1 / 0")
 
 
-class Counted:
+class Counted(Nowhere):
     """A wire that goes nowhere, but counts the messages of each channel."""
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ def rehearse_cells(kernel: Any) -> None:
                 )
     finally:
         for channel in channels:
-            channel.wire = None
+            channel.wire = Nowhere()
         loop.close()
         asyncio.set_event_loop(None)
         signal.signal(signal.SIGINT, handlers)

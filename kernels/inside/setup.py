@@ -178,7 +178,8 @@ def after_each_cell(
     """Return a hook for a cell's end that repairs the kernel, whatever the cell did.
 
     A cell may have removed what the kernel needs to answer; the hook does not rely on any of it.
-    Also return what to call first in the kernel's process, once it has its key.
+    Also return what to call in the kernel's process, once it has its key and whenever it has
+    changed.
     """
     kernel = shell.kernel
     session, current, leave = kernel.session, os.getpid, os._exit
@@ -192,8 +193,8 @@ def after_each_cell(
         nonlocal pid, key
         pid, key = os.getpid(), session.key
         for namespace, before in saved:
-            for name in OWN_TO_PROCESS & namespace.keys():
-                before[name] = namespace[name]
+            own = namespace if namespace is vars(kernel) else OWN_TO_PROCESS & namespace.keys()
+            before.update({name: namespace[name] for name in own})
 
     def after_cell() -> None:
         if current() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel

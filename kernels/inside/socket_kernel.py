@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -108,6 +109,7 @@ class SocketKernel(IPythonKernel):  # type: ignore[misc]
 
     def start(self) -> None:
         """Read requests from now on, in a new event loop."""
+        self._main_asyncio_lock = asyncio.Lock()
         self.shell.exit_now = False
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
@@ -121,9 +123,25 @@ class SocketKernel(IPythonKernel):  # type: ignore[misc]
         signal.siginterrupt(signal.SIGURG, False)
         self._handle_waiting()
 
-    def run_forever(self) -> None:
-        """Handle requests until the end is requested, or the server has gone."""
-        self.start()
+    def run_forever(self, started: Callable[[], None]) -> None:
+        """Handle requests until the end is requested, or the server has gone.
+
+        Calls `started` whenever a loop has been made.
+        """
+        broken: list[asyncio.AbstractEventLoop] = []
+        while True:
+            self.start()
+            started()
+            try:
+                self._run_loop()
+                return
+            except OSError:
+                # A cell has closed the loop's descriptors. Their numbers may be somebody else's
+                # now, so the loop must not close them.
+                broken.append(self._loop)
+                asyncio._set_running_loop(None)
+
+    def _run_loop(self) -> None:
         while True:
             with contextlib.suppress(KeyboardInterrupt):
                 self._loop.run_forever()
@@ -324,7 +342,7 @@ class Formed:
         self._attach_guards()
         if (request := kernel.first_request()) is not None:
             kernel._context.run(run_at_once, kernel, request)
-        kernel.run_forever()
+        kernel.run_forever(self._attach_guards)
         leave_kernel()
 
 

@@ -94,24 +94,31 @@ class Wire:
             self._lock.release()
 
 
+class Nowhere:
+    """A wire whose messages are discarded."""
+
+    def send(self, channel: bytes, parts: Sequence[bytes]) -> None:
+        """Discard a message."""
+
+
 class SocketChannel:
-    """What a `Session` sends to, in place of a ZMQ socket or stream; discards without a wire.
+    """What a `Session` sends to, in place of a ZMQ socket or stream.
 
     Attributes:
+        wire: carries the messages; in a template, nobody does.
         pipes: pipes to the server; what they hold is older than what is sent here.
     """
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.wire: Wire | None = None
+        self.wire: Any = Nowhere()
         self.pipes: tuple[int, ...] = ()
         self._unread_since = 0.0
 
     def send_multipart(self, parts: Sequence[Any], *_: Any, **options: Any) -> None:
         """Send a message's parts."""
-        if self.wire is not None:
-            self._let_pipes_be_read()
-            self.wire.send(self.name, [bytes(part) for part in parts])
+        self._let_pipes_be_read()
+        self.wire.send(self.name, [bytes(part) for part in parts])
 
     def send(self, part: Any, *_: Any, **options: Any) -> None:
         """Send a message of one part."""

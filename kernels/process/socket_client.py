@@ -43,8 +43,7 @@ class SocketChannel:
         """Do nothing: the connection is open."""
 
     def stop(self) -> None:
-        """Close the connection."""
-        self._link.close()
+        """Do nothing: the connection ends with the kernel's process."""
 
     def is_alive(self) -> bool:
         """Whether the connection is open."""

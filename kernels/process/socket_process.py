@@ -44,6 +44,8 @@ class SocketProcess(ProcessHere):
         self._client: SocketClient | None = None
         self._exit_code: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._check: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._why_ended = ""
 
     async def start(self) -> AsyncKernelClient:
         """Fork the kernel; returns a client for its sockets.
@@ -90,6 +92,7 @@ class SocketProcess(ProcessHere):
             for end in (one, two):
                 end.setblocking(False)
             self._client = await connected((one, two), key.encode(), self.launch.output_limit)
+            self._client.messages.closed.add_done_callback(self._connection_lost)
             self.raw.in_order = self._client.iopub_channel.when_read
             ours.pop_all()
         return self._client
@@ -122,6 +125,18 @@ class SocketProcess(ProcessHere):
             loop = asyncio.get_running_loop()
             self._check = loop.call_later(POLL_INTERVAL, self._exit_reported)
 
+    def _connection_lost(self, closed: asyncio.Future[str]) -> None:
+        """End a kernel that has closed its socket, or sent what is no message."""
+        if not self._exit_code.done() and not self._closing and self.pid is not None:
+            self._why_ended = closed.result() and f"It had sent {closed.result()}."
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    @property
+    def why_ended(self) -> str:
+        """What is known about its end besides the exit code."""
+        return self._why_ended
+
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT to its process group; the same if called `again`."""
         if self._provisioner is not None and not self._exit_code.done():
@@ -141,6 +156,7 @@ class SocketProcess(ProcessHere):
 
         A graceful end gives the kernel at most two seconds to run its exit handlers.
         """
+        self._closing = True
         await self._refresh_family()
         try:
             if self._provisioner is not None and not self._exit_code.done():
@@ -156,8 +172,10 @@ class SocketProcess(ProcessHere):
 
     async def _let_go(self) -> None:
         if self._client is not None:
-            self._client.stop_channels()
-            await asyncio.wait({self._client.messages.closed, self._client.control.closed})
+            links = (self._client.messages, self._client.control)
+            for link in links:
+                link.close()
+            await asyncio.wait({link.closed for link in links})
         if self._check is not None:
             self._check.cancel()
         if self._process is not None:
