@@ -18,7 +18,6 @@ modules of which its user has other versions answers with `m` instead, and exits
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import importlib.util
 import json
@@ -43,9 +42,6 @@ LENGTH = struct.Struct("!i")  # precedes a request
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # the user has other versions of the template's modules
 STREAMS = 3  # descriptors of a kernel's standard streams
-# Lowest descriptors for a kernel's sockets, so that `os.closerange(3, 1024)` spares them, or those
-# that a limit allows.
-HIGH = (1_100, 1_000, 200, 50, 3)
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
@@ -85,7 +81,6 @@ class Template:
     def __init__(self, line: socket.socket, forms: dict[str, Any], preload: list[str]) -> None:
         self.line, self.forms, self.preload = line, forms, preload
         self.formed: Any = None
-        self.sockets: list[socket.socket] = []  # in a kernel's process: its own
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
@@ -216,7 +211,8 @@ class Template:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, stream in enumerate(streams[:STREAMS]):
             os.dup2(stream, number)
-        self.sockets = [socket.socket(fileno=moved_up(each)) for each in streams[STREAMS:]]
+        if self.formed:
+            self.formed.take(*streams[1:])
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
@@ -314,14 +310,6 @@ def executed(paths: list[str]) -> dict[str, Any]:
     return names
 
 
-def moved_up(descriptor: int) -> int:
-    """Duplicate a descriptor to a number that scripts don't use."""
-    for lowest in HIGH:
-        with contextlib.suppress(OSError):
-            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
-    raise OSError("there are no free descriptors")
-
-
 def run_formed(request: Request, template: Template) -> None:
     """Run the requested kernel, which the template has formed."""
     if request["last_filter"]:
@@ -330,8 +318,7 @@ def run_formed(request: Request, template: Template) -> None:
     sys.argv, sys.orig_argv = [""], [sys.executable]
     gc.freeze()
     gc.enable()
-    pipes = moved_up(1), moved_up(2)
-    template.formed.run(*template.sockets, pipes, request["signing_key"].encode())
+    template.formed.run(request["signing_key"].encode())
 
 
 def run(request: Request, template_env: dict[str, str]) -> None:

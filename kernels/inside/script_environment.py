@@ -25,7 +25,13 @@ import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+if sys.platform != "win32":
+    import fcntl
+
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+# Lowest numbers for descriptors that scripts should not meet: beyond `os.closerange(3, 1024)`,
+# or what a limit allows.
+HIGH = (1_100, 1_000, 200, 50) if sys.platform != "win32" else ()
 HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 
 
@@ -73,7 +79,9 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
     """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
     restore_later(undo, vars(sys), *STREAMS)
     kernels = {name: getattr(sys, name) for name in STREAMS}
-    undo.callback(give_back, os.open(os.devnull, os.O_RDWR), 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    undo.callback(give_back, moved_up(nothing), 0)
+    os.close(nothing)
     with tempfile.TemporaryFile() as given:
         given.write(stdin)
         given.flush()
@@ -81,7 +89,7 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         os.dup2(given.fileno(), 0)
     if raw:
         for number, pipe in enumerate(raw, 1):
-            undo.callback(give_back, os.dup(number), number)
+            undo.callback(give_back, moved_up(number), number)
             os.dup2(pipe, number)
         targets: list[Any] = [io.FileIO(fd, "w", closefd=False) for fd in (1, 2)]
     else:
@@ -184,6 +192,14 @@ def reconnect_figures(known: set[str]) -> None:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot and "matplotlib.pyplot" not in known:
         pyplot.install_repl_displayhook()
+
+
+def moved_up(descriptor: int) -> int:
+    """Duplicate a descriptor to a number that scripts neither use nor close, if there is one."""
+    for lowest in HIGH:
+        with contextlib.suppress(OSError):
+            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    return os.dup(descriptor)
 
 
 def give_back(own: int, number: int) -> None:

@@ -33,6 +33,7 @@ from traitlets import Any as AnyTrait
 from .frames import CONTROL, IOPUB, SHELL, STDIN
 from .rehearsal import rehearse_cells
 from .run_at_once import run_at_once
+from .script_environment import moved_up
 from .setup import prepare
 from .socket_stream import Flusher, SocketChannel, SocketStream, Wire, uninterrupted
 
@@ -320,22 +321,24 @@ class Formed:
             for stream in self._streams:
                 stream.flush()
 
-    def run(
-        self, wire: socket.socket, control: socket.socket, pipes: tuple[int, int], key: bytes
-    ) -> NoReturn:
-        """Be a kernel, in a process of its own, until its end.
+    def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
+        """Keep a kernel's descriptors, in its own process, where scripts don't meet them.
 
         Args:
-            wire: carries its messages.
-            control: carries those of the control channel.
-            pipes: duplicates of descriptors 1 and 2.
-            key: signs the messages.
+            stdout: a pipe, the same as descriptor 1.
+            stderr: a pipe, the same as descriptor 2.
+            messages: a Unix socket for all channels but control.
+            control: a Unix socket for control.
         """
+        self.kernel.iopub_socket.pipes = (moved_up(stdout), moved_up(stderr))
+        self._ends = [socket.socket(fileno=moved_up(each)) for each in (messages, control)]
+
+    def run(self, key: bytes) -> NoReturn:
+        """Be a kernel, in a process of its own, until its end; `key` signs the messages."""
         kernel = self.kernel
         self._shell.init_environment()  # as every IPython kernel, in this process's variables
         self._app.init_gui_pylab()
-        kernel.iopub_socket.pipes = pipes
-        kernel.attach(wire, control, key)
+        kernel.attach(*self._ends, key)
         flusher = Flusher()
         for stream in self._streams:
             stream.attach(flusher)
