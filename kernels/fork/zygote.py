@@ -93,6 +93,7 @@ class Template:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.pipe = (self.wakeup, writing)
         self.base: set[str] = set()  # top-level names of the modules that every kernel needs
+        self.names: set[str] = set()  # of all loaded modules
         self.walls = afterfork.Walls()
         self.walls.protect_template()
 
@@ -112,7 +113,7 @@ class Template:
             self.report(formed=self.formed.info)
         else:
             kernel_app.load(self.walls.keep_apart)
-        self.base = afterfork.loaded()
+        self.base = self.names = afterfork.loaded()
         gc.collect()
         gc.freeze()
         loaded = []
@@ -131,9 +132,12 @@ class Template:
                 self.report(unfit=name, why=error)
             else:
                 loaded.append(name)
+            self.names = afterfork.loaded()
         files = [getattr(module, "__file__", None) for module in sys.modules.values()]
         kernel_app.FILES[:] = filter(None, files)
         gc.collect()
+        if self.formed:
+            self.formed.all_is_loaded()
         gc.freeze()
         memory_sharing.prepare()
         self.report(ready=loaded)
@@ -216,7 +220,7 @@ class Template:
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
-        conflicts = afterfork.conflicts(self.env)
+        conflicts = afterfork.conflicts(self.names, self.env)
         if request["last_filter"]:  # an ordinary start would load them, but can't be sealed in time
             conflicts -= self.base
         if conflicts:

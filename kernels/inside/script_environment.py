@@ -32,6 +32,7 @@ STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 # Lowest numbers for descriptors that scripts should not meet: beyond `os.closerange(3, 1024)`,
 # or what a limit allows.
 HIGH = (1_100, 1_000, 200, 50) if sys.platform != "win32" else ()
+FIGURES = ("matplotlib_inline.backend_inline", "matplotlib.pyplot")
 HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 
 
@@ -132,7 +133,7 @@ def enter_main(
     for n in ("get_ipython", "display"):
         vars(builtins).pop(n, None)
     site.setquit()
-    undo.callback(reconnect_figures, set(sys.modules))
+    undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.
     restore_later(undo, sys.modules, "ipykernel.zmqshell")
     del sys.modules["ipykernel.zmqshell"]
@@ -177,20 +178,40 @@ def is_beneath(path: str | None, folder: str) -> bool:
 
 
 def forget_modules_beneath(folder: str) -> None:
-    """Drop the project's modules that an earlier run imported: their files may have changed."""
-    for name, module in list(sys.modules.items()):
+    """Drop the project's modules that an earlier run imported: their files may have changed.
+
+    Looks only at modules that were imported after `note_modules`: looking at all would copy the
+    memory that a forked kernel shares with its template.
+    """
+    later, noted = [], set(LATEST_NOTED)
+    for name in reversed(sys.modules):
+        noted.discard(name)
+        if LATEST_NOTED and not noted:
+            break
+        later.append(name)
+    for name in later:
+        module = sys.modules[name]
         if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
             del sys.modules[name]
-    importlib.invalidate_caches()
+    if later:  # else this process has not looked into any folder yet
+        importlib.invalidate_caches()
+
+
+def note_modules() -> None:
+    """Take the modules imported so far for packages, which no run changes."""
+    LATEST_NOTED[:] = itertools.islice(reversed(sys.modules), 2)
+
+
+LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 
 
 def reconnect_figures(known: set[str]) -> None:
     """Let cells show figures if a script imported pyplot, which found no IPython then."""
     inline = sys.modules.get("matplotlib_inline.backend_inline")
-    if inline and "matplotlib_inline.backend_inline" not in known:
+    if inline and FIGURES[0] not in known:
         inline._enable_matplotlib_integration()
     pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot and "matplotlib.pyplot" not in known:
+    if pyplot and FIGURES[1] not in known:
         pyplot.install_repl_displayhook()
 
 

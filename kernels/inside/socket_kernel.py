@@ -17,8 +17,9 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from traitlets import Any as AnyTrait
 from .frames import CONTROL, IOPUB, SHELL, STDIN
 from .rehearsal import rehearse_cells
 from .run_at_once import run_at_once
-from .script_environment import moved_up
+from .script_environment import moved_up, note_modules
 from .setup import prepare
 from .socket_stream import Flusher, SocketChannel, SocketStream, Wire, uninterrupted
 
@@ -44,7 +45,11 @@ REHEARSAL = b"rehearsal"  # signs what no server sees
 CONTROL_THREAD = "Control"  # ipykernel asks for this name
 
 
-class SocketKernel(IPythonKernel):  # type: ignore[misc]
+KernelBase: Any = IPythonKernel  # whose annotations are for ZMQ's streams
+AppBase: Any = IPKernelApp
+
+
+class SocketKernel(KernelBase):  # type: ignore[misc]
     """ipykernel's kernel, which reads its requests from a socket in its main thread."""
 
     shell_stream = AnyTrait()  # ipykernel wants a ZMQStream
@@ -162,12 +167,19 @@ class SocketKernel(IPythonKernel):  # type: ignore[misc]
     def _handle_waiting(self) -> None:
         while self._waiting:
             parts = [zmq.Frame(part) for part in self._waiting.pop(0)]
-            handling = self._loop.create_task(self.shell_main(None, parts), context=self._context)
-            self._running.add(handling)
-            handling.add_done_callback(self._handled)
+            self._start(self.shell_main(None, parts))
 
-    def _handled(self, task: asyncio.Task[None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, context=self._context)
+        self._running.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            lines = traceback.format_exception(error)
+            os.write(2, "".join(lines).encode("utf-8", "replace"))
+            os._exit(70)  # EX_SOFTWARE
         if self.shell.exit_now:
             self._loop.stop()
 
@@ -179,9 +191,7 @@ class SocketKernel(IPythonKernel):  # type: ignore[misc]
                 self._aborting = False
 
         self._aborting = True
-        task = self._loop.create_task(stop_aborting())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._start(stop_aborting())
 
     # -- control
 
@@ -251,7 +261,7 @@ class SocketKernel(IPythonKernel):  # type: ignore[misc]
         return None
 
 
-class SocketApp(IPKernelApp):  # type: ignore[misc]
+class SocketApp(AppBase):  # type: ignore[misc]
     """ipykernel's application, without connections."""
 
     def _nothing(self, *_: Any, **__: Any) -> None:
@@ -305,7 +315,7 @@ class Formed:
         self.kernel, self._shell = app.kernel, app.shell
         if hasattr(app.shell, "enable_tip"):
             app.shell.enable_tip = False  # it draws from the user's random numbers
-        self._streams = (sys.stdout, sys.stderr)
+        self._streams: list[Any] = [sys.stdout, sys.stderr]
         self._attach_guards = prepare(app.shell, [1, 2], changed, output_limit)
         self.info = {"status": "ok", **self.kernel.kernel_info}
         app.kernel.session.key = REHEARSAL
@@ -320,6 +330,10 @@ class Formed:
         if event in STARTING_PROCESSES:
             for stream in self._streams:
                 stream.flush()
+
+    def all_is_loaded(self) -> None:
+        """Note, before the fork, that all modules that are loaded now are packages'."""
+        note_modules()
 
     def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
         """Keep a kernel's descriptors, in its own process, where scripts don't meet them.

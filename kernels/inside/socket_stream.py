@@ -156,7 +156,7 @@ class SocketStream(io.TextIOBase):
     Text printed by a thread goes to the cell that started last, as in ipykernel.
     """
 
-    encoding = "UTF-8"  # type: ignore[misc]
+    encoding = "UTF-8"
     errors = "strict"
 
     def __init__(self, session: Any, channel: SocketChannel, name: str, number: int) -> None:

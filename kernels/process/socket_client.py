@@ -11,7 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from queue import Empty
-from typing import Any
+from typing import Any, cast
 
 from jupyter_client.session import Session
 
@@ -81,7 +81,7 @@ class SocketChannel:
                 raise Empty from None
         self._link.taken(parts)
         _, signed = self._session.feed_identities(parts)
-        return unpacked(self._session, signed)
+        return unpacked(self._session, cast(list[bytes], signed))
 
     def _next(self) -> list[bytes] | None:
         while self._waiting:
