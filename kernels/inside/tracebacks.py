@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from .error_facts import write_facts
+
 OWN_FILE = (lambda: 0).__code__.co_filename  # of all programs that are sent to a kernel
 # Modules that call, or are called by, ipykernel; the user's own calls of them are shown.
 USED_BY_KERNEL = {
@@ -38,7 +40,9 @@ def hide_own_frames(shell: Any) -> None:
     def show_users(exc_tuple: Any = None, *options: Any, **more: Any) -> None:
         error = exc_tuple[1] if isinstance(exc_tuple, tuple) else sys.exc_info()[1]
         remove_own_frames(error)
-        if any(is_group(each) for each in all_behind(error)):
+        errors = list(all_behind(error))
+        write_facts(shell, errors)
+        if any(map(is_group, errors)):
             show_group(shell, error)
         else:
             show(exc_tuple, *options, **more)

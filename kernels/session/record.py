@@ -6,7 +6,7 @@ Knows cells, replies and the notebook; not when a run starts, nor what happens t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from nbformat import NotebookNode
@@ -27,7 +27,6 @@ class Record:
 
     Args:
         recorder: writes its notebook.
-        hints: notes to add when code fails, by the name of the exception.
         supervisor: owns the tasks that sign the notebook.
 
     Attributes:
@@ -35,11 +34,9 @@ class Record:
         note: something else that the next result has to say, or empty.
     """
 
-    def __init__(
-        self, recorder: Recorder, hints: Mapping[str, str], supervisor: Supervisor
-    ) -> None:
+    def __init__(self, recorder: Recorder, supervisor: Supervisor) -> None:
         self.lost = self.note = ""
-        self._recorder, self._hints, self._supervisor = recorder, hints, supervisor
+        self._recorder, self._supervisor = recorder, supervisor
         self._signing: asyncio.TimerHandle | None = None
 
     async def finish(
@@ -100,8 +97,6 @@ class Record:
             ending = process.describe_end(reply.exit_code) if process is not None else ""
             notices.append(f"The kernel died; variables lost. {ending}".rstrip())
         notices += reply.notices
-        if hint := self._hints.get(reply.error_name or ""):
-            notices.append(hint)
         if reply.state == "lost":
             notices += process.left_running if process is not None else ()
         return notices
