@@ -92,6 +92,7 @@ class SocketProcess(ProcessHere):
             for end in (one, two):
                 end.setblocking(False)
             self._client = await connected((one, two), key.encode(), self.launch.output_limit)
+            self._client.control.announce = self._announce_control
             self._client.messages.closed.add_done_callback(self._connection_lost)
             self.raw.in_order = self._client.iopub_channel.when_read
             ours.pop_all()
@@ -124,6 +125,12 @@ class SocketProcess(ProcessHere):
         else:
             loop = asyncio.get_running_loop()
             self._check = loop.call_later(POLL_INTERVAL, self._exit_reported)
+
+    def _announce_control(self) -> None:
+        """Let the kernel read its control socket, though a cell may be running."""
+        if self.pid is not None and not self._exit_code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGURG)
 
     def _connection_lost(self, closed: asyncio.Future[str]) -> None:
         """End a kernel that has closed its socket, or sent what is no message."""
