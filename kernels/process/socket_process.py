@@ -16,13 +16,13 @@ import socket
 import subprocess
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 
 from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
-from .launch import Launch, no_such
+from .launch import Launch, kernel_spec, no_such
 from .provisioner import forking_config, interpreter
 from .socket_client import SocketClient, connected
 
@@ -55,7 +55,7 @@ class SocketProcess(ProcessHere):
             KernelStartError: it can't run in the sandbox.
         """
         try:
-            self._spec = spec = KernelSpecManager().get_kernel_spec(self.launch.kernel_name)
+            self._spec = spec = kernel_spec(self.launch.kernel_name)
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
