@@ -2,9 +2,9 @@
 
     python -m benchmarks.fidelity FOLDER [NAME …]
 
-FOLDER is a `Lib/test` for the Python that runs this; it is copied. Each `test_*.py` (or those named)
-runs both ways without a sandbox, in a fresh session each; what takes `python FILE` too long is left
-out. A file whose counts differ runs once more both ways, alone: only what differs again counts.
+FOLDER is a `Lib/test` for the Python that runs this; it is copied. Each `test_*.py` (or those
+named) runs both ways without a sandbox, each in a fresh session; what takes `python FILE` too long
+is left out. A file whose counts differ runs once more alone: only what differs again counts.
 """
 
 from __future__ import annotations

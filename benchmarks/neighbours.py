@@ -1,4 +1,4 @@
-"""How long `1 + 1` takes while other sessions run long: `python benchmarks/neighbours.py`.
+"""How long `1 + 1` takes while other sessions run long: `python -m benchmarks.neighbours`.
 
 The eight others wait and print in the first case and compute in the second, where eight
 processes ask for every core; what a machine can give then is shown by the rival in the same

@@ -1,5 +1,8 @@
 """What `python -m benchmarks.run` measures, a module a theme; `--only` takes the names."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from ..bench import Bench
 from .cells import cells
 from .files import hello, imports, in_a_row
@@ -10,7 +13,7 @@ from .rates import rates
 from .sessions import burst, hundred
 from .starts import commands, initialize
 
-PARTS = {
+PARTS: dict[str, Callable[[Bench], Awaitable[Any]]] = {
     part.__name__: part
     for part in (
         first_answer,
@@ -31,4 +34,4 @@ PARTS = {
     )
 }
 
-__all__ = ["PARTS", "Bench"]
+__all__ = ["PARTS"]

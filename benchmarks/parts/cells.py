@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 from typing import Any
 
 from jupyter_client.manager import start_new_async_kernel
@@ -26,7 +27,7 @@ async def round_trip(kernel: Any) -> None:
 
 async def cells(bench: Bench) -> None:
     """A warm cell over each transport, and what it would cost without a kernel, or a server."""
-    manager, kernel = await start_new_async_kernel()
+    manager, kernel = await start_new_async_kernel(stderr=subprocess.DEVNULL)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(manager.shutdown_kernel, now=True)
         stack.callback(kernel.stop_channels)
