@@ -137,7 +137,7 @@ class Tests:
 
 def environment(root: Path) -> dict[str, str]:
     """The variables that tests see both ways."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+    kept = ("PATH", "HOME", "SHELL", "USER", "LOGNAME", "TERM", "LANG", "LC_ALL", "TMPDIR")
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONPATH": str(root),
