@@ -164,3 +164,10 @@ async def quiet(*processes: psutil.Process, most: float = 20) -> None:
         now = sum(tree_processor(process) for process in processes)
         calm = calm + 1 if now - taken < 0.025 else 0
         taken = now
+
+
+async def busy(process: psutil.Process, seconds: float = 30) -> float:
+    """The share of a core that a tree takes while it is left alone, in percent."""
+    before, began = tree_processor(process), time.perf_counter()
+    await asyncio.sleep(seconds)
+    return 100 * (tree_processor(process) - before) / (time.perf_counter() - began)

@@ -27,9 +27,9 @@ from fastmcp import Client
 from jupyter_client.manager import start_new_async_kernel
 
 from .bench import TOKEN, Bench, close, run_cell, run_file
-from .measure import Call, processor, pss, quiet, tree, tree_processor
+from .measure import Call, busy, processor, pss, quiet, tree, tree_processor
 from .parts.cells import round_trip
-from .parts.memory import busy, long_life, session
+from .parts.memory import long_life, session
 
 SECONDS = 8.0  # of each rate
 CALLERS = (1, 4, 16)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-
-import psutil
 
 from ..bench import NOTHING, OURS, STOCK, Bench, run_cell
-from ..measure import pss, quiet, tree, tree_processor
+from ..measure import busy, pss, quiet, tree
 
 SESSIONS = 20
-WATCHED = 30.0  # seconds of an idle server
 CELLS_A_ROUND = 50
 
 
@@ -70,10 +66,3 @@ async def idle(bench: Bench) -> None:
         "idle server, 2 warm kernels, usual preload, all processes, MB", found["ours"], 220
     )
     bench.target("idle server, % of a core", percent["ours"], 0.1)
-
-
-async def busy(process: psutil.Process) -> float:
-    """The share of a core that this tree takes, in percent."""
-    before, began = tree_processor(process), time.perf_counter()
-    await asyncio.sleep(WATCHED)
-    return 100 * (tree_processor(process) - before) / (time.perf_counter() - began)

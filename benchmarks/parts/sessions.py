@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 from ..bench import BY_SUBPROCESS, Bench, close, run_cell
-from ..measure import interleaved, median, p95, pss, quiet, times, tree
+from ..measure import busy, interleaved, median, p95, pss, quiet, times, tree
 from .files import by_subprocess
 
 AT_ONCE = 20
@@ -59,6 +59,7 @@ async def hundred(bench: Bench) -> None:
         await asyncio.sleep(FORGOTTEN)
         await quiet(few_server, many_server)
         megabytes = sum(pss(tree(many_server)))
+        percent = await busy(many_server)
         calls = {
             "4": lambda: run_cell(few, next(turns["4"])),
             "100": lambda: run_cell(many, next(turns["100"])),
@@ -69,5 +70,6 @@ async def hundred(bench: Bench) -> None:
         bench.values(f"1 + 1, {kind} sessions, HTTP, ms", values)
     ratio = p95(found["100"]) / p95(found["4"])
     bench.target("1 + 1, 100 sessions, p95 ÷ with 4", ratio, 1.2)
+    bench.value("100 idle sessions with their server, % of a core", percent)
     gigabytes = bench.value("100 idle sessions with their server, PSS, GB", megabytes / 1000)
     bench.target("memory of 100 sessions with the server, GB", gigabytes, 1.7)
