@@ -41,8 +41,8 @@ def machine(folder: Path) -> str:
     )
 
 
-def run(bench: Bench, name: str) -> str:
-    """Run a part; what went wrong, or an empty text."""
+def run(bench: Bench, name: str) -> list[str]:
+    """Run a part; what went wrong."""
     bench.part = name
     began = time.monotonic()
     print(f"\n{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", flush=True)
@@ -52,9 +52,9 @@ def run(bench: Bench, name: str) -> str:
         bench.skip(name, why)
     except Exception as error:  # the other parts are measured all the same
         traceback.print_exc()
-        return f"{name} failed: {error!r:.200}"
+        return [f"{name} failed: {error!r:.200}"]
     print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
-    return ""
+    return []
 
 
 def table(bench: Bench) -> str:
@@ -96,10 +96,12 @@ def main() -> None:
         bench = Bench(folder, arguments.rounds, environments.resolve())
         heading = machine(bench.projects)
         print(heading)
-        failed = [said for part in arguments.only or PARTS if (said := run(bench, part))]
+        failed: list[str] = []
+        for part in arguments.only or PARTS:
+            failed += run(bench, part)
+            if arguments.json:  # after each part, so that a run that is ended has left something
+                arguments.json.write_text(results(bench, heading, failed) + "\n")
     print("", table(bench), *bench.skipped, *failed, sep="\n")
-    if arguments.json:
-        arguments.json.write_text(results(bench, heading, failed) + "\n")
     sys.exit(1 if failed else 0)
 
 

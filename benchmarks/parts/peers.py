@@ -55,6 +55,7 @@ async def started(
 ) -> tuple[Client[Any], psutil.Process]:
     """A client of a peer that has answered a first call, and its process."""
     command = await peer.install(bench.environments)
+    print(f"  {peer.package} {peer.version(bench.environments)}", flush=True)
     client, process = await stack.enter_async_context(bench.stdio(command))
     result = await client.call_tool_mcp(peer.tool, {"code": "1 + 1"})
     if result.is_error or "2" not in str(result.content):

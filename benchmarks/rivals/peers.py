@@ -35,6 +35,12 @@ class Peer:
         binaries = await environment(folder, self.package, "mcp<2")
         return [str(binaries / self.command[0]), *self.command[1:]]
 
+    def version(self, environments: Path) -> str:
+        """The installed version."""
+        metadata = f"lib/python*/site-packages/{self.package}-*.dist-info"
+        found = [path.stem for path in (environments / self.package).glob(metadata)]
+        return found[0].partition("-")[2] if found else "of an unknown version"
+
 
 PEERS = (
     Peer("ipybox", ("ipybox", "--log-level", "ERROR"), "execute_ipython_cell"),
