@@ -54,7 +54,7 @@ async def rates(bench: Bench) -> None:
         found: dict[str, list[float]] = {kind: [] for kind in kinds}
         for turn in range(1 + TURNS):
             for kind, calls in kinds.items():
-                await quiet(server, stock_server, http_server)
+                await quiet(server, stock_server, http_server, most=8)
                 value = await rate(calls)
                 found[kind] += [value] if turn else []
     for kind, values in found.items():
