@@ -86,9 +86,9 @@ def calculated(figures: Mapping[str, float]) -> Figures:
     return found
 
 
-def markdown(rows: Mapping[str, str], figures: Mapping[str, float]) -> str:
+def markdown(heading: str, rows: Mapping[str, str], figures: Mapping[str, float]) -> str:
     """A table of `docs/scaling.md`; a row whose figures are missing says so."""
-    lines = []
+    lines = [heading, "|---|---|"]
     for name, template in rows.items():
         try:
             lines.append(f"| {name} | {template.format_map(figures)} |")
@@ -262,8 +262,11 @@ def main() -> None:
             except Exception as error:  # the other parts are measured all the same
                 print(f"{name} failed: {error!r:.300}", file=sys.stderr)
     figures |= calculated(figures)
-    for rows in (MEASURED, CALCULATED):
-        print(f"\n{markdown(rows, figures)}")
+    for heading, rows in (
+        ("| measured | cost |", MEASURED),
+        ("| calculated from these | |", CALCULATED),
+    ):
+        print(f"\n{markdown(heading, rows, figures)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
