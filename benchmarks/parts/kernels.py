@@ -23,7 +23,9 @@ def launches(bench: Bench) -> tuple[Launch, Launch]:
     Raises:
         Skipped: no sandbox works here.
     """
-    own = {"IPYTHONDIR": str(ipython_folder(bench.folder / "ipython"))}  # as a server does it
+    own = {
+        "IPYTHONDIR": str(ipython_folder(bench.folder / f"ipython-{bench.part}"))
+    }  # as a server does it
     plain = Launch(bench.projects, bench.folder, env=bench.env(**own))
     policies = [Policy(tier, bench.projects, bench.folder / "homes") for tier in TIERS]
     reasons = {policy.tier: why_not(policy) for policy in policies}

@@ -118,31 +118,30 @@ async def commands(bench: Bench) -> None:
     client = [str(script)] if script.exists() else [sys.executable, "-m", "rmi_agent.client.cli"]
     (bench.projects / "hello_world.py").write_text("print('Hello, World!')\n")
     rounds = max(2, bench.rounds // 40)
-
-    async def measure(kind: str, *arguments: str, server: psutil.Process | None = None) -> float:
-        walls, seconds = [], []
+    async with background(bench) as (server, own):
+        kinds: dict[str, tuple[list[str], dict[str, str]]] = {
+            "rmi-agent --help": (["--help"], {}),
+            "rmi-agent run hello_world.py, alone": (["run", "hello_world.py"], {}),
+            "rmi-agent run hello_world.py, background server": (["run", "hello_world.py"], own),
+        }
+        walls: dict[str, list[float]] = {kind: [] for kind in kinds}
+        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
         for turn in range(1 + rounds):
-            before = tree_processor(server) if server is not None else 0.0
-            wall, spent = await counted(bench, [*client, *arguments])
-            if server is not None:
+            for kind, (arguments, more) in kinds.items():
+                before = tree_processor(server)
+                wall, spent = await counted(bench, [*client, *arguments], **more)
                 await quiet(server)
-                spent += tree_processor(server) - before
-            walls += [wall] if turn else []
-            seconds += [spent] if turn else []
-        bench.values(f"{kind}, s", walls)
-        return bench.values(f"{kind}, all processes, CPU s", seconds)
-
-    shown = await measure("rmi-agent --help", "--help")
-    alone = await measure("rmi-agent run hello_world.py, alone", "run", "hello_world.py")
-    bench.target("rmi-agent --help, CPU s", shown, 0.3)
-    bench.target("rmi-agent run hello_world.py, alone, CPU s", alone, 2.0)
-    async with background(bench) as server:
-        kind = "rmi-agent run hello_world.py, background server"
-        beside = await measure(kind, "run", "hello_world.py", server=server)
-    bench.target(f"{kind}, CPU s", beside, 1.2)
+                if more:
+                    spent += tree_processor(server) - before
+                walls[kind] += [wall] if turn else []
+                seconds[kind] += [spent] if turn else []
+    for (kind, spans), bound in zip(walls.items(), (0.3, 2.0, 1.2), strict=True):
+        bench.values(f"{kind}, s", spans)
+        spent = bench.values(f"{kind}, all processes, CPU s", seconds[kind])
+        bench.target(f"{kind}, CPU s", spent, bound)
 
 
-async def counted(bench: Bench, command: list[str]) -> tuple[float, float]:
+async def counted(bench: Bench, command: list[str], **more: str) -> tuple[float, float]:
     """Seconds until a command's end, and processor seconds of all that it has started.
 
     Raises:
@@ -151,7 +150,7 @@ async def counted(bench: Bench, command: list[str]) -> tuple[float, float]:
     result = bench.folder / "counted.json"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(RIVALS / "counted.py"), str(result), *command),
-        env=bench.env(),
+        env=bench.env(**more),
         cwd=bench.folder,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -165,11 +164,12 @@ async def counted(bench: Bench, command: list[str]) -> tuple[float, float]:
 
 
 @contextlib.asynccontextmanager
-async def background(bench: Bench) -> AsyncIterator[psutil.Process]:
-    """A resident server, which the client's commands use."""
+async def background(bench: Bench) -> AsyncIterator[tuple[psutil.Process, dict[str, str]]]:
+    """A resident server, and the variables with which the client's commands find it."""
+    own = {"XDG_STATE_HOME": str(bench.folder / "resident")}
     process = await asyncio.create_subprocess_exec(
         *(*OURS[:3], "start", "--foreground", "--log-level", "error"),
-        env=bench.env(),
+        env=bench.env(**own),
         cwd=bench.folder,
     )
     try:
@@ -177,7 +177,7 @@ async def background(bench: Bench) -> AsyncIterator[psutil.Process]:
             while True:
                 status = await asyncio.create_subprocess_exec(
                     *(*OURS[:3], "status"),
-                    env=bench.env(),
+                    env=bench.env(**own),
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.DEVNULL,
                 )
@@ -186,7 +186,7 @@ async def background(bench: Bench) -> AsyncIterator[psutil.Process]:
                 await asyncio.sleep(0.3)
         server = psutil.Process(process.pid)
         await quiet(server)
-        yield server
+        yield server, own
     finally:
         process.terminate()
         await process.wait()
