@@ -67,9 +67,10 @@ class SocketProcess(ProcessHere):
                 ours.callback(one.close)
                 theirs.callback(other.close)
             pipes = self.raw.open()
+            ours.callback(self.raw.close)
             for pipe in pipes:
                 theirs.callback(os.close, pipe)
-            provisioner = ForkserverProvisioner(kernel_id=key[:8], kernel_spec=spec, **config)
+            provisioner = ForkserverProvisioner(kernel_id=self.mark, kernel_spec=spec, **config)
             provisioner.sockets = [other.fileno() for _, other in pairs]
             provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
             launched = await provisioner.pre_launch(
