@@ -18,8 +18,8 @@ HUGE = 1 << 21  # bytes of a huge page
 
 
 # CPython never changes the reference count of an object that has this one: 32 bits.
-IMMORTAL = 0xFFFFFFFF if sys.version_info < (3, 14) else 3 << 30
-HAS_IMMORTALS = sys.implementation.name == "cpython" and (3, 12) <= sys.version_info < (3, 15)
+IMMORTAL = 0xFFFFFFFF
+HAS_IMMORTALS = sys.implementation.name == "cpython" and (3, 12) <= sys.version_info < (3, 14)
 
 
 def prepare() -> None:
