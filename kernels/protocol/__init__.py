@@ -3,6 +3,7 @@
 Also a client whose channels are queues. Knows neither processes nor connections.
 """
 
+from .cells import new_cell
 from .cleaning import encodable
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
@@ -45,6 +46,7 @@ __all__ = [
     "ends_kernel",
     "in_parts",
     "memory_of",
+    "new_cell",
     "now",
     "payloads",
     "reply_of",
