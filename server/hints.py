@@ -127,7 +127,7 @@ class Hints:
             or failure.errno not in ABSENT | DENIED
             or is_hidden(path)
             or any(path.is_relative_to(each) for each in (*seen, *policy.hide, policy.homes))
-            or not can_be_read(path)
+            or not is_free(path, failure.errno)
         ):
             return ""
         return (
@@ -166,10 +166,13 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in path.parts)
 
 
-def can_be_read(path: Path) -> bool:
-    """Whether the server may read what a path leads to, so that only the sandbox prevents it."""
-    real = Path(os.path.realpath(path))
-    return not is_hidden(real) and os.access(path, os.R_OK)
+def is_free(path: Path, number: int) -> bool:
+    """Whether the server may use what a path leads to, so that only the sandbox prevents it.
+
+    If access was denied, it may have been for writing.
+    """
+    mode = os.R_OK if number in ABSENT else os.R_OK | os.W_OK
+    return not is_hidden(Path(os.path.realpath(path))) and os.access(path, mode)
 
 
 def is_in(folder: Path, module: str) -> bool:
