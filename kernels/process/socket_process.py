@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 
+import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 
@@ -134,8 +135,13 @@ class SocketProcess(ProcessHere):
                 os.kill(self.pid, signal.SIGURG)
 
     def _connection_lost(self, closed: asyncio.Future[str]) -> None:
-        """End a kernel that has closed its socket, or sent what is no message."""
+        """End a kernel that has closed its socket, or sent what is no message.
+
+        One that has become another program (`os.execv`) goes on to that program's end.
+        """
         if not self._exit_code.done() and not self._closing and self.pid is not None:
+            if not closed.result() and runs_another_program(self.pid):
+                return
             self._why_ended = closed.result() and f"It had sent {closed.result()}."
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -198,3 +204,13 @@ class SocketProcess(ProcessHere):
             "display_name": spec.display_name if spec else self.launch.kernel_name,
             "language": spec.language if spec else "",
         }
+
+
+def runs_another_program(pid: int) -> bool:
+    """Whether a forked kernel has replaced its program, which else is its template's."""
+    try:
+        process = psutil.Process(pid)
+        template = process.parent()
+        return template is not None and process.cmdline() != template.cmdline()
+    except psutil.Error:
+        return False
