@@ -20,6 +20,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -36,7 +37,14 @@ from .rehearsal import rehearse_cells, rehearse_file
 from .run_at_once import run_at_once
 from .script_environment import moved_up, note_modules
 from .setup import prepare
-from .socket_stream import Flusher, SocketChannel, SocketStream, Wire, uninterrupted
+from .socket_stream import (
+    INTERRUPTING,
+    Flusher,
+    SocketChannel,
+    SocketStream,
+    Wire,
+    uninterrupted,
+)
 
 Message = tuple[bytes, list[bytes]]
 STARTING_PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
@@ -65,7 +73,8 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._answers: list[list[bytes]] = []
         self._waiting: list[list[bytes]] = []  # requests that came while `input()` waited
         self._context = contextvars.Context()  # of all cells, as in ipykernel
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}  # the first runs, the others wait for it
+        self._ended = False
         self._control_started = False
 
     @property
@@ -87,12 +96,8 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         for channel in (self.iopub_socket, self.shell_stream, self.stdin_socket):
             channel.wire = self._wire
         self.control_stream.wire = self._control
-        for wire_ in (self._wire, self._control):
-            os.register_at_fork(
-                before=wire_.before_fork,
-                after_in_parent=lambda each=wire_: each.after_fork(in_child=False),
-                after_in_child=lambda each=wire_: each.after_fork(in_child=True),
-            )
+        self._wire.survive_forks()
+        self._control.survive_forks()
 
     def first_request(self) -> dict[str, Any] | None:
         """Wait for the first request, in no event loop; None if it has to be handled in one.
@@ -148,14 +153,30 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
                 asyncio._set_running_loop(None)
 
     def _run_loop(self) -> None:
-        while True:
-            with contextlib.suppress(KeyboardInterrupt):
+        while not self._ended:  # a cell may stop the loop
+            try:
                 self._loop.run_forever()
-                return
+            except KeyboardInterrupt:
+                pass
+            except Exception as error:
+                if is_of_loop(error):
+                    raise
+                self._handler_raised(error)
+
+    def _handler_raised(self, error: Exception) -> None:
+        """Report what a cell's signal handler has raised while the loop waited; end the cell."""
+        traceback.print_exception(error)
+        for task in self._running:
+            task.cancel()
+            return
+
+    def _end(self) -> None:
+        self._ended = True
+        self._loop.stop()
 
     def _readable(self) -> None:
-        if (arrived := self._wire.receive()) is None:
-            self._loop.stop()
+        if (arrived := uninterrupted(self._wire.receive)) is None:
+            self._end()
         else:
             self._sort(arrived)
             self._handle_waiting()
@@ -171,17 +192,17 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work, context=self._context)
-        self._running.add(task)
+        self._running[task] = None
         task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             lines = traceback.format_exception(error)
             os.write(2, "".join(lines).encode("utf-8", "replace"))
             os._exit(70)  # EX_SOFTWARE
         if self.shell.exit_now:
-            self._loop.stop()
+            self._end()
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         """Abort the requests that have arrived by now."""
@@ -203,7 +224,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
             threading.Thread(target=self._serve_control, name=CONTROL_THREAD, daemon=True).start()
 
     def _serve_control(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTING)
         loop = asyncio.new_event_loop()
         while (arrived := self._control.receive(wait=True)) is not None:
             for _, parts in arrived:
@@ -213,7 +234,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         """End the kernel once the current request has been handled."""
         content = {"status": "ok", "restart": bool(parent["content"].get("restart"))}
         self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end)
 
     async def debug_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Refuse: a debugger needs a kernel with ZMQ sockets."""
@@ -259,6 +280,12 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
             except (ValueError, KeyError, TypeError):
                 self.log.warning("Invalid answer", exc_info=True)
         return None
+
+
+def is_of_loop(error: Exception) -> bool:
+    """Whether an event loop has raised an error itself, rather than a signal's handler in it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("asyncio", "selectors")
 
 
 class SocketApp(AppBase):  # type: ignore[misc]
@@ -353,6 +380,8 @@ class Formed:
         """Be a kernel, in a process of its own, until its end; `key` signs the messages."""
         kernel = self.kernel
         self._shell.init_environment()  # as every IPython kernel, in this process's variables
+        self._shell.starting_dir = os.getcwd()
+        self._shell.user_ns["_dh"][:] = [Path.cwd()]
         self._app.init_gui_pylab()
         kernel.attach(*self._ends, key)
         flusher = Flusher()

@@ -6,6 +6,7 @@ Executed in a template, like `setup.py`; knows jupyter_client's `Session`, nothi
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import fcntl
 import io
@@ -15,13 +16,14 @@ import socket
 import tempfile
 import termios
 import threading
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic, sleep  # cells replace those of the module
 from typing import Any, TypeVar
 
 from jupyter_client.session import extract_header
 
 from .frames import Frames, frame
+from .script_environment import moved_up
 
 FLUSH_INTERVAL = 0.1  # seconds between two messages of a stream, unless somebody flushes it
 READ_TIMEOUT = 0.05  # max seconds that messages wait for the server to read the pipes
@@ -31,16 +33,24 @@ LARGEST_TEXT = 65_536  # max characters that a stream keeps before it sends them
 Result = TypeVar("Result")
 
 
+# Those whose handlers may raise, as a user's timer does, or which end a forked process.
+INTERRUPTING = {
+    signal.Signals[f"SIG{name}"]
+    for name in ("INT", "TERM", "HUP", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "CHLD")
+}
+
+
 def uninterrupted(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function that no SIGINT interrupts: the handler runs when it is done."""
+    """Call a function that no signal interrupts: the handlers run when it is done."""
     if threading.current_thread() is not threading.main_thread():  # which runs all handlers
         return work(*arguments)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        # May raise, but has then blocked the signal already; therefore not before the `try`.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # May raise, but has then blocked the signals already; therefore not before the `try`.
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTING)
         return work(*arguments)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Wire:
@@ -79,19 +89,26 @@ class Wire:
             return []
         return self._frames.feed(data) if data else None
 
-    def before_fork(self) -> None:
-        """Wait for other threads to finish their sends, and share a lock with the new process."""
-        self._lock.acquire()
-        if self._shared < 0:
-            with tempfile.TemporaryFile() as file:
-                self._shared = os.dup(file.fileno())
+    def survive_forks(self) -> None:
+        """From now on, share the lock with forked processes; other threads finish their sends."""
+        # An interrupt can't come between the lines of what has none.
+        os.register_at_fork(before=self._lock.acquire, after_in_parent=self._lock.release)
+        os.register_at_fork(before=self._share, after_in_child=self._after_fork)
 
-    def after_fork(self, *, in_child: bool) -> None:
-        """Continue after a fork, in either process."""
-        if in_child:
-            self._lock = threading.RLock()
-        else:
-            self._lock.release()
+    def _share(self) -> None:
+        if self._shared < 0:
+            with contextlib.suppress(OSError), lock_file() as file:
+                self._shared = moved_up(file.fileno())
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+
+def lock_file() -> Any:
+    """A file without a name; of memory where the system has that, as no folder may be writable."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("lock"), "r+b", buffering=0)
+    return tempfile.TemporaryFile()
 
 
 class Nowhere:
@@ -134,11 +151,11 @@ class SocketChannel:
         script's pictures stay between its lines. Waits once only for a reader that is too slow.
         """
         while any(map(holds_bytes, self.pipes)):
-            now = time.monotonic()
+            now = monotonic()
             self._unread_since = self._unread_since or now
             if now > self._unread_since + READ_TIMEOUT:
                 return
-            time.sleep(READ_INTERVAL)
+            sleep(READ_INTERVAL)
         self._unread_since = 0.0
 
 
@@ -199,11 +216,12 @@ class SocketStream(io.TextIOBase):
             self._texts_parent = parent
             self._texts.append(text)
             self._size += len(text)
-            lately = time.monotonic() < self._sent + FLUSH_INTERVAL
-            forked = os.getpid() != self.owner  # nobody flushes there
-            if self._size > LARGEST_TEXT or forked or (text.endswith("\n") and not lately):
+            lately = monotonic() < self._sent + FLUSH_INTERVAL
+            ends = text.endswith("\n")
+            forked = os.getpid() != self.owner  # nothing flushes there later, so lines are sent
+            if self._size > LARGEST_TEXT or ("\n" in text if forked else ends and not lately):
                 self.flush()
-            elif self._flusher is not None:
+            elif self._flusher is not None and not forked:
                 self._flusher.flush_later(self)
         return len(text)
 
@@ -215,7 +233,7 @@ class SocketStream(io.TextIOBase):
     def _flush(self) -> None:
         with self._lock:
             text, parent = "".join(self._texts), self._texts_parent
-            self._texts, self._size, self._sent = [], 0, time.monotonic()
+            self._texts, self._size, self._sent = [], 0, monotonic()
             if not text:
                 return
             if os.getpid() != self.owner:
@@ -293,14 +311,20 @@ class Flusher:
             self._waiting.add(stream)
             self._wanted.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="Flush", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="Flush", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # a limit forbids it
+                self._waiting.discard(stream)
+                stream.flush()
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTING)
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            time.sleep(FLUSH_INTERVAL)
+            sleep(FLUSH_INTERVAL)
             while self._waiting:
                 self._waiting.pop().flush()

@@ -207,3 +207,79 @@ async def test_a_kernel_that_can_not_be_formed_opens_zmq_sockets(
         _, outputs = await run(kernel, "1 + 1")
         assert outputs[0].data["text/plain"] == "2"
     await asyncio.to_thread(TEMPLATES.close, ANOTHER="template")
+
+
+async def test_cells_find_the_module_and_the_folder_of_an_ordinary_kernel(
+    kernel: Kernel, launch: Launch
+) -> None:
+    _, outputs = await run(kernel, "__spec__, __package__, __loader__, _dh")
+    assert outputs[0].data["text/plain"] == f"(None, None, None, [{launch.cwd!r}])"
+    code = "import multiprocessing\nmultiprocessing.get_context('spawn').Pool(1).map(abs, [-1])"
+    _, outputs = await run(kernel, code)
+    assert outputs[0].data["text/plain"] == "[1]"
+
+
+TIMER = "import signal\ndef late(*_): raise TimeoutError('late')\nsignal.signal(14, late)\n"
+
+
+async def test_timers_that_interrupt_a_flood_leave_the_connection_whole(kernel: Kernel) -> None:
+    code = (
+        "def late(*_): raise ValueError\nsignal.signal(signal.SIGALRM, late)\n"
+        "for _ in range(30):\n    signal.setitimer(signal.ITIMER_REAL, 0.004)\n"
+        "    try:\n        while True: print('x' * 300_000)\n    except ValueError: pass"
+    )
+    assert (await run(kernel, f"import signal\n{code}"))[0].status == "ok"
+    _, outputs = await run(kernel, "1 + 1")
+    assert outputs[0].data["text/plain"] == "2"
+
+
+async def test_a_handler_that_raises_ends_the_cell_that_awaits_and_no_kernel(
+    kernel: Kernel,
+) -> None:
+    code = "import asyncio\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\nawait asyncio.sleep(60)"
+    reply, outputs = await run(kernel, TIMER + code)
+    assert (reply.status, reply.error_name) == ("error", "CancelledError")
+    assert "TimeoutError: late" in texts(outputs)
+    await run(kernel, "signal.setitimer(signal.ITIMER_REAL, 0.05)")
+    await asyncio.sleep(0.2)  # nothing runs meanwhile
+    await run(kernel, "asyncio.get_running_loop().stop()")
+    _, outputs = await run(kernel, "1 + 1")
+    assert outputs[-1].data["text/plain"] == "2"
+
+
+async def test_a_blocked_signal_stays_blocked_when_a_cell_prints(kernel: Kernel) -> None:
+    block = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\nprint(1)\n"
+    _, outputs = await run(kernel, f"{block}signal.pthread_sigmask(signal.SIG_UNBLOCK, {{2}})")
+    assert "SIGINT" in outputs[-1].data["text/plain"]
+
+
+async def test_a_cell_that_becomes_another_program_goes_on_to_its_end(kernel: Kernel) -> None:
+    code = "import os\nos.execvp('sh', ['sh', '-c', 'echo a; sleep 0.5; echo b; exit 3'])"
+    reply, outputs = await run(kernel, code)
+    assert (reply.status, reply.exit_code, texts(outputs)) == ("dead", 3, "a\nb\n")
+
+
+async def test_lines_of_forked_processes_stay_whole(kernel: Kernel) -> None:
+    code = (
+        "import os\nprint('from', 0)\nfor number in range(8):\n    if os.fork() == 0:\n"
+        "        for _ in range(50): print('from', number, 'on')\n        os._exit(0)\n"
+        "for _ in range(8): os.wait()"
+    )
+    _, outputs = await run(kernel, code)
+    lines = texts(outputs).splitlines()
+    assert sorted(set(lines[1:])) == [f"from {number} on" for number in range(8)]
+    assert len(lines) == 401
+
+
+async def test_cells_print_though_no_thread_can_start_and_clocks_are_replaced(
+    kernel: Kernel,
+) -> None:
+    code = (
+        "import threading, time\ndef refused(self): raise RuntimeError('no thread')\n"
+        "start, monotonic = threading.Thread.start, time.monotonic\n"
+        "threading.Thread.start, time.monotonic = refused, None\n"
+        "for number in range(4): print(number)\n"
+        "threading.Thread.start, time.monotonic = start, monotonic"
+    )
+    reply, outputs = await run(kernel, code)
+    assert (reply.status, texts(outputs)) == ("ok", "0\n1\n2\n3\n")
