@@ -11,7 +11,12 @@ from importlib import resources
 from importlib.util import MAGIC_NUMBER
 from typing import Any
 
-SCRIPT = ("script_environment.py", "script_exit.py", "script_runner.py")
+SCRIPT = (
+    "script_environment.py",
+    "script_registries.py",
+    "script_exit.py",
+    "script_runner.py",
+)
 EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
 # The programs are executed in one namespace: what they import from each other is there already.
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)

@@ -5,32 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
-from rmi_agent.kernels import Script, Sessions
+from rmi_agent.kernels import Script, Session, Sessions
 
-from tests.conftest import kernel_env, stream
+from tests.conftest import cell, kernel_env, stream, value
+from tests.kernels.inside.ends import ENDS
+from tests.kernels.inside.samples import HELPER, Sample
 
 pytestmark = pytest.mark.anyio
 
-
-@dataclass(frozen=True)
-class Sample:
-    source: str | bytes
-    args: tuple[str, ...] = ()
-    stdin: str = ""
-    neighbours: tuple[tuple[str, str], ...] = ()
-    anyhow: bool = False  # lines of stdout in any order
-
-    def bytes(self) -> bytes:
-        return self.source if isinstance(self.source, bytes) else dedent(self.source).encode()
-
-
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
-HELPER = (("helper.py", "NAME = 'helper'\ndef shout(x): return x.upper()\n"),)
 
 SAMPLES = {
     "name_is_main": Sample("print(__name__)\nif __name__ == '__main__': print('main')"),
@@ -346,11 +331,21 @@ def normal(text: str, anyhow: bool) -> str:
     return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+TABLE = SAMPLES | ENDS
+ROWS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.xfail(sample.differs != "", reason=sample.differs, strict=True),
+    )
+    for name, sample in TABLE.items()
+]
+
+
+@pytest.mark.parametrize("name", ROWS)
 async def test_a_script_gives_what_python_gives(
     name: str, sessions: Sessions, tmp_path: Path
 ) -> None:
-    sample = SAMPLES[name]
+    sample = TABLE[name]
     folder = tmp_path.resolve()
     for neighbour, text in sample.neighbours:
         (folder / neighbour).parent.mkdir(exist_ok=True)
@@ -380,3 +375,36 @@ async def test_a_script_gives_what_python_gives(
         expected.stderr.decode("utf-8", "replace"), sample.anyhow
     )
     assert run.exit_code == expected.returncode
+
+
+POOLS = """
+import multiprocessing, tempfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+threads, processes = ThreadPoolExecutor(1), ProcessPoolExecutor(1)
+pool, folder = multiprocessing.get_context("fork").Pool(1), tempfile.TemporaryDirectory()
+"""
+USE = "[each.submit(abs, -2).result(10) for each in (threads, processes)], pool.map(abs, [-3])"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+async def test_what_cells_have_started_survives_the_end_of_a_script(
+    session: Session, tmp_path: Path
+) -> None:
+    def script() -> Script:
+        path = tmp_path / "main.py"
+        path.write_text(
+            "from concurrent.futures import *\np, t = ProcessPoolExecutor(1),"
+            " ThreadPoolExecutor(1)\nprint(p.submit(abs, -1).result(), t.submit(abs, -1).result())"
+        )
+        return Script(path, path.read_bytes())
+
+    assert value(await cell(session, POOLS + USE)) == "([2, 2], [3])"
+
+    for _ in range(2):
+        run = await session.submit_script(script(), 30).task
+        assert (stream(run), run.exit_code) == ("1 1\n", 0)
+
+        assert value(await cell(session, USE)) == "([2, 2], [3])"
+        assert value(await cell(session, "import os; os.path.isdir(folder.name)")) == "True"
+
+    await cell(session, "pool.terminate(); processes.shutdown(); folder.cleanup()")
