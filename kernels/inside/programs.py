@@ -15,9 +15,10 @@ SCRIPT = (
     "script_environment.py",
     "script_registries.py",
     "script_exit.py",
+    "script_hooks.py",
     "script_runner.py",
 )
-EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
+EVERYWHERE = ("figures.py", *SCRIPT, "any_json.py", "messages.py", "setup.py")
 # The programs are executed in one namespace: what they import from each other is there already.
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 # Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers

@@ -16,8 +16,10 @@ import signal
 import sys
 from typing import Any
 
+from .figures import Figures
 from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
+from .script_hooks import enter_hooks
 
 PAYLOAD = "rmi_agent.script"
 
@@ -25,8 +27,15 @@ PAYLOAD = "rmi_agent.script"
 class Script:
     """Runs one script at a time in this kernel's `__main__`."""
 
-    def __init__(self, shell: Any, raw: list[int], environment: dict[str, str | None]) -> None:
+    def __init__(
+        self,
+        shell: Any,
+        raw: list[int],
+        environment: dict[str, str | None],
+        figures: Figures,
+    ) -> None:
         self.shell = shell
+        self.figures = figures
         self.raw = raw
         self.environment = environment  # variables that ipykernel changes, as they were
         self.kernels_names = set(shell.user_ns)
@@ -54,6 +63,7 @@ class Script:
             enter_environment(undo, self.environment)
             enter_main(undo, self.shell, self.kernels_names, path, request["argv"])
             ending = ScriptExit(undo, os.path.dirname(path))
+            enter_hooks(undo)
             # Undone first: a late SIGINT must not interrupt the restoring.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             try:
@@ -62,6 +72,7 @@ class Script:
                 ending.run()
                 if os.getpid() != pid:  # the script forked, and this child is done
                     os._exit(outcome["exit_code"])
+        self.figures.after_script()
         self.shell.payload_manager.write_payload(outcome)
 
     # -- the script itself
@@ -77,7 +88,8 @@ class Script:
         try:
             # The script starts about 40 frames deep; give it as many as at the top level.
             sys.setrecursionlimit(limit + self.depth)
-            exec(code, self.shell.user_ns)
+            # On one line: a debugger that the script has started must not step into the next.
+            exec(code, self.shell.user_ns), sys.settrace(None)  # type: ignore[func-returns-value]
         except SystemExit as stop:
             return self.exit_code(stop)
         except BaseException as error:

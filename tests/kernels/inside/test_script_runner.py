@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Script, Session, Sessions
+from rmi_agent.kernels import Run, Script, Session, Sessions
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.inside.ends import ENDS
+from tests.kernels.inside.hooks import HOOKS
 from tests.kernels.inside.samples import HELPER, Sample
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +24,7 @@ SAMPLES = {
     "file_and_folder": Sample("import os; print(__file__, os.getcwd())"),
     "argv": Sample("import sys; print(sys.argv)", args=("a", "-b", "c d", "é", "")),
     "sys_path": Sample("import sys; print(sys.path[0]); print(sys.path)"),
-    "module_globals": Sample("print(sorted(n for n in globals() if n != '__annotations__'))"),
+    "module_globals": Sample("print(sorted(globals()))"),
     "main_module": Sample("import __main__; x = 5; print(__main__.x, __main__.__spec__)"),
     "docstring": Sample("'''Words.'''\nprint(__doc__)"),
     "empty": Sample(""),
@@ -331,7 +333,7 @@ def normal(text: str, anyhow: bool) -> str:
     return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
 
 
-TABLE = SAMPLES | ENDS
+TABLE = SAMPLES | ENDS | HOOKS
 ROWS = [
     pytest.param(
         name,
@@ -404,7 +406,76 @@ async def test_what_cells_have_started_survives_the_end_of_a_script(
         run = await session.submit_script(script(), 30).task
         assert (stream(run), run.exit_code) == ("1 1\n", 0)
 
-        assert value(await cell(session, USE)) == "([2, 2], [3])"
+        used = await cell(session, USE)
+        assert value(used) == "([2, 2], [3])", used.cell.outputs
         assert value(await cell(session, "import os; os.path.isdir(folder.name)")) == "True"
 
     await cell(session, "pool.terminate(); processes.shutdown(); folder.cleanup()")
+
+
+def kinds(run: Run) -> list[str]:
+    """What a run has shown, in order: text and the kinds of pictures."""
+    return [output.get("text") or " ".join(sorted(output.data)) for output in run.cell.outputs]
+
+
+PICTURE = "image/png text/plain"
+
+
+@pytest.mark.parametrize("backend", ["Agg", "svg", "inline"])
+async def test_figures_left_open_are_shown_whatever_the_backend(
+    session: Session, tmp_path: Path, backend: str
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text(
+        f"import matplotlib; matplotlib.use({backend!r})\nimport matplotlib.pyplot as plt\n"
+        "plt.plot([1, 2]); plt.figure(); plt.plot([3, 4]); plt.figure(); plt.plot([5]); plt.close()"
+    )
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    assert kinds(run) == [PICTURE, PICTURE]
+    assert run.exit_code == 0
+
+    run = await cell(session, "plt.get_fignums()")  # closed
+    assert value(run) == "[]"
+
+
+async def test_a_cells_figures_are_shown_once_whatever_the_backend(session: Session) -> None:
+    run = await cell(
+        session,
+        "import matplotlib; matplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nplt.plot([1]);",
+        timeout=60,
+    )
+    assert kinds(run) == [PICTURE]
+
+    assert kinds(await cell(session, "plt.savefig('saved.png'); plt.get_fignums()")) == [
+        "text/plain"
+    ]
+    assert kinds(await cell(session, "plt.title('Later');")) == [PICTURE]
+    assert kinds(await cell(session, "plt.close('all')")) == []
+
+
+async def test_figures_of_cells_are_shown_after_a_script_has_drawn(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint('end')")
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    assert sorted(kinds(run)) == ["end\n", PICTURE]
+
+    run = await cell(session, "plt.plot([1]); plt.isinteractive()")
+    assert kinds(run) == ["text/plain", PICTURE]
+    assert value(run) == "True"
+
+
+async def test_a_breakpoint_in_a_cell_asks_for_commands(session: Session) -> None:
+    running = session.submit_cell("x = 1\nbreakpoint()\nprint('x is', x)", 30)
+    for command in ("p x + 41", "x = 7", "c"):
+        while (question := running.question) is None:
+            await asyncio.sleep(0.01)
+        question.answer(command)
+    run = await running.task
+
+    assert run.status == "ok"
+    assert "ipdb> p x + 41\n42\n" in stream(run)
+    assert stream(run).endswith("ipdb> c\nx is 7\n")
