@@ -18,7 +18,8 @@ SCRIPT = (
     "script_hooks.py",
     "script_runner.py",
 )
-EVERYWHERE = ("figures.py", *SCRIPT, "any_json.py", "messages.py", "setup.py")
+CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
+EVERYWHERE = (*CELLS, *SCRIPT, "any_json.py", "messages.py", "setup.py")
 # The programs are executed in one namespace: what they import from each other is there already.
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 # Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers

@@ -24,6 +24,7 @@ import zmq
 from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
+from .cells import prepare_cells
 from .figures import Figures
 from .messages import send_anything
 from .script_exit import name_of
@@ -58,7 +59,7 @@ def install(
         faulthandler.enable(raw[1], all_threads=False)  # the others are the kernel's
     figures = Figures(shell)
     shell._rmi_agent_script = Script(shell, raw, environment, figures).run
-    sys.breakpointhook = sys.__breakpointhook__  # debugpy's does nothing without a debugger
+    prepare_cells(shell, figures)
     send_anything(shell.kernel.session, output_limit)
     put_streams_back = streams_back()
     report_any_error(shell, put_streams_back)
@@ -67,7 +68,6 @@ def install(
     explain_missing_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
-    shell.events.register("post_execute", figures.after_cell)
     shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
     # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
