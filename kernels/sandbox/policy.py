@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..process import Launch, clear_after_dead, ipython_folder
-from .bubblewrap import inner_id
+from .bubblewrap import hosts, inner_id
 from .command import command, last_filter
 from .places import places_of
 
@@ -74,6 +74,7 @@ class Policy:
         (folder / "e" / MATPLOTLIBRC).touch()
         (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
         (folder / "group").write_text(f"user:x:{number}:\n")
+        (folder / "hosts").write_text(hosts(self.network))
         return Sandbox(self, home, tmp, folder, runtime)
 
 

@@ -118,7 +118,7 @@ class Sessions:
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
         self._shared = (self.config, self.pool, self.supervisor, self._became_idle)
-        self._stack.push_async_callback(self._close_all)
+        self._stack.push_async_callback(self.close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
             (reaper.stay, "reaper"),
@@ -291,7 +291,8 @@ class Sessions:
         finally:
             await self.directory.tell_end(session, why)
 
-    async def _close_all(self) -> None:
+    async def close_all(self) -> None:
+        """End all sessions, stop their runs, and open no more. Idempotent."""
         self._stopping = True
         for session in list(self.by_id.values()):
             self.close_soon(session, "the server was stopped")

@@ -704,6 +704,7 @@ IN_BWRAP = {
         "from multiprocessing import shared_memory as s\n"
         "m = s.SharedMemory(create=True, size=100); m.close(); m.unlink()"
     ),
+    "own_name": "import socket; assert socket.gethostbyname(socket.gethostname())",
     "a_server_of_ones_own": (
         "import socket; s = socket.create_server(('127.0.0.1', 0))\n"
         "c = socket.create_connection(s.getsockname()); c.close(); s.close()"
@@ -961,7 +962,8 @@ async def test_the_network_is_there_where_it_is_wanted(tier: Tier, tmp_path: Pat
         run = await one_cell(
             policy,
             tmp_path,
-            f"import socket; socket.create_connection({reached[0].decode()}, 5).close()",
+            f"import socket; socket.create_connection({reached[0].decode()}, 5).close()\n"
+            "assert socket.gethostbyname(socket.gethostname())",
         )
         assert run.status == "ok", run.cell.outputs
 
