@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import sys
 from typing import Any
 
 from ipykernel.iostream import OutStream
@@ -70,6 +71,7 @@ def add_binary_sides() -> None:
         "detach": buffer,
         "reconfigure": reconfigure,
     }
-    for name, value in added.items():
-        if not hasattr(OutStream, name) or name == "detach":  # a base class's raises
-            setattr(OutStream, name, value)
+    for kind in {OutStream, type(sys.stdout), type(sys.stderr)}:
+        for name, value in added.items():
+            if not hasattr(kind, name) or name == "detach":  # a base class's raises
+                setattr(kind, name, value)

@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         """Call `leaving`, then refuse new connections and shut down."""
         await self._leaving()
         deadline = time.monotonic() + ANSWER_SECONDS
-        connections = self.server_state.connections
+        connections: set[Any] = self.server_state.connections
         # uvicorn offers no event for this.
         while time.monotonic() < deadline and any(not c.idle for c in connections):  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -461,7 +461,7 @@ async def test_figures_of_cells_are_shown_after_a_script_has_drawn(
     path.write_text("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint('end')")
 
     run = await session.submit_script(Script(path, path.read_bytes()), 60).task
-    assert sorted(kinds(run)) == ["end\n", PICTURE]
+    assert kinds(run) == [PICTURE, "end\n"]
 
     run = await cell(session, "plt.plot([1]); plt.isinteractive()")
     assert kinds(run) == ["text/plain", PICTURE]
@@ -479,3 +479,18 @@ async def test_a_breakpoint_in_a_cell_asks_for_commands(session: Session) -> Non
     assert run.status == "ok"
     assert "ipdb> p x + 41\n42\n" in stream(run)
     assert stream(run).endswith("ipdb> c\nx is 7\n")
+
+
+async def test_what_a_script_displays_comes_between_its_lines(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text(
+        "from IPython.display import display\n"
+        "for number in range(20): print(number); display({'number': number})\nprint('end')"
+    )
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+
+    expected = [each for number in range(20) for each in (f"{number}\n", "text/plain")]
+    assert kinds(run) == [*expected, "end\n"]
