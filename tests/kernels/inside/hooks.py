@@ -109,6 +109,17 @@ HOOKS = {
         "import faulthandler, os, signal\nfaulthandler.enable()\nos.kill(os.getpid(), signal.SIGABRT)",
         differs=THREADS,
     ),
+    # -- descriptors
+    "descriptors_limited": Sample(
+        """
+        import resource, tempfile
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        print(len([tempfile.TemporaryFile() for _ in range(40)]))
+        """
+    ),
+    "descriptors_closed": Sample("import os\nos.closerange(3, 1024)\nprint('still here')"),
+    "descriptors_from_three": Sample("print(open(__file__).fileno())"),
 }
 if sys.platform == "win32":
-    HOOKS.pop("stack_of_a_crash")
+    for name in ("stack_of_a_crash", "descriptors_limited"):
+        HOOKS.pop(name)
