@@ -186,8 +186,7 @@ class Sessions:
     def _became_idle(self, principal: str) -> None:
         if principal in self.quotas.waiting:
             self.eviction.for_quota(principal)
-        if self.pool.waiting:
-            self.pool.notify()
+        self.pool.notify()
 
     def known(self, session_id: str, principal: str = LOCAL) -> Session | ClosedSession:
         """A session of the principal, whether open or ended.
