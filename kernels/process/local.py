@@ -112,7 +112,8 @@ class LocalProcess:
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
             mark_process(self.pid, self.mark)  # in case another provisioner started it
-            self.family = Family(self.pid)  # now, while it is certainly alive
+            # Now, while it is certainly alive.
+            self.family = Family(self.pid, parent_adopts=self.forked)
         if self.launch.socket_store is not None:
             self._sockets = socket_paths(self._manager)
             async with asyncio.timeout(self.launch.start_timeout):

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -81,13 +82,18 @@ class Reaper:
         )
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """The processes whose mark starts with this one, as far as they can be inspected."""
+def marked(mark: str, among: Iterable[int] | None = None) -> list[int]:
+    """Pids of the processes whose mark starts with this one, as far as they can be inspected.
+
+    Args:
+        mark: a server's or a kernel's mark.
+        among: the pids of the processes to inspect; None means all.
+    """
     found = []
-    for pid in psutil.pids():
+    for pid in psutil.pids() if among is None else among:
         with contextlib.suppress(psutil.Error, OSError):
             if has_mark(pid, mark):
-                found.append(psutil.Process(pid))
+                found.append(pid)
     return found
 
 
@@ -96,8 +102,12 @@ def has_mark(pid: int, mark: str) -> bool:
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
     with contextlib.suppress(OSError):  # another user's process
-        if has_number(number_on(pid), mark):
+        number = number_on(pid)
+        if has_number(number, mark):
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        server = mark.partition(".")[0]
+        if has_number(number, server) and number != mark_number(server):
+            return False  # another kernel's
     with open(f"/proc/{pid}/environ", "rb") as environ:
         return f"\0{MARK}={mark}".encode() in b"\0" + environ.read()
 
@@ -160,9 +170,9 @@ def kill_marked(mark: str) -> None:
     """Kill everything that has the mark; repeats, as processes may start others meanwhile."""
     ends = time.monotonic() + KILL_TIMEOUT
     while (left := marked(mark)) and time.monotonic() < ends:
-        for process in left:
+        for pid in left:
             with contextlib.suppress(psutil.Error):
-                process.kill()
+                psutil.Process(pid).kill()
         time.sleep(0.05)
 
 
