@@ -18,7 +18,7 @@ from typing import Self
 
 from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
-from ..notebook import Run, RunsOnRecord, recover
+from ..notebook import Run, RunsOnRecord, Signer, recover
 from ..process import Launch, runtime_folder
 from ..process_tree import Reaper
 from ..sandbox import Policy
@@ -108,6 +108,7 @@ class Sessions:
             recover, self.config.notebooks, peers.instances, peers.notebooks
         ):
             log.info("Repaired %s, which a crash had cut off", notebook)
+        signer = await self._stack.enter_async_context(Signer())
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         reaper = Reaper(mark, runtime)
         self._stack.push_async_callback(reaper.release)
@@ -117,7 +118,7 @@ class Sessions:
         evict = self.eviction.for_kernel
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
-        self._shared = (self.config, self.pool, self.supervisor, self._became_idle)
+        self._shared = (self.config, self.pool, self.supervisor, signer, self._became_idle)
         self._stack.push_async_callback(self._close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..addresses import RemoteKernel
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, decoded
+from ..notebook import Recorder, Run, Signer, decoded
 from ..protocol import Reply, Script, now
 from ..supervision import Supervisor
 from ..telemetry import traced
@@ -32,6 +32,7 @@ class Session:
     Args:
         pool: provides a fresh kernel when the session's has died, and takes kernels back.
         supervisor: owns the tasks of the session's runs.
+        signer: signs its notebook.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
 
@@ -50,6 +51,7 @@ class Session:
         config: Config,
         pool: Pool,
         supervisor: Supervisor,
+        signer: Signer,
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
     ) -> None:
@@ -66,7 +68,7 @@ class Session:
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
-        self._record = Record(self.recorder, config.hints, supervisor)
+        self._record = Record(self.recorder, config.hints, signer)
         self._record.lost, self._record.note = before.lost, before.note
 
     @property
@@ -278,12 +280,11 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        self._record.cancel_signing()
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
                 self._drop_kernel()
-            await self.recorder.sign()
+            self._record.sign()
         finally:
             self._drop_kernel()
             self.recorder.close()
