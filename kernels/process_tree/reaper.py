@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive
+CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
+RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
 
 
@@ -50,12 +51,13 @@ class Reaper:
     async def stay(self) -> None:
         """Keep the process running, restarting it if somebody kills it."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL)
-            if (code := self._process.poll()) is not None:
-                log.warning("The reaper process has exited with %s and is started again", code)
-                assert self._process.stdin is not None
-                self._process.stdin.close()
-                self._process = self._start()
+            await until_exited(self._process)
+            code = self._process.poll()
+            log.warning("The reaper process has exited with %s and is started again", code)
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process = self._start()
+            await asyncio.sleep(RESTART_INTERVAL)
 
     async def release(self) -> None:
         """Let the process clean up what is left, and wait for it; call at the end."""
@@ -80,6 +82,23 @@ class Reaper:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C must not reach it
         )
+
+
+async def until_exited(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process to exit; on Linux without looking at it again and again."""
+    loop, exited = asyncio.get_running_loop(), asyncio.Event()
+    while process.poll() is None:
+        try:
+            descriptor = os.pidfd_open(process.pid)  # type: ignore[attr-defined, unused-ignore]
+        except (AttributeError, OSError):  # not Linux, or out of descriptors
+            await asyncio.sleep(CHECK_INTERVAL)
+            continue
+        loop.add_reader(descriptor, exited.set)
+        try:
+            await exited.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
 
 def marked(mark: str, among: Iterable[int] | None = None) -> list[int]:

@@ -56,7 +56,8 @@ class Eviction:
         """Close sessions that have been idle for more than `Config.idle` seconds."""
         idle = self._sessions.config.idle
         while idle:
-            await asyncio.sleep(min(5.0, idle / 4))
+            longest = max((each.idle_for for each in self._sessions.by_id.values()), default=0.0)
+            await asyncio.sleep(max(idle - longest, min(1.0, idle / 4)))
             for session in list(self._sessions.by_id.values()):
                 if session.idle_for > idle:
                     why = f"nobody used it for {idle:g} s (RMI_AGENT_SESSION_IDLE)"

@@ -33,6 +33,7 @@ class Session:
         pool: provides a fresh kernel when the session's has died, and takes kernels back.
         supervisor: owns the tasks of the session's runs.
         signer: signs its notebook.
+        became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
 
@@ -52,6 +53,7 @@ class Session:
         pool: Pool,
         supervisor: Supervisor,
         signer: Signer,
+        became_busy: Callable[[], None],
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
     ) -> None:
@@ -61,7 +63,7 @@ class Session:
         self.on_change: Callable[[Session], None] = lambda _: None
         self.last_used = time.monotonic()
         self.closed = False
-        self._pool, self._became_idle = pool, became_idle
+        self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
         self._fresh = handover is None
         before = handover or Handover()
         self.turn, self.count = before.turn, before.count
@@ -123,6 +125,7 @@ class Session:
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
+        self._became_busy()
         return execution
 
     def adopt(
@@ -143,6 +146,7 @@ class Session:
             return await self._account(execution, reply)
 
         self.runs.add(execution, follow)
+        self._became_busy()
 
     async def _run(self, execution: Execution, timeout: float) -> Run:
         kernel = await self._living_kernel()
