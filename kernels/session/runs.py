@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 
 from ..errors import KernelError, reason
 from ..kernel import Kernel
-from ..notebook import Recorder, Run
+from ..notebook import Recorder, Run, code_cell
 from ..protocol import Displays, Outputs, Question, Reply, Script
 from ..supervision import Supervisor
 
@@ -67,7 +66,7 @@ class Execution:
         self.session_id = session_id
         self.number = number
         self.title = source if script is None else script.path.name
-        self.cell = new_code_cell(source) if cell is None else cell
+        self.cell = code_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0
