@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = (
-    "hidden_frames.py",
-    "script_environment.py",
-    "script_registries.py",
-    "script_exit.py",
-    "script_hooks.py",
-    "script_runner.py",
+    *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
+    *("script_environment.py", "script_registries.py", "script_exit.py"),
+    *("script_hooks.py", "script_runner.py"),
 )
 CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
 EVERYWHERE = (*CELLS, *SCRIPT, "any_json.py", "messages.py", "setup.py")

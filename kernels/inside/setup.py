@@ -29,6 +29,7 @@ from .figures import Figures
 from .messages import send_anything
 from .script_exit import HERE, name_of
 from .script_runner import Script
+from .tracebacks import hide_own_frames
 
 UNFLUSHED = 20_000_000  # max characters of a stream that a kernel keeps in memory
 # What a kernel gets when it is forked, so that what its template had is not put back.
@@ -75,6 +76,7 @@ def prepare(
     prepare_cells(shell, figures)
     send_anything(shell.kernel.session, output_limit)
     put_streams_back = streams_back()
+    hide_own_frames(shell)
     report_any_error(shell, put_streams_back)
     interrupt_only_cells(shell.kernel)
     skip_needless_child_scan(shell.kernel)
