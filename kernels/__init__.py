@@ -31,6 +31,7 @@ from .sandbox import (
     knows_system_calls,
     lets_signals_out,
     why_not,
+    without_rights,
 )
 from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
 from .telemetry import CURRENT
@@ -84,4 +85,5 @@ __all__ = [
     "recorded",
     "regular_file",
     "why_not",
+    "without_rights",
 ]

@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field
 
 from ...kernels import Execution, Run
 from ..plaintext import plain
+from ..views import PICTURE_TYPES
 from .own_lines import SESSION, fragment, note
-from .run_text import PICTURE_TYPES, Layout, TextCache, growing
+from .run_text import Layout, TextCache, growing
 from .truncate import WORTH, budgeted
 
 PAGE = 20_000  # default max characters returned by read_output

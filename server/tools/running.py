@@ -24,6 +24,7 @@ from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, 
 from ..files import project_files as paths
 from ..refusals import Refusal
 from ..settings import Settings
+from ..views import Worker
 from .arguments import CHANGES, READS, FileName, OpenSession, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
@@ -41,11 +42,13 @@ RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 class RunTools:
     """The tools that run code and read its output."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, resuming: ResumeTool) -> None:
+    def __init__(
+        self, settings: Settings, sessions: Sessions, resuming: ResumeTool, worker: Worker
+    ) -> None:
         self.settings, self.sessions, self.resuming = settings, sessions, resuming
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._texts = TextCache()
+        self._texts = TextCache(worker)
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:

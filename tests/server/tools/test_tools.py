@@ -448,3 +448,31 @@ async def test_interrupting_and_restarting_from_outside(client: Client[Any]) -> 
     await run(client, "restart_session", session_id=session)
     again = await run(client, "run_cell", code="x", session_id=session)
     assert facts(again)["error_name"] == "NameError"
+
+
+RICH = """\
+from IPython.display import display, Markdown
+class Page:
+    def _repr_html_(self): return "<h1>Title</h1><p>some <b>text</b></p><script>x()</script>"
+display(Markdown("**Total:** 42"))
+Page()
+"""
+
+
+async def test_the_best_text_of_a_rich_value_is_read_and_the_notebook_keeps_all(
+    client: Client[Any],
+) -> None:
+    result = await run(client, "run_cell", code=RICH)
+    assert body(result) == (
+        "**Total:** 42\n# Title\n\nsome **text**\n"
+        "[HTML of 63 characters that runs scripts: in the notebook]\n"
+    )
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert set(cells[-1].outputs[1].data) == {"text/plain", "text/html"}
+
+
+async def test_a_wide_table_is_read_whole(client: Client[Any]) -> None:
+    pytest.importorskip("pandas")
+    code = "import pandas as pd\npd.DataFrame({f'column_{i}': [i * 1.25] for i in range(10)})"
+    read = body(await run(client, "run_cell", code=code, timeout=60))
+    assert all(f"column_{number}" in read.split("\n")[0] for number in range(10))

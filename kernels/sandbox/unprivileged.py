@@ -1,0 +1,48 @@
+"""The command that runs one of our own programs on data that nobody trusts.
+
+It may read what Python and its libraries need, and nothing else: no network, no files written.
+Where the system has no Landlock or seccomp, only the resource limits apply.
+"""
+
+from __future__ import annotations
+
+import functools
+import site
+import sys
+from typing import Any
+
+from . import seccomp
+from .command import program
+
+# What programs need of the system: libraries, fonts, time zones, random numbers.
+READ = (
+    *("/usr", "/lib", "/lib64", "/bin", "/opt", "/nix", "/etc/ld.so.cache", "/etc/fonts"),
+    *("/etc/localtime", "/etc/ssl/openssl.cnf", "/dev/null", "/dev/urandom", "/proc/self"),
+    *("/sys/devices/system/cpu", "/sys/fs/cgroup", "/proc/cpuinfo", "/proc/meminfo"),
+)
+
+
+@functools.cache
+def _confined(names: tuple[tuple[str, int], ...], folder: str) -> tuple[str, ...]:
+    given: dict[str, Any] = {"limits": dict(names), "filter": "", "landlock": None}
+    if sys.platform != "linux":
+        return ()
+    from .confine import landlock_version  # needs Linux's libc
+
+    if seccomp.knows_system_calls():
+        given["filter"] = seccomp.program(seccomp.REACHING_OUT + seccomp.NEW_SOCKETS).hex()
+    if landlock_version():
+        read = [*READ, sys.prefix, sys.base_prefix, sys.exec_prefix, folder]
+        read += [*site.getsitepackages(), *(path for path in sys.path if path)]
+        given["landlock"] = {"read": read, "write": ["/dev/null"], "network": False}
+    return program("confine.py", {"given_up": given})
+
+
+def without_rights(limits: dict[str, int], folder: str) -> tuple[str, ...]:
+    """Return what to put in front of a Python program's command so that it has no rights.
+
+    Args:
+        limits: resource limits, named as in `resource`.
+        folder: the program's folder, which it may read.
+    """
+    return _confined(tuple(sorted(limits.items())), folder)

@@ -1,0 +1,91 @@
+"""The program of `worker.py`: makes HTML readable.
+
+It is run as a file, without this package, so it imports only the standard library and, when first
+needed, the library for the task.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+IDLE = 60.0  # seconds without a request after which the process ends
+SPAN_MOST = 100  # max rows that one cell of a table may span
+
+
+def html(request: dict[str, Any], _: bytes) -> bytes:
+    """Make HTML readable as Markdown."""
+    from bs4 import BeautifulSoup, Comment
+    from markdownify import MarkdownConverter
+
+    soup = BeautifulSoup(request["html"], "html.parser")
+    for each in soup.find_all(["script", "style", "template", "svg", "canvas", "audio", "video"]):
+        each.decompose()
+    for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
+        comment.extract()
+    for picture in soup.find_all("img"):
+        if str(picture.get("src", "")).startswith("data:"):
+            picture.replace_with(f"[picture: {picture.get('alt') or picture['src']}]")
+    for cell in soup.find_all(["td", "th"], rowspan=True):
+        fill_rows(soup, cell)
+    converter = MarkdownConverter(
+        escape_misc=False, escape_asterisks=False, escape_underscores=False, heading_style="ATX"
+    )
+    text = converter.convert_soup(soup).replace("\xa0", " ")
+    lines = [line.rstrip() for line in text.split("\n")]
+    kept = [line for at, line in enumerate(lines) if line or (at and lines[at - 1])]
+    return "\n".join(kept).strip("\n").encode("utf-8", "replace")
+
+
+def fill_rows(soup: Any, cell: Any) -> None:
+    """Give the rows that a cell spans an empty cell in its place: Markdown has no spans."""
+    row, span = cell.find_parent("tr"), str(cell["rowspan"])
+    if row is None or not span.isdigit():
+        return
+    place = len(cell.find_previous_siblings(["td", "th"]))
+    for below in row.find_next_siblings("tr", limit=min(int(span), SPAN_MOST) - 1):
+        cells = below.find_all(["td", "th"], recursive=False)
+        empty = soup.new_tag(cell.name)
+        if place < len(cells):
+            cells[place].insert_before(empty)
+        else:
+            below.append(empty)
+
+
+TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {"html": html}
+
+
+def main() -> None:
+    """Answer requests until stdin ends, or none comes for a while."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not end up in a reply
+    sys.setrecursionlimit(2_000)
+    while True:
+        idle = threading.Timer(IDLE, os._exit, (0,))
+        idle.daemon = True
+        idle.start()
+        head = requests.read(16)
+        idle.cancel()
+        if len(head) < 16:
+            return
+        length, size = struct.unpack(">QQ", head)
+        request = json.loads(requests.read(length))
+        data = requests.read(size)
+        try:
+            failed, reply = False, TASKS[request["what"]](request, data)
+        except Exception as error:
+            failed, reply = (
+                True,
+                f"{type(error).__name__}: {error}"[:300].encode("utf-8", "replace"),
+            )
+        replies.write(struct.pack(">?Q", failed, len(reply)) + reply)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
