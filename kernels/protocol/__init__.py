@@ -15,6 +15,7 @@ from .reply import (
     Status,
     ends_kernel,
     now,
+    pages,
     payloads,
     reply_of,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "in_parts",
     "memory_of",
     "now",
+    "pages",
     "payloads",
     "reply_of",
     "weighed",

@@ -465,7 +465,7 @@ async def test_the_best_text_of_a_rich_value_is_read_and_the_notebook_keeps_all(
     result = await run(client, "run_cell", code=RICH)
     assert body(result) == (
         "**Total:** 42\n# Title\n\nsome **text**\n"
-        "[HTML of 63 characters that runs scripts: in the notebook]\n"
+        "[HTML of 57 characters that runs scripts: in the notebook]\n"
     )
     cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
     assert set(cells[-1].outputs[1].data) == {"text/plain", "text/html"}
@@ -476,3 +476,14 @@ async def test_a_wide_table_is_read_whole(client: Client[Any]) -> None:
     code = "import pandas as pd\npd.DataFrame({f'column_{i}': [i * 1.25] for i in range(10)})"
     read = body(await run(client, "run_cell", code=code, timeout=60))
     assert all(f"column_{number}" in read.split("\n")[0] for number in range(10))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("len?", "number of items in a container"), ("%psource json.dumps", "def dumps(")],
+)
+async def test_what_the_pager_shows_is_read(client: Client[Any], code: str, words: str) -> None:
+    result = await run(client, "run_cell", code=f"import json\n{code}")
+    assert words in body(result) and "\x1b" not in body(result)
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert cells[-1].outputs[0].output_type == "display_data"
