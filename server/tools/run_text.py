@@ -186,10 +186,14 @@ class Printed:
 
 
 class TextCache:
-    """Caches the texts of runs for as long as the run is referenced and there is room."""
+    """Caches the texts of runs for as long as the run is referenced and there is room.
+
+    Attributes:
+        worker: reads HTML and pictures for it.
+    """
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self.worker = worker
         self._printed: OrderedDict[int, Printed] = OrderedDict()  # most recently used last
         self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
@@ -210,7 +214,7 @@ class TextCache:
             self._owners[key] = weakref.finalize(owner, self._forget, key)
             self._owners[key].atexit = False
         if key not in self._printed:
-            self._printed[key] = Printed(self._worker)
+            self._printed[key] = Printed(self.worker)
         self._printed.move_to_end(key)
         while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > CACHE_SIZE:
             self._printed.popitem(last=False)

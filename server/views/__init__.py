@@ -5,12 +5,17 @@ in a process of its own (`worker.py`).
 """
 
 from .best_text import best_text, is_simple
-from .pictures import PICTURE_TYPES
+from .pictures import Picture, dimensions, fitted, has_picture, picture_of, type_of
 from .worker import Worker
 
 __all__ = [
-    "PICTURE_TYPES",
+    "Picture",
     "Worker",
     "best_text",
+    "dimensions",
+    "fitted",
+    "has_picture",
     "is_simple",
+    "picture_of",
+    "type_of",
 ]

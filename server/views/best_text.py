@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import WorkerError
-from .pictures import PICTURE_TYPES
+from .pictures import PICTURE_TYPES, has_picture
 from .worker import Worker
 
 HTML_MOST = 300_000  # max characters of HTML that are made readable
@@ -38,7 +38,7 @@ def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
 
     Takes time for HTML and large JSON, so call it from a thread.
     """
-    if any(isinstance(bundle.get(kind), str) for kind in PICTURE_TYPES):
+    if has_picture(bundle):
         return ""
     plain = bundle.get("text/plain")
     says = isinstance(plain, str) and not says_nothing(plain)

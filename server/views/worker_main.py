@@ -1,4 +1,4 @@
-"""The program of `worker.py`: makes HTML readable.
+"""The program of `worker.py`: makes HTML readable, and pictures smaller.
 
 It is run as a file, without this package, so it imports only the standard library and, when first
 needed, the library for the task.
@@ -6,6 +6,7 @@ needed, the library for the task.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 IDLE = 60.0  # seconds without a request after which the process ends
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+PIXELS_MOST = 60_000_000  # max pixels of a picture: a small file can take all memory
 SPAN_MOST = 100  # max rows that one cell of a table may span
 
 
@@ -57,7 +60,55 @@ def fill_rows(soup: Any, cell: Any) -> None:
             below.append(empty)
 
 
-TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {"html": html}
+def fit(request: dict[str, Any], data: bytes) -> bytes:
+    """Scale a picture down until no side has more than `side` pixels and it has `most` bytes.
+
+    PNG stays PNG if that is small enough, as drawings are; others become JPEG.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = PIXELS_MOST
+    picture: Any = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = picture.size
+    if width * height > PIXELS_MOST:
+        raise ValueError(f"it has {width:,} by {height:,} pixels")
+    as_png = picture.format in ("PNG", "GIF")
+    side = min(request["side"], max(width, height))
+    picture.draft("RGB", (side, side))  # JPEG is decoded at a smaller size
+    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    for _ in range(12):
+        smaller = picture.copy()
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+        made = encoded(smaller, "PNG") if as_png else b""
+        if not made or len(made) > request["most"]:
+            made = encoded(flat(smaller), "JPEG")
+        if len(made) <= request["most"]:
+            return made
+        side = int(side * max(0.4, min(0.9, (request["most"] / len(made)) ** 0.5)))
+        if side < 16:
+            break
+    raise ValueError("it can't be made small enough")
+
+
+def encoded(picture: Any, kind: str) -> bytes:
+    """Return a picture's bytes in a format."""
+    to = io.BytesIO()
+    picture.save(to, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    return to.getvalue()
+
+
+def flat(picture: Any) -> Any:
+    """Return a picture without transparency, on white."""
+    from PIL import Image
+
+    if picture.mode != "RGBA":
+        return picture
+    page = Image.new("RGB", picture.size, "white")
+    page.paste(picture, mask=picture.getchannel("A"))
+    return page
+
+
+TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {"html": html, "fit": fit}
 
 
 def main() -> None:

@@ -124,16 +124,70 @@ async def test_a_plot_is_a_picture_and_its_repr_is_not_in_the_text(client: Clien
     assert "Figure size" not in text(result)
 
 
-async def test_too_many_pictures_are_named_and_not_sent(client: Client[Any]) -> None:
-    code = (
-        "from IPython.display import Image, display\n"
-        "for size in [3_000_000] + [1000] * 11:"
-        " display(Image(data=b'\\x89PNG\\r\\n\\x1a\\n' + bytes(size), format='png'))"
-    )
+PICTURES = """\
+import io
+import os
+from PIL import Image
+from IPython.display import Image as Shown, display
+def show(width, height, noise=False):
+    picture = Image.frombytes("RGB", (width, height), os.urandom(3 * width * height)) if noise \\
+        else Image.new("RGB", (width, height), "red")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    display(Shown(data=file.getvalue(), format="png"))
+"""
+
+
+async def test_too_many_pictures_are_named_and_had_one_by_one(client: Client[Any]) -> None:
+    code = f"{PICTURES}\nfor side in range(10, 22): show(side, 5)"
     result = await run(client, "run_cell", code=code)
     assert [block.type for block in result.content] == ["text"] + ["image"] * 8
-    session = facts(result)["session_id"]
-    assert f"4 of 12 pictures are omitted here; they are in notebook://{session}" in text(result)
+    key = {name: facts(result)[name] for name in ("session_id", "cell")}
+    call = f"read_output(session_id={key['session_id']!r}, cell=1, picture=9) returns one picture"
+    assert f"[rmi-agent: Pictures 9 to 12 are left out; {call}]" in text(result)
+    ninth = await run(client, "read_output", **key, picture=9)
+    assert text(ninth).startswith("[rmi-agent: Picture 9 of 12 in cell 1]\n")
+    assert [block.type for block in ninth.content] == ["text", "image"]
+    assert int.from_bytes(base64.b64decode(ninth.content[1].data)[16:20]) == 18
+    none = await run(client, "read_output", **key, picture=13)
+    assert none.is_error and "Cell 1 has only 12" in text(none)
+
+
+async def test_pictures_are_made_to_fit_into_a_result(client: Client[Any]) -> None:
+    code = f"{PICTURES}\nshow(40, 30); show(4000, 1000); show(1200, 1200, True); show(9, 9)"
+    result = await run(client, "run_cell", code=code, timeout=60)
+    assert len(result.model_dump_json(by_alias=True)) < 900_000
+    assert "Picture 2 is scaled down from 4,000 by 1,000 to 2,000 by 500 pixels" in text(result)
+    assert "picture 3 is " in text(result)
+    assert [block.type for block in result.content] == ["text"] + ["image"] * 4
+    kinds = [block.mime_type for block in result.content[1:]]
+    assert kinds == ["image/png", "image/png", "image/jpeg", "image/png"]
+
+
+async def test_a_broken_picture_is_named_and_png_and_jpeg_are_one(client: Client[Any]) -> None:
+    code = (
+        f"{PICTURES}\nshow(9, 9)\n"
+        "display({'image/png': 'AAAA'}, raw=True)\n"
+        "from base64 import b64encode\nfile = io.BytesIO()\n"
+        "Image.new('RGB', (5, 5)).save(file, 'JPEG')\n"
+        "jpeg = b64encode(file.getvalue()).decode()\n"
+        "display({'image/png': 'AAAA', 'image/jpeg': jpeg}, raw=True)"
+    )
+    result = await run(client, "run_cell", code=code)
+    assert [block.type for block in result.content] == ["text", "image", "image"]
+    assert result.content[2].mime_type == "image/jpeg"
+    assert "Picture 2 is left out: it is broken" in text(result)
+
+
+async def test_text_that_fills_a_result_leaves_the_rest_to_the_next_page(
+    client: Client[Any],
+) -> None:
+    code = "print('\U0001f600' * 400_000)"
+    result = await run(client, "run_cell", code=code)
+    key = {name: facts(result)[name] for name in ("session_id", "cell")}
+    page = await run(client, "read_output", **key, limit=200_000)
+    whole = await run(client, "read_output", **key, limit=200_000, offset=200_000)
+    assert max(len(r.model_dump_json(by_alias=True)) for r in (result, page, whole)) < 900_000
 
 
 async def test_repeated_lines_are_told_once_and_read_whole(client: Client[Any]) -> None:
