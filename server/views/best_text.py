@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import WorkerError
+from .charts import chart_of, summary, svg
 from .pictures import PICTURE_TYPES, has_picture
 from .worker import Worker
 
@@ -20,6 +21,7 @@ _SAYS_NOTHING = re.compile(r"\s*<[^<>\n]{1,300}?(?: object| at 0x[0-9a-fA-F]+)+>
 # pandas wraps a table that is wider than 80 columns, and leaves out the columns in its middle.
 _WRAPPED = re.compile(r"(?m)[ ]\\$")
 _ELIDED = re.compile(r".*\s(?:\.\.\.|…)(?:\s|$)")
+_BOKEH_PLACE = re.compile(r"""\s*<div [^<>]*\bdata-root-id=[^<>]*>\s*</div>\s*""")
 _TABLE = re.compile(r"<table\b", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)((?:;[\w=.+-]+)*)[;,]([A-Za-z0-9+/=%\s]{64,})")
 _MEDIA = re.compile(r"<(audio|video|iframe|object|embed)\b", re.IGNORECASE)
@@ -38,13 +40,19 @@ def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
 
     Takes time for HTML and large JSON, so call it from a thread.
     """
+    if chart := chart_of(bundle):
+        return f"{summary(*chart)}\n"
     if has_picture(bundle):
         return ""
+    if isinstance(drawing := bundle.get("image/svg+xml"), str):
+        return f"{svg(drawing)}\n"
     plain = bundle.get("text/plain")
     says = isinstance(plain, str) and not says_nothing(plain)
     if isinstance(text := bundle.get("text/markdown"), str):
         return without_data(text)
     html = bundle.get("text/html")
+    if isinstance(html, str) and _BOKEH_PLACE.fullmatch(html[:500]):
+        return ""  # where the chart goes, which is the next output
     if isinstance(html, str) and says and is_cut_table(str(plain), html):
         return readable_html(html, worker) or str(plain)
     if says:
@@ -56,6 +64,8 @@ def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
             return compact(bundle[kind])
     if isinstance(html, str):
         return readable_html(html, worker) or left_out("HTML", len(html))
+    if any(kind.startswith("application/vnd.bokehjs_load.") for kind in bundle):
+        return ""  # a library for the charts to come
     others = [kind for kind in bundle if kind != "text/plain"]
     if not others:
         return str(plain or "")
