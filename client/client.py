@@ -6,6 +6,7 @@ child process, or behind a URL.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -208,8 +209,12 @@ class RmiMcpClient(ServerConnection):
         return await self._resource(uri)
 
     async def read_notebook(self, session_id: str) -> str:
-        """The session's notebook as JSON text."""
-        return await self._resource(f"notebook://{session_id}")
+        """The session's notebook as JSON text; a large one is fetched in pages."""
+        text = await self._resource(uri := f"notebook://{session_id}")
+        count = json.loads(text)["metadata"].get("rmi_agent", {}).get("pages", 0)
+        if not count:
+            return text
+        return "".join([await self._resource(f"{uri}/{page}") for page in range(1, count + 1)])
 
     async def _resource(self, uri: str) -> str:
         contents = await self.mcp.read_resource(uri)

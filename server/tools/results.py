@@ -12,10 +12,10 @@ from typing import Any, Literal
 from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, Field
-from pydantic_core import to_json
 
 from ...kernels import Execution, Run
 from ..plaintext import plain
+from .notebook_pages import json_size
 from .own_lines import SESSION, fragment, note
 from .run_pictures import one_picture, pictures
 from .run_text import Layout, TextCache, growing
@@ -139,11 +139,6 @@ async def picture_result(run: Run, number: int, budget: Budget, texts: TextCache
     """
     image, about = await one_picture(run, number, budget.room, texts.worker)
     return tool_result(facts_of(run, truncated=False), "", [about], [image], Layout())
-
-
-def json_size(text: str) -> int:
-    """Bytes of a text in JSON."""
-    return len(to_json(text))
 
 
 def page(whole: Layout, offset: int, budget: Budget) -> tuple[str, int, int]:

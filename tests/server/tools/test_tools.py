@@ -541,3 +541,30 @@ async def test_what_the_pager_shows_is_read(client: Client[Any], code: str, word
     assert words in body(result) and "\x1b" not in body(result)
     cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
     assert cells[-1].outputs[0].output_type == "display_data"
+
+
+async def test_a_large_notebook_is_cut_to_a_valid_one_and_had_in_pages(
+    client: Client[Any],
+) -> None:
+    code = (
+        "print('a' * 500)\ndisplay({'text/html': 'b' * 2_000_000}, raw=True)\nprint('é' * 600_000)"
+    )
+    session = facts(await run(client, "run_cell", code=code))["session_id"]
+    uri = f"notebook://{session}"
+    result = await client.read_resource_mcp(uri)
+    assert len(result.model_dump_json(by_alias=True)) < 900_000
+    cut = nbformat.reads(result.contents[0].text, as_version=4)  # type: ignore[union-attr]
+    nbformat.validate(cut)
+    first, display, last = cut.cells[0].outputs
+    assert first.text == "a" * 500 + "\n"
+    call = f"read_output(session_id={session!r}, cell=1) has it"
+    assert call in display.data["text/plain"] and call in last.text
+    texts = []
+    for number in range(1, cut.metadata.rmi_agent.pages + 1):
+        page = await client.read_resource_mcp(f"{uri}/{number}")
+        assert len(page.model_dump_json(by_alias=True)) < 900_000
+        texts.append(page.contents[0].text)  # type: ignore[union-attr]
+    whole = nbformat.reads("".join(texts), as_version=4)
+    assert whole.cells[0].outputs[1].data["text/html"] == "b" * 2_000_000
+    with pytest.raises(Exception, match=f"has {len(texts)} pages"):
+        await client.read_resource(f"{uri}/{len(texts) + 1}")
