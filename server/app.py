@@ -99,7 +99,7 @@ class App:
         for part in (
             self.runs,
             SessionTools(settings, self.sessions, resuming),
-            FileTools(settings),
+            FileTools(settings, self.worker),
             Resources(settings, self.sessions),
             resuming,
             Prompts(settings),

@@ -568,3 +568,25 @@ async def test_a_large_notebook_is_cut_to_a_valid_one_and_had_in_pages(
     assert whole.cells[0].outputs[1].data["text/html"] == "b" * 2_000_000
     with pytest.raises(Exception, match=f"has {len(texts)} pages"):
         await client.read_resource(f"{uri}/{len(texts) + 1}")
+
+
+async def test_a_saved_picture_can_be_looked_at(client: Client[Any]) -> None:
+    code = (
+        "from PIL import Image\nImage.new('RGB', (3000, 600)).save('large.png')\n"
+        "Image.new('RGB', (30, 20)).save('small.JPG', 'JPEG')\n"
+        "open('false.png', 'w').write('text')\nopen('notes.txt', 'w').write('text')"
+    )
+    session = facts(await run(client, "run_cell", code=code))["session_id"]
+    large = await run(client, "read_python_file", file_name="large.png")
+    assert text(large) == "large.png: scaled down from 3,000 by 600 to 2,000 by 400 pixels"
+    assert large.content[1].mime_type == "image/png"
+    small = await run(client, "read_python_file", file_name="small.JPG")
+    assert text(small) == "small.JPG: 30 by 20 pixels"
+    assert small.content[1].mime_type == "image/jpeg"
+    for name, why in {
+        "false.png": "is no PNG", "notes.txt": "must have .py", "../x.png": "Access denied",
+        "none.png": "not found",
+    }.items():  # fmt: skip
+        refused = await run(client, "read_python_file", file_name=name)
+        assert refused.is_error and why in text(refused), text(refused)
+    await run(client, "run_cell", code="import os; os.remove('small.JPG')", session_id=session)
