@@ -87,11 +87,13 @@ class Part:
         self.taken = 0
         self.complete = False
         self._output, self._data = output, output.get("data")
+        self._widget = widget_of(output)
         self._plain, self._marker = Plain(), Marker()
 
     def shows(self, output: NotebookNode) -> bool:
         """Whether this part was made from the output in its current state."""
-        return self._output is output and self._data is output.get("data")
+        same = self._output is output and self._data is output.get("data")
+        return same and self._widget == widget_of(output)
 
     def take(self, text: str, complete: bool) -> None:
         """Add more of the output's raw text."""
@@ -256,5 +258,14 @@ def new_text(
         return stream.text[start:] if complete else stream.settled_from(start)
     if output.output_type == "error":
         return "\n".join(output.traceback) or f"{output.ename or 'Error'}: {output.evalue}"
+    if (widget := widget_of(output)) is not None:
+        return widget
     make = functools.partial(best_text, output.data, worker)
     return make() if is_simple(output.data) else make
+
+
+def widget_of(output: NotebookNode) -> str | None:
+    """What an ipywidget showed at the end of the run that changed it last; None if unknown."""
+    mine = (output.get("metadata") or {}).get("rmi_agent")
+    widget = mine.get("widget") if isinstance(mine, dict) else None
+    return widget if isinstance(widget, str) else None

@@ -590,3 +590,31 @@ async def test_a_saved_picture_can_be_looked_at(client: Client[Any]) -> None:
         refused = await run(client, "read_python_file", file_name=name)
         assert refused.is_error and why in text(refused), text(refused)
     await run(client, "run_cell", code="import os; os.remove('small.JPG')", session_id=session)
+
+
+WIDGET = """\
+from comm import create_comm
+state = {"_model_name": "IntProgressModel", "value": 0, "min": 0, "max": 4, "description": "load"}
+bar = create_comm(target_name="jupyter.widget", data={"state": state})
+view = {"application/vnd.jupyter.widget-view+json": {"model_id": bar.comm_id}, "text/plain": "0%"}
+display(view, raw=True)
+for done in range(5):
+    bar.send({"method": "update", "state": {"value": done}})
+"""
+
+
+async def test_a_widget_is_read_as_it_is_at_the_end(client: Client[Any]) -> None:
+    result = await run(client, "run_cell", code=WIDGET)
+    assert body(result) == "load |██████████| 4\n"
+    session = facts(result)["session_id"]
+    await run(
+        client,
+        "run_cell",
+        session_id=session,
+        code="bar.send({'method': 'update', 'state': {'value': 2}})",
+    )
+    first = await run(client, "read_output", session_id=session, cell=1)
+    assert body(first) == "load |█████     | 2\n"
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert cells[0].outputs[0].data["text/plain"] == "0%"
+    assert cells[0].outputs[0].metadata.rmi_agent.widget == "load |█████     | 2"
