@@ -1,7 +1,7 @@
 """The command that runs one of our own programs on data that nobody trusts.
 
 It may read what Python and its libraries need, and nothing else: no network, no files written.
-Where the system has no Landlock or seccomp, only the resource limits apply.
+Does nothing where the system has no Landlock or seccomp.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ READ = (
 
 
 @functools.cache
-def _confined(names: tuple[tuple[str, int], ...], folder: str) -> tuple[str, ...]:
-    given: dict[str, Any] = {"limits": dict(names), "filter": "", "landlock": None}
+def without_rights(folder: str) -> tuple[str, ...]:
+    """Return what to put in front of a Python program's command so that it has no rights.
+
+    Args:
+        folder: the program's folder, which it may read.
+    """
     if sys.platform != "linux":
         return ()
     from .confine import landlock_version  # needs Linux's libc
 
+    given: dict[str, Any] = {"limits": {}, "filter": "", "landlock": None}
     if seccomp.knows_system_calls():
         given["filter"] = seccomp.program(seccomp.REACHING_OUT + seccomp.NEW_SOCKETS).hex()
     if landlock_version():
@@ -36,13 +41,3 @@ def _confined(names: tuple[tuple[str, int], ...], folder: str) -> tuple[str, ...
         read += [*site.getsitepackages(), *(path for path in sys.path if path)]
         given["landlock"] = {"read": read, "write": ["/dev/null"], "network": False}
     return program("confine.py", {"given_up": given})
-
-
-def without_rights(limits: dict[str, int], folder: str) -> tuple[str, ...]:
-    """Return what to put in front of a Python program's command so that it has no rights.
-
-    Args:
-        limits: resource limits, named as in `resource`.
-        folder: the program's folder, which it may read.
-    """
-    return _confined(tuple(sorted(limits.items())), folder)

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from ...kernels import Run
 from ..errors import WorkerError
 from ..refusals import Refusal
-from ..views import Picture, Worker, fitted, has_picture, picture_of
+from ..views import NO_ROOM, Picture, Worker, drawn, fitted, is_drawable, is_simple
 
 PICTURES = 8  # max pictures in one result
 NOTED = 200  # max characters of the reason why a picture is left out
@@ -31,17 +31,18 @@ async def pictures(run: Run, room: int, worker: Worker) -> tuple[list[ImageConte
         room: max bytes of all pictures together, in base64 and JSON.
         worker: scales pictures down.
     """
-    bundles = bundles_of(run.cell.outputs)
+    bundles = await bundles_of(run.cell.outputs)
     if not bundles:
         return [], []
     shown, reasons = await asyncio.to_thread(chosen, bundles[:PICTURES], room, worker)
     notes = [f"picture {number} is {picture.change}" for number, picture in shown if picture.change]
     notes += [f"picture {number} is left out: {reason}" for number, reason in reasons]
+    later = [number for number, reason in reasons if reason == NO_ROOM]
     if len(bundles) > PICTURES:
-        reasons.append((PICTURES + 1, ""))
+        later.append(PICTURES + 1)
         notes.append(f"pictures {PICTURES + 1} to {len(bundles)} are left out")
-    if reasons:
-        call = f"session_id={run.session_id!r}, cell={run.number}, picture={reasons[0][0]}"
+    if later:
+        call = f"session_id={run.session_id!r}, cell={run.number}, picture={later[0]}"
         notes.append(f"read_output({call}) returns one picture")
     text = "; ".join(notes)
     return [content(picture) for _, picture in shown], [f"{text[:1].upper()}{text[1:]}"] * bool(
@@ -55,13 +56,13 @@ async def one_picture(run: Run, number: int, room: int, worker: Worker) -> tuple
     Raises:
         Refusal: there is no such picture, or it can't be sent.
     """
-    bundles = bundles_of(run.cell.outputs)
+    bundles = await bundles_of(run.cell.outputs)
     if not 1 <= number <= len(bundles):
         there = f"only {len(bundles)}" if bundles else "no pictures"
         raise Refusal(f"Cell {run.number} has {there}, so picture={number} can't be had.")
 
     def make() -> Picture:
-        return fitted(picture_of(bundles[number - 1]), room, worker)
+        return fitted(drawn(bundles[number - 1], worker), room, worker)
 
     try:
         picture = await asyncio.to_thread(make)
@@ -74,13 +75,18 @@ async def one_picture(run: Run, number: int, room: int, worker: Worker) -> tuple
     return content(picture), f"Picture {number} of {len(bundles)} in cell {run.number}{change}"
 
 
-def bundles_of(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
-    """The mimebundles with a picture, in order."""
-    return [
+async def bundles_of(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
+    """The mimebundles that are pictures or can be drawn, in order."""
+    bundles = [
         output.data
         for output in outputs
-        if output.output_type in ("display_data", "execute_result") and has_picture(output.data)
+        if output.output_type in ("display_data", "execute_result")
     ]
+
+    def find() -> list[dict[str, Any]]:
+        return [bundle for bundle in bundles if is_drawable(bundle)]
+
+    return find() if all(map(is_simple, bundles)) else await asyncio.to_thread(find)
 
 
 def chosen(
@@ -91,7 +97,7 @@ def chosen(
     reasons: dict[int, str] = {}
     for number, bundle in enumerate(bundles, 1):
         try:
-            found[number] = picture_of(bundle)
+            found[number] = drawn(bundle, worker)
         except WorkerError as error:
             reasons[number] = reason_of(error)
     shown: dict[int, Picture] = {}

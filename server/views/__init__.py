@@ -5,16 +5,18 @@ in a process of its own (`worker.py`).
 """
 
 from .best_text import best_text, is_simple
-from .pictures import Picture, dimensions, fitted, has_picture, picture_of, type_of
+from .pictures import NO_ROOM, Picture, dimensions, drawn, fitted, is_drawable, picture_of, type_of
 from .worker import Worker
 
 __all__ = [
+    "NO_ROOM",
     "Picture",
     "Worker",
     "best_text",
     "dimensions",
+    "drawn",
     "fitted",
-    "has_picture",
+    "is_drawable",
     "is_simple",
     "picture_of",
     "type_of",

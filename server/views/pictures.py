@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
+import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WorkerError
+from .charts import chart_of
 from .worker import Worker
 
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 SIDE = 2_000  # max pixels of a side: more is refused by some models when there are many pictures
+NO_ROOM = "there is no room for it"  # in this result: alone it may fit
 LEAST = 10_000  # min bytes that are worth a picture
 
 # The first bytes of each type, and the JPEG segments that contain the dimensions.
@@ -35,6 +40,39 @@ class Picture:
     def size(self) -> int:
         """Bytes in base64, and in the JSON around it."""
         return (len(self.data) + 2) // 3 * 4 + 100
+
+
+@functools.cache
+def can_draw() -> bool:
+    """Whether the library that draws charts is installed (the extra `charts`)."""
+    return importlib.util.find_spec("vl_convert") is not None
+
+
+def is_drawable(bundle: Mapping[str, Any]) -> bool:
+    """Whether there is a picture of a mimebundle here; takes time for scripts."""
+    if has_picture(bundle):
+        return True
+    return can_draw() and ("image/svg+xml" in bundle or _vega_of(bundle) is not None)
+
+
+def _vega_of(bundle: Mapping[str, Any]) -> tuple[str, Any] | None:
+    chart = chart_of(bundle)
+    return chart if chart is not None and chart[0] in ("vega", "vegalite") else None
+
+
+def drawn(bundle: Mapping[str, Any], worker: Worker) -> Picture:
+    """The picture of a mimebundle, or of the chart in it; takes time, so use a thread.
+
+    Raises:
+        WorkerError: it has none, or that is broken.
+    """
+    if has_picture(bundle):
+        return picture_of(bundle)
+    if chart := _vega_of(bundle):
+        data = worker.ask("vega", {"lite": chart[0] == "vegalite"}, json.dumps(chart[1]).encode())
+    else:
+        data = worker.ask("svg", {}, str(bundle["image/svg+xml"]).encode("utf-8", "replace"))
+    return Picture("image/png", data)
 
 
 def has_picture(bundle: Mapping[str, Any]) -> bool:
@@ -74,7 +112,7 @@ def fitted(picture: Picture, most: int, worker: Worker) -> Picture:
     if max(width, height) <= SIDE and picture.size <= most:
         return picture
     if most < LEAST:
-        raise WorkerError("there is no room for it")
+        raise WorkerError(NO_ROOM)
     limits = {"side": SIDE, "most": (most - 100) // 4 * 3}
     data = worker.ask("fit", limits, picture.data)
     new = dimensions(data)

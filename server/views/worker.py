@@ -22,7 +22,7 @@ from ...kernels import without_rights
 from ..errors import WorkerError
 
 PROGRAM = Path(__file__).with_name("worker_main.py")
-TIMEOUT = 10.0  # max seconds of one request
+TIMEOUT = 15.0  # max seconds of one request
 REPLY_MOST = 50_000_000  # max bytes of a reply
 MEMORY = 1_500_000_000  # max bytes of memory
 KEPT = ("SYSTEMROOT", "TEMP", "TMP")  # what Python needs on Windows
@@ -87,9 +87,9 @@ class Worker:
         raise AssertionError("unreachable")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_DATA": MEMORY}
+        limits = json.dumps({"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_DATA": MEMORY})
         self._process = subprocess.Popen(
-            [*without_rights(limits, str(PROGRAM.parent)), sys.executable, "-I", str(PROGRAM)],
+            [*without_rights(str(PROGRAM.parent)), sys.executable, "-I", str(PROGRAM), limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

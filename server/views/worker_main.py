@@ -1,4 +1,5 @@
-"""The program of `worker.py`: makes HTML readable, and pictures smaller.
+"""The program of `worker.py`: makes HTML readable, pictures smaller, and
+draws charts.
 
 It is run as a file, without this package, so it imports only the standard library and, when first
 needed, the library for the task.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import sys
 import threading
@@ -18,6 +20,14 @@ from typing import Any
 IDLE = 60.0  # seconds without a request after which the process ends
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 PIXELS_MOST = 60_000_000  # max pixels of a picture: a small file can take all memory
+SIDE = 1_000  # pixels of a drawing's longer side, at most twice its own size
+SIZES = re.compile(r"""\b(width|height)\s*=\s*["']([0-9.]{1,12})(?:px|pt)?["']""")
+# References of SVG to files: all that is neither a part of it nor a bitmap in it.
+OUTSIDE = re.compile(
+    r"""href\s*=\s*(?!\s*["']\s*(?:\#|data:image/(?:png|jpe?g|gif|webp)[;,]))|<!ENTITY|@import"""
+    r"""|\burl\(\s*(?!["']?\#)""",
+    re.IGNORECASE,
+)
 SPAN_MOST = 100  # max rows that one cell of a table may span
 
 
@@ -108,14 +118,70 @@ def flat(picture: Any) -> Any:
     return page
 
 
-TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {"html": html, "fit": fit}
+def vega(request: dict[str, Any], data: bytes) -> bytes:
+    """Draw a Vega or Vega-Lite chart as PNG; it can't load data or pictures from anywhere."""
+    import vl_convert
+
+    spec = json.loads(data)
+    if loads(spec):
+        raise ValueError("it loads data or pictures from elsewhere")
+    draw = vl_convert.vegalite_to_svg if request["lite"] else vl_convert.vega_to_svg
+    return svg(request, draw(spec, allowed_base_urls=[]).encode())
+
+
+def loads(spec: Any) -> bool:
+    """Return whether a chart loads anything: vl-convert 1.9 reads any `file:` URL."""
+    waiting = [spec]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            if "url" in part and not str(part["url"]).startswith("data:"):
+                return True
+            waiting += [part[name] for name in part if name not in ("values", "datasets")]
+    return False
+
+
+def svg(_: dict[str, Any], data: bytes) -> bytes:
+    """Draw SVG as PNG, unless it refers to anything outside of itself."""
+    import vl_convert
+
+    text = data.decode()
+    if OUTSIDE.search(text):
+        raise ValueError("it refers to other files")
+    start = text.find("<svg")
+    sizes = [float(size) for _, size in SIZES.findall(text[start : start + 2_000])[:2]]
+    scale = max(0.001, min(2.0, SIDE / max(sizes))) if sizes and max(sizes) else 1.0
+    drawn: bytes = vl_convert.svg_to_png(text, scale=scale)
+    return drawn
+
+
+TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {
+    "html": html,
+    "fit": fit,
+    "svg": svg,
+    "vega": vega,
+}
+
+
+def limit(limits: dict[str, int]) -> None:
+    """Set resource limits, named as in `resource`, where the system has them."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for name, most in limits.items():
+        hard = resource.getrlimit(getattr(resource, name))[1]
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(getattr(resource, name), (value, value))
 
 
 def main() -> None:
     """Answer requests until stdin ends, or none comes for a while."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up in a reply
-    sys.setrecursionlimit(2_000)
+    limit(json.loads(sys.argv[1]))
     while True:
         idle = threading.Timer(IDLE, os._exit, (0,))
         idle.daemon = True

@@ -618,3 +618,17 @@ async def test_a_widget_is_read_as_it_is_at_the_end(client: Client[Any]) -> None
     cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
     assert cells[0].outputs[0].data["text/plain"] == "0%"
     assert cells[0].outputs[0].metadata.rmi_agent.widget == "load |█████     | 2"
+
+
+async def test_a_chart_is_a_picture_and_words(client: Client[Any]) -> None:
+    pytest.importorskip("vl_convert")
+    code = 'from IPython.display import SVG\nSVG(\'<svg width="90" height="50"><g/></svg>\')'
+    drawn = code.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
+    result = await run(client, "run_cell", code=drawn)
+    assert body(result) == "[SVG, drawn in the notebook; 90 by 50]\n"
+    assert [block.type for block in result.content] == ["text", "image"]
+    broken = await run(client, "run_cell", code=drawn.replace("<g/>", '<image href="/x.png"/>'))
+    assert [block.type for block in broken.content] == ["text"]
+    assert "[rmi-agent: Picture 1 is left out: ValueError: it refers to other files]" in text(
+        broken
+    )
