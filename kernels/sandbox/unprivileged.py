@@ -11,9 +11,6 @@ import site
 import sys
 from typing import Any
 
-from . import seccomp
-from .command import program
-
 # What programs need of the system: libraries, fonts, time zones, random numbers.
 READ = (
     *("/usr", "/lib", "/lib64", "/bin", "/opt", "/nix", "/etc/ld.so.cache", "/etc/fonts"),
@@ -31,6 +28,8 @@ def without_rights(folder: str) -> tuple[str, ...]:
     """
     if sys.platform != "linux":
         return ()
+    from . import seccomp
+    from .command import program
     from .confine import landlock_version  # needs Linux's libc
 
     given: dict[str, Any] = {"limits": {}, "filter": "", "landlock": None}

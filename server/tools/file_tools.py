@@ -88,7 +88,7 @@ class FileTools:
             raise Refusal(f"Error: {name} is no PNG, JPEG, GIF or WebP picture, or is broken.")
         try:
             picture = Picture(type_of(data), data)
-            picture = await asyncio.to_thread(fitted, picture, room, self._worker)
+            picture = await self._worker.in_thread(fitted, picture, room, self._worker)
         except WorkerError as error:
             raise Refusal(f"Error: {name} can't be sent: {reason_of(error)}.") from error
         width, height = dimensions(picture.data)

@@ -6,7 +6,6 @@ nbformat outputs and MCP content.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Any
@@ -31,10 +30,10 @@ async def pictures(run: Run, room: int, worker: Worker) -> tuple[list[ImageConte
         room: max bytes of all pictures together, in base64 and JSON.
         worker: scales pictures down.
     """
-    bundles = await bundles_of(run.cell.outputs)
+    bundles = await bundles_of(run.cell.outputs, worker)
     if not bundles:
         return [], []
-    shown, reasons = await asyncio.to_thread(chosen, bundles[:PICTURES], room, worker)
+    shown, reasons = await worker.in_thread(chosen, bundles[:PICTURES], room, worker)
     notes = [f"picture {number} is {picture.change}" for number, picture in shown if picture.change]
     notes += [f"picture {number} is left out: {reason}" for number, reason in reasons]
     later = [number for number, reason in reasons if reason == NO_ROOM]
@@ -56,7 +55,7 @@ async def one_picture(run: Run, number: int, room: int, worker: Worker) -> tuple
     Raises:
         Refusal: there is no such picture, or it can't be sent.
     """
-    bundles = await bundles_of(run.cell.outputs)
+    bundles = await bundles_of(run.cell.outputs, worker)
     if not 1 <= number <= len(bundles):
         there = f"only {len(bundles)}" if bundles else "no pictures"
         raise Refusal(f"Cell {run.number} has {there}, so picture={number} can't be had.")
@@ -65,7 +64,7 @@ async def one_picture(run: Run, number: int, room: int, worker: Worker) -> tuple
         return fitted(drawn(bundles[number - 1], worker), room, worker)
 
     try:
-        picture = await asyncio.to_thread(make)
+        picture = await worker.in_thread(make)
     except WorkerError as error:
         raise Refusal(
             f"Picture {number} of cell {run.number} can't be sent: {reason_of(error)}."
@@ -75,7 +74,7 @@ async def one_picture(run: Run, number: int, room: int, worker: Worker) -> tuple
     return content(picture), f"Picture {number} of {len(bundles)} in cell {run.number}{change}"
 
 
-async def bundles_of(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
+async def bundles_of(outputs: Sequence[NotebookNode], worker: Worker) -> list[dict[str, Any]]:
     """The mimebundles that are pictures or can be drawn, in order."""
     bundles = [
         output.data
@@ -86,7 +85,7 @@ async def bundles_of(outputs: Sequence[NotebookNode]) -> list[dict[str, Any]]:
     def find() -> list[dict[str, Any]]:
         return [bundle for bundle in bundles if is_drawable(bundle)]
 
-    return find() if all(map(is_simple, bundles)) else await asyncio.to_thread(find)
+    return find() if all(map(is_simple, bundles)) else await worker.in_thread(find)
 
 
 def chosen(

@@ -157,8 +157,9 @@ class Printed:
         async with self._lock:
             jobs = self._collect(outputs, stream_of)
             try:
-                size = sum(len(text) if isinstance(text, str) else AT_ONCE for _, text, _ in jobs)
-                if size < AT_ONCE:
+                if any(callable(text) for _, text, _ in jobs):
+                    await self._worker.in_thread(do, jobs)
+                elif sum(len(text) for _, text, _ in jobs if isinstance(text, str)) <= AT_ONCE:
                     do(jobs)
                 else:
                     await asyncio.to_thread(do, jobs)

@@ -187,7 +187,9 @@ def tables_of(spec: Any) -> Iterator[str]:
 
 def bokeh(documents: Any) -> str:
     """Bokeh's documents: titles, axis labels, and glyphs with their columns."""
-    titles, axes, glyphs = [], [], []
+    titles: list[str] = []
+    axes: list[str] = []
+    glyphs: list[Any] = []
     sources: dict[str, Any] = {}
     total = 0
     for node in nodes_of(documents):

@@ -8,15 +8,19 @@ first request, and ends with the server or after a minute without requests.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from ...kernels import without_rights
 from ..errors import WorkerError
@@ -25,7 +29,10 @@ PROGRAM = Path(__file__).with_name("worker_main.py")
 TIMEOUT = 15.0  # max seconds of one request
 REPLY_MOST = 50_000_000  # max bytes of a reply
 MEMORY = 1_500_000_000  # max bytes of memory
+THREADS = 4  # max requests that wait at the same time
 KEPT = ("SYSTEMROOT", "TEMP", "TMP")  # what Python needs on Windows
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Worker:
@@ -36,9 +43,12 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._closed = False
+        # Threads of its own: those of the event loop must not wait for somebody's charts.
+        self._threads = ThreadPoolExecutor(THREADS, "views")
 
     def __enter__(self) -> Self:
-        self._closed = False
+        if self._closed:
+            self._closed, self._threads = False, ThreadPoolExecutor(THREADS, "views")
         return self
 
     def __exit__(
@@ -52,13 +62,19 @@ class Worker:
     def close(self) -> None:
         """End the process; what is being asked fails."""
         self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if (process := self._process) is not None:
             process.kill()
         with self._lock:
             self._drop()
 
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """Call a function that may `ask`, in one of the threads for that."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *args, **more))
+
     def ask(self, what: str, request: dict[str, Any], data: bytes = b"") -> bytes:
-        """Have something done, see `worker_main.py`; blocks, so call it from a thread.
+        """Have something done, see `worker_main.py`; blocks, so call it by `in_thread`.
 
         Raises:
             WorkerError: it can't be done, or took too long.

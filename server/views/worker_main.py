@@ -21,7 +21,7 @@ IDLE = 60.0  # seconds without a request after which the process ends
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 PIXELS_MOST = 60_000_000  # max pixels of a picture: a small file can take all memory
 SIDE = 1_000  # pixels of a drawing's longer side, at most twice its own size
-SIZES = re.compile(r"""\b(width|height)\s*=\s*["']([0-9.]{1,12})(?:px|pt)?["']""")
+SIZES = re.compile(r"""\b(width|height)\s*=\s*["']([0-9]{1,9}(?:\.[0-9]{0,9})?)(?:px|pt)?["']""")
 # References of SVG to files: all that is neither a part of it nor a bitmap in it.
 OUTSIDE = re.compile(
     r"""href\s*=\s*(?!\s*["']\s*(?:\#|data:image/(?:png|jpe?g|gif|webp)[;,]))|<!ENTITY|@import"""
@@ -152,7 +152,8 @@ def svg(_: dict[str, Any], data: bytes) -> bytes:
         raise ValueError("it refers to other files")
     start = text.find("<svg")
     sizes = [float(size) for _, size in SIZES.findall(text[start : start + 2_000])[:2]]
-    scale = max(0.001, min(2.0, SIDE / max(sizes))) if sizes and max(sizes) else 1.0
+    longest: float = max(sizes, default=0.0)
+    scale = max(0.001, min(2.0, SIDE / longest)) if longest else 1.0
     drawn: bytes = vl_convert.svg_to_png(text, scale=scale)
     return drawn
 
