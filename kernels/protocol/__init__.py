@@ -21,7 +21,7 @@ from .reply import (
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, weighed
+from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
@@ -48,5 +48,6 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "unpacked",
     "weighed",
 ]
