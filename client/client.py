@@ -80,8 +80,11 @@ class RmiMcpClient(ServerConnection):
         limit: int = 20_000,
         wait: float = 0,
         on_output: OnOutput | None = None,
+        picture: int | None = None,
     ) -> RunResult:
         """Read a page of a run's text: at most `limit` characters from `offset`.
+
+        With `picture`, reads that picture of the cell instead, counted from 1.
 
         Waits up to `wait` seconds for a run to end; `status` may still be `running` after that.
         """
@@ -91,6 +94,7 @@ class RmiMcpClient(ServerConnection):
             "offset": offset,
             "limit": limit,
             "wait": wait,
+            "picture": picture,
         }
         return run_result(await self.call_tool("read_output", arguments, on_output))
 

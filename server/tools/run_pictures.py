@@ -16,7 +16,17 @@ from nbformat import NotebookNode
 from ...kernels import Run
 from ..errors import WorkerError
 from ..refusals import Refusal
-from ..views import NO_ROOM, Picture, Worker, drawn, fitted, is_drawable, is_simple
+from ..views import (
+    NO_ROOM,
+    Allowance,
+    Picture,
+    Reader,
+    Worker,
+    drawn,
+    fitted,
+    is_drawable,
+    is_simple,
+)
 
 PICTURES = 8  # max pictures in one result
 NOTED = 200  # max characters of the reason why a picture is left out
@@ -33,7 +43,7 @@ async def pictures(run: Run, room: int, worker: Worker) -> tuple[list[ImageConte
     bundles = await bundles_of(run.cell.outputs, worker)
     if not bundles:
         return [], []
-    shown, reasons = await worker.in_thread(chosen, bundles[:PICTURES], room, worker)
+    shown, reasons = await worker.in_thread(chosen, bundles[:PICTURES], room, Allowance(worker))
     notes = [f"picture {number} is {picture.change}" for number, picture in shown if picture.change]
     notes += [f"picture {number} is left out: {reason}" for number, reason in reasons]
     later = [number for number, reason in reasons if reason == NO_ROOM]
@@ -89,21 +99,21 @@ async def bundles_of(outputs: Sequence[NotebookNode], worker: Worker) -> list[di
 
 
 def chosen(
-    bundles: list[dict[str, Any]], room: int, worker: Worker
+    bundles: list[dict[str, Any]], room: int, reader: Reader
 ) -> tuple[list[tuple[int, Picture]], list[tuple[int, str]]]:
     """The pictures that fit together, and why others don't, each with its number."""
     found: dict[int, Picture] = {}
     reasons: dict[int, str] = {}
     for number, bundle in enumerate(bundles, 1):
         try:
-            found[number] = drawn(bundle, worker)
+            found[number] = drawn(bundle, reader)
         except WorkerError as error:
             reasons[number] = reason_of(error)
     shown: dict[int, Picture] = {}
     # The smallest first: what they leave of their share of the room goes to the larger ones.
     for place, number in enumerate(sorted(found, key=lambda number: found[number].size)):
         try:
-            shown[number] = fitted(found[number], room // (len(found) - place), worker)
+            shown[number] = fitted(found[number], room // (len(found) - place), reader)
             room -= shown[number].size
         except WorkerError as error:
             reasons[number] = reason_of(error)

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from ...kernels import Execution, Run, StreamText
 from ..plaintext import Plain
-from ..views import Worker, best_text, is_simple
+from ..views import Allowance, Reader, Worker, best_text, is_simple
 from .own_lines import EXIT, NOTHING, STDERR, Marker
 
 SLICE = 65_536  # characters cleaned per step, without yielding to another thread
@@ -118,7 +118,7 @@ class Printed:
 
     def __init__(self, worker: Worker) -> None:
         self.size = 0  # characters cached
-        self._worker = worker
+        self._worker, self._reader = worker, Allowance(worker)
         self._parts: dict[int, Part] = {}
         self._lock = asyncio.Lock()
 
@@ -181,7 +181,7 @@ class Printed:
             if not part.complete:
                 complete = not any(output is other for other in open_outputs)
                 stream = stream_of(output) if stream_of is not None else None
-                text = new_text(output, stream, part.taken, complete, self._worker)
+                text = new_text(output, stream, part.taken, complete, self._reader)
                 if text or complete:
                     jobs.append((part, text, complete))
         self._parts = parts
@@ -250,7 +250,7 @@ def section_of(output: NotebookNode) -> str:
 
 
 def new_text(
-    output: NotebookNode, stream: StreamText | None, start: int, complete: bool, worker: Worker
+    output: NotebookNode, stream: StreamText | None, start: int, complete: bool, reader: Reader
 ) -> str | Callable[[], str]:
     """An output's raw text from `start` on, as far as it can't change any more."""
     if output.output_type == "stream":
@@ -261,7 +261,7 @@ def new_text(
         return "\n".join(output.traceback) or f"{output.ename or 'Error'}: {output.evalue}"
     if (widget := widget_of(output)) is not None:
         return widget
-    make = functools.partial(best_text, output.data, worker)
+    make = functools.partial(best_text, output.data, reader)
     return make() if is_simple(output.data) else make
 
 

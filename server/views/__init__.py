@@ -6,11 +6,13 @@ in a process of its own (`worker.py`).
 
 from .best_text import best_text, is_simple
 from .pictures import NO_ROOM, Picture, dimensions, drawn, fitted, is_drawable, picture_of, type_of
-from .worker import Worker
+from .worker import Allowance, Reader, Worker
 
 __all__ = [
     "NO_ROOM",
+    "Allowance",
     "Picture",
+    "Reader",
     "Worker",
     "best_text",
     "dimensions",

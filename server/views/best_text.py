@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import WorkerError
 from .charts import chart_of, summary, svg
 from .pictures import PICTURE_TYPES, has_picture
-from .worker import Worker
+from .worker import Reader
 
 HTML_MOST = 300_000  # max characters of HTML that are made readable
 # What `object.__repr__` and IPython's display objects say: nothing but a type and an address.
@@ -35,7 +35,7 @@ def is_simple(bundle: Mapping[str, Any]) -> bool:
     return set(bundle) <= {"text/plain", *PICTURE_TYPES}
 
 
-def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
+def best_text(bundle: Mapping[str, Any], reader: Reader) -> str:
     """A bundle's text for a model; empty for a picture, which is sent as an image.
 
     Takes time for HTML and large JSON, so call it from a thread.
@@ -54,7 +54,7 @@ def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
     if isinstance(html, str) and _BOKEH_PLACE.fullmatch(html[:500]):
         return ""  # where the chart goes, which is the next output
     if isinstance(html, str) and says and is_cut_table(str(plain), html):
-        return readable_html(html, worker) or str(plain)
+        return readable_html(html, reader) or str(plain)
     if says:
         return str(plain)
     if isinstance(text := bundle.get("text/latex"), str):
@@ -63,7 +63,7 @@ def best_text(bundle: Mapping[str, Any], worker: Worker) -> str:
         if kind == "application/json" or kind in ("application/geo+json", "application/ld+json"):
             return compact(bundle[kind])
     if isinstance(html, str):
-        return readable_html(html, worker) or left_out("HTML", len(html))
+        return readable_html(html, reader) or left_out("HTML", len(html))
     if any(kind.startswith("application/vnd.bokehjs_load.") for kind in bundle):
         return ""  # a library for the charts to come
     others = [kind for kind in bundle if kind != "text/plain"]
@@ -91,14 +91,14 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def readable_html(html: str, worker: Worker) -> str:
+def readable_html(html: str, reader: Reader) -> str:
     """HTML as Markdown, without scripts, styles and embedded data; empty if nothing is left."""
     size = len(html)
     media = media_of(html)
     body, runs = without_scripts(without_data(html))
     cut = body[:HTML_MOST]
     try:
-        text = worker.ask("html", {"html": cut}).decode().strip("\n")
+        text = reader.ask("html", {"html": cut}).decode().strip("\n")
     except WorkerError:
         text = " ".join(re.sub(r"<[^<>]*>", " ", cut).split())
     lines = [text, *media] if text.strip() else media

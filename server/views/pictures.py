@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import WorkerError
 from .charts import chart_of
-from .worker import Worker
+from .worker import Reader
 
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 SIDE = 2_000  # max pixels of a side: more is refused by some models when there are many pictures
@@ -60,7 +60,7 @@ def _vega_of(bundle: Mapping[str, Any]) -> tuple[str, Any] | None:
     return chart if chart is not None and chart[0] in ("vega", "vegalite") else None
 
 
-def drawn(bundle: Mapping[str, Any], worker: Worker) -> Picture:
+def drawn(bundle: Mapping[str, Any], reader: Reader) -> Picture:
     """The picture of a mimebundle, or of the chart in it; takes time, so use a thread.
 
     Raises:
@@ -69,9 +69,9 @@ def drawn(bundle: Mapping[str, Any], worker: Worker) -> Picture:
     if has_picture(bundle):
         return picture_of(bundle)
     if chart := _vega_of(bundle):
-        data = worker.ask("vega", {"lite": chart[0] == "vegalite"}, json.dumps(chart[1]).encode())
+        data = reader.ask("vega", {"lite": chart[0] == "vegalite"}, json.dumps(chart[1]).encode())
     else:
-        data = worker.ask("svg", {}, str(bundle["image/svg+xml"]).encode("utf-8", "replace"))
+        data = reader.ask("svg", {}, str(bundle["image/svg+xml"]).encode("utf-8", "replace"))
     return Picture("image/png", data)
 
 
@@ -97,13 +97,13 @@ def picture_of(bundle: Mapping[str, Any]) -> Picture:
     raise WorkerError("it is broken")
 
 
-def fitted(picture: Picture, most: int, worker: Worker) -> Picture:
+def fitted(picture: Picture, most: int, reader: Reader) -> Picture:
     """The picture itself, or one scaled down until it fits; takes time, so use a thread.
 
     Args:
         picture: any picture.
         most: max bytes in base64 and JSON.
-        worker: scales it down.
+        reader: scales it down.
 
     Raises:
         WorkerError: it could not be decoded, or made small enough.
@@ -114,7 +114,7 @@ def fitted(picture: Picture, most: int, worker: Worker) -> Picture:
     if most < LEAST:
         raise WorkerError(NO_ROOM)
     limits = {"side": SIDE, "most": (most - 100) // 4 * 3}
-    data = worker.ask("fit", limits, picture.data)
+    data = reader.ask("fit", limits, picture.data)
     new = dimensions(data)
     change = f"scaled down from {width:,} by {height:,} to {new[0]:,} by {new[1]:,} pixels"
     if new == (width, height):

@@ -15,24 +15,33 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from ...kernels import without_rights
 from ..errors import WorkerError
 
 PROGRAM = Path(__file__).with_name("worker_main.py")
 TIMEOUT = 15.0  # max seconds of one request
+ALLOWANCE = 20.0  # max seconds for all outputs of a run, since a call must return
 REPLY_MOST = 50_000_000  # max bytes of a reply
 MEMORY = 1_500_000_000  # max bytes of memory
 THREADS = 4  # max requests that wait at the same time
 KEPT = ("SYSTEMROOT", "TEMP", "TMP")  # what Python needs on Windows
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """Has something read: a worker, or what limits its use."""
+
+    def ask(self, what: str, request: dict[str, Any], data: bytes = b"") -> bytes:
+        """See `Worker.ask`."""
 
 
 class Worker:
@@ -73,34 +82,60 @@ class Worker:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *args, **more))
 
-    def ask(self, what: str, request: dict[str, Any], data: bytes = b"") -> bytes:
+    def ask(
+        self, what: str, request: dict[str, Any], data: bytes = b"", seconds: float = TIMEOUT
+    ) -> bytes:
         """Have something done, see `worker_main.py`; blocks, so call it by `in_thread`.
+
+        Args:
+            what: the task.
+            request: its arguments.
+            data: what it is about.
+            seconds: max time, including that of requests before it.
 
         Raises:
             WorkerError: it can't be done, or took too long.
         """
         head = json.dumps({"what": what, **request}).encode()
-        with self._lock:
-            if self._closed:
-                raise WorkerError("the server is shutting down")
+        until = time.monotonic() + seconds
+        if not self._lock.acquire(timeout=max(0.0, seconds)):
+            raise WorkerError("too many others are being read")
+        try:
             for attempt in (1, 2):  # it may have ended since the last request
-                process = self._process or self._start()
-                timer = threading.Timer(self.timeout, process.kill)
-                timer.start()
+                left = min(self.timeout, until - time.monotonic())
                 try:
-                    send(process, head, data)
-                    return receive(process)
-                except WorkerError:
-                    raise
+                    return self._exchange(head, data, left)
+                except TimeoutError as error:
+                    raise WorkerError(f"reading it took more than {left:.1f} s") from error
                 except (OSError, EOFError, struct.error) as error:
-                    expired = timer.finished.is_set()
-                    self._drop()
-                    if expired or attempt == 2 or self._closed:
-                        how = f"took more than {self.timeout:g} s" if expired else "crashed"
-                        raise WorkerError(f"reading it {how}") from error
-                finally:
-                    timer.cancel()
+                    if attempt == 2:
+                        raise WorkerError("reading it failed") from error
+        finally:
+            self._lock.release()
         raise AssertionError("unreachable")
+
+    def _exchange(self, head: bytes, data: bytes, seconds: float) -> bytes:
+        if self._closed:
+            raise WorkerError("the server is shutting down")
+        process = self._process or self._start()
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, expire)
+        timer.start()
+        try:
+            send(process, head, data)
+            return receive(process)
+        except (OSError, EOFError, struct.error) as error:
+            self._drop()
+            if expired.is_set():
+                raise TimeoutError from error
+            raise
+        finally:
+            timer.cancel()
 
     def _start(self) -> subprocess.Popen[bytes]:
         limits = json.dumps({"RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_DATA": MEMORY})
@@ -125,6 +160,25 @@ class Worker:
                         pipe.close()
                     except OSError:  # unsent bytes of a request
                         continue
+
+
+class Allowance:
+    """A worker for one run's outputs, however many: all requests together have a time limit."""
+
+    def __init__(self, worker: Worker, seconds: float = ALLOWANCE) -> None:
+        self._worker, self._left = worker, seconds
+
+    def ask(self, what: str, request: dict[str, Any], data: bytes = b"") -> bytes:
+        """Ask the worker.
+
+        Raises:
+            WorkerError: as for the worker's, or the time is used up.
+        """
+        began = time.monotonic()
+        try:
+            return self._worker.ask(what, request, data, self._left)
+        finally:
+            self._left -= time.monotonic() - began
 
 
 def send(process: subprocess.Popen[bytes], head: bytes, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rmi_agent.server.errors import WorkerError
-from rmi_agent.server.views import Worker, best_text
+from rmi_agent.server.views import Allowance, Worker, best_text
 from rmi_agent.server.views.best_text import HTML_MOST
 
 WIDE = "   a  b  c  \\\n0  1  2  3   \n\n   d  e  f  \n0  4  5  6  "
@@ -129,3 +129,14 @@ def test_the_process_has_no_environment_and_no_rights(worker: Worker) -> None:
     )
     assert status["CapEff"].strip("0\n") == "" and status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2" or os.uname().machine not in ("x86_64", "aarch64")
+
+
+def test_all_outputs_of_a_run_together_have_a_time_limit(worker: Worker) -> None:
+    reader = Allowance(worker, seconds=0.5)
+    slow = {"text/html": "<p>" + " " * 200_000 + "x<b>y"}
+    began = time.monotonic()
+    assert {best_text(slow, reader) for _ in range(50)} == {"x y"}
+    assert time.monotonic() - began < 20
+    with pytest.raises(WorkerError, match="too many others|took more"):
+        reader.ask("html", {"html": ""})
+    assert best_text({"text/html": "<p>x<b>y"}, worker) == "x**y**"
