@@ -20,7 +20,7 @@ from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
-from .protocol import Question, Reply, Script, StreamText, encodable
+from .protocol import Failure, Question, Reply, Script, StreamText, encodable
 from .regular_file import regular_file
 from .sandbox import (
     TIERS,
@@ -33,7 +33,18 @@ from .sandbox import (
     why_not,
     without_rights,
 )
-from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
+from .session import (
+    LOCAL,
+    Again,
+    Config,
+    Execution,
+    Failed,
+    Pool,
+    Resume,
+    Session,
+    Sessions,
+    no_hint,
+)
 from .telemetry import CURRENT
 
 __all__ = [
@@ -46,6 +57,8 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "Failed",
+    "Failure",
     "Instances",
     "JupyterServer",
     "Kernel",
@@ -81,6 +94,7 @@ __all__ = [
     "language_of",
     "lets_signals_out",
     "next_step",
+    "no_hint",
     "reason",
     "recorded",
     "regular_file",

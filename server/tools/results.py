@@ -15,11 +15,12 @@ from pydantic import BaseModel, Field
 
 from ...kernels import Execution, Run
 from ..plaintext import plain
+from .library_frames import shortened
 from .notebook_pages import json_size
 from .own_lines import SESSION, fragment, note
 from .run_pictures import one_picture, pictures
 from .run_text import Layout, TextCache, growing
-from .truncate import WORTH, budgeted
+from .truncate import WORTH
 
 PAGE = 20_000  # default max characters returned by read_output
 AROUND = 4_000  # bytes of a result's JSON besides its text and pictures: notes, facts, positions
@@ -158,9 +159,9 @@ async def within(budget: Budget, whole: Layout, session_id: str, cell: int) -> t
         return whole[:], False
     while True:
         if len(whole) <= AT_ONCE_BUDGETED:
-            text, truncated = budgeted(whole, chars, session_id, cell)
+            text, truncated = shortened(whole, chars, session_id, cell)
         else:
-            text, truncated = await asyncio.to_thread(budgeted, whole, chars, session_id, cell)
+            text, truncated = await asyncio.to_thread(shortened, whole, chars, session_id, cell)
         if chars < WORTH or (size := json_size(text)) <= budget.room:
             return text, truncated
         chars = min(chars, len(text)) * budget.room // size * 9 // 10
