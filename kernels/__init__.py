@@ -31,6 +31,7 @@ from .sandbox import (
     knows_system_calls,
     lets_signals_out,
     why_not,
+    without_rights,
 )
 from .session import (
     LOCAL,
@@ -98,4 +99,5 @@ __all__ = [
     "recorded",
     "regular_file",
     "why_not",
+    "without_rights",
 ]

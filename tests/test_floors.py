@@ -39,12 +39,13 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "middleware": set(),
         "auth": set(),
         "resident": set(),
-        "tools": {"files", "middleware", "auth"},
+        "views": set(),
+        "tools": {"files", "middleware", "auth", "views"},
         "hosts": {"auth"},
         "review": {"middleware", "auth"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
-        "app": {"middleware", "tools", "cluster"},  # a module
+        "app": {"middleware", "views", "tools", "cluster"},  # a module
         "serving": {"middleware", "auth", "resident", "review", "cluster", "app"},
         "commands": {
             *("middleware", "auth", "resident", "hosts", "review", "cluster", "doctor", "app"),

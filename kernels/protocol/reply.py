@@ -131,6 +131,18 @@ def ends_kernel(reply: Message) -> bool:
     )
 
 
+def pages(reply: Message) -> list[Message]:
+    """What IPython's pager has to show (`len?`, `%psource`), as messages of displays.
+
+    JupyterLab makes a display of it in the cell, too.
+    """
+    return [
+        {"header": {"msg_type": "display_data"}, "content": {"data": data, "metadata": {}}}
+        for payload in payloads(reply)
+        if payload.get("source") == "page" and isinstance(data := payload.get("data"), dict)
+    ]
+
+
 def payloads(reply: Message) -> list[dict[str, Any]]:
     """The payloads of a reply, without malformed ones: user code can put anything there."""
     carried = reply["content"].get("payload", [])
