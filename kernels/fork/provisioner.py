@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 KILL_TIMEOUT = 10.0  # max seconds to wait for the end of a killed kernel
+POLL_INTERVAL = 0.01  # seconds between checks whether it has ended
 
 
 class ForkserverProvisioner(LocalProvisioner):
@@ -134,5 +135,8 @@ async def forked(request: Request) -> ForkedProcess:
         with contextlib.suppress(CannotFork):
             unwanted = await forking
             unwanted.kill()
-            await asyncio.to_thread(unwanted.wait, KILL_TIMEOUT)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_TIMEOUT):
+                    while unwanted.poll() is None:
+                        await asyncio.sleep(POLL_INTERVAL)
         raise

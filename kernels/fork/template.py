@@ -22,6 +22,7 @@ import psutil
 from ..errors import CannotFork, PreloadConflict
 from ..process_tree import mark_process, marking
 from .forked_process import ForkedProcess
+from .own_sockets import socket_pair
 from .request import Request
 from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
 
@@ -39,7 +40,7 @@ MAX_REPORTS = 1_000_000  # max bytes of a template's reports to read at once
 
 
 class Template:
-    """One template process and the line to it. Created and inspected on the pool's thread.
+    """One template process and the line to it. Created and inspected by the pool, under its lock.
 
     Args:
         first: the request that the template is started for.
@@ -58,7 +59,7 @@ class Template:
         self._born = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
-        self.line, other_end = socket.socketpair()
+        self.line, other_end = socket_pair()
         mark = first.mark.partition(".")[0]  # the server's
         with other_end, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
@@ -137,7 +138,7 @@ class Template:
         if not self.forked:
             timeout = max(START_TIMEOUT, timeout - (time.monotonic() - self._born))
         try:
-            connection, other_end = socket.socketpair()
+            connection, other_end = socket_pair()
         except OSError as error:
             raise CannotFork(f"its template can't be asked: {error}") from error
         try:
@@ -187,12 +188,17 @@ async def pid_of_sender(connection: socket.socket) -> int:
     """
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection, readable.set)
+    room = socket.CMSG_SPACE(CREDENTIALS.size)
     try:
-        await readable.wait()
+        while True:
+            await readable.wait()
+            try:
+                answer, ancillary, _, _ = connection.recvmsg(ANSWER.size, room)
+                break
+            except BlockingIOError:  # the loop was forked, and this was for another process
+                readable.clear()
     finally:
         loop.remove_reader(connection)
-    room = socket.CMSG_SPACE(CREDENTIALS.size)
-    answer, ancillary, _, _ = connection.recvmsg(ANSWER.size, room)
     kind, number = ANSWER.unpack(answer) if len(answer) == ANSWER.size else (b"", 0)
     if kind == b"m":
         conflict = "the user has other versions of modules that"
