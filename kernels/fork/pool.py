@@ -89,7 +89,7 @@ class Templates:
         If the user has other versions of preloaded modules, uses one that preloads nothing.
 
         Raises:
-            CannotFork: no template can fork it.
+            CannotFork: no template can fork it, or not yet.
         """
         try:
             return await self._fork(request)
@@ -100,6 +100,8 @@ class Templates:
         for _ in range(2):
             with self._locked():
                 template = self._template_for(request)
+            if not (template.ready or request.wait):
+                raise CannotFork("their template is still importing")
             try:
                 return await template.fork(request)
             except PreloadConflict:

@@ -1,9 +1,9 @@
 """`rmi-forkserver`: a jupyter_client kernel provisioner that forks kernels from a template.
 
 A template has imported what a kernel needs and the modules to preload, so a kernel is ready
-in a few milliseconds and shares that memory. A kernel that can't be forked as requested is started
-as `LocalProvisioner` does it. Usable by any program based on jupyter_client; knows nothing of this
-package's kernels and sessions.
+in a few milliseconds and shares that memory. A kernel that can't be forked as requested, or comes
+before its template is ready, is started as `LocalProvisioner` does it. Usable by any program based
+on jupyter_client; knows nothing of this package's kernels and sessions.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .request import Request, request_for
 log = logging.getLogger(__name__)
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
-KILL_TIMEOUT = 10.0  # max seconds to wait for the end of a killed kernel
-POLL_INTERVAL = 0.01  # seconds between checks whether it has ended
+# Max number of checks whether a killed kernel has ended, and the seconds between them.
+KILL_CHECKS, POLL_INTERVAL = 1000, 0.01
 
 
 class ForkserverProvisioner(LocalProvisioner):
@@ -44,6 +44,9 @@ class ForkserverProvisioner(LocalProvisioner):
     process: Any = None  # a `Popen` if the kernel was not forked
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
+    wait_for_template = Bool(
+        False, help="Whether to wait for a template that is not ready; else the kernel is started."
+    ).tag(config=True)
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
         config=True
     )
@@ -69,6 +72,7 @@ class ForkserverProvisioner(LocalProvisioner):
                     template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
+                    wait=self.wait_for_template or bool(self.last_filter),
                 )
                 self.process = await forked(request)
             except CannotFork as why:
@@ -135,8 +139,8 @@ async def forked(request: Request) -> ForkedProcess:
         with contextlib.suppress(CannotFork):
             unwanted = await forking
             unwanted.kill()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KILL_TIMEOUT):
-                    while unwanted.poll() is None:
-                        await asyncio.sleep(POLL_INTERVAL)
+            for _ in range(KILL_CHECKS):
+                if unwanted.poll() is not None:
+                    break
+                await asyncio.sleep(POLL_INTERVAL)
         raise

@@ -40,6 +40,7 @@ class Request:
             what kernels can write; None unsets one.
         apart: whether to isolate it from the memory of its template and of other kernels.
         last_filter: a seccomp program in hexadecimal, applied once the kernel has its sockets.
+        wait: whether to wait for a template that is still importing.
     """
 
     python: tuple[str, ...]
@@ -52,6 +53,7 @@ class Request:
     template_overrides: Mapping[str, str | None] = field(default_factory=dict)
     apart: bool = False
     last_filter: str = ""
+    wait: bool = True
 
     @property
     def key(self) -> Key:

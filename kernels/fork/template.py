@@ -53,6 +53,7 @@ class Template:
     def __init__(self, first: Request, preload: list[str]) -> None:
         self.unfit: set[str] = set()  # modules not to preload
         self.stale = False  # it must not fork any more
+        self.ready = False  # it has imported everything
         self.forked = 0  # number of kernels
         self.env = first.template_env()
         self.hung = False  # it forked once, and then did not answer in time
@@ -118,6 +119,7 @@ class Template:
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
         if "ready" in report:
+            self.ready = True
             log.info(
                 "Kernels are forked; preloaded: %s",
                 ", ".join(map(str, report["ready"])) or "nothing",

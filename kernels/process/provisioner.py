@@ -34,6 +34,7 @@ def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
         config = {
             "fork": stock["provisioner_name"] == OURS,
             "preload": list(launch.preload),
+            "wait_for_template": True,  # nobody waits for a kernel that is made ahead
             **stock.get("config", {}),
             "prefix": sandbox_command(manager, launch),
             "template_overrides": launch.template_overrides,

@@ -48,12 +48,12 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def kernel(
-    provisioner: str = OURS, preload: list[str] | None = None, **launch: Any
+    provisioner: str = OURS, preload: list[str] | None = None, wait: bool = True, **launch: Any
 ) -> AsyncIterator[Running]:
     manager = AsyncKernelManager(kernel_name="python3")
     spec = manager.kernel_spec
     assert spec is not None
-    config = {} if provisioner == STOCK else {"preload": preload or []}
+    config = {} if provisioner == STOCK else {"preload": preload or [], "wait_for_template": wait}
     stanza = {"provisioner_name": provisioner, "config": config}
     spec.metadata = {**spec.metadata, "kernel_provisioner": stanza}
     await manager.start_kernel(**{"env": kernel_env(), **launch})

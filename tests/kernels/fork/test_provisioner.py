@@ -308,6 +308,33 @@ async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: 
         await TEMPLATES.fork(request_for(command, launch, opened))
 
 
+async def test_kernels_are_started_until_their_template_is_ready_and_then_share_it(
+    made: list[pool.Template],
+) -> None:
+    async with kernel(wait=False) as first:
+        assert not is_forked(first.process)
+        assert await first.value("1 + 1") == 2
+        (template,) = made
+        async with asyncio.timeout(60):
+            while not (template.is_usable() and template.ready):
+                await asyncio.sleep(0.02)
+        async with kernel(wait=False) as second, kernel(wait=False) as third:
+            pids = [each.process.ppid() for each in (second, third)]
+            assert pids == [template.process.pid] * 2
+
+
+async def test_nobody_waits_for_a_template_that_is_importing(
+    made: list[pool.Template], tmp_path: Path
+) -> None:
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
+    env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
+    async with kernel(wait=False, preload=["hangs"], env=env):
+        async with kernel(wait=False, preload=["hangs"], env=env) as second:
+            assert not is_forked(second.process)
+        (template,) = made
+        template.process.kill()
+
+
 async def test_other_kernels_are_started_in_the_ordinary_way(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
