@@ -42,6 +42,7 @@ class ForkserverProvisioner(LocalProvisioner):
     """
 
     process: Any = None  # a `Popen` if the kernel was not forked
+    awaited: asyncio.Future[ForkedProcess] | None = None  # the kernel that is being forked
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
     wait_for_template = Bool(
@@ -74,7 +75,7 @@ class ForkserverProvisioner(LocalProvisioner):
                     last_filter=self.last_filter,
                     wait=self.wait_for_template or bool(self.last_filter),
                 )
-                self.process = await forked(request)
+                self.process = await self.forked(request)
             except CannotFork as why:
                 if self.last_filter:
                     raise
@@ -85,8 +86,35 @@ class ForkserverProvisioner(LocalProvisioner):
         self.cwd = request.cwd
         return self.connection_info
 
+    async def forked(self, request: Request) -> ForkedProcess:
+        """Fork a kernel; on cancellation, the kernel that still arrives is killed.
+
+        Raises:
+            CannotFork: no template can fork it, or not yet.
+        """
+        forking = asyncio.ensure_future(TEMPLATES.fork(request))
+        self.awaited = asyncio.shield(forking)
+        try:
+            return await self.awaited
+        except asyncio.CancelledError:
+            with contextlib.suppress(CannotFork):
+                unwanted = await forking
+                unwanted.kill()
+                for _ in range(KILL_CHECKS):
+                    if unwanted.poll() is not None:
+                        break
+                    await asyncio.sleep(POLL_INTERVAL)
+            raise
+        finally:
+            self.awaited = None
+
     async def cleanup(self, restart: bool = False) -> None:
-        """Close the connection to the process, even if its exit code was never asked for."""
+        """Close the connection to the process, even if its exit code was never asked for.
+
+        If the kernel is still being forked, its launch is cancelled: this is a shutdown.
+        """
+        if self.awaited is not None:
+            self.awaited.cancel()
         if isinstance(self.process, ForkedProcess):
             self.process.close()
         await super().cleanup(restart=restart)
@@ -124,23 +152,3 @@ async def inside(pid: int) -> int | None:
 def log_once(why: str) -> None:
     """Log, once per reason, that kernels are started in the ordinary way."""
     log.info("Kernels are started, not forked: %s", why)
-
-
-async def forked(request: Request) -> ForkedProcess:
-    """Fork a kernel; on cancellation, the kernel that still arrives is killed.
-
-    Raises:
-        CannotFork: no template can fork it.
-    """
-    forking = asyncio.ensure_future(TEMPLATES.fork(request))
-    try:
-        return await asyncio.shield(forking)
-    except asyncio.CancelledError:
-        with contextlib.suppress(CannotFork):
-            unwanted = await forking
-            unwanted.kill()
-            for _ in range(KILL_CHECKS):
-                if unwanted.poll() is not None:
-                    break
-                await asyncio.sleep(POLL_INTERVAL)
-        raise

@@ -27,7 +27,15 @@ from rmi_agent.kernels.fork.provisioner import log_once
 from rmi_agent.kernels.fork.request import request_for
 
 from tests.conftest import kernel_env
-from tests.kernels.fork.plain import STOCK, Running, is_forked, kernel, preloaded
+from tests.kernels.fork.plain import (
+    OURS,
+    STOCK,
+    Running,
+    is_forked,
+    kernel,
+    manager_of,
+    preloaded,
+)
 from tests.processes import still_running
 
 pytestmark = [
@@ -333,6 +341,45 @@ async def test_nobody_waits_for_a_template_that_is_importing(
             assert not is_forked(second.process)
         (template,) = made
         template.process.kill()
+
+
+async def test_a_shutdown_ends_a_kernel_that_is_being_forked(made: list[pool.Template]) -> None:
+    manager = manager_of(OURS, {"preload": [], "wait_for_template": True})
+    starting = asyncio.create_task(manager.start_kernel(env=kernel_env()))
+    while not made:
+        await asyncio.sleep(0.01)
+    await manager.cleanup_resources()  # what nbclient does when it gets SIGTERM
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    (template,) = made
+    assert psutil.Process(template.process.pid).children() == []
+    assert not Path(manager.connection_file).exists()
+
+
+SIGNALLED = """
+import nbformat
+from nbclient import NotebookClient
+cell = nbformat.v4.new_code_cell("import time; time.sleep(60)")
+NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
+"""
+
+
+@pytest.mark.slow
+async def test_sigterm_ends_a_program_whose_first_kernel_is_starting(tmp_path: Path) -> None:
+    """nbclient ends what it has started: before, that was nothing yet."""
+    files = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SIGNALLED),
+        env={**kernel_env(), **files, "JUPYTER_DEFAULT_PROVISIONER_NAME": OURS},
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    async with asyncio.timeout(50):
+        while not list(tmp_path.glob("*.json")):
+            await asyncio.sleep(0.01)
+        process.terminate()
+        assert await process.wait() == 1
+    assert list(tmp_path.glob("*.json")) == []
 
 
 async def test_other_kernels_are_started_in_the_ordinary_way(
