@@ -18,8 +18,12 @@ from ..errors import CannotFork
 from ..process_tree import MARK, mark_number
 from .zygote import LENGTH
 
-# Variables that differ from kernel to kernel and that no library reads on import.
-OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
+# Variables that differ from kernel to kernel and that no library reads on import. pytest's names
+# the test that starts a kernel, as nbmake's and testbook's do.
+OWN = (
+    *("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD"),
+    "PYTEST_CURRENT_TEST",
+)
 
 Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
 

@@ -149,8 +149,13 @@ import numpy
         kernel(
             preload=preload, env={**kernel_env(), "OWN": "2"}, cwd=str(tmp_path / "a")
         ) as second,
-        kernel(preload=preload, env={**kernel_env(), "OWN": "1"}, cwd=str(tmp_path / "a")) as third,
+        kernel(
+            preload=preload,
+            env={**kernel_env(), "OWN": "1", "PYTEST_CURRENT_TEST": "another"},
+            cwd=str(tmp_path / "a"),
+        ) as third,
     ):
+        assert await third.value("os.environ['PYTEST_CURRENT_TEST']", "import os") == "another"
         found = [await each.value(facts, own) for each in (first, second, third)]
         assert first.process.ppid() == third.process.ppid() != second.process.ppid()
     assert [row[7] for row in found] == ["1", "2", "1"]
