@@ -103,7 +103,12 @@ class Templates:
             if not (template.ready or request.wait):
                 raise CannotFork("their template is still importing")
             try:
-                return await template.fork(request)
+                forked = await template.fork(request)
+                if request.sockets and template.kernel_info is None:
+                    with self._locked():
+                        template.is_usable()  # which reads its reports
+                forked.kernel_info = template.kernel_info or {}
+                return forked
             except PreloadConflict:
                 raise
             except CannotFork:

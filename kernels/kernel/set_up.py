@@ -28,6 +28,8 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     Raises:
         DeadKernelError: the set-up failed in the kernel.
     """
+    if process.kernel_info is not None:  # its template has set it up
+        return process.kernel_info
     info = await exchange.greet()
     if not is_ipykernel(info):
         return info

@@ -20,7 +20,7 @@ from .reply import (
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, weighed
+from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
@@ -46,5 +46,6 @@ __all__ = [
     "now",
     "payloads",
     "reply_of",
+    "unpacked",
     "weighed",
 ]
