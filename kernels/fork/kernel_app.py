@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+CONTROL_TIMEOUT = 2.0  # max seconds until the thread that got a shutdown request is done
 FILES: list[str] = []  # files of the loaded modules, once all are loaded
 
 
@@ -69,12 +70,16 @@ def without_touching_all_modules(app: Any) -> Iterator[None]:
         debugger.kernel_modules = FILES
 
 
-def leave() -> NoReturn:
+def leave(app: Any) -> NoReturn:
     """Exit as usual, except that objects are not torn down one by one.
 
     That would copy most of the memory shared with the template, only to discard it. The
     children of `multiprocessing` exit in the same way.
     """
+    # After a shutdown request, the control thread flushes stdout and stderr. Once `atexit` has
+    # stopped the thread that publishes them, each flush would take ipykernel's ten seconds.
+    if getattr(app.kernel, "_shutdown_message", None) is not None and app.control_thread:
+        app.control_thread.join(CONTROL_TIMEOUT)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

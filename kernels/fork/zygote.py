@@ -337,7 +337,7 @@ def run(request: Request, template_env: dict[str, str]) -> None:
     gc.freeze()
     gc.enable()
     app.start()
-    kernel_app.leave()
+    kernel_app.leave(app)
 
 
 def main() -> None:

@@ -634,6 +634,30 @@ async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_pa
     assert not still_running(processes, seconds=5)
 
 
+LEAVES = """
+import atexit, threading, time
+from types import SimpleNamespace
+from rmi_agent.kernels.fork import kernel_app
+atexit.register(print, "exit handlers")
+def flush():
+    time.sleep(0.3)
+    print("flushed", flush=True)
+control = threading.Thread(target=flush, daemon=True)
+control.start()
+kernel = SimpleNamespace(_shutdown_message={})
+kernel_app.leave(SimpleNamespace(kernel=kernel, control_thread=control))
+"""
+
+
+async def test_exit_handlers_wait_for_the_thread_that_got_the_shutdown_request() -> None:
+    """It flushes, and ipykernel's handler ends the thread that a flush waits for: 10 s each."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LEAVES), env=kernel_env(), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().split("\n") == ["flushed", "exit handlers", ""]
+
+
 async def test_exit_handlers_run(tmp_path: Path) -> None:
     async with kernel() as running:
         written = tmp_path / "written"
