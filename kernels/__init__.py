@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .kernel import Kernel
     from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
     from .process import Launch, RemoteOptions, is_here, language_of
-    from .protocol import Question, Reply, Script, StreamText, encodable
+    from .protocol import Failure, Question, Reply, Script, StreamText, encodable
     from .sandbox import (
         TIERS,
         Policy,
@@ -38,7 +38,18 @@ if TYPE_CHECKING:
         lets_signals_out,
         why_not,
     )
-    from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
+    from .session import (
+        LOCAL,
+        Again,
+        Config,
+        Execution,
+        Failed,
+        Pool,
+        Resume,
+        Session,
+        Sessions,
+        no_hint,
+    )
     from .telemetry import CURRENT
 
 __all__ = [
@@ -51,6 +62,8 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "Failed",
+    "Failure",
     "Instances",
     "JupyterServer",
     "Kernel",
@@ -86,6 +99,7 @@ __all__ = [
     "language_of",
     "lets_signals_out",
     "next_step",
+    "no_hint",
     "reason",
     "recorded",
     "regular_file",
@@ -111,7 +125,7 @@ _PLACES = {
     "kernel": ("Kernel",),
     "notebook": ("PID_FILE_SUFFIX", "Run", "decoded", "encoded", "is_recorded", "recorded"),
     "process": ("Launch", "RemoteOptions", "is_here", "language_of"),
-    "protocol": ("Question", "Reply", "Script", "StreamText", "encodable"),
+    "protocol": ("Failure", "Question", "Reply", "Script", "StreamText", "encodable"),
     "sandbox": (
         "TIERS",
         "Policy",
@@ -122,7 +136,18 @@ _PLACES = {
         "lets_signals_out",
         "why_not",
     ),
-    "session": ("LOCAL", "Again", "Config", "Execution", "Pool", "Resume", "Session", "Sessions"),
+    "session": (
+        "LOCAL",
+        "Again",
+        "Config",
+        "Execution",
+        "Failed",
+        "Pool",
+        "Resume",
+        "Session",
+        "Sessions",
+        "no_hint",
+    ),
     "telemetry": ("CURRENT",),
 }
 

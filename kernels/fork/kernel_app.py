@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-CONTROL_TIMEOUT = 2.0  # max seconds until the thread that got a shutdown request is done
+CONTROL_TIMEOUT = 0.5  # max seconds until the control thread has stopped
 FILES: list[str] = []  # files of the loaded modules, once all are loaded
 
 
@@ -76,11 +76,11 @@ def leave(app: Any) -> NoReturn:
     That would copy most of the memory shared with the template, only to discard it. The
     children of `multiprocessing` exit in the same way.
     """
-    # After a shutdown request, the control thread flushes stdout and stderr. Once `atexit` has
-    # stopped the thread that publishes them, each flush would take ipykernel's ten seconds.
-    if getattr(app.kernel, "_shutdown_message", None) is not None and app.control_thread:
-        app.control_thread.join(CONTROL_TIMEOUT)
     threading._shutdown()  # type: ignore[attr-defined]
+    # It may be flushing through iopub, which `app.close` closes first: it would wait for ever.
+    if app.control_thread is not None:
+        app.control_thread.stop()
+        app.control_thread.join(CONTROL_TIMEOUT)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

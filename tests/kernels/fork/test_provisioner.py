@@ -643,9 +643,9 @@ def flush():
     time.sleep(0.3)
     print("flushed", flush=True)
 control = threading.Thread(target=flush, daemon=True)
+control.stop = lambda: None
 control.start()
-kernel = SimpleNamespace(_shutdown_message={})
-kernel_app.leave(SimpleNamespace(kernel=kernel, control_thread=control))
+kernel_app.leave(SimpleNamespace(control_thread=control))
 """
 
 
