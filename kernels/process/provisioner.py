@@ -58,6 +58,7 @@ def forking_config(spec: KernelSpec, launch: Launch) -> dict[str, Any] | None:
     return {
         "fork": name == OURS,
         "preload": list(launch.preload),
+        "wait_for_template": True,  # nobody waits for a kernel that is made ahead
         **stock.get("config", {}),
         "prefix": sandbox_command(interpreter(spec), launch),
         "template_overrides": launch.template_overrides,
