@@ -6,11 +6,14 @@ jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be fo
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .provisioner import PRELOAD
-from .template import PROGRAMS
+from .template import PROGRAMS, VENV_PROGRAM
+from .user_venv import VARIABLE as VENV_VARIABLE
 
 __all__ = [
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",
+    "VENV_PROGRAM",
+    "VENV_VARIABLE",
     "ForkedProcess",
 ]

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
 # All our files that a template reads.
-PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py"))
+VENV_PROGRAM = PROGRAM.with_name("user_venv.py")  # starts a kernel that is not forked
+BESIDE = (PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py"), VENV_PROGRAM)
+PROGRAMS = (PROGRAM, *BESIDE)
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 REQUEST_TIMEOUT = 10.0  # of a request for a kernel, in seconds

@@ -29,7 +29,7 @@ from ..protocol import weighed
 from .kernel_process import SetUp, describe_exit
 from .launch import Launch, language_of, no_such
 from .output_pipes import RawOutput
-from .provisioner import choose_provisioner
+from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 
 log = logging.getLogger(__name__)
@@ -84,12 +84,13 @@ class LocalProcess:
             TimeoutError: it did not create them in time.
         """
         choose_provisioner(self._manager, self.launch)
+        programs = environment_of(self._manager, self.launch)
         pipes = self.raw.open() if sys.platform != "win32" else ()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
-                env={**self._quiet(), **self.launch.env, MARK: self.mark},
+                env={**self._quiet(), **self.launch.env, **programs, MARK: self.mark},
                 # Never the server's own streams: ipykernel echoes captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,

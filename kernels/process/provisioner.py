@@ -6,6 +6,8 @@ Knows kernelspecs and launches; starts nothing.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +16,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
-from .launch import LOCAL, OURS, Launch
+from ..fork import VENV_VARIABLE
+from .launch import LOCAL, OURS, Launch, language_of
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -67,3 +70,24 @@ def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
         ) from error
+
+
+def environment_of(manager: AsyncKernelManager, launch: Launch) -> dict[str, str]:
+    """Variables for a Python kernel by which `pip` and `python` in it are of its environment."""
+    with contextlib.suppress(NoSuchKernel, OSError):  # starting it will raise the error
+        interpreter = shutil.which(manager.format_kernel_cmd()[0])
+        if language_of(launch.kernel_name) != "python" or interpreter is None:
+            return {}
+        if venv := launch.venv(interpreter):
+            return {VENV_VARIABLE: str(venv)}
+        programs = os.path.dirname(os.path.abspath(interpreter))
+        folders = [programs]
+        if sys.platform == "win32":
+            folders.append(os.path.join(programs, "Scripts"))
+        path = launch.env.get("PATH", os.defpath).split(os.pathsep)
+        found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
+        prefix = os.path.dirname(programs)
+        if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
+            found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
+        return found
+    return {}

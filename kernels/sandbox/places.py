@@ -84,12 +84,16 @@ def shown_of(policy: Policy, interpreter: str) -> Iterable[str]:
     Raises:
         OSError: the interpreter can't be run.
     """
-    folders = [policy.homes, *policy.write]
-    if not policy.read_only:
-        folders.append(policy.projects)
+    folders = changeable_folders(policy)
     if interpreter == sys.executable or not changeable(interpreter, folders):
         return where(interpreter)
     return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
+
+
+def changeable_folders(policy: Policy) -> list[Path]:
+    """Return the folders that kernels may write to, beside temporary ones."""
+    folders = [policy.homes, *policy.write]
+    return folders if policy.read_only else [*folders, policy.projects]
 
 
 def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:

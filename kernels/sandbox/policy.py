@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..fork import VENV_VARIABLE
 from ..process import Launch, clear_after_dead, ipython_folder
 from .bubblewrap import inner_id
 from .command import command, last_filter
-from .places import places_of
+from .interpreters import changeable
+from .places import changeable_folders, places_of
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first
@@ -67,7 +69,7 @@ class Policy:
         clear_after_dead(self.homes / "tmp")
         tmp = self.homes / "tmp" / runtime.name / folder.name
         parts = [folder / part for part in "csietx"]
-        for made in (self.homes, home, home / "packages", tmp, *parts):
+        for made in (self.homes, home, tmp, *parts):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "x").chmod(UNLISTED)
         number = inner_id()
@@ -99,19 +101,14 @@ class Sandbox:
     def launch(self, launch: Launch) -> Launch:
         """Return the launch options for kernels in this sandbox."""
         env = {name: value for name, value in launch.env.items() if name not in HOMES}
-        packages = str(self.home / "packages")
         env |= {
             "HOME": str(self.home),
             "USER": "user",
             "LOGNAME": "user",
             "IPYTHONDIR": str(ipython_folder(self.folder / "i")),
             "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
-            # The environment's own folder is read-only.
-            "PIP_TARGET": packages,
             # Git aborts if there is a system config that it may not read.
             "GIT_CONFIG_NOSYSTEM": "1",
-            "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
-            "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
         }
         return replace(
             launch,
@@ -121,8 +118,22 @@ class Sandbox:
             env=env,
             wrap=functools.partial(command, self),
             last_filter=last_filter(self.policy),
-            template_overrides=self.template_overrides(env),
+            template_overrides=self.template_overrides(env) | {VENV_VARIABLE: None},
+            venv=functools.partial(self.venv, launch.kernel_name),
         )
+
+    def venv(self, kernel_name: str, interpreter: str) -> Path | None:
+        """Return where to make the environment that pip installs to, without Python's version.
+
+        None if the kernel's user can change the interpreter's own environment. An upgrade of the
+        server, whose folder may be a new one, keeps what was installed.
+
+        Raises:
+            OSError: there is no such interpreter.
+        """
+        if changeable(interpreter, changeable_folders(self.policy)):
+            return None
+        return self.home / ".venvs" / kernel_name
 
     def template_overrides(self, env: dict[str, str]) -> dict[str, str | None]:
         """Return variables for templates, stripped of paths that kernels can write to."""
@@ -152,8 +163,3 @@ def folder_name(principal: str) -> str:
     """Return a unique folder name for a principal."""
     digest = hashlib.sha256(principal.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', principal)[:40]}-{digest}"
-
-
-def joined(*folders: str | None) -> str:
-    """Join the folders that are set into a search path."""
-    return os.pathsep.join(folder for folder in folders if folder)
