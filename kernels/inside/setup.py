@@ -24,6 +24,7 @@ import zmq
 from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
+from .commands import watch_commands
 from .messages import send_anything
 from .script_exit import name_of
 from .script_runner import Script
@@ -65,6 +66,7 @@ def install(
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
     shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
+    watch_commands(shell)
     # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
 

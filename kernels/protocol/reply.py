@@ -14,6 +14,8 @@ PARTS = ("header", "parent_header", "metadata", "content")
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
 NAME_MOST = 200  # max characters of an error's name
+COMMAND_MOST = 250  # the same of a command in a notice
+MOST_COMMANDS = 3  # max notices of failed commands
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,20 @@ def reply_of(
         error_name=encodable(error[:NAME_MOST]) if isinstance(error, str) else None,
         exit_code=code if type(code) is int else None,
         actions=tuple(actions),
-        notices=notices,
+        notices=(*notices, *failed_commands(reply)),
     )
+
+
+def failed_commands(reply: Message) -> list[str]:
+    """A notice for each of the first `!commands` of a cell that failed."""
+    found = []
+    for payload in payloads(reply):
+        command, code = payload.get("command"), payload.get("exit_code")
+        if payload.get("source") != "rmi_agent.command" or not isinstance(command, str):
+            continue
+        if type(code) is int:
+            found.append(f"`{encodable(command[:COMMAND_MOST])}` exited with status {code}.")
+    return found[:MOST_COMMANDS]
 
 
 def ends_kernel(reply: Message) -> bool:

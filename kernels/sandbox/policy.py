@@ -30,6 +30,14 @@ HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
 }
+# Without a network pip and uv fail at once, instead of trying again for half a minute.
+OFFLINE = {
+    "PIP_RETRIES": "0",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "UV_OFFLINE": "1",
+    "RMI_AGENT_OFFLINE": "The sandbox has no network, so pip and uv reach no index: install from"
+    " local files, or start the server with RMI_AGENT_SANDBOX_NETWORK=1.",
+}
 # An empty file in the templates' home folder, so that matplotlib looks for no other.
 MATPLOTLIBRC = "matplotlibrc"
 UNLISTED = 0o300  # folder mode: anyone inside can create files, but must know a name to open one
@@ -110,6 +118,8 @@ class Sandbox:
             # Git aborts if there is a system config that it may not read.
             "GIT_CONFIG_NOSYSTEM": "1",
         }
+        if not self.policy.network:
+            env |= OFFLINE
         return replace(
             launch,
             runtime=self.folder / "c",

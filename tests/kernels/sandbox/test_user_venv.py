@@ -244,3 +244,16 @@ def test_a_command_of_any_python_runs_in_an_environment_of_its_version(
     assert pip.endswith(f"(python {version})")
     assert prefix == f"{tmp_path}/venv-{version}"
     assert done.stderr == ""
+
+
+async def test_without_a_network_pip_fails_at_once_and_says_why(tmp_path: Path) -> None:
+    place = Place("bwrap", tmp_path)
+    async with place.session() as session:
+        run = await cell(session, "%pip install no_such_package_0", 60)
+        assert (run.status, run.error_name) == ("error", "CalledProcessError")
+        assert "Retrying" not in stream(run)
+        (error,) = [each for each in run.cell.outputs if each.output_type == "error"]
+        assert "RMI_AGENT_SANDBOX_NETWORK=1" in error.traceback[-1]
+        run = await cell(session, "%pip uninstall -y", 60)  # fails without a network's fault
+        (error,) = [each for each in run.cell.outputs if each.output_type == "error"]
+        assert "RMI_AGENT" not in str(error)
