@@ -52,7 +52,8 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     put("hidden", policy.homes, sandbox.runtime)
     if sandbox.runtime.parent.name.startswith("rmi-agent"):
         put("hidden", sandbox.runtime.parent)  # has those of this user's other servers
-    put("ro", *SYSTEM, *(NETWORK if policy.network else ()), *policy.read)
+    put("ro", *SYSTEM, *(NETWORK if policy.network else ()))
+    put("ro", *policy.read, *policy.package_files)
     put("rw", *policy.write)
     put("ro" if policy.read_only else "rw", policy.projects)
     put("ro", *shown_of(policy, interpreter), *where(sys.executable), *policy.fixed)

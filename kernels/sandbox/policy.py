@@ -25,10 +25,10 @@ from .places import changeable_folders, places_of
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first
 
-# Variables that name folders missing from the sandbox.
+# Variables that name folders and files missing from the sandbox.
 HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
-    *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
+    *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR", "PIP_CONFIG_FILE", "UV_CONFIG_FILE"),
 }
 # Without a network pip and uv fail at once, instead of trying again for half a minute.
 OFFLINE = {
@@ -57,6 +57,8 @@ class Policy:
         write: additional writable folders.
         hide: paths kernels must not see, even inside the folders above.
         fixed: paths inside the folders above that kernels may read but not change.
+        package_env: variables for pip and uv, unless a launch has others.
+        package_files: readable files and folders that the variables of pip and uv name.
     """
 
     tier: Tier
@@ -68,6 +70,8 @@ class Policy:
     write: tuple[Path, ...] = ()
     hide: tuple[Path, ...] = ()
     fixed: tuple[Path, ...] = ()
+    package_env: tuple[tuple[str, str], ...] = ()
+    package_files: tuple[Path, ...] = ()
 
     def sandbox(self, principal: str, runtime: Path) -> Sandbox:
         """Create a principal's sandbox and its folders; `runtime` is private to the server."""
@@ -108,7 +112,8 @@ class Sandbox:
 
     def launch(self, launch: Launch) -> Launch:
         """Return the launch options for kernels in this sandbox."""
-        env = {name: value for name, value in launch.env.items() if name not in HOMES}
+        env = {**dict(self.policy.package_env), **launch.env}
+        env = {name: value for name, value in env.items() if name not in HOMES}
         env |= {
             "HOME": str(self.home),
             "USER": "user",
