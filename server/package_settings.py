@@ -46,6 +46,7 @@ NAMED_FILES = (
     *CERTIFICATES,
     *("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_FIND_LINKS", "UV_FIND_LINKS"),
     *("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE"),
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX"),  # file://…
 )
 USER_INFO = re.compile(r"(?<=://)[^/\s?#]*@")
 BARE_USER_INFO = re.compile(r"^[^/\s]*@")  # of a proxy without a scheme
@@ -211,8 +212,10 @@ def named_paths(variables: Mapping[str, str]) -> tuple[Path, ...]:
     """
     found: dict[Path, None] = {}
     for name in NAMED_FILES:
-        for part in re.split(r"[\s,]+", variables.get(name, "")):
+        for part in re.split(r"[\s,=]+", variables.get(name, "")):
             path = Path(part.removeprefix("file://")).expanduser()
+            if path.name == "simple":  # its pages link to files beside it, as bandersnatch's do
+                path = path.parent
             usable = part and path.is_absolute() and path.exists()
             if usable and not Path.home().is_relative_to(path):
                 found[path] = None

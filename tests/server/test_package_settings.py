@@ -155,12 +155,14 @@ def test_a_sandbox_shows_the_files_that_the_settings_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Callable[[str, str], None]
 ) -> None:
     projects, wheels = tmp_path / "p", tmp_path / "wheels"
-    for folder in (projects, wheels, projects / "w"):
+    index = tmp_path / "index"
+    for folder in (projects, wheels, index, projects / "w"):
         folder.mkdir()
     (tmp_path / "ca.pem").touch()
     configured("users.conf", f"[global]\ncert = {tmp_path}/ca.pem\n")
     monkeypatch.setenv("PIP_FIND_LINKS", f"file://{wheels} {projects}/w https://a.test {tmp_path}")
+    monkeypatch.setenv("UV_INDEX", f"mine=file://{index}/simple https://b.test")
     policy = policy_of(load(python_projects_dir=projects), "bwrap", network=True)
-    assert {*policy.package_files} == {tmp_path / "ca.pem", wheels}
+    assert {*policy.package_files} == {tmp_path / "ca.pem", wheels, index}
     assert dict(policy.package_env)["PIP_CERT"] == f"{tmp_path}/ca.pem"
     assert named_paths({"SSL_CERT_FILE": "relative.pem", "PIP_CONSTRAINT": "/no/such"}) == ()
