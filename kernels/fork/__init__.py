@@ -7,9 +7,11 @@ from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .provisioner import PRELOAD
 from .template import PROGRAMS, VENV_PROGRAM
+from .user_venv import LENDER
 from .user_venv import VARIABLE as VENV_VARIABLE
 
 __all__ = [
+    "LENDER",
     "PRELOAD",
     "PROGRAMS",
     "TEMPLATES",

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 
 VARIABLE = "RMI_AGENT_VENV"  # where it is to be, without the version of Python
+LENDER = "RMI_AGENT_PIP"  # a folder with a pip, for interpreters that have none
 OURS = "rmi-agent"  # INSTALLER of the entries that stand for the interpreter's packages
 PTH = "zzzz_rmi_agent.pth"  # sorts last, so the user's own packages and `.pth` files come first
 STATE = ".rmi-agent.json"  # what it was last updated for
@@ -48,11 +49,12 @@ def enter_environment(stem: str) -> str:
         OSError: it can't be made there.
     """
     venv = f"{stem}-{SERIES}{FREE_THREADED}"
+    lender = os.environ.pop(LENDER, "")
     if not is_current(venv):
         os.makedirs(venv, exist_ok=True)
         with locked(f"{venv}/.lock"):
             if not is_current(venv):
-                update(venv)
+                update(venv, lender)
     server = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     if sys.prefix != sys.base_prefix:  # ahead of the system's: programs such as ruff
@@ -118,7 +120,7 @@ def locked(path: str) -> Iterator[None]:
         yield
 
 
-def update(venv: str) -> None:
+def update(venv: str, lender: str) -> None:
     """Make what is missing and renew what is ours; the user's own packages stay as they are."""
     packages = packages_of(venv)
     for folder in (f"{venv}/bin", packages, f"{venv}/include"):
@@ -142,7 +144,7 @@ def update(venv: str) -> None:
     if fits_this_python(older := older_folder(venv)):
         lines.append(f"import sys; {older!r} in sys.path or sys.path.append({older!r})")
     write(f"{packages}/{PTH}", "\n".join(lines) + "\n")
-    scripts = stand_in(packages)
+    scripts = stand_in(packages, lender)
     write_scripts(f"{venv}/bin", scripts)
     write(f"{venv}/{STATE}", json.dumps(wanted(venv)))
 
@@ -163,7 +165,7 @@ def fits_this_python(folder: str) -> bool:
     Such a package would be in the way of one that works.
     """
     this = "cp" + SERIES.replace(".", "") + FREE_THREADED
-    entries = [name for name in listed(folder) if name.endswith(".dist-info")]
+    entries = entries_in(folder)
     for entry in entries:
         wheel = read(f"{folder}/{entry}/WHEEL")
         abis = re.findall(r"^Tag: \w+-([\w.]+)-", wheel, re.MULTILINE)
@@ -175,30 +177,34 @@ def fits_this_python(folder: str) -> bool:
 # -- the interpreter's packages
 
 
-def stand_in(packages: str) -> dict[str, str]:
+def stand_in(packages: str, lender: str) -> dict[str, str]:
     """Let uv and pip see the interpreter's packages as installed here; returns their scripts.
 
     Each has an entry that lists no file but its own, so removing or upgrading one here works and
     leaves the interpreter's alone.
     """
-    entries = [name for name in listed(packages) if name.endswith(".dist-info")]
-    entries = [name for name in entries if not name.startswith("~")]  # pip's, while it works
+    entries = [name for name in entries_in(packages) if not name.startswith("~")]  # pip is at work
     ours = {name for name in entries if read(f"{packages}/{name}/INSTALLER").strip() == OURS}
     known = {project(name) for name in entries if name not in ours}
     scripts: dict[str, str] = {}
-    for folder in seen_folders():
-        for name in listed(folder):
-            source, target = f"{folder}/{name}", f"{packages}/{name}"
-            if not os.path.exists(f"{source}/METADATA") or project(name) in known:
-                continue
-            known.add(project(name))  # the first in the path counts
-            scripts.update(scripts_in(read(f"{source}/entry_points.txt")))
-            if name in ours and points_to(f"{target}/METADATA", f"{source}/METADATA"):
-                ours.remove(name)
-                continue
-            shutil.rmtree(target, ignore_errors=True)
-            ours.discard(name)
-            add_entry(source, target)
+    sources = [(folder, name) for folder in seen_folders() for name in entries_in(folder)]
+    if lender and "pip" not in {project(name) for _, name in sources}:
+        sources += [(lender, name) for name in entries_in(lender) if project(name) == "pip"]
+    for folder, name in sources:
+        source, target = f"{folder}/{name}", f"{packages}/{name}"
+        if not os.path.exists(f"{source}/METADATA") or project(name) in known:
+            continue
+        known.add(project(name))  # the first in the path counts
+        scripts.update(scripts_in(read(f"{source}/entry_points.txt")))
+        if name in ours and points_to(f"{target}/METADATA", f"{source}/METADATA"):
+            ours.remove(name)
+            continue
+        shutil.rmtree(target, ignore_errors=True)
+        ours.discard(name)
+        lent = ["pip"] if folder == lender else []
+        for module in lent:
+            link(f"{folder}/{module}", f"{packages}/{module}")
+        add_entry(source, target, lent)
     for name in ours:  # of packages that the interpreter no longer has, or the user's hide
         shutil.rmtree(f"{packages}/{name}", ignore_errors=True)
     if "pip" in scripts:
@@ -206,21 +212,26 @@ def stand_in(packages: str) -> dict[str, str]:
     return scripts
 
 
+def entries_in(folder: str) -> list[str]:
+    """The folders that describe the packages in a folder."""
+    return [name for name in listed(folder) if name.endswith(".dist-info")]
+
+
 def project(entry: str) -> str:
     """The normalized name of the project that a `.dist-info` folder describes."""
     return re.sub(r"[-_.]+", "-", entry.partition("-")[0]).lower()
 
 
-def add_entry(source: str, target: str) -> None:
-    """Describe a package of the interpreter in the user's environment."""
+def add_entry(source: str, target: str, more: list[str]) -> None:
+    """Describe a package of the interpreter in the user's environment, with `more` of its files."""
     os.mkdir(target)
     for name in LINKED:
         if os.path.exists(f"{source}/{name}"):
             os.symlink(f"{source}/{name}", f"{target}/{name}")
     write(f"{target}/INSTALLER", f"{OURS}\n")
-    names = [*sorted(os.listdir(target)), "RECORD"]
     folder = os.path.basename(target)
-    write(f"{target}/RECORD", "".join(f"{folder}/{name},,\n" for name in names))
+    files = [*more, *(f"{folder}/{name}" for name in (*sorted(os.listdir(target)), "RECORD"))]
+    write(f"{target}/RECORD", "".join(f"{file},,\n" for file in files))
 
 
 def scripts_in(entry_points: str) -> dict[str, str]:

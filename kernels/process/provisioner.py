@@ -6,6 +6,7 @@ Knows kernelspecs and launches; starts nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
-from ..fork import VENV_VARIABLE
+from ..fork import LENDER, VENV_VARIABLE
 from .launch import LOCAL, OURS, Launch, language_of
 
 
@@ -79,7 +80,9 @@ def environment_of(manager: AsyncKernelManager, launch: Launch) -> dict[str, str
         if language_of(launch.kernel_name) != "python" or interpreter is None:
             return {}
         if venv := launch.venv(interpreter):
-            return {VENV_VARIABLE: str(venv)}
+            pip = importlib.util.find_spec("pip")  # pure Python, so any interpreter can run it
+            lender = os.path.dirname(os.path.dirname(pip.origin)) if pip and pip.origin else ""
+            return {VENV_VARIABLE: str(venv), LENDER: lender}
         programs = os.path.dirname(os.path.abspath(interpreter))
         folders = [programs]
         if sys.platform == "win32":

@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pip
 import pytest
 from rmi_agent.kernels import TIERS, Config, Launch, Policy, Session, Sessions, Tier
 from rmi_agent.kernels.fork import user_venv
@@ -257,3 +259,26 @@ async def test_without_a_network_pip_fails_at_once_and_says_why(tmp_path: Path) 
         run = await cell(session, "%pip uninstall -y", 60)  # fails without a network's fault
         (error,) = [each for each in run.cell.outputs if each.output_type == "error"]
         assert "RMI_AGENT" not in str(error)
+
+
+def test_an_interpreter_without_pip_is_lent_the_servers(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    lender = Path(pip.__file__).parent.parent
+    look = "import os; os.system('pip --version; pip list; pip uninstall -qy pip; pip list')"
+    variables = {user_venv.VARIABLE: f"{tmp_path}/venv", user_venv.LENDER: str(lender)}
+    command = [sys.executable, "-I", "-S", user_venv.__file__, f"{tmp_path}/bare/bin/python"]
+    runs = [
+        subprocess.run(
+            [*command, "-c", code],
+            env={"PATH": "/no/such", **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for code in (look, "import os; os.system('pip list')")
+    ]
+    first, again = runs
+    assert f"from {tmp_path}/venv-" in first.stdout
+    assert first.stdout.count("\npip ") == 1
+    assert [line.split()[0] for line in again.stdout.splitlines()[2:]] == ["pip"]
+    assert lender.joinpath("pip", "__init__.py").exists()
