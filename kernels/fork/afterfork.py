@@ -189,7 +189,8 @@ def conflicts(template: Mapping[str, str]) -> set[str]:
     """
     names = loaded()
     found = set()
-    for folder in own_folders(template):
+    own = own_folders(template)
+    for folder in [*own, *(linked for each in own for linked in user_venv.linked_by(each))]:
         with contextlib.suppress(OSError):
             there = {name.partition(".")[0] for name in os.listdir(folder)}
             found |= {name for name in names & there if not is_same(name, folder)}

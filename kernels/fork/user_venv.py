@@ -271,6 +271,15 @@ def is_ours(script: str) -> bool:
     return f"\n# {OURS}: " in read(script, 1000)
 
 
+def linked_by(folder: str) -> Iterator[str]:
+    """The folders that the user's `.pth` files in a folder name, as those of editable installs."""
+    for name in listed(folder):
+        if name.endswith(".pth") and name != PTH:
+            for line in map(str.strip, read(f"{folder}/{name}").splitlines()):
+                if line and not line.startswith(("#", "import ", "import\t")):
+                    yield os.path.abspath(os.path.join(folder, line))
+
+
 # -- files
 
 
@@ -333,7 +342,8 @@ def main() -> None:
         # Its version and packages are known to the interpreter alone.
         asking = [command[0], "-I", os.path.abspath(__file__), "--make"]
         made = subprocess.run(asking, stdout=subprocess.PIPE, check=False)
-        os.environ.pop(VARIABLE)
+        for name in (VARIABLE, LENDER):
+            os.environ.pop(name, None)
         if made.returncode == 0:
             venv, variables = json.loads(made.stdout.splitlines()[-1])
             os.environ.update(variables)

@@ -12,7 +12,7 @@ from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 SCRIPT = ("script_environment.py", "script_exit.py", "script_runner.py")
-EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "commands.py", "setup.py")
+EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "failed_commands.py", "setup.py")
 # The programs are executed in one namespace: what they import from each other is there already.
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 # Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers

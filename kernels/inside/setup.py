@@ -24,7 +24,7 @@ import zmq
 from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
-from .commands import watch_commands
+from .failed_commands import watch_commands
 from .messages import send_anything
 from .script_exit import name_of
 from .script_runner import Script

@@ -232,12 +232,19 @@ async def test_no_kernel_changes_the_profile_that_others_start_with(place: Place
         assert value(await cell(session, "%store -r kept\nkept")) == "7"
 
 
-async def test_a_module_that_a_user_installs_hides_the_preloaded_one(place: Place) -> None:
+@pytest.mark.parametrize("how", ["installed", "editable"])
+async def test_a_module_that_a_user_installs_hides_the_preloaded_one(
+    how: str, place: Place
+) -> None:
     version = f"import {PRELOADED}; getattr({PRELOADED}, 'mine', 'ours')"
     async with place.sessions() as sessions:
         session = await loaded_ahead(sessions)
         assert value(await cell(session, version)) == "'ours'"
         newer = place.packages / f"{PRELOADED}.py"
+        if how == "editable":
+            newer = place.home / "mine" / newer.name
+            newer.parent.mkdir()
+            (place.packages / "__editable__.mine.pth").write_text(f"{newer.parent}\n")
         await cell(session, f"open({str(newer)!r}, 'w').write('mine = 2')")
         await sessions.close(session)
         for _ in range(2):

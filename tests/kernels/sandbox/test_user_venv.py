@@ -248,8 +248,7 @@ def test_a_command_of_any_python_runs_in_an_environment_of_its_version(
     assert done.stderr == ""
 
 
-async def test_without_a_network_pip_fails_at_once_and_says_why(tmp_path: Path) -> None:
-    place = Place("bwrap", tmp_path)
+async def test_without_a_network_pip_fails_at_once_and_says_why(place: Place) -> None:
     async with place.session() as session:
         run = await cell(session, "%pip install no_such_package_0", 60)
         assert (run.status, run.error_name) == ("error", "CalledProcessError")

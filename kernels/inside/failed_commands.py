@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
-from subprocess import CalledProcessError
 from typing import Any
 
 # A command that installs packages, as the last part of a command line that `;` or a pipe divide.
@@ -28,14 +28,21 @@ OFFLINE = "RMI_AGENT_OFFLINE"  # why there is no network, if there is none
 def watch_commands(shell: Any) -> None:
     """Note the commands of a cell that fail, and report them at its end."""
     failed: list[tuple[str, int]] = []
-    run, offline = shell.system, os.environ.pop(OFFLINE, "")
+    offline = os.environ.pop(OFFLINE, "")
+    # Not the shell's method, which looks up the names in `!echo {name}` in its caller's frame.
+    zmqshell: Any = sys.modules.get("ipykernel.zmqshell")
+    run = zmqshell.system
 
     def system(command: str) -> Any:
-        result = run(command)
-        code = shell.user_ns.get("_exit_code")
+        try:
+            code = run(command)
+        except OSError:
+            if has_terminals():
+                raise
+            code = run_through_pipe(command)
         if isinstance(code, int) and code != 0:
             failed.append((command, code))
-        return result
+        return code
 
     def begin_cell(*_: Any) -> None:
         failed.clear()
@@ -53,13 +60,41 @@ def watch_commands(shell: Any) -> None:
                 payload = {"source": source, "command": shown, "exit_code": code}
                 shell.payload_manager.write_payload(payload, single=False)
             elif result.success:
-                error = CalledProcessError(code, shown)
+                error = subprocess.CalledProcessError(code, shown)
                 result.error_in_exec = error
                 lines = [f"{type(error).__name__}: {error}"]
                 if offline and set(command.split()).intersection(FETCHES):
                     lines.append(offline)
                 shell._showtraceback(type(error), error, lines)
 
-    shell.system = system
+    zmqshell.system = system
     shell.events.register("pre_run_cell", begin_cell)
     shell.events.register("post_run_cell", end_cell)
+
+
+def has_terminals() -> bool:
+    """Whether this process may open a pseudo-terminal; the Landlock sandbox has none."""
+    try:
+        ends = os.openpty()
+    except OSError:
+        return False
+    for end in ends:
+        os.close(end)
+    return True
+
+
+def run_through_pipe(command: str) -> int:
+    """Run a shell command without a terminal, and print its output as it comes."""
+    with subprocess.Popen(
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    return process.returncode

@@ -6,14 +6,13 @@ import sys
 
 import pytest
 from rmi_agent.kernels import Session
-from rmi_agent.kernels.inside.commands import PIP
+from rmi_agent.kernels.inside.failed_commands import PIP
 
-from tests.conftest import SANDBOX, cell, stream
+from tests.conftest import cell, stream
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform == "win32", reason="the commands are a POSIX shell's"),
-    pytest.mark.skipif(SANDBOX == "landlock", reason="IPython's commands need a terminal"),
 ]
 MISSING = "./no_such_file-1.0-py3-none-any.whl"
 
@@ -44,6 +43,12 @@ async def test_another_command_that_fails_is_mentioned(session: Session) -> None
     assert run.notices == tuple(f"`exit {n}` exited with status {n}." for n in (1, 2, 3))
     assert (await cell(session, "!pip list | grep no_such_package", 60)).status == "ok"
     assert (await cell(session, "1")).notices == ()
+
+
+async def test_a_command_finds_names_where_it_is_called(session: Session) -> None:
+    run = await cell(session, "def f(name):\n    !echo {name} $name {{x}}; exit 3\nf('local')")
+    assert stream(run) == "local local {x}\n"
+    assert run.notices == ("`echo local local {x}; exit 3` exited with status 3.",)
 
 
 async def test_an_error_of_the_cells_own_stays(session: Session) -> None:
