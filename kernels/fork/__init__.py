@@ -5,7 +5,7 @@ jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be fo
 
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
-from .provisioner import PRELOAD
+from .provisioner import PRELOAD, ForkserverProvisioner
 from .template import PROGRAMS, VENV_PROGRAM
 from .user_venv import LENDER
 from .user_venv import VARIABLE as VENV_VARIABLE
@@ -18,4 +18,5 @@ __all__ = [
     "VENV_PROGRAM",
     "VENV_VARIABLE",
     "ForkedProcess",
+    "ForkserverProvisioner",
 ]

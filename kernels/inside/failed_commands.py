@@ -28,7 +28,7 @@ OFFLINE = "RMI_AGENT_OFFLINE"  # why there is no network, if there is none
 def watch_commands(shell: Any) -> None:
     """Note the commands of a cell that fail, and report them at its end."""
     failed: list[tuple[str, int]] = []
-    offline = os.environ.pop(OFFLINE, "")
+    offline = ""
     # Not the shell's method, which looks up the names in `!echo {name}` in its caller's frame.
     zmqshell: Any = sys.modules.get("ipykernel.zmqshell")
     run = zmqshell.system
@@ -45,6 +45,8 @@ def watch_commands(shell: Any) -> None:
         return code
 
     def begin_cell(*_: Any) -> None:
+        nonlocal offline  # a forked kernel has variables that its template did not have
+        offline = os.environ.pop(OFFLINE, offline)
         failed.clear()
 
     def end_cell(result: Any) -> None:

@@ -8,6 +8,7 @@ from .launch import Launch, RemoteOptions, is_here, language_of
 from .local import LocalProcess
 from .output_pipes import RawOutput
 from .runtime_dir import clear_after_dead, ipython_folder, runtime_folder
+from .socket_process import SocketProcess
 
 __all__ = [
     "KernelProcess",
@@ -16,6 +17,7 @@ __all__ = [
     "RawOutput",
     "RemoteOptions",
     "SetUp",
+    "SocketProcess",
     "clear_after_dead",
     "ipython_folder",
     "is_here",

@@ -6,19 +6,21 @@ Knows kernelspecs and launches; starts nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
-from .launch import LOCAL, OURS, Launch, language_of
+from .launch import LOCAL, OURS, Launch
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -33,16 +35,7 @@ def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
     if spec is None or sys.platform == "win32":
         return
     metadata, wrap = spec.metadata, launch.wrap
-    stock = metadata.get("kernel_provisioner", {"provisioner_name": OURS})
-    if stock["provisioner_name"] == OURS or (wrap and stock["provisioner_name"] == LOCAL):
-        config = {
-            "fork": stock["provisioner_name"] == OURS,
-            "preload": list(launch.preload),
-            **stock.get("config", {}),
-            "prefix": sandbox_command(manager, launch),
-            "template_overrides": launch.template_overrides,
-            "last_filter": launch.last_filter,
-        }
+    if (config := forking_config(spec, launch)) is not None:
         ours = {"provisioner_name": OURS, "config": config}
         spec.metadata = {**metadata, "kernel_provisioner": ours}
         if KernelProvisionerFactory.instance().is_provisioner_available(spec):
@@ -57,7 +50,33 @@ def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
         )
 
 
-def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
+def forking_config(spec: KernelSpec, launch: Launch) -> dict[str, Any] | None:
+    """Our provisioner's configuration for a kernelspec; None if it names another one.
+
+    Raises:
+        KernelStartError: the kernel's interpreter can't run in a sandbox.
+    """
+    stock = spec.metadata.get("kernel_provisioner", {"provisioner_name": OURS})
+    name = stock["provisioner_name"]
+    if name != OURS and not (launch.wrap and name == LOCAL):
+        return None
+    return {
+        "fork": name == OURS,
+        "preload": list(launch.preload),
+        **stock.get("config", {}),
+        "prefix": sandbox_command(interpreter(spec), launch),
+        "template_overrides": launch.template_overrides,
+        "last_filter": launch.last_filter,
+    }
+
+
+def interpreter(spec: KernelSpec) -> str:
+    """The program of a kernelspec, as jupyter_client chooses it."""
+    names = {"python", f"python{sys.version_info[0]}", "python{}.{}".format(*sys.version_info)}
+    return sys.executable if spec.argv[0] in names else str(spec.argv[0])
+
+
+def sandbox_command(python: str, launch: Launch) -> list[str]:
     """The sandbox command to prepend to the kernel's command; empty without a sandbox.
 
     Raises:
@@ -66,31 +85,34 @@ def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
     if launch.wrap is None:
         return []
     try:
-        return [*launch.wrap(manager.format_kernel_cmd()[0])]
+        return [*launch.wrap(python)]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
         ) from error
 
 
-def environment_of(manager: AsyncKernelManager, launch: Launch) -> dict[str, str]:
+def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     """Variables for a Python kernel by which `pip` and `python` in it are of its environment."""
-    with contextlib.suppress(NoSuchKernel, OSError):  # starting it will raise the error
-        interpreter = shutil.which(manager.format_kernel_cmd()[0])
-        if language_of(launch.kernel_name) != "python" or interpreter is None:
-            return {}
-        if venv := launch.venv(interpreter):
-            pip = importlib.util.find_spec("pip")  # pure Python, so any interpreter can run it
-            lender = os.path.dirname(os.path.dirname(pip.origin)) if pip and pip.origin else ""
-            return {VENV_VARIABLE: str(venv), LENDER: lender}
-        programs = os.path.dirname(os.path.abspath(interpreter))
-        folders = [programs]
-        if sys.platform == "win32":
-            folders.append(os.path.join(programs, "Scripts"))
-        path = launch.env.get("PATH", os.defpath).split(os.pathsep)
-        found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
-        prefix = os.path.dirname(programs)
-        if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
-            found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
-        return found
-    return {}
+    python = shutil.which(interpreter(spec))
+    if spec.language.lower() != "python" or python is None:
+        return {}
+    if venv := launch.venv(python):
+        return {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()}
+    programs = os.path.dirname(os.path.abspath(python))
+    folders = [programs]
+    if sys.platform == "win32":
+        folders.append(os.path.join(programs, "Scripts"))
+    path = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
+    prefix = os.path.dirname(programs)
+    if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
+        found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
+    return found
+
+
+@functools.cache
+def folder_of_pip() -> str:
+    """Where the server has its pip, which is pure Python, so any interpreter can run it."""
+    pip = importlib.util.find_spec("pip")
+    return os.path.dirname(os.path.dirname(pip.origin)) if pip and pip.origin else ""
