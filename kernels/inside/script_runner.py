@@ -17,9 +17,11 @@ import signal
 import sys
 from typing import Any
 
+from .error_facts import write_facts
 from .hidden_frames import execute_alone
 from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
+from .tracebacks import all_behind
 
 PAYLOAD = "rmi_agent.script"
 # Counts the stack frames that are available to a module, itself included.
@@ -120,6 +122,7 @@ class Script:
 
     def fail(self, error: BaseException) -> dict[str, Any]:
         """Report an uncaught exception through `sys.excepthook`; return exit code 1 or SIGINT's."""
+        write_facts(self.shell, list(all_behind(error)))
         error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.last_exc = error  # type: ignore[attr-defined]

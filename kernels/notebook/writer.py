@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.sign import NotebookNotary
 
 from .cell_json import cell_json
 from .layout import TAIL
 from .recovery import is_open, pid_file, repair, replacement, write_pid_file
+from .signing import Draft, FileState, Hashed, Signer
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Recorder:
         self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its byte range
         self._backlog: list[tuple[str, bytes]] = []  # ids and JSON of unwritten finished cells
         self._rewriting = asyncio.Lock()  # held to move finished cells or to keep them in place
-        self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
+        self._seen: FileState | None = None  # as we left it
+        self._hashed = Hashed()  # for its signature
 
     @classmethod
     def going_on(cls, path: Path, instance: str) -> tuple[Recorder, list[NotebookNode]]:
@@ -145,12 +146,10 @@ class Recorder:
                     return (finished + TAIL).decode()
         return None
 
-    async def sign(self) -> None:
-        """Mark the notebook as trusted, as Jupyter does for notebooks that it ran itself."""
-        if self.path is None or self._touched_by_others():
-            return
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(sign, self.path)
+    def sign(self, signer: Signer) -> None:
+        """Have the notebook marked as trusted, as Jupyter does for notebooks that it ran itself."""
+        if self.path is not None and self._seen is not None:
+            signer.submit(Draft(self.path, self._seen, self._end, self._hashed))
 
     def close(self) -> None:
         """Stop recording in this file and remove its pid file."""
@@ -245,6 +244,7 @@ class Recorder:
     def _anew(self) -> Iterator[BinaryIO]:
         """Open a new file that replaces the old one once it is completely written."""
         assert self.path is not None
+        self._hashed = Hashed()
         with replacement(self.path) as file:
             yield file
             file.flush()
@@ -273,12 +273,6 @@ def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
     while size > 0 and (piece := old.read(min(size, COPIED))):
         new.write(piece)
         size -= len(piece)
-
-
-def sign(path: Path) -> None:
-    """Sign a notebook file in the user's own signature store."""
-    with NotebookNotary() as notary:
-        notary.sign(nbformat.read(path, as_version=4))
 
 
 def slug(title: str) -> str:

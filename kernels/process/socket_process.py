@@ -86,7 +86,8 @@ class SocketProcess(ProcessHere):
             self._provisioner, self._process = provisioner, provisioner.process
             self.pid = provisioner.pid
             assert self.pid is not None
-            self.family = Family(self.pid)  # now, while it is certainly alive
+            # Now, while it is certainly alive.
+            self.family = Family(self.pid, parent_adopts=True)
             self.kernel_info, self.is_set_up = self._process.kernel_info, True
             self._process.when_reported(self._exit_reported)
             one, two = (pair[0] for pair in pairs)

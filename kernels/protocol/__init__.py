@@ -9,6 +9,7 @@ from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
     PARTS,
+    Failure,
     Message,
     Reply,
     Script,
@@ -28,6 +29,7 @@ __all__ = [
     "HEAD_MOST",
     "PARTS",
     "Displays",
+    "Failure",
     "Message",
     "OnQuestion",
     "Outputs",

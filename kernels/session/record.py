@@ -6,20 +6,19 @@ Knows cells, replies and the notebook; not when a run starts, nor what happens t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from nbformat import NotebookNode
 
 from ..kernel import Kernel
-from ..notebook import Recorder, Run
+from ..notebook import Recorder, Run, Signer
 from ..process import KernelProcess
 from ..protocol import Reply, State
-from ..supervision import Supervisor
 from ..telemetry import short
 from .runs import Execution
 
-QUIET = 2.0  # seconds without a run before the notebook is signed: signing reads all of it
+QUIET = 2.0  # seconds without a run before the notebook is signed
 
 
 class Record:
@@ -27,19 +26,16 @@ class Record:
 
     Args:
         recorder: writes its notebook.
-        hints: notes to add when code fails, by the name of the exception.
-        supervisor: owns the tasks that sign the notebook.
+        signer: signs the notebook.
 
     Attributes:
         lost: why earlier variables are gone, until a result has said so; empty if they are there.
         note: something else that the next result has to say, or empty.
     """
 
-    def __init__(
-        self, recorder: Recorder, hints: Mapping[str, str], supervisor: Supervisor
-    ) -> None:
+    def __init__(self, recorder: Recorder, signer: Signer) -> None:
         self.lost = self.note = ""
-        self._recorder, self._hints, self._supervisor = recorder, hints, supervisor
+        self._recorder, self._signer = recorder, signer
         self._signing: asyncio.TimerHandle | None = None
 
     async def finish(
@@ -93,41 +89,44 @@ class Record:
         """What the caller should know besides the outputs, as sentences."""
         notices = [self.note] if self.note else []
         if self.lost:
-            notices.append(
-                f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
-            )
+            notices.append(f"{self.lost} This cell ran in a fresh kernel; earlier variables lost.")
         if reply.actions:
             notices.append(describe_stop(reply))
+        elif reply.status == "dead":
+            ending = process.describe_end(reply.exit_code) if process is not None else ""
+            notices.append(f"The kernel died; variables lost. {ending}".rstrip())
         notices += reply.notices
-        if hint := self._hints.get(reply.error_name or ""):
-            notices.append(hint)
         if reply.state == "lost":
-            if reply.status == "dead" and not reply.actions:
-                ending = process.describe_end(reply.exit_code) if process is not None else ""
-                notices.append(f"The kernel died. {ending}".rstrip())
-            notices.append("The session continues with a fresh kernel: all its variables are lost.")
             notices += process.left_running if process is not None else ()
         return notices
 
     def sign_soon(self) -> None:
         """Sign the notebook once the session has been quiet for `QUIET` seconds."""
         self.cancel_signing()
-        self._signing = asyncio.get_running_loop().call_later(QUIET, self._sign)
+        self._signing = asyncio.get_running_loop().call_later(QUIET, self.sign)
 
     def cancel_signing(self) -> None:
         """Cancel what `sign_soon` has scheduled."""
         if self._signing is not None:
             self._signing.cancel()
 
-    def _sign(self) -> None:
-        self._supervisor.start(self._recorder.sign(), "signing a notebook")
+    def sign(self) -> None:
+        """Have the notebook signed, without waiting for it."""
+        self.cancel_signing()
+        self._recorder.sign(self._signer)
 
 
 def describe_stop(reply: Reply) -> str:
-    """How a run was stopped, as a sentence."""
+    """How a run was stopped, and what became of the session's variables, in few words."""
     reason, *actions = reply.actions
-    kept = "; its variables are kept" if reply.state == "kept" else ""
-    return f"The run {reason}: it was {', then '.join(actions)}{kept}."
+    words = reason.removeprefix("was ").removesuffix(" by interrupt_session")
+    if not words.startswith(("cancelled", "interrupted", "stopped", "timed out")):
+        words = f"stopped, since it {words}"
+    parts = [words[0].upper() + words[1:]]
+    parts += [action for action in actions if action.startswith("killed,")]
+    if reply.state == "lost" or not reason.startswith("was stopped"):  # as the session ends
+        parts.append(f"variables {reply.state}")
+    return "; ".join(parts) + "."
 
 
 def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:

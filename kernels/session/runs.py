@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -231,6 +232,11 @@ class RunQueue:
             stop(execution)
         if stopped:
             await asyncio.wait({execution.task for execution in stopped})
+
+    def mention(self, name: str) -> bool:
+        """Whether the code of a run in memory contains a name."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(execution.cell.source) for execution in self.executions)
 
     def _forget_old(self) -> None:
         """Drop the oldest runs from memory; the notebook keeps them."""

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..addresses import RemoteKernel
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, decoded
+from ..notebook import Recorder, Run, Signer, decoded
+from ..process_tree import Family, port_held
 from ..protocol import Reply, Script, now
 from ..supervision import Supervisor
 from ..telemetry import traced
-from .config import Config, Handover
+from .config import Config, Failed, Handover
 from .pool import Pool
 from .record import Record, notebook_metadata
 from .runs import Execution, RunQueue
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -32,6 +36,8 @@ class Session:
     Args:
         pool: provides a fresh kernel when the session's has died, and takes kernels back.
         supervisor: owns the tasks of the session's runs.
+        signer: signs its notebook.
+        became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
 
@@ -50,6 +56,8 @@ class Session:
         config: Config,
         pool: Pool,
         supervisor: Supervisor,
+        signer: Signer,
+        became_busy: Callable[[], None],
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
     ) -> None:
@@ -59,14 +67,14 @@ class Session:
         self.on_change: Callable[[Session], None] = lambda _: None
         self.last_used = time.monotonic()
         self.closed = False
-        self._pool, self._became_idle = pool, became_idle
+        self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
         self._fresh = handover is None
         before = handover or Handover()
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
-        self._record = Record(self.recorder, config.hints, supervisor)
+        self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
 
     @property
@@ -121,6 +129,7 @@ class Session:
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
+        self._became_busy()
         return execution
 
     def adopt(
@@ -141,6 +150,7 @@ class Session:
             return await self._account(execution, reply)
 
         self.runs.add(execution, follow)
+        self._became_busy()
 
     async def _run(self, execution: Execution, timeout: float) -> Run:
         kernel = await self._living_kernel()
@@ -168,7 +178,19 @@ class Session:
         process = self.kernel.process if self.kernel is not None else None
         if reply.state == "lost":
             self._drop_kernel()
+        if reply.status == "error" and reply.failures:
+            is_file = execution.script is not None
+            hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
+            reply = replace(reply, notices=(*reply.notices, *hint))
         return await self._record.finish(execution, reply, process, self.runs.executions)
+
+    async def _hint(self, failed: Failed) -> list[str]:
+        try:
+            hint = await self.config.hint(failed)
+        except Exception:  # the result must not be lost for a hint
+            log.exception("Finding a hint failed")
+            return []
+        return [hint] if hint else []
 
     def _over(self) -> None:
         self.last_used = time.monotonic()
@@ -203,6 +225,11 @@ class Session:
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel = kernel
         return kernel
+
+    def port_held(self, ports: Sequence[int]) -> int | None:
+        """Which of these ports a process of the session listens on; reads /proc, so in a thread."""
+        family = getattr(self.kernel.process, "family", None) if self.kernel is not None else None
+        return port_held(family, ports) if isinstance(family, Family) else None
 
     def _drop_kernel(self) -> None:
         if self.kernel is not None:
@@ -278,12 +305,11 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        self._record.cancel_signing()
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
                 self._drop_kernel()
-            await self.recorder.sign()
+            self._record.sign()
         finally:
             self._drop_kernel()
             self.recorder.close()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from ...kernels import Api, KernelError, Policy, Session, Sessions
+from ...kernels import Api, KernelError, Policy, Session, Sessions, no_hint
 from .. import launch
 from ..errors import BadSettings
 from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
@@ -55,7 +55,7 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckResult]:
     """Start a kernel, run one cell on it and interrupt another."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(launch.sessions(settings, {}), notebooks=Path(folder))
+        config = replace(launch.sessions(settings, no_hint), notebooks=Path(folder))
         try:
             async with Sessions(config, launch.launch(settings), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())

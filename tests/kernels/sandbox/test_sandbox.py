@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import json
 import os
@@ -547,6 +548,23 @@ async def test_a_fork_bomb_ends_at_the_limit(house: House, session: Session) -> 
         "while True: running.append(subprocess.Popen(['sleep', '60']))",
     )
     assert got.startswith("BlockingIOError"), got
+
+
+async def test_every_kernel_runs_its_exit_handlers_before_it_ends(house: House) -> None:
+    farewells = [f"bye-{number}" for number in range(6)]
+    sessions = [await house.sessions.open("alice") for _ in farewells]
+    for opened, name in zip(sessions, farewells, strict=True):
+        handler = f"import atexit, pathlib\natexit.register(pathlib.Path({name!r}).touch)"
+        assert (await cell(opened, handler)).status == "ok"
+    for opened in sessions:
+        await house.sessions.close(opened)
+    async with asyncio.timeout(30):
+        while house.sessions.pool.count > house.sessions.pool.leased:
+            await asyncio.sleep(0.01)
+    found = [path.name for path in house.projects.glob("bye-*")]
+    for name in found:
+        (house.projects / name).unlink()
+    assert sorted(found) == farewells
 
 
 async def test_killing_what_holds_the_sandbox_leaves_no_kernel(house: House) -> None:
