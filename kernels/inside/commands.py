@@ -68,10 +68,16 @@ def run_command(command: str) -> int:
 
 
 def open_terminal() -> tuple[int, int]:
-    """Open a terminal that leaves line breaks as they are; returns its reading and writing end."""
+    """Open a terminal that leaves line breaks as they are; returns its reading and writing end.
+
+    Where this process may open none, as in the Landlock sandbox, they are those of a pipe.
+    """
     import termios
 
-    reading, terminal = os.openpty()
+    try:
+        reading, terminal = os.openpty()
+    except OSError:
+        return os.pipe()
     modes = termios.tcgetattr(terminal)
     modes[1] &= ~termios.OPOST
     termios.tcsetattr(terminal, termios.TCSANOW, modes)

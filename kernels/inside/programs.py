@@ -18,7 +18,7 @@ SCRIPT = (
     *("script_hooks.py", "script_runner.py"),
 )
 CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
-EVERYWHERE = (*CELLS, *SCRIPT, "any_json.py", "messages.py", "setup.py")
+EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.py", "setup.py"),)
 # What a template executes, which forms its kernels before it forks them.
 FORMED = tuple(
     Path(__file__).with_name(name)

@@ -25,6 +25,7 @@ from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
 from .cells import prepare_cells
+from .failed_commands import watch_commands
 from .figures import Figures
 from .messages import send_anything
 from .script_exit import HERE, name_of
@@ -85,6 +86,7 @@ def prepare(
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
     repair, attach = after_each_cell(shell, put_streams_back)
     shell.events.register("post_execute", repair)
+    watch_commands(shell)
     # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
     return attach

@@ -27,7 +27,7 @@ from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
 from .here import ProcessHere
 from .launch import Launch, language_of, no_such
-from .provisioner import choose_provisioner
+from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,16 @@ class LocalProcess(ProcessHere):
             TimeoutError: it did not create them in time.
         """
         choose_provisioner(self._manager, self.launch)
+        programs: dict[str, str] = {}
+        with contextlib.suppress(NoSuchKernel):  # starting it will raise the error
+            if (spec := self._manager.kernel_spec) is not None:
+                programs = environment_of(spec, self.launch)
         pipes = self.raw.open() if sys.platform != "win32" else ()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
-                env={**self._quiet(), **self.launch.env, MARK: self.mark},
+                env={**self._quiet(), **self.launch.env, **programs, MARK: self.mark},
                 # Never the server's own streams: ipykernel echoes captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -23,7 +23,7 @@ from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
 from .launch import Launch, kernel_spec, no_such
-from .provisioner import forking_config, interpreter
+from .provisioner import environment_of, forking_config, interpreter
 from .socket_client import SocketClient, connected
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class SocketProcess(ProcessHere):
             provisioner.sockets = [other.fileno() for _, other in pairs]
             provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
             launched = await provisioner.pre_launch(
-                env={**self.launch.env, MARK: self.mark},
+                env={**self.launch.env, **environment_of(spec, self.launch), MARK: self.mark},
                 cwd=str(self.launch.cwd),
                 # Never the server's own streams: MCP messages go there.
                 stdin=subprocess.DEVNULL,

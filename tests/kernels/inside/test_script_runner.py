@@ -356,13 +356,16 @@ async def test_a_script_gives_what_python_gives(
     path.write_bytes(sample.bytes())
     session = await sessions.open()
     assert session.kernel is not None
-    packages = session.kernel.launch.env.get("PYTHONPATH")  # those of its sandbox, if it has one
+    python = sys.executable
+    if session.kernel.process.is_walled:  # the user's own environment, which it has made
+        home = Path(session.kernel.launch.env["HOME"])
+        (python,) = map(str, home.glob(".venvs/*/bin/python"))
     expected = subprocess.run(
-        [sys.executable, "main.py", *sample.args],
+        [python, "main.py", *sample.args],
         cwd=folder,
         input=sample.stdin.encode(),
         capture_output=True,
-        env={**kernel_env(), **({"PYTHONPATH": packages} if packages else {})},
+        env=kernel_env(),
         timeout=60,
     )
 
