@@ -20,7 +20,7 @@ from .jupyter_server import Api
 from .kernel import Kernel
 from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
 from .process import Launch, RemoteOptions, is_here, language_of
-from .protocol import Question, Reply, Script, StreamText, encodable
+from .protocol import Failure, Question, Reply, Script, StreamText, encodable
 from .regular_file import regular_file
 from .sandbox import (
     TIERS,
@@ -32,7 +32,18 @@ from .sandbox import (
     lets_signals_out,
     why_not,
 )
-from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
+from .session import (
+    LOCAL,
+    Again,
+    Config,
+    Execution,
+    Failed,
+    Pool,
+    Resume,
+    Session,
+    Sessions,
+    no_hint,
+)
 from .telemetry import CURRENT
 
 __all__ = [
@@ -45,6 +56,8 @@ __all__ = [
     "Config",
     "DeadKernelError",
     "Execution",
+    "Failed",
+    "Failure",
     "Instances",
     "JupyterServer",
     "Kernel",
@@ -80,6 +93,7 @@ __all__ = [
     "language_of",
     "lets_signals_out",
     "next_step",
+    "no_hint",
     "reason",
     "recorded",
     "regular_file",

@@ -17,9 +17,10 @@ from mcp.server.request_state import RequestStateSecurity
 from ..kernels import LOCAL, Instances, Policy, Sessions, Takeover, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
+from .hints import Hints
 from .launch import kernels_are_here, make_folders
-from .middleware import Lengths, UnexpectedErrors
-from .sandboxing import choose_policy, describe_policy, hints, hints_elsewhere
+from .middleware import Arguments, Lengths, UnexpectedErrors
+from .sandboxing import choose_policy, describe_policy
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
@@ -64,9 +65,9 @@ class App:
         self.settings = settings
         self.shared = Takeover(instances) if instances is not None else None
         policy = choose_policy(settings, exposed=exposed)
-        known = hints(policy) if kernels_are_here(settings) else hints_elsewhere(settings)
+        hints = Hints(settings, policy)
         self.sessions = Sessions(
-            launch.sessions(settings, known),
+            launch.sessions(settings, hints.of),
             launch.launch(settings),
             settings.kernel_pool,
             settings.kernel_max,
@@ -76,6 +77,7 @@ class App:
             expected=principals,
             directory=self.shared,
         )
+        hints.sessions = self.sessions
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
             instructions=instructions(settings, policy),
@@ -90,6 +92,7 @@ class App:
         )
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
+        self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.sessions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from .errors import BadSettings
 from .settings import VARIABLES, Settings, variable_of
 
 if TYPE_CHECKING:  # an attached server creates folders but needs no kernels
-    from ..kernels import Config, JupyterServer, Launch, RemoteOptions
+    from ..kernels import Config, Failed, JupyterServer, Launch, RemoteOptions
 
 # Environment variables that kernels inherit besides LC_*; RMI_AGENT_KERNEL_ENV adds names.
 INHERITED = {
@@ -83,8 +84,8 @@ def launch(settings: Settings) -> Launch:
     )
 
 
-def sessions(settings: Settings, hints: dict[str, str]) -> Config:
-    """The configuration common to all sessions; `hints` are keyed by error name."""
+def sessions(settings: Settings, hint: Callable[[Failed], Awaitable[str]]) -> Config:
+    """The configuration common to all sessions; `hint` finds what to say about a failed run."""
     from ..kernels import Config
 
     return Config(
@@ -93,7 +94,7 @@ def sessions(settings: Settings, hints: dict[str, str]) -> Config:
         output_limit=settings.output_limit,
         idle=settings.session_idle,
         memory_limit=settings.memory_limit,
-        hints=hints,
+        hint=hint,
     )
 
 

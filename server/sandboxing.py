@@ -30,14 +30,8 @@ from .state_dir import private_folder
 log = logging.getLogger(__name__)
 
 PACKAGE = [Path(__file__).parent.parent / name for name in ("server", "kernels", "client")]
-FILES = ("FileNotFoundError", "PermissionError", "OSError")
-CONNECTIONS = ("ConnectionRefusedError", "ConnectionError", "ConnectError", "URLError", "gaierror")
 
 SIGNALS = "before Linux 6.12, code in it can signal this server and your other processes"
-ELSEWHERE = (
-    "The code runs on another machine, with a copy of the projects folder that lacks hidden files"
-    " and folders (the server's setting RMI_AGENT_REMOTE_FILES)."
-)
 
 
 def choose_policy(settings: Settings, *, exposed: bool) -> Policy | None:
@@ -208,11 +202,6 @@ def folders(variable: str, names: tuple[str, ...]) -> tuple[Path, ...]:
     return paths
 
 
-def hints_elsewhere(settings: Settings) -> dict[str, str]:
-    """Like `hints`, for code that runs on another machine."""
-    return {} if settings.remote_files == "shared" else dict.fromkeys(FILES, ELSEWHERE)
-
-
 def describe_sandbox(policy: Policy | None, settings: Settings) -> str:
     """Describe the kernels' sandbox, or why there is none, in one line."""
     if policy is not None:
@@ -228,26 +217,6 @@ def describe_policy(policy: Policy) -> str:
     more = [*(f"{path} (read only)" for path in policy.read), *map(str, policy.write)]
     network = "the network" if policy.network else "no network"
     return f"{policy.tier}; {', '.join([projects, *more])}, a home folder, /tmp; {network}"
-
-
-def hints(policy: Policy | None) -> dict[str, str]:
-    """Hints for the model about sandbox restrictions, keyed by the error that code fails with."""
-    if policy is None:
-        return {}
-    seen = ", ".join(map(str, (policy.projects, *policy.read, *policy.write)))
-    found = dict.fromkeys(
-        FILES,
-        f"The code runs in a sandbox: of this machine it sees {seen}, its own ~ and temporary"
-        " files. The server's settings RMI_AGENT_SANDBOX_READ and RMI_AGENT_SANDBOX_WRITE can add"
-        " folders.",
-    )
-    if not policy.network:
-        none = (
-            "The code runs in a sandbox without network access (the server's setting"
-            " RMI_AGENT_SANDBOX_NETWORK)."
-        )
-        found |= dict.fromkeys(CONNECTIONS, none)
-    return found
 
 
 def describe_gaps(policy: Policy | None, settings: Settings) -> str:

@@ -8,16 +8,48 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import sys
+from types import FrameType
+from typing import Any
 
 COLLAPSE = 25  # MADV_COLLAPSE of madvise(2), since Linux 6.1
 HUGE = 1 << 21  # bytes of a huge page
 
 
+# CPython never changes the reference count of an object that has this one: 32 bits.
+IMMORTAL = 0xFFFFFFFF
+HAS_IMMORTALS = sys.implementation.name == "cpython" and (3, 12) <= sys.version_info < (3, 14)
+
+
 def prepare() -> None:
-    """Call in a template once everything is in memory, before it forks."""
+    """Call in a template once everything is in memory and frozen, before it forks."""
+    if HAS_IMMORTALS and getattr(sys, "_is_gil_enabled", lambda: True)():
+        make_immortal()
     if sys.platform == "linux":
         collapse()
+
+
+def make_immortal() -> None:
+    """Make all objects immortal, so that kernels that use them do not write to their counts.
+
+    Nothing is lost by that: a kernel keeps what its template has loaded anyway.
+    """
+    gc.unfreeze()
+    waiting = gc.get_objects()
+    gc.freeze()
+    seen: set[int] = set()
+    count_at = ctypes.c_uint32.from_address
+    while waiting:
+        more: list[Any] = []
+        own = (waiting, more, seen)
+        for each in waiting:
+            if id(each) in seen or isinstance(each, FrameType) or any(each is one for one in own):
+                continue
+            seen.add(id(each))
+            count_at(id(each)).value = IMMORTAL
+            more.extend(one for one in gc.get_referents(each) if id(one) not in seen)
+        waiting = more
 
 
 def collapse() -> None:

@@ -20,7 +20,7 @@ INTERPRETER_FRAME = 3 * WORD
 # Of an interpreter frame: the one that called it. Since Python 3.12 that is one of C's between the
 # two, with the same layout.
 PREVIOUS = 6 * WORD if sys.version_info < (3, 12) else WORD
-KNOWN = sys.implementation.name == "cpython" and (3, 11) <= sys.version_info < (3, 15)
+KNOWN = sys.implementation.name == "cpython" and (3, 11) <= sys.version_info < (3, 14)
 
 
 def execute_alone(code: CodeType, namespace: dict[str, Any]) -> None:

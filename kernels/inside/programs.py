@@ -12,7 +12,10 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
-SCRIPT = ("hidden_frames.py", "script_environment.py", "script_exit.py", "script_runner.py")
+SCRIPT = (
+    *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
+    *("script_environment.py", "script_exit.py", "script_runner.py"),
+)
 EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
 # What a template executes, which forms its kernels before it forks them.
 FORMED = tuple(

@@ -16,6 +16,7 @@ from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 
 from .frames import SHELL
+from .run_at_once import run_at_once
 from .socket_stream import Nowhere
 
 ROUNDS = 8  # CPython adapts code that has run as often
@@ -75,6 +76,25 @@ def rehearse_cells(kernel: Any) -> None:
     forget_cells(kernel, shell)
     if wire.sent[SHELL] != ROUNDS * (1 + len(CELLS)):
         raise RuntimeError(f"a rehearsal had {wire.sent[SHELL]} answers")
+
+
+def rehearse_file(kernel: Any) -> None:
+    """Run an empty file without a server, as the first request of a kernel, then forget it."""
+    shell, session = kernel.shell, Session(key=kernel.session.key)
+    channels = (kernel.iopub_socket, kernel.shell_stream)
+    for channel in channels:
+        channel.wire = Counted()
+    file = {"path": "/rehearsal.py", "argv": [], "source": "", "stdin": "", "fresh": True}
+    request = session.msg("execute_request", {"code": "1"}, metadata={"rmi_agent": file})
+    try:
+        for _ in range(ROUNDS):
+            kernel.set_parent([], request)
+            run_at_once(kernel, request)
+    finally:
+        for channel in channels:
+            channel.wire = Nowhere()
+    forget_cells(kernel, shell)
+    shell._rmi_agent_script.__self__.depths.clear()  # elsewhere there are more frames, or fewer
 
 
 def forget_cells(kernel: Any, shell: Any) -> None:

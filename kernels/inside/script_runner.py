@@ -17,11 +17,19 @@ import signal
 import sys
 from typing import Any
 
+from .error_facts import write_facts
 from .hidden_frames import execute_alone
 from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
+from .tracebacks import all_behind
 
 PAYLOAD = "rmi_agent.script"
+# Counts the stack frames that are available to a module, itself included.
+DIVE = compile(
+    "def dive():\n    reached.append(None)\n    dive()\nreached.append(None)\ndive()",
+    "<dive>",
+    "exec",
+)
 
 
 class Script:
@@ -79,7 +87,10 @@ class Script:
             return self.fail(undecodable(path, source, error) or error)
         limit, in_cell = sys.getrecursionlimit(), self.in_cell
         if in_cell not in self.depths:
-            self.depths[in_cell] = limit - room(limit)
+            reached: list[int] = []
+            with contextlib.suppress(RecursionError):
+                execute_alone(DIVE, {"reached": reached})
+            self.depths[in_cell] = limit - len(reached)
         try:
             # The script may start 40 frames deep; give it as many as at the top level.
             sys.setrecursionlimit(limit + self.depths[in_cell])
@@ -111,6 +122,7 @@ class Script:
 
     def fail(self, error: BaseException) -> dict[str, Any]:
         """Report an uncaught exception through `sys.excepthook`; return exit code 1 or SIGINT's."""
+        write_facts(self.shell, list(all_behind(error)))
         error.__traceback__ = frames = without_ours(error)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.last_exc = error  # type: ignore[attr-defined]
@@ -122,22 +134,6 @@ class Script:
         else:
             code = 1
         return {"exit_code": int(code), "error_name": name_of(error)}
-
-
-def room(limit: int) -> int:
-    """Measure how many stack frames are available to a module run from here."""
-    deepest = 0
-
-    def dive(depth: int) -> None:
-        nonlocal deepest
-        deepest = depth
-        dive(depth + 1)
-
-    try:
-        execute_alone(compile("dive(2)", "<probe>", "exec"), {"dive": dive})
-    except RecursionError:
-        return deepest + 1  # a script does not have this function's frame below it
-    return limit
 
 
 def undecodable(path: str, source: bytes, error: BaseException) -> SyntaxError | None:

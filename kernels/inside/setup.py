@@ -27,6 +27,7 @@ from .any_json import is_a, text_of
 from .messages import send_anything
 from .script_exit import HERE, name_of
 from .script_runner import Script
+from .tracebacks import hide_own_frames
 
 UNFLUSHED = 20_000_000  # max characters of a stream that a kernel keeps in memory
 # What a kernel gets when it is forked, so that what its template had is not put back.
@@ -71,6 +72,7 @@ def prepare(
     shell._rmi_agent_script = Script(shell, raw, environment).run
     send_anything(shell.kernel.session, output_limit)
     put_streams_back = streams_back()
+    hide_own_frames(shell)
     report_any_error(shell, put_streams_back)
     interrupt_only_cells(shell.kernel)
     skip_needless_child_scan(shell.kernel)

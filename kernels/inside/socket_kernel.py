@@ -32,7 +32,7 @@ from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
 
 from .frames import CONTROL, IOPUB, SHELL, STDIN
-from .rehearsal import rehearse_cells
+from .rehearsal import rehearse_cells, rehearse_file
 from .run_at_once import run_at_once
 from .script_environment import moved_up, note_modules
 from .setup import prepare
@@ -332,8 +332,10 @@ class Formed:
                 stream.flush()
 
     def all_is_loaded(self) -> None:
-        """Note, before the fork, that all modules that are loaded now are packages'."""
+        """Get ready for many forks, now that all modules are loaded."""
         note_modules()
+        rehearse_cells(self.kernel)
+        rehearse_file(self.kernel)
 
     def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
         """Keep a kernel's descriptors, in its own process, where scripts don't meet them.

@@ -42,6 +42,8 @@ class Kernel:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
         killed_since: why it was killed; empty if it was not.
+        not_formed: why it was not formed in a template and then forked; empty if it was, or if
+            that was not tried.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
@@ -52,7 +54,7 @@ class Kernel:
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._files: ProjectFiles | None = None  # for a kernel on another machine
-        self.killed_since = ""
+        self.killed_since = self.not_formed = ""
 
     # -- life
 
@@ -74,7 +76,8 @@ class Kernel:
             try:
                 client = await self.process.start()
             except CannotFork as why:
-                self.process = ordinary_process(self.launch, self._context, str(why))
+                self.not_formed = str(why)
+                self.process = ordinary_process(self.launch, self._context, self.not_formed)
                 client = await self.process.start()
             client.start_channels(hb=False)
             self._exchange = Exchange(client, self.process, self.kill)

@@ -3,7 +3,6 @@
 Also reads such notebooks, and compares the outputs of two runs of a cell.
 """
 
-from .cell_json import code_cell
 from .compare import Difference, differences
 from .encoding import decoded, encoded
 from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
@@ -19,7 +18,6 @@ __all__ = [
     "Run",
     "RunsOnRecord",
     "Signer",
-    "code_cell",
     "decoded",
     "differences",
     "encoded",

@@ -1,9 +1,8 @@
-"""A cell, and the JSON that is recorded of it; oversized outputs are truncated and say so."""
+"""A cell as the JSON that is recorded of it; oversized outputs are truncated and say so."""
 
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any
 
 from nbformat import NotebookNode
@@ -12,18 +11,6 @@ from ..inside import head_and_tail
 
 STREAM_CAP = 1_000_000  # max characters recorded of one stream output
 CELL_CAP = 20_000_000  # max characters recorded of all outputs of a cell
-
-
-def code_cell(source: str) -> NotebookNode:
-    """A new code cell, as nbformat's `new_code_cell` makes it, which also validates it slowly."""
-    return NotebookNode(
-        id=secrets.token_hex(4),
-        cell_type="code",
-        metadata=NotebookNode(),
-        execution_count=None,
-        source=source,
-        outputs=[],
-    )
 
 
 def cell_json(cell: NotebookNode) -> bytes:

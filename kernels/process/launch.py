@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from ..addresses import JupyterServer, RemoteKernel
 from ..fork import PRELOAD
 
 OURS, LOCAL = "rmi-forkserver", "local-provisioner"
+SPEC_LIFETIME = 2.0  # seconds; to find and read a kernelspec takes 2 ms
+
+# By name and Jupyter's path, with the time when it was read.
+_SPECS: dict[tuple[str, str | None], tuple[float, KernelSpec]] = {}
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,27 @@ class Launch:
     attach: RemoteKernel | None = None
 
 
+def kernel_spec(kernel_name: str) -> KernelSpec:
+    """The kernelspec of a name; a changed one is seen after `SPEC_LIFETIME` seconds.
+
+    Raises:
+        NoSuchKernel: there is none.
+    """
+    key = (kernel_name, os.environ.get("JUPYTER_PATH"))
+    read, spec = _SPECS.get(key, (-SPEC_LIFETIME, None))
+    if spec is None or time.monotonic() > read + SPEC_LIFETIME:
+        spec = KernelSpecManager().get_kernel_spec(kernel_name)
+        _SPECS[key] = time.monotonic(), spec
+    return spec
+
+
 def is_here(kernel_name: str) -> bool:
     """Whether a kernelspec's kernels run on this machine rather than where its provisioner says.
 
     A missing kernelspec counts as local.
     """
     try:
-        metadata = KernelSpecManager().get_kernel_spec(kernel_name).metadata
+        metadata = kernel_spec(kernel_name).metadata
     except NoSuchKernel:  # starting it will raise the error
         return True
     return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
@@ -111,6 +131,6 @@ def no_such(kernel_name: str) -> str:
 def language_of(kernel_name: str) -> str:
     """The language of a kernelspec, in lower case; "python" if there is no such kernelspec."""
     try:
-        return str(KernelSpecManager().get_kernel_spec(kernel_name).language).lower()
+        return str(kernel_spec(kernel_name).language).lower()
     except NoSuchKernel:
         return "python"

@@ -98,12 +98,14 @@ class Link(asyncio.Protocol):
         most: max bytes of one message; 0 means no limit.
 
     Attributes:
-        channels: by their byte; messages for others are dropped.
+        channels: by their byte.
+        announce: called after each message to the kernel, which may not be reading.
         closed: done once the connection is closed; why, if the kernel could not be understood.
     """
 
     def __init__(self, most: int) -> None:
         self.channels: dict[bytes, SocketChannel] = {}
+        self.announce: Callable[[], None] = lambda: None
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._frames = Frames(most)
         self._transport: asyncio.Transport | None = None
@@ -143,6 +145,7 @@ class Link(asyncio.Protocol):
         """Send bytes; they are dropped if the connection is closed."""
         if self._transport is not None and not self.closed.done():
             self._transport.write(data)
+            self.announce()
 
     def end_requests(self) -> None:
         """Say that no more requests come: the kernel then ends as it would by itself."""

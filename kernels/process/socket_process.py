@@ -16,13 +16,13 @@ import socket
 import subprocess
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 
 from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
-from .launch import Launch, no_such
+from .launch import Launch, kernel_spec, no_such
 from .provisioner import forking_config, interpreter
 from .socket_client import SocketClient, connected
 
@@ -55,7 +55,7 @@ class SocketProcess(ProcessHere):
             KernelStartError: it can't run in the sandbox.
         """
         try:
-            self._spec = spec = KernelSpecManager().get_kernel_spec(self.launch.kernel_name)
+            self._spec = spec = kernel_spec(self.launch.kernel_name)
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
@@ -67,9 +67,10 @@ class SocketProcess(ProcessHere):
                 ours.callback(one.close)
                 theirs.callback(other.close)
             pipes = self.raw.open()
+            ours.callback(self.raw.close)
             for pipe in pipes:
                 theirs.callback(os.close, pipe)
-            provisioner = ForkserverProvisioner(kernel_id=key[:8], kernel_spec=spec, **config)
+            provisioner = ForkserverProvisioner(kernel_id=self.mark, kernel_spec=spec, **config)
             provisioner.sockets = [other.fileno() for _, other in pairs]
             provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
             launched = await provisioner.pre_launch(
@@ -93,6 +94,7 @@ class SocketProcess(ProcessHere):
             for end in (one, two):
                 end.setblocking(False)
             self._client = await connected((one, two), key.encode(), self.launch.output_limit)
+            self._client.control.announce = self._announce_control
             self._client.messages.closed.add_done_callback(self._connection_lost)
             self.raw.in_order = self._client.iopub_channel.when_read
             ours.pop_all()
@@ -125,6 +127,12 @@ class SocketProcess(ProcessHere):
         else:
             loop = asyncio.get_running_loop()
             self._check = loop.call_later(POLL_INTERVAL, self._exit_reported)
+
+    def _announce_control(self) -> None:
+        """Let the kernel read its control socket, though a cell may be running."""
+        if self.pid is not None and not self._exit_code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGURG)
 
     def _connection_lost(self, closed: asyncio.Future[str]) -> None:
         """End a kernel that has closed its socket, or sent what is no message."""

@@ -6,6 +6,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 from .family import Family
 from .memory import memory_of
 from .memory_watch import MemoryWatch
+from .ports import port_held
 from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked, marking
 from .shared_memory import remove
 
@@ -20,5 +21,6 @@ __all__ = [
     "marked",
     "marking",
     "memory_of",
+    "port_held",
     "remove",
 ]

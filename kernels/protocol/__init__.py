@@ -3,11 +3,13 @@
 Also a client whose channels are queues. Knows neither processes nor connections.
 """
 
+from .cells import new_cell
 from .cleaning import encodable
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
     PARTS,
+    Failure,
     Message,
     Reply,
     Script,
@@ -27,6 +29,7 @@ __all__ = [
     "HEAD_MOST",
     "PARTS",
     "Displays",
+    "Failure",
     "Message",
     "OnQuestion",
     "Outputs",
@@ -43,6 +46,7 @@ __all__ = [
     "ends_kernel",
     "in_parts",
     "memory_of",
+    "new_cell",
     "now",
     "payloads",
     "reply_of",

@@ -13,6 +13,8 @@ Message = dict[str, Any]
 PARTS = ("header", "parent_header", "metadata", "content")
 Status = Literal["ok", "error", "timeout", "interrupted", "dead"]
 State = Literal["kept", "lost"]
+FAILURES = 8  # max exceptions of one reply
+FACT_MOST = 1000  # max characters of a fact about an exception
 NAME_MOST = 200  # max characters of an error's name
 
 
@@ -28,6 +30,26 @@ class Script:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """An exception as the kernel describes it; the code may have made all of it up.
+
+    Attributes:
+        name: of its class.
+        text: its message.
+        errno, filename: of an OSError.
+        missing: the module or variable that was not found.
+        ports: numbers one of which may be the port of an address in use.
+    """
+
+    name: str
+    text: str = ""
+    errno: int = 0
+    filename: str = ""
+    missing: str = ""
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reply:
     """How a run ended.
 
@@ -37,6 +59,7 @@ class Reply:
         exit_code: of a script, or of the process if it ended (negative: signal number).
         actions: what was done to stop the run, in order, in words.
         notices: what else the caller should know, as sentences.
+        failures: the exception that ended the code, and those behind it.
     """
 
     status: Status
@@ -46,6 +69,7 @@ class Reply:
     state: State = "kept"
     actions: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 def reply_of(
@@ -55,7 +79,10 @@ def reply_of(
     content = reply["content"]
     failed = content.get("status") != "ok"
     error, code = (content.get("ename") if failed else None), None
+    failures: list[Failure] = []
     for payload in payloads(reply):
+        if payload.get("source") == "rmi_agent.error":
+            failures = failures_of(payload.get("errors"))
         if payload.get("source") == "rmi_agent.script":
             error, code = payload.get("error_name"), payload.get("exit_code")
             failed = code != 0
@@ -67,7 +94,33 @@ def reply_of(
         exit_code=code if type(code) is int else None,
         actions=tuple(actions),
         notices=notices,
+        failures=tuple(failures) if failed else (),
     )
+
+
+def failures_of(errors: Any) -> list[Failure]:
+    """The exceptions that a payload describes, without malformed ones."""
+    found = []
+    for error in errors[:FAILURES] if isinstance(errors, list) else ():
+        if not isinstance(error, dict):
+            continue
+        texts = {
+            key: encodable(value[:FACT_MOST])
+            for key in ("name", "text", "filename", "missing")
+            if isinstance(value := error.get(key), str)
+        }
+        number, ports = error.get("errno"), error.get("ports")
+        found.append(
+            Failure(
+                texts.pop("name", ""),
+                errno=number if type(number) is int else 0,
+                ports=tuple(each for each in ports[:FACT_MOST] if type(each) is int)
+                if isinstance(ports, list)
+                else (),
+                **texts,
+            )
+        )
+    return found
 
 
 def ends_kernel(reply: Message) -> bool:

@@ -3,7 +3,7 @@
 `Sessions` holds all open sessions and makes room for new ones.
 """
 
-from .config import Config, Handover
+from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
 from .pool import Pool
 from .quotas import LOCAL
@@ -20,10 +20,12 @@ __all__ = [
     "Directory",
     "Elsewhere",
     "Execution",
+    "Failed",
     "Handover",
     "Peers",
     "Pool",
     "Resume",
     "Session",
     "Sessions",
+    "no_hint",
 ]

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..notebook import Recorder
+from ..protocol import Failure
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run whose code failed.
+
+    Attributes:
+        session_id, principal: its session, and whose that is.
+        is_file: whether it ran a file.
+        failures: the exception that ended it, and those behind it.
+    """
+
+    session_id: str
+    principal: str
+    is_file: bool
+    failures: tuple[Failure, ...]
+
+
+async def no_hint(_: Failed) -> str:
+    """Hint at nothing."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -18,7 +41,7 @@ class Config:
         output_limit: bytes that a cell may output before it is interrupted; 0 means no limit.
         idle: seconds after which an idle session is closed; 0 means never.
         memory_limit: max total resident bytes of a session's processes; 0 means no limit.
-        hints: notes to add when code fails, by the name of the exception.
+        hint: finds what a caller should know of a failed run's cause; empty if nothing.
         instance: the name of this instance of the server, if several share the notebooks.
     """
 
@@ -27,7 +50,7 @@ class Config:
     output_limit: int = 10_000_000
     idle: float = 1800.0
     memory_limit: int = 0
-    hints: dict[str, str] = field(default_factory=dict)
+    hint: Callable[[Failed], Awaitable[str]] = no_hint
     instance: str = ""
 
 

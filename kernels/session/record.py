@@ -6,7 +6,7 @@ Knows cells, replies and the notebook; not when a run starts, nor what happens t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from nbformat import NotebookNode
@@ -26,7 +26,6 @@ class Record:
 
     Args:
         recorder: writes its notebook.
-        hints: notes to add when code fails, by the name of the exception.
         signer: signs the notebook.
 
     Attributes:
@@ -34,9 +33,9 @@ class Record:
         note: something else that the next result has to say, or empty.
     """
 
-    def __init__(self, recorder: Recorder, hints: Mapping[str, str], signer: Signer) -> None:
+    def __init__(self, recorder: Recorder, signer: Signer) -> None:
         self.lost = self.note = ""
-        self._recorder, self._hints, self._signer = recorder, hints, signer
+        self._recorder, self._signer = recorder, signer
         self._signing: asyncio.TimerHandle | None = None
 
     async def finish(
@@ -90,19 +89,14 @@ class Record:
         """What the caller should know besides the outputs, as sentences."""
         notices = [self.note] if self.note else []
         if self.lost:
-            notices.append(
-                f"{self.lost} This cell ran in a fresh kernel: earlier variables are gone."
-            )
+            notices.append(f"{self.lost} This cell ran in a fresh kernel; earlier variables lost.")
         if reply.actions:
             notices.append(describe_stop(reply))
+        elif reply.status == "dead":
+            ending = process.describe_end(reply.exit_code) if process is not None else ""
+            notices.append(f"The kernel died; variables lost. {ending}".rstrip())
         notices += reply.notices
-        if hint := self._hints.get(reply.error_name or ""):
-            notices.append(hint)
         if reply.state == "lost":
-            if reply.status == "dead" and not reply.actions:
-                ending = process.describe_end(reply.exit_code) if process is not None else ""
-                notices.append(f"The kernel died. {ending}".rstrip())
-            notices.append("The session continues with a fresh kernel: all its variables are lost.")
             notices += process.left_running if process is not None else ()
         return notices
 
@@ -123,10 +117,16 @@ class Record:
 
 
 def describe_stop(reply: Reply) -> str:
-    """How a run was stopped, as a sentence."""
+    """How a run was stopped, and what became of the session's variables, in few words."""
     reason, *actions = reply.actions
-    kept = "; its variables are kept" if reply.state == "kept" else ""
-    return f"The run {reason}: it was {', then '.join(actions)}{kept}."
+    words = reason.removeprefix("was ").removesuffix(" by interrupt_session")
+    if not words.startswith(("cancelled", "interrupted", "stopped", "timed out")):
+        words = f"stopped, since it {words}"
+    parts = [words[0].upper() + words[1:]]
+    parts += [action for action in actions if action.startswith("killed,")]
+    if reply.state == "lost" or not reason.startswith("was stopped"):  # as the session ends
+        parts.append(f"variables {reply.state}")
+    return "; ".join(parts) + "."
 
 
 def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:

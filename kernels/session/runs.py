@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ from nbformat import NotebookNode
 
 from ..errors import KernelError, reason
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, code_cell
-from ..protocol import Displays, Outputs, Question, Reply, Script
+from ..notebook import Recorder, Run
+from ..protocol import Displays, Outputs, Question, Reply, Script, new_cell
 from ..supervision import Supervisor
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Execution:
         self.session_id = session_id
         self.number = number
         self.title = source if script is None else script.path.name
-        self.cell = code_cell(source) if cell is None else cell
+        self.cell = new_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0
@@ -231,6 +232,11 @@ class RunQueue:
             stop(execution)
         if stopped:
             await asyncio.wait({execution.task for execution in stopped})
+
+    def mention(self, name: str) -> bool:
+        """Whether the code of a run in memory contains a name."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(execution.cell.source) for execution in self.executions)
 
     def _forget_old(self) -> None:
         """Drop the oldest runs from memory; the notebook keeps them."""

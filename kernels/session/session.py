@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from ..addresses import RemoteKernel
 from ..errors import KernelError
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer, decoded
+from ..process_tree import Family, port_held
 from ..protocol import Reply, Script, now
 from ..supervision import Supervisor
 from ..telemetry import traced
-from .config import Config, Handover
+from .config import Config, Failed, Handover
 from .pool import Pool
 from .record import Record, notebook_metadata
 from .runs import Execution, RunQueue
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -70,7 +74,7 @@ class Session:
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
-        self._record = Record(self.recorder, config.hints, signer)
+        self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
 
     @property
@@ -174,7 +178,19 @@ class Session:
         process = self.kernel.process if self.kernel is not None else None
         if reply.state == "lost":
             self._drop_kernel()
+        if reply.status == "error" and reply.failures:
+            is_file = execution.script is not None
+            hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
+            reply = replace(reply, notices=(*reply.notices, *hint))
         return await self._record.finish(execution, reply, process, self.runs.executions)
+
+    async def _hint(self, failed: Failed) -> list[str]:
+        try:
+            hint = await self.config.hint(failed)
+        except Exception:  # the result must not be lost for a hint
+            log.exception("Finding a hint failed")
+            return []
+        return [hint] if hint else []
 
     def _over(self) -> None:
         self.last_used = time.monotonic()
@@ -209,6 +225,11 @@ class Session:
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel = kernel
         return kernel
+
+    def port_held(self, ports: Sequence[int]) -> int | None:
+        """Which of these ports a process of the session listens on; reads /proc, so in a thread."""
+        family = getattr(self.kernel.process, "family", None) if self.kernel is not None else None
+        return port_held(family, ports) if isinstance(family, Family) else None
 
     def _drop_kernel(self) -> None:
         if self.kernel is not None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from ...kernels import Api, KernelError, Policy, Session, Sessions
+from ...kernels import Api, KernelError, Policy, Session, Sessions, no_hint
 from .. import launch
 from ..errors import BadSettings
 from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
@@ -55,7 +55,7 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
 async def of_kernels(settings: Settings, policy: Policy | None) -> list[CheckResult]:
     """Start a kernel, run one cell on it and interrupt another."""
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(launch.sessions(settings, {}), notebooks=Path(folder))
+        config = replace(launch.sessions(settings, no_hint), notebooks=Path(folder))
         try:
             async with Sessions(config, launch.launch(settings), warm=0, policy=policy) as sessions:
                 return await of_session(await sessions.open())
@@ -85,7 +85,9 @@ async def of_session(session: Session) -> list[CheckResult]:
     ]
     if session.kernel is None or not session.kernel.process.is_here:
         return results
-    forked = session.kernel.process.forked
+    forked, why = session.kernel.process.forked, session.kernel.not_formed
     how = "new kernels are forked" if forked else "new kernels are started, which takes longer"
+    if why:
+        how += f"; they open ZMQ sockets, since {why}"
     todo = "" if forked else "The log of a server says why (--log-level info)."
     return [*results, CheckResult("fork server", forked, how, todo)]

@@ -11,11 +11,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
 
 from ...kernels import decoded, encodable, encoded
 from ..errors import NotAFileError, PathNotAllowedError, RootError
 from . import safe_open
+from .similar import most_similar
 
 MOST = 10_000_000  # max bytes of a file
 LONGEST = 1_000  # max characters of a name; no system takes much longer paths
@@ -29,6 +31,7 @@ DATA = frozenset(
     )
     for kind in kinds.split()
 )
+SEARCHED = 2_000  # max files among which one with a similar name is searched
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 LIST_HINT = "list_python_files lists the files."
 
@@ -56,8 +59,9 @@ def shortened(name: str) -> str:
 def locate(root: Path, file_name: str) -> Path:
     """Resolve a name, relative to the root or absolute, to a real path beneath the root.
 
-    Accepts a leading folder named like the root, an absolute path inside the root, and links that
-    stay inside it. No character is special: `~`, `$HOME` and `%2e` are plain names.
+    Accepts a leading folder named like the root, an absolute path inside the root, Windows's
+    separator, and links that stay inside it. No other character is special: `~`, `$HOME` and `%2e`
+    are plain names.
 
     Raises:
         PathNotAllowedError: the path is outside, whether or not it exists; or the name is invalid.
@@ -71,8 +75,9 @@ def locate(root: Path, file_name: str) -> Path:
         # A NUL would end the path, and clients can't send names that are not Unicode.
         if not file_name or b"\0" in file_name.encode():
             raise ValueError(file_name)
-        path = root / file_name
-        parts = Path(file_name).parts
+        name = with_slashes(root, file_name)
+        path = root / name
+        parts = Path(name).parts
         if len(parts) > 1 and parts[0] == root.name and not os.path.lexists(path):
             path = root.joinpath(*parts[1:])
         real = Path(os.path.realpath(path))
@@ -88,6 +93,21 @@ def locate(root: Path, file_name: str) -> Path:
             f" Use a path relative to that folder; {LIST_HINT}"
         ) from None
     return real
+
+
+def with_slashes(root: Path, file_name: str) -> str:
+    """A name whose folders are separated as on Windows, as a path of this system.
+
+    A file that really has backslashes in its name keeps it.
+
+    Raises:
+        ValueError: the path begins with a drive, and this is not Windows.
+    """
+    if sys.platform == "win32" or "\\" not in file_name or os.path.lexists(root / file_name):
+        return file_name
+    if file_name[1:3] == ":\\" and file_name[0].isalpha():
+        raise ValueError(file_name)
+    return file_name.replace("\\", "/")
 
 
 def read(root: Path, file_name: str) -> PythonFile:
@@ -195,11 +215,22 @@ def translated_errors(root: Path, file_name: str, done: str) -> Iterator[None]:
     except NotAFileError:
         raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LIST_HINT}") from None
     except FileNotFoundError:
-        raise PathNotAllowedError(f"Error: File not found: {name}. {LIST_HINT}") from None
+        advice = LIST_HINT
+        if done in ("read", "found") and (meant := meant_by(root, file_name, done)):
+            advice = f"Did you mean {shown(meant)}?"
+        raise PathNotAllowedError(f"Error: File not found: {name}. {advice}") from None
     except OSError as error:
         raise PathNotAllowedError(
             f"Error: File can't be {done}: {name}: {error.strerror}. {LIST_HINT}"
         ) from None
+
+
+def meant_by(root: Path, file_name: str, done: str) -> str | None:
+    """The file that a name that does not exist may mean; None if none is similar."""
+    name = file_name.replace("\\", "/").removeprefix(f"{root.as_posix()}/")
+    name = name.removeprefix("./").removeprefix(f"{root.name}/")
+    files = walk(root, PYTHON if done == "read" else DATA)
+    return most_similar(name, (each for each, _ in islice(files, SEARCHED)))
 
 
 def root_is_gone(root: Path, reason: str) -> PathNotAllowedError:

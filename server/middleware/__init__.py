@@ -1,9 +1,11 @@
 """Limits for one caller (requests, bytes, connections, texts, JSON values), and readable errors.
 
-JSON is checked before it is parsed; an unexpected exception becomes a message with a next step.
+JSON is checked before it is parsed, arguments are read as clients send them, and an unexpected
+exception becomes a message with a next step.
 Each part sits in front of the tools and knows nothing about them.
 """
 
+from .arguments import Arguments
 from .body_limit import SMALL_FILES, take_whole_files, whole_files_are_taken
 from .connections import AT_A_TIME, Connection, Server
 from .error_reporting import UnexpectedErrors
@@ -18,6 +20,7 @@ __all__ = [
     "BODY_LIMIT",
     "SMALL_FILES",
     "SSE_LIMIT",
+    "Arguments",
     "BoundedSessions",
     "Connection",
     "Door",

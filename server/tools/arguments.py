@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from mcp_types import ToolAnnotations
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=True)
@@ -18,6 +19,14 @@ SessionId = Annotated[
     ),
 ]
 OpenSession = Annotated[str, Field(description="The session's id, from a result or list_sessions.")]
+CellNumber = Annotated[
+    int,
+    Field(
+        ge=-1_000_000,
+        le=1_000_000,
+        description="The run's number in its session; -1 is the last run.",
+    ),
+]
 Timeout = Annotated[
     float | None,
     Field(
@@ -31,4 +40,16 @@ Timeout = Annotated[
 FileName = Annotated[
     str,
     Field(description="A .py file, relative to the projects folder: 'demo.py', 'sub/a.py'."),
+]
+
+
+def json_text(value: Any) -> Any:
+    """The JSON text of an object; models pass a notebook as either."""
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+NotebookText = Annotated[
+    str,
+    BeforeValidator(json_text),
+    Field(description="The notebook's JSON text, if the server does not have the file."),
 ]

@@ -14,9 +14,10 @@ from pydantic import BaseModel, Field
 
 from ...kernels import Execution, Run
 from ..plaintext import plain
+from .library_frames import shortened
 from .own_lines import SESSION, fragment, note
 from .run_text import PICTURE_TYPES, Layout, TextCache, growing
-from .truncate import WORTH, budgeted
+from .truncate import WORTH
 
 PAGE = 20_000  # default max characters returned by read_output
 PICTURES = 8  # max pictures in one result
@@ -149,8 +150,8 @@ async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tupl
     if len(whole) <= min(budget, WORTH):  # too short for a repeat that is worth collapsing
         return whole[:], False
     if len(whole) <= AT_ONCE_BUDGETED:
-        return budgeted(whole, budget, session_id, cell)
-    return await asyncio.to_thread(budgeted, whole, budget, session_id, cell)
+        return shortened(whole, budget, session_id, cell)
+    return await asyncio.to_thread(shortened, whole, budget, session_id, cell)
 
 
 def follow(rest: int, session_id: str, cell: int, offset: int) -> str:

@@ -19,13 +19,13 @@ from mcp_types import TextContent
 from nbformat import NotebookNode
 from pydantic import Field
 
-from ...kernels import Again, Resume, Run, SessionNotFoundError, Sessions, recorded
+from ...kernels import Again, Resume, Run, SessionNotFoundError, Sessions, encodable, recorded
 from ..files import safe_open
 from ..middleware import has_more_values
 from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
-from .arguments import CHANGES
+from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
 from .own_lines import SESSION
 
@@ -70,10 +70,7 @@ class ResumeTool:
         timeout: Annotated[
             float, Field(gt=0, le=604_800, description="Max seconds for all cells together.")
         ] = 600.0,
-        content: Annotated[
-            str,
-            Field(description="The notebook's JSON text, if the server does not have the file."),
-        ] = "",
+        content: NotebookText = "",
     ) -> ToolResult:
         """Restore a closed session: rerun a recorded notebook's cells in a fresh session.
 
@@ -131,7 +128,7 @@ class ResumeTool:
             recorded_in = self._sessions.known(named, principal()).notebook
         except SessionNotFoundError:
             name = Path(named).name
-            if not name or "\0" in name:
+            if not name or "\0" in name or name != encodable(name):
                 raise unknown(named) from None
             return self._settings.notebooks / (name if name.endswith(".ipynb") else f"{name}.ipynb")
         if recorded_in is None:

@@ -24,7 +24,7 @@ from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, 
 from ..files import project_files as paths
 from ..refusals import Refusal
 from ..settings import Settings
-from .arguments import CHANGES, READS, FileName, OpenSession, SessionId, Timeout
+from .arguments import CHANGES, READS, CellNumber, FileName, OpenSession, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
@@ -120,9 +120,7 @@ class RunTools:
         self,
         ctx: Context,
         session_id: OpenSession,
-        cell: Annotated[
-            int, Field(description="The run's number in its session; -1 is the last run.")
-        ] = -1,
+        cell: CellNumber = -1,
         offset: Annotated[int, Field(ge=0, description="Characters to skip.")] = 0,
         limit: Annotated[
             int, Field(gt=0, le=200_000, description="Max characters to return.")
@@ -137,8 +135,9 @@ class RunTools:
     ) -> ToolResult:
         """Read a run's full text output in pages, or wait for an unfinished run.
 
-        Use it when a result was truncated (it gives the offset), or when its status was `running`:
-        returns the current status, and the output from `offset` on.
+        Use it when a result was truncated (it gives the offset) and you need what is marked as
+        left out, or when its status was `running`: returns the current status, and the output from
+        `offset` on.
         """
         with failures_as_refusals():
             self._answered_run(ctx)

@@ -64,7 +64,7 @@ class SessionTools:
                 "The restart continues; list_sessions shows when it is done.",
             ):
                 await session.restart()
-            return f"Session {session_id} has a fresh kernel; all its variables are lost."
+            return f"Session {session_id} has a fresh kernel; variables lost."
 
     async def close_session(self, session_id: OpenSession) -> str:
         """Close a session that is no longer needed and free its memory; its notebook is kept."""

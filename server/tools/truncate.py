@@ -1,10 +1,13 @@
 """Truncates a long text to what a model should read: repeats shown once, head and tail kept.
 
+A text within its budget is shown as it is, but for what the caller folds.
+
 Whatever is left out is marked, with the call that reads it. Knows only texts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -17,7 +20,7 @@ WORTH = 200  # min characters that a collapse must save
 LOOKED_AT = 10  # repeats are searched for within this many budgets of either end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Piece:
     """A piece of the text as shown; a mark stands for `length` characters and is never split."""
 
@@ -34,7 +37,9 @@ class Text(Protocol):
     def __getitem__(self, stretch: slice, /) -> str: ...
 
 
-def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, bool]:
+def budgeted(
+    text: Text, budget: int, session_id: str, cell: int, folds: Sequence[tuple[int, Piece]] = ()
+) -> tuple[str, bool]:
     """A text truncated to its budget, and whether anything is missing.
 
     Args:
@@ -42,11 +47,15 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         budget: max characters, not counting the marks for what is missing.
         session_id: the run's session, for the call that reads the rest.
         cell: the run's number in that session.
+        folds: what to show instead of some stretches, each with its place, in order.
     """
     call = f"read_output(session_id={session_id!r}, cell={cell}"
     size, near = len(text), LOOKED_AT * budget
     if size <= 2 * near:
-        pieces = collapsed(text[:])
+        pieces = fold(text[:], folds)
+        if sum(len(piece.shown) for piece in pieces) <= budget:
+            return "".join(piece.shown for piece in pieces), bool(folds)
+        pieces = collapsed_between(pieces)
     else:
         middle = size - 2 * near
         stretches = (
@@ -58,7 +67,7 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         pieces = [
             *collapsed(text[:near]),
             *(Piece(stretch, len(stretch)) for stretch in stretches),
-            *collapsed(text[size - near :]),
+            *collapsed_between(fold(text[size - near :], behind(folds, size - near))),
         ]
     if sum(len(piece.shown) for piece in pieces) > budget:
         head, skipped = taken(pieces, int(budget * HEAD))
@@ -68,12 +77,31 @@ def budgeted(text: Text, budget: int, session_id: str, cell: int) -> tuple[str, 
         tail = fragment(tail, text[max(0, size - rest - 1) : size - rest])
         mark = f"\n{CUT}{left:,} characters omitted; {call}, offset={skipped}) continues here …]\n"
         return head + mark + tail, True
-    if not any(piece.is_mark for piece in pieces):
-        return text[:], False
     shown = "".join(piece.shown for piece in pieces)
     gap = "" if shown.endswith("\n") else "\n"
     hint = note(f"repeated lines are shown once; {call}, offset=0) has them all")
     return f"{shown}{gap}{hint}\n", True
+
+
+def fold(text: str, folds: Sequence[tuple[int, Piece]]) -> list[Piece]:
+    """The text in pieces, with each fold in its place."""
+    pieces, here = [], 0
+    for place, piece in folds:
+        pieces += [Piece(text[here:place], place - here), piece]
+        here = place + piece.length
+    return [*pieces, Piece(text[here:], len(text) - here)]
+
+
+def behind(folds: Sequence[tuple[int, Piece]], start: int) -> list[tuple[int, Piece]]:
+    """The folds of the text from `start` on, with their places there."""
+    return [(place - start, piece) for place, piece in folds if place >= start]
+
+
+def collapsed_between(pieces: list[Piece]) -> list[Piece]:
+    """The pieces with the repeats in each of them shown once."""
+    return [
+        part for piece in pieces for part in ([piece] if piece.is_mark else collapsed(piece.shown))
+    ]
 
 
 def taken(pieces: list[Piece], room: int, *, from_end: bool = False) -> tuple[str, int]:

@@ -68,7 +68,7 @@ def test_a_traceback_goes_to_stderr(command: Command) -> None:
 def test_a_killed_script_has_the_shells_exit_code(command: Command) -> None:
     code, _, err = command("run", "killed.py")
     assert code == 137
-    assert "The kernel died. Its process was ended by SIGKILL." in err
+    assert "The kernel died; variables lost. Its process was ended by SIGKILL." in err
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_a_refusal_is_one_clear_line(command: Command) -> None:
 def test_a_timeout_has_the_exit_code_of_the_timeout_command(command: Command) -> None:
     code, out, err = command("cell", "--timeout", "0.5", "print('a')\nimport time; time.sleep(9)")
     assert (code, out) == (124, "a\n")
-    assert "timed out after 0.5 s" in err
+    assert "Timed out after 0.5 s" in err
 
 
 def test_a_cell_shows_its_value_and_its_session_can_be_used_again(command: Command) -> None:

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
-from rmi_agent.kernels.notebook import Recorder, code_cell, recover
+from rmi_agent.kernels.notebook import Recorder, recover
 from rmi_agent.kernels.notebook.cell_json import STREAM_CAP, cell_json
 from rmi_agent.kernels.notebook.layout import TAIL
 from rmi_agent.kernels.notebook.recovery import pid_file
@@ -54,14 +54,6 @@ def test_the_file_is_a_valid_notebook_after_every_single_write(tmp_path: Path) -
     assert (read(recorder).nbformat, read(recorder).nbformat_minor) == (4, 5)
     recorder.close()
     assert list(tmp_path.iterdir()) == [recorder.path]
-
-
-def test_a_new_cell_is_the_one_that_nbformat_makes() -> None:
-    mine, theirs = code_cell("1\n2"), new_code_cell("1\n2")
-    assert [*mine] == [*theirs]
-    assert {**mine, "id": ""} == {**theirs, "id": ""}
-    assert len(mine.id) == len(theirs.id)
-    assert code_cell("").id != mine.id
 
 
 def test_no_line_within_a_recorded_cell_begins_with_a_brace() -> None:

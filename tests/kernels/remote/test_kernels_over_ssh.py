@@ -274,7 +274,7 @@ def test_one_that_dies_while_idle_is_told_at_the_next_cell(server: Wire) -> None
     kernel.kill()
     assert still_running([kernel], 1) == []
     text, facts = cell(server, "'x' in dir()", session)
-    assert facts["state"] == "lost" and "earlier variables are gone" in text
+    assert facts["state"] == "lost" and "earlier variables lost" in text
     text, facts = cell(server, "'x' in dir()", session)
     assert text.startswith("False\n") and facts["state"] == "kept"
     call(server, "close_session", session_id=session)

@@ -200,7 +200,7 @@ async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> 
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
     run = await cell(session, "1 + 1")
     assert (run.status, run.state, value(run)) == ("ok", "lost", "2")
-    assert "earlier variables are gone" in " ".join(run.notices)
+    assert "earlier variables lost" in " ".join(run.notices)
     assert (await cell(session, "1")).state == "kept"
 
 

@@ -72,6 +72,36 @@ def test_each_mistake_has_its_words(root: Path, name: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("a", "a.py"),
+        ("A.py", "a.py"),
+        ("b.py", "sub/b.py"),
+        ("sub/hello_wrold.py", "sub/hello_world.py"),
+        ("helloworld", "sub/hello_world.py"),
+        ("'hello_world.py'", "sub/hello_world.py"),
+        ("projects/Sub\\B.py", "sub/b.py"),
+        ("quite_another.py", None),
+        ("c.py", None),
+    ],
+)
+def test_a_file_that_is_not_there_may_be_another(root: Path, name: str, meant: str | None) -> None:
+    (root / "sub" / "hello_world.py").write_text("")
+    advice = f"Did you mean {meant}?" if meant else "list_python_files lists the files."
+    with pytest.raises(PathNotAllowedError) as error:
+        paths.read(root, name)
+    assert str(error.value) == f"Error: File not found: {name}. {advice}"
+
+
+@POSIX
+def test_a_file_with_a_backslash_in_its_name_can_be_read_and_replaced(root: Path) -> None:
+    (root / "x\\y.py").write_text("1")
+    assert paths.read(root, "x\\y.py").source == b"1"
+    assert paths.write(root, "x\\y.py", "2") == ("x\\y.py", False)
+    assert (root / "x\\y.py").read_text() == "2"
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "../secret.py",
