@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 COPIED = 1_048_576  # bytes copied at a time
 READS = 5  # attempts to read the notebook without a write in between
+PLACES_KEPT = 1_000  # max cells that can still be amended; far more than a session keeps in memory
 BACKLOG_CAP = 50_000_000  # max bytes kept in memory while the disk can't be written
 
 
@@ -204,6 +205,8 @@ class Recorder:
         if keep:
             self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
+            if len(self._places) > PLACES_KEPT:
+                del self._places[next(iter(self._places))]
 
     def _write_at_end(self, file: FileIO, data: bytes) -> None:
         file.seek(self._end)

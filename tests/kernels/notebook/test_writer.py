@@ -396,3 +396,18 @@ def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path)
     assert len(read(recorder).cells[0].outputs[0].data["application/json"]) == 100_000
     assert recorder.path is not None
     assert recorder.path.read_text("utf-8").count("\n") < 100
+
+
+async def test_only_the_latest_cells_are_amended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.notebook.writer.PLACES_KEPT", 2)
+    recorder, cells = Recorder(tmp_path, METADATA), [printed(str(number)) for number in range(5)]
+    for made in cells:
+        recorder.finish(made, "title")
+    for made in cells:
+        made.outputs[0].text = "amended"
+    await recorder.amend(cells)
+    recorder.finish(printed("5"), "title")
+    texts = [each.outputs[0].text for each in read(recorder).cells]
+    assert texts == ["0", "1", "2", "amended", "amended", "5"]
