@@ -5,15 +5,15 @@
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
-# Which extras of pyproject.toml: full for numpy, pandas, matplotlib and pip; ngrok for --tunnel.
+# Which extras of pyproject.toml: full for numpy, pandas and matplotlib; ngrok for --tunnel.
 ARG EXTRAS=full,ngrok
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY kernels kernels
 COPY client client
-# Without pip of its own: with `full` one comes, and otherwise nothing needs it. What is installed is
-# the source here, whose pyproject.toml bounds the versions.
+# Without pip of its own: one comes with the package. What is installed is the source here, whose
+# pyproject.toml bounds the versions.
 # hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/rmi-agent \
  && pip --python /opt/rmi-agent/bin/python install --no-cache-dir --compile ".${EXTRAS:+[$EXTRAS]}"

@@ -6,6 +6,7 @@ child process, or behind a URL.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -79,8 +80,11 @@ class RmiMcpClient(ServerConnection):
         limit: int = 20_000,
         wait: float = 0,
         on_output: OnOutput | None = None,
+        picture: int | None = None,
     ) -> RunResult:
         """Read a page of a run's text: at most `limit` characters from `offset`.
+
+        With `picture`, reads that picture of the cell instead, counted from 1.
 
         Waits up to `wait` seconds for a run to end; `status` may still be `running` after that.
         """
@@ -90,6 +94,7 @@ class RmiMcpClient(ServerConnection):
             "offset": offset,
             "limit": limit,
             "wait": wait,
+            "picture": picture,
         }
         return run_result(await self.call_tool("read_output", arguments, on_output))
 
@@ -208,8 +213,12 @@ class RmiMcpClient(ServerConnection):
         return await self._resource(uri)
 
     async def read_notebook(self, session_id: str) -> str:
-        """The session's notebook as JSON text."""
-        return await self._resource(f"notebook://{session_id}")
+        """The session's notebook as JSON text; a large one is fetched in pages."""
+        text = await self._resource(uri := f"notebook://{session_id}")
+        count = json.loads(text)["metadata"].get("rmi_agent", {}).get("pages", 0)
+        if not count:
+            return text
+        return "".join([await self._resource(f"{uri}/{page}") for page in range(1, count + 1)])
 
     async def _resource(self, uri: str) -> str:
         contents = await self.mcp.read_resource(uri)

@@ -24,6 +24,7 @@ from .sandboxing import choose_policy, describe_policy
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
+from .views import Worker
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,12 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.sessions)
-        self.runs = RunTools(settings, self.sessions, resuming)
+        self.worker = Worker()
+        self.runs = RunTools(settings, self.sessions, resuming, self.worker)
         for part in (
             self.runs,
             SessionTools(settings, self.sessions, resuming),
-            FileTools(settings),
+            FileTools(settings, self.worker),
             Resources(settings, self.sessions),
             resuming,
             Prompts(settings),
@@ -115,8 +117,9 @@ class App:
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
-        async with self.sessions:
-            yield
+        with self.worker:
+            async with self.sessions:
+                yield
 
 
 def instructions(settings: Settings, policy: Policy | None) -> str:

@@ -19,6 +19,8 @@ NotAFileError(OSError)     the same for a folder, pipe or device in place of a f
 UnreadableError            a notebook can't be shown: the review page says so; for its viewers
 RequestRefused             the HTTP answer to a request over a limit; for anybody, so the text has
                            no name, path or figure of somebody else
+WorkerError                HTML, a chart or a picture could not be read, or took too long: a model
+                           reads its name instead; the text says why
 Flaw                       middleware/json_messages.py: why a message is bad; for its sender
 """
 
@@ -85,3 +87,7 @@ class RequestRefused(Exception):
     def __init__(self, status: int, text: str, retry_after: int | None = None) -> None:
         super().__init__(text)
         self.status, self.retry_after = status, retry_after
+
+
+class WorkerError(Exception):
+    """The process that reads HTML, charts and pictures failed; the text says why."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadSettings
+from .package_settings import from_environment
 from .settings import VARIABLES, Settings, variable_of
 
 if TYPE_CHECKING:  # an attached server creates folders but needs no kernels
@@ -122,12 +123,14 @@ def inherited(settings: Settings) -> dict[str, str]:
     """The environment of kernels on this machine."""
     names = {*INHERITED, *settings.kernel_env}
     secrets = {name for one in VARIABLES.values() if one.secret for name in one.names}
-    return {
+    found = {
         name: value
         for name, value in os.environ.items()
         if (name.upper() in names or name in names or name.startswith("LC_"))
         and name.upper() not in secrets
     }
+    rest = {name: value for name, value in os.environ.items() if name not in found}
+    return {**from_environment(rest), **found}
 
 
 def jupyter_servers(settings: Settings) -> tuple[JupyterServer, ...]:

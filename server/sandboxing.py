@@ -23,6 +23,7 @@ from ..kernels import (
 )
 from .errors import BadSettings
 from .launch import kernels_are_here, make_folders
+from .package_settings import from_files, named_paths
 from .setting_names import home
 from .settings import Settings
 from .state_dir import private_folder
@@ -131,6 +132,12 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
             f"XDG_STATE_HOME: can't create the server's own folder ({error}), so it can't be"
             " hidden from code that runs here. Set it to a folder that you can write to."
         ) from None
+    package_env = from_files(os.environ, settings.kernel_env)
+    package_files = [
+        path
+        for path in named_paths({**package_env, **os.environ})
+        if not any(path.is_relative_to(folder) for folder in (projects, *write))
+    ]
     return Policy(
         tier,
         projects,
@@ -141,6 +148,8 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
         write=write,
         hide=(settings.notebooks, state, *settings_files(settings), *([store] if store else [])),
         fixed=tuple(PACKAGE),
+        package_env=tuple(sorted(package_env.items())),
+        package_files=tuple(package_files),
     )
 
 

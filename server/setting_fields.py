@@ -75,6 +75,12 @@ class Settings(BaseModel):
         ge=1_000,
         description="Max characters of text in one result; `read_output` has the rest.",
     )
+    result_size: int = Field(
+        900_000,
+        ge=50_000,
+        description="Max bytes of one result, pictures included, which are scaled down for it:"
+        " some hosts refuse more than 1 MB.",
+    )
     output_limit: int = Field(
         10_000_000,
         ge=0,

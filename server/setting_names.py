@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from .setting_types import Contested, HttpOnly, Name, Secret, Unshown
 
 PREFIX = "RMI_AGENT_"
-# Not server settings: the model for `rmi-agent chat`, and the marker on our kernels' processes.
-NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL"}
+# Not server settings: the model for `rmi-agent chat`, and what our kernels' processes have.
+NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL", "RMI_AGENT_OFFLINE"}
 ALIKE = 0.85  # minimum difflib ratio for a name to count as a misspelling of another
 
 T = TypeVar("T")

@@ -1,8 +1,9 @@
 """What a forked kernel does before its user's first line of code: walls, environment and paths.
 
 A sandboxed template sees nothing that kernels can write: those folders are missing from its
-environment. Its kernels add them to their paths here, as `site` does when a process starts. Loaded
-by `zygote.py` without a trace in `sys.modules`; uses the standard library only.
+environment. Its kernels add them to their paths here, as `site` does when a process starts, and
+move into their user's virtual environment. Loaded by `zygote.py` without a trace in `sys.modules`;
+uses the standard library only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -20,18 +23,27 @@ import tempfile
 import time
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from . import user_venv
+else:
+    place = os.path.join(os.path.dirname(os.path.abspath(__file__)), "user_venv.py")
+    spec = importlib.util.spec_from_file_location("user_venv", place)
+    user_venv = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(user_venv)
 
 # Landlock's system calls, the same on all architectures, and flags from linux/landlock.h.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 VERSION, PATH_BENEATH = 1, 1
 MAKE_BLOCK_DEVICES, MOVE_BETWEEN_FOLDERS = 1 << 11, 1 << 13
 SIGNALS = 2  # LANDLOCK_SCOPE_SIGNAL
-DUMPABLE = 4  # PR_SET_DUMPABLE of prctl(2)
+DUMPABLE, SUBREAPER = 4, 36  # PR_SET_DUMPABLE and PR_SET_CHILD_SUBREAPER of prctl(2)
 SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of the system call
 SET_FILTER, ALL_THREADS = 1, 1
 MARK, FILE_LOCKS = "RMI_AGENT_KERNEL", 10  # see `process_tree/reaper.py`
 CUSTOMS = ("sitecustomize", "usercustomize")
+PREFIXES, PACKAGES = [*site.PREFIXES], site.getsitepackages()  # the template's
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.getenv.restype = ctypes.c_void_p
@@ -91,6 +103,16 @@ class Walls:
         return result
 
 
+def adopt_orphans() -> None:
+    """Let the orphans of all kernels become children of this process, where they are found fast.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    if sys.platform == "linux" and libc.prctl(SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "subreaper")
+
+
 class Program(ctypes.Structure):
     """The C structure `struct sock_fprog`, a BPF program for seccomp."""
 
@@ -140,6 +162,25 @@ def take_environment(request: Mapping[str, Any], template: Mapping[str, str]) ->
         time.tzset()
     os.chdir(request["cwd"])
     os.umask(request["umask"])
+    if stem := os.environ.pop(user_venv.VARIABLE, ""):
+        try:
+            move_into(user_venv.enter_environment(stem))
+        except OSError as error:  # a full disk, for example; the interpreter's packages are there
+            os.write(2, f"[No environment for pip and uv: {error}]\n".encode())
+
+
+def move_into(venv: str) -> None:
+    """Make this process one of the environment's interpreter, but run nothing of it yet."""
+    sys.prefix = sys.exec_prefix = venv
+    sys.executable = f"{venv}/bin/python"
+    site.PREFIXES[:] = [venv]
+    site.ENABLE_USER_SITE = False
+    site.USER_BASE = site.USER_SITE = None
+    site.getusersitepackages()
+    if "sysconfig" in sys.modules:
+        importlib.reload(sys.modules["sysconfig"])
+    if "multiprocessing.spawn" in sys.modules:
+        sys.modules["multiprocessing.spawn"].set_executable(sys.executable)
 
 
 def renew_random_state() -> None:
@@ -163,7 +204,8 @@ def conflicts(names: set[str], template: Mapping[str, str]) -> set[str]:
         template: the environment that the modules were loaded in.
     """
     found = set()
-    for folder in own_folders(template):
+    own = own_folders(template)
+    for folder in [*own, *(linked for each in own for linked in user_venv.linked_by(each))]:
         with contextlib.suppress(OSError):
             there = {name.partition(".")[0] for name in os.listdir(folder)}
             found |= {name for name in there & names if not is_same(name, folder)}
@@ -176,12 +218,19 @@ def own_folders(template: Mapping[str, str]) -> list[str]:
     """Package folders that this process's environment names but its template's does not."""
     inherited = folders_in(template)
     found = [folder for folder in folders_in(os.environ) if folder not in inherited]
+    found += folders_of_venv()
     if any(os.environ.get(name) != template.get(name) for name in ("HOME", "PYTHONUSERBASE")):
         site.USER_BASE = site.USER_SITE = None  # `site` caches them
         user = site.getusersitepackages()
         if site.ENABLE_USER_SITE and os.path.isdir(user):
             found.append(user)
     return found
+
+
+def folders_of_venv() -> list[str]:
+    """The package folders of the environment that this process has moved into, before `enter`."""
+    found = [] if site.PREFIXES == PREFIXES else site.getsitepackages()
+    return [folder for folder in found if os.path.isdir(folder)]
 
 
 def folders_in(env: Mapping[str, str]) -> list[str]:
@@ -239,7 +288,9 @@ def enter(template: Mapping[str, str]) -> None:
     inherited = folders_in(template)
     rest = [folder for folder in sys.path if folder not in inherited]
     sys.path[:] = dict.fromkeys([*folders_in(os.environ), *rest])
-    if site.ENABLE_USER_SITE:
+    if folders := folders_of_venv():
+        add_venv(folders)
+    elif site.ENABLE_USER_SITE:
         add_user_site()
     for folder in sys.path:
         if sys.path_importer_cache.get(folder, sys) is None:  # the folder did not exist before
@@ -251,6 +302,18 @@ def enter(template: Mapping[str, str]) -> None:
         if spec and spec.origin != getattr(before, "__file__", None):
             sys.modules.pop(name, None)
             execute()
+
+
+def add_venv(folders: list[str]) -> None:
+    """Insert an environment's packages, and what its `.pth` files add, before the template's."""
+    place = next((n for n, folder in enumerate(sys.path) if folder in PACKAGES), len(sys.path))
+    behind, before = sys.path[place:], set(sys.path)
+    for folder in folders:
+        site.addsitedir(folder)  # our `.pth` file there skips the template's, which were added
+    older = user_venv.older_folder(sys.prefix)
+    last = [folder for folder in sys.path if folder == older and folder not in before]
+    own = [folder for folder in sys.path if folder not in behind and folder not in last]
+    sys.path[:] = [*own, *behind, *last]
 
 
 def add_user_site() -> None:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+CONTROL_TIMEOUT = 0.5  # max seconds until the control thread has stopped
 FILES: list[str] = []  # files of the loaded modules, once all are loaded
 
 
@@ -69,13 +70,17 @@ def without_touching_all_modules(app: Any) -> Iterator[None]:
         debugger.kernel_modules = FILES
 
 
-def leave() -> NoReturn:
+def leave(app: Any) -> NoReturn:
     """Exit as usual, except that objects are not torn down one by one.
 
     That would copy most of the memory shared with the template, only to discard it. The
     children of `multiprocessing` exit in the same way.
     """
     threading._shutdown()  # type: ignore[attr-defined]
+    # It may be flushing through iopub, which `app.close` closes first: it would wait for ever.
+    if app.control_thread is not None:
+        app.control_thread.stop()
+        app.control_thread.join(CONTROL_TIMEOUT)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

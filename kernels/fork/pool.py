@@ -1,53 +1,71 @@
 """The templates of this process: one for each interpreter, environment and list of preloads.
 
-Starts, replaces and ends them, and remembers which fail. Knows nothing of Jupyter.
+Starts, replaces and ends them, and remembers which fail. A template belongs to one process: a child
+that is forked has none of its parent's. Knows nothing of Jupyter.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
+import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
 
 from ..errors import CannotFork, PreloadConflict
 from .forked_process import ForkedProcess
+from .own_sockets import after_fork, close_inherited
 from .request import Key, Request
 from .template import Template
 
 MAX_FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
 MAX_TEMPLATES = 8  # that fork at the same time; the least recently used makes room
 CLOSE_TIMEOUT = 2.0  # max seconds for all templates together to exit by themselves
-# Starts the templates and tracks them; nothing in it waits for a template. bubblewrap is set to
-# end with its parent, which to Linux is the thread that started it: this thread stays.
-SPAWNER = ThreadPoolExecutor(1, "templates")
-
-Result = TypeVar("Result")
-
-
-async def on_spawner(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a function on the thread that tracks the templates."""
-    return await asyncio.get_running_loop().run_in_executor(SPAWNER, work, *arguments)
 
 
 class Templates:
-    """The templates of this process."""
+    """The templates of this process, for all of its threads.
+
+    Nothing here is awaited from another thread: a forked process may go on with its parent's event
+    loop, and whichever of them is faster reads the call that was to wake the other.
+    """
 
     def __init__(self) -> None:
+        self._start_empty()
+        after_fork(self._forget_parents)
+
+    def _start_empty(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # nothing waits for a template while it is held
+        # bubblewrap is set to end with its parent, which to Linux is the thread that started it:
+        # this thread stays.
+        self._spawner = ThreadPoolExecutor(1, "templates")
         self._living: OrderedDict[Key, Template] = OrderedDict()  # least recently used first
         self._retired: list[Template] = []
         self._unfit: defaultdict[Key, set[str]] = defaultdict(set)  # modules not to preload
         self._failures: Counter[Key] = Counter()  # in a row, of templates that forked nothing
+
+    def _forget_parents(self) -> None:
+        """Start anew in a process that was forked: none of the templates is its own."""
+        close_inherited()
+        for each in (*self._living.values(), *self._retired):
+            each.process.poll()  # it is nobody's child here, so `subprocess` forgets it
+        self._start_empty()
+
+    def _locked(self) -> threading.Lock:
+        """The lock of this process's templates."""
+        if self._pid != os.getpid():  # forked by a library that runs none of Python's hooks
+            self._forget_parents()
+        return self._lock
 
     def close(self, **env: str) -> None:
         """End the templates with these variables in their environment (or all) and their kernels.
 
         Waits in the caller's thread, so that a stopped template blocks no request for a kernel.
         """
-        closing = SPAWNER.submit(self._take_out, env).result()
+        with self._locked():
+            closing = self._take_out(env)
         until = time.monotonic() + CLOSE_TIMEOUT
         for template in closing:
             template.end(max(0.0, until - time.monotonic()))
@@ -71,7 +89,7 @@ class Templates:
         If the user has other versions of preloaded modules, uses one that preloads nothing.
 
         Raises:
-            CannotFork: no template can fork it.
+            CannotFork: no template can fork it, or not yet.
         """
         try:
             return await self._fork(request)
@@ -80,18 +98,23 @@ class Templates:
 
     async def _fork(self, request: Request) -> ForkedProcess:
         for _ in range(2):
-            template = await on_spawner(self._template_for, request)
+            with self._locked():
+                template = self._template_for(request)
+            if not (template.ready or request.wait):
+                raise CannotFork("their template is still importing")
             try:
                 forked = await template.fork(request)
                 if request.sockets and template.kernel_info is None:
-                    await on_spawner(template.is_usable)  # which reads its reports
+                    with self._locked():
+                        template.is_usable()  # which reads its reports
                 forked.kernel_info = template.kernel_info or {}
                 return forked
             except PreloadConflict:
                 raise
             except CannotFork:
-                if await on_spawner(template.is_usable):
-                    raise
+                with self._locked():
+                    if template.is_usable():
+                        raise
         raise CannotFork("its template has ended")
 
     def _template_for(self, request: Request) -> Template:
@@ -111,11 +134,16 @@ class Templates:
         if template is None:
             wanted = [name for name in request.preload if name not in self._unfit[key]]
             try:
-                template = Template(request, wanted)
+                template = self._start(request, wanted)
             except OSError as error:
                 raise CannotFork(f"its template can't be started: {error}") from error
         self._living[key] = template
         return template
+
+    def _start(self, request: Request, preload: list[str]) -> Template:
+        if request.apart:
+            return self._spawner.submit(Template, request, preload).result()
+        return Template(request, preload)
 
     def _retire(self, template: Template) -> None:
         template.retire()

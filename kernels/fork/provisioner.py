@@ -1,9 +1,9 @@
 """`rmi-forkserver`: a jupyter_client kernel provisioner that forks kernels from a template.
 
 A template has imported what a kernel needs and the modules to preload, so a kernel is ready
-in a few milliseconds and shares that memory. A kernel that can't be forked as requested is started
-as `LocalProvisioner` does it. Usable by any program based on jupyter_client; knows nothing of this
-package's kernels and sessions.
+in a few milliseconds and shares that memory. A kernel that can't be forked as requested, or comes
+before its template is ready, is started as `LocalProvisioner` does it. Usable by any program based
+on jupyter_client; knows nothing of this package's kernels and sessions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
 ONLY_CONNECTION_FILE = ("-f", "{connection_file}")  # as in a kernelspec
-KILL_TIMEOUT = 10.0  # max seconds to wait for the end of a killed kernel
+# Max number of checks whether a killed kernel has ended, and the seconds between them.
+KILL_CHECKS, POLL_INTERVAL = 1000, 0.01
 
 
 class ForkserverProvisioner(LocalProvisioner):
@@ -42,8 +43,12 @@ class ForkserverProvisioner(LocalProvisioner):
     """
 
     process: Any = None  # a `Popen` if the kernel was not forked
+    awaited: asyncio.Future[ForkedProcess] | None = None  # the kernel that is being forked
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
+    wait_for_template = Bool(
+        False, help="Whether to wait for a template that is not ready; else the kernel is started."
+    ).tag(config=True)
     prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
         config=True
     )
@@ -77,10 +82,11 @@ class ForkserverProvisioner(LocalProvisioner):
                     sockets=tuple(self.sockets),
                     signing_key=self.signing_key,
                     output_limit=self.output_limit,
+                    wait=self.wait_for_template or bool(self.last_filter or self.sockets),
                 )
                 if self.sockets and request.arguments != ONLY_CONNECTION_FILE:
                     raise CannotFork("their kernelspec has arguments for ipykernel")
-                self.process = await forked(request)
+                self.process = await self.forked(request)
             except CannotFork as why:
                 if self.last_filter or self.sockets:
                     raise
@@ -91,8 +97,35 @@ class ForkserverProvisioner(LocalProvisioner):
         self.cwd = request.cwd
         return self.connection_info
 
+    async def forked(self, request: Request) -> ForkedProcess:
+        """Fork a kernel; on cancellation, the kernel that still arrives is killed.
+
+        Raises:
+            CannotFork: no template can fork it, or not yet.
+        """
+        forking = asyncio.ensure_future(TEMPLATES.fork(request))
+        self.awaited = asyncio.shield(forking)
+        try:
+            return await self.awaited
+        except asyncio.CancelledError:
+            with contextlib.suppress(CannotFork):
+                unwanted = await forking
+                unwanted.kill()
+                for _ in range(KILL_CHECKS):
+                    if unwanted.poll() is not None:
+                        break
+                    await asyncio.sleep(POLL_INTERVAL)
+            raise
+        finally:
+            self.awaited = None
+
     async def cleanup(self, restart: bool = False) -> None:
-        """Close the connection to the process, even if its exit code was never asked for."""
+        """Close the connection to the process, even if its exit code was never asked for.
+
+        If the kernel is still being forked, its launch is cancelled: this is a shutdown.
+        """
+        if self.awaited is not None:
+            self.awaited.cancel()
         if isinstance(self.process, ForkedProcess):
             self.process.close()
         await super().cleanup(restart=restart)
@@ -130,20 +163,3 @@ async def inside(pid: int) -> int | None:
 def log_once(why: str) -> None:
     """Log, once per reason, that kernels are started in the ordinary way."""
     log.info("Kernels are started, not forked: %s", why)
-
-
-async def forked(request: Request) -> ForkedProcess:
-    """Fork a kernel; on cancellation, the kernel that still arrives is killed.
-
-    Raises:
-        CannotFork: no template can fork it.
-    """
-    forking = asyncio.ensure_future(TEMPLATES.fork(request))
-    try:
-        return await asyncio.shield(forking)
-    except asyncio.CancelledError:
-        with contextlib.suppress(CannotFork):
-            unwanted = await forking
-            unwanted.kill()
-            await asyncio.to_thread(unwanted.wait, KILL_TIMEOUT)
-        raise

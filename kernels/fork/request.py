@@ -18,8 +18,12 @@ from ..errors import CannotFork
 from ..process_tree import MARK, mark_number
 from .zygote import LENGTH
 
-# Variables that differ from kernel to kernel and that no library reads on import.
-OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
+# Variables that differ from kernel to kernel and that no library reads on import. pytest's names
+# the test that starts a kernel, as nbmake's and testbook's do.
+OWN = (
+    *("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD"),
+    "PYTEST_CURRENT_TEST",
+)
 
 Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...], int | None]
 
@@ -44,6 +48,7 @@ class Request:
             for control; without them it opens the ZMQ sockets of its connection file.
         signing_key: signs the messages on them.
         output_limit: max characters of one message's text on them; 0 is no limit.
+        wait: whether to wait for a template that is still importing.
     """
 
     python: tuple[str, ...]
@@ -59,6 +64,7 @@ class Request:
     sockets: tuple[int, ...] = ()
     signing_key: str = ""
     output_limit: int = 0
+    wait: bool = True
 
     @property
     def key(self) -> Key:

@@ -23,6 +23,7 @@ from ..errors import CannotFork, PreloadConflict
 from ..inside import FORMED
 from ..process_tree import mark_process, marking
 from .forked_process import ForkedProcess
+from .own_sockets import socket_pair
 from .request import Request
 from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
 
@@ -30,9 +31,10 @@ log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
 # All our files that a template reads.
+VENV_PROGRAM = PROGRAM.with_name("user_venv.py")  # starts a kernel that is not forked
 PROGRAMS = (
     *(PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py")),
-    *(PROGRAM.with_name("memory_sharing.py"), *FORMED),
+    *(PROGRAM.with_name("memory_sharing.py"), VENV_PROGRAM, *FORMED),
 )
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
@@ -43,7 +45,7 @@ MAX_REPORTS = 1_000_000  # max bytes of a template's reports to read at once
 
 
 class Template:
-    """One template process and the line to it. Created and inspected on the pool's thread.
+    """One template process and the line to it. Created and inspected by the pool, under its lock.
 
     Args:
         first: the request that the template is started for.
@@ -56,6 +58,7 @@ class Template:
     def __init__(self, first: Request, preload: list[str]) -> None:
         self.unfit: set[str] = set()  # modules not to preload
         self.stale = False  # it must not fork any more
+        self.ready = False  # it has imported everything
         self.forked = 0  # number of kernels
         self.env = first.template_env()
         self.hung = False  # it forked once, and then did not answer in time
@@ -63,7 +66,7 @@ class Template:
         self._born = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
-        self.line, other_end = socket.socketpair()
+        self.line, other_end = socket_pair()
         mark = first.mark.partition(".")[0]  # the server's
         forms: dict[str, Any] = {}
         if first.sockets:
@@ -126,6 +129,7 @@ class Template:
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
         if "ready" in report:
+            self.ready = True
             log.info(
                 "Kernels are forked; preloaded: %s",
                 ", ".join(map(str, report["ready"])) or "nothing",
@@ -148,7 +152,7 @@ class Template:
         if not self.forked:
             timeout = max(START_TIMEOUT, timeout - (time.monotonic() - self._born))
         try:
-            connection, other_end = socket.socketpair()
+            connection, other_end = socket_pair()
         except OSError as error:
             raise CannotFork(f"its template can't be asked: {error}") from error
         try:
@@ -199,12 +203,17 @@ async def pid_of_sender(connection: socket.socket) -> int:
     """
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection, readable.set)
+    room = socket.CMSG_SPACE(CREDENTIALS.size)
     try:
-        await readable.wait()
+        while True:
+            await readable.wait()
+            try:
+                answer, ancillary, _, _ = connection.recvmsg(ANSWER.size, room)
+                break
+            except BlockingIOError:  # the loop was forked, and this was for another process
+                readable.clear()
     finally:
         loop.remove_reader(connection)
-    room = socket.CMSG_SPACE(CREDENTIALS.size)
-    answer, ancillary, _, _ = connection.recvmsg(ANSWER.size, room)
     kind, number = ANSWER.unpack(answer) if len(answer) == ANSWER.size else (b"", 0)
     if kind == b"m":
         conflict = "the user has other versions of modules that"

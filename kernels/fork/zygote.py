@@ -96,6 +96,7 @@ class Template:
         self.names: set[str] = set()  # of all loaded modules
         self.walls = afterfork.Walls()
         self.walls.protect_template()
+        afterfork.adopt_orphans()
 
     def report(self, **facts: Any) -> None:
         """Report to the owner."""
@@ -248,7 +249,7 @@ class Template:
             self.reap()
 
     def reap(self) -> None:
-        """Report the exit codes of kernels that have ended."""
+        """Reap children that have ended: kernels, whose exit codes are reported, and orphans."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.wakeup, 4096):
                 pass
@@ -337,7 +338,7 @@ def run(request: Request, template_env: dict[str, str]) -> None:
     gc.freeze()
     gc.enable()
     app.start()
-    kernel_app.leave()
+    kernel_app.leave(app)
 
 
 def main() -> None:

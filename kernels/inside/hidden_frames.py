@@ -37,6 +37,7 @@ def execute_alone(code: CodeType, namespace: dict[str, Any]) -> None:
     try:
         exec(code, namespace)
     finally:
+        sys.settrace(None)  # a debugger that the code has started must not step into ours
         nothing()  # since Python 3.13, the return from a call mends the thread's own link
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 SCRIPT = (
     *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
-    *("script_environment.py", "script_exit.py", "script_runner.py"),
+    *("script_environment.py", "script_registries.py", "script_exit.py"),
+    *("script_hooks.py", "script_runner.py"),
 )
-EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
+CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
+EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.py", "setup.py"),)
 # What a template executes, which forms its kernels before it forks them.
 FORMED = tuple(
     Path(__file__).with_name(name)

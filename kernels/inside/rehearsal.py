@@ -9,6 +9,7 @@ import asyncio
 import signal
 import sys
 from collections import Counter
+from types import ModuleType
 from typing import Any
 
 import zmq
@@ -41,7 +42,6 @@ def rehearse_cells(kernel: Any) -> None:
         RuntimeError: there were not as many answers as requests.
     """
     shell, session = kernel.shell, Session(key=kernel.session.key)
-    names = dict(shell.user_ns)
     handlers = signal.getsignal(signal.SIGINT)
     wire = Counted()
     loop = asyncio.new_event_loop()
@@ -74,7 +74,7 @@ def rehearse_cells(kernel: Any) -> None:
         loop.close()
         asyncio.set_event_loop(None)
         signal.signal(signal.SIGINT, handlers)
-    forget_cells(kernel, shell, names)
+    forget_cells(kernel, shell)
     if wire.sent[SHELL] != ROUNDS * (1 + len(CELLS)):
         raise RuntimeError(f"a rehearsal had {wire.sent[SHELL]} answers")
 
@@ -82,7 +82,6 @@ def rehearse_cells(kernel: Any) -> None:
 def rehearse_file(kernel: Any) -> None:
     """Run an empty file without a server, as the first request of a kernel, then forget it."""
     shell, session = kernel.shell, Session(key=kernel.session.key)
-    names = dict(shell.user_ns)
     channels = (kernel.iopub_socket, kernel.shell_stream)
     for channel in channels:
         channel.wire = Counted()
@@ -95,15 +94,15 @@ def rehearse_file(kernel: Any) -> None:
     finally:
         for channel in channels:
             channel.wire = Nowhere()
-    forget_cells(kernel, shell, names)
+    forget_cells(kernel, shell)
     shell._rmi_agent_script.__self__.depths.clear()  # elsewhere there are more frames, or fewer
 
 
-def forget_cells(kernel: Any, shell: Any, names: dict[str, Any]) -> None:
-    """Reset everything that cells have changed in a shell, and restore the names of its module."""
+def forget_cells(kernel: Any, shell: Any) -> None:
+    """Reset everything that cells have changed in a shell."""
     shell.reset(new_session=False)
-    for name in names.keys() - shell.user_ns.keys():  # `__spec__` and others
-        shell.user_ns[name] = names[name]
+    for name, value in vars(ModuleType("__main__")).items():  # `multiprocessing` needs `__spec__`
+        shell.user_ns.setdefault(name, value)
     history = shell.history_manager
     history.reset(new_session=False)
     history.writeout_cache()

@@ -48,7 +48,7 @@ def outside_event_loop() -> Iterator[None]:
     policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
     handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT}
     wakeup = signal.set_wakeup_fd(-1)
-    names = ("argv", "orig_argv", "path", "excepthook", "displayhook")
+    names = ("argv", "orig_argv", "path")
     of_sys = {name: getattr(sys, name) for name in names}
     folder, filters = os.getcwd(), warnings.filters[:]
     if loop is not None and task is not None:
@@ -126,12 +126,12 @@ def enter_main(
         __file__=path,
         __cached__=None,
     )
-    restore_later(undo, vars(builtins), "input", "exit", "quit", "get_ipython", "display")
+    if sys.version_info < (3, 14):
+        namespace["__annotations__"] = {}
+    restore_later(undo, vars(builtins), "input", "exit", "quit")
     restore_later(undo, vars(getpass), "getpass")
     builtins.input = kernel._sys_raw_input
     getpass.getpass = kernel._save_getpass
-    for n in ("get_ipython", "display"):
-        vars(builtins).pop(n, None)
     site.setquit()
     undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.
@@ -143,7 +143,6 @@ def enter_main(
     sys.orig_argv = [sys.executable, name, *args]
     sys.path = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
     os.chdir(folder)
-    sys.excepthook = sys.__excepthook__
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_modules_beneath(folder)
     threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]

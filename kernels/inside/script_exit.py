@@ -12,10 +12,19 @@ import sys
 import threading
 import traceback
 import weakref
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from .script_environment import is_beneath, restore_later
+from .script_registries import (
+    children,
+    cleanups,
+    library_of,
+    log_handlers,
+    tables_of,
+    threading_calls,
+    without,
+)
 
 # The file name these texts are compiled under; their frames are removed from tracebacks.
 HERE = sys._getframe().f_code.co_filename
@@ -24,42 +33,52 @@ Handlers = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
 
 
 class ScriptExit:
-    """Ends what the script starts from now on, once its main module is over."""
+    """Ends what the script starts from now on, once its main module is over.
+
+    Everything else stays as it is: threads, pools and child processes of earlier cells, and what
+    libraries have registered for the end of the process.
+    """
 
     def __init__(self, undo: contextlib.ExitStack, folder: str) -> None:
-        self.handlers = collect_exit_handlers(undo, folder)
+        self.folder = folder
+        # As in an interpreter that has imported these two first, they come last.
+        self.handlers: Handlers = [(self._end_logging, (), {}), (self._join_children, (), {})]
+        self.ended = threading.Event()  # set once the main thread counts as ended
+        self.known_calls = list(threading_calls())
         self.known_threads = set(threading.enumerate())
-        self.known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
         self.known_children = set(children())
+        self.known_finalizers = set(weakref.finalize._registry)  # type: ignore[attr-defined]
+        self.known_cleanups = set(cleanups())
+        self.known_log_handlers = list(log_handlers())
+        # Out of sight also of the script's child processes, which end pools as well.
+        earlier = [
+            without(self.known_threads, each)
+            for call in self.known_calls
+            for each in tables_of(call)
+        ]
+        self.shares_pools = any([undo.enter_context(each) for each in earlier])
+        self._collect_exit_handlers(undo)
+        self._let_others_join_main_thread(undo)
 
     def run(self) -> None:
         """Do what an interpreter does then, in the same order."""
-        self._join_threads()
-        while self.handlers:
-            function, args, kwargs = self.handlers.pop()
-            try:
-                function(*args, **kwargs)
-            except BaseException as error:
-                report_ignored(function, error)
-        self._run_finalizers()
-        self._join_children()
-        for reference in list(getattr(logging, "_handlerList", [])):
-            if (handler := reference()) is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    handler.flush()
+        with contextlib.ExitStack() as undo:
+            self._end_threads(undo)
+            self.run_handlers()
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()  # type: ignore[union-attr]
 
-    def _join_threads(self) -> None:
+    # -- threads
+
+    def _end_threads(self, undo: contextlib.ExitStack) -> None:
+        """Call what `threading` has registered, then wait for threads, as its `_shutdown` does."""
+        restore_later(undo, vars(threading), "_SHUTTING_DOWN")
+        threading._SHUTTING_DOWN = True  # type: ignore[attr-defined]
         try:
-            for name, flag in (
-                ("concurrent.futures.thread", "_shutdown"),
-                ("concurrent.futures.process", "_global_shutdown"),
-            ):
-                if module := sys.modules.get(name):
-                    module._python_exit()
-                    setattr(module, flag, False)  # later cells may open new pools
+            for call in reversed(list(threading_calls())):
+                self._end_library(call, undo)
+            self.ended.set()
             while started := [
                 thread
                 for thread in threading.enumerate()
@@ -68,6 +87,109 @@ class ScriptExit:
                 started[0].join()
         except KeyboardInterrupt:
             print("Interrupted while waiting for the script's threads.", file=sys.stderr)
+        except BaseException as error:
+            print(f"Exception ignored in: {threading!r}", file=sys.stderr)
+            print_error(error)
+        finally:
+            self.ended.set()
+
+    def _end_library(self, call: Any, undo: contextlib.ExitStack) -> None:
+        """Make one call that `threading` has registered, for the threads of this script.
+
+        It shuts down what its library has started, as `concurrent.futures` does. Its flags are
+        reset afterwards, since later cells may use the library. One registered before the script
+        is for earlier threads, unless its library knows threads of the script.
+        """
+        if call in self.known_calls and not any(map(len, tables_of(call))):
+            return
+        library = library_of(call.func)
+        if call not in self.known_calls and (not library or self._is_own(library)):
+            threading_calls().remove(call)
+        flags = [name for name, value in library.items() if type(value) is bool]
+        with contextlib.ExitStack() as reset:
+            # Pools of earlier cells should not find that everything is being shut down.
+            restore_later(reset if self.shares_pools else undo, library, *flags)
+            call()
+
+    def _let_others_join_main_thread(self, undo: contextlib.ExitStack) -> None:
+        """Let a thread wait for the end of the script's main module through `main_thread()`."""
+        main = threading.main_thread()
+        restore_later(undo, vars(main), "is_alive", "join")
+        join_itself = main.join
+
+        def join(timeout: float | None = None) -> None:
+            if threading.current_thread() is main:
+                join_itself(timeout)  # which raises
+            self.ended.wait(timeout)
+
+        main.join = join  # type: ignore[method-assign]
+        main.is_alive = lambda: not self.ended.is_set()  # type: ignore[method-assign]
+
+    # -- exit handlers
+
+    def _collect_exit_handlers(self, undo: contextlib.ExitStack) -> None:
+        """Let `atexit` be the script's own.
+
+        What libraries register when they are imported still runs at the process's exit, as the
+        libraries stay in use. What they register later is for something the script has made.
+        """
+        register, unregister = atexit.register, atexit.unregister
+        finalize: Any = weakref.finalize
+        run_finalizers = finalize._exitfunc
+
+        def register_for_script(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if function == run_finalizers:  # registers itself with the first finalizer
+                self.handlers.append((self._run_finalizers, (), {}))
+                return function
+            if not self._is_scripts(sys._getframe(1)):
+                return register(function, *args, **kwargs)
+            if not callable(function):
+                raise TypeError("the first argument must be callable")
+            library = library_of(function)
+            if library and not self._is_own(library):
+                register(function, *args, **kwargs)
+            self.handlers.append((function, args, kwargs))
+            return function
+
+        def unregister_for_script(function: Any) -> None:
+            self.handlers[:] = [entry for entry in self.handlers if entry[0] != function]
+            unregister(function)
+
+        if not finalize._registered_with_atexit:
+            register(run_finalizers)
+        finalize._registered_with_atexit = False
+        undo.callback(setattr, finalize, "_registered_with_atexit", True)
+        restore_later(undo, vars(atexit), *(name for name in dir(atexit) if name[:2] != "__"))
+        atexit.register, atexit.unregister = register_for_script, unregister_for_script
+        atexit._run_exitfuncs = self.run_handlers
+        atexit._clear = self.handlers.clear
+        atexit._ncallbacks = lambda: len(self.handlers)
+
+    def run_handlers(self) -> None:
+        """Call the exit handlers, the last one first; those that they register are dropped."""
+        for handler in reversed(list(self.handlers)):
+            if handler in self.handlers:
+                function, args, kwargs = handler
+                try:
+                    function(*args, **kwargs)
+                except BaseException as error:
+                    report_ignored(function, error)
+        self.handlers.clear()
+
+    def _is_scripts(self, frame: FrameType | None) -> bool:
+        """Return whether a frame was called by the script and not by the import of a library."""
+        while frame is not None:
+            if self._is_own(frame.f_globals):
+                return True
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                return False
+            frame = frame.f_back
+        return False
+
+    def _is_own(self, namespace: dict[str, Any]) -> bool:
+        """Return whether a module is the script, or one of its neighbours."""
+        main = namespace.get("__name__") == "__main__"
+        return main or is_beneath(namespace.get("__file__"), self.folder)
 
     def _run_finalizers(self) -> None:
         registry = weakref.finalize._registry  # type: ignore[attr-defined]
@@ -81,43 +203,19 @@ class ScriptExit:
     def _join_children(self) -> None:
         if module := sys.modules.get("multiprocessing.util"):
             # Known children belong to earlier cells or, on another machine, the kernel's launcher.
-            others = children() & self.known_children
-            children().difference_update(others)
-            try:
-                module._exit_function()
-            finally:
-                children().update(others)
-                vars(module)["_exiting"] = False
+            with without(self.known_children, children()), without(self.known_cleanups, cleanups()):
+                try:
+                    module._exit_function()
+                finally:
+                    vars(module)["_exiting"] = False
 
-
-def collect_exit_handlers(undo: contextlib.ExitStack, folder: str) -> Handlers:
-    """Intercept `atexit.register` calls by the script and its neighbouring modules.
-
-    Libraries' handlers still run at the process's exit, as the libraries stay in use.
-    """
-    handlers: Handlers = []
-    register, unregister = atexit.register, atexit.unregister
-
-    def register_for_script(function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1).f_globals
-        if caller.get("__name__") == "__main__" or is_beneath(caller.get("__file__"), folder):
-            handlers.append((function, args, kwargs))
-            return function
-        return register(function, *args, **kwargs)
-
-    def unregister_for_script(function: Any) -> None:
-        handlers[:] = [entry for entry in handlers if entry[0] != function]
-        unregister(function)
-
-    restore_later(undo, vars(atexit), "register", "unregister")
-    atexit.register, atexit.unregister = register_for_script, unregister_for_script
-    return handlers
-
-
-def children() -> set[Any]:
-    """Return the mutable set of child processes that `multiprocessing` joins at exit."""
-    module = sys.modules.get("multiprocessing.process")
-    return vars(module)["_children"] if module is not None else set()
+    def _end_logging(self) -> None:
+        fresh = [each for each in log_handlers() if each not in self.known_log_handlers]
+        logging.shutdown(fresh)
+        for reference in self.known_log_handlers:
+            if (handler := reference()) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    handler.flush()
 
 
 def report_ignored(function: Any, error: BaseException) -> None:
@@ -129,6 +227,11 @@ def report_ignored(function: Any, error: BaseException) -> None:
     # CPython 3.13 moved the colon.
     words = f"callback: {where}" if sys.version_info < (3, 13) else f"callback {where}:"
     print(f"Exception ignored in atexit {words}", file=sys.stderr)
+    print_error(error)
+
+
+def print_error(error: BaseException) -> None:
+    """Print an error with the frames that are not ours."""
     traceback.print_exception(type(error), error, without_ours(error), file=sys.stderr)
 
 

@@ -18,9 +18,11 @@ import sys
 from typing import Any
 
 from .error_facts import write_facts
+from .figures import Figures
 from .hidden_frames import execute_alone
 from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
+from .script_hooks import enter_hooks
 from .tracebacks import all_behind
 
 PAYLOAD = "rmi_agent.script"
@@ -35,8 +37,15 @@ DIVE = compile(
 class Script:
     """Runs one script at a time in this kernel's `__main__`."""
 
-    def __init__(self, shell: Any, raw: list[int], environment: dict[str, str | None]) -> None:
+    def __init__(
+        self,
+        shell: Any,
+        raw: list[int],
+        environment: dict[str, str | None],
+        figures: Figures,
+    ) -> None:
         self.shell = shell
+        self.figures = figures
         self.raw = raw
         self.environment = environment  # variables that ipykernel changes, as they were
         self.in_cell = True
@@ -67,6 +76,7 @@ class Script:
             enter_environment(undo, self.environment)
             enter_main(undo, self.shell, self.kernels_names, path, request["argv"])
             ending = ScriptExit(undo, os.path.dirname(path))
+            enter_hooks(undo)
             # Undone first: a late SIGINT must not interrupt the restoring.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             try:
@@ -75,6 +85,7 @@ class Script:
                 ending.run()
                 if os.getpid() != pid:  # the script forked, and this child is done
                     os._exit(outcome["exit_code"])
+        self.figures.after_script()
         self.shell.payload_manager.write_payload(outcome)
 
     # -- the script itself

@@ -24,6 +24,9 @@ import zmq
 from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
+from .cells import prepare_cells
+from .failed_commands import watch_commands
+from .figures import Figures
 from .messages import send_anything
 from .script_exit import HERE, name_of
 from .script_runner import Script
@@ -68,8 +71,10 @@ def prepare(
     # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
     warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
     if raw:
-        faulthandler.enable(raw[1])
-    shell._rmi_agent_script = Script(shell, raw, environment).run
+        faulthandler.enable(raw[1], all_threads=False)  # the others are the kernel's
+    figures = Figures(shell)
+    shell._rmi_agent_script = Script(shell, raw, environment, figures).run
+    prepare_cells(shell, figures)
     send_anything(shell.kernel.session, output_limit)
     put_streams_back = streams_back()
     hide_own_frames(shell)
@@ -81,6 +86,7 @@ def prepare(
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
     repair, attach = after_each_cell(shell, put_streams_back)
     shell.events.register("post_execute", repair)
+    watch_commands(shell)
     # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
     return attach

@@ -17,7 +17,7 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..process import KernelProcess
-from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts, new_cell
+from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts, new_cell, pages
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,8 @@ class Exchange:
             if not await self._follows(idle):
                 await self._end_for("broke its kernel's output channel")
             idle.result()
+            for page in pages(reply):
+                await self._fold(page, outputs)
         finally:
             idle.cancel()
             answer.cancel()
@@ -186,18 +188,21 @@ class Exchange:
             if not (ours and mine and kind in ("error", "status", "execute_input")):
                 # Late output of an earlier cell also lands here, as in Jupyter; messages printed
                 # by its threads even name this request as their parent.
-                try:
-                    for part in in_parts(message):
-                        outputs.fold(part)
-                        await self._yield()
-                except UNREADABLE as error:
-                    self._drop(error)
+                await self._fold(message, outputs)
             if kind == "status" and mine:
                 state = message["content"].get("execution_state")
                 if state in ("busy", "idle") and not ours:
                     outputs.timing(f"iopub.status.{state}", message["header"].get("date"))
                 if state == "idle":
                     return
+
+    async def _fold(self, message: Message, outputs: Outputs) -> None:
+        try:
+            for part in in_parts(message):
+                outputs.fold(part)
+                await self._yield()
+        except UNREADABLE as error:
+            self._drop(error)
 
     async def reply_to(self, request: str) -> Message:
         """Wait for the reply on the shell channel to one of our requests."""

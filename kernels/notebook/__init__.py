@@ -8,6 +8,7 @@ from .encoding import decoded, encoded
 from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
 from .run import Run
 from .runs_on_record import RunsOnRecord, recorded
+from .signing import Signer
 from .writer import Recorder
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Recorder",
     "Run",
     "RunsOnRecord",
+    "Signer",
     "decoded",
     "differences",
     "encoded",

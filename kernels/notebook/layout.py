@@ -29,22 +29,28 @@ class Place:
             return file.read(len(self.text)) == self.text
 
 
-def cells_in(notebook: Path) -> Iterator[Place]:
-    """The cells that a recorder wrote, with what separates each from the next."""
+def cells_in(notebook: Path, start: int = 0) -> Iterator[Place]:
+    """The cells that a recorder wrote, with what separates each from the next.
+
+    Args:
+        notebook: the file.
+        start: byte offset of the beginning of the search, outside of any cell.
+    """
     with notebook.open("rb") as file:
+        file.seek(start)
         begin, cell = -1, bytearray()  # of the current cell; -1 before the first
-        at, block = 0, file.read(BLOCK)
+        at, block = start, file.read(BLOCK)
         while block:
             while block.endswith(b"\n") and (more := file.read(1)):  # the brace may follow
                 block += more
-            start = 0
-            while (found := block.find(CELL, start)) >= 0:
+            done = 0
+            while (found := block.find(CELL, done)) >= 0:
                 if begin >= 0:
-                    yield Place(begin, bytes(cell + block[start : found + 1]))
+                    yield Place(begin, bytes(cell + block[done : found + 1]))
                 cell.clear()
-                begin, start = at + found + 1, found + 1
+                begin, done = at + found + 1, found + 1
             if begin >= 0:
-                cell += block[start:]
+                cell += block[done:]
             at += len(block)
             block = file.read(BLOCK)
         if begin >= 0:

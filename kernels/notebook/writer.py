@@ -23,16 +23,17 @@ from typing import Any, BinaryIO
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.sign import NotebookNotary
 
 from .cell_json import cell_json
 from .layout import TAIL
 from .recovery import is_open, pid_file, repair, replacement, write_pid_file
+from .signing import Draft, FileState, Hashed, Signer
 
 log = logging.getLogger(__name__)
 
 COPIED = 1_048_576  # bytes copied at a time
 READS = 5  # attempts to read the notebook without a write in between
+PLACES_KEPT = 1_000  # max cells that can still be amended; far more than a session keeps in memory
 BACKLOG_CAP = 50_000_000  # max bytes kept in memory while the disk can't be written
 
 
@@ -54,7 +55,8 @@ class Recorder:
         self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its byte range
         self._backlog: list[tuple[str, bytes]] = []  # ids and JSON of unwritten finished cells
         self._rewriting = asyncio.Lock()  # held to move finished cells or to keep them in place
-        self._seen: tuple[int, int, int] | None = None  # inode, size, mtime as we left it
+        self._seen: FileState | None = None  # as we left it
+        self._hashed = Hashed()  # for its signature
 
     @classmethod
     def going_on(cls, path: Path, instance: str) -> tuple[Recorder, list[NotebookNode]]:
@@ -145,12 +147,10 @@ class Recorder:
                     return (finished + TAIL).decode()
         return None
 
-    async def sign(self) -> None:
-        """Mark the notebook as trusted, as Jupyter does for notebooks that it ran itself."""
-        if self.path is None or self._touched_by_others():
-            return
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(sign, self.path)
+    def sign(self, signer: Signer) -> None:
+        """Have the notebook marked as trusted, as Jupyter does for notebooks that it ran itself."""
+        if self.path is not None and self._seen is not None:
+            signer.submit(Draft(self.path, self._seen, self._end, self._hashed))
 
     def close(self) -> None:
         """Stop recording in this file and remove its pid file."""
@@ -205,6 +205,8 @@ class Recorder:
         if keep:
             self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
+            if len(self._places) > PLACES_KEPT:
+                del self._places[next(iter(self._places))]
 
     def _write_at_end(self, file: FileIO, data: bytes) -> None:
         file.seek(self._end)
@@ -245,6 +247,7 @@ class Recorder:
     def _anew(self) -> Iterator[BinaryIO]:
         """Open a new file that replaces the old one once it is completely written."""
         assert self.path is not None
+        self._hashed = Hashed()
         with replacement(self.path) as file:
             yield file
             file.flush()
@@ -273,12 +276,6 @@ def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
     while size > 0 and (piece := old.read(min(size, COPIED))):
         new.write(piece)
         size -= len(piece)
-
-
-def sign(path: Path) -> None:
-    """Sign a notebook file in the user's own signature store."""
-    with NotebookNotary() as notary:
-        notary.sign(nbformat.read(path, as_version=4))
 
 
 def slug(title: str) -> str:

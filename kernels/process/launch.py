@@ -61,6 +61,8 @@ class Launch:
         socket_store: a folder next to `sockets` that no kernel can reach: the sockets are moved
             there before anybody connects to them.
         wrap: returns the sandbox command to prepend to a command that starts this interpreter.
+        venv: returns where kernels of an interpreter make their user's own environment, without
+            the version of Python; None if they use the interpreter's own.
         last_filter: a seccomp program in hexadecimal that kernels apply before their user's
             first line; with it, kernels that can't be forked are refused.
         template_overrides: variables with other values in a template, so that it runs nothing
@@ -81,6 +83,7 @@ class Launch:
     sockets: Path | None = None
     socket_store: Path | None = None
     wrap: Callable[[str], tuple[str, ...]] | None = None
+    venv: Callable[[str], Path | None] = field(default=lambda _: None)
     last_filter: str = ""
     template_overrides: dict[str, str | None] = field(default_factory=dict)
     mark: str = "kernel"

@@ -27,7 +27,7 @@ from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
 from .here import ProcessHere
 from .launch import Launch, language_of, no_such
-from .provisioner import choose_provisioner
+from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 RECONNECT_INTERVAL = 5  # milliseconds between attempts to connect to a starting kernel
 RECONNECT_INTERVAL_REMOTE = 50
 POLL_INTERVAL = 0.1  # seconds between checks whether the process is alive
+END_INTERVAL = 0.005  # the same once it has been asked to end
 
 
 class LocalProcess(ProcessHere):
@@ -70,12 +71,16 @@ class LocalProcess(ProcessHere):
             TimeoutError: it did not create them in time.
         """
         choose_provisioner(self._manager, self.launch)
+        programs: dict[str, str] = {}
+        with contextlib.suppress(NoSuchKernel):  # starting it will raise the error
+            if (spec := self._manager.kernel_spec) is not None:
+                programs = environment_of(spec, self.launch)
         pipes = self.raw.open() if sys.platform != "win32" else ()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
         try:
             await self._manager.start_kernel(
                 cwd=str(self.launch.cwd),
-                env={**self._quiet(), **self.launch.env, MARK: self.mark},
+                env={**self._quiet(), **self.launch.env, **programs, MARK: self.mark},
                 # Never the server's own streams: ipykernel echoes captured output there.
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -97,7 +102,8 @@ class LocalProcess(ProcessHere):
         self.pid = getattr(self._manager.provisioner, "pid", None)
         if self.pid is not None:
             mark_process(self.pid, self.mark)  # in case another provisioner started it
-            self.family = Family(self.pid)  # now, while it is certainly alive
+            # Now, while it is certainly alive.
+            self.family = Family(self.pid, parent_adopts=self.forked)
         if self.launch.socket_store is not None:
             self._sockets = socket_paths(self._manager)
             async with asyncio.timeout(self.launch.start_timeout):
@@ -165,8 +171,10 @@ class LocalProcess(ProcessHere):
         """
         await self._refresh_family()
         try:
-            if self._manager.has_kernel:
-                await self._manager.shutdown_kernel(now=not graceful)
+            if self._manager.has_kernel and graceful:
+                await self._shut_down()
+            elif self._manager.has_kernel:
+                await self._manager.shutdown_kernel(now=True)
             else:
                 await self._manager.cleanup_resources()
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -177,6 +185,22 @@ class LocalProcess(ProcessHere):
                 with contextlib.suppress(OSError):
                     place.unlink()
             self.raw.close()
+
+    async def _shut_down(self) -> None:
+        """Do what the manager's `shutdown_kernel` does, which looks only every 0.1 s.
+
+        Its own control socket may still try to connect to where the kernel's was before the move.
+        """
+        manager = self._manager
+        await manager.interrupt_kernel()
+        control = manager.connect_control()
+        try:
+            request = manager.session.msg("shutdown_request", {"restart": False})
+            manager.session.send(control, request)
+            await manager.finish_shutdown(pollinterval=END_INTERVAL)
+        finally:
+            control.close(linger=0)
+            await manager.cleanup_resources()
 
     def spec_metadata(self) -> dict[str, str]:
         """The `kernelspec` entry for a notebook's metadata."""

@@ -6,6 +6,10 @@ Knows kernelspecs and launches; starts nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
+from ..fork import LENDER, VENV_VARIABLE
 from .launch import LOCAL, OURS, Launch
 
 
@@ -58,6 +63,7 @@ def forking_config(spec: KernelSpec, launch: Launch) -> dict[str, Any] | None:
     return {
         "fork": name == OURS,
         "preload": list(launch.preload),
+        "wait_for_template": True,  # nobody waits for a kernel that is made ahead
         **stock.get("config", {}),
         "prefix": sandbox_command(interpreter(spec), launch),
         "template_overrides": launch.template_overrides,
@@ -85,3 +91,29 @@ def sandbox_command(python: str, launch: Launch) -> list[str]:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
         ) from error
+
+
+def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
+    """Variables for a Python kernel by which `pip` and `python` in it are of its environment."""
+    python = shutil.which(interpreter(spec))
+    if spec.language.lower() != "python" or python is None:
+        return {}
+    if venv := launch.venv(python):
+        return {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()}
+    programs = os.path.dirname(os.path.abspath(python))
+    folders = [programs]
+    if sys.platform == "win32":
+        folders.append(os.path.join(programs, "Scripts"))
+    path = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
+    prefix = os.path.dirname(programs)
+    if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
+        found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
+    return found
+
+
+@functools.cache
+def folder_of_pip() -> str:
+    """Where the server has its pip, which is pure Python, so any interpreter can run it."""
+    pip = importlib.util.find_spec("pip")
+    return os.path.dirname(os.path.dirname(pip.origin)) if pip and pip.origin else ""

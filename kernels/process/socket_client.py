@@ -170,7 +170,8 @@ class SocketClient(QueuedClient):
     """jupyter_client's client over two sockets; make it by `connected`."""
 
     def __init__(self, messages: Link, control: Link, key: bytes) -> None:
-        session = Session(key=key)
+        # Nobody else can send over these sockets, so no digests are kept, 65,536 by default.
+        session = Session(key=key, digest_history_size=0)
         channels: dict[str, Any] = {
             name: SocketChannel(control if name == "control" else messages, BYTES[name], session)
             for name in CHANNELS

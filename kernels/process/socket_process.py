@@ -24,7 +24,7 @@ from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
 from .launch import Launch, kernel_spec, no_such
-from .provisioner import forking_config, interpreter
+from .provisioner import environment_of, forking_config, interpreter
 from .socket_client import SocketClient, connected
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class SocketProcess(ProcessHere):
             provisioner.sockets = [other.fileno() for _, other in pairs]
             provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
             launched = await provisioner.pre_launch(
-                env={**self.launch.env, MARK: self.mark},
+                env={**self.launch.env, **environment_of(spec, self.launch), MARK: self.mark},
                 cwd=str(self.launch.cwd),
                 # Never the server's own streams: MCP messages go there.
                 stdin=subprocess.DEVNULL,
@@ -87,7 +87,8 @@ class SocketProcess(ProcessHere):
             self._provisioner, self._process = provisioner, provisioner.process
             self.pid = provisioner.pid
             assert self.pid is not None
-            self.family = Family(self.pid)  # now, while it is certainly alive
+            # Now, while it is certainly alive.
+            self.family = Family(self.pid, parent_adopts=True)
             self.kernel_info, self.is_set_up = self._process.kernel_info, True
             self._process.when_reported(self._exit_reported)
             one, two = (pair[0] for pair in pairs)

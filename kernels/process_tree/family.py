@@ -16,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -27,6 +26,7 @@ LINUX = sys.platform == "linux"
 MARKED = re.compile(rb"(?:^|\0)%s=([^\0]*)" % MARK.encode())  # in an environment
 ROUNDS = 5  # max rounds of killing: a process may start another one in the meantime
 BETWEEN = 0.02  # seconds between rounds
+READS = 5  # max reads of a list of children that changes meanwhile
 CLOCK = 2.0  # max difference in seconds between two ways to determine a time
 
 
@@ -82,19 +82,24 @@ class Family:
 
     Args:
         root: the process's id.
+        parent_adopts: whether its parent adopts the orphans among its descendants, as a template
+            does; then daemons are searched for only there, and not in all of /proc.
 
     Attributes:
         pids: ids of the members alive at the last update.
         segments: shared memory segments by number, created by members, even ones that have ended.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *, parent_adopts: bool = False) -> None:
         self.root = root
+        self._adopter: tuple[int, float] | None = None  # the parent's pid and start time
         self.segments: dict[int, Segment] = {}
         self._root_began: float | None = None  # recognises another process that reuses its pid
         self._began: dict[int, float] = {}
         if LINUX and (found := parent_and_start(root)):
             self._root_began = self._began[root] = found[1]
+            if parent_adopts and (parent := parent_and_start(found[0])):
+                self._adopter = (found[0], parent[1])
         self._latest: dict[int, float] = {}  # members alive at this update or the one before
 
     @property
@@ -152,13 +157,13 @@ class Family:
         denied: dict[int, str] = {}
         for _ in range(ROUNDS):
             self.refresh()
-            strays = marked(mark)
+            strays = marked(mark, self._orphans())
             if not strays and not self.pids:
                 break
             now = tree()
             self.update(now)
-            for process in strays:
-                self.adopt(process.pid, now)
+            for pid in strays:
+                self.adopt(pid, now)
             left = [pid for pid in self.pids if pid not in denied]
             if not left:
                 break
@@ -178,6 +183,21 @@ class Family:
             f" not be ended. End it with: sudo kill -9 {pid}."
             for pid, name in denied.items()
         ]
+
+    def _orphans(self) -> list[int] | None:
+        """The processes among which this family's daemons are; None if they may be anywhere."""
+        if self._adopter is None:
+            return None
+        pid, start = self._adopter
+        before = children_of(pid)
+        for _ in range(READS):
+            found = children_of(pid)
+            # A list may lack a child if another one exits while Linux writes the list.
+            if found == before:
+                alive = parent_and_start(pid)  # else they have a new parent now
+                return found if alive and alive[1] == start else None
+            before = found
+        return None
 
 
 def adopt_strays(now: Tree, families: dict[str, Family], searched: Mapping[int, float]) -> None:
@@ -210,11 +230,17 @@ def at(start: float) -> float:
 
 def has_children(pid: int) -> bool:
     """Whether a process has children, on Linux; other systems need the full snapshot."""
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return any((task / "children").read_bytes() for task in tasks)
-    except OSError:  # the process is gone
-        return False
+    return bool(children_of(pid))
+
+
+def children_of(pid: int) -> list[int]:
+    """A process's children, on Linux, zombies included; empty if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as children:
+                found += map(int, children.read().split())
+    return found
 
 
 def name_of(pid: int) -> str:

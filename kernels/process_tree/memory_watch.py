@@ -43,7 +43,10 @@ P = TypeVar("P", bound=Process)
 
 
 class MemoryWatch(Generic[P]):
-    """Finds the kernels that use more than `limit` bytes. Call `tick` ten times a second."""
+    """Finds the kernels that use more than `limit` bytes.
+
+    Call `tick` ten times a second while a kernel is busy, and once a second while one is idle.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -84,7 +87,8 @@ class MemoryWatch(Generic[P]):
         self._ticks += 1
         found = []
         for number, kernel in enumerate(kernels):
-            due = kernel in busy or (self._ticks + number) % 10 == 0  # never all at once
+            # With busy ones, the idle ones are not all measured at once.
+            due = not busy or kernel in busy or (self._ticks + number) % 10 == 0
             account = self._accounts[kernel]
             try:
                 if due and (words := self._excess(kernel, account)):

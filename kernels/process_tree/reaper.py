@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive
+CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
+RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
 
 
@@ -49,12 +51,13 @@ class Reaper:
     async def stay(self) -> None:
         """Keep the process running, restarting it if somebody kills it."""
         while True:
-            await asyncio.sleep(CHECK_INTERVAL)
-            if (code := self._process.poll()) is not None:
-                log.warning("The reaper process has exited with %s and is started again", code)
-                assert self._process.stdin is not None
-                self._process.stdin.close()
-                self._process = self._start()
+            await until_exited(self._process)
+            code = self._process.poll()
+            log.warning("The reaper process has exited with %s and is started again", code)
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process = self._start()
+            await asyncio.sleep(RESTART_INTERVAL)
 
     async def release(self) -> None:
         """Let the process clean up what is left, and wait for it; call at the end."""
@@ -81,13 +84,35 @@ class Reaper:
         )
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """The processes whose mark starts with this one, as far as they can be inspected."""
+async def until_exited(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process to exit; on Linux without looking at it again and again."""
+    loop, exited = asyncio.get_running_loop(), asyncio.Event()
+    while process.poll() is None:
+        try:
+            descriptor = os.pidfd_open(process.pid)  # type: ignore[attr-defined, unused-ignore]
+        except (AttributeError, OSError):  # not Linux, or out of descriptors
+            await asyncio.sleep(CHECK_INTERVAL)
+            continue
+        loop.add_reader(descriptor, exited.set)
+        try:
+            await exited.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+
+def marked(mark: str, among: Iterable[int] | None = None) -> list[int]:
+    """Pids of the processes whose mark starts with this one, as far as they can be inspected.
+
+    Args:
+        mark: a server's or a kernel's mark.
+        among: the pids of the processes to inspect; None means all.
+    """
     found = []
-    for pid in psutil.pids():
+    for pid in psutil.pids() if among is None else among:
         with contextlib.suppress(psutil.Error, OSError):
             if has_mark(pid, mark):
-                found.append(psutil.Process(pid))
+                found.append(pid)
     return found
 
 
@@ -96,8 +121,12 @@ def has_mark(pid: int, mark: str) -> bool:
     if sys.platform != "linux":
         return psutil.Process(pid).environ().get(MARK, "").startswith(mark)
     with contextlib.suppress(OSError):  # another user's process
-        if has_number(number_on(pid), mark):
+        number = number_on(pid)
+        if has_number(number, mark):
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        server = mark.partition(".")[0]
+        if has_number(number, server) and number != mark_number(server):
+            return False  # another kernel's
     with open(f"/proc/{pid}/environ", "rb") as environ:
         return f"\0{MARK}={mark}".encode() in b"\0" + environ.read()
 
@@ -160,9 +189,9 @@ def kill_marked(mark: str) -> None:
     """Kill everything that has the mark; repeats, as processes may start others meanwhile."""
     ends = time.monotonic() + KILL_TIMEOUT
     while (left := marked(mark)) and time.monotonic() < ends:
-        for process in left:
+        for pid in left:
             with contextlib.suppress(psutil.Error):
-                process.kill()
+                psutil.Process(pid).kill()
         time.sleep(0.05)
 
 

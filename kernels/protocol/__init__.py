@@ -17,6 +17,7 @@ from .reply import (
     Status,
     ends_kernel,
     now,
+    pages,
     payloads,
     reply_of,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "memory_of",
     "new_cell",
     "now",
+    "pages",
     "payloads",
     "reply_of",
     "unpacked",

@@ -18,8 +18,16 @@ from .cleaning import clean, clean_bundle, encodable, utf8, whole
 from .reply import Message
 from .terminal_text import StreamText
 from .weighing import HELD_MOST, Weight, weight_of
+from .widgets import Widgets
 
-Displays = dict[str, list[NotebookNode]]  # display_id → the outputs that show it
+
+class Displays(dict[str, list[NotebookNode]]):
+    """A session's outputs that can be updated: by display_id, those that show it; and widgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widgets = Widgets()
+
 
 OUTPUTS_MOST = 10_000  # max outputs of one cell; text is still added to existing streams
 SHOWN_MOST = 100  # max outputs of one display_id that an update changes, the latest ones
@@ -47,7 +55,7 @@ class Outputs:
         self.cell = cell
         self.size = 0
         self.changed = asyncio.Event()
-        self._displays: Displays = {} if displays is None else displays
+        self._displays = Displays() if displays is None else displays
         self._streams: dict[int, StreamText] = {}  # id of a stream output → its text
         self._own: dict[int, str] = {}  # id of an output of this cell → its display_id
         self._elsewhere: dict[int, NotebookNode] = {}
@@ -114,6 +122,8 @@ class Outputs:
                 ),
                 weight,
             )
+        elif kind in ("comm_open", "comm_msg", "comm_close"):
+            self._displays.widgets.fold(kind, content)
         elif kind == "clear_output":
             if content.get("wait"):
                 self._clear_next = True
@@ -137,10 +147,13 @@ class Outputs:
         self.changed.set()
 
     def settle(self) -> NotebookNode:
-        """Write the joined stream texts into the cell and return it, once the run is over."""
+        """Write texts of streams and widgets into the cell and return it, once the run is over."""
         for output in self.cell.outputs:
             if joined := self._streams.get(id(output)):
                 output.text = joined.finish()
+        for output in self._displays.widgets.settle():
+            if id(output) not in self._own:
+                self._elsewhere[id(output)] = output
         return self.cell
 
     def settled(self) -> NotebookNode:
@@ -192,8 +205,10 @@ class Outputs:
             output = NotebookNode(output_type=kind, data=data, metadata=metadata)
             if kind == "execute_result":
                 output.execution_count = whole(content.get("execution_count"))
-            if self._append(output, weight, display_id) and display_id:
-                self._displays[display_id] = [*shown, output][-SHOWN_MOST:]
+            if self._append(output, weight, display_id):
+                self._displays.widgets.show(output)
+                if display_id:
+                    self._displays[display_id] = [*shown, output][-SHOWN_MOST:]
         self.changed.set()
 
     def _append(self, output: NotebookNode, weight: Weight, display_id: str = "") -> bool:
@@ -221,6 +236,7 @@ class Outputs:
                 self._memory -= self._held.pop(display_id, 0)
         for output in self._own:
             self._memory -= self._held.pop(output, 0)
+        self._displays.widgets.forget(self._own)
         self._own.clear()
         self.changed.set()
 

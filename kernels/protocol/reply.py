@@ -16,6 +16,8 @@ State = Literal["kept", "lost"]
 FAILURES = 8  # max exceptions of one reply
 FACT_MOST = 1000  # max characters of a fact about an exception
 NAME_MOST = 200  # max characters of an error's name
+COMMAND_MOST = 250  # the same of a command in a notice
+MOST_COMMANDS = 3  # max notices of failed commands
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def reply_of(
         error_name=encodable(error[:NAME_MOST]) if isinstance(error, str) else None,
         exit_code=code if type(code) is int else None,
         actions=tuple(actions),
-        notices=notices,
+        notices=(*notices, *failed_commands(reply)),
         failures=tuple(failures) if failed else (),
     )
 
@@ -123,12 +125,36 @@ def failures_of(errors: Any) -> list[Failure]:
     return found
 
 
+def failed_commands(reply: Message) -> list[str]:
+    """A notice for each of the first `!commands` of a cell that failed."""
+    found = []
+    for payload in payloads(reply):
+        command, code = payload.get("command"), payload.get("exit_code")
+        if payload.get("source") != "rmi_agent.command" or not isinstance(command, str):
+            continue
+        if type(code) is int:
+            found.append(f"`{encodable(command[:COMMAND_MOST])}` exited with status {code}.")
+    return found[:MOST_COMMANDS]
+
+
 def ends_kernel(reply: Message) -> bool:
     """Whether the cell called `exit()`: the process ends after this reply."""
     return any(
         payload.get("source") == "ask_exit" and not payload.get("keepkernel")
         for payload in payloads(reply)
     )
+
+
+def pages(reply: Message) -> list[Message]:
+    """What IPython's pager has to show (`len?`, `%psource`), as messages of displays.
+
+    JupyterLab makes a display of it in the cell, too.
+    """
+    return [
+        {"header": {"msg_type": "display_data"}, "content": {"data": data, "metadata": {}}}
+        for payload in payloads(reply)
+        if payload.get("source") == "page" and isinstance(data := payload.get("data"), dict)
+    ]
 
 
 def payloads(reply: Message) -> list[dict[str, Any]]:

@@ -235,9 +235,9 @@ class RemoteProcess(LocalProcess):
     async def _reap(self) -> None:
         """Kill and reap what the provisioner has started on this machine."""
         local = getattr(self._manager.provisioner, "local_proc", None)
-        for process in await asyncio.to_thread(marked, self.mark):
+        for pid in await asyncio.to_thread(marked, self.mark):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                psutil.Process(pid).kill()
         if local is not None:
             local.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -6,6 +6,7 @@
 from .policy import TIERS, Policy, Sandbox, Tier
 from .probe import keeps_devices, lets_signals_out, why_not
 from .seccomp import knows_system_calls
+from .unprivileged import without_rights
 
 __all__ = [
     "TIERS",
@@ -16,4 +17,5 @@ __all__ = [
     "knows_system_calls",
     "lets_signals_out",
     "why_not",
+    "without_rights",
 ]

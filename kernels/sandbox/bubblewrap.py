@@ -5,6 +5,7 @@ Knows paths and mounts; `places.py` decides who sees which.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Literal
 
 Kind = Literal["ro", "rw", "tmp", "hidden"]
 
+HOST = "sandbox"  # the name of the machine inside
 TMP_SIZE = 1 << 30  # max bytes in /tmp and in /dev/shm, each; both are in memory
 # Entries of /proc shown besides processes; the others are the administrator's business.
 SHOWN = {
@@ -26,12 +28,12 @@ def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
 
     Args:
         places: what is shown, and how; "hidden" ones are shown empty.
-        etc: a folder with the `passwd` and `group` files to show.
+        etc: a folder with the `passwd`, `group` and `hosts` files to show.
         network: whether to share the host's network.
     """
     given = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
     given += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", "sandbox"]
+    given += ["--uid", str(inner_id()), "--gid", str(inner_id()), "--hostname", HOST]
     given += ["--proc", "/proc", "--dev", "/dev"]
     covered: list[str] = []
     for path in map(Path, unfit()):
@@ -47,12 +49,21 @@ def bubblewrap(places: dict[Path, Kind], etc: Path, network: bool) -> list[str]:
         given += mount(path, places[path], around)
         if places[path] == "hidden" and around in ("ro", "rw") and path.is_dir():
             covered.append(str(path))
-    for file in ("passwd", "group"):
+    for file in ("passwd", "group", "hosts"):
         given += ["--ro-bind", str(etc / file), f"/etc/{file}"]
     given += ["--symlink", "/tmp", "/var/tmp"]
     for folder in (*covered, "/dev", "/proc", "/"):
         given += ["--remount-ro", folder]
     return [*given, "--"]
+
+
+def hosts(network: bool) -> str:
+    """Return the contents of a hosts file that also has the name of the machine inside."""
+    given = ""
+    if network:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            given = Path("/etc/hosts").read_text()
+    return f"{given.rstrip() or '127.0.0.1 localhost'}\n127.0.1.1 {HOST}\n"
 
 
 def unfit() -> Iterator[str]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..fork import VENV_PROGRAM
 from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap
 from .places import places_of
@@ -34,6 +35,8 @@ OOM_SCORE = 500  # -1000 to 1000: when memory runs out, the system kills the hig
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """Return what to put in front of a command that begins with this interpreter.
 
+    The last program moves kernels into their user's environment: see `Sandbox.venv`.
+
     Raises:
         OSError: the interpreter can't be run.
         KernelStartError: a path to hide does not exist.
@@ -46,14 +49,20 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
         if os.getuid() == 0:  # root owns the devices, which are the host's
             first["read_only"] = DEVICE_FILES
         # The first program runs outside: inside, nothing in /proc is writable.
-        return (*program("confine.py", first), *wall, *program("confine.py", inner))
+        outside = (*program("confine.py", first), *wall)
+        return (*outside, *program("confine.py", inner), *isolated(VENV_PROGRAM))
     broker = program("broker.py", handed_over(places, sandbox.folder / "x"))
-    return (*program("confine.py", first | inner), *broker)
+    return (*program("confine.py", first | inner), *broker, *isolated(VENV_PROGRAM))
 
 
 def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:
     """Return the command that runs one of our programs; append the command for it to run."""
-    return (sys.executable, "-I", "-S", str(HERE / name), json.dumps(given))
+    return (*isolated(HERE / name), json.dumps(given))
+
+
+def isolated(file: Path) -> tuple[str, ...]:
+    """Return the command that runs a file with the standard library alone."""
+    return (sys.executable, "-I", "-S", str(file))
 
 
 def given_up(policy: Policy, places: dict[Path, Kind]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     put("hidden", policy.homes, sandbox.runtime)
     if sandbox.runtime.parent.name.startswith("rmi-agent"):
         put("hidden", sandbox.runtime.parent)  # has those of this user's other servers
-    put("ro", *SYSTEM, *(NETWORK if policy.network else ()), *policy.read)
+    put("ro", *SYSTEM, *(NETWORK if policy.network else ()))
+    put("ro", *policy.read, *policy.package_files)
     put("rw", *policy.write)
     put("ro" if policy.read_only else "rw", policy.projects)
     put("ro", *shown_of(policy, interpreter), *where(sys.executable), *policy.fixed)
@@ -84,12 +85,16 @@ def shown_of(policy: Policy, interpreter: str) -> Iterable[str]:
     Raises:
         OSError: the interpreter can't be run.
     """
-    folders = [policy.homes, *policy.write]
-    if not policy.read_only:
-        folders.append(policy.projects)
+    folders = changeable_folders(policy)
     if interpreter == sys.executable or not changeable(interpreter, folders):
         return where(interpreter)
     return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
+
+
+def changeable_folders(policy: Policy) -> list[Path]:
+    """Return the folders that kernels may write to, beside temporary ones."""
+    folders = [policy.homes, *policy.write]
+    return folders if policy.read_only else [*folders, policy.projects]
 
 
 def on_the_way(places: dict[Path, Kind]) -> Iterator[Path]:

@@ -15,18 +15,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..fork import VENV_VARIABLE
 from ..process import Launch, clear_after_dead, ipython_folder
-from .bubblewrap import inner_id
+from .bubblewrap import hosts, inner_id
 from .command import command, last_filter
-from .places import places_of
+from .interpreters import changeable
+from .places import changeable_folders, places_of
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first
 
-# Variables that name folders missing from the sandbox.
+# Variables that name folders and files missing from the sandbox.
 HOMES = {
     *("TMPDIR", "TEMP", "TMP", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
-    *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR"),
+    *("JUPYTER_PATH", "JUPYTER_DATA_DIR", "MPLCONFIGDIR", "PIP_CONFIG_FILE", "UV_CONFIG_FILE"),
+}
+# Without a network pip and uv fail at once, instead of trying again for half a minute.
+OFFLINE = {
+    "PIP_RETRIES": "0",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "UV_OFFLINE": "1",
+    "RMI_AGENT_OFFLINE": "The sandbox has no network, so pip and uv reach no index: install from"
+    " local files, or start the server with RMI_AGENT_SANDBOX_NETWORK=1.",
 }
 # An empty file in the templates' home folder, so that matplotlib looks for no other.
 MATPLOTLIBRC = "matplotlibrc"
@@ -47,6 +57,8 @@ class Policy:
         write: additional writable folders.
         hide: paths kernels must not see, even inside the folders above.
         fixed: paths inside the folders above that kernels may read but not change.
+        package_env: variables for pip and uv, unless a launch has others.
+        package_files: readable files and folders that the variables of pip and uv name.
     """
 
     tier: Tier
@@ -58,6 +70,8 @@ class Policy:
     write: tuple[Path, ...] = ()
     hide: tuple[Path, ...] = ()
     fixed: tuple[Path, ...] = ()
+    package_env: tuple[tuple[str, str], ...] = ()
+    package_files: tuple[Path, ...] = ()
 
     def sandbox(self, principal: str, runtime: Path) -> Sandbox:
         """Create a principal's sandbox and its folders; `runtime` is private to the server."""
@@ -67,13 +81,14 @@ class Policy:
         clear_after_dead(self.homes / "tmp")
         tmp = self.homes / "tmp" / runtime.name / folder.name
         parts = [folder / part for part in "csietx"]
-        for made in (self.homes, home, home / "packages", tmp, *parts):
+        for made in (self.homes, home, tmp, *parts):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "x").chmod(UNLISTED)
         number = inner_id()
         (folder / "e" / MATPLOTLIBRC).touch()
         (folder / "passwd").write_text(f"user:x:{number}:{number}::{home}:/bin/sh\n")
         (folder / "group").write_text(f"user:x:{number}:\n")
+        (folder / "hosts").write_text(hosts(self.network))
         return Sandbox(self, home, tmp, folder, runtime)
 
 
@@ -98,21 +113,19 @@ class Sandbox:
 
     def launch(self, launch: Launch) -> Launch:
         """Return the launch options for kernels in this sandbox."""
-        env = {name: value for name, value in launch.env.items() if name not in HOMES}
-        packages = str(self.home / "packages")
+        env = {**dict(self.policy.package_env), **launch.env}
+        env = {name: value for name, value in env.items() if name not in HOMES}
         env |= {
             "HOME": str(self.home),
             "USER": "user",
             "LOGNAME": "user",
             "IPYTHONDIR": str(ipython_folder(self.folder / "i")),
             "TMPDIR": "/tmp" if self.policy.tier == "bwrap" else str(self.tmp),
-            # The environment's own folder is read-only.
-            "PIP_TARGET": packages,
             # Git aborts if there is a system config that it may not read.
             "GIT_CONFIG_NOSYSTEM": "1",
-            "PYTHONPATH": joined(env.get("PYTHONPATH"), packages),
-            "PATH": joined(env.get("PATH", os.defpath), f"{packages}/bin"),
         }
+        if not self.policy.network:
+            env |= OFFLINE
         return replace(
             launch,
             runtime=self.folder / "c",
@@ -121,8 +134,22 @@ class Sandbox:
             env=env,
             wrap=functools.partial(command, self),
             last_filter=last_filter(self.policy),
-            template_overrides=self.template_overrides(env),
+            template_overrides=self.template_overrides(env) | {VENV_VARIABLE: None},
+            venv=functools.partial(self.venv, launch.kernel_name),
         )
+
+    def venv(self, kernel_name: str, interpreter: str) -> Path | None:
+        """Return where to make the environment that pip installs to, without Python's version.
+
+        None if the kernel's user can change the interpreter's own environment. An upgrade of the
+        server, whose folder may be a new one, keeps what was installed.
+
+        Raises:
+            OSError: there is no such interpreter.
+        """
+        if changeable(interpreter, changeable_folders(self.policy)):
+            return None
+        return self.home / ".venvs" / kernel_name
 
     def template_overrides(self, env: dict[str, str]) -> dict[str, str | None]:
         """Return variables for templates, stripped of paths that kernels can write to."""
@@ -152,8 +179,3 @@ def folder_name(principal: str) -> str:
     """Return a unique folder name for a principal."""
     digest = hashlib.sha256(principal.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', principal)[:40]}-{digest}"
-
-
-def joined(*folders: str | None) -> str:
-    """Join the folders that are set into a search path."""
-    return os.pathsep.join(folder for folder in folders if folder)

@@ -101,7 +101,8 @@ def within_reach(policy: Policy) -> str:
     """Return why Landlock can't hold: it can't make exceptions inside an allowed folder."""
     ours = [*map(Path, where(sys.executable))]
     changed = [*policy.write, *([] if policy.read_only else [policy.projects])]
-    seen = [*changed, policy.projects, *policy.read, *ours, *map(Path, SYSTEM)]
+    seen = [*changed, policy.projects, *policy.read, *policy.package_files, *ours]
+    seen += map(Path, SYSTEM)
     for protected, folders, verb in (
         ((*policy.fixed, *ours), changed, "keep {} from changes"),
         ((*policy.hide, policy.homes), seen, "hide {}"),

@@ -20,25 +20,27 @@ class Eviction:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def for_kernel(self, asker: str) -> bool:
+    def for_kernel(self, asker: str, ahead: bool) -> bool:
         """Close one idle session for a new one of `asker`; False if none can be closed.
 
         Principals with the most sessions make room first, and those with fewer than the asker
-        never do. So the shares become more even, and nobody is pushed out.
+        never do. So the shares become more even, and nobody is pushed out. A session that is being
+        opened is counted already; one that is expected, so that room is made `ahead`, is not.
         """
         held = self._sessions.quotas.held
+        least = held[asker] if ahead else held[asker] - 1
         idle = [
             session
             for session in self._sessions.by_id.values()
-            if not session.busy
-            and session.kernel is not None
-            and held[session.principal] + 1 >= held[asker]
+            if not session.busy and session.kernel is not None and held[session.principal] >= least
         ]
         if not idle:
             return False
-        least = max(idle, key=lambda s: (held[s.principal], s.principal == asker, *missed(s)))
+        missed_least = max(
+            idle, key=lambda s: (held[s.principal], s.principal == asker, *missed(s))
+        )
         self._sessions.close_soon(
-            least, "it was idle and a new one needed its kernel (RMI_AGENT_KERNEL_MAX)"
+            missed_least, "it was idle and a new one needed its kernel (RMI_AGENT_KERNEL_MAX)"
         )
         return True
 
@@ -54,7 +56,8 @@ class Eviction:
         """Close sessions that have been idle for more than `Config.idle` seconds."""
         idle = self._sessions.config.idle
         while idle:
-            await asyncio.sleep(min(5.0, idle / 4))
+            longest = max((each.idle_for for each in self._sessions.by_id.values()), default=0.0)
+            await asyncio.sleep(max(idle - longest, min(1.0, idle / 4)))
             for session in list(self._sessions.by_id.values()):
                 if session.idle_for > idle:
                     why = f"nobody used it for {idle:g} s (RMI_AGENT_SESSION_IDLE)"

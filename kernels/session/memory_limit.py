@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ from ..process_tree import MemoryWatch
 
 if TYPE_CHECKING:
     from .registry import Sessions
+    from .session import Session
 
 BUSY_WINDOW = 1.0  # seconds after a run during which a session still counts as busy
 CHECK_INTERVAL = 0.1  # seconds between checks; a process can allocate half a gigabyte in that time
+IDLE_INTERVAL = 1.0  # the same while no session is busy; without a session, there are none
 
 
 async def watch_memory(sessions: Sessions) -> None:
@@ -24,7 +27,7 @@ async def watch_memory(sessions: Sessions) -> None:
     # Its own thread: it checks every process, and must not queue behind other jobs.
     with ThreadPoolExecutor(1, "memory") as thread:
         while True:
-            await asyncio.sleep(CHECK_INTERVAL)
+            await next_check(sessions, bool(sessions.by_id or watch.kernels))
             held = {
                 session.kernel.process: session
                 for session in sessions.by_id.values()
@@ -32,7 +35,7 @@ async def watch_memory(sessions: Sessions) -> None:
             }
             if not held and not watch.kernels:
                 continue
-            busy = {process for process, session in held.items() if session.idle_for < BUSY_WINDOW}
+            busy = {process for process, session in held.items() if is_busy(session)}
             checking = asyncio.get_running_loop().run_in_executor(
                 thread, watch.tick, list(held), busy
             )
@@ -41,3 +44,24 @@ async def watch_memory(sessions: Sessions) -> None:
                 if kernel is not None and kernel.process is process and not kernel.killed_since:
                     # The result of its current run says why.
                     sessions.supervisor.start(kernel.kill(why), "ending a kernel for its memory")
+
+
+async def next_check(sessions: Sessions, watched: bool) -> None:
+    """Wait until kernels should be checked again: at once when a session becomes busy.
+
+    Args:
+        sessions: all sessions.
+        watched: whether there may be kernels to check while no session is busy.
+    """
+    if any(map(is_busy, sessions.by_id.values())):
+        await asyncio.sleep(CHECK_INTERVAL)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(IDLE_INTERVAL if watched else None):
+            await sessions.activity.wait()
+    sessions.activity.clear()
+
+
+def is_busy(session: Session) -> bool:
+    """Whether a session's processes may still grow because of a run."""
+    return session.idle_for < BUSY_WINDOW

@@ -25,6 +25,7 @@ class OwnerPool:
         launch: how they are started.
         least: min number of warm ones; 0 means that none is kept warm.
         used: when a kernel was last requested or returned, by the loop's clock.
+        asker: the owner who requested one last, since owners may share a pool.
         warm: the places of those that are ready, or starting, and not handed out yet.
         leases: times of recent requests.
     """
@@ -32,6 +33,7 @@ class OwnerPool:
     launch: Launch
     least: int
     used: float
+    asker: str
     warm: deque[Place] = field(default_factory=deque)
     leases: deque[float] = field(default_factory=deque)
 
@@ -47,9 +49,9 @@ class OwnerPool:
             self.leases.popleft()
         return max(self.least, len(self.leases)) if self.least else 0
 
-    def note_request(self) -> None:
+    def note_request(self, owner: str) -> None:
         """Count a request for one of these kernels."""
-        self.used = now()
+        self.used, self.asker = now(), owner
         self.leases.append(self.used)
 
     def give_up_warm(self) -> None:
@@ -93,7 +95,8 @@ class OwnerPools:
         if owner not in self.by_owner:
             launch = self._launch(owner)
             shared = [pool for pool in self if pool.launch is launch]
-            self.by_owner[owner] = shared[0] if shared else OwnerPool(launch, self._least, now())
+            fresh = OwnerPool(launch, self._least, now(), owner)
+            self.by_owner[owner] = shared[0] if shared else fresh
         return self.by_owner[owner]
 
     def neediest(self) -> OwnerPool | None:

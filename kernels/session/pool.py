@@ -1,7 +1,8 @@
 """Warm kernels, and a limit on the number of kernels.
 
 Every kernel is handed out once, to a single session, and only to the owner of the sandbox it is
-in. Knows kernels and counts; `evict` decides which session must make room.
+in. Hosts seldom close sessions, so a pool is usually full: idle sessions make room for the next
+calls ahead of them. Knows kernels and counts; `evict` decides which session must make room.
 
 Each kernel holds one of `most` places of a semaphore. The place is acquired before its process
 starts and released after it ends, whichever callers are cancelled in the meantime.
@@ -38,8 +39,8 @@ class Pool:
             0 means none.
         most: max number of processes, including warm and starting ones.
         room_timeout: max seconds that a lease waits for a free place.
-        evict: called when a place is needed, with the owner who needs it ("" for the pool itself);
-            returns whether it has announced one by `reserve` or `retire`.
+        evict: called when a place is needed, with the owner who needs it, and whether that is ahead
+            of the owner's next call; returns whether it has announced one by `reserve` or `retire`.
         expected: owners whose kernels are warmed from the start and kept warm.
         forget: called when the last kernel of an owner who stays away is given up.
 
@@ -54,15 +55,14 @@ class Pool:
         warm: int,
         most: int,
         room_timeout: float = 30.0,
-        evict: Callable[[str], bool] = lambda _: False,
+        evict: Callable[[str, bool], bool] = lambda _, __: False,
         expected: Iterable[str] = ("",),
         forget: Callable[[Launch], None] = lambda _: None,
     ) -> None:
         self.most = most
         self.waiting: list[str] = []
         self.owners = OwnerPools(launch, min(warm, most), expected, forget)
-        # An eviction for a warm kernel is worth it only in a pool that is large enough.
-        self._least_by_force = min(warm, most // 4)
+        self._spares = most // 4  # max warm kernels that sessions are evicted for
         self._timeout, self._evict = room_timeout, evict
         self._free = asyncio.Semaphore(most)
         self._tasks = Supervisor("kernels")
@@ -98,6 +98,11 @@ class Pool:
         return sum(len(pool.ready) for pool in self.owners)
 
     @property
+    def _all_warm(self) -> int:
+        """Number of warm kernels, ready or starting."""
+        return sum(len(pool.warm) for pool in self.owners)
+
+    @property
     def leased(self) -> int:
         """Number of kernels that sessions have."""
         return sum(place.is_in_use for place in self.owners.places) - self.warm
@@ -124,7 +129,7 @@ class Pool:
             pool = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        pool.note_request()
+        pool.note_request(owner)
         while pool.warm and attach is None:
             place = pool.warm.popleft()
             self._refill()
@@ -154,9 +159,10 @@ class Pool:
         closing.add_done_callback(lambda _: self.retire(kernel))
 
     def notify(self) -> None:
-        """Retry `evict` for waiting callers, since a session has become idle."""
+        """Retry `evict`, since a session has become idle or a call waits."""
         # Deferred, so that a caller that just got a place no longer counts as waiting.
         asyncio.get_running_loop().call_soon(self._make_room)
+        self._refill()
 
     def _places_of(self, kernel: Kernel) -> list[Place]:
         """The place that a kernel holds; empty if it was taken back before."""
@@ -202,7 +208,7 @@ class Pool:
         while len(self.waiting) > (coming := self._coming_free):
             if pool := self.owners.least_wanted():
                 pool.give_up_warm()
-            elif not self._evict(self.waiting[coming]):
+            elif not self._evict(self.waiting[coming], False):
                 return
             if self._coming_free == coming:
                 return
@@ -258,11 +264,13 @@ class Pool:
             self.notify()
 
     def _has_room(self, pool: OwnerPool) -> bool:
-        """Whether a warm kernel may be started; requests an eviction if too few are warm."""
+        """Whether a warm kernel may be started; if the pool is full, evicts sessions for spares."""
         if not self._free.locked():
             return True
-        if len(pool.warm) < self._least_by_force and not self._coming_free:
-            self._evict("")
+        wanted = min(pool.target - len(pool.warm), self._spares - self._all_warm)
+        while (coming := self._coming_free) < wanted + len(self.waiting):
+            if not self._evict(pool.asker, True) or self._coming_free == coming:
+                break
         return False
 
 

@@ -12,14 +12,13 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..kernel import Kernel
-from ..notebook import Recorder, Run
+from ..notebook import Recorder, Run, Signer
 from ..process import KernelProcess
 from ..protocol import Reply, State
-from ..supervision import Supervisor
 from ..telemetry import short
 from .runs import Execution
 
-QUIET = 2.0  # seconds without a run before the notebook is signed: signing reads all of it
+QUIET = 2.0  # seconds without a run before the notebook is signed
 
 
 class Record:
@@ -27,16 +26,16 @@ class Record:
 
     Args:
         recorder: writes its notebook.
-        supervisor: owns the tasks that sign the notebook.
+        signer: signs the notebook.
 
     Attributes:
         lost: why earlier variables are gone, until a result has said so; empty if they are there.
         note: something else that the next result has to say, or empty.
     """
 
-    def __init__(self, recorder: Recorder, supervisor: Supervisor) -> None:
+    def __init__(self, recorder: Recorder, signer: Signer) -> None:
         self.lost = self.note = ""
-        self._recorder, self._supervisor = recorder, supervisor
+        self._recorder, self._signer = recorder, signer
         self._signing: asyncio.TimerHandle | None = None
 
     async def finish(
@@ -104,15 +103,17 @@ class Record:
     def sign_soon(self) -> None:
         """Sign the notebook once the session has been quiet for `QUIET` seconds."""
         self.cancel_signing()
-        self._signing = asyncio.get_running_loop().call_later(QUIET, self._sign)
+        self._signing = asyncio.get_running_loop().call_later(QUIET, self.sign)
 
     def cancel_signing(self) -> None:
         """Cancel what `sign_soon` has scheduled."""
         if self._signing is not None:
             self._signing.cancel()
 
-    def _sign(self) -> None:
-        self._supervisor.start(self._recorder.sign(), "signing a notebook")
+    def sign(self) -> None:
+        """Have the notebook signed, without waiting for it."""
+        self.cancel_signing()
+        self._recorder.sign(self._signer)
 
 
 def describe_stop(reply: Reply) -> str:

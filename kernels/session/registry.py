@@ -18,7 +18,7 @@ from typing import Self
 
 from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
-from ..notebook import Run, RunsOnRecord, recover
+from ..notebook import Run, RunsOnRecord, Signer, recover
 from ..process import Launch, runtime_folder
 from ..process_tree import Reaper
 from ..sandbox import Policy
@@ -65,6 +65,7 @@ class Sessions:
 
     Attributes:
         by_id: the open sessions of all principals.
+        activity: set whenever a session is opened or becomes busy.
         ended: the sessions that have ended, here or in another instance, as far as is known.
     """
 
@@ -86,6 +87,7 @@ class Sessions:
         self.launch, self._policy, self._expected = launch, policy, expected
         self._sizes = (warm, most, room_timeout)
         self.by_id: dict[str, Session] = {}
+        self.activity = asyncio.Event()
         self.ended: dict[str, ClosedSession] = {}
         self.eviction = Eviction(self)
         self.quotas = Quotas(most_each, room_timeout, self.eviction.for_quota)
@@ -108,6 +110,7 @@ class Sessions:
             recover, self.config.notebooks, peers.instances, peers.notebooks
         ):
             log.info("Repaired %s, which a crash had cut off", notebook)
+        signer = await self._stack.enter_async_context(Signer())
         runtime, mark = runtime_folder(), secrets.token_hex(8)
         reaper = Reaper(mark, runtime)
         self._stack.push_async_callback(reaper.release)
@@ -117,8 +120,9 @@ class Sessions:
         evict = self.eviction.for_kernel
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
-        self._shared = (self.config, self.pool, self.supervisor, self._became_idle)
-        self._stack.push_async_callback(self._close_all)
+        callbacks = (self.activity.set, self._became_idle)
+        self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
+        self._stack.push_async_callback(self.close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
             (reaper.stay, "reaper"),
@@ -151,6 +155,7 @@ class Sessions:
                 raise KernelError("The server is shutting down.")
             undo.pop_all()
         self.by_id[session.id] = session
+        self.activity.set()
         log.info("A session was opened", extra={"session": short(session.id)})
         return session
 
@@ -186,8 +191,7 @@ class Sessions:
     def _became_idle(self, principal: str) -> None:
         if principal in self.quotas.waiting:
             self.eviction.for_quota(principal)
-        if self.pool.waiting:
-            self.pool.notify()
+        self.pool.notify()
 
     def known(self, session_id: str, principal: str = LOCAL) -> Session | ClosedSession:
         """A session of the principal, whether open or ended.
@@ -291,7 +295,8 @@ class Sessions:
         finally:
             await self.directory.tell_end(session, why)
 
-    async def _close_all(self) -> None:
+    async def close_all(self) -> None:
+        """End all sessions, stop their runs, and open no more. Idempotent."""
         self._stopping = True
         for session in list(self.by_id.values()):
             self.close_soon(session, "the server was stopped")

@@ -166,7 +166,7 @@ class RunQueue:
         lose_track: Callable[[], None],
     ) -> None:
         self.executions: list[Execution] = []
-        self.displays: Displays = {}
+        self.displays = Displays()
         self.turn = asyncio.Lock()
         self._supervisor, self._on_over, self._lose_track = supervisor, on_over, lose_track
         self._unfinished: dict[int, Execution] = {}  # by number
@@ -247,6 +247,7 @@ class RunQueue:
             oldest = self.executions.pop(0)
             size -= oldest.outputs.size
             gone = {id(output) for output in oldest.cell.outputs}
+            self.displays.widgets.forget(gone)
             for name, shown in list(self.displays.items()):
                 if left := [output for output in shown if id(output) not in gone]:
                     self.displays[name] = left

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..addresses import RemoteKernel
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, decoded
+from ..notebook import Recorder, Run, Signer, decoded
 from ..process_tree import Family, port_held
 from ..protocol import Reply, Script, now
 from ..supervision import Supervisor
@@ -36,6 +36,8 @@ class Session:
     Args:
         pool: provides a fresh kernel when the session's has died, and takes kernels back.
         supervisor: owns the tasks of the session's runs.
+        signer: signs its notebook.
+        became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
 
@@ -54,6 +56,8 @@ class Session:
         config: Config,
         pool: Pool,
         supervisor: Supervisor,
+        signer: Signer,
+        became_busy: Callable[[], None],
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
     ) -> None:
@@ -63,14 +67,14 @@ class Session:
         self.on_change: Callable[[Session], None] = lambda _: None
         self.last_used = time.monotonic()
         self.closed = False
-        self._pool, self._became_idle = pool, became_idle
+        self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
         self._fresh = handover is None
         before = handover or Handover()
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
-        self._record = Record(self.recorder, supervisor)
+        self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
 
     @property
@@ -125,6 +129,7 @@ class Session:
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
+        self._became_busy()
         return execution
 
     def adopt(
@@ -145,6 +150,7 @@ class Session:
             return await self._account(execution, reply)
 
         self.runs.add(execution, follow)
+        self._became_busy()
 
     async def _run(self, execution: Execution, timeout: float) -> Run:
         kernel = await self._living_kernel()
@@ -299,12 +305,11 @@ class Session:
         if self.closed:
             return
         self.closed = True
-        self._record.cancel_signing()
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
                 self._drop_kernel()
-            await self.recorder.sign()
+            self._record.sign()
         finally:
             self._drop_kernel()
             self.recorder.close()

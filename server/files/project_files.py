@@ -22,6 +22,7 @@ from .similar import most_similar
 MOST = 10_000_000  # max bytes of a file
 LONGEST = 1_000  # max characters of a name; no system takes much longer paths
 PYTHON = frozenset({".py"})
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp"})
 DATA = frozenset(
     f".{kind}"
     for kinds in (
@@ -116,12 +117,33 @@ def read(root: Path, file_name: str) -> PythonFile:
     Raises:
         PathNotAllowedError: the file is outside, missing, not regular, not `.py`, or too large.
     """
+    return _read(root, file_name, PYTHON)
+
+
+def read_picture(root: Path, file_name: str) -> bytes:
+    """Read a picture beneath the root, by its suffix; the bytes may be anything.
+
+    Raises:
+        PathNotAllowedError: as for `read`, if it has none of the suffixes `PICTURES`.
+    """
+    return _read(root, file_name, PICTURES).source
+
+
+def is_picture(file_name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return PurePath(file_name).suffix.lower() in PICTURES
+
+
+def _read(root: Path, file_name: str, suffixes: frozenset[str]) -> PythonFile:
     path = locate(root, file_name)
     with (
         translated_errors(root, file_name, "read"),
         os.fdopen(safe_open.open_file(root, path), "rb") as file,
     ):
-        must_be_python(path, file_name)
+        if suffixes == PYTHON:
+            must_be_python(path, file_name)
+        elif not is_picture(path.name):  # a link to something else
+            raise PathNotAllowedError(f"Error: {shown(file_name)} is no picture.")
         size = os.fstat(file.fileno()).st_size
         source = file.read(MOST + 1) if size <= MOST else b""
         if (size := max(size, len(source))) > MOST:  # it may have grown meanwhile

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,6 +25,7 @@ from ..net import QUEUE
 HEAD_SECONDS = 20.0  # max seconds for a request's head, from its first byte
 REST_SECONDS = 5.0  # max seconds for the rest of a body: strangers are answered without reading it
 WRITE_SECONDS = 60.0  # max seconds for a client to read some more of a response
+ANSWER_SECONDS = 1.0  # max seconds at the end for calls to be answered whose runs were stopped
 AT_A_TIME = 16  # max connections accepted before the event loop handles them
 
 
@@ -78,6 +80,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Call `leaving`, then refuse new connections and shut down."""
         await self._leaving()
+        deadline = time.monotonic() + ANSWER_SECONDS
+        connections: set[Any] = self.server_state.connections
+        # uvicorn offers no event for this.
+        while time.monotonic() < deadline and any(not c.idle for c in connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
 

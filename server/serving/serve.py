@@ -75,6 +75,8 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             if server.shared is not None:
                 runner.close_port()  # from now on new calls go to other instances
                 await server.shared.release_all()
+            # While connections are open, so that calls are answered with what their runs printed.
+            await server.sessions.close_all()
 
         app = application(server, settings, provider, callers.tokens)
         runner = Server(configuration(app), leaving)
@@ -124,6 +126,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
 
         async def leaving() -> None:
             withdraw()
+            await server.sessions.close_all()
 
         runner = Server(
             configuration(application(server, settings, tokens, tokens)), leaving, ready

@@ -23,7 +23,7 @@ from ..errors import PathNotAllowedError
 from ..files import project_files as paths
 from ..settings import Settings
 from .caller import principal
-from .resources import FILE, NOTEBOOK, VARIABLE
+from .resources import FILE, NOTEBOOK, PAGE, VARIABLE
 
 Reference = PromptReference | ResourceTemplateReference
 Given = dict[str, str]  # the arguments filled in so far
@@ -39,6 +39,7 @@ class Completions:
             ("explore_data", "path"): partial(self._files, paths.DATA),
             (FILE, "path"): partial(self._files, paths.PYTHON),
             (NOTEBOOK, "session_id"): self._session_ids,
+            (PAGE, "session_id"): self._session_ids,
             (VARIABLE, "session_id"): self._session_ids,
             (VARIABLE, "name"): self._names,
         }

@@ -1,4 +1,4 @@
-"""The tools that list, read and write Python files in the projects folder."""
+"""The tools that list, read and write Python files in the projects folder, and show pictures."""
 
 from __future__ import annotations
 
@@ -8,27 +8,38 @@ from typing import Annotated, Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
+from mcp_types import TextContent
 from pydantic import Field
 
+from ..errors import WorkerError
 from ..files import project_files as paths
+from ..refusals import Refusal
 from ..settings import Settings
+from ..views import Picture, Worker, dimensions, fitted, type_of
 from .arguments import CHANGES, READS, FileName
 from .caller import failures_as_refusals
-from .results import listing
+from .results import AROUND, listing
+from .run_pictures import content, reason_of
 
+TEXT_SCHEMA = {
+    "type": "object",
+    "properties": {"result": {"type": "string"}},
+    "required": ["result"],
+    "x-fastmcp-wrap-result": True,  # as FastMCP marks the schema of a tool that returns a text
+}
 LISTED = 1000  # max files in a list
 
 
 class FileTools:
     """The tools that list, read and write Python files."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, worker: Worker) -> None:
+        self.settings, self._worker = settings, worker
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
         mcp.tool(self.list_python_files, annotations=READS)
-        mcp.tool(self.read_python_file, annotations=READS)
+        mcp.tool(self.read_python_file, output_schema=TEXT_SCHEMA, annotations=READS)
         mcp.tool(self.write_python_file, annotations=CHANGES)
 
     async def list_python_files(self) -> ToolResult:
@@ -51,13 +62,39 @@ class FileTools:
         nothing = f"No Python files in {self.settings.projects}; write_python_file creates one."
         return listing(lines or [nothing], {"files": rows, "total": len(found)})
 
-    async def read_python_file(self, file_name: FileName) -> str:
+    async def read_python_file(
+        self,
+        file_name: Annotated[
+            str, Field(description="A .py file or a picture, relative to the projects folder.")
+        ],
+    ) -> ToolResult:
         """Read a Python file from the projects folder, to see or fix what run_python runs.
 
-        Returns the file's text unchanged: none of it is the server's own.
+        Returns the file's text unchanged: none of it is the server's own. A picture that code has
+        saved there (.png, .jpg, .gif, .webp) is returned as an image.
         """
         with failures_as_refusals():
-            return await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
+            if paths.is_picture(file_name):
+                data = await asyncio.to_thread(
+                    paths.read_picture, self.settings.projects, file_name
+                )
+                return await self._picture(file_name, data)
+            text = await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
+            return ToolResult(content=text, structured_content={"result": text})
+
+    async def _picture(self, file_name: str, data: bytes) -> ToolResult:
+        name, room = paths.shown(file_name), self.settings.result_size - AROUND
+        if not all(dimensions(data)):
+            raise Refusal(f"Error: {name} is no PNG, JPEG, GIF or WebP picture, or is broken.")
+        try:
+            picture = Picture(type_of(data), data)
+            picture = await self._worker.in_thread(fitted, picture, room, self._worker)
+        except WorkerError as error:
+            raise Refusal(f"Error: {name} can't be sent: {reason_of(error)}.") from error
+        width, height = dimensions(picture.data)
+        about = f"{name}: {picture.change or f'{width:,} by {height:,} pixels'}"
+        text = TextContent(type="text", text=about)
+        return ToolResult(content=[text, content(picture)], structured_content={"result": about})
 
     async def write_python_file(
         self,

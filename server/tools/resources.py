@@ -16,8 +16,11 @@ from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
 from .caller import failures_as_refusals, principal
+from .notebook_pages import pages, whole_or_cut
+from .results import AROUND
 
 NOTEBOOK = "notebook://{session_id}"
+PAGE = "notebook://{session_id}/{page}"
 FILE = "python-file://{path*}"
 VARIABLE = "variable://{session_id}/{name}"
 
@@ -31,17 +34,39 @@ class Resources:
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the resources on `mcp`."""
         mcp.resource(NOTEBOOK, mime_type="application/x-ipynb+json")(self.notebook)
+        mcp.resource(PAGE, mime_type="text/plain")(self.notebook_page)
         mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
 
     async def notebook(self, session_id: str) -> str:
-        """The notebook that records a session, in its current state."""
+        """The notebook that records a session, in its current state.
+
+        If it is too large for a result, its largest outputs are replaced by a line that says where
+        they are, and its metadata has the number of `pages` that contain all of it.
+        """
         with failures_as_refusals():
-            text = await self._sessions.get(session_id, principal()).recorder.text()
-            if text is None:
-                raise SessionNotFoundError(
-                    f"Session {session_id} has no notebook yet; run a cell first."
-                )
+            text = await self._text(session_id)
+            return await asyncio.to_thread(whole_or_cut, text, self._room, session_id)
+
+    async def notebook_page(self, session_id: str, page: int) -> str:
+        """One page, from 1, of the text of a notebook that is too large for a result."""
+        with failures_as_refusals():
+            text = await self._text(session_id)
+            pieces = await asyncio.to_thread(pages, text, self._room)
+            if not 1 <= page <= len(pieces):
+                raise Refusal(f"The notebook of session {session_id} has {len(pieces)} pages.")
+            return pieces[page - 1]
+
+    @property
+    def _room(self) -> int:
+        return self._settings.result_size - AROUND
+
+    async def _text(self, session_id: str) -> str:
+        text = await self._sessions.get(session_id, principal()).recorder.text()
+        if text is None:
+            raise SessionNotFoundError(
+                f"Session {session_id} has no notebook yet; run a cell first."
+            )
         return text
 
     async def python_file(self, path: str) -> str:

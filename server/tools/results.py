@@ -6,6 +6,7 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastmcp.tools import ToolResult
@@ -15,13 +16,14 @@ from pydantic import BaseModel, Field
 from ...kernels import Execution, Run
 from ..plaintext import plain
 from .library_frames import shortened
+from .notebook_pages import json_size
 from .own_lines import SESSION, fragment, note
-from .run_text import PICTURE_TYPES, Layout, TextCache, growing
+from .run_pictures import one_picture, pictures
+from .run_text import Layout, TextCache, growing
 from .truncate import WORTH
 
 PAGE = 20_000  # default max characters returned by read_output
-PICTURES = 8  # max pictures in one result
-PICTURES_SIZE = 2_700_000  # max base64 characters of all pictures together: 2 MB
+AROUND = 4_000  # bytes of a result's JSON besides its text and pictures: notes, facts, positions
 AT_ONCE_BUDGETED = 50_000  # max characters truncated on the event loop; more go to a thread
 LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so far
 
@@ -50,41 +52,33 @@ class RunFacts(BaseModel):
 RUN_SCHEMA = RunFacts.model_json_schema()
 
 
-def pictures(run: Run) -> tuple[list[ImageContent], str]:
-    """The run's pictures, up to the limits of a result, and a note on where the others are."""
-    found = [
-        (kind, output.data[kind])
-        for output in run.cell.outputs
-        if output.output_type in ("display_data", "execute_result")
-        for kind in PICTURE_TYPES
-        if isinstance(output.data.get(kind), str)
-    ]
-    images: list[ImageContent] = []
-    left = PICTURES_SIZE
-    for kind, data in found:
-        if len(images) < PICTURES and len(data) - data.count("\n") <= left:
-            data = data.replace("\n", "")
-            left -= len(data)
-            images.append(ImageContent(type="image", data=data, mime_type=kind))
-    if missing := len(found) - len(images):
-        where = f"notebook://{run.session_id}"
-        return images, f"{missing} of {len(found)} pictures are omitted here; they are in {where}"
-    return images, ""
+@dataclass(frozen=True)
+class Budget:
+    """What a result may have: characters of text, and bytes of JSON in all."""
+
+    chars: int
+    size: int
+
+    @property
+    def room(self) -> int:
+        """Max bytes of text and pictures together."""
+        return max(0, self.size - AROUND)
 
 
-async def run_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
-    """The result of a run, finished or not; `budget` is in characters."""
+async def run_result(execution: Execution, budget: Budget, texts: TextCache) -> ToolResult:
+    """The result of a run, finished or not."""
     if not execution.task.done():
         return await running_result(execution, budget, texts)
     run: Run = execution.task.result()
     whole = await texts.whole(run, execution)
     text, truncated = await within(budget, whole, run.session_id, run.number)
-    images, more = pictures(run)
-    notes = [*run.notices, *([more] if more else [])]
+    left = budget.room - json_size(text) - json_size(" ".join(run.notices))
+    images, notes = await pictures(run, left, texts.worker)
+    notes = [*run.notices, *notes]
     return tool_result(facts_of(run, truncated), text, notes, images, whole)
 
 
-async def running_result(execution: Execution, budget: int, texts: TextCache) -> ToolResult:
+async def running_result(execution: Execution, budget: Budget, texts: TextCache) -> ToolResult:
     """The result of an unfinished run: its output so far."""
     whole = await texts.so_far(execution)
     text, truncated = await within(budget, whole, execution.session_id, execution.number)
@@ -101,11 +95,11 @@ async def running_result(execution: Execution, budget: int, texts: TextCache) ->
 
 
 async def running_page(
-    execution: Execution, offset: int, limit: int, texts: TextCache
+    execution: Execution, offset: int, budget: Budget, texts: TextCache
 ) -> ToolResult:
-    """At most `limit` characters of an unfinished run's output, from `offset`."""
+    """A page of an unfinished run's output, from `offset` on."""
     whole = await texts.so_far(execution)
-    text, end, rest = page(whole, offset, limit)
+    text, end, rest = page(whole, offset, budget)
     notes = (
         [follow(rest, execution.session_id, execution.number, end)]
         if rest
@@ -120,38 +114,57 @@ async def running_page(
 
 
 async def page_of_run(
-    run: Run, offset: int, limit: int, texts: TextCache, execution: Execution | None = None
+    run: Run, offset: int, budget: Budget, texts: TextCache, execution: Execution | None = None
 ) -> ToolResult:
     """A page of a finished run's text; the last page has the notes and the pictures."""
     whole = await texts.whole(run, execution)
-    text, end, rest = page(whole, offset, limit)
+    text, end, rest = page(whole, offset, budget)
     notes: list[str] = []
     images: list[ImageContent] = []
     if rest:
         notes.append(follow(rest, run.session_id, run.number, end))
     else:
-        images, more = pictures(run)
-        notes = [*run.notices, *([more] if more else [])]
+        left = budget.room - json_size(text) - json_size(" ".join(run.notices))
+        images, notes = await pictures(run, left, texts.worker)
+        notes = [*run.notices, *notes]
         if offset > len(whole):
             notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
     return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
 
 
-def page(whole: Layout, offset: int, limit: int) -> tuple[str, int, int]:
-    """At most `limit` characters from `offset`, where they end, and how many follow."""
-    text = whole[offset : offset + limit]
+async def picture_result(run: Run, number: int, budget: Budget, texts: TextCache) -> ToolResult:
+    """One of a run's pictures, by its number from 1.
+
+    Raises:
+        Refusal: there is no such picture, or it can't be sent.
+    """
+    image, about = await one_picture(run, number, budget.room, texts.worker)
+    return tool_result(facts_of(run, truncated=False), "", [about], [image], Layout())
+
+
+def page(whole: Layout, offset: int, budget: Budget) -> tuple[str, int, int]:
+    """A page of a text from `offset` on, where it ends, and how many characters follow."""
+    text = whole[offset : offset + budget.chars]
+    while (size := json_size(text)) > budget.room:
+        text = text[: len(text) * budget.room // size * 9 // 10]
     end = offset + len(text)
     text = fragment(text, whole[max(0, offset - 1) : offset], whole[end : end + 1])
     return text, end, max(0, len(whole) - end)
 
 
-async def within(budget: int, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
+async def within(budget: Budget, whole: Layout, session_id: str, cell: int) -> tuple[str, bool]:
     """A run's text truncated to a budget, and whether anything is missing."""
-    if len(whole) <= min(budget, WORTH):  # too short for a repeat that is worth collapsing
+    chars = budget.chars
+    if len(whole) <= min(chars, WORTH):  # too short for a repeat that is worth collapsing
         return whole[:], False
-    if len(whole) <= AT_ONCE_BUDGETED:
-        return shortened(whole, budget, session_id, cell)
-    return await asyncio.to_thread(shortened, whole, budget, session_id, cell)
+    while True:
+        if len(whole) <= AT_ONCE_BUDGETED:
+            text, truncated = shortened(whole, chars, session_id, cell)
+        else:
+            text, truncated = await asyncio.to_thread(shortened, whole, chars, session_id, cell)
+        if chars < WORTH or (size := json_size(text)) <= budget.room:
+            return text, truncated
+        chars = min(chars, len(text)) * budget.room // size * 9 // 10
 
 
 def follow(rest: int, session_id: str, cell: int, offset: int) -> str:

@@ -7,25 +7,26 @@ lines; nothing about tools.
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from nbformat import NotebookNode
 
 from ...kernels import Execution, Run, StreamText
 from ..plaintext import Plain
+from ..views import Allowance, Reader, Worker, best_text, is_simple
 from .own_lines import EXIT, NOTHING, STDERR, Marker
 
 SLICE = 65_536  # characters cleaned per step, without yielding to another thread
 AT_ONCE = 200_000  # max characters cleaned on the event loop; more go to a thread
 CACHE_SIZE = 32_000_000  # max characters of cached texts, all runs together
-PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 StreamOf = Callable[[NotebookNode], StreamText | None]
-Job = tuple["Part", str, bool]  # part, raw text to add, whether that completes it
+# A part, the raw text to add (or what makes it, in a thread), and whether that completes the part.
+Job = tuple["Part", str | Callable[[], str], bool]
 
 
 class Layout:
@@ -86,11 +87,13 @@ class Part:
         self.taken = 0
         self.complete = False
         self._output, self._data = output, output.get("data")
+        self._widget = widget_of(output)
         self._plain, self._marker = Plain(), Marker()
 
     def shows(self, output: NotebookNode) -> bool:
         """Whether this part was made from the output in its current state."""
-        return self._output is output and self._data is output.get("data")
+        same = self._output is output and self._data is output.get("data")
+        return same and self._widget == widget_of(output)
 
     def take(self, text: str, complete: bool) -> None:
         """Add more of the output's raw text."""
@@ -113,8 +116,9 @@ class Part:
 class Printed:
     """All outputs of one run as readable text, each made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.size = 0  # characters cached
+        self._worker, self._reader = worker, Allowance(worker)
         self._parts: dict[int, Part] = {}
         self._lock = asyncio.Lock()
 
@@ -153,7 +157,9 @@ class Printed:
         async with self._lock:
             jobs = self._collect(outputs, stream_of)
             try:
-                if sum(len(text) for _, text, _ in jobs) <= AT_ONCE:
+                if any(callable(text) for _, text, _ in jobs):
+                    await self._worker.in_thread(do, jobs)
+                elif sum(len(text) for _, text, _ in jobs if isinstance(text, str)) <= AT_ONCE:
                     do(jobs)
                 else:
                     await asyncio.to_thread(do, jobs)
@@ -175,7 +181,7 @@ class Printed:
             if not part.complete:
                 complete = not any(output is other for other in open_outputs)
                 stream = stream_of(output) if stream_of is not None else None
-                text = new_text(output, stream, part.taken, complete)
+                text = new_text(output, stream, part.taken, complete, self._reader)
                 if text or complete:
                     jobs.append((part, text, complete))
         self._parts = parts
@@ -183,9 +189,14 @@ class Printed:
 
 
 class TextCache:
-    """Caches the texts of runs for as long as the run is referenced and there is room."""
+    """Caches the texts of runs for as long as the run is referenced and there is room.
 
-    def __init__(self) -> None:
+    Attributes:
+        worker: reads HTML and pictures for it.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
         self._printed: OrderedDict[int, Printed] = OrderedDict()  # most recently used last
         self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
@@ -206,7 +217,7 @@ class TextCache:
             self._owners[key] = weakref.finalize(owner, self._forget, key)
             self._owners[key].atexit = False
         if key not in self._printed:
-            self._printed[key] = Printed()
+            self._printed[key] = Printed(self.worker)
         self._printed.move_to_end(key)
         while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > CACHE_SIZE:
             self._printed.popitem(last=False)
@@ -220,7 +231,7 @@ class TextCache:
 def do(jobs: list[Job]) -> None:
     """Clean and mark the new texts."""
     for part, text, complete in jobs:
-        part.take(text, complete)
+        part.take(text if isinstance(text, str) else text(), complete)
 
 
 def growing(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -238,7 +249,9 @@ def section_of(output: NotebookNode) -> str:
     return "value" if kind in ("execute_result", "error") else "stdout"
 
 
-def new_text(output: NotebookNode, stream: StreamText | None, start: int, complete: bool) -> str:
+def new_text(
+    output: NotebookNode, stream: StreamText | None, start: int, complete: bool, reader: Reader
+) -> str | Callable[[], str]:
     """An output's raw text from `start` on, as far as it can't change any more."""
     if output.output_type == "stream":
         if stream is None:
@@ -246,14 +259,14 @@ def new_text(output: NotebookNode, stream: StreamText | None, start: int, comple
         return stream.text[start:] if complete else stream.settled_from(start)
     if output.output_type == "error":
         return "\n".join(output.traceback) or f"{output.ename or 'Error'}: {output.evalue}"
-    return readable(output.data)
+    if (widget := widget_of(output)) is not None:
+        return widget
+    make = functools.partial(best_text, output.data, reader)
+    return make() if is_simple(output.data) else make
 
 
-def readable(data: dict[str, Any]) -> str:
-    """A mimebundle's text; empty for a picture, which is sent as an image."""
-    if any(kind in data for kind in PICTURE_TYPES):
-        return ""
-    for kind in ("text/plain", "text/markdown", "text/latex", "text/html"):
-        if isinstance(text := data.get(kind), str):
-            return text
-    return "".join(f"[{' '.join(kind.split())}: shown in the notebook]\n" for kind in data)
+def widget_of(output: NotebookNode) -> str | None:
+    """What an ipywidget showed at the end of the run that changed it last; None if unknown."""
+    mine = (output.get("metadata") or {}).get("rmi_agent")
+    widget = mine.get("widget") if isinstance(mine, dict) else None
+    return widget if isinstance(widget, str) else None

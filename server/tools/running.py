@@ -24,12 +24,21 @@ from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, 
 from ..files import project_files as paths
 from ..refusals import Refusal
 from ..settings import Settings
+from ..views import Worker
 from .arguments import CHANGES, READS, CellNumber, FileName, OpenSession, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
 from .progress import Live
-from .results import PAGE, RUN_SCHEMA, page_of_run, run_result, running_page
+from .results import (
+    PAGE,
+    RUN_SCHEMA,
+    Budget,
+    page_of_run,
+    picture_result,
+    run_result,
+    running_page,
+)
 from .resume import ResumeTool
 from .run_text import TextCache
 
@@ -41,11 +50,13 @@ RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 class RunTools:
     """The tools that run code and read its output."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, resuming: ResumeTool) -> None:
+    def __init__(
+        self, settings: Settings, sessions: Sessions, resuming: ResumeTool, worker: Worker
+    ) -> None:
         self.settings, self.sessions, self.resuming = settings, sessions, resuming
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._texts = TextCache()
+        self._texts = TextCache(worker)
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -132,13 +143,18 @@ class RunTools:
                 description="Max seconds to wait for an unfinished run; 0 returns at once.",
             ),
         ] = 0,
+        picture: Annotated[
+            int | None,
+            Field(ge=1, description="Number of a picture in the cell: returns it alone."),
+        ] = None,
     ) -> ToolResult:
-        """Read a run's full text output in pages, or wait for an unfinished run.
+        """Read a run's full text output in pages, a picture, or wait for an unfinished run.
 
         Use it when a result was truncated (it gives the offset) and you need what is marked as
-        left out, or when its status was `running`: returns the current status, and the output from
-        `offset` on.
+        left out, when pictures were left out, or when its status was `running`: returns the
+        current status, and the output from `offset` on.
         """
+        budget = Budget(limit, self.settings.result_size)
         with failures_as_refusals():
             self._answered_run(ctx)
             execution = self.sessions.execution(session_id, cell, principal())
@@ -149,15 +165,19 @@ class RunTools:
                         f"Session {session_id} has no cell {cell}. Cells are numbered from 1, and"
                         " -1 is the last one; list_sessions shows how many there are."
                     )
-                return await page_of_run(run, offset, limit, self._texts)
+                if picture is not None:
+                    return await picture_result(run, picture, budget, self._texts)
+                return await page_of_run(run, offset, budget, self._texts)
             seconds = min(wait, self.settings.response_deadline)
             if wait and (question := await self._wait(execution, ctx, seconds)):
                 return question
             if not execution.task.done():
-                return await running_page(execution, offset, limit, self._texts)
+                return await running_page(execution, offset, budget, self._texts)
             finished(execution)
             run = execution.task.result()
-            return await page_of_run(run, offset, limit, self._texts, execution)
+            if picture is not None:
+                return await picture_result(run, picture, budget, self._texts)
+            return await page_of_run(run, offset, budget, self._texts, execution)
 
     @contextlib.asynccontextmanager
     async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
@@ -231,7 +251,8 @@ class RunTools:
             return question
         if execution.task.done():
             finished(execution)
-        return await run_result(execution, self.settings.output_chars, self._texts)
+        budget = Budget(self.settings.output_chars, self.settings.result_size)
+        return await run_result(execution, budget, self._texts)
 
     async def _wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
         """Wait up to `seconds` for the end; returns a question if the client must ask one first."""

@@ -46,16 +46,22 @@ class Running:
         return json.loads(eval(values[0]))
 
 
-@contextlib.asynccontextmanager
-async def kernel(
-    provisioner: str = OURS, preload: list[str] | None = None, **launch: Any
-) -> AsyncIterator[Running]:
+def manager_of(provisioner: str, config: dict[str, Any]) -> AsyncKernelManager:
+    """A manager whose kernels this provisioner starts."""
     manager = AsyncKernelManager(kernel_name="python3")
     spec = manager.kernel_spec
     assert spec is not None
-    config = {} if provisioner == STOCK else {"preload": preload or []}
     stanza = {"provisioner_name": provisioner, "config": config}
     spec.metadata = {**spec.metadata, "kernel_provisioner": stanza}
+    return manager
+
+
+@contextlib.asynccontextmanager
+async def kernel(
+    provisioner: str = OURS, preload: list[str] | None = None, wait: bool = True, **launch: Any
+) -> AsyncIterator[Running]:
+    config = {} if provisioner == STOCK else {"preload": preload or [], "wait_for_template": wait}
+    manager = manager_of(provisioner, config)
     await manager.start_kernel(**{"env": kernel_env(), **launch})
     client = manager.client()
     client.start_channels()

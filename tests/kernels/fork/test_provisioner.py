@@ -27,7 +27,15 @@ from rmi_agent.kernels.fork.provisioner import log_once
 from rmi_agent.kernels.fork.request import request_for
 
 from tests.conftest import kernel_env
-from tests.kernels.fork.plain import STOCK, Running, is_forked, kernel, preloaded
+from tests.kernels.fork.plain import (
+    OURS,
+    STOCK,
+    Running,
+    is_forked,
+    kernel,
+    manager_of,
+    preloaded,
+)
 from tests.processes import still_running
 
 pytestmark = [
@@ -141,8 +149,13 @@ import numpy
         kernel(
             preload=preload, env={**kernel_env(), "OWN": "2"}, cwd=str(tmp_path / "a")
         ) as second,
-        kernel(preload=preload, env={**kernel_env(), "OWN": "1"}, cwd=str(tmp_path / "a")) as third,
+        kernel(
+            preload=preload,
+            env={**kernel_env(), "OWN": "1", "PYTEST_CURRENT_TEST": "another"},
+            cwd=str(tmp_path / "a"),
+        ) as third,
     ):
+        assert await third.value("os.environ['PYTEST_CURRENT_TEST']", "import os") == "another"
         found = [await each.value(facts, own) for each in (first, second, third)]
         assert first.process.ppid() == third.process.ppid() != second.process.ppid()
     assert [row[7] for row in found] == ["1", "2", "1"]
@@ -306,6 +319,72 @@ async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: 
     with contextlib.ExitStack() as opened, pytest.raises(CannotFork, match=why):
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "x"]
         await TEMPLATES.fork(request_for(command, launch, opened))
+
+
+async def test_kernels_are_started_until_their_template_is_ready_and_then_share_it(
+    made: list[pool.Template],
+) -> None:
+    async with kernel(wait=False) as first:
+        assert not is_forked(first.process)
+        assert await first.value("1 + 1") == 2
+        (template,) = made
+        async with asyncio.timeout(60):
+            while not (template.is_usable() and template.ready):
+                await asyncio.sleep(0.02)
+        async with kernel(wait=False) as second, kernel(wait=False) as third:
+            pids = [each.process.ppid() for each in (second, third)]
+            assert pids == [template.process.pid] * 2
+
+
+async def test_nobody_waits_for_a_template_that_is_importing(
+    made: list[pool.Template], tmp_path: Path
+) -> None:
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
+    env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
+    async with kernel(wait=False, preload=["hangs"], env=env):
+        async with kernel(wait=False, preload=["hangs"], env=env) as second:
+            assert not is_forked(second.process)
+        (template,) = made
+        template.process.kill()
+
+
+async def test_a_shutdown_ends_a_kernel_that_is_being_forked(made: list[pool.Template]) -> None:
+    manager = manager_of(OURS, {"preload": [], "wait_for_template": True})
+    starting = asyncio.create_task(manager.start_kernel(env=kernel_env()))
+    while not made:
+        await asyncio.sleep(0.01)
+    await manager.cleanup_resources()  # what nbclient does when it gets SIGTERM
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    (template,) = made
+    assert psutil.Process(template.process.pid).children() == []
+    assert not Path(manager.connection_file).exists()
+
+
+SIGNALLED = """
+import nbformat
+from nbclient import NotebookClient
+cell = nbformat.v4.new_code_cell("import time; time.sleep(60)")
+NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
+"""
+
+
+@pytest.mark.slow
+async def test_sigterm_ends_a_program_whose_first_kernel_is_starting(tmp_path: Path) -> None:
+    """nbclient ends what it has started: before, that was nothing yet."""
+    files = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SIGNALLED),
+        env={**kernel_env(), **files, "JUPYTER_DEFAULT_PROVISIONER_NAME": OURS},
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    async with asyncio.timeout(50):
+        while not list(tmp_path.glob("*.json")):
+            await asyncio.sleep(0.01)
+        process.terminate()
+        assert await process.wait() == 1
+    assert list(tmp_path.glob("*.json")) == []
 
 
 async def test_other_kernels_are_started_in_the_ordinary_way(
@@ -553,6 +632,30 @@ async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_pa
     assert len(pids) == 2
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert not still_running(processes, seconds=5)
+
+
+LEAVES = """
+import atexit, threading, time
+from types import SimpleNamespace
+from rmi_agent.kernels.fork import kernel_app
+atexit.register(print, "exit handlers")
+def flush():
+    time.sleep(0.3)
+    print("flushed", flush=True)
+control = threading.Thread(target=flush, daemon=True)
+control.stop = lambda: None
+control.start()
+kernel_app.leave(SimpleNamespace(control_thread=control))
+"""
+
+
+async def test_exit_handlers_wait_for_the_thread_that_got_the_shutdown_request() -> None:
+    """It flushes, and ipykernel's handler ends the thread that a flush waits for: 10 s each."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LEAVES), env=kernel_env(), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().split("\n") == ["flushed", "exit handlers", ""]
 
 
 async def test_exit_handlers_run(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.security,
     pytest.mark.skipif(sys.platform != "linux", reason="the sandboxes are Linux's"),
 ]
-PRELOADED = "tabnanny"  # a module of the standard library that nothing else imports
+PRELOADED = "fastjsonschema"  # a package of the server's that kernels do not import
 RECORDS = """
 import os, sys
 with open({ran!r}, "a") as record:
@@ -75,8 +75,15 @@ class Place:
         return found
 
     @property
+    def venv(self) -> Path:
+        """The user's own environment, which the first kernel makes."""
+        (found,) = self.home.glob(".venvs/*-*")
+        return found
+
+    @property
     def packages(self) -> Path:
-        return self.home / "packages"
+        (found,) = self.venv.glob("lib/python*/site-packages")
+        return found
 
 
 @pytest.fixture(params=TIERS)
@@ -97,11 +104,13 @@ async def loaded_ahead(sessions: Sessions) -> Session:
 
 
 PLANTED = {
-    "sitecustomize": "packages/sitecustomize.py",
-    "a_preloaded_module": f"packages/{PRELOADED}.py",
-    "a_module_of_every_kernel": "packages/tornado/__init__.py",
-    "a_module_of_the_standard_library": "packages/json.py",
-    "a_program_of_a_librarys": "packages/bin/ld",
+    "sitecustomize": "PACKAGES/sitecustomize.py",
+    "a_preloaded_module": f"PACKAGES/{PRELOADED}.py",
+    "a_module_of_every_kernel": "PACKAGES/tornado/__init__.py",
+    "a_module_of_the_standard_library": "PACKAGES/json.py",
+    "what_site_runs": "PACKAGES/first.pth",
+    "the_environments_python": "VENV/bin/python",
+    "a_program_of_a_librarys": "VENV/bin/ld",
     "ipythons_start": ".ipython/profile_default/startup/first.py",
     "ipythons_settings": ".ipython/profile_default/ipython_kernel_config.py",
     "jupyters_settings": ".jupyter/jupyter_config.py",
@@ -113,10 +122,15 @@ PLANTED = {
 async def test_what_a_kernel_can_write_runs_in_no_template(
     what: str, made: list[Template], place: Place
 ) -> None:
-    ran, planted = place.home / "ran", place.home / PLANTED[what]
+    ran = place.home / "ran"
+    named = PLANTED[what].replace("PACKAGES", str(place.packages)).replace("VENV", str(place.venv))
+    planted = place.home / named
     ran.touch()
     planted.parent.mkdir(parents=True, exist_ok=True)
-    planted.write_text(f"#!{sys.executable}\n" + RECORDS.format(ran=str(ran)))
+    planted.unlink(missing_ok=True)
+    records = RECORDS.format(ran=str(ran))
+    program = f"import os; exec({records!r})" if planted.suffix == ".pth" else records
+    planted.write_text(f"#!{sys.executable}\n" + program)
     planted.chmod(0o755)
     path = {"PYTHONPATH": str(place.projects)} if what == "in_the_project" else {}
     kernels: set[str] = set()
@@ -218,13 +232,20 @@ async def test_no_kernel_changes_the_profile_that_others_start_with(place: Place
         assert value(await cell(session, "%store -r kept\nkept")) == "7"
 
 
-async def test_a_module_that_a_user_installs_hides_the_preloaded_one(place: Place) -> None:
-    version = f"import {PRELOADED}; getattr({PRELOADED}, 'version', 'ours')"
+@pytest.mark.parametrize("how", ["installed", "editable"])
+async def test_a_module_that_a_user_installs_hides_the_preloaded_one(
+    how: str, place: Place
+) -> None:
+    version = f"import {PRELOADED}; getattr({PRELOADED}, 'mine', 'ours')"
     async with place.sessions() as sessions:
         session = await loaded_ahead(sessions)
         assert value(await cell(session, version)) == "'ours'"
         newer = place.packages / f"{PRELOADED}.py"
-        await cell(session, f"open({str(newer)!r}, 'w').write('version = 2')")
+        if how == "editable":
+            newer = place.home / "mine" / newer.name
+            newer.parent.mkdir()
+            (place.packages / "__editable__.mine.pth").write_text(f"{newer.parent}\n")
+        await cell(session, f"open({str(newer)!r}, 'w').write('mine = 2')")
         await sessions.close(session)
         for _ in range(2):
             session = await sessions.open("alice")
@@ -254,62 +275,80 @@ async def test_a_module_of_every_kernels_that_a_user_installs_is_used(place: Pla
 
 
 LOOKS = """
-import added, json, os, site, subprocess, sys
+import added, json, multiprocessing.spawn, os, site, subprocess, sys, sysconfig
 OWN = "IPYTHONDIR JPY_PARENT_PID RMI_AGENT_KERNEL PWD".split()  # the last is bubblewrap's
 ran = open(os.path.expanduser("~/ran")).read().split()
-look = "import json, sys; print(json.dumps([sys.path, sys.flags.no_user_site]))"
+look = "import json, sys; print(json.dumps([sys.path, sys.flags.no_user_site, sys.prefix]))"
+customs = map(sys.modules.get, ("sitecustomize", "usercustomize"))
 print(json.dumps({
-    "ran": ran,
+    "ran": [*dict.fromkeys(ran)],  # `site` processes an environment twice
     "path": sys.path,
     "flags": list(sys.flags),
+    "prefixes": [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.executable, site.PREFIXES],
+    "sysconfig": [sysconfig.get_paths(), sysconfig.get_config_var("prefix")],
+    "spawn": os.fsdecode(multiprocessing.spawn.get_executable()),
     "user": [site.ENABLE_USER_SITE, site.getuserbase(), site.getusersitepackages()],
     "environment": {name: os.environ[name] for name in sorted(os.environ) if name not in OWN},
     "child": json.loads(subprocess.check_output([sys.executable, "-c", look])),
-    "customs": [sys.modules[name].__file__ for name in ("sitecustomize", "usercustomize")],
+    "python": json.loads(subprocess.check_output(["python", "-c", look])),
+    "customs": [getattr(module, "__file__", None) for module in customs],
     "added": added.__file__,
 }))
 """
 
 
+@pytest.mark.parametrize("whose", ["servers", "users"])
 async def test_a_forked_kernel_has_the_paths_of_one_that_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In an environment that has user sites, of which `.pth` files and both customs run."""
-    python = with_user_sites(tmp_path / "env")
-    for name, provisioner in (("forked", "rmi-forkserver"), ("started", "local-provisioner")):
-        spec = tmp_path / "kernels" / name
-        spec.mkdir(parents=True)
+    """`.pth` files and customs included: in the user's own environment on top of a server's.
+
+    If users can change an interpreter's environment, it is their own, here with user sites.
+    """
+    place = Place("bwrap", tmp_path)
+    python = with_user_sites((tmp_path if whose == "servers" else place.projects) / "env")
+    spec = tmp_path / "kernels" / "mine" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    found: list[dict[str, Any]] = []
+    for provisioner in ("local-provisioner", "rmi-forkserver"):
         stanza = {"kernel_provisioner": {"provisioner_name": provisioner}}
         argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        told = {"argv": argv, "display_name": name, "language": "python", "metadata": stanza}
-        (spec / "kernel.json").write_text(json.dumps(told))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    place = Place("bwrap", tmp_path)
-    found: list[dict[str, Any]] = []
-    for name in ("started", "forked"):
-        async with place.sessions(name, PYTHONPATH=str(place.projects)) as sessions:
+        told = {"argv": argv, "display_name": "M", "language": "python", "metadata": stanza}
+        spec.write_text(json.dumps(told))
+        async with place.sessions("mine", PYTHONPATH=str(place.projects)) as sessions:
             await sessions.close(await sessions.open("alice"))
             version = f"python{sys.version_info.major}.{sys.version_info.minor}"
             users = place.home / ".local" / "lib" / version / "site-packages"
-            (users / "added").mkdir(parents=True, exist_ok=True)
-            (users / "more.pth").write_text("added\nimport added; added.run('pth')\n")
-            (users / "added" / "added.py").write_text(
+            packages = place.packages if whose == "servers" else users
+            (packages / "added").mkdir(parents=True, exist_ok=True)
+            (packages / "more.pth").write_text("added\nimport added; added.run('pth')\n")
+            (packages / "added" / "added.py").write_text(
                 "import os\ndef run(n): open(os.path.expanduser('~/ran'), 'a').write(n + ' ')\n"
             )
             custom = "import added; added.run(__name__)"
-            (users / "usercustomize.py").write_text(custom)
-            (place.packages / "sitecustomize.py").write_text(custom)
+            (packages / "usercustomize.py").write_text(custom)
+            (place.projects / "sitecustomize.py").write_text(custom)
+            older = place.home / "packages" / "old_thing-1.dist-info"
+            older.mkdir(parents=True, exist_ok=True)
             (place.home / "ran").unlink(missing_ok=True)
             session = await sessions.open("alice")
-            assert session.kernel.process.forked == (name == "forked")
+            assert session.kernel.process.forked == (provisioner == "rmi-forkserver")
             run = await cell(session, LOOKS)
             assert run.status == "ok", run.cell.outputs
             found.append(json.loads(stream(run)))
     started, forked = found
     assert forked.pop("environment").items() ^ started.pop("environment").items() == set()
     assert forked == started
-    assert started["ran"] == ["pth", "sitecustomize", "usercustomize"]
-    assert started["user"][0] is True
+    prefix = str(place.venv if whose == "servers" else python.parent.parent)
+    assert started["prefixes"][0] == prefix
+    assert {started["child"][2], started["python"][2]} == {prefix}
+    if whose == "servers":
+        assert started["ran"] == ["pth", "sitecustomize"]
+        assert started["path"][-1] == str(older.parent)
+    else:
+        assert started["ran"] == ["pth", "sitecustomize", "usercustomize"]
+        assert started["user"][0] is True
 
 
 def with_user_sites(folder: Path) -> Path:

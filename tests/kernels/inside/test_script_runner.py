@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
-from rmi_agent.kernels import Script, Sessions
+from rmi_agent.kernels import Run, Script, Session, Sessions
 
-from tests.conftest import kernel_env, stream
+from tests.conftest import cell, kernel_env, stream, value
+from tests.kernels.inside.ends import ENDS
+from tests.kernels.inside.hooks import HOOKS
+from tests.kernels.inside.samples import HELPER, Sample
 
 pytestmark = pytest.mark.anyio
 
-
-@dataclass(frozen=True)
-class Sample:
-    source: str | bytes
-    args: tuple[str, ...] = ()
-    stdin: str = ""
-    neighbours: tuple[tuple[str, str], ...] = ()
-    anyhow: bool = False  # lines of stdout in any order
-
-    def bytes(self) -> bytes:
-        return self.source if isinstance(self.source, bytes) else dedent(self.source).encode()
-
-
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
-HELPER = (("helper.py", "NAME = 'helper'\ndef shout(x): return x.upper()\n"),)
 
 SAMPLES = {
     "name_is_main": Sample("print(__name__)\nif __name__ == '__main__': print('main')"),
     "file_and_folder": Sample("import os; print(__file__, os.getcwd())"),
     "argv": Sample("import sys; print(sys.argv)", args=("a", "-b", "c d", "é", "")),
     "sys_path": Sample("import sys; print(sys.path[0]); print(sys.path)"),
-    "module_globals": Sample("print(sorted(n for n in globals() if n != '__annotations__'))"),
+    "module_globals": Sample("print(sorted(globals()))"),
     "main_module": Sample("import __main__; x = 5; print(__main__.x, __main__.__spec__)"),
     "docstring": Sample("'''Words.'''\nprint(__doc__)"),
     "empty": Sample(""),
@@ -346,11 +333,21 @@ def normal(text: str, anyhow: bool) -> str:
     return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+TABLE = SAMPLES | ENDS | HOOKS
+ROWS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.xfail(sample.differs != "", reason=sample.differs, strict=True),
+    )
+    for name, sample in TABLE.items()
+]
+
+
+@pytest.mark.parametrize("name", ROWS)
 async def test_a_script_gives_what_python_gives(
     name: str, sessions: Sessions, tmp_path: Path
 ) -> None:
-    sample = SAMPLES[name]
+    sample = TABLE[name]
     folder = tmp_path.resolve()
     for neighbour, text in sample.neighbours:
         (folder / neighbour).parent.mkdir(exist_ok=True)
@@ -359,13 +356,16 @@ async def test_a_script_gives_what_python_gives(
     path.write_bytes(sample.bytes())
     session = await sessions.open()
     assert session.kernel is not None
-    packages = session.kernel.launch.env.get("PYTHONPATH")  # those of its sandbox, if it has one
+    python = sys.executable
+    if session.kernel.process.is_walled:  # the user's own environment, which it has made
+        home = Path(session.kernel.launch.env["HOME"])
+        (python,) = map(str, home.glob(".venvs/*/bin/python"))
     expected = subprocess.run(
-        [sys.executable, "main.py", *sample.args],
+        [python, "main.py", *sample.args],
         cwd=folder,
         input=sample.stdin.encode(),
         capture_output=True,
-        env={**kernel_env(), **({"PYTHONPATH": packages} if packages else {})},
+        env=kernel_env(),
         timeout=60,
     )
 
@@ -380,3 +380,120 @@ async def test_a_script_gives_what_python_gives(
         expected.stderr.decode("utf-8", "replace"), sample.anyhow
     )
     assert run.exit_code == expected.returncode
+
+
+POOLS = """
+import multiprocessing, tempfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+threads, processes = ThreadPoolExecutor(1), ProcessPoolExecutor(1)
+pool, folder = multiprocessing.get_context("fork").Pool(1), tempfile.TemporaryDirectory()
+"""
+USE = "[each.submit(abs, -2).result(10) for each in (threads, processes)], pool.map(abs, [-3])"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+async def test_what_cells_have_started_survives_the_end_of_a_script(
+    session: Session, tmp_path: Path
+) -> None:
+    def script() -> Script:
+        path = tmp_path / "main.py"
+        path.write_text(
+            "from concurrent.futures import *\np, t = ProcessPoolExecutor(1),"
+            " ThreadPoolExecutor(1)\nprint(p.submit(abs, -1).result(), t.submit(abs, -1).result())"
+        )
+        return Script(path, path.read_bytes())
+
+    assert value(await cell(session, POOLS + USE)) == "([2, 2], [3])"
+
+    for _ in range(2):
+        run = await session.submit_script(script(), 30).task
+        assert (stream(run), run.exit_code) == ("1 1\n", 0)
+
+        used = await cell(session, USE)
+        assert value(used) == "([2, 2], [3])", used.cell.outputs
+        assert value(await cell(session, "import os; os.path.isdir(folder.name)")) == "True"
+
+    await cell(session, "pool.terminate(); processes.shutdown(); folder.cleanup()")
+
+
+def kinds(run: Run) -> list[str]:
+    """What a run has shown, in order: text and the kinds of pictures."""
+    return [output.get("text") or " ".join(sorted(output.data)) for output in run.cell.outputs]
+
+
+PICTURE = "image/png text/plain"
+
+
+@pytest.mark.parametrize("backend", ["Agg", "svg", "inline"])
+async def test_figures_left_open_are_shown_whatever_the_backend(
+    session: Session, tmp_path: Path, backend: str
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text(
+        f"import matplotlib; matplotlib.use({backend!r})\nimport matplotlib.pyplot as plt\n"
+        "plt.plot([1, 2]); plt.figure(); plt.plot([3, 4]); plt.figure(); plt.plot([5]); plt.close()"
+    )
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    assert kinds(run) == [PICTURE, PICTURE]
+    assert run.exit_code == 0
+
+    run = await cell(session, "plt.get_fignums()")  # closed
+    assert value(run) == "[]"
+
+
+async def test_a_cells_figures_are_shown_once_whatever_the_backend(session: Session) -> None:
+    run = await cell(
+        session,
+        "import matplotlib; matplotlib.use('Agg')\nimport matplotlib.pyplot as plt\nplt.plot([1]);",
+        timeout=60,
+    )
+    assert kinds(run) == [PICTURE]
+
+    assert kinds(await cell(session, "plt.savefig('saved.png'); plt.get_fignums()")) == [
+        "text/plain"
+    ]
+    assert kinds(await cell(session, "plt.title('Later');")) == [PICTURE]
+    assert kinds(await cell(session, "plt.close('all')")) == []
+
+
+async def test_figures_of_cells_are_shown_after_a_script_has_drawn(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint('end')")
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    assert kinds(run) == [PICTURE, "end\n"]
+
+    run = await cell(session, "plt.plot([1]); plt.isinteractive()")
+    assert kinds(run) == ["text/plain", PICTURE]
+    assert value(run) == "True"
+
+
+async def test_a_breakpoint_in_a_cell_asks_for_commands(session: Session) -> None:
+    running = session.submit_cell("x = 1\nbreakpoint()\nprint('x is', x)", 30)
+    for command in ("p x + 41", "x = 7", "c"):
+        while (question := running.question) is None:
+            await asyncio.sleep(0.01)
+        question.answer(command)
+    run = await running.task
+
+    assert run.status == "ok"
+    assert "ipdb> p x + 41\n42\n" in stream(run)
+    assert stream(run).endswith("ipdb> c\nx is 7\n")
+
+
+async def test_what_a_script_displays_comes_between_its_lines(
+    session: Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "main.py"
+    path.write_text(
+        "from IPython.display import display\n"
+        "for number in range(20): print(number); display({'number': number})\nprint('end')"
+    )
+
+    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+
+    expected = [each for number in range(20) for each in (f"{number}\n", "text/plain")]
+    assert kinds(run) == [*expected, "end\n"]

@@ -18,7 +18,7 @@ from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
 from rmi_agent.kernels.notebook import Recorder, recover
-from rmi_agent.kernels.notebook.cell_json import STREAM_CAP
+from rmi_agent.kernels.notebook.cell_json import STREAM_CAP, cell_json
 from rmi_agent.kernels.notebook.layout import TAIL
 from rmi_agent.kernels.notebook.recovery import pid_file
 from rmi_agent.kernels.notebook.writer import slug
@@ -54,6 +54,15 @@ def test_the_file_is_a_valid_notebook_after_every_single_write(tmp_path: Path) -
     assert (read(recorder).nbformat, read(recorder).nbformat_minor) == (4, 5)
     recorder.close()
     assert list(tmp_path.iterdir()) == [recorder.path]
+
+
+def test_no_line_within_a_recorded_cell_begins_with_a_brace() -> None:
+    made = printed("{\n{\n", "{\n}")
+    made.outputs.append(new_output("display_data", {"application/json": {"a": [{"b": {}}]}}))
+    made.metadata["rmi_agent"] = NotebookNode(notes=["{\n"], path="}")
+    text = cell_json(made)
+    assert [line[:1] for line in text.splitlines()[1:-1]] == [b" "] * (text.count(b"\n") - 1)
+    assert json.loads(text) == made
 
 
 def test_a_finished_cell_that_is_shorter_than_the_started_one_leaves_no_rest(
@@ -192,7 +201,9 @@ async def test_the_notebook_is_trusted_after_the_session(session: Session) -> No
     await cell(session, "1")
     await session.close()
     with NotebookNotary() as notary:
-        assert notary.check_signature(read(session.recorder))
+        async with asyncio.timeout(10):
+            while not notary.check_signature(read(session.recorder)):
+                await asyncio.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -385,3 +396,18 @@ def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path)
     assert len(read(recorder).cells[0].outputs[0].data["application/json"]) == 100_000
     assert recorder.path is not None
     assert recorder.path.read_text("utf-8").count("\n") < 100
+
+
+async def test_only_the_latest_cells_are_amended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.notebook.writer.PLACES_KEPT", 2)
+    recorder, cells = Recorder(tmp_path, METADATA), [printed(str(number)) for number in range(5)]
+    for made in cells:
+        recorder.finish(made, "title")
+    for made in cells:
+        made.outputs[0].text = "amended"
+    await recorder.amend(cells)
+    recorder.finish(printed("5"), "title")
+    texts = [each.outputs[0].text for each in read(recorder).cells]
+    assert texts == ["0", "1", "2", "amended", "amended", "5"]

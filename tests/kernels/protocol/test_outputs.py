@@ -18,7 +18,7 @@ from rmi_agent.kernels import StreamText
 from rmi_agent.kernels.inside.messages import cut_content
 from rmi_agent.kernels.process import RawOutput
 from rmi_agent.kernels.process.output_pipes import LATE
-from rmi_agent.kernels.protocol import Outputs, in_parts, memory_of
+from rmi_agent.kernels.protocol import Displays, Outputs, in_parts, memory_of
 from rmi_agent.kernels.protocol.cleaning import DEEPEST
 from rmi_agent.kernels.protocol.outputs import OUTPUTS_MOST
 from rmi_agent.kernels.protocol.terminal_text import WIDTH
@@ -290,7 +290,7 @@ def test_a_cell_has_so_many_outputs_and_no_more() -> None:
 
 @pytest.mark.slow
 def test_clearing_frees_what_was_shown_and_forgets_its_names() -> None:
-    displays: dict[str, Any] = {}
+    displays = Displays()
     outputs = Outputs(new_code_cell(), displays)
     for number in range(20):
         outputs.fold(
@@ -305,7 +305,7 @@ def test_clearing_frees_what_was_shown_and_forgets_its_names() -> None:
 
 
 def test_a_progress_bar_of_an_earlier_cell_is_one_change() -> None:
-    displays: dict[str, Any] = {}
+    displays = Displays()
     first, second = Outputs(new_code_cell(), displays), Outputs(new_code_cell(), displays)
     shown = {"transient": {"display_id": "bar"}}
     first.fold(sent("display_data", data={"text/plain": "0"}, **shown))

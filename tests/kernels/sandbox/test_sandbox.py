@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import json
 import os
@@ -549,6 +550,23 @@ async def test_a_fork_bomb_ends_at_the_limit(house: House, session: Session) -> 
     assert got.startswith("BlockingIOError"), got
 
 
+async def test_every_kernel_runs_its_exit_handlers_before_it_ends(house: House) -> None:
+    farewells = [f"bye-{number}" for number in range(6)]
+    sessions = [await house.sessions.open("alice") for _ in farewells]
+    for opened, name in zip(sessions, farewells, strict=True):
+        handler = f"import atexit, pathlib\natexit.register(pathlib.Path({name!r}).touch)"
+        assert (await cell(opened, handler)).status == "ok"
+    for opened in sessions:
+        await house.sessions.close(opened)
+    async with asyncio.timeout(30):
+        while house.sessions.pool.count > house.sessions.pool.leased:
+            await asyncio.sleep(0.01)
+    found = [path.name for path in house.projects.glob("bye-*")]
+    for name in found:
+        (house.projects / name).unlink()
+    assert sorted(found) == farewells
+
+
 async def test_killing_what_holds_the_sandbox_leaves_no_kernel(house: House) -> None:
     if house.policy.tier != "bwrap":
         pytest.skip("nothing holds it")
@@ -703,6 +721,7 @@ IN_BWRAP = {
         "from multiprocessing import shared_memory as s\n"
         "m = s.SharedMemory(create=True, size=100); m.close(); m.unlink()"
     ),
+    "own_name": "import socket; assert socket.gethostbyname(socket.gethostname())",
     "a_server_of_ones_own": (
         "import socket; s = socket.create_server(('127.0.0.1', 0))\n"
         "c = socket.create_connection(s.getsockname()); c.close(); s.close()"
@@ -960,7 +979,8 @@ async def test_the_network_is_there_where_it_is_wanted(tier: Tier, tmp_path: Pat
         run = await one_cell(
             policy,
             tmp_path,
-            f"import socket; socket.create_connection({reached[0].decode()}, 5).close()",
+            f"import socket; socket.create_connection({reached[0].decode()}, 5).close()\n"
+            "assert socket.gethostbyname(socket.gethostname())",
         )
         assert run.status == "ok", run.cell.outputs
 

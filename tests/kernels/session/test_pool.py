@@ -119,7 +119,7 @@ async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
 ) -> None:
     leased: list[Kernel] = []
 
-    def evict(_: str) -> bool:
+    def evict(_: str, ahead: bool) -> bool:
         if leased:
             full.retire(leased.pop(0))
             return True
@@ -133,10 +133,50 @@ async def test_room_for_a_warm_kernel_is_made_before_it_is_asked_for(
         assert stand_in.starts - stand_in.ends <= 4
 
 
+async def test_a_full_pool_makes_room_for_as_many_as_were_asked_for_lately_up_to_a_quarter(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    leased: list[Kernel] = []
+
+    def evict(asker: str, ahead: bool) -> bool:
+        assert asker == "a"
+        if leased:
+            full.retire(leased.pop(0))
+        return bool(leased)
+
+    async with pool(tmp_path, 1, 16, evict=evict) as full:
+        for count in range(1, 40):
+            leased.append(await full.lease("a"))
+            assert full.count <= 16, count
+        await until(lambda: full.warm == 4)
+        await asyncio.sleep(0.05)
+        assert (full.warm, len(leased)) == (4, 12)
+
+
+async def test_no_session_ends_for_a_warm_kernel_of_somebody_who_has_more(
+    tmp_path: Path, stand_in: type[StandIn]
+) -> None:
+    async with Sessions(
+        Config(tmp_path / "n"), launch(tmp_path), warm=1, most=8, expected=("alice",)
+    ) as opened:
+        others = [await opened.open("bob"), await opened.open("carol")]
+        async with contextlib.AsyncExitStack() as busy:
+            for _ in range(6):
+                session = await opened.open("alice")
+                await busy.enter_async_context(session.runs.turn)
+            await asyncio.sleep(0.05)
+            assert opened.all("bob") + opened.all("carol") == others
+            assert opened.pool.warm == 0
+        opened.pool.notify()  # as a session does that becomes idle
+        await until(lambda: opened.pool.warm == 2)
+        assert opened.all("bob") + opened.all("carol") == others
+        assert len(opened.all("alice")) == 4
+
+
 async def test_in_a_small_pool_no_session_ends_for_a_warm_kernel(
     tmp_path: Path, stand_in: type[StandIn]
 ) -> None:
-    def evict(_: str) -> bool:
+    def evict(_: str, ahead: bool) -> bool:
         raise AssertionError("nobody has asked for room")
 
     async with pool(tmp_path, 2, 2, evict=evict) as small:
@@ -204,7 +244,7 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
 ) -> None:
     evicted: list[str] = []
 
-    def evict(asker: str) -> bool:
+    def evict(asker: str, ahead: bool) -> bool:
         evicted.append(asker)
         return False
 

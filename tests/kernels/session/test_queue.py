@@ -163,7 +163,7 @@ async def test_a_session_whose_closing_fails_gives_its_kernel_and_its_place_back
     for number in range(3):  # there are two kernels, and one session for each
         session = await opened.open("alice")
 
-        async def sign() -> None:
+        def sign(_: object) -> None:
             raise OSError("the disk is gone")
 
         monkeypatch.setattr(session.recorder, "sign", sign)

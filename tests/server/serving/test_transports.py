@@ -175,3 +175,21 @@ def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert str(projects) in done.stderr
     assert str(tmp_path / "notebooks") in done.stderr
+
+
+@POSIX
+async def test_a_stopped_server_answers_the_call_whose_run_it_stops(tmp_path: Path) -> None:
+    with http_server(fill(tmp_path)) as (url, process):
+        async with Client(f"{url}/mcp", auth=token()) as client:
+            await client.list_tools()
+            begun = tmp_path / "begun"
+            code = f"import time; print('began'); open({str(begun)!r}, 'w').close(); time.sleep(60)"
+            call = asyncio.create_task(client.call_tool_mcp("run_cell", {"code": code}))
+            async with asyncio.timeout(30):
+                while not begun.exists():
+                    await asyncio.sleep(0.02)
+            process.terminate()
+            result = await asyncio.wait_for(call, 20)
+
+    assert result.content[0].text.startswith("began\n")
+    assert "since the server was stopped" in result.content[0].text

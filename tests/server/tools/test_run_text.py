@@ -16,8 +16,10 @@ from rmi_agent.kernels.protocol import Outputs
 from rmi_agent.server.tools import run_text as module
 from rmi_agent.server.tools.progress import Stream
 from rmi_agent.server.tools.run_text import Layout, Part, Printed, TextCache
+from rmi_agent.server.views import Worker
 
 pytestmark = pytest.mark.anyio
+WORKER = Worker()  # starts nothing before it is asked
 OFTEN = settings(max_examples=300, deadline=None, database=None)
 
 
@@ -56,7 +58,7 @@ def test_pages_of_a_running_run_are_the_beginning_of_the_whole(
     events: list[tuple[str, str]],
 ) -> None:
     async def play() -> None:
-        run, printed, shown = outputs(), Printed(), ""
+        run, printed, shown = outputs(), Printed(WORKER), ""
         for kind, text in events:
             if kind == "look":
                 now = await so_far(run, printed)
@@ -67,7 +69,7 @@ def test_pages_of_a_running_run_are_the_beginning_of_the_whole(
             else:
                 run.stream(kind, text)
         grown = await whole(run, printed)
-        afresh = await whole(run, Printed())
+        afresh = await whole(run, Printed(WORKER))
         assert (grown[:], grown.sections) == (afresh[:], afresh.sections)
         assert grown[:].startswith(shown)
         start, end = grown.sections.get("stdout", (0, 0))
@@ -87,7 +89,7 @@ async def test_what_was_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch) 
         take(part, text, complete)
 
     monkeypatch.setattr(Part, "take", counted)
-    run, printed = outputs(), Printed()
+    run, printed = outputs(), Printed(WORKER)
     for number in range(50):
         run.stream("stdout", f"{number}\n")
         show(run, "display_data", data={"text/plain": "shown"})
@@ -98,7 +100,7 @@ async def test_what_was_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_what_an_update_has_changed_is_made_again() -> None:
-    run, printed = outputs(), Printed()
+    run, printed = outputs(), Printed(WORKER)
     show(run, "display_data", data={"text/plain": "old"}, transient={"display_id": "x"})
     run.stream("stdout", "text\n")
     assert await so_far(run, printed) == "old\ntext\n"
@@ -111,7 +113,7 @@ async def test_what_an_update_has_changed_is_made_again() -> None:
 async def test_a_large_text_is_made_off_the_loop_and_a_caller_may_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, printed = outputs(), Printed()
+    run, printed = outputs(), Printed(WORKER)
     run.stream("stdout", "\x1b[31mred\x1b[0m line\n" * 100_000)
     caller = asyncio.create_task(so_far(run, printed))
     await asyncio.sleep(0)
@@ -131,7 +133,7 @@ async def test_a_forged_line_made_of_two_outputs_is_none() -> None:
     run.stream("stdout", "[Process exi")
     show(run, "display_data", data={"image/png": "aGVsbG8="})
     run.stream("stdout", "ted with code 0]\n")
-    assert (await whole(run, Printed()))[:] == "[Process exi\nted with code 0]\n"
+    assert (await whole(run, Printed(WORKER)))[:] == "[Process exi\nted with code 0]\n"
 
 
 @dataclass(eq=False)
@@ -145,7 +147,7 @@ async def test_texts_that_make_room_and_come_back_are_watched_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CACHE_SIZE", 0)  # the last one alone
-    texts, first, second = TextCache(), Going(), Going()
+    texts, first, second = TextCache(WORKER), Going(), Going()
     for run in (first, second):
         run.outputs.stream("stdout", "text\n")
     for _ in range(5):

@@ -124,16 +124,70 @@ async def test_a_plot_is_a_picture_and_its_repr_is_not_in_the_text(client: Clien
     assert "Figure size" not in text(result)
 
 
-async def test_too_many_pictures_are_named_and_not_sent(client: Client[Any]) -> None:
-    code = (
-        "from IPython.display import Image, display\n"
-        "for size in [3_000_000] + [1000] * 11:"
-        " display(Image(data=b'\\x89PNG\\r\\n\\x1a\\n' + bytes(size), format='png'))"
-    )
+PICTURES = """\
+import io
+import os
+from PIL import Image
+from IPython.display import Image as Shown, display
+def show(width, height, noise=False):
+    picture = Image.frombytes("RGB", (width, height), os.urandom(3 * width * height)) if noise \\
+        else Image.new("RGB", (width, height), "red")
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    display(Shown(data=file.getvalue(), format="png"))
+"""
+
+
+async def test_too_many_pictures_are_named_and_had_one_by_one(client: Client[Any]) -> None:
+    code = f"{PICTURES}\nfor side in range(10, 22): show(side, 5)"
     result = await run(client, "run_cell", code=code)
     assert [block.type for block in result.content] == ["text"] + ["image"] * 8
-    session = facts(result)["session_id"]
-    assert f"4 of 12 pictures are omitted here; they are in notebook://{session}" in text(result)
+    key = {name: facts(result)[name] for name in ("session_id", "cell")}
+    call = f"read_output(session_id={key['session_id']!r}, cell=1, picture=9) returns one picture"
+    assert f"[rmi-agent: Pictures 9 to 12 are left out; {call}]" in text(result)
+    ninth = await run(client, "read_output", **key, picture=9)
+    assert text(ninth).startswith("[rmi-agent: Picture 9 of 12 in cell 1]\n")
+    assert [block.type for block in ninth.content] == ["text", "image"]
+    assert int.from_bytes(base64.b64decode(ninth.content[1].data)[16:20]) == 18
+    none = await run(client, "read_output", **key, picture=13)
+    assert none.is_error and "Cell 1 has only 12" in text(none)
+
+
+async def test_pictures_are_made_to_fit_into_a_result(client: Client[Any]) -> None:
+    code = f"{PICTURES}\nshow(40, 30); show(4000, 1000); show(1200, 1200, True); show(9, 9)"
+    result = await run(client, "run_cell", code=code, timeout=60)
+    assert len(result.model_dump_json(by_alias=True)) < 900_000
+    assert "Picture 2 is scaled down from 4,000 by 1,000 to 2,000 by 500 pixels" in text(result)
+    assert "picture 3 is " in text(result)
+    assert [block.type for block in result.content] == ["text"] + ["image"] * 4
+    kinds = [block.mime_type for block in result.content[1:]]
+    assert kinds == ["image/png", "image/png", "image/jpeg", "image/png"]
+
+
+async def test_a_broken_picture_is_named_and_png_and_jpeg_are_one(client: Client[Any]) -> None:
+    code = (
+        f"{PICTURES}\nshow(9, 9)\n"
+        "display({'image/png': 'AAAA'}, raw=True)\n"
+        "from base64 import b64encode\nfile = io.BytesIO()\n"
+        "Image.new('RGB', (5, 5)).save(file, 'JPEG')\n"
+        "jpeg = b64encode(file.getvalue()).decode()\n"
+        "display({'image/png': 'AAAA', 'image/jpeg': jpeg}, raw=True)"
+    )
+    result = await run(client, "run_cell", code=code)
+    assert [block.type for block in result.content] == ["text", "image", "image"]
+    assert result.content[2].mime_type == "image/jpeg"
+    assert "Picture 2 is left out: it is broken" in text(result)
+
+
+async def test_text_that_fills_a_result_leaves_the_rest_to_the_next_page(
+    client: Client[Any],
+) -> None:
+    code = "print('\U0001f600' * 400_000)"
+    result = await run(client, "run_cell", code=code)
+    key = {name: facts(result)[name] for name in ("session_id", "cell")}
+    page = await run(client, "read_output", **key, limit=200_000)
+    whole = await run(client, "read_output", **key, limit=200_000, offset=200_000)
+    assert max(len(r.model_dump_json(by_alias=True)) for r in (result, page, whole)) < 900_000
 
 
 async def test_repeated_lines_are_told_once_and_read_whole(client: Client[Any]) -> None:
@@ -415,7 +469,7 @@ async def test_sessions_are_listed(client: Client[Any]) -> None:
         if row["session_id"] == known["session_id"]
     )
     assert (row["state"], row["cells"], row["notebook"]) == ("idle", 1, known["notebook"])
-    assert row["memory_bytes"] > 10_000_000
+    assert row["memory_bytes"] > 3_000_000
 
 
 async def test_a_remote_assistant_can_write_run_read_and_fix(client: Client[Any]) -> None:
@@ -448,3 +502,133 @@ async def test_interrupting_and_restarting_from_outside(client: Client[Any]) -> 
     await run(client, "restart_session", session_id=session)
     again = await run(client, "run_cell", code="x", session_id=session)
     assert facts(again)["error_name"] == "NameError"
+
+
+RICH = """\
+from IPython.display import display, Markdown
+class Page:
+    def _repr_html_(self): return "<h1>Title</h1><p>some <b>text</b></p><script>x()</script>"
+display(Markdown("**Total:** 42"))
+Page()
+"""
+
+
+async def test_the_best_text_of_a_rich_value_is_read_and_the_notebook_keeps_all(
+    client: Client[Any],
+) -> None:
+    result = await run(client, "run_cell", code=RICH)
+    assert body(result) == (
+        "**Total:** 42\n# Title\n\nsome **text**\n"
+        "[HTML of 57 characters that runs scripts: in the notebook]\n"
+    )
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert set(cells[-1].outputs[1].data) == {"text/plain", "text/html"}
+
+
+async def test_a_wide_table_is_read_whole(client: Client[Any]) -> None:
+    pytest.importorskip("pandas")
+    code = "import pandas as pd\npd.DataFrame({f'column_{i}': [i * 1.25] for i in range(10)})"
+    read = body(await run(client, "run_cell", code=code, timeout=60))
+    assert all(f"column_{number}" in read.split("\n")[0] for number in range(10))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("len?", "number of items in a container"), ("%psource json.dumps", "def dumps(")],
+)
+async def test_what_the_pager_shows_is_read(client: Client[Any], code: str, words: str) -> None:
+    result = await run(client, "run_cell", code=f"import json\n{code}")
+    assert words in body(result) and "\x1b" not in body(result)
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert cells[-1].outputs[0].output_type == "display_data"
+
+
+async def test_a_large_notebook_is_cut_to_a_valid_one_and_had_in_pages(
+    client: Client[Any],
+) -> None:
+    code = (
+        "print('a' * 500)\ndisplay({'text/html': 'b' * 2_000_000}, raw=True)\nprint('é' * 600_000)"
+    )
+    session = facts(await run(client, "run_cell", code=code))["session_id"]
+    uri = f"notebook://{session}"
+    result = await client.read_resource_mcp(uri)
+    assert len(result.model_dump_json(by_alias=True)) < 900_000
+    cut = nbformat.reads(result.contents[0].text, as_version=4)  # type: ignore[union-attr]
+    nbformat.validate(cut)
+    first, display, last = cut.cells[0].outputs
+    assert first.text == "a" * 500 + "\n"
+    call = f"read_output(session_id={session!r}, cell=1) has it"
+    assert call in display.data["text/plain"] and call in last.text
+    texts = []
+    for number in range(1, cut.metadata.rmi_agent.pages + 1):
+        page = await client.read_resource_mcp(f"{uri}/{number}")
+        assert len(page.model_dump_json(by_alias=True)) < 900_000
+        texts.append(page.contents[0].text)  # type: ignore[union-attr]
+    whole = nbformat.reads("".join(texts), as_version=4)
+    assert whole.cells[0].outputs[1].data["text/html"] == "b" * 2_000_000
+    with pytest.raises(Exception, match=f"has {len(texts)} pages"):
+        await client.read_resource(f"{uri}/{len(texts) + 1}")
+
+
+async def test_a_saved_picture_can_be_looked_at(client: Client[Any]) -> None:
+    code = (
+        "from PIL import Image\nImage.new('RGB', (3000, 600)).save('large.png')\n"
+        "Image.new('RGB', (30, 20)).save('small.JPG', 'JPEG')\n"
+        "open('false.png', 'w').write('text')\nopen('notes.txt', 'w').write('text')"
+    )
+    session = facts(await run(client, "run_cell", code=code))["session_id"]
+    large = await run(client, "read_python_file", file_name="large.png")
+    assert text(large) == "large.png: scaled down from 3,000 by 600 to 2,000 by 400 pixels"
+    assert large.content[1].mime_type == "image/png"
+    small = await run(client, "read_python_file", file_name="small.JPG")
+    assert text(small) == "small.JPG: 30 by 20 pixels"
+    assert small.content[1].mime_type == "image/jpeg"
+    for name, why in {
+        "false.png": "is no PNG", "notes.txt": "must have .py", "../x.png": "Access denied",
+        "none.png": "not found",
+    }.items():  # fmt: skip
+        refused = await run(client, "read_python_file", file_name=name)
+        assert refused.is_error and why in text(refused), text(refused)
+    await run(client, "run_cell", code="import os; os.remove('small.JPG')", session_id=session)
+
+
+WIDGET = """\
+from comm import create_comm
+state = {"_model_name": "IntProgressModel", "value": 0, "min": 0, "max": 4, "description": "load"}
+bar = create_comm(target_name="jupyter.widget", data={"state": state})
+view = {"application/vnd.jupyter.widget-view+json": {"model_id": bar.comm_id}, "text/plain": "0%"}
+display(view, raw=True)
+for done in range(5):
+    bar.send({"method": "update", "state": {"value": done}})
+"""
+
+
+async def test_a_widget_is_read_as_it_is_at_the_end(client: Client[Any]) -> None:
+    result = await run(client, "run_cell", code=WIDGET)
+    assert body(result) == "load |██████████| 4\n"
+    session = facts(result)["session_id"]
+    await run(
+        client,
+        "run_cell",
+        session_id=session,
+        code="bar.send({'method': 'update', 'state': {'value': 2}})",
+    )
+    first = await run(client, "read_output", session_id=session, cell=1)
+    assert body(first) == "load |█████     | 2\n"
+    cells = nbformat.read(facts(result)["notebook"], as_version=4).cells
+    assert cells[0].outputs[0].data["text/plain"] == "0%"
+    assert cells[0].outputs[0].metadata.rmi_agent.widget == "load |█████     | 2"
+
+
+async def test_a_chart_is_a_picture_and_words(client: Client[Any]) -> None:
+    pytest.importorskip("vl_convert")
+    code = 'from IPython.display import SVG\nSVG(\'<svg width="90" height="50"><g/></svg>\')'
+    drawn = code.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
+    result = await run(client, "run_cell", code=drawn)
+    assert body(result) == "[SVG, drawn in the notebook; 90 by 50]\n"
+    assert [block.type for block in result.content] == ["text", "image"]
+    broken = await run(client, "run_cell", code=drawn.replace("<g/>", '<image href="/x.png"/>'))
+    assert [block.type for block in broken.content] == ["text"]
+    assert "[rmi-agent: Picture 1 is left out: ValueError: it refers to other files]" in text(
+        broken
+    )

@@ -1,0 +1,115 @@
+"""Runs the commands of cells (`!pip list`) so that their questions find an end instead of a wait.
+
+Sent to the kernel as text, like `setup.py`; knows IPython's `system` and nothing about cells.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+GRACE = 2.0  # max seconds that a command may take to end after an interrupt
+POLL = 0.05  # seconds between checks whether a command has ended
+READ = 65_536  # max bytes of a command's output to read at once
+
+
+def end_questions_of_commands() -> None:
+    """Let commands find the end of their input at once, as nobody can type into their terminal.
+
+    Their output still goes to a terminal, so that they flush every line.
+    """
+    zmqshell: Any = sys.modules.get("ipykernel.zmqshell")
+    if hasattr(zmqshell, "system") and hasattr(os, "openpty"):
+        zmqshell.system = run_command
+
+
+def run_command(command: str) -> int:
+    """Run a shell command, and print its output as it comes.
+
+    Returns:
+        Its exit code; a negative one is the number of the signal that ended it.
+
+    Raises:
+        KeyboardInterrupt: after the command has ended, too.
+    """
+    shell = shutil.which(os.environ.get("SHELL", "sh")) or "/bin/sh"
+    reading, terminal = open_terminal()
+    try:
+        # A session of its own has no terminal: `/dev/tty` can't be asked either.
+        process = subprocess.Popen(
+            [shell, "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(terminal)
+    try:
+        print_output(reading, process)
+    except KeyboardInterrupt:
+        end(process)
+        raise
+    finally:
+        os.close(reading)
+    code = process.wait()
+    return -(code - 128) if code > 128 else code  # shells report signals so
+
+
+def open_terminal() -> tuple[int, int]:
+    """Open a terminal that leaves line breaks as they are; returns its reading and writing end.
+
+    Where this process may open none, as in the Landlock sandbox, they are those of a pipe.
+    """
+    import termios
+
+    try:
+        reading, terminal = os.openpty()
+    except OSError:
+        return os.pipe()
+    modes = termios.tcgetattr(terminal)
+    modes[1] &= ~termios.OPOST
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
+    termios.tcsetwinsize(terminal, (24, 80))
+    return reading, terminal
+
+
+def print_output(reading: int, process: subprocess.Popen[bytes]) -> None:
+    """Print what a command writes until it ends; what it leaves running may keep the terminal."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    ended = False
+    while True:
+        readable, _, _ = select.select([reading], [], [], 0 if ended else POLL)
+        if readable:
+            try:
+                data = os.read(reading, READ)
+            except OSError:  # nobody has the terminal any more
+                data = b""
+            print(decoder.decode(data, final=not data), end="", flush=True)
+            if not data:
+                return
+        elif ended:
+            return
+        else:
+            ended = process.poll() is not None
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a command and all that it has started; kill what ignores that."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + GRACE
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL)
