@@ -29,6 +29,9 @@ FLUSH_INTERVAL = 0.1  # seconds between two messages of a stream, unless somebod
 READ_TIMEOUT = 0.05  # max seconds that messages wait for the server to read the pipes
 READ_INTERVAL = 0.0002  # seconds between two looks
 LARGEST_TEXT = 65_536  # max characters that a stream keeps before it sends them
+# Max characters of a forked process's message: the system takes its 30 kB at most at once, so a
+# process that is killed leaves no half of one, after which nobody could read on.
+ATOMIC_TEXT = 4_000
 
 Result = TypeVar("Result")
 
@@ -236,14 +239,19 @@ class SocketStream(io.TextIOBase):
             self._texts, self._size, self._sent = [], 0, monotonic()
             if not text:
                 return
-            if os.getpid() != self.owner:
+            forked = os.getpid() != self.owner
+            if forked:
                 self.session.pid = os.getpid()  # it would not send from a forked process
-            content = {"name": self.name, "text": text}
-            message = self.session.msg("stream", content, parent=parent)
-            for hook in self._own_hooks():
-                if (message := hook(message)) is None:
-                    return
-            self.session.send(self.channel, message, ident=self.topic)
+            most = ATOMIC_TEXT if forked else len(text)
+            for begin in range(0, len(text), most):
+                self._send_text(text[begin : begin + most], parent)
+
+    def _send_text(self, text: str, parent: dict[str, Any]) -> None:
+        message = self.session.msg("stream", {"name": self.name, "text": text}, parent=parent)
+        for hook in self._own_hooks():
+            if (message := hook(message)) is None:
+                return
+        self.session.send(self.channel, message, ident=self.topic)
 
     def close(self) -> None:
         """Send what was kept; the stream stays usable for the next cell."""

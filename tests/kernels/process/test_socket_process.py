@@ -283,3 +283,18 @@ async def test_cells_print_though_no_thread_can_start_and_clocks_are_replaced(
     )
     reply, outputs = await run(kernel, code)
     assert (reply.status, texts(outputs)) == ("ok", "0\n1\n2\n3\n")
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+async def test_forked_processes_that_are_ended_in_a_flood_leave_the_connection_whole(
+    kernel: Kernel, end: str
+) -> None:
+    code = (
+        "import multiprocessing, time\nfork = multiprocessing.get_context('fork')\n"
+        "def flood():\n    while True: print('x' * 300_000)\n"
+        "for number in range(4):\n    process = fork.Process(target=flood)\n"
+        f"    process.start(); time.sleep(0.05 + 0.013 * number); process.{end}(); process.join()"
+    )
+    assert (await run(kernel, code))[0].status == "ok"
+    _, outputs = await run(kernel, "1 + 1")
+    assert outputs[-1].data["text/plain"] == "2"
