@@ -13,11 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import BadSettings
-from .setting_fields import Attach, Settings
+from .setting_fields import Settings
 from .setting_names import Variable, checkout, dotenv, environment, home, read, variables
 
 __all__ = [
-    "Attach",
     "Settings",
     "claude_code_folder",
     "current_name",

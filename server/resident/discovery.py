@@ -15,8 +15,9 @@ from importlib.metadata import version
 
 import anyio
 
+from ..attach_modes import Attach
 from ..errors import AttachError, BadSettings, NoResidentServer
-from ..settings import Attach, Settings, variable_of
+from ..settings import Settings, variable_of
 from ..state_dir import PACKAGE, VERSION
 from .endpoint import START, STOP, Endpoint, Facts
 from .record import Record, found

@@ -39,7 +39,7 @@ OWNED = {
     ): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/cluster/stores.py", "_request"): 1,  # awaited, also when the caller is cancelled
     ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
-    ("server/commands/serve.py", "stdio"): 1,  # its result is taken, or the process ends
+    ("server/commands/stdio.py", "stdio"): 1,  # its result is taken, or the process ends
     (
         "server/resident/proxy.py",
         "_watched",

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.client.commands.cli import app
+from rmi_agent.client.commands import app
 
 from tests.server.conftest import fill, http_server, server_env
 
