@@ -3,37 +3,82 @@
 Usable as a library on its own; knows nothing of MCP.
 """
 
-from .addresses import JupyterServer, RemoteKernel
-from .cluster import Instances, Takeover
-from .errors import (
-    DeadKernelError,
-    KernelError,
-    KernelStartError,
-    SessionNotFoundError,
-    StoreError,
-    by_cause,
-    next_step,
-    reason,
-)
-from .inside import head_and_tail
-from .jupyter_server import Api
-from .kernel import Kernel
-from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
-from .process import Launch, RemoteOptions, is_here, language_of
-from .protocol import Question, Reply, Script, StreamText, encodable
-from .regular_file import regular_file
-from .sandbox import (
-    TIERS,
-    Policy,
-    Sandbox,
-    Tier,
-    keeps_devices,
-    knows_system_calls,
-    lets_signals_out,
-    why_not,
-)
-from .session import LOCAL, Again, Config, Execution, Pool, Resume, Session, Sessions
-from .telemetry import CURRENT
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .addresses import JupyterServer, RemoteKernel
+    from .cluster import Instances, Takeover
+    from .encoding import decoded, encodable, encoded
+    from .errors import (
+        DeadKernelError,
+        KernelError,
+        KernelStartError,
+        SessionNotFoundError,
+        StoreError,
+        by_cause,
+        next_step,
+        reason,
+    )
+    from .inside import head_and_tail
+    from .jupyter_server import Api
+    from .kernel import Kernel
+    from .kernelspecs import is_here, language_of
+    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .principals import LOCAL
+    from .process import Launch, RemoteOptions
+    from .protocol import Question, Reply, Script, StreamText
+    from .regular_file import regular_file
+    from .sandbox import (
+        TIERS,
+        Policy,
+        Sandbox,
+        Tier,
+        keeps_devices,
+        knows_system_calls,
+        lets_signals_out,
+        why_not,
+    )
+    from .session import Again, Config, Execution, Pool, Resume, Session, Sessions
+    from .telemetry import CURRENT
+
+# Where each name is: most need libraries that a server has not imported when it answers first.
+_HOMES = {
+    "addresses": ("JupyterServer", "RemoteKernel"),
+    "cluster": ("Instances", "Takeover"),
+    "encoding": ("decoded", "encodable", "encoded"),
+    "errors": (
+        "DeadKernelError",
+        "KernelError",
+        "KernelStartError",
+        "SessionNotFoundError",
+        "StoreError",
+        "by_cause",
+        "next_step",
+        "reason",
+    ),
+    "inside": ("head_and_tail",),
+    "kernelspecs": ("is_here", "language_of"),
+    "jupyter_server": ("Api",),
+    "kernel": ("Kernel",),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "principals": ("LOCAL",),
+    "process": ("Launch", "RemoteOptions"),
+    "protocol": ("Question", "Reply", "Script", "StreamText"),
+    "regular_file": ("regular_file",),
+    "sandbox": (
+        "TIERS",
+        "Policy",
+        "Sandbox",
+        "Tier",
+        "keeps_devices",
+        "knows_system_calls",
+        "lets_signals_out",
+        "why_not",
+    ),
+    "session": ("Again", "Config", "Execution", "Pool", "Resume", "Session", "Sessions"),
+    "telemetry": ("CURRENT",),
+}
 
 __all__ = [
     "CURRENT",
@@ -85,3 +130,13 @@ __all__ = [
     "regular_file",
     "why_not",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is offered on first access."""
+    for home, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(importlib.import_module(f".{home}", __name__), name)
+            globals()[name] = found  # later accesses skip this function
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.server.conftest import server_env
+from tests.server.served import INITIALIZE
 
 SLOW = "rfc3987_syntax"  # generates a parser when it is imported
 
 
+SERVE = "from rmi_agent.server.cli import main; main()"
 FASTMCP = {"fastmcp", "mcp", "mcp_types", "pydantic", "httpx2"}
 
 
@@ -44,3 +50,29 @@ assert {SLOW}.is_valid_syntax("iri", "https://example.com")"""
 def test_help_imports_nothing_that_speaks_a_protocol(layer: str) -> None:
     show = f"from rmi_agent.{layer}.cli import app; app(['--help'], result_action='return_value')"
     assert not imported(show) & (FASTMCP | {"rmi_agent.kernels"})
+
+
+def test_initialize_is_answered_before_what_only_kernels_need_is_imported(tmp_path: Path) -> None:
+    run = f"import rmi_agent.server.opening as opening; opening.AFTER_ANSWER = 1e6; {SERVE}"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", run],
+        input=json.dumps(INITIALIZE) + "\n",
+        env=server_env(tmp_path, RMI_AGENT_SANDBOX="auto"),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "The code runs" in json.loads(done.stdout)["result"]["instructions"]
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "fastmcp.server.server" in names
+    jupyter = {
+        "jupyter_client",
+        "zmq",
+        "nbformat",
+        "nbconvert",
+        "jsonschema",
+        "ipykernel",
+        "IPython",
+    }
+    ours = {"rmi_agent.kernels.session", "rmi_agent.kernels.kernel", "rmi_agent.kernels.protocol"}
+    assert not names & (jupyter | ours | {"fastmcp.client", "prometheus_client", "websockets"})

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpecManager
 
 from ..addresses import JupyterServer, RemoteKernel
 from ..fork import PRELOAD
-
-OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,6 @@ class Launch:
     attach: RemoteKernel | None = None
 
 
-def is_here(kernel_name: str) -> bool:
-    """Whether a kernelspec's kernels run on this machine rather than where its provisioner says.
-
-    A missing kernelspec counts as local.
-    """
-    try:
-        metadata = KernelSpecManager().get_kernel_spec(kernel_name).metadata
-    except NoSuchKernel:  # starting it will raise the error
-        return True
-    return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
-
-
 def no_such(kernel_name: str) -> str:
     """The error message for a kernel name that can't be used, with what to do."""
     if kernel_name in KernelSpecManager().find_kernel_specs():
@@ -106,11 +92,3 @@ def no_such(kernel_name: str) -> str:
         f"There is no kernel named {kernel_name!r}. Set RMI_AGENT_KERNEL_NAME to one that `jupyter"
         " kernelspec list` shows."
     )
-
-
-def language_of(kernel_name: str) -> str:
-    """The language of a kernelspec, in lower case; "python" if there is no such kernelspec."""
-    try:
-        return str(KernelSpecManager().get_kernel_spec(kernel_name).language).lower()
-    except NoSuchKernel:
-        return "python"

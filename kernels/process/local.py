@@ -24,10 +24,11 @@ from jupyter_client.manager import AsyncKernelManager
 from ..addresses import RemoteKernel
 from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess
+from ..kernelspecs import language_of
 from ..process_tree import MARK, Family, mark_process, memory_of, remove
 from ..protocol import weighed
 from .kernel_process import SetUp, describe_exit
-from .launch import Launch, language_of, no_such
+from .launch import Launch, no_such
 from .output_pipes import RawOutput
 from .provisioner import choose_provisioner
 from .sockets import move_sockets, socket_paths

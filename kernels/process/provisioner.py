@@ -14,7 +14,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
-from .launch import LOCAL, OURS, Launch
+from ..kernelspecs import LOCAL, OURS
+from .launch import Launch
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:

@@ -3,7 +3,7 @@
 Also a client whose channels are queues. Knows neither processes nor connections.
 """
 
-from .cleaning import encodable
+from ..encoding import encodable
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (

@@ -13,12 +13,15 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..process import Launch, clear_after_dead, ipython_folder
+from ..runtime_dir import clear_after_dead, ipython_folder
 from .bubblewrap import inner_id
 from .command import command, last_filter
 from .places import places_of
+
+if TYPE_CHECKING:
+    from ..process import Launch
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first

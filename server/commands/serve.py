@@ -17,7 +17,7 @@ from .. import logs, quick_imports
 from ..attach_modes import Attach
 from ..console import die
 from ..errors import BadSettings
-from ..process_life import be_unreadable, give_memory_back, main_loop
+from ..process_life import be_unreadable, give_memory_back, main_loop, pause_gc
 from .options import NoSandbox, NotebooksDir, ProjectsDir
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def serve(
     Over HTTP, clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or, if
     neither is set, the one created at the first start.
     """
+    pause_gc()
     from ..launch import make_folders  # lazy: --help needs no settings
     from ..settings import load
 
@@ -127,7 +128,6 @@ def serve(
                 logs.log_run_context()
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
-                quick_imports.import_jsonschema()
                 from .stdio import on_stdio
 
                 main_loop(on_stdio(settings))

@@ -6,14 +6,13 @@ All messages go to stderr; stdout carries only the protocol.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
 from ..errors import AttachError, BadSettings
-from ..process_life import stop_signal
+from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
@@ -22,6 +21,8 @@ if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to i
     from ..resident import ResidentProxy
 
 log = logging.getLogger(__name__)
+
+FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
 
 
 async def on_stdio(settings: Settings) -> int:
@@ -33,18 +34,18 @@ async def on_stdio(settings: Settings) -> int:
     if (attached := await resident_proxy(settings)) is not None:
         # Errors are in the answers, and their tracebacks in the resident server's log.
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
+        resume_gc()
         return await stdio(attached.mcp, attached.aclose)
     from ..app import App
     from ..cluster import shared_instances
 
     logs.log_run_context()
-    server = App(settings, instances=await shared_instances(settings))
+    server = App(settings, instances=await shared_instances(settings), in_background=True)
 
     async def end() -> None:
-        await server.sessions.__aexit__(None, None, None)
+        await server.opening.__aexit__(None, None, None)
 
-    gc.freeze()  # imported modules stay: spare the garbage collector from scanning them
-    return await stdio(server.mcp, end)
+    return await stdio(server.mcp, end, server.opening.failed)
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:
@@ -72,15 +73,21 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     return ResidentProxy(settings, settings.attach, endpoint)
 
 
-async def stdio(mcp: FastMCP[Any], end: Callable[[], Awaitable[None]]) -> int:
-    """Serve over stdin and stdout until EOF or a signal."""
+async def stdio(
+    mcp: FastMCP[Any], end: Callable[[], Awaitable[None]], failed: asyncio.Event | None = None
+) -> int:
+    """Serve over stdin and stdout until EOF or a signal, or until the server has failed."""
     serving = asyncio.create_task(mcp.run_stdio_async(show_banner=False))
     stopped = stop_signal()
-    events: list[asyncio.Future[Any]] = [serving, stopped]
+    failing = asyncio.create_task((failed or asyncio.Event()).wait())
+    events: list[asyncio.Future[Any]] = [serving, stopped, failing]
     await asyncio.wait(events, return_when="FIRST_COMPLETED")
+    if failing.done():  # calls that have waited for kernels are answered first
+        await asyncio.wait(events[:2], timeout=FAREWELL, return_when="FIRST_COMPLETED")
+    failing.cancel()
     if serving.done():
         serving.result()
-        return 0
+        return int(failing.done() and not failing.cancelled())
     # Cancelling `serving` would wait for the thread that reads stdin, so end the kernels here.
     await end()
-    return 128 + stopped.result()
+    return 128 + stopped.result() if stopped.done() else 1

@@ -6,17 +6,19 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, Field
 
-from ...kernels import Execution, Run
 from ..plaintext import plain
 from .own_lines import SESSION, fragment, note
 from .run_text import PICTURE_TYPES, Layout, TextCache, growing
 from .truncate import WORTH, budgeted
+
+if TYPE_CHECKING:
+    from ...kernels import Execution, Run
 
 PAGE = 20_000  # default max characters returned by read_output
 PICTURES = 8  # max pictures in one result

@@ -11,20 +11,23 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbformat import NotebookNode
-
-from ...kernels import Execution, Run, StreamText
 from ..plaintext import Plain
 from .own_lines import EXIT, NOTHING, STDERR, Marker
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ...kernels import Execution, Run, StreamText
+
+    StreamOf = Callable[[NotebookNode], StreamText | None]
 
 SLICE = 65_536  # characters cleaned per step, without yielding to another thread
 AT_ONCE = 200_000  # max characters cleaned on the event loop; more go to a thread
 CACHE_SIZE = 32_000_000  # max characters of cached texts, all runs together
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
-StreamOf = Callable[[NotebookNode], StreamText | None]
 Job = tuple["Part", str, bool]  # part, raw text to add, whether that completes it
 
 
