@@ -65,4 +65,4 @@ def chat(
             return 0 if await conversation.answer(asked) else 1
         return await converse(conversation, question)
 
-    call(server, work, conversation.ask)
+    call(server, work, conversation.ask, lasting=True)

@@ -10,6 +10,8 @@ from importlib import metadata
 
 import cyclopts
 
+from ..quick_imports import pause_gc
+
 app = cyclopts.App(
     name="rmi-agent",
     help="Run Python files and cells on an RmiAgentMcpServer.",
@@ -48,4 +50,5 @@ for path, does in (
 
 def main() -> None:
     """The entry point of the console script."""
+    pause_gc()
     app()

@@ -44,6 +44,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             questions = Questions()
             client = RmiMcpClient(server, on_question=questions.ask)
             with portal.wrap_async_context_manager(client):
+                quick_imports.resume_gc()
                 code = Repl(portal, client, timeout, questions).run()
         except FAILURES as error:
             code = unreachable(server, error)

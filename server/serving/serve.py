@@ -27,7 +27,7 @@ from ..middleware import AT_A_TIME, Connection, Server
 from ..net import EVERYWHERE, bind, is_loopback
 from ..process_life import resume_gc
 from ..resident import Record, born, lease, local_socket, publish, withdraw
-from ..settings import Settings
+from ..settings import Settings, shown_variables
 from ..state_dir import VERSION, private_folder
 from .application import application
 from .tunnel import ready, through, tunnel
@@ -115,6 +115,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
             log=log_file,
             socket=local.getsockname(),
             key=key,
+            variables=shown_variables(),
         )
 
         def ready() -> None:

@@ -45,6 +45,10 @@ OWNED = {
         "server/resident/proxy.py",
         "_watched",
     ): 1,  # logs each exception itself; cancelled in `finally`
+    (
+        "client/commands/connect.py",
+        "while_it_runs",
+    ): 2,  # results are taken; cancelled and awaited in `finally`
     ("client/terminal/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/terminal/screen.py", "ask"): 1,  # the same task, begun again
 }
