@@ -27,12 +27,12 @@ for path, does in (
     ),
     ("run:cell", "Run a snippet of Python; its input() asks at this terminal."),
     (
-        "repl:repl",
+        "interactive:repl",
         "Open a prompt whose cells run in one session.\n\n"
         "Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.",
     ),
     (
-        "chat:chat",
+        "interactive:chat",
         "Chat with a language model that runs Python here; with a pipe as stdin, answer once.",
     ),
     (

@@ -15,7 +15,7 @@ from mcp import MCPError
 
 from .. import quick_imports
 from ..client import RmiMcpClient
-from ..connection import OnQuestion
+from ..connection import FEW_RUNS, OnQuestion
 from ..errors import FAILURES
 from ..quick_imports import resume_gc
 from ..resident import Resident, find_resident
@@ -52,7 +52,8 @@ def call(
     quick_imports.import_jsonschema()
     resident = find_resident() if server is None and not lasting else None
 
-    target = resident.transport() if resident else server
+    own = None if lasting else FEW_RUNS
+    target = resident.transport() if resident else server or own
 
     async def connected() -> int:
         async with RmiMcpClient(target, on_question=on_question) as client:

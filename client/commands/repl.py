@@ -11,16 +11,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 from fastmcp.exceptions import ToolError
 
-from .. import quick_imports
 from ..client import RmiMcpClient
 from ..errors import FAILURES
 from ..results import RunResult
 from ..terminal import Incomplete, Questions, can_edit, help_request, is_terminal, show, write
-from .connect import unreachable
-from .options import Server, Timeout
 
 Read = Callable[[], str | None]  # returns the next cell, or None at the end of input
 
@@ -31,26 +28,6 @@ INSPECT = (
     "print(get_ipython().object_inspect_mime({name!r}, detail_level={level})['text/plain']"
     " if get_ipython()._object_find({name!r}).found else {missing!r})"
 )
-
-
-def repl(*, server: Server = None, timeout: Timeout = None) -> None:
-    """Open a prompt whose cells run in one session.
-
-    Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.
-    """
-    quick_imports.import_jsonschema()
-    with start_blocking_portal() as portal:
-        try:
-            questions = Questions()
-            client = RmiMcpClient(server, on_question=questions.ask)
-            with portal.wrap_async_context_manager(client):
-                quick_imports.resume_gc()
-                code = Repl(portal, client, timeout, questions).run()
-        except FAILURES as error:
-            code = unreachable(server, error)
-        except KeyboardInterrupt:
-            code = 130
-    sys.exit(code)
 
 
 class Repl:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..client import RmiMcpClient
-from ..terminal import Screen, exit_code, show_notebook, write
-from .connect import call
+from ..terminal import Screen, exit_code, show_notebook, show_starting, write
 from .options import Server, Session, Timeout
+
+if TYPE_CHECKING:
+    from ..client import RmiMcpClient
 
 
 def run(
@@ -31,6 +32,9 @@ def run(
 
     Whatever follows FILE is passed to the file; this command's options come before FILE.
     """
+    show_starting()
+    from .connect import call  # lazy: takes long, and --help does not need it
+
     given = sys.stdin.read() if stdin == "-" else stdin
 
     async def work(client: RmiMcpClient) -> int:
@@ -53,6 +57,9 @@ def cell(
     timeout: Timeout = None,
 ) -> None:
     """Run a snippet of Python; its input() asks at this terminal."""
+    show_starting()
+    from .connect import call
+
     source = sys.stdin.read() if code == "-" else code
     screen = Screen()
 

@@ -81,6 +81,7 @@ def serve(
         Attach | None,
         Parameter(help="On stdio: whether to use the resident server (RMI_AGENT_ATTACH)."),
     ] = None,
+    few_runs: Annotated[bool, Parameter(show=False, negative=())] = False,  # for `rmi-agent run`
     log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
     log_format: Annotated[
         logs.Format, Parameter(help="Lines of text, or one JSON object per line.")
@@ -130,7 +131,7 @@ def serve(
             else:
                 from .stdio import on_stdio
 
-                main_loop(on_stdio(settings))
+                main_loop(on_stdio(settings, few_runs))
         except BadSettings as error:
             die(error)
 

@@ -25,8 +25,13 @@ log = logging.getLogger(__name__)
 FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
 
 
-async def on_stdio(settings: Settings) -> int:
+async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
     """Serve over stdin and stdout, through the resident server or with our own kernels.
+
+    Args:
+        settings: the server's settings.
+        few_runs: whether to make no kernel and import no module ahead: a command that runs one
+            file would have to wait for what it does not need.
 
     Raises:
         BadSettings: a resident server is required, and none can be attached to.
@@ -40,6 +45,8 @@ async def on_stdio(settings: Settings) -> int:
     from ..cluster import shared_instances
 
     logs.log_run_context()
+    if few_runs:
+        settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
     server = App(settings, instances=await shared_instances(settings), in_background=True)
 
     async def end() -> None:

@@ -1,20 +1,49 @@
-"""`rmi-agent chat`: chooses a model, and lets a person talk to it.
+"""`rmi-agent repl` and `rmi-agent chat`: a person at a terminal, and a session on a server.
 
-The conversation itself is in `client/chat/`, which needs an extra.
+The prompt itself is in `repl.py`, the conversation in `client/chat/`, which needs an extra.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..client import RmiMcpClient
-from ..errors import NoModelError
-from ..terminal import is_terminal
-from .connect import call, fail
-from .options import Server
+from .. import quick_imports
+from ..terminal import Questions, is_terminal, show_starting
+from .options import Server, Timeout
+
+if TYPE_CHECKING:
+    from ..client import RmiMcpClient
+
+
+def repl(*, server: Server = None, timeout: Timeout = None) -> None:
+    """Open a prompt whose cells run in one session.
+
+    Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.
+    """
+    show_starting()
+    from anyio.from_thread import start_blocking_portal
+
+    from ..client import RmiMcpClient  # lazy: takes long, and --help does not need it
+    from ..errors import FAILURES
+    from .connect import unreachable
+    from .repl import Repl
+
+    quick_imports.import_jsonschema()
+    with start_blocking_portal() as portal:
+        try:
+            questions = Questions()
+            client = RmiMcpClient(server, on_question=questions.ask)
+            with portal.wrap_async_context_manager(client):
+                quick_imports.resume_gc()
+                code = Repl(portal, client, timeout, questions).run()
+        except FAILURES as error:
+            code = unreachable(server, error)
+        except KeyboardInterrupt:
+            code = 130
+    sys.exit(code)
 
 
 def chat(
@@ -41,6 +70,10 @@ def chat(
     pictures: Annotated[bool, Parameter(help="Show the model the code's pictures.")] = True,
 ) -> None:
     """Chat with a language model that runs Python here; with a pipe as stdin, answer once."""
+    show_starting()
+    from ..errors import NoModelError  # lazy: takes long, and --help does not need it
+    from .connect import call, fail
+
     try:
         from ..chat import Chat, Keys, choose, converse, hide_api_keys
     except ImportError as error:
