@@ -62,9 +62,14 @@ class Opening:
         if self._sessions is not None:
             await self._sessions.__aexit__(None, None, None)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the sessions are open or opening, or could not be opened."""
+        return self._sessions is not None or self._task is not None
+
     def begin(self) -> None:
-        """Start to open the sessions in the background, unless they are open or opening."""
-        if self._sessions is None and self._task is None:
+        """Start to open the sessions in the background, unless that has begun."""
+        if not self.begun:
             self._task = asyncio.create_task(self._open())
 
     async def ready(self) -> None:
@@ -74,7 +79,7 @@ class Opening:
             Refusal: they could not be opened.
         """
         self.begin()
-        if self._task is not None:
+        if self._task is not None and (self._sessions is None or self.failed.is_set()):
             await asyncio.wait({self._task})
             if self.failed.is_set():
                 raise Refusal(
@@ -109,10 +114,12 @@ class OpensSessions(Middleware):
                 await self._opening.ready()
             return await call_next(context)
         finally:
-            asyncio.get_running_loop().call_later(AFTER_ANSWER, self._opening.begin)
+            if not self._opening.begun:
+                asyncio.get_running_loop().call_later(AFTER_ANSWER, self._opening.begin)
 
 
 def import_kernels() -> None:
-    """Import what sessions need, which is slow; the modules stay imported."""
+    """Import what sessions and the first call need, which is slow; the modules stay imported."""
     quick_imports.import_jsonschema()
+
     from ..kernels import Sessions  # noqa: F401

@@ -11,6 +11,7 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..plaintext import Plain
@@ -114,10 +115,15 @@ class Part:
 
 
 class Printed:
-    """All outputs of one run as readable text, each made once."""
+    """All outputs of one run as readable text, each made once.
 
-    def __init__(self) -> None:
+    Args:
+        resized: called with the change when the number of cached characters changes.
+    """
+
+    def __init__(self, resized: Callable[[Printed, int], None] = lambda *_: None) -> None:
         self.size = 0  # characters cached
+        self._resized = resized
         self._parts: dict[int, Part] = {}
         self._lock = asyncio.Lock()
 
@@ -163,7 +169,8 @@ class Printed:
             except asyncio.CancelledError:
                 self._parts = {}  # the thread is still using the old ones
                 raise
-            self.size = sum(part.size for part in self._parts.values())
+            before, self.size = self.size, sum(part.size for part in self._parts.values())
+            self._resized(self, self.size - before)
 
     def _collect(self, outputs: list[NotebookNode], stream_of: StreamOf | None) -> list[Job]:
         """List the work to do, as plain texts so that a thread can do it."""
@@ -190,6 +197,7 @@ class TextCache:
 
     def __init__(self) -> None:
         self._printed: OrderedDict[int, Printed] = OrderedDict()  # most recently used last
+        self._size = 0  # characters, all runs together
         self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
     async def so_far(self, execution: Execution) -> Layout:
@@ -209,14 +217,22 @@ class TextCache:
             self._owners[key] = weakref.finalize(owner, self._forget, key)
             self._owners[key].atexit = False
         if key not in self._printed:
-            self._printed[key] = Printed()
+            self._printed[key] = Printed(partial(self._resized, key))
         self._printed.move_to_end(key)
-        while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > CACHE_SIZE:
-            self._printed.popitem(last=False)
+        while len(self._printed) > 1 and self._size > CACHE_SIZE:
+            self._drop(next(iter(self._printed)))
         return self._printed[key]
 
+    def _resized(self, key: int, printed: Printed, change: int) -> None:
+        if self._printed.get(key) is printed:  # else it was dropped while it was being read
+            self._size += change
+
+    def _drop(self, key: int) -> None:
+        if (printed := self._printed.pop(key, None)) is not None:
+            self._size -= printed.size
+
     def _forget(self, key: int) -> None:
-        self._printed.pop(key, None)
+        self._drop(key)
         self._owners.pop(key, None)
 
 
