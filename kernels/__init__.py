@@ -6,6 +6,8 @@ Usable as a library on its own; knows nothing of MCP.
 import importlib
 from typing import TYPE_CHECKING
 
+from .regular_file import regular_file  # not on first access: its module has the same name
+
 if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .protocol import Question, Reply, Script, StreamText
-    from .regular_file import regular_file
     from .sandbox import (
         TIERS,
         Policy,
@@ -65,7 +66,6 @@ _HOMES = {
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "protocol": ("Question", "Reply", "Script", "StreamText"),
-    "regular_file": ("regular_file",),
     "sandbox": (
         "TIERS",
         "Policy",

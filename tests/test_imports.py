@@ -52,6 +52,29 @@ def test_help_imports_nothing_that_speaks_a_protocol(layer: str) -> None:
     assert not imported(show) & (FASTMCP | {"rmi_agent.kernels"})
 
 
+@pytest.mark.parametrize("layer", ["client", "server"])
+def test_the_help_of_a_command_imports_no_fastmcp(layer: str) -> None:
+    show = f"""
+from rmi_agent.{layer}.cli import app
+for name in [*app]:
+    if not name.startswith("-"):
+        app([name, "--help"], result_action="return_value")"""
+    assert "fastmcp" not in imported(show)
+
+
+@pytest.mark.parametrize("layer", ["kernels", "client", "server"])
+def test_what_a_layer_offers_is_there_whatever_was_imported_before(layer: str) -> None:
+    code = f"""
+import importlib, pkgutil, types
+import rmi_agent.{layer} as package
+for found in pkgutil.iter_modules(package.__path__):
+    if found.name not in ("mcp_server", "run_http_server", "mcp_client"):
+        importlib.import_module(f"rmi_agent.{layer}." + found.name)
+offered = [getattr(package, name) for name in package.__all__]
+assert not [one for one in offered if isinstance(one, types.ModuleType)]"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_initialize_is_answered_before_what_only_kernels_need_is_imported(tmp_path: Path) -> None:
     run = f"import rmi_agent.server.opening as opening; opening.AFTER_ANSWER = 1e6; {SERVE}"
     done = subprocess.run(

@@ -10,27 +10,12 @@ from collections.abc import Awaitable, Callable
 from fastmcp.exceptions import ToolError
 
 from ..client import RmiMcpClient
-from ..terminal import write
-from .connect import call
-from .options import Server
 
 Step = tuple[str, Callable[[], Awaitable[str]]]
 
 
 class Failed(Exception):
     """A step gave an unexpected result; the text says which."""
-
-
-def check(*, server: Server = None) -> None:
-    """Test the communication with a server in seven steps and report each."""
-
-    def report(passed: bool, title: str, detail: str) -> None:
-        write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")
-
-    async def work(client: RmiMcpClient) -> int:
-        return 0 if await run_steps(client, report) else 1
-
-    call(server, work)
 
 
 async def run_steps(client: RmiMcpClient, report: Callable[[bool, str, str], None]) -> bool:

@@ -43,7 +43,7 @@ for path, does in (
         "sessions:replay",
         "Rerun a recorded notebook; exits with 1 if a result differs from the record.",
     ),
-    ("check:check", "Test the communication with a server in seven steps and report each."),
+    ("sessions:check", "Test the communication with a server in seven steps and report each."),
 ):
     app.command(f"rmi_agent.client.commands.{path}", help=does)
 

@@ -1,21 +1,23 @@
-"""`rmi-agent sessions` and `rmi-agent replay`: what a server has open, and what was recorded."""
+"""`rmi-agent sessions`, `replay` and `check`: what a server has open, has recorded, and can do."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..client import RmiMcpClient
 from ..terminal import write
-from .connect import call, fail
 from .options import Server
+
+if TYPE_CHECKING:
+    from ..client import RmiMcpClient
 
 
 def sessions(*, server: Server = None) -> None:
     """List the open sessions of a server: of the resident one, unless --server names another."""
+    from .connect import call  # lazy: takes long, and --help does not need it
 
     async def work(client: RmiMcpClient) -> int:
         rows = await client.list_sessions()
@@ -52,6 +54,8 @@ def replay(
     timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
 ) -> None:
     """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
+    from .connect import call, fail
+
     path = Path(notebook)
     try:
         content = path.read_text("utf-8") if path.is_file() else ""
@@ -63,5 +67,19 @@ def replay(
         write("stdout", f"{result}\n")
         await client.close_session(result.session_id)
         return 0 if result.same else 1
+
+    call(server, work)
+
+
+def check(*, server: Server = None) -> None:
+    """Test the communication with a server in seven steps and report each."""
+    from .check import run_steps
+    from .connect import call
+
+    def report(passed: bool, title: str, detail: str) -> None:
+        write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")
+
+    async def work(client: RmiMcpClient) -> int:
+        return 0 if await run_steps(client, report) else 1
 
     call(server, work)
