@@ -1,4 +1,4 @@
-"""What recording a cell costs early and late in a notebook: `python benchmarks/recording.py`.
+"""What recording a cell costs early and late in a notebook: `python -m benchmarks.recording`.
 
 The rival in the same run is a full save through nbformat at the same length.
 """
@@ -25,7 +25,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def cell(picture: str) -> nbformat.NotebookNode:
-    made = new_code_cell("plot()")
+    made: nbformat.NotebookNode = new_code_cell("plot()")
     data = {"image/png": picture} if picture else {"text/plain": "42"}
     made.outputs = [new_output("display_data", data=data)]
     return made

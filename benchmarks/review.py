@@ -3,7 +3,7 @@
 Beside it, in the same browser, the page that nbconvert's HTMLExporter makes of the same notebook,
 without the time that making it takes. Needs chromium and the test extra.
 
-    python benchmarks/review.py [--cells 1000] [--notebooks 2000]
+    python -m benchmarks.review [--cells 1000] [--notebooks 2000]
 """
 
 from __future__ import annotations

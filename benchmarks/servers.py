@@ -1,4 +1,4 @@
-"""What a cell costs on a Jupyter Server: `python benchmarks/servers.py`.
+"""What a cell costs on a Jupyter Server: `python -m benchmarks.servers`.
 
 A warm `run_cell` over stdio against jupyter-kernel-client's `execute` in the same run, on
 kernels of one and the same server; needs `pip install jupyter_server jupyter-kernel-client`.
@@ -24,7 +24,7 @@ from typing import Any
 
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
-from jupyter_kernel_client import JupyterKernelClient
+from jupyter_kernel_client import JupyterKernelClient  # type: ignore[import-not-found, unused-ignore]
 
 SERVER = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "error"]
 

@@ -1,4 +1,4 @@
-"""A soak: `python benchmarks/soak.py [--minutes 30] [--clients 20] [--seed 1]`.
+"""A soak: `python -m benchmarks.soak [--minutes 30] [--clients 20] [--seed 1]`.
 
 Clients on all three transports call random tools, with kernels that are killed, floods,
 time limits and cancelled calls among them. In the end it says what has leaked and whether
@@ -27,7 +27,8 @@ from typing import Any
 import psutil
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
-from harness import (
+
+from .harness import (
     SERVER,
     Acknowledged,
     check_notebooks,
@@ -180,7 +181,8 @@ async def watch(process: psutil.Process, samples: list[Sample]) -> None:
 
 async def soak(folder: Path, minutes: float, clients: int, seed: int) -> int:
     (folder / "run").mkdir(mode=0o700)
-    chance, record, samples = random.Random(seed), Record(), []
+    chance, record = random.Random(seed), Record()
+    samples: list[Sample] = []
     url, process = await http_server(environment(folder, "http"))
     server = psutil.Process(process.pid)
     assert process.stderr is not None

@@ -24,8 +24,7 @@ def kernelspec(kernel_name: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is no JSON.
     """
-    ipython = os.environ.get("IPYTHONDIR") or Path.home() / ".ipython"
-    for folder in map(Path, (*jupyter_path("kernels"), os.path.join(ipython, "kernels"))):
+    for folder in map(Path, spec_folders()):
         names = os.listdir(folder) if folder.is_dir() else []
         for name in names:
             file = folder / name / "kernel.json"
@@ -33,6 +32,12 @@ def kernelspec(kernel_name: str) -> dict[str, Any]:
                 spec: dict[str, Any] = json.loads(file.read_text("utf-8"))
                 return spec if is_installed(provisioner_of(spec)) else {}
     return {}
+
+
+def spec_folders() -> list[str]:
+    """The folders of kernelspecs, in jupyter_client's order, which imports IPython to find them."""
+    ipython = os.environ.get("IPYTHONDIR") or Path.home() / ".ipython"
+    return [*jupyter_path("kernels"), os.path.join(ipython, "kernels")]
 
 
 def provisioner_of(spec: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be fo
 
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
-from .provisioner import PRELOAD
+from .provisioner import PRELOAD, ForkserverProvisioner
 from .template import PROGRAMS
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "PROGRAMS",
     "TEMPLATES",
     "ForkedProcess",
+    "ForkserverProvisioner",
 ]

@@ -126,9 +126,11 @@ def take_environment(request: Mapping[str, Any], template: Mapping[str, str]) ->
         ctypes.memmove(MARK_PLACE, env[MARK].encode(), len(env[MARK]))
     if request["number"] is not None:  # in a sandbox it is set from outside
         libc.setrlimit(FILE_LOCKS, struct.pack("QQ", request["number"], request["number"]))
-    set_by_imports = {name: os.environ[name] for name in os.environ.keys() - template.keys()}
-    os.environ.clear()
-    os.environ.update({**set_by_imports, **env})
+    for name in template.keys() - env.keys():  # those that imports have set stay
+        os.environ.pop(name, None)
+    for name, value in env.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     tempfile.tempdir = None  # a template's TMPDIR is its own
     # matplotlib made a folder if the template's home was not writable; all kernels share it.
     made = "matplotlib" in sys.modules and "MPLCONFIGDIR" not in env
@@ -145,23 +147,26 @@ def renew_random_state() -> None:
     if "multiprocessing.process" in sys.modules:
         sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
     if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
+        # Given integers, it needs a quarter of the time that it takes to find some by itself.
+        words = struct.unpack("8I", os.urandom(32))
+        sys.modules["numpy.random"].seed(words)
 
 
-def conflicts(template: Mapping[str, str]) -> set[str]:
+def conflicts(names: set[str], template: Mapping[str, str]) -> set[str]:
     """Top-level names of loaded modules that an ordinary start would have loaded differently.
 
     The user has other versions of them, or settings that they read on import.
 
     Args:
+        names: of the loaded modules, as `loaded` says: known before the fork, since looking at
+            all modules would copy the memory that they share with the template.
         template: the environment that the modules were loaded in.
     """
-    names = loaded()
     found = set()
     for folder in own_folders(template):
         with contextlib.suppress(OSError):
             there = {name.partition(".")[0] for name in os.listdir(folder)}
-            found |= {name for name in names & there if not is_same(name, folder)}
+            found |= {name for name in there & names if not is_same(name, folder)}
     if "matplotlib" in names and any(map(os.path.exists, settings_of_matplotlib(template))):
         found.add("matplotlib")
     return found

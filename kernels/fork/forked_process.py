@@ -5,11 +5,14 @@ Knows a pid and the connection on which its template reports the exit code.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 
@@ -30,13 +33,31 @@ class ForkedProcess:
         self.pid = pid
         self.returncode: int | None = None
         self.exit_code_lost = False  # True if the template ended without reporting it
+        self.kernel_info: dict[str, Any] = {}  # what the kernel would say, if that is known
         self._connection = connection
+        self._loop: asyncio.AbstractEventLoop | None = None  # that watches the connection
         self._checked = time.monotonic()
         self._ended = 0.0  # when it was found to have ended without an exit code
         self._process = psutil.Process(pid)
 
+    def when_reported(self, call: Callable[[], None]) -> None:
+        """Call back on the running loop, once, when its exit code or its template's end arrives."""
+        self._loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            self._forget_callback()
+            call()
+
+        self._loop.add_reader(self._connection, readable)
+
+    def _forget_callback(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._connection)
+        self._loop = None
+
     def close(self) -> None:
         """Close the connection; its exit code can't be read any more. Idempotent."""
+        self._forget_callback()
         self._connection.close()
 
     def poll(self) -> int | None:

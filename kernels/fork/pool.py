@@ -82,7 +82,11 @@ class Templates:
         for _ in range(2):
             template = await on_spawner(self._template_for, request)
             try:
-                return await template.fork(request)
+                forked = await template.fork(request)
+                if request.sockets and template.kernel_info is None:
+                    await on_spawner(template.is_usable)  # which reads its reports
+                forked.kernel_info = template.kernel_info or {}
+                return forked
             except PreloadConflict:
                 raise
             except CannotFork:

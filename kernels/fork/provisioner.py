@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from traitlets import Bool, Dict, List, Unicode
+from traitlets import Bool, Dict, Int, List, Unicode
 
 from ..errors import CannotFork
 from ..process_tree import MARK, mark_process, marking
@@ -30,6 +30,7 @@ from .request import Request, request_for
 log = logging.getLogger(__name__)
 
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot")
+ONLY_CONNECTION_FILE = ("-f", "{connection_file}")  # as in a kernelspec
 KILL_TIMEOUT = 10.0  # max seconds to wait for the end of a killed kernel
 
 
@@ -50,6 +51,11 @@ class ForkserverProvisioner(LocalProvisioner):
         help="Variables that a template has otherwise; None is none. Kernels have them as given."
     ).tag(config=True)
 
+    sockets = List(
+        Int(), help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
+    )
+    signing_key = Unicode(help="Signs the messages on them.")
+    output_limit = Int(0, help="Max characters of a message's text on them; 0 is no limit.")
     last_filter = Unicode(
         help="A program for seccomp, in hexadecimal, that only forked kernels can apply in time."
     ).tag(config=True)
@@ -68,10 +74,15 @@ class ForkserverProvisioner(LocalProvisioner):
                     template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
+                    sockets=tuple(self.sockets),
+                    signing_key=self.signing_key,
+                    output_limit=self.output_limit,
                 )
+                if self.sockets and request.arguments != ONLY_CONNECTION_FILE:
+                    raise CannotFork("their kernelspec has arguments for ipykernel")
                 self.process = await forked(request)
             except CannotFork as why:
-                if self.last_filter:
+                if self.last_filter or self.sockets:
                     raise
                 log_once(str(why))
                 return await self.start_kernel([*self.prefix, *cmd], **kwargs)

@@ -21,7 +21,7 @@ from .zygote import LENGTH
 # Variables that differ from kernel to kernel and that no library reads on import.
 OWN = ("JPY_PARENT_PID", "JPY_SESSION_NAME", MARK, "KERNEL_ID", "PWD", "OLDPWD")
 
-Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
+Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...], int | None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Request:
             what kernels can write; None unsets one.
         apart: whether to isolate it from the memory of its template and of other kernels.
         last_filter: a seccomp program in hexadecimal, applied once the kernel has its sockets.
+        sockets: the descriptors of two Unix sockets that the kernel speaks over, for messages and
+            for control; without them it opens the ZMQ sockets of its connection file.
+        signing_key: signs the messages on them.
+        output_limit: max characters of one message's text on them; 0 is no limit.
     """
 
     python: tuple[str, ...]
@@ -52,12 +56,16 @@ class Request:
     template_overrides: Mapping[str, str | None] = field(default_factory=dict)
     apart: bool = False
     last_filter: str = ""
+    sockets: tuple[int, ...] = ()
+    signing_key: str = ""
+    output_limit: int = 0
 
     @property
     def key(self) -> Key:
         """What all kernels of one template have in common."""
         common = {name: value for name, value in self.env.items() if name not in OWN}
-        return self.python, self.preload, tuple(sorted(common.items()))
+        limit = self.output_limit if self.sockets else None
+        return self.python, self.preload, tuple(sorted(common.items())), limit
 
     def template_env(self) -> dict[str, str]:
         """The environment for the template; the kernel's part of the mark becomes zeros."""
@@ -79,7 +87,7 @@ class Request:
 
     def wire(self) -> bytes:
         """The request as bytes for the connection: length and JSON."""
-        names = ("arguments", "env", "cwd", "umask", "apart", "last_filter")
+        names = ("arguments", "env", "cwd", "umask", "apart", "last_filter", "signing_key")
         fields: dict[str, Any] = {name: getattr(self, name) for name in names}
         fields["number"] = mark_number(self.mark) if sys.platform == "linux" and self.mark else None
         data = json.dumps(fields).encode()

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from ..errors import CannotFork, PreloadConflict
+from ..inside import FORMED
 from ..process_tree import mark_process, marking
 from .forked_process import ForkedProcess
 from .request import Request
@@ -29,7 +30,10 @@ log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
 # All our files that a template reads.
-PROGRAMS = (PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py"))
+PROGRAMS = (
+    *(PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py")),
+    *(PROGRAM.with_name("memory_sharing.py"), *FORMED),
+)
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 REQUEST_TIMEOUT = 10.0  # of a request for a kernel, in seconds
@@ -55,16 +59,21 @@ class Template:
         self.forked = 0  # number of kernels
         self.env = first.template_env()
         self.hung = False  # it forked once, and then did not answer in time
+        self.kernel_info: dict[str, Any] | None = None  # of all its kernels, if it forms them
         self._born = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
         self.line, other_end = socket.socketpair()
         mark = first.mark.partition(".")[0]  # the server's
+        forms: dict[str, Any] = {}
+        if first.sockets:
+            forms = {"programs": list(map(str, FORMED)), "output_limit": first.output_limit}
+        arguments = [str(PROGRAM), str(other_end.fileno()), json.dumps(forms), *preload]
         with other_end, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)
             self.line.setblocking(False)
             self.process = subprocess.Popen(
-                [*marking(mark), *first.python, str(PROGRAM), str(other_end.fileno()), *preload],
+                [*marking(mark), *first.python, *arguments],
                 env=self.env,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -121,6 +130,8 @@ class Template:
                 "Kernels are forked; preloaded: %s",
                 ", ".join(map(str, report["ready"])) or "nothing",
             )
+        if "formed" in report:
+            self.kernel_info = dict(report["formed"])
         self.stale = self.stale or "stale" in report
 
     def _skip(self, module: str, why: str) -> None:
@@ -145,7 +156,8 @@ class Template:
             if PASSES_PIDS:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with other_end:
-                socket.send_fds(self.line, [FORK], [other_end.fileno(), *request.streams])
+                passed = [other_end.fileno(), *request.streams, *request.sockets]
+                socket.send_fds(self.line, [FORK], passed)
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().sock_sendall(connection, request.wire())
                 forked = ForkedProcess(await pid_of_sender(connection), connection)

@@ -4,13 +4,15 @@
 the standard library and ipykernel, and leaves no trace of itself in the kernels' `sys.modules`
 and `sys.path`. When it forks, it has no threads and no ZMQ context.
 
-Its arguments: the descriptor of a line to its owner, then the names of modules to import
-ahead. It reports over the line in JSON; when the line closes, it kills its kernels and exits. An
-`f` on the line requests a kernel and carries a connection and the descriptors that become
-0, 1 and 2; the connection delivers 4 bytes of length and JSON (`arguments`, `env`, `cwd`,
-`umask`, `apart`, `last_filter`, `number`). The kernel answers there with `p` and its pid; once it
-has ended, the template sends `e` and its exit code, as `subprocess` gives it, and closes. A kernel
-that has loaded modules of which its user has other versions answers with `m` instead, and exits.
+Its arguments: the descriptor of a line to its owner, how it forms kernels before it forks them
+(JSON: `programs` to execute and `output_limit`; if empty, each opens ZMQ sockets after its fork),
+then the names of modules to import ahead. It reports over the line in JSON; when the line closes,
+it kills its kernels and exits. An `f` on the line requests a kernel and carries a connection, the
+descriptors that become 0, 1 and 2, and those of a formed kernel's two sockets; the connection
+delivers 4 bytes of length and JSON (`arguments`, `env`, `cwd`, `umask`, `apart`, `last_filter`,
+`signing_key`, `number`). The kernel answers there with `p` and its pid; once it has ended, the
+template sends `e` and its exit code, as `subprocess` gives it, and closes. A kernel that has loaded
+modules of which its user has other versions answers with `m` instead, and exits.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import gc
 import importlib.util
 import json
 import os
+import re
 import runpy  # noqa: F401 (`-m` has imported it in an ordinary kernel)
 import select
 import signal
@@ -38,6 +41,8 @@ FORK, RETIRE = b"f", b"r"  # commands on the line
 LENGTH = struct.Struct("!i")  # precedes a request
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # the user has other versions of the template's modules
+STREAMS = 3  # descriptors of a kernel's standard streams
+FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
 Request = dict[str, Any]
@@ -55,9 +60,10 @@ def beside(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from . import afterfork, kernel_app
+    from . import afterfork, kernel_app, memory_sharing
 elif __name__ == "__main__":  # else only the constants are wanted
     afterfork, kernel_app = beside("afterfork"), beside("kernel_app")
+    memory_sharing = beside("memory_sharing")
 
 
 class Template:
@@ -65,11 +71,16 @@ class Template:
 
     Args:
         line: connection to the owner; when it closes, the template exits.
+        forms: how to form kernels before they are forked; empty means after that.
         preload: modules to import ahead, where they are installed.
+
+    Attributes:
+        formed: the kernel that all children become; None if they make their own.
     """
 
-    def __init__(self, line: socket.socket, preload: list[str]) -> None:
-        self.line, self.preload = line, preload
+    def __init__(self, line: socket.socket, forms: dict[str, Any], preload: list[str]) -> None:
+        self.line, self.forms, self.preload = line, forms, preload
+        self.formed: Any = None
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
@@ -82,6 +93,7 @@ class Template:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.pipe = (self.wakeup, writing)
         self.base: set[str] = set()  # top-level names of the modules that every kernel needs
+        self.names: set[str] = set()  # of all loaded modules
         self.walls = afterfork.Walls()
         self.walls.protect_template()
 
@@ -95,8 +107,13 @@ class Template:
     def prepare(self) -> Request | None:
         """Import everything; returns a request if this is now a kernel's process."""
         gc.disable()
-        kernel_app.load(self.walls.keep_apart)
-        self.base = afterfork.loaded()
+        if self.forms:
+            programs = executed(self.forms["programs"])
+            self.formed = programs["Formed"](self.forms["output_limit"])
+            self.report(formed=self.formed.info)
+        else:
+            kernel_app.load(self.walls.keep_apart)
+        self.base = self.names = afterfork.loaded()
         gc.collect()
         gc.freeze()
         loaded = []
@@ -115,10 +132,14 @@ class Template:
                 self.report(unfit=name, why=error)
             else:
                 loaded.append(name)
+            self.names = afterfork.loaded()
         files = [getattr(module, "__file__", None) for module in sys.modules.values()]
         kernel_app.FILES[:] = filter(None, files)
         gc.collect()
+        if self.formed:
+            self.formed.all_is_loaded()
         gc.freeze()
+        memory_sharing.prepare()
         self.report(ready=loaded)
         return None
 
@@ -138,7 +159,7 @@ class Template:
             self.reap()
             if line in readable:
                 try:
-                    command, descriptors, _, _ = socket.recv_fds(self.line, 1, 4)
+                    command, descriptors, _, _ = socket.recv_fds(self.line, 1, STREAMS + 3)
                 except OSError:  # the owner exited without reading our reports
                     command = b""
                 if not command:
@@ -190,13 +211,16 @@ class Template:
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number, stream in enumerate(streams):
+        if not self.formed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, stream in enumerate(streams[:STREAMS]):
             os.dup2(stream, number)
+        if self.formed:
+            self.formed.take(*streams[1:])
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
-        conflicts = afterfork.conflicts(self.env)
+        conflicts = afterfork.conflicts(self.names, self.env)
         if request["last_filter"]:  # an ordinary start would load them, but can't be sealed in time
             conflicts -= self.base
         if conflicts:
@@ -280,6 +304,27 @@ def is_installed(name: str) -> bool:
         return False
 
 
+def executed(paths: list[str]) -> dict[str, Any]:
+    """Execute programs of `kernels/inside` one after the other; returns their common namespace."""
+    names: dict[str, Any] = {"__name__": "rmi_agent_inkernel"}
+    for path in paths:
+        with open(path, "rb") as file:
+            text = FROM_EACH_OTHER.sub(b"", file.read())
+        exec(compile(text, "<rmi-agent>", "exec"), names)
+    return names
+
+
+def run_formed(request: Request, template: Template) -> None:
+    """Run the requested kernel, which the template has formed."""
+    if request["last_filter"]:
+        afterfork.forbid_calls(bytes.fromhex(request["last_filter"]))
+    afterfork.enter(template.env)
+    sys.argv, sys.orig_argv = [""], [sys.executable]
+    gc.freeze()
+    gc.enable()
+    template.formed.run(request["signing_key"].encode())
+
+
 def run(request: Request, template_env: dict[str, str]) -> None:
     """Run the requested kernel as `python -m ipykernel_launcher` would."""
     launcher = importlib.util.find_spec("ipykernel_launcher")
@@ -301,13 +346,15 @@ def main() -> None:
     if not sys.flags.safe_path:
         del sys.path[0]
     os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot reads it
-    template, request = Template(line, sys.argv[2:]), None
+    template, request = Template(line, json.loads(sys.argv[2]), sys.argv[3:]), None
     try:
         request = template.prepare() or template.serve(None)
     except Exception:
         template.report(failed=traceback.format_exc())
         raise
-    if request is not None:
+    if request is not None and template.formed:
+        run_formed(request, template)
+    elif request is not None:
         run(request, template.env)
 
 

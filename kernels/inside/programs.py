@@ -9,10 +9,19 @@ import zlib
 from base64 import b64encode
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
+from pathlib import Path
 from typing import Any
 
-SCRIPT = ("script_environment.py", "script_exit.py", "script_runner.py")
+SCRIPT = ("hidden_frames.py", "script_environment.py", "script_exit.py", "script_runner.py")
 EVERYWHERE = (*SCRIPT, "any_json.py", "messages.py", "setup.py")
+# What a template executes, which forms its kernels before it forks them.
+FORMED = tuple(
+    Path(__file__).with_name(name)
+    for name in (
+        *(*EVERYWHERE, "frames.py", "socket_stream.py", "run_at_once.py", "rehearsal.py"),
+        "socket_kernel.py",
+    )
+)
 # The programs are executed in one namespace: what they import from each other is there already.
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 # Executes what `set_up_request` returns, in its own namespace. Only once: another of our servers

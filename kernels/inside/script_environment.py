@@ -25,7 +25,14 @@ import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+if sys.platform != "win32":
+    import fcntl
+
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
+# Lowest numbers for descriptors that scripts should not meet: beyond `os.closerange(3, 1024)`,
+# or what a limit allows.
+HIGH = (1_100, 1_000, 200, 50) if sys.platform != "win32" else ()
+FIGURES = ("matplotlib_inline.backend_inline", "matplotlib.pyplot")
 HISTORY = re.compile(r"_{1,3}|_i{1,3}|_i?\d+")  # IPython's names for earlier cells
 
 
@@ -36,14 +43,15 @@ def outside_event_loop() -> Iterator[None]:
     `asyncio.run` refuses to start inside a running loop, and `get_event_loop` would find
     the kernel's; with its own policy the script sees none.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio._get_running_loop()  # there is none before a kernel's first cell
+    task = asyncio.current_task() if loop is not None else None
     policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
     handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT}
     wakeup = signal.set_wakeup_fd(-1)
     names = ("argv", "orig_argv", "path", "excepthook", "displayhook")
     of_sys = {name: getattr(sys, name) for name in names}
     folder, filters = os.getcwd(), warnings.filters[:]
-    if task is not None:
+    if loop is not None and task is not None:
         asyncio.tasks._leave_task(loop, task)
     asyncio.events._set_running_loop(None)
     asyncio.events._event_loop_policy = None  # type: ignore[attr-defined]
@@ -59,7 +67,7 @@ def outside_event_loop() -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         asyncio.events._event_loop_policy = policy  # type: ignore[attr-defined]
         asyncio.events._set_running_loop(loop)
-        if task is not None:
+        if loop is not None and task is not None:
             asyncio.tasks._enter_task(loop, task)
         vars(sys).update(of_sys)
         warnings.resetwarnings()  # tells the machinery that the filters change
@@ -72,7 +80,9 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
     """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
     restore_later(undo, vars(sys), *STREAMS)
     kernels = {name: getattr(sys, name) for name in STREAMS}
-    undo.callback(give_back, os.open(os.devnull, os.O_RDWR), 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    undo.callback(give_back, moved_up(nothing), 0)
+    os.close(nothing)
     with tempfile.TemporaryFile() as given:
         given.write(stdin)
         given.flush()
@@ -80,7 +90,7 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         os.dup2(given.fileno(), 0)
     if raw:
         for number, pipe in enumerate(raw, 1):
-            undo.callback(give_back, os.dup(number), number)
+            undo.callback(give_back, moved_up(number), number)
             os.dup2(pipe, number)
         targets: list[Any] = [io.FileIO(fd, "w", closefd=False) for fd in (1, 2)]
     else:
@@ -123,7 +133,7 @@ def enter_main(
     for n in ("get_ipython", "display"):
         vars(builtins).pop(n, None)
     site.setquit()
-    undo.callback(reconnect_figures, set(sys.modules))
+    undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.
     restore_later(undo, sys.modules, "ipykernel.zmqshell")
     del sys.modules["ipykernel.zmqshell"]
@@ -168,21 +178,49 @@ def is_beneath(path: str | None, folder: str) -> bool:
 
 
 def forget_modules_beneath(folder: str) -> None:
-    """Drop the project's modules that an earlier run imported: their files may have changed."""
-    for name, module in list(sys.modules.items()):
+    """Drop the project's modules that an earlier run imported: their files may have changed.
+
+    Looks only at modules that were imported after `note_modules`: looking at all would copy the
+    memory that a forked kernel shares with its template.
+    """
+    later, noted = [], set(LATEST_NOTED)
+    for name in reversed(sys.modules):
+        noted.discard(name)
+        if LATEST_NOTED and not noted:
+            break
+        later.append(name)
+    for name in later:
+        module = sys.modules[name]
         if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
             del sys.modules[name]
-    importlib.invalidate_caches()
+    if later:  # else this process has not looked into any folder yet
+        importlib.invalidate_caches()
+
+
+def note_modules() -> None:
+    """Take the modules imported so far for packages, which no run changes."""
+    LATEST_NOTED[:] = itertools.islice(reversed(sys.modules), 2)
+
+
+LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 
 
 def reconnect_figures(known: set[str]) -> None:
     """Let cells show figures if a script imported pyplot, which found no IPython then."""
     inline = sys.modules.get("matplotlib_inline.backend_inline")
-    if inline and "matplotlib_inline.backend_inline" not in known:
+    if inline and FIGURES[0] not in known:
         inline._enable_matplotlib_integration()
     pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot and "matplotlib.pyplot" not in known:
+    if pyplot and FIGURES[1] not in known:
         pyplot.install_repl_displayhook()
+
+
+def moved_up(descriptor: int) -> int:
+    """Duplicate a descriptor to a number that scripts neither use nor close, if there is one."""
+    for lowest in HIGH:
+        with contextlib.suppress(OSError):
+            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    return os.dup(descriptor)
 
 
 def give_back(own: int, number: int) -> None:

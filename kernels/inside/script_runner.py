@@ -9,6 +9,7 @@ Sent to the kernel as text, like `setup.py`; knows nothing about servers or note
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import os
@@ -16,10 +17,17 @@ import signal
 import sys
 from typing import Any
 
+from .hidden_frames import execute_alone
 from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
 
 PAYLOAD = "rmi_agent.script"
+# Counts the stack frames that are available to a module, itself included.
+DIVE = compile(
+    "def dive():\n    reached.append(None)\n    dive()\nreached.append(None)\ndive()",
+    "<dive>",
+    "exec",
+)
 
 
 class Script:
@@ -29,8 +37,10 @@ class Script:
         self.shell = shell
         self.raw = raw
         self.environment = environment  # variables that ipykernel changes, as they were
+        self.in_cell = True
         self.kernels_names = set(shell.user_ns)
-        self.depth = 0  # stack frames below a script's first, once counted
+        # Stack frames below a script's first, once counted: in an event loop there are more.
+        self.depths: dict[bool, int] = {}
 
     def run(self) -> None:
         """Run the script in the current execute request's metadata.
@@ -48,6 +58,7 @@ class Script:
             path = os.path.join(os.getcwd(), os.path.basename(path))
         if request["fresh"]:
             os.chdir(os.path.dirname(path))
+        self.in_cell = asyncio._get_running_loop() is not None
         with contextlib.ExitStack() as undo:
             undo.enter_context(outside_event_loop())
             enter_streams(undo, self.raw, base64.b64decode(request["stdin"]))
@@ -72,12 +83,16 @@ class Script:
             code = compile(source, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             return self.fail(undecodable(path, source, error) or error)
-        limit = sys.getrecursionlimit()
-        self.depth = self.depth or limit - room(limit)
+        limit, in_cell = sys.getrecursionlimit(), self.in_cell
+        if in_cell not in self.depths:
+            reached: list[int] = []
+            with contextlib.suppress(RecursionError):
+                execute_alone(DIVE, {"reached": reached})
+            self.depths[in_cell] = limit - len(reached)
         try:
-            # The script starts about 40 frames deep; give it as many as at the top level.
-            sys.setrecursionlimit(limit + self.depth)
-            exec(code, self.shell.user_ns)
+            # The script may start 40 frames deep; give it as many as at the top level.
+            sys.setrecursionlimit(limit + self.depths[in_cell])
+            execute_alone(code, self.shell.user_ns)
         except SystemExit as stop:
             return self.exit_code(stop)
         except BaseException as error:
@@ -116,22 +131,6 @@ class Script:
         else:
             code = 1
         return {"exit_code": int(code), "error_name": name_of(error)}
-
-
-def room(limit: int) -> int:
-    """Measure how many stack frames are available to a module run from here."""
-    deepest = 0
-
-    def dive(depth: int) -> None:
-        nonlocal deepest
-        deepest = depth
-        dive(depth + 1)
-
-    try:
-        exec(compile("dive(2)", "<probe>", "exec"), {"dive": dive})
-    except RecursionError:
-        return deepest + 1  # a script does not have this function's frame below it
-    return limit
 
 
 def undecodable(path: str, source: bytes, error: BaseException) -> SyntaxError | None:

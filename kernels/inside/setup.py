@@ -25,10 +25,12 @@ from ipykernel.iostream import OutStream
 
 from .any_json import is_a, text_of
 from .messages import send_anything
-from .script_exit import name_of
+from .script_exit import HERE, name_of
 from .script_runner import Script
 
 UNFLUSHED = 20_000_000  # max characters of a stream that a kernel keeps in memory
+# What a kernel gets when it is forked, so that what its template had is not put back.
+OWN_TO_PROCESS = {"auth", "bsession", "ident", "key", "pid", "session"}
 REFUSED = "\x04"  # prefix that marks an answer to `input()` as a refusal; the reason follows
 
 
@@ -46,13 +48,24 @@ def install(
             limit.
         environment: variables that ipykernel has changed, as they were before; None is unset.
     """
-    # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
-    warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
     thread = shell.kernel.iopub_thread
     # Otherwise iopub drops messages, including `idle`, when its reader stalls.
     thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
     claimed = [claim(sys.stdout, 1), claim(sys.stderr, 2)] if raw_output else []
     raw = [fd for fd in claimed if fd is not None]
+    prepare(shell, raw, environment, output_limit)()
+
+
+def prepare(
+    shell: Any, raw: list[int], environment: dict[str, str | None], output_limit: int
+) -> Callable[[], None]:
+    """Prepare a kernel that may yet be forked; returns what to call in its own process.
+
+    Args are those of `install`, but `raw` are the descriptors that someone reads as the output of
+    scripts, none or two.
+    """
+    # Kernels have threads, so Python 3.12 warns at every fork, but scripts may well fork.
+    warnings.filterwarnings("ignore", ".* use of fork\\(\\) may lead to deadlocks")
     if raw:
         faulthandler.enable(raw[1])
     shell._rmi_agent_script = Script(shell, raw, environment).run
@@ -64,9 +77,11 @@ def install(
     explain_missing_answers(shell.kernel)
     end_when_unable_to_answer(shell.kernel, raw[1] if raw else 2)
     shell.events.register("pre_execute", bound_streams(shell.history_manager))
-    shell.events.register("post_execute", after_each_cell(shell, put_streams_back))
+    repair, attach = after_each_cell(shell, put_streams_back)
+    shell.events.register("post_execute", repair)
     # Jedi needs 2 s for its first answer, and analyses code although live objects tell more.
     shell.Completer.use_jedi = False
+    return attach
 
 
 def bound_streams(history: Any) -> Callable[[], None]:
@@ -116,7 +131,7 @@ def interrupt_only_cells(kernel: Any) -> None:
                 return  # still printing an earlier interrupt; half of it would end up elsewhere
             if file.endswith(("interactiveshell.py", "completer.py")):
                 signal.default_int_handler(number, frame)
-            prints = prints or file.endswith("iostream.py")
+            prints = prints or file.endswith("iostream.py") or file == HERE
             frame = frame.f_back
 
     def before_request() -> None:
@@ -157,19 +172,29 @@ def explain_missing_answers(kernel: Any) -> None:
     kernel.raw_input, kernel.getpass = explaining(kernel.raw_input), explaining(kernel.getpass)
 
 
-def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callable[[], None]:
+def after_each_cell(
+    shell: Any, put_streams_back: Callable[[], None]
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return a hook for a cell's end that repairs the kernel, whatever the cell did.
 
     A cell may have removed what the kernel needs to answer; the hook does not rely on any of it.
+    Also return what to call in the kernel's process, once it has its key and whenever it has
+    changed.
     """
-    pid, leave = os.getpid(), os._exit
     kernel = shell.kernel
-    session, key = kernel.session, kernel.session.key
+    session, current, leave = kernel.session, os.getpid, os._exit
     namespaces = [vars(builtins), kernel.shell_handlers]
     for thing in (kernel, session, shell):
         namespaces += [vars(thing), thing._trait_values]
     saved = [(namespace, dict(namespace)) for namespace in namespaces]
-    current = os.getpid
+    pid, key = 0, b""
+
+    def attach() -> None:
+        nonlocal pid, key
+        pid, key = os.getpid(), session.key
+        for namespace, before in saved:
+            own = namespace if namespace is vars(kernel) else OWN_TO_PROCESS & namespace.keys()
+            before.update({name: namespace[name] for name in own})
 
     def after_cell() -> None:
         if current() != pid:  # `os.fork()` in a cell: its child must not go on as a kernel
@@ -184,7 +209,7 @@ def after_each_cell(shell: Any, put_streams_back: Callable[[], None]) -> Callabl
         if session.key != key:
             session.key = key
 
-    return after_cell
+    return after_cell, attach
 
 
 def streams_back() -> Callable[[], None]:

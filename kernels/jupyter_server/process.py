@@ -31,6 +31,7 @@ class ServerKernel:
     pid: int | None = None
     is_here = False
     is_set_up = False
+    kernel_info: dict[str, Any] | None = None
     forked = False
     family: Family | None = None
     is_walled = False

@@ -15,10 +15,9 @@ from queue import Empty
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from nbformat.v4 import new_code_cell
 
 from ..process import KernelProcess
-from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts
+from ..protocol import PARTS, Message, OnQuestion, Outputs, Question, in_parts, new_cell
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ class Exchange:
     async def _answer_to(self, request: str) -> Message:
         reply = await self.reply_to(request)
         # IPython prints errors of the lookup, which must not appear in a cell.
-        await self.until_idle(request, Outputs(new_code_cell()))
+        await self.until_idle(request, Outputs(new_cell()))
         return reply
 
     # -- answers

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import sys
+
 import zmq.asyncio
 
-from ..process import KernelProcess, Launch, LocalProcess, is_here
+from ..process import KernelProcess, Launch, LocalProcess, SocketProcess, is_here
 from ..remote import RemoteProcess
+
+log = logging.getLogger(__name__)
 
 
 def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess:
@@ -14,5 +20,22 @@ def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelPr
         from ..jupyter_server import ServerKernel  # here, since its websockets are slow to import
 
         return ServerKernel(launch)
-    kind = LocalProcess if is_here(launch.kernel_name) else RemoteProcess
-    return kind(launch, context or zmq.asyncio.Context.instance())
+    if not is_here(launch.kernel_name):
+        return RemoteProcess(launch, context or zmq.asyncio.Context.instance())
+    if sys.platform == "win32":
+        return LocalProcess(launch, context or zmq.asyncio.Context.instance())
+    return SocketProcess(launch)
+
+
+def ordinary_process(
+    launch: Launch, context: zmq.asyncio.Context | None, why: str
+) -> KernelProcess:
+    """Make a process on this machine for a kernel that can't be formed before it is forked."""
+    log_once(launch.kernel_name, why)
+    return LocalProcess(launch, context or zmq.asyncio.Context.instance())
+
+
+@functools.cache
+def log_once(kernel_name: str, why: str) -> None:
+    """Log why kernels open ZMQ sockets, once for each reason."""
+    log.info("Kernels of %s open ZMQ sockets: %s", kernel_name, why)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
-from ..errors import DeadKernelError, KernelStartError
+from ..errors import CannotFork, DeadKernelError, KernelStartError
 from ..process import Launch
 from ..protocol import (
     Message,
@@ -27,7 +27,7 @@ from ..protocol import (
     reply_of,
 )
 from .exchange import Exchange
-from .factory import process_for
+from .factory import ordinary_process, process_for
 from .project_files import ProjectFiles
 from .set_up import get_ready, is_ipykernel, unless_dead
 
@@ -42,16 +42,19 @@ class Kernel:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
         killed_since: why it was killed; empty if it was not.
+        not_formed: why it was not formed in a template and then forked; empty if it was, or if
+            that was not tried.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
         self.launch = launch
         self.info: dict[str, Any] = {}
+        self._context = context
         self.process = process_for(launch, context)
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._files: ProjectFiles | None = None  # for a kernel on another machine
-        self.killed_since = ""
+        self.killed_since = self.not_formed = ""
 
     # -- life
 
@@ -70,7 +73,12 @@ class Kernel:
                 answer within `Launch.start_timeout`.
         """
         try:
-            client = await self.process.start()
+            try:
+                client = await self.process.start()
+            except CannotFork as why:
+                self.not_formed = str(why)
+                self.process = ordinary_process(self.launch, self._context, self.not_formed)
+                client = await self.process.start()
             client.start_channels(hb=False)
             self._exchange = Exchange(client, self.process, self.kill)
             async with asyncio.timeout(self.launch.start_timeout):

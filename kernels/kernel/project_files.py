@@ -10,11 +10,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nbformat.v4 import new_code_cell
-
 from ..errors import NotSent
 from ..process import Launch
-from ..protocol import Message, Outputs, ends_kernel, payloads
+from ..protocol import Message, Outputs, ends_kernel, new_cell, payloads
 from ..remote import Shipment
 from .exchange import Exchange
 
@@ -29,7 +27,7 @@ class ProjectFiles:
     def __init__(self, exchange: Exchange, launch: Launch) -> None:
         self._exchange = exchange
         self._shipment = Shipment(launch.cwd, launch.remote_options, self._ask)
-        self._outputs = Outputs(new_code_cell())  # of the current run
+        self._outputs = Outputs(new_cell())  # of the current run
         self._stop: asyncio.Future[Any] | None = None  # of the current run
 
     async def run(

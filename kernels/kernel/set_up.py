@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from nbformat.v4 import new_code_cell
-
 from ..errors import DeadKernelError
 from ..inside import SET_UP, set_up_request
 from ..process import KernelProcess, Launch
-from ..protocol import Outputs
+from ..protocol import Outputs, new_cell
 from .exchange import Exchange
 
 # Variables that ipykernel changes, and that inside/script_environment.py restores for scripts.
@@ -28,6 +26,8 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     Raises:
         DeadKernelError: the set-up failed in the kernel.
     """
+    if process.kernel_info is not None:  # its template has set it up
+        return process.kernel_info
     info = await exchange.greet()
     if not is_ipykernel(info):
         return info
@@ -44,7 +44,7 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     if reply["status"] != "ok":
         raise DeadKernelError("\n".join(reply.get("traceback", [])))
     process.is_set_up = True
-    await exchange.until_idle(msg_id, Outputs(new_code_cell()))
+    await exchange.until_idle(msg_id, Outputs(new_cell()))
     return info
 
 

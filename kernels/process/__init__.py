@@ -9,6 +9,7 @@ from .kernel_process import KernelProcess, SetUp
 from .launch import Launch, RemoteOptions
 from .local import LocalProcess
 from .output_pipes import RawOutput
+from .socket_process import SocketProcess
 
 __all__ = [
     "KernelProcess",
@@ -17,6 +18,7 @@ __all__ = [
     "RawOutput",
     "RemoteOptions",
     "SetUp",
+    "SocketProcess",
     "clear_after_dead",
     "ipython_folder",
     "is_here",

@@ -35,6 +35,7 @@ class KernelProcess(Protocol):
         raw: the pipes on its descriptors 1 and 2, open where available.
         mark: the mark that it and everything it starts carry in their environment.
         is_set_up: whether the set-up of Python kernels has been done in it.
+        kernel_info: the content of its `kernel_info_reply`, if that is known without asking.
         left_running: processes it started that could not be ended, a sentence for each.
     """
 
@@ -43,6 +44,7 @@ class KernelProcess(Protocol):
     raw: RawOutput
     mark: str
     is_set_up: bool
+    kernel_info: dict[str, Any] | None
     left_running: tuple[str, ...]
 
     async def start(self) -> AsyncKernelClient:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from ..addresses import JupyterServer, RemoteKernel
 from ..fork import PRELOAD
+from ..kernelspecs import spec_folders
+
+SPEC_LIFETIME = 2.0  # seconds; to find and read a kernelspec takes 2 ms
+
+# By name and Jupyter's path, with the time when it was read.
+_SPECS: dict[tuple[str, str | None], tuple[float, KernelSpec]] = {}
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,23 @@ class Launch:
     attach: RemoteKernel | None = None
 
 
+def kernel_spec(kernel_name: str) -> KernelSpec:
+    """The kernelspec of a name; a changed one is seen after `SPEC_LIFETIME` seconds.
+
+    Raises:
+        NoSuchKernel: there is none.
+    """
+    key = (kernel_name, os.environ.get("JUPYTER_PATH"))
+    read, spec = _SPECS.get(key, (-SPEC_LIFETIME, None))
+    if spec is None or time.monotonic() > read + SPEC_LIFETIME:
+        spec = KernelSpecManager(kernel_dirs=spec_folders()).get_kernel_spec(kernel_name)
+        _SPECS[key] = time.monotonic(), spec
+    return spec
+
+
 def no_such(kernel_name: str) -> str:
     """The error message for a kernel name that can't be used, with what to do."""
-    if kernel_name in KernelSpecManager().find_kernel_specs():
+    if kernel_name in KernelSpecManager(kernel_dirs=spec_folders()).find_kernel_specs():
         return (
             f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
             " server: install its package there (gateway-provisioners, say)."

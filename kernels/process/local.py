@@ -1,4 +1,4 @@
-"""One kernel's process: starts, signals and ends it and everything it has started.
+"""The process of a kernel that opens ZMQ sockets: starts, signals and ends it.
 
 Goes through jupyter_client's manager and so through whatever provisioner the kernelspec
 names. Knows processes, pipes and files; nothing of what runs inside.
@@ -21,15 +21,13 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
-from ..addresses import RemoteKernel
 from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess
 from ..kernelspecs import language_of
-from ..process_tree import MARK, Family, mark_process, memory_of, remove
+from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
-from .kernel_process import SetUp, describe_exit
+from .here import ProcessHere
 from .launch import Launch, no_such
-from .output_pipes import RawOutput
 from .provisioner import choose_provisioner
 from .sockets import move_sockets, socket_paths
 
@@ -40,23 +38,11 @@ RECONNECT_INTERVAL_REMOTE = 50
 POLL_INTERVAL = 0.1  # seconds between checks whether the process is alive
 
 
-class LocalProcess:
-    """The process behind a kernel, on this machine: see `KernelProcess`."""
-
-    is_here = True
-    is_set_up = False
-    remote: RemoteKernel | None = None
-    cut_until = 0.0
+class LocalProcess(ProcessHere):
+    """The process behind a kernel that opens ZMQ sockets: see `KernelProcess`."""
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context) -> None:
-        self.launch = launch
-        self.pid: int | None = None
-        self.raw = RawOutput()
-        self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
-        self.left_running: tuple[str, ...] = ()
-        self._logged: set[str] = set()
-        self.family: Family | None = None
-        self.is_walled = launch.wrap is not None
+        super().__init__(launch)
         self._sockets: list[Path] = []  # where they were before the move
         self._context = context
         # We connect while the kernel is still creating its sockets; retry quickly.
@@ -126,10 +112,6 @@ class LocalProcess:
         weighed(client, self.launch.output_limit, waits=python)
         return client
 
-    def more_to_set_up(self) -> SetUp:
-        """Nothing more to set up: files and signals reach it directly."""
-        return SetUp()
-
     def _quiet(self) -> dict[str, str]:
         """Variables for kernels of other languages that are built on ipykernel, such as bash's.
 
@@ -159,19 +141,6 @@ class LocalProcess:
             await asyncio.sleep(POLL_INTERVAL)
         process = getattr(provisioner, "process", None)
         return None if isinstance(process, ForkedProcess) and process.exit_code_lost else code
-
-    @property
-    def why_ended(self) -> str:
-        """What is known about its end besides the exit code: nothing."""
-        return ""
-
-    def connection_messages(self) -> tuple[str, ...]:
-        """What happened to the connection since the last call: a local one never breaks."""
-        return ()
-
-    def describe_end(self, code: int | None) -> str:
-        """Describe in a sentence how it ended, given the code from `until_dead`."""
-        return describe_exit(code)
 
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT to its process group, or do what its kernelspec says instead.
@@ -210,17 +179,6 @@ class LocalProcess:
                     place.unlink()
             self.raw.close()
 
-    async def release(self) -> None:
-        """Do nothing: the process would not outlive this server."""
-
-    def memory(self) -> int:
-        """Bytes used by it and everything it has started; 0 if that can't be read.
-
-        On Linux, shared memory is counted proportionally (PSS), since forked kernels share a
-        lot; elsewhere this is the sum of the resident sizes.
-        """
-        return memory_of(self.family) if self.family is not None else 0
-
     def spec_metadata(self) -> dict[str, str]:
         """The `kernelspec` entry for a notebook's metadata."""
         spec = self._manager.kernel_spec
@@ -229,27 +187,3 @@ class LocalProcess:
             "display_name": spec.display_name if spec else self.launch.kernel_name,
             "language": spec.language if spec else "",
         }
-
-    def last_words(self) -> str:
-        """Its unread output on descriptors 1 and 2."""
-        said: list[str] = []
-        self.raw.attach(lambda _, text: said.append(text))
-        self.raw.detach()
-        return "".join(said).strip()
-
-    async def _refresh_family(self) -> None:
-        """Find all its processes while it still exists to trace them by."""
-        if self.family is not None:
-            await asyncio.to_thread(self.family.refresh)
-
-    async def _sweep(self) -> None:
-        """Kill what is left of it: descendants, its process group, daemons, shared memory."""
-        if (family := self.family) is None:
-            return
-        self.left_running = tuple(await asyncio.to_thread(family.end, self.mark))
-        for words in self.left_running:
-            if words not in self._logged:
-                log.warning("%s", words)
-        self._logged.update(self.left_running)
-        if family.segments:
-            await asyncio.to_thread(remove, list(family.segments.values()))

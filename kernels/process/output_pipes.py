@@ -21,13 +21,20 @@ Sink = Callable[[str, str], None]  # (stream name, text)
 
 
 class RawOutput:
-    """Both pipes of one kernel process. Output between runs is kept for the next run."""
+    """Both pipes of one kernel process. Output between runs is kept for the next run.
+
+    Attributes:
+        in_order: calls a function once the kernel's earlier messages have been read, so that what
+            a program writes follows what its cell has printed; None if that is not known.
+    """
 
     def __init__(self) -> None:
+        self.in_order: Callable[[Callable[[], None]], None] | None = None
         self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
         self._sink: Sink | None = None
         self._late: list[tuple[str, str]] = []
         self._late_size = 0
+        self._ended: set[int] = set()  # pipes without writers
 
     def open(self) -> tuple[int, int]:
         """Create the pipes and start reading; returns the two ends for the process.
@@ -45,7 +52,7 @@ class RawOutput:
                 raise
             os.set_blocking(reading, False)
             self._pipes[reading] = (name, codecs.getincrementaldecoder("utf-8")("replace"))
-            loop.add_reader(reading, self._read, reading)
+            loop.add_reader(reading, self._readable, reading)
             ends.append(writing)
         return ends[0], ends[1]
 
@@ -75,6 +82,11 @@ class RawOutput:
         """End a run: pass on what it left in the pipes, then stop sending."""
         self.drain()
         self._sink = None
+        self._read_on()
+
+    def _read_on(self) -> None:
+        for fd in self._pipes.keys() - self._ended:
+            asyncio.get_running_loop().add_reader(fd, self._readable, fd)
 
     def drain(self) -> None:
         """Read what is in the pipes now; bounded, as a process may never stop writing."""
@@ -90,6 +102,19 @@ class RawOutput:
             os.close(fd)
         self._pipes.clear()
 
+    def _readable(self, fd: int) -> None:
+        if self.in_order is None or self._sink is None:
+            self._read(fd)
+            return
+        asyncio.get_running_loop().remove_reader(fd)  # until it is its turn
+
+        def read() -> None:
+            if fd in self._pipes:
+                self._read(fd)
+                self._read_on()
+
+        self.in_order(read)
+
     def _read(self, fd: int) -> int:
         name, decoder = self._pipes[fd]
         try:
@@ -98,6 +123,7 @@ class RawOutput:
             return 0
         if not data:  # every writer is gone
             asyncio.get_running_loop().remove_reader(fd)
+            self._ended.add(fd)
         if text := decoder.decode(data, final=not data):
             self._give(name, text)
         return len(data)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from typing import Any
 
-from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
@@ -30,16 +31,7 @@ def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
     if spec is None or sys.platform == "win32":
         return
     metadata, wrap = spec.metadata, launch.wrap
-    stock = metadata.get("kernel_provisioner", {"provisioner_name": OURS})
-    if stock["provisioner_name"] == OURS or (wrap and stock["provisioner_name"] == LOCAL):
-        config = {
-            "fork": stock["provisioner_name"] == OURS,
-            "preload": list(launch.preload),
-            **stock.get("config", {}),
-            "prefix": sandbox_command(manager, launch),
-            "template_overrides": launch.template_overrides,
-            "last_filter": launch.last_filter,
-        }
+    if (config := forking_config(spec, launch)) is not None:
         ours = {"provisioner_name": OURS, "config": config}
         spec.metadata = {**metadata, "kernel_provisioner": ours}
         if KernelProvisionerFactory.instance().is_provisioner_available(spec):
@@ -54,7 +46,33 @@ def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
         )
 
 
-def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
+def forking_config(spec: KernelSpec, launch: Launch) -> dict[str, Any] | None:
+    """Our provisioner's configuration for a kernelspec; None if it names another one.
+
+    Raises:
+        KernelStartError: the kernel's interpreter can't run in a sandbox.
+    """
+    stock = spec.metadata.get("kernel_provisioner", {"provisioner_name": OURS})
+    name = stock["provisioner_name"]
+    if name != OURS and not (launch.wrap and name == LOCAL):
+        return None
+    return {
+        "fork": name == OURS,
+        "preload": list(launch.preload),
+        **stock.get("config", {}),
+        "prefix": sandbox_command(interpreter(spec), launch),
+        "template_overrides": launch.template_overrides,
+        "last_filter": launch.last_filter,
+    }
+
+
+def interpreter(spec: KernelSpec) -> str:
+    """The program of a kernelspec, as jupyter_client chooses it."""
+    names = {"python", f"python{sys.version_info[0]}", "python{}.{}".format(*sys.version_info)}
+    return sys.executable if spec.argv[0] in names else str(spec.argv[0])
+
+
+def sandbox_command(python: str, launch: Launch) -> list[str]:
     """The sandbox command to prepend to the kernel's command; empty without a sandbox.
 
     Raises:
@@ -63,7 +81,7 @@ def sandbox_command(manager: AsyncKernelManager, launch: Launch) -> list[str]:
     if launch.wrap is None:
         return []
     try:
-        return [*launch.wrap(manager.format_kernel_cmd()[0])]
+        return [*launch.wrap(python)]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"

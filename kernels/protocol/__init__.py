@@ -4,6 +4,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 """
 
 from ..encoding import encodable
+from .cells import new_cell
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
@@ -20,7 +21,7 @@ from .reply import (
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, weighed
+from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
@@ -43,8 +44,10 @@ __all__ = [
     "ends_kernel",
     "in_parts",
     "memory_of",
+    "new_cell",
     "now",
     "payloads",
     "reply_of",
+    "unpacked",
     "weighed",
 ]

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 
 from ..errors import KernelError, reason
 from ..kernel import Kernel
 from ..notebook import Recorder, Run
-from ..protocol import Displays, Outputs, Question, Reply, Script
+from ..protocol import Displays, Outputs, Question, Reply, Script, new_cell
 from ..supervision import Supervisor
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class Execution:
         self.session_id = session_id
         self.number = number
         self.title = source if script is None else script.path.name
-        self.cell = new_code_cell(source) if cell is None else cell
+        self.cell = new_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0

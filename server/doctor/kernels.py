@@ -85,7 +85,9 @@ async def of_session(session: Session) -> list[CheckResult]:
     ]
     if session.kernel is None or not session.kernel.process.is_here:
         return results
-    forked = session.kernel.process.forked
+    forked, why = session.kernel.process.forked, session.kernel.not_formed
     how = "new kernels are forked" if forked else "new kernels are started, which takes longer"
+    if why:
+        how += f"; they open ZMQ sockets, since {why}"
     todo = "" if forked else "The log of a server says why (--log-level info)."
     return [*results, CheckResult("fork server", forked, how, todo)]

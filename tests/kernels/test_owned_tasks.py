@@ -25,6 +25,8 @@ OWNED = {
     ("kernels/supervision.py", "start"): 1,  # the supervisor itself
     ("kernels/remote/provisioner_loop.py", "submit"): 1,  # the future that it returns is awaited
     ("kernels/fork/provisioner.py", "forked"): 1,  # awaited, also when the caller is cancelled
+    # In the kernel: their callback sees the end, and a failed one ends the process.
+    ("kernels/inside/socket_kernel.py", "_start"): 1,
     ("kernels/remote/heartbeat.py", "beats"): 1,  # cancelled in `finally`; waits for events alone
     (
         "kernels/kernel/exchange.py",

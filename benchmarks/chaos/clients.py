@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from chaos_cells import CELLS, COUNT, ENDS, FILES, FLOODS, TIMEOUTS
-from chaos_monkey import Report, Target
 from fastmcp import Client
-from harness import Acknowledged
+
+from ..harness import Acknowledged
+from .cells import CELLS, COUNT, ENDS, FILES, FLOODS, TIMEOUTS
+from .monkey import Report, Target
 
 LONGEST = 60.0  # seconds that a call may take while the server is up
 LAST_WORDS = 2.0  # seconds that calls get to fail by themselves when the server has ended

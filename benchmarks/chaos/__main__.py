@@ -1,4 +1,4 @@
-"""A chaos run: `python benchmarks/chaos.py [--minutes 5] [--sandbox off] [--seed N]`.
+"""A chaos run: `python -m benchmarks.chaos [--minutes 5] [--sandbox off] [--seed N]`.
 
 Six clients with two tokens call tools at random while templates, kernels, bubblewrap, reaper
 and the server itself are killed, stopped and continued. In the end it says which promise was
@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from chaos_clients import ACTIONS, Record, User
-from chaos_health import Health
-from chaos_monkey import Monkey, Target, describe, gone_within
 from fastmcp import Client
-from harness import check_notebooks, environ
+
+from ..harness import check_notebooks, environ
+from .clients import ACTIONS, Record, User
+from .health import Health
+from .monkey import Monkey, Target, describe, gone_within
 
 TOKENS = {name: secrets.token_urlsafe(32) for name in ("alice", "bob")}
 RULES = {

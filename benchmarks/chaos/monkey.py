@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from harness import drain, http_server
+
+from ..harness import drain, http_server
 
 # How often each kind of process is chosen; the server's own ends are planned apart.
 KINDS = {

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from chaos_monkey import Report, Target
+from .monkey import Report, Target
 
 POLL = 0.1  # seconds between an answer and the next question
 

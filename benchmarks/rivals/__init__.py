@@ -1,0 +1,1 @@
+"""What our server is measured against, apart from stock kernels and jupyter_client."""

@@ -1,0 +1,379 @@
+"""An IPython kernel that is formed in a template and, once forked, speaks over two Unix sockets.
+
+It is ipykernel's own, without ZMQ sockets, connection file and threads: `Formed` makes it ready
+before the fork and runs it afterwards. Executed in a template, like `setup.py`; knows nothing of
+servers and sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import zmq
+from ipykernel.iostream import OutStream
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from IPython.core.error import StdinNotImplementedError
+from tornado.ioloop import IOLoop
+from traitlets import Any as AnyTrait
+
+from .frames import CONTROL, IOPUB, SHELL, STDIN
+from .rehearsal import rehearse_cells, rehearse_file
+from .run_at_once import run_at_once
+from .script_environment import moved_up, note_modules
+from .setup import prepare
+from .socket_stream import Flusher, SocketChannel, SocketStream, Wire, uninterrupted
+
+Message = tuple[bytes, list[bytes]]
+STARTING_PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
+EOF = "\x04"  # an answer to `input()`, as in ipykernel
+REHEARSAL = b"rehearsal"  # signs what no server sees
+CONTROL_THREAD = "Control"  # ipykernel asks for this name
+
+
+KernelBase: Any = IPythonKernel  # whose annotations are for ZMQ's streams
+AppBase: Any = IPKernelApp
+
+
+class SocketKernel(KernelBase):  # type: ignore[misc]
+    """ipykernel's kernel, which reads its requests from a socket in its main thread."""
+
+    shell_stream = AnyTrait()  # ipykernel wants a ZMQStream
+    control_stream = AnyTrait()
+    debugpy_stream = AnyTrait()
+    _execute_sleep = 0.0  # what was printed has been sent when a cell is over
+    _supports_kernel_subshells = False
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
+        self.stdin_socket = SocketChannel(STDIN)
+        self._answers: list[list[bytes]] = []
+        self._waiting: list[list[bytes]] = []  # requests that came while `input()` waited
+        self._context = contextvars.Context()  # of all cells, as in ipykernel
+        self._running: set[asyncio.Task[None]] = set()
+        self._control_started = False
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        """What clients are told: no debugger, which needs ZMQ sockets."""
+        info = dict(super().kernel_info)
+        features = [each for each in info["supported_features"] if each != "debugger"]
+        return {**info, "supported_features": features}
+
+    # -- its sockets
+
+    def attach(self, wire: socket.socket, control: socket.socket, key: bytes) -> None:
+        """Take over the sockets, in the kernel's own process."""
+        self._wire, self._control = Wire(wire), Wire(control)
+        session = self.session
+        session.key, session.pid = key, os.getpid()
+        session.session = self.ident = str(uuid.uuid4())
+        self.shell.displayhook.topic = self._topic("execute_result")
+        for channel in (self.iopub_socket, self.shell_stream, self.stdin_socket):
+            channel.wire = self._wire
+        self.control_stream.wire = self._control
+        for wire_ in (self._wire, self._control):
+            os.register_at_fork(
+                before=wire_.before_fork,
+                after_in_parent=lambda each=wire_: each.after_fork(in_child=False),
+                after_in_child=lambda each=wire_: each.after_fork(in_child=True),
+            )
+
+    def first_request(self) -> dict[str, Any] | None:
+        """Wait for the first request, in no event loop; None if it has to be handled in one.
+
+        A request to run a file is returned, and has become the parent of all output.
+        """
+        while not self._waiting:
+            if (arrived := self._wire.receive(wait=True)) is None:
+                leave_kernel()
+            self._sort(arrived)
+        idents, parts = self.session.feed_identities(self._waiting[0])
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # reported in the loop
+            message = self.session.deserialize(parts)
+            if "path" in message["metadata"].get("rmi_agent", ()):
+                del self._waiting[0]
+                self._context.run(self.set_parent, idents, message)
+                return dict(message)
+            self.session.digest_history.clear()  # it will be verified again
+        return None
+
+    def start(self) -> None:
+        """Read requests from now on, in a new event loop."""
+        self._main_asyncio_lock = asyncio.Lock()
+        self.shell.exit_now = False
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self.io_loop = IOLoop.current()
+        # In an empty context: what is started from a cell later must not belong to this one.
+        listen = contextvars.Context().run
+        listen(self._loop.add_reader, self._wire.end, self._readable)
+        listen(self._loop.add_reader, self._control.end, self._start_control)
+        # A signal of the server: there is something on control, though a cell may be running.
+        signal.signal(signal.SIGURG, lambda *_: self._start_control())
+        signal.siginterrupt(signal.SIGURG, False)
+        self._handle_waiting()
+
+    def run_forever(self, started: Callable[[], None]) -> None:
+        """Handle requests until the end is requested, or the server has gone.
+
+        Calls `started` whenever a loop has been made.
+        """
+        broken: list[asyncio.AbstractEventLoop] = []
+        while True:
+            self.start()
+            started()
+            try:
+                self._run_loop()
+                return
+            except OSError:
+                # A cell has closed the loop's descriptors. Their numbers may be somebody else's
+                # now, so the loop must not close them.
+                broken.append(self._loop)
+                asyncio._set_running_loop(None)
+
+    def _run_loop(self) -> None:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._loop.run_forever()
+                return
+
+    def _readable(self) -> None:
+        if (arrived := self._wire.receive()) is None:
+            self._loop.stop()
+        else:
+            self._sort(arrived)
+            self._handle_waiting()
+
+    def _sort(self, arrived: list[Message]) -> None:
+        for channel, parts in arrived:
+            (self._answers if channel == STDIN else self._waiting).append(parts)
+
+    def _handle_waiting(self) -> None:
+        while self._waiting:
+            parts = [zmq.Frame(part) for part in self._waiting.pop(0)]
+            self._start(self.shell_main(None, parts))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work, context=self._context)
+        self._running.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            lines = traceback.format_exception(error)
+            os.write(2, "".join(lines).encode("utf-8", "replace"))
+            os._exit(70)  # EX_SOFTWARE
+        if self.shell.exit_now:
+            self._loop.stop()
+
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        """Abort the requests that have arrived by now."""
+
+        async def stop_aborting() -> None:
+            async with self._main_asyncio_lock:  # after those that wait for it
+                self._aborting = False
+
+        self._aborting = True
+        self._start(stop_aborting())
+
+    # -- control
+
+    def _start_control(self) -> None:
+        """Start the thread that handles control requests, at the first one."""
+        if not self._control_started:
+            self._control_started = True
+            self._loop.remove_reader(self._control.end)
+            threading.Thread(target=self._serve_control, name=CONTROL_THREAD, daemon=True).start()
+
+    def _serve_control(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        loop = asyncio.new_event_loop()
+        while (arrived := self._control.receive(wait=True)) is not None:
+            for _, parts in arrived:
+                loop.run_until_complete(self.process_control([zmq.Frame(part) for part in parts]))
+
+    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """End the kernel once the current request has been handled."""
+        content = {"status": "ok", "restart": bool(parent["content"].get("restart"))}
+        self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def debug_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        """Refuse: a debugger needs a kernel with ZMQ sockets."""
+        why = "This kernel has no debugger: it was forked from a template."
+        content = {"type": "response", "success": False, "message": why}
+        self.session.send(stream, "debug_reply", content, parent, ident=ident)
+
+    # -- questions
+
+    def _input_request(
+        self, prompt: str, ident: Any, parent: dict[str, Any], password: bool = False
+    ) -> str:
+        if os.getpid() != self.session.pid:
+            raise StdinNotImplementedError("input() was called in a forked process.")
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._answers.clear()
+        waiting = select.poll()  # `select.select` refuses high descriptors
+        waiting.register(self._wire.end, select.POLLIN)
+        content = {"prompt": prompt, "password": password}
+        self.session.send(self.stdin_socket, "input_request", content, parent, ident=ident)
+        try:
+            while (value := self._answer()) is None:
+                # SIGINT raises while we wait, but never with bytes in hand.
+                waiting.poll()
+                if (arrived := uninterrupted(self._wire.receive)) is None:
+                    os._exit(0)  # the server has gone
+                self._sort(arrived)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Interrupted by user") from None
+        finally:
+            self._loop.call_soon_threadsafe(self._handle_waiting)
+        if value == EOF:
+            raise EOFError
+        return value
+
+    def _answer(self) -> str | None:
+        """The answer that has arrived; None if there is none yet."""
+        while self._answers:
+            _, parts = self.session.feed_identities(self._answers.pop(0))
+            try:
+                return str(self.session.deserialize(parts)["content"]["value"])
+            except (ValueError, KeyError, TypeError):
+                self.log.warning("Invalid answer", exc_info=True)
+        return None
+
+
+class SocketApp(AppBase):  # type: ignore[misc]
+    """ipykernel's application, without connections."""
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+    init_connection_file = init_poller = init_sockets = init_heartbeat = _nothing
+    write_connection_file = log_connection_info = init_crash_handler = _nothing
+
+    def init_io(self) -> None:
+        """Make the display hook; the streams follow when there is a kernel."""
+        self.iopub_socket, self.outstream_class = SocketChannel(IOPUB), None
+        super().init_io()
+
+    def init_kernel(self) -> None:
+        """Make the kernel and its streams."""
+        self.kernel = kernel = SocketKernel.instance(
+            parent=self,
+            session=self.session,
+            iopub_socket=self.iopub_socket,
+            shell_stream=SocketChannel(SHELL),
+            control_stream=SocketChannel(CONTROL),
+            log=self.log,
+            profile_dir=self.profile_dir,
+            user_ns=self.user_ns,
+        )
+        self.displayhook.get_execution_count = lambda: kernel.execution_count
+        sys.stdout = SocketStream(self.session, self.iopub_socket, "stdout", 1)
+        sys.stderr = SocketStream(self.session, self.iopub_socket, "stderr", 2)
+        OutStream.register(SocketStream)  # others ask whether it is one
+
+
+class Formed:
+    """A kernel that is ready to be forked.
+
+    Args:
+        output_limit: max characters of one message's text; 0 is no limit.
+
+    Attributes:
+        info: the content of its `kernel_info_reply`.
+    """
+
+    def __init__(self, output_limit: int) -> None:
+        before = dict(os.environ)
+        self._app = app = SocketApp.instance()
+        app.initialize([])
+        changed = {
+            name: before.get(name)
+            for name, value in os.environ.items()
+            if value != before.get(name)
+        }
+        self.kernel, self._shell = app.kernel, app.shell
+        if hasattr(app.shell, "enable_tip"):
+            app.shell.enable_tip = False  # it draws from the user's random numbers
+        self._streams: list[Any] = [sys.stdout, sys.stderr]
+        self._attach_guards = prepare(app.shell, [1, 2], changed, output_limit)
+        self.info = {"status": "ok", **self.kernel.kernel_info}
+        app.kernel.session.key = REHEARSAL
+        self._attach_guards()
+        rehearse_cells(self.kernel)
+        sys.addaudithook(self._flush_before_processes)
+        for stream in self._streams:
+            os.register_at_fork(after_in_child=stream.after_fork_in_child)
+
+    def _flush_before_processes(self, event: str, _: tuple[Any, ...]) -> None:
+        """Keep the order of what is printed and of what other programs write."""
+        if event in STARTING_PROCESSES:
+            for stream in self._streams:
+                stream.flush()
+
+    def all_is_loaded(self) -> None:
+        """Get ready for many forks, now that all modules are loaded."""
+        note_modules()
+        rehearse_cells(self.kernel)
+        rehearse_file(self.kernel)
+
+    def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
+        """Keep a kernel's descriptors, in its own process, where scripts don't meet them.
+
+        Args:
+            stdout: a pipe, the same as descriptor 1.
+            stderr: a pipe, the same as descriptor 2.
+            messages: a Unix socket for all channels but control.
+            control: a Unix socket for control.
+        """
+        self.kernel.iopub_socket.pipes = (moved_up(stdout), moved_up(stderr))
+        self._ends = [socket.socket(fileno=moved_up(each)) for each in (messages, control)]
+
+    def run(self, key: bytes) -> NoReturn:
+        """Be a kernel, in a process of its own, until its end; `key` signs the messages."""
+        kernel = self.kernel
+        self._shell.init_environment()  # as every IPython kernel, in this process's variables
+        self._app.init_gui_pylab()
+        kernel.attach(*self._ends, key)
+        flusher = Flusher()
+        for stream in self._streams:
+            stream.attach(flusher)
+        self._attach_guards()
+        if (request := kernel.first_request()) is not None:
+            kernel._context.run(run_at_once, kernel, request)
+        kernel.run_forever(self._attach_guards)
+        leave_kernel()
+
+
+def leave_kernel() -> NoReturn:
+    """Exit as usual, except that objects are not torn down one by one.
+
+    That would copy most of the memory shared with the template, only to discard it. The
+    children of `multiprocessing` exit in the same way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(0)

@@ -1,0 +1,193 @@
+"""jupyter_client's client over a kernel's two Unix sockets.
+
+Reading stops while too many messages wait, so that the kernel waits for its reader, as a program
+waits for that of a pipe. Knows frames and channels; nothing of processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from queue import Empty
+from typing import Any, cast
+
+from jupyter_client.session import Session
+
+from ..inside import CONTROL, IOPUB, SHELL, STDIN, Frames, frame
+from ..protocol import CHANNELS, Message, QueuedClient, unpacked
+
+QUEUED = 4_000_000  # bytes of messages that wait for a reader before reading stops
+ROOM = 5_000_000  # bytes allowed for a message on top of twice the output limit
+BYTES = {"shell": SHELL, "iopub": IOPUB, "stdin": STDIN, "control": CONTROL}
+IDENT = b"server"
+
+
+class SocketChannel:
+    """One channel: received messages wait here as they came, and are parsed when they are read.
+
+    Args:
+        link: the connection that carries the channel.
+        name: the channel's byte.
+        session: signs and verifies.
+    """
+
+    def __init__(self, link: Link, name: bytes, session: Session) -> None:
+        self._link, self._name, self._session = link, name, session
+        self._waiting: deque[list[bytes] | Callable[[], None]] = deque()
+        self._arrived = asyncio.Event()
+        link.channels[name] = self
+
+    def start(self) -> None:
+        """Do nothing: the connection is open."""
+
+    def stop(self) -> None:
+        """Do nothing: the connection ends with the kernel's process."""
+
+    def is_alive(self) -> bool:
+        """Whether the connection is open."""
+        return not self._link.closed.done()
+
+    def send(self, message: Message) -> None:
+        """Send a message to the kernel."""
+        self._link.send(frame(self._name, self._session.serialize(message, ident=IDENT)))
+
+    def put(self, parts: list[bytes]) -> None:
+        """Queue a message for the reader."""
+        self._waiting.append(parts)
+        self._arrived.set()
+
+    def when_read(self, call: Callable[[], None]) -> None:
+        """Call back once all messages that wait now have been read."""
+        if self._waiting:
+            self._waiting.append(call)
+        else:
+            call()
+
+    async def get_msg(self, timeout: float | None = None) -> Message:
+        """Wait for the next message.
+
+        Raises:
+            Empty: none came within `timeout` seconds.
+            ValueError, KeyError, TypeError, RecursionError: the message can't be read.
+        """
+        while not isinstance(parts := self._next(), list):
+            try:
+                async with asyncio.timeout(timeout):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+            except TimeoutError:
+                raise Empty from None
+        self._link.taken(parts)
+        _, signed = self._session.feed_identities(parts)
+        return unpacked(self._session, cast(list[bytes], signed))
+
+    def _next(self) -> list[bytes] | None:
+        while self._waiting:
+            if isinstance(next_ := self._waiting.popleft(), list):
+                return next_
+            next_()
+        return None
+
+
+class Link(asyncio.Protocol):
+    """One of a kernel's sockets, with the channels that it carries.
+
+    Args:
+        most: max bytes of one message; 0 means no limit.
+
+    Attributes:
+        channels: by their byte.
+        announce: called after each message to the kernel, which may not be reading.
+        closed: done once the connection is closed; why, if the kernel could not be understood.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.channels: dict[bytes, SocketChannel] = {}
+        self.announce: Callable[[], None] = lambda: None
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._frames = Frames(most)
+        self._transport: asyncio.Transport | None = None
+        self._queued = 0
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the connection."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Queue the messages that are complete."""
+        assert self._transport is not None
+        try:
+            for name, parts in self._frames.feed(data):
+                if (channel := self.channels.get(name)) is not None:
+                    self._queued += sum(map(len, parts))
+                    channel.put(parts)
+        except ValueError as error:
+            self._end(str(error))
+            self._transport.abort()
+            return
+        if self._queued > QUEUED and not self._paused:
+            self._transport.pause_reading()
+            self._paused = True
+
+    def taken(self, parts: list[bytes]) -> None:
+        """Count a message that was read, and continue if reading had stopped."""
+        self._queued -= sum(map(len, parts))
+        if self._paused and self._queued <= QUEUED:
+            self._paused = False
+            if self._transport is not None and not self.closed.done():
+                self._transport.resume_reading()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; they are dropped if the connection is closed."""
+        if self._transport is not None and not self.closed.done():
+            self._transport.write(data)
+            self.announce()
+
+    def end_requests(self) -> None:
+        """Say that no more requests come: the kernel then ends as it would by itself."""
+        if self._transport is not None and not self.closed.done():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end."""
+        self._end("")
+
+    def _end(self, why: str) -> None:
+        if not self.closed.done():
+            self.closed.set_result(why)
+
+
+class SocketClient(QueuedClient):
+    """jupyter_client's client over two sockets; make it by `connected`."""
+
+    def __init__(self, messages: Link, control: Link, key: bytes) -> None:
+        session = Session(key=key)
+        channels: dict[str, Any] = {
+            name: SocketChannel(control if name == "control" else messages, BYTES[name], session)
+            for name in CHANNELS
+        }
+        super().__init__(channels, session=session)
+        self.messages, self.control = messages, control
+
+
+async def connected(
+    ends: tuple[socket.socket, socket.socket], key: bytes, output_limit: int
+) -> SocketClient:
+    """Connect to a kernel over our ends of its sockets, for messages and for control."""
+    loop = asyncio.get_running_loop()
+    most = 2 * output_limit + ROOM if output_limit else 0
+    messages, control = Link(most), Link(most)
+    client = SocketClient(messages, control, key)  # its channels first: messages may wait already
+    for link, end in ((messages, ends[0]), (control, ends[1])):
+        make: Callable[[], Link] = lambda link=link: link  # type: ignore[misc] # noqa: E731
+        await loop.create_connection(make, sock=end)
+    return client

@@ -1,0 +1,200 @@
+"""The process of a kernel that was formed in a template and forked: it speaks over two sockets.
+
+There is no connection file, no manager and no request to set it up: the template has done that.
+Knows jupyter_client's provisioner and sockets; nothing of what runs inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
+
+from ..errors import CannotFork, KernelStartError
+from ..fork import ForkedProcess, ForkserverProvisioner
+from ..process_tree import MARK, Family
+from .here import ProcessHere
+from .launch import Launch, kernel_spec, no_such
+from .provisioner import forking_config, interpreter
+from .socket_client import SocketClient, connected
+
+log = logging.getLogger(__name__)
+
+GRACE = 2.0  # max seconds for a kernel's exit handlers
+KILL_TIMEOUT = 5.0  # max seconds until a killed kernel's exit code is known
+POLL_INTERVAL = 0.1  # seconds between checks of a kernel whose template has ended
+
+
+class SocketProcess(ProcessHere):
+    """The process behind a forked kernel: see `KernelProcess`."""
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(launch)
+        self._spec: KernelSpec | None = None
+        self._provisioner: ForkserverProvisioner | None = None
+        self._process: ForkedProcess | None = None
+        self._client: SocketClient | None = None
+        self._exit_code: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._check: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._why_ended = ""
+
+    async def start(self) -> AsyncKernelClient:
+        """Fork the kernel; returns a client for its sockets.
+
+        Raises:
+            CannotFork: it can't be formed and forked.
+            KernelStartError: it can't run in the sandbox.
+        """
+        try:
+            self._spec = spec = kernel_spec(self.launch.kernel_name)
+        except NoSuchKernel as error:
+            raise KernelStartError(no_such(self.launch.kernel_name)) from error
+        if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
+            raise CannotFork("its kernelspec has a provisioner of its own")
+        key = secrets.token_hex(32)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            pairs = [socket.socketpair() for _ in range(2)]
+            for one, other in pairs:
+                ours.callback(one.close)
+                theirs.callback(other.close)
+            pipes = self.raw.open()
+            ours.callback(self.raw.close)
+            for pipe in pipes:
+                theirs.callback(os.close, pipe)
+            provisioner = ForkserverProvisioner(kernel_id=self.mark, kernel_spec=spec, **config)
+            provisioner.sockets = [other.fileno() for _, other in pairs]
+            provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
+            launched = await provisioner.pre_launch(
+                env={**self.launch.env, MARK: self.mark},
+                cwd=str(self.launch.cwd),
+                # Never the server's own streams: MCP messages go there.
+                stdin=subprocess.DEVNULL,
+                stdout=pipes[0],
+                stderr=pipes[1],
+            )
+            launched["cmd"] = [interpreter(spec), *launched["cmd"][1:]]
+            await provisioner.launch_kernel(**launched)
+            self._provisioner, self._process = provisioner, provisioner.process
+            self.pid = provisioner.pid
+            assert self.pid is not None
+            self.family = Family(self.pid)  # now, while it is certainly alive
+            self.kernel_info, self.is_set_up = self._process.kernel_info, True
+            self._process.when_reported(self._exit_reported)
+            one, two = (pair[0] for pair in pairs)
+            for end in (one, two):
+                end.setblocking(False)
+            self._client = await connected((one, two), key.encode(), self.launch.output_limit)
+            self._client.control.announce = self._announce_control
+            self._client.messages.closed.add_done_callback(self._connection_lost)
+            self.raw.in_order = self._client.iopub_channel.when_read
+            ours.pop_all()
+        return self._client
+
+    # -- its life
+
+    @property
+    def forked(self) -> bool:
+        """Return True."""
+        return True
+
+    async def alive(self) -> bool:
+        """Whether it is still running."""
+        if self._process is not None and self._process.ended:
+            await self.until_dead()  # its template is about to report the exit code
+        return not self._exit_code.done()
+
+    async def until_dead(self) -> int | None:
+        """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
+        return await asyncio.shield(self._exit_code)
+
+    def _exit_reported(self) -> None:
+        """Note the exit code, or look again later if the template has ended without it."""
+        assert self._process is not None
+        if self._exit_code.done():
+            return
+        if (code := self._process.poll()) is not None:
+            self._exit_code.set_result(None if self._process.exit_code_lost else code)
+        else:
+            loop = asyncio.get_running_loop()
+            self._check = loop.call_later(POLL_INTERVAL, self._exit_reported)
+
+    def _announce_control(self) -> None:
+        """Let the kernel read its control socket, though a cell may be running."""
+        if self.pid is not None and not self._exit_code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGURG)
+
+    def _connection_lost(self, closed: asyncio.Future[str]) -> None:
+        """End a kernel that has closed its socket, or sent what is no message."""
+        if not self._exit_code.done() and not self._closing and self.pid is not None:
+            self._why_ended = closed.result() and f"It had sent {closed.result()}."
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    @property
+    def why_ended(self) -> str:
+        """What is known about its end besides the exit code."""
+        return self._why_ended
+
+    async def interrupt(self, *, again: bool = False) -> None:
+        """Send SIGINT to its process group; the same if called `again`."""
+        if self._provisioner is not None and not self._exit_code.done():
+            await self._provisioner.send_signal(signal.SIGINT)
+
+    async def kill(self) -> None:
+        """Kill it and everything it started, at once."""
+        await self._refresh_family()
+        try:
+            if self._provisioner is not None and not self._exit_code.done():
+                await self._provisioner.kill()
+        finally:
+            await self._sweep()
+
+    async def close(self, *, graceful: bool = True) -> None:
+        """End it and everything it started. Idempotent.
+
+        A graceful end gives the kernel at most two seconds to run its exit handlers.
+        """
+        self._closing = True
+        await self._refresh_family()
+        try:
+            if self._provisioner is not None and not self._exit_code.done():
+                if graceful and self._client is not None:
+                    self._client.messages.end_requests()
+                    await asyncio.wait({self._exit_code}, timeout=GRACE)
+                if not self._exit_code.done():
+                    await self._provisioner.kill()
+                    await asyncio.wait({self._exit_code}, timeout=KILL_TIMEOUT)
+        finally:
+            await self._sweep()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._client is not None:
+            links = (self._client.messages, self._client.control)
+            for link in links:
+                link.close()
+            await asyncio.wait({link.closed for link in links})
+        if self._check is not None:
+            self._check.cancel()
+        if self._process is not None:
+            self._process.close()
+        self.raw.close()
+
+    def spec_metadata(self) -> dict[str, str]:
+        """The `kernelspec` entry for a notebook's metadata."""
+        spec = self._spec
+        return {
+            "name": self.launch.kernel_name,
+            "display_name": spec.display_name if spec else self.launch.kernel_name,
+            "language": spec.language if spec else "",
+        }

@@ -1,0 +1,209 @@
+"""Kernels that are formed in a template, forked, and spoken to over two Unix sockets."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbformat.v4 import new_code_cell
+from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
+from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.process import LocalProcess, SocketProcess, ipython_folder
+from rmi_agent.kernels.protocol import Outputs
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork"),
+]
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run")
+    env = {**os.environ, "IPYTHONDIR": str(ipython_folder(folder / "ipython"))}
+    yield Launch(folder, folder, env=env, preload=())
+    TEMPLATES.close(IPYTHONDIR=env["IPYTHONDIR"])
+
+
+@pytest.fixture
+async def kernel(launch: Launch) -> AsyncIterator[Kernel]:
+    async with Kernel(launch) as kernel:
+        assert isinstance(kernel.process, SocketProcess)
+        yield kernel
+
+
+async def run(
+    kernel: Kernel, code: str, timeout: float = 30, **more: Any
+) -> tuple[Reply, list[Any]]:
+    outputs = Outputs(new_code_cell())
+    reply = await kernel.run_cell(code, outputs, timeout, **more)
+    return reply, outputs.settle().outputs
+
+
+async def run_file(kernel: Kernel, folder: Path, source: str) -> tuple[Reply, list[Any]]:
+    path = folder / "file.py"
+    path.write_text(source)
+    outputs = Outputs(new_code_cell())
+    script = Script(path, path.read_bytes(), args=(), fresh=True)
+    reply = await kernel.run_script(script, outputs, 30)
+    return reply, outputs.settle().outputs
+
+
+def texts(outputs: list[Any]) -> str:
+    return "".join(each.get("text", "") for each in outputs)
+
+
+async def test_it_is_one_process_without_threads_and_connection_file(
+    kernel: Kernel, launch: Launch
+) -> None:
+    _, outputs = await run(kernel, "import threading; threading.active_count()")
+    assert outputs[0].data["text/plain"] == "1"
+    assert not list(launch.runtime.glob("*.json"))
+    assert kernel.info["implementation"] == "ipython"
+    assert "debugger" not in kernel.info["supported_features"]
+
+
+async def test_a_rehearsal_leaves_no_trace(kernel: Kernel) -> None:
+    _, outputs = await run(kernel, "x = 5")
+    _, outputs = await run(kernel, "%history")
+    assert texts(outputs) == "x = 5\n%history\n"
+    _, outputs = await run(kernel, "(In, Out, [n for n in dir() if n[0] != '_'])")
+    assert outputs[0].execution_count == 3
+    cells, results, names = ast.literal_eval(outputs[0].data["text/plain"])
+    assert (cells[:2], len(cells), results) == (["", "x = 5"], 4, {})
+    assert names == ["In", "Out", "exit", "get_ipython", "open", "quit", "x"]
+
+
+async def test_output_keeps_its_order(kernel: Kernel) -> None:
+    for _ in range(5):
+        reply, outputs = await run(
+            kernel,
+            "import os, subprocess, sys\nprint(1); print(2); os.system('echo 3'); print(4)\n"
+            "subprocess.run(['echo', '5']); display(6); os.write(1, b'7\\n'); print(8)",
+        )
+        shown = [each.get("text") or each.data["text/plain"] + "\n" for each in outputs]
+        assert "".join(shown) == "".join(f"{number}\n" for number in range(1, 9)), reply
+
+
+async def test_what_a_file_displays_stands_between_its_lines(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    source = "from IPython.display import display\nfor n in range(3): print(n); display(str(n))"
+    for _ in range(2):  # as the first thing that a kernel does, and in its event loop
+        _, outputs = await run_file(kernel, tmp_path, source)
+        shown = [each.get("text") or each.data["text/plain"] for each in outputs]
+        assert shown == ["0\n", "'0'", "1\n", "'1'", "2\n", "'2'"]
+
+
+async def test_a_file_is_alone_in_its_process(kernel: Kernel, tmp_path: Path) -> None:
+    source = (
+        "import inspect, os, sys, threading\nprint(threading.active_count(), len(inspect.stack()),"
+        " sys._getframe().f_back, sys.get_asyncgen_hooks(),"
+        " [fd for fd in os.listdir('/proc/self/fd') if 3 < int(fd) < 1024])\n"
+        "def depth(n):\n    try: return depth(n + 1)\n    except RecursionError: return n\n"
+        "print(depth(1))\nos.closerange(3, 1024)\nkept = 7"
+    )
+    reply, outputs = await run_file(kernel, tmp_path, source)
+    assert reply.exit_code == 0
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, tmp_path / "file.py", stdout=asyncio.subprocess.PIPE
+    )
+    assert texts(outputs) == (await process.communicate())[0].decode()
+    _, outputs = await run(kernel, "kept")
+    assert outputs[0].data["text/plain"] == "7"
+
+
+async def test_forked_processes_and_threads_print_whole_messages(kernel: Kernel) -> None:
+    _, outputs = await run(
+        kernel,
+        "import multiprocessing, os, threading\nfork = multiprocessing.get_context('fork')\n"
+        "def work(name):\n    for _ in range(30): print(name * 40_000, flush=True)\n"
+        "parts = [fork.Process(target=work, args=(n,)) for n in 'abc']\n"
+        "parts += [threading.Thread(target=work, args=(n,)) for n in 'de']\n"
+        "for each in parts: each.start()\nfor each in parts: each.join()",
+        60,
+    )
+    text = texts(outputs)
+    assert [text.count(name) for name in "abcde"] == [30 * 40_000] * 5
+
+
+async def test_interrupts_of_a_flood_leave_the_connection_whole(kernel: Kernel) -> None:
+    await run(kernel, "1")
+    assert kernel.process.pid is not None
+    for number in range(20):
+        pause = 0.02 + 0.003 * (number % 7)
+        loop = asyncio.get_running_loop()
+        loop.call_later(pause, os.killpg, kernel.process.pid, signal.SIGINT)
+        reply, _ = await run(kernel, "while True: print('x' * 5_000)", 20)
+        assert reply.error_name == "KeyboardInterrupt", reply
+    _, outputs = await run(
+        kernel, "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()"
+    )
+    assert outputs[0].data["text/plain"] == "True"
+
+
+async def test_control_is_answered_while_a_cell_computes(kernel: Kernel) -> None:
+    running = asyncio.create_task(run(kernel, "import time\nwhile time.sleep(0.01) is None: pass"))
+    await asyncio.sleep(0.3)
+    client = kernel.client
+    for kind, answer in (("usage_request", "usage_reply"), ("debug_request", "debug_reply")):
+        request = client.session.msg(kind, {"command": "debugInfo"})
+        client.control_channel.send(request)
+        reply = await client.get_control_msg(timeout=10)
+        assert reply["header"]["msg_type"] == answer
+        assert reply["parent_header"]["msg_id"] == request["header"]["msg_id"]
+    assert reply["content"]["success"] is False
+    assert "no debugger" in reply["content"]["message"]
+    assert not running.done()
+    client.control_channel.send(client.session.msg("interrupt_request", {}))
+    assert (await running)[0].error_name == "KeyboardInterrupt"
+
+
+async def test_questions_wait_for_their_answer_and_others_for_the_cell(kernel: Kernel) -> None:
+    asked: list[str] = []
+
+    def answer(question: Question) -> None:
+        asked.append(question.prompt)
+        kernel.client.kernel_info()  # arrives while the cell waits
+        question.answer("an answer")
+
+    _, outputs = await run(kernel, "print(input('a? '))", on_question=answer)
+    assert texts(outputs).endswith("an answer\n")
+    code = (
+        "import threading\nasking = threading.Thread(target=lambda: print(input('b? ')))\n"
+        "asking.start(); asking.join()"
+    )
+    _, outputs = await run(kernel, code, on_question=answer)
+    assert texts(outputs).endswith("an answer\n")
+    assert asked == ["a? ", "b? "]
+
+
+async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Path) -> None:
+    async with Kernel(launch) as kernel:
+        code = (
+            f"import atexit, pathlib\natexit.register(pathlib.Path({str(tmp_path)!r}, 'x').touch)"
+        )
+        await run(kernel, code)
+    assert (tmp_path / "x").exists()
+    assert await kernel.process.until_dead() == 0
+
+
+async def test_a_kernel_that_can_not_be_formed_opens_zmq_sockets(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise AttributeError('ipykernel has changed')")
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (broken,))
+    env = {**launch.env, "ANOTHER": "template"}
+    async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
+        assert isinstance(kernel.process, LocalProcess)
+        _, outputs = await run(kernel, "1 + 1")
+        assert outputs[0].data["text/plain"] == "2"
+    await asyncio.to_thread(TEMPLATES.close, ANOTHER="template")
