@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 HTTP = StreamableHttpTransport | SSETransport
 EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
 
+FEW_RUNS = [*EMBEDDED, "--few-runs"]  # no kernel is made and no module imported ahead
+
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 

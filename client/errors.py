@@ -2,6 +2,7 @@
 
 NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
 Failed                     commands/check.py: a step of `check` had another result than expected
+ResidentEnded              commands/connect.py: the background server ended before the command did
 
 `RmiMcpClient` raises what FastMCP's client does: `ToolError` if the server refuses a call, whose
 text says what to do; `PermissionError` if it knows no token that we sent; and the others in

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcp_types import CallToolResult
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult
 
 
 @dataclass(frozen=True)

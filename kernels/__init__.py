@@ -1,17 +1,17 @@
 """The Jupyter side: kernels, the pool of warm kernels, sessions and their notebooks.
 
-Usable as a library on its own; knows nothing of MCP. Imports what it offers on first access: other
-programs that use our provisioner need only `fork`.
+Usable as a library on its own; knows nothing of MCP.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
-from .regular_file import regular_file  # now: the name is also its module's
+from .regular_file import regular_file  # not on first access: its module has the same name
 
 if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
+    from .encoding import decoded, encodable, encoded
     from .errors import (
         DeadKernelError,
         KernelError,
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from .inside import head_and_tail
     from .jupyter_server import Api
     from .kernel import Kernel
-    from .notebook import PID_FILE_SUFFIX, Run, decoded, encoded, is_recorded, recorded
-    from .process import Launch, RemoteOptions, is_here, language_of
-    from .protocol import Failure, Question, Reply, Script, StreamText, encodable
+    from .kernelspecs import is_here, language_of
+    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .principals import LOCAL
+    from .process import Launch, RemoteOptions
+    from .protocol import Failure, Question, Reply, Script, StreamText
     from .sandbox import (
         TIERS,
         Policy,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
         without_rights,
     )
     from .session import (
-        LOCAL,
         Again,
         Config,
         Execution,
@@ -52,6 +53,54 @@ if TYPE_CHECKING:
         no_hint,
     )
     from .telemetry import CURRENT
+
+# Where each name is: most need libraries that a server has not imported when it answers first.
+_HOMES = {
+    "addresses": ("JupyterServer", "RemoteKernel"),
+    "cluster": ("Instances", "Takeover"),
+    "encoding": ("decoded", "encodable", "encoded"),
+    "errors": (
+        "DeadKernelError",
+        "KernelError",
+        "KernelStartError",
+        "SessionNotFoundError",
+        "StoreError",
+        "by_cause",
+        "next_step",
+        "reason",
+    ),
+    "inside": ("head_and_tail",),
+    "kernelspecs": ("is_here", "language_of"),
+    "jupyter_server": ("Api",),
+    "kernel": ("Kernel",),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "principals": ("LOCAL",),
+    "process": ("Launch", "RemoteOptions"),
+    "protocol": ("Failure", "Question", "Reply", "Script", "StreamText"),
+    "sandbox": (
+        "TIERS",
+        "Policy",
+        "Sandbox",
+        "Tier",
+        "keeps_devices",
+        "knows_system_calls",
+        "lets_signals_out",
+        "why_not",
+        "without_rights",
+    ),
+    "session": (
+        "Again",
+        "Config",
+        "Execution",
+        "Failed",
+        "Pool",
+        "Resume",
+        "Session",
+        "Sessions",
+        "no_hint",
+    ),
+    "telemetry": ("CURRENT",),
+}
 
 __all__ = [
     "CURRENT",
@@ -108,57 +157,12 @@ __all__ = [
     "without_rights",
 ]
 
-# The names above by the folder or module that defines them.
-_PLACES = {
-    "addresses": ("JupyterServer", "RemoteKernel"),
-    "cluster": ("Instances", "Takeover"),
-    "errors": (
-        "DeadKernelError",
-        "KernelError",
-        "KernelStartError",
-        "SessionNotFoundError",
-        "StoreError",
-        "by_cause",
-        "next_step",
-        "reason",
-    ),
-    "inside": ("head_and_tail",),
-    "jupyter_server": ("Api",),
-    "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "decoded", "encoded", "is_recorded", "recorded"),
-    "process": ("Launch", "RemoteOptions", "is_here", "language_of"),
-    "protocol": ("Failure", "Question", "Reply", "Script", "StreamText", "encodable"),
-    "sandbox": (
-        "TIERS",
-        "Policy",
-        "Sandbox",
-        "Tier",
-        "keeps_devices",
-        "knows_system_calls",
-        "lets_signals_out",
-        "why_not",
-        "without_rights",
-    ),
-    "session": (
-        "LOCAL",
-        "Again",
-        "Config",
-        "Execution",
-        "Failed",
-        "Pool",
-        "Resume",
-        "Session",
-        "Sessions",
-        "no_hint",
-    ),
-    "telemetry": ("CURRENT",),
-}
-
 
 def __getattr__(name: str) -> object:
-    for place, names in _PLACES.items():
+    """Import what is offered on first access."""
+    for home, names in _HOMES.items():
         if name in names:
-            found: object = getattr(importlib.import_module(f".{place}", __name__), name)
+            found: object = getattr(importlib.import_module(f".{home}", __name__), name)
             globals()[name] = found  # later accesses skip this function
             return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,21 +3,21 @@
 Knows no ZMQ and no notebook files; those belong to `kernels`.
 """
 
+import importlib
 from typing import TYPE_CHECKING
-
-from .settings import Settings, load
 
 if TYPE_CHECKING:
     from .app import App
+    from .settings import Settings, load
 
 __all__ = ["App", "Settings", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `App` on first access: a process attached to another server needs no kernels."""
-    if name != "App":
+    """Import what is offered on first access: --help needs no settings, and few need `App`."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .app import App
-
-    globals()[name] = App  # later accesses skip this function
-    return App
+    module = importlib.import_module(".app" if name == "App" else ".settings", __name__)
+    found: object = getattr(module, name)
+    globals()[name] = found  # later accesses skip this function
+    return found

@@ -8,23 +8,27 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
 from mcp.server.request_state import RequestStateSecurity
 
-from ..kernels import LOCAL, Instances, Policy, Sessions, Takeover, language_of
+from ..kernels import LOCAL, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
 from .hints import Hints
 from .launch import kernels_are_here, make_folders
 from .middleware import Arguments, Lengths, UnexpectedErrors
+from .opening import Opening, OpensSessions
 from .sandboxing import choose_policy, describe_policy
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
 from .views import Worker
+
+if TYPE_CHECKING:
+    from ..kernels import Instances, Policy, Sessions, Takeover
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class App:
         principals: whose kernels are warm from the start.
         instances: which instance owns which session, if there are several instances.
         seal: a key that all instances share.
+        in_background: whether the sessions open only after the first request is answered.
 
     Raises:
         BadSettings: the sandbox that the settings ask for is not available.
@@ -62,23 +67,34 @@ class App:
         principals: tuple[str, ...] = (LOCAL,),
         instances: Instances | None = None,
         seal: bytes | None = None,
+        in_background: bool = False,
     ) -> None:
         self.settings = settings
-        self.shared = Takeover(instances) if instances is not None else None
+        self.shared: Takeover | None = None
+        if instances is not None:
+            from ..kernels import Takeover  # lazy: most servers have no store
+
+            self.shared = Takeover(instances)
         policy = choose_policy(settings, exposed=exposed)
         hints = Hints(settings, policy)
-        self.sessions = Sessions(
-            launch.sessions(settings, hints.of),
-            launch.launch(settings),
-            settings.kernel_pool,
-            settings.kernel_max,
-            KERNEL_WAIT,
-            settings.most_sessions,
-            policy=policy,
-            expected=principals,
-            directory=self.shared,
-        )
-        hints.sessions = self.sessions
+
+        def make() -> Sessions:
+            from ..kernels import Sessions  # lazy: imported after `initialize` is answered
+
+            hints.sessions = Sessions(
+                launch.sessions(settings, hints.of),
+                launch.launch(settings),
+                settings.kernel_pool,
+                settings.kernel_max,
+                KERNEL_WAIT,
+                settings.most_sessions,
+                policy=policy,
+                expected=principals,
+                directory=self.shared,
+            )
+            return hints.sessions
+
+        self.opening = Opening(make, in_background=in_background)
         self.mcp: FastMCP[Any] = FastMCP(
             "RmiAgentMcpServer",
             instructions=instructions(settings, policy),
@@ -91,24 +107,30 @@ class App:
                 RequestStateSecurity(keys=[seal], audience="rmi-agent") if seal else None
             ),
         )
+        self.mcp.add_middleware(OpensSessions(self.opening))
         self.mcp.add_middleware(UnexpectedErrors())
         self.mcp.add_middleware(Lengths())
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        resuming = ResumeTool(settings, self.sessions)
+        resuming = ResumeTool(settings, self.opening)
         self.worker = Worker()
-        self.runs = RunTools(settings, self.sessions, resuming, self.worker)
+        self.runs = RunTools(settings, self.opening, resuming, self.worker)
         for part in (
             self.runs,
-            SessionTools(settings, self.sessions, resuming),
+            SessionTools(settings, self.opening, resuming),
             FileTools(settings, self.worker),
-            Resources(settings, self.sessions),
+            Resources(settings, self.opening),
             resuming,
             Prompts(settings),
-            Completions(settings, self.sessions),
+            Completions(settings, self.opening),
         ):
             part.add_to(self.mcp)
+
+    @property
+    def sessions(self) -> Sessions:
+        """The server's sessions."""
+        return self.opening.sessions
 
     @asynccontextmanager
     async def _lifespan(self, _: FastMCP[Any]) -> AsyncIterator[None]:
@@ -118,7 +140,7 @@ class App:
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
         with self.worker:
-            async with self.sessions:
+            async with self.opening:
                 yield
 
 

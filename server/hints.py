@@ -16,12 +16,16 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..kernels import LOCAL, Failed, Failure, KernelError, Policy, Sessions
+from ..kernels import LOCAL, KernelError
 from .launch import kernels_are_here
 from .module_names import package_of
 from .plaintext import plain
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..kernels import Failed, Failure, Policy, Sessions
 
 ABSENT = {errno.ENOENT, errno.ENOTDIR}
 DENIED = {errno.EACCES, errno.EPERM}

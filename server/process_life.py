@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import platform
 import signal
@@ -24,6 +25,17 @@ def give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 512 * 1024)
         libc.mallopt(M_ARENA_MAX, 2)
+
+
+def pause_gc() -> None:
+    """Collect no garbage while a start imports modules, which makes none: a sixth of its time."""
+    gc.disable()
+
+
+def resume_gc() -> None:
+    """Collect garbage from now on, but leave out imported modules, which stay."""
+    gc.freeze()
+    gc.enable()
 
 
 def be_unreadable() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 
+from .attach_modes import Attach
 from .setting_names import Notice, home
 from .setting_types import (
     Bytes,
@@ -35,8 +36,6 @@ from .setting_types import (
 # Imported by fresh kernels if installed.
 PRELOADED = ("numpy", "pandas", "matplotlib.pyplot")
 ADDRESS = r"localhost|[0-9.]+|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
-
-Attach = Literal["auto", "always", "never"]
 
 
 class Settings(BaseModel):

@@ -5,7 +5,6 @@ Does not validate values. A `.env` file is never loaded into the process's envir
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TypeVar
 from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 
+from .setting_place import current_folder, environ
 from .setting_types import Contested, HttpOnly, Name, Secret, Unshown
 
 PREFIX = "RMI_AGENT_"
@@ -118,12 +118,12 @@ def checkout() -> Path | None:
 
 def home() -> Path:
     """Where the default folders are created: the checkout, or the current directory."""
-    return checkout() or Path.cwd()
+    return checkout() or current_folder()
 
 
 def environment() -> dict[str, str]:
     """The process's environment, with names in upper case."""
-    return upper(os.environ)
+    return upper(environ())
 
 
 def dotenv(path: Path) -> dict[str, str]:

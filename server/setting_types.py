@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
 
+from .setting_place import current_folder, is_elsewhere
+
 
 class Secret:
     """Never shown, never inherited by kernels, never written into a host's config."""
@@ -75,6 +77,8 @@ def split(value: Any) -> Any:
 
 def fill_in(value: Any) -> Any:
     """Expand `${HOME}` and the like, which shells do but programs with config files don't."""
+    if is_elsewhere() and "$" in str(value):
+        raise ValueError("only the process that has the variable can fill it in")
     filled = os.path.expandvars(value) if isinstance(value, str) else value
     if isinstance(filled, str) and "${" in filled:
         raise ValueError("a variable in ${} is not set here; write the path itself")
@@ -83,7 +87,7 @@ def fill_in(value: Any) -> Any:
 
 def absolute(path: Path) -> Path:
     """Make a path absolute, without resolving links."""
-    return Path(os.path.abspath(path.expanduser()))
+    return Path(os.path.abspath(current_folder() / path.expanduser()))
 
 
 def from_switch(value: Any) -> Any:

@@ -13,16 +13,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import BadSettings
-from .setting_fields import Attach, Settings
+from .setting_fields import Settings
 from .setting_names import Variable, checkout, dotenv, environment, home, read, variables
+from .setting_place import current_folder
 
 __all__ = [
-    "Attach",
     "Settings",
     "claude_code_folder",
     "current_name",
     "load",
     "set_here",
+    "shown_variables",
     "variable_of",
 ]
 
@@ -50,7 +51,7 @@ def current_name(variable: str) -> str:
 
 def sources() -> list[dict[str, str]]:
     """Where settings are read from, highest priority first."""
-    return [environment(), dotenv(Path(".env")), dotenv(home() / ".env")]
+    return [environment(), dotenv(current_folder() / ".env"), dotenv(home() / ".env")]
 
 
 def load(**overrides: Any) -> Settings:
@@ -98,6 +99,11 @@ def explained(error: Any, names: dict[str, str]) -> str:
         return f"{field or 'settings'}: {error['msg']}"
     given = "" if variable.unshown else f" (it is {error.get('input')!r})"
     return f"{names.get(field) or variable.name}: {error['msg']}{given}"
+
+
+def shown_variables() -> tuple[str, ...]:
+    """The variables of all settings that are no secret, under current and former names."""
+    return tuple(name for one in VARIABLES.values() if not one.secret for name in one.names)
 
 
 def set_here() -> dict[str, str]:

@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.server.conftest import server_env
+from tests.server.served import INITIALIZE
 
 SLOW = "rfc3987_syntax"  # generates a parser when it is imported
 
 
+SERVE = "from rmi_agent.server.cli import main; main()"
+FASTMCP = {"fastmcp", "mcp", "mcp_types", "pydantic", "httpx2"}
+
+
+def imported(code: str) -> set[str]:
+    """The modules that a fresh interpreter has after running code, which may print on stdout."""
+    code += "\nimport sys; print('\\nloaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(done.stdout.rpartition("loaded:")[2].split())
+
+
 @pytest.mark.parametrize(
     "program",
-    ["rmi_agent.server.cli, rmi_agent.server.app", "rmi_agent.client.cli, rmi_agent.client"],
+    [
+        "from rmi_agent.server import quick_imports\nquick_imports.import_jsonschema()\n"
+        "import rmi_agent.server.app\n",
+        "import rmi_agent.client.cli, rmi_agent.client.commands.connect as connect\n"
+        "connect.quick_imports.import_jsonschema()\n",
+    ],
+    ids=["server", "client"],
 )
 def test_no_parser_is_generated_at_a_start_but_it_is_there_for_who_wants_it(program: str) -> None:
     pytest.importorskip(SLOW)
-    code = f"""if True:
-        import {program}, jsonschema, sys
-        assert "{SLOW}" not in sys.modules
-        import {SLOW}
-        assert {SLOW}.is_valid_syntax("iri", "https://example.com")"""
+    code = f"""
+import jsonschema, sys
+assert "{SLOW}" not in sys.modules
+import {SLOW}
+assert {SLOW}.is_valid_syntax("iri", "https://example.com")"""
+    subprocess.run([sys.executable, "-c", program + code], check=True)
+
+
+@pytest.mark.parametrize("layer", ["client", "server"])
+def test_help_imports_nothing_that_speaks_a_protocol(layer: str) -> None:
+    show = f"from rmi_agent.{layer}.cli import app; app(['--help'], result_action='return_value')"
+    assert not imported(show) & (FASTMCP | {"rmi_agent.kernels"})
+
+
+@pytest.mark.parametrize("layer", ["client", "server"])
+def test_the_help_of_a_command_imports_no_fastmcp(layer: str) -> None:
+    show = f"""
+from rmi_agent.{layer}.cli import app
+for name in [*app]:
+    if not name.startswith("-"):
+        app([name, "--help"], result_action="return_value")"""
+    assert "fastmcp" not in imported(show)
+
+
+@pytest.mark.parametrize("layer", ["kernels", "client", "server"])
+def test_what_a_layer_offers_is_there_whatever_was_imported_before(layer: str) -> None:
+    code = f"""
+import importlib, pkgutil, types
+import rmi_agent.{layer} as package
+for found in pkgutil.iter_modules(package.__path__):
+    if found.name not in ("mcp_server", "run_http_server", "mcp_client"):
+        importlib.import_module(f"rmi_agent.{layer}." + found.name)
+offered = [getattr(package, name) for name in package.__all__]
+assert not [one for one in offered if isinstance(one, types.ModuleType)]"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -37,3 +88,29 @@ def test_other_programs_import_nothing_but_the_provisioner() -> None:
     assert set(packages) - sys.stdlib_module_names <= {"rmi_agent", "psutil"}
     folders = {name.split(".")[2] for name in ours}
     assert folders == {"errors", "fork", "inside", "process_tree", "regular_file"}
+
+
+def test_initialize_is_answered_before_what_only_kernels_need_is_imported(tmp_path: Path) -> None:
+    run = f"import rmi_agent.server.opening as opening; opening.AFTER_ANSWER = 1e6; {SERVE}"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", run],
+        input=json.dumps(INITIALIZE) + "\n",
+        env=server_env(tmp_path, RMI_AGENT_SANDBOX="auto"),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "The code runs" in json.loads(done.stdout)["result"]["instructions"]
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "fastmcp.server.server" in names
+    jupyter = {
+        "jupyter_client",
+        "zmq",
+        "nbformat",
+        "nbconvert",
+        "jsonschema",
+        "ipykernel",
+        "IPython",
+    }
+    ours = {"rmi_agent.kernels.session", "rmi_agent.kernels.kernel", "rmi_agent.kernels.protocol"}
+    assert not names & (jupyter | ours | {"fastmcp.client", "prometheus_client", "websockets"})

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..plaintext import plain
 from ..results import Picture
-from ..terminal import colour, show_picture, write
+from ..terminal import colour, erase_starting, show_picture, write
 
 SOURCES = ("code", "content")  # arguments that are Python source
 SOURCE_LINES = 20  # max lines shown of a source
@@ -37,6 +37,7 @@ class Transcript:
 
     def thinking(self) -> None:
         """Show that the model has been asked and has not answered yet."""
+        erase_starting()
         if self.on_terminal and not self._console.is_dumb_terminal and self._live is None:
             self._live = Live(
                 Text("…", "dim"), console=self._console, transient=True, refresh_per_second=8

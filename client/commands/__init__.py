@@ -1,8 +1,23 @@
 """The command line: the commands of `rmi-agent`.
 
-Chat is imported only when it is called, since it needs an extra.
+Each is imported when it is called, since it needs libraries that the others do not.
 """
 
-from .cli import call, main
+from typing import TYPE_CHECKING
 
-__all__ = ["call", "main"]
+from .cli import app, main
+
+if TYPE_CHECKING:
+    from .connect import call
+
+__all__ = ["app", "call", "main"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `call` on first access: `rmi-agent --help` connects to nothing."""
+    if name != "call":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .connect import call
+
+    globals()[name] = call  # later accesses skip this function
+    return call

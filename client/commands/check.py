@@ -18,7 +18,7 @@ class Failed(Exception):
     """A step gave an unexpected result; the text says which."""
 
 
-async def check(client: RmiMcpClient, report: Callable[[bool, str, str], None]) -> bool:
+async def run_steps(client: RmiMcpClient, report: Callable[[bool, str, str], None]) -> bool:
     """Run all steps, calling `report(passed, title, detail)` for each; whether all passed."""
     steps: list[Step] = [
         ("list the tools", lambda: tools(client)),

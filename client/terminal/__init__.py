@@ -15,7 +15,7 @@ from .input_text import (
 from .pictures import show_picture
 from .questions import Questions, ask
 from .screen import Screen, exit_code, show, show_notebook
-from .terminal import can_edit, colour, is_terminal, write
+from .terminal import can_edit, colour, erase_starting, is_terminal, show_starting, write
 
 __all__ = [
     "INDENT",
@@ -26,6 +26,7 @@ __all__ = [
     "can_edit",
     "colour",
     "completion_context",
+    "erase_starting",
     "exit_code",
     "help_request",
     "indentation",
@@ -35,5 +36,6 @@ __all__ = [
     "show",
     "show_notebook",
     "show_picture",
+    "show_starting",
     "write",
 ]

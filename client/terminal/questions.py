@@ -13,10 +13,12 @@ import sys
 from concurrent.futures import Future
 
 from ..plaintext import plain
+from .terminal import erase_starting
 
 
 def ask(question: str, secret: bool) -> str | None:
     """Read one line from the terminal or the pipe; None at the end of input."""
+    erase_starting()
     try:
         if sys.stdin.isatty():
             question = plain(question)

@@ -13,7 +13,7 @@ from rich.console import Console
 from ..results import RunResult
 from .pictures import show_picture
 from .questions import ask
-from .terminal import write, write_traceback
+from .terminal import erase_starting, write, write_traceback
 
 
 class Screen:
@@ -46,6 +46,7 @@ class Screen:
         assert self._status is not None
         while True:
             self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
+            erase_starting()
             self._status.start()
             await asyncio.sleep(0.5)
 

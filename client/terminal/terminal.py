@@ -17,6 +17,8 @@ from ..plaintext import plain
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 
+_shows_starting = False
+
 
 def is_terminal(stream: IO[str] | None) -> bool:
     """Whether a stream is a terminal; None stands for a stream that was closed at startup."""
@@ -37,12 +39,32 @@ def can_edit() -> bool:
     return is_terminal(sys.stdin) and is_terminal(sys.stdout) and not is_dumb()
 
 
+def show_starting() -> None:
+    """Show `starting…` on a terminal until anything else is written: a start takes a second."""
+    global _shows_starting
+    if is_terminal(sys.stderr) and not is_dumb() and (sys.stderr.encoding or "")[:3] == "utf":
+        sys.stderr.write("starting…")
+        sys.stderr.flush()
+        _shows_starting = True
+
+
+def erase_starting() -> None:
+    """Erase `starting…` if it is shown."""
+    global _shows_starting
+    if _shows_starting:
+        _shows_starting = False
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
 def write(name: str, text: str) -> None:
     """Write text to stdout or stderr, replacing unencodable characters, without escape sequences.
 
     Pipes are cleaned too, since they may end in a terminal or a model. Servers send plain text, so
     nothing is lost; a malicious cell or server can't set the clipboard.
     """
+    if text:
+        erase_starting()
     stream = sys.stderr if name == "stderr" else sys.stdout
     text = plain(text)
     try:
@@ -59,6 +81,7 @@ def write_traceback(text: str) -> None:
     if found is None or not console.is_terminal or console.color_system is None:
         write("stderr", text)
         return
+    erase_starting()
     write("stderr", text[: found.start()])
     rest = plain(text[found.start() :])
     try:

@@ -3,12 +3,17 @@
 jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
-from .provisioner import PRELOAD, ForkserverProvisioner
 from .template import PROGRAMS, VENV_PROGRAM
 from .user_venv import LENDER
 from .user_venv import VARIABLE as VENV_VARIABLE
+
+if TYPE_CHECKING:
+    from .provisioner import PRELOAD, ForkserverProvisioner
 
 __all__ = [
     "LENDER",
@@ -20,3 +25,12 @@ __all__ = [
     "ForkedProcess",
     "ForkserverProvisioner",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import jupyter_client on first access to what needs it: a server answers before that."""
+    if name in ("PRELOAD", "ForkserverProvisioner"):
+        found: object = getattr(importlib.import_module(".provisioner", __name__), name)
+        globals()[name] = found  # later accesses skip this function
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

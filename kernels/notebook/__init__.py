@@ -3,8 +3,8 @@
 Also reads such notebooks, and compares the outputs of two runs of a cell.
 """
 
+from ..encoding import decoded, encoded
 from .compare import Difference, differences
-from .encoding import decoded, encoded
 from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
 from .run import Run
 from .runs_on_record import RunsOnRecord, recorded

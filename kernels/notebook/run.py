@@ -8,8 +8,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from ..encoding import encoded
 from ..protocol import Script, State, Status
-from .encoding import encoded
 
 
 @dataclass(frozen=True)

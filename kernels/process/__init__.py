@@ -3,11 +3,12 @@
 `KernelProcess` is the interface that all kernels share, wherever they run.
 """
 
+from ..kernelspecs import is_here, language_of
+from ..runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 from .kernel_process import KernelProcess, SetUp
-from .launch import Launch, RemoteOptions, is_here, language_of
+from .launch import Launch, RemoteOptions
 from .local import LocalProcess
 from .output_pipes import RawOutput
-from .runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 from .socket_process import SocketProcess
 
 __all__ = [

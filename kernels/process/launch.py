@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from ..addresses import JupyterServer, RemoteKernel
 from ..fork import PRELOAD
+from ..kernelspecs import spec_folders
 
-OURS, LOCAL = "rmi-forkserver", "local-provisioner"
 SPEC_LIFETIME = 2.0  # seconds; to find and read a kernelspec takes 2 ms
 
 # By name and Jupyter's path, with the time when it was read.
@@ -101,26 +101,14 @@ def kernel_spec(kernel_name: str) -> KernelSpec:
     key = (kernel_name, os.environ.get("JUPYTER_PATH"))
     read, spec = _SPECS.get(key, (-SPEC_LIFETIME, None))
     if spec is None or time.monotonic() > read + SPEC_LIFETIME:
-        spec = KernelSpecManager().get_kernel_spec(kernel_name)
+        spec = KernelSpecManager(kernel_dirs=spec_folders()).get_kernel_spec(kernel_name)
         _SPECS[key] = time.monotonic(), spec
     return spec
 
 
-def is_here(kernel_name: str) -> bool:
-    """Whether a kernelspec's kernels run on this machine rather than where its provisioner says.
-
-    A missing kernelspec counts as local.
-    """
-    try:
-        metadata = kernel_spec(kernel_name).metadata
-    except NoSuchKernel:  # starting it will raise the error
-        return True
-    return metadata.get("kernel_provisioner", {}).get("provisioner_name", OURS) in (OURS, LOCAL)
-
-
 def no_such(kernel_name: str) -> str:
     """The error message for a kernel name that can't be used, with what to do."""
-    if kernel_name in KernelSpecManager().find_kernel_specs():
+    if kernel_name in KernelSpecManager(kernel_dirs=spec_folders()).find_kernel_specs():
         return (
             f"The kernelspec {kernel_name!r} names a provisioner that is not installed beside this"
             " server: install its package there (gateway-provisioners, say)."
@@ -129,11 +117,3 @@ def no_such(kernel_name: str) -> str:
         f"There is no kernel named {kernel_name!r}. Set RMI_AGENT_KERNEL_NAME to one that `jupyter"
         " kernelspec list` shows."
     )
-
-
-def language_of(kernel_name: str) -> str:
-    """The language of a kernelspec, in lower case; "python" if there is no such kernelspec."""
-    try:
-        return str(kernel_spec(kernel_name).language).lower()
-    except NoSuchKernel:
-        return "python"

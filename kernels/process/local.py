@@ -23,10 +23,11 @@ from jupyter_client.manager import AsyncKernelManager
 
 from ..errors import CannotFork, KernelStartError
 from ..fork import ForkedProcess
+from ..kernelspecs import language_of
 from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
 from .here import ProcessHere
-from .launch import Launch, language_of, no_such
+from .launch import Launch, no_such
 from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 

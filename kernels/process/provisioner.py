@@ -20,7 +20,8 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
-from .launch import LOCAL, OURS, Launch
+from ..kernelspecs import LOCAL, OURS
+from .launch import Launch
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:

@@ -3,8 +3,8 @@
 Also a client whose channels are queues. Knows neither processes nor connections.
 """
 
+from ..encoding import encodable
 from .cells import new_cell
-from .cleaning import encodable
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (

@@ -5,26 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..encoding import encodable
+
 DEEPEST = 100  # max levels of nested JSON, since its readers and writers recurse
 
 
 def whole(number: object) -> int | None:
     """The number if nbformat accepts it as an execution count, else None."""
     return number if type(number) is int else None
-
-
-def utf8(text: str) -> bytes:
-    """The text as UTF-8, with lone surrogates replaced."""
-    return text.encode("utf-8", "replace")
-
-
-def encodable(text: str) -> str:
-    """Replace lone surrogates, which would break JSON later; other text is unchanged."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return utf8(text).decode()
-    return text
 
 
 def clean(value: Any, levels: int = DEEPEST) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from .cleaning import clean, clean_bundle, encodable, utf8, whole
+from ..encoding import encodable, utf8
+from .cleaning import clean, clean_bundle, whole
 from .reply import Message
 from .terminal_text import StreamText
 from .weighing import HELD_MOST, Weight, weight_of

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .cleaning import encodable
+from ..encoding import encodable
 
 Message = dict[str, Any]
 PARTS = ("header", "parent_header", "metadata", "content")

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KernelStartError
-from ..fork import PROGRAMS as TEMPLATE_PROGRAMS
 from .bubblewrap import Kind
 from .interpreters import base_of, changeable, where
 
 if TYPE_CHECKING:
     from .policy import Policy, Sandbox
 
+HERE = Path(__file__).parent
 PROGRAMS = ("confine.py", "broker.py", "brokered_call.py")  # that run inside
+# The folders with what templates run. By path: a server probes the sandbox before it imports them.
+TEMPLATES = [HERE.parent / "fork", HERE.parent / "inside"]
 # System files that programs need besides their interpreter and its packages.
 SYSTEM = [
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"),
@@ -58,7 +60,7 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     put("ro" if policy.read_only else "rw", policy.projects)
     put("ro", *shown_of(policy, interpreter), *where(sys.executable), *policy.fixed)
     put("hidden", *policy.hide)
-    put("ro", *map(Path(__file__).with_name, PROGRAMS), *TEMPLATE_PROGRAMS)
+    put("ro", *map(HERE.joinpath, PROGRAMS), *(p for f in TEMPLATES for p in f.glob("*.py")))
     ipython = sandbox.folder / "i"
     profile = ipython / "profile_default"
     put("ro", sandbox.folder / "c", sandbox.folder / "e", profile)

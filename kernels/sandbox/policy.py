@@ -13,14 +13,17 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..fork import VENV_VARIABLE
-from ..process import Launch, clear_after_dead, ipython_folder
+from ..runtime_dir import clear_after_dead, ipython_folder
 from .bubblewrap import hosts, inner_id
 from .command import command, last_filter
 from .interpreters import changeable
 from .places import changeable_folders, places_of
+
+if TYPE_CHECKING:
+    from ..process import Launch
 
 Tier = Literal["bwrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bwrap", "landlock")  # best first

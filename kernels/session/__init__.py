@@ -3,10 +3,10 @@
 `Sessions` holds all open sessions and makes room for new ones.
 """
 
+from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
 from .pool import Pool
-from .quotas import LOCAL
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
 from .runs import Execution

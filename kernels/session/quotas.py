@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from ..errors import KernelError
-
-LOCAL = "local"  # the only principal if callers are not told apart; it has no quota
+from ..principals import LOCAL
 
 
 class Quotas:

@@ -19,6 +19,7 @@ from typing import Self
 from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, Signer, recover
+from ..principals import LOCAL
 from ..process import Launch, runtime_folder
 from ..process_tree import Reaper
 from ..sandbox import Policy
@@ -30,7 +31,7 @@ from .eviction import Eviction
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
-from .quotas import LOCAL, Quotas
+from .quotas import Quotas
 from .runs import Execution
 from .session import Session
 

@@ -11,12 +11,16 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...kernels import Instances, StoreError
+from ...kernels import StoreError
 from ..errors import BadSettings
 from ..launch import make_folders
 from ..settings import Settings
 from ..state_dir import create_private
+
+if TYPE_CHECKING:
+    from ...kernels import Instances
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,8 @@ async def shared_instances(settings: Settings, port: int | None = None) -> Insta
             " RMI_AGENT_SESSION_STORE is for several servers. Use RMI_AGENT_AUTH=token, or remove"
             " RMI_AGENT_SESSION_STORE."
         )
+    from ...kernels import Instances  # lazy: most servers have no store
+
     address = address_of(port)
     make_folders(settings)
     try:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 
-from ...kernels import Takeover
 from ..tools import elicitation_state, failures_as_refusals, principal
+
+if TYPE_CHECKING:
+    from ...kernels import Takeover
 
 NAMED = re.compile(r"(?:notebook|variable)://([^/?#]+)")
 

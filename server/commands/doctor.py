@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from json import dumps
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from .. import quick_imports
 from ..console import speak_plainly
-from ..doctor import CheckResult, examine
+
+if TYPE_CHECKING:
+    from ..doctor import CheckResult
 
 
 def doctor(
@@ -24,6 +27,7 @@ def doctor(
     json: Annotated[bool, Parameter(negative=(), help="Print the results as JSON.")] = False,
 ) -> None:
     """Check what a server needs on this machine; exits with 1 if a check fails."""
+    quick_imports.import_jsonschema()
     speak_plainly()
     results = asyncio.run(report(url, show=not json))
     if json:
@@ -33,6 +37,8 @@ def doctor(
 
 async def report(url: str | None, *, show: bool) -> list[CheckResult]:
     """Collect all results, printing each as soon as it is known if `show`."""
+    from ..doctor import examine  # lazy: --help needs none of what it looks at
+
     results = []
     async for result in examine(url):
         results.append(result)

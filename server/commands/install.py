@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from ..attach_modes import Attach
 from ..console import die, speak_plainly
 from ..errors import BadSettings, ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
@@ -50,7 +51,7 @@ from ..hosts import (
     write_change,
 )
 from ..resident import check_supported
-from ..settings import Attach, load
+from ..settings import load
 from .options import NotebooksDir, ProjectsDir
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import psutil
 from cyclopts import Parameter
 
-from .. import logs
+from .. import logs, quick_imports
 from ..console import die
 from ..errors import AlreadyRunning, AttachError, BadSettings
 from ..launch import make_folders
@@ -92,6 +92,7 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     Raises:
         BadSettings: a setting can't be used.
     """
+    quick_imports.import_jsonschema()
     from ..process_life import be_unreadable, give_memory_back, main_loop
     from ..serving import resident
 

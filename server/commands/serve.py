@@ -5,36 +5,28 @@ All messages go to stderr; on stdio, stdout carries only the protocol.
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from importlib import metadata
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
 
-from .. import logs
+from .. import logs, quick_imports
+from ..attach_modes import Attach
 from ..console import die
-from ..errors import AttachError, BadSettings
-from ..launch import make_folders
-from ..process_life import be_unreadable, give_memory_back, main_loop, stop_signal
-from ..settings import Attach, Settings, load
+from ..errors import BadSettings
+from ..process_life import be_unreadable, give_memory_back, main_loop, pause_gc
 from .options import NoSandbox, NotebooksDir, ProjectsDir
 
-if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
-    from fastmcp import FastMCP
-
-    from ..resident import ResidentProxy
-
 log = logging.getLogger(__name__)
-
 
 app = cyclopts.App(
     name="rmi-agent-mcp-server",
     help="An MCP server that runs Python on Jupyter kernels and records every session.",
     help_format="plaintext",
+    version=lambda: metadata.version("rmi-agent-mcp-server"),
 )
 # By name, since servers don't need what these import.
 app.command(
@@ -89,6 +81,7 @@ def serve(
         Attach | None,
         Parameter(help="On stdio: whether to use the resident server (RMI_AGENT_ATTACH)."),
     ] = None,
+    few_runs: Annotated[bool, Parameter(show=False, negative=())] = False,  # for `rmi-agent run`
     log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
     log_format: Annotated[
         logs.Format, Parameter(help="Lines of text, or one JSON object per line.")
@@ -99,6 +92,10 @@ def serve(
     Over HTTP, clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or, if
     neither is set, the one created at the first start.
     """
+    pause_gc()
+    from ..launch import make_folders  # lazy: --help needs no settings
+    from ..settings import load
+
     logs.set_up(log_level, log_format)
     given = {
         "host": host,
@@ -126,12 +123,15 @@ def serve(
             if transport == "http" or tunnel:
                 if attach is not None:
                     raise BadSettings("--attach: it applies to stdio only. Remove it.")
+                quick_imports.import_jsonschema()
                 from ..serving import http
 
                 logs.log_run_context()
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
-                main_loop(on_stdio(settings))
+                from .stdio import on_stdio
+
+                main_loop(on_stdio(settings, few_runs))
         except BadSettings as error:
             die(error)
 
@@ -146,6 +146,8 @@ def review(
     ] = False,
 ) -> None:
     """Show recorded sessions in a browser, on this machine only, without a running server."""
+    quick_imports.import_jsonschema()
+    from ..settings import load
     from .review import HOST
     from .review import review as serve_pages
 
@@ -159,65 +161,3 @@ def review(
 def main() -> None:
     """The entry point of the console script."""
     app()
-
-
-async def on_stdio(settings: Settings) -> int:
-    """Serve over stdin and stdout, through the resident server or with our own kernels.
-
-    Raises:
-        BadSettings: a resident server is required, and none can be attached to.
-    """
-    if (attached := await resident_proxy(settings)) is not None:
-        # Errors are in the answers, and their tracebacks in the resident server's log.
-        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
-        return await stdio(attached.mcp, attached.aclose)
-    from ..app import App
-    from ..cluster import shared_instances
-
-    logs.log_run_context()
-    server = App(settings, instances=await shared_instances(settings))
-
-    async def end() -> None:
-        await server.sessions.__aexit__(None, None, None)
-
-    gc.freeze()  # imported modules stay: spare the garbage collector from scanning them
-    return await stdio(server.mcp, end)
-
-
-async def resident_proxy(settings: Settings) -> ResidentProxy | None:
-    """The proxy to the resident server; None if this process serves on its own.
-
-    Raises:
-        BadSettings: attaching is required but not possible.
-    """
-    if settings.attach == "never":
-        return None
-    from ..resident import find_endpoint, found
-
-    if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
-        return None  # the usual case
-    try:
-        endpoint = await find_endpoint(settings, settings.attach)
-    except AttachError as error:
-        if settings.attach == "always":
-            raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
-        log.warning("Not attached to the resident server, serving on its own instead: %s", error)
-        return None
-    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
-    from ..resident import ResidentProxy
-
-    return ResidentProxy(settings, settings.attach, endpoint)
-
-
-async def stdio(mcp: FastMCP[Any], end: Callable[[], Awaitable[None]]) -> int:
-    """Serve over stdin and stdout until EOF or a signal."""
-    serving = asyncio.create_task(mcp.run_stdio_async(show_banner=False))
-    stopped = stop_signal()
-    events: list[asyncio.Future[Any]] = [serving, stopped]
-    await asyncio.wait(events, return_when="FIRST_COMPLETED")
-    if serving.done():
-        serving.result()
-        return 0
-    # Cancelling `serving` would wait for the thread that reads stdin, so end the kernels here.
-    await end()
-    return 128 + stopped.result()

@@ -8,16 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from ..auth import SignIn, Store, store_file
 from ..console import die
 from ..errors import BadSettings
+
+if TYPE_CHECKING:
+    from ..auth import SignIn
 
 app = cyclopts.App(
     name="tokens",
@@ -29,6 +31,8 @@ app = cyclopts.App(
 @app.command(name="list")
 def list_() -> None:
     """List who is signed in, with which client, since when and until when."""
+    from ..auth import Store, store_file  # lazy: takes a second, which --help can do without
+
     try:
         signed_in = Store(store_file()).sign_ins()
     except BadSettings as error:
@@ -55,6 +59,8 @@ def revoke(
     """Revoke sign-ins: their tokens are refused from now on, also by a running server."""
     if all_ == bool(names):
         die(BadSettings("tokens revoke: give ids, users or clients, or --all."))
+    from ..auth import Store, store_file
+
     try:
         store = Store(store_file())
         ended = [one for one in store.sign_ins() if all_ or called(one, names)]

@@ -10,15 +10,16 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from fastmcp import Client
-from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
 
 from ...kernels import reason
 from ..errors import ProbeFailed, ProbeSkipped
 from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
+
+if TYPE_CHECKING:
+    from fastmcp import Client
 
 START_TIMEOUT = 40.0  # seconds; a cold start on a slow machine takes ten
 DOWNLOAD_TIMEOUT = 120.0  # seconds, for commands that first download a package
@@ -51,6 +52,9 @@ async def over_stdio(entry: Entry) -> list[str]:
     Raises:
         ProbeFailed: the program does not exist, exits, or does not answer in time.
     """
+    from fastmcp import Client  # lazy: takes a second, which --help can do without
+    from fastmcp.client.transports import StdioTransport
+
     words, env = words_of(entry), env_of(entry)
     seconds = DOWNLOAD_TIMEOUT if Path(words[0]).stem in DOWNLOADERS else START_TIMEOUT
     if shutil.which(words[0], path=env.get("PATH")) is None:
@@ -79,6 +83,9 @@ async def over_http(url: str, headers: dict[str, str], seconds: float = START_TI
         ProbeFailed: it does not answer like an MCP server.
         ProbeSkipped: a header refers to a secret that only the host has.
     """
+    from fastmcp import Client
+    from fastmcp.client.transports import SSETransport, StreamableHttpTransport
+
     if any(VARIABLE.search(value) for value in headers.values()):
         raise ProbeSkipped("the host asks for the token when it starts this server, and stores it")
     transport = (SSETransport if url.endswith("/sse") else StreamableHttpTransport)(url, headers)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ..auth import configured_tokens, is_protected
 from ..errors import BadSettings
 from ..net import is_loopback
 from ..settings import Settings
@@ -22,6 +21,8 @@ def checked_url(url: str) -> str:
     Raises:
         BadSettings: the URL is invalid, or the token could be read on the way.
     """
+    from ..auth import is_protected  # lazy: takes a second, which --help can do without
+
     try:
         parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
@@ -46,6 +47,8 @@ def token_for(settings: Settings, url: str) -> tuple[str, str] | None:
     Raises:
         BadSettings: a token can't be used, or there are several.
     """
+    from ..auth import configured_tokens
+
     tokens = configured_tokens(settings)
     if settings.rmi_agent_token is not None:
         return settings.rmi_agent_token.get_secret_value(), "RMI_AGENT_TOKEN"

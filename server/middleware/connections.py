@@ -8,11 +8,13 @@ used: behind a proxy, all come from one address. Knows nothing about what reques
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 import h11
@@ -26,6 +28,7 @@ HEAD_SECONDS = 20.0  # max seconds for a request's head, from its first byte
 REST_SECONDS = 5.0  # max seconds for the rest of a body: strangers are answered without reading it
 WRITE_SECONDS = 60.0  # max seconds for a client to read some more of a response
 ANSWER_SECONDS = 1.0  # max seconds at the end for calls to be answered whose runs were stopped
+TICK = 1.0  # seconds between updates of the Date header
 AT_A_TIME = 16  # max connections accepted before the event loop handles them
 
 
@@ -64,6 +67,8 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._leaving, self._ready = leaving, ready
+        self._exiting = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start serving, and restore the length of the listen queue."""
@@ -71,6 +76,20 @@ class Server(uvicorn.Server):
         for listening in sockets or ():
             listening.listen(QUEUE)
         self._ready()
+
+    async def main_loop(self) -> None:
+        """Wait for the exit; uvicorn's own loop wakes ten times a second."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):  # also updates the Date header
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self._exiting.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Exit because of a signal."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._exiting.set)
 
     def close_port(self) -> None:
         """Refuse new connections, but keep serving the existing ones."""

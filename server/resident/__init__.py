@@ -5,8 +5,8 @@ Finds it, and forwards all of a stdio process's requests to it.
 
 from typing import TYPE_CHECKING
 
-from .discovery import check, find_endpoint, resident_endpoint
-from .endpoint import FACTS_PATH, RESTART, START, Facts
+from .discovery import check, check_caller, find_endpoint, resident_endpoint
+from .endpoint import FACTS_PATH, RESTART, START, Caller, Facts
 from .record import (
     POLL_INTERVAL,
     Record,
@@ -31,11 +31,13 @@ __all__ = [
     "POLL_INTERVAL",
     "RESTART",
     "START",
+    "Caller",
     "Facts",
     "Record",
     "ResidentProxy",
     "born",
     "check",
+    "check_caller",
     "check_supported",
     "find_endpoint",
     "found",

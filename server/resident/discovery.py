@@ -12,13 +12,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import anyio
 
+from ..attach_modes import Attach
 from ..errors import AttachError, BadSettings, NoResidentServer
-from ..settings import Attach, Settings, variable_of
+from ..setting_place import Place, reading_elsewhere
+from ..settings import Settings, load, variable_of
 from ..state_dir import PACKAGE, VERSION
-from .endpoint import START, STOP, Endpoint, Facts
+from .endpoint import START, STOP, Caller, Endpoint, Facts
 from .record import Record, found
 
 log = logging.getLogger(__name__)
@@ -103,6 +106,23 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
         if name in settings.model_fields_set and facts.settings.get(name) != value:
             there = f"{facts.settings.get(name)}"
             raise AttachError(format_difference(variable_of(name), f"{value}", there))
+
+
+def check_caller(caller: Caller, facts: Facts) -> None:
+    """Check that this server would do what a server of the caller's own would do.
+
+    Raises:
+        AttachError: it would not, or the caller's settings ask for another one.
+        BadSettings: the caller's settings can't be used, or not read from here.
+    """
+    check_version(caller.version, facts.pid)
+    if (caller.prefix, caller.home) != (facts.prefix, str(Path.home())):
+        raise AttachError(format_difference("the Python environment", caller.prefix, facts.prefix))
+    with reading_elsewhere(Place(Path(caller.folder), caller.environ)):
+        settings = load()
+        if settings.attach == "never" or settings.rmi_agent_server is not None:
+            raise AttachError("The settings ask for no server, or for another one.")
+        check(settings, settings.attach, facts)
 
 
 def format_difference(what: str, here: str, there: str) -> str:

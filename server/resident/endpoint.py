@@ -39,6 +39,16 @@ class Facts(BaseModel):
     idle: int  # other sessions
 
 
+class Caller(BaseModel):
+    """What a command of this user says of itself to learn whether it may use the server."""
+
+    version: str  # the package's
+    prefix: str  # `sys.prefix`
+    home: str  # what ~ stands for
+    folder: str  # its current folder
+    environ: dict[str, str]  # the variables that the server's record names, where they are set
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A server's address and our credentials for it.

@@ -27,8 +27,9 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from ..attach_modes import Attach
 from ..errors import AttachError, NoResidentServer
-from ..settings import Attach, Settings
+from ..settings import Settings
 from ..state_dir import VERSION
 from .discovery import find_endpoint
 from .endpoint import START, STOP, Endpoint

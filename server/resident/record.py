@@ -40,6 +40,7 @@ class Record:
     log: str | None  # its log file; None if the program that started it keeps the log
     socket: str = ""  # the path of its Unix socket; empty in records of older versions
     key: str = field(default="", repr=False)  # this start's bearer token, given to nobody else
+    variables: tuple[str, ...] = ()  # those that a command sends to ask whether it may use this
 
     @property
     def lives(self) -> bool:

@@ -6,6 +6,7 @@ Knows nothing about tools, kernels or sockets.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -17,14 +18,16 @@ from fastmcp.server.auth import AuthProvider
 from fastmcp.server.auth.middleware import RequireAuthMiddleware
 from fastmcp.server.http import HostOriginGuardMiddleware
 from mcp.server.auth.routes import build_resource_metadata_url
-from pydantic import AnyHttpUrl
+from pydantic import AnyHttpUrl, ValidationError
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..app import App
 from ..auth import Tokens, public_url
+from ..errors import AttachError, BadSettings
 from ..middleware import (
     BODY_LIMIT,
     SSE_LIMIT,
@@ -36,7 +39,7 @@ from ..middleware import (
     take_whole_files,
 )
 from ..net import EVERYWHERE
-from ..resident import FACTS_PATH, Facts
+from ..resident import FACTS_PATH, Caller, Facts, check_caller
 from ..review import is_page
 from ..settings import Settings
 from ..state_dir import VERSION
@@ -61,6 +64,7 @@ PUBLIC_PATHS = {
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
 FORM_LIMIT = 65_536  # max bytes of a body from an unauthenticated caller
+CALLER_LIMIT = 200_000  # max bytes of what a command says of itself
 VALUES = {"/register": 200}  # max JSON values from an unauthenticated caller
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -122,12 +126,16 @@ def application(
 
 
 def facts_endpoint(server: App) -> ASGIApp:
-    """Serves the facts that a client checks before attaching to this server; needs a token."""
+    """Serves the facts that a stdio process checks before attaching; needs a token.
+
+    A command posts what it would check them against (`Caller`), and is told whether they match:
+    200, or 409 and why not.
+    """
     started = time.time()
 
-    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    def facts_now() -> Facts:
         busy, idle = server.sessions.counted()
-        facts = Facts(
+        return Facts(
             version=VERSION,
             pid=os.getpid(),
             started=started,
@@ -138,7 +146,20 @@ def facts_endpoint(server: App) -> ASGIApp:
             busy=busy,
             idle=idle,
         )
-        await JSONResponse(facts.model_dump())(scope, receive, send)
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        facts = facts_now()
+        if scope["method"] != "POST":
+            await JSONResponse(facts.model_dump())(scope, receive, send)
+            return
+        body = await Request(scope, receive).body()
+        try:
+            caller = Caller.model_validate_json(body)
+            await asyncio.to_thread(check_caller, caller, facts)
+            answer = PlainTextResponse("ok\n")
+        except (ValidationError, AttachError, BadSettings) as error:
+            answer = PlainTextResponse(f"{error}\n", 409)
+        await answer(scope, receive, send)
 
     return tell
 
@@ -188,6 +209,8 @@ def body_limit(path: str) -> int:
     """Max bytes of a request's body at a path; 0 for paths that receive no messages."""
     if path.startswith("/messages"):
         return SSE_LIMIT
+    if path == FACTS_PATH:
+        return CALLER_LIMIT
     return BODY_LIMIT if path == "/mcp" else 0
 
 

@@ -5,7 +5,6 @@ Knows nothing about tools, kernels, or the application behind the port.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
@@ -26,8 +25,9 @@ from ..cluster import shared_instances
 from ..errors import BadSettings
 from ..middleware import AT_A_TIME, Connection, Server
 from ..net import EVERYWHERE, bind, is_loopback
+from ..process_life import resume_gc
 from ..resident import Record, born, lease, local_socket, publish, withdraw
-from ..settings import Settings
+from ..settings import Settings, shown_variables
 from ..state_dir import VERSION, private_folder
 from .application import application
 from .tunnel import ready, through, tunnel
@@ -81,7 +81,7 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
         app = application(server, settings, provider, callers.tokens)
         runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
-        gc.freeze()  # imported modules stay: spare the garbage collector from scanning them
+        resume_gc()
         await runner.serve(sockets=[listening])
     return 0
 
@@ -117,6 +117,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
             log=log_file,
             socket=local.getsockname(),
             key=key,
+            variables=shown_variables(),
         )
 
         def ready() -> None:
@@ -134,7 +135,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         # uvicorn re-raises the signal; handle it here, since a clean shutdown is not a failure.
         signal.signal(signal.SIGTERM, runner.handle_exit)
         signal.signal(signal.SIGINT, runner.handle_exit)
-        gc.freeze()
+        resume_gc()
         await runner.serve(sockets=[listening, local])
     log.info("The resident server has ended")
     return 0

@@ -18,9 +18,10 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
-from ...kernels import SessionNotFoundError, Sessions, StoreError
+from ...kernels import SessionNotFoundError, StoreError
 from ..errors import PathNotAllowedError
 from ..files import project_files as paths
+from ..opening import Opening
 from ..settings import Settings
 from .caller import principal
 from .resources import FILE, NOTEBOOK, PAGE, VARIABLE
@@ -32,8 +33,8 @@ Given = dict[str, str]  # the arguments filled in so far
 class Completions:
     """The completion handler of one server."""
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self._settings, self._sessions = settings, sessions
+    def __init__(self, settings: Settings, opening: Opening) -> None:
+        self._settings, self._opening = settings, opening
         self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
             ("fix_script", "file_name"): partial(self._files, paths.PYTHON),
             ("explore_data", "path"): partial(self._files, paths.DATA),
@@ -59,9 +60,9 @@ class Completions:
         return await find(argument.value, given)
 
     async def _session_ids(self, typed: str, _: Given) -> list[str]:
-        here = [session.id for session in self._sessions.all(principal())]
+        here = [session.id for session in self._opening.sessions.all(principal())]
         try:
-            elsewhere = await self._sessions.directory.elsewhere(principal())
+            elsewhere = await self._opening.sessions.directory.elsewhere(principal())
             there = [session.id for session in elsewhere]
         except StoreError:  # completions may be incomplete
             there = []
@@ -69,7 +70,7 @@ class Completions:
 
     async def _names(self, typed: str, given: Given) -> list[str]:
         try:
-            session = self._sessions.get(given.get("session_id", ""), principal())
+            session = self._opening.sessions.get(given.get("session_id", ""), principal())
         except SessionNotFoundError:
             return []
         return await session.complete(typed)

@@ -7,7 +7,7 @@ itself ends with the question, and the client calls again with the answer.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp import Context
 from fastmcp.tools import ToolResult
@@ -17,8 +17,10 @@ from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, Inpu
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from ...kernels import Execution, Question
 from ..plaintext import plain
+
+if TYPE_CHECKING:
+    from ...kernels import Execution, Question
 
 ROUNDS = 8  # max questions per call; clients give up after ten, so we hand the run over first
 UNSUPPORTED = (

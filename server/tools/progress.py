@@ -7,10 +7,13 @@ they are sent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ...kernels import Execution, StreamText
 from ..plaintext import Plain
 from .own_lines import Marker
+
+if TYPE_CHECKING:
+    from ...kernels import Execution, StreamText
 
 MOST = 100_000  # max characters of live output per stream of a run
 LOOKED_AT = 500_000  # max raw characters read to produce them

@@ -10,8 +10,9 @@ from typing import Any
 
 from fastmcp import FastMCP
 
-from ...kernels import SessionNotFoundError, Sessions
+from ...kernels import SessionNotFoundError
 from ..files import project_files as paths
+from ..opening import Opening
 from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
@@ -28,8 +29,8 @@ VARIABLE = "variable://{session_id}/{name}"
 class Resources:
     """The resources of one server."""
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self._settings, self._sessions = settings, sessions
+    def __init__(self, settings: Settings, opening: Opening) -> None:
+        self._settings, self._opening = settings, opening
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the resources on `mcp`."""
@@ -62,7 +63,7 @@ class Resources:
         return self._settings.result_size - AROUND
 
     async def _text(self, session_id: str) -> str:
-        text = await self._sessions.get(session_id, principal()).recorder.text()
+        text = await self._opening.sessions.get(session_id, principal()).recorder.text()
         if text is None:
             raise SessionNotFoundError(
                 f"Session {session_id} has no notebook yet; run a cell first."
@@ -77,7 +78,7 @@ class Resources:
     async def variable(self, session_id: str, name: str) -> str:
         """What a session's kernel knows about a name: type, value, signature, documentation."""
         with failures_as_refusals():
-            text = await self._sessions.get(session_id, principal()).inspect(name)
+            text = await self._opening.sessions.get(session_id, principal()).inspect(name)
         if not text:
             raise Refusal(
                 f"Session {session_id} has no name {paths.shown(name)}. Check the spelling, and"

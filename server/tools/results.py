@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, Field
 
-from ...kernels import Execution, Run
 from ..plaintext import plain
 from .library_frames import shortened
 from .notebook_pages import json_size
@@ -21,6 +20,9 @@ from .own_lines import SESSION, fragment, note
 from .run_pictures import one_picture, pictures
 from .run_text import Layout, TextCache, growing
 from .truncate import WORTH
+
+if TYPE_CHECKING:
+    from ...kernels import Execution, Run
 
 PAGE = 20_000  # default max characters returned by read_output
 AROUND = 4_000  # bytes of a result's JSON besides its text and pictures: notes, facts, positions

@@ -9,25 +9,29 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
-import nbformat
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent
-from nbformat import NotebookNode
 from pydantic import Field
 
-from ...kernels import Again, Resume, Run, SessionNotFoundError, Sessions, encodable, recorded
+from ...kernels import SessionNotFoundError, encodable
 from ..files import safe_open
 from ..middleware import has_more_values
+from ..opening import Opening
 from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
 from .own_lines import SESSION
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ...kernels import Again, Resume, Run
 
 MOST = 200_000_000  # max bytes of a notebook
 MOST_SHOWN = 20  # max cells whose differences are shown
@@ -42,8 +46,8 @@ class ResumeTool:
         by_session: the resume that a session is in or has been through, by the session's id.
     """
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self._settings, self._sessions = settings, sessions
+    def __init__(self, settings: Settings, opening: Opening) -> None:
+        self._settings, self._opening = settings, opening
         self.by_session: dict[str, Resume] = {}
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -90,7 +94,7 @@ class ResumeTool:
 
     def _resume_of(self, session_id: str) -> Resume | None:
         """An open session's resume, running or completed; None if there is none."""
-        for session in self._sessions.all(principal()):
+        for session in self._opening.sessions.all(principal()):
             if session.id == session_id:
                 return self.by_session.get(session.id)
         return None
@@ -110,7 +114,9 @@ class ResumeTool:
         cells = [one for one in cells if until is None or one.number <= until]
         if not cells:
             raise Refusal(f"{name} has no code cells to run.")
-        session = await self._sessions.open(principal(), parent=name)
+        from ...kernels import Resume  # lazy: imported after `initialize` is answered
+
+        session = await self._opening.sessions.open(principal(), parent=name)
         for run in cells:
             put_in_place(run, self._settings.projects)
         resume = Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
@@ -125,7 +131,7 @@ class ResumeTool:
             Refusal: the name can't be a notebook's, or nothing ran in the session.
         """
         try:
-            recorded_in = self._sessions.known(named, principal()).notebook
+            recorded_in = self._opening.sessions.known(named, principal()).notebook
         except SessionNotFoundError:
             name = Path(named).name
             if not name or "\0" in name or name != encodable(name):
@@ -189,6 +195,10 @@ def parse_notebook(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
     Raises:
         Refusal: the text is not a notebook.
     """
+    import nbformat  # lazy: imported after `initialize` is answered
+
+    from ...kernels import recorded
+
     try:
         notebook: NotebookNode = nbformat.reads(text, as_version=4)
         return notebook.metadata, list(recorded(notebook))

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_types import ImageContent
-from nbformat import NotebookNode
 
-from ...kernels import Run
 from ..errors import WorkerError
 from ..refusals import Refusal
 from ..views import (
@@ -27,6 +25,11 @@ from ..views import (
     is_drawable,
     is_simple,
 )
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ...kernels import Run
 
 PICTURES = 8  # max pictures in one result
 NOTED = 200  # max characters of the reason why a picture is left out

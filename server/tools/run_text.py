@@ -12,19 +12,24 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from nbformat import NotebookNode
-
-from ...kernels import Execution, Run, StreamText
 from ..plaintext import Plain
 from ..views import Allowance, Reader, Worker, best_text, is_simple
 from .own_lines import EXIT, NOTHING, STDERR, Marker
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ...kernels import Execution, Run, StreamText
+
+    StreamOf = Callable[[NotebookNode], StreamText | None]
 
 SLICE = 65_536  # characters cleaned per step, without yielding to another thread
 AT_ONCE = 200_000  # max characters cleaned on the event loop; more go to a thread
 CACHE_SIZE = 32_000_000  # max characters of cached texts, all runs together
 
-StreamOf = Callable[[NotebookNode], StreamText | None]
 # A part, the raw text to add (or what makes it, in a thread), and whether that completes the part.
 Job = tuple["Part", str | Callable[[], str], bool]
 
@@ -114,10 +119,19 @@ class Part:
 
 
 class Printed:
-    """All outputs of one run as readable text, each made once."""
+    """All outputs of one run as readable text, each made once.
 
-    def __init__(self, worker: Worker) -> None:
+
+    Args:
+        worker: reads HTML and pictures.
+        resized: called with the change when the number of cached characters changes.
+    """
+
+    def __init__(
+        self, worker: Worker, resized: Callable[[Printed, int], None] = lambda *_: None
+    ) -> None:
         self.size = 0  # characters cached
+        self._resized = resized
         self._worker, self._reader = worker, Allowance(worker)
         self._parts: dict[int, Part] = {}
         self._lock = asyncio.Lock()
@@ -166,7 +180,8 @@ class Printed:
             except asyncio.CancelledError:
                 self._parts = {}  # the thread is still using the old ones
                 raise
-            self.size = sum(part.size for part in self._parts.values())
+            before, self.size = self.size, sum(part.size for part in self._parts.values())
+            self._resized(self, self.size - before)
 
     def _collect(self, outputs: list[NotebookNode], stream_of: StreamOf | None) -> list[Job]:
         """List the work to do, as plain texts so that a thread can do it."""
@@ -198,6 +213,7 @@ class TextCache:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self._printed: OrderedDict[int, Printed] = OrderedDict()  # most recently used last
+        self._size = 0  # characters, all runs together
         self._owners: dict[int, weakref.finalize[..., Execution | Run]] = {}
 
     async def so_far(self, execution: Execution) -> Layout:
@@ -217,14 +233,22 @@ class TextCache:
             self._owners[key] = weakref.finalize(owner, self._forget, key)
             self._owners[key].atexit = False
         if key not in self._printed:
-            self._printed[key] = Printed(self.worker)
+            self._printed[key] = Printed(self.worker, partial(self._resized, key))
         self._printed.move_to_end(key)
-        while len(self._printed) > 1 and sum(p.size for p in self._printed.values()) > CACHE_SIZE:
-            self._printed.popitem(last=False)
+        while len(self._printed) > 1 and self._size > CACHE_SIZE:
+            self._drop(next(iter(self._printed)))
         return self._printed[key]
 
+    def _resized(self, key: int, printed: Printed, change: int) -> None:
+        if self._printed.get(key) is printed:  # else it was dropped while it was being read
+            self._size += change
+
+    def _drop(self, key: int) -> None:
+        if (printed := self._printed.pop(key, None)) is not None:
+            self._size -= printed.size
+
     def _forget(self, key: int) -> None:
-        self._printed.pop(key, None)
+        self._drop(key)
         self._owners.pop(key, None)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -20,8 +20,9 @@ from fastmcp.tools import ToolResult
 from pydantic import Field
 from starlette.requests import Request
 
-from ...kernels import LOCAL, Execution, Script, Session, SessionNotFoundError, Sessions
+from ...kernels import LOCAL, SessionNotFoundError
 from ..files import project_files as paths
+from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
@@ -42,6 +43,9 @@ from .results import (
 from .resume import ResumeTool
 from .run_text import TextCache
 
+if TYPE_CHECKING:
+    from ...kernels import Execution, Session
+
 LIVE_DELAY = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_INTERVAL = 0.25  # seconds between pieces of live output
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
@@ -51,9 +55,9 @@ class RunTools:
     """The tools that run code and read its output."""
 
     def __init__(
-        self, settings: Settings, sessions: Sessions, resuming: ResumeTool, worker: Worker
+        self, settings: Settings, opening: Opening, resuming: ResumeTool, worker: Worker
     ) -> None:
-        self.settings, self.sessions, self.resuming = settings, sessions, resuming
+        self.settings, self.opening, self.resuming = settings, opening, resuming
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self._texts = TextCache(worker)
@@ -88,6 +92,8 @@ class RunTools:
         failing frames. A backslash before a line that looks like one of the server's own
         (`--- stderr ---`, `[Process exited …]`, `[rmi-agent: …]`) means that the code printed it.
         """
+        from ...kernels import Script  # lazy: imported after `initialize` is answered
+
         with failures_as_refusals():
             if (run := self._answered_run(ctx)) is not None:
                 return await self._follow(run, ctx)
@@ -157,9 +163,9 @@ class RunTools:
         budget = Budget(limit, self.settings.result_size)
         with failures_as_refusals():
             self._answered_run(ctx)
-            execution = self.sessions.execution(session_id, cell, principal())
+            execution = self.opening.sessions.execution(session_id, cell, principal())
             if execution is None:
-                run = await self.sessions.on_record(session_id, cell, principal())
+                run = await self.opening.sessions.on_record(session_id, cell, principal())
                 if run is None:
                     raise Refusal(
                         f"Session {session_id} has no cell {cell}. Cells are numbered from 1, and"
@@ -190,7 +196,7 @@ class RunTools:
             KernelError: there is no kernel for a new session.
         """
         who = principal()
-        runs = self._starting[who] + len(self.sessions.unfinished(who))
+        runs = self._starting[who] + len(self.opening.sessions.unfinished(who))
         if who != LOCAL and runs >= RUNS_PER_USER:
             raise Refusal(
                 f"Error: {RUNS_PER_USER} of your runs are running or queued, which is the limit, so"
@@ -200,7 +206,7 @@ class RunTools:
         self._starting[who] += 1
         try:
             if session_id:
-                session = self.sessions.get(session_id, who)
+                session = self.opening.sessions.get(session_id, who)
                 resume = self.resuming.by_session.get(session_id)
                 if resume is not None and not resume.task.done():
                     raise Refusal(
@@ -212,7 +218,7 @@ class RunTools:
                 async with in_time(
                     self.settings, "No kernel was ready", "Nothing was run; call again."
                 ):
-                    session = await self.sessions.open(who)
+                    session = await self.opening.sessions.open(who)
                 yield session
         finally:
             self._starting[who] -= 1
@@ -227,7 +233,7 @@ class RunTools:
         before = elicitation_state(ctx)
         if before is None:
             return None
-        execution = self.sessions.execution(before.session_id, before.cell, principal())
+        execution = self.opening.sessions.execution(before.session_id, before.cell, principal())
         if execution is None:
             raise SessionNotFoundError(
                 f"Session {before.session_id} ended while cell {before.cell} was waiting for an"

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
 
-from ...kernels import Session, Sessions
+from ..opening import Opening
 from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
 from .resume import ResumeTool
 
+if TYPE_CHECKING:
+    from ...kernels import Session
+
 
 class SessionTools:
     """The tools that stop, restart, close and list sessions."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, resuming: ResumeTool) -> None:
-        self.settings, self.sessions, self.resuming = settings, sessions, resuming
+    def __init__(self, settings: Settings, opening: Opening, resuming: ResumeTool) -> None:
+        self.settings, self.opening, self.resuming = settings, opening, resuming
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
@@ -33,7 +36,7 @@ class SessionTools:
     async def interrupt_session(self, session_id: OpenSession) -> str:
         """Interrupt a session's running cell, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
+            session = self.opening.sessions.get(session_id, principal())
             if (resume := self.resuming.by_session.get(session_id)) is not None:
                 resume.stop("interrupt_session was called")
             running = session.interrupt()
@@ -57,7 +60,7 @@ class SessionTools:
         It keeps its id and its notebook.
         """
         with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
+            session = self.opening.sessions.get(session_id, principal())
             async with in_time(
                 self.settings,
                 f"Session {session_id} had no fresh kernel",
@@ -69,8 +72,8 @@ class SessionTools:
     async def close_session(self, session_id: OpenSession) -> str:
         """Close a session that is no longer needed and free its memory; its notebook is kept."""
         with failures_as_refusals():
-            session = self.sessions.get(session_id, principal())
-            await self.sessions.close(session)
+            session = self.opening.sessions.get(session_id, principal())
+            await self.opening.sessions.close(session)
             path = session.recorder.path
             return f"Session {session_id} is closed." + (
                 f" Its notebook is {path}." if path else ""
@@ -79,8 +82,8 @@ class SessionTools:
     async def list_sessions(self) -> ToolResult:
         """List the open sessions: id, state, cells run, idle seconds, memory, notebook."""
         with failures_as_refusals():
-            elsewhere = await self.sessions.directory.elsewhere(principal())
-        rows = [await open_here(session) for session in self.sessions.all(principal())]
+            elsewhere = await self.opening.sessions.directory.elsewhere(principal())
+        rows = [await open_here(session) for session in self.opening.sessions.all(principal())]
         rows += [
             row(one.id, one.busy, one.cells, one.idle_for, None, one.notebook) for one in elsewhere
         ]

@@ -12,7 +12,7 @@ from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from rmi_agent.client import RmiMcpClient, RunResult
-from rmi_agent.client.commands.check import check
+from rmi_agent.client.commands.check import run_steps
 from rmi_agent.server import App, load
 
 from tests.client import completing
@@ -138,7 +138,7 @@ async def test_cancelling_a_call_stops_the_run() -> None:
 async def test_check_walks_through_seven_steps(settings: Path) -> None:
     steps: list[tuple[bool, str]] = []
     async with RmiMcpClient(App(load()).mcp) as client:
-        assert await check(client, lambda passed, title, _: steps.append((passed, title)))
+        assert await run_steps(client, lambda passed, title, _: steps.append((passed, title)))
     assert [passed for passed, _ in steps] == [True] * 7
 
 
@@ -147,7 +147,7 @@ async def test_check_reports_what_is_wrong(settings: Path) -> None:
     (settings / "python_projects" / "error_test.py").write_text("print('fine')")
     steps: dict[str, str] = {}
     async with RmiMcpClient(App(load()).mcp) as client:
-        passed = await check(
+        passed = await run_steps(
             client, lambda good, title, detail: steps.update({} if good else {title: detail})
         )
     assert not passed

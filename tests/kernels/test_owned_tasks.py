@@ -41,11 +41,16 @@ OWNED = {
     ): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/cluster/stores.py", "_request"): 1,  # awaited, also when the caller is cancelled
     ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
-    ("server/commands/serve.py", "stdio"): 1,  # its result is taken, or the process ends
+    ("server/commands/stdio.py", "stdio"): 2,  # their results are taken, or the process ends
+    ("server/opening.py", "begin"): 1,  # logs each exception itself; cancelled in `__aexit__`
     (
         "server/resident/proxy.py",
         "_watched",
     ): 1,  # logs each exception itself; cancelled in `finally`
+    (
+        "client/commands/connect.py",
+        "while_it_runs",
+    ): 2,  # results are taken; cancelled and awaited in `finally`
     ("client/terminal/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/terminal/screen.py", "ask"): 1,  # the same task, begun again
 }

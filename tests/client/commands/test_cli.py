@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.client.commands.cli import app
+from rmi_agent.client.commands import app
 
 from tests.server.conftest import fill, http_server, server_env
 
@@ -212,3 +213,29 @@ def test_the_client_script_of_the_seed_works(server: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "run_python" in done.stdout
     assert "10 + 5 = 15" in done.stdout
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["cell", "run"])
+def test_something_is_shown_at_once_and_erased_when_there_is_output(name: str, server: str) -> None:
+    from tests.client.screens import terminal
+
+    what = {"cell": "print(6 * 7)", "run": "hello_world.py"}[name]
+    with terminal(
+        name, "--server", server, what, XDG_STATE_HOME=os.environ["XDG_STATE_HOME"]
+    ) as it:
+        it.until("starting…")
+        assert it.exit_code() == 0
+        assert "starting" not in "\n".join(it.lines)
+        assert it.lines[0].startswith(("42", "Hello, World!"))
+
+
+@POSIX
+def test_a_dumb_terminal_and_help_show_no_start(server: str) -> None:
+    from tests.client.screens import terminal
+
+    state = os.environ["XDG_STATE_HOME"]
+    for words in (("cell", "--server", server, "1"), ("run", "--help")):
+        with terminal(*words, TERM="dumb", XDG_STATE_HOME=state) as it:
+            assert it.exit_code() == 0
+            assert b"starting" not in it.raw

@@ -20,7 +20,7 @@ from mcp import MCPError
 from mcp_types import ElicitResult, ResourceTemplateReference
 from rmi_agent.server import App, Settings, load
 from rmi_agent.server.commands.resident import inspect_server
-from rmi_agent.server.commands.serve import resident_proxy
+from rmi_agent.server.commands.stdio import resident_proxy
 from rmi_agent.server.errors import AttachError, BadSettings
 from rmi_agent.server.resident import Facts, Record, check, discovery, lease, publish
 from rmi_agent.server.resident import record as resident

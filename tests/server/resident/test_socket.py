@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from rmi_agent.kernels import TIERS
 from rmi_agent.server import load
-from rmi_agent.server.commands.serve import resident_proxy
+from rmi_agent.server.commands.stdio import resident_proxy
 from rmi_agent.server.errors import AttachError
 from rmi_agent.server.resident import Record, lease, local_socket
 from rmi_agent.server.resident.endpoint import Endpoint

@@ -161,6 +161,19 @@ async def test_texts_that_make_room_and_come_back_are_watched_once(
     assert (await texts.so_far(first))[:] == "text\n"  # type: ignore[arg-type]
 
 
+async def test_the_cache_counts_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHE_SIZE", 12)
+    texts, runs = TextCache(), [Going() for _ in range(4)]
+    for run in (*runs, *runs):
+        run.outputs.stream("stdout", "12345\n")
+        await texts.so_far(run)  # type: ignore[arg-type]
+        assert texts._size == sum(printed.size for printed in texts._printed.values())
+    assert 0 < len(texts._printed) < 4
+    del run, runs
+    gc.collect()
+    assert texts._size == len(texts._printed) == 0
+
+
 def test_live_output_is_the_streams_text_once() -> None:
     run, stream, sent = outputs(), Stream(), ""
     for piece in (

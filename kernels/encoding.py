@@ -38,3 +38,17 @@ def declared(source: bytes) -> str:
     except (SyntaxError, LookupError, UnicodeError):
         pass
     return "utf-8"
+
+
+def utf8(text: str) -> bytes:
+    """The text as UTF-8, with lone surrogates replaced."""
+    return text.encode("utf-8", "replace")
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which would break JSON later; other text is unchanged."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return utf8(text).decode()
+    return text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rmi_agent.kernels import Config, Launch, Sessions
 from rmi_agent.kernels.process import clear_after_dead, runtime_folder
-from rmi_agent.kernels.process.runtime_dir import made_private
+from rmi_agent.kernels.runtime_dir import made_private
 
 from tests.conftest import cell, kernel_env
 

@@ -1,0 +1,101 @@
+"""`rmi-agent repl` and `rmi-agent chat`: a person at a terminal, and a session on a server.
+
+The prompt itself is in `repl.py`, the conversation in `client/chat/`, which needs an extra.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from .. import quick_imports
+from ..terminal import Questions, is_terminal, show_starting
+from .options import Server, Timeout
+
+if TYPE_CHECKING:
+    from ..client import RmiMcpClient
+
+
+def repl(*, server: Server = None, timeout: Timeout = None) -> None:
+    """Open a prompt whose cells run in one session.
+
+    Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.
+    """
+    show_starting()
+    from anyio.from_thread import start_blocking_portal
+
+    from ..client import RmiMcpClient  # lazy: takes long, and --help does not need it
+    from ..errors import FAILURES
+    from .connect import unreachable
+    from .repl import Repl
+
+    quick_imports.import_jsonschema()
+    with start_blocking_portal() as portal:
+        try:
+            questions = Questions()
+            client = RmiMcpClient(server, on_question=questions.ask)
+            with portal.wrap_async_context_manager(client):
+                quick_imports.resume_gc()
+                code = Repl(portal, client, timeout, questions).run()
+        except FAILURES as error:
+            code = unreachable(server, error)
+        except KeyboardInterrupt:
+            code = 130
+    sys.exit(code)
+
+
+def chat(
+    question: Annotated[
+        str | None, Parameter(help="The first question. By default, asks for it.")
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        Parameter(
+            help="openai:NAME, google:NAME, anthropic:NAME or ollama:NAME. By default,"
+            " RMI_AGENT_MODEL or the first provider that has an API key."
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        Parameter(
+            help="URL of a server that speaks the provider's protocol (…/v1). By default, the"
+            " provider's own."
+        ),
+    ] = None,
+    server: Server = None,
+    once: Annotated[bool, Parameter(help="Answer the question and exit.", negative="")] = False,
+    pictures: Annotated[bool, Parameter(help="Show the model the code's pictures.")] = True,
+) -> None:
+    """Chat with a language model that runs Python here; with a pipe as stdin, answer once."""
+    show_starting()
+    from ..errors import NoModelError  # lazy: takes long, and --help does not need it
+    from .connect import call, fail
+
+    try:
+        from ..chat import Chat, Keys, choose, converse, hide_api_keys
+    except ImportError as error:
+        if not (error.name or "").startswith("pydantic_ai"):
+            raise
+        sys.exit(fail('chat needs an extra: run pip install -e ".[chat]" in the checkout.'))
+    piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
+    asked = "\n\n".join(part for part in (question, piped) if part)
+    if (once or not is_terminal(sys.stdin)) and not asked:
+        sys.exit(fail("There is no question: give one, or pipe one in."))
+    hide_api_keys()
+    keys = Keys()
+    try:
+        chosen = choose(model, base_url, pictures, keys)
+    except NoModelError as error:
+        sys.exit(fail(str(error)))
+    conversation = Chat(chosen, keys)
+
+    async def work(client: RmiMcpClient) -> int:
+        conversation.use(client)
+        if once or not is_terminal(sys.stdin):
+            return 0 if await conversation.answer(asked) else 1
+        return await converse(conversation, question)
+
+    call(server, work, conversation.ask, lasting=True)

@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Server = Annotated[
+    str | None,
+    Parameter(
+        help="Server to use: a URL (…/mcp or …/sse), a script or a command. By default, starts one."
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    Parameter(help="Seconds until the run is interrupted. By default, the server's setting."),
+]
+Session = Annotated[
+    str | None, Parameter(help="ID of an open session to run in. By default, opens a new one.")
+]

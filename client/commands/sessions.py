@@ -1,0 +1,85 @@
+"""`rmi-agent sessions`, `replay` and `check`: what a server has open, has recorded, and can do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ..terminal import write
+from .options import Server
+
+if TYPE_CHECKING:
+    from ..client import RmiMcpClient
+
+
+def sessions(*, server: Server = None) -> None:
+    """List the open sessions of a server: of the resident one, unless --server names another."""
+    from .connect import call  # lazy: takes long, and --help does not need it
+
+    async def work(client: RmiMcpClient) -> int:
+        rows = await client.list_sessions()
+        for row in rows:
+            taken = row["memory_bytes"]  # None if the kernel is on another machine
+            memory = "memory unknown" if taken is None else f"{taken / 1e6:.0f} MB"
+            write(
+                "stdout",
+                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
+                f" {row['idle_seconds']:g} s, {memory},"
+                f" {row['notebook'] or 'nothing recorded yet'}\n",
+            )
+        if not rows and server is None:
+            print("No session is open on a resident server. For another server, use --server URL.")
+        elif not rows:
+            print("No session is open.")
+        return 0
+
+    call(server, work)
+
+
+def replay(
+    notebook: Annotated[
+        str, Parameter(help="A notebook file here, or the name of one that the server has.")
+    ],
+    *,
+    server: Server = None,
+    until: Annotated[
+        int | None, Parameter(help="Number of the last cell to run. By default, runs all.")
+    ] = None,
+    skip_failed: Annotated[
+        bool, Parameter(help="Skip cells that failed when they were recorded.", negative=())
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
+) -> None:
+    """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
+    from .connect import call, fail
+
+    path = Path(notebook)
+    try:
+        content = path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, UnicodeError) as error:
+        sys.exit(fail(f"{notebook} can't be read: {error}"))
+
+    async def work(client: RmiMcpClient) -> int:
+        result = await client.resume_session(notebook, until, skip_failed, timeout, content)
+        write("stdout", f"{result}\n")
+        await client.close_session(result.session_id)
+        return 0 if result.same else 1
+
+    call(server, work)
+
+
+def check(*, server: Server = None) -> None:
+    """Test the communication with a server in seven steps and report each."""
+    from .check import run_steps
+    from .connect import call
+
+    def report(passed: bool, title: str, detail: str) -> None:
+        write("stdout", f"{'ok    ' if passed else 'FAILED'} {title}: {detail}\n")
+
+    async def work(client: RmiMcpClient) -> int:
+        return 0 if await run_steps(client, report) else 1
+
+    call(server, work)

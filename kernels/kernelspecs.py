@@ -1,0 +1,65 @@
+"""What a kernelspec says about its kernels before any is started: where they run, and in what.
+
+Reads `kernel.json` itself: jupyter_client's manager of kernelspecs imports ZMQ, IPython and
+ipykernel, which take longer than a server's whole start. Starting a kernel goes through it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.paths import jupyter_path
+
+OURS, LOCAL = "rmi-forkserver", "local-provisioner"
+PROVISIONERS = "jupyter_client.kernel_provisioners"  # the group of entry points
+
+
+def kernelspec(kernel_name: str) -> dict[str, Any]:
+    """A kernelspec's `kernel.json`; empty if there is none, or none that can be started.
+
+    Raises:
+        ValueError: the file is no JSON.
+    """
+    for folder in map(Path, spec_folders()):
+        names = os.listdir(folder) if folder.is_dir() else []
+        for name in names:
+            file = folder / name / "kernel.json"
+            if name.lower() == kernel_name.lower() and file.is_file():
+                spec: dict[str, Any] = json.loads(file.read_text("utf-8"))
+                return spec if is_installed(provisioner_of(spec)) else {}
+    return {}
+
+
+def spec_folders() -> list[str]:
+    """The folders of kernelspecs, in jupyter_client's order, which imports IPython to find them."""
+    ipython = os.environ.get("IPYTHONDIR") or Path.home() / ".ipython"
+    return [*jupyter_path("kernels"), os.path.join(ipython, "kernels")]
+
+
+def provisioner_of(spec: dict[str, Any]) -> str:
+    """The name of the provisioner that starts a kernelspec's kernels."""
+    metadata = spec.get("metadata", {}).get("kernel_provisioner", {})
+    return str(metadata.get("provisioner_name", OURS))
+
+
+def is_installed(provisioner: str) -> bool:
+    """Whether jupyter_client can load a provisioner."""
+    known = provisioner in (OURS, LOCAL)
+    return known or bool(entry_points(group=PROVISIONERS, name=provisioner))
+
+
+def is_here(kernel_name: str) -> bool:
+    """Whether a kernelspec's kernels run on this machine rather than where its provisioner says.
+
+    A missing kernelspec counts as local: starting it will raise the error.
+    """
+    return provisioner_of(kernelspec(kernel_name)) in (OURS, LOCAL)
+
+
+def language_of(kernel_name: str) -> str:
+    """The language of a kernelspec, in lower case; "python" if there is no such kernelspec."""
+    return str(kernelspec(kernel_name).get("language", "python")).lower()

@@ -1,0 +1,100 @@
+"""Serves over stdin and stdout: through the resident server, or with kernels of our own.
+
+All messages go to stderr; stdout carries only the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import logs
+from ..errors import AttachError, BadSettings
+from ..process_life import resume_gc, stop_signal
+from ..settings import Settings
+
+if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
+    from fastmcp import FastMCP
+
+    from ..resident import ResidentProxy
+
+log = logging.getLogger(__name__)
+
+FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
+
+
+async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
+    """Serve over stdin and stdout, through the resident server or with our own kernels.
+
+    Args:
+        settings: the server's settings.
+        few_runs: whether to make no kernel and import no module ahead: a command that runs one
+            file would have to wait for what it does not need.
+
+    Raises:
+        BadSettings: a resident server is required, and none can be attached to.
+    """
+    if (attached := await resident_proxy(settings)) is not None:
+        # Errors are in the answers, and their tracebacks in the resident server's log.
+        logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
+        resume_gc()
+        return await stdio(attached.mcp, attached.aclose)
+    from ..app import App
+    from ..cluster import shared_instances
+
+    logs.log_run_context()
+    if few_runs:
+        settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
+    server = App(settings, instances=await shared_instances(settings), in_background=True)
+
+    async def end() -> None:
+        await server.opening.__aexit__(None, None, None)
+
+    return await stdio(server.mcp, end, server.opening.failed)
+
+
+async def resident_proxy(settings: Settings) -> ResidentProxy | None:
+    """The proxy to the resident server; None if this process serves on its own.
+
+    Raises:
+        BadSettings: attaching is required but not possible.
+    """
+    if settings.attach == "never":
+        return None
+    from ..resident import find_endpoint, found
+
+    if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
+        return None  # the usual case
+    try:
+        endpoint = await find_endpoint(settings, settings.attach)
+    except AttachError as error:
+        if settings.attach == "always":
+            raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
+        log.warning("Not attached to the resident server, serving on its own instead: %s", error)
+        return None
+    log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
+    from ..resident import ResidentProxy
+
+    return ResidentProxy(settings, settings.attach, endpoint)
+
+
+async def stdio(
+    mcp: FastMCP[Any], end: Callable[[], Awaitable[None]], failed: asyncio.Event | None = None
+) -> int:
+    """Serve over stdin and stdout until EOF or a signal, or until the server has failed."""
+    serving = asyncio.create_task(mcp.run_stdio_async(show_banner=False))
+    stopped = stop_signal()
+    failing = asyncio.create_task((failed or asyncio.Event()).wait())
+    events: list[asyncio.Future[Any]] = [serving, stopped, failing]
+    await asyncio.wait(events, return_when="FIRST_COMPLETED")
+    if failing.done():  # calls that have waited for kernels are answered first
+        await asyncio.wait(events[:2], timeout=FAREWELL, return_when="FIRST_COMPLETED")
+    failing.cancel()
+    if serving.done():
+        serving.result()
+        return int(failing.done() and not failing.cancelled())
+    # Cancelling `serving` would wait for the thread that reads stdin, so end the kernels here.
+    await end()
+    return 128 + stopped.result() if stopped.done() else 1
