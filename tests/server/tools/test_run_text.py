@@ -163,7 +163,7 @@ async def test_texts_that_make_room_and_come_back_are_watched_once(
 
 async def test_the_cache_counts_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHE_SIZE", 12)
-    texts, runs = TextCache(), [Going() for _ in range(4)]
+    texts, runs = TextCache(WORKER), [Going() for _ in range(4)]
     for run in (*runs, *runs):
         run.outputs.stream("stdout", "12345\n")
         await texts.so_far(run)  # type: ignore[arg-type]
