@@ -29,6 +29,7 @@ OTHERWISE = (
 )
 
 
+@pytest.mark.slow
 def test_all_benchmarks_import_and_scaling_prints_the_rows_of_its_page() -> None:
     paths = [path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("benchmarks/**/*.py")]
     served = {"nothing_server", "subprocess_server", "counted", "__init__", "__main__"}

@@ -26,6 +26,7 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.rpartition("loaded:")[2].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -62,6 +63,7 @@ for name in [*app]:
     assert "fastmcp" not in imported(show)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["kernels", "client", "server"])
 def test_what_a_layer_offers_is_there_whatever_was_imported_before(layer: str) -> None:
     code = f"""

@@ -151,7 +151,9 @@ class RunTools:
         ] = 0,
         picture: Annotated[
             int | None,
-            Field(ge=1, description="Number of a picture in the cell: returns it alone."),
+            Field(
+                ge=1, le=1_000_000, description="Number of a picture in the cell: returns it alone."
+            ),
         ] = None,
     ) -> ToolResult:
         """Read a run's full text output in pages, a picture, or wait for an unfinished run.

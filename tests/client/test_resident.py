@@ -44,6 +44,7 @@ def command(someone: User, *words: str, **settings: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.slow
 def test_a_command_uses_the_server_that_suits(here: User) -> None:
     found = find_resident()
     assert found is not None and found.pid == here.server.pid
@@ -99,6 +100,7 @@ def test_a_record_that_others_can_write_is_not_believed(here: User) -> None:
     assert find_resident() is not None
 
 
+@pytest.mark.slow
 def test_a_command_ends_when_its_server_does(tmp_path: Path) -> None:
     with user(tmp_path) as someone:
         someone.start()

@@ -91,6 +91,7 @@ async def test_a_call_says_that_the_kernels_could_not_be_started(
     assert server.opening.failed.is_set()
 
 
+@pytest.mark.slow
 def test_a_server_whose_kernels_can_not_be_started_answers_and_ends_with_1(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", BROKEN],

@@ -91,6 +91,7 @@ def living(pids: list[int]) -> list[psutil.Process]:
     return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
 
 
+@pytest.mark.slow
 def test_workers_forked_after_the_first_kernel_have_templates_of_their_own() -> None:
     first, *others = run(POOL)
     assert first not in others

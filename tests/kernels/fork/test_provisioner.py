@@ -117,6 +117,7 @@ async def test_a_forked_kernel_looks_like_a_stock_one() -> None:
         assert found == expected
 
 
+@pytest.mark.slow
 async def test_its_modules_are_a_stock_kernels_and_the_preload() -> None:
     async with kernel(STOCK) as stock, preloaded(["numpy"]) as forked:
         names = "sorted(sys.modules)"
@@ -131,6 +132,7 @@ async def test_its_modules_are_a_stock_kernels_and_the_preload() -> None:
         assert all(await forked.value(importable, "import importlib.util"))
 
 
+@pytest.mark.slow
 async def test_what_must_be_a_kernels_own_is(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     own = """
@@ -183,6 +185,7 @@ async def until_ended(running: Running) -> int | None:
     return code
 
 
+@pytest.mark.slow
 async def test_interrupt_terminate_kill_and_restart() -> None:
     async with kernel() as running:
         first = running.process
@@ -207,6 +210,7 @@ async def test_interrupt_terminate_kill_and_restart() -> None:
         assert await until_ended(running) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 async def test_a_kernel_outlives_its_template_and_the_next_has_a_new_one() -> None:
     async with kernel() as running:
         template = running.process.parent()
@@ -321,6 +325,7 @@ async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: 
         await TEMPLATES.fork(request_for(command, launch, opened))
 
 
+@pytest.mark.slow
 async def test_kernels_are_started_until_their_template_is_ready_and_then_share_it(
     made: list[pool.Template],
 ) -> None:
@@ -336,6 +341,7 @@ async def test_kernels_are_started_until_their_template_is_ready_and_then_share_
             assert pids == [template.process.pid] * 2
 
 
+@pytest.mark.slow
 async def test_nobody_waits_for_a_template_that_is_importing(
     made: list[pool.Template], tmp_path: Path
 ) -> None:
@@ -415,6 +421,7 @@ async def test_a_template_that_does_not_start_is_given_up(
     assert len(made) == pool.MAX_FAILURES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "report",
     [
@@ -447,6 +454,7 @@ async def test_reports_that_make_no_sense_end_a_template_and_no_kernel(
             assert is_forked(second.process)
 
 
+@pytest.mark.slow
 async def test_a_template_that_is_closed_while_its_answer_is_awaited_is_no_error(
     made: list[pool.Template],
 ) -> None:
@@ -548,6 +556,7 @@ async def test_what_is_known_of_templates_ends_with_their_owner_alone(
     assert await tried(broken) > 0
 
 
+@pytest.mark.slow
 async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
     made: list[pool.Template], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -213,7 +213,8 @@ async def test_cells_find_the_module_and_the_folder_of_an_ordinary_kernel(
     kernel: Kernel, launch: Launch
 ) -> None:
     _, outputs = await run(kernel, "__spec__, __package__, __loader__, _dh")
-    assert outputs[0].data["text/plain"] == f"(None, None, None, [{launch.cwd!r}])"
+    shown = "".join(outputs[0].data["text/plain"].split())
+    assert shown == f"(None,None,None,[{launch.cwd!r}])"
     code = "import multiprocessing\nmultiprocessing.get_context('spawn').Pool(1).map(abs, [-1])"
     _, outputs = await run(kernel, code)
     assert outputs[0].data["text/plain"] == "[1]"
@@ -226,7 +227,7 @@ async def test_timers_that_interrupt_a_flood_leave_the_connection_whole(kernel: 
     code = (
         "def late(*_): raise ValueError\nsignal.signal(signal.SIGALRM, late)\n"
         "for _ in range(30):\n    signal.setitimer(signal.ITIMER_REAL, 0.004)\n"
-        "    try:\n        while True: print('x' * 300_000)\n    except ValueError: pass"
+        "    try:\n        for _ in range(100): print('x' * 300_000)\n    except ValueError: pass"
     )
     assert (await run(kernel, f"import signal\n{code}"))[0].status == "ok"
     _, outputs = await run(kernel, "1 + 1")

@@ -249,6 +249,7 @@ def test_messages_that_show_nothing_count(kind: str) -> None:
     assert outputs.settle().outputs == []
 
 
+@pytest.mark.slow
 def test_what_would_take_too_much_memory_is_left_out_and_said_so() -> None:
     outputs = Outputs(new_code_cell())
     for _ in range(20):

@@ -138,6 +138,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, database=None)
 @given(st.lists(st.tuples(st.sampled_from(["comm_open", "comm_msg", "comm_close"]), ANYTHING)))
 def test_no_message_is_too_strange(messages: list[tuple[str, Any]]) -> None:

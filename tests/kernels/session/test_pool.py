@@ -91,6 +91,7 @@ async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[
         assert stand_in.starts == 3
 
 
+@pytest.mark.slow
 async def test_after_a_burst_as_many_are_warm_as_were_asked_for(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +261,7 @@ async def test_no_session_is_evicted_for_a_caller_who_has_just_got_a_place(
         assert evicted == ["a"]
 
 
+@pytest.mark.slow
 async def test_an_owner_who_stays_away_keeps_no_warm_kernel_and_no_entry(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +341,7 @@ async def test_many_first_calls_at_once_all_get_an_answer_within_the_bound(
     assert 1 <= seen <= most
 
 
+@pytest.mark.slow
 async def test_busy_sessions_are_never_evicted(tmp_path: Path) -> None:
     async with Sessions(
         Config(tmp_path / "n"), launch(tmp_path), warm=0, most=1, room_timeout=0.5
@@ -369,6 +372,7 @@ async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) 
         assert opened.get(newest.id) is newest
 
 
+@pytest.mark.slow
 async def test_an_idle_session_is_closed_and_its_notebook_stays(tmp_path: Path) -> None:
     async with Sessions(Config(tmp_path / "n", idle=0.4), launch(tmp_path), warm=1) as opened:
         session = await opened.open()
@@ -461,6 +465,7 @@ def templates() -> set[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no templates")
 async def test_an_owner_who_stays_away_leaves_no_process_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

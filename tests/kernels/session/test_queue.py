@@ -175,6 +175,7 @@ async def test_a_session_whose_closing_fails_gives_its_kernel_and_its_place_back
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_nothing_is_kept_of_principals_without_sessions(opened: Sessions) -> None:
     for number in range(5):
         await opened.close(await opened.open(f"p{number}"))

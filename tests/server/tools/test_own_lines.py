@@ -143,6 +143,7 @@ class Counted(str):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

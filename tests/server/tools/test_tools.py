@@ -261,6 +261,7 @@ async def test_nothing_that_is_not_seen_comes_through(client: Client[Any]) -> No
     assert all(c == "\n" or c.isprintable() for c in text(result))
 
 
+@pytest.mark.slow
 async def test_a_line_that_has_only_begun_is_told_and_counts_once_it_has_ended(
     client: Client[Any],
 ) -> None:
@@ -319,6 +320,7 @@ async def test_long_text_is_cut_in_the_middle_and_can_be_read_in_pages(client: C
     assert not facts(page)["truncated"]
 
 
+@pytest.mark.slow
 async def test_a_long_run_is_handed_over_and_followed(client: Client[Any]) -> None:
     code = "import time\nfor i in range(8):\n    print(i, flush=True); time.sleep(0.5)\n'end'"
     first = await run(client, "run_cell", code=code)
@@ -491,6 +493,7 @@ async def test_resources_give_the_notebook_and_the_files(client: Client[Any]) ->
     assert "Hello, World!" in file.text
 
 
+@pytest.mark.slow
 async def test_interrupting_and_restarting_from_outside(client: Client[Any]) -> None:
     first = facts(await run(client, "run_cell", code="import time\nx = 1\ntime.sleep(60)"))
     assert first["status"] == "running"

@@ -158,6 +158,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None, database=None)
 @given(st.sampled_from(["plotly", "vega", "vegalite", "bokeh"]), JSON)
 def test_no_data_is_too_strange(kind: str, chart: Any) -> None:
