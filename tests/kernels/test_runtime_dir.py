@@ -25,7 +25,11 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777  # ipykernel sets the sticky bit as well
 
 
-async def test_they_are_their_owners_alone_and_go_with_the_server(tmp_path: Path) -> None:
+async def test_they_are_their_owners_alone_and_go_with_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only kernels that are not formed in their template have any.
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (Path("/missing.py"),))
     launch = Launch(cwd=tmp_path, runtime=Path(), env=kernel_env())
     async with Sessions(Config(tmp_path / "n"), launch, warm=0) as sessions:
         session = await sessions.open()

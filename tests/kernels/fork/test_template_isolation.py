@@ -449,6 +449,8 @@ async def test_what_replaces_a_socket_is_refused_in_words(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", swapped)
+    # Only kernels that are not formed in their template have sockets in a folder.
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (Path("/missing.py"),))
     async with place.sessions() as sessions:
         with pytest.raises(KernelStartError, match="sockets had been replaced"):
             await sessions.open("alice")

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import os
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
@@ -75,6 +77,19 @@ def test_a_server_that_does_the_same_is_taken(tmp_path: Path) -> None:
     settings = load(python_projects_dir=tmp_path, kernel_max=3)
     check(settings, "auto", facts_of(settings))
     check(settings, "always", facts_of(settings))
+
+
+def noise(side: int) -> bytes:
+    """A PNG of random pixels, which nothing compresses."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", check)
+
+    rows = b"".join(b"\0" + os.urandom(3 * side) for _ in range(side))
+    head = struct.pack("!IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +236,10 @@ async def test_attached_is_as_if_direct(someone: User, mode: str) -> None:
             assert set(text.split()) >= {name, "0", "1"}
             assert not set(text) & ({"a", "b"} - {name})
 
-        # Questions, pictures of more than a megabyte, completions, resources, prompts, errors.
+        # Questions, large pictures, completions, resources, prompts, errors.
         asked = await call(client, "run_cell", code="input('say alpha')", session_id=session)
         assert "'alpha'" in asked["text"]
-        picture = base64.b64encode(b"\x89PNG\r\n\x1a\n" + os.urandom(400_000)).decode()
+        picture = base64.b64encode(noise(400)).decode()
         result = await client.call_tool_mcp(
             "run_cell", {"code": BIG.format(picture=picture), "session_id": session}
         )
