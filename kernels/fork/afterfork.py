@@ -76,13 +76,13 @@ class Walls:
         if self.version < 2:
             libc.prctl(DUMPABLE, 1, 0, 0, 0)
             return
+        # A domain within one that handles files, as the sandbox's, forbids moving them between
+        # folders unless it allows that.
         if self.version >= 6:
-            ruleset = self._ruleset(0, 0, SIGNALS)
-        else:
-            # A domain has to forbid something. Every domain that handles files forbids moving
-            # them between folders unless it allows that.
+            ruleset = self._ruleset(MOVE_BETWEEN_FOLDERS, 0, SIGNALS)
+        else:  # it has to forbid something
             ruleset = self._ruleset(MAKE_BLOCK_DEVICES | MOVE_BETWEEN_FOLDERS)
-            self._allow_everywhere(ruleset, MOVE_BETWEEN_FOLDERS)
+        self._allow_everywhere(ruleset, MOVE_BETWEEN_FOLDERS)
         self._checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
         os.close(ruleset)
 

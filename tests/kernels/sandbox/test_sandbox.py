@@ -901,6 +901,16 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
+async def test_files_can_be_moved_between_folders(house: House, session: Session) -> None:
+    for folder in ("os.getcwd()", "os.path.expanduser('~')", "os.environ['TMPDIR']"):
+        code = (
+            f"import os; there = {folder} + '/from'; os.mkdir(there); open(there + '/x', 'w').close()"
+            "\nos.rename(there + '/x', there + '/../x'); os.rename(there + '/../x', there + '/y')"
+            "\nos.remove(there + '/y'); os.rmdir(there); 'moved'"
+        )
+        assert value(await cell(session, code)) == "'moved'"
+
+
 async def test_a_package_is_installed_for_all_sessions_of_its_principal(house: House) -> None:
     source = house.projects / "tiny"
     source.mkdir()
