@@ -55,6 +55,7 @@ first = parent_of_kernel()
 child = os.fork()
 if child == 0:
     os.setsid()
+    os.close(1)  # which the test reads to its end
     time.sleep(60)
     os._exit(0)
 say(first, child)
