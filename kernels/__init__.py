@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
     from .encoding import decoded, encodable, encoded
+    from .environments import Environment
     from .errors import (
         DeadKernelError,
+        EnvironmentFailed,
         KernelError,
         KernelStartError,
         SessionNotFoundError,
@@ -59,8 +61,10 @@ _HOMES = {
     "addresses": ("JupyterServer", "RemoteKernel"),
     "cluster": ("Instances", "Takeover"),
     "encoding": ("decoded", "encodable", "encoded"),
+    "environments": ("Environment",),
     "errors": (
         "DeadKernelError",
+        "EnvironmentFailed",
         "KernelError",
         "KernelStartError",
         "SessionNotFoundError",
@@ -111,6 +115,8 @@ __all__ = [
     "Api",
     "Config",
     "DeadKernelError",
+    "Environment",
+    "EnvironmentFailed",
     "Execution",
     "Failed",
     "Failure",

@@ -6,7 +6,7 @@
 from ..kernelspecs import is_here, language_of
 from ..runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 from .kernel_process import KernelProcess, SetUp
-from .launch import Launch, RemoteOptions
+from .launch import Launch, RemoteOptions, launch_in
 from .local import LocalProcess
 from .output_pipes import RawOutput
 from .socket_process import SocketProcess
@@ -23,5 +23,6 @@ __all__ = [
     "ipython_folder",
     "is_here",
     "language_of",
+    "launch_in",
     "runtime_folder",
 ]

@@ -99,7 +99,7 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     python = shutil.which(interpreter(spec))
     if spec.language.lower() != "python" or python is None:
         return {}
-    if venv := launch.venv(python):
+    if launch.environment is None and (venv := launch.venv(python)):
         return {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()}
     programs = os.path.dirname(os.path.abspath(python))
     folders = [programs]
@@ -109,7 +109,8 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
     prefix = os.path.dirname(programs)
     if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
-        found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
+        inherited = "" if launch.environment else launch.env.get("VIRTUAL_ENV")
+        found["VIRTUAL_ENV"] = inherited or prefix  # for uv
     return found
 
 
