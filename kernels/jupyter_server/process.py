@@ -147,7 +147,7 @@ class ServerKernel:
     async def connection_file(self, was_used: Callable[[], None]) -> Path:
         """Refuse; see `KernelProcess.connection_file`."""
         raise KernelError(
-            f"The session's kernel is on a Jupyter Server. Open it there: {self._where()}."
+            f"The session's kernel is on a Jupyter Server. Open it there: {self._where}."
         )
 
     async def interrupt(self, *, again: bool = False) -> None:

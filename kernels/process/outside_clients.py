@@ -61,7 +61,11 @@ class OutsideClients:
             self._heartbeat = self._bound(zmq.REP, place, "hb")
             write_connection_file(
                 str(self.file),
-                **{f"{name}_port": port for name, port in PORTS.items()},
+                shell_port=PORTS["shell"],
+                iopub_port=PORTS["iopub"],
+                stdin_port=PORTS["stdin"],
+                control_port=PORTS["control"],
+                hb_port=PORTS["hb"],
                 transport="ipc",
                 ip=str(place),
                 key=client.session.key,
