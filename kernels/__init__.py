@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
     from .encoding import decoded, encodable, encoded
-    from .environments import Environment
+    from .environments import Changes, Environment
     from .errors import (
         DeadKernelError,
         EnvironmentFailed,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .session import (
         Again,
         Config,
+        EnvironmentSummary,
         Execution,
         Failed,
         Pool,
@@ -61,7 +62,7 @@ _HOMES = {
     "addresses": ("JupyterServer", "RemoteKernel"),
     "cluster": ("Instances", "Takeover"),
     "encoding": ("decoded", "encodable", "encoded"),
-    "environments": ("Environment",),
+    "environments": ("Changes", "Environment"),
     "errors": (
         "DeadKernelError",
         "EnvironmentFailed",
@@ -95,6 +96,7 @@ _HOMES = {
     "session": (
         "Again",
         "Config",
+        "EnvironmentSummary",
         "Execution",
         "Failed",
         "Pool",
@@ -113,10 +115,12 @@ __all__ = [
     "TIERS",
     "Again",
     "Api",
+    "Changes",
     "Config",
     "DeadKernelError",
     "Environment",
     "EnvironmentFailed",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Failure",

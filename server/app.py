@@ -24,7 +24,16 @@ from .opening import Opening, OpensSessions
 from .sandboxing import choose_policy, describe_policy
 from .settings import Settings
 from .state_dir import VERSION
-from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
+from .tools import (
+    Completions,
+    EnvironmentTools,
+    FileTools,
+    Prompts,
+    Resources,
+    ResumeTool,
+    RunTools,
+    SessionTools,
+)
 from .views import Worker
 
 if TYPE_CHECKING:
@@ -115,9 +124,11 @@ class App:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.opening)
         self.worker = Worker()
-        self.runs = RunTools(settings, self.opening, resuming, self.worker)
+        environments = EnvironmentTools(settings, self.opening, policy)
+        self.runs = RunTools(settings, self.opening, resuming, self.worker, environments)
         for part in (
             self.runs,
+            environments,
             SessionTools(settings, self.opening, resuming),
             FileTools(settings, self.worker),
             Resources(settings, self.opening),

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from ..regular_file import regular_file
 from .environment import CONFIG, OLDEST
 
 VENV = ".venv"
 SKIPPED = {"node_modules", "__pycache__", "site-packages"}
+MOST_BYTES = 1_000_000  # max bytes of a pyproject.toml
 DEEPEST = 3  # folders below the root that are searched for environments
 MOST_FOLDERS = 2_000  # max folders that are searched
 
@@ -46,8 +49,21 @@ def is_locked_project(folder: Path) -> bool:
     return (folder / "uv.lock").is_file() and (folder / "pyproject.toml").is_file()
 
 
-def environments_beneath(root: Path) -> list[Path]:
-    """The virtual environments in the upper folders of a tree."""
+def requires_python(project: Path) -> SpecifierSet:
+    """The Pythons that a project says it runs on; any, if it does not say."""
+    try:
+        with open(project / "pyproject.toml", "rb", opener=regular_file) as file:
+            given = tomllib.loads(file.read(MOST_BYTES).decode("utf-8", "replace"))
+        return SpecifierSet(given["project"]["requires-python"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # uv will say what is wrong
+        return SpecifierSet()
+
+
+def projects_beneath(root: Path) -> list[Path]:
+    """The folders with an environment or a lock, in the upper folders of a tree.
+
+    An environment that is not called `.venv` stands for itself.
+    """
     found: list[Path] = []
     level, seen = [root], 0
     for _ in range(DEEPEST + 1):
@@ -56,7 +72,11 @@ def environments_beneath(root: Path) -> list[Path]:
             seen += 1
             if seen > MOST_FOLDERS:
                 return found
+            if os.path.lexists(folder / VENV) or is_locked_project(folder):
+                found.append(folder)
             for each in folders_in(folder):
+                if each.name == VENV:
+                    continue
                 if (each / CONFIG).is_file():
                     found.append(each)
                 elif not each.name.startswith(".") and each.name not in SKIPPED:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -41,6 +41,15 @@ def closure(name: str = KERNEL) -> dict[str, Distribution]:
         except PackageNotFoundError:
             continue
         wanted += (each.name for each in requirements(found[key]))
+    return found
+
+
+def own_packages() -> dict[str, Distribution]:
+    """The distributions that the server sees, by normalized names; the first in the path counts."""
+    found: dict[str, Distribution] = {}
+    for one in distributions():
+        if name := one.metadata["Name"]:
+            found.setdefault(normalized(name), one)
     return found
 
 

@@ -32,7 +32,6 @@ FORMAT = "1"  # of the environments that are made; another one makes them anew
 SETTINGS = {
     "UV_PYTHON_DOWNLOADS": "never",  # it could not be shown in a sandbox that exists already
     "UV_NO_PROGRESS": "1",
-    "UV_NO_CONFIG": "",
     "NO_COLOR": "1",
 }
 
@@ -93,15 +92,19 @@ class Place:
         except OSError as error:
             raise EnvironmentFailed(str(error)) from error
 
-    def variables(self) -> dict[str, str]:
+    def variables(self, more: Mapping[str, str]) -> dict[str, str]:
         """The complete environment of a command."""
         skipped = {"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME"}
         env = {name: value for name, value in self.env.items() if name not in skipped}
-        return env | {name: value for name, value in SETTINGS.items() if value}
+        return {**env, **SETTINGS, **more}
 
 
 async def run(
-    place: Place, python: str, command: Sequence[str], on_line: OnLine = silent
+    place: Place,
+    python: str,
+    command: Sequence[str],
+    on_line: OnLine = silent,
+    variables: Mapping[str, str] | None = None,
 ) -> tuple[int, list[str]]:
     """Run a command; returns its exit code and the last lines that it has printed.
 
@@ -110,10 +113,11 @@ async def run(
         python: the interpreter that it must be able to see.
         command: the command.
         on_line: called with each line as it comes.
+        variables: more of them, for its environment.
     """
     process = await asyncio.create_subprocess_exec(
         *place.command(python, command),
-        env=place.variables(),
+        env=place.variables(variables or {}),
         cwd=place.cwd,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

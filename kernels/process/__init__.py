@@ -9,6 +9,7 @@ from .kernel_process import KernelProcess, SetUp
 from .launch import Launch, RemoteOptions, launch_in
 from .local import LocalProcess
 from .output_pipes import RawOutput
+from .provisioner import install_target
 from .socket_process import SocketProcess
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SetUp",
     "SocketProcess",
     "clear_after_dead",
+    "install_target",
     "ipython_folder",
     "is_here",
     "language_of",

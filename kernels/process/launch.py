@@ -138,7 +138,7 @@ def spec_of(launch: Launch) -> KernelSpec:
     )
 
 
-class OneSpec(KernelSpecManager):  # type: ignore[misc]
+class OneSpec(KernelSpecManager):
     """The kernelspecs of a kernel manager whose kernel is launched in an environment."""
 
     def __init__(self, launch: Launch) -> None:

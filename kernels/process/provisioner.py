@@ -21,7 +21,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
 from ..kernelspecs import LOCAL, OURS
-from .launch import Launch
+from .launch import Launch, spec_of
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -112,6 +112,20 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
         inherited = "" if launch.environment else launch.env.get("VIRTUAL_ENV")
         found["VIRTUAL_ENV"] = inherited or prefix  # for uv
     return found
+
+
+def install_target(launch: Launch) -> tuple[str, dict[str, str]]:
+    """The interpreter of a launch's kernels, and variables by which its user's environment is made.
+
+    Without such variables, packages are installed in the interpreter's own environment.
+
+    Raises:
+        NoSuchKernel: there is no kernelspec of that name.
+    """
+    spec = spec_of(launch)
+    python = shutil.which(interpreter(spec)) or interpreter(spec)
+    venv = None if launch.environment is not None else launch.venv(python)
+    return python, {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()} if venv else {}
 
 
 @functools.cache

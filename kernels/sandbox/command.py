@@ -77,7 +77,7 @@ def tool_command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     before = command(sandbox, interpreter)
     if not (last := last_filter(sandbox.policy)):
         return before
-    rights = {"limits": {}, "filter": last, "landlock": None}
+    rights: dict[str, Any] = {"limits": {}, "filter": last, "landlock": None}
     return (*before, *program("confine.py", {"given_up": rights}))
 
 

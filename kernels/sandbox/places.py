@@ -95,7 +95,7 @@ def shown_of(policy: Policy, interpreter: str) -> Iterable[str]:
     if interpreter == sys.executable or not changeable(interpreter, folders):
         return where(interpreter)
     installed = (each.prefix for each in pythons())
-    known = (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read, *installed)
+    known: list[Path | str] = [*SYSTEM, sys.prefix, sys.base_prefix, *policy.read, *installed]
     return base_of(interpreter, folders, known)
 
 

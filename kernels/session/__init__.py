@@ -6,6 +6,7 @@
 from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
+from .environments import EnvironmentSummary
 from .pool import Pool
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
@@ -19,6 +20,7 @@ __all__ = [
     "Config",
     "Directory",
     "Elsewhere",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Handover",

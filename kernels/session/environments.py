@@ -7,8 +7,10 @@ environments; no sessions.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,44 @@ from typing import Any
 import platformdirs
 
 from .. import environments as env
-from ..environments import Environment, Place
+from ..environments import Changes, Environment, Place
 from ..errors import EnvironmentFailed
-from ..kernelspecs import is_here, kernelspec
-from ..process import Launch
+from ..kernelspecs import is_here, kernelspec, names_here
+from ..process import Launch, install_target, launch_in
 from ..regular_file import regular_file
 from ..supervision import Supervisor
 
 Report = Callable[[str], None]
 MOST_LOCK = 10_000_000  # max bytes of a script's lock file
+
+
+SHOWN = 6  # packages of an environment in a summary
+# Those that tell most about what an environment is for.
+WELL_KNOWN = (
+    *("django", "flask", "fastapi", "torch", "tensorflow", "scikit-learn", "pandas", "polars"),
+    *("numpy", "scipy", "matplotlib", "requests", "httpx", "sqlalchemy", "pydantic", "pytest"),
+)
+
+
+@dataclass(frozen=True)
+class EnvironmentSummary:
+    """What is told of an environment.
+
+    Attributes:
+        name: how callers name it.
+        kind: "default", "kernelspec", "project", or "project without environment".
+        version: its Python's; empty if that is not known.
+        packages: a few of its packages, with versions.
+        count: how many it has.
+        note: why it can't be used, or how it is made; else empty.
+    """
+
+    name: str
+    kind: str
+    version: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+    note: str = ""
 
 
 def nobody(_: str) -> None:
@@ -170,6 +201,114 @@ class Environments:
                 ) from None
         return environment.with_lent(folder)
 
+    # -- finding
+
+    @staticmethod
+    def project_of(folder: Path, root: Path) -> Path | None:
+        """The folder of the project that a folder belongs to; None if it belongs to none."""
+        return env.nearest(folder, root)
+
+    def summaries(self, principal: str, root: Path) -> list[EnvironmentSummary]:
+        """All environments that a principal can name. Reads files, so call it in a thread."""
+        launch = self._launch_of(principal)
+        python, variables = install_target(launch)
+        found = [self._default(python, variables)]
+        for name in names_here():
+            if name != launch.kernel_name:
+                found.append(EnvironmentSummary(name, "kernelspec"))
+        for folder in env.projects_beneath(root):
+            name = folder.relative_to(root).as_posix()
+            prefix = folder / ".venv"
+            if not (prefix / "pyvenv.cfg").is_file() and (folder / "pyvenv.cfg").is_file():
+                prefix = folder
+            shown = prefix.relative_to(root).as_posix()
+            if not prefix.exists():
+                step = f"install_packages([], environment={name!r}) makes it from uv.lock"
+                found.append(EnvironmentSummary(shown, "project without environment", note=step))
+                continue
+            if env.is_servers_own(prefix):
+                continue
+            try:
+                one = env.at(prefix, "project", shown)
+                found.append(summary(shown, "project", one.version, env.installed(one.packages)))
+            except EnvironmentFailed as error:
+                found.append(EnvironmentSummary(shown, "project", note=str(error)))
+        return found
+
+    def _default(self, python: str, variables: dict[str, str]) -> EnvironmentSummary:
+        if not env.is_servers_own(Path(python).parent.parent):
+            return EnvironmentSummary("default", "default", note=f"the Python of {python}")
+        version = ".".join(map(str, sys.version_info[:3]))
+        packages = {name: one.version for name, one in env.own_packages().items()}
+        for stem in variables.values():
+            folder = Path(f"{stem}-{env.own_series()}")
+            with contextlib.suppress(EnvironmentFailed):
+                packages |= env.installed(env.at(folder, "project", "").packages)
+        return summary("default", "default", version, packages)
+
+    # -- packages
+
+    async def install(
+        self,
+        principal: str,
+        environment: Environment | None,
+        packages: Sequence[str],
+        report: Report = nobody,
+    ) -> Changes:
+        """Install packages in an environment; None is the principal's own, or the server's.
+
+        It goes on if the caller is cancelled.
+
+        Raises:
+            EnvironmentFailed: it is a script's environment, or uv can't install them.
+        """
+        env.check_packages(packages)
+        if environment is not None and environment.kind == "script":
+            raise EnvironmentFailed(
+                "A script's environment is made from its `# /// script` block: add the packages"
+                " there, then run it again."
+            )
+        launch = launch_in(self._launch_of(principal), environment)
+        python, variables = install_target(launch)
+        command = env.install_command(packages, "" if variables else python)
+        if variables:
+            command = env.in_active(command)
+        return await self._change(principal, python, command, variables, report)
+
+    async def sync(self, principal: str, project: Path, report: Report = nobody) -> Changes:
+        """Make or complete the environment of a project from its `uv.lock`.
+
+        Raises:
+            EnvironmentFailed: uv can't do it.
+        """
+        wanted = await asyncio.to_thread(env.requires_python, project)
+        fitting = [each for each in env.pythons() if each.fits(wanted)] or [*env.pythons()]
+        command = env.sync_command(project, fitting[0].path)
+        return await self._change(principal, fitting[0].path, command, {}, report)
+
+    async def _change(
+        self,
+        principal: str,
+        python: str,
+        command: Sequence[str],
+        variables: dict[str, str],
+        report: Report,
+    ) -> Changes:
+        """Run uv to change an environment."""
+        place = self.place_of(principal)
+
+        async def change() -> Changes:
+            async def tell(line: str) -> None:
+                report(line)
+
+            code, lines = await env.run(place, python, command, tell, variables)
+            if code:
+                raise EnvironmentFailed(f"Nothing was installed. uv says:\n{env.words_of(lines)}")
+            return env.changes_in(lines)
+
+        task = self._supervisor.start(change(), "installing packages", EnvironmentFailed)
+        return await asyncio.shield(task)
+
     async def _made(
         self,
         folder: Path,
@@ -194,6 +333,14 @@ class Environments:
             await asyncio.shield(making.task)
         finally:
             making.listeners.remove(report)
+
+
+def summary(name: str, kind: str, version: str, packages: dict[str, str]) -> EnvironmentSummary:
+    """The summary of an environment with these packages."""
+    known = [each for each in WELL_KNOWN if each in packages]
+    first = [*known, *sorted(each for each in packages if each not in known)][:SHOWN]
+    shown = {each: packages[each] for each in first}
+    return EnvironmentSummary(name, kind, version, shown, len(packages))
 
 
 def lock_of(script: Path) -> str:

@@ -6,6 +6,7 @@ Uses sessions only through `kernels`; knows nothing about transports.
 from .caller import failures_as_refusals, principal
 from .completions import Completions
 from .elicitation import elicitation_state
+from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
 from .resources import Resources
@@ -15,6 +16,7 @@ from .session_tools import SessionTools
 
 __all__ = [
     "Completions",
+    "EnvironmentTools",
     "FileTools",
     "Prompts",
     "Resources",

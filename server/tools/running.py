@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -24,13 +25,14 @@ from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS, FileName, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
+from .environments import EnvironmentName, EnvironmentTools
 from .following import Follower
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
 from .resume import ResumeTool
 
 if TYPE_CHECKING:
-    from ...kernels import Execution, Session
+    from ...kernels import Environment, Execution, Session
 
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
@@ -39,9 +41,15 @@ class RunTools:
     """The tools that run code and read its output."""
 
     def __init__(
-        self, settings: Settings, opening: Opening, resuming: ResumeTool, worker: Worker
+        self,
+        settings: Settings,
+        opening: Opening,
+        resuming: ResumeTool,
+        worker: Worker,
+        environments: EnvironmentTools,
     ) -> None:
         self.settings, self.opening, self.resuming = settings, opening, resuming
+        self._environments = environments
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self._follower = Follower(settings, opening, worker)
@@ -65,6 +73,7 @@ class RunTools:
         ] = "",
         session_id: SessionId = None,
         timeout: Timeout = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder.
 
@@ -84,7 +93,8 @@ class RunTools:
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: An argument contains a NUL character; remove it.")
-            async with self._session(session_id) as session:
+            choose = functools.partial(self._environments.choose, environment, ctx, file=file)
+            async with self._session(session_id, environment, choose) as session:
                 if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel), and this server's"
@@ -100,6 +110,7 @@ class RunTools:
         code: Annotated[str, Field(description="Python code, one or more lines, as in a cell.")],
         session_id: SessionId = None,
         timeout: Timeout = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a snippet in a Jupyter session; variables and imports persist between calls.
 
@@ -113,13 +124,24 @@ class RunTools:
         with failures_as_refusals():
             if (run := self._follower.answered_run(ctx)) is not None:
                 return await self._follower.follow(run, ctx)
-            async with self._session(session_id) as session:
+            choose = functools.partial(self._environments.choose, environment, ctx)
+            async with self._session(session_id, environment, choose) as session:
                 execution = session.submit_cell(code, timeout)
             return await self._follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager
-    async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
+    async def _session(
+        self,
+        session_id: str | None,
+        environment: str | None,
+        choose: Callable[[], Awaitable[Environment | None]],
+    ) -> AsyncIterator[Session]:
         """The session for another run, if its owner may start one.
+
+        Args:
+            session_id: the session; if None, a fresh one is opened.
+            environment: what the caller names.
+            choose: chooses the environment of a fresh session.
 
         Raises:
             Refusal: the owner has too many runs, the session is being resumed, or no kernel is
@@ -145,12 +167,14 @@ class RunTools:
                         f"Session {session_id} is still being resumed; resume_session(notebook="
                         f"{session_id!r}) waits for it, interrupt_session stops it."
                     )
+                self._environments.check(session, environment)
                 yield session
             else:
+                chosen = await choose()
                 async with in_time(
                     self.settings, "No kernel was ready", "Nothing was run; call again."
                 ):
-                    session = await self.opening.sessions.open(who)
+                    session = await self.opening.sessions.open(who, environment=chosen)
                 yield session
         finally:
             self._starting[who] -= 1
