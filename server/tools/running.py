@@ -21,13 +21,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from ...kernels import LOCAL, SessionNotFoundError
-from ..files import project_files as paths
 from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS, CellNumber, FileName, OpenSession, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
+from .caller_files import CallerFiles
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
 from .progress import Live
@@ -55,9 +55,15 @@ class RunTools:
     """The tools that run code and read its output."""
 
     def __init__(
-        self, settings: Settings, opening: Opening, resuming: ResumeTool, worker: Worker
+        self,
+        settings: Settings,
+        opening: Opening,
+        resuming: ResumeTool,
+        worker: Worker,
+        files: CallerFiles,
     ) -> None:
         self.settings, self.opening, self.resuming = settings, opening, resuming
+        self.files = files
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self._texts = TextCache(worker)
@@ -97,7 +103,7 @@ class RunTools:
         with failures_as_refusals():
             if (run := self._answered_run(ctx)) is not None:
                 return await self._follow(run, ctx)
-            file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
+            file = await asyncio.to_thread(self.files.of_caller().read, file_name)
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: An argument contains a NUL character; remove it.")
             async with self._session(session_id) as session:
