@@ -11,6 +11,7 @@ from typing import Any
 from fastmcp import FastMCP
 
 from ...kernels import SessionNotFoundError
+from ..auth import ONE_USER
 from ..files import project_files as paths
 from ..opening import Opening
 from ..plaintext import plain
@@ -25,6 +26,7 @@ NOTEBOOK = "notebook://{session_id}"
 PAGE = "notebook://{session_id}/{page}"
 FILE = "python-file://{path*}"
 VARIABLE = "variable://{session_id}/{name}"
+CONNECTION_FILE = "connection-file://{session_id}"
 
 
 class Resources:
@@ -39,6 +41,7 @@ class Resources:
         mcp.resource(PAGE, mime_type="text/plain")(self.notebook_page)
         mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
+        mcp.resource(CONNECTION_FILE, mime_type="text/plain")(self.connection_file)
 
     async def notebook(self, session_id: str) -> str:
         """The notebook that records a session, in its current state.
@@ -86,3 +89,17 @@ class Resources:
                 " that the session has defined it."
             )
         return plain(text)
+
+    async def connection_file(self, session_id: str) -> str:
+        """The path of a file with which Jupyter clients on the server's machine join a session.
+
+        A person joins by `jupyter console --existing PATH`. What they run is not recorded.
+        """
+        who = principal()
+        with failures_as_refusals():
+            session = self._opening.sessions.get(session_id, who)
+            if (
+                who not in ONE_USER
+            ):  # kernels of several users are reached through this server alone
+                raise Refusal("Only the user of the server's machine can join sessions there.")
+            return str(await session.connection_file())
