@@ -6,12 +6,16 @@ No name leads out of the projects folders, whatever links are created meanwhile.
 from . import project_files, safe_open
 from .project_files import FileStatus, OpenFile, PythonFile
 from .projects import Projects
+from .text_pages import TextPage, text_codec, text_page
 
 __all__ = [
     "FileStatus",
     "OpenFile",
     "Projects",
     "PythonFile",
+    "TextPage",
     "project_files",
     "safe_open",
+    "text_codec",
+    "text_page",
 ]
