@@ -229,6 +229,14 @@ class RmiMcpClient(ServerConnection):
             return text
         return "".join([await self._resource(f"{uri}/{page}") for page in range(1, count + 1)])
 
+    async def connection_file(self, session_id: str) -> str:
+        """The path of a Jupyter connection file of the session, on the server's machine.
+
+        Raises:
+            MCPError: there is no such session, or others can't connect to its kernel.
+        """
+        return await self._resource(f"connection-file://{session_id}")
+
     async def _resource(self, uri: str) -> str:
         contents = await self.mcp.read_resource(uri)
         return "".join(part.text for part in contents if hasattr(part, "text"))

@@ -191,7 +191,7 @@ class Session:
         return [hint] if hint else []
 
     def _over(self) -> None:
-        self.last_used = time.monotonic()
+        self._used()
         if self.closed:
             return
         self.on_change(self)
@@ -239,7 +239,7 @@ class Session:
         if self.running or self.kernel is None:
             return []
         async with self.runs.turn:
-            self.last_used = time.monotonic()
+            self._used()
             return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
@@ -258,8 +258,23 @@ class Session:
                 raise KernelError(
                     f"The kernel of session {self.id} has died; run a cell to get a fresh one."
                 )
-            self.last_used = time.monotonic()
+            self._used()
             return await self.kernel.inspect(name)
+
+    async def connection_file(self) -> Path:
+        """A Jupyter connection file with which other clients join the session's kernel.
+
+        Raises:
+            KernelError: there is no kernel, or others can't connect to it.
+        """
+        if self.kernel is None or not await self.kernel.alive():
+            raise KernelError(
+                f"The kernel of session {self.id} has died; run a cell to get a fresh one."
+            )
+        return await self.kernel.process.connection_file(self._used)
+
+    def _used(self) -> None:
+        self.last_used = time.monotonic()
 
     # -- interrupt, restart, close
 
@@ -288,7 +303,7 @@ class Session:
                 self._drop_kernel()
                 await self._fresh_kernel()
                 self._fresh, self._record.lost = False, ""
-            self.last_used = time.monotonic()
+            self._used()
             self._became_idle(self.principal)
 
         # Queued now, so that it precedes runs submitted while the current run is being stopped.

@@ -7,26 +7,29 @@ from pathlib import Path
 
 from ..errors import PathNotAllowedError, RootError
 from . import safe_open
-from .project_files import locate, root_is_gone, shown
+from .names import root_is_gone, shown
+from .project_files import locate
+from .projects import Projects
 
 PROJECT = "project"  # asks for the nearest folder upwards that has one of these
 MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".venv", "pytest.ini", "tox.ini")
 
 
-def run_folder(root: Path, name: str, start: Path) -> Path:
-    """The real path of a folder beneath the root.
+def run_folder(projects: Projects, name: str, file: Path | None = None) -> Path:
+    """The real path of a folder of a caller's.
 
     Args:
-        root: the projects folder.
-        name: relative to the root, or absolute beneath it; or `PROJECT`.
-        start: where the search for a project begins.
+        projects: the folders that the caller may use.
+        name: as of a file in them; or `PROJECT`.
+        file: where the search for a project begins; None is the first projects folder.
 
     Raises:
         PathNotAllowedError: the folder is outside, missing, or not a folder.
     """
     if name == PROJECT:
-        return project_of(root, start)
-    path = locate(root, name)
+        return projects.roots[0] if file is None else project_of(projects, file)
+    root, within = projects.place(name)
+    path = locate(root, within)
     try:
         with safe_open.folder(root, path.relative_to(root).parts):
             return path
@@ -35,16 +38,18 @@ def run_folder(root: Path, name: str, start: Path) -> Path:
     except OSError as error:
         raise PathNotAllowedError(
             f"Error: Can't run in the folder {shown(name)}: {error.strerror}. cwd is a folder"
-            f" relative to {root}, or {PROJECT!r}."
+            f" relative to {projects.roots[0]}, or {PROJECT!r}."
         ) from None
 
 
-def project_of(root: Path, start: Path) -> Path:
-    """The nearest folder from `start` up to the root that looks like a project; else the root."""
-    while start != root and start.is_relative_to(root):
+def project_of(projects: Projects, file: Path) -> Path:
+    """The nearest folder from a file up that looks like a project; else the projects folder."""
+    root = next(each for each in projects.folders if file.is_relative_to(each))
+    folder = file.parent
+    while folder != root:
         for marker in MARKERS:
             with contextlib.suppress(OSError, RootError):
-                safe_open.status(root, start / marker)
-                return start
-        start = start.parent
+                safe_open.status(root, folder / marker)
+                return folder
+        folder = folder.parent
     return root

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -18,14 +17,14 @@ from fastmcp.tools import ToolResult
 from pydantic import Field
 
 from ...kernels import LOCAL
-from ..files import project_files as paths
-from ..files import run_folder
+from ..files import Projects, run_folder
 from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
+from .caller_files import CallerFiles
 from .following import Follower
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
@@ -41,9 +40,15 @@ class RunTools:
     """The tools that run code and read its output."""
 
     def __init__(
-        self, settings: Settings, opening: Opening, resuming: ResumeTool, worker: Worker
+        self,
+        settings: Settings,
+        opening: Opening,
+        resuming: ResumeTool,
+        worker: Worker,
+        files: CallerFiles,
     ) -> None:
         self.settings, self.opening, self.resuming = settings, opening, resuming
+        self.files = files
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self._follower = Follower(settings, opening, worker)
@@ -85,7 +90,7 @@ class RunTools:
             if (run := self._follower.answered_run(ctx)) is not None:
                 return await self._follower.follow(run, ctx)
             program = await asyncio.to_thread(
-                program_of, self.settings.projects, file_name, module, cwd, args, stdin
+                program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
             )
             async with self._session(session_id) as session:
                 if session.kernel is not None and not session.kernel.is_python:
@@ -164,7 +169,7 @@ class RunTools:
 
 
 def program_of(
-    root: Path,
+    projects: Projects,
     file_name: str | None,
     module: str | None,
     cwd: str | None,
@@ -184,7 +189,7 @@ def program_of(
     if any("\0" in text for text in (module or "", *args)):
         raise Refusal("Error: An argument contains a NUL character; remove it.")
     if module:
-        return Module(module, run_folder(root, cwd or ".", root), tuple(args), stdin)
-    file = paths.read(root, str(file_name))
-    folder = run_folder(root, cwd, file.path.parent) if cwd else None
+        return Module(module, run_folder(projects, cwd or "."), tuple(args), stdin)
+    file = projects.read(str(file_name))
+    folder = run_folder(projects, cwd, file.path) if cwd else None
     return Script(file.path, file.source, tuple(args), stdin, cwd=folder)
