@@ -6,6 +6,7 @@ No name leads out of the projects folders, whatever links are created meanwhile.
 from . import project_files, safe_open
 from .project_files import FileStatus, OpenFile, PythonFile
 from .projects import Projects
+from .run_folder import run_folder
 from .text_pages import TextPage, text_codec, text_page
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PythonFile",
     "TextPage",
     "project_files",
+    "run_folder",
     "safe_open",
     "text_codec",
     "text_page",
