@@ -15,23 +15,33 @@ from typing import Any
 _formed: list[Any] = []  # the shell, until there is a kernel
 
 
-def form() -> None:
-    """Form the shell, in a template that has loaded what kernels need."""
+def form() -> str:
+    """Form the shell, in a template that has loaded what kernels need; returns why it could not."""
+    try:
+        _formed.append(new_shell())
+    except Exception as error:  # of a version of ipykernel or IPython that does it differently
+        return repr(error)
+    return ""
+
+
+def new_shell() -> Any:
+    """Make a shell as ipykernel's kernel does, but without its database of history."""
     from ipykernel.compiler import XCachingCompiler
     from ipykernel.kernelapp import IPKernelApp
     from ipykernel.zmqshell import ZMQInteractiveShell
     from IPython.core.profiledir import ProfileDir
     from traitlets.config.loader import Config
 
-    IPKernelApp.init_pdb(None)  # type: ignore[arg-type] # before the shell chooses its debugger
+    app: Any = IPKernelApp
+    app.init_pdb(None)  # before the shell chooses its debugger
+    profile: Any = ProfileDir
     with tempfile.TemporaryDirectory() as folder:
-        shell: Any = ZMQInteractiveShell.instance(
+        return ZMQInteractiveShell.instance(
             # A database can't be open across a fork, nor a thread that writes to it.
             config=Config(HistoryManager={"enabled": False}),
-            profile_dir=ProfileDir.create_profile_dir_by_name(folder, "default"),
+            profile_dir=profile.create_profile_dir_by_name(folder, "default"),
             compiler_class=XCachingCompiler,
         )
-    _formed.append(shell)
 
 
 def init_kernel(app: Any, plain: bool) -> None:

@@ -114,10 +114,8 @@ class Template:
             self.report(formed=self.formed.info)
         else:
             kernel_app.load(self.walls.keep_apart)
-            try:
-                formed_shell.form()
-            except Exception as error:  # another ipykernel's; kernels then form it themselves
-                self.report(unformed=repr(error))
+            if why := formed_shell.form():
+                self.report(unformed=why)
         self.base = self.names = afterfork.loaded()
         gc.collect()
         gc.freeze()
