@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -208,22 +209,31 @@ class Environments:
         """The folder of the project that a folder belongs to; None if it belongs to none."""
         return env.nearest(folder, root)
 
-    def summaries(self, principal: str, root: Path) -> list[EnvironmentSummary]:
-        """All environments that a principal can name. Reads files, so call it in a thread."""
+    def summaries(
+        self, principal: str, roots: Sequence[Path], name_of: Callable[[Path], str]
+    ) -> list[EnvironmentSummary]:
+        """All environments that a principal can name. Reads files, so call it in a thread.
+
+        Args:
+            principal: whose environments they are.
+            roots: the folders with projects.
+            name_of: how the principal names a folder.
+        """
         launch = self._launch_of(principal)
         python, variables = install_target(launch)
         found = [self._default(python, variables)]
         for name in names_here():
             if name != launch.kernel_name:
                 found.append(EnvironmentSummary(name, "kernelspec"))
-        for folder in env.projects_beneath(root):
-            name = folder.relative_to(root).as_posix()
+        for folder in (each for root in roots for each in env.projects_beneath(root)):
             prefix = folder / ".venv"
             if not (prefix / "pyvenv.cfg").is_file() and (folder / "pyvenv.cfg").is_file():
                 prefix = folder
-            shown = prefix.relative_to(root).as_posix()
-            if not prefix.exists():
-                step = f"install_packages([], environment={name!r}) makes it from uv.lock"
+            shown = name_of(prefix)
+            if not os.path.lexists(prefix):
+                step = (
+                    f"install_packages([], environment={name_of(folder)!r}) makes it from uv.lock"
+                )
                 found.append(EnvironmentSummary(shown, "project without environment", note=step))
                 continue
             if env.is_servers_own(prefix):

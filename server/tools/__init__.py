@@ -4,21 +4,25 @@ Uses sessions only through `kernels`; knows nothing about transports.
 """
 
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
 from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
+from .python_file_tools import PythonFileTools
 from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
 from .session_tools import SessionTools
 
 __all__ = [
+    "CallerFiles",
     "Completions",
     "EnvironmentTools",
     "FileTools",
     "Prompts",
+    "PythonFileTools",
     "Resources",
     "ResumeTool",
     "RunTools",

@@ -22,10 +22,11 @@ from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, READS, SessionId
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .results import listing
 
 if TYPE_CHECKING:
-    from ...kernels import Changes, Environment, EnvironmentSummary, Policy, Session
+    from ...kernels import Changes, Environment, EnvironmentSummary, Policy, Program, Session
 
 Result = TypeVar("Result")
 Report = Callable[[str], None]
@@ -47,8 +48,11 @@ EnvironmentName = Annotated[
 class EnvironmentTools:
     """The tools about environments, and the choice of one for a session."""
 
-    def __init__(self, settings: Settings, opening: Opening, policy: Policy | None) -> None:
+    def __init__(
+        self, settings: Settings, opening: Opening, policy: Policy | None, files: CallerFiles
+    ) -> None:
         self.settings, self.opening, self._policy = settings, opening, policy
+        self._files = files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
@@ -61,16 +65,14 @@ class EnvironmentTools:
         self,
         wanted: str | None,
         ctx: Context,
-        folder: Path | None = None,
-        file: paths.PythonFile | None = None,
+        program: Program | None = None,
     ) -> Environment | None:
         """The environment for a fresh session; None is the default one.
 
         Args:
             wanted: what the caller names.
             ctx: gets the progress while it is being made.
-            folder: where the code is; by default the file's folder, or the projects folder.
-            file: the file to run.
+            program: what is to run; None is a cell.
 
         Raises:
             Refusal: it is still being made, or can't be chosen.
@@ -85,9 +87,9 @@ class EnvironmentTools:
                 " here. Omit environment."
             )
         if wanted in (None, AUTO):
-            if file is None and folder is None and not self._has_venv(self.settings.projects):
+            if program is None and not self._has_venv(self.settings.projects):
                 return None  # the common case of run_cell, without a task
-            return await self._followed(ctx, lambda report: self._automatic(folder, file, report))
+            return await self._followed(ctx, lambda report: self._automatic(program, report))
         return await self._followed(ctx, lambda report: self.named(str(wanted), report))
 
     @property
@@ -100,16 +102,20 @@ class EnvironmentTools:
     def _has_venv(folder: Path) -> bool:
         return os.path.lexists(folder / ".venv")
 
-    async def _automatic(
-        self, folder: Path | None, file: paths.PythonFile | None, report: Report
-    ) -> Environment | None:
-        environments, root = self.opening.sessions.environments, self.settings.projects
-        if file is not None:
-            folder = folder or file.path.parent
-            found = await environments.of_script(principal(), file.path, file.source, report)
+    async def _automatic(self, program: Program | None, report: Report) -> Environment | None:
+        from ...kernels import Script  # lazy: imported after `initialize` is answered
+
+        environments, folders = self.opening.sessions.environments, self._files.of_caller().folders
+        folder = self.settings.projects
+        if isinstance(program, Script):
+            folder = program.path.parent
+            found = await environments.of_script(principal(), program.path, program.source, report)
             if found is not None:
                 return found
-        project = await asyncio.to_thread(environments.project_of, folder or root, root)
+        elif program is not None:
+            folder = program.cwd
+        root = next((each for each in folders if folder.is_relative_to(each)), folder)
+        project = await asyncio.to_thread(environments.project_of, folder, root)
         if project is None or not self._has_venv(project):
             return None
         return await self._in(project / ".venv", report)
@@ -121,29 +127,27 @@ class EnvironmentTools:
             EnvironmentFailed: there is none.
             PathNotAllowedError: the folder is outside the projects folder.
         """
-        root = self.settings.projects
         if wanted in (DEFAULT, self.settings.kernel_name):
             return None
-        folder = await asyncio.to_thread(self._folder, root, wanted)
+        folder = await asyncio.to_thread(self._folder, wanted)
         if folder is None:
             return self.opening.sessions.environments.of_kernelspec(wanted)
         return await self._in(folder, report)
 
-    @staticmethod
-    def _folder(root: Path, wanted: str) -> Path | None:
+    def _folder(self, wanted: str) -> Path | None:
         """The folder of a named virtual environment; None if the name is not that of a folder."""
-        if not os.path.isdir(root / wanted) and os.sep not in wanted and "/" not in wanted:
+        root, within = self._files.of_caller().place(wanted)
+        if os.sep not in wanted and "/" not in wanted and not os.path.isdir(root / within):
             return None
-        folder = paths.locate(root, wanted)
+        folder = paths.locate(root, within)
         return folder if (folder / "pyvenv.cfg").exists() else folder / ".venv"
 
     async def _in(self, folder: Path, report: Report) -> Environment | None:
         """The virtual environment in a folder beneath the projects folder."""
         real = Path(await asyncio.to_thread(os.path.realpath, folder))
         name = self.name_of(folder)
-        if self._policy is not None and not any(
-            real.is_relative_to(each) for each in (self.settings.projects, *self._policy.write)
-        ):
+        seen = (*self._files.of_caller().folders, *(self._policy.write if self._policy else ()))
+        if self._policy is not None and not any(map(real.is_relative_to, seen)):
             raise Refusal(
                 f"Error: The environment {name} lies outside the projects folder, where the sandbox"
                 " shows nothing. Make it again there, or pass environment='default'."
@@ -153,8 +157,11 @@ class EnvironmentTools:
 
     def name_of(self, folder: Path) -> str:
         """How callers name an environment in a folder."""
-        root = self.settings.projects
-        return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
+        projects = self._files.of_caller()
+        for root in projects.folders:
+            if folder.is_relative_to(root):
+                return projects.name_of(root, folder)
+        return str(folder)
 
     def check(self, session: Session, wanted: str | None) -> None:
         """Check that a run in an open session asks for no other environment than the session's.
@@ -200,7 +207,10 @@ class EnvironmentTools:
         """List the environments that code can run in, with Python version and packages."""
         sessions = self.opening.sessions
         found = await asyncio.to_thread(
-            sessions.environments.summaries, principal(), self.settings.projects
+            sessions.environments.summaries,
+            principal(),
+            self._files.of_caller().roots,
+            self.name_of,
         )
         rows = [self._row(each) for each in found]
         lines = [line_of(row) for row in rows]
@@ -261,8 +271,9 @@ class EnvironmentTools:
 
     def _project(self, environment: str | None) -> Path:
         """The folder of a project whose lock is to be installed."""
-        root = self.settings.projects
-        folder = root if environment in (None, DEFAULT) else paths.locate(root, str(environment))
+        folder = self.settings.projects
+        if environment not in (None, DEFAULT):
+            folder = paths.locate(*self._files.of_caller().place(str(environment)))
         if folder.name == ".venv":
             folder = folder.parent
         if not (folder / "uv.lock").is_file():

@@ -18,6 +18,7 @@ from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .notebook_pages import pages, whole_or_cut
 from .results import AROUND
 
@@ -31,8 +32,8 @@ CONNECTION_FILE = "connection-file://{session_id}"
 class Resources:
     """The resources of one server."""
 
-    def __init__(self, settings: Settings, opening: Opening) -> None:
-        self._settings, self._opening = settings, opening
+    def __init__(self, settings: Settings, opening: Opening, files: CallerFiles) -> None:
+        self._settings, self._opening, self._files = settings, opening, files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the resources on `mcp`."""
@@ -76,7 +77,7 @@ class Resources:
     async def python_file(self, path: str) -> str:
         """A Python file in the projects folder."""
         with failures_as_refusals():
-            return await asyncio.to_thread(paths.read_text, self._settings.projects, path)
+            return await asyncio.to_thread(self._files.of_caller().read_text, path)
 
     async def variable(self, session_id: str, name: str) -> str:
         """What a session's kernel knows about a name: type, value, signature, documentation."""

@@ -109,7 +109,7 @@ def test_replay_says_whether_a_record_still_gives_the_same(
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
     code, out, err = command("run", "nope.py")
     assert (code, out) == (1, "")
-    assert err == "Error: File not found: nope.py. list_python_files lists the files.\n"
+    assert err == "Error: File not found: nope.py. list_files lists the files.\n"
 
 
 def test_a_timeout_has_the_exit_code_of_the_timeout_command(command: Command) -> None:

@@ -21,6 +21,8 @@ VALID: dict[str, dict[str, Any]] = {
         "stdin": "in",
         "session_id": OPEN,
         "timeout": 5,
+        "module": "",
+        "cwd": "",
     },
     "run_cell": {"code": "1", "session_id": OPEN, "timeout": 5},
     "read_output": {
@@ -35,6 +37,9 @@ VALID: dict[str, dict[str, Any]] = {
     "restart_session": {"session_id": OPEN},
     "close_session": {"session_id": OPEN},
     "list_sessions": {},
+    "list_files": {"folder": "", "pattern": "*", "offset": 0},
+    "read_file": {"path": "show.py", "offset": 0, "limit": 10, "encoding": "utf-8"},
+    "write_file": {"path": "new.txt", "content": "1", "encoding": "utf-8"},
     "list_python_files": {},
     "read_python_file": {"file_name": "show.py"},
     "write_python_file": {"file_name": "new.py", "content": "1"},

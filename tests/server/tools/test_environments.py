@@ -115,7 +115,7 @@ async def test_commands_in_it_are_of_that_environment(client: Client[Any], proje
         ("nowhere", "no environment 'nowhere'"),
         ("../outside", "must be within"),
         ("sub/pkg", "no virtual environment"),
-        ("sub\0", "no environment"),
+        ("sub\0", "must be within"),
     ],
 )
 async def test_an_environment_that_is_none_is_refused(
