@@ -113,15 +113,14 @@ class App:
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        resuming = ResumeTool(settings, self.opening)
         self.worker = Worker()
-        self.runs = RunTools(settings, self.opening, resuming, self.worker)
+        self.runs = RunTools(settings, self.opening, self.worker)
         for part in (
             self.runs,
-            SessionTools(settings, self.opening, resuming),
+            SessionTools(settings, self.opening),
             FileTools(settings, self.worker),
             Resources(settings, self.opening),
-            resuming,
+            ResumeTool(settings, self.opening),
             Prompts(settings),
             Completions(settings, self.opening),
         ):

@@ -43,6 +43,11 @@ class Run:
         return "sha256" in self._record
 
     @property
+    def in_background(self) -> bool:
+        """Whether it ran in the background, as a program that serves does."""
+        return bool(self._record.get("background"))
+
+    @property
     def script(self) -> Script | None:
         """The file that it ran, with its text at that time; None for a snippet.
 

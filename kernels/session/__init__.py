@@ -10,6 +10,7 @@ from .pool import Pool
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
 from .runs import Execution
+from .series import Series
 from .session import Session
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Peers",
     "Pool",
     "Resume",
+    "Series",
     "Session",
     "Sessions",
     "no_hint",

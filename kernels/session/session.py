@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..addresses import RemoteKernel
 from ..errors import KernelError
@@ -26,6 +27,9 @@ from .config import Config, Failed, Handover
 from .pool import Pool
 from .record import Record, notebook_metadata
 from .runs import Execution, RunQueue
+
+if TYPE_CHECKING:
+    from .series import Series
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class Session:
         kernel: its kernel; None once that has died.
         runs: its runs that are queued, running or still in memory.
         count: the number of its last run.
+        series: the cells that run, or ran last, one after the other; None if none did.
         on_change: called with the session whenever a run starts or ends.
     """
 
@@ -65,6 +70,7 @@ class Session:
         self.kernel, self.supervisor = kernel, supervisor
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
+        self.series: Series | None = None
         self.last_used = time.monotonic()
         self.closed = False
         self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
@@ -84,8 +90,13 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a run or a restart is in progress or queued."""
-        return self.running or self.runs.turn.locked()
+        """Whether a run, a restart or a series of runs is in progress or queued."""
+        return self.running or self.runs.turn.locked() or self.in_series
+
+    @property
+    def in_series(self) -> bool:
+        """Whether a series of cells is in progress."""
+        return self.series is not None and not self.series.task.done()
 
     @property
     def idle_for(self) -> float:
@@ -201,6 +212,11 @@ class Session:
             self._record.sign_soon()
             self._became_idle(self.principal)
 
+    def series_over(self) -> None:
+        """Note that a series has ended, so that the session may be idle."""
+        if not self.running:
+            self._over()
+
     # -- its kernel
 
     def _lose_track(self) -> None:
@@ -265,11 +281,16 @@ class Session:
 
     # -- interrupt, restart, close
 
+    def _stop_series(self, why: str) -> None:
+        if self.series is not None:
+            self.series.stop(why)
+
     def interrupt(self, why: str = "interrupted by interrupt_session") -> Execution | None:
         """Stop the current run, or the first queued run if none has started.
 
         Returns the run; None if there is none, or if it is already ending.
         """
+        self._stop_series("interrupt_session was called")
         # The first queued run may not have started yet; the run before it may have just ended.
         not_over = (e for e in self.runs.unfinished if not e.task.done() and e.finished is None)
         execution = next(not_over, None)
@@ -293,6 +314,7 @@ class Session:
             self.last_used = time.monotonic()
             self._became_idle(self.principal)
 
+        self._stop_series("the session was restarted")
         # Queued now, so that it precedes runs submitted while the current run is being stopped.
         restarting = self.supervisor.start(replace_kernel(), "restarting a session", KernelError)
         await self.runs.stop_all(
@@ -305,6 +327,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        self._stop_series(why)
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
@@ -322,6 +345,7 @@ class Session:
             execution.task.cancel()
 
         self.closed = True
+        self._stop_series("the session moved to another server")
         self._record.cancel_signing()
         await self.runs.stop_all(hand_over)
         kernel, self.kernel = self.kernel, None

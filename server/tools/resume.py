@@ -40,15 +40,10 @@ PROGRESS_INTERVAL = 0.5  # seconds between progress reports
 
 
 class ResumeTool:
-    """The `resume_session` tool of one server.
-
-    Attributes:
-        by_session: the resume that a session is in or has been through, by the session's id.
-    """
+    """The `resume_session` tool of one server."""
 
     def __init__(self, settings: Settings, opening: Opening) -> None:
         self._settings, self._opening = settings, opening
-        self.by_session: dict[str, Resume] = {}
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -94,9 +89,11 @@ class ResumeTool:
 
     def _resume_of(self, session_id: str) -> Resume | None:
         """An open session's resume, running or completed; None if there is none."""
+        from ...kernels import Resume  # lazy: imported after `initialize` is answered
+
         for session in self._opening.sessions.all(principal()):
-            if session.id == session_id:
-                return self.by_session.get(session.id)
+            if session.id == session_id and isinstance(session.series, Resume):
+                return session.series
         return None
 
     async def _begin(
@@ -119,10 +116,7 @@ class ResumeTool:
         session = await self._opening.sessions.open(principal(), parent=name)
         for run in cells:
             put_in_place(run, self._settings.projects)
-        resume = Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
-        open_ones = {key: one for key, one in self.by_session.items() if not one.session.closed}
-        self.by_session = {**open_ones, session.id: resume}
-        return resume
+        return Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
 
     def _path(self, named: str) -> Path:
         """The path of the notebook that a name or session id refers to; it may not exist.
@@ -158,7 +152,7 @@ class ResumeTool:
         ends = loop.time() + self._settings.response_deadline
         try:
             while not resume.task.done() and (left := ends - loop.time()) > 0:
-                await ctx.report_progress(len(resume.done), len(resume.cells))
+                await ctx.report_progress(resume.done, resume.total)
                 await asyncio.wait({resume.task}, timeout=min(PROGRESS_INTERVAL, left))
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
@@ -221,7 +215,7 @@ def put_in_place(run: Run, projects: Path) -> None:
 
 def report(resume: Resume) -> ToolResult:
     """The outcome of a resume, as text and as structured facts."""
-    session, ran, total = resume.session, len(resume.done), len(resume.cells)
+    session, ran, total = resume.session, resume.done, resume.total
     different = resume.different
     goes_on = not resume.task.done()
     parent = session.recorder.metadata["rmi_agent"]["parent"]
@@ -236,6 +230,9 @@ def report(resume: Resume) -> ToolResult:
     if resume.skipped:
         numbers = ", ".join(str(one.number) for one in resume.skipped)
         lines.append(f"Skipped because they had failed: {numbers}.")
+    if resume.in_background:
+        numbers = ", ".join(str(one.number) for one in resume.in_background)
+        lines.append(f"Skipped because they had run in the background: {numbers}.")
     if resume.stopped:
         lines.append(
             f"It stopped early: {resume.stopped}. The session has the state reached by then."
@@ -251,7 +248,7 @@ def report(resume: Resume) -> ToolResult:
         "notebook": str(session.recorder.path) if session.recorder.path else None,
         "ran": ran,
         "total": total,
-        "skipped": [one.number for one in resume.skipped],
+        "skipped": [one.number for one in (*resume.skipped, *resume.in_background)],
         "different": [
             {"cell": again.before.number, "what": [found.what for found in again.differences]}
             for again in different
