@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
-    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .protocol import Failure, Question, Reply, Script, StreamText
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Config,
         Execution,
         Failed,
+        NotebookRun,
         Pool,
         Resume,
         Series,
@@ -74,7 +75,7 @@ _HOMES = {
     "kernelspecs": ("is_here", "language_of"),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "protocol": ("Failure", "Question", "Reply", "Script", "StreamText"),
@@ -94,6 +95,7 @@ _HOMES = {
         "Config",
         "Execution",
         "Failed",
+        "NotebookRun",
         "Pool",
         "Resume",
         "Series",
@@ -122,6 +124,7 @@ __all__ = [
     "KernelError",
     "KernelStartError",
     "Launch",
+    "NotebookRun",
     "Policy",
     "Pool",
     "Question",
@@ -136,6 +139,7 @@ __all__ = [
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Steps",
     "StoreError",
     "StreamText",
     "Takeover",
@@ -156,6 +160,7 @@ __all__ = [
     "reason",
     "recorded",
     "regular_file",
+    "steps_of",
     "why_not",
     "without_rights",
 ]

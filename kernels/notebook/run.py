@@ -48,6 +48,12 @@ class Run:
         return bool(self._record.get("background"))
 
     @property
+    def folder(self) -> Path | None:
+        """The working folder that it changed to first, as the first cell of a notebook does."""
+        folder = self._record.get("folder")
+        return Path(folder) if isinstance(folder, str) and "\0" not in folder else None
+
+    @property
     def script(self) -> Script | None:
         """The file that it ran, with its text at that time; None for a snippet.
 

@@ -5,6 +5,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 
 from ..encoding import encodable
 from .cells import new_cell
+from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
@@ -43,6 +44,7 @@ __all__ = [
     "Status",
     "StreamText",
     "Weight",
+    "clean",
     "encodable",
     "ends_kernel",
     "in_parts",

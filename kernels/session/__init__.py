@@ -6,6 +6,7 @@
 from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
+from .notebook_run import NotebookRun
 from .pool import Pool
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
@@ -23,6 +24,7 @@ __all__ = [
     "Execution",
     "Failed",
     "Handover",
+    "NotebookRun",
     "Peers",
     "Pool",
     "Resume",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..notebook import Difference, Run, differences
-from .runs import Execution
+from ..protocol import new_cell
+from .runs import Execution, NotebookCell
 from .series import Series
 from .session import Session
 
@@ -89,7 +90,10 @@ class Resume(Series):
         limit = min(left, self._limit(before))
         if (script := before.script) is not None:
             return self.session.submit_script(script, limit)
-        return self.session.submit_cell(before.cell.source, limit)
+        source, of = before.cell.source, None
+        if (folder := before.folder) is not None:
+            of = NotebookCell(new_cell(source), source, folder)
+        return self.session.submit_cell(source, limit, of)
 
     def _limit(self, before: Run) -> float:
         """Time limit of one run in seconds: the default, or more if the recorded run took long."""

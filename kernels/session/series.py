@@ -27,19 +27,23 @@ class Series:
         doing: what the series is, for messages and the log: "resuming x.ipynb".
 
     Attributes:
+        first: the number in the session of its first cell.
         current: the cell that runs, or the last one that did.
         stopped: why the series ended early; empty if it completed or is still in progress.
+        timed_out: whether that was for the time limit.
         task: done when the series is over.
     """
 
     def __init__(self, session: Session, timeout: float, doing: str) -> None:
         self.session, self.doing = session, doing
+        self.first = session.count + 1
         self.current: Execution | None = None
-        self.stopped = ""
-        self.began, self._timeout = time.monotonic(), timeout
+        self.stopped, self.timed_out = "", False
+        self._began, self._timeout = time.monotonic(), timeout
+        self._ended: float | None = None
         session.series = self
         self.task = session.supervisor.start(self._whole(), doing)
-        self.task.add_done_callback(lambda _: session.series_over())
+        self.task.add_done_callback(self._over)
 
     @property
     def done(self) -> int:
@@ -50,6 +54,15 @@ class Series:
     def total(self) -> int:
         """Number of cells to run."""
         raise NotImplementedError
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began, until its end."""
+        return (self._ended or time.monotonic()) - self._began
+
+    def _over(self, _: asyncio.Task[None]) -> None:
+        self._ended = time.monotonic()
+        self.session.series_over()
 
     def stop(self, why: str) -> None:
         """Start no further cells; the current cell finishes unless it is interrupted separately."""
@@ -63,6 +76,8 @@ class Series:
     async def _whole(self) -> None:
         try:
             await self._work()
+        except KernelError as error:
+            self.stop(str(error))
         except Exception as error:
             self.stopped = self.stopped or f"the server failed: {reason(error)}"
             raise
@@ -73,8 +88,9 @@ class Series:
         Args:
             submit: queues the cell, given the seconds that are left for it.
         """
-        left = self.began + self._timeout - time.monotonic()
+        left = self._began + self._timeout - time.monotonic()
         if left <= 0:
+            self.timed_out = not self.stopped
             self.stop(f"the time limit of {self._timeout:g} s for all cells was reached")
         if self.stopped:
             return None

@@ -10,10 +10,10 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..addresses import RemoteKernel
 from ..errors import KernelError
@@ -26,7 +26,7 @@ from ..telemetry import traced
 from .config import Config, Failed, Handover
 from .pool import Pool
 from .record import Record, notebook_metadata
-from .runs import Execution, RunQueue
+from .runs import Execution, NotebookCell, RunQueue
 
 if TYPE_CHECKING:
     from .series import Series
@@ -115,9 +115,14 @@ class Session:
 
     # -- running
 
-    def submit_cell(self, code: str, timeout: float | None = None) -> Execution:
-        """Queue a snippet; returns at once. `timeout` is in seconds."""
-        return self._submit(code, None, timeout)
+    def submit_cell(
+        self, code: str, timeout: float | None = None, of: NotebookCell | None = None
+    ) -> Execution:
+        """Queue a snippet, maybe `of` an existing notebook; returns at once.
+
+        `timeout` is in seconds.
+        """
+        return self._submit(code, None, timeout, of)
 
     def submit_script(self, script: Script, timeout: float | None = None) -> Execution:
         """Queue a file to be run as `__main__`; returns at once."""
@@ -125,7 +130,13 @@ class Session:
         source = decoded(script.source).replace("\r\n", "\n").replace("\r", "\n")
         return self._submit(source, script, timeout)
 
-    def _submit(self, source: str, script: Script | None, timeout: float | None) -> Execution:
+    def _submit(
+        self,
+        source: str,
+        script: Script | None,
+        timeout: float | None,
+        of: NotebookCell | None = None,
+    ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
         execution = Execution(
@@ -136,12 +147,36 @@ class Session:
             displays=self.runs.displays,
             output_limit=self.config.output_limit,
             script=script,
+            of=of,
         )
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
         self._became_busy()
         return execution
+
+    async def record(
+        self, cells: Iterable[tuple[str, bytes]], title: str, about: dict[str, Any] | None = None
+    ) -> None:
+        """Add cells that do not run to the notebook, after all earlier runs.
+
+        Args:
+            cells: the id and the JSON of each.
+            title: names the notebook, if it has no cells yet.
+            about: metadata to set in the notebook before.
+
+        Raises:
+            KernelError: the session was closed.
+        """
+        async with self.runs.turn:
+            if about is not None:
+                self.recorder.metadata.update(about)
+                await self.recorder.amend((), head=True)
+            for cell_id, text in cells:
+                if self.closed:
+                    raise KernelError(f"Session {self.id} is closed.")
+                self.recorder.copy(cell_id, text, title)
+                await asyncio.sleep(0)
 
     def adopt(
         self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]

@@ -20,8 +20,10 @@ from . import safe_open
 from .similar import most_similar
 
 MOST = 10_000_000  # max bytes of a file
+MOST_OF_NOTEBOOK = 50_000_000  # the same of a notebook: its outputs may have pictures
 LONGEST = 1_000  # max characters of a name; no system takes much longer paths
 PYTHON = frozenset({".py"})
+NOTEBOOKS = frozenset({".ipynb"})
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp"})
 DATA = frozenset(
     f".{kind}"
@@ -129,6 +131,15 @@ def read_picture(root: Path, file_name: str) -> bytes:
     return _read(root, file_name, PICTURES).source
 
 
+def read_notebook(root: Path, file_name: str) -> PythonFile:
+    """Read a notebook beneath the root, by its suffix; the bytes may be anything.
+
+    Raises:
+        PathNotAllowedError: as for `read`, if it is not `.ipynb`.
+    """
+    return _read(root, file_name, NOTEBOOKS)
+
+
 def is_picture(file_name: str) -> bool:
     """Whether a file's name is that of a picture."""
     return PurePath(file_name).suffix.lower() in PICTURES
@@ -137,19 +148,22 @@ def is_picture(file_name: str) -> bool:
 def _read(root: Path, file_name: str, suffixes: frozenset[str]) -> PythonFile:
     path = locate(root, file_name)
     with (
-        translated_errors(root, file_name, "read"),
+        translated_errors(root, file_name, "found" if suffixes == NOTEBOOKS else "read"),
         os.fdopen(safe_open.open_file(root, path), "rb") as file,
     ):
         if suffixes == PYTHON:
             must_be_python(path, file_name)
+        elif suffixes == NOTEBOOKS:
+            must_be_notebook(path, file_name)
         elif not is_picture(path.name):  # a link to something else
             raise PathNotAllowedError(f"Error: {shown(file_name)} is no picture.")
+        most = MOST_OF_NOTEBOOK if suffixes == NOTEBOOKS else MOST
         size = os.fstat(file.fileno()).st_size
-        source = file.read(MOST + 1) if size <= MOST else b""
-        if (size := max(size, len(source))) > MOST:  # it may have grown meanwhile
+        source = file.read(most + 1) if size <= most else b""
+        if (size := max(size, len(source))) > most:  # it may have grown meanwhile
             raise PathNotAllowedError(
                 f"Error: File is too large: {shown(file_name)} has {size:,} bytes; at most"
-                f" {MOST:,} are read. Use run_cell to open it and read part of it."
+                f" {most:,} are read. Use run_cell to open it and read part of it."
             )
         return PythonFile(path, path.relative_to(root).as_posix(), source)
 
@@ -222,6 +236,19 @@ def must_be_python(path: Path, file_name: str) -> None:
         raise PathNotAllowedError(f"Error: File must have .py extension: {shown(file_name)}")
 
 
+def must_be_notebook(path: Path, file_name: str) -> None:
+    """Refuse a file that is not `.ipynb`.
+
+    Raises:
+        PathNotAllowedError: the file is not `.ipynb`.
+    """
+    if path.suffix not in NOTEBOOKS:
+        raise PathNotAllowedError(
+            f"Error: Notebook must have .ipynb extension: {shown(file_name)}. Use run_python for"
+            " Python files."
+        )
+
+
 @contextlib.contextmanager
 def translated_errors(root: Path, file_name: str, done: str) -> Iterator[None]:
     """Translate the system's errors into the original project's messages.
@@ -251,7 +278,7 @@ def meant_by(root: Path, file_name: str, done: str) -> str | None:
     """The file that a name that does not exist may mean; None if none is similar."""
     name = file_name.replace("\\", "/").removeprefix(f"{root.as_posix()}/")
     name = name.removeprefix("./").removeprefix(f"{root.name}/")
-    files = walk(root, PYTHON if done == "read" else DATA)
+    files = walk(root, PYTHON if done == "read" else DATA | NOTEBOOKS)
     return most_similar(name, (each for each, _ in islice(files, SEARCHED)))
 
 

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent
@@ -26,6 +25,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
+from .following import Follower
 from .own_lines import SESSION
 
 if TYPE_CHECKING:
@@ -36,14 +36,13 @@ if TYPE_CHECKING:
 MOST = 200_000_000  # max bytes of a notebook
 MOST_SHOWN = 20  # max cells whose differences are shown
 MOST_VALUES = 1_000_000  # max JSON values of a notebook in a call: parsing blocks others for 0.3 s
-PROGRESS_INTERVAL = 0.5  # seconds between progress reports
 
 
 class ResumeTool:
     """The `resume_session` tool of one server."""
 
-    def __init__(self, settings: Settings, opening: Opening) -> None:
-        self._settings, self._opening = settings, opening
+    def __init__(self, settings: Settings, opening: Opening, follower: Follower) -> None:
+        self._settings, self._opening, self._follower = settings, opening, follower
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -79,10 +78,14 @@ class ResumeTool:
         can be used like any other.
         """
         with failures_as_refusals():
-            resume = self._resume_of(notebook)
+            answered = self._follower.answered_run(ctx)
+            resume = self._resume_of(answered.session_id if answered is not None else notebook)
             if resume is None:
                 resume = await self._begin(notebook, content, until, skip_failed, timeout)
-            await self._follow(resume, ctx)
+            deadline = self._settings.response_deadline
+            question = await self._follower.follow_series(resume, ctx, deadline, owns=True)
+            if question is not None:
+                return question
             if resume.task.done():
                 resume.task.result()  # our own errors must not go unseen
         return report(resume)
@@ -145,21 +148,6 @@ class ResumeTool:
         if len(data) > MOST:
             raise Refusal(f"{path.name} is larger than {MOST:,} bytes, the limit for resuming.")
         return data.decode("utf-8", "replace")
-
-    async def _follow(self, resume: Resume, ctx: Context) -> None:
-        """Wait for the end, up to the response deadline; a cancelled call stops the resume."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self._settings.response_deadline
-        try:
-            while not resume.task.done() and (left := ends - loop.time()) > 0:
-                await ctx.report_progress(resume.done, resume.total)
-                await asyncio.wait({resume.task}, timeout=min(PROGRESS_INTERVAL, left))
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                resume.stop("the client cancelled the call")
-                resume.session.interrupt("was cancelled by the client")
-                await asyncio.wait({resume.task}, timeout=10)
-            raise
 
 
 def unknown(named: str) -> Refusal:

@@ -25,6 +25,7 @@ from ..views import Worker
 from .arguments import CHANGES, READS, FileName, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .following import Follower
+from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
 
@@ -41,13 +42,15 @@ class RunTools:
         self.settings, self.opening = settings, opening
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._follower = Follower(settings, opening, worker)
-        self._output = OutputTool(settings, opening, self._follower)
+        self.follower = Follower(settings, opening, worker)
+        self._notebooks = NotebookTool(settings, opening, self.follower, self.session)
+        self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
         mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=CHANGES)
         mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=CHANGES)
+        self._notebooks.add_to(mcp)
         mcp.tool(self._output.read_output, output_schema=RUN_SCHEMA, annotations=READS)
 
     # -- running
@@ -76,8 +79,8 @@ class RunTools:
         from ...kernels import Script  # lazy: imported after `initialize` is answered
 
         with failures_as_refusals():
-            if (run := self._follower.answered_run(ctx)) is not None:
-                return await self._follower.follow(run, ctx)
+            if (run := self.follower.answered_run(ctx)) is not None:
+                return await self.follower.follow(run, ctx)
             file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
             if any("\0" in arg for arg in args):
                 raise Refusal("Error: An argument contains a NUL character; remove it.")
@@ -89,7 +92,7 @@ class RunTools:
                     )
                 script = Script(file.path, file.source, tuple(args), stdin)
                 execution = session.submit_script(script, timeout)
-            return await self._follower.follow(self._announced(execution), ctx)
+            return await self.follower.follow(self._announced(execution), ctx)
 
     async def run_cell(
         self,
@@ -108,11 +111,11 @@ class RunTools:
         `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
-            if (run := self._follower.answered_run(ctx)) is not None:
-                return await self._follower.follow(run, ctx)
+            if (run := self.follower.answered_run(ctx)) is not None:
+                return await self.follower.follow(run, ctx)
             async with self.session(session_id) as session:
                 execution = session.submit_cell(code, timeout)
-            return await self._follower.follow(self._announced(execution), ctx)
+            return await self.follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager
     async def session(self, session_id: str | None) -> AsyncIterator[Session]:
