@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
-    from .protocol import Failure, Question, Reply, Script, StreamText
+    from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
     from .sandbox import (
         TIERS,
         Policy,
@@ -78,7 +78,7 @@ _HOMES = {
     "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
-    "protocol": ("Failure", "Question", "Reply", "Script", "StreamText"),
+    "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
     "sandbox": (
         "TIERS",
         "Policy",
@@ -124,9 +124,11 @@ __all__ = [
     "KernelError",
     "KernelStartError",
     "Launch",
+    "Module",
     "NotebookRun",
     "Policy",
     "Pool",
+    "Program",
     "Question",
     "RemoteKernel",
     "RemoteOptions",

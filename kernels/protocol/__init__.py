@@ -7,13 +7,13 @@ from ..encoding import encodable
 from .cells import new_cell
 from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
+from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
     PARTS,
     Failure,
     Message,
     Reply,
-    Script,
     State,
     Status,
     ends_kernel,
@@ -33,8 +33,10 @@ __all__ = [
     "Displays",
     "Failure",
     "Message",
+    "Module",
     "OnQuestion",
     "Outputs",
+    "Program",
     "Question",
     "QueuedChannel",
     "QueuedClient",

@@ -88,8 +88,8 @@ class Resume(Series):
 
     def _submit(self, before: Run, left: float) -> Execution:
         limit = min(left, self._limit(before))
-        if (script := before.script) is not None:
-            return self.session.submit_script(script, limit)
+        if (program := before.program) is not None:
+            return self.session.submit_program(program, limit)
         source, of = before.cell.source, None
         if (folder := before.folder) is not None:
             of = NotebookCell(new_cell(source), source, folder)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -16,13 +18,14 @@ from fastmcp.tools import ToolResult
 from pydantic import BeforeValidator, Field
 
 from ...kernels import language_of
-from ..files import project_files as paths
+from ..files import Projects
 from ..middleware import has_more_values
 from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, SessionId, json_object
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .following import Follower
 from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
@@ -30,6 +33,7 @@ from .results import Budget
 if TYPE_CHECKING:
     from ...kernels import NotebookRun, Session, Steps
 
+MOST = 50_000_000  # max bytes of a notebook: its outputs may have pictures
 MOST_VALUES = 1_000_000  # max JSON values of a notebook: parsing them blocks others for 0.3 s
 
 
@@ -39,6 +43,7 @@ class NotebookTool:
     Args:
         settings: the server's settings.
         opening: gives the sessions.
+        files: gives the caller's files.
         follower: follows the cells.
         session: gives the session for another run, as `RunTools.session`.
     """
@@ -47,10 +52,12 @@ class NotebookTool:
         self,
         settings: Settings,
         opening: Opening,
+        files: CallerFiles,
         follower: Follower,
         session: Callable[[str | None], AbstractAsyncContextManager[Session]],
     ) -> None:
-        self._settings, self._opening, self._follower = settings, opening, follower
+        self._settings, self._opening, self._files = settings, opening, files
+        self._follower = follower
         self._session = session
         self._pictures = Pictures(follower.texts.worker)
 
@@ -97,7 +104,7 @@ class NotebookTool:
             run = self._follower.answered_run(ctx)
             if run is not None and (series := self._of(run.session_id)) is not None:
                 return await self._followed(series, ctx)
-            source = await asyncio.to_thread(paths.read_notebook, self._settings.projects, path)
+            source = await asyncio.to_thread(read_notebook, self._files.of_caller(), path)
             keep_ids = session_id is None  # else its record may have them
             steps = await asyncio.to_thread(read_steps, source, parameters, until, keep_ids)
             await asyncio.to_thread(self._check_language, steps, source.name)
@@ -121,7 +128,7 @@ class NotebookTool:
     def _start(
         self,
         session: Session,
-        source: paths.PythonFile,
+        source: NotebookFile,
         steps: Steps,
         parameters: dict[str, Any],
         timeout: float,
@@ -142,7 +149,7 @@ class NotebookTool:
         ours = language_of(self._settings.kernel_name)
         if steps.language and steps.language != ours:
             raise Refusal(
-                f"Error: {paths.shown(name)} is a notebook in {steps.language}, and the kernels run"
+                f"Error: {name} is a notebook in {steps.language}, and the kernels run"
                 f" {ours} (RMI_AGENT_KERNEL_NAME). Nothing was run."
             )
 
@@ -182,8 +189,45 @@ class NotebookTool:
         return await report(series, budget, self._follower.texts, self._pictures)
 
 
+@dataclass(frozen=True)
+class NotebookFile:
+    """A notebook's file that was read: its real path, its name for the caller, its bytes."""
+
+    path: Path
+    name: str
+    source: bytes
+
+
+def read_notebook(projects: Projects, name: str) -> NotebookFile:
+    """Read a notebook's file; the bytes may be anything.
+
+    Raises:
+        PathNotAllowedError: it can't be read.
+        Refusal: it is not `.ipynb`, or too large.
+    """
+    with projects.opened(name) as (file, status):
+        shown = plain_name(status.name)
+        if status.path.suffix != ".ipynb":
+            raise Refusal(
+                f"Error: Notebook must have .ipynb extension: {shown}. Use run_python for Python"
+                " files."
+            )
+        source = file.read(0, MOST + 1) if status.size <= MOST else b""
+        if (size := max(status.size, len(source))) > MOST:
+            raise Refusal(
+                f"Error: Notebook is too large: {shown} has {size:,} bytes; at most {MOST:,} are"
+                " read. Clear its outputs first (jupyter nbconvert --clear-output)."
+            )
+        return NotebookFile(status.path, shown, source)
+
+
+def plain_name(name: str) -> str:
+    """A file's name that can't forge a line."""
+    return name if name.isprintable() else repr(name)
+
+
 def read_steps(
-    source: paths.PythonFile, parameters: dict[str, Any], until: int | None, keep_ids: bool
+    source: NotebookFile, parameters: dict[str, Any], until: int | None, keep_ids: bool
 ) -> Steps:
     """Read what is to be run of a notebook.
 
@@ -192,7 +236,7 @@ def read_steps(
     """
     from ...kernels import steps_of
 
-    name = paths.shown(source.name)
+    name = source.name
     if has_more_values(source.source, MOST_VALUES):
         raise Refusal(
             f"Error: {name} has more than {MOST_VALUES:,} JSON values, too many to run here. Clear"

@@ -17,20 +17,21 @@ from fastmcp.tools import ToolResult
 from pydantic import Field
 
 from ...kernels import LOCAL
-from ..files import project_files as paths
+from ..files import Projects, run_folder
 from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
-from .arguments import CHANGES, READS, FileName, SessionId, Timeout
+from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
+from .caller_files import CallerFiles
 from .following import Follower
 from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
 
 if TYPE_CHECKING:
-    from ...kernels import Execution, Series, Session
+    from ...kernels import Execution, Program, Series, Session
 
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
@@ -38,12 +39,14 @@ RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 class RunTools:
     """The tools that run code and read its output."""
 
-    def __init__(self, settings: Settings, opening: Opening, worker: Worker) -> None:
-        self.settings, self.opening = settings, opening
+    def __init__(
+        self, settings: Settings, opening: Opening, worker: Worker, files: CallerFiles
+    ) -> None:
+        self.settings, self.opening, self.files = settings, opening, files
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self.follower = Follower(settings, opening, worker)
-        self._notebooks = NotebookTool(settings, opening, self.follower, self.session)
+        self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -58,15 +61,18 @@ class RunTools:
     async def run_python(
         self,
         ctx: Context,
-        file_name: FileName,
+        file_name: FileToRun = None,
         args: Annotated[list[str], Field(description="Command-line arguments: sys.argv[1:].")] = [],  # noqa: B006 (pydantic copies it; the schema shows a list)
         stdin: Annotated[
             str, Field(description="Text that input() and sys.stdin read: 'Ada\\n42\\n'.")
         ] = "",
         session_id: SessionId = None,
         timeout: Timeout = None,
+        module: Module = None,
+        cwd: Cwd = None,
     ) -> ToolResult:
-        """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder.
+        """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder,
+        or a module, like `python -m MODULE ARGS`: module='pytest' runs a project's tests.
 
         Returns stdout, stderr, the exit code and plots. Use it for files that exist there
         (list_python_files lists them, write_python_file creates one); use run_cell for code that
@@ -76,22 +82,19 @@ class RunTools:
         failing frames. A backslash before a line that looks like one of the server's own
         (`--- stderr ---`, `[Process exited …]`, `[rmi-agent: …]`) means that the code printed it.
         """
-        from ...kernels import Script  # lazy: imported after `initialize` is answered
-
         with failures_as_refusals():
             if (run := self.follower.answered_run(ctx)) is not None:
                 return await self.follower.follow(run, ctx)
-            file = await asyncio.to_thread(paths.read, self.settings.projects, file_name)
-            if any("\0" in arg for arg in args):
-                raise Refusal("Error: An argument contains a NUL character; remove it.")
+            program = await asyncio.to_thread(
+                program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
+            )
             async with self.session(session_id) as session:
                 if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel), and this server's"
                         f" kernel is {self.settings.kernel_name!r}. Use run_cell."
                     )
-                script = Script(file.path, file.source, tuple(args), stdin)
-                execution = session.submit_script(script, timeout)
+                execution = session.submit_program(program, timeout)
             return await self.follower.follow(self._announced(execution), ctx)
 
     async def run_cell(
@@ -176,3 +179,30 @@ def waits_for(series: Series) -> str:
     if isinstance(series, Resume):
         return f"resume_session(notebook={series.session.id!r})"
     return f"read_output(session_id={series.session.id!r}, wait=40)"
+
+
+def program_of(
+    projects: Projects,
+    file_name: str | None,
+    module: str | None,
+    cwd: str | None,
+    args: list[str],
+    stdin: str,
+) -> Program:
+    """What `run_python` is to run, by its arguments.
+
+    Raises:
+        Refusal: there is not exactly one of file and module, or an argument is invalid.
+        PathNotAllowedError: the file or the folder can't be used.
+    """
+    from ...kernels import Module, Script  # lazy: imported after `initialize` is answered
+
+    if bool(file_name) == bool(module):
+        raise Refusal("Error: Give either file_name or module: exactly one of them is run.")
+    if any("\0" in text for text in (module or "", *args)):
+        raise Refusal("Error: An argument contains a NUL character; remove it.")
+    if module:
+        return Module(module, run_folder(projects, cwd or "."), tuple(args), stdin)
+    file = projects.read(str(file_name))
+    folder = run_folder(projects, cwd, file.path) if cwd else None
+    return Script(file.path, file.source, tuple(args), stdin, cwd=folder)
