@@ -109,8 +109,15 @@ async def notebook(
             for picture in (await client.read_output(result.session_id, cell, END)).pictures
         ]
         # All that cells print was shown when they ended.
-        rest = replace(result, **screen.shown, value="", pictures=tuple(shown))
-        screen.finish(rest)
+        screen.finish(
+            replace(
+                result,
+                stdout=screen.shown["stdout"],
+                stderr=screen.shown["stderr"],
+                value="",
+                pictures=tuple(shown),
+            )
+        )
     show_notebook(result)
     return exit_code(result)
 
