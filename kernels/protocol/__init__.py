@@ -15,11 +15,13 @@ from .reply import (
     Reply,
     State,
     Status,
+    Tests,
     ends_kernel,
     now,
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
@@ -44,6 +46,7 @@ __all__ = [
     "State",
     "Status",
     "StreamText",
+    "Tests",
     "Weight",
     "encodable",
     "ends_kernel",
@@ -54,6 +57,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]
