@@ -9,7 +9,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..encoding import encoded
-from ..protocol import Module, Program, Script, State, Status, Tests, tests_of
+from ..protocol import Module, Program, PytestResults, Script, State, Status, tests_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Run:
         return self._record.get("exit_code")
 
     @property
-    def tests(self) -> Tests | None:
+    def tests(self) -> PytestResults | None:
         """The results of a run of pytest."""
         return tests_of(self._record.get("tests"))
 

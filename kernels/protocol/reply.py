@@ -44,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Tests:
+class PytestResults:
     """The results of pytest's tests as the kernel tells them; the code may have made them up.
 
     Attributes:
@@ -78,7 +78,7 @@ class Reply:
     actions: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
-    tests: Tests | None = None
+    tests: PytestResults | None = None
 
 
 def reply_of(
@@ -89,7 +89,7 @@ def reply_of(
     failed = content.get("status") != "ok"
     error, code = (content.get("ename") if failed else None), None
     failures: list[Failure] = []
-    tests: Tests | None = None
+    tests: PytestResults | None = None
     for payload in payloads(reply):
         if payload.get("source") == "rmi_agent.error":
             failures = failures_of(payload.get("errors"))
@@ -111,7 +111,7 @@ def reply_of(
     )
 
 
-def tests_of(payload: Any) -> Tests | None:
+def tests_of(payload: Any) -> PytestResults | None:
     """The results that a payload or a record describes, without malformed ones."""
     if not isinstance(payload, dict):
         return None
@@ -125,7 +125,7 @@ def tests_of(payload: Any) -> Tests | None:
     for each in failed if isinstance(failed, list) else ():
         if isinstance(each, str) and (room := room - len(each)) >= 0:
             ids.append(encodable(each))
-    return Tests(dict(islice(known.items(), MOST_CATEGORIES)), tuple(ids))
+    return PytestResults(dict(islice(known.items(), MOST_CATEGORIES)), tuple(ids))
 
 
 def failures_of(errors: Any) -> list[Failure]:

@@ -6,7 +6,7 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastmcp.tools import ToolResult
@@ -32,7 +32,7 @@ LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so
 Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
 
 
-class TestFacts(BaseModel):
+class PytestFacts(BaseModel):
     """Results of pytest."""
 
     counts: dict[str, int] = Field(description="By pytest's category: passed, failed, …")
@@ -56,7 +56,7 @@ class RunFacts(BaseModel):
     elapsed: float = Field(description="Running time in seconds.")
     truncated: bool = Field(description="Whether read_output has more text than this result.")
     notebook: str | None = Field(description="Path of the session's notebook.")
-    tests: TestFacts | None = None
+    tests: PytestFacts | None = None
 
 
 RUN_SCHEMA = RunFacts.model_json_schema()
@@ -214,6 +214,7 @@ def asks(execution: Execution) -> list[str]:
 
 def facts_of(run: Run, truncated: bool) -> RunFacts:
     """The facts of a finished run."""
+    tests = run.tests
     return RunFacts(
         session_id=run.session_id,
         cell=run.number,
@@ -226,7 +227,7 @@ def facts_of(run: Run, truncated: bool) -> RunFacts:
         elapsed=run.elapsed,
         truncated=truncated,
         notebook=str(run.notebook) if run.notebook else None,
-        tests=run.tests and TestFacts(counts=run.tests.counts, failed=[*run.tests.failed]),
+        tests=None if tests is None else PytestFacts(**asdict(tests)),
     )
 
 
