@@ -12,6 +12,7 @@ from .reply import (
     PARTS,
     Failure,
     Message,
+    PytestResults,
     Reply,
     State,
     Status,
@@ -20,6 +21,7 @@ from .reply import (
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
@@ -36,6 +38,7 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Program",
+    "PytestResults",
     "Question",
     "QueuedChannel",
     "QueuedClient",
@@ -54,6 +57,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]
