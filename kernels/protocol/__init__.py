@@ -13,6 +13,7 @@ from .reply import (
     PARTS,
     Failure,
     Message,
+    PytestResults,
     Reply,
     State,
     Status,
@@ -21,6 +22,7 @@ from .reply import (
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
@@ -37,6 +39,7 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Program",
+    "PytestResults",
     "Question",
     "QueuedChannel",
     "QueuedClient",
@@ -56,6 +59,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]
