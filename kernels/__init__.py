@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
-    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
@@ -49,8 +49,10 @@ if TYPE_CHECKING:
         EnvironmentSummary,
         Execution,
         Failed,
+        NotebookRun,
         Pool,
         Resume,
+        Series,
         Session,
         Sessions,
         no_hint,
@@ -78,7 +80,7 @@ _HOMES = {
     "kernelspecs": ("is_here", "language_of"),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
@@ -99,8 +101,10 @@ _HOMES = {
         "EnvironmentSummary",
         "Execution",
         "Failed",
+        "NotebookRun",
         "Pool",
         "Resume",
+        "Series",
         "Session",
         "Sessions",
         "no_hint",
@@ -131,6 +135,7 @@ __all__ = [
     "KernelStartError",
     "Launch",
     "Module",
+    "NotebookRun",
     "Policy",
     "Pool",
     "Program",
@@ -142,9 +147,11 @@ __all__ = [
     "Run",
     "Sandbox",
     "Script",
+    "Series",
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Steps",
     "StoreError",
     "StreamText",
     "Takeover",
@@ -165,6 +172,7 @@ __all__ = [
     "reason",
     "recorded",
     "regular_file",
+    "steps_of",
     "why_not",
     "without_rights",
 ]

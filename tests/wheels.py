@@ -42,7 +42,8 @@ def make_venv(folder: Path, **modules: str) -> Path:
     packages = folder / "lib" / series / "site-packages"
     packages.mkdir(parents=True)
     version = ".".join(map(str, sys.version_info[:3]))
-    (folder / "pyvenv.cfg").write_text(f"home = {Path(base).parent}\nversion = {version}\n")
+    config = f"home = {Path(base).parent}\ninclude-system-site-packages = false\n"
+    (folder / "pyvenv.cfg").write_text(f"{config}version = {version}\n")
     (folder / "bin").mkdir()
     (folder / "bin" / "python").symlink_to(base)
     for name, source in modules.items():

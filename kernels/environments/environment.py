@@ -33,6 +33,7 @@ class Environment:
         name: how callers name it: the kernelspec, or the folder beneath the projects folder.
         prefix: a virtual environment's folder; None for a kernelspec.
         version: its Python's version, as far as its files tell: "3.12.1"; empty for a kernelspec.
+        base_packages: those of the Python that it is based on, if it sees them.
         lent: a folder with an ipykernel, for an environment that has none.
     """
 
@@ -40,6 +41,7 @@ class Environment:
     name: str
     prefix: Path | None = None
     version: str = ""
+    base_packages: Path | None = None
     lent: Path | None = None
 
     @property
@@ -94,9 +96,11 @@ def at(prefix: Path, kind: Kind, name: str) -> Environment:
             f" {'.'.join(map(str, OLDEST))} or later. Make it again with a later one, or pass"
             " environment='default'."
         )
-    made = Environment(kind, name, prefix, found[0])
-    packages_in(prefix, made.version)
-    return made
+    packages, base = packages_in(prefix, found[0]), None
+    # As `site` reads it: without that line, an environment sees the packages.
+    if config.get("include-system-site-packages", "true").lower() == "true":
+        base = Path(config.get("home", "")).parent / packages.relative_to(prefix)
+    return Environment(kind, name, prefix, found[0], base)
 
 
 def config_of(prefix: Path) -> dict[str, str] | None:
@@ -168,6 +172,12 @@ def installed(packages: Path) -> dict[str, str]:
         if entry.endswith(".dist-info") and dash:
             found[normalized(name)] = version
     return found
+
+
+def all_installed(environment: Environment) -> dict[str, str]:
+    """The distributions that an environment sees, as `installed` gives them."""
+    base = environment.base_packages
+    return {**(installed(base) if base else {}), **installed(environment.packages)}
 
 
 def normalized(name: str) -> str:

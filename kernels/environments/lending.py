@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from .environment import Environment, installed, normalized
+from .environment import Environment, all_installed, normalized
 
 PROGRAM = Path(__file__).with_name("lent_kernel.py")  # starts a kernel with it
 KERNEL = "ipykernel"
@@ -25,7 +25,7 @@ WANTED = "ipykernel>=6.29,<8"  # where uv installs one, since older Pythons need
 
 def needs_kernel(environment: Environment) -> bool:
     """Whether an environment has no ipykernel of its own."""
-    return KERNEL not in installed(environment.packages)
+    return KERNEL not in all_installed(environment)
 
 
 def closure(name: str = KERNEL) -> dict[str, Distribution]:
@@ -66,7 +66,7 @@ def conflicts(environment: Environment) -> list[str]:
 
     Each as a requirement with the version that is there.
     """
-    own = installed(environment.packages)
+    own = all_installed(environment)
     found = []
     for name, lent in closure().items():
         if name in own:
@@ -80,7 +80,7 @@ def conflicts(environment: Environment) -> list[str]:
 
 def constraints(environment: Environment) -> list[str]:
     """The versions of an environment's packages that a lent ipykernel has to get along with."""
-    own = installed(environment.packages)
+    own = all_installed(environment)
     return [f"{name}=={version}" for name, version in own.items() if name in closure()]
 
 

@@ -5,6 +5,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 
 from ..encoding import encodable
 from .cells import new_cell
+from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
 from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
@@ -12,6 +13,7 @@ from .reply import (
     PARTS,
     Failure,
     Message,
+    PytestResults,
     Reply,
     State,
     Status,
@@ -20,6 +22,7 @@ from .reply import (
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
@@ -36,6 +39,7 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Program",
+    "PytestResults",
     "Question",
     "QueuedChannel",
     "QueuedClient",
@@ -45,6 +49,7 @@ __all__ = [
     "Status",
     "StreamText",
     "Weight",
+    "clean",
     "encodable",
     "ends_kernel",
     "in_parts",
@@ -54,6 +59,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]

@@ -45,6 +45,11 @@ EnvironmentName = Annotated[
 ]
 
 
+async def default_environment() -> Environment | None:
+    """The default environment, for `RunTools.session`."""
+    return None
+
+
 class EnvironmentTools:
     """The tools about environments, and the choice of one for a session."""
 
