@@ -1,4 +1,4 @@
-"""`rmi-agent run` and `rmi-agent cell`: run one file or snippet, and exit with its code."""
+"""`rmi-agent run` and `rmi-agent cell`: run a file, module or snippet, and exit with its code."""
 
 from __future__ import annotations
 
@@ -15,31 +15,53 @@ if TYPE_CHECKING:
 
 
 def run(
-    file: Annotated[str, Parameter(help="The file, relative to the projects folder.")],
-    *args: Annotated[str, Parameter(help="The file's arguments.", allow_leading_hyphen=True)],
+    file: Annotated[
+        str | None,
+        Parameter(help="The file, relative to the projects folder.", allow_leading_hyphen=True),
+    ] = None,
+    *args: Annotated[str, Parameter(help="The program's arguments.", allow_leading_hyphen=True)],
+    module: Annotated[
+        str | None,
+        Parameter(
+            name=["--module", "-m"],
+            help="Module to run instead of a file, as by `python -m`: pkg.tool, pytest.",
+        ),
+    ] = None,
+    cwd: Annotated[
+        str | None,
+        Parameter(
+            help="Folder to run in, relative to the projects folder; `project` is the nearest one"
+            " upwards that looks like a project. By default, the file's own, or the projects"
+            " folder for a module."
+        ),
+    ] = None,
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
     stdin: Annotated[
         str,
         Parameter(
-            help="Text for the file's stdin; - passes on this command's.",
+            help="Text for the program's stdin; - passes on this command's.",
             allow_leading_hyphen=True,
         ),
     ] = "",
 ) -> None:
-    """Run a Python file of the projects folder and exit with its exit code.
+    """Run a Python file of the projects folder, or a module, and exit with its exit code.
 
-    Whatever follows FILE is passed to the file; this command's options come before FILE.
+    Whatever follows FILE or -m MODULE is passed to the program; this command's options come before.
     """
     show_starting()
     from .connect import call  # lazy: takes long, and --help does not need it
 
+    if module is not None and file is not None:
+        file, args = None, (file, *args)
     given = sys.stdin.read() if stdin == "-" else stdin
 
     async def work(client: RmiMcpClient) -> int:
         async with Screen() as screen:
-            result = await client.run_python(file, list(args), given, session, timeout, screen.live)
+            result = await client.run_python(
+                *(file, list(args), given, session, timeout, screen.live), module=module, cwd=cwd
+            )
             screen.finish(result)
         show_notebook(result)
         return exit_code(result)
