@@ -21,14 +21,16 @@ from .reply import (
     payloads,
     reply_of,
 )
+from .signed import SignedMessages
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
+from .weighing import HEAD_MOST, Deserialize, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
     "HEAD_MOST",
     "PARTS",
+    "Deserialize",
     "Displays",
     "Failure",
     "Message",
@@ -39,6 +41,7 @@ __all__ = [
     "QueuedClient",
     "Reply",
     "Script",
+    "SignedMessages",
     "State",
     "Status",
     "StreamText",
