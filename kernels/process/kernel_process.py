@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,7 +91,7 @@ class KernelProcess(Protocol):
         """Whether it is still running, as far as is known."""
         ...
 
-    async def until_dead(self) -> int | None:
+    def until_dead(self) -> Awaitable[int | None]:
         """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
         ...
 
