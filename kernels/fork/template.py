@@ -34,7 +34,8 @@ PROGRAM = Path(__file__).with_name("zygote.py")
 VENV_PROGRAM = PROGRAM.with_name("user_venv.py")  # starts a kernel that is not forked
 PROGRAMS = (
     *(PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py")),
-    *(PROGRAM.with_name("memory_sharing.py"), VENV_PROGRAM, *FORMED),
+    *(PROGRAM.with_name("formed_shell.py"), PROGRAM.with_name("memory_sharing.py")),
+    *(VENV_PROGRAM, *FORMED),
 )
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
@@ -128,6 +129,8 @@ class Template:
             log.warning("A kernel was not forked: %s", report["refused"])
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
+        if "unformed" in report:
+            log.info("Kernels form their shells after the fork: %s", report["unformed"])
         if "ready" in report:
             self.ready = True
             log.info(

@@ -60,10 +60,10 @@ def beside(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from . import afterfork, kernel_app, memory_sharing
+    from . import afterfork, formed_shell, kernel_app, memory_sharing
 elif __name__ == "__main__":  # else only the constants are wanted
     afterfork, kernel_app = beside("afterfork"), beside("kernel_app")
-    memory_sharing = beside("memory_sharing")
+    formed_shell, memory_sharing = beside("formed_shell"), beside("memory_sharing")
 
 
 class Template:
@@ -114,6 +114,8 @@ class Template:
             self.report(formed=self.formed.info)
         else:
             kernel_app.load(self.walls.keep_apart)
+            if why := formed_shell.form():
+                self.report(unformed=why)
         self.base = self.names = afterfork.loaded()
         gc.collect()
         gc.freeze()
@@ -331,7 +333,7 @@ def run(request: Request, template_env: dict[str, str]) -> None:
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
     sys.orig_argv = [sys.executable, "-m", "ipykernel_launcher", *request["arguments"]]
-    app = kernel_app.start(request["arguments"])
+    app = kernel_app.start(request["arguments"], formed_shell.init_kernel)
     if request["last_filter"]:
         afterfork.forbid_calls(bytes.fromhex(request["last_filter"]))
     afterfork.enter(template_env)
