@@ -14,7 +14,7 @@ from .. import logs
 from ..errors import AttachError, BadSettings
 from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
-from .pipes import read_and_write_on_the_loop
+from .stdio_pipes import read_and_write_on_the_loop
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
     from fastmcp import FastMCP

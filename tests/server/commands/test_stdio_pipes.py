@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rmi_agent.server.commands.pipes import Lines, Writer, can_be_watched
+from rmi_agent.server.commands.stdio_pipes import Lines, Writer, can_be_watched
 
 from tests.conftest import kernel_env
 
