@@ -9,7 +9,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..encoding import encoded
-from ..protocol import Module, Program, Script, State, Status
+from ..protocol import Module, Program, PytestResults, Script, State, Status, tests_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class Run:
     def exit_code(self) -> int | None:
         """Of a file, or of the kernel's process if it ended (negative: signal number)."""
         return self._record.get("exit_code")
+
+    @property
+    def tests(self) -> PytestResults | None:
+        """The results of a run of pytest."""
+        return tests_of(self._record.get("tests"))
 
     @property
     def timed_out(self) -> bool:

@@ -12,6 +12,7 @@ from .reply import (
     PARTS,
     Failure,
     Message,
+    PytestResults,
     Reply,
     State,
     Status,
@@ -20,6 +21,7 @@ from .reply import (
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
 from .signed import SignedMessages
 from .stdin import OnQuestion, Question
@@ -38,6 +40,7 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Program",
+    "PytestResults",
     "Question",
     "QueuedChannel",
     "QueuedClient",
@@ -57,6 +60,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]
