@@ -261,12 +261,13 @@ class Kernel:
         """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
         actions = [self._stop.result()[1]]
+        ends: list[asyncio.Future[Any]] = [ending, death]
         for words in ("interrupted", "interrupted again"):
             actions.append(words)
             await self.process.interrupt(again=words == "interrupted again")
             # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
             self.client.kernel_info()
-            await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
+            await asyncio.wait(ends, timeout=GRACE, return_when="FIRST_COMPLETED")
             if ending.done() or death.done():
                 return actions
         actions.append("killed, since it ignored the interrupts")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import select
 import stat
@@ -105,7 +106,7 @@ def read_and_write_on_the_loop() -> None:
     from fastmcp.server.mixins import transport
 
     if (theirs := getattr(transport, "stdio_server", None)) is not None:
-        transport.stdio_server = lambda: stdio_streams(theirs)  # type: ignore[assignment]
+        vars(transport)["stdio_server"] = functools.partial(stdio_streams, theirs)
 
 
 @contextlib.asynccontextmanager
