@@ -49,10 +49,10 @@ log = logging.getLogger(__name__)
 
 KERNEL_WAIT = 30.0  # max seconds a call waits for a free kernel
 INSTRUCTIONS = """\
-Runs Python on Jupyter kernels. run_python runs a file from the projects folder; run_cell runs a
-snippet. Every result contains a session_id: pass it to run_cell to continue with the same
-variables, even after a file has failed; omit it to start fresh. Plots are returned as images.
-A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
+Runs Python on Jupyter kernels. run_python runs a file from the projects folder, run_notebook an
+.ipynb, run_cell a snippet. Every result contains a session_id: pass it to run_cell to continue
+with the same variables, even after a file has failed; omit it to start fresh. Plots are returned
+as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
 {deadline:g} s at most: a run that has not finished by then has status "running" and continues;
 follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
 
@@ -146,16 +146,15 @@ class App:
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        resuming = ResumeTool(settings, self.opening)
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
-        self.runs = RunTools(settings, self.opening, resuming, self.worker, self.files)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files)
         for part in (
             self.runs,
-            SessionTools(settings, self.opening, resuming),
+            SessionTools(settings, self.opening),
             FileTools(settings, self.worker, self.files),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
-            resuming,
+            ResumeTool(settings, self.opening, self.runs.follower),
             Prompts(self.files),
             Completions(self.opening, self.files),
         ):

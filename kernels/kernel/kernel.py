@@ -7,6 +7,7 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Self
 
 import zmq.asyncio
@@ -23,6 +24,7 @@ from ..protocol import (
     Reply,
     Status,
     ends_kernel,
+    new_cell,
     reply_of,
 )
 from .exchange import Exchange
@@ -32,6 +34,7 @@ from .set_up import get_ready, is_ipykernel, unless_dead
 
 GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
 QUESTIONS_DELAY = 0.02  # seconds until questions are listened for: most runs are over by then
+ENTER = "__import__('os').chdir({folder!r})"
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 
 
@@ -165,6 +168,24 @@ class Kernel:
     ) -> Reply:
         """Run a file or module as `python` would, in this kernel's `__main__`."""
         return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
+
+    async def enter(self, folder: Path) -> None:
+        """Make a folder of this machine the working folder, if the kernel is a Python one here.
+
+        Raises:
+            DeadKernelError: the kernel ended.
+            TimeoutError: it did not answer within `Launch.start_timeout`.
+        """
+        if not self.is_python or not self.process.is_here:
+            return
+        request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
+
+        async def answered() -> None:
+            await self.exchange.reply_to(request)
+            await self.exchange.until_idle(request, Outputs(new_cell()), ours=True)
+
+        async with asyncio.timeout(self.launch.start_timeout):
+            await unless_dead(self.process, answered())
 
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.

@@ -5,6 +5,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 
 from ..encoding import encodable
 from .cells import new_cell
+from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
 from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
@@ -51,6 +52,7 @@ __all__ = [
     "Status",
     "StreamText",
     "Weight",
+    "clean",
     "encodable",
     "ends_kernel",
     "in_parts",

@@ -29,6 +29,7 @@ KINDS = {
     "number": "a number",
     "boolean": "true or false",
     "array": 'a list of strings such as ["a", "2"]',
+    "object": 'an object such as {"a": 1}',
 }
 BOUNDS = {
     "exclusiveMinimum": "greater than",
