@@ -25,9 +25,9 @@ app = cyclopts.App(
 for path, does in (
     (
         "run:run",
-        "Run a Python file of the projects folder, or a module, and exit with its exit code.\n\n"
-        "Whatever follows FILE or -m MODULE is passed to the program; this command's options come"
-        " before.",
+        "Run a Python file, notebook or module of the projects folder and exit with its exit code."
+        "\n\nWhatever follows FILE or -m MODULE is passed to the program; this command's options"
+        " come before.",
     ),
     ("run:cell", "Run a snippet of Python; its input() asks at this terminal."),
     (

@@ -24,8 +24,8 @@ EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.
 FORMED = tuple(
     Path(__file__).with_name(name)
     for name in (
-        *(*EVERYWHERE, "frames.py", "socket_stream.py", "run_at_once.py", "rehearsal.py"),
-        "socket_kernel.py",
+        *(*EVERYWHERE, "frames.py", "wire.py", "socket_stream.py", "run_at_once.py"),
+        *("rehearsal.py", "socket_kernel.py", "formed_kernel.py"),
     )
 )
 # The programs are executed in one namespace: what they import from each other is there already.

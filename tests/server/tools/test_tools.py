@@ -47,6 +47,7 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
     assert set(tools) == {
         "run_python",
         "run_cell",
+        "run_notebook",
         "read_output",
         "interrupt_session",
         "restart_session",
