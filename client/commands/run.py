@@ -71,7 +71,8 @@ def run(
     from .connect import call, fail  # lazy: takes long, and --help does not need it
 
     if module is not None and file is not None:
-        file, args = None, (file, *args)
+        args = (file, *args)
+        file = None
     if file is not None and file.endswith(".ipynb"):
         try:
             parameters = dict(map(parameter, args))
