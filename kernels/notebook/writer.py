@@ -17,7 +17,6 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +30,7 @@ from .signing import Draft, FileState, Hashed, Signer
 
 log = logging.getLogger(__name__)
 
+BINARY = getattr(os, "O_BINARY", 0)  # on Windows, else line ends would be translated
 COPIED = 1_048_576  # bytes copied at a time
 READS = 5  # attempts to read the notebook without a write in between
 PLACES_KEPT = 1_000  # max cells that can still be amended; far more than a session keeps in memory
@@ -202,32 +202,29 @@ class Recorder:
                 self._backlog.pop(0)
 
     def _append(self, cell_id: str, text: bytes, *, keep: bool = True) -> None:
+        """Write a cell over the closing brackets of the file, which is as we left it."""
         assert self.path is not None
+        assert self._seen is not None
+        _, size, _ = self._seen
         between = b",\n" if self._places else b""
         body = between + text
-        with self.path.open("r+b", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            # Never shorter than before, so one write leaves no remainder after the last bracket.
-            padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
-            try:
-                self._write_at_end(file, body + padding + TAIL)
-            except OSError:  # disk full: restore the previous, valid end
-                self._write_at_end(file, TAIL)
-                file.truncate()
-                raise
-            finally:
-                self._remember(file.fileno())
+        # Never shorter than before, so one write leaves no remainder after the last bracket.
+        padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
+        descriptor = os.open(self.path, os.O_RDWR | BINARY)
+        try:
+            write_at(descriptor, body + padding + TAIL, self._end)
+        except OSError:  # disk full: restore the previous, valid end
+            write_at(descriptor, TAIL, self._end)
+            os.ftruncate(descriptor, self._end + len(TAIL))
+            raise
+        finally:
+            self._remember(descriptor)
+            os.close(descriptor)
         if keep:
             self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
             if len(self._places) > PLACES_KEPT:
                 del self._places[next(iter(self._places))]
-
-    def _write_at_end(self, file: FileIO, data: bytes) -> None:
-        file.seek(self._end)
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
 
     def _create(self, title: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -279,10 +276,22 @@ class Recorder:
 
     def _touched_by_others(self) -> bool:
         try:
-            status = self.path.stat()  # type: ignore[union-attr]
+            status = os.stat(self.path)  # type: ignore[arg-type]
         except FileNotFoundError:
             return True
         return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def write_at(descriptor: int, data: bytes, place: int) -> None:
+    """Write all of `data` at a place of a file.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
+    os.lseek(descriptor, place, os.SEEK_SET)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def beginning(path: Path, size: int) -> bytes:

@@ -24,14 +24,16 @@ from .reply import (
     reply_of,
     tests_of,
 )
+from .signed import SignedMessages
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
+from .weighing import HEAD_MOST, Deserialize, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
     "HEAD_MOST",
     "PARTS",
+    "Deserialize",
     "Displays",
     "Failure",
     "Message",
@@ -45,6 +47,7 @@ __all__ = [
     "QueuedClient",
     "Reply",
     "Script",
+    "SignedMessages",
     "State",
     "Status",
     "StreamText",

@@ -190,6 +190,7 @@ class RunQueue:
         self.turn = asyncio.Lock()
         self._supervisor, self._on_over, self._lose_track = supervisor, on_over, lose_track
         self._unfinished: dict[int, Execution] = {}  # by number
+        self._size = 0  # bytes of output of the finished runs in memory
 
     @property
     def unfinished(self) -> list[Execution]:
@@ -243,6 +244,7 @@ class RunQueue:
 
     def _over(self, execution: Execution) -> None:
         del self._unfinished[execution.number]
+        self._size += execution.outputs.size
         self._on_over()
 
     async def stop_all(self, stop: Callable[[Execution], object]) -> None:
@@ -260,12 +262,11 @@ class RunQueue:
 
     def _forget_old(self) -> None:
         """Drop the oldest runs from memory; the notebook keeps them."""
-        size = sum(execution.outputs.size for execution in self.executions)
-        while len(self.executions) > 1 and self.executions[0].task.done():
-            if len(self.executions) <= KEEP and size <= KEEP_SIZE:
+        while len(self.executions) > 1 and self.executions[0].number not in self._unfinished:
+            if len(self.executions) <= KEEP and self._size <= KEEP_SIZE:
                 break
             oldest = self.executions.pop(0)
-            size -= oldest.outputs.size
+            self._size -= oldest.outputs.size
             gone = {id(output) for output in oldest.cell.outputs}
             self.displays.widgets.forget(gone)
             for name, shown in list(self.displays.items()):
