@@ -9,6 +9,7 @@ from __future__ import annotations
 import bdb
 import builtins
 import contextlib
+import functools
 import gc
 import inspect
 import itertools
@@ -75,10 +76,20 @@ def hide_frozen_objects(undo: contextlib.ExitStack) -> None:
 
     A script that calls `gc.unfreeze()` in vain would make each of them 10 ms longer.
     """
-    restore_later(undo, vars(gc), "get_freeze_count", "unfreeze")
-    count, unfreeze, inherited = gc.get_freeze_count, gc.unfreeze, gc.get_freeze_count()
-    gc.get_freeze_count = lambda: max(0, count() - inherited)
-    gc.unfreeze = lambda: unfreeze() if count() > inherited else None
+    restore_later(undo, vars(gc), "freeze", "get_freeze_count", "unfreeze")
+    count, freeze, unfreeze = gc.get_freeze_count, gc.freeze, gc.unfreeze
+    inherited = functools.cache(count)  # counts one by one, so only for a script that asks
+
+    def freeze_more() -> None:
+        inherited()
+        freeze()
+
+    def unfreeze_more() -> None:
+        if count() > inherited():
+            unfreeze()
+
+    gc.freeze, gc.unfreeze = freeze_more, unfreeze_more
+    gc.get_freeze_count = lambda: max(0, count() - inherited())
 
 
 def hide_threads(undo: contextlib.ExitStack) -> None:
