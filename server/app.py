@@ -17,6 +17,7 @@ from mcp.server.request_state import RequestStateSecurity
 from ..kernels import LOCAL, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
+from .files import Changes
 from .hints import Hints
 from .launch import kernels_are_here, make_folders
 from .middleware import Arguments, Lengths, UnexpectedErrors
@@ -34,6 +35,7 @@ from .tools import (
     ResumeTool,
     RunTools,
     SessionTools,
+    WrittenFiles,
 )
 from .views import Worker
 
@@ -125,7 +127,9 @@ class App:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.opening)
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
-        self.runs = RunTools(settings, self.opening, resuming, self.worker, self.files)
+        self.changes = Changes()
+        written = WrittenFiles(self.files, self.changes)
+        self.runs = RunTools(settings, self.opening, resuming, self.worker, self.files, written)
         for part in (
             self.runs,
             SessionTools(settings, self.opening, resuming),
@@ -151,7 +155,7 @@ class App:
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
-        with self.worker:
+        with self.worker, self.changes:
             async with self.opening:
                 yield
 

@@ -14,6 +14,7 @@ from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
 from .session_tools import SessionTools
+from .written import WrittenFiles
 
 __all__ = [
     "CallerFiles",
@@ -25,6 +26,7 @@ __all__ = [
     "ResumeTool",
     "RunTools",
     "SessionTools",
+    "WrittenFiles",
     "elicitation_state",
     "failures_as_refusals",
     "principal",

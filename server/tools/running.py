@@ -29,6 +29,7 @@ from .following import Follower
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
 from .resume import ResumeTool
+from .written import WrittenFiles
 
 if TYPE_CHECKING:
     from ...kernels import Execution, Program, Session
@@ -46,12 +47,15 @@ class RunTools:
         resuming: ResumeTool,
         worker: Worker,
         files: CallerFiles,
+        written: WrittenFiles,
     ) -> None:
         self.settings, self.opening, self.resuming = settings, opening, resuming
         self.files = files
-        self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
+        self.on_run: list[Callable[[Execution], None]] = [
+            written.watch
+        ]  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._follower = Follower(settings, opening, worker)
+        self._follower = Follower(settings, opening, worker, written)
         self._output = OutputTool(settings, opening, self._follower)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
