@@ -7,6 +7,7 @@ from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
+from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
 from .python_file_tools import PythonFileTools
@@ -19,6 +20,7 @@ from .written import WrittenFiles
 __all__ = [
     "CallerFiles",
     "Completions",
+    "EnvironmentTools",
     "FileTools",
     "Prompts",
     "PythonFileTools",
