@@ -19,6 +19,7 @@ from .script_environment import is_beneath, restore_later
 from .script_registries import (
     children,
     cleanups,
+    function_of,
     library_of,
     log_handlers,
     tables_of,
@@ -98,11 +99,11 @@ class ScriptExit:
 
         It shuts down what its library has started, as `concurrent.futures` does. Its flags are
         reset afterwards, since later cells may use the library. One registered before the script
-        is for earlier threads, unless its library knows threads of the script.
+        is for earlier threads, unless its library has a table of threads: the script's, by now.
         """
-        if call in self.known_calls and not any(map(len, tables_of(call))):
+        if call in self.known_calls and not tables_of(call):
             return
-        library = library_of(call.func)
+        library = library_of(function_of(call))
         if call not in self.known_calls and (not library or self._is_own(library)):
             threading_calls().remove(call)
         flags = [name for name, value in library.items() if type(value) is bool]

@@ -12,7 +12,11 @@ THREADS = "the kernel's threads and frames are in the script's process"
 HOOKS = {
     # -- hooks
     "breakpoint": Sample("x = 1\nbreakpoint()\nprint(x)", stdin="p x\nx = 5\nw\nu\nc\n"),
-    "breakpoint_at_the_end": Sample("x = 1\nbreakpoint()\nprint(x)", stdin="n\nn\nn\nn\n"),
+    "breakpoint_at_the_end": Sample(
+        "x = 1\nbreakpoint()\nprint(x)",
+        # Since 3.13, it goes on into exit handlers of the standard library's.
+        stdin="n\nn\nn\nn\n" if sys.version_info < (3, 13) else "n\nn\nc\n",
+    ),
     "breakpoint_without_stdin": Sample("x = 1\nbreakpoint()\nprint(x)"),
     "breakpoint_quit": Sample("def f():\n    breakpoint()\n    print(1)\nf()", stdin="w\nq\n"),
     "breakpoint_off": Sample(
@@ -61,8 +65,8 @@ HOOKS = {
     "garbage_collector": Sample(
         """
         import gc
-        print(gc.get_freeze_count(), gc.isenabled(), gc.callbacks)
-        gc.unfreeze(); gc.freeze(); print(gc.get_freeze_count() > 0)
+        print(gc.isenabled(), gc.callbacks, gc.unfreeze(), gc.get_freeze_count())
+        gc.freeze(); print(gc.get_freeze_count() > 0)
         gc.unfreeze(); print(gc.get_freeze_count(), gc.get_threshold())
         """
     ),
