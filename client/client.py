@@ -39,27 +39,36 @@ class RmiMcpClient(ServerConnection):
 
     async def run_python(
         self,
-        file_name: str,
+        file_name: str | None = None,
         args: list[str] | None = None,
         stdin: str = "",
         session_id: str | None = None,
         timeout: float | None = None,
         on_output: OnOutput | None = None,
+        *,
+        module: str | None = None,
+        cwd: str | None = None,
     ) -> RunResult:
-        """Run a file in the server's projects folder and wait until it ends.
+        """Run a file in the server's projects folder, or a module, and wait until it ends.
 
         Args:
-            file_name: relative to the projects folder.
+            file_name: relative to the projects folder; None for a module.
             args: `sys.argv[1:]`.
             stdin: what `input()` reads.
             session_id: an open session to run in; a fresh one if omitted.
             timeout: seconds until the run is interrupted.
             on_output: called during the run with `stdout` or `stderr` and the new text.
+            module: the module to run, as by `python -m`; None for a file.
+            cwd: the folder to run in, relative to the projects folder; `project` is the nearest
+                one upwards that looks like a project. By default the file's own, or the projects
+                folder.
 
         Raises:
             ToolError: the server could not run it; the text says why and what to do.
         """
-        arguments = {"file_name": file_name, "args": args or [], "stdin": stdin}
+        arguments: dict[str, Any] = {"args": args or [], "stdin": stdin}
+        given = {"file_name": file_name, "module": module, "cwd": cwd}
+        arguments |= {name: value for name, value in given.items() if value is not None}
         return await self._run("run_python", arguments, session_id, timeout, on_output)
 
     async def run_cell(
@@ -219,6 +228,14 @@ class RmiMcpClient(ServerConnection):
         if not count:
             return text
         return "".join([await self._resource(f"{uri}/{page}") for page in range(1, count + 1)])
+
+    async def connection_file(self, session_id: str) -> str:
+        """The path of a Jupyter connection file of the session, on the server's machine.
+
+        Raises:
+            MCPError: there is no such session, or others can't connect to its kernel.
+        """
+        return await self._resource(f"connection-file://{session_id}")
 
     async def _resource(self, uri: str) -> str:
         contents = await self.mcp.read_resource(uri)

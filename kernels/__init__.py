@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
-    from .protocol import Failure, Question, Reply, Script, StreamText
+    from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
     from .sandbox import (
         TIERS,
         Policy,
@@ -76,7 +76,7 @@ _HOMES = {
     "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
-    "protocol": ("Failure", "Question", "Reply", "Script", "StreamText"),
+    "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
     "sandbox": (
         "TIERS",
         "Policy",
@@ -120,8 +120,10 @@ __all__ = [
     "KernelError",
     "KernelStartError",
     "Launch",
+    "Module",
     "Policy",
     "Pool",
+    "Program",
     "Question",
     "RemoteKernel",
     "RemoteOptions",

@@ -24,7 +24,16 @@ from .opening import Opening, OpensSessions
 from .sandboxing import choose_policy, describe_policy
 from .settings import Settings
 from .state_dir import VERSION
-from .tools import Completions, FileTools, Prompts, Resources, ResumeTool, RunTools, SessionTools
+from .tools import (
+    CallerFiles,
+    Completions,
+    FileTools,
+    Prompts,
+    Resources,
+    ResumeTool,
+    RunTools,
+    SessionTools,
+)
 from .views import Worker
 
 if TYPE_CHECKING:
@@ -114,16 +123,16 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         resuming = ResumeTool(settings, self.opening)
-        self.worker = Worker()
-        self.runs = RunTools(settings, self.opening, resuming, self.worker)
+        self.worker, self.files = Worker(), CallerFiles(settings, policy)
+        self.runs = RunTools(settings, self.opening, resuming, self.worker, self.files)
         for part in (
             self.runs,
             SessionTools(settings, self.opening, resuming),
-            FileTools(settings, self.worker),
-            Resources(settings, self.opening),
+            FileTools(settings, self.worker, self.files),
+            Resources(settings, self.opening, self.files),
             resuming,
-            Prompts(settings),
-            Completions(settings, self.opening),
+            Prompts(self.files),
+            Completions(self.opening, self.files),
         ):
             part.add_to(self.mcp)
 
@@ -135,7 +144,8 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, _: FastMCP[Any]) -> AsyncIterator[None]:
         make_folders(self.settings)
-        log.info("Running Python files from %s (PYTHON_PROJECTS_DIR)", self.settings.projects)
+        folders = ", ".join(map(str, self.settings.roots))
+        log.info("Running Python files from %s (PYTHON_PROJECTS_DIR)", folders)
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")

@@ -51,6 +51,7 @@ class Hints:
 
     def __init__(self, settings: Settings, policy: Policy | None) -> None:
         self._projects, self._policy = settings.projects, policy
+        self._roots = settings.roots
         self._is_here = kernels_are_here(settings)
         self._is_copy = not self._is_here and settings.remote_files != "shared"
 
@@ -95,7 +96,7 @@ class Hints:
             return ""
         if self._policy is not None and not self._policy.network:
             return ""  # nothing can be installed
-        if name in sys.stdlib_module_names or is_in(self._projects, name):
+        if name in sys.stdlib_module_names or any(is_in(root, name) for root in self._roots):
             return ""
         package, is_certain = package_of(name)
         if is_certain:

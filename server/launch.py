@@ -158,7 +158,7 @@ def make_folders(settings: Settings) -> None:
         BadSettings: a folder can't be created.
     """
     for field, folder in (
-        ("python_projects_dir", settings.python_projects_dir),
+        *(("python_projects_dir", folder) for folder in settings.python_projects_dir),
         ("notebooks_dir", settings.notebooks),
     ):
         try:

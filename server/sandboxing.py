@@ -26,7 +26,7 @@ from .launch import kernels_are_here, make_folders
 from .package_settings import from_files, named_paths
 from .setting_names import home
 from .settings import Settings
-from .state_dir import private_folder
+from .state_dir import private_folder, token_file
 
 log = logging.getLogger(__name__)
 
@@ -110,23 +110,25 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
     Raises:
         BadSettings: kernels could change the server's own files, or a folder can't be created.
     """
-    projects = settings.projects
+    read = folders("RMI_AGENT_SANDBOX_READ", settings.sandbox_read)
     write = folders("RMI_AGENT_SANDBOX_WRITE", settings.sandbox_write)
-    if Path.home().resolve().is_relative_to(projects) and not settings.projects_readonly:
+    changed = [("RMI_AGENT_SANDBOX_WRITE", folder) for folder in write]
+    projects, *others = settings.roots
+    inside = [] if settings.projects_readonly else settings.roots
+    for root in inside:
+        if not Path.home().resolve().is_relative_to(root):
+            continue
         raise BadSettings(
-            f"PYTHON_PROJECTS_DIR: {projects} contains your whole home folder, so code that runs"
+            f"PYTHON_PROJECTS_DIR: {root} contains your whole home folder, so code that runs"
             " here could change programs that you start. Choose a folder inside it, or set"
             " RMI_AGENT_SANDBOX=off."
         )
-    changed = [("RMI_AGENT_SANDBOX_WRITE", folder) for folder in write]
-    if not settings.projects_readonly:
-        changed.insert(0, ("PYTHON_PROJECTS_DIR", projects))
+    changed[:0] = [("PYTHON_PROJECTS_DIR", root) for root in inside]
     for path in settings_files(settings):
         refuse_within(path, changed)
     make_folders(settings)
-    store = store_folder(settings)
     try:
-        state = private_folder()
+        private_folder()
     except OSError as error:
         raise BadSettings(
             f"XDG_STATE_HOME: can't create the server's own folder ({error}), so it can't be"
@@ -136,21 +138,32 @@ def policy_of(settings: Settings, tier: Tier, network: bool) -> Policy:
     package_files = [
         path
         for path in named_paths({**package_env, **os.environ})
-        if not any(path.is_relative_to(folder) for folder in (projects, *write))
+        if not any(path.is_relative_to(folder) for folder in (*settings.roots, *write))
     ]
+    if settings.projects_readonly:
+        read = (*others, *read)
+    else:
+        write = (*others, *write)
     return Policy(
         tier,
         projects,
         homes=Path(platformdirs.user_data_dir("rmi-agent"), "work"),
         read_only=settings.projects_readonly,
         network=network,
-        read=folders("RMI_AGENT_SANDBOX_READ", settings.sandbox_read),
+        read=read,
         write=write,
-        hide=(settings.notebooks, state, *settings_files(settings), *([store] if store else [])),
+        hide=tuple(private_paths(settings)),
         fixed=tuple(PACKAGE),
         package_env=tuple(sorted(package_env.items())),
         package_files=tuple(package_files),
     )
+
+
+def private_paths(settings: Settings) -> list[Path]:
+    """The server's own files and folders, which neither code nor callers may read by name."""
+    store = store_folder(settings)
+    found = [settings.notebooks, token_file().parent, *settings_files(settings)]
+    return [*found, store] if store is not None else found
 
 
 def settings_files(settings: Settings) -> list[Path]:

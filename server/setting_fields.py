@@ -19,6 +19,7 @@ from .setting_types import (
     Default,
     Domain,
     Folder,
+    Folders,
     HttpOnly,
     JupyterUrls,
     LocalUrl,
@@ -49,14 +50,15 @@ class Settings(BaseModel):
     _notices: tuple[Notice, ...] = PrivateAttr(())
 
     python_projects_dir: Annotated[
-        Folder,
+        Folders,
         Name("PYTHON_PROJECTS_DIR"),
         NotShared(),
         Default("`python_projects` in the checkout, or in the current folder"),
     ] = Field(
-        default_factory=lambda: home() / "python_projects",
+        default_factory=lambda: (home() / "python_projects",),
         validate_default=True,
-        description="Folder of the Python files that can be run.",
+        description="Folder of the Python files that can be run, or several, separated by commas:"
+        " cells start in the first, and names begin there, or with the name of one of the others.",
     )
     notebooks_dir: Annotated[
         Folder | None, NotShared(), Default("`notebooks` beside the projects folder")
@@ -268,13 +270,23 @@ class Settings(BaseModel):
 
     @cached_property
     def projects(self) -> Path:
-        """The real path of the projects folder."""
-        return self.python_projects_dir.resolve()
+        """The real path of the first projects folder."""
+        return self.roots[0]
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        """The real paths of all projects folders."""
+        return tuple(dict.fromkeys(path.resolve() for path in self.python_projects_dir))
+
+    @property
+    def projects_dir(self) -> str:
+        """The projects folders as PYTHON_PROJECTS_DIR names them."""
+        return ",".join(map(str, self.python_projects_dir))
 
     @cached_property
     def notebooks(self) -> Path:
         """The notebooks folder; beside the projects folder unless set."""
-        return self.notebooks_dir or self.python_projects_dir.parent / "notebooks"
+        return self.notebooks_dir or self.python_projects_dir[0].parent / "notebooks"
 
     @property
     def jupyter_server_tokens(self) -> list[str]:

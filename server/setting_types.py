@@ -90,6 +90,24 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(current_folder() / path.expanduser()))
 
 
+def folders(value: Any) -> Any:
+    """Split a comma-separated list of folders; an existing folder with commas in its name is one.
+
+    Raises:
+        ValueError: a variable in a path is not set, or one folder is inside another.
+    """
+    given = (value,) if isinstance(value, str | Path) else value
+    if len(given) == 1 and "," in (text := str(fill_in(str(given[0])))):
+        given = (text,) if absolute(Path(text)).is_dir() else split(text)
+    if not given:
+        raise ValueError("write the path of a folder")
+    paths = [absolute(Path(fill_in(str(each)))) for each in given]
+    for path in paths:
+        if any(path != other and path.is_relative_to(other) for other in paths):
+            raise ValueError(f"{path} is inside another of these folders; write only the outer one")
+    return tuple(dict.fromkeys(paths))
+
+
 def from_switch(value: Any) -> Any:
     """Accept the true or false that the Claude Desktop extension's switch passes."""
     return {"true": "auto", "false": "off"}.get(str(value).lower(), value)
@@ -152,6 +170,7 @@ empty_is_unset = BeforeValidator(lambda value: None if value == "" else value)
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
 Folder = Annotated[Path, BeforeValidator(fill_in), AfterValidator(absolute)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(folders)]
 JupyterUrls = Annotated[Names, AfterValidator(jupyter_urls)]
 Origins = Annotated[Names, AfterValidator(origins)]
 Domain = Annotated[Annotated[str, AfterValidator(domain)] | None, empty_is_unset]

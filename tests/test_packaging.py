@@ -70,7 +70,7 @@ def test_the_extensions_switch_and_folder_can_be_read(monkeypatch: pytest.Monkey
     assert load(sandbox="true", python_projects_dir=folder).sandbox == "auto"
     assert load(sandbox="false").sandbox == "off"
     expected = Path("/home/of mine/Documents/rmi-agent/python_projects")
-    assert load(python_projects_dir=folder).python_projects_dir == expected
+    assert load(python_projects_dir=folder).python_projects_dir == (expected,)
     with pytest.raises(BadSettings, match=r"PYTHON_PROJECTS_DIR: .*write the path itself"):
         load(python_projects_dir="${user_config.folder}")
 

@@ -40,6 +40,10 @@ for path, does in (
         "List the open sessions of a server: of the resident one, unless --server names another.",
     ),
     (
+        "sessions:attach",
+        "Join a session with Jupyter's console, sharing its variables with the assistant.",
+    ),
+    (
         "sessions:replay",
         "Rerun a recorded notebook; exits with 1 if a result differs from the record.",
     ),

@@ -1,7 +1,11 @@
-"""`rmi-agent sessions`, `replay` and `check`: what a server has open, has recorded, and can do."""
+"""`rmi-agent sessions`, `attach`, `replay` and `check`: what a server has open and can do."""
 
 from __future__ import annotations
 
+import asyncio
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +39,37 @@ def sessions(*, server: Server = None) -> None:
         elif not rows:
             print("No session is open.")
         return 0
+
+    call(server, work)
+
+
+def attach(
+    session: Annotated[str, Parameter(help="ID of an open session on this machine.")],
+    *,
+    server: Server = None,
+    print_: Annotated[
+        bool, Parameter(name="--print", help="Only print the console's command.", negative=())
+    ] = False,
+) -> None:
+    """Join a session with Jupyter's console, sharing its variables with the assistant.
+
+    What you run there is not recorded in the session's notebook.
+    """
+    from mcp import MCPError
+
+    from .connect import call, fail
+
+    async def work(client: RmiMcpClient) -> int:
+        try:
+            command = ["jupyter-console", "--existing", await client.connection_file(session)]
+        except MCPError as error:
+            return fail(error.message)
+        if print_ or shutil.which(command[0]) is None:
+            write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
+            if not print_:
+                write("stderr", "Jupyter's console is not installed: pip install jupyter-console\n")
+            return 0 if print_ else 1
+        return await asyncio.to_thread(subprocess.call, command)
 
     call(server, work)
 

@@ -15,7 +15,7 @@ from typing import Any
 SCRIPT = (
     *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
     *("script_environment.py", "script_registries.py", "script_exit.py"),
-    *("script_hooks.py", "script_runner.py"),
+    *("script_hooks.py", "module_search.py", "script_runner.py"),
 )
 CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
 EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.py", "setup.py"),)

@@ -104,28 +104,29 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
 
 
 def enter_main(
-    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str, args: list[str]
+    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str | None
 ) -> None:
-    """Make `__main__`, `sys` and the builtins look as at the start of a script.
+    """Make `__main__` and the builtins look as at the start of a script, or of a module.
 
     Only `kernels_names` and IPython's history are hidden: a script sees what cells have defined.
     """
-    folder, name = os.path.split(path)
     namespace, kernel = shell.user_ns, shell.kernel
     own = [n for n in namespace if n in kernels_names or HISTORY.fullmatch(n)]
     hidden = {n: namespace.pop(n) for n in own}
     undo.callback(lambda: [namespace.setdefault(n, v) for n, v in hidden.items()])
-    namespace.pop("__warningregistry__", None)
+    for name in ("__warningregistry__", "__file__", "__cached__"):
+        namespace.pop(name, None)
     namespace.update(
         __name__="__main__",
         __doc__=None,
         __package__=None,
-        __loader__=importlib.machinery.SourceFileLoader("__main__", path),
+        __loader__=importlib.machinery.BuiltinImporter,
         __spec__=None,
         __builtins__=builtins,
-        __file__=path,
-        __cached__=None,
     )
+    if path is not None:
+        loader = importlib.machinery.SourceFileLoader("__main__", path)
+        namespace.update(__loader__=loader, __file__=path, __cached__=None)
     if sys.version_info < (3, 14):
         namespace["__annotations__"] = {}
     restore_later(undo, vars(builtins), "input", "exit", "quit")
@@ -139,13 +140,31 @@ def enter_main(
     del sys.modules["ipykernel.zmqshell"]
     restore_later(undo, ipython := vars(sys.modules["IPython"]), "get_ipython")
     ipython["get_ipython"] = lambda: None
-    sys.argv = [name, *args]
-    sys.orig_argv = [sys.executable, name, *args]
-    sys.path = [os.path.dirname(os.path.realpath(path)), *(p for p in sys.path if p)]
-    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    forget_modules_beneath(folder)
     threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]
+
+
+def enter_folder(folders: list[str], path: str | None, module: str | None, args: list[str]) -> None:
+    """Make `sys.argv` and `sys.path` look as at the start of a script, or of a module.
+
+    Args:
+        folders: that of the script, and the one to run in if that is another; one for a module.
+        path: of the script.
+        module: the name of the module, if it is not a script.
+        args: the arguments of either.
+    """
+    os.chdir(folders[-1])
+    if path is None:
+        # As in an interpreter, which knows the module's file only once it has imported its parents.
+        sys.argv, sys.orig_argv = ["-m", *args], [sys.executable, "-m", str(module), *args]
+        first = [os.getcwd()]
+    else:
+        name = os.path.relpath(path, folders[-1])
+        sys.argv, sys.orig_argv = [name, *args], [sys.executable, name, *args]
+        first = [os.path.dirname(os.path.realpath(path)), *folders[1:]]
+    sys.path = [*first, *(p for p in sys.path if p and p not in first[1:])]
+    for folder in folders:
+        forget_modules_beneath(folder)
 
 
 def restore_later(

@@ -40,8 +40,8 @@ class ScriptExit:
     libraries have registered for the end of the process.
     """
 
-    def __init__(self, undo: contextlib.ExitStack, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, undo: contextlib.ExitStack, folders: list[str]) -> None:
+        self.folders = folders  # of its own modules
         # As in an interpreter that has imported these two first, they come last.
         self.handlers: Handlers = [(self._end_logging, (), {}), (self._join_children, (), {})]
         self.ended = threading.Event()  # set once the main thread counts as ended
@@ -189,8 +189,9 @@ class ScriptExit:
 
     def _is_own(self, namespace: dict[str, Any]) -> bool:
         """Return whether a module is the script, or one of its neighbours."""
-        main = namespace.get("__name__") == "__main__"
-        return main or is_beneath(namespace.get("__file__"), self.folder)
+        if namespace.get("__name__") == "__main__":
+            return True
+        return any(is_beneath(namespace.get("__file__"), folder) for folder in self.folders)
 
     def _run_finalizers(self) -> None:
         registry = weakref.finalize._registry  # type: ignore[attr-defined]
@@ -255,8 +256,13 @@ def name_of(thing: Any) -> str:
 
 
 def without_ours(error: BaseException) -> TracebackType | None:
-    """Return an exception's traceback, starting at the first frame that is not ours."""
+    """Return an exception's traceback, starting at the first frame that is not ours.
+
+    Nor that of `runpy`, which finds modules for us.
+    """
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == HERE:
         frames = frames.tb_next
+        while frames is not None and frames.tb_frame.f_globals.get("__name__") == "runpy":
+            frames = frames.tb_next
     return frames

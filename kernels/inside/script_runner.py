@@ -1,4 +1,4 @@
-"""Runs `python FILE` inside a kernel, which lives on afterwards.
+"""Runs `python FILE` or `python -m MODULE` inside a kernel, which lives on afterwards.
 
 A script gets real files on descriptors 0, 1 and 2 as its streams, a clean `__main__`, and an
 exit like an interpreter's: threads joined, exit handlers run. Then the kernel's own state is
@@ -15,12 +15,21 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from .error_facts import write_facts
 from .figures import Figures
 from .hidden_frames import execute_alone
-from .script_environment import enter_environment, enter_main, enter_streams, outside_event_loop
+from .module_search import find_module
+from .script_environment import (
+    enter_environment,
+    enter_folder,
+    enter_main,
+    enter_streams,
+    outside_event_loop,
+)
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
 from .script_hooks import enter_hooks
 from .tracebacks import all_behind
@@ -56,31 +65,39 @@ class Script:
     def run(self) -> None:
         """Run the script in the current execute request's metadata.
 
-        The request's `rmi_agent` entry has `path`, `argv` (the arguments), `source` and
-        `stdin` (both base64), and `fresh`: whether the kernel should stay in the file's
-        folder. The outcome is returned as a payload of the reply: `exit_code` as `subprocess`
-        reports it (negative for a signal) and `error_name`.
+        The request's `rmi_agent` entry has `path` and `source` (base64), or the name of a
+        `module`; `argv` (the arguments), `stdin` (base64), `cwd` (None for a file's own folder),
+        and `fresh`: whether the kernel should stay in that folder. The outcome is returned as a
+        payload of the reply: `exit_code` as `subprocess` reports it (negative for a signal) and
+        `error_name`.
         """
         request = self.shell.get_parent()["metadata"]["rmi_agent"]
         pid = os.getpid()
         outcome: dict[str, Any] = {"source": PAYLOAD, "exit_code": 1, "error_name": None}
-        path = request["path"]
-        if not os.path.isdir(os.path.dirname(path)):  # on another machine, which lacks the folder
+        path, module, cwd = request.get("path"), request.get("module"), request.get("cwd")
+        if path and not os.path.isdir(os.path.dirname(path)):  # on another machine, which lacks it
             path = os.path.join(os.getcwd(), os.path.basename(path))
+        if cwd and not os.path.isdir(cwd):
+            cwd = os.getcwd()
+        folders = list(dict.fromkeys(filter(None, (path and os.path.dirname(path), cwd))))
         if request["fresh"]:
-            os.chdir(os.path.dirname(path))
+            os.chdir(folders[-1])
         self.in_cell = asyncio._get_running_loop() is not None
         with contextlib.ExitStack() as undo:
             undo.enter_context(outside_event_loop())
             enter_streams(undo, self.raw, base64.b64decode(request["stdin"]))
             enter_environment(undo, self.environment)
-            enter_main(undo, self.shell, self.kernels_names, path, request["argv"])
-            ending = ScriptExit(undo, os.path.dirname(path))
+            enter_main(undo, self.shell, self.kernels_names, path)
+            enter_folder(folders, path, module, request["argv"])
+            ending = ScriptExit(undo, folders)
             enter_hooks(undo)
             # Undone first: a late SIGINT must not interrupt the restoring.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             try:
-                outcome.update(self.execute(path, base64.b64decode(request["source"])))
+                if module is None:
+                    outcome.update(self.execute_file(path, base64.b64decode(request["source"])))
+                else:
+                    outcome.update(self.execute(lambda: find_module(module, self.shell.user_ns)))
             finally:
                 ending.run()
                 if os.getpid() != pid:  # the script forked, and this child is done
@@ -90,12 +107,16 @@ class Script:
 
     # -- the script itself
 
-    def execute(self, path: str, source: bytes) -> dict[str, Any]:
-        """Compile and run the script; determine the exit code as the interpreter's main does."""
+    def execute_file(self, path: str, source: bytes) -> dict[str, Any]:
+        """Compile and run a file."""
         try:
             code = compile(source, path, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             return self.fail(undecodable(path, source, error) or error)
+        return self.execute(lambda: code)
+
+    def execute(self, find: Callable[[], CodeType]) -> dict[str, Any]:
+        """Run code; determine the exit code as the interpreter's main does."""
         limit, in_cell = sys.getrecursionlimit(), self.in_cell
         if in_cell not in self.depths:
             reached: list[int] = []
@@ -105,7 +126,7 @@ class Script:
         try:
             # The script may start 40 frames deep; give it as many as at the top level.
             sys.setrecursionlimit(limit + self.depths[in_cell])
-            execute_alone(code, self.shell.user_ns)
+            execute_alone(find(), self.shell.user_ns)
         except SystemExit as stop:
             return self.exit_code(stop)
         except BaseException as error:

@@ -102,7 +102,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
     def first_request(self) -> dict[str, Any] | None:
         """Wait for the first request, in no event loop; None if it has to be handled in one.
 
-        A request to run a file is returned, and has become the parent of all output.
+        A request to run a file or module is returned, and has become the parent of all output.
         """
         while not self._waiting:
             if (arrived := self._wire.receive(wait=True)) is None:
@@ -111,7 +111,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         idents, parts = self.session.feed_identities(self._waiting[0])
         with contextlib.suppress(ValueError, KeyError, TypeError):  # reported in the loop
             message = self.session.deserialize(parts)
-            if "path" in message["metadata"].get("rmi_agent", ()):
+            if "argv" in message["metadata"].get("rmi_agent", ()):
                 del self._waiting[0]
                 self._context.run(self.set_parent, idents, message)
                 return dict(message)

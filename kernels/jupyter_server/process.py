@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from websockets.asyncio.client import ClientConnection
 
 from ..addresses import RemoteKernel
-from ..errors import KernelStartError, ServerError
+from ..errors import KernelError, KernelStartError, ServerError
 from ..process import Launch, RawOutput, SetUp
 from ..process_tree import Family
 from ..supervision import Supervisor
@@ -141,6 +143,12 @@ class ServerKernel:
     def describe_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""
         return self.why_ended
+
+    async def connection_file(self, was_used: Callable[[], None]) -> Path:
+        """Refuse; see `KernelProcess.connection_file`."""
+        raise KernelError(
+            f"The session's kernel is on a Jupyter Server. Open it there: {self._where}."
+        )
 
     async def interrupt(self, *, again: bool = False) -> None:
         """Do what the stop button in the server's UI does, with or without `again`."""

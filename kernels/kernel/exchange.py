@@ -181,7 +181,7 @@ class Exchange:
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             parent = message["parent_header"].get("msg_id")
-            if parent != request and parent in self._lookups:
+            if parent != request and (parent in self._lookups or self._is_of_others(message)):
                 continue  # from an abandoned lookup: must not appear in a cell
             mine = parent == request
             kind = message["header"]["msg_type"]
@@ -195,6 +195,11 @@ class Exchange:
                     outputs.timing(f"iopub.status.{state}", message["header"].get("date"))
                 if state == "idle":
                     return
+
+    def _is_of_others(self, message: Message) -> bool:
+        """Whether another client of a kernel on this machine, such as a console, caused it."""
+        session = message["parent_header"].get("session")
+        return self._process.is_here and session not in (None, self.client.session.session)
 
     async def _fold(self, message: Message, outputs: Outputs) -> None:
         try:

@@ -7,7 +7,6 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from typing import Any, Self
 
 import zmq.asyncio
@@ -19,9 +18,9 @@ from ..protocol import (
     Message,
     OnQuestion,
     Outputs,
+    Program,
     Question,
     Reply,
-    Script,
     Status,
     ends_kernel,
     reply_of,
@@ -157,18 +156,11 @@ class Kernel:
         """
         return await self._execute(code, {}, outputs, timeout, on_question)
 
-    async def run_script(
-        self, script: Script, outputs: Outputs, timeout: float | None = None
+    async def run_program(
+        self, program: Program, outputs: Outputs, timeout: float | None = None
     ) -> Reply:
-        """Run a file as `python FILE` would, in this kernel's `__main__`."""
-        request = {
-            "path": str(script.path),
-            "argv": list(script.args),
-            "source": b64encode(script.source).decode(),
-            "fresh": script.fresh,
-            "stdin": b64encode(script.stdin.encode("utf-8", "surrogateescape")).decode(),
-        }
-        return await self._execute(RUN_SCRIPT, request, outputs, timeout, Question.nobody)
+        """Run a file or module as `python` would, in this kernel's `__main__`."""
+        return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
 
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.

@@ -9,7 +9,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..encoding import encoded
-from ..protocol import Script, State, Status
+from ..protocol import Module, Program, Script, State, Status
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,27 @@ class Run:
 
     @property
     def is_file(self) -> bool:
-        """Whether it ran a file."""
-        return "sha256" in self._record
+        """Whether it ran a file or a module."""
+        return "sha256" in self._record or "module" in self._record
 
     @property
-    def script(self) -> Script | None:
-        """The file that it ran, with its text at that time; None for a snippet.
+    def program(self) -> Program | None:
+        """The file that it ran, with its text at that time, or module; None for a snippet.
 
         Raises:
             ValueError: the recorded name, arguments or text are impossible.
         """
-        if "path" not in self._record:
+        record = self._record
+        if "path" not in record and "module" not in record:
             return None
-        path, args = str(self._record["path"]), tuple(map(str, self._record.get("args", ())))
-        if any("\0" in text for text in (path, *args)):
+        name, cwd = str(record.get("path", record.get("module"))), str(record.get("cwd", ""))
+        args, stdin = tuple(map(str, record.get("args", ()))), str(record.get("stdin", ""))
+        if any("\0" in text for text in (name, cwd, *args)):
             raise ValueError("a NUL character is in a file's name or arguments")
+        if "path" not in record:
+            return Module(name, Path(cwd), args, stdin)
         source = encoded(self.cell.source)
-        return Script(Path(path), source, args, str(self._record.get("stdin", "")))
+        return Script(Path(name), source, args, stdin, cwd=Path(cwd) if cwd else None)
 
     @property
     def status(self) -> Status:

@@ -115,5 +115,5 @@ def recorded(notebook: NotebookNode) -> Iterator[Run]:
             elapsed=float(record.get("elapsed", 0.0)),
         )
         run = Run(cell, session_id="", notebook=None)
-        _ = run.script  # raises if it is impossible
+        _ = run.program  # raises if it is impossible
         yield run

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -105,6 +107,17 @@ class KernelProcess(Protocol):
 
     def connection_messages(self) -> tuple[str, ...]:
         """What happened to the connection since the last call."""
+        ...
+
+    async def connection_file(self, was_used: Callable[[], None]) -> Path:
+        """A Jupyter connection file for other clients: `jupyter console --existing FILE`.
+
+        It is removed when the kernel ends. `was_used` is called at each of these clients' requests,
+        where they pass through this process.
+
+        Raises:
+            KernelError: other clients can't connect to this kernel.
+        """
         ...
 
     async def interrupt(self, *, again: bool = False) -> None:

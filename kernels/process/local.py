@@ -13,6 +13,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -109,6 +110,7 @@ class LocalProcess(ProcessHere):
             self._sockets = socket_paths(self._manager)
             async with asyncio.timeout(self.launch.start_timeout):
                 await move_sockets(self._manager, self._sockets, self.launch.socket_store)
+            self._manager.write_connection_file()  # which names their new places
         return self._new_client()
 
     def _new_client(self) -> AsyncKernelClient:
@@ -147,6 +149,10 @@ class LocalProcess(ProcessHere):
             await asyncio.sleep(POLL_INTERVAL)
         process = getattr(provisioner, "process", None)
         return None if isinstance(process, ForkedProcess) and process.exit_code_lost else code
+
+    async def connection_file(self, was_used: Callable[[], None]) -> Path:
+        """Its connection file; see `KernelProcess.connection_file`."""
+        return Path(self._manager.connection_file)
 
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT to its process group, or do what its kernelspec says instead.

@@ -100,12 +100,14 @@ class Link(asyncio.Protocol):
     Attributes:
         channels: by their byte.
         announce: called after each message to the kernel, which may not be reading.
+        take: called with each message from the kernel; returns whether it is not for us.
         closed: done once the connection is closed; why, if the kernel could not be understood.
     """
 
     def __init__(self, most: int) -> None:
         self.channels: dict[bytes, SocketChannel] = {}
         self.announce: Callable[[], None] = lambda: None
+        self.take: Callable[[bytes, list[bytes]], bool] | None = None
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._frames = Frames(most)
         self._transport: asyncio.Transport | None = None
@@ -122,6 +124,8 @@ class Link(asyncio.Protocol):
         assert self._transport is not None
         try:
             for name, parts in self._frames.feed(data):
+                if self.take is not None and self.take(name, parts):
+                    continue
                 if (channel := self.channels.get(name)) is not None:
                     self._queued += sum(map(len, parts))
                     channel.put(parts)

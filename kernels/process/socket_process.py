@@ -14,18 +14,25 @@ import secrets
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 
-from ..errors import CannotFork, KernelStartError
+from ..errors import CannotFork, DeadKernelError, KernelError, KernelStartError
 from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
+from .kernel_process import describe_exit
 from .launch import Launch, kernel_spec, no_such
 from .provisioner import environment_of, forking_config, interpreter
 from .socket_client import SocketClient, connected
+
+if TYPE_CHECKING:
+    from .outside_clients import OutsideClients
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,7 @@ class SocketProcess(ProcessHere):
         self._client: SocketClient | None = None
         self._exit_code: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._check: asyncio.TimerHandle | None = None
+        self._outside: OutsideClients | None = None
         self._closing = False
         self._why_ended = ""
 
@@ -152,6 +160,22 @@ class SocketProcess(ProcessHere):
         """What is known about its end besides the exit code."""
         return self._why_ended
 
+    async def connection_file(self, was_used: Callable[[], None]) -> Path:
+        """A connection file for other clients; see `KernelProcess.connection_file`."""
+        if self._outside is None:
+            if self._client is None or self._exit_code.done():
+                raise DeadKernelError(describe_exit(None))
+            from .outside_clients import OutsideClients  # ZMQ, which is slow to import
+
+            # A folder that no kernel can reach.
+            folder = self.launch.socket_store or self.launch.runtime
+            try:
+                place = folder / f"k{secrets.token_hex(6)}"
+                self._outside = OutsideClients(self._client, place, was_used)
+            except OSError as error:
+                raise KernelError(f"Other clients can't connect: {error}.") from error
+        return self._outside.file
+
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT to its process group; the same if called `again`."""
         if self._provisioner is not None and not self._exit_code.done():
@@ -186,6 +210,8 @@ class SocketProcess(ProcessHere):
             await self._let_go()
 
     async def _let_go(self) -> None:
+        if self._outside is not None:
+            await self._outside.close()
         if self._client is not None:
             links = (self._client.messages, self._client.control)
             for link in links:

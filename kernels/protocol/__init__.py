@@ -6,13 +6,13 @@ Also a client whose channels are queues. Knows neither processes nor connections
 from ..encoding import encodable
 from .cells import new_cell
 from .outputs import Displays, Outputs, in_parts
+from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
 from .reply import (
     PARTS,
     Failure,
     Message,
     Reply,
-    Script,
     State,
     Status,
     ends_kernel,
@@ -32,8 +32,10 @@ __all__ = [
     "Displays",
     "Failure",
     "Message",
+    "Module",
     "OnQuestion",
     "Outputs",
+    "Program",
     "Question",
     "QueuedChannel",
     "QueuedClient",

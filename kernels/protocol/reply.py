@@ -1,10 +1,9 @@
-"""What is run on a kernel, and how the run ended: data, and parsing it from messages."""
+"""How a run ended: data, and parsing it from messages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from ..encoding import encodable
@@ -18,17 +17,6 @@ FACT_MOST = 1000  # max characters of a fact about an exception
 NAME_MOST = 200  # max characters of an error's name
 COMMAND_MOST = 250  # the same of a command in a notice
 MOST_COMMANDS = 3  # max notices of failed commands
-
-
-@dataclass(frozen=True)
-class Script:
-    """A file to run as `__main__`: its path and source, and the arguments and stdin it gets."""
-
-    path: Path
-    source: bytes
-    args: tuple[str, ...] = ()
-    stdin: str = ""
-    fresh: bool = True  # in a kernel of its own, which changes to the file's folder for good
 
 
 @dataclass(frozen=True)

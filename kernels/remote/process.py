@@ -13,8 +13,9 @@ import functools
 import logging
 import signal
 import subprocess
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,7 +23,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from .. import process_tree
-from ..errors import KernelStartError
+from ..errors import KernelError, KernelStartError
 from ..process import Launch, LocalProcess, SetUp
 from ..process_tree import MARK, marked
 from .heartbeat import Heartbeat
@@ -156,6 +157,12 @@ class RemoteProcess(LocalProcess):
     def describe_end(self, code: int | None) -> str:
         """Describe the kernel's end; there is no exit code."""
         return self.why_ended or "It was never started."
+
+    async def connection_file(self, was_used: Callable[[], None]) -> Path:
+        """Refuse; see `KernelProcess.connection_file`."""
+        raise KernelError(
+            "The session's kernel is on another machine, where only this server connects to it."
+        )
 
     async def interrupt(self, *, again: bool = False) -> None:
         """Send SIGINT through the provisioner; with `again`, also to the whole process group.

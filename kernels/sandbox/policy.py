@@ -76,9 +76,13 @@ class Policy:
     package_env: tuple[tuple[str, str], ...] = ()
     package_files: tuple[Path, ...] = ()
 
+    def home(self, principal: str) -> Path:
+        """A principal's persistent folder, which may not exist yet."""
+        return self.homes / folder_name(principal)
+
     def sandbox(self, principal: str, runtime: Path) -> Sandbox:
         """Create a principal's sandbox and its folders; `runtime` is private to the server."""
-        home = self.homes / folder_name(principal)
+        home = self.home(principal)
         folder = runtime / f"p{sum(1 for _ in runtime.glob('p*'))}"
         # Not in the home, where kernels could plant links that we would follow when clearing it.
         clear_after_dead(self.homes / "tmp")

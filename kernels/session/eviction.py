@@ -66,5 +66,5 @@ class Eviction:
 
 def missed(session: Session) -> tuple[bool, float]:
     """Sort key, largest for the least missed: first file-only sessions, then by idle time."""
-    only_files = all(run.script is not None for run in session.runs.executions)
+    only_files = all(run.program is not None for run in session.runs.executions)
     return only_files and session.count > 0, session.idle_for

@@ -68,7 +68,7 @@ class Record:
         )
         if reply.error_name:
             facts.error_name = reply.error_name
-        if execution.script is not None or reply.exit_code is not None:
+        if execution.program is not None or reply.exit_code is not None:
             facts.exit_code = reply.exit_code
         if reply.actions:
             facts.steps = list(reply.actions)

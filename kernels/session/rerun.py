@@ -92,8 +92,8 @@ class Resume:
             self.done.append(Again(before, execution, tuple(found)))
 
     def _submit(self, before: Run, limit: float) -> Execution:
-        if (script := before.script) is not None:
-            return self.session.submit_script(script, limit)
+        if (program := before.program) is not None:
+            return self.session.submit_program(program, limit)
         return self.session.submit_cell(before.cell.source, limit)
 
     def _limit(self, before: Run) -> float:

@@ -7,7 +7,6 @@ that runs them; the session provides the kernel and records the results.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 import time
@@ -20,7 +19,7 @@ from nbformat import NotebookNode
 from ..errors import KernelError, reason
 from ..kernel import Kernel
 from ..notebook import Recorder, Run
-from ..protocol import Displays, Outputs, Question, Reply, Script, new_cell
+from ..protocol import Displays, Outputs, Program, Question, Reply, new_cell
 from ..supervision import Supervisor
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class Execution:
         recorder: records it.
         displays: the session's outputs that can still be updated.
         output_limit: bytes of output after which the run is interrupted; 0 means no limit.
-        script: the file to run; None for a snippet.
+        program: the file or module to run; None for a snippet.
         cell: the existing cell, if another instance of the server started the run.
 
     Attributes:
@@ -61,17 +60,17 @@ class Execution:
         *,
         displays: Displays,
         output_limit: int,
-        script: Script | None = None,
+        program: Program | None = None,
         cell: NotebookNode | None = None,
     ) -> None:
         self.session_id = session_id
         self.number = number
-        self.title = source if script is None else script.path.name
+        self.title = source if program is None else program.title
         self.cell = new_cell(source) if cell is None else cell
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0
-        self.script = script
+        self.program = program
         self.handed_over = False
         self.outputs = Outputs(self.cell, displays, output_limit, self._over_limit)
         self.task: asyncio.Task[Run]
@@ -79,14 +78,10 @@ class Execution:
         self.asked = 0
         self._question: Question | None = None
         self._kernel: Kernel | None = None
-        if script is not None:
-            self.cell.metadata["rmi_agent"] = NotebookNode(
-                path=str(script.path),
-                sha256=hashlib.sha256(script.source).hexdigest(),
-                args=list(script.args),
-            )
-            if script.stdin:
-                self.cell.metadata["rmi_agent"].stdin = script.stdin[:STDIN_KEPT]
+        if program is not None:
+            self.cell.metadata["rmi_agent"] = facts = NotebookNode(program.facts)
+            if program.stdin:
+                facts.stdin = program.stdin[:STDIN_KEPT]
 
     @property
     def notebook(self) -> Path | None:
@@ -137,10 +132,10 @@ class Execution:
         """Execute on the kernel that the session provides."""
         self._kernel = kernel
         try:
-            if self.script is None:
+            if self.program is None:
                 source = self.cell.source
                 return await kernel.run_cell(source, self.outputs, timeout, self._ask)
-            return await kernel.run_script(self.script, self.outputs, timeout)
+            return await kernel.run_program(self.program, self.outputs, timeout)
         finally:
             self._kernel = self._question = None
 

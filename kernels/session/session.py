@@ -17,9 +17,9 @@ from pathlib import Path
 from ..addresses import RemoteKernel
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, Signer, decoded
+from ..notebook import Recorder, Run, Signer
 from ..process_tree import Family, port_held
-from ..protocol import Reply, Script, now
+from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
 from .config import Config, Failed, Handover
@@ -108,13 +108,11 @@ class Session:
         """Queue a snippet; returns at once. `timeout` is in seconds."""
         return self._submit(code, None, timeout)
 
-    def submit_script(self, script: Script, timeout: float | None = None) -> Execution:
-        """Queue a file to be run as `__main__`; returns at once."""
-        # Lines in a notebook end with \n; those of the file may not.
-        source = decoded(script.source).replace("\r\n", "\n").replace("\r", "\n")
-        return self._submit(source, script, timeout)
+    def submit_program(self, program: Program, timeout: float | None = None) -> Execution:
+        """Queue a file or module to be run as `__main__`; returns at once."""
+        return self._submit(program.code, program, timeout)
 
-    def _submit(self, source: str, script: Script | None, timeout: float | None) -> Execution:
+    def _submit(self, source: str, program: Program | None, timeout: float | None) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
         execution = Execution(
@@ -124,7 +122,7 @@ class Session:
             self.recorder,
             displays=self.runs.displays,
             output_limit=self.config.output_limit,
-            script=script,
+            program=program,
         )
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
@@ -154,8 +152,8 @@ class Session:
 
     async def _run(self, execution: Execution, timeout: float) -> Run:
         kernel = await self._living_kernel()
-        if execution.script is not None:
-            execution.script = replace(execution.script, fresh=self._fresh)
+        if execution.program is not None:
+            execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
         execution.started = time.monotonic()
         execution.until = time.time() + timeout if timeout else 0.0
@@ -179,7 +177,7 @@ class Session:
         if reply.state == "lost":
             self._drop_kernel()
         if reply.status == "error" and reply.failures:
-            is_file = execution.script is not None
+            is_file = execution.program is not None
             hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
             reply = replace(reply, notices=(*reply.notices, *hint))
         return await self._record.finish(execution, reply, process, self.runs.executions)
@@ -193,7 +191,7 @@ class Session:
         return [hint] if hint else []
 
     def _over(self) -> None:
-        self.last_used = time.monotonic()
+        self._used()
         if self.closed:
             return
         self.on_change(self)
@@ -241,7 +239,7 @@ class Session:
         if self.running or self.kernel is None:
             return []
         async with self.runs.turn:
-            self.last_used = time.monotonic()
+            self._used()
             return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
@@ -260,8 +258,23 @@ class Session:
                 raise KernelError(
                     f"The kernel of session {self.id} has died; run a cell to get a fresh one."
                 )
-            self.last_used = time.monotonic()
+            self._used()
             return await self.kernel.inspect(name)
+
+    async def connection_file(self) -> Path:
+        """A Jupyter connection file with which other clients join the session's kernel.
+
+        Raises:
+            KernelError: there is no kernel, or others can't connect to it.
+        """
+        if self.kernel is None or not await self.kernel.alive():
+            raise KernelError(
+                f"The kernel of session {self.id} has died; run a cell to get a fresh one."
+            )
+        return await self.kernel.process.connection_file(self._used)
+
+    def _used(self) -> None:
+        self.last_used = time.monotonic()
 
     # -- interrupt, restart, close
 
@@ -290,7 +303,7 @@ class Session:
                 self._drop_kernel()
                 await self._fresh_kernel()
                 self._fresh, self._record.lost = False, ""
-            self.last_used = time.monotonic()
+            self._used()
             self._became_idle(self.principal)
 
         # Queued now, so that it precedes runs submitted while the current run is being stopped.

@@ -9,6 +9,7 @@ from .oauth_store import SignIn, Store, store_file
 from .provider import build_provider, public_url
 from .tokens import (
     DEFAULT_NAME,
+    ONE_USER,
     Access,
     Tokens,
     access,
@@ -21,6 +22,7 @@ from .tokens import (
 
 __all__ = [
     "DEFAULT_NAME",
+    "ONE_USER",
     "Access",
     "SignIn",
     "Store",

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 ProjectsDir = Annotated[
-    Path | None, Parameter(help="Folder with your Python files (PYTHON_PROJECTS_DIR).")
+    Path | None,
+    Parameter(help="Folder with your Python files, or several: A,B (PYTHON_PROJECTS_DIR)."),
 ]
 NotebooksDir = Annotated[
     Path | None, Parameter(help="Folder with the sessions' notebooks (RMI_AGENT_NOTEBOOKS_DIR).")

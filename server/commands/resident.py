@@ -119,7 +119,7 @@ def in_background(settings: Settings, log_level: logs.Level) -> str:
     if record := found():
         return check_matches(record, settings)
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start", "--foreground"]
-    words += ["--projects-dir", str(settings.python_projects_dir)]
+    words += ["--projects-dir", settings.projects_dir]
     words += ["--notebooks-dir", str(settings.notebooks)]
     words += ["--log-file", str(log_file()), "--log-level", log_level]
     words += ["--port", str(settings.port)] if "port" in settings.model_fields_set else []

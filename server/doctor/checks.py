@@ -66,7 +66,8 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
 
 async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     """Check what a server with these settings needs on this machine."""
-    yield writable("projects", settings.projects, "PYTHON_PROJECTS_DIR")
+    for root in settings.roots:
+        yield writable("projects", root, "PYTHON_PROJECTS_DIR")
     yield writable("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
     if settings.jupyter_server_url:
         async for result in of_jupyter_servers(settings):

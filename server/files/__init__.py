@@ -1,11 +1,19 @@
-"""Access to the project's files by names that callers supply.
+"""Access to the projects' files by names that callers supply.
 
-No name leads out of the projects folder, whatever links are created meanwhile.
+No name leads out of the projects folders, whatever links are created meanwhile.
 """
 
 from . import project_files, safe_open
+from .project_files import FileStatus, OpenFile, PythonFile
+from .projects import Projects
+from .run_folder import run_folder
 
 __all__ = [
+    "FileStatus",
+    "OpenFile",
+    "Projects",
+    "PythonFile",
     "project_files",
+    "run_folder",
     "safe_open",
 ]

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import NotAFileError, RootError
 
@@ -165,11 +166,13 @@ def open_file(root: Path, path: Path) -> int:
     return handle
 
 
-def replace_file(root: Path, path: Path, data: bytes) -> bool:
-    """Replace a file's contents atomically; returns whether the file is new.
+@contextlib.contextmanager
+def replacement(root: Path, path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Replace a file's contents atomically with what the body writes; yields whether it is new.
 
     Writes a temporary file beside the target and renames it: readers of the old file keep it
-    whole, its other hard links keep its contents, and the new file gets its mode.
+    whole, its other hard links keep its contents, and the new file gets its mode. If the body
+    fails, the old file stays.
 
     Raises:
         NotAFileError: the path exists and is not a regular file.
@@ -186,7 +189,7 @@ def replace_file(root: Path, path: Path, data: bytes) -> bool:
                 check(handle, root)
                 if mode is not None and hasattr(os, "fchmod"):
                     os.fchmod(handle, mode)
-                file.write(data)
+                yield file, mode is None
                 file.flush()
                 os.fsync(handle)  # or a power cut could leave the new name with no contents
             here.replace(temporary, name)
@@ -194,7 +197,6 @@ def replace_file(root: Path, path: Path, data: bytes) -> bool:
             with contextlib.suppress(OSError):
                 os.unlink(here.at(temporary), dir_fd=here.handle)
             raise
-    return mode is None
 
 
 def mode_of(here: Folder, name: str) -> int | None:

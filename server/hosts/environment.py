@@ -48,7 +48,7 @@ def environment(
         if found.get(variable_of(field)):
             names = (os.path.abspath(Path(one).expanduser()) for one in getattr(settings, field))
             found[variable_of(field)] = ",".join(names)
-    paths = {FOLDERS[0]: str(settings.python_projects_dir), FOLDERS[1]: str(settings.notebooks)}
+    paths = {FOLDERS[0]: settings.projects_dir, FOLDERS[1]: str(settings.notebooks)}
     for variable in FOLDERS:
         if variable in found:
             found[variable] = paths[variable]
@@ -70,6 +70,6 @@ def renamed(env: dict[str, str]) -> dict[str, str]:
 def was_beside(env: dict[str, str]) -> bool:
     """Whether an entry's notebooks folder is the default one, beside its projects folder."""
     projects, notebooks = (env.get(variable) for variable in FOLDERS)
-    return bool(projects and notebooks) and Path(str(notebooks)) == (
-        Path(str(projects)).parent / "notebooks"
-    )
+    if not projects or not notebooks:
+        return False
+    return Path(notebooks) == Path(projects.partition(",")[0]).parent / "notebooks"

@@ -26,8 +26,8 @@ CELL = 2_000_000
 COMMAND_LINE = 2_000_000  # of all arguments together: about Linux's own limit
 ARGUMENTS = 100  # max arguments of a call: each unknown one adds lines to the error
 NAMES = (
-    "jsonrpc", "id", "method", "name", "uri", "session_id", "file_name", "notebook",
-    "progressToken", "requestId",
+    "jsonrpc", "id", "method", "name", "uri", "session_id", "file_name", "module", "cwd",
+    "notebook", "progressToken", "requestId",
 )  # fmt: skip
 LIMITS = {**dict.fromkeys(NAMES, NAME), "src": TYPED}  # by key; `src` is a client's icon
 LONGER = (

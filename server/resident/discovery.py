@@ -92,7 +92,7 @@ def check(settings: Settings, attach: Attach, facts: Facts) -> None:
     """
     check_version(facts.version, facts.pid)
     folders = (
-        ("python_projects_dir", settings.projects, facts.projects),
+        ("python_projects_dir", ",".join(map(str, settings.roots)), facts.projects),
         ("notebooks_dir", settings.notebooks, facts.notebooks),
     )
     for name, here, there in folders:
@@ -165,7 +165,7 @@ async def start(settings: Settings) -> None:
     """
     log.info("No resident server runs; starting one")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start"]
-    words += ["--projects-dir", str(settings.python_projects_dir)]
+    words += ["--projects-dir", settings.projects_dir]
     words += ["--notebooks-dir", str(settings.notebooks)]
     words += ["--no-sandbox"] if settings.sandbox == "off" else []
     try:

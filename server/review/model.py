@@ -68,7 +68,7 @@ class Cell:
         kind: `code`, `markdown` or `raw`.
         status: as recorded, `running`, `waiting`, or empty if it did not run.
         seconds: how long it ran.
-        script: the name of the file that it ran, if any.
+        script: the name of the file or module that it ran, if any.
     """
 
     number: int

@@ -94,7 +94,7 @@ def parse_cell(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
     status = text_of_lines(record.get("status")) if kind == "code" else ""
     if kind == "code" and status not in STATUSES:
         status = guess_status(timing, outputs, count, live=live)
-    path = record.get("path")
+    program = record.get("path", record.get("module"))
     return Cell(
         number,
         text_of_lines(cell.get("id")),
@@ -104,7 +104,9 @@ def parse_cell(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
         status,
         as_seconds(record.get("elapsed")) or measured_seconds(timing),
         text_of_lines(timing.get("iopub.execute_input"))[:40],
-        text_of_lines(path).replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else "",
+        text_of_lines(program).replace("\\", "/").rpartition("/")[2]
+        if isinstance(program, str)
+        else "",
         tuple(text_of_lines(note) for note in as_list(record.get("notes"))),
     )
 

@@ -70,7 +70,7 @@ async def pending_cells(sessions: Sessions | None, notebook: Path) -> tuple[Cell
     begun = []
     for execution in session.runs.unfinished:
         status = "waiting" if execution.status == "queued" else "running"
-        script = execution.script.path.name if execution.script is not None else ""
+        script = execution.program.title if execution.program is not None else ""
         begun.append((execution.outputs.settled(), status, script))
     return await asyncio.to_thread(parse_pending, begun)
 

@@ -140,7 +140,7 @@ def facts_endpoint(server: App) -> ASGIApp:
             pid=os.getpid(),
             started=started,
             prefix=sys.prefix,
-            projects=str(server.settings.projects),
+            projects=",".join(map(str, server.settings.roots)),
             notebooks=str(server.settings.notebooks),
             settings=server.settings.shared(),
             busy=busy,

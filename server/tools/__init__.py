@@ -4,6 +4,7 @@ Uses sessions only through `kernels`; knows nothing about transports.
 """
 
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
 from .file_tools import FileTools
@@ -14,6 +15,7 @@ from .running import RunTools
 from .session_tools import SessionTools
 
 __all__ = [
+    "CallerFiles",
     "Completions",
     "FileTools",
     "Prompts",

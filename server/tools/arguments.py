@@ -37,10 +37,21 @@ Timeout = Annotated[
         " a run that has not finished by then has status `running` and continues.",
     ),
 ]
-FileName = Annotated[
-    str,
-    Field(description="A .py file, relative to the projects folder: 'demo.py', 'sub/a.py'."),
+Module = Annotated[
+    str | None,
+    Field(description="Instead of a file, a module as for `python -m`: 'pkg.tool', 'pytest'."),
 ]
+Cwd = Annotated[
+    str | None,
+    Field(
+        description="The folder to run in, relative to the projects folder; 'project' is the"
+        " nearest one upwards with pyproject.toml or the like. By default the file's own, and the"
+        " projects folder for a module."
+    ),
+]
+FILE = Field(description="A .py file, relative to the projects folder: 'demo.py', 'sub/a.py'.")
+FileName = Annotated[str, FILE]
+FileToRun = Annotated[str | None, FILE]
 
 
 def json_text(value: Any) -> Any:

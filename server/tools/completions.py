@@ -22,8 +22,8 @@ from ...kernels import SessionNotFoundError, StoreError
 from ..errors import PathNotAllowedError
 from ..files import project_files as paths
 from ..opening import Opening
-from ..settings import Settings
 from .caller import principal
+from .caller_files import CallerFiles
 from .resources import FILE, NOTEBOOK, PAGE, VARIABLE
 
 Reference = PromptReference | ResourceTemplateReference
@@ -33,8 +33,8 @@ Given = dict[str, str]  # the arguments filled in so far
 class Completions:
     """The completion handler of one server."""
 
-    def __init__(self, settings: Settings, opening: Opening) -> None:
-        self._settings, self._opening = settings, opening
+    def __init__(self, opening: Opening, files: CallerFiles) -> None:
+        self._opening, self._projects = opening, files
         self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
             ("fix_script", "file_name"): partial(self._files, paths.PYTHON),
             ("explore_data", "path"): partial(self._files, paths.DATA),
@@ -76,10 +76,9 @@ class Completions:
         return await session.complete(typed)
 
     async def _files(self, suffixes: frozenset[str], typed: str, _: Given) -> list[str]:
+        files = self._projects.of_caller()
         try:
-            found = await asyncio.to_thread(
-                lambda: [name for name, _ in paths.walk(self._settings.projects, suffixes)]
-            )
+            found = await asyncio.to_thread(lambda: [name for name, _ in files.walk(suffixes)])
         except PathNotAllowedError:
             return []
         return matching(typed, found)

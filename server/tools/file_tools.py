@@ -18,6 +18,7 @@ from ..settings import Settings
 from ..views import Picture, Worker, dimensions, fitted, type_of
 from .arguments import CHANGES, READS, FileName
 from .caller import failures_as_refusals
+from .caller_files import CallerFiles
 from .results import AROUND, listing
 from .run_pictures import content, reason_of
 
@@ -33,8 +34,8 @@ LISTED = 1000  # max files in a list
 class FileTools:
     """The tools that list, read and write Python files."""
 
-    def __init__(self, settings: Settings, worker: Worker) -> None:
-        self.settings, self._worker = settings, worker
+    def __init__(self, settings: Settings, worker: Worker, files: CallerFiles) -> None:
+        self.settings, self._worker, self._files = settings, worker, files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
@@ -45,7 +46,8 @@ class FileTools:
     async def list_python_files(self) -> ToolResult:
         """List the Python files that run_python can run, with size and modification time."""
         with failures_as_refusals():
-            found = await asyncio.to_thread(lambda: list(paths.walk(self.settings.projects)))
+            files = self._files.of_caller()
+            found = await asyncio.to_thread(lambda: list(files.walk(paths.PYTHON)))
         rows: list[dict[str, Any]] = [
             {
                 "file_name": name,
@@ -59,7 +61,9 @@ class FileTools:
         ]
         if len(found) > LISTED:
             lines.append(f"[{len(found) - LISTED} more files are not listed]")
-        nothing = f"No Python files in {self.settings.projects}; write_python_file creates one."
+        nothing = (
+            f"No Python files in {', '.join(map(str, files.roots))}; write_python_file creates one."
+        )
         return listing(lines or [nothing], {"files": rows, "total": len(found)})
 
     async def read_python_file(
@@ -75,11 +79,9 @@ class FileTools:
         """
         with failures_as_refusals():
             if paths.is_picture(file_name):
-                data = await asyncio.to_thread(
-                    paths.read_picture, self.settings.projects, file_name
-                )
+                data = await asyncio.to_thread(self._files.of_caller().read_picture, file_name)
                 return await self._picture(file_name, data)
-            text = await asyncio.to_thread(paths.read_text, self.settings.projects, file_name)
+            text = await asyncio.to_thread(self._files.of_caller().read_text, file_name)
             return ToolResult(content=text, structured_content={"result": text})
 
     async def _picture(self, file_name: str, data: bytes) -> ToolResult:
@@ -107,9 +109,7 @@ class FileTools:
         Missing folders are created.
         """
         with failures_as_refusals():
-            name, new = await asyncio.to_thread(
-                paths.write, self.settings.projects, file_name, content
-            )
+            name, new = await asyncio.to_thread(self._files.of_caller().write, file_name, content)
             did = "Created" if new else "Replaced"
             return f"{did} {paths.shown(name)} ({len(content):,} characters)."
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 from fastmcp import FastMCP
 from pydantic import Field
 
-from ..files import project_files as paths
-from ..settings import Settings
 from .caller import failures_as_refusals
+from .caller_files import CallerFiles
 
 FIX_SCRIPT = """\
 Make {name} work; it is a file in the projects folder.
@@ -43,8 +42,8 @@ session_id in the first run_cell, and pass the one it returns to all later calls
 class Prompts:
     """The prompts of one server."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, files: CallerFiles) -> None:
+        self._files = files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the prompts on `mcp`."""
@@ -57,7 +56,7 @@ class Prompts:
     ) -> str:
         """Run a script, find out why it fails, fix it, and rerun it until it works."""
         with failures_as_refusals():
-            file = await asyncio.to_thread(paths.read, self._settings.projects, file_name)
+            file = await asyncio.to_thread(self._files.of_caller().read, file_name)
         return FIX_SCRIPT.format(name=file.name)
 
     async def explore_data(
@@ -68,5 +67,5 @@ class Prompts:
     ) -> str:
         """Load a data file, examine it, plot it, and describe what is in it."""
         with failures_as_refusals():
-            name = await asyncio.to_thread(paths.existing, self._settings.projects, path)
+            name = await asyncio.to_thread(self._files.of_caller().existing, path)
         return EXPLORE_DATA.format(name=repr(name))

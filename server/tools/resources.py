@@ -11,12 +11,14 @@ from typing import Any
 from fastmcp import FastMCP
 
 from ...kernels import SessionNotFoundError
+from ..auth import ONE_USER
 from ..files import project_files as paths
 from ..opening import Opening
 from ..plaintext import plain
 from ..refusals import Refusal
 from ..settings import Settings
 from .caller import failures_as_refusals, principal
+from .caller_files import CallerFiles
 from .notebook_pages import pages, whole_or_cut
 from .results import AROUND
 
@@ -24,13 +26,14 @@ NOTEBOOK = "notebook://{session_id}"
 PAGE = "notebook://{session_id}/{page}"
 FILE = "python-file://{path*}"
 VARIABLE = "variable://{session_id}/{name}"
+CONNECTION_FILE = "connection-file://{session_id}"
 
 
 class Resources:
     """The resources of one server."""
 
-    def __init__(self, settings: Settings, opening: Opening) -> None:
-        self._settings, self._opening = settings, opening
+    def __init__(self, settings: Settings, opening: Opening, files: CallerFiles) -> None:
+        self._settings, self._opening, self._files = settings, opening, files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the resources on `mcp`."""
@@ -38,6 +41,7 @@ class Resources:
         mcp.resource(PAGE, mime_type="text/plain")(self.notebook_page)
         mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
+        mcp.resource(CONNECTION_FILE, mime_type="text/plain")(self.connection_file)
 
     async def notebook(self, session_id: str) -> str:
         """The notebook that records a session, in its current state.
@@ -73,7 +77,7 @@ class Resources:
     async def python_file(self, path: str) -> str:
         """A Python file in the projects folder."""
         with failures_as_refusals():
-            return await asyncio.to_thread(paths.read_text, self._settings.projects, path)
+            return await asyncio.to_thread(self._files.of_caller().read_text, path)
 
     async def variable(self, session_id: str, name: str) -> str:
         """What a session's kernel knows about a name: type, value, signature, documentation."""
@@ -85,3 +89,17 @@ class Resources:
                 " that the session has defined it."
             )
         return plain(text)
+
+    async def connection_file(self, session_id: str) -> str:
+        """The path of a file with which Jupyter clients on the server's machine join a session.
+
+        A person joins by `jupyter console --existing PATH`. What they run is not recorded.
+        """
+        who = principal()
+        with failures_as_refusals():
+            session = self._opening.sessions.get(session_id, who)
+            if (
+                who not in ONE_USER
+            ):  # kernels of several users are reached through this server alone
+                raise Refusal("Only the user of the server's machine can join sessions there.")
+            return str(await session.connection_file())

@@ -214,9 +214,14 @@ def parse_notebook(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
 
 
 def put_in_place(run: Run, projects: Path) -> None:
-    """Move a script to `projects` if its folder does not exist, as in another machine's record."""
-    if (script := run.script) is not None and not script.path.parent.is_dir():
-        run.cell.metadata.rmi_agent.path = str(projects / script.path.name)
+    """Move a program to `projects` if its folder does not exist, as in another machine's record."""
+    from ...kernels import Script  # lazy: imported after `initialize` is answered
+
+    program, record = run.program, run.cell.metadata.get("rmi_agent", {})
+    if isinstance(program, Script) and not program.path.parent.is_dir():
+        record.path = str(projects / program.path.name)
+    if program is not None and program.cwd is not None and not program.cwd.is_dir():
+        record.cwd = str(projects)
 
 
 def report(resume: Resume) -> ToolResult:

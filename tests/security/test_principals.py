@@ -118,6 +118,16 @@ async def test_nobody_looks_into_anothers_kernel(both: Both) -> None:
     assert told[0] == told[1]
 
 
+async def test_several_users_kernels_are_not_joined_on_the_servers_machine(both: Both) -> None:
+    told = []
+    for client in (both.alice, both.bob):
+        with pytest.raises(MCPError) as error:
+            await client.read_resource(f"connection-file://{both.ids['idle']}")
+        told.append(str(error.value))
+    assert "Only the user of the server's machine" in told[0]
+    assert "There is no session" in told[1]
+
+
 async def test_lists_have_ones_own_alone(both: Both) -> None:
     own = await both.bob.call_tool_mcp("run_cell", {"code": "1"})
     mine = (own.structured_content or {})["session_id"]

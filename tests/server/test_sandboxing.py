@@ -325,3 +325,17 @@ def test_doctor_names_the_tier_and_what_it_leaves_open(tmp_path: Path) -> None:
     for words in ("sandbox over HTTP: ", "no network", "Left open: ", "fork server: new kernels"):
         assert words in done.stdout
     assert "✗" not in done.stdout
+
+
+def test_code_may_use_all_projects_folders(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = load(python_projects_dir=f"{one},{two}", sandbox="auto")
+    policy = policy_of(settings, "bwrap", network=False)
+    assert (policy.projects, policy.write, policy.read) == (one, (two,), ())
+    policy = policy_of(
+        settings.model_copy(update={"projects_readonly": True}), "bwrap", network=False
+    )
+    assert (policy.projects, policy.write, policy.read) == (one, (), (two,))
+    with pytest.raises(BadSettings, match="contains your whole home folder"):
+        home = load(python_projects_dir=f"{one},{Path.home()}", sandbox="auto")
+        policy_of(home, "bwrap", network=False)

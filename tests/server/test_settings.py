@@ -28,6 +28,28 @@ def test_notebooks_lie_beside_the_projects_folder_unless_set(tmp_path: Path) -> 
     assert load(notebooks_dir=tmp_path / "n").notebooks == tmp_path / "n"
 
 
+def test_projects_folders_are_one_or_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, comma = (tmp_path / name for name in ("one", "two", "a,b"))
+    monkeypatch.setenv("PYTHON_PROJECTS_DIR", f"{one}, {two},{one}")
+    settings = load()
+    assert settings.roots == (one.resolve(), two.resolve())
+    assert (settings.projects, settings.projects_dir) == (one.resolve(), f"{one},{two}")
+    assert settings.notebooks == tmp_path / "notebooks"
+    make_folders(settings)
+    assert one.is_dir() and two.is_dir()
+    assert load(python_projects_dir=comma).roots == (
+        (tmp_path / "a").resolve(),
+        Path("b").resolve(),
+    )
+    comma.mkdir()
+    assert load(python_projects_dir=str(comma)).roots == (comma.resolve(),)
+    for given in (",", f"{one},{one / 'inner'}", f"{one / 'inner'},{one}"):
+        with pytest.raises(BadSettings, match="^python_projects_dir|^PYTHON_PROJECTS_DIR"):
+            load(python_projects_dir=given)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

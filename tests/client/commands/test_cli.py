@@ -72,6 +72,20 @@ def test_a_killed_script_has_the_shells_exit_code(command: Command) -> None:
     assert "The kernel died; variables lost. Its process was ended by SIGKILL." in err
 
 
+@POSIX
+def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
+    session = command("cell", "x = 1")[2].split("Session ")[1].strip()
+    code, out, _ = command("attach", "--print", session)
+    assert code == 0
+    assert out.startswith("jupyter console --existing ")
+    assert Path(out.split()[-1]).is_file()
+    code, _, err = command("attach", "nosuchsession000")
+    assert (code, err.splitlines()[0].partition(".")[0]) == (
+        1,
+        "There is no session 'nosuchsession000'",
+    )
+
+
 @pytest.mark.slow
 def test_replay_says_whether_a_record_still_gives_the_same(
     command: Command, tmp_path: Path
@@ -95,7 +109,7 @@ def test_replay_says_whether_a_record_still_gives_the_same(
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
     code, out, err = command("run", "nope.py")
     assert (code, out) == (1, "")
-    assert err == "Error: File not found: nope.py. list_python_files lists the files.\n"
+    assert err == "Error: File not found: nope.py. list_files lists the files.\n"
 
 
 def test_a_timeout_has_the_exit_code_of_the_timeout_command(command: Command) -> None:

@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from rmi_agent.kernels import Run, Script, Session, Sessions
+from rmi_agent.kernels import Module, Run, Script, Session, Sessions
 
 from tests.conftest import cell, kernel_env, stream, value
 from tests.kernels.inside.ends import ENDS
 from tests.kernels.inside.hooks import HOOKS
+from tests.kernels.inside.modules import MODULES
 from tests.kernels.inside.samples import HELPER, Sample
 
 pytestmark = pytest.mark.anyio
 
-
+RUNPY = re.compile(r'  File "<frozen runpy>", line \d+, in \w+\n')
 SAMPLES = {
     "name_is_main": Sample("print(__name__)\nif __name__ == '__main__': print('main')"),
     "file_and_folder": Sample("import os; print(__file__, os.getcwd())"),
@@ -328,6 +329,7 @@ SAMPLES = {
 
 def normal(text: str, anyhow: bool) -> str:
     """Fold what differs between any two runs of the same program."""
+    text = RUNPY.sub("", text)  # frames that no reader needs
     text = re.sub(r"0x[0-9a-f]+", "0x…", text)
     text = re.sub(r"in \d+\.\d+s", "in …s", text)
     return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
@@ -336,7 +338,7 @@ def normal(text: str, anyhow: bool) -> str:
 if sys.version_info >= (3, 12):  # whose interpreter prints that error only when threads end
     for name in ("exit_object_without_text", "exit_object_that_exits"):
         del SAMPLES[name]
-TABLE = SAMPLES | ENDS | HOOKS
+TABLE = SAMPLES | ENDS | HOOKS | MODULES
 ROWS = [
     pytest.param(
         name,
@@ -353,9 +355,10 @@ async def test_a_script_gives_what_python_gives(
     sample = TABLE[name]
     folder = tmp_path.resolve()
     for neighbour, text in sample.neighbours:
-        (folder / neighbour).parent.mkdir(exist_ok=True)
+        (folder / neighbour).parent.mkdir(parents=True, exist_ok=True)
         (folder / neighbour).write_text(text)
-    path = folder / "main.py"
+    path = folder / sample.file
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(sample.bytes())
     session = await sessions.open()
     assert session.kernel is not None
@@ -364,7 +367,7 @@ async def test_a_script_gives_what_python_gives(
         home = Path(session.kernel.launch.env["HOME"])
         (python,) = map(str, home.glob(".venvs/*/bin/python"))
     expected = subprocess.run(
-        [python, "main.py", *sample.args],
+        [python, *(("-m", sample.module) if sample.module else (sample.file,)), *sample.args],
         cwd=folder,
         input=sample.stdin.encode(),
         capture_output=True,
@@ -373,7 +376,8 @@ async def test_a_script_gives_what_python_gives(
     )
 
     script = Script(path, path.read_bytes(), sample.args, sample.stdin)
-    run = await session.submit_script(script, 60).task
+    module = Module(sample.module, folder, sample.args, sample.stdin)
+    run = await session.submit_program(module if sample.module else script, 60).task
     await sessions.close(session)
 
     assert normal(stream(run), sample.anyhow) == normal(
@@ -409,7 +413,7 @@ async def test_what_cells_have_started_survives_the_end_of_a_script(
     assert value(await cell(session, POOLS + USE)) == "([2, 2], [3])"
 
     for _ in range(2):
-        run = await session.submit_script(script(), 30).task
+        run = await session.submit_program(script(), 30).task
         assert (stream(run), run.exit_code) == ("1 1\n", 0)
 
         used = await cell(session, USE)
@@ -437,7 +441,7 @@ async def test_figures_left_open_are_shown_whatever_the_backend(
         "plt.plot([1, 2]); plt.figure(); plt.plot([3, 4]); plt.figure(); plt.plot([5]); plt.close()"
     )
 
-    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    run = await session.submit_program(Script(path, path.read_bytes()), 60).task
     assert kinds(run) == [PICTURE, PICTURE]
     assert run.exit_code == 0
 
@@ -466,7 +470,7 @@ async def test_figures_of_cells_are_shown_after_a_script_has_drawn(
     path = tmp_path / "main.py"
     path.write_text("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint('end')")
 
-    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    run = await session.submit_program(Script(path, path.read_bytes()), 60).task
     assert kinds(run) == [PICTURE, "end\n"]
 
     run = await cell(session, "plt.plot([1]); plt.isinteractive()")
@@ -496,7 +500,7 @@ async def test_what_a_script_displays_comes_between_its_lines(
         "for number in range(20): print(number); display({'number': number})\nprint('end')"
     )
 
-    run = await session.submit_script(Script(path, path.read_bytes()), 60).task
+    run = await session.submit_program(Script(path, path.read_bytes()), 60).task
 
     expected = [each for number in range(20) for each in (f"{number}\n", "text/plain")]
     assert kinds(run) == [*expected, "end\n"]

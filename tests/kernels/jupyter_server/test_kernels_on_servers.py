@@ -132,9 +132,9 @@ async def test_a_file_runs_as_main_with_its_exit_code(
         tmp_path / "a.py", b"import sys; print(__name__, sys.argv[1:]); sys.exit(3)", ("b",)
     )
     async with on(tmp_path, pair[0]) as sessions:
-        run = await (await sessions.open()).submit_script(script).task
+        run = await (await sessions.open()).submit_program(script).task
         elsewhere = replace(script, path=Path("/no/such/folder/a.py"))
-        far = await (await sessions.open()).submit_script(elsewhere).task
+        far = await (await sessions.open()).submit_program(elsewhere).task
     assert stream(run) == "__main__ ['b']\n" == stream(far)
     assert (run.exit_code, run.state) == (3, "kept") == (far.exit_code, far.state)
 
@@ -154,12 +154,12 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
     )
     async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
         session = await sessions.open()
-        run = await session.submit_script(Script(project / "main.py", source)).task
+        run = await session.submit_program(Script(project / "main.py", source)).task
         answer, there = stream(run).split()
         assert answer == "42" and Path(there).is_dir() and not Path(there).samefile(project)
         (project / "neighbour.py").write_text("answer = 43\n")
         look = Script(project / "look.py", b"print(open('neighbour.py').read())")
-        assert "answer = 43" in stream(await session.submit_script(look).task)
+        assert "answer = 43" in stream(await session.submit_program(look).task)
         written = await cell(session, "_ = open('new.txt', 'w').write('new')")
         assert "new.txt" in str(written.notices)
     assert not Path(there).exists()

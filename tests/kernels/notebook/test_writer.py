@@ -156,7 +156,7 @@ async def test_a_session_is_on_record_as_jupyter_would_have_it(
     await cell(session, "x = 6\nprint('hi')\nx")
     path = tmp_path.resolve() / "main.py"
     path.write_text("import sys\nprint(sys.argv[1])\nsys.exit(3)")
-    await session.submit_script(Script(path, path.read_bytes(), ("arg",))).task
+    await session.submit_program(Script(path, path.read_bytes(), ("arg",))).task
     await cell(session, "1 / 0")
     notebook = read(session.recorder)
     assert notebook.metadata.kernelspec.name == "python3"

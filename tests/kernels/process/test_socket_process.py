@@ -52,7 +52,7 @@ async def run_file(kernel: Kernel, folder: Path, source: str) -> tuple[Reply, li
     path.write_text(source)
     outputs = Outputs(new_code_cell())
     script = Script(path, path.read_bytes(), args=(), fresh=True)
-    reply = await kernel.run_script(script, outputs, 30)
+    reply = await kernel.run_program(script, outputs, 30)
     return reply, outputs.settle().outputs
 
 

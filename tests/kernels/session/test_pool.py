@@ -361,7 +361,7 @@ async def test_the_idle_session_that_is_missed_least_makes_room(tmp_path: Path) 
     ) as opened:
         oldest, file_run, newest = [await opened.open() for _ in range(3)]
         await cell(oldest, "1")
-        await file_run.submit_script(script(tmp_path, "print(1)")).task
+        await file_run.submit_program(script(tmp_path, "print(1)")).task
         await cell(newest, "1")
         await opened.open()
         with pytest.raises(SessionNotFoundError, match="RMI_AGENT_KERNEL_MAX"):

@@ -75,7 +75,7 @@ async def test_figures_of_a_script_are_shown_and_cells_after_it_show_theirs(
         tmp_path,
         "import matplotlib.pyplot as plt\nplt.plot([1]); plt.show()\nplt.figure(); plt.plot([2])",
     )
-    run = await session.submit_script(plots, 60).task
+    run = await session.submit_program(plots, 60).task
     assert [o.output_type for o in run.cell.outputs if "data" in o] == ["display_data"] * 2
     after = await cell(session, "plt.plot([3]);")
     assert ["image/png" in o.data for o in after.cell.outputs if "data" in o] == [True]
@@ -136,7 +136,7 @@ async def test_a_timeout_interrupts_and_keeps_the_state(session: Session, code: 
 
 async def test_a_script_that_times_out_keeps_its_globals(session: Session, tmp_path: Path) -> None:
     endless = script(tmp_path, "import time\nx = 7\nprint('begun')\ntime.sleep(60)")
-    run = await session.submit_script(endless, 0.5).task
+    run = await session.submit_program(endless, 0.5).task
     assert run.status == "timeout"
     assert stream(run) == "begun\n"
     assert "KeyboardInterrupt" in stream(run, "stderr")
@@ -280,7 +280,7 @@ async def test_a_restart_gives_a_fresh_kernel_under_the_same_id(session: Session
 
 async def test_globals_of_a_script_are_there_for_cells(session: Session, tmp_path: Path) -> None:
     failing = script(tmp_path, "rows = [1, 2]\ndef total(): return sum(rows)\n1 / 0")
-    run = await session.submit_script(failing).task
+    run = await session.submit_program(failing).task
     assert (run.status, run.exit_code) == ("error", 1)
     assert run.error_name == "ZeroDivisionError"
     assert value(await cell(session, "total()")) == "3"
@@ -295,7 +295,7 @@ async def test_a_script_in_a_session_sees_edited_neighbours_and_leaves_no_trace(
     for number in (1, 2):
         (tmp_path / "helper.py").write_text(f"VALUE = {number}\n")
         os.utime(tmp_path / "helper.py", (number, number))
-        run = await session.submit_script(main).task
+        run = await session.submit_program(main).task
         assert stream(run) == f"{number}\n"
     assert value(await cell(session, "(os.getcwd(), sys.argv, sys.path)")) == before
     assert stream(await cell(session, "print(1)")) == "1\n"
@@ -311,7 +311,7 @@ async def test_cells_work_after_a_script_that_broke_its_surroundings(
         "os.close(0); os.chdir('/'); builtins.input = None; sys.excepthook = None\n"
         "asyncio.set_event_loop(None); warnings.simplefilter('error')\n",
     )
-    await session.submit_script(vandal).task
+    await session.submit_program(vandal).task
     run = await cell(session, "import asyncio\nawait asyncio.sleep(0.01)\nprint('fine')\n!echo too")
     assert stream(run).split() == ["fine", "too"]
 
@@ -323,7 +323,7 @@ async def test_output_of_a_child_that_outlives_its_script_is_not_lost(
     leaves = script(
         tmp_path, "import subprocess\nsubprocess.Popen('sleep 0.3; echo late', shell=True)"
     )
-    run = await session.submit_script(leaves).task
+    run = await session.submit_program(leaves).task
     assert run.exit_code == 0
     later = await cell(session, "import time; time.sleep(0.6)")
     assert stream(later) == "late\n"
@@ -356,7 +356,7 @@ async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
         "fork = multiprocessing.get_context('fork')\n"
         "fork.Process(target=print, args=('its own', ), kwargs={'flush': True}).start()\n",
     )
-    run = await session.submit_script(waits, 20).task
+    run = await session.submit_program(waits, 20).task
     assert (run.status, run.exit_code) == ("ok", 0)
     assert stream(run) == "its own\n"
     assert value(

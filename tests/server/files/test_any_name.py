@@ -127,7 +127,7 @@ def test_writing_changes_nothing_outside(links: dict[str, str], name: str) -> No
 @given(LINKS)
 def test_what_is_listed_can_be_read(links: dict[str, str]) -> None:
     with trees(links) as (root, _):
-        for name, status in paths.walk(root):
+        for name, status in paths.walk(root, paths.PYTHON):
             event(name)
             assert (status.st_dev, status.st_ino) in inodes(root)
             assert paths.read(root, name).source == b"inside"

@@ -54,7 +54,7 @@ async def test_a_name_that_is_no_text_is_an_error_that_arrives(
     ("uri", "words"),
     [
         ("python-file://..%2f..%2fetc%2fpasswd", "Resource not found"),  # FastMCP's own guard
-        ("python-file://missing.py", "Error: File not found: missing.py. list_python_files"),
+        ("python-file://missing.py", "Error: File not found: missing.py. list_files"),
         ("notebook://nobody", "There is no session 'nobody'"),
     ],
 )

@@ -207,7 +207,7 @@ def test_a_hostile_name_has_its_words_and_touches_nothing_outside(
 
 
 def test_what_is_listed_can_be_read_and_is_inside(root: Path) -> None:
-    listed = dict(paths.walk(root))
+    listed = dict(paths.walk(root, paths.PYTHON))
     assert list(listed) == [
         "a.py",
         "hard.py",
@@ -224,7 +224,7 @@ def test_names_that_break_lines_are_listed_and_names_that_are_no_text_are_not(ro
     (root / os.fsdecode(b"caf\xe9.py")).touch()
     (root / os.fsdecode(b"caf\xe9")).mkdir()
     (root / os.fsdecode(b"caf\xe9") / "x.py").touch()
-    names = [name for name, _ in paths.walk(root)]
+    names = [name for name, _ in paths.walk(root, paths.PYTHON)]
     assert "two\nlines.py" in names
     assert not [name for name in names if "caf" in name]
     assert paths.shown("two\nlines.py") == r"'two\nlines.py'"
@@ -237,8 +237,8 @@ def test_a_tree_deeper_than_any_path_is_listed(root: Path) -> None:
             os.mkdir("d" * 100, dir_fd=handles[-1])
             handles.append(os.open("d" * 100, os.O_RDONLY, dir_fd=handles[-1]))
         os.close(os.open("x.py", os.O_CREAT, dir_fd=handles[-1]))
-        assert [n for n, _ in paths.walk(root) if n.startswith("d")] == []
-        assert "a.py" in dict(paths.walk(root))
+        assert [n for n, _ in paths.walk(root, paths.PYTHON) if n.startswith("d")] == []
+        assert "a.py" in dict(paths.walk(root, paths.PYTHON))
     finally:
         os.unlink("x.py", dir_fd=handles[-1])
         while len(handles) > 1:

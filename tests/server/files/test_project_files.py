@@ -87,7 +87,7 @@ def test_each_mistake_has_its_words(root: Path, name: str, words: str) -> None:
 )
 def test_a_file_that_is_not_there_may_be_another(root: Path, name: str, meant: str | None) -> None:
     (root / "sub" / "hello_world.py").write_text("")
-    advice = f"Did you mean {meant}?" if meant else "list_python_files lists the files."
+    advice = f"Did you mean {meant}?" if meant else "list_files lists the files."
     with pytest.raises(PathNotAllowedError) as error:
         paths.read(root, name)
     assert str(error.value) == f"Error: File not found: {name}. {advice}"
@@ -209,7 +209,7 @@ def test_the_list_leaves_out_what_is_not_the_users(root: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     (root / "venv" / "pyvenv.cfg").write_text("")
-    assert [name for name, _ in paths.walk(root)] == ["a.py", "sub/b.py"]
+    assert [name for name, _ in paths.walk(root, paths.PYTHON)] == ["a.py", "sub/b.py"]
 
 
 @POSIX
@@ -293,7 +293,7 @@ def test_a_root_that_is_no_longer_there_is_told_and_not_made_again(
     for use in (
         lambda: paths.read(root, str(root / "a.py")),
         lambda: paths.write(root, "x.py", "x"),
-        lambda: list(paths.walk(root)),
+        lambda: list(paths.walk(root, paths.PYTHON)),
     ):
         with pytest.raises(PathNotAllowedError) as error:
             use()
@@ -318,7 +318,7 @@ def test_what_may_not_be_read_or_written_says_so(root: Path) -> None:
                 paths.read(root, name)
         with pytest.raises(PathNotAllowedError, match=r"can't be written: sub/x.py: Permission"):
             paths.write(root, "sub/x.py", "x")
-        assert [name for name, _ in paths.walk(root)] == ["a.py"]
+        assert [name for name, _ in paths.walk(root, paths.PYTHON)] == ["a.py"]
     finally:
         (root / "sub").chmod(0o700)
 
@@ -330,7 +330,7 @@ def test_a_folder_that_may_be_entered_but_not_listed_is_walked_through(root: Pat
         if sys.platform == "linux":
             assert paths.read(root, "sub/b.py").source == b"print('b')"
             paths.write(root, "sub/new.py", "x")
-        assert [name for name, _ in paths.walk(root)] == ["a.py"]
+        assert [name for name, _ in paths.walk(root, paths.PYTHON)] == ["a.py"]
     finally:
         (root / "sub").chmod(0o700)
 
@@ -340,6 +340,6 @@ def test_a_root_that_may_not_be_listed_is_told(root: Path) -> None:
     root.chmod(0o300)
     try:
         with pytest.raises(PathNotAllowedError, match="can't be (listed|opened).*Permission"):
-            list(paths.walk(root))
+            list(paths.walk(root, paths.PYTHON))
     finally:
         root.chmod(0o700)

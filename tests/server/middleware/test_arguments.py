@@ -21,6 +21,8 @@ VALID: dict[str, dict[str, Any]] = {
         "stdin": "in",
         "session_id": OPEN,
         "timeout": 5,
+        "module": "",
+        "cwd": "",
     },
     "run_cell": {"code": "1", "session_id": OPEN, "timeout": 5},
     "read_output": {

@@ -53,7 +53,7 @@ async def test_explore_data_takes_a_file_of_the_folder_and_one_elsewhere(
 @pytest.mark.parametrize(
     ("prompt", "given", "told"),
     [
-        ("fix_script", {"file_name": "nowhere.py"}, "list_python_files"),
+        ("fix_script", {"file_name": "nowhere.py"}, "list_files"),
         ("fix_script", {"file_name": "../secret.py"}, "must be within"),
         ("explore_data", {"path": "nowhere.csv"}, "File not found"),
         ("explore_data", {"path": "../../etc/passwd"}, "must be within"),

@@ -237,7 +237,7 @@ def test_a_recorded_cell_is_only_ok_if_it_ran_to_its_end(
     shown = [new_output("error", ename="E", evalue="", traceback=[]) for _ in outputs]
     notebook = new_notebook(cells=[new_code_cell("x", outputs=shown, metadata=record)])
     (run,) = recorded(notebook)
-    assert (run.number, run.status, run.elapsed, run.script) == (1, status, 0.0, None)
+    assert (run.number, run.status, run.elapsed, run.program) == (1, status, 0.0, None)
 
 
 def test_what_is_never_the_same_twice_is_folded() -> None:

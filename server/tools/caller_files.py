@@ -1,0 +1,39 @@
+"""The files that callers may use: the projects folders, and each principal's own home folder.
+
+Knows settings and policies; `server/files` reads and writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..files import Projects
+from ..sandboxing import private_paths
+from ..settings import Settings
+from .caller import principal
+
+if TYPE_CHECKING:
+    from ...kernels import Policy
+
+
+class CallerFiles:
+    """The files of one server's callers.
+
+    Args:
+        settings: name the projects folders.
+        policy: names the home folders; None if code has its user's own.
+    """
+
+    def __init__(self, settings: Settings, policy: Policy | None) -> None:
+        self.roots, self._policy = settings.roots, policy
+        homes = [] if policy is None else [policy.homes]
+        self.hidden = (*private_paths(settings), *homes)
+
+    def of_caller(self) -> Projects:
+        """What the calling principal may use."""
+        return self.of(principal())
+
+    def of(self, who: str) -> Projects:
+        """What a principal may use."""
+        home = None if self._policy is None else self._policy.home(who).resolve()
+        return Projects(self.roots, home, self.hidden)
