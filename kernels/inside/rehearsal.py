@@ -80,7 +80,11 @@ def rehearse_cells(kernel: Any) -> None:
 
 
 def rehearse_file(kernel: Any) -> None:
-    """Run an empty file without a server, as the first request of a kernel, then forget it."""
+    """Run an empty file without a server, as the first request of a kernel, then forget it.
+
+    Raises:
+        RuntimeError: something of ours has failed.
+    """
     shell, session = kernel.shell, Session(key=kernel.session.key)
     channels = (kernel.iopub_socket, kernel.shell_stream)
     for channel in channels:
@@ -90,7 +94,9 @@ def rehearse_file(kernel: Any) -> None:
     try:
         for _ in range(ROUNDS):
             kernel.set_parent([], request)
-            run_at_once(kernel, request)
+            reply = run_at_once(kernel, request)
+            if reply["status"] != "ok":
+                raise RuntimeError(f"no file can run: {reply['traceback'][-1].strip()}")
     finally:
         for channel in channels:
             channel.wire = Nowhere()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import sys
 import threading
@@ -161,7 +162,8 @@ class ScriptExit:
         finalize._registered_with_atexit = False
         undo.callback(setattr, finalize, "_registered_with_atexit", True)
         restore_later(undo, vars(atexit), *(name for name in dir(atexit) if name[:2] != "__"))
-        atexit.register, atexit.unregister = register_for_script, unregister_for_script
+        atexit.register = functools.wraps(register)(register_for_script)
+        atexit.unregister = functools.wraps(unregister)(unregister_for_script)
         atexit._run_exitfuncs = self.run_handlers
         atexit._clear = self.handlers.clear
         atexit._ncallbacks = lambda: len(self.handlers)

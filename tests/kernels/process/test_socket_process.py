@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
 from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.inside import FORMED
 from rmi_agent.kernels.process import LocalProcess, SocketProcess, ipython_folder
 from rmi_agent.kernels.protocol import Outputs
 
@@ -120,6 +121,32 @@ async def test_a_file_is_alone_in_its_process(kernel: Kernel, tmp_path: Path) ->
     assert outputs[0].data["text/plain"] == "7"
 
 
+async def test_where_frames_can_not_be_cut_off_a_file_shows_its_own_alone(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a Python whose frames are not known yet."""
+    changed = tmp_path / "changed.py"
+    changed.write_text("KNOWN = False")
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (*FORMED, changed))
+    env = {**launch.env, "ANOTHER": "python"}
+    source = (
+        "import inspect, logging, traceback, sys\ndef f():\n    print(len(inspect.stack()))\n"
+        "    traceback.print_stack(file=sys.stdout); logging.warning('x', stack_info=True); 1 / 0\nf()"
+    )
+    async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
+        assert isinstance(kernel.process, SocketProcess)
+        _, outputs = await run_file(kernel, tmp_path, source)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, tmp_path / "file.py"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    for stream, expected in zip(("stdout", "stderr"), await process.communicate(), strict=True):
+        shown = texts([each for each in outputs if each.name == stream])
+        assert shown == expected.decode()
+    await asyncio.to_thread(TEMPLATES.close, ANOTHER="python")
+
+
 async def test_forked_processes_and_threads_print_whole_messages(kernel: Kernel) -> None:
     _, outputs = await run(
         kernel,
@@ -195,17 +222,35 @@ async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Pat
     assert await kernel.process.until_dead() == 0
 
 
+@pytest.mark.parametrize(
+    "module, name",
+    [("ipykernel.kernelbase.Kernel", "_topic"), ("IPython.core.pylabtools", "activate_matplotlib")],
+    ids=["when its shell is made", "when a file is rehearsed"],
+)
 async def test_a_kernel_that_can_not_be_formed_opens_zmq_sockets(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    module: str,
+    name: str,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text("raise AttributeError('ipykernel has changed')")
-    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (broken,))
+    """As with an ipykernel or IPython that has changed: one start, one line in the log."""
+    changed = tmp_path / "changed.py"
+    changed.write_text(f"import pkgutil\ndelattr(pkgutil.resolve_name({module!r}), {name!r})")
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (changed, *FORMED))
     env = {**launch.env, "ANOTHER": "template"}
-    async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
-        assert isinstance(kernel.process, LocalProcess)
-        _, outputs = await run(kernel, "1 + 1")
-        assert outputs[0].data["text/plain"] == "2"
+    caplog.set_level("INFO")
+    for _ in range(2):
+        async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
+            assert isinstance(kernel.process, LocalProcess)
+            assert kernel.process.forked  # from a template that forms none
+            assert f"no attribute '{name}'" in kernel.not_formed
+            _, outputs = await run(kernel, "1 + 1")
+            assert outputs[0].data["text/plain"] == "2"
+    lines = [each.message for each in caplog.records if name in each.message]
+    assert lines == [f"Kernels of python3 open ZMQ sockets: {kernel.not_formed}"]
+    assert [each for each in caplog.records if each.levelno > 20] == []
     await asyncio.to_thread(TEMPLATES.close, ANOTHER="template")
 
 
