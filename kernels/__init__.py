@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
-    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
         Config,
         Execution,
         Failed,
+        NotebookRun,
         Pool,
         Resume,
+        Series,
         Session,
         Sessions,
         no_hint,
@@ -73,7 +75,7 @@ _HOMES = {
     "kernelspecs": ("is_here", "language_of"),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
@@ -93,8 +95,10 @@ _HOMES = {
         "Config",
         "Execution",
         "Failed",
+        "NotebookRun",
         "Pool",
         "Resume",
+        "Series",
         "Session",
         "Sessions",
         "no_hint",
@@ -121,6 +125,7 @@ __all__ = [
     "KernelStartError",
     "Launch",
     "Module",
+    "NotebookRun",
     "Policy",
     "Pool",
     "Program",
@@ -132,9 +137,11 @@ __all__ = [
     "Run",
     "Sandbox",
     "Script",
+    "Series",
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Steps",
     "StoreError",
     "StreamText",
     "Takeover",
@@ -155,6 +162,7 @@ __all__ = [
     "reason",
     "recorded",
     "regular_file",
+    "steps_of",
     "why_not",
     "without_rights",
 ]

@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 
 AFTER_ANSWER = 0.02  # seconds from an answer to the imports, so that it is sent first
 NEEDING = {"tools/call", "resources/read", "completion/complete"}  # methods that use sessions
-FILE_TOOLS = {"list_python_files", "read_python_file", "write_python_file"}  # those that do not
+# Those that do not.
+FILE_TOOLS = {
+    *("list_files", "read_file", "write_file"),
+    *("list_python_files", "read_python_file", "write_python_file"),
+}
 
 
 class Opening:
@@ -105,9 +109,7 @@ class OpensSessions(Middleware):
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    async def on_message(
-        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
-    ) -> Any:
+    async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         """Handle a message."""
         try:
             if context.method in NEEDING and getattr(context.message, "name", "") not in FILE_TOOLS:

@@ -22,7 +22,7 @@ app = cyclopts.App(
 for path, does in (
     (
         "run:run",
-        "Run a Python file of the projects folder and exit with its exit code.\n\n"
+        "Run a Python file or notebook of the projects folder and exit with its exit code.\n\n"
         "Whatever follows FILE is passed to the file; this command's options come before FILE.",
     ),
     ("run:cell", "Run a snippet of Python; its input() asks at this terminal."),

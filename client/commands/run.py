@@ -1,9 +1,11 @@
-"""`rmi-agent run` and `rmi-agent cell`: run one file or snippet, and exit with its code."""
+"""`rmi-agent run` and `rmi-agent cell`: run one file, notebook or snippet; exit with its code."""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,10 +15,18 @@ from .options import Server, Session, Timeout
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
+END = 10**9  # characters to skip of an output, of which only the pictures are wanted
+
 
 def run(
     file: Annotated[str, Parameter(help="The file, relative to the projects folder.")],
-    *args: Annotated[str, Parameter(help="The file's arguments.", allow_leading_hyphen=True)],
+    *args: Annotated[
+        str,
+        Parameter(
+            help="The file's arguments; a notebook's parameters as NAME=VALUE.",
+            allow_leading_hyphen=True,
+        ),
+    ],
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
@@ -27,13 +37,29 @@ def run(
             allow_leading_hyphen=True,
         ),
     ] = "",
+    until: Annotated[
+        int | None,
+        Parameter(help="Last cell of a notebook to run, from 1. By default, runs all."),
+    ] = None,
 ) -> None:
-    """Run a Python file of the projects folder and exit with its exit code.
+    """Run a Python file or notebook of the projects folder and exit with its exit code.
 
     Whatever follows FILE is passed to the file; this command's options come before FILE.
     """
     show_starting()
-    from .connect import call  # lazy: takes long, and --help does not need it
+    from .connect import call, fail  # lazy: takes long, and --help does not need it
+
+    if file.endswith(".ipynb"):
+        try:
+            parameters = dict(map(parameter, args))
+        except ValueError as error:
+            sys.exit(fail(str(error)))
+        screen = Screen()
+        call(
+            server,
+            lambda client: notebook(client, screen, file, parameters, session, until, timeout),
+            screen.ask,
+        )
 
     given = sys.stdin.read() if stdin == "-" else stdin
 
@@ -45,6 +71,55 @@ def run(
         return exit_code(result)
 
     call(server, work)
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """A notebook's parameter from NAME=VALUE; the value is JSON or Python's constants, else text.
+
+    Raises:
+        ValueError: there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text} is not a parameter of a notebook: write NAME=VALUE.")
+    constants = {"True": True, "False": False, "None": None}
+    if value in constants:
+        return name, constants[value]
+    try:
+        return name, json.loads(value, parse_constant=str)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+async def notebook(
+    client: RmiMcpClient,
+    screen: Screen,
+    path: str,
+    parameters: dict[str, Any],
+    session: str | None,
+    until: int | None,
+    timeout: float | None,
+) -> int:
+    """Run a notebook, showing the output of its cells; returns the exit code."""
+    async with screen:
+        result = await client.run_notebook(path, parameters, session, until, timeout, screen.live)
+        shown = [
+            picture
+            for cell in result.picture_counts
+            for picture in (await client.read_output(result.session_id, cell, END)).pictures
+        ]
+        # All that cells print was shown when they ended.
+        screen.finish(
+            replace(
+                result,
+                stdout=screen.shown["stdout"],
+                stderr=screen.shown["stderr"],
+                value="",
+                pictures=tuple(shown),
+            )
+        )
+    show_notebook(result)
+    return exit_code(result)
 
 
 def cell(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
-from .template import PROGRAMS, VENV_PROGRAM
+from .template import VENV_PROGRAM
 from .user_venv import LENDER
 from .user_venv import VARIABLE as VENV_VARIABLE
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LENDER",
     "PRELOAD",
-    "PROGRAMS",
     "TEMPLATES",
     "VENV_PROGRAM",
     "VENV_VARIABLE",

@@ -22,13 +22,19 @@ CONTROL_TIMEOUT = 0.5  # max seconds until the control thread has stopped
 FILES: list[str] = []  # files of the loaded modules, once all are loaded
 
 
-def start(arguments: list[str]) -> Any:
-    """Start an IPython kernel as `ipykernel_launcher` does, up to the event loop."""
+def start(arguments: list[str], init_kernel: Callable[[Any, bool], None] | None = None) -> Any:
+    """Start an IPython kernel as `ipykernel_launcher` does, up to the event loop.
+
+    Args:
+        arguments: those of the launcher.
+        init_kernel: replaces the application's method; called with the application, and whether
+            there are no arguments but the connection file.
+    """
     from ipykernel.kernelapp import IPKernelApp
     from traitlets.config.loader import Config
 
     app: Any = IPKernelApp.instance()
-    if len(arguments) == 2 and arguments[0] == "-f":
+    if plain := len(arguments) == 2 and arguments[0] == "-f":
         # Nearly every kernel is started like this; the general parser takes 8 ms of 45.
         def parse_command_line(argv: list[str]) -> None:
             app.argv, app.extra_args = argv, []
@@ -36,9 +42,12 @@ def start(arguments: list[str]) -> Any:
             app.update_config(app.cli_config)
 
         app.parse_command_line = parse_command_line
+    if init_kernel is not None:
+        app.init_kernel = lambda: init_kernel(app, plain)
     with without_touching_all_modules(app):
         app.initialize(arguments)
-    vars(app).pop("parse_command_line", None)
+    for replaced in ("parse_command_line", "init_kernel"):
+        vars(app).pop(replaced, None)
     return app
 
 

@@ -30,12 +30,7 @@ from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
 log = logging.getLogger(__name__)
 
 PROGRAM = Path(__file__).with_name("zygote.py")
-# All our files that a template reads.
 VENV_PROGRAM = PROGRAM.with_name("user_venv.py")  # starts a kernel that is not forked
-PROGRAMS = (
-    *(PROGRAM, PROGRAM.with_name("afterfork.py"), PROGRAM.with_name("kernel_app.py")),
-    *(PROGRAM.with_name("memory_sharing.py"), VENV_PROGRAM, *FORMED),
-)
 PASSES_PIDS = sys.platform == "linux"
 CREDENTIALS = struct.Struct("iII")  # `struct ucred`: a process's pid, uid and gid
 REQUEST_TIMEOUT = 10.0  # of a request for a kernel, in seconds
@@ -130,8 +125,12 @@ class Template:
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
         if "unformed" in report:
+<<<<<<< HEAD
             self.unformed = str(report["unformed"])
             log.debug("Kernels can't be formed ahead: %s", report.get("trace"))
+=======
+            log.info("Kernels form their shells after the fork: %s", report["unformed"])
+>>>>>>> main
         if "ready" in report:
             self.ready = True
             log.info(

@@ -22,11 +22,9 @@ import gc
 import importlib.util
 import json
 import os
-import re
 import runpy  # noqa: F401 (`-m` has imported it in an ordinary kernel)
 import select
 import signal
-import site
 import socket
 import struct
 import sys
@@ -43,7 +41,6 @@ LENGTH = struct.Struct("!i")  # precedes a request
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # the user has other versions of the template's modules
 STREAMS = 3  # descriptors of a kernel's standard streams
-FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 DESCRIPTORS = 250  # size that the descriptor table is grown to before there are threads
 INLINE = "module://matplotlib_inline.backend_inline"
 Request = dict[str, Any]
@@ -61,10 +58,11 @@ def beside(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from . import afterfork, kernel_app, memory_sharing
+    from . import afterfork, formed_shell, kernel_app, memory_sharing, preloading
 elif __name__ == "__main__":  # else only the constants are wanted
     afterfork, kernel_app = beside("afterfork"), beside("kernel_app")
-    memory_sharing = beside("memory_sharing")
+    formed_shell, memory_sharing = beside("formed_shell"), beside("memory_sharing")
+    preloading = beside("preloading")
 
 
 class Template:
@@ -85,7 +83,7 @@ class Template:
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
-        self.installed, self.env = install_times(), dict(os.environ)
+        self.installed, self.env = preloading.install_times(), dict(os.environ)
         self.wakeup, writing = os.pipe()
         for end in (self.wakeup, writing):
             os.set_blocking(end, False)
@@ -116,6 +114,8 @@ class Template:
             self.report(formed=self.formed.info)
         else:
             kernel_app.load(self.walls.keep_apart)
+            if why := formed_shell.form():
+                self.report(unformed=why)
         self.base = self.names = afterfork.loaded()
         gc.collect()
         gc.freeze()
@@ -123,7 +123,7 @@ class Template:
         for name in self.preload:
             if request := self.serve(0):
                 return request
-            if not is_installed(name):
+            if not preloading.is_installed(name):
                 continue
             self.report(importing=name)
             error = kernel_app.import_quietly(name)
@@ -148,7 +148,8 @@ class Template:
 
     def form(self) -> Any:
         """Make the kernel that all children become."""
-        return executed(self.forms["programs"])["Formed"](self.forms["output_limit"])
+        programs = preloading.executed(self.forms["programs"])
+        return programs["Formed"](self.forms["output_limit"])
 
     def attempt(self, work: Callable[[], Any]) -> Any:
         """Do a part of forming kernels; if it fails, report why and fork no more.
@@ -197,7 +198,7 @@ class Template:
         connection.settimeout(RECEIVE_TIMEOUT)
         request = None
         try:
-            if install_times() != self.installed:
+            if preloading.install_times() != self.installed:
                 self.report(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
@@ -305,41 +306,12 @@ def receive(connection: socket.socket) -> Request:
     return json.loads(data[LENGTH.size :])  # type: ignore[no-any-return]
 
 
-def install_times() -> list[tuple[str, int]]:
-    """The time of the last install or removal in each package folder."""
-    more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    folders = [*site.getsitepackages(), site.getusersitepackages(), *more]
-    times = []
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            times.append((folder, os.stat(folder).st_mtime_ns))
-    return times
-
-
-def is_installed(name: str) -> bool:
-    """Whether a module's top-level package can be found."""
-    try:
-        return importlib.util.find_spec(name.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def executed(paths: list[str]) -> dict[str, Any]:
-    """Execute programs of `kernels/inside` one after the other; returns their common namespace."""
-    names: dict[str, Any] = {"__name__": "rmi_agent_inkernel"}
-    for path in paths:
-        with open(path, "rb") as file:
-            text = FROM_EACH_OTHER.sub(b"", file.read())
-        exec(compile(text, "<rmi-agent>", "exec"), names)
-    return names
-
-
 def run_formed(request: Request, template: Template) -> None:
     """Run the requested kernel, which the template has formed."""
     if request["last_filter"]:
         afterfork.forbid_calls(bytes.fromhex(request["last_filter"]))
     afterfork.enter(template.env)
-    sys.argv, sys.orig_argv = [""], [sys.executable]
+    sys.orig_argv = [sys.executable]
     gc.freeze()
     gc.enable()
     template.formed.run(request["signing_key"].encode())
@@ -350,7 +322,7 @@ def run(request: Request, template_env: dict[str, str]) -> None:
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv = [str(launcher and launcher.origin), *request["arguments"]]
     sys.orig_argv = [sys.executable, "-m", "ipykernel_launcher", *request["arguments"]]
-    app = kernel_app.start(request["arguments"])
+    app = kernel_app.start(request["arguments"], formed_shell.init_kernel)
     if request["last_filter"]:
         afterfork.forbid_calls(bytes.fromhex(request["last_filter"]))
     afterfork.enter(template_env)

@@ -15,7 +15,8 @@ from typing import Any
 SCRIPT = (
     *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
     *("script_environment.py", "script_registries.py", "script_exit.py"),
-    *("script_hooks.py", "module_search.py", "script_runner.py"),
+    *("script_hooks.py", "module_search.py"),
+    *("pytest_report.py", "script_runner.py"),
 )
 CELLS = ("binary_streams.py", "commands.py", "figures.py", "spawning.py", "cells.py")
 EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.py", "setup.py"),)
@@ -23,8 +24,8 @@ EVERYWHERE = (*(*CELLS, *SCRIPT, "any_json.py", "messages.py", "failed_commands.
 FORMED = tuple(
     Path(__file__).with_name(name)
     for name in (
-        *(*EVERYWHERE, "frames.py", "socket_stream.py", "run_at_once.py", "rehearsal.py"),
-        "socket_kernel.py",
+        *(*EVERYWHERE, "frames.py", "wire.py", "socket_stream.py", "run_at_once.py"),
+        *("rehearsal.py", "socket_kernel.py", "formed_kernel.py"),
     )
 )
 # The programs are executed in one namespace: what they import from each other is there already.

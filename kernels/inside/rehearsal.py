@@ -18,7 +18,7 @@ from tornado.ioloop import IOLoop
 
 from .frames import SHELL
 from .run_at_once import run_at_once
-from .socket_stream import Nowhere
+from .wire import Nowhere
 
 ROUNDS = 8  # CPython adapts code that has run as often
 CELLS = ("1 + 1", "print(1)", "x = 1", "await __import__('asyncio').sleep(0)", "1 / 0")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from .error_facts import write_facts
 from .figures import Figures
 from .hidden_frames import execute_alone
 from .module_search import find_module
+from .pytest_report import PytestReport
 from .script_environment import (
     enter_environment,
     enter_folder,
@@ -87,6 +89,7 @@ class Script:
             undo.enter_context(outside_event_loop())
             enter_streams(undo, self.raw, base64.b64decode(request["stdin"]))
             enter_environment(undo, self.environment)
+            report = PytestReport(undo, module)
             enter_main(undo, self.shell, self.kernels_names, path)
             enter_folder(folders, path, module, request["argv"])
             ending = ScriptExit(undo, folders)
@@ -102,7 +105,10 @@ class Script:
                 ending.run()
                 if os.getpid() != pid:  # the script forked, and this child is done
                     os._exit(outcome["exit_code"])
+        if self.raw:  # pytest turns it off, or has it write elsewhere
+            faulthandler.enable(self.raw[1], all_threads=False)
         self.figures.after_script()
+        report.write(self.shell)
         self.shell.payload_manager.write_payload(outcome)
 
     # -- the script itself

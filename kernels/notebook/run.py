@@ -9,7 +9,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..encoding import encoded
-from ..protocol import Module, Program, Script, State, Status
+from ..protocol import Module, Program, PytestResults, Script, State, Status, tests_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Run:
     def is_file(self) -> bool:
         """Whether it ran a file or a module."""
         return "sha256" in self._record or "module" in self._record
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it ran in the background, as a program that serves does."""
+        return bool(self._record.get("background"))
+
+    @property
+    def folder(self) -> Path | None:
+        """The working folder that it changed to first, as the first cell of a notebook does."""
+        folder = self._record.get("folder")
+        return Path(folder) if isinstance(folder, str) and "\0" not in folder else None
 
     @property
     def program(self) -> Program | None:
@@ -85,6 +96,11 @@ class Run:
     def exit_code(self) -> int | None:
         """Of a file, or of the kernel's process if it ended (negative: signal number)."""
         return self._record.get("exit_code")
+
+    @property
+    def tests(self) -> PytestResults | None:
+        """The results of a run of pytest."""
+        return tests_of(self._record.get("tests"))
 
     @property
     def timed_out(self) -> bool:

@@ -5,6 +5,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 
 from ..encoding import encodable
 from .cells import new_cell
+from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
 from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
@@ -12,6 +13,7 @@ from .reply import (
     PARTS,
     Failure,
     Message,
+    PytestResults,
     Reply,
     State,
     Status,
@@ -20,15 +22,18 @@ from .reply import (
     pages,
     payloads,
     reply_of,
+    tests_of,
 )
+from .signed import SignedMessages
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
+from .weighing import HEAD_MOST, Deserialize, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
     "HEAD_MOST",
     "PARTS",
+    "Deserialize",
     "Displays",
     "Failure",
     "Message",
@@ -36,15 +41,18 @@ __all__ = [
     "OnQuestion",
     "Outputs",
     "Program",
+    "PytestResults",
     "Question",
     "QueuedChannel",
     "QueuedClient",
     "Reply",
     "Script",
+    "SignedMessages",
     "State",
     "Status",
     "StreamText",
     "Weight",
+    "clean",
     "encodable",
     "ends_kernel",
     "in_parts",
@@ -54,6 +62,7 @@ __all__ = [
     "pages",
     "payloads",
     "reply_of",
+    "tests_of",
     "unpacked",
     "weighed",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 from ..encoding import encodable
@@ -16,6 +17,9 @@ FAILURES = 8  # max exceptions of one reply
 FACT_MOST = 1000  # max characters of a fact about an exception
 NAME_MOST = 200  # max characters of an error's name
 COMMAND_MOST = 250  # the same of a command in a notice
+FAILED_MOST = 2_000  # max characters of the node ids of failing tests
+CATEGORY_MOST = 50  # max characters of a category of tests
+MOST_CATEGORIES = 20  # pytest has eight; plugins add some
 MOST_COMMANDS = 3  # max notices of failed commands
 
 
@@ -40,6 +44,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class PytestResults:
+    """The results of pytest's tests as the kernel tells them; the code may have made them up.
+
+    Attributes:
+        counts: the number of tests, or of warnings, by pytest's category: `passed`, `failed`, …
+        failed: the node ids of failing tests and files, as many as fit.
+    """
+
+    counts: dict[str, int]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Reply:
     """How a run ended.
 
@@ -50,6 +67,7 @@ class Reply:
         actions: what was done to stop the run, in order, in words.
         notices: what else the caller should know, as sentences.
         failures: the exception that ended the code, and those behind it.
+        tests: of a run of pytest.
     """
 
     status: Status
@@ -60,6 +78,7 @@ class Reply:
     actions: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    tests: PytestResults | None = None
 
 
 def reply_of(
@@ -70,9 +89,12 @@ def reply_of(
     failed = content.get("status") != "ok"
     error, code = (content.get("ename") if failed else None), None
     failures: list[Failure] = []
+    tests: PytestResults | None = None
     for payload in payloads(reply):
         if payload.get("source") == "rmi_agent.error":
             failures = failures_of(payload.get("errors"))
+        if payload.get("source") == "rmi_agent.tests":
+            tests = tests_of(payload)
         if payload.get("source") == "rmi_agent.script":
             error, code = payload.get("error_name"), payload.get("exit_code")
             failed = code != 0
@@ -85,7 +107,25 @@ def reply_of(
         actions=tuple(actions),
         notices=(*notices, *failed_commands(reply)),
         failures=tuple(failures) if failed else (),
+        tests=tests,
     )
+
+
+def tests_of(payload: Any) -> PytestResults | None:
+    """The results that a payload or a record describes, without malformed ones."""
+    if not isinstance(payload, dict):
+        return None
+    counts, failed = payload.get("counts"), payload.get("failed")
+    known = {
+        encodable(name[:CATEGORY_MOST]): count
+        for name, count in (counts.items() if isinstance(counts, dict) else ())
+        if type(count) is int and 0 <= count < 2**53
+    }
+    ids, room = [], FAILED_MOST
+    for each in failed if isinstance(failed, list) else ():
+        if isinstance(each, str) and (room := room - len(each)) >= 0:
+            ids.append(encodable(each))
+    return PytestResults(dict(islice(known.items(), MOST_CATEGORIES)), tuple(ids))
 
 
 def failures_of(errors: Any) -> list[Failure]:

@@ -28,6 +28,7 @@ from .place import Place
 log = logging.getLogger(__name__)
 
 ATTACH_TIMEOUT = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
+REFILL_DELAY = 0.02  # seconds: most calls are answered by then, and kernels made ahead can wait
 
 
 class Pool:
@@ -67,6 +68,7 @@ class Pool:
         self._free = asyncio.Semaphore(most)
         self._tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
+        self._refilling: asyncio.TimerHandle | None = None
         self._context = zmq.asyncio.Context()
         self._closed = False
 
@@ -83,6 +85,7 @@ class Pool:
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        self._refill()  # cancels its timer
         self._tidying.cancel()
         self._free.release()  # waiting callers learn one by one that it is closed
         for place in self.owners.places:
@@ -132,7 +135,7 @@ class Pool:
         pool.note_request(owner)
         while pool.warm and attach is None:
             place = pool.warm.popleft()
-            self._refill()
+            self._refill_soon()
             kernel = await self._handed_out(place)
             if await lives(kernel, place):
                 return kernel
@@ -162,7 +165,7 @@ class Pool:
         """Retry `evict`, since a session has become idle or a call waits."""
         # Deferred, so that a caller that just got a place no longer counts as waiting.
         asyncio.get_running_loop().call_soon(self._make_room)
-        self._refill()
+        self._refill_soon()
 
     def _places_of(self, kernel: Kernel) -> list[Place]:
         """The place that a kernel holds; empty if it was taken back before."""
@@ -241,7 +244,16 @@ class Pool:
 
     # -- warm kernels
 
+    def _refill_soon(self) -> None:
+        """Refill once the current call has had the processor to itself."""
+        if self._refilling is None:
+            loop = asyncio.get_running_loop()
+            self._refilling = loop.call_later(REFILL_DELAY, self._refill)
+
     def _refill(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            self._refilling = None
         warming = self._warming is not None and not self._warming.done()
         if not self._closed and not warming and self.owners.neediest():
             self._warming = self._tasks.start(self._warm_up(), "warm-up")

@@ -70,6 +70,8 @@ class Record:
             facts.error_name = reply.error_name
         if execution.program is not None or reply.exit_code is not None:
             facts.exit_code = reply.exit_code
+        if reply.tests is not None:
+            facts.tests = NotebookNode(counts=reply.tests.counts, failed=[*reply.tests.failed])
         if reply.actions:
             facts.steps = list(reply.actions)
         if notices:

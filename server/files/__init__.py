@@ -7,13 +7,17 @@ from . import project_files, safe_open
 from .project_files import FileStatus, OpenFile, PythonFile
 from .projects import Projects
 from .run_folder import run_folder
+from .text_pages import TextPage, text_codec, text_page
 
 __all__ = [
     "FileStatus",
     "OpenFile",
     "Projects",
     "PythonFile",
+    "TextPage",
     "project_files",
     "run_folder",
     "safe_open",
+    "text_codec",
+    "text_page",
 ]

@@ -9,6 +9,7 @@ from .completions import Completions
 from .elicitation import elicitation_state
 from .file_tools import FileTools
 from .prompts import Prompts
+from .python_file_tools import PythonFileTools
 from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
@@ -19,6 +20,7 @@ __all__ = [
     "Completions",
     "FileTools",
     "Prompts",
+    "PythonFileTools",
     "Resources",
     "ResumeTool",
     "RunTools",

@@ -1,117 +1,205 @@
-"""The tools that list, read and write Python files in the projects folder, and show pictures."""
+"""The tools that list, read and write any file of the projects."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+from collections.abc import Callable
 from datetime import UTC, datetime
+from fnmatch import fnmatch
+from itertools import islice
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
-from mcp_types import TextContent
 from pydantic import Field
 
-from ..errors import WorkerError
-from ..files import project_files as paths
+from ...kernels import encoded
+from ..errors import PathNotAllowedError
+from ..files import Projects, project_files, text_codec
 from ..refusals import Refusal
 from ..settings import Settings
-from ..views import Picture, Worker, dimensions, fitted, type_of
-from .arguments import CHANGES, READS, FileName
+from ..views import Worker
+from .arguments import CHANGES, READS
 from .caller import failures_as_refusals
 from .caller_files import CallerFiles
-from .results import AROUND, listing
-from .run_pictures import content, reason_of
+from .file_content import Part, Wanted, file_result, read_part, room_of
+from .results import PAGE, listing
 
-TEXT_SCHEMA = {
-    "type": "object",
-    "properties": {"result": {"type": "string"}},
-    "required": ["result"],
-    "x-fastmcp-wrap-result": True,  # as FastMCP marks the schema of a tool that returns a text
-}
-LISTED = 1000  # max files in a list
+LISTED = 200  # files on a page of a list
+FOUND = 50_000  # max files that are looked at for a list
+
+FilePath = Annotated[
+    str,
+    Field(description="A file, relative to the projects folder ('data/a.csv') or absolute."),
+]
 
 
 class FileTools:
-    """The tools that list, read and write Python files."""
+    """The tools for any file."""
 
     def __init__(self, settings: Settings, worker: Worker, files: CallerFiles) -> None:
-        self.settings, self._worker, self._files = settings, worker, files
+        self._settings, self._worker, self._files = settings, worker, files
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
-        mcp.tool(self.list_python_files, annotations=READS)
-        mcp.tool(self.read_python_file, output_schema=TEXT_SCHEMA, annotations=READS)
-        mcp.tool(self.write_python_file, annotations=CHANGES)
+        mcp.tool(self.list_files, annotations=READS)
+        mcp.tool(self.read_file, annotations=READS)
+        mcp.tool(self.write_file, annotations=CHANGES)
 
-    async def list_python_files(self) -> ToolResult:
-        """List the Python files that run_python can run, with size and modification time."""
+    async def list_files(
+        self,
+        folder: Annotated[str, Field(description="List only this folder.")] = "",
+        pattern: Annotated[
+            str, Field(description="Only files whose name or path matches: '*.csv', 'data/*'.")
+        ] = "",
+        offset: Annotated[int, Field(ge=0, description="Files to skip.")] = 0,
+    ) -> ToolResult:
+        """List the files beneath the projects folder, with size and modification time.
+
+        Hidden files, virtual environments and caches are left out.
+        """
         with failures_as_refusals():
             files = self._files.of_caller()
-            found = await asyncio.to_thread(lambda: list(files.walk(paths.PYTHON)))
-        rows: list[dict[str, Any]] = [
-            {
-                "file_name": name,
-                "bytes": status.st_size,
-                "modified": utc(status.st_mtime),
-            }
-            for name, status in found[:LISTED]
+            found, whole = await asyncio.to_thread(matching, files, folder, pattern)
+        page = found[offset : offset + LISTED]
+        rows = [
+            {"path": name, "bytes": size, "modified": utc(modified)}
+            for name, size, modified in page
         ]
         lines = [
-            f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
+            f"{project_files.shown(name)}  {size} bytes, {utc(modified)}"
+            for name, size, modified in page
         ]
-        if len(found) > LISTED:
-            lines.append(f"[{len(found) - LISTED} more files are not listed]")
-        nothing = (
-            f"No Python files in {', '.join(map(str, files.roots))}; write_python_file creates one."
-        )
-        return listing(lines or [nothing], {"files": rows, "total": len(found)})
+        if not lines:
+            places = folder or ", ".join(map(str, files.roots))
+            lines = [f"No such files in {places}; write_file creates one."]
+        end = offset + len(page)
+        if left := len(found) - end:
+            lines.append(f"[{left:,} more files: offset={end}]")
+        if not whole:
+            lines.append(f"[Only the first {FOUND:,} files were looked at: name a folder]")
+        facts = {"files": rows, "total": len(found), "next_offset": end if left else None}
+        return listing(lines, facts)
 
-    async def read_python_file(
+    async def read_file(
         self,
-        file_name: Annotated[
-            str, Field(description="A .py file or a picture, relative to the projects folder.")
-        ],
+        path: FilePath,
+        offset: Annotated[
+            int, Field(description="Bytes to skip; negative: the last bytes of the file.")
+        ] = 0,
+        limit: Annotated[int, Field(gt=0, le=500_000, description="Max bytes to return.")] = PAGE,
+        encoding: Annotated[
+            str,
+            Field(description="Encoding of the text, if it is told wrongly; 'bytes': no text."),
+        ] = "",
     ) -> ToolResult:
-        """Read a Python file from the projects folder, to see or fix what run_python runs.
+        """Read a file of the projects: text, a picture, the first rows of a table, or bytes.
 
-        Returns the file's text unchanged: none of it is the server's own. A picture that code has
-        saved there (.png, .jpg, .gif, .webp) is returned as an image.
+        The first block is the server's and tells size and encoding; the file's text follows
+        unchanged. PNG, JPEG, GIF and WebP are returned as images, the first rows of Parquet,
+        Feather and Excel files as CSV, and other binary files as a blob. Large files are read in
+        pages.
         """
+        codec = None if encoding in ("", "bytes") else known_codec(encoding)
+        wanted = Wanted(offset, limit, codec, encoding == "bytes")
+        room = room_of(self._settings.result_size)
         with failures_as_refusals():
-            if paths.is_picture(file_name):
-                data = await asyncio.to_thread(self._files.of_caller().read_picture, file_name)
-                return await self._picture(file_name, data)
-            text = await asyncio.to_thread(self._files.of_caller().read_text, file_name)
-            return ToolResult(content=text, structured_content={"result": text})
+            files = self._files.of_caller()
 
-    async def _picture(self, file_name: str, data: bytes) -> ToolResult:
-        name, room = paths.shown(file_name), self.settings.result_size - AROUND
-        if not all(dimensions(data)):
-            raise Refusal(f"Error: {name} is no PNG, JPEG, GIF or WebP picture, or is broken.")
-        try:
-            picture = Picture(type_of(data), data)
-            picture = await self._worker.in_thread(fitted, picture, room, self._worker)
-        except WorkerError as error:
-            raise Refusal(f"Error: {name} can't be sent: {reason_of(error)}.") from error
-        width, height = dimensions(picture.data)
-        about = f"{name}: {picture.change or f'{width:,} by {height:,} pixels'}"
-        text = TextContent(type="text", text=about)
-        return ToolResult(content=[text, content(picture)], structured_content={"result": about})
+            def read() -> Part:
+                with files.opened(path) as (file, status):
+                    return read_part(file, status, wanted, room)
 
-    async def write_python_file(
+            part = await asyncio.to_thread(read)
+            return await file_result(part, room, self._worker)
+
+    async def write_file(
         self,
-        file_name: FileName,
-        content: Annotated[str, Field(description="The complete new text of the file.")],
+        path: FilePath,
+        content: Annotated[str, Field(description="The complete new content.")],
+        encoding: Annotated[
+            str, Field(description="Encoding of the text; 'base64': the content is bytes.")
+        ] = "utf-8",
     ) -> str:
-        """Write a Python file into the projects folder, replacing it if it exists.
-
-        Use it to create a script for run_python or to fix one (no tool edits part of a file).
-        Missing folders are created.
-        """
+        """Write a file of the projects, replacing it if it exists; missing folders are created."""
+        encode = encoder(path, encoding)
         with failures_as_refusals():
-            name, new = await asyncio.to_thread(self._files.of_caller().write, file_name, content)
-            did = "Created" if new else "Replaced"
-            return f"{did} {paths.shown(name)} ({len(content):,} characters)."
+            files = self._files.of_caller()
+            name, size, new = await asyncio.to_thread(written, files, path, encode, content)
+        did = "Created" if new else "Replaced"
+        return f"{did} {project_files.shown(name)} ({size:,} bytes)."
+
+
+def matching(
+    files: Projects, folder: str, pattern: str
+) -> tuple[list[tuple[str, int, float]], bool]:
+    """The files that match: name, bytes, time; and whether all were looked at.
+
+    Raises:
+        PathNotAllowedError: the folder can't be listed.
+    """
+    looked = list(islice(files.walk(None, folder), FOUND + 1))
+    found = [
+        (name, status.st_size, status.st_mtime)
+        for name, status in looked[:FOUND]
+        if not pattern or fnmatch(name, pattern) or fnmatch(PurePosixPath(name).name, pattern)
+    ]
+    return found, len(looked) <= FOUND
+
+
+def known_codec(encoding: str) -> str:
+    """Python's name of a text encoding.
+
+    Raises:
+        Refusal: there is no such encoding.
+    """
+    codec = text_codec(encoding) if len(encoding) < 100 else None
+    if codec is None:
+        raise Refusal(
+            f"Error: {encoding[:100]!r} is no encoding of text files. Use 'utf-8', 'latin-1',"
+            " 'utf-16' or another of Python's."
+        )
+    return codec
+
+
+def encoder(path: str, encoding: str) -> Callable[[str], bytes]:
+    """What makes bytes of a content.
+
+    Raises:
+        Refusal: there is no such encoding.
+    """
+    if encoding == "base64":
+        return lambda content: base64.b64decode("".join(content.split()), validate=True)
+    if encoding == "utf-8" and PurePosixPath(path).suffix == ".py":
+        return encoded  # as its coding line says
+    codec = known_codec(encoding)
+    return lambda content: content.encode(codec)
+
+
+def written(
+    files: Projects, path: str, encode: Callable[[str], bytes], content: str
+) -> tuple[str, int, bool]:
+    """Write a file; returns its name, its bytes, and whether it is new.
+
+    Raises:
+        PathNotAllowedError: it can't be written, or the content can't be encoded.
+    """
+    try:
+        data = encode(content)
+    except UnicodeEncodeError as error:
+        raise PathNotAllowedError(
+            f"Error: Content can't be encoded as {error.encoding}, which lacks"
+            f" {content[error.start]!r}. Remove that character, or use another encoding."
+        ) from None
+    except (binascii.Error, ValueError) as error:
+        raise PathNotAllowedError(
+            f"Error: Content is not base64: {error}. Nothing was written."
+        ) from None
+    name, new = files.write_bytes(path, data)
+    return name, len(data), new
 
 
 def utc(seconds: float) -> str:

@@ -6,7 +6,7 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastmcp.tools import ToolResult
@@ -32,6 +32,13 @@ LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so
 Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
 
 
+class PytestFacts(BaseModel):
+    """Results of pytest."""
+
+    counts: dict[str, int] = Field(description="By pytest's category: passed, failed, …")
+    failed: list[str] = Field(description="Node ids of failures; may be cut.")
+
+
 class RunFacts(BaseModel):
     """Facts about a run, for programs."""
 
@@ -49,6 +56,7 @@ class RunFacts(BaseModel):
     elapsed: float = Field(description="Running time in seconds.")
     truncated: bool = Field(description="Whether read_output has more text than this result.")
     notebook: str | None = Field(description="Path of the session's notebook.")
+    tests: PytestFacts | None = None
 
 
 RUN_SCHEMA = RunFacts.model_json_schema()
@@ -206,6 +214,7 @@ def asks(execution: Execution) -> list[str]:
 
 def facts_of(run: Run, truncated: bool) -> RunFacts:
     """The facts of a finished run."""
+    tests = run.tests
     return RunFacts(
         session_id=run.session_id,
         cell=run.number,
@@ -218,6 +227,7 @@ def facts_of(run: Run, truncated: bool) -> RunFacts:
         elapsed=run.elapsed,
         truncated=truncated,
         notebook=str(run.notebook) if run.notebook else None,
+        tests=None if tests is None else PytestFacts(**asdict(tests)),
     )
 
 
@@ -253,9 +263,8 @@ def tool_result(
     content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
     # For programs: where the sections are in the whole text, of which `shown` characters are here.
     meta = {"sections": whole.sections, "length": len(whole), "shown": len(text)}
-    return ToolResult(
-        content=content, structured_content=facts.model_dump(), meta={"rmi_agent": meta}
-    )
+    structured = facts.model_dump(exclude=None if facts.tests else {"tests"})
+    return ToolResult(content=content, structured_content=structured, meta={"rmi_agent": meta})
 
 
 def listing(lines: list[str], facts: dict[str, Any]) -> ToolResult:

@@ -1,5 +1,5 @@
-"""The program of `worker.py`: makes HTML readable, pictures smaller, and
-draws charts.
+"""The program of `worker.py`: makes HTML readable, pictures smaller, draws charts, and reads
+tables.
 
 It is run as a file, without this package, so it imports only the standard library and, when first
 needed, the library for the task.
@@ -7,6 +7,7 @@ needed, the library for the task.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -158,10 +159,28 @@ def svg(_: dict[str, Any], data: bytes) -> bytes:
     return drawn
 
 
+def table(request: dict[str, Any], data: bytes) -> bytes:
+    """Return the first rows of a table's file: see `worker_tables.py`."""
+    return neighbour("worker_tables").table(request, data)  # type: ignore[no-any-return]
+
+
+def neighbour(name: str) -> Any:
+    """Return a module beside this file, whose folder is not in `sys.path`."""
+    if name not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
 TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {
     "html": html,
     "fit": fit,
     "svg": svg,
+    "table": table,
     "vega": vega,
 }
 

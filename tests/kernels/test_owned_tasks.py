@@ -32,8 +32,9 @@ OWNED = {
         "kernels/kernel/exchange.py",
         "look_up",
     ): 1,  # its result is taken, or it is cancelled in `finally`
-    ("kernels/kernel/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/kernel/exchange.py", "run"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel/kernel.py", "_execute"): 2,  # cancelled and awaited in `finally`
+    ("kernels/kernel/kernel.py", "relay"): 1,  # the same
+    ("kernels/kernel/exchange.py", "begin"): 1,  # its error is raised; cancelled in `finally`
     ("kernels/kernel/set_up.py", "unless_dead"): 2,  # results are taken; cancelled in `finally`
     (
         "kernels/jupyter_server/process.py",

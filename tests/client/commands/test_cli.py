@@ -23,8 +23,13 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    projects = fill(tmp_path_factory.mktemp("c"))
+def server_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="module")
+def server(server_projects: Path) -> Iterator[str]:
+    projects = server_projects
     (projects / "both.py").write_text(
         "import sys\nprint('out', sys.argv[1:], sys.stdin.read())\n"
         "print('err', file=sys.stderr)\nsys.exit(5)"
@@ -87,6 +92,26 @@ def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
 
 
 @pytest.mark.slow
+def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
+    command: Command, server_projects: Path
+) -> None:
+    alpha = new_code_cell("alpha, name = 1, ''", metadata={"tags": ["parameters"]})
+    cells = [alpha, *(new_code_cell(f"print({n}, alpha, name)") for n in range(8))]
+    fails = new_code_cell("import sys; print('err', file=sys.stderr); 1/0")
+    cells += [new_code_cell("alpha / 2"), fails, new_code_cell("print('never')")]
+    nbformat.write(new_notebook(cells=cells), server_projects / "p.ipynb")
+    code, out, err = command("run", "p.ipynb", "alpha=3", "name=Ada")
+    assert out == "".join(f"{n} 3 Ada\n" for n in range(8)) + "1.5\n"
+    assert code == 1
+    assert err.startswith("err\n") and err.count("ZeroDivisionError: division by zero") == 1
+    assert "p.ipynb stopped at its cell 11, which is cell 12 here" in err
+    assert "Recorded in " in err
+    code, out, err = command("run", "--until", "3", "p.ipynb")
+    assert (code, out) == (0, "0 1 \n1 1 \n")
+    code, out, err = command("run", "p.ipynb", "alpha")
+    assert (code, out) == (1, "") and "write NAME=VALUE" in err
+
+
 def test_replay_says_whether_a_record_still_gives_the_same(
     command: Command, tmp_path: Path
 ) -> None:

@@ -344,3 +344,10 @@ async def test_forked_processes_that_are_ended_in_a_flood_leave_the_connection_w
     assert (await run(kernel, code))[0].status == "ok"
     _, outputs = await run(kernel, "1 + 1")
     assert outputs[-1].data["text/plain"] == "2"
+
+
+async def test_its_command_line_is_an_interactive_interpreters(kernel: Kernel) -> None:
+    _, outputs = await run(kernel, "import sys; sys.argv, len(sys.orig_argv)")
+    assert outputs[0].data["text/plain"] == "([''], 1)"
+    _, outputs = await run(kernel, "get_ipython().enable_tip")
+    assert outputs[0].data["text/plain"] == "False"

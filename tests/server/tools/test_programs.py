@@ -24,6 +24,7 @@ FILES = {
     "app/pkg/__init__.py": "",
     "app/pkg/tool.py": TOOL,
     "app/project/data.txt": "of a folder named project",
+    "app/tests/test_pkg.py": "import pkg\ndef test_a(): pass\ndef test_b():\n    x = 1\n    assert x == 2\n",
     "plain/sub/where.py": "import os; print(os.getcwd())",
 }
 
@@ -148,3 +149,15 @@ async def test_a_module_is_recorded_as_what_runs_it_in_jupyter_and_is_run_again(
     assert "%run -m pkg.tool 'a b'" in Path(name).read_text()
     again = await client.call_tool("resume_session", {"notebook": Path(name).name})
     assert "1 of 1 cells were rerun, 1 of them with the recorded outputs" in again.content[0].text
+
+
+@pytest.mark.slow
+async def test_pytest_gives_its_output_counts_and_failing_tests(client: Client[Any]) -> None:
+    text, facts = await run(client, module="pytest", cwd="app", args=["-p", "no:cacheprovider"])
+    assert "FAILED tests/test_pkg.py::test_b - assert 1 == 2\n" in text
+    assert "[Process exited with code 1]" in text
+    assert facts["tests"] == {
+        "counts": {"passed": 1, "failed": 1},
+        "failed": ["tests/test_pkg.py::test_b"],
+    }
+    assert (facts["exit_code"], facts["status"], facts["state"]) == (1, "error", "kept")

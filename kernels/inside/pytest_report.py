@@ -1,0 +1,103 @@
+"""Counts what pytest's tests have given, and keeps the frames of the last that failed.
+
+A plugin of pytest's that exists only in memory: the environment variable that names it is as before
+once pytest has read it, so that no process of the tests looks for it. Sent to the kernel as text,
+like `setup.py`; imports nothing of pytest's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import ModuleType, TracebackType
+from typing import Any
+
+from .error_facts import write_facts
+from .script_environment import restore_later
+from .tracebacks import all_behind
+
+PAYLOAD_OF_TESTS = "rmi_agent.tests"
+PLUGIN = "rmi_agent_pytest"
+PYTESTS = ("pytest", "pytest.__main__", "py.test")  # what `python -m` calls it
+PLUGINS = "PYTEST_PLUGINS"
+OWN_PACKAGES = ("_pytest", "pytest", "pluggy")  # whose frames come first in a traceback
+FAILED = ("failed", "error")  # pytest's categories
+MOST_FAILED = 100  # max node ids that are sent
+LONGEST_ID = 1_000  # max characters of one
+
+
+class PytestReport:
+    """What a run of pytest in this process has given, if there is one.
+
+    Attributes:
+        counts: the number of tests, or of warnings, by pytest's category; None if none has ended.
+        failed: the node ids of the tests and files that failed.
+        error: the exception of the last that failed; with `frames`, its traceback.
+    """
+
+    def __init__(self, undo: contextlib.ExitStack, module: str | None) -> None:
+        self.counts: dict[str, int] | None = None
+        self.failed: list[str] = []
+        self.error: BaseException | None = None
+        self.frames: TracebackType | None = None
+        self.is_over = False
+        if module not in PYTESTS:
+            return
+        self.plugins = os.environ.get(PLUGINS)
+        plugin = ModuleType(PLUGIN, "PYTEST_DONT_REWRITE")
+        for name in ("addoption", "exception_interact", "sessionfinish", "unconfigure"):
+            setattr(plugin, f"pytest_{name}", getattr(self, name))
+        restore_later(undo, sys.modules, PLUGIN)
+        restore_later(undo, os.environ, PLUGINS)
+        sys.modules[PLUGIN] = plugin
+        os.environ[PLUGINS] = ",".join(filter(None, (PLUGIN, self.plugins)))
+
+    def addoption(self) -> None:
+        """Hide the plugin from other processes; pytest calls this when it has imported it."""
+        os.environ.pop(PLUGINS, None)
+        if self.plugins is not None:
+            os.environ[PLUGINS] = self.plugins
+
+    def exception_interact(self, call: Any) -> None:
+        """Keep an exception that was not expected."""
+        self.error, self.frames = call.excinfo.value, call.excinfo.tb
+
+    def sessionfinish(self) -> None:
+        """Note that there are results."""
+        self.is_over = True
+
+    def unconfigure(self, config: Any) -> None:
+        """Count the results as pytest's own summary does."""
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        stats = getattr(reporter, "stats", None)
+        if not self.is_over or not isinstance(stats, dict):  # by `-p no:terminal` there are none
+            return
+        counted = {
+            name: [each for each in reports if getattr(each, "count_towards_summary", True)]
+            for name, reports in stats.items()
+            if name  # the others are setups and teardowns
+        }
+        self.counts = {name: len(reports) for name, reports in counted.items() if reports}
+        failed = [each for name in FAILED for each in counted.get(name, ())]
+        ids = (str(getattr(each, "nodeid", ""))[:LONGEST_ID] for each in failed[:MOST_FAILED])
+        self.failed = list(dict.fromkeys(ids))
+
+    def write(self, shell: Any) -> None:
+        """Add the results to the current reply, and leave the last failure to debuggers."""
+        if self.counts is not None:
+            facts = {"source": PAYLOAD_OF_TESTS, "counts": self.counts, "failed": self.failed}
+            shell.payload_manager.write_payload(facts)
+        if (error := self.error) is not None:
+            frames = self.frames
+            while frames is not None and is_of_pytest(frames):
+                frames = frames.tb_next
+            sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
+            sys.last_exc = error  # type: ignore[attr-defined]
+            write_facts(shell, list(all_behind(error)))
+
+
+def is_of_pytest(frames: TracebackType) -> bool:
+    """Return whether a traceback begins with a frame of pytest's own."""
+    module = str(frames.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in OWN_PACKAGES
