@@ -160,7 +160,7 @@ class Template:
             return work()
         except Exception as error:
             why = "".join(traceback.format_exception_only(error)).strip()
-            self.report(unformed=why, trace=traceback.format_exc())
+            self.report(unable=why, trace=traceback.format_exc())
             self.retired = True
             return None
 
