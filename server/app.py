@@ -32,6 +32,7 @@ from .state_dir import VERSION
 from .tools import (
     CallerFiles,
     Completions,
+    EnvironmentTools,
     FileTools,
     Prompts,
     PythonFileTools,
@@ -147,9 +148,11 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
-        self.runs = RunTools(settings, self.opening, self.worker, self.files)
+        environments = EnvironmentTools(settings, self.opening, policy, self.files)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments)
         for part in (
             self.runs,
+            environments,
             SessionTools(settings, self.opening),
             FileTools(settings, self.worker, self.files),
             PythonFileTools(settings, self.worker, self.files),
