@@ -135,7 +135,8 @@ class ScriptExit:
         What libraries register when they are imported still runs at the process's exit, as the
         libraries stay in use. What they register later is for something the script has made.
         """
-        register, unregister = atexit.register, atexit.unregister
+        register: Any = atexit.register
+        unregister = atexit.unregister
         finalize: Any = weakref.finalize
         run_finalizers = finalize._exitfunc
 
