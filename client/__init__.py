@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .client import RmiMcpClient
-    from .results import Picture, ResumeResult, RunResult
+    from .results import NotebookResult, Picture, ResumeResult, RunResult
 
-__all__ = ["Picture", "ResumeResult", "RmiMcpClient", "RunResult"]
+__all__ = ["NotebookResult", "Picture", "ResumeResult", "RmiMcpClient", "RunResult"]
 
 
 def __getattr__(name: str) -> object:

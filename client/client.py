@@ -14,7 +14,15 @@ from urllib.parse import quote
 from mcp_types import ResourceTemplateReference
 
 from .connection import OnOutput, ServerConnection
-from .results import ResumeResult, RunResult, run_result, sections, texts
+from .results import (
+    NotebookResult,
+    ResumeResult,
+    RunResult,
+    notebook_result,
+    run_result,
+    sections,
+    texts,
+)
 
 PAGE = 200_000  # max characters per read_output call
 WAIT = 40.0  # max seconds per read_output call; clients give up on a call after 60
@@ -80,6 +88,37 @@ class RmiMcpClient(ServerConnection):
     ) -> RunResult:
         """Run a snippet and wait until it ends; arguments and errors as for `run_python`."""
         return await self._run("run_cell", {"code": code}, session_id, timeout, on_output)
+
+    async def run_notebook(
+        self,
+        path: str,
+        parameters: dict[str, Any] | None = None,
+        session_id: str | None = None,
+        until: int | None = None,
+        timeout: float | None = None,
+        on_output: OnOutput | None = None,
+    ) -> NotebookResult:
+        """Run a notebook of the server's projects folder and wait until it ends.
+
+        Args:
+            path: relative to the projects folder.
+            parameters: variables to set, by name.
+            session_id: an open session to run in; a fresh one if omitted.
+            until: the last cell to run, counted from 1 over all cells; None runs all of them.
+            timeout: seconds for all cells together.
+            on_output: called with `stdout` or `stderr` and new text: the cells' output, their
+                values and tracebacks.
+
+        Raises:
+            ToolError: the server could not run it; the text says why and what to do.
+        """
+        given = {"path": path, "parameters": parameters or {}, "until": until}
+        arguments = {**given, "session_id": session_id, "timeout": timeout}
+        raw = await self.call_tool("run_notebook", arguments, on_output)
+        while (facts := raw.structured_content or {})["status"] == "running":
+            following = {"session_id": facts["session_id"], "wait": WAIT}
+            raw = await self.call_tool("read_output", following, on_output)
+        return notebook_result(raw)
 
     async def read_output(
         self,

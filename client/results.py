@@ -6,7 +6,7 @@ Knows the layout of results and their facts; nothing about connections or termin
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +56,26 @@ class RunResult:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class NotebookResult(RunResult):
+    """The result of running a notebook: that of the cell it stopped at, and what it did.
+
+    Attributes:
+        path: the notebook's file, relative to the projects folder.
+        ran, total: how many of its cells have run, and how many should run.
+        first_cell: the first cell's number in the session; `cell` is the last one's.
+        failed_cell: the place in the file, from 1, of the cell it stopped at; None if it did not.
+        picture_counts: number of pictures, by cell of the session.
+    """
+
+    path: str
+    ran: int
+    total: int
+    first_cell: int
+    failed_cell: int | None
+    picture_counts: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -115,12 +135,30 @@ def sections(text: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 def run_result(raw: CallToolResult) -> RunResult:
     """Parse a raw result into a typed one."""
+    return RunResult(**parts(raw), **known(raw, RunResult))
+
+
+def notebook_result(raw: CallToolResult) -> NotebookResult:
+    """Parse the raw result of a notebook into a typed one."""
+    facts = known(raw, NotebookResult)
+    counts = {int(cell): count for cell, count in facts.pop("pictures").items()}
+    return NotebookResult(**parts(raw), **facts, picture_counts=counts)
+
+
+def parts(raw: CallToolResult) -> dict[str, Any]:
+    """What a result shows: its text as a whole and in parts, and its pictures."""
     text = texts(raw)
     meta = (raw.meta or {}).get("rmi_agent", {"sections": {}, "shown": 0})
-    return RunResult(
-        text=text,
+    return {
+        "text": text,
         **sections(text, meta),
-        notes=text[meta["shown"] :].strip("\n"),
-        pictures=pictures(raw),
-        **(raw.structured_content or {}),
-    )
+        "notes": text[meta["shown"] :].strip("\n"),
+        "pictures": pictures(raw),
+    }
+
+
+def known(raw: CallToolResult, kind: type[RunResult]) -> dict[str, Any]:
+    """A result's facts, as far as its type has them: a newer server may send more."""
+    names = {field.name for field in fields(kind)}
+    facts = raw.structured_content or {}
+    return {name: value for name, value in facts.items() if name in names}

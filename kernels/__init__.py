@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
     from .encoding import decoded, encodable, encoded
+    from .environments import Changes, Environment
     from .errors import (
         DeadKernelError,
+        EnvironmentFailed,
         KernelError,
         KernelStartError,
         SessionNotFoundError,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
-    from .notebook import PID_FILE_SUFFIX, Run, is_recorded, recorded
+    from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
@@ -44,10 +46,13 @@ if TYPE_CHECKING:
     from .session import (
         Again,
         Config,
+        EnvironmentSummary,
         Execution,
         Failed,
+        NotebookRun,
         Pool,
         Resume,
+        Series,
         Session,
         Sessions,
         no_hint,
@@ -59,8 +64,10 @@ _HOMES = {
     "addresses": ("JupyterServer", "RemoteKernel"),
     "cluster": ("Instances", "Takeover"),
     "encoding": ("decoded", "encodable", "encoded"),
+    "environments": ("Changes", "Environment"),
     "errors": (
         "DeadKernelError",
+        "EnvironmentFailed",
         "KernelError",
         "KernelStartError",
         "SessionNotFoundError",
@@ -73,7 +80,7 @@ _HOMES = {
     "kernelspecs": ("is_here", "language_of"),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "is_recorded", "recorded"),
+    "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
@@ -91,10 +98,13 @@ _HOMES = {
     "session": (
         "Again",
         "Config",
+        "EnvironmentSummary",
         "Execution",
         "Failed",
+        "NotebookRun",
         "Pool",
         "Resume",
+        "Series",
         "Session",
         "Sessions",
         "no_hint",
@@ -109,8 +119,12 @@ __all__ = [
     "TIERS",
     "Again",
     "Api",
+    "Changes",
     "Config",
     "DeadKernelError",
+    "Environment",
+    "EnvironmentFailed",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Failure",
@@ -121,6 +135,7 @@ __all__ = [
     "KernelStartError",
     "Launch",
     "Module",
+    "NotebookRun",
     "Policy",
     "Pool",
     "Program",
@@ -132,9 +147,11 @@ __all__ = [
     "Run",
     "Sandbox",
     "Script",
+    "Series",
     "Session",
     "SessionNotFoundError",
     "Sessions",
+    "Steps",
     "StoreError",
     "StreamText",
     "Takeover",
@@ -155,6 +172,7 @@ __all__ = [
     "reason",
     "recorded",
     "regular_file",
+    "steps_of",
     "why_not",
     "without_rights",
 ]

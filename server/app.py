@@ -6,13 +6,18 @@ One FastMCP server serves every transport; its lifespan opens and closes the ses
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import fastmcp
 from fastmcp import FastMCP
 from fastmcp.server.auth import AuthProvider
+from fastmcp.tools import Tool
+from fastmcp.utilities.versions import VersionSpec
 from mcp.server.request_state import RequestStateSecurity
+from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
 from ..kernels import LOCAL, language_of
 from . import launch
@@ -27,6 +32,7 @@ from .state_dir import VERSION
 from .tools import (
     CallerFiles,
     Completions,
+    EnvironmentTools,
     FileTools,
     Prompts,
     PythonFileTools,
@@ -44,12 +50,29 @@ log = logging.getLogger(__name__)
 
 KERNEL_WAIT = 30.0  # max seconds a call waits for a free kernel
 INSTRUCTIONS = """\
-Runs Python on Jupyter kernels. run_python runs a file from the projects folder; run_cell runs a
-snippet. Every result contains a session_id: pass it to run_cell to continue with the same
-variables, even after a file has failed; omit it to start fresh. Plots are returned as images.
-A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
+Runs Python on Jupyter kernels. run_python runs a file from the projects folder, run_notebook an
+.ipynb, run_cell a snippet. Every result contains a session_id: pass it to run_cell to continue
+with the same variables, even after a file has failed; omit it to start fresh. Plots are returned
+as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
 {deadline:g} s at most: a run that has not finished by then has status "running" and continues;
 follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
+
+
+class McpServer(FastMCP[Any]):
+    """FastMCP's server, whose tools are all there from the start: each is looked up once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._found: dict[str, Tool] = {}  # by name
+
+    async def get_tool(self, name: str, version: VersionSpec | None = None) -> Tool | None:
+        """A tool; None if there is none of that name."""
+        if version is None and (found := self._found.get(name)) is not None:
+            return found
+        tool = await super().get_tool(name, version)
+        if version is None and tool is not None:
+            self._found[name] = tool
+        return tool
 
 
 class App:
@@ -79,6 +102,7 @@ class App:
         seal: bytes | None = None,
         in_background: bool = False,
     ) -> None:
+        choose_spans()
         self.settings = settings
         self.shared: Takeover | None = None
         if instances is not None:
@@ -105,7 +129,7 @@ class App:
             return hints.sessions
 
         self.opening = Opening(make, in_background=in_background)
-        self.mcp: FastMCP[Any] = FastMCP(
+        self.mcp: FastMCP[Any] = McpServer(
             "RmiAgentMcpServer",
             instructions=instructions(settings, policy),
             version=VERSION,
@@ -123,16 +147,17 @@ class App:
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        resuming = ResumeTool(settings, self.opening)
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
-        self.runs = RunTools(settings, self.opening, resuming, self.worker, self.files)
+        environments = EnvironmentTools(settings, self.opening, policy, self.files)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments)
         for part in (
             self.runs,
-            SessionTools(settings, self.opening, resuming),
+            environments,
+            SessionTools(settings, self.opening),
             FileTools(settings, self.worker, self.files),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
-            resuming,
+            ResumeTool(settings, self.opening, self.runs.follower),
             Prompts(self.files),
             Completions(self.opening, self.files),
         ):
@@ -154,6 +179,13 @@ class App:
         with self.worker:
             async with self.opening:
                 yield
+
+
+def choose_spans() -> None:
+    """Let FastMCP make spans only if the process has set up OpenTelemetry's SDK."""
+    if "FASTMCP_TELEMETRY_MODE" not in os.environ:
+        nobody = isinstance(get_tracer_provider(), ProxyTracerProvider)
+        fastmcp.settings.telemetry_mode = "off" if nobody else "native"
 
 
 def instructions(settings: Settings, policy: Policy | None) -> str:

@@ -109,9 +109,7 @@ class OpensSessions(Middleware):
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    async def on_message(
-        self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]
-    ) -> Any:
+    async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         """Handle a message."""
         try:
             if context.method in NEEDING and getattr(context.message, "name", "") not in FILE_TOOLS:

@@ -7,10 +7,11 @@ and outputs; neither run timeouts nor how to end a kernel that can't be understo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from queue import Empty
 from typing import Any
 
@@ -27,6 +28,7 @@ SILENCE_TIMEOUT = 2.0  # max seconds between a run's reply and its idle status, 
 UNVERIFIED = 2
 INTERRUPTS = 5  # max interrupts sent to a completion or inspection that exceeds `LOOKUP_TIMEOUT`
 LOOKUP_TIMEOUT = 1.0  # max seconds for a completion or inspection
+WATCH_DELAY = 0.05  # seconds from a request until its reply is watched for without an idle status
 SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
 PROMPT_MOST = 10_000  # max characters of a question's prompt
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -123,38 +125,66 @@ class Exchange:
             outputs: receives the run's outputs.
             stop: done once the run is being stopped.
         """
+        self._yielded = time.monotonic()
         sent = self.send(code, request)
-        idle = asyncio.create_task(self.until_idle(sent, outputs))
-        answer = asyncio.create_task(self.reply_to(sent))
-        try:
-            await asyncio.wait({idle, answer}, return_when="FIRST_COMPLETED")
-            if not await self._follows(answer, 0.5 if stop.done() else SILENCE_TIMEOUT):
-                if stop.done():
-                    # The interrupt came between the code's end and the kernel's reply, in which
-                    # case ipykernel drops the reply. It is idle, so nothing is running any more.
-                    return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
+        replied: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        async with self._watched(sent, replied):
+            await self.until_idle(sent, outputs)
+        reply = replied.result() if replied.done() else None
+        if reply is None:
+            reply = await self._reply_when_idle(sent, 0.5 if stop.done() else SILENCE_TIMEOUT)
+        if reply is None:
+            if not stop.done():
                 await self._end_for("left its kernel unable to answer")
-            reply = answer.result()
-            outputs.timing("shell.execute_reply", reply["header"].get("date"))
-            if not await self._follows(idle):
-                await self._end_for("broke its kernel's output channel")
-            idle.result()
-            for page in pages(reply):
-                await self._fold(page, outputs)
-        finally:
-            idle.cancel()
-            answer.cancel()
+            # The interrupt came between the code's end and the kernel's reply, in which case
+            # ipykernel drops the reply. It is idle, so nothing is running any more.
+            return {"content": {"status": "error", "ename": "KeyboardInterrupt"}}
+        outputs.timing("shell.execute_reply", reply["header"].get("date"))
+        for page in pages(reply):
+            await self._fold(page, outputs)
         return reply
 
-    async def _follows(self, second: asyncio.Task[Any], timeout: float = SILENCE_TIMEOUT) -> bool:
-        """Whether the second of reply and idle status arrives in time after the first."""
+    @contextlib.asynccontextmanager
+    async def _watched(self, sent: str, replied: asyncio.Future[Message]) -> AsyncIterator[None]:
+        """Give up the kernel if a request is answered, but its idle status does not follow.
+
+        Begins when most runs are over: a second task for each would take longer than they do.
+        """
+        tasks: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            tasks.append(asyncio.create_task(self._watch(sent, replied)))
+
+        later = asyncio.get_running_loop().call_later(WATCH_DELAY, begin)
+        try:
+            yield
+        finally:
+            later.cancel()
+            for task in tasks:
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    task.result()
+
+    async def _watch(self, sent: str, replied: asyncio.Future[Message]) -> None:
+        replied.set_result(await self.reply_to(sent))
         first = time.monotonic()
-        while not second.done():
-            latest = max(first, self._heard, self._process.cut_until)
-            if (left := latest + timeout - time.monotonic()) <= 0:
-                break
-            await asyncio.wait({second}, timeout=left)
-        return second.done()
+        while (left := self._left(max(first, self._heard))) > 0:  # noqa: ASYNC110 (no event tells)
+            await asyncio.sleep(left)
+        await self._end_for("broke its kernel's output channel")
+
+    async def _reply_when_idle(self, sent: str, timeout: float) -> Message | None:
+        """The reply to a request whose idle status is there; None if it does not come in time."""
+        first = time.monotonic()
+        while (left := self._left(first, timeout)) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    return await self.reply_to(sent)
+        return None
+
+    def _left(self, since: float, timeout: float = SILENCE_TIMEOUT) -> float:
+        """Seconds that are left of a time limit, which begins anew if the connection was cut."""
+        return max(since, self._process.cut_until) + timeout - time.monotonic()
 
     async def _end_for(self, why: str) -> None:
         """Give up the kernel; the caller awaiting the run is notified by the process's death."""

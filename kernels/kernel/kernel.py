@@ -7,6 +7,7 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Self
 
 import zmq.asyncio
@@ -23,6 +24,7 @@ from ..protocol import (
     Reply,
     Status,
     ends_kernel,
+    new_cell,
     reply_of,
 )
 from .exchange import Exchange
@@ -31,6 +33,8 @@ from .project_files import ProjectFiles
 from .set_up import get_ready, is_ipykernel, unless_dead
 
 GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
+QUESTIONS_DELAY = 0.02  # seconds until questions are listened for: most runs are over by then
+ENTER = "__import__('os').chdir({folder!r})"
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 
 
@@ -81,8 +85,11 @@ class Kernel:
             client.start_channels(hb=False)
             self._exchange = Exchange(client, self.process, self.kill)
             async with asyncio.timeout(self.launch.start_timeout):
-                ready = get_ready(self.exchange, self.process, self.launch)
-                self.info = await unless_dead(self.process, ready)
+                if self.process.kernel_info is not None:  # its template has set it up
+                    self.info = self.process.kernel_info
+                else:
+                    ready = get_ready(self.exchange, self.process, self.launch)
+                    self.info = await unless_dead(self.process, ready)
             if self.is_python and not self.process.is_here:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
@@ -162,6 +169,24 @@ class Kernel:
         """Run a file or module as `python` would, in this kernel's `__main__`."""
         return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
 
+    async def enter(self, folder: Path) -> None:
+        """Make a folder of this machine the working folder, if the kernel is a Python one here.
+
+        Raises:
+            DeadKernelError: the kernel ended.
+            TimeoutError: it did not answer within `Launch.start_timeout`.
+        """
+        if not self.is_python or not self.process.is_here:
+            return
+        request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
+
+        async def answered() -> None:
+            await self.exchange.reply_to(request)
+            await self.exchange.until_idle(request, Outputs(new_cell()), ours=True)
+
+        async with asyncio.timeout(self.launch.start_timeout):
+            await unless_dead(self.process, answered())
+
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.
 
@@ -217,8 +242,13 @@ class Kernel:
         else:
             work = self._files.run(code, request, outputs, self._stop, notices)
         ending = loop.create_task(work)
-        death = loop.create_task(self.process.until_dead())
-        questions = loop.create_task(self.exchange.relay_questions(on_question, outputs))
+        death = asyncio.ensure_future(self.process.until_dead())
+        relaying: list[asyncio.Task[None]] = []
+
+        def relay() -> None:
+            relaying.append(loop.create_task(self.exchange.relay_questions(on_question, outputs)))
+
+        asking = loop.call_later(QUESTIONS_DELAY, relay)
         try:
             events: list[asyncio.Future[Any]] = [ending, death, self._stop]
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
@@ -235,26 +265,30 @@ class Kernel:
                 return await self._dead(ending, death, outputs, status, actions, notices)
             return reply_of(reply, status, actions, self._all_notices(notices, outputs))
         finally:
+            asking.cancel()
             if timer is not None:
                 timer.cancel()
-            for task in (ending, death, questions):
+            begun: list[asyncio.Future[Any]] = [ending, death, *relaying]
+            for task in begun:
                 task.cancel()
-            await asyncio.wait({ending, death, questions})
+            if left := [task for task in begun if not task.done()]:
+                await asyncio.wait(left)
             self._stop = None
             self.process.raw.detach()
 
     async def _stop_run(
-        self, ending: asyncio.Task[Message], death: asyncio.Task[int | None]
+        self, ending: asyncio.Task[Message], death: asyncio.Future[int | None]
     ) -> list[str]:
         """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
         actions = [self._stop.result()[1]]
+        ends: list[asyncio.Future[Any]] = [ending, death]
         for words in ("interrupted", "interrupted again"):
             actions.append(words)
             await self.process.interrupt(again=words == "interrupted again")
             # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
             self.client.kernel_info()
-            await asyncio.wait({ending, death}, timeout=GRACE, return_when="FIRST_COMPLETED")
+            await asyncio.wait(ends, timeout=GRACE, return_when="FIRST_COMPLETED")
             if ending.done() or death.done():
                 return actions
         actions.append("killed, since it ignored the interrupts")
@@ -265,7 +299,7 @@ class Kernel:
     async def _dead(
         self,
         ending: asyncio.Task[Message],
-        death: asyncio.Task[int | None],
+        death: asyncio.Future[int | None],
         outputs: Outputs,
         status: Status | None,
         actions: list[str],

@@ -26,8 +26,6 @@ async def get_ready(exchange: Exchange, process: KernelProcess, launch: Launch) 
     Raises:
         DeadKernelError: the set-up failed in the kernel.
     """
-    if process.kernel_info is not None:  # its template has set it up
-        return process.kernel_info
     info = await exchange.greet()
     if not is_ipykernel(info):
         return info
@@ -59,12 +57,13 @@ async def unless_dead(process: KernelProcess, work: Coroutine[Any, Any, Result])
     Raises:
         DeadKernelError: the process ended first.
     """
-    task, death = asyncio.create_task(work), asyncio.create_task(process.until_dead())
+    task, death = asyncio.create_task(work), asyncio.ensure_future(process.until_dead())
+    events: list[asyncio.Future[Any]] = [task, death]
     try:
-        await asyncio.wait({task, death}, return_when="FIRST_COMPLETED")
+        await asyncio.wait(events, return_when="FIRST_COMPLETED")
         if not task.done():
             raise DeadKernelError(process.describe_end(death.result()))
         return task.result()
     finally:
-        for each in (task, death):
+        for each in events:
             each.cancel()

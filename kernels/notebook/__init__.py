@@ -9,6 +9,7 @@ from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
 from .run import Run
 from .runs_on_record import RunsOnRecord, recorded
 from .signing import Signer
+from .steps import Step, Steps, steps_of
 from .writer import Recorder
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Run",
     "RunsOnRecord",
     "Signer",
+    "Step",
+    "Steps",
     "decoded",
     "differences",
     "encoded",
@@ -25,4 +28,5 @@ __all__ = [
     "is_recorded",
     "recorded",
     "recover",
+    "steps_of",
 ]

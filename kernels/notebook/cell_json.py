@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from nbformat import NotebookNode
@@ -18,6 +19,8 @@ def cell_json(cell: NotebookNode) -> bytes:
 
     What changes while the cell runs comes last: `recovery.py` relies on that.
     """
+    if cell.cell_type != "code":
+        return fields_json(cell)
     outputs, left = [], CELL_CAP
     for output in map(within_cap, cell.outputs):
         texts = (text for text in output.get("data", {}).values() if isinstance(text, str))
@@ -28,7 +31,11 @@ def cell_json(cell: NotebookNode) -> bytes:
             break
         outputs.append(output)
     last = {"execution_count": cell.execution_count, "outputs": outputs, "metadata": cell.metadata}
-    whole = {name: cell[name] for name in cell if name not in last} | last
+    return fields_json({name: cell[name] for name in cell if name not in last} | last)
+
+
+def fields_json(whole: Mapping[str, Any]) -> bytes:
+    """A cell's fields as JSON, one line for each."""
     fields = [f' "{name}": {field_json(name, value)}' for name, value in whole.items()]
     return ("{\n" + ",\n".join(fields) + "\n}").encode()
 

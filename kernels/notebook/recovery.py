@@ -146,7 +146,7 @@ def as_started(torn: str) -> str:
 
 def is_open(cell: NotebookNode) -> bool:
     """Whether a recorded cell was started but did not finish."""
-    return not cell.metadata.get("rmi_agent", {}).get("status")
+    return cell.cell_type == "code" and not cell.metadata.get("rmi_agent", {}).get("status")
 
 
 def close_cells(notebook: Path) -> None:

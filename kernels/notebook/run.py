@@ -43,6 +43,17 @@ class Run:
         return "sha256" in self._record or "module" in self._record
 
     @property
+    def in_background(self) -> bool:
+        """Whether it ran in the background, as a program that serves does."""
+        return bool(self._record.get("background"))
+
+    @property
+    def folder(self) -> Path | None:
+        """The working folder that it changed to first, as the first cell of a notebook does."""
+        folder = self._record.get("folder")
+        return Path(folder) if isinstance(folder, str) and "\0" not in folder else None
+
+    @property
     def program(self) -> Program | None:
         """The file that it ran, with its text at that time, or module; None for a snippet.
 

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from ..protocol import State, Status, encodable
 from .layout import TAIL, Place, cells_in
 from .run import Run
+from .steps import SKIPPED, tags_of
 
 CACHED = 4  # max cached runs
 CACHED_SIZE = 40_000_000  # max total bytes of their cells; the last run is cached at any size
@@ -94,6 +95,14 @@ def is_run(cell: NotebookNode, number: int) -> bool:
     )
 
 
+def is_skipped(cell: NotebookNode) -> bool:
+    """Whether a cell did not run when it was recorded, and should not run now."""
+    record = cell.metadata.get("rmi_agent")
+    if isinstance(record, dict):
+        return record.get("status") == SKIPPED
+    return "skip-execution" in tags_of(cell)
+
+
 def recorded(notebook: NotebookNode) -> Iterator[Run]:
     """The runs of a notebook in order; if it is not one of ours, its code cells.
 
@@ -102,7 +111,7 @@ def recorded(notebook: NotebookNode) -> Iterator[Run]:
     """
     number = 0
     for cell in notebook.cells:
-        if cell.cell_type != "code" or not cell.source.strip():
+        if cell.cell_type != "code" or not cell.source.strip() or is_skipped(cell):
             continue
         cell.source = encodable(cell.source)
         number += 1

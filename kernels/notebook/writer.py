@@ -17,7 +17,6 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +30,7 @@ from .signing import Draft, FileState, Hashed, Signer
 
 log = logging.getLogger(__name__)
 
+BINARY = getattr(os, "O_BINARY", 0)  # on Windows, else line ends would be translated
 COPIED = 1_048_576  # bytes copied at a time
 READS = 5  # attempts to read the notebook without a write in between
 PLACES_KEPT = 1_000  # max cells that can still be amended; far more than a session keeps in memory
@@ -51,6 +51,7 @@ class Recorder:
         self._instance = instance  # of the server, where several share the folder
         self.path: Path | None = None
         self.problem: str | None = None
+        self._begin = 0  # byte offset of the first cell
         self._end = 0  # byte offset of the end of the last finished cell
         self._places: dict[str, tuple[int, int]] = {}  # id of a finished cell → its byte range
         self._backlog: list[tuple[str, bytes]] = []  # ids and JSON of unwritten finished cells
@@ -86,14 +87,22 @@ class Recorder:
         """Replace the started cell with the finished one."""
         self._write(cell, title, finished=True)
 
-    async def amend(self, cells: Iterable[NotebookNode]) -> None:
+    def copy(self, cell_id: str, text: bytes, title: str) -> None:
+        """Add a cell that does not run, as its JSON from `cell_json`."""
+        self._write_text(cell_id, text, title, finished=True)
+
+    async def amend(self, cells: Iterable[NotebookNode], *, head: bool = False) -> None:
         """Replace finished cells, matched by id; the other cells are copied.
 
         The file is written once, in a thread. No cell may be started or finished in the meantime.
+
+        Args:
+            cells: the cells.
+            head: whether the notebook's metadata has changed, too.
         """
         async with self._rewriting:
             texts = {cell.id: cell_json(cell) for cell in cells if cell.id in self._places}
-            if not texts or self.path is None or self._touched_by_others():
+            if not (texts or head) or self.path is None or self._touched_by_others():
                 return
             # Not a task: it can't be cancelled, so nobody else writes while the thread does.
             work = asyncio.get_running_loop().run_in_executor(None, self._rewrite, texts)
@@ -115,8 +124,11 @@ class Recorder:
             OSError: the file can't be written and is unchanged.
         """
         assert self.path is not None
-        places, copied, longer = {}, 0, 0
+        head = self._head()
+        places, copied, longer = {}, self._begin, len(head) - self._begin
         with self.path.open("rb") as old, self._anew() as file:
+            file.write(head)
+            old.seek(self._begin)
             for cell_id, (begin, end) in self._places.items():
                 first = begin + longer
                 if (text := texts.get(cell_id)) is not None:
@@ -126,6 +138,7 @@ class Recorder:
                     copied, longer = end, longer + len(text) - (end - begin)
                 places[cell_id] = (first, end + longer)
             transfer(old, file)
+        self._begin = len(head)
         return places, self._end + longer
 
     async def text(self) -> str | None:
@@ -161,9 +174,11 @@ class Recorder:
     # -- the file
 
     def _write(self, cell: NotebookNode, title: str, *, finished: bool) -> None:
-        text = cell_json(cell)
+        self._write_text(cell.id, cell_json(cell), title, finished=finished)
+
+    def _write_text(self, cell_id: str, text: bytes, title: str, *, finished: bool) -> None:
         if finished:
-            self._backlog.append((cell.id, text))
+            self._backlog.append((cell_id, text))
         try:
             if self.path is not None and self._touched_by_others():
                 log.warning(
@@ -178,7 +193,7 @@ class Recorder:
                 self._append(*self._backlog[0])
                 self._backlog.pop(0)
             if not finished:
-                self._append(cell.id, text, keep=False)
+                self._append(cell_id, text, keep=False)
             self.problem = None
         except OSError as error:
             self.problem = f"{error.strerror or error} ({self.path or self.folder})"
@@ -187,32 +202,29 @@ class Recorder:
                 self._backlog.pop(0)
 
     def _append(self, cell_id: str, text: bytes, *, keep: bool = True) -> None:
+        """Write a cell over the closing brackets of the file, which is as we left it."""
         assert self.path is not None
+        assert self._seen is not None
+        _, size, _ = self._seen
         between = b",\n" if self._places else b""
         body = between + text
-        with self.path.open("r+b", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            # Never shorter than before, so one write leaves no remainder after the last bracket.
-            padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
-            try:
-                self._write_at_end(file, body + padding + TAIL)
-            except OSError:  # disk full: restore the previous, valid end
-                self._write_at_end(file, TAIL)
-                file.truncate()
-                raise
-            finally:
-                self._remember(file.fileno())
+        # Never shorter than before, so one write leaves no remainder after the last bracket.
+        padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
+        descriptor = os.open(self.path, os.O_RDWR | BINARY)
+        try:
+            write_at(descriptor, body + padding + TAIL, self._end)
+        except OSError:  # disk full: restore the previous, valid end
+            write_at(descriptor, TAIL, self._end)
+            os.ftruncate(descriptor, self._end + len(TAIL))
+            raise
+        finally:
+            self._remember(descriptor)
+            os.close(descriptor)
         if keep:
             self._places[cell_id] = (self._end + len(between), self._end + len(body))
             self._end += len(body)
             if len(self._places) > PLACES_KEPT:
                 del self._places[next(iter(self._places))]
-
-    def _write_at_end(self, file: FileIO, data: bytes) -> None:
-        file.seek(self._end)
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
 
     def _create(self, title: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -228,10 +240,8 @@ class Recorder:
 
     def _replace(self, cells: list[NotebookNode]) -> None:
         """Write the file anew with only these cells."""
-        head = json.dumps(
-            {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
-        )
-        body = bytearray((head[: head.rindex("[]")] + "[\n").encode())
+        body = bytearray(self._head())
+        self._begin = len(body)
         places: dict[str, tuple[int, int]] = {}
         for cell in cells:
             body += b",\n" if places else b""
@@ -242,6 +252,13 @@ class Recorder:
             file.write(body)
             file.write(TAIL)
         self._end, self._places = len(body), places
+
+    def _head(self) -> bytes:
+        """What is before the first cell."""
+        head = json.dumps(
+            {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
+        )
+        return (head[: head.rindex("[]")] + "[\n").encode()
 
     @contextlib.contextmanager
     def _anew(self) -> Iterator[BinaryIO]:
@@ -259,10 +276,22 @@ class Recorder:
 
     def _touched_by_others(self) -> bool:
         try:
-            status = self.path.stat()  # type: ignore[union-attr]
+            status = os.stat(self.path)  # type: ignore[arg-type]
         except FileNotFoundError:
             return True
         return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def write_at(descriptor: int, data: bytes, place: int) -> None:
+    """Write all of `data` at a place of a file.
+
+    Raises:
+        OSError: not all of it could be written.
+    """
+    os.lseek(descriptor, place, os.SEEK_SET)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def beginning(path: Path, size: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,7 +92,7 @@ class KernelProcess(Protocol):
         """Whether it is still running, as far as is known."""
         ...
 
-    async def until_dead(self) -> int | None:
+    def until_dead(self) -> Awaitable[int | None]:
         """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
         ...
 

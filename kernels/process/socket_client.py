@@ -11,12 +11,12 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from queue import Empty
-from typing import Any, cast
+from typing import Any
 
-from jupyter_client.session import Session
+from jupyter_client.session import DELIM, Session
 
 from ..inside import CONTROL, IOPUB, SHELL, STDIN, Frames, frame
-from ..protocol import CHANNELS, Message, QueuedClient, unpacked
+from ..protocol import CHANNELS, Deserialize, Message, QueuedClient, SignedMessages, unpacked
 
 QUEUED = 4_000_000  # bytes of messages that wait for a reader before reading stops
 ROOM = 5_000_000  # bytes allowed for a message on top of twice the output limit
@@ -30,11 +30,12 @@ class SocketChannel:
     Args:
         link: the connection that carries the channel.
         name: the channel's byte.
-        session: signs and verifies.
+        session: signs what is sent.
+        read: verifies and parses what is received.
     """
 
-    def __init__(self, link: Link, name: bytes, session: Session) -> None:
-        self._link, self._name, self._session = link, name, session
+    def __init__(self, link: Link, name: bytes, session: Session, read: Deserialize) -> None:
+        self._link, self._name, self._session, self._read = link, name, session, read
         self._waiting: deque[list[bytes] | Callable[[], None]] = deque()
         self._arrived = asyncio.Event()
         link.channels[name] = self
@@ -80,8 +81,7 @@ class SocketChannel:
             except TimeoutError:
                 raise Empty from None
         self._link.taken(parts)
-        _, signed = self._session.feed_identities(parts)
-        return unpacked(self._session, cast(list[bytes], signed))
+        return unpacked(parts[parts.index(DELIM) + 1 :], self._read)
 
     def _next(self) -> list[bytes] | None:
         while self._waiting:
@@ -175,10 +175,10 @@ class SocketClient(QueuedClient):
 
     def __init__(self, messages: Link, control: Link, key: bytes) -> None:
         # Nobody else can send over these sockets, so no digests are kept, 65,536 by default.
-        session = Session(key=key, digest_history_size=0)
+        session, read = Session(key=key, digest_history_size=0), SignedMessages(key).read
+        links = {name: control if name == "control" else messages for name in CHANNELS}
         channels: dict[str, Any] = {
-            name: SocketChannel(control if name == "control" else messages, BYTES[name], session)
-            for name in CHANNELS
+            name: SocketChannel(link, BYTES[name], session, read) for name, link in links.items()
         }
         super().__init__(channels, session=session)
         self.messages, self.control = messages, control

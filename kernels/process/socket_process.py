@@ -122,9 +122,9 @@ class SocketProcess(ProcessHere):
             await self.until_dead()  # its template is about to report the exit code
         return not self._exit_code.done()
 
-    async def until_dead(self) -> int | None:
+    def until_dead(self) -> asyncio.Future[int | None]:
         """Wait for its end; returns the exit code as `subprocess` gives it, None if unknown."""
-        return await asyncio.shield(self._exit_code)
+        return asyncio.shield(self._exit_code)
 
     def _exit_reported(self) -> None:
         """Note the exit code, or look again later if the template has ended without it."""

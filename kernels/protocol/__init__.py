@@ -5,6 +5,7 @@ Also a client whose channels are queues. Knows neither processes nor connections
 
 from ..encoding import encodable
 from .cells import new_cell
+from .cleaning import clean
 from .outputs import Displays, Outputs, in_parts
 from .program import Module, Program, Script
 from .queued_channels import CHANNELS, QueuedChannel, QueuedClient
@@ -23,14 +24,16 @@ from .reply import (
     reply_of,
     tests_of,
 )
+from .signed import SignedMessages
 from .stdin import OnQuestion, Question
 from .terminal_text import StreamText
-from .weighing import HEAD_MOST, Weight, memory_of, unpacked, weighed
+from .weighing import HEAD_MOST, Deserialize, Weight, memory_of, unpacked, weighed
 
 __all__ = [
     "CHANNELS",
     "HEAD_MOST",
     "PARTS",
+    "Deserialize",
     "Displays",
     "Failure",
     "Message",
@@ -44,10 +47,12 @@ __all__ = [
     "QueuedClient",
     "Reply",
     "Script",
+    "SignedMessages",
     "State",
     "Status",
     "StreamText",
     "Weight",
+    "clean",
     "encodable",
     "ends_kernel",
     "in_parts",

@@ -10,12 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import zmq
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
-from jupyter_client.session import Session
 
 HELD_MOST = 32_000_000  # max bytes of memory for the parsed content of one message
 HEAD_MOST = 1_000_000  # max bytes of memory for a header, parent header or metadata
@@ -24,6 +23,7 @@ ROOM = 5_000_000  # bytes allowed for a message part on top of twice the output 
 
 # Bytes of memory of a list, of a dict, and of a value in them (alone or after a comma).
 _LIST, _DICT, _VALUE = 90, 250, 60
+LIGHT = HEAD_MOST // (_DICT + 4)  # bytes of JSON that never take more memory than that
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ASTRAL = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # characters that widen a str to 4 bytes each
 
@@ -83,19 +83,27 @@ class WeighedChannel(AsyncZMQSocketChannel):
         if not await self.socket.poll(None if timeout is None else int(timeout * 1000)):
             raise Empty
         _, parts = self.session.feed_identities(await self.socket.recv_multipart())
-        return unpacked(self.session, cast(list[bytes], parts))
+        return unpacked(cast(list[bytes], parts), self.session.deserialize)
 
 
-def unpacked(session: Session, parts: Sequence[bytes]) -> dict[str, Any]:
-    """Deserialize the parts of a signed message as jupyter_client does, and add its weight.
+class Deserialize(Protocol):
+    """`jupyter_client.session.Session.deserialize`, or what does the same."""
+
+    def __call__(self, parts: list[bytes], /, *, content: bool) -> dict[str, Any]:
+        """Verify and read a message; its content only if asked for."""
+        ...
+
+
+def unpacked(parts: Sequence[bytes], deserialize: Deserialize) -> dict[str, Any]:
+    """Deserialize the parts of a signed message, and add its weight.
 
     Raises:
         ValueError, KeyError, TypeError, RecursionError: the message can't be read.
     """
-    if any(memory_of(part) > HEAD_MOST for part in parts[1:4]):
+    if any(len(part) > LIGHT and memory_of(part) > HEAD_MOST for part in parts[1:4]):
         raise ValueError("a header or metadata of more than a megabyte")
-    weight = weight_of(parts[4], sum(map(len, parts[3:4])) + sum(map(len, parts[5:])))
-    message: dict[str, Any] = session.deserialize([*parts[:5]], content=not weight.too_much)
+    weight = weight_of(parts[4], len(parts[3]) + sum(map(len, parts[5:])))
+    message = deserialize([*parts[:5]], content=not weight.too_much)
     if weight.too_much:
         message["content"] = {}
     message["weight"] = weight

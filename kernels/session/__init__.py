@@ -6,10 +6,13 @@
 from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
+from .environments import EnvironmentSummary
+from .notebook_run import NotebookRun
 from .pool import Pool
 from .registry import ClosedSession, Sessions
 from .rerun import Again, Resume
 from .runs import Execution
+from .series import Series
 from .session import Session
 
 __all__ = [
@@ -19,12 +22,15 @@ __all__ = [
     "Config",
     "Directory",
     "Elsewhere",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Handover",
+    "NotebookRun",
     "Peers",
     "Pool",
     "Resume",
+    "Series",
     "Session",
     "Sessions",
     "no_hint",

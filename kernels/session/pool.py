@@ -18,9 +18,10 @@ from dataclasses import replace
 import zmq.asyncio
 
 from ..addresses import RemoteKernel
+from ..environments import Environment
 from ..errors import KernelError, start_error
 from ..kernel import Kernel
-from ..process import Launch
+from ..process import Launch, launch_in
 from ..supervision import Supervisor
 from .owner_pools import OwnerPool, OwnerPools, now
 from .place import Place
@@ -28,6 +29,7 @@ from .place import Place
 log = logging.getLogger(__name__)
 
 ATTACH_TIMEOUT = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
+REFILL_DELAY = 0.02  # seconds: most calls are answered by then, and kernels made ahead can wait
 
 
 class Pool:
@@ -67,6 +69,7 @@ class Pool:
         self._free = asyncio.Semaphore(most)
         self._tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
+        self._refilling: asyncio.TimerHandle | None = None
         self._context = zmq.asyncio.Context()
         self._closed = False
 
@@ -83,6 +86,7 @@ class Pool:
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        self._refill()  # cancels its timer
         self._tidying.cancel()
         self._free.release()  # waiting callers learn one by one that it is closed
         for place in self.owners.places:
@@ -114,12 +118,18 @@ class Pool:
 
     # -- handing out
 
-    async def lease(self, owner: str = "", attach: RemoteKernel | None = None) -> Kernel:
+    async def lease(
+        self,
+        owner: str = "",
+        attach: RemoteKernel | None = None,
+        environment: Environment | None = None,
+    ) -> Kernel:
         """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
         Args:
             owner: whose kernel it will be.
             attach: an existing kernel to attach to instead; waits until its current run has ended.
+            environment: what it runs in; None is the default one, of which kernels are warm.
 
         Raises:
             KernelError: no place came free in time.
@@ -130,14 +140,14 @@ class Pool:
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
         pool.note_request(owner)
-        while pool.warm and attach is None:
+        while pool.warm and attach is None and environment is None:
             place = pool.warm.popleft()
-            self._refill()
+            self._refill_soon()
             kernel = await self._handed_out(place)
             if await lives(kernel, place):
                 return kernel
         await self._take_place(owner)
-        return await self._handed_out(self._start(pool, attach))
+        return await self._handed_out(self._start(pool, attach, environment))
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is released once the process is gone."""
@@ -162,7 +172,7 @@ class Pool:
         """Retry `evict`, since a session has become idle or a call waits."""
         # Deferred, so that a caller that just got a place no longer counts as waiting.
         asyncio.get_running_loop().call_soon(self._make_room)
-        self._refill()
+        self._refill_soon()
 
     def _places_of(self, kernel: Kernel) -> list[Place]:
         """The place that a kernel holds; empty if it was taken back before."""
@@ -219,9 +229,14 @@ class Pool:
         started = [place for place in self.owners.places if place.has_started]
         return sum(place.promised or place.end.done() for place in started)
 
-    def _start(self, pool: OwnerPool, attach: RemoteKernel | None = None) -> Place:
+    def _start(
+        self,
+        pool: OwnerPool,
+        attach: RemoteKernel | None = None,
+        environment: Environment | None = None,
+    ) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
-        launch = pool.launch
+        launch = launch_in(pool.launch, environment)
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
@@ -241,7 +256,16 @@ class Pool:
 
     # -- warm kernels
 
+    def _refill_soon(self) -> None:
+        """Refill once the current call has had the processor to itself."""
+        if self._refilling is None:
+            loop = asyncio.get_running_loop()
+            self._refilling = loop.call_later(REFILL_DELAY, self._refill)
+
     def _refill(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            self._refilling = None
         warming = self._warming is not None and not self._warming.done()
         if not self._closed and not warming and self.owners.neediest():
             self._warming = self._tasks.start(self._warm_up(), "warm-up")

@@ -7,13 +7,13 @@ stored.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import KernelError, reason
 from ..notebook import Difference, Run, differences
-from .runs import Execution
+from ..protocol import new_cell
+from .runs import Execution, NotebookCell
+from .series import Series
 from .session import Session
 
 
@@ -32,69 +32,68 @@ class Again:
     differences: tuple[Difference, ...]
 
 
-class Resume:
+class Resume(Series):
     """Reruns a record in the background, starting at once.
 
     Args:
-        session: a fresh session, not used for anything else until the rerun is over.
+        session: a fresh session.
         cells: the runs to repeat, in order.
         skip_failed: whether to skip runs that failed.
         timeout: seconds for all runs together.
 
     Attributes:
-        done: the runs repeated so far.
+        repeated: the runs repeated so far.
         skipped: the runs that were skipped.
-        stopped: why the rerun ended early; empty if it completed or is still in progress.
-        task: done when the rerun is over.
+        in_background: the runs that were skipped since they had run in the background.
     """
 
     def __init__(
         self, session: Session, cells: Sequence[Run], *, skip_failed: bool, timeout: float
     ) -> None:
-        self.session = session
         self.cells: list[Run] = []
         self.skipped: list[Run] = []
+        self.in_background: list[Run] = []
         for one in cells:
-            left_out = skip_failed and one.status != "ok"
-            (self.skipped if left_out else self.cells).append(one)
-        self.done: list[Again] = []
-        self.stopped = ""
-        self._ends, self._timeout = time.monotonic() + timeout, timeout
-        self.task = session.supervisor.start(self._run(), "resuming a session")
+            if one.in_background:  # it may never end
+                self.in_background.append(one)
+            elif skip_failed and one.status != "ok":
+                self.skipped.append(one)
+            else:
+                self.cells.append(one)
+        self.repeated: list[Again] = []
+        super().__init__(session, timeout, "being resumed")
+
+    @property
+    def done(self) -> int:
+        """Number of runs repeated so far."""
+        return len(self.repeated)
+
+    @property
+    def total(self) -> int:
+        """Number of runs to repeat."""
+        return len(self.cells)
 
     @property
     def different(self) -> list[Again]:
         """Repeated runs whose results differ from the record."""
-        return [again for again in self.done if again.differences]
+        return [again for again in self.repeated if again.differences]
 
-    def stop(self, why: str) -> None:
-        """Start no further runs; the current run finishes unless it is interrupted separately."""
-        if not self.task.done():
-            self.stopped = self.stopped or why
-
-    async def _run(self) -> None:
+    async def _work(self) -> None:
         for before in self.cells:
-            left = self._ends - time.monotonic()
-            if left <= 0 and not self.stopped:
-                self.stopped = f"the time limit of {self._timeout:g} s for all cells was reached"
-            if self.stopped:
+            run = await self._one(lambda left, before=before: self._submit(before, left))  # type: ignore[misc]
+            if run is None or self.current is None:
                 return
-            try:
-                execution = self._submit(before, min(left, self._limit(before)))
-                run = await asyncio.shield(execution.task)
-            except (KernelError, asyncio.CancelledError) as error:
-                self.stopped = self.stopped or str(error) or "its run was removed from the queue"
-                return
-            except Exception as error:
-                self.stopped = self.stopped or f"the server failed: {reason(error)}"
-                raise
             found = await asyncio.to_thread(differences, before, run)
-            self.done.append(Again(before, execution, tuple(found)))
+            self.repeated.append(Again(before, self.current, tuple(found)))
 
-    def _submit(self, before: Run, limit: float) -> Execution:
+    def _submit(self, before: Run, left: float) -> Execution:
+        limit = min(left, self._limit(before))
         if (program := before.program) is not None:
             return self.session.submit_program(program, limit)
-        return self.session.submit_cell(before.cell.source, limit)
+        source, of = before.cell.source, None
+        if (folder := before.folder) is not None:
+            of = NotebookCell(new_cell(source), source, folder)
+        return self.session.submit_cell(source, limit, of)
 
     def _limit(self, before: Run) -> float:
         """Time limit of one run in seconds: the default, or more if the recorded run took long."""

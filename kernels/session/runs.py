@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,21 @@ STDIN_KEPT = 100_000  # max characters of a script's stdin recorded in the noteb
 KEEP_SIZE = 12_000_000  # max total bytes of outputs of the runs kept in memory
 
 
+@dataclass(frozen=True)
+class NotebookCell:
+    """A cell of an existing notebook, to be run.
+
+    Attributes:
+        cell: the cell, whose id and metadata the record keeps.
+        title: the notebook's name.
+        folder: the working folder to change to before; None to stay in the current one.
+    """
+
+    cell: NotebookNode
+    title: str
+    folder: Path | None = None
+
+
 class Execution:
     """An accepted run: queued, running, or over (`task` is done).
 
@@ -42,6 +58,7 @@ class Execution:
         output_limit: bytes of output after which the run is interrupted; 0 means no limit.
         program: the file or module to run; None for a snippet.
         cell: the existing cell, if another instance of the server started the run.
+        of: the cell of an existing notebook that it runs, if any.
 
     Attributes:
         asked: the number of questions so far.
@@ -62,11 +79,17 @@ class Execution:
         output_limit: int,
         program: Program | None = None,
         cell: NotebookNode | None = None,
+        of: NotebookCell | None = None,
     ) -> None:
         self.session_id = session_id
         self.number = number
         self.title = source if program is None else program.title
+        self._folder: Path | None = None
+        if of is not None:
+            cell, self.title, self._folder = of.cell, of.title, of.folder
         self.cell = new_cell(source) if cell is None else cell
+        if self._folder is not None:  # for reruns
+            self.cell.metadata["rmi_agent"] = NotebookNode(folder=str(self._folder))
         self.started: float | None = None
         self.finished: float | None = None
         self.until = 0.0
@@ -132,6 +155,8 @@ class Execution:
         """Execute on the kernel that the session provides."""
         self._kernel = kernel
         try:
+            if self._folder is not None:
+                await kernel.enter(self._folder)
             if self.program is None:
                 source = self.cell.source
                 return await kernel.run_cell(source, self.outputs, timeout, self._ask)
@@ -165,6 +190,7 @@ class RunQueue:
         self.turn = asyncio.Lock()
         self._supervisor, self._on_over, self._lose_track = supervisor, on_over, lose_track
         self._unfinished: dict[int, Execution] = {}  # by number
+        self._size = 0  # bytes of output of the finished runs in memory
 
     @property
     def unfinished(self) -> list[Execution]:
@@ -218,6 +244,7 @@ class RunQueue:
 
     def _over(self, execution: Execution) -> None:
         del self._unfinished[execution.number]
+        self._size += execution.outputs.size
         self._on_over()
 
     async def stop_all(self, stop: Callable[[Execution], object]) -> None:
@@ -235,12 +262,11 @@ class RunQueue:
 
     def _forget_old(self) -> None:
         """Drop the oldest runs from memory; the notebook keeps them."""
-        size = sum(execution.outputs.size for execution in self.executions)
-        while len(self.executions) > 1 and self.executions[0].task.done():
-            if len(self.executions) <= KEEP and size <= KEEP_SIZE:
+        while len(self.executions) > 1 and self.executions[0].number not in self._unfinished:
+            if len(self.executions) <= KEEP and self._size <= KEEP_SIZE:
                 break
             oldest = self.executions.pop(0)
-            size -= oldest.outputs.size
+            self._size -= oldest.outputs.size
             gone = {id(output) for output in oldest.cell.outputs}
             self.displays.widgets.forget(gone)
             for name, shown in list(self.displays.items()):

@@ -10,11 +10,13 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..addresses import RemoteKernel
+from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
@@ -25,7 +27,10 @@ from ..telemetry import traced
 from .config import Config, Failed, Handover
 from .pool import Pool
 from .record import Record, notebook_metadata
-from .runs import Execution, RunQueue
+from .runs import Execution, NotebookCell, RunQueue
+
+if TYPE_CHECKING:
+    from .series import Series
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +45,13 @@ class Session:
         became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
+        environment: what its kernels run in; None is the default one.
 
     Attributes:
         kernel: its kernel; None once that has died.
         runs: its runs that are queued, running or still in memory.
         count: the number of its last run.
+        series: the cells that run, or ran last, one after the other; None if none did.
         on_change: called with the session whenever a run starts or ends.
     """
 
@@ -60,11 +67,13 @@ class Session:
         became_busy: Callable[[], None],
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.id, self.principal, self.config = session_id, principal, config
-        self.kernel, self.supervisor = kernel, supervisor
+        self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
+        self.series: Series | None = None
         self.last_used = time.monotonic()
         self.closed = False
         self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
@@ -84,8 +93,13 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether a run or a restart is in progress or queued."""
-        return self.running or self.runs.turn.locked()
+        """Whether a run, a restart or a series of runs is in progress or queued."""
+        return self.running or self.runs.turn.locked() or self.in_series
+
+    @property
+    def in_series(self) -> bool:
+        """Whether a series of cells is in progress."""
+        return self.series is not None and not self.series.task.done()
 
     @property
     def idle_for(self) -> float:
@@ -104,15 +118,26 @@ class Session:
 
     # -- running
 
-    def submit_cell(self, code: str, timeout: float | None = None) -> Execution:
-        """Queue a snippet; returns at once. `timeout` is in seconds."""
-        return self._submit(code, None, timeout)
+    def submit_cell(
+        self, code: str, timeout: float | None = None, of: NotebookCell | None = None
+    ) -> Execution:
+        """Queue a snippet, maybe `of` an existing notebook; returns at once.
+
+        `timeout` is in seconds.
+        """
+        return self._submit(code, None, timeout, of)
 
     def submit_program(self, program: Program, timeout: float | None = None) -> Execution:
         """Queue a file or module to be run as `__main__`; returns at once."""
         return self._submit(program.code, program, timeout)
 
-    def _submit(self, source: str, program: Program | None, timeout: float | None) -> Execution:
+    def _submit(
+        self,
+        source: str,
+        program: Program | None,
+        timeout: float | None,
+        of: NotebookCell | None = None,
+    ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
         execution = Execution(
@@ -123,12 +148,36 @@ class Session:
             displays=self.runs.displays,
             output_limit=self.config.output_limit,
             program=program,
+            of=of,
         )
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
         self._became_busy()
         return execution
+
+    async def record(
+        self, cells: Iterable[tuple[str, bytes]], title: str, about: dict[str, Any] | None = None
+    ) -> None:
+        """Add cells that do not run to the notebook, after all earlier runs.
+
+        Args:
+            cells: the id and the JSON of each.
+            title: names the notebook, if it has no cells yet.
+            about: metadata to set in the notebook before.
+
+        Raises:
+            KernelError: the session was closed.
+        """
+        async with self.runs.turn:
+            if about is not None:
+                self.recorder.metadata.update(about)
+                await self.recorder.amend((), head=True)
+            for cell_id, text in cells:
+                if self.closed:
+                    raise KernelError(f"Session {self.id} is closed.")
+                self.recorder.copy(cell_id, text, title)
+                await asyncio.sleep(0)
 
     def adopt(
         self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
@@ -199,6 +248,11 @@ class Session:
             self._record.sign_soon()
             self._became_idle(self.principal)
 
+    def series_over(self) -> None:
+        """Note that a series has ended, so that the session may be idle."""
+        if not self.running:
+            self._over()
+
     # -- its kernel
 
     def _lose_track(self) -> None:
@@ -217,7 +271,7 @@ class Session:
         return await self._fresh_kernel()
 
     async def _fresh_kernel(self) -> Kernel:
-        kernel = await self._pool.lease(self.principal)
+        kernel = await self._pool.lease(self.principal, environment=self.environment)
         if self.closed:  # while waiting for the lease
             self._pool.retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")
@@ -278,11 +332,16 @@ class Session:
 
     # -- interrupt, restart, close
 
+    def _stop_series(self, why: str) -> None:
+        if self.series is not None:
+            self.series.stop(why)
+
     def interrupt(self, why: str = "interrupted by interrupt_session") -> Execution | None:
         """Stop the current run, or the first queued run if none has started.
 
         Returns the run; None if there is none, or if it is already ending.
         """
+        self._stop_series("interrupt_session was called")
         # The first queued run may not have started yet; the run before it may have just ended.
         not_over = (e for e in self.runs.unfinished if not e.task.done() and e.finished is None)
         execution = next(not_over, None)
@@ -306,6 +365,7 @@ class Session:
             self._used()
             self._became_idle(self.principal)
 
+        self._stop_series("the session was restarted")
         # Queued now, so that it precedes runs submitted while the current run is being stopped.
         restarting = self.supervisor.start(replace_kernel(), "restarting a session", KernelError)
         await self.runs.stop_all(
@@ -318,6 +378,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        self._stop_series(why)
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
@@ -335,6 +396,7 @@ class Session:
             execution.task.cancel()
 
         self.closed = True
+        self._stop_series("the session moved to another server")
         self._record.cancel_signing()
         await self.runs.stop_all(hand_over)
         kernel, self.kernel = self.kernel, None

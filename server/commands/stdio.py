@@ -14,6 +14,7 @@ from .. import logs
 from ..errors import AttachError, BadSettings
 from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
+from .stdio_pipes import read_and_write_on_the_loop
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
     from fastmcp import FastMCP
@@ -84,6 +85,7 @@ async def stdio(
     mcp: FastMCP[Any], end: Callable[[], Awaitable[None]], failed: asyncio.Event | None = None
 ) -> int:
     """Serve over stdin and stdout until EOF or a signal, or until the server has failed."""
+    read_and_write_on_the_loop()
     serving = asyncio.create_task(mcp.run_stdio_async(show_banner=False))
     stopped = stop_signal()
     failing = asyncio.create_task((failed or asyncio.Event()).wait())
@@ -95,6 +97,6 @@ async def stdio(
     if serving.done():
         serving.result()
         return int(failing.done() and not failing.cancelled())
-    # Cancelling `serving` would wait for the thread that reads stdin, so end the kernels here.
+    # Cancelling `serving` may have to wait for a thread that reads stdin, so end the kernels here.
     await end()
     return 128 + stopped.result() if stopped.done() else 1

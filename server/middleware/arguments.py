@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from fastmcp.exceptions import ValidationError as BadArguments
-from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.server.middleware import CallNext, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp_types import CallToolRequestParams
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from ...kernels import encodable
 from ..plaintext import plain
 from ..refusals import Refusal
+from .calls import CallMiddleware
 
 LARGEST = 1e300  # of a number that is taken for its text
 SHOWN = 60  # max characters quoted of an argument that is refused
@@ -28,6 +29,7 @@ KINDS = {
     "number": "a number",
     "boolean": "true or false",
     "array": 'a list of strings such as ["a", "2"]',
+    "object": 'an object such as {"a": 1}',
 }
 BOUNDS = {
     "exclusiveMinimum": "greater than",
@@ -38,7 +40,7 @@ BOUNDS = {
 Schema = dict[str, Any]
 
 
-class Arguments(Middleware):
+class Arguments(CallMiddleware):
     """Makes the arguments fit the tool's schema where their meaning is clear; refuses others."""
 
     def __init__(self) -> None:

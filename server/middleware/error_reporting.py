@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolError
-from fastmcp.server.middleware import Middleware, MiddlewareContext
+from fastmcp.server.middleware import MiddlewareContext
 
 from ...kernels import next_step
+from .calls import CallMiddleware
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ OTHERS = (
 )
 
 
-class UnexpectedErrors(Middleware):
+class UnexpectedErrors(CallMiddleware):
     """Says what failed where FastMCP would only say that something did."""
 
     async def on_call_tool(

@@ -12,11 +12,12 @@ from typing import Any
 from fastmcp.exceptions import PromptError, ResourceError
 from fastmcp.prompts import PromptResult
 from fastmcp.resources import ResourceResult
-from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.server.middleware import CallNext, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp_types import CallToolRequestParams, GetPromptRequestParams, ReadResourceRequestParams
 
 from ..refusals import Refusal
+from .calls import CallMiddleware
 
 # All limits are in characters, except ARGUMENTS.
 NAME = 1_000  # of a key or a name
@@ -38,7 +39,7 @@ WHOLE = {"content", "stdin"}  # arguments that may be as long as a message
 ANSWERS = {"inputResponses", "result"}  # keys of a message or its params that hold people's answers
 
 
-class Lengths(Middleware):
+class Lengths(CallMiddleware):
     """Refuses texts that are too long, over any transport."""
 
     async def on_call_tool(

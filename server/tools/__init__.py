@@ -7,6 +7,7 @@ from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
+from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
 from .python_file_tools import PythonFileTools
@@ -18,6 +19,7 @@ from .session_tools import SessionTools
 __all__ = [
     "CallerFiles",
     "Completions",
+    "EnvironmentTools",
     "FileTools",
     "Prompts",
     "PythonFileTools",

@@ -59,6 +59,16 @@ def json_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
+def json_object(value: Any) -> Any:
+    """The object that a text is the JSON of, if it is one; models pass parameters as either."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 NotebookText = Annotated[
     str,
     BeforeValidator(json_text),

@@ -23,12 +23,12 @@ from ..views import Worker
 from .caller import principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
-from .progress import Live
+from .progress import MOST, Live
 from .results import Budget, run_result
 from .run_text import TextCache
 
 if TYPE_CHECKING:
-    from ...kernels import Execution
+    from ...kernels import Execution, Series
 
 LIVE_DELAY = 0.1  # seconds before live output is sent: most runs are over by then
 LIVE_INTERVAL = 0.25  # seconds between pieces of live output
@@ -45,6 +45,7 @@ class Follower:
         self._settings, self._opening = settings, opening
         self.texts = TextCache(worker)
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[Series, int] = WeakKeyDictionary()  # the last cell sent
 
     def answered_run(self, ctx: Context) -> Execution | None:
         """Deliver the answer that this call brings, if any; returns the run that asked."""
@@ -78,13 +79,15 @@ class Follower:
         budget = Budget(self._settings.output_chars, self._settings.result_size)
         return await run_result(execution, budget, self.texts)
 
-    async def wait(self, execution: Execution, ctx: Context, seconds: float) -> ToolResult | None:
+    async def wait(
+        self, execution: Execution, ctx: Context, seconds: float, series: Series | None = None
+    ) -> ToolResult | None:
         """Wait up to `seconds` for the end; returns a question if the client must ask one first."""
         ends = time.monotonic() + seconds
         if await execution.wait(min(LIVE_DELAY, seconds)):
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
-            await send_output(execution, self._live.setdefault(execution, Live()), ctx)
+            await send_output(execution, self._live.setdefault(execution, Live()), ctx, series)
             if execution.question is not None and is_out_of_questions(ctx):
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
@@ -93,6 +96,85 @@ class Follower:
             if await has_disconnected(ctx):
                 break
         return None
+
+    async def follow_series(
+        self, series: Series, ctx: Context, seconds: float, *, owns: bool
+    ) -> ToolResult | None:
+        """Wait up to `seconds` for the end of cells that follow each other; sends their output.
+
+        Args:
+            series: the cells.
+            ctx: of the call.
+            seconds: how long.
+            owns: whether the call has started them, so that they end if it is cancelled.
+
+        Returns:
+            A question if the client must ask one first.
+        """
+        try:
+            question = await self._wait_for_series(series, ctx, seconds)
+        except asyncio.CancelledError:
+            if owns:
+                with anyio.CancelScope(shield=True):
+                    await abandon_series(series)
+            raise
+        if owns and not series.task.done() and await has_disconnected(ctx):
+            await abandon_series(series)
+        return question
+
+    async def _wait_for_series(
+        self, series: Series, ctx: Context, seconds: float
+    ) -> ToolResult | None:
+        ends, reported = time.monotonic() + seconds, -1
+        while True:
+            await self._send_finished(series, ctx)
+            if series.done > reported:
+                reported = series.done
+                await ctx.report_progress(reported, series.total)
+            left = ends - time.monotonic()
+            if series.task.done() or left <= 0 or await has_disconnected(ctx):
+                return None
+            current = series.current
+            if current is None or current.task.done():
+                await asyncio.wait({series.task}, timeout=min(LIVE_DELAY, left))
+            elif question := await self.wait(current, ctx, min(LIVE_INTERVAL, left), series):
+                return question
+
+    async def _send_finished(self, series: Series, ctx: Context) -> None:
+        """Send what was not sent yet of the cells that have ended: output, value, traceback."""
+        if series.current is None:
+            return
+        for number in range(
+            self._sent.get(series, series.first - 1) + 1, series.current.number + 1
+        ):
+            execution = self._opening.sessions.execution(
+                series.session.id, number, series.session.principal
+            )
+            if execution is not None and not execution.task.done():
+                return
+            self._sent[series] = number
+            if execution is not None and not execution.task.cancelled():
+                live = self._live.setdefault(execution, Live())
+                await send_output(execution, live, ctx, series)
+                await self._send_value(execution, ctx, series)
+
+    async def _send_value(self, execution: Execution, ctx: Context, series: Series) -> None:
+        if execution.task.exception() is not None:
+            return
+        run = execution.task.result()
+        whole = await self.texts.whole(run, execution)
+        value = whole[slice(*whole.sections.get("value", (0, 0)))][:MOST]
+        if value:
+            value += "" if value.endswith("\n") else "\n"
+            heading = f"{STDERR}\n" if run.error_name is not None else ""
+            await ctx.report_progress(*progress(execution, series), message=f"{heading}{value}")
+
+
+async def abandon_series(series: Series) -> None:
+    """Stop cells that nobody waits for any more."""
+    series.stop("the client cancelled the call")
+    series.session.interrupt("was cancelled by the client")
+    await asyncio.wait({series.task}, timeout=10)
 
 
 def finished(execution: Execution) -> None:
@@ -131,7 +213,17 @@ async def has_disconnected(ctx: Context) -> bool:
     return await request.is_disconnected()
 
 
-async def send_output(execution: Execution, live: Live, ctx: Context) -> None:
+def progress(execution: Execution, series: Series | None) -> tuple[float, float | None]:
+    """How far a run has come, as MCP's progress and total: it has to grow, in each call."""
+    elapsed = round(execution.elapsed, 3)
+    if series is None:
+        return elapsed, None
+    return execution.number - series.first + elapsed / (1 + elapsed), series.total
+
+
+async def send_output(
+    execution: Execution, live: Live, ctx: Context, series: Series | None = None
+) -> None:
     """Send new output as progress messages, stderr under the layout's heading."""
     heading = f"{STDERR}\n"
     for name, new in live.new(execution):
@@ -139,4 +231,4 @@ async def send_output(execution: Execution, live: Live, ctx: Context) -> None:
         if name != "stderr" and new.startswith(heading):  # ends a line, but no reader can tell
             messages = [new[:1], new[1:]]
         for message in messages:
-            await ctx.report_progress(round(execution.elapsed, 3), message=message)
+            await ctx.report_progress(*progress(execution, series), message=message)

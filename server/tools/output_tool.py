@@ -17,14 +17,18 @@ from ..settings import Settings
 from .arguments import CellNumber, OpenSession
 from .caller import failures_as_refusals, principal
 from .following import Follower, finished
+from .notebook_tool import NotebookTool
 from .results import PAGE, Budget, page_of_run, picture_result, running_page
 
 
 class OutputTool:
     """The tool that reads the output of runs."""
 
-    def __init__(self, settings: Settings, opening: Opening, follower: Follower) -> None:
+    def __init__(
+        self, settings: Settings, opening: Opening, follower: Follower, notebooks: NotebookTool
+    ) -> None:
         self._settings, self._opening, self._follower = settings, opening, follower
+        self._notebooks = notebooks
 
     async def read_output(
         self,
@@ -58,6 +62,10 @@ class OutputTool:
         budget = Budget(limit, self._settings.result_size)
         with failures_as_refusals():
             self._follower.answered_run(ctx)
+            if cell == -1 and not offset and picture is None:
+                notebook = await self._notebooks.read(ctx, session_id, wait, budget)
+                if notebook is not None:
+                    return notebook
             execution = self._opening.sessions.execution(session_id, cell, principal())
             if execution is None:
                 run = await self._opening.sessions.on_record(session_id, cell, principal())

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
 from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent
@@ -26,6 +25,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
+from .following import Follower
 from .own_lines import SESSION
 
 if TYPE_CHECKING:
@@ -36,19 +36,13 @@ if TYPE_CHECKING:
 MOST = 200_000_000  # max bytes of a notebook
 MOST_SHOWN = 20  # max cells whose differences are shown
 MOST_VALUES = 1_000_000  # max JSON values of a notebook in a call: parsing blocks others for 0.3 s
-PROGRESS_INTERVAL = 0.5  # seconds between progress reports
 
 
 class ResumeTool:
-    """The `resume_session` tool of one server.
+    """The `resume_session` tool of one server."""
 
-    Attributes:
-        by_session: the resume that a session is in or has been through, by the session's id.
-    """
-
-    def __init__(self, settings: Settings, opening: Opening) -> None:
-        self._settings, self._opening = settings, opening
-        self.by_session: dict[str, Resume] = {}
+    def __init__(self, settings: Settings, opening: Opening, follower: Follower) -> None:
+        self._settings, self._opening, self._follower = settings, opening, follower
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -84,19 +78,25 @@ class ResumeTool:
         can be used like any other.
         """
         with failures_as_refusals():
-            resume = self._resume_of(notebook)
+            answered = self._follower.answered_run(ctx)
+            resume = self._resume_of(answered.session_id if answered is not None else notebook)
             if resume is None:
                 resume = await self._begin(notebook, content, until, skip_failed, timeout)
-            await self._follow(resume, ctx)
+            deadline = self._settings.response_deadline
+            question = await self._follower.follow_series(resume, ctx, deadline, owns=True)
+            if question is not None:
+                return question
             if resume.task.done():
                 resume.task.result()  # our own errors must not go unseen
         return report(resume)
 
     def _resume_of(self, session_id: str) -> Resume | None:
         """An open session's resume, running or completed; None if there is none."""
+        from ...kernels import Resume  # lazy: imported after `initialize` is answered
+
         for session in self._opening.sessions.all(principal()):
-            if session.id == session_id:
-                return self.by_session.get(session.id)
+            if session.id == session_id and isinstance(session.series, Resume):
+                return session.series
         return None
 
     async def _begin(
@@ -119,10 +119,7 @@ class ResumeTool:
         session = await self._opening.sessions.open(principal(), parent=name)
         for run in cells:
             put_in_place(run, self._settings.projects)
-        resume = Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
-        open_ones = {key: one for key, one in self.by_session.items() if not one.session.closed}
-        self.by_session = {**open_ones, session.id: resume}
-        return resume
+        return Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
 
     def _path(self, named: str) -> Path:
         """The path of the notebook that a name or session id refers to; it may not exist.
@@ -151,21 +148,6 @@ class ResumeTool:
         if len(data) > MOST:
             raise Refusal(f"{path.name} is larger than {MOST:,} bytes, the limit for resuming.")
         return data.decode("utf-8", "replace")
-
-    async def _follow(self, resume: Resume, ctx: Context) -> None:
-        """Wait for the end, up to the response deadline; a cancelled call stops the resume."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self._settings.response_deadline
-        try:
-            while not resume.task.done() and (left := ends - loop.time()) > 0:
-                await ctx.report_progress(len(resume.done), len(resume.cells))
-                await asyncio.wait({resume.task}, timeout=min(PROGRESS_INTERVAL, left))
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                resume.stop("the client cancelled the call")
-                resume.session.interrupt("was cancelled by the client")
-                await asyncio.wait({resume.task}, timeout=10)
-            raise
 
 
 def unknown(named: str) -> Refusal:
@@ -226,7 +208,7 @@ def put_in_place(run: Run, projects: Path) -> None:
 
 def report(resume: Resume) -> ToolResult:
     """The outcome of a resume, as text and as structured facts."""
-    session, ran, total = resume.session, len(resume.done), len(resume.cells)
+    session, ran, total = resume.session, resume.done, resume.total
     different = resume.different
     goes_on = not resume.task.done()
     parent = session.recorder.metadata["rmi_agent"]["parent"]
@@ -241,6 +223,9 @@ def report(resume: Resume) -> ToolResult:
     if resume.skipped:
         numbers = ", ".join(str(one.number) for one in resume.skipped)
         lines.append(f"Skipped because they had failed: {numbers}.")
+    if resume.in_background:
+        numbers = ", ".join(str(one.number) for one in resume.in_background)
+        lines.append(f"Skipped because they had run in the background: {numbers}.")
     if resume.stopped:
         lines.append(
             f"It stopped early: {resume.stopped}. The session has the state reached by then."
@@ -256,7 +241,7 @@ def report(resume: Resume) -> ToolResult:
         "notebook": str(session.recorder.path) if session.recorder.path else None,
         "ran": ran,
         "total": total,
-        "skipped": [one.number for one in resume.skipped],
+        "skipped": [one.number for one in (*resume.skipped, *resume.in_background)],
         "different": [
             {"cell": again.before.number, "what": [found.what for found in again.differences]}
             for again in different

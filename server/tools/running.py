@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -25,13 +26,14 @@ from ..views import Worker
 from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .caller_files import CallerFiles
+from .environments import EnvironmentName, EnvironmentTools, default_environment
 from .following import Follower
+from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
-from .resume import ResumeTool
 
 if TYPE_CHECKING:
-    from ...kernels import Execution, Program, Session
+    from ...kernels import Environment, Execution, Program, Series, Session
 
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
@@ -43,21 +45,23 @@ class RunTools:
         self,
         settings: Settings,
         opening: Opening,
-        resuming: ResumeTool,
         worker: Worker,
         files: CallerFiles,
+        environments: EnvironmentTools,
     ) -> None:
-        self.settings, self.opening, self.resuming = settings, opening, resuming
-        self.files = files
+        self.settings, self.opening, self.files = settings, opening, files
+        self._environments = environments
         self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self._follower = Follower(settings, opening, worker)
-        self._output = OutputTool(settings, opening, self._follower)
+        self.follower = Follower(settings, opening, worker)
+        self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
+        self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
         mcp.tool(self.run_python, output_schema=RUN_SCHEMA, annotations=CHANGES)
         mcp.tool(self.run_cell, output_schema=RUN_SCHEMA, annotations=CHANGES)
+        self._notebooks.add_to(mcp)
         mcp.tool(self._output.read_output, output_schema=RUN_SCHEMA, annotations=READS)
 
     # -- running
@@ -74,6 +78,7 @@ class RunTools:
         timeout: Timeout = None,
         module: Module = None,
         cwd: Cwd = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder,
         or a module, like `python -m MODULE ARGS`: module='pytest' runs a project's tests.
@@ -87,19 +92,20 @@ class RunTools:
         (`--- stderr ---`, `[Process exited …]`, `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
-            if (run := self._follower.answered_run(ctx)) is not None:
-                return await self._follower.follow(run, ctx)
+            if (run := self.follower.answered_run(ctx)) is not None:
+                return await self.follower.follow(run, ctx)
             program = await asyncio.to_thread(
                 program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
             )
-            async with self._session(session_id) as session:
+            choose = functools.partial(self._environments.choose, environment, ctx, program)
+            async with self.session(session_id, environment, choose) as session:
                 if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel), and this server's"
                         f" kernel is {self.settings.kernel_name!r}. Use run_cell."
                     )
                 execution = session.submit_program(program, timeout)
-            return await self._follower.follow(self._announced(execution), ctx)
+            return await self.follower.follow(self._announced(execution), ctx)
 
     async def run_cell(
         self,
@@ -107,6 +113,7 @@ class RunTools:
         code: Annotated[str, Field(description="Python code, one or more lines, as in a cell.")],
         session_id: SessionId = None,
         timeout: Timeout = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a snippet in a Jupyter session; variables and imports persist between calls.
 
@@ -118,19 +125,30 @@ class RunTools:
         `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
-            if (run := self._follower.answered_run(ctx)) is not None:
-                return await self._follower.follow(run, ctx)
-            async with self._session(session_id) as session:
+            if (run := self.follower.answered_run(ctx)) is not None:
+                return await self.follower.follow(run, ctx)
+            choose = functools.partial(self._environments.choose, environment, ctx)
+            async with self.session(session_id, environment, choose) as session:
                 execution = session.submit_cell(code, timeout)
-            return await self._follower.follow(self._announced(execution), ctx)
+            return await self.follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager
-    async def _session(self, session_id: str | None) -> AsyncIterator[Session]:
+    async def session(
+        self,
+        session_id: str | None,
+        environment: str | None = None,
+        choose: Callable[[], Awaitable[Environment | None]] = default_environment,
+    ) -> AsyncIterator[Session]:
         """The session for another run, if its owner may start one.
 
+        Args:
+            session_id: the session; if None, a fresh one is opened.
+            environment: what the caller names.
+            choose: chooses the environment of a fresh session.
+
         Raises:
-            Refusal: the owner has too many runs, the session is being resumed, or no kernel is
-                ready in time.
+            Refusal: the owner has too many runs, the session is occupied by others, or no kernel
+                is ready in time.
             SessionNotFoundError: there is no such session that the caller may see.
             KernelError: there is no kernel for a new session.
         """
@@ -146,18 +164,15 @@ class RunTools:
         try:
             if session_id:
                 session = self.opening.sessions.get(session_id, who)
-                resume = self.resuming.by_session.get(session_id)
-                if resume is not None and not resume.task.done():
-                    raise Refusal(
-                        f"Session {session_id} is still being resumed; resume_session(notebook="
-                        f"{session_id!r}) waits for it, interrupt_session stops it."
-                    )
+                refuse_if_occupied(session)
+                self._environments.check(session, environment)
                 yield session
             else:
+                chosen = await choose()
                 async with in_time(
                     self.settings, "No kernel was ready", "Nothing was run; call again."
                 ):
-                    session = await self.opening.sessions.open(who)
+                    session = await self.opening.sessions.open(who, environment=chosen)
                 yield session
         finally:
             self._starting[who] -= 1
@@ -166,6 +181,28 @@ class RunTools:
         for callback in self.on_run:
             callback(execution)
         return execution
+
+
+def refuse_if_occupied(session: Session) -> None:
+    """Refuse another run in a session in which cells of a notebook follow each other.
+
+    Raises:
+        Refusal: says which, and how to wait for it or stop it.
+    """
+    if (series := session.series) is not None and session.in_series:
+        raise Refusal(
+            f"Session {session.id} is still {series.doing}: nothing else can run in it meanwhile."
+            f" {waits_for(series)} waits for it, interrupt_session stops it."
+        )
+
+
+def waits_for(series: Series) -> str:
+    """The call that waits for a series of cells."""
+    from ...kernels import Resume
+
+    if isinstance(series, Resume):
+        return f"resume_session(notebook={series.session.id!r})"
+    return f"read_output(session_id={series.session.id!r}, wait=40)"
 
 
 def program_of(

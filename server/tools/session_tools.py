@@ -14,7 +14,6 @@ from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
-from .resume import ResumeTool
 
 if TYPE_CHECKING:
     from ...kernels import Session
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 class SessionTools:
     """The tools that stop, restart, close and list sessions."""
 
-    def __init__(self, settings: Settings, opening: Opening, resuming: ResumeTool) -> None:
-        self.settings, self.opening, self.resuming = settings, opening, resuming
+    def __init__(self, settings: Settings, opening: Opening) -> None:
+        self.settings, self.opening = settings, opening
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
@@ -37,8 +36,6 @@ class SessionTools:
         """Interrupt a session's running cell, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.opening.sessions.get(session_id, principal())
-            if (resume := self.resuming.by_session.get(session_id)) is not None:
-                resume.stop("interrupt_session was called")
             running = session.interrupt()
             if running is None:
                 if not session.running:

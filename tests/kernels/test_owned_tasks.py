@@ -32,14 +32,16 @@ OWNED = {
         "kernels/kernel/exchange.py",
         "look_up",
     ): 1,  # its result is taken, or it is cancelled in `finally`
-    ("kernels/kernel/kernel.py", "_execute"): 3,  # cancelled and awaited in `finally`
-    ("kernels/kernel/exchange.py", "run"): 2,  # results are taken; cancelled in `finally`
+    ("kernels/kernel/kernel.py", "_execute"): 2,  # cancelled and awaited in `finally`
+    ("kernels/kernel/kernel.py", "relay"): 1,  # the same
+    ("kernels/kernel/exchange.py", "begin"): 1,  # its error is raised; cancelled in `finally`
     ("kernels/kernel/set_up.py", "unless_dead"): 2,  # results are taken; cancelled in `finally`
     (
         "kernels/jupyter_server/process.py",
         "_begin",
     ): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/cluster/stores.py", "_request"): 1,  # awaited, also when the caller is cancelled
+    ("server/tools/environments.py", "_followed"): 1,  # the same
     ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/commands/stdio.py", "stdio"): 2,  # their results are taken, or the process ends
     ("server/opening.py", "begin"): 1,  # logs each exception itself; cancelled in `__aexit__`

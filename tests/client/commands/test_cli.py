@@ -13,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.client.commands import app
+from rmi_agent.client.commands import main
+from rmi_agent.client.commands.cli import separated
 
 from tests.server.conftest import fill, http_server, server_env
 
@@ -23,11 +24,21 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    projects = fill(tmp_path_factory.mktemp("c"))
+def server_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="module")
+def server(server_projects: Path) -> Iterator[str]:
+    projects = server_projects
     (projects / "both.py").write_text(
         "import sys\nprint('out', sys.argv[1:], sys.stdin.read())\n"
         "print('err', file=sys.stderr)\nsys.exit(5)"
+    )
+    (projects / "sub").mkdir()
+    (projects / "sub/data.txt").write_text("inside")
+    (projects / "sub/tool.py").write_text(
+        "import sys\nprint(sys.argv[1:], open('data.txt').read())\nsys.exit(4)"
     )
     (projects / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)")
     with http_server(projects, RMI_AGENT_RESPONSE_DEADLINE="2") as (url, _):
@@ -40,7 +51,7 @@ def command(server: str, capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(name: str, *words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
-            app([name, "--server", server, *words])
+            main([name, "--server", server, *words])
         captured = capsys.readouterr()
         return int(left.value.code or 0), captured.out, captured.err
 
@@ -52,6 +63,43 @@ def test_run_is_the_script_and_leaves_with_its_code(command: Command) -> None:
     assert (code, out) == (5, "out ['-x', '--y'] given\n")
     assert err.startswith("err\nRecorded in ")
     nbformat.read(err.split("Recorded in ")[1].strip(), as_version=4)
+
+
+@pytest.mark.parametrize(
+    ("words", "separated_at"),
+    [
+        ("run x.py --timeout 5", 1),
+        ("run --timeout 5 x.py --server a", 3),
+        ("run --timeout=5 - x", 2),
+        ("run -m pytest -q --timeout 5", 3),
+        ("run --cwd app --module pytest -m slow", 5),
+        ("run --module=pytest --help", 2),
+        ("run -m", 2),
+        ("run", None),
+        ("run --help", None),
+        ("run -- x.py --", None),
+        ("cell --timeout 5 1+1", None),
+        ("", None),
+    ],
+)
+def test_what_follows_a_program_belongs_to_it(words: str, separated_at: int | None) -> None:
+    expected = words.split()
+    if separated_at is not None:
+        expected.insert(separated_at, "--")
+    assert separated(words.split()) == expected
+
+
+def test_a_module_in_one_word_is_run_as_well() -> None:
+    assert separated(["run", "-mpytest", "-q"]) == ["run", "-m", "pytest", "--", "-q"]
+
+
+def test_a_module_runs_with_its_arguments_in_a_folder(command: Command) -> None:
+    words = ("--cwd", "sub", "-m", "tool", "--timeout", "x", "-m", "--help")
+    assert command("run", *words)[:2] == (4, "['--timeout', 'x', '-m', '--help'] inside\n")
+    code, out, err = command("run", "-m", "no_such_module_anywhere")
+    assert (code, out) == (1, "") and "No module named no_such_module_anywhere" in err
+    code, out, err = command("run")
+    assert (code, out) == (1, "") and "Give either file_name or module" in err
 
 
 def test_stdin_can_be_this_commands_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +135,26 @@ def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
 
 
 @pytest.mark.slow
+def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
+    command: Command, server_projects: Path
+) -> None:
+    alpha = new_code_cell("alpha, name = 1, ''", metadata={"tags": ["parameters"]})
+    cells = [alpha, *(new_code_cell(f"print({n}, alpha, name)") for n in range(8))]
+    fails = new_code_cell("import sys; print('err', file=sys.stderr); 1/0")
+    cells += [new_code_cell("alpha / 2"), fails, new_code_cell("print('never')")]
+    nbformat.write(new_notebook(cells=cells), server_projects / "p.ipynb")
+    code, out, err = command("run", "p.ipynb", "alpha=3", "name=Ada")
+    assert out == "".join(f"{n} 3 Ada\n" for n in range(8)) + "1.5\n"
+    assert code == 1
+    assert err.startswith("err\n") and err.count("ZeroDivisionError: division by zero") == 1
+    assert "p.ipynb stopped at its cell 11, which is cell 12 here" in err
+    assert "Recorded in " in err
+    code, out, err = command("run", "--until", "3", "p.ipynb")
+    assert (code, out) == (0, "0 1 \n1 1 \n")
+    code, out, err = command("run", "p.ipynb", "alpha")
+    assert (code, out) == (1, "") and "write NAME=VALUE" in err
+
+
 def test_replay_says_whether_a_record_still_gives_the_same(
     command: Command, tmp_path: Path
 ) -> None:
@@ -142,7 +210,7 @@ def test_check_reports_each_step(command: Command) -> None:
 
 def test_no_server_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        app(["check", "--server", "http://127.0.0.1:9/mcp"])
+        main(["check", "--server", "http://127.0.0.1:9/mcp"])
     assert left.value.code == 1
     assert "Can't talk to http://127.0.0.1:9/mcp" in capsys.readouterr().err
 

@@ -373,7 +373,7 @@ def test_what_is_too_much_is_not_parsed_and_texts_with_commas_are_no_lists() -> 
         ({"text/html": '<p>a, b, [c], {d}\\ "e"</p>' * 200_000}, False),
     ):
         parts = session.serialize(session.msg("display_data", {"data": data}))[1:]
-        read = unpacked(session, parts)
+        read = unpacked(parts, session.deserialize)
         assert (read["content"] == {}) is left_out is (read["weight"].memory > HELD_MOST)
         assert read["weight"].size >= len(parts[4])
 

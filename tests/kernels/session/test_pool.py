@@ -81,6 +81,21 @@ async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
     assert stand_in.ends == 4
 
 
+async def test_a_call_is_served_before_the_kernel_that_replaces_its_own_is_started(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pool(tmp_path, 1, 8) as warm:
+        await until(lambda: warm.warm == 1)
+        monkeypatch.setattr("rmi_agent.kernels.session.pool.REFILL_DELAY", 0.5)
+        await warm.lease()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert stand_in.starts == 1
+        await warm.lease()  # nobody waits for the delay
+        assert stand_in.starts == 2
+        await until(lambda: warm.warm)
+
+
 async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[StandIn]) -> None:
     async with pool(tmp_path, 5, 3, room_timeout=0.1) as full:
         await until(lambda: full.warm == 3)

@@ -210,7 +210,7 @@ async def test_it_is_stopped_and_the_session_is_as_far_as_it_came(tmp_path: Path
             work.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await work
-        resuming = app.runs.resuming.by_session[session.id]
+        resuming = session.series
         assert resuming is not None
         await asyncio.wait({resuming.task}, timeout=20)
         if how != "cancel":
