@@ -351,3 +351,55 @@ async def test_its_command_line_is_an_interactive_interpreters(kernel: Kernel) -
     assert outputs[0].data["text/plain"] == "([''], 1)"
     _, outputs = await run(kernel, "get_ipython().enable_tip")
     assert outputs[0].data["text/plain"] == "False"
+
+
+STATE = r"""
+import asyncio, builtins, faulthandler, gc, io, linecache, os, random, signal, sys, threading, warnings
+shell = get_ipython()
+facts = {
+    "names": sorted(globals()), "argv": sys.argv, "path": sys.path, "cwd": os.getcwd(), "In": In,
+    "Out": Out, "_dh": [str(each) for each in _dh], "count": shell.execution_count,
+    "modules": len(sys.modules), "main": sorted(vars(sys.modules["__main__"])) == sorted(globals()),
+    "handlers": {str(s): str(signal.getsignal(s)).split(" at ")[0] for s in signal.valid_signals()},
+    "blocked": sorted(map(str, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+    "threads": [each.name for each in threading.enumerate()],
+    "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else [],
+    "environment": {**os.environ, "RMI_AGENT_KERNEL": ""}, "hooks": [repr(sys.displayhook).split(" at ")[0],
+        sys.excepthook.__qualname__, repr(sys.breakpointhook), repr(sys.unraisablehook)],
+    "last": [hasattr(sys, "last_value"), hasattr(sys, "last_traceback")],
+    "streams": [type(each).__name__ for each in (sys.stdin, sys.stdout, sys.stderr)],
+    "filters": len(warnings.filters), "gc": [gc.isenabled(), gc.get_threshold()],
+    "functions": [repr(each).split(" at ")[0] for each in (builtins.input, builtins.open, exit)],
+    "events": {name: len(found) for name, found in shell.events.callbacks.items()},
+    "transforms": len(shell.ast_transformers), "faulthandler": faulthandler.is_enabled(),
+    "lines": len(linecache.cache), "umask": os.umask(0o22), "loop": asyncio.get_event_loop().is_running(),
+    "limits": [sys.getrecursionlimit(), sys.getswitchinterval()], "user": sorted(shell.user_ns_hidden),
+}
+print({"state": facts})
+"""
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+async def test_a_kernel_that_has_waited_is_as_it_was(
+    launch: Launch, tmp_path: Path, is_file: bool
+) -> None:
+    """Meanwhile it has got its memory ready by a rehearsal."""
+    found = []
+    for wait in (0.0, 0.5):
+        async with Kernel(launch) as kernel:
+            await asyncio.sleep(wait)
+            if is_file:
+                await run_file(kernel, tmp_path, "print('hello')")
+            _, outputs = await run(kernel, STATE)
+            found.append(ast.literal_eval(texts(outputs))["state"])
+    immediate, waited = found
+    for what in immediate:
+        assert waited[what] == immediate[what], what
+
+
+async def test_a_request_that_comes_during_the_rehearsal_is_answered(launch: Launch) -> None:
+    for wait in (0.019, 0.02, 0.021, 0.023, 0.026, 0.03):
+        async with Kernel(launch) as kernel:
+            await asyncio.sleep(wait)
+            _, outputs = await run(kernel, "print(In, __name__)")
+            assert texts(outputs) == "['', 'print(In, __name__)'] __main__\n"
