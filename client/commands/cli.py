@@ -6,11 +6,14 @@ exit code becomes ours, and everything about the run itself goes to stderr.
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 
 import cyclopts
 
 from ..quick_imports import pause_gc
+
+FLAGS = {"--help", "-h", "--version"}  # of `run`: its other options have values
 
 app = cyclopts.App(
     name="rmi-agent",
@@ -22,8 +25,9 @@ app = cyclopts.App(
 for path, does in (
     (
         "run:run",
-        "Run a Python file or notebook of the projects folder and exit with its exit code.\n\n"
-        "Whatever follows FILE is passed to the file; this command's options come before FILE.",
+        "Run a Python file, notebook or module of the projects folder and exit with its exit code."
+        "\n\nWhatever follows FILE or -m MODULE is passed to the program; this command's options"
+        " come before.",
     ),
     ("run:cell", "Run a snippet of Python; its input() asks at this terminal."),
     (
@@ -52,7 +56,28 @@ for path, does in (
     app.command(f"rmi_agent.client.commands.{path}", help=does)
 
 
-def main() -> None:
-    """The entry point of the console script."""
+def main(words: list[str] | None = None) -> None:
+    """The entry point of the console script; `words` default to the command line's."""
     pause_gc()
-    app()
+    app(separated(sys.argv[1:] if words is None else words))
+
+
+def separated(words: list[str]) -> list[str]:
+    """A command line with `--` before the words that belong to a program that is run."""
+    if words[:1] != ["run"]:
+        return words
+    place = 1
+    while place < len(words):
+        word = words[place]
+        if word == "--" or word in FLAGS:
+            return words
+        if word[:2] == "-m" and word != "-m":
+            return [*words[:place], "-m", word[2:], "--", *words[place + 1 :]]
+        if word in ("-m", "--module"):
+            return [*words[: place + 2], "--", *words[place + 2 :]]
+        if word.startswith("--module="):
+            return [*words[: place + 1], "--", *words[place + 1 :]]
+        if word == "-" or not word.startswith("-"):
+            return [*words[:place], "--", *words[place:]]
+        place += 1 if "=" in word else 2
+    return words

@@ -1,4 +1,4 @@
-"""`rmi-agent run` and `rmi-agent cell`: run one file, notebook or snippet; exit with its code."""
+"""`rmi-agent run` and `rmi-agent cell`: run a program or snippet, and exit with its code."""
 
 from __future__ import annotations
 
@@ -19,21 +19,42 @@ END = 10**9  # characters to skip of an output, of which only the pictures are w
 
 
 def run(
-    file: Annotated[str, Parameter(help="The file, relative to the projects folder.")],
+    file: Annotated[
+        str | None,
+        Parameter(
+            help="The file or notebook, relative to the projects folder.",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
     *args: Annotated[
         str,
         Parameter(
-            help="The file's arguments; a notebook's parameters as NAME=VALUE.",
+            help="The program's arguments; a notebook's parameters as NAME=VALUE.",
             allow_leading_hyphen=True,
         ),
     ],
+    module: Annotated[
+        str | None,
+        Parameter(
+            name=["--module", "-m"],
+            help="Module to run instead of a file, as by `python -m`: pkg.tool, pytest.",
+        ),
+    ] = None,
+    cwd: Annotated[
+        str | None,
+        Parameter(
+            help="Folder to run in, relative to the projects folder; `project` is the nearest one"
+            " upwards that looks like a project. By default, the file's own, or the projects"
+            " folder for a module."
+        ),
+    ] = None,
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
     stdin: Annotated[
         str,
         Parameter(
-            help="Text for the file's stdin; - passes on this command's.",
+            help="Text for the program's stdin; - passes on this command's.",
             allow_leading_hyphen=True,
         ),
     ] = "",
@@ -42,14 +63,17 @@ def run(
         Parameter(help="Last cell of a notebook to run, from 1. By default, runs all."),
     ] = None,
 ) -> None:
-    """Run a Python file or notebook of the projects folder and exit with its exit code.
+    """Run a Python file, notebook or module of the projects folder; exit with its exit code.
 
-    Whatever follows FILE is passed to the file; this command's options come before FILE.
+    Whatever follows FILE or -m MODULE is passed to the program; this command's options come before.
     """
     show_starting()
     from .connect import call, fail  # lazy: takes long, and --help does not need it
 
-    if file.endswith(".ipynb"):
+    if module is not None and file is not None:
+        args = (file, *args)
+        file = None
+    if file is not None and file.endswith(".ipynb"):
         try:
             parameters = dict(map(parameter, args))
         except ValueError as error:
@@ -57,7 +81,7 @@ def run(
         screen = Screen()
         call(
             server,
-            lambda client: notebook(client, screen, file, parameters, session, until, timeout),
+            lambda client: notebook(client, screen, str(file), parameters, session, until, timeout),
             screen.ask,
         )
 
@@ -65,7 +89,9 @@ def run(
 
     async def work(client: RmiMcpClient) -> int:
         async with Screen() as screen:
-            result = await client.run_python(file, list(args), given, session, timeout, screen.live)
+            result = await client.run_python(
+                *(file, list(args), given, session, timeout, screen.live), module=module, cwd=cwd
+            )
             screen.finish(result)
         show_notebook(result)
         return exit_code(result)

@@ -43,9 +43,12 @@ class ProjectFiles:
         self._outputs, self._stop = outputs, stop
         try:
             if request or shipment.there is None:
-                script = Path(request["path"]) if request else None
-                notices += await shipment.send(script)
-                request = {**request, "path": shipment.path(script)} if script else {}
+                paths = {key: Path(path) for key in ("path", "cwd") if (path := request.get(key))}
+                script, folder = paths.get("path"), paths.get("cwd")
+                notices += await shipment.send(script.parent if script else folder)
+                if folder and not shipment.has(folder):
+                    raise NotSent(f"{folder} is outside of {shipment.root}, which is what is sent")
+                request = request | {key: shipment.path(path) for key, path in paths.items()}
         except NotSent as error:
             if not stop.done():
                 outputs.stream("stderr", f"The project's files could not be sent: {error}\n")

@@ -46,14 +46,14 @@ class Shipment:
         self._reported: list[str] = []  # what was left out
         self._shared = False
 
-    async def send(self, script: Path | None = None) -> list[str]:
+    async def send(self, folder: Path | None = None) -> list[str]:
         """Bring the copy up to date; returns what to report.
 
         Args:
-            script: the file that will run; files near it are sent first. Without it, the kernel
-                changes into the project's folder, where kernels on this machine start.
+            folder: of the file or module that will run; what is in it is sent first. Without it,
+                the kernel changes into the project's folder, where kernels on this machine start.
         """
-        near = script.parent if script and script.is_relative_to(self.root) else self.root
+        near = folder if folder and folder.is_relative_to(self.root) else self.root
         digests: dict[str, str] = {}
         left_out: list[str] = []
         if self.options.files != "shared" and not self._shared:
@@ -65,7 +65,7 @@ class Shipment:
                 "files": digests,
                 "way": self.options.files,
                 "near": near.relative_to(self.root).as_posix(),
-                "enter": script is None,
+                "enter": folder is None,
             }
         )
         self.there, self._shared = str(answer["folder"]), bool(answer["shared"])
@@ -76,13 +76,17 @@ class Shipment:
             await self._ask({"do": "put", "pieces": pieces})
         return [] if self._shared else self._left_out(left_out)
 
-    def path(self, script: Path) -> str:
-        """Return a file's path on the kernel's machine; files from outside are put in the copy."""
+    def has(self, folder: Path) -> bool:
+        """Whether a folder of this machine may be on the kernel's, too."""
+        return self._shared or folder.is_relative_to(self.root)
+
+    def path(self, path: Path) -> str:
+        """Return a path on the kernel's machine; files from outside are put in the copy."""
         assert self.there is not None
         if self._shared:
-            return str(script)
-        inside = script.is_relative_to(self.root)
-        name = script.relative_to(self.root).as_posix() if inside else script.name
+            return str(path)
+        inside = path.is_relative_to(self.root)
+        name = path.relative_to(self.root).as_posix() if inside else path.name
         return str(PurePosixPath(self.there, name))
 
     async def written(self) -> list[str]:

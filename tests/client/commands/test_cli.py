@@ -13,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.client.commands import app
+from rmi_agent.client.commands import main
+from rmi_agent.client.commands.cli import separated
 
 from tests.server.conftest import fill, http_server, server_env
 
@@ -34,6 +35,11 @@ def server(server_projects: Path) -> Iterator[str]:
         "import sys\nprint('out', sys.argv[1:], sys.stdin.read())\n"
         "print('err', file=sys.stderr)\nsys.exit(5)"
     )
+    (projects / "sub").mkdir()
+    (projects / "sub/data.txt").write_text("inside")
+    (projects / "sub/tool.py").write_text(
+        "import sys\nprint(sys.argv[1:], open('data.txt').read())\nsys.exit(4)"
+    )
     (projects / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)")
     with http_server(projects, RMI_AGENT_RESPONSE_DEADLINE="2") as (url, _):
         yield f"{url}/mcp"
@@ -45,7 +51,7 @@ def command(server: str, capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(name: str, *words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
-            app([name, "--server", server, *words])
+            main([name, "--server", server, *words])
         captured = capsys.readouterr()
         return int(left.value.code or 0), captured.out, captured.err
 
@@ -57,6 +63,43 @@ def test_run_is_the_script_and_leaves_with_its_code(command: Command) -> None:
     assert (code, out) == (5, "out ['-x', '--y'] given\n")
     assert err.startswith("err\nRecorded in ")
     nbformat.read(err.split("Recorded in ")[1].strip(), as_version=4)
+
+
+@pytest.mark.parametrize(
+    ("words", "separated_at"),
+    [
+        ("run x.py --timeout 5", 1),
+        ("run --timeout 5 x.py --server a", 3),
+        ("run --timeout=5 - x", 2),
+        ("run -m pytest -q --timeout 5", 3),
+        ("run --cwd app --module pytest -m slow", 5),
+        ("run --module=pytest --help", 2),
+        ("run -m", 2),
+        ("run", None),
+        ("run --help", None),
+        ("run -- x.py --", None),
+        ("cell --timeout 5 1+1", None),
+        ("", None),
+    ],
+)
+def test_what_follows_a_program_belongs_to_it(words: str, separated_at: int | None) -> None:
+    expected = words.split()
+    if separated_at is not None:
+        expected.insert(separated_at, "--")
+    assert separated(words.split()) == expected
+
+
+def test_a_module_in_one_word_is_run_as_well() -> None:
+    assert separated(["run", "-mpytest", "-q"]) == ["run", "-m", "pytest", "--", "-q"]
+
+
+def test_a_module_runs_with_its_arguments_in_a_folder(command: Command) -> None:
+    words = ("--cwd", "sub", "-m", "tool", "--timeout", "x", "-m", "--help")
+    assert command("run", *words)[:2] == (4, "['--timeout', 'x', '-m', '--help'] inside\n")
+    code, out, err = command("run", "-m", "no_such_module_anywhere")
+    assert (code, out) == (1, "") and "No module named no_such_module_anywhere" in err
+    code, out, err = command("run")
+    assert (code, out) == (1, "") and "Give either file_name or module" in err
 
 
 def test_stdin_can_be_this_commands_own(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +210,7 @@ def test_check_reports_each_step(command: Command) -> None:
 
 def test_no_server_there_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        app(["check", "--server", "http://127.0.0.1:9/mcp"])
+        main(["check", "--server", "http://127.0.0.1:9/mcp"])
     assert left.value.code == 1
     assert "Can't talk to http://127.0.0.1:9/mcp" in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ from rmi_agent.kernels import (
     Kernel,
     KernelStartError,
     Launch,
+    Module,
     Question,
     RemoteOptions,
     Reply,
@@ -163,6 +164,37 @@ async def test_the_projects_files_are_sent_and_go_with_the_session(
         written = await cell(session, "_ = open('new.txt', 'w').write('new')")
         assert "new.txt" in str(written.notices)
     assert not Path(there).exists()
+
+
+async def test_modules_run_there_in_the_folder_that_is_asked_for(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    app = tmp_path / "project/app"
+    (app / "pkg").mkdir(parents=True)
+    (app / "pkg/__init__.py").write_text("")
+    (app / "data.txt").write_text("42")
+    (app / "pkg/tool.py").write_text(
+        "import pkg, sys; print(open('data.txt').read(), sys.argv[1:])"
+    )
+    (app / "test_pkg.py").write_text("import pkg\ndef test_a():\n    x = 1\n    assert x == 2\n")
+    options = RemoteOptions(files="sent")
+    how = launch(app.parent, pair[0].server)
+    how = replace(how, runtime=tmp_path, remote_options=options)
+    async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
+        session = await sessions.open()
+        run = await session.submit_program(Module("pkg.tool", app, ("a",))).task
+        assert (stream(run), run.exit_code) == ("42 ['a']\n", 0), run.cell.outputs
+        file = app / "pkg/tool.py"
+        script = Script(file, file.read_bytes(), cwd=app)
+        assert stream(await session.submit_program(script).task) == "42 []\n"
+        run = await session.submit_program(Module("pytest", app, ("-q",))).task
+        assert "FAILED test_pkg.py::test_a - assert 1 == 2" in stream(run)
+        assert run.exit_code == 1 and run.tests is not None
+        assert run.tests.failed == ("test_pkg.py::test_a",)
+        frame = await cell(session, "import sys; sys.last_traceback.tb_frame.f_locals['x']")
+        assert value(frame) == "1"
+        run = await session.submit_program(Module("pkg.tool", tmp_path)).task
+        assert "is outside of" in stream(run, "stderr")
 
 
 async def test_a_flood_is_bounded_and_the_server_says_that_it_leaves_out_some(

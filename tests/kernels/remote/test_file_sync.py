@@ -72,13 +72,13 @@ def copy(there: There) -> dict[str, bytes]:
 
 async def test_all_is_sent_once_and_then_what_has_changed(root: Path, there: There) -> None:
     shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
-    assert await shipment.send(root / "sub" / "main.py") == []
+    assert await shipment.send(root / "sub") == []
     assert copy(there) == {"top.py": b"1", "sub/main.py": b"22", "sub/empty": b""}
     assert shipment.path(root / "sub" / "main.py") == f"{there.files.folder}/sub/main.py"
     assert there.sent() == ["sub/empty", "sub/main.py", "top.py"]
     (root / "top.py").write_text("3")
     (root / "sub" / "empty").unlink()
-    await shipment.send(root / "sub" / "main.py")
+    await shipment.send(root / "sub")
     assert there.sent() == ["top.py"]
     assert copy(there) == {"top.py": b"3", "sub/main.py": b"22"}
 
@@ -87,17 +87,17 @@ async def test_what_code_did_to_it_there_is_undone_by_the_next_sending(
     root: Path, there: There
 ) -> None:
     shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     Path(there.files.folder, "top.py").write_text("changed there")
     assert "top.py" in (await shipment.written())[0]
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     assert copy(there)["top.py"] == b"1"
 
 
 async def test_large_files_go_in_pieces(root: Path, there: There) -> None:
     data = os.urandom(PIECE * 2 + 5)
     (root / "large.bin").write_bytes(data)
-    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root / "top.py")
+    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root)
     assert copy(there)["large.bin"] == data
     assert len([request for request in there.asked if request["do"] == "put"]) == 3
 
@@ -116,7 +116,7 @@ async def test_hidden_files_environments_records_and_links_stay_here(
     (root / "folder").symlink_to(tmp_path)
     os.mkfifo(root / "pipe")
     far = RemoteOptions(files="sent", private=(root / "notebooks",))
-    await Shipment(root, far, there.ask).send(root / "top.py")
+    await Shipment(root, far, there.ask).send(root)
     assert set(copy(there)) == {"top.py", "sub/main.py", "sub/empty"}
 
 
@@ -125,7 +125,7 @@ async def test_a_kernel_that_asks_for_other_files_gets_none(
 ) -> None:
     (tmp_path / "secret").write_text("secret")
     there.also_missing = ["../secret", str(tmp_path / "secret")]
-    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root / "top.py")
+    await Shipment(root, RemoteOptions(files="sent"), there.ask).send(root)
     assert there.sent() == ["sub/empty", "sub/main.py", "top.py"]
 
 
@@ -135,19 +135,19 @@ async def test_what_is_near_goes_first_and_what_is_left_out_is_told_once(
     (root / "far.bin").write_bytes(bytes(600))
     (root / "sub" / "near.bin").write_bytes(bytes(700))
     shipment = Shipment(root, RemoteOptions(files="sent", max_bytes=1000), there.ask)
-    told = await shipment.send(root / "sub" / "main.py")
+    told = await shipment.send(root / "sub")
     assert len(told) == 1 and "far.bin would exceed" in told[0]
     assert "RMI_AGENT_REMOTE_FILES_LIMIT" in told[0]
     assert "sub/near.bin" in copy(there) and "far.bin" not in copy(there)
-    assert await shipment.send(root / "sub" / "main.py") == []
+    assert await shipment.send(root / "sub") == []
 
 
 async def test_a_folder_with_the_same_files_is_taken_for_the_same(root: Path, there: There) -> None:
     shipment = Shipment(root, RemoteOptions(files="auto"), there.ask)
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     assert shipment.path(root / "top.py") == str(root / "top.py")
     (root / "top.py").write_text("a new one")
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     assert there.sent() == [] and copy(there) == {}
     assert await shipment.written() == []
 
@@ -171,7 +171,7 @@ async def test_one_file_that_differs_there_makes_it_another(
     (tmp_path / "theirs" / name).write_text("older")
     elsewhere = Elsewhere(tmp_path / "copy")
     shipment = Shipment(root, RemoteOptions(files="auto"), elsewhere.ask)
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     assert shipment.path(root / "top.py") == f"{elsewhere.files.folder}/top.py"
     assert (tmp_path / "theirs" / name).read_text() == "older"
 
@@ -179,7 +179,7 @@ async def test_one_file_that_differs_there_makes_it_another(
 async def test_new_files_are_named_once(root: Path, there: There) -> None:
     shipment = Shipment(root, RemoteOptions(files="sent"), there.ask)
     assert await shipment.written() == []
-    await shipment.send(root / "top.py")
+    await shipment.send(root)
     assert await shipment.written() == []
     for number in range(25):
         Path(there.files.folder, f"out{number:02}.txt").write_text("x")
