@@ -13,6 +13,7 @@ import pytest
 from rmi_agent.kernels import Module, Run, Session, Sessions
 
 from tests.conftest import cell, kernel_env, stream, value
+from tests.kernels.inside.samples import python_of
 
 pytestmark = pytest.mark.anyio
 
@@ -94,10 +95,10 @@ def pytest_run(session: Session, project: Path, *args: str) -> Any:
     return session.submit_program(Module("pytest", project, (*own, *args)), 120).task
 
 
-def plain_run(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def plain_run(session: Session, project: Path, *args: str) -> subprocess.CompletedProcess[str]:
     own = ("-p", "no:cacheprovider", f"--basetemp={project}/tmp")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *own, *args],
+        [python_of(session), "-m", "pytest", *own, *args],
         cwd=project,
         input="",
         capture_output=True,
@@ -142,8 +143,8 @@ def normal(text: str) -> str:
 async def test_pytest_gives_what_it_gives_without_a_kernel(
     sessions: Sessions, project: Path, args: tuple[str, ...]
 ) -> None:
-    plain = plain_run(project, *args)
     session = await sessions.open()
+    plain = plain_run(session, project, *args)
     run = await pytest_run(session, project, *args)
     await sessions.close(session)
 
