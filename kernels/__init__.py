@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .addresses import JupyterServer, RemoteKernel
     from .cluster import Instances, Takeover
     from .encoding import decoded, encodable, encoded
+    from .environments import Changes, Environment
     from .errors import (
         DeadKernelError,
+        EnvironmentFailed,
         KernelError,
         KernelStartError,
         SessionNotFoundError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from .session import (
         Again,
         Config,
+        EnvironmentSummary,
         Execution,
         Failed,
         NotebookRun,
@@ -61,8 +64,10 @@ _HOMES = {
     "addresses": ("JupyterServer", "RemoteKernel"),
     "cluster": ("Instances", "Takeover"),
     "encoding": ("decoded", "encodable", "encoded"),
+    "environments": ("Changes", "Environment"),
     "errors": (
         "DeadKernelError",
+        "EnvironmentFailed",
         "KernelError",
         "KernelStartError",
         "SessionNotFoundError",
@@ -93,6 +98,7 @@ _HOMES = {
     "session": (
         "Again",
         "Config",
+        "EnvironmentSummary",
         "Execution",
         "Failed",
         "NotebookRun",
@@ -113,8 +119,12 @@ __all__ = [
     "TIERS",
     "Again",
     "Api",
+    "Changes",
     "Config",
     "DeadKernelError",
+    "Environment",
+    "EnvironmentFailed",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Failure",

@@ -7,6 +7,7 @@ KernelError              what was asked for can't be done; the text says why and
 ├─ ServerError           a Jupyter Server refused or did not answer; callers of sessions get a
 │                        KernelStartError or DeadKernelError instead
 ├─ StoreError            the store of sessions that servers share can't be used: try again later
+├─ EnvironmentFailed    the environment to run in can't be used or made; nothing was run
 ├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
 └─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
    └─ PreloadConflict    the user has other versions of the preloaded modules
@@ -57,6 +58,10 @@ class ServerError(KernelError):
 
 class StoreError(KernelError):
     """The store of the sessions shared by servers can't be reached, or is not a valid store."""
+
+
+class EnvironmentFailed(KernelError):
+    """An environment can't be used or made, or packages can't be installed in it."""
 
 
 class NotSent(KernelError):

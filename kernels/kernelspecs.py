@@ -34,6 +34,20 @@ def kernelspec(kernel_name: str) -> dict[str, Any]:
     return {}
 
 
+def names_here() -> list[str]:
+    """The names of the kernelspecs whose kernels run on this machine, in Python."""
+    found: dict[str, None] = {}
+    for folder in map(Path, spec_folders()):
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+            try:
+                spec = kernelspec(name)
+            except ValueError:
+                continue
+            if spec.get("language", "").lower() == "python" and is_here(name):
+                found[name] = None
+    return list(found)
+
+
 def spec_folders() -> list[str]:
     """The folders of kernelspecs, in jupyter_client's order, which imports IPython to find them."""
     ipython = os.environ.get("IPYTHONDIR") or Path.home() / ".ipython"

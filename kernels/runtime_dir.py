@@ -74,4 +74,5 @@ def ipython_folder(folder: Path) -> Path:
     (profile / "ipython_kernel_config.py").write_text(
         "c.HistoryManager.hist_file = ':memory:'\n", "utf-8"
     )
+    (profile / "startup" / "README").touch()  # older versions copy theirs if there is none
     return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadSettings
-from .package_settings import from_environment
+from .package_settings import from_environment, from_files
 from .settings import VARIABLES, Settings, variable_of
 
 if TYPE_CHECKING:  # an attached server creates folders but needs no kernels
@@ -78,11 +78,19 @@ def launch(settings: Settings) -> Launch:
         runtime=Path(),
         kernel_name=settings.kernel_name,
         env=inherited(settings) if kernels_are_here(settings) else {},
+        package_env=uv_settings(settings),
         output_limit=settings.output_limit,
         preload=settings.kernel_preload,
         remote_options=remote_options(settings),
         servers=jupyter_servers(settings),
     )
+
+
+def uv_settings(settings: Settings) -> dict[str, str]:
+    """What pip's and uv's configuration files say, for uv when the server runs it."""
+    found = from_files(os.environ, settings.kernel_env)
+    names = {"SSL_CERT_FILE"}
+    return {name: value for name, value in found.items() if name in names or name[:3] == "UV_"}
 
 
 def sessions(settings: Settings, hint: Callable[[Failed], Awaitable[str]]) -> Config:

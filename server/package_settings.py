@@ -106,8 +106,12 @@ def from_files(environ: Mapping[str, str], whole: Collection[str] = ()) -> dict[
         "UV_INSECURE_HOST": given.get("PIP_TRUSTED_HOST"),
         "SSL_CERT_FILE": given.get("PIP_CERT"),
     }
+    if translated["UV_INDEX"]:  # to pip, all indexes are alike; to uv, the first one counts
+        translated["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     if "UV_INDEX_URL" in environ:  # its former name
         del translated["UV_DEFAULT_INDEX"]
+    if {"UV_EXTRA_INDEX_URL", "UV_INDEX"} & {*environ, *uv}:
+        translated.pop("UV_INDEX_STRATEGY", None)
     if "UV_EXTRA_INDEX_URL" in environ:
         del translated["UV_INDEX"]
     found = {**{name: value for name, value in translated.items() if value}, **uv, **pip}

@@ -21,16 +21,17 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "process_tree": set(),
         "protocol": set(),
         "inside": set(),
+        "environments": set(),
         "fork": {"process_tree", "inside"},
         "notebook": {"protocol", "inside"},
-        "process": {"process_tree", "protocol", "inside", "fork"},
-        "sandbox": {"process_tree", "fork", "process"},
+        "process": {"process_tree", "protocol", "inside", "environments", "fork"},
+        "sandbox": {"process_tree", "environments", "fork", "process"},
         "remote": {"process_tree", "process"},
         "jupyter_server": {"process_tree", "protocol", "inside", "process"},
         "kernel": {"protocol", "inside", "process", "remote", "jupyter_server"},
         "session": {
-            *("process_tree", "protocol", "fork", "notebook", "process", "sandbox"),
-            "kernel",
+            *("process_tree", "protocol", "environments", "fork", "notebook", "process"),
+            *("sandbox", "kernel"),
         },
         "cluster": {"protocol", "notebook", "jupyter_server", "kernel", "session"},
     },
@@ -45,7 +46,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "review": {"middleware", "auth"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
-        "app": {"middleware", "views", "tools", "cluster"},  # a module
+        "app": {"files", "middleware", "views", "tools", "cluster"},  # a module
         "serving": {"middleware", "auth", "resident", "review", "cluster", "app"},
         "commands": {
             *("middleware", "auth", "resident", "hosts", "review", "cluster", "doctor", "app"),

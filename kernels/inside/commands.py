@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -72,6 +73,7 @@ def open_terminal() -> tuple[int, int]:
 
     Where this process may open none, as in the Landlock sandbox, they are those of a pipe.
     """
+    import fcntl
     import termios
 
     try:
@@ -81,7 +83,7 @@ def open_terminal() -> tuple[int, int]:
     modes = termios.tcgetattr(terminal)
     modes[1] &= ~termios.OPOST
     termios.tcsetattr(terminal, termios.TCSANOW, modes)
-    termios.tcsetwinsize(terminal, (24, 80))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     return reading, terminal
 
 

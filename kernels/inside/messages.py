@@ -114,7 +114,7 @@ def cut_content(content: dict[str, Any], limit: int) -> tuple[dict[str, Any], in
         if size_of(short, limit + ENDS) <= limit + ENDS:
             break
         omitted += limit
-        short[name] = type(short[name])() if isinstance(short[name], dict | list | str) else None
+        short[name] = type(short[name])() if isinstance(short[name], (dict, list, str)) else None
     return short, omitted
 
 
@@ -141,7 +141,7 @@ def shortened(name: Any, value: Any, limit: int) -> tuple[Any, int]:
         if complete and size_of(short, limit) <= limit:  # it was only circular
             return short, 0
         return f"[more than {limit:,} characters not sent]" if "/" in str(name) else (
-            type(value)() if isinstance(value, list | dict) else None
+            type(value)() if isinstance(value, (list, dict)) else None
         ), size
     return value, 0
 
@@ -152,12 +152,12 @@ def size_of(value: Any, most: int) -> int:
     while waiting and size <= most:
         each = waiting.pop()
         size += 2
-        if isinstance(each, str | bytes):
+        if isinstance(each, (str, bytes)):
             size += len(each)
         elif isinstance(each, dict):
             size += len(each)
             waiting += (part for pair in islice(each.items(), most) for part in pair)
-        elif isinstance(each, list | tuple):
+        elif isinstance(each, (list, tuple)):
             size += len(each)
             waiting += each[:most]
         elif isinstance(each, int):

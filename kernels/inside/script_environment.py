@@ -48,7 +48,7 @@ def outside_event_loop() -> Iterator[None]:
     policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
     handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGINT}
     wakeup = signal.set_wakeup_fd(-1)
-    names = ("argv", "orig_argv", "path")
+    names = [name for name in ("argv", "orig_argv", "path") if hasattr(sys, name)]
     of_sys = {name: getattr(sys, name) for name in names}
     folder, filters = os.getcwd(), warnings.filters[:]
     if loop is not None and task is not None:
@@ -95,7 +95,7 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         targets: list[Any] = [io.FileIO(fd, "w", closefd=False) for fd in (1, 2)]
     else:
         targets = [Published(sys.stdout), Published(sys.stderr)]
-    for name, raw_io in zip(("stdout", "stderr"), targets, strict=True):
+    for name, raw_io in zip(("stdout", "stderr"), targets):  # noqa: B905 (Python 3.9)
         stream = text_stream(io.BufferedWriter(raw_io), kernels[f"__{name}__"], name)
         vars(sys).update({name: stream, f"__{name}__": stream})
     reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))

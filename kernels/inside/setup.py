@@ -115,7 +115,7 @@ def bound_streams(history: Any) -> Callable[[], None]:
             held += len(text)
             if held > UNFLUSHED:
                 held = 0
-                history.outputs.clear()
+                getattr(history, "outputs", {}).clear()  # IPython 8 keeps none
                 stream.flush()
             return written
 
@@ -261,7 +261,7 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
 
     def send_any(kind: Any, error: Any, lines: Any) -> None:
         put_streams_back()
-        lines = lines if isinstance(lines, list | tuple) else [lines]
+        lines = lines if isinstance(lines, (list, tuple)) else [lines]
         named = SimpleNamespace(__name__=name_of_class(kind) or name_of(error))
         send(named, text_of(error), [text_of(line) for line in lines])
 

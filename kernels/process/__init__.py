@@ -6,9 +6,10 @@
 from ..kernelspecs import is_here, language_of
 from ..runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 from .kernel_process import KernelProcess, SetUp
-from .launch import Launch, RemoteOptions
+from .launch import Launch, RemoteOptions, launch_in
 from .local import LocalProcess
 from .output_pipes import RawOutput
+from .provisioner import install_target
 from .socket_process import SocketProcess
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "SetUp",
     "SocketProcess",
     "clear_after_dead",
+    "install_target",
     "ipython_folder",
     "is_here",
     "language_of",
+    "launch_in",
     "runtime_folder",
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from ..addresses import JupyterServer, RemoteKernel
+from ..environments import LENT_KERNEL, Environment
 from ..fork import PRELOAD
-from ..kernelspecs import spec_folders
+from ..kernelspecs import OURS, spec_folders
 
 SPEC_LIFETIME = 2.0  # seconds; to find and read a kernelspec takes 2 ms
 
@@ -60,7 +62,10 @@ class Launch:
         sockets: where the kernel creates its sockets; `runtime` if None.
         socket_store: a folder next to `sockets` that no kernel can reach: the sockets are moved
             there before anybody connects to them.
+        environment: the virtual environment that it runs in, instead of the kernelspec's.
         wrap: returns the sandbox command to prepend to a command that starts this interpreter.
+        tool_wrap: the same for programs of ours, such as uv, if it differs.
+        package_env: more variables for uv, about package indexes.
         venv: returns where kernels of an interpreter make their user's own environment, without
             the version of Python; None if they use the interpreter's own.
         last_filter: a seccomp program in hexadecimal that kernels apply before their user's
@@ -82,7 +87,10 @@ class Launch:
     preload: tuple[str, ...] = PRELOAD
     sockets: Path | None = None
     socket_store: Path | None = None
+    environment: Environment | None = None
     wrap: Callable[[str], tuple[str, ...]] | None = None
+    tool_wrap: Callable[[str], tuple[str, ...]] | None = None
+    package_env: dict[str, str] = field(default_factory=dict)
     venv: Callable[[str], Path | None] = field(default=lambda _: None)
     last_filter: str = ""
     template_overrides: dict[str, str | None] = field(default_factory=dict)
@@ -90,6 +98,56 @@ class Launch:
     remote_options: RemoteOptions = field(default_factory=RemoteOptions)
     servers: tuple[JupyterServer, ...] = ()
     attach: RemoteKernel | None = None
+
+
+def launch_in(launch: Launch, environment: Environment | None) -> Launch:
+    """The launch of a kernel in another environment than the default one."""
+    if environment is None:
+        return launch
+    if environment.kind != "kernelspec":
+        return replace(launch, environment=environment)
+    venv = functools.partial(named_like, launch.venv, environment.name)
+    return replace(launch, kernel_name=environment.name, venv=venv)
+
+
+def named_like(
+    venv: Callable[[str], Path | None], kernel_name: str, interpreter: str
+) -> Path | None:
+    """Where kernels of another kernelspec make their user's own environment."""
+    path = venv(interpreter)
+    return path and path.with_name(kernel_name)
+
+
+def spec_of(launch: Launch) -> KernelSpec:
+    """The kernelspec of a launch: the named one, or one for its environment.
+
+    Raises:
+        NoSuchKernel: there is none of that name.
+    """
+    environment = launch.environment
+    if environment is None:
+        return kernel_spec(launch.kernel_name)
+    program = ["-m", "ipykernel_launcher"]
+    if environment.lent is not None:
+        program = [str(LENT_KERNEL), str(environment.lent)]
+    return KernelSpec(
+        argv=[environment.python, *program, "-f", "{connection_file}"],
+        display_name=f"Python {environment.version} ({environment.name})",
+        language="python",
+        metadata={"kernel_provisioner": {"provisioner_name": OURS, "config": {"fork": False}}},
+    )
+
+
+class OneSpec(KernelSpecManager):
+    """The kernelspecs of a kernel manager whose kernel is launched in an environment."""
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(kernel_dirs=spec_folders())
+        self._launch = launch
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """The kernelspec of the launch, whatever the name."""
+        return spec_of(self._launch)
 
 
 def kernel_spec(kernel_name: str) -> KernelSpec:

@@ -28,7 +28,7 @@ from ..kernelspecs import language_of
 from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
 from .here import ProcessHere
-from .launch import Launch, no_such
+from .launch import Launch, OneSpec, no_such
 from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 
@@ -50,6 +50,7 @@ class LocalProcess(ProcessHere):
         # We connect while the kernel is still creating its sockets; retry quickly.
         interval = RECONNECT_INTERVAL if self.is_here else RECONNECT_INTERVAL_REMOTE
         context.setsockopt(zmq.RECONNECT_IVL, interval)
+        chosen = {"kernel_spec_manager": OneSpec(launch)} if launch.environment else {}
         name = f"k{secrets.token_hex(6)}"
         self._manager = AsyncKernelManager(
             kernel_name=launch.kernel_name,
@@ -58,6 +59,7 @@ class LocalProcess(ProcessHere):
             context=context,
             autorestart=False,
             shutdown_wait_time=2.0,
+            **chosen,
         )
         if self.is_here and sys.platform != "win32":
             # Any local user could listen on a TCP kernel's iopub; a socket file is private.

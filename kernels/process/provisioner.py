@@ -21,7 +21,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
 from ..kernelspecs import LOCAL, OURS
-from .launch import Launch
+from .launch import Launch, spec_of
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -99,7 +99,7 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     python = shutil.which(interpreter(spec))
     if spec.language.lower() != "python" or python is None:
         return {}
-    if venv := launch.venv(python):
+    if launch.environment is None and (venv := launch.venv(python)):
         return {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()}
     programs = os.path.dirname(os.path.abspath(python))
     folders = [programs]
@@ -109,8 +109,23 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
     prefix = os.path.dirname(programs)
     if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
-        found["VIRTUAL_ENV"] = launch.env.get("VIRTUAL_ENV") or prefix  # for uv
+        inherited = "" if launch.environment else launch.env.get("VIRTUAL_ENV")
+        found["VIRTUAL_ENV"] = inherited or prefix  # for uv
     return found
+
+
+def install_target(launch: Launch) -> tuple[str, dict[str, str]]:
+    """The interpreter of a launch's kernels, and variables by which its user's environment is made.
+
+    Without such variables, packages are installed in the interpreter's own environment.
+
+    Raises:
+        NoSuchKernel: there is no kernelspec of that name.
+    """
+    spec = spec_of(launch)
+    python = shutil.which(interpreter(spec)) or interpreter(spec)
+    venv = None if launch.environment is not None else launch.venv(python)
+    return python, {VENV_VARIABLE: str(venv), LENDER: folder_of_pip()} if venv else {}
 
 
 @functools.cache

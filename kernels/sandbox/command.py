@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..fork import VENV_PROGRAM
 from . import seccomp
 from .bubblewrap import DEVICES, Kind, bubblewrap
-from .places import places_of
+from .interpreters import changeable
+from .places import changeable_folders, places_of
 
 if TYPE_CHECKING:
     from .policy import Policy, Sandbox
@@ -31,7 +32,6 @@ DEVICE_FILES = [f"/dev/{name}" for name in DEVICES]
 OOM_SCORE = 500  # -1000 to 1000: when memory runs out, the system kills the highest
 
 
-@functools.cache
 def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
     """Return what to put in front of a command that begins with this interpreter.
 
@@ -41,6 +41,20 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
         OSError: the interpreter can't be run.
         KernelStartError: a path to hide does not exist.
     """
+    folders = [*changeable_folders(sandbox.policy), sandbox.policy.projects]
+    if interpreter != sys.executable and changeable(interpreter, folders):
+        return new_command(sandbox, interpreter)  # its base Python may be another one by now
+    return kept_command(sandbox, interpreter)
+
+
+@functools.cache
+def kept_command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
+    """Return the `command` for an interpreter that stays as it is."""
+    return new_command(sandbox, interpreter)
+
+
+def new_command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
+    """Return the `command` for an interpreter as it is now."""
     policy, places = sandbox.policy, places_of(sandbox, interpreter)
     first: dict[str, Any] = {"oom_score": OOM_SCORE}
     inner = {"given_up": given_up(policy, places)}
@@ -53,6 +67,18 @@ def command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
         return (*outside, *program("confine.py", inner), *isolated(VENV_PROGRAM))
     broker = program("broker.py", handed_over(places, sandbox.folder / "x"))
     return (*program("confine.py", first | inner), *broker, *isolated(VENV_PROGRAM))
+
+
+def tool_command(sandbox: Sandbox, interpreter: str) -> tuple[str, ...]:
+    """Return the `command` for a program that never opens a socket where kernels may not, either.
+
+    What it builds may run code of a package, which a kernel's last filter does not confine.
+    """
+    before = command(sandbox, interpreter)
+    if not (last := last_filter(sandbox.policy)):
+        return before
+    rights: dict[str, Any] = {"limits": {}, "filter": last, "landlock": None}
+    return (*before, *program("confine.py", {"given_up": rights}))
 
 
 def program(name: str, given: dict[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..environments import pythons, where_uv_is
 from ..errors import KernelStartError
 from .bubblewrap import Kind
 from .interpreters import base_of, changeable, where
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PROGRAMS = ("confine.py", "broker.py", "brokered_call.py")  # that run inside
 # The folders with what templates run. By path: a server probes the sandbox before it imports them.
-TEMPLATES = [HERE.parent / "fork", HERE.parent / "inside"]
+TEMPLATES = [HERE.parent / "fork", HERE.parent / "inside", HERE.parent / "environments"]
 # System files that programs need besides their interpreter and its packages.
 SYSTEM = [
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"),
@@ -55,7 +56,7 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     if sandbox.runtime.parent.name.startswith("rmi-agent"):
         put("hidden", sandbox.runtime.parent)  # has those of this user's other servers
     put("ro", *SYSTEM, *(NETWORK if policy.network else ()))
-    put("ro", *policy.read, *policy.package_files)
+    put("ro", *policy.read, *policy.package_files, *where_uv_is())
     put("rw", *policy.write)
     put("ro" if policy.read_only else "rw", policy.projects)
     put("ro", *shown_of(policy, interpreter), *where(sys.executable), *policy.fixed)
@@ -63,13 +64,15 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     put("ro", *map(HERE.joinpath, PROGRAMS), *(p for f in TEMPLATES for p in f.glob("*.py")))
     ipython = sandbox.folder / "i"
     profile = ipython / "profile_default"
-    put("ro", sandbox.folder / "c", sandbox.folder / "e", profile)
+    put("ro", sandbox.folder / "c", sandbox.folder / "e", sandbox.runtime / "lent", profile)
     # IPython uses a temporary folder if it sees that this one is not writable. With Landlock it
     # is not (a writable folder can't have read-only parts there), but IPython can't see that.
     put("rw" if policy.tier == "bwrap" else "ro", ipython)
     put("rw", sandbox.home, sandbox.folder / "s", profile / "db")
     if policy.tier == "landlock":
         put("rw", sandbox.tmp, sandbox.folder / "x")
+        if policy.network:
+            put("ro", "/etc/resolv.conf")  # which bubblewrap shows in its own way
     there = {path: kind for path, kind in places.items() if path.exists()}
     shown = {path for path, kind in there.items() if kind in ("ro", "rw")}
     for path in policy.hide:
@@ -87,10 +90,13 @@ def shown_of(policy: Policy, interpreter: str) -> Iterable[str]:
     Raises:
         OSError: the interpreter can't be run.
     """
-    folders = changeable_folders(policy)
+    # Whoever may write in the projects folder while kernels may not is not the server either.
+    folders = [*changeable_folders(policy), policy.projects]
     if interpreter == sys.executable or not changeable(interpreter, folders):
         return where(interpreter)
-    return base_of(interpreter, folders, (*SYSTEM, sys.prefix, sys.base_prefix, *policy.read))
+    installed = (each.prefix for each in pythons())
+    known: list[Path | str] = [*SYSTEM, sys.prefix, sys.base_prefix, *policy.read, *installed]
+    return base_of(interpreter, folders, known)
 
 
 def changeable_folders(policy: Policy) -> list[Path]:

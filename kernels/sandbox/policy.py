@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from ..fork import VENV_VARIABLE
 from ..runtime_dir import clear_after_dead, ipython_folder
 from .bubblewrap import hosts, inner_id
-from .command import command, last_filter
+from .command import command, last_filter, tool_command
 from .interpreters import changeable
 from .places import changeable_folders, places_of
 
@@ -140,6 +140,7 @@ class Sandbox:
             socket_store=self.folder / "t",
             env=env,
             wrap=functools.partial(command, self),
+            tool_wrap=functools.partial(tool_command, self),
             last_filter=last_filter(self.policy),
             template_overrides=self.template_overrides(env) | {VENV_VARIABLE: None},
             venv=functools.partial(self.venv, launch.kernel_name),

@@ -6,6 +6,7 @@
 from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
+from .environments import EnvironmentSummary
 from .notebook_run import NotebookRun
 from .pool import Pool
 from .registry import ClosedSession, Sessions
@@ -21,6 +22,7 @@ __all__ = [
     "Config",
     "Directory",
     "Elsewhere",
+    "EnvironmentSummary",
     "Execution",
     "Failed",
     "Handover",

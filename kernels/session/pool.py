@@ -18,9 +18,10 @@ from dataclasses import replace
 import zmq.asyncio
 
 from ..addresses import RemoteKernel
+from ..environments import Environment
 from ..errors import KernelError, start_error
 from ..kernel import Kernel
-from ..process import Launch
+from ..process import Launch, launch_in
 from ..supervision import Supervisor
 from .owner_pools import OwnerPool, OwnerPools, now
 from .place import Place
@@ -117,12 +118,18 @@ class Pool:
 
     # -- handing out
 
-    async def lease(self, owner: str = "", attach: RemoteKernel | None = None) -> Kernel:
+    async def lease(
+        self,
+        owner: str = "",
+        attach: RemoteKernel | None = None,
+        environment: Environment | None = None,
+    ) -> Kernel:
         """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
         Args:
             owner: whose kernel it will be.
             attach: an existing kernel to attach to instead; waits until its current run has ended.
+            environment: what it runs in; None is the default one, of which kernels are warm.
 
         Raises:
             KernelError: no place came free in time.
@@ -133,14 +140,14 @@ class Pool:
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
         pool.note_request(owner)
-        while pool.warm and attach is None:
+        while pool.warm and attach is None and environment is None:
             place = pool.warm.popleft()
             self._refill_soon()
             kernel = await self._handed_out(place)
             if await lives(kernel, place):
                 return kernel
         await self._take_place(owner)
-        return await self._handed_out(self._start(pool, attach))
+        return await self._handed_out(self._start(pool, attach, environment))
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is released once the process is gone."""
@@ -222,9 +229,14 @@ class Pool:
         started = [place for place in self.owners.places if place.has_started]
         return sum(place.promised or place.end.done() for place in started)
 
-    def _start(self, pool: OwnerPool, attach: RemoteKernel | None = None) -> Place:
+    def _start(
+        self,
+        pool: OwnerPool,
+        attach: RemoteKernel | None = None,
+        environment: Environment | None = None,
+    ) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
-        launch = pool.launch
+        launch = launch_in(pool.launch, environment)
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)

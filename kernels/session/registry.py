@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from ..environments import Environment
 from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, Signer, recover
@@ -27,6 +28,7 @@ from ..supervision import Supervisor
 from ..telemetry import short, tracer
 from .config import Config, Handover
 from .directory import Directory
+from .environments import Environments
 from .eviction import Eviction
 from .launches import Launches
 from .memory_limit import watch_memory
@@ -68,6 +70,7 @@ class Sessions:
         by_id: the open sessions of all principals.
         activity: set whenever a session is opened or becomes busy.
         ended: the sessions that have ended, here or in another instance, as far as is known.
+        environments: the environments that sessions can be opened in.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Sessions:
         self._stopping = False
         self.supervisor = Supervisor("sessions")
         self.pool: Pool
+        self.environments: Environments
 
     async def __aenter__(self) -> Self:
         async with self._stack:  # so that a failed start leaves nothing behind
@@ -121,6 +125,9 @@ class Sessions:
         evict = self.eviction.for_kernel
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
+        self.environments = Environments(
+            lambda principal: pool.owners.of(principal).launch, runtime, self.supervisor
+        )
         callbacks = (self.activity.set, self._became_idle)
         self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
         self._stack.push_async_callback(self.close_all)
@@ -135,8 +142,15 @@ class Sessions:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def open(self, principal: str = LOCAL, parent: str | None = None) -> Session:
-        """Open a session on a fresh kernel; its notebook names the `parent` that it resumes.
+    async def open(
+        self,
+        principal: str = LOCAL,
+        parent: str | None = None,
+        environment: Environment | None = None,
+    ) -> Session:
+        """Open a session on a fresh kernel, in the default environment or in another one.
+
+        Its notebook names the `parent` that it resumes.
 
         Raises:
             KernelError: every kernel, or every session of the principal, is busy.
@@ -146,9 +160,10 @@ class Sessions:
             with tracer.start_as_current_span("kernel.lease"):
                 await self.quotas.take(principal)
                 undo.callback(self.quotas.give_back, principal)
-                kernel = await self.pool.lease(principal)
+                kernel = await self.pool.lease(principal, environment=environment)
                 undo.callback(self.pool.retire, kernel)
-            session = Session(secrets.token_urlsafe(12), principal, kernel, *self._shared)
+            session_id = secrets.token_urlsafe(12)
+            session = Session(session_id, principal, kernel, *self._shared, environment=environment)
             if parent is not None:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             await self.directory.announce(session)

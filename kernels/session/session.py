@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..addresses import RemoteKernel
+from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
@@ -44,6 +45,7 @@ class Session:
         became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
         handover: the session's state, if it is taken over from another instance of the server.
+        environment: what its kernels run in; None is the default one.
 
     Attributes:
         kernel: its kernel; None once that has died.
@@ -65,9 +67,10 @@ class Session:
         became_busy: Callable[[], None],
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
+        environment: Environment | None = None,
     ) -> None:
         self.id, self.principal, self.config = session_id, principal, config
-        self.kernel, self.supervisor = kernel, supervisor
+        self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
         self.series: Series | None = None
@@ -201,7 +204,7 @@ class Session:
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
-        execution.started = time.monotonic()
+        execution.begin()
         execution.until = time.time() + timeout if timeout else 0.0
         execution.outputs.timing("iopub.execute_input", now())
         self.recorder.start(execution.cell, execution.title)
@@ -268,7 +271,7 @@ class Session:
         return await self._fresh_kernel()
 
     async def _fresh_kernel(self) -> Kernel:
-        kernel = await self._pool.lease(self.principal)
+        kernel = await self._pool.lease(self.principal, environment=self.environment)
         if self.closed:  # while waiting for the lease
             self._pool.retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")

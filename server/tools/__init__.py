@@ -7,6 +7,7 @@ from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
+from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
 from .python_file_tools import PythonFileTools
@@ -14,10 +15,12 @@ from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
 from .session_tools import SessionTools
+from .written import WrittenFiles
 
 __all__ = [
     "CallerFiles",
     "Completions",
+    "EnvironmentTools",
     "FileTools",
     "Prompts",
     "PythonFileTools",
@@ -25,6 +28,7 @@ __all__ = [
     "ResumeTool",
     "RunTools",
     "SessionTools",
+    "WrittenFiles",
     "elicitation_state",
     "failures_as_refusals",
     "principal",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -25,13 +26,15 @@ from ..views import Worker
 from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
 from .caller import failures_as_refusals, in_time, principal
 from .caller_files import CallerFiles
+from .environments import EnvironmentName, EnvironmentTools, default_environment
 from .following import Follower
 from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
+from .written import WrittenFiles
 
 if TYPE_CHECKING:
-    from ...kernels import Execution, Program, Series, Session
+    from ...kernels import Environment, Execution, Program, Series, Session
 
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
@@ -40,12 +43,20 @@ class RunTools:
     """The tools that run code and read its output."""
 
     def __init__(
-        self, settings: Settings, opening: Opening, worker: Worker, files: CallerFiles
+        self,
+        settings: Settings,
+        opening: Opening,
+        worker: Worker,
+        files: CallerFiles,
+        environments: EnvironmentTools,
+        written: WrittenFiles,
     ) -> None:
         self.settings, self.opening, self.files = settings, opening, files
-        self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
+        self._environments = environments
+        # Callbacks for each accepted run.
+        self.on_run: list[Callable[[Execution], None]] = [written.watch]
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self.follower = Follower(settings, opening, worker)
+        self.follower = Follower(settings, opening, worker, written)
         self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
@@ -70,6 +81,7 @@ class RunTools:
         timeout: Timeout = None,
         module: Module = None,
         cwd: Cwd = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder,
         or a module, like `python -m MODULE ARGS`: module='pytest' runs a project's tests.
@@ -88,7 +100,8 @@ class RunTools:
             program = await asyncio.to_thread(
                 program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
             )
-            async with self.session(session_id) as session:
+            choose = functools.partial(self._environments.choose, environment, ctx, program)
+            async with self.session(session_id, environment, choose) as session:
                 if session.kernel is not None and not session.kernel.is_python:
                     raise Refusal(
                         "Error: run_python needs a Python kernel (ipykernel), and this server's"
@@ -103,6 +116,7 @@ class RunTools:
         code: Annotated[str, Field(description="Python code, one or more lines, as in a cell.")],
         session_id: SessionId = None,
         timeout: Timeout = None,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a snippet in a Jupyter session; variables and imports persist between calls.
 
@@ -116,13 +130,24 @@ class RunTools:
         with failures_as_refusals():
             if (run := self.follower.answered_run(ctx)) is not None:
                 return await self.follower.follow(run, ctx)
-            async with self.session(session_id) as session:
+            choose = functools.partial(self._environments.choose, environment, ctx)
+            async with self.session(session_id, environment, choose) as session:
                 execution = session.submit_cell(code, timeout)
             return await self.follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager
-    async def session(self, session_id: str | None) -> AsyncIterator[Session]:
+    async def session(
+        self,
+        session_id: str | None,
+        environment: str | None = None,
+        choose: Callable[[], Awaitable[Environment | None]] = default_environment,
+    ) -> AsyncIterator[Session]:
         """The session for another run, if its owner may start one.
+
+        Args:
+            session_id: the session; if None, a fresh one is opened.
+            environment: what the caller names.
+            choose: chooses the environment of a fresh session.
 
         Raises:
             Refusal: the owner has too many runs, the session is occupied by others, or no kernel
@@ -143,12 +168,14 @@ class RunTools:
             if session_id:
                 session = self.opening.sessions.get(session_id, who)
                 refuse_if_occupied(session)
+                self._environments.check(session, environment)
                 yield session
             else:
+                chosen = await choose()
                 async with in_time(
                     self.settings, "No kernel was ready", "Nothing was run; call again."
                 ):
-                    session = await self.opening.sessions.open(who)
+                    session = await self.opening.sessions.open(who, environment=chosen)
                 yield session
         finally:
             self._starting[who] -= 1

@@ -335,6 +335,9 @@ def normal(text: str, anyhow: bool) -> str:
     return "".join(sorted(text.splitlines(keepends=True))) if anyhow else text
 
 
+if sys.version_info >= (3, 12):  # whose interpreter prints that error only when threads end
+    for name in ("exit_object_without_text", "exit_object_that_exits"):
+        del SAMPLES[name]
 TABLE = SAMPLES | ENDS | HOOKS | MODULES
 ROWS = [
     pytest.param(

@@ -53,6 +53,8 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
         "restart_session",
         "close_session",
         "list_sessions",
+        "list_environments",
+        "install_packages",
         "resume_session",
         "list_files",
         "read_file",
@@ -357,7 +359,7 @@ async def test_a_call_waits_no_longer_for_a_kernel_than_clients_wait_for_a_call(
 ) -> None:
     app = App(load(python_projects_dir=projects, response_deadline=0.2))
     monkeypatch.setattr(caller, "START_LEAST", 0.0)
-    monkeypatch.setattr(app.sessions, "open", lambda *_: asyncio.Event().wait())
+    monkeypatch.setattr(app.sessions, "open", lambda *_, **__: asyncio.Event().wait())
     async with Client(app.mcp) as connected:
         with pytest.raises(ToolError, match=r"within 0.2 s\. Nothing was run; call again"):
             await connected.call_tool("run_cell", {"code": "1"})

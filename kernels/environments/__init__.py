@@ -1,0 +1,63 @@
+"""The environments that code can run in: found, made by uv, and lent an ipykernel.
+
+A user can write in most of them, so their files are read as data, and what runs them runs in that
+user's sandbox.
+"""
+
+from .discovery import (
+    Python,
+    is_locked_project,
+    nearest,
+    projects_beneath,
+    pythons,
+    requires_python,
+)
+from .environment import Environment, at, installed, is_servers_own, own_series
+from .inline_script import inline_metadata
+from .installing import (
+    Changes,
+    changes_in,
+    check_packages,
+    in_active,
+    install_command,
+    sync_command,
+)
+from .lending import PROGRAM as LENT_KERNEL
+from .lending import WANTED, conflicts, constraints, link_own, needs_kernel, own_packages
+from .uv import Place, build, digest, kernel_commands, run, script_commands, where_uv_is, words_of
+
+__all__ = [
+    "LENT_KERNEL",
+    "WANTED",
+    "Changes",
+    "Environment",
+    "Place",
+    "Python",
+    "at",
+    "build",
+    "changes_in",
+    "check_packages",
+    "conflicts",
+    "constraints",
+    "digest",
+    "in_active",
+    "inline_metadata",
+    "install_command",
+    "installed",
+    "is_locked_project",
+    "is_servers_own",
+    "kernel_commands",
+    "link_own",
+    "nearest",
+    "needs_kernel",
+    "own_packages",
+    "own_series",
+    "projects_beneath",
+    "pythons",
+    "requires_python",
+    "run",
+    "script_commands",
+    "sync_command",
+    "where_uv_is",
+    "words_of",
+]

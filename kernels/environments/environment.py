@@ -1,0 +1,185 @@
+"""An environment that code can run in, and what its own files say about it.
+
+An environment may be writable for the code that runs in it, so nothing here runs its interpreter:
+its files are read as data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ..errors import EnvironmentFailed
+from ..regular_file import regular_file
+
+Kind = Literal["kernelspec", "project", "script"]
+
+CONFIG = "pyvenv.cfg"
+MOST = 1 << 16  # max bytes of a pyvenv.cfg
+OLDEST = (3, 9)  # of the Pythons that kernels run on
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment other than the server's default one.
+
+    Attributes:
+        kind: a kernelspec's, a project's virtual environment, or one made for a script's
+            dependencies.
+        name: how callers name it: the kernelspec, or the folder beneath the projects folder.
+        prefix: a virtual environment's folder; None for a kernelspec.
+        version: its Python's version, as far as its files tell: "3.12.1"; empty for a kernelspec.
+        base_packages: those of the Python that it is based on, if it sees them.
+        lent: a folder with an ipykernel, for an environment that has none.
+    """
+
+    kind: Kind
+    name: str
+    prefix: Path | None = None
+    version: str = ""
+    base_packages: Path | None = None
+    lent: Path | None = None
+
+    @property
+    def python(self) -> str:
+        """A virtual environment's interpreter."""
+        assert self.prefix is not None
+        return str(python_in(self.prefix))
+
+    @property
+    def packages(self) -> Path:
+        """The folder with a virtual environment's packages.
+
+        Raises:
+            EnvironmentFailed: there is none.
+        """
+        assert self.prefix is not None
+        return packages_in(self.prefix, self.version)
+
+    @property
+    def series(self) -> str:
+        """Its Python's series: "3.12", or "3.13t" if it is a free-threaded one."""
+        return series_of(self.packages, self.version)
+
+    def with_lent(self, folder: Path) -> Environment:
+        """The same environment with an ipykernel from a folder."""
+        return replace(self, lent=folder)
+
+
+def at(prefix: Path, kind: Kind, name: str) -> Environment:
+    """The virtual environment in a folder.
+
+    Raises:
+        EnvironmentFailed: there is none, or it is incomplete.
+    """
+    config = config_of(prefix)
+    if config is None:
+        raise EnvironmentFailed(
+            f"{name} is no virtual environment: it has no {CONFIG}. Make one there with `uv venv`,"
+            " or pass environment='default'."
+        )
+    version = config.get("version_info") or config.get("version") or ""
+    found = re.match(r"(\d+)\.(\d+)(\.\d+)?", version)
+    # A dangling link has a base Python that is gone, or that belongs to another machine.
+    if found is None or not python_in(prefix).exists():
+        raise EnvironmentFailed(
+            f"The environment {name} has no working Python. Delete that folder and make it again"
+            " (`uv sync`, or `uv venv`), or pass environment='default'."
+        )
+    if (int(found[1]), int(found[2])) < OLDEST:
+        raise EnvironmentFailed(
+            f"The environment {name} has Python {found[0]}; kernels need"
+            f" {'.'.join(map(str, OLDEST))} or later. Make it again with a later one, or pass"
+            " environment='default'."
+        )
+    packages, base = packages_in(prefix, found[0]), None
+    # As `site` reads it: without that line, an environment sees the packages.
+    if config.get("include-system-site-packages", "true").lower() == "true":
+        base = Path(config.get("home", "")).parent / packages.relative_to(prefix)
+    return Environment(kind, name, prefix, found[0], base)
+
+
+def config_of(prefix: Path) -> dict[str, str] | None:
+    """What an environment's `pyvenv.cfg` says; None if there is none that can be read."""
+    try:
+        with open(prefix / CONFIG, "rb", opener=regular_file) as file:
+            text = file.read(MOST).decode("utf-8", "replace")
+    except OSError:
+        return None
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name.strip().lower(): value.strip() for name, equals, value in pairs if equals}
+
+
+def python_in(prefix: Path) -> Path:
+    """Where a virtual environment has its interpreter."""
+    return prefix / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def packages_in(prefix: Path, version: str) -> Path:
+    """Where a virtual environment has its packages.
+
+    Raises:
+        EnvironmentFailed: nowhere.
+    """
+    series = ".".join(version.split(".")[:2])
+    places = (
+        ["Lib/site-packages"]
+        if sys.platform == "win32"
+        else [f"lib/python{series}{threads}/site-packages" for threads in ("", "t")]
+    )
+    for place in places:
+        if (prefix / place).is_dir():
+            return prefix / place
+    raise EnvironmentFailed(
+        f"The environment {prefix} has no packages folder for Python {series}. Make it again"
+        " (`uv sync`, or `uv venv`), or pass environment='default'."
+    )
+
+
+def series_of(packages: Path, version: str) -> str:
+    """A Python's series, given an environment's packages folder."""
+    threads = "t" if packages.parent.name.endswith("t") else ""
+    return ".".join(version.split(".")[:2]) + threads
+
+
+def own_series() -> str:
+    """The series of the Python that the server runs on."""
+    threads = "t" if "t" in getattr(sys, "abiflags", "") else ""
+    return f"{sys.version_info.major}.{sys.version_info.minor}{threads}"
+
+
+def is_servers_own(prefix: Path) -> bool:
+    """Whether an environment is the one that the server itself runs in."""
+    return os.path.realpath(prefix) == os.path.realpath(sys.prefix)
+
+
+def installed(packages: Path) -> dict[str, str]:
+    """The distributions in a packages folder, by normalized name, with their versions.
+
+    Only the names of their folders are read.
+    """
+    try:
+        names = os.listdir(packages)
+    except OSError:
+        return {}
+    found = {}
+    for entry in sorted(names):
+        name, dash, version = entry.removesuffix(".dist-info").partition("-")
+        if entry.endswith(".dist-info") and dash:
+            found[normalized(name)] = version
+    return found
+
+
+def all_installed(environment: Environment) -> dict[str, str]:
+    """The distributions that an environment sees, as `installed` gives them."""
+    base = environment.base_packages
+    return {**(installed(base) if base else {}), **installed(environment.packages)}
+
+
+def normalized(name: str) -> str:
+    """A project's name in the form that is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()

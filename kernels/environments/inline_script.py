@@ -1,0 +1,94 @@
+"""The metadata that a script declares about itself: its dependencies and its Python (PEP 723).
+
+Reads a file's text; makes nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from ..encoding import decoded
+from ..errors import EnvironmentFailed
+
+# Source: https://packaging.python.org/en/latest/specifications/inline-script-metadata/
+BEGIN, END = re.compile(r"# /// ([a-zA-Z0-9-]+)"), "# ///"
+MARKER = b"# /// script"  # no block without it
+
+
+@dataclass(frozen=True)
+class InlineMetadata:
+    """What a script declares.
+
+    Attributes:
+        text: the block as TOML, in one form whatever its layout: equal texts, equal environments.
+        python: the Pythons that it runs on.
+    """
+
+    text: str
+    python: SpecifierSet
+
+
+def inline_metadata(source: bytes) -> InlineMetadata | None:
+    """The metadata of a script; None if it declares no dependencies.
+
+    Raises:
+        EnvironmentFailed: the block is invalid.
+    """
+    if MARKER not in source:
+        return None
+    text = decoded(source).replace("\r\n", "\n")
+    blocks = [content for kind, content in blocks_in(text.split("\n")) if kind == "script"]
+    if not blocks:
+        return None
+    if len(blocks) > 1:
+        raise invalid("there are several of them")
+    try:
+        given = tomllib.loads("\n".join(line[2:] for line in blocks[0]))
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    dependencies, python = given.get("dependencies", []), given.get("requires-python", "")
+    if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
+        raise invalid("dependencies is not a list of texts")
+    try:
+        wanted = SpecifierSet(python)
+    except (InvalidSpecifier, AttributeError, TypeError):
+        raise invalid(f"requires-python is {python!r}") from None
+    if not dependencies and not python:
+        return None
+    return InlineMetadata(json.dumps(given, sort_keys=True, default=str), wanted)
+
+
+def blocks_in(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The blocks of a text, each with its type; in linear time, unlike the pattern of the PEP.
+
+    A block lasts until the last end among the comment lines that follow each other.
+    """
+    number = 0
+    while number < len(lines):
+        begin = BEGIN.fullmatch(lines[number])
+        number += 1
+        if begin is None:
+            continue
+        last, end = number, None
+        while last < len(lines) and (lines[last] == "#" or lines[last].startswith("# ")):
+            if lines[last] == END and last > number:
+                end = last
+            last += 1
+        if end is not None:
+            yield begin[1], lines[number:end]
+            last = end + 1
+        number = last
+
+
+def invalid(why: str) -> EnvironmentFailed:
+    """The error for a block that can't be used."""
+    return EnvironmentFailed(
+        f"The file's `# /// script` block is invalid: {why}. Correct it, or pass"
+        " environment='default' to ignore it."
+    )

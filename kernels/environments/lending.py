@@ -1,0 +1,109 @@
+"""Lends ipykernel to environments that have none, behind their own packages.
+
+For a Python of the server's series it is the server's ipykernel, as a folder of links; for others
+uv installs one (`uv.py`). The environment itself stays as it is. Knows packages' metadata; runs
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from .environment import Environment, all_installed, normalized
+
+PROGRAM = Path(__file__).with_name("lent_kernel.py")  # starts a kernel with it
+KERNEL = "ipykernel"
+WANTED = "ipykernel>=6.29,<8"  # where uv installs one, since older Pythons need an older one
+
+
+def needs_kernel(environment: Environment) -> bool:
+    """Whether an environment has no ipykernel of its own."""
+    return KERNEL not in all_installed(environment)
+
+
+def closure(name: str = KERNEL) -> dict[str, Distribution]:
+    """A distribution of the server's and all that it needs, by normalized names."""
+    found: dict[str, Distribution] = {}
+    wanted = [name]
+    while wanted:
+        key = normalized(wanted.pop())
+        if key in found:
+            continue
+        try:
+            found[key] = distribution(key)
+        except PackageNotFoundError:
+            continue
+        wanted += (each.name for each in requirements(found[key]))
+    return found
+
+
+def own_packages() -> dict[str, Distribution]:
+    """The distributions that the server sees, by normalized names; the first in the path counts."""
+    found: dict[str, Distribution] = {}
+    for one in distributions():
+        if name := one.metadata["Name"]:
+            found.setdefault(normalized(name), one)
+    return found
+
+
+def requirements(one: Distribution) -> Iterator[Requirement]:
+    """What a distribution needs on this Python and system."""
+    for text in one.requires or ():
+        needed = Requirement(text)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            yield needed
+
+
+def conflicts(environment: Environment) -> list[str]:
+    """Packages of an environment by which the server's ipykernel can't be lent to it.
+
+    Each as a requirement with the version that is there.
+    """
+    own = all_installed(environment)
+    found = []
+    for name, lent in closure().items():
+        if name in own:
+            continue  # its own one comes first, so its needs are its own
+        for needed in requirements(lent):
+            version = own.get(normalized(needed.name))
+            if version and not needed.specifier.contains(version, prereleases=True):
+                found.append(f"{needed} (it has {version})")
+    return found
+
+
+def constraints(environment: Environment) -> list[str]:
+    """The versions of an environment's packages that a lent ipykernel has to get along with."""
+    own = all_installed(environment)
+    return [f"{name}=={version}" for name, version in own.items() if name in closure()]
+
+
+def link_own(folder: Path) -> Path:
+    """Fill a folder, once, with links to the server's ipykernel and what it needs; returns it."""
+    if folder.exists():
+        return folder
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for one in closure().values():
+        for path in tops(one):
+            with contextlib.suppress(FileExistsError):
+                os.symlink(path, temporary / path.name)
+    with contextlib.suppress(FileExistsError):
+        temporary.rename(folder)
+    return folder
+
+
+def tops(one: Distribution) -> Iterable[Path]:
+    """The files and folders at the top of a distribution."""
+    names = {file.parts[0] for file in one.files or () if len(file.parts) and file.parts[0] != ".."}
+    for name in names - {"__pycache__", "bin", "share", "etc"}:
+        path = Path(str(one.locate_file(name)))
+        if path.exists():
+            yield path

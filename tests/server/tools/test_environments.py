@@ -1,0 +1,174 @@
+"""Where code runs: a script's dependencies, a project's environment, and what the caller names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastmcp import Client
+from rmi_agent.server import App, load
+
+from tests.wheels import make_venv, make_wheel, settings_for
+
+pytestmark = pytest.mark.anyio
+
+NEEDS = """\
+# /// script
+# dependencies = ["tiny"]
+# ///
+import sys, tiny
+print("tiny", tiny.VERSION, "numpy" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("e") / "projects"
+    folder.mkdir()
+    wheels = folder.parent / "wheels"
+    make_wheel(wheels, "tiny")
+    (folder / "needs.py").write_text(NEEDS)
+    (folder / "plain.py").write_text("import sys\nprint(sys.prefix)\n")
+    (folder / "unmet.py").write_text(NEEDS.replace('"tiny"', '"tiny>=7"'))
+    sub = folder / "sub"
+    (sub / "pkg").mkdir(parents=True)
+    make_venv(sub / ".venv", only_here="VALUE = 7\n")
+    (sub / "pkg" / "run.py").write_text("import sys, only_here\nprint(sys.prefix, only_here.VALUE)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+async def client(projects: Path) -> AsyncIterator[Client[Any]]:
+    patch = pytest.MonkeyPatch()
+    patch.delenv("PYTEST_CURRENT_TEST", raising=False)
+    for name, value in settings_for(projects.parent / "wheels").items():
+        patch.setenv(name, value)
+    app = App(load(python_projects_dir=projects, response_deadline=30.0))
+    async with Client(app.mcp) as connected:
+        yield connected
+    patch.undo()
+
+
+async def call(client: Client[Any], tool: str, **arguments: Any) -> str:
+    result = await client.call_tool_mcp(tool, arguments)
+    return str(result.content[0].text)  # type: ignore[union-attr]
+
+
+def session_of(text: str) -> str:
+    return text.rpartition("[session_id: ")[2].partition("]")[0].split()[0].strip(",;")
+
+
+async def test_a_script_runs_with_the_dependencies_that_it_declares(client: Client[Any]) -> None:
+    said: list[str] = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        said.append(message or "")
+
+    first = await client.call_tool(
+        "run_python", {"file_name": "needs.py"}, progress_handler=progress
+    )
+    assert "tiny 1.0 False" in first.content[0].text
+    assert any("tiny==1.0" in line for line in said)
+    again = await call(client, "run_python", file_name="needs.py")
+    assert "tiny 1.0 False" in again
+    after = await call(client, "run_cell", code="tiny.VERSION", session_id=session_of(again))
+    assert "'1.0'" in after
+    ignored = await call(client, "run_python", file_name="needs.py", environment="default")
+    assert "No module named 'tiny'" in ignored
+
+
+async def test_what_cannot_be_resolved_is_told_in_the_words_of_uv(client: Client[Any]) -> None:
+    said = await call(client, "run_python", file_name="unmet.py")
+    assert "nothing was run" in said
+    assert "only tiny<=1.0 is available" in said or "tiny>=7" in said
+
+
+async def test_a_file_runs_in_the_environment_of_its_project(
+    client: Client[Any], projects: Path
+) -> None:
+    venv = projects / "sub" / ".venv"
+    assert f"{venv} 7" in await call(client, "run_python", file_name="sub/pkg/run.py")
+    assert str(venv) not in await call(client, "run_python", file_name="plain.py")
+    named = await call(client, "run_python", file_name="plain.py", environment="sub")
+    assert str(venv) in named
+    cell = await call(client, "run_cell", code="import only_here", environment="sub/.venv")
+    assert "Error" not in cell
+    other = await call(
+        client, "run_cell", code="1", environment="default", session_id=session_of(cell)
+    )
+    assert "runs in the environment 'sub/.venv'" in other
+
+
+async def test_commands_in_it_are_of_that_environment(client: Client[Any], projects: Path) -> None:
+    code = "!python -c 'import sys, os; print(sys.prefix, os.environ[\"VIRTUAL_ENV\"])'"
+    said = await call(client, "run_cell", code=code, environment="sub")
+    assert said.count(str(projects / "sub" / ".venv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere", "no environment 'nowhere'"),
+        ("../outside", "must be within"),
+        ("sub/pkg", "no virtual environment"),
+        ("sub\0", "must be within"),
+    ],
+)
+async def test_an_environment_that_is_none_is_refused(
+    client: Client[Any], name: str, says: str
+) -> None:
+    assert says in await call(client, "run_cell", code="1", environment=name)
+
+
+async def test_a_broken_environment_is_not_silently_ignored(
+    client: Client[Any], projects: Path
+) -> None:
+    broken = projects / "broken"
+    shutil.copytree(projects / "sub" / ".venv", broken / ".venv", symlinks=True)
+    (broken / "a.py").write_text("print(1)")
+    python = broken / ".venv" / "bin" / "python"
+    python.unlink()
+    os.symlink("/nowhere/python", python)
+    said = await call(client, "run_python", file_name="broken/a.py")
+    assert "broken/.venv has no working Python" in said
+    assert "1" in await call(client, "run_python", file_name="broken/a.py", environment="default")
+    shutil.rmtree(broken)
+
+
+async def test_environments_are_listed_with_python_and_packages(
+    client: Client[Any], projects: Path
+) -> None:
+    locked = projects / "locked"
+    locked.mkdir()
+    (locked / "uv.lock").touch()
+    (locked / "pyproject.toml").touch()
+    result = await client.call_tool("list_environments", {})
+    rows = {row["name"]: row for row in result.structured_content["environments"]}  # type: ignore[index]
+    assert rows["default"]["python"].startswith("3.")
+    assert rows["default"]["package_count"] > 10
+    assert rows["sub/.venv"]["package_count"] == 0
+    assert "install_packages([], environment='locked')" in rows["locked/.venv"]["note"]
+    shutil.rmtree(locked)
+
+
+async def test_packages_are_installed_and_seen_in_open_sessions(
+    client: Client[Any], projects: Path
+) -> None:
+    make_wheel(projects.parent / "wheels", "little", "2.0")
+    session = session_of(await call(client, "run_cell", code="1", environment="sub"))
+    missing = await call(client, "run_cell", code="import little", session_id=session)
+    assert "ModuleNotFoundError" in missing
+    said = await call(client, "install_packages", packages=["little"], session_id=session)
+    assert said == "Installed in sub/.venv: little 2.0."
+    seen = await call(client, "run_cell", code="import little; little.VERSION", session_id=session)
+    assert "'2.0'" in seen
+    again = await call(client, "install_packages", packages=["little"], environment="sub")
+    assert again == "sub/.venv had all of it already."
+    failed = await call(client, "install_packages", packages=["little>=9"], environment="sub")
+    assert "Nothing was installed. uv says:" in failed
+    for bad in ("--index-url=http://x", "", "-r x"):
+        assert "is no package" in await call(client, "install_packages", packages=[bad])
