@@ -210,6 +210,8 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="files that run at once (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
+    # A shell's background jobs inherit that Ctrl-C is ignored, and so would the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = arguments.names or sorted(path.name for path in arguments.folder.glob("test_*.py"))
     if not names:
         parser.error(f"{arguments.folder} has no test_*.py")

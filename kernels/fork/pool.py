@@ -45,6 +45,7 @@ class Templates:
         self._living: OrderedDict[Key, Template] = OrderedDict()  # least recently used first
         self._retired: list[Template] = []
         self._unfit: defaultdict[Key, set[str]] = defaultdict(set)  # modules not to preload
+        self._unable: dict[Key, str] = {}  # why kernels can't be formed ahead
         self._failures: Counter[Key] = Counter()  # in a row, of templates that forked nothing
 
     def _forget_parents(self) -> None:
@@ -77,7 +78,7 @@ class Templates:
         closed = [self._living.pop(key) for key in keys]
         closed += [t for t in self._retired if t.ended or env.items() <= t.env.items()]
         self._retired = [each for each in self._retired if each not in closed]
-        for known in (self._unfit, self._failures):
+        for known in (self._unfit, self._unable, self._failures):
             for key in [key for key in known if env.items() <= dict(key[2]).items()]:
                 del known[key]
         for each in closed:
@@ -124,10 +125,14 @@ class Templates:
         if template is not None and not template.is_usable():
             if template.unfit:
                 self._unfit[key] |= template.unfit
+            elif template.unable:
+                self._unable[key] = template.unable
             elif not template.stale:
                 self._failures[key] = 0 if template.forked else self._failures[key] + 1
             self._retire(template)
             template = None
+        if why := self._unable.get(key):
+            raise CannotFork(f"they can't be formed ahead ({why})")
         if self._failures[key] >= MAX_FAILURES:
             raise CannotFork("its template does not start")
         self._make_room(request)

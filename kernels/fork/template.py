@@ -53,6 +53,7 @@ class Template:
     def __init__(self, first: Request, preload: list[str]) -> None:
         self.unfit: set[str] = set()  # modules not to preload
         self.stale = False  # it must not fork any more
+        self.unable = ""  # why it can form no kernels before it forks them
         self.ready = False  # it has imported everything
         self.forked = 0  # number of kernels
         self.env = first.template_env()
@@ -108,7 +109,7 @@ class Template:
         if self.hung and not self._importing and not self.stale:
             log.warning("The process that forks kernels does not answer and is replaced")
             self.stale = True  # not killed: in a sandbox, its kernels would end with it
-        return not self.unfit and not self.stale and not self.ended
+        return not (self.unfit or self.stale or self.unable or self.ended)
 
     def _abandon(self, why: str) -> None:
         log.warning("The process that forks kernels is killed: %s", why)
@@ -125,6 +126,9 @@ class Template:
             log.warning("A kernel was not forked: %s", report["refused"])
         if "failed" in report:
             log.warning("The process that forks kernels has failed: %s", report["failed"])
+        if "unable" in report:
+            self.unable = str(report["unable"])
+            log.debug("Kernels can't be formed ahead: %s", report.get("trace"))
         if "unformed" in report:
             log.info("Kernels form their shells after the fork: %s", report["unformed"])
         if "ready" in report:

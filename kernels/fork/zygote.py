@@ -32,6 +32,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -111,8 +112,9 @@ class Template:
             self.report(failed="the environment starts threads before any code")
             self.end()
         if self.forms:
-            programs = preloading.executed(self.forms["programs"])
-            self.formed = programs["Formed"](self.forms["output_limit"])
+            self.formed = self.attempt(self.form)
+            if self.formed is None:
+                return None
             self.report(formed=self.formed.info)
         else:
             kernel_app.load(self.walls.keep_apart)
@@ -142,11 +144,29 @@ class Template:
         kernel_app.FILES[:] = filter(None, files)
         gc.collect()
         if self.formed:
-            self.formed.all_is_loaded()
+            self.attempt(self.formed.all_is_loaded)
         gc.freeze()
         memory_sharing.prepare()
         self.report(ready=loaded)
         return None
+
+    def form(self) -> Any:
+        """Make the kernel that all children become."""
+        programs = preloading.executed(self.forms["programs"])
+        return programs["Formed"](self.forms["output_limit"])
+
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """Do a part of forming kernels; if it fails, report why and fork no more.
+
+        What is private in ipykernel and IPython may be different in their other versions.
+        """
+        try:
+            return work()
+        except Exception as error:
+            why = "".join(traceback.format_exception_only(error)).strip()
+            self.report(unable=why, trace=traceback.format_exc())
+            self.retired = True
+            return None
 
     # -- serving
 

@@ -24,6 +24,7 @@ from .socket_stream import Flusher, SocketStream
 from .wire import SocketChannel
 
 STARTING_PROCESSES = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
+REHEARSAL_DELAY = 0.02  # seconds without a request after which a kernel gets ready for one
 REHEARSAL = b"rehearsal"  # signs what no server sees
 
 AppBase: Any = IPKernelApp  # whose annotations are for ZMQ's sockets
@@ -102,6 +103,7 @@ class Formed:
         note_modules()
         rehearse_cells(self.kernel)
         rehearse_file(self.kernel)
+        note_modules()
 
     def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
         """Keep a kernel's descriptors, in its own process, where scripts don't meet them.
@@ -123,10 +125,13 @@ class Formed:
         self._shell.user_ns["_dh"][:] = [Path.cwd()]
         self._app.init_gui_pylab()
         kernel.attach(*self._ends, key)
+        self._attach_guards()
+        if not kernel.has_request(REHEARSAL_DELAY):
+            rehearse_cells(kernel, 1)
+            rehearse_file(kernel, 1)
         flusher = Flusher()
         for stream in self._streams:
             stream.attach(flusher)
-        self._attach_guards()
         if (request := kernel.first_request()) is not None:
             kernel._context.run(run_at_once, kernel, request)
         kernel.run_forever(self._attach_guards)

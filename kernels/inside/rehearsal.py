@@ -6,9 +6,13 @@ What they leave behind is removed. Executed in a template, like `setup.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import linecache
+import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -35,67 +39,79 @@ class Counted(Nowhere):
         self.sent[channel] += 1
 
 
-def rehearse_cells(kernel: Any) -> None:
+@contextlib.contextmanager
+def unheard(kernel: Any) -> Iterator[Counted]:
+    """Let nobody hear what a kernel sends; afterwards, nothing is left of what it ran.
+
+    Yields:
+        What counts the messages.
+    """
+    channels = (kernel.iopub_socket, kernel.shell_stream)
+    before, wire = [channel.wire for channel in channels], Counted()
+    for channel in channels:
+        channel.wire = wire
+    try:
+        yield wire
+    finally:
+        for channel, old in zip(channels, before, strict=True):
+            channel.wire = old
+        forget_cells(kernel, kernel.shell)
+
+
+def rehearse_cells(kernel: Any, rounds: int = ROUNDS) -> None:
     """Run some cells without a server, then forget them.
 
     Raises:
         RuntimeError: there were not as many answers as requests.
     """
-    shell, session = kernel.shell, Session(key=kernel.session.key)
-    handlers = signal.getsignal(signal.SIGINT)
-    wire = Counted()
+    session, handler = Session(key=kernel.session.key), signal.getsignal(signal.SIGINT)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     kernel._loop, kernel.io_loop = loop, IOLoop.current()
-    channels = (kernel.iopub_socket, kernel.shell_stream)
-    for channel in channels:
-        channel.wire = wire
 
     def request(kind: str, **content: Any) -> None:
         parts = session.serialize(session.msg(kind, content), ident=b"rehearsal")
         loop.run_until_complete(kernel.shell_main(None, [zmq.Frame(part) for part in parts]))
 
     try:
-        for _ in range(ROUNDS):
-            request("kernel_info_request")
-            for code in CELLS:
-                request(
-                    "execute_request",
-                    code=code,
-                    silent=False,
-                    store_history=True,
-                    user_expressions={},
-                    allow_stdin=False,
-                    stop_on_error=False,
-                )
+        with unheard(kernel) as wire:
+            for _ in range(rounds):
+                request("kernel_info_request")
+                for code in CELLS:
+                    request(
+                        "execute_request",
+                        code=code,
+                        silent=False,
+                        store_history=True,
+                        user_expressions={},
+                        allow_stdin=False,
+                        stop_on_error=False,
+                    )
     finally:
-        for channel in channels:
-            channel.wire = Nowhere()
         loop.close()
         asyncio.set_event_loop(None)
-        signal.signal(signal.SIGINT, handlers)
-    forget_cells(kernel, shell)
-    if wire.sent[SHELL] != ROUNDS * (1 + len(CELLS)):
+        signal.signal(signal.SIGINT, handler)
+    if wire.sent[SHELL] != rounds * (1 + len(CELLS)):
         raise RuntimeError(f"a rehearsal had {wire.sent[SHELL]} answers")
 
 
-def rehearse_file(kernel: Any) -> None:
-    """Run an empty file without a server, as the first request of a kernel, then forget it."""
-    shell, session = kernel.shell, Session(key=kernel.session.key)
-    channels = (kernel.iopub_socket, kernel.shell_stream)
-    for channel in channels:
-        channel.wire = Counted()
-    file = {"path": "/rehearsal.py", "argv": [], "source": "", "stdin": "", "fresh": True}
+def rehearse_file(kernel: Any, rounds: int = ROUNDS) -> None:
+    """Run an empty file without a server, as the first request of a kernel, then forget it.
+
+    Raises:
+        RuntimeError: something of ours has failed.
+    """
+    path = os.path.join(os.getcwd(), "rehearsal.py")  # which changes to its folder for good
+    file = {"path": path, "argv": [], "source": "", "stdin": "", "fresh": True}
+    session = Session(key=kernel.session.key)
     request = session.msg("execute_request", {"code": "1"}, metadata={"rmi_agent": file})
-    try:
-        for _ in range(ROUNDS):
+    with unheard(kernel):
+        for _ in range(rounds):
             kernel.set_parent([], request)
-            run_at_once(kernel, request)
-    finally:
-        for channel in channels:
-            channel.wire = Nowhere()
-    forget_cells(kernel, shell)
-    shell._rmi_agent_script.__self__.depths.clear()  # elsewhere there are more frames, or fewer
+            reply = run_at_once(kernel, request)
+            if reply["status"] != "ok":
+                raise RuntimeError(f"no file can run: {reply['traceback'][-1].strip()}")
+    kernel.shell._rmi_agent_script.__self__.depths.clear()  # elsewhere there are other frames
 
 
 def forget_cells(kernel: Any, shell: Any) -> None:
@@ -113,6 +129,10 @@ def forget_cells(kernel: Any, shell: Any) -> None:
             for table in ("history", "output_history"):
                 history.db.execute(f"DELETE FROM {table}")
     history.db_input_cache.clear()
+    cells = getattr(shell.compile, "_filename_map", {})
+    for name in cells:
+        linecache.cache.pop(name, None)
+    cells.clear()
     for kept in ("outputs", "exceptions"):
         getattr(history, kept, {}).clear()
     shell.execution_count = 1

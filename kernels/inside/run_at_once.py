@@ -15,8 +15,10 @@ from typing import Any
 from .script_exit import name_of
 
 
-def run_at_once(kernel: Any, request: dict[str, Any]) -> None:
+def run_at_once(kernel: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Run the file that an execute request names, and send what a kernel sends then.
+
+    Returns the content of the reply.
 
     Args:
         kernel: an `IPythonKernel` that has been attached to its sockets.
@@ -37,7 +39,9 @@ def run_at_once(kernel: Any, request: dict[str, Any]) -> None:
         shell._rmi_agent_script()
     except BaseException as error:  # of ours, or an interrupt between two of our lines
         lines = traceback.format_exception(error)
-        content = {"status": "error", "ename": name_of(error), "evalue": "", "traceback": lines}
+        failure = {"ename": name_of(error), "evalue": "", "traceback": lines}
+        publish("error", **failure)
+        content = {"status": "error", **failure}
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     shell.execution_count = count + 1
@@ -47,3 +51,4 @@ def run_at_once(kernel: Any, request: dict[str, Any]) -> None:
     content |= {"execution_count": count, "payload": payload}
     session.send(kernel.shell_stream, "execute_reply", content, request)
     publish("status", execution_state="idle")
+    return content

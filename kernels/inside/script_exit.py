@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import sys
 import threading
@@ -19,6 +20,7 @@ from .script_environment import is_beneath, restore_later
 from .script_registries import (
     children,
     cleanups,
+    function_of,
     library_of,
     log_handlers,
     tables_of,
@@ -98,11 +100,11 @@ class ScriptExit:
 
         It shuts down what its library has started, as `concurrent.futures` does. Its flags are
         reset afterwards, since later cells may use the library. One registered before the script
-        is for earlier threads, unless its library knows threads of the script.
+        is for earlier threads, unless its library has a table of threads: the script's, by now.
         """
-        if call in self.known_calls and not any(map(len, tables_of(call))):
+        if call in self.known_calls and not tables_of(call):
             return
-        library = library_of(call.func)
+        library = library_of(function_of(call))
         if call not in self.known_calls and (not library or self._is_own(library)):
             threading_calls().remove(call)
         flags = [name for name, value in library.items() if type(value) is bool]
@@ -133,7 +135,8 @@ class ScriptExit:
         What libraries register when they are imported still runs at the process's exit, as the
         libraries stay in use. What they register later is for something the script has made.
         """
-        register, unregister = atexit.register, atexit.unregister
+        register: Any = atexit.register
+        unregister = atexit.unregister
         finalize: Any = weakref.finalize
         run_finalizers = finalize._exitfunc
 
@@ -160,7 +163,8 @@ class ScriptExit:
         finalize._registered_with_atexit = False
         undo.callback(setattr, finalize, "_registered_with_atexit", True)
         restore_later(undo, vars(atexit), *(name for name in dir(atexit) if name[:2] != "__"))
-        atexit.register, atexit.unregister = register_for_script, unregister_for_script
+        atexit.register = functools.wraps(register)(register_for_script)
+        atexit.unregister = functools.wraps(unregister)(unregister_for_script)
         atexit._run_exitfuncs = self.run_handlers
         atexit._clear = self.handlers.clear
         atexit._ncallbacks = lambda: len(self.handlers)

@@ -1,5 +1,7 @@
 """The interpreter's hooks, threads and stack, as a script finds them in a process of its own.
 
+What stands in for a library's function has its name and signature.
+
 Sent to the kernel as text, like `setup.py`; knows nothing about the script's code. A C extension,
 and code that follows `f_back` itself, still sees the kernel's threads and frames.
 """
@@ -9,9 +11,11 @@ from __future__ import annotations
 import bdb
 import builtins
 import contextlib
+import functools
 import gc
 import inspect
 import itertools
+import operator
 import sys
 import threading
 import traceback
@@ -61,6 +65,7 @@ def leave_matplotlib_passive(undo: contextlib.ExitStack) -> None:
     restore_later(undo, vars(pylabtools), "activate_matplotlib")
     activate: Any = pylabtools.activate_matplotlib
 
+    @functools.wraps(activate)
     def activate_passively(backend: str) -> None:  # when a script draws first
         matplotlib: Any = sys.modules["matplotlib"]
         before = matplotlib.is_interactive()
@@ -75,22 +80,48 @@ def hide_frozen_objects(undo: contextlib.ExitStack) -> None:
 
     A script that calls `gc.unfreeze()` in vain would make each of them 10 ms longer.
     """
-    restore_later(undo, vars(gc), "get_freeze_count", "unfreeze")
-    count, unfreeze, inherited = gc.get_freeze_count, gc.unfreeze, gc.get_freeze_count()
-    gc.get_freeze_count = lambda: max(0, count() - inherited)
-    gc.unfreeze = lambda: unfreeze() if count() > inherited else None
+    restore_later(undo, vars(gc), "freeze", "get_freeze_count", "unfreeze")
+    count, freeze, unfreeze = gc.get_freeze_count, gc.freeze, gc.unfreeze
+    inherited = functools.cache(count)  # counts one by one, so only for a script that asks
+
+    @functools.wraps(freeze)
+    def freeze_more() -> None:
+        inherited()
+        freeze()
+
+    gc.freeze = freeze_more
+    gc.get_freeze_count = functools.wraps(count)(lambda: max(0, count() - inherited()))
+    gc.unfreeze = functools.wraps(unfreeze)(lambda: unfreeze() if count() > inherited() else None)
 
 
 def hide_threads(undo: contextlib.ExitStack) -> None:
     """Let `threading` list only the main thread and those that start from now on."""
     restore_later(undo, vars(threading), "enumerate", "active_count")
     everything, hidden = threading.enumerate, set(threading.enumerate()) - {threading.main_thread()}
+    count = threading.active_count
 
+    @functools.wraps(everything)
     def enumerate_scripts() -> list[threading.Thread]:
         return [thread for thread in everything() if thread not in hidden]
 
     threading.enumerate = enumerate_scripts
-    threading.active_count = lambda: len(enumerate_scripts())
+    threading.active_count = functools.wraps(count)(lambda: len(enumerate_scripts()))
+
+
+def hide_depth(undo: contextlib.ExitStack, depth: int) -> None:
+    """Let the recursion limit be the script's: without the frames that are below its first."""
+    limit, set_limit = sys.getrecursionlimit, sys.setrecursionlimit
+    undo.callback(set_limit, limit())
+    restore_later(undo, vars(sys), "getrecursionlimit", "setrecursionlimit")
+
+    @functools.wraps(set_limit)
+    def set_scripts_limit(limit: int, /) -> None:
+        limit = operator.index(limit)
+        set_limit(limit + depth if limit > 0 else limit)
+
+    sys.getrecursionlimit = functools.wraps(limit)(lambda: limit() - depth)
+    sys.setrecursionlimit = set_scripts_limit
+    set_scripts_limit(limit())
 
 
 def hide_frames(undo: contextlib.ExitStack) -> None:
@@ -100,16 +131,19 @@ def hide_frames(undo: contextlib.ExitStack) -> None:
     undo.callback(setattr, bdb.Bdb, "get_stack", get_stack := bdb.Bdb.get_stack)
     walk_stack, getouterframes = traceback.walk_stack, inspect.getouterframes
 
+    @functools.wraps(walk_stack)
     def walk_scripts_stack(f: FrameType | None) -> Iterator[tuple[FrameType, int]]:
         found = walk_stack(f)
         if f is None:  # it counts the frames above it, so it must be called like this
             return found
         return itertools.takewhile(lambda entry: not is_runners(entry[0]), found)
 
+    @functools.wraps(getouterframes)
     def get_scripts_outer_frames(frame: Any, context: int = 1) -> Any:
         found = getouterframes(frame, context)
         return list(itertools.takewhile(lambda info: not is_runners(info.frame), found))
 
+    @functools.wraps(get_stack)
     def get_scripts_stack(self: Any, frame: Any, tb: Any) -> Any:
         stack, current = get_stack(self, frame, tb)
         ours = [number for number, entry in enumerate(stack) if is_runners(entry[0])]

@@ -39,13 +39,21 @@ def library_of(function: Any) -> dict[str, Any]:
     return namespace if namespace.get(name) is function else {}
 
 
+def function_of(call: Any) -> Any:
+    """Return the function that a call by `threading` is for; None if that can't be found out."""
+    if hasattr(call, "func"):
+        return call.func
+    names = getattr(getattr(call, "__code__", None), "co_freevars", ())  # since Python 3.13
+    return call.__closure__[names.index("func")].cell_contents if "func" in names else None
+
+
 def tables_of(call: Any) -> list[Any]:
-    """Return the tables of threads that a library ends in a call by `threading`."""
+    """Return the tables, maybe empty, of threads that a library ends in a call by `threading`."""
     return [
         value
-        for value in library_of(call.func).values()
+        for value in library_of(function_of(call)).values()
         if isinstance(value, weakref.WeakKeyDictionary)
-        and any(isinstance(key, threading.Thread) for key in value)
+        and all(isinstance(key, threading.Thread) for key in value)
     ]
 
 

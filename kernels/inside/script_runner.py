@@ -33,7 +33,7 @@ from .script_environment import (
     outside_event_loop,
 )
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
-from .script_hooks import enter_hooks
+from .script_hooks import enter_hooks, hide_depth
 from .tracebacks import all_behind
 
 PAYLOAD = "rmi_agent.script"
@@ -123,22 +123,21 @@ class Script:
 
     def execute(self, find: Callable[[], CodeType]) -> dict[str, Any]:
         """Run code; determine the exit code as the interpreter's main does."""
-        limit, in_cell = sys.getrecursionlimit(), self.in_cell
+        in_cell = self.in_cell
         if in_cell not in self.depths:
             reached: list[int] = []
             with contextlib.suppress(RecursionError):
                 execute_alone(DIVE, {"reached": reached})
-            self.depths[in_cell] = limit - len(reached)
+            self.depths[in_cell] = sys.getrecursionlimit() - len(reached)
         try:
-            # The script may start 40 frames deep; give it as many as at the top level.
-            sys.setrecursionlimit(limit + self.depths[in_cell])
-            execute_alone(find(), self.shell.user_ns)
+            # The script may start 40 frames deep; it gets as many as at the top level.
+            with contextlib.ExitStack() as undo:
+                hide_depth(undo, self.depths[in_cell])
+                execute_alone(find(), self.shell.user_ns)
         except SystemExit as stop:
             return self.exit_code(stop)
         except BaseException as error:
             return self.fail(error)
-        finally:
-            sys.setrecursionlimit(limit)
         return {"exit_code": 0, "error_name": None}
 
     def exit_code(self, stop: SystemExit) -> dict[str, Any]:

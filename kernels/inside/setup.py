@@ -115,7 +115,7 @@ def bound_streams(history: Any) -> Callable[[], None]:
             held += len(text)
             if held > UNFLUSHED:
                 held = 0
-                history.outputs.clear()
+                getattr(history, "outputs", {}).clear()  # IPython 8 keeps none
                 stream.flush()
             return written
 

@@ -79,6 +79,12 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._wire.survive_forks()
         self._control.survive_forks()
 
+    def has_request(self, timeout: float) -> bool:
+        """Whether something arrives on the socket for messages within `timeout` seconds."""
+        arriving = select.poll()
+        arriving.register(self._wire.end, select.POLLIN)
+        return bool(arriving.poll(timeout * 1000))
+
     def first_request(self) -> dict[str, Any] | None:
         """Wait for the first request, in no event loop; None if it has to be handled in one.
 

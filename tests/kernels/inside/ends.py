@@ -18,12 +18,12 @@ ENDS = {
     ),
     "end_in_order": Sample(
         """
-        import atexit, concurrent.futures, threading, time
+        import atexit, concurrent.futures.thread, threading, time
         atexit.register(print, 'exit handler')
-        threading._register_atexit(print, 'before the pool')
+        threading._register_atexit(print, 'last before the pool')
         pool = concurrent.futures.ThreadPoolExecutor(1)
         pool.submit(lambda: (time.sleep(0.2), print('pool')))
-        threading._register_atexit(print, 'after the pool')
+        threading._register_atexit(print, 'first')
         threading.Thread(target=lambda: (time.sleep(0.4), print('thread'))).start()
         print('main')
         """

@@ -6,13 +6,16 @@ import sys
 
 from tests.kernels.inside.samples import Sample
 
-FRAMES = "the kernel's frames are below the script's"
-THREADS = "the kernel's threads and frames are in the script's process"
+EXTENSIONS = "it also names the extension modules that the kernel has loaded"
 
 HOOKS = {
     # -- hooks
     "breakpoint": Sample("x = 1\nbreakpoint()\nprint(x)", stdin="p x\nx = 5\nw\nu\nc\n"),
-    "breakpoint_at_the_end": Sample("x = 1\nbreakpoint()\nprint(x)", stdin="n\nn\nn\nn\n"),
+    "breakpoint_at_the_end": Sample(
+        "x = 1\nbreakpoint()\nprint(x)",
+        # Since 3.13, it goes on into exit handlers of the standard library's.
+        stdin="n\nn\nn\nn\n" if sys.version_info < (3, 13) else "n\nn\nc\n",
+    ),
     "breakpoint_without_stdin": Sample("x = 1\nbreakpoint()\nprint(x)"),
     "breakpoint_quit": Sample("def f():\n    breakpoint()\n    print(1)\nf()", stdin="w\nq\n"),
     "breakpoint_off": Sample(
@@ -38,6 +41,19 @@ HOOKS = {
         print(sys.gettrace(), sys.getprofile(), hasattr(sys, 'ps1'), hasattr(sys, 'ps2'))
         """
     ),
+    "stand_ins_look_like_the_originals": Sample(
+        """
+        import atexit, bdb, gc, inspect, sys, threading, traceback
+        for function in (
+            atexit.register, atexit.unregister, bdb.Bdb.get_stack, gc.get_freeze_count, gc.unfreeze,
+            inspect.getouterframes, sys.getrecursionlimit, sys.setrecursionlimit,
+            threading.active_count, threading.enumerate, traceback.walk_stack,
+        ):
+            print(function.__module__, function.__qualname__, bool(function.__doc__))
+            try: print(inspect.signature(function))
+            except ValueError: pass
+        """
+    ),
     "builtins": Sample("import builtins\nprint(dir(builtins))"),
     "annotations": Sample(
         "print(globals().get('__annotations__'))\nx: int = 1\nprint(__annotations__)"
@@ -61,8 +77,8 @@ HOOKS = {
     "garbage_collector": Sample(
         """
         import gc
-        print(gc.get_freeze_count(), gc.isenabled(), gc.callbacks)
-        gc.unfreeze(); gc.freeze(); print(gc.get_freeze_count() > 0)
+        print(gc.isenabled(), gc.callbacks, gc.unfreeze(), gc.get_freeze_count())
+        gc.freeze(); print(gc.get_freeze_count() > 0)
         gc.unfreeze(); print(gc.get_freeze_count(), gc.get_threshold())
         """
     ),
@@ -103,11 +119,24 @@ HOOKS = {
     "stack_inspected": Sample("import inspect\ndef f(): print(len(inspect.stack()))\nf()"),
     "stack_of_frames": Sample("import inspect\nprint(inspect.currentframe().f_back)"),
     "stack_of_warnings": Sample("import warnings\nwarnings.warn('x', stacklevel=2)"),
-    "stack_limit": Sample("import sys\nprint(sys.getrecursionlimit())", differs=FRAMES),
+    "stack_limit": Sample(
+        """
+        import sys
+        def depth(n):
+            try: return depth(n + 1)
+            except RecursionError: return n
+        print(sys.getrecursionlimit(), depth(1))
+        for limit in 300, 0, 'x', 3000:
+            try: sys.setrecursionlimit(limit)
+            except Exception as error: print(repr(error))
+            print(sys.getrecursionlimit())
+        print(depth(1))
+        """
+    ),
     "stack_dumped": Sample("import faulthandler\nfaulthandler.dump_traceback()"),
     "stack_of_a_crash": Sample(
         "import faulthandler, os, signal\nfaulthandler.enable()\nos.kill(os.getpid(), signal.SIGABRT)",
-        differs=THREADS,
+        differs=EXTENSIONS,
     ),
     # -- descriptors
     "descriptors_limited": Sample(

@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
 from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.inside import FORMED
 from rmi_agent.kernels.process import LocalProcess, SocketProcess, ipython_folder
 from rmi_agent.kernels.protocol import Outputs
 
@@ -120,6 +121,32 @@ async def test_a_file_is_alone_in_its_process(kernel: Kernel, tmp_path: Path) ->
     assert outputs[0].data["text/plain"] == "7"
 
 
+async def test_where_frames_can_not_be_cut_off_a_file_shows_its_own_alone(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a Python whose frames are not known yet."""
+    changed = tmp_path / "changed.py"
+    changed.write_text("KNOWN = False")
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (*FORMED, changed))
+    env = {**launch.env, "ANOTHER": "python"}
+    source = (
+        "import inspect, logging, traceback, sys\ndef f():\n    print(len(inspect.stack()))\n"
+        "    traceback.print_stack(file=sys.stdout); logging.warning('x', stack_info=True); 1 / 0\nf()"
+    )
+    async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
+        assert isinstance(kernel.process, SocketProcess)
+        _, outputs = await run_file(kernel, tmp_path, source)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, tmp_path / "file.py"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    for stream, expected in zip(("stdout", "stderr"), await process.communicate(), strict=True):
+        shown = texts([each for each in outputs if each.name == stream])
+        assert shown == expected.decode()
+    await asyncio.to_thread(TEMPLATES.close, ANOTHER="python")
+
+
 async def test_forked_processes_and_threads_print_whole_messages(kernel: Kernel) -> None:
     _, outputs = await run(
         kernel,
@@ -195,17 +222,35 @@ async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Pat
     assert await kernel.process.until_dead() == 0
 
 
+@pytest.mark.parametrize(
+    "module, name",
+    [("ipykernel.kernelbase.Kernel", "_topic"), ("IPython.core.pylabtools", "activate_matplotlib")],
+    ids=["when its shell is made", "when a file is rehearsed"],
+)
 async def test_a_kernel_that_can_not_be_formed_opens_zmq_sockets(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    module: str,
+    name: str,
+    launch: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text("raise AttributeError('ipykernel has changed')")
-    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (broken,))
+    """As with an ipykernel or IPython that has changed: one start, one line in the log."""
+    changed = tmp_path / "changed.py"
+    changed.write_text(f"import pkgutil\ndelattr(pkgutil.resolve_name({module!r}), {name!r})")
+    monkeypatch.setattr("rmi_agent.kernels.fork.template.FORMED", (changed, *FORMED))
     env = {**launch.env, "ANOTHER": "template"}
-    async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
-        assert isinstance(kernel.process, LocalProcess)
-        _, outputs = await run(kernel, "1 + 1")
-        assert outputs[0].data["text/plain"] == "2"
+    caplog.set_level("INFO")
+    for _ in range(2):
+        async with Kernel(Launch(tmp_path, launch.runtime, env=env, preload=())) as kernel:
+            assert isinstance(kernel.process, LocalProcess)
+            assert kernel.process.forked  # from a template that forms none
+            assert f"no attribute '{name}'" in kernel.not_formed
+            _, outputs = await run(kernel, "1 + 1")
+            assert outputs[0].data["text/plain"] == "2"
+    lines = [each.message for each in caplog.records if name in each.message]
+    assert lines == [f"Kernels of python3 open ZMQ sockets: {kernel.not_formed}"]
+    assert [each for each in caplog.records if each.levelno > 20] == []
     await asyncio.to_thread(TEMPLATES.close, ANOTHER="template")
 
 
@@ -306,3 +351,55 @@ async def test_its_command_line_is_an_interactive_interpreters(kernel: Kernel) -
     assert outputs[0].data["text/plain"] == "([''], 1)"
     _, outputs = await run(kernel, "get_ipython().enable_tip")
     assert outputs[0].data["text/plain"] == "False"
+
+
+STATE = r"""
+import asyncio, builtins, faulthandler, gc, io, linecache, os, random, signal, sys, threading, warnings
+shell = get_ipython()
+facts = {
+    "names": sorted(globals()), "argv": sys.argv, "path": sys.path, "cwd": os.getcwd(), "In": In,
+    "Out": Out, "_dh": [str(each) for each in _dh], "count": shell.execution_count,
+    "modules": len(sys.modules), "main": sorted(vars(sys.modules["__main__"])) == sorted(globals()),
+    "handlers": {str(s): str(signal.getsignal(s)).split(" at ")[0] for s in signal.valid_signals()},
+    "blocked": sorted(map(str, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
+    "threads": [each.name for each in threading.enumerate()],
+    "descriptors": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else [],
+    "environment": {**os.environ, "RMI_AGENT_KERNEL": ""}, "hooks": [repr(sys.displayhook).split(" at ")[0],
+        sys.excepthook.__qualname__, repr(sys.breakpointhook), repr(sys.unraisablehook)],
+    "last": [hasattr(sys, "last_value"), hasattr(sys, "last_traceback")],
+    "streams": [type(each).__name__ for each in (sys.stdin, sys.stdout, sys.stderr)],
+    "filters": len(warnings.filters), "gc": [gc.isenabled(), gc.get_threshold()],
+    "functions": [repr(each).split(" at ")[0] for each in (builtins.input, builtins.open, exit)],
+    "events": {name: len(found) for name, found in shell.events.callbacks.items()},
+    "transforms": len(shell.ast_transformers), "faulthandler": faulthandler.is_enabled(),
+    "lines": len(linecache.cache), "umask": os.umask(0o22), "loop": asyncio.get_event_loop().is_running(),
+    "limits": [sys.getrecursionlimit(), sys.getswitchinterval()], "user": sorted(shell.user_ns_hidden),
+}
+print({"state": facts})
+"""
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+async def test_a_kernel_that_has_waited_is_as_it_was(
+    launch: Launch, tmp_path: Path, is_file: bool
+) -> None:
+    """Meanwhile it has got its memory ready by a rehearsal."""
+    found = []
+    for wait in (0.0, 0.5):
+        async with Kernel(launch) as kernel:
+            await asyncio.sleep(wait)
+            if is_file:
+                await run_file(kernel, tmp_path, "print('hello')")
+            _, outputs = await run(kernel, STATE)
+            found.append(ast.literal_eval(texts(outputs))["state"])
+    immediate, waited = found
+    for what in immediate:
+        assert waited[what] == immediate[what], what
+
+
+async def test_a_request_that_comes_during_the_rehearsal_is_answered(launch: Launch) -> None:
+    for wait in (0.019, 0.02, 0.021, 0.023, 0.026, 0.03):
+        async with Kernel(launch) as kernel:
+            await asyncio.sleep(wait)
+            _, outputs = await run(kernel, "print(In, __name__)")
+            assert texts(outputs) == "['', 'print(In, __name__)'] __main__\n"

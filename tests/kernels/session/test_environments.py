@@ -113,9 +113,9 @@ async def test_an_environment_that_ends_every_kernel_is_an_error(tmp_path: Path)
 
 
 async def test_a_script_environment_is_made_once_by_concurrent_calls(tmp_path: Path) -> None:
-    source = b"# /// script\n# dependencies = ['tiny']\n# ///\n"
+    source = b"# /// script\n# dependencies = ['minute']\n# ///\n"
     async with opened(tmp_path) as sessions:
-        make_wheel(tmp_path / "wheels", "tiny")
+        make_wheel(tmp_path / "wheels", "minute")
         script = tmp_path / "projects" / "a.py"
         script.write_bytes(source)
         lines: list[str] = []
@@ -126,7 +126,7 @@ async def test_a_script_environment_is_made_once_by_concurrent_calls(tmp_path: P
         first.cancel()  # the others still get it
         found = await asyncio.gather(*others)
         assert len({each.prefix for each in found if each}) == 1
-        assert lines.count(" + tiny==1.0") <= 3
+        assert lines.count(" + minute==1.0") <= 3
         again = await of_script("local", script, source, lines.append)
         assert again == found[0]
 
