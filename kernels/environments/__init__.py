@@ -22,12 +22,25 @@ from .installing import (
     install_command,
     sync_command,
 )
+from .lending import PIP as LENT_PIP
+from .lending import (
+    PIP_VARIABLE,
+    WANTED,
+    conflicts,
+    constraints,
+    kernel_in,
+    kernel_of,
+    link_own,
+    link_tools,
+    own_packages,
+)
 from .lending import PROGRAM as LENT_KERNEL
-from .lending import WANTED, conflicts, constraints, kernel_in, kernel_of, link_own, own_packages
 from .uv import Place, build, digest, kernel_commands, run, script_commands, where_uv_is, words_of
 
 __all__ = [
     "LENT_KERNEL",
+    "LENT_PIP",
+    "PIP_VARIABLE",
     "WANTED",
     "Changes",
     "Environment",
@@ -50,6 +63,7 @@ __all__ = [
     "kernel_in",
     "kernel_of",
     "link_own",
+    "link_tools",
     "nearest",
     "own_packages",
     "own_series",
