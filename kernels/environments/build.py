@@ -1,9 +1,9 @@
 """Builds a folder by running commands, inside the sandbox of those whose folder it is.
 
-Its argument is JSON: `commands` to run one after the other, in which "{new}" stands for the
-unfinished `folder`, which gets its name once all have succeeded; and `keep`, how many folders
-beside it are kept. Prints what the commands print and exits with the code of the one that fails.
-Uses the standard library only.
+It reads JSON: `files` to write first, by what is added to the folder's path; `commands` to run one
+after the other, in which "{new}" stands for the unfinished `folder`, which gets its name once all
+have succeeded; and `keep`, how many folders beside it are kept. Prints what the commands print and
+exits with the code of the one that fails. Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNUSED = 86_400.0  # seconds; folders used in this time are kept
 
 def main() -> int:
     """Build the folder; returns the exit code."""
-    given = json.loads(sys.argv[1])
+    given = json.load(sys.stdin)
     folder = given["folder"]
     if os.path.exists(folder):
         return 0
@@ -29,6 +29,9 @@ def main() -> int:
     os.makedirs(above, exist_ok=True)
     new = f"{folder}.new{os.getpid()}.{time.time_ns():x}"
     try:
+        for suffix, text in given["files"].items():
+            with open(new + suffix, "w", encoding="utf-8") as file:
+                file.write(text)
         for command in given["commands"]:
             words = [word.replace("{new}", new) for word in command]
             env = {**os.environ, "VIRTUAL_ENV": new}
@@ -39,6 +42,9 @@ def main() -> int:
             os.rename(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        for suffix in given["files"]:
+            with contextlib.suppress(OSError):
+                os.unlink(new + suffix)
     remove_unused(above, given["keep"])
     return 0 if os.path.exists(folder) else 1
 

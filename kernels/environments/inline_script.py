@@ -26,11 +26,13 @@ class InlineMetadata:
     """What a script declares.
 
     Attributes:
-        text: the block as TOML, in one form whatever its layout: equal texts, equal environments.
+        text: the block as JSON, in one form whatever its layout: equal texts, equal environments.
+        block: the block's lines as they are.
         python: the Pythons that it runs on.
     """
 
     text: str
+    block: str
     python: SpecifierSet
 
 
@@ -61,7 +63,8 @@ def inline_metadata(source: bytes) -> InlineMetadata | None:
         raise invalid(f"requires-python is {python!r}") from None
     if not dependencies and not python:
         return None
-    return InlineMetadata(json.dumps(given, sort_keys=True, default=str), wanted)
+    block = "\n".join(["# /// script", *blocks[0], END, ""])
+    return InlineMetadata(json.dumps(given, sort_keys=True, default=str), block, wanted)
 
 
 def blocks_in(lines: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -105,6 +105,7 @@ async def run(
     command: Sequence[str],
     on_line: OnLine = silent,
     variables: Mapping[str, str] | None = None,
+    given: str = "",
 ) -> tuple[int, list[str]]:
     """Run a command; returns its exit code and the last lines that it has printed.
 
@@ -114,19 +115,25 @@ async def run(
         command: the command.
         on_line: called with each line as it comes.
         variables: more of them, for its environment.
+        given: what it reads.
     """
     process = await asyncio.create_subprocess_exec(
         *place.command(python, command),
         env=place.variables(variables or {}),
         cwd=place.cwd,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     lines: list[str] = []
     try:
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(given.encode())
+            await process.stdin.drain()
+        process.stdin.close()
         while piece := await read_line(process.stdout):
             line = COLOUR.sub("", piece.decode("utf-8", "replace")).rstrip()[:LONGEST]
             if line:
@@ -158,6 +165,7 @@ async def build(
     folder: Path,
     commands: Sequence[Sequence[str]],
     on_line: OnLine = silent,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
     """Build a folder in a place's store: see `build.py`; returns it.
 
@@ -165,8 +173,9 @@ async def build(
         EnvironmentFailed: a command failed; has uv's own words.
     """
     given = {"folder": str(folder), "commands": [list(each) for each in commands], "keep": KEPT}
-    program = [sys.executable, "-I", "-S", str(BUILD), json.dumps(given)]
-    code, lines = await run(place, python, program, on_line)
+    given["files"] = {**(files or {})}
+    program = [sys.executable, "-I", "-S", str(BUILD)]
+    code, lines = await run(place, python, program, on_line, given=json.dumps(given))
     if code:
         raise EnvironmentFailed(words_of(lines))
     return folder
@@ -183,10 +192,10 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
-def script_commands(script: Path, python: str, *, locked: bool) -> list[list[str]]:
+def script_commands(script: str, python: str, *, locked: bool) -> list[list[str]]:
     """The commands that make the environment of a script."""
     uv = find_uv()
-    sync = [uv, "sync", "--active", "--script", str(script), "--no-progress"]
+    sync = [uv, "sync", "--active", "--script", script, "--no-progress"]
     return [
         [uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", python, "{new}"],
         [*sync, *(["--locked"] if locked else [])],

@@ -155,16 +155,18 @@ class Environments:
             )
         python, place = fitting[0], self.place_of(principal)
         lock = await asyncio.to_thread(lock_of, script)
-        # Relative paths among the sources start at the script.
+        # uv gets what was read. But relative paths among the sources start at the script itself.
         near = str(script.parent) if '"sources"' in metadata.text else ""
+        files = {} if near else {".py": metadata.block, **({".py.lock": lock} if lock else {})}
         folder = (
             place.store
             / "scripts"
             / env.digest(metadata.text, python.path, python.version, lock, near)
         )
         if not (folder / "pyvenv.cfg").is_file():
-            commands = env.script_commands(script, python.path, locked=bool(lock))
-            job = functools.partial(env.build, place, python.path, folder, commands)
+            named = str(script) if near else "{new}.py"
+            commands = env.script_commands(named, python.path, locked=bool(lock))
+            job = functools.partial(env.build, place, python.path, folder, commands, files=files)
             try:
                 await self._made(folder, job, report)
             except EnvironmentFailed as error:

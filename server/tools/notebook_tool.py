@@ -7,7 +7,8 @@ Finds and reads the file, and reports how far it came. Knows files and results;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
 
 if TYPE_CHECKING:
-    from ...kernels import NotebookRun, Session, Steps
+    from ...kernels import Environment, NotebookRun, Session, Steps
 
 MOST = 50_000_000  # max bytes of a notebook: its outputs may have pictures
 MOST_VALUES = 1_000_000  # max JSON values of a notebook: parsing them blocks others for 0.3 s
@@ -46,6 +47,7 @@ class NotebookTool:
         files: gives the caller's files.
         follower: follows the cells.
         session: gives the session for another run, as `RunTools.session`.
+        choose: chooses the environment of a fresh one, as `EnvironmentTools.choose`.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class NotebookTool:
         opening: Opening,
         files: CallerFiles,
         follower: Follower,
-        session: Callable[[str | None], AbstractAsyncContextManager[Session]],
+        session: Callable[..., AbstractAsyncContextManager[Session]],
+        choose: Callable[..., Awaitable[Environment | None]],
     ) -> None:
         self._settings, self._opening, self._files = settings, opening, files
         self._follower = follower
-        self._session = session
+        self._session, self._choose = session, choose
         self._pictures = Pictures(follower.texts.worker)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -108,7 +111,8 @@ class NotebookTool:
             keep_ids = session_id is None  # else its record may have them
             steps = await asyncio.to_thread(read_steps, source, parameters, until, keep_ids)
             await asyncio.to_thread(self._check_language, steps, source.name)
-            async with self._session(session_id) as session:
+            choose = functools.partial(self._choose, None, ctx, source.path.parent)
+            async with self._session(session_id, None, choose) as session:
                 started = self._start(session, source, steps, parameters, timeout)
             return await self._followed(started, ctx)
 

@@ -57,7 +57,10 @@ class RunTools:
         self.on_run: list[Callable[[Execution], None]] = [written.watch]
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self.follower = Follower(settings, opening, worker, written)
-        self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
+        choose = environments.choose
+        self._notebooks = NotebookTool(
+            settings, opening, files, self.follower, self.session, choose
+        )
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -204,3 +205,31 @@ async def test_pip_and_uv_in_cells_are_of_the_sessions_environment(
     gone = await call(client, "run_cell", code=removed, session_id=session)
     assert "CalledProcessError" not in gone
     assert not (site / "small.py").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tool", "arguments", "shows"),
+    [
+        ("run_python", {"file_name": "needs.py"}, ("tiny.VERSION", "'1.0'")),
+        ("run_cell", {"code": "import only_here", "environment": "sub"}, ("only_here.VALUE", "7")),
+    ],
+)
+async def test_a_resumed_session_runs_in_the_environment_of_the_former_one(
+    client: Client[Any], tool: str, arguments: dict[str, Any], shows: tuple[str, str]
+) -> None:
+    session = session_of(await call(client, tool, **arguments))
+    await call(client, "close_session", session_id=session)
+    resumed = await client.call_tool("resume_session", {"notebook": session})
+    again = str(resumed.structured_content["session_id"])  # type: ignore[index]
+    assert shows[1] in await call(client, "run_cell", code=shows[0], session_id=again)
+
+
+async def test_a_notebook_runs_in_the_environment_of_its_project(
+    client: Client[Any], projects: Path
+) -> None:
+    cell = {"cell_type": "code", "source": "import only_here", "metadata": {}, "outputs": []}
+    notebook = {"cells": [{**cell, "execution_count": None}], "metadata": {}, "nbformat": 4}
+    (projects / "sub" / "n.ipynb").write_text(json.dumps({**notebook, "nbformat_minor": 5}))
+    said = await call(client, "run_notebook", path="sub/n.ipynb")
+    assert "ModuleNotFoundError" not in said
