@@ -55,7 +55,8 @@ Runs Python on Jupyter kernels. run_python runs a file from the projects folder,
 with the same variables, even after a file has failed; omit it to start fresh. Plots are returned
 as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
 {deadline:g} s at most: a run that has not finished by then has status "running" and continues;
-follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
+follow it with read_output. Start servers with run_python's background=true. Sessions end on their
+own{idle}; close_session ends one earlier."""
 
 
 class McpServer(FastMCP[Any]):

@@ -15,6 +15,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
 from ..process import Launch
+from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
     OnQuestion,
@@ -44,6 +45,7 @@ class Kernel:
     Attributes:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
+        listened: the ports that its processes listened on when its last run reached its time limit.
         killed_since: why it was killed; empty if it was not.
         not_formed: why it was not formed in a template and then forked; empty if it was, or if
             that was not tried.
@@ -57,6 +59,7 @@ class Kernel:
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._files: ProjectFiles | None = None  # for a kernel on another machine
+        self.listened: list[Listener] = []
         self.killed_since = self.not_formed = ""
 
     # -- life
@@ -187,6 +190,11 @@ class Kernel:
         async with asyncio.timeout(self.launch.start_timeout):
             await unless_dead(self.process, answered())
 
+    async def listeners(self) -> list[Listener]:
+        """The ports that its processes listen on; none of a kernel on another machine."""
+        family = self.process.family
+        return await asyncio.to_thread(listeners, family) if family is not None else []
+
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.
 
@@ -229,7 +237,7 @@ class Kernel:
         on_question: OnQuestion,
     ) -> Reply:
         loop = asyncio.get_running_loop()
-        self._stop = loop.create_future()
+        self._stop, self.listened = loop.create_future(), []
         timer = None
         if timeout:
             why = f"timed out after {timeout:g} s"
@@ -281,7 +289,10 @@ class Kernel:
     ) -> list[str]:
         """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
-        actions = [self._stop.result()[1]]
+        status, why = self._stop.result()
+        if status == "timeout":
+            self.listened = await self.listeners()
+        actions = [why]
         ends: list[asyncio.Future[Any]] = [ending, death]
         for words in ("interrupted", "interrupted again"):
             actions.append(words)

@@ -6,6 +6,7 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,7 +106,7 @@ async def running_result(execution: Execution, budget: Budget, texts: TextCache)
 
 
 async def running_page(
-    execution: Execution, offset: int, budget: Budget, texts: TextCache
+    execution: Execution, offset: int, budget: Budget, texts: TextCache, more: Sequence[str] = ()
 ) -> ToolResult:
     """A page of an unfinished run's output, from `offset` on."""
     whole = await texts.so_far(execution)
@@ -117,6 +118,7 @@ async def running_page(
             *open_line(execution),
             *stderr_so_far(execution),
             *asks(execution),
+            *more,
             f"Still running after {execution.elapsed:.1f} s. Continue with offset={end}, wait=40.",
         ]
     )
