@@ -45,7 +45,7 @@ class Kernel:
     Attributes:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
-        listened: the ports that its processes listened on when its last run reached its time limit.
+        listened: the ports that its processes listened on when its last run was to be stopped.
         killed_since: why it was killed; empty if it was not.
         not_formed: why it was not formed in a template and then forked; empty if it was, or if
             that was not tried.
@@ -289,10 +289,8 @@ class Kernel:
     ) -> list[str]:
         """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
-        status, why = self._stop.result()
-        if status == "timeout":
-            self.listened = await self.listeners()
-        actions = [why]
+        actions = [self._stop.result()[1]]
+        self.listened = await self.listeners()
         ends: list[asyncio.Future[Any]] = [ending, death]
         for words in ("interrupted", "interrupted again"):
             actions.append(words)

@@ -1,4 +1,4 @@
-"""Notices about the ports that a run listened on when it reached its time limit.
+"""Notices about the ports that a run listened on when it was stopped.
 
 Knows runs and kernels; a port that earlier runs of the session have opened is not named again.
 """
@@ -19,8 +19,13 @@ class PortNotices:
     def __init__(self) -> None:
         self._named: set[Listener] = set()
 
-    async def notice(self, execution: Execution, kernel: Kernel | None) -> list[str]:
-        """What became of the ports that a run listened on, as a sentence or two."""
+    async def notice(
+        self, execution: Execution, kernel: Kernel | None, *, timed_out: bool
+    ) -> list[str]:
+        """What became of the ports that a run listened on, as a sentence or two.
+
+        A run that was interrupted on purpose is told only what is still open.
+        """
         listened = kernel.listened if kernel is not None else []
         new = [each for each in listened if each not in self._named]
         if kernel is None or not new:
@@ -28,9 +33,12 @@ class PortNotices:
         self._named.update(new)
         still = await kernel.listeners()
         held = [each for each in new if each in still]
+        if not held and not timed_out:
+            return []
         ports = ", ".join(f"{each.port} ({each.address})" for each in (held or new)[:NAMED])
         what = f"port{'s' * (len(held or new) > 1)} {ports}"
         words = f"It was listening on {what}."
         if held:
             words = f"This session still holds {what}: close_session frees it."
-        return [words if execution.in_background else f"{words} {SERVES}"]
+        advised = timed_out and not execution.in_background
+        return [f"{words} {SERVES}" if advised else words]

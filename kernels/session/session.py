@@ -214,7 +214,8 @@ class Session:
     async def _account(self, execution: Execution, reply: Reply) -> Run:
         execution.finished = time.monotonic()
         process = self.kernel.process if self.kernel is not None else None
-        ports = await self._ports.notice(execution, self.kernel)
+        timed_out = reply.status == "timeout"
+        ports = await self._ports.notice(execution, self.kernel, timed_out=timed_out)
         reply = replace(reply, notices=(*reply.notices, *ports))
         if reply.state == "lost":
             self._drop_kernel()

@@ -111,8 +111,8 @@ class Background:
             *asks(execution),
             *about(execution, session, heard),
             f"read_output(session_id={execution.session_id!r}, cell={execution.number},"
-            f" offset={len(whole)}) shows its next output. interrupt_session stops it; it ends with"
-            " its session, at close_session, and no timeout applies.",
+            f" offset={len(whole)}) shows its next output, interrupt_session stops it. It has"
+            f" {'its' if execution.until else 'no'} timeout, and ends when its session is closed.",
         ]
         facts = facts_so_far(execution, truncated)
         result = tool_result(facts, text, notes, [], whole)

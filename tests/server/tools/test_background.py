@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -14,6 +16,7 @@ import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from rmi_agent.server import App, load
+from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.tools import background
 
 from tests.conftest import SANDBOX
@@ -222,3 +225,27 @@ async def test_a_record_is_rerun_without_it(client: Client[Any]) -> None:
     told, again = await call(client, "resume_session", notebook=facts["notebook"])
     assert "Skipped because they had run in the background: 1." in told
     assert (again["ran"], again["skipped"]) == (1, [1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sandboxes of Linux")
+@pytest.mark.parametrize("tier", ["bwrap", "landlock"])
+async def test_without_a_network_it_is_said_who_can_reach_it(tmp_path: Path, tier: str) -> None:
+    projects = fill(tmp_path)
+    (projects / "serve.py").write_text(SERVER)
+    given = {"sandbox": tier, "sandbox_network": False, "kernel_pool": 0}
+    try:
+        app = App(load(python_projects_dir=projects, **given))
+    except BadSettings as error:
+        pytest.skip(str(error))
+    async with Client(app.mcp) as client:
+        told, facts = await start(client, "serve.py")
+        if tier == "landlock":  # no sockets at all
+            assert (facts["status"], facts["error_name"]) == ("error", "PermissionError"), told
+            return
+        (port,) = facts["ports"]
+        assert "only code of your own sessions can connect to it" in told
+        with pytest.raises(OSError):
+            await asyncio.to_thread(get, port)
+        code = f"import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}/').read()"
+        assert (await call(client, "run_cell", code=code))[0].startswith("b'here'\n")
