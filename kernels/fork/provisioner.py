@@ -49,15 +49,14 @@ class ForkserverProvisioner(LocalProvisioner):
     wait_for_template = Bool(
         False, help="Whether to wait for a template that is not ready; else the kernel is started."
     ).tag(config=True)
-    prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
-        config=True
-    )
+    # Of any elements: to check those of a sandbox's command one by one takes a millisecond.
+    prefix: Any = List(help="A command to run the interpreter by: bubblewrap.").tag(config=True)
     template_overrides: Any = Dict(
         help="Variables that a template has otherwise; None is none. Kernels have them as given."
     ).tag(config=True)
 
-    sockets = List(
-        Int(), help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
+    sockets: Any = List(
+        help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
     )
     signing_key = Unicode(help="Signs the messages on them.")
     output_limit = Int(0, help="Max characters of a message's text on them; 0 is no limit.")

@@ -100,7 +100,8 @@ class Background:
         budget = Budget(self._settings.output_chars, self._settings.result_size)
         if execution.task.done():
             finished(execution)
-            return await run_result(execution, budget, self._follower.texts)
+            written = await self._follower.written.of(execution, ctx)
+            return await run_result(execution, budget, self._follower.texts, written)
         texts = self._follower.texts
         whole = await texts.so_far(execution)
         text, truncated = await within(budget, whole, execution.session_id, execution.number)
