@@ -7,6 +7,7 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,7 +60,7 @@ class Kernel:
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._files: ProjectFiles | None = None  # for a kernel on another machine
-        self.listened: list[Listener] = []
+        self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
 
     # -- life
@@ -237,7 +238,7 @@ class Kernel:
         on_question: OnQuestion,
     ) -> Reply:
         loop = asyncio.get_running_loop()
-        self._stop, self.listened = loop.create_future(), []
+        self._stop, self.listened = loop.create_future(), ()
         timer = None
         if timeout:
             why = f"timed out after {timeout:g} s"

@@ -26,7 +26,7 @@ class PortNotices:
 
         A run that was interrupted on purpose is told only what is still open.
         """
-        listened = kernel.listened if kernel is not None else []
+        listened = kernel.listened if kernel is not None else ()
         new = [each for each in listened if each not in self._named]
         if kernel is None or not new:
             return []
