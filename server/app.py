@@ -57,7 +57,8 @@ pytest, run_notebook an .ipynb, run_cell a snippet. Every result contains a sess
 run_cell to continue with the same variables, even after a file has failed; omit it to start fresh.
 Plots are returned as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A
 call returns after {deadline:g} s at most: a run that has not finished by then has status "running"
-and continues; follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
+and continues; follow it with read_output. Sessions end on their own{idle}; close_session ends
+one earlier."""
 
 
 class McpServer(FastMCP[Any]):
