@@ -40,7 +40,7 @@ class Completions:
         self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
             ("fix_script", "file_name"): partial(self._files, paths.PYTHON),
             ("explore_data", "path"): partial(self._files, paths.DATA),
-            (FILE, "path"): partial(self._files, None),
+            (FILE, "path"): self._paths,
             (PYTHON_FILE, "path"): partial(self._files, paths.PYTHON),
             (NOTEBOOK, "session_id"): self._session_ids,
             (PAGE, "session_id"): self._session_ids,
@@ -78,11 +78,21 @@ class Completions:
             return []
         return await session.complete(typed)
 
-    async def _files(self, suffixes: frozenset[str] | None, typed: str, _: Given) -> list[str]:
+    async def _files(self, suffixes: frozenset[str], typed: str, _: Given) -> list[str]:
         files = self._projects.of_caller()
         try:
             found = await asyncio.to_thread(
                 lambda: [name for name, _ in islice(files.walk(suffixes), SEARCHED)]
+            )
+        except PathNotAllowedError:
+            return []
+        return matching(typed, found)
+
+    async def _paths(self, typed: str, _: Given) -> list[str]:
+        files = self._projects.of_caller()
+        try:
+            found = await asyncio.to_thread(
+                lambda: [path.as_posix() for path in islice(files.paths(), SEARCHED)]
             )
         except PathNotAllowedError:
             return []

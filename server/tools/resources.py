@@ -99,8 +99,9 @@ class Resources:
         with failures_as_refusals():
             text = await self._opening.sessions.get(session_id, principal()).inspect(name)
         if not text:
+            shown = project_files.shown(name)
             raise Refusal(
-                f"Session {session_id} has no name {project_files.shown(name)}. Check the spelling, and"
+                f"Session {session_id} has no name {shown}. Check the spelling, and"
                 " that the session has defined it."
             )
         return plain(text)
@@ -137,6 +138,5 @@ def whole_file(files: Projects, path: str) -> ResourceContent:
         page = text_page(file, 0, status.size, is_python=status.path.suffix == ".py")
         if page is None:
             return ResourceContent(file.read(0, status.size), kind)
-        return ResourceContent(
-            page.text, "text/plain" if kind == project_files.UNKNOWN_TYPE else kind
-        )
+        is_known = kind != project_files.UNKNOWN_TYPE
+        return ResourceContent(page.text, kind if is_known else "text/plain")
