@@ -28,7 +28,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "sandbox": {"process_tree", "environments", "fork", "process"},
         "remote": {"process_tree", "process"},
         "jupyter_server": {"process_tree", "protocol", "inside", "process"},
-        "kernel": {"protocol", "inside", "process", "remote", "jupyter_server"},
+        "kernel": {"process_tree", "protocol", "inside", "process", "remote", "jupyter_server"},
         "session": {
             *("process_tree", "protocol", "environments", "fork", "notebook", "process"),
             *("sandbox", "kernel"),

@@ -55,6 +55,12 @@ class ForkserverProvisioner(LocalProvisioner):
         help="Variables that a template has otherwise; None is none. Kernels have them as given."
     ).tag(config=True)
 
+    lent = Unicode(help="A folder whose packages come after all others: an ipykernel.").tag(
+        config=True
+    )
+    is_extra = Bool(
+        False, help="Whether its environment is one of many, for few of which there are templates."
+    ).tag(config=True)
     sockets: Any = List(
         help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
     )
@@ -78,6 +84,8 @@ class ForkserverProvisioner(LocalProvisioner):
                     template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
+                    lent=self.lent,
+                    is_extra=self.is_extra,
                     sockets=tuple(self.sockets),
                     signing_key=self.signing_key,
                     output_limit=self.output_limit,

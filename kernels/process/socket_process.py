@@ -27,7 +27,7 @@ from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
 from .kernel_process import describe_exit
-from .launch import Launch, kernel_spec, no_such
+from .launch import Launch, no_such, spec_of
 from .provisioner import environment_of, forking_config, interpreter
 from .socket_client import SocketClient, connected
 
@@ -63,7 +63,7 @@ class SocketProcess(ProcessHere):
             KernelStartError: it can't run in the sandbox.
         """
         try:
-            self.spec = spec = kernel_spec(self.launch.kernel_name)
+            self.spec = spec = spec_of(self.launch, forked=True)
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
