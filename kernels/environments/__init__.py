@@ -35,7 +35,17 @@ from .lending import (
     own_packages,
 )
 from .lending import PROGRAM as LENT_KERNEL
-from .uv import Place, build, digest, kernel_commands, run, script_commands, where_uv_is, words_of
+from .uv import (
+    OnLine,
+    Place,
+    build,
+    digest,
+    kernel_commands,
+    run,
+    script_commands,
+    where_uv_is,
+    words_of,
+)
 
 __all__ = [
     "LENT_KERNEL",
@@ -44,6 +54,7 @@ __all__ = [
     "WANTED",
     "Changes",
     "Environment",
+    "OnLine",
     "Place",
     "Python",
     "at",

@@ -27,6 +27,7 @@ from ..settings import Settings
 from .arguments import CHANGES, SessionId, json_object
 from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
+from .environments import EnvironmentName, EnvironmentTools
 from .following import Follower
 from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
@@ -47,7 +48,7 @@ class NotebookTool:
         files: gives the caller's files.
         follower: follows the cells.
         session: gives the session for another run, as `RunTools.session`.
-        choose: chooses the environment of a fresh one, as `EnvironmentTools.choose`.
+        environments: chooses the environment of a fresh session.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class NotebookTool:
         files: CallerFiles,
         follower: Follower,
         session: Callable[..., AbstractAsyncContextManager[Session]],
-        choose: Callable[..., Awaitable[Environment | None]],
+        environments: EnvironmentTools,
     ) -> None:
         self._settings, self._opening, self._files = settings, opening, files
         self._follower = follower
-        self._session, self._choose = session, choose
+        self._session, self._environments = session, environments
         self._pictures = Pictures(follower.texts.worker)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -94,6 +95,7 @@ class NotebookTool:
         timeout: Annotated[
             float, Field(gt=0, le=604_800, description="Max seconds for all cells together.")
         ] = 600.0,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a notebook (.ipynb) of the projects folder, cell by cell, in its own folder.
 
@@ -111,8 +113,8 @@ class NotebookTool:
             keep_ids = session_id is None  # else its record may have them
             steps = await asyncio.to_thread(read_steps, source, parameters, until, keep_ids)
             await asyncio.to_thread(self._check_language, steps, source.name)
-            choose = functools.partial(self._choose, None, ctx, source.path.parent)
-            async with self._session(session_id, None, choose) as session:
+            choose = self._environment(environment, ctx, source)
+            async with self._session(session_id, environment, choose) as session:
                 started = self._start(session, source, steps, parameters, timeout)
             return await self._followed(started, ctx)
 
@@ -150,6 +152,15 @@ class NotebookTool:
         )
         self._follower.written.watch_series(series)
         return series
+
+    def _environment(
+        self, wanted: str | None, ctx: Context, source: NotebookFile
+    ) -> Callable[[], Awaitable[Environment | None]]:
+        """Chooses the environment of a fresh session, as for a module that runs in the folder."""
+        from ...kernels import Module  # lazy: imported after `initialize` is answered
+
+        like = Module(source.name, source.path.parent)
+        return functools.partial(self._environments.choose, wanted, ctx, like)
 
     def _check_language(self, steps: Steps, name: str) -> None:
         ours = language_of(self._settings.kernel_name)
