@@ -22,6 +22,7 @@ from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from ..kernels import LOCAL, language_of
 from . import launch
 from .cluster import TakeoverMiddleware
+from .files import Changes
 from .hints import Hints
 from .launch import kernels_are_here, make_folders
 from .middleware import Arguments, Lengths, UnexpectedErrors
@@ -40,6 +41,7 @@ from .tools import (
     ResumeTool,
     RunTools,
     SessionTools,
+    WrittenFiles,
 )
 from .views import Worker
 
@@ -148,8 +150,10 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
+        self.changes = Changes()
+        written = WrittenFiles(self.files, self.changes)
         environments = EnvironmentTools(settings, self.opening, policy, self.files)
-        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
         for part in (
             self.runs,
             environments,
@@ -176,7 +180,7 @@ class App:
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
-        with self.worker:
+        with self.worker, self.changes:
             async with self.opening:
                 yield
 

@@ -46,7 +46,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "review": {"middleware", "auth"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
-        "app": {"middleware", "views", "tools", "cluster"},  # a module
+        "app": {"files", "middleware", "views", "tools", "cluster"},  # a module
         "serving": {"middleware", "auth", "resident", "review", "cluster", "app"},
         "commands": {
             *("middleware", "auth", "resident", "hosts", "review", "cluster", "doctor", "app"),

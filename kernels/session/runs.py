@@ -62,6 +62,7 @@ class Execution:
 
     Attributes:
         asked: the number of questions so far.
+        on_start: called when it starts; it may have been queued before.
         handed_over: whether the run continues in another instance of the server.
         title: names the notebook, if this run is the first in it.
         task: gives the finished run.
@@ -101,6 +102,7 @@ class Execution:
         self.asked = 0
         self._question: Question | None = None
         self._kernel: Kernel | None = None
+        self.on_start: Callable[[], None] = lambda: None
         if program is not None:
             self.cell.metadata["rmi_agent"] = facts = NotebookNode(program.facts)
             if program.stdin:
@@ -130,6 +132,11 @@ class Execution:
         if self.started is None:
             return 0.0
         return (self.finished or time.monotonic()) - self.started
+
+    def begin(self) -> None:
+        """Note that the run starts."""
+        self.started = time.monotonic()
+        self.on_start()
 
     def interrupt(self, why: str = "interrupted") -> bool:
         """Stop the run with the interrupt ladder, or dequeue it; False if it is over or ending."""

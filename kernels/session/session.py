@@ -204,7 +204,7 @@ class Session:
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
-        execution.started = time.monotonic()
+        execution.begin()
         execution.until = time.time() + timeout if timeout else 0.0
         execution.outputs.timing("iopub.execute_input", now())
         self.recorder.start(execution.cell, execution.title)

@@ -4,17 +4,21 @@ No name leads out of the projects folders, whatever links are created meanwhile.
 """
 
 from . import project_files, safe_open
+from .changes import Changed, Changes, Watching
 from .project_files import FileStatus, OpenFile, PythonFile
 from .projects import Projects
 from .run_folder import run_folder
 from .text_pages import TextPage, text_codec, text_page
 
 __all__ = [
+    "Changed",
+    "Changes",
     "FileStatus",
     "OpenFile",
     "Projects",
     "PythonFile",
     "TextPage",
+    "Watching",
     "project_files",
     "run_folder",
     "safe_open",

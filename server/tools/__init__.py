@@ -15,6 +15,7 @@ from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
 from .session_tools import SessionTools
+from .written import WrittenFiles
 
 __all__ = [
     "CallerFiles",
@@ -27,6 +28,7 @@ __all__ = [
     "ResumeTool",
     "RunTools",
     "SessionTools",
+    "WrittenFiles",
     "elicitation_state",
     "failures_as_refusals",
     "principal",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..files import Projects
+from ..launch import kernels_are_here
 from ..sandboxing import private_paths
 from ..settings import Settings
 from .caller import principal
@@ -22,10 +23,15 @@ class CallerFiles:
     Args:
         settings: name the projects folders.
         policy: names the home folders; None if code has its user's own.
+
+    Attributes:
+        are_here: whether code runs on this machine, with these files.
     """
 
     def __init__(self, settings: Settings, policy: Policy | None) -> None:
         self.roots, self._policy = settings.roots, policy
+        self.are_here = kernels_are_here(settings)
+        self._known: dict[str, Projects] = {}
         homes = [] if policy is None else [policy.homes]
         self.hidden = (*private_paths(settings), *homes)
 
@@ -35,5 +41,7 @@ class CallerFiles:
 
     def of(self, who: str) -> Projects:
         """What a principal may use."""
-        home = None if self._policy is None else self._policy.home(who).resolve()
-        return Projects(self.roots, home, self.hidden)
+        if (known := self._known.get(who)) is None:
+            home = None if self._policy is None else self._policy.home(who).resolve()
+            known = self._known[who] = Projects(self.roots, home, self.hidden)
+        return known

@@ -55,7 +55,7 @@ class FileTools:
         pattern: Annotated[
             str, Field(description="Only files whose name or path matches: '*.csv', 'data/*'.")
         ] = "",
-        offset: Annotated[int, Field(ge=0, description="Files to skip.")] = 0,
+        offset: Annotated[int, Field(ge=0, le=1_000_000, description="Files to skip.")] = 0,
     ) -> ToolResult:
         """List the files beneath the projects folder, with size and modification time.
 
@@ -88,7 +88,12 @@ class FileTools:
         self,
         path: FilePath,
         offset: Annotated[
-            int, Field(description="Bytes to skip; negative: the last bytes of the file.")
+            int,
+            Field(
+                ge=-(10**15),
+                le=10**15,
+                description="Bytes to skip; negative: the last bytes of the file.",
+            ),
         ] = 0,
         limit: Annotated[int, Field(gt=0, le=500_000, description="Max bytes to return.")] = PAGE,
         encoding: Annotated[

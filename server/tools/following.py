@@ -26,6 +26,7 @@ from .own_lines import STDERR
 from .progress import MOST, Live
 from .results import Budget, run_result
 from .run_text import TextCache
+from .written import WrittenFiles
 
 if TYPE_CHECKING:
     from ...kernels import Execution, Series
@@ -39,11 +40,14 @@ class Follower:
 
     Attributes:
         texts: the texts of runs, as results show them.
+        written: the files that runs have written.
     """
 
-    def __init__(self, settings: Settings, opening: Opening, worker: Worker) -> None:
+    def __init__(
+        self, settings: Settings, opening: Opening, worker: Worker, written: WrittenFiles
+    ) -> None:
         self._settings, self._opening = settings, opening
-        self.texts = TextCache(worker)
+        self.texts, self.written = TextCache(worker), written
         self._live: WeakKeyDictionary[Execution, Live] = WeakKeyDictionary()
         self._sent: WeakKeyDictionary[Series, int] = WeakKeyDictionary()  # the last cell sent
 
@@ -77,7 +81,8 @@ class Follower:
         if execution.task.done():
             finished(execution)
         budget = Budget(self._settings.output_chars, self._settings.result_size)
-        return await run_result(execution, budget, self.texts)
+        written = await self.written.of(execution, ctx)
+        return await run_result(execution, budget, self.texts, written)
 
     async def wait(
         self, execution: Execution, ctx: Context, seconds: float, series: Series | None = None

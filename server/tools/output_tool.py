@@ -86,4 +86,6 @@ class OutputTool:
             run = execution.task.result()
             if picture is not None:
                 return await picture_result(run, picture, budget, self._follower.texts)
-            return await page_of_run(run, offset, budget, self._follower.texts, execution)
+            written = await self._follower.written.of(execution, ctx)
+            texts = self._follower.texts
+            return await page_of_run(run, offset, budget, texts, execution, written)

@@ -6,11 +6,12 @@ Knows nbformat cells and MCP content; nothing about running kernels.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastmcp.tools import ToolResult
-from mcp_types import ContentBlock, ImageContent, TextContent
+from mcp_types import ContentBlock, TextContent
 from pydantic import BaseModel, Field
 
 from ..plaintext import plain
@@ -20,6 +21,7 @@ from .own_lines import SESSION, fragment, note
 from .run_pictures import one_picture, pictures
 from .run_text import Layout, TextCache, growing
 from .truncate import WORTH
+from .written import NOTHING, Written
 
 if TYPE_CHECKING:
     from ...kernels import Execution, Run
@@ -75,17 +77,19 @@ class Budget:
         return max(0, self.size - AROUND)
 
 
-async def run_result(execution: Execution, budget: Budget, texts: TextCache) -> ToolResult:
-    """The result of a run, finished or not."""
+async def run_result(
+    execution: Execution, budget: Budget, texts: TextCache, written: Written = NOTHING
+) -> ToolResult:
+    """The result of a run, finished or not, with what it has written."""
     if not execution.task.done():
         return await running_result(execution, budget, texts)
     run: Run = execution.task.result()
     whole = await texts.whole(run, execution)
     text, truncated = await within(budget, whole, run.session_id, run.number)
-    left = budget.room - json_size(text) - json_size(" ".join(run.notices))
+    left = budget.room - json_size(text) - json_size(" ".join(run.notices)) - written.size
     images, notes = await pictures(run, left, texts.worker)
-    notes = [*run.notices, *notes]
-    return tool_result(facts_of(run, truncated), text, notes, images, whole)
+    notes = [*run.notices, *written.notes, *notes]
+    return tool_result(facts_of(run, truncated), text, notes, [*images, *written.links], whole)
 
 
 async def running_result(execution: Execution, budget: Budget, texts: TextCache) -> ToolResult:
@@ -124,19 +128,25 @@ async def running_page(
 
 
 async def page_of_run(
-    run: Run, offset: int, budget: Budget, texts: TextCache, execution: Execution | None = None
+    run: Run,
+    offset: int,
+    budget: Budget,
+    texts: TextCache,
+    execution: Execution | None = None,
+    written: Written = NOTHING,
 ) -> ToolResult:
     """A page of a finished run's text; the last page has the notes and the pictures."""
     whole = await texts.whole(run, execution)
     text, end, rest = page(whole, offset, budget)
     notes: list[str] = []
-    images: list[ImageContent] = []
+    images: list[ContentBlock] = []
     if rest:
         notes.append(follow(rest, run.session_id, run.number, end))
     else:
-        left = budget.room - json_size(text) - json_size(" ".join(run.notices))
-        images, notes = await pictures(run, left, texts.worker)
-        notes = [*run.notices, *notes]
+        left = budget.room - json_size(text) - json_size(" ".join(run.notices)) - written.size
+        shown, notes = await pictures(run, left, texts.worker)
+        images = [*shown, *written.links]
+        notes = [*run.notices, *written.notes, *notes]
         if offset > len(whole):
             notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
     return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
@@ -254,9 +264,9 @@ def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
 
 
 def tool_result(
-    facts: RunFacts, text: str, notes: list[str], images: list[ImageContent], whole: Layout
+    facts: RunFacts, text: str, notes: list[str], images: Sequence[ContentBlock], whole: Layout
 ) -> ToolResult:
-    """Build a tool result from its text, notes, pictures and facts."""
+    """Build a tool result from its text, notes, pictures and links, and facts."""
     said = [*map(note, notes), f"{SESSION}{facts.session_id}, cell: {facts.cell}]"]
     gap = "\n" if text and not text.endswith("\n") else ""
     block = text + gap + "\n".join(said)

@@ -31,6 +31,7 @@ from .following import Follower
 from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
 from .results import RUN_SCHEMA
+from .written import WrittenFiles
 
 if TYPE_CHECKING:
     from ...kernels import Environment, Execution, Program, Series, Session
@@ -48,12 +49,14 @@ class RunTools:
         worker: Worker,
         files: CallerFiles,
         environments: EnvironmentTools,
+        written: WrittenFiles,
     ) -> None:
         self.settings, self.opening, self.files = settings, opening, files
         self._environments = environments
-        self.on_run: list[Callable[[Execution], None]] = []  # callbacks for each accepted run
+        # Callbacks for each accepted run.
+        self.on_run: list[Callable[[Execution], None]] = [written.watch]
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
-        self.follower = Follower(settings, opening, worker)
+        self.follower = Follower(settings, opening, worker, written)
         self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 

@@ -1,0 +1,131 @@
+"""What a run has written, for its result: one line, and links to the first files.
+
+Knows runs and MCP content; `server/files` finds the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from fastmcp import Context
+from mcp_types import ResourceLink
+
+from ..files import Changed, Changes, FileStatus, project_files
+from .caller import principal
+from .caller_files import CallerFiles
+from .notebook_pages import json_size
+
+if TYPE_CHECKING:
+    from ...kernels import Execution
+
+log = logging.getLogger(__name__)
+
+NAMED = 10  # max files in a line, each with a link
+FIRST_WITH_LINKS = "2025-06-18"
+LATE = 2.0  # max seconds for which a result waits for what is known of files
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a result says of files: its lines, and its links."""
+
+    notes: tuple[str, ...] = ()
+    links: tuple[ResourceLink, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes in JSON, at most."""
+        return sum(map(json_size, self.notes)) + sum(6 * len(one.uri) + 300 for one in self.links)
+
+
+NOTHING = Written()
+
+
+class WrittenFiles:
+    """The files that the runs of one server have written.
+
+    Args:
+        files: the files of callers.
+        changes: watches them.
+    """
+
+    def __init__(self, files: CallerFiles, changes: Changes) -> None:
+        self._files, self._changes = files, changes
+        self._found: WeakKeyDictionary[Execution, Future[Changed]] = WeakKeyDictionary()
+
+    def watch(self, execution: Execution) -> None:
+        """Watch for what a run writes, from its start to its end."""
+        if not self._files.are_here:
+            return
+        projects = self._files.of(principal())
+
+        def start() -> None:
+            if (run := self._changes.begin(projects)) is None:
+                return
+
+            def end(_: object) -> None:
+                if (found := self._changes.end(run)) is not None:
+                    self._found[execution] = found
+
+            execution.task.add_done_callback(end)
+
+        execution.on_start = start
+
+    async def of(self, execution: Execution, ctx: Context) -> Written:
+        """What a finished run has written."""
+        found = self._found.get(execution)
+        if found is None:
+            return NOTHING
+        waited = asyncio.wrap_future(found)
+        await asyncio.wait({waited}, timeout=LATE)
+        if not waited.done() or waited.cancelled():
+            return NOTHING
+        if (error := waited.exception()) is not None:
+            log.error("What a run has written is not known", exc_info=error)
+            return NOTHING
+        changed = waited.result()
+        if not changed.files:
+            return NOTHING
+        named = changed.files[:NAMED]
+        links = map(link, named) if knows_links(ctx) else ()
+        return Written((line(changed),), tuple(links))
+
+
+def knows_links(ctx: Context) -> bool:
+    """Whether the client's version of MCP has links in results."""
+    request = ctx.request_context
+    return request is not None and request.protocol_version >= FIRST_WITH_LINKS
+
+
+def line(changed: Changed) -> str:
+    """The line that names the files."""
+    named = [f"{project_files.shown(one.name)}, {size(one.size)}" for one in changed.files[:NAMED]]
+    if more := len(changed.files) + changed.more - len(named):
+        named.append(f"{more:,} more files")
+    who = "This or another run at the same time wrote" if changed.beside else "Wrote"
+    return f"{who} {'; '.join(named)}"
+
+
+def link(file: FileStatus) -> ResourceLink:
+    """A link to a file's resource."""
+    return ResourceLink(
+        type="resource_link",
+        uri=file.path.as_uri(),
+        name=file.name,
+        mime_type=project_files.mime_type(file.name),
+        size=file.size,
+    )
+
+
+def size(number: int) -> str:
+    """A number of bytes in few characters."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1_000:
+            return f"{number} {unit}"
+        number = round(number / 1_000)
+    return f"{number:,} GB"
