@@ -418,3 +418,28 @@ async def test_lines_are_seen_that_a_cell_prints_before_it_ends_its_process(kern
     code = "import os\nfor number in range(5): print(number)\nprint('end', end=''); os._exit(3)"
     reply, outputs = await run(kernel, code)
     assert (reply.exit_code, texts(outputs)) == (3, "0\n1\n2\n3\n4\nend")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "import sys\nsys.modules.clear()",
+        "import builtins\nbuiltins.len = builtins.isinstance = None",
+    ],
+    ids=["modules", "builtins"],
+)
+async def test_a_file_that_breaks_the_interpreter_leaves_a_session(
+    kernel: Kernel, tmp_path: Path, harm: str
+) -> None:
+    for _ in range(2):  # as the first thing that a kernel does, and in its event loop
+        reply, _ = await run_file(kernel, tmp_path, f"kept = 7\n{harm}")
+        assert reply.exit_code == 0
+        _, outputs = await run(kernel, "import json; json.dumps(kept + len([1]))")
+        assert outputs[0].data["text/plain"] == "'8'"
+
+
+async def test_a_cell_may_empty_what_is_imported(kernel: Kernel) -> None:
+    reply, _ = await run(kernel, "import sys\nsys.modules.clear()")
+    assert reply.status == "ok"
+    _, outputs = await run(kernel, "import json; json.dumps(1)")
+    assert outputs[0].data["text/plain"] == "'1'"
