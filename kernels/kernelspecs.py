@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,31 @@ from typing import Any
 from jupyter_core.paths import jupyter_path
 
 OURS, LOCAL = "rmi-forkserver", "local-provisioner"
+LIFETIME = 2.0  # seconds; to find and read a kernelspec takes a millisecond
 PROVISIONERS = "jupyter_client.kernel_provisioners"  # the group of entry points
+
+# By name and Jupyter's path, with the time when it was read.
+_READ: dict[tuple[str, str | None], tuple[float, dict[str, Any]]] = {}
 
 
 def kernelspec(kernel_name: str) -> dict[str, Any]:
     """A kernelspec's `kernel.json`; empty if there is none, or none that can be started.
 
+    A changed one is seen after `LIFETIME` seconds.
+
     Raises:
         ValueError: the file is no JSON.
     """
+    key = (kernel_name, os.environ.get("JUPYTER_PATH"))
+    read, spec = _READ.get(key, (-LIFETIME, {}))
+    if time.monotonic() > read + LIFETIME:
+        spec = read_kernelspec(kernel_name)
+        _READ[key] = time.monotonic(), spec
+    return spec
+
+
+def read_kernelspec(kernel_name: str) -> dict[str, Any]:
+    """The same, read now."""
     for folder in map(Path, spec_folders()):
         names = os.listdir(folder) if folder.is_dir() else []
         for name in names:

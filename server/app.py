@@ -52,12 +52,13 @@ log = logging.getLogger(__name__)
 
 KERNEL_WAIT = 30.0  # max seconds a call waits for a free kernel
 INSTRUCTIONS = """\
-Runs Python on Jupyter kernels. run_python runs a file from the projects folder, run_notebook an
-.ipynb, run_cell a snippet. Every result contains a session_id: pass it to run_cell to continue
-with the same variables, even after a file has failed; omit it to start fresh. Plots are returned
-as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A call returns after
-{deadline:g} s at most: a run that has not finished by then has status "running" and continues;
-follow it with read_output. Sessions end on their own{idle}; close_session ends one earlier."""
+Runs Python on Jupyter kernels. run_python runs a file from the projects folder or a module such as
+pytest, run_notebook an .ipynb, run_cell a snippet. Every result contains a session_id: pass it to
+run_cell to continue with the same variables, even after a file has failed; omit it to start fresh.
+Plots are returned as images. A run is interrupted after {timeout:g} s unless you pass a timeout. A
+call returns after {deadline:g} s at most: a run that has not finished by then has status "running"
+and continues; follow it with read_output. Sessions end on their own{idle}; close_session ends
+one earlier."""
 
 
 class McpServer(FastMCP[Any]):

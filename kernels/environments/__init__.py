@@ -23,7 +23,7 @@ from .installing import (
     sync_command,
 )
 from .lending import PROGRAM as LENT_KERNEL
-from .lending import WANTED, conflicts, constraints, link_own, needs_kernel, own_packages
+from .lending import WANTED, conflicts, constraints, kernel_in, kernel_of, link_own, own_packages
 from .uv import Place, build, digest, kernel_commands, run, script_commands, where_uv_is, words_of
 
 __all__ = [
@@ -47,9 +47,10 @@ __all__ = [
     "is_locked_project",
     "is_servers_own",
     "kernel_commands",
+    "kernel_in",
+    "kernel_of",
     "link_own",
     "nearest",
-    "needs_kernel",
     "own_packages",
     "own_series",
     "projects_beneath",

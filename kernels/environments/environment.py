@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from packaging.version import InvalidVersion, Version
+
 from ..errors import EnvironmentFailed
 from ..regular_file import regular_file
 
@@ -20,6 +22,8 @@ Kind = Literal["kernelspec", "project", "script"]
 
 CONFIG = "pyvenv.cfg"
 MOST = 1 << 16  # max bytes of a pyvenv.cfg
+# What `inside/socket_kernel.py` works with.
+FORMING_PYTHON, FORMING = Version("3.11"), (Version("7.4"), Version("8"))
 OLDEST = (3, 9)  # of the Pythons that kernels run on
 
 
@@ -34,7 +38,8 @@ class Environment:
         prefix: a virtual environment's folder; None for a kernelspec.
         version: its Python's version, as far as its files tell: "3.12.1"; empty for a kernelspec.
         base_packages: those of the Python that it is based on, if it sees them.
-        lent: a folder with an ipykernel, for an environment that has none.
+        ipykernel: the version of the one that its kernels run; empty if that is not known.
+        lent: a folder with that ipykernel, for an environment that has none.
     """
 
     kind: Kind
@@ -42,6 +47,7 @@ class Environment:
     prefix: Path | None = None
     version: str = ""
     base_packages: Path | None = None
+    ipykernel: str = ""
     lent: Path | None = None
 
     @property
@@ -65,9 +71,18 @@ class Environment:
         """Its Python's series: "3.12", or "3.13t" if it is a free-threaded one."""
         return series_of(self.packages, self.version)
 
-    def with_lent(self, folder: Path) -> Environment:
-        """The same environment with an ipykernel from a folder."""
-        return replace(self, lent=folder)
+    @property
+    def can_form(self) -> bool:
+        """Whether its kernels may be formed in a template, and then forked."""
+        try:
+            python, ipykernel = Version(self.version), Version(self.ipykernel)
+        except InvalidVersion:  # whoever can write there may claim anything
+            return False
+        return python >= FORMING_PYTHON and FORMING[0] <= ipykernel < FORMING[1]
+
+    def with_kernel(self, version: str, lent: Path | None = None) -> Environment:
+        """The same environment with an ipykernel of its own, or with one from a folder."""
+        return replace(self, ipykernel=version, lent=lent)
 
 
 def at(prefix: Path, kind: Kind, name: str) -> Environment:

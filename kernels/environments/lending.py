@@ -10,22 +10,28 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from .environment import Environment, all_installed, normalized
+from .environment import Environment, all_installed, installed, normalized
 
 PROGRAM = Path(__file__).with_name("lent_kernel.py")  # starts a kernel with it
 KERNEL = "ipykernel"
 WANTED = "ipykernel>=6.29,<8"  # where uv installs one, since older Pythons need an older one
 
 
-def needs_kernel(environment: Environment) -> bool:
-    """Whether an environment has no ipykernel of its own."""
-    return KERNEL not in all_installed(environment)
+def kernel_of(environment: Environment) -> str:
+    """The version of an environment's own ipykernel; empty if it has none."""
+    return all_installed(environment).get(KERNEL, "")
+
+
+def kernel_in(folder: Path) -> str:
+    """The version of the ipykernel in a folder of packages; empty if there is none."""
+    return installed(folder).get(KERNEL, "")
 
 
 def closure(name: str = KERNEL) -> dict[str, Distribution]:
@@ -88,15 +94,16 @@ def link_own(folder: Path) -> Path:
     """Fill a folder, once, with links to the server's ipykernel and what it needs; returns it."""
     if folder.exists():
         return folder
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix="lent", dir=folder.parent))
     for one in closure().values():
         for path in tops(one):
             with contextlib.suppress(FileExistsError):
                 os.symlink(path, temporary / path.name)
-    with contextlib.suppress(FileExistsError):
+    try:
         temporary.rename(folder)
+    except OSError:  # another thread was faster
+        shutil.rmtree(temporary)
     return folder
 
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
@@ -178,9 +179,21 @@ def move_into(venv: str) -> None:
     site.USER_BASE = site.USER_SITE = None
     site.getusersitepackages()
     if "sysconfig" in sys.modules:
-        importlib.reload(sys.modules["sysconfig"])
+        renew_sysconfig(sys.modules["sysconfig"])
     if "multiprocessing.spawn" in sys.modules:
         sys.modules["multiprocessing.spawn"].set_executable(sys.executable)
+
+
+def renew_sysconfig(sysconfig: ModuleType) -> None:
+    """Let a module that has read the prefixes read them again; executing it takes a millisecond."""
+    own, needed = vars(sysconfig), {"_PREFIX", "_EXEC_PREFIX", "_CONFIG_VARS", "_USER_BASE"}
+    if not needed <= own.keys():  # another Python's
+        importlib.reload(sysconfig)
+        return
+    own["_PREFIX"] = own["_EXEC_PREFIX"] = os.path.normpath(sys.prefix)
+    own["_CONFIG_VARS"] = own["_USER_BASE"] = None
+    if "_CONFIG_VARS_INITIALIZED" in own:  # since Python 3.12
+        own["_CONFIG_VARS_INITIALIZED"] = False
 
 
 def renew_random_state() -> None:

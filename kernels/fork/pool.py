@@ -21,6 +21,7 @@ from .template import Template
 
 MAX_FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
 MAX_TEMPLATES = 8  # that fork at the same time; the least recently used makes room
+MAX_EXTRA = 4  # of them, for environments other than the default ones
 CLOSE_TIMEOUT = 2.0  # max seconds for all templates together to exit by themselves
 
 
@@ -134,8 +135,7 @@ class Templates:
             raise CannotFork(f"they can't be formed ahead ({why})")
         if self._failures[key] >= MAX_FAILURES:
             raise CannotFork("its template does not start")
-        while len(self._living) >= MAX_TEMPLATES:
-            self._retire(self._living.popitem(last=False)[1])
+        self._make_room(request)
         if template is None:
             wanted = [name for name in request.preload if name not in self._unfit[key]]
             try:
@@ -144,6 +144,14 @@ class Templates:
                 raise CannotFork(f"its template can't be started: {error}") from error
         self._living[key] = template
         return template
+
+    def _make_room(self, request: Request) -> None:
+        """Retire the least recently used templates, so that there may be one for a request."""
+        extra = [key for key, each in self._living.items() if each.is_extra]
+        if request.is_extra and len(extra) >= MAX_EXTRA:
+            self._retire(self._living.pop(extra[0]))
+        while len(self._living) >= MAX_TEMPLATES:
+            self._retire(self._living.popitem(last=False)[1])
 
     def _start(self, request: Request, preload: list[str]) -> Template:
         if request.apart:

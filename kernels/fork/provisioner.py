@@ -49,15 +49,20 @@ class ForkserverProvisioner(LocalProvisioner):
     wait_for_template = Bool(
         False, help="Whether to wait for a template that is not ready; else the kernel is started."
     ).tag(config=True)
-    prefix = List(Unicode(), help="A command to run the interpreter by: bubblewrap.").tag(
-        config=True
-    )
+    # Of any elements: to check those of a sandbox's command one by one takes a millisecond.
+    prefix: Any = List(help="A command to run the interpreter by: bubblewrap.").tag(config=True)
     template_overrides: Any = Dict(
         help="Variables that a template has otherwise; None is none. Kernels have them as given."
     ).tag(config=True)
 
-    sockets = List(
-        Int(), help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
+    lent = Unicode(help="A folder whose packages come after all others: an ipykernel.").tag(
+        config=True
+    )
+    is_extra = Bool(
+        False, help="Whether its environment is one of many, for few of which there are templates."
+    ).tag(config=True)
+    sockets: Any = List(
+        help="Descriptors of two sockets that the kernel speaks over, instead of ZMQ."
     )
     signing_key = Unicode(help="Signs the messages on them.")
     output_limit = Int(0, help="Max characters of a message's text on them; 0 is no limit.")
@@ -79,6 +84,8 @@ class ForkserverProvisioner(LocalProvisioner):
                     template_overrides=self.template_overrides,
                     apart=bool(self.prefix),
                     last_filter=self.last_filter,
+                    lent=self.lent,
+                    is_extra=self.is_extra,
                     sockets=tuple(self.sockets),
                     signing_key=self.signing_key,
                     output_limit=self.output_limit,

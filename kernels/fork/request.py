@@ -25,7 +25,7 @@ OWN = (
     "PYTEST_CURRENT_TEST",
 )
 
-Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...], int | None]
+Key = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...], int | None, str]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Request:
             what kernels can write; None unsets one.
         apart: whether to isolate it from the memory of its template and of other kernels.
         last_filter: a seccomp program in hexadecimal, applied once the kernel has its sockets.
+        lent: a folder whose packages come after all others; empty if there is none.
+        is_extra: whether its environment is one of many, for few of which there are templates.
         sockets: the descriptors of two Unix sockets that the kernel speaks over, for messages and
             for control; without them it opens the ZMQ sockets of its connection file.
         signing_key: signs the messages on them.
@@ -61,6 +63,8 @@ class Request:
     template_overrides: Mapping[str, str | None] = field(default_factory=dict)
     apart: bool = False
     last_filter: str = ""
+    lent: str = ""
+    is_extra: bool = False
     sockets: tuple[int, ...] = ()
     signing_key: str = ""
     output_limit: int = 0
@@ -71,7 +75,7 @@ class Request:
         """What all kernels of one template have in common."""
         common = {name: value for name, value in self.env.items() if name not in OWN}
         limit = self.output_limit if self.sockets else None
-        return self.python, self.preload, tuple(sorted(common.items())), limit
+        return self.python, self.preload, tuple(sorted(common.items())), limit, self.lent
 
     def template_env(self) -> dict[str, str]:
         """The environment for the template; the kernel's part of the mark becomes zeros."""

@@ -57,6 +57,7 @@ class Template:
         self.ready = False  # it has imported everything
         self.forked = 0  # number of kernels
         self.env = first.template_env()
+        self.is_extra = first.is_extra
         self.hung = False  # it forked once, and then did not answer in time
         self.kernel_info: dict[str, Any] | None = None  # of all its kernels, if it forms them
         self._born = time.monotonic()
@@ -67,6 +68,7 @@ class Template:
         forms: dict[str, Any] = {}
         if first.sockets:
             forms = {"programs": list(map(str, FORMED)), "output_limit": first.output_limit}
+            forms["lent"] = first.lent
         arguments = [str(PROGRAM), str(other_end.fileno()), json.dumps(forms), *preload]
         with other_end, contextlib.ExitStack() as undo:
             undo.callback(self.line.close)

@@ -5,14 +5,15 @@ the standard library and ipykernel, and leaves no trace of itself in the kernels
 and `sys.path`. When it forks, it has no threads and no ZMQ context.
 
 Its arguments: the descriptor of a line to its owner, how it forms kernels before it forks them
-(JSON: `programs` to execute and `output_limit`; if empty, each opens ZMQ sockets after its fork),
-then the names of modules to import ahead. It reports over the line in JSON; when the line closes,
-it kills its kernels and exits. An `f` on the line requests a kernel and carries a connection, the
-descriptors that become 0, 1 and 2, and those of a formed kernel's two sockets; the connection
-delivers 4 bytes of length and JSON (`arguments`, `env`, `cwd`, `umask`, `apart`, `last_filter`,
-`signing_key`, `number`). The kernel answers there with `p` and its pid; once it has ended, the
-template sends `e` and its exit code, as `subprocess` gives it, and closes. A kernel that has loaded
-modules of which its user has other versions answers with `m` instead, and exits.
+(JSON: `programs` to execute, `output_limit`, and `lent`, a folder whose packages come last; if
+empty, each opens ZMQ sockets after its fork), then the names of modules to import ahead. It reports
+over the line in JSON; when the line closes, it kills its kernels and exits. An `f` on the line
+requests a kernel and carries a connection, the descriptors that become 0, 1 and 2, and those of a
+formed kernel's two sockets; the connection delivers 4 bytes of length and JSON (`arguments`, `env`,
+`cwd`, `umask`, `apart`, `last_filter`, `signing_key`, `number`). The kernel answers there with `p`
+and its pid; once it has ended, the template sends `e` and its exit code, as `subprocess` gives it,
+and closes. A kernel that has loaded modules of which its user has other versions answers with `m`
+instead, and exits.
 """
 
 from __future__ import annotations
@@ -107,6 +108,9 @@ class Template:
     def prepare(self) -> Request | None:
         """Import everything; returns a request if this is now a kernel's process."""
         gc.disable()
+        if threading.active_count() > 1:  # of a `.pth` file; threads do not survive a fork
+            self.report(failed="the environment starts threads before any code")
+            self.end()
         if self.forms:
             self.formed = self.attempt(self.form)
             if self.formed is None:
@@ -238,6 +242,9 @@ class Template:
             os.dup2(stream, number)
         if self.formed:
             self.formed.take(*streams[1:])
+        if self.forms.get("lent"):
+            with contextlib.suppress(OSError):
+                os.utime(sys.prefix)  # it is in use: see `environments/build.py`
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
@@ -338,7 +345,10 @@ def main() -> None:
     if not sys.flags.safe_path:
         del sys.path[0]
     os.environ.setdefault("MPLBACKEND", INLINE)  # as kernels do, before pyplot reads it
-    template, request = Template(line, json.loads(sys.argv[2]), sys.argv[3:]), None
+    forms = json.loads(sys.argv[2])
+    if lent := forms.get("lent"):
+        sys.path.append(lent)
+    template, request = Template(line, forms, sys.argv[3:]), None
     try:
         request = template.prepare() or template.serve(None)
     except Exception:

@@ -119,6 +119,7 @@ class Formed:
         note_modules()
         rehearse_cells(self.kernel)
         rehearse_file(self.kernel)
+        note_modules()
 
     def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
         """Keep a kernel's descriptors, in its own process, where scripts don't meet them.

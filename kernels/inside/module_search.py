@@ -5,6 +5,7 @@ Sent to the kernel as text, like `setup.py`; knows nothing about how the module'
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
 from types import CodeType
@@ -28,7 +29,10 @@ def find_module(name: str, main: dict[str, Any]) -> CodeType:
     try:
         _, spec, code = runpy_._get_module_details(name, runpy_._Error)
     except runpy_._Error as error:
-        sys.exit(f"{sys.executable}: {error}")
+        top, missing = name.partition(".")[0], None
+        if top and top not in sys.modules and importlib.util.find_spec(top) is None:
+            missing = ModuleNotFoundError(str(error), name=top)
+        raise SystemExit(f"{sys.executable}: {error}") from missing
     finally:
         if imported is not None:
             sys.modules.setdefault(name, imported)

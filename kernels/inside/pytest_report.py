@@ -22,6 +22,13 @@ PLUGIN = "rmi_agent_pytest"
 PYTESTS = ("pytest", "pytest.__main__", "py.test")  # what `python -m` calls it
 PLUGINS = "PYTEST_PLUGINS"
 OWN_PACKAGES = ("_pytest", "pytest", "pluggy")  # whose frames come first in a traceback
+HOOKS_OF_PYTEST = (
+    "addoption",
+    "exception_interact",
+    "keyboard_interrupt",
+    "sessionfinish",
+    "unconfigure",
+)
 FAILED = ("failed", "error")  # pytest's categories
 MOST_FAILED = 100  # max node ids that are sent
 LONGEST_ID = 1_000  # max characters of one
@@ -46,7 +53,7 @@ class PytestReport:
             return
         self.plugins = os.environ.get(PLUGINS)
         plugin = ModuleType(PLUGIN, "PYTEST_DONT_REWRITE")
-        for name in ("addoption", "exception_interact", "sessionfinish", "unconfigure"):
+        for name in HOOKS_OF_PYTEST:
             setattr(plugin, f"pytest_{name}", getattr(self, name))
         restore_later(undo, sys.modules, PLUGIN)
         restore_later(undo, os.environ, PLUGINS)
@@ -59,9 +66,15 @@ class PytestReport:
         if self.plugins is not None:
             os.environ[PLUGINS] = self.plugins
 
-    def exception_interact(self, call: Any) -> None:
+    def exception_interact(self, node: Any, call: Any) -> None:
         """Keep an exception that was not expected."""
-        self.error, self.frames = call.excinfo.value, call.excinfo.tb
+        self.error = call.excinfo.value
+        self.frames = frames_from(call.excinfo.tb, str(getattr(node, "path", "")))
+
+    def keyboard_interrupt(self, excinfo: Any) -> None:
+        """Keep the frames of a test that was stopped."""
+        if excinfo.type is KeyboardInterrupt:  # pytest's own stops derive from it
+            self.error, self.frames = excinfo.value, frames_from(excinfo.tb, "")
 
     def sessionfinish(self) -> None:
         """Note that there are results."""
@@ -89,12 +102,19 @@ class PytestReport:
             facts = {"source": PAYLOAD_OF_TESTS, "counts": self.counts, "failed": self.failed}
             shell.payload_manager.write_payload(facts)
         if (error := self.error) is not None:
-            frames = self.frames
-            while frames is not None and is_of_pytest(frames):
-                frames = frames.tb_next
-            sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
+            sys.last_type, sys.last_value, sys.last_traceback = type(error), error, self.frames
             sys.last_exc = error  # type: ignore[attr-defined]
             write_facts(shell, list(all_behind(error)))
+
+
+def frames_from(frames: TracebackType | None, file: str) -> TracebackType | None:
+    """Return a traceback without the frames above a test: those before the first of its file."""
+    first = frames
+    while first is not None and first.tb_frame.f_code.co_filename != file:
+        first = first.tb_next
+    while first is None and frames is not None and is_of_pytest(frames):
+        frames = frames.tb_next
+    return first or frames
 
 
 def is_of_pytest(frames: TracebackType) -> bool:

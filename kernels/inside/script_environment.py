@@ -23,7 +23,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import IO, Any
 
 if sys.platform != "win32":
     import fcntl
@@ -83,7 +83,7 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
     nothing = os.open(os.devnull, os.O_RDWR)
     undo.callback(give_back, moved_up(nothing), 0)
     os.close(nothing)
-    with tempfile.TemporaryFile() as given:
+    with nameless_file() as given:
         given.write(stdin)
         given.flush()
         given.seek(0)
@@ -196,18 +196,20 @@ def is_beneath(path: str | None, folder: str) -> bool:
     return bool(path) and str(path).startswith(folder + os.sep) and "site-packages" not in str(path)
 
 
+def nameless_file() -> IO[bytes]:
+    """An empty file; in memory where the system has that, without a search for a folder."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stdin"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 def forget_modules_beneath(folder: str) -> None:
     """Drop the project's modules that an earlier run imported: their files may have changed.
 
     Looks only at modules that were imported after `note_modules`: looking at all would copy the
     memory that a forked kernel shares with its template.
     """
-    later, noted = [], set(LATEST_NOTED)
-    for name in reversed(sys.modules):
-        noted.discard(name)
-        if LATEST_NOTED and not noted:
-            break
-        later.append(name)
+    later = later_modules()
     for name in later:
         module = sys.modules[name]
         if name != "__main__" and is_beneath(getattr(module, "__file__", None), folder):
@@ -216,9 +218,26 @@ def forget_modules_beneath(folder: str) -> None:
         importlib.invalidate_caches()
 
 
+def later_modules() -> list[str]:
+    """The names of the modules that were imported after `note_modules`, the latest first."""
+    later, noted = [], set(LATEST_NOTED)
+    for name in reversed(sys.modules):
+        noted.discard(name)
+        if LATEST_NOTED and not noted:
+            break
+        if name not in NOTED:
+            later.append(name)
+    return later
+
+
 def note_modules() -> None:
-    """Take the modules imported so far for packages, which no run changes."""
-    LATEST_NOTED[:] = itertools.islice(reversed(sys.modules), 2)
+    """Take the modules imported so far for packages, which no run changes.
+
+    Call it again after a rehearsal: runs take some away, and put them back behind the others.
+    """
+    if not LATEST_NOTED:
+        LATEST_NOTED[:] = itertools.islice(reversed(sys.modules), 2)
+    NOTED.update(LATEST_NOTED, later_modules())
     KEPT.update(sys.modules)
 
 
@@ -231,6 +250,7 @@ def put_modules_back() -> None:
 
 KEPT: dict[str, Any] = {}  # the modules that were noted
 LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
+NOTED: set[str] = set()  # these, and those behind them
 
 
 def reconnect_figures(known: set[str]) -> None:

@@ -79,10 +79,18 @@ def hide_frozen_objects(undo: contextlib.ExitStack) -> None:
 
     A script that calls `gc.unfreeze()` in vain would make each of them 10 ms longer.
     """
-    restore_later(undo, vars(gc), "get_freeze_count", "unfreeze")
-    count, unfreeze, inherited = gc.get_freeze_count, gc.unfreeze, gc.get_freeze_count()
-    gc.get_freeze_count = functools.wraps(count)(lambda: max(0, count() - inherited))
-    gc.unfreeze = functools.wraps(unfreeze)(lambda: unfreeze() if count() > inherited else None)
+    restore_later(undo, vars(gc), "freeze", "get_freeze_count", "unfreeze")
+    count, freeze, unfreeze = gc.get_freeze_count, gc.freeze, gc.unfreeze
+    inherited = functools.cache(count)  # counts one by one, so only for a script that asks
+
+    @functools.wraps(freeze)
+    def freeze_more() -> None:
+        inherited()
+        freeze()
+
+    gc.freeze = freeze_more
+    gc.get_freeze_count = functools.wraps(count)(lambda: max(0, count() - inherited()))
+    gc.unfreeze = functools.wraps(unfreeze)(lambda: unfreeze() if count() > inherited() else None)
 
 
 def hide_threads(undo: contextlib.ExitStack) -> None:

@@ -147,6 +147,7 @@ class Script:
             with uncounted(self.depths[in_cell]):
                 execute_alone(find(), self.shell.user_ns)
         except SystemExit as stop:
+            write_facts(self.shell, list(all_behind(stop)))  # it may be for a missing module
             return self.exit_code(stop)
         except BaseException as error:
             return self.fail(error)

@@ -22,7 +22,8 @@ def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelPr
         return ServerKernel(launch)
     if not is_here(launch.kernel_name):
         return RemoteProcess(launch, context or zmq.asyncio.Context.instance())
-    if sys.platform == "win32" or launch.environment is not None:
+    environment = launch.environment
+    if sys.platform == "win32" or (environment is not None and not environment.can_form):
         return LocalProcess(launch, context or zmq.asyncio.Context.instance())
     return SocketProcess(launch)
 

@@ -7,6 +7,7 @@ files; nothing of sessions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -38,12 +39,17 @@ def write_pid_file(notebook: Path, instance: str = "") -> None:
         notebook: the notebook.
         instance: the instance of the server, if several on several machines share the folder.
     """
-    process = psutil.Process()
     # "copy" is the instance, as files of running servers have it.
-    owner = {"pid": process.pid, "started": process.create_time(), "copy": instance}
+    owner = {"pid": os.getpid(), "started": started(os.getpid()), "copy": instance}
     descriptor = os.open(pid_file(notebook), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(owner, file)
+    with open(descriptor, "wb") as file:
+        file.write(json.dumps(owner).encode())
+
+
+@functools.cache
+def started(own_pid: int) -> float:
+    """When this process was started, in seconds since 1970."""
+    return psutil.Process(own_pid).create_time()
 
 
 def is_recorded(notebook: Path) -> bool:

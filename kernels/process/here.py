@@ -10,6 +10,8 @@ import logging
 import secrets
 from typing import Any
 
+from jupyter_client.kernelspec import KernelSpec
+
 from ..addresses import RemoteKernel
 from ..process_tree import Family, memory_of, remove
 from .kernel_process import SetUp, describe_exit
@@ -30,6 +32,7 @@ class ProcessHere:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
+        self.spec: KernelSpec | None = None  # once it has been read
         self.pid: int | None = None
         self.raw = RawOutput()
         self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
@@ -65,6 +68,14 @@ class ProcessHere:
         lot; elsewhere this is the sum of the resident sizes.
         """
         return memory_of(self.family) if self.family is not None else 0
+
+    def spec_metadata(self) -> dict[str, str]:
+        """The `kernelspec` entry for a notebook's metadata."""
+        return {
+            "name": self.launch.kernel_name,
+            "display_name": self.spec.display_name if self.spec else self.launch.kernel_name,
+            "language": self.spec.language if self.spec else "",
+        }
 
     def last_words(self) -> str:
         """Its unread output on descriptors 1 and 2."""

@@ -118,8 +118,12 @@ def named_like(
     return path and path.with_name(kernel_name)
 
 
-def spec_of(launch: Launch) -> KernelSpec:
+def spec_of(launch: Launch, *, forked: bool = False) -> KernelSpec:
     """The kernelspec of a launch: the named one, or one for its environment.
+
+    Args:
+        launch: how the kernel is started.
+        forked: whether it is to be formed in a template and forked.
 
     Raises:
         NoSuchKernel: there is none of that name.
@@ -128,13 +132,13 @@ def spec_of(launch: Launch) -> KernelSpec:
     if environment is None:
         return kernel_spec(launch.kernel_name)
     program = ["-m", "ipykernel_launcher"]
-    if environment.lent is not None:
+    if environment.lent is not None and not forked:
         program = [str(LENT_KERNEL), str(environment.lent)]
     return KernelSpec(
         argv=[environment.python, *program, "-f", "{connection_file}"],
         display_name=f"Python {environment.version} ({environment.name})",
         language="python",
-        metadata={"kernel_provisioner": {"provisioner_name": OURS, "config": {"fork": False}}},
+        metadata={"kernel_provisioner": {"provisioner_name": OURS, "config": {"fork": forked}}},
     )
 
 

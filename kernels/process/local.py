@@ -78,6 +78,7 @@ class LocalProcess(ProcessHere):
         programs: dict[str, str] = {}
         with contextlib.suppress(NoSuchKernel):  # starting it will raise the error
             if (spec := self._manager.kernel_spec) is not None:
+                self.spec = spec
                 programs = environment_of(spec, self.launch)
         pipes = self.raw.open() if sys.platform != "win32" else ()
         out, err = pipes or (subprocess.DEVNULL, subprocess.DEVNULL)
@@ -210,12 +211,3 @@ class LocalProcess(ProcessHere):
         finally:
             control.close(linger=0)
             await manager.cleanup_resources()
-
-    def spec_metadata(self) -> dict[str, str]:
-        """The `kernelspec` entry for a notebook's metadata."""
-        spec = self._manager.kernel_spec
-        return {
-            "name": self.launch.kernel_name,
-            "display_name": spec.display_name if spec else self.launch.kernel_name,
-            "language": spec.language if spec else "",
-        }

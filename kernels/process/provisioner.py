@@ -67,6 +67,8 @@ def forking_config(spec: KernelSpec, launch: Launch) -> dict[str, Any] | None:
         "wait_for_template": True,  # nobody waits for a kernel that is made ahead
         **stock.get("config", {}),
         "prefix": sandbox_command(interpreter(spec), launch),
+        "lent": str((launch.environment and launch.environment.lent) or ""),
+        "is_extra": launch.environment is not None,
         "template_overrides": launch.template_overrides,
         "last_filter": launch.last_filter,
     }
@@ -84,10 +86,12 @@ def sandbox_command(python: str, launch: Launch) -> list[str]:
     Raises:
         KernelStartError: the kernel's interpreter can't run in a sandbox.
     """
-    if launch.wrap is None:
+    # A template of another environment runs what its user has installed there, from the start.
+    wrap = (launch.tool_wrap if launch.environment is not None else None) or launch.wrap
+    if wrap is None:
         return []
     try:
-        return [*launch.wrap(python)]
+        return [*wrap(python)]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
             f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"

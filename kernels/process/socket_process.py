@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
+from jupyter_client.kernelspec import NoSuchKernel
 
 from ..errors import CannotFork, DeadKernelError, KernelError, KernelStartError
 from ..fork import ForkedProcess, ForkserverProvisioner
 from ..process_tree import MARK, Family
 from .here import ProcessHere
 from .kernel_process import describe_exit
-from .launch import Launch, kernel_spec, no_such
+from .launch import Launch, no_such, spec_of
 from .provisioner import environment_of, forking_config, interpreter
 from .socket_client import SocketClient, connected
 
@@ -46,7 +46,6 @@ class SocketProcess(ProcessHere):
 
     def __init__(self, launch: Launch) -> None:
         super().__init__(launch)
-        self._spec: KernelSpec | None = None
         self._provisioner: ForkserverProvisioner | None = None
         self._process: ForkedProcess | None = None
         self._client: SocketClient | None = None
@@ -64,7 +63,7 @@ class SocketProcess(ProcessHere):
             KernelStartError: it can't run in the sandbox.
         """
         try:
-            self._spec = spec = kernel_spec(self.launch.kernel_name)
+            self.spec = spec = spec_of(self.launch, forked=True)
         except NoSuchKernel as error:
             raise KernelStartError(no_such(self.launch.kernel_name)) from error
         if (config := forking_config(spec, self.launch)) is None or not config["fork"]:
@@ -222,15 +221,6 @@ class SocketProcess(ProcessHere):
         if self._process is not None:
             self._process.close()
         self.raw.close()
-
-    def spec_metadata(self) -> dict[str, str]:
-        """The `kernelspec` entry for a notebook's metadata."""
-        spec = self._spec
-        return {
-            "name": self.launch.kernel_name,
-            "display_name": spec.display_name if spec else self.launch.kernel_name,
-            "language": spec.language if spec else "",
-        }
 
 
 def runs_another_program(pid: int) -> bool:

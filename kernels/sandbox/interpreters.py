@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from os.path import abspath, dirname, islink, join, realpath
 from pathlib import Path
 
 from ..regular_file import regular_file
 
 TIMEOUT = 15.0  # seconds for a process that only looks around
+MOST_LINKS = 40  # followed on the way to an interpreter, as on Linux
 # Asks an interpreter where it and its packages are. Skips `sitecustomize`, which may lie in a
 # folder that a `.pth` file names and kernels can change.
 WHERE = """
@@ -61,9 +63,9 @@ def links_to(interpreter: str) -> list[str]:
     path = shutil.which(interpreter)
     if path is None:
         raise FileNotFoundError(f"There is no interpreter {interpreter}.")
-    links = [os.path.abspath(path)]
-    while os.path.islink(links[-1]) and len(links) < 40:
-        links.append(os.path.join(os.path.dirname(links[-1]), os.readlink(links[-1])))
+    links = [abspath(path)]
+    while islink(links[-1]) and len(links) < MOST_LINKS:
+        links.append(join(dirname(links[-1]), os.readlink(links[-1])))
     return links
 
 
@@ -73,13 +75,38 @@ def changeable(interpreter: str, folders: Iterable[Path]) -> bool:
     Raises:
         OSError: there is no such interpreter.
     """
-    real = [Path(os.path.realpath(folder)) for folder in folders]
+    theirs = {known(folder) for folder in folders for known in (abspath, realpath)}
     for link in links_to(interpreter):
-        prefix = Path(os.path.realpath(os.path.dirname(link))).parent
-        for folder in real:
-            if prefix.is_relative_to(folder) or folder.is_relative_to(prefix):
-                return True
+        # Python reads the `pyvenv.cfg` above a link to it, even if the link is in a linked folder.
+        prefixes = [dirname(abspath(dirname(link))), dirname(realpath(dirname(link)))]
+        if any(is_beneath(folder, prefix) for folder in theirs for prefix in prefixes):
+            return True
+        used = [*prefixes, *followed(link)]
+        if any(is_beneath(path, folder) for path in used for folder in theirs):
+            return True
     return False
+
+
+def followed(path: str) -> Iterator[str]:
+    """Yield all files, folders and links by which the system finds a path, with no `..` in them."""
+    found, left, links = "/", abspath(path).split("/")[::-1], 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            found = dirname(found)
+        elif part not in ("", "."):
+            found = join(found, part)
+            yield found
+            if links < MOST_LINKS and islink(found):
+                links += 1
+                target = os.readlink(found)
+                found = "/" if target.startswith("/") else dirname(found)
+                left += target.split("/")[::-1]
+
+
+def is_beneath(path: str, folder: str) -> bool:
+    """Return whether a normalized path is a folder or in it; `pathlib` takes ten times longer."""
+    return join(path, "").startswith(join(folder, ""))
 
 
 def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | str]) -> list[str]:
@@ -91,12 +118,12 @@ def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | st
         OSError: it is in none of them.
     """
     links = links_to(interpreter)
-    base = os.path.dirname(os.path.dirname(os.path.realpath(links[-1])))
-    if home := home_in(os.path.join(os.path.dirname(os.path.dirname(links[0])), "pyvenv.cfg")):
-        base = os.path.dirname(os.path.realpath(home))
-    if any(Path(base).is_relative_to(os.path.realpath(folder)) for folder in folders):
+    base = dirname(dirname(realpath(links[-1])))
+    if home := home_in(join(dirname(dirname(links[0])), "pyvenv.cfg")):
+        base = dirname(realpath(home))
+    if any(Path(base).is_relative_to(realpath(folder)) for folder in folders):
         return []  # already shown with that folder
-    if any(Path(base).is_relative_to(os.path.realpath(folder)) for folder in known):
+    if any(Path(base).is_relative_to(realpath(folder)) for folder in known):
         return [base]
     raise PermissionError(
         f"Kernels can change {interpreter}, and they may not see its base Python in {base}. If they"

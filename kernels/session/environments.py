@@ -180,11 +180,12 @@ class Environments:
         self, principal: str, environment: Environment, report: Report
     ) -> Environment:
         """An environment that kernels can start in: with its own ipykernel, or a lent one."""
-        if not await asyncio.to_thread(env.needs_kernel, environment):
-            return environment
+        if own := await asyncio.to_thread(env.kernel_of, environment):
+            return environment.with_kernel(own)
         is_alike = environment.series == env.own_series()
         if is_alike and not await asyncio.to_thread(env.conflicts, environment):
-            return environment.with_lent(await asyncio.to_thread(env.link_own, self._lent))
+            lent = await asyncio.to_thread(env.link_own, self._lent)
+            return environment.with_kernel(env.kernel_in(lent), lent)
         limits = await asyncio.to_thread(env.constraints, environment)
         place = self.place_of(principal)
         folder = place.store / "ipykernel" / env.digest(environment.series, *limits)
@@ -200,7 +201,7 @@ class Environments:
                     f" one for its Python {environment.series}. Install ipykernel there, or pass"
                     f" environment='default'. uv says:\n{error}"
                 ) from None
-        return environment.with_lent(folder)
+        return environment.with_kernel(env.kernel_in(folder), folder)
 
     # -- finding
 

@@ -91,8 +91,9 @@ class RunTools:
         is not in a file. Each call runs in a fresh session unless session_id is given. The
         session stays open afterwards, even if the file failed: run_cell with the returned
         session_id can inspect its globals and, through sys.last_traceback, the locals of the
-        failing frames. A backslash before a line that looks like one of the server's own
-        (`--- stderr ---`, `[Process exited …]`, `[rmi-agent: …]`) means that the code printed it.
+        failing frames (with pytest, of the last failing test). A backslash before a line that
+        looks like one of the server's own (`--- stderr ---`, `[Process exited …]`,
+        `[rmi-agent: …]`) means that the code printed it.
         """
         with failures_as_refusals():
             if (run := self.follower.answered_run(ctx)) is not None:

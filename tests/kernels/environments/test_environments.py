@@ -83,7 +83,7 @@ def test_an_environment_is_read_and_not_run(venv: Path) -> None:
     found = env.at(venv, "project", "x")
     assert found.version == ".".join(map(str, sys.version_info[:3]))
     assert found.series == env.own_series()
-    assert env.needs_kernel(found)
+    assert not env.kernel_of(found)
     assert not env.conflicts(found)
     assert not ran.exists()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from textwrap import dedent
 from typing import Any, Self
+
+from rmi_agent.kernels import Session
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,16 @@ class Sample:
 
     def with_neighbour(self, name: str, text: str) -> Self:
         return replace(self, neighbours=(*self.neighbours, (name, text)))
+
+
+def python_of(session: Session) -> str:
+    """The interpreter that a session's kernel shows to its code."""
+    assert session.kernel is not None
+    if not session.kernel.process.is_walled:
+        return sys.executable
+    home = Path(session.kernel.launch.env["HOME"])  # the user's own environment, made there
+    (python,) = map(str, home.glob(".venvs/*/bin/python"))
+    return python
 
 
 HELPER = (("helper.py", "NAME = 'helper'\ndef shout(x): return x.upper()\n"),)

@@ -13,6 +13,7 @@ import pytest
 from rmi_agent.kernels import Module, Run, Session, Sessions
 
 from tests.conftest import cell, kernel_env, stream, value
+from tests.kernels.inside.samples import python_of
 
 pytestmark = pytest.mark.anyio
 
@@ -94,10 +95,10 @@ def pytest_run(session: Session, project: Path, *args: str) -> Any:
     return session.submit_program(Module("pytest", project, (*own, *args)), 120).task
 
 
-def plain_run(project: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def plain_run(session: Session, project: Path, *args: str) -> subprocess.CompletedProcess[str]:
     own = ("-p", "no:cacheprovider", f"--basetemp={project}/tmp")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *own, *args],
+        [python_of(session), "-m", "pytest", *own, *args],
         cwd=project,
         input="",
         capture_output=True,
@@ -142,8 +143,8 @@ def normal(text: str) -> str:
 async def test_pytest_gives_what_it_gives_without_a_kernel(
     sessions: Sessions, project: Path, args: tuple[str, ...]
 ) -> None:
-    plain = plain_run(project, *args)
     session = await sessions.open()
+    plain = plain_run(session, project, *args)
     run = await pytest_run(session, project, *args)
     await sessions.close(session)
 
@@ -230,7 +231,7 @@ async def test_an_interrupt_ends_pytest_with_its_own_summary(
     session: Session, project: Path
 ) -> None:
     (project / "other/test_fine.py").write_text(
-        "import time\ndef test_a(): pass\ndef test_b(): print('x'); time.sleep(60)"
+        "import time\ndef test_a(): pass\ndef test_b():\n    local = 7\n    time.sleep(60)"
     )
     args = ("-p", "no:cacheprovider", "other/test_fine.py", "-v")
     running = session.submit_program(Module("pytest", project, args), 60)
@@ -241,6 +242,22 @@ async def test_an_interrupt_ends_pytest_with_its_own_summary(
     assert "KeyboardInterrupt" in stream(run)
     assert (run.status, run.exit_code, run.state) == ("interrupted", 2, "kept")
     assert run.tests.counts == {"passed": 1}
+    local = await cell(session, "import sys; sys.last_traceback.tb_frame.f_locals")
+    assert value(local) == "{'local': 7}"
+
+
+@pytest.mark.slow
+async def test_the_frames_of_a_test_that_a_plugin_runs_remain(
+    session: Session, project: Path
+) -> None:
+    (project / "other/test_fine.py").write_text(
+        "import anyio, pytest\n@pytest.mark.anyio\nasync def test_a():\n    local = 7\n"
+        "    await anyio.sleep(0)\n    assert local == 8"
+    )
+    run = await pytest_run(session, project, "other/test_fine.py", "-q", "-k", "asyncio")
+    assert run.tests.counts["failed"] == 1
+    local = await cell(session, "import sys; sys.last_traceback.tb_frame.f_locals['local']")
+    assert value(local) == "7"
 
 
 @pytest.mark.slow

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rmi_agent.kernels import Module, Run, Script, Session, Sessions
 
-from tests.conftest import cell, kernel_env, stream, value
+from tests.conftest import SANDBOX, cell, kernel_env, stream, value
 from tests.kernels.inside.ends import ENDS
 from tests.kernels.inside.hooks import HOOKS
 from tests.kernels.inside.modules import MODULES
-from tests.kernels.inside.samples import HELPER, Sample
+from tests.kernels.inside.samples import HELPER, Sample, python_of
 
 pytestmark = pytest.mark.anyio
 
@@ -361,11 +361,7 @@ async def test_a_script_gives_what_python_gives(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(sample.bytes())
     session = await sessions.open()
-    assert session.kernel is not None
-    python = sys.executable
-    if session.kernel.process.is_walled:  # the user's own environment, which it has made
-        home = Path(session.kernel.launch.env["HOME"])
-        (python,) = map(str, home.glob(".venvs/*/bin/python"))
+    python = python_of(session)
     expected = subprocess.run(
         [python, *(("-m", sample.module) if sample.module else (sample.file,)), *sample.args],
         cwd=folder,
@@ -504,3 +500,21 @@ async def test_what_a_script_displays_comes_between_its_lines(
 
     expected = [each for number in range(20) for each in (f"{number}\n", "text/plain")]
     assert kinds(run) == [*expected, "end\n"]
+
+
+@pytest.mark.skipif(SANDBOX == "off", reason="would install it in the tests' own environment")
+async def test_a_module_that_only_the_sandboxs_environment_has_runs(
+    session: Session, tmp_path: Path
+) -> None:
+    there = "import site, os; p = os.path.join(site.getsitepackages()[0], 'only_there.py')"
+    made = await cell(
+        session, f"{there}\nopen(p, 'w').write('import sys; print(sys.argv); 1 / 0')\np"
+    )
+    run = await session.submit_program(Module("only_there", tmp_path, ("a",)), 30).task
+    path = value(made).strip("'")
+    assert stream(run) == f"['{path}', 'a']\n"
+    assert stream(run, "stderr").splitlines()[:2] == [
+        "Traceback (most recent call last):",
+        f'  File "{path}", line 1, in <module>',
+    ]
+    await cell(session, "os.remove(p)")

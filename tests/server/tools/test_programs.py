@@ -161,3 +161,10 @@ async def test_pytest_gives_its_output_counts_and_failing_tests(client: Client[A
         "failed": ["tests/test_pkg.py::test_b"],
     }
     assert (facts["exit_code"], facts["status"], facts["state"]) == (1, "error", "kept")
+
+
+async def test_a_missing_module_gets_the_hint_of_a_missing_import(client: Client[Any]) -> None:
+    text, _ = await run(client, module="sklearn.no_such_module_anywhere")
+    assert "scikit-learn" in text
+    text, _ = await run(client, module="attr.no_such_module_anywhere")  # it is installed
+    assert "No module named" in text and "rmi-agent" not in text

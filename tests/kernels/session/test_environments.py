@@ -1,0 +1,219 @@
+"""Sessions in environments: their kernels, what is lent to them, and their templates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rmi_agent.kernels import Config, Environment, KernelError, Sessions, Tier, why_not
+from rmi_agent.kernels.environments import pythons
+from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.fork.pool import MAX_EXTRA
+from rmi_agent.kernels.process import LocalProcess, SocketProcess
+
+from tests.conftest import cell, launch, policy, stream, value
+from tests.wheels import make_venv, make_wheel, settings_for
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    folder: Path, tier: str | None = None, network: bool = True
+) -> AsyncIterator[Sessions]:
+    projects = folder / "projects"
+    projects.mkdir(exist_ok=True)
+    wheels = folder / "wheels"
+    wheels.mkdir(exist_ok=True)
+    more = {} if tier is None else {"tier": tier}
+    rules = policy(projects, package_files=(wheels,), network=network, **more)
+    start = replace(launch(projects), package_env=settings_for(wheels))
+    if rules is not None:
+        rules = replace(rules, package_env=tuple(settings_for(wheels).items()))
+    async with Sessions(Config(folder / "notebooks"), start, 0, policy=rules) as sessions:
+        yield sessions
+
+
+async def in_venv(sessions: Sessions, venv: Path) -> Environment:
+    found = await sessions.environments.in_folder("local", venv, venv.parent.name)
+    assert found is not None
+    return found
+
+
+async def test_its_kernels_are_forked_from_a_template_of_its_own(tmp_path: Path) -> None:
+    async with opened(tmp_path) as sessions:
+        environment = await in_venv(
+            sessions, make_venv(tmp_path / "projects" / ".venv", mine="A = 1")
+        )
+        for _ in range(2):
+            session = await sessions.open(environment=environment)
+            assert session.kernel is not None
+            assert isinstance(session.kernel.process, SocketProcess)
+            run = await cell(session, "import sys, mine; sys.prefix + str(mine.A)")
+            assert value(run) == repr(f"{environment.prefix}1")
+            hidden = await cell(session, "import pytest")
+            assert hidden.cell.metadata.rmi_agent.error_name == "ModuleNotFoundError"
+            children = "!python -c 'import ipykernel'"
+            assert "ModuleNotFoundError" in stream(await cell(session, children))
+        # A restart keeps the environment, and sees what has been installed since.
+        (environment.packages / "later.py").write_text("B = 2")
+        await session.restart()
+        assert value(await cell(session, "import later; later.B")) == "2"
+
+
+@pytest.mark.slow
+async def test_few_templates_are_kept_for_environments_beside_the_default_ones(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as sessions:
+        await sessions.open()
+        for number in range(MAX_EXTRA + 2):
+            venv = make_venv(tmp_path / "projects" / f"e{number}" / ".venv")
+            session = await sessions.open(environment=await in_venv(sessions, venv))
+            assert value(await cell(session, f"{number}")) == str(number)
+        living = [each for each in TEMPLATES._living.values() if not each.ended]
+        assert sum(each.is_extra for each in living) == MAX_EXTRA
+        assert any(not each.is_extra for each in living)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "happens",
+    [
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+        "import os; os._exit(3)",
+        "import sys; sys.modules['ipykernel'] = None",
+    ],
+    ids=["starts a thread", "exits", "hides ipykernel"],
+)
+async def test_a_kernel_that_no_template_can_form_is_started(tmp_path: Path, happens: str) -> None:
+    async with opened(tmp_path) as sessions:
+        venv = make_venv(tmp_path / "projects" / ".venv", happens=happens)
+        environment = await in_venv(sessions, venv)
+        text = "import sys; any('zygote' in a for a in sys.orig_argv) and __import__('happens')\n"
+        (environment.packages / "x.pth").write_text(text)
+        session = await sessions.open(environment=environment)
+        assert session.kernel is not None
+        assert isinstance(session.kernel.process, LocalProcess)
+        assert value(await cell(session, "import sys; sys.prefix")) == repr(str(venv))
+
+
+async def test_an_environment_that_ends_every_kernel_is_an_error(tmp_path: Path) -> None:
+    async with opened(tmp_path) as sessions:
+        environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
+        (environment.packages / "x.pth").write_text("import os; os._exit(3)\n")
+        with pytest.raises(KernelError, match="exit code 3"):
+            await sessions.open(environment=environment)
+
+
+async def test_a_script_environment_is_made_once_by_concurrent_calls(tmp_path: Path) -> None:
+    source = b"# /// script\n# dependencies = ['minute']\n# ///\n"
+    async with opened(tmp_path) as sessions:
+        make_wheel(tmp_path / "wheels", "minute")
+        script = tmp_path / "projects" / "a.py"
+        script.write_bytes(source)
+        lines: list[str] = []
+        of_script = sessions.environments.of_script
+        first = asyncio.create_task(of_script("local", script, source, lines.append))
+        others = [of_script("local", script, source, lines.append) for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()  # the others still get it
+        found = await asyncio.gather(*others)
+        assert len({each.prefix for each in found if each}) == 1
+        assert lines.count(" + minute==1.0") <= 3
+        again = await of_script("local", script, source, lines.append)
+        assert again == found[0]
+
+
+@pytest.mark.network
+async def test_another_python_is_lent_an_ipykernel_that_fits_it(tmp_path: Path) -> None:
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    others = [each for each in pythons() if not each.version.startswith(own)]
+    if not others:
+        pytest.skip("there is no other Python")
+    try:
+        await _run_on(tmp_path, [each.version for each in others])
+    except KernelError as error:
+        if "error sending request" in str(error) or "Failed to fetch" in str(error):
+            pytest.skip("there is no package registry")
+        raise
+
+
+async def _run_on(folder: Path, versions: list[str]) -> None:
+    from rmi_agent.server.package_settings import from_files
+
+    projects = folder / "projects"
+    projects.mkdir()
+    start = replace(launch(projects), package_env=from_files(os.environ))
+    async with Sessions(
+        Config(folder / "notebooks"), start, 0, policy=policy(projects)
+    ) as sessions:
+        for version in versions:
+            source = f"# /// script\n# requires-python = '=={version}.*'\n# ///\n".replace(
+                f"{version}.*", version if version.count(".") > 1 else f"{version}.*"
+            )
+            script = projects / "a.py"
+            script.write_text(source)
+            found = await sessions.environments.of_script("local", script, source.encode())
+            session = await sessions.open(environment=found)
+            run = await cell(session, "import sys; sys.version.split()[0]")
+            assert value(run).startswith(f"'{version}")
+            assert "3" in stream(await cell(session, "!echo 3"))
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("tier", ["bwrap", "landlock"])
+async def test_nothing_of_an_environment_runs_outside_the_sandbox(
+    tmp_path: Path, tier: Tier
+) -> None:
+    """Its interpreter, `.pth` files and packages could be anybody's who can write there."""
+    projects = tmp_path / "projects"
+    projects.mkdir()
+    rules = policy(projects, tier)
+    assert rules is not None
+    if why := why_not(rules):
+        pytest.skip(why)
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    venv = make_venv(projects / ".venv")
+    (packages,) = venv.glob("lib/*/site-packages")
+    probe = f"""
+import socket
+def attempt(name, what):
+    try:
+        what()
+    except OSError:
+        return
+    open({str(projects / "reached")!r}, "a").write(name + " ")
+attempt("secret", lambda: open({str(secret)!r}).read())
+attempt("network", lambda: socket.create_connection(("127.0.0.1", 9), 1))
+attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("8.8.8.8", 53)))
+open({str(projects / "ran")!r}, "a").write("x")
+"""
+    (packages / "probe.py").write_text(probe)
+    (packages / "x.pth").write_text("import probe\n")
+    async with opened(tmp_path, tier, network=False) as sessions:
+        environment = await in_venv(sessions, venv)
+        session = await sessions.open(environment=environment)
+        assert value(await cell(session, "1 + 1")) == "2"
+        assert (projects / "ran").exists()
+        assert not (projects / "reached").exists(), (projects / "reached").read_text()
+        # An interpreter that was replaced runs nowhere else, either.
+        (venv / "bin" / "python").unlink()
+        (venv / "bin" / "python").write_text(f"#!/bin/sh\ncat {secret} > {projects / 'reached'}\n")
+        (venv / "bin" / "python").chmod(0o755)
+        with contextlib.suppress(KernelError):
+            again = await in_venv(sessions, venv)
+            await sessions.open(environment=again)
+        assert not (projects / "reached").exists() or not (projects / "reached").read_text()
+        # And a base Python that it names is shown only if this machine's user has installed it.
+        config = f"home = {tmp_path}\nversion = {'.'.join(map(str, sys.version_info[:3]))}\n"
+        (venv / "pyvenv.cfg").write_text(config)
+        with pytest.raises(KernelError, match="may not see its base Python"):
+            await sessions.open(environment=await in_venv(sessions, venv))
