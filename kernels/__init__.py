@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
+    from .process_tree import Listener
     from .protocol import Failure, Module, Program, Question, Reply, Script, StreamText
     from .sandbox import (
         TIERS,
@@ -83,6 +84,7 @@ _HOMES = {
     "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
+    "process_tree": ("Listener",),
     "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
     "sandbox": (
         "TIERS",
@@ -134,6 +136,7 @@ __all__ = [
     "KernelError",
     "KernelStartError",
     "Launch",
+    "Listener",
     "Module",
     "NotebookRun",
     "Policy",

@@ -81,11 +81,14 @@ class Hints:
         if failure.errno != errno.EADDRINUSE or not failure.ports or not self._is_here:
             return ""
         for session in reversed(self.sessions.all(failed.principal)):
-            if session.id == failed.session_id or session.busy:
+            program = session.background
+            if session.id == failed.session_id or (session.busy and program is None):
                 continue
-            if port := await asyncio.to_thread(session.port_held, failure.ports):
+            held = [each.port for each in await session.listeners() if each.port in failure.ports]
+            if held:
+                what = f"runs {program.title} in the background and" if program else "is idle, but"
                 return (
-                    f"Your idle session {session.id} listens on port {port}:"
+                    f"Your session {session.id} {what} listens on port {held[0]}:"
                     f" close_session(session_id={session.id!r}) frees it."
                 )
         return ""

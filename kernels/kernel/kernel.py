@@ -7,6 +7,7 @@ Knows nothing of sessions, notebooks or MCP.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
 from ..process import Launch
+from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
     OnQuestion,
@@ -44,6 +46,7 @@ class Kernel:
     Attributes:
         info: the content of its `kernel_info_reply`.
         process: its process, local or remote.
+        listened: the ports that its processes listened on when its last run was to be stopped.
         killed_since: why it was killed; empty if it was not.
         not_formed: why it was not formed in a template and then forked; empty if it was, or if
             that was not tried.
@@ -57,6 +60,7 @@ class Kernel:
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
         self._files: ProjectFiles | None = None  # for a kernel on another machine
+        self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
 
     # -- life
@@ -187,6 +191,11 @@ class Kernel:
         async with asyncio.timeout(self.launch.start_timeout):
             await unless_dead(self.process, answered())
 
+    async def listeners(self) -> list[Listener]:
+        """The ports that its processes listen on; none of a kernel on another machine."""
+        family = self.process.family
+        return await asyncio.to_thread(listeners, family) if family is not None else []
+
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as whole texts, by Jupyter's `complete_request`.
 
@@ -229,7 +238,7 @@ class Kernel:
         on_question: OnQuestion,
     ) -> Reply:
         loop = asyncio.get_running_loop()
-        self._stop = loop.create_future()
+        self._stop, self.listened = loop.create_future(), ()
         timer = None
         if timeout:
             why = f"timed out after {timeout:g} s"
@@ -282,6 +291,7 @@ class Kernel:
         """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
         assert self._stop is not None
         actions = [self._stop.result()[1]]
+        self.listened = await self.listeners()
         ends: list[asyncio.Future[Any]] = [ending, death]
         for words in ("interrupted", "interrupted again"):
             actions.append(words)

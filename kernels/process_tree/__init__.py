@@ -6,7 +6,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 from .family import Family
 from .memory import memory_of
 from .memory_watch import MemoryWatch
-from .ports import port_held
+from .ports import Listener, listeners
 from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked, marking
 from .shared_memory import remove
 
@@ -14,13 +14,14 @@ __all__ = [
     "FILE_LOCKS",
     "MARK",
     "Family",
+    "Listener",
     "MemoryWatch",
     "Reaper",
+    "listeners",
     "mark_number",
     "mark_process",
     "marked",
     "marking",
     "memory_of",
-    "port_held",
     "remove",
 ]

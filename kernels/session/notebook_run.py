@@ -6,12 +6,14 @@ what `notebook/steps.py` reads; not where the notebook is from.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import KernelError
 from ..notebook import Run, Step, Steps
 from ..protocol import State
 from .runs import Execution, NotebookCell
@@ -90,21 +92,43 @@ class NotebookRun(Series):
         return self.session.count == last
 
     async def _work(self) -> None:
-        title = Path(self.name).name
         about = {"input_path": self.name, "parameters": valid(self._parameters)}
-        await self.session.record((), title, {"papermill": about})
+        await self._record((), {"papermill": about})
         waiting: list[tuple[str, bytes]] = []
         for step in self.steps.steps:
             if step.copied is not None:
                 waiting.append((step.cell.id, step.copied))
                 continue
-            await self.session.record(waiting, title)
+            await self._record(waiting)
             waiting.clear()
             self.number = step.number
             run = await self._one(lambda left, step=step: self._submit(step, left))  # type: ignore[misc]
             if run is None or not await self._goes_on(step, run):
                 return
-        await self.session.record(waiting, title)
+        await self._record(waiting)
+
+    async def _record(
+        self, cells: Sequence[tuple[str, bytes]], about: dict[str, Any] | None = None
+    ) -> None:
+        """Add cells that do not run to the record, after all earlier runs.
+
+        Args:
+            cells: the id and the JSON of each.
+            about: metadata to set in the notebook before.
+
+        Raises:
+            KernelError: the session was closed.
+        """
+        session, title = self.session, Path(self.name).name
+        async with session.runs.turn:
+            if about is not None:
+                session.recorder.metadata.update(about)
+                await session.recorder.amend((), head=True)
+            for cell_id, text in cells:
+                if session.closed:
+                    raise KernelError(f"Session {session.id} is closed.")
+                session.recorder.copy(cell_id, text, title)
+                await asyncio.sleep(0)
 
     def _submit(self, step: Step, left: float) -> Execution:
         folder, self._folder = self._folder, None

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ..kernel import Kernel
 from ..process import Launch
 from .place import Place
 
@@ -109,6 +110,11 @@ class OwnerPools:
         """Of the pools with ready kernels, the one not asked for the longest time."""
         ready = [pool for pool in self if pool.ready]
         return min(ready, key=lambda pool: pool.leases[-1] if pool.leases else 0, default=None)
+
+    def awaited(self) -> list[asyncio.Future[Kernel]]:
+        """The kernels that are starting for calls."""
+        ahead = {place for pool in self for place in pool.warm}
+        return [each.kernel for each in self.places if each not in ahead and not each.kernel.done()]
 
     async def tidy_up(self) -> None:
         """End warm kernels that are not likely to be requested; drop pools of absent owners."""

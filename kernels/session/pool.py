@@ -271,8 +271,11 @@ class Pool:
             self._warming = self._tasks.start(self._warm_up(), "warm-up")
 
     async def _warm_up(self) -> None:
-        """Start warm kernels one at a time: calls that wait for a kernel take precedence."""
+        """Start warm kernels one at a time, and none while a call waits for one to start."""
         while not self._closed and (pool := self.owners.neediest()) and self._has_room(pool):
+            if awaited := self.owners.awaited():
+                await asyncio.wait(awaited)
+                continue
             await self._free.acquire()  # a place is free, so this does not wait
             place = self._start(pool)
             pool.warm.append(place)

@@ -59,6 +59,7 @@ class Execution:
         program: the file or module to run; None for a snippet.
         cell: the existing cell, if another instance of the server started the run.
         of: the cell of an existing notebook that it runs, if any.
+        background: whether it goes on beyond `output_limit`, without keeping more.
 
     Attributes:
         asked: the number of questions so far.
@@ -81,6 +82,7 @@ class Execution:
         program: Program | None = None,
         cell: NotebookNode | None = None,
         of: NotebookCell | None = None,
+        background: bool = False,
     ) -> None:
         self.session_id = session_id
         self.number = number
@@ -96,7 +98,8 @@ class Execution:
         self.until = 0.0
         self.program = program
         self.handed_over = False
-        self.outputs = Outputs(self.cell, displays, output_limit, self._over_limit)
+        on_limit = None if background else self._over_limit
+        self.outputs = Outputs(self.cell, displays, output_limit, on_limit)
         self.task: asyncio.Task[Run]
         self._recorder, self._output_limit = recorder, output_limit
         self.asked = 0
@@ -107,11 +110,18 @@ class Execution:
             self.cell.metadata["rmi_agent"] = facts = NotebookNode(program.facts)
             if program.stdin:
                 facts.stdin = program.stdin[:STDIN_KEPT]
+            if background:
+                facts.background = True
 
     @property
     def notebook(self) -> Path | None:
         """Where the run is recorded; None until the session has a notebook."""
         return self._recorder.path
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it is a program that is to go on, such as a server."""
+        return bool(self.cell.metadata.get("rmi_agent", {}).get("background"))
 
     @property
     def question(self) -> Question | None:

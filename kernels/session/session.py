@@ -10,22 +10,23 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..addresses import RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
-from ..process_tree import Family, port_held
+from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
 from .config import Config, Failed, Handover
 from .pool import Pool
+from .port_notices import PortNotices
 from .record import Record, notebook_metadata
 from .runs import Execution, NotebookCell, RunQueue
 
@@ -74,6 +75,7 @@ class Session:
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
         self.series: Series | None = None
+        self._ports = PortNotices()
         self.last_used = time.monotonic()
         self.closed = False
         self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
@@ -102,6 +104,11 @@ class Session:
         return self.series is not None and not self.series.task.done()
 
     @property
+    def background(self) -> Execution | None:
+        """The program that runs in the background, if there is one."""
+        return next((each for each in self.runs.unfinished if each.in_background), None)
+
+    @property
     def idle_for(self) -> float:
         """Seconds since the session was last used; 0 while busy."""
         return 0.0 if self.busy else time.monotonic() - self.last_used
@@ -127,9 +134,14 @@ class Session:
         """
         return self._submit(code, None, timeout, of)
 
-    def submit_program(self, program: Program, timeout: float | None = None) -> Execution:
-        """Queue a file or module to be run as `__main__`; returns at once."""
-        return self._submit(program.code, program, timeout)
+    def submit_program(
+        self, program: Program, timeout: float | None = None, *, background: bool = False
+    ) -> Execution:
+        """Queue a file or module to be run as `__main__`; returns at once.
+
+        In the `background` it goes on whatever it outputs; a `timeout` of 0 means no limit.
+        """
+        return self._submit(program.code, program, timeout, background=background)
 
     def _submit(
         self,
@@ -137,6 +149,7 @@ class Session:
         program: Program | None,
         timeout: float | None,
         of: NotebookCell | None = None,
+        background: bool = False,
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
@@ -149,35 +162,13 @@ class Session:
             output_limit=self.config.output_limit,
             program=program,
             of=of,
+            background=background,
         )
         limit = self.config.timeout if timeout is None else timeout
         self.runs.add(execution, functools.partial(self._run, execution, limit))
         self.count += 1
         self._became_busy()
         return execution
-
-    async def record(
-        self, cells: Iterable[tuple[str, bytes]], title: str, about: dict[str, Any] | None = None
-    ) -> None:
-        """Add cells that do not run to the notebook, after all earlier runs.
-
-        Args:
-            cells: the id and the JSON of each.
-            title: names the notebook, if it has no cells yet.
-            about: metadata to set in the notebook before.
-
-        Raises:
-            KernelError: the session was closed.
-        """
-        async with self.runs.turn:
-            if about is not None:
-                self.recorder.metadata.update(about)
-                await self.recorder.amend((), head=True)
-            for cell_id, text in cells:
-                if self.closed:
-                    raise KernelError(f"Session {self.id} is closed.")
-                self.recorder.copy(cell_id, text, title)
-                await asyncio.sleep(0)
 
     def adopt(
         self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
@@ -223,6 +214,9 @@ class Session:
     async def _account(self, execution: Execution, reply: Reply) -> Run:
         execution.finished = time.monotonic()
         process = self.kernel.process if self.kernel is not None else None
+        timed_out = reply.status == "timeout"
+        ports = await self._ports.notice(execution, self.kernel, timed_out=timed_out)
+        reply = replace(reply, notices=(*reply.notices, *ports))
         if reply.state == "lost":
             self._drop_kernel()
         if reply.status == "error" and reply.failures:
@@ -278,10 +272,9 @@ class Session:
         self.kernel = kernel
         return kernel
 
-    def port_held(self, ports: Sequence[int]) -> int | None:
-        """Which of these ports a process of the session listens on; reads /proc, so in a thread."""
-        family = getattr(self.kernel.process, "family", None) if self.kernel is not None else None
-        return port_held(family, ports) if isinstance(family, Family) else None
+    async def listeners(self) -> list[Listener]:
+        """The ports that processes of the session listen on, as far as is known."""
+        return await self.kernel.listeners() if self.kernel is not None else []
 
     def _drop_kernel(self) -> None:
         if self.kernel is not None:

@@ -15,6 +15,7 @@ from ..views import Worker
 from .results import Budget, RunFacts, Status, asks, one_line, tool_result, within
 from .run_pictures import bundles_of
 from .run_text import Layout, TextCache
+from .written import Written
 
 if TYPE_CHECKING:
     from ...kernels import NotebookRun, Run
@@ -56,7 +57,7 @@ class Pictures:
 
 
 async def report(
-    series: NotebookRun, budget: Budget, texts: TextCache, pictures: Pictures
+    series: NotebookRun, budget: Budget, texts: TextCache, pictures: Pictures, written: Written
 ) -> ToolResult:
     """The report on a notebook, while it runs and when it is over."""
     whole, text, truncated = Layout(), "", False
@@ -64,10 +65,15 @@ async def report(
         whole = await texts.whole(failed.run, failed.execution)
         text, truncated = await within(budget, whole, failed.run.session_id, failed.run.number)
     shown = pictures.of(series)
-    notes = [*described(series), *picture_notes(series, shown), *series.steps.notes]
+    notes = [
+        *described(series),
+        *picture_notes(series, shown),
+        *written.notes,
+        *series.steps.notes,
+    ]
     if failed is not None:
         notes = [*failed.run.notices, *notes]
-    return tool_result(facts(series, truncated, shown), text, notes, [], whole)
+    return tool_result(facts(series, truncated, shown), text, notes, [*written.links], whole)
 
 
 def described(series: NotebookRun) -> list[str]:

@@ -135,7 +135,7 @@ class NotebookTool:
     ) -> NotebookRun:
         from ...kernels import NotebookRun  # lazy: imported after `initialize` is answered
 
-        return NotebookRun(
+        series = NotebookRun(
             session,
             source.name,
             source.path.parent,
@@ -144,6 +144,8 @@ class NotebookTool:
             timeout,
             self._pictures.count,
         )
+        self._follower.written.watch_series(series)
+        return series
 
     def _check_language(self, steps: Steps, name: str) -> None:
         ours = language_of(self._settings.kernel_name)
@@ -186,7 +188,8 @@ class NotebookTool:
         if series.task.done():
             series.task.result()  # our own errors must not go unseen
         budget = budget or Budget(settings.output_chars, settings.result_size)
-        return await report(series, budget, self._follower.texts, self._pictures)
+        written = await self._follower.written.of(series, ctx)
+        return await report(series, budget, self._follower.texts, self._pictures, written)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CellNumber, OpenSession
+from .background import about
 from .caller import failures_as_refusals, principal
 from .following import Follower, finished
 from .notebook_tool import NotebookTool
@@ -81,7 +82,11 @@ class OutputTool:
             if wait and (question := await self._follower.wait(execution, ctx, seconds)):
                 return question
             if not execution.task.done():
-                return await running_page(execution, offset, budget, self._follower.texts)
+                more = []
+                if execution.in_background:
+                    session = self._opening.sessions.get(session_id, principal())
+                    more = about(execution, session, await session.listeners())
+                return await running_page(execution, offset, budget, self._follower.texts, more)
             finished(execution)
             run = execution.task.result()
             if picture is not None:

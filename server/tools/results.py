@@ -109,7 +109,7 @@ async def running_result(execution: Execution, budget: Budget, texts: TextCache)
 
 
 async def running_page(
-    execution: Execution, offset: int, budget: Budget, texts: TextCache
+    execution: Execution, offset: int, budget: Budget, texts: TextCache, more: Sequence[str] = ()
 ) -> ToolResult:
     """A page of an unfinished run's output, from `offset` on."""
     whole = await texts.so_far(execution)
@@ -121,6 +121,7 @@ async def running_page(
             *open_line(execution),
             *stderr_so_far(execution),
             *asks(execution),
+            *more,
             f"Still running after {execution.elapsed:.1f} s. Continue with offset={end}, wait=40.",
         ]
     )

@@ -24,6 +24,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
+from .background import Background
 from .caller import failures_as_refusals, in_time, principal
 from .caller_files import CallerFiles
 from .environments import EnvironmentName, EnvironmentTools, default_environment
@@ -34,7 +35,7 @@ from .results import RUN_SCHEMA
 from .written import WrittenFiles
 
 if TYPE_CHECKING:
-    from ...kernels import Environment, Execution, Program, Series, Session
+    from ...kernels import Environment, Execution, Listener, Program, Series, Session
 
 RUNS_PER_USER = 32  # max running and queued runs per user over HTTP
 
@@ -57,6 +58,7 @@ class RunTools:
         self.on_run: list[Callable[[Execution], None]] = [written.watch]
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self.follower = Follower(settings, opening, worker, written)
+        self._background = Background(settings, opening, self.follower)
         self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
@@ -82,6 +84,13 @@ class RunTools:
         module: Module = None,
         cwd: Cwd = None,
         environment: EnvironmentName = None,
+        background: Annotated[
+            bool,
+            Field(
+                description="For a server or another program that goes on: returns when it listens"
+                " or has printed something, with its ports. It ends with its session."
+            ),
+        ] = False,
     ) -> ToolResult:
         """Run a Python file from the projects folder, like `python FILE ARGS` in its own folder,
         or a module, like `python -m MODULE ARGS`: module='pytest' runs a project's tests.
@@ -98,6 +107,9 @@ class RunTools:
         with failures_as_refusals():
             if (run := self.follower.answered_run(ctx)) is not None:
                 return await self.follower.follow(run, ctx)
+            before: list[Listener] = []
+            if background:
+                self._background.check_number()
             program = await asyncio.to_thread(
                 program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
             )
@@ -108,8 +120,14 @@ class RunTools:
                         "Error: run_python needs a Python kernel (ipykernel), and this server's"
                         f" kernel is {self.settings.kernel_name!r}. Use run_cell."
                     )
-                execution = session.submit_program(program, timeout)
-            return await self.follower.follow(self._announced(execution), ctx)
+                if background:
+                    before = await self._background.before(session)
+                    timeout = timeout or 0  # no limit
+                execution = session.submit_program(program, timeout, background=background)
+            self._announced(execution)
+            if background:
+                return await self._background.follow(execution, session, ctx, before)
+            return await self.follower.follow(execution, ctx)
 
     async def run_cell(
         self,
@@ -188,11 +206,17 @@ class RunTools:
 
 
 def refuse_if_occupied(session: Session) -> None:
-    """Refuse another run in a session in which cells of a notebook follow each other.
+    """Refuse another run in a session with a program or the cells of a notebook.
 
     Raises:
         Refusal: says which, and how to wait for it or stop it.
     """
+    if (program := session.background) is not None:
+        raise Refusal(
+            f"Session {session.id} runs {program.title} in the background: nothing else can run in"
+            " it meanwhile. Omit session_id for another session; interrupt_session stops the"
+            " program."
+        )
     if (series := session.series) is not None and session.in_series:
         raise Refusal(
             f"Session {session.id} is still {series.doing}: nothing else can run in it meanwhile."

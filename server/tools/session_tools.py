@@ -10,6 +10,7 @@ from fastmcp import FastMCP
 from fastmcp.tools import ToolResult
 
 from ..opening import Opening
+from ..plaintext import plain
 from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession
 from .caller import failures_as_refusals, in_time, principal
@@ -87,6 +88,7 @@ class SessionTools:
         lines = [
             f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
             f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
+            f"{in_background(r)}"
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})
@@ -102,7 +104,20 @@ async def open_here(session: Session) -> dict[str, Any]:
     else:  # on another machine, so it can't be measured from here
         memory = None
     path = session.recorder.path
-    return row(session.id, session.busy, session.count, session.idle_for, memory, path)
+    found = row(session.id, session.busy, session.count, session.idle_for, memory, path)
+    if (program := session.background) is not None:
+        ports = sorted({each.port for each in await session.listeners()})
+        found["background"] = {"program": program.title, "ports": ports}
+    return found
+
+
+def in_background(row: dict[str, Any]) -> str:
+    """What a session runs in the background, for people; empty if nothing."""
+    if (what := row.get("background")) is None:
+        return ""
+    ports = ", ".join(map(str, what["ports"]))
+    listens = f", port {ports}" if ports else ""
+    return f"; runs {plain(what['program'])} in the background{listens}"
 
 
 def row(

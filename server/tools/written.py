@@ -15,13 +15,14 @@ from weakref import WeakKeyDictionary
 from fastmcp import Context
 from mcp_types import ResourceLink
 
-from ..files import Changed, Changes, FileStatus, project_files
+from ..files import Changed, Changes, FileStatus, Projects, project_files
 from .caller import principal
 from .caller_files import CallerFiles
 from .notebook_pages import json_size
+from .remote_files import RemoteFiles
 
 if TYPE_CHECKING:
-    from ...kernels import Execution
+    from ...kernels import Execution, Series
 
 log = logging.getLogger(__name__)
 
@@ -52,33 +53,37 @@ class WrittenFiles:
     Args:
         files: the files of callers.
         changes: watches them.
+        remote: knows how clients elsewhere get them.
     """
 
-    def __init__(self, files: CallerFiles, changes: Changes) -> None:
-        self._files, self._changes = files, changes
-        self._found: WeakKeyDictionary[Execution, Future[Changed]] = WeakKeyDictionary()
+    def __init__(self, files: CallerFiles, changes: Changes, remote: RemoteFiles) -> None:
+        self._files, self._changes, self._remote = files, changes, remote
+        self._found: WeakKeyDictionary[Execution | Series, Future[Changed]] = WeakKeyDictionary()
 
     def watch(self, execution: Execution) -> None:
         """Watch for what a run writes, from its start to its end."""
-        if not self._files.are_here:
+        if self._files.are_here:
+            projects = self._files.of(principal())
+            execution.on_start = lambda: self._begin(execution, projects)
+
+    def watch_series(self, series: Series) -> None:
+        """Watch for what cells that follow each other write, from now on to their end."""
+        if self._files.are_here:
+            self._begin(series, self._files.of(principal()))
+
+    def _begin(self, owner: Execution | Series, projects: Projects) -> None:
+        if (run := self._changes.begin(projects)) is None:
             return
-        projects = self._files.of(principal())
 
-        def start() -> None:
-            if (run := self._changes.begin(projects)) is None:
-                return
+        def end(_: object) -> None:
+            if (found := self._changes.end(run)) is not None:
+                self._found[owner] = found
 
-            def end(_: object) -> None:
-                if (found := self._changes.end(run)) is not None:
-                    self._found[execution] = found
+        owner.task.add_done_callback(end)
 
-            execution.task.add_done_callback(end)
-
-        execution.on_start = start
-
-    async def of(self, execution: Execution, ctx: Context) -> Written:
-        """What a finished run has written."""
-        found = self._found.get(execution)
+    async def of(self, owner: Execution | Series, ctx: Context) -> Written:
+        """What a finished run, or cells that followed each other, have written."""
+        found = self._found.get(owner)
         if found is None:
             return NOTHING
         waited = asyncio.wrap_future(found)
@@ -93,7 +98,8 @@ class WrittenFiles:
             return NOTHING
         named = changed.files[:NAMED]
         links = map(link, named) if knows_links(ctx) else ()
-        return Written((line(changed),), tuple(links))
+        notes = (line(changed), self._remote.line(ctx, named))
+        return Written(tuple(filter(None, notes)), tuple(links))
 
 
 def knows_links(ctx: Context) -> bool:

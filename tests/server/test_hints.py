@@ -114,7 +114,7 @@ async def test_a_port_that_an_idle_session_holds_is_named(client: Client[Any], b
     held = "import socket\nheld = socket.create_server(('127.0.0.1', 0))\nheld.getsockname()[1]"
     text, holder = await run(client, held)
     text, other = await run(client, binds.replace("PORT", text.split("\n")[0]))
-    assert f"Your idle session {holder} listens on port" in text
+    assert f"Your session {holder} is idle, but listens on port" in text
     assert f"close_session(session_id='{holder}') frees it." in text
     for session in (holder, other):
         await client.call_tool("close_session", {"session_id": session})

@@ -45,8 +45,8 @@ HOOKS = {
         """
         import atexit, bdb, gc, inspect, sys, threading, traceback
         for function in (
-            atexit.register, atexit.unregister, bdb.Bdb.get_stack, gc.get_freeze_count, gc.unfreeze,
-            inspect.getouterframes,
+            atexit.register, atexit.unregister, bdb.Bdb.get_stack, gc.freeze, gc.get_freeze_count,
+            gc.unfreeze, inspect.getouterframes, sys.getrecursionlimit, sys.setrecursionlimit,
             threading.active_count, threading.enumerate, traceback.walk_stack,
         ):
             print(function.__module__, function.__qualname__, bool(function.__doc__))

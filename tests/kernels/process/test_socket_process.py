@@ -71,6 +71,28 @@ async def test_it_is_one_process_without_threads_and_connection_file(
     assert "debugger" not in kernel.info["supported_features"]
 
 
+FINDER = """
+class Finder:
+    times = 0
+    def invalidate_caches(self):
+        self.times += 1
+import sys
+sys.path_importer_cache["/nowhere"] = finder = Finder()
+"""
+
+
+async def test_python_lists_its_folders_again_only_after_a_run_that_imported_something(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text("")
+    times = "import sys; print(sys.path_importer_cache['/nowhere'].times)"
+    await run(kernel, FINDER)
+    _, outputs = await run_file(kernel, tmp_path, f"{times}; import own")
+    assert texts(outputs) == "0\n"  # else each file copies a megabyte of its template's
+    _, outputs = await run_file(kernel, tmp_path, times)
+    assert texts(outputs) == "1\n"
+
+
 async def test_a_rehearsal_leaves_no_trace(kernel: Kernel) -> None:
     _, outputs = await run(kernel, "x = 5")
     _, outputs = await run(kernel, "%history")

@@ -69,6 +69,11 @@ async def until(condition: object) -> None:
             await asyncio.sleep(0.005)
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
     tmp_path: Path, stand_in: type[StandIn]
 ) -> None:
@@ -84,16 +89,37 @@ async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
 async def test_a_call_is_served_before_the_kernel_that_replaces_its_own_is_started(
     tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.REFILL_DELAY", 5)
     async with pool(tmp_path, 1, 8) as warm:
         await until(lambda: warm.warm == 1)
-        monkeypatch.setattr("rmi_agent.kernels.session.pool.REFILL_DELAY", 0.5)
+        await turns(20)  # what has started it is over
         await warm.lease()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert stand_in.starts == 1
         await warm.lease()  # nobody waits for the delay
         assert stand_in.starts == 2
-        await until(lambda: warm.warm)
+
+
+async def test_no_kernel_is_started_ahead_while_calls_wait_for_theirs(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.session.pool.REFILL_DELAY", 0)
+    goes_on, order = asyncio.Event(), []
+
+    async def start(self: StandIn) -> None:
+        order.append(asyncio.current_task())
+        await goes_on.wait()
+        StandIn.starts += 1
+
+    async with pool(tmp_path, 1, 20) as warm:
+        await until(lambda: warm.warm == 1)
+        monkeypatch.setattr(StandIn, "start", start)
+        calls = asyncio.gather(*(warm.lease() for _ in range(5)))
+        await asyncio.sleep(0.05)
+        assert len(order) == 4
+        goes_on.set()
+        await calls
+        await until(lambda: warm.warm == 5)
 
 
 async def test_the_bound_counts_warm_kernels_too(tmp_path: Path, stand_in: type[StandIn]) -> None:

@@ -22,6 +22,7 @@ class Scripted:
 
     is_python = True
     killed_since = ""
+    listened = ()
 
     class Process:
         forked = is_here = True

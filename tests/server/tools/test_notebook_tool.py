@@ -75,7 +75,7 @@ async def test_a_notebook_runs_in_its_folder_and_is_the_record(
         tagged("1/0", "skip-execution"),
         tagged("1/0", "raises-exception"),
         f"{picture}\n{picture}",
-        "alpha * 2",
+        "open('new.txt', 'w').write('x'); alpha * 2",
         new_markdown_cell("The end"),
     )
     (folder / "sub" / "data.txt").write_text("data")
@@ -86,6 +86,7 @@ async def test_a_notebook_runs_in_its_folder_and_is_the_record(
     key = facts["session_id"]
     assert f"2 pictures, in cell 5 (2): read_output(session_id={key!r}, cell=5)]" in told
     assert facts["pictures"] == {"5": 2}
+    assert "[rmi-agent: Wrote sub/new.txt, 1 bytes]" in told
     assert "data" not in told
     out = await client.call_tool("read_output", {"session_id": key, "cell": 3})
     assert out.content[0].text.startswith("data 5 0.5\n")
@@ -100,7 +101,7 @@ async def test_a_notebook_runs_in_its_folder_and_is_the_record(
         ("code", "1/0"),
         ("code", "1/0"),
         ("code", "from IPython"),
-        ("code", "alpha * 2"),
+        ("code", "open('new.tx"),
         ("markdown", "The end"),
     ]
     assert record.cells[2].metadata.tags == ["injected-parameters"]
