@@ -10,7 +10,6 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,7 +91,7 @@ class Formed:
         self._attach_guards()
         rehearse_cells(self.kernel)
         sys.addaudithook(self._flush_before_processes)
-        os._exit = self._flushing(os._exit)
+        self._flush_before_exit()
         for stream in self._streams:
             os.register_at_fork(after_in_child=stream.after_fork_in_child)
 
@@ -102,8 +101,9 @@ class Formed:
             for stream in self._streams:
                 stream.flush()
 
-    def _flushing(self, leave: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
-        """Let a cell's lines be seen that it prints just before it ends its process."""
+    def _flush_before_exit(self) -> None:
+        """Let lines be seen that a cell prints just before it ends its process."""
+        leave: Any = os._exit
 
         @functools.wraps(leave)
         def flush_and_leave(status: int) -> NoReturn:
@@ -112,7 +112,7 @@ class Formed:
                     stream.flush()
             leave(status)
 
-        return flush_and_leave
+        os._exit = flush_and_leave
 
     def all_is_loaded(self) -> None:
         """Get ready for many forks, now that all modules are loaded."""

@@ -231,8 +231,8 @@ def flush(stream: Any, report: bool = False) -> bool:
             stream.flush()
     except BaseException as error:
         if report:
-            cause = (type(error), error, None, None, stream)
-            sys.unraisablehook(sys.UnraisableHookArgs(cause))
+            arguments: Any = sys.UnraisableHookArgs
+            sys.unraisablehook(arguments((type(error), error, None, None, stream)))
         return False
     return True
 
