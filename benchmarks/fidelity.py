@@ -4,7 +4,8 @@
 
 FOLDER is a `Lib/test` for the Python that runs this; it is copied. Each `test_*.py` (or those
 named) runs both ways without a sandbox, each in a fresh session, or after a cell (--after-cell);
-what takes `python FILE` too long is left out. A file whose counts differ runs once more alone: only what differs again counts.
+what takes `python FILE` too long is left out. A file whose counts differ runs once more alone: only
+what differs again counts.
 """
 
 from __future__ import annotations

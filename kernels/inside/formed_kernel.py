@@ -10,6 +10,7 @@ import functools
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,7 +104,8 @@ class Formed:
 
     def _flush_before_exit(self) -> None:
         """Let lines be seen that a cell prints just before it ends its process."""
-        leave: Any = os._exit
+        leave: Callable[[int], NoReturn] = os._exit
+        replaced: Any = os
 
         @functools.wraps(leave)
         def flush_and_leave(status: int) -> NoReturn:
@@ -112,7 +114,7 @@ class Formed:
                     stream.flush()
             leave(status)
 
-        os._exit = flush_and_leave
+        replaced._exit = flush_and_leave
 
     def all_is_loaded(self) -> None:
         """Get ready for many forks, now that all modules are loaded."""
