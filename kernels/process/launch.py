@@ -100,6 +100,13 @@ class Launch:
     attach: RemoteKernel | None = None
 
 
+def shown(launch: Launch) -> str:
+    """How messages name what a kernel runs in."""
+    if launch.environment is not None:
+        return f"The environment {launch.environment.name!r}"
+    return f"The kernel {launch.kernel_name!r}"
+
+
 def launch_in(launch: Launch, environment: Environment | None) -> Launch:
     """The launch of a kernel in another environment than the default one."""
     if environment is None:

@@ -21,7 +21,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
 from ..kernelspecs import LOCAL, OURS
-from .launch import Launch, spec_of
+from .launch import Launch, shown, spec_of
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -94,7 +94,7 @@ def sandbox_command(python: str, launch: Launch) -> list[str]:
         return [*wrap(python)]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
-            f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
+            f"{shown(launch)} can't be started in the sandbox. {error}"
         ) from error
 
 

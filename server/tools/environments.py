@@ -195,7 +195,7 @@ class EnvironmentTools:
                 if left <= 0:
                     last = f" uv's last words: {lines[-1]}" if lines else ""
                     raise Refusal(
-                        "The environment is not ready yet, and nothing was run. uv goes on: make"
+                        "uv has not finished yet, and nothing was run. It goes on: make"
                         f" the same call again to wait for it.{last}"
                     )
                 await asyncio.wait({task}, timeout=min(PROGRESS_INTERVAL, left))

@@ -59,7 +59,9 @@ class RunTools:
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self.follower = Follower(settings, opening, worker, written)
         self._background = Background(settings, opening, self.follower)
-        self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
+        self._notebooks = NotebookTool(
+            settings, opening, files, self.follower, self.session, environments
+        )
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:

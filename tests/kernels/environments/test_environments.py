@@ -183,6 +183,21 @@ def test_a_python_fits_what_is_wanted(version: str, wanted: str, fits: bool) -> 
     assert Python("/x/bin/python3", version).fits(SpecifierSet(wanted)) == fits
 
 
+def test_a_folder_that_names_no_package_is_none(venv: Path) -> None:
+    packages = env.at(venv, "project", "x").packages
+    for name in (
+        "a-1 --index-url=x",
+        "b\nc-1",
+        "d-",
+        "-1",
+        "e",
+        "\N{CYRILLIC SMALL LETTER A}-1",
+        "f-1",
+    ):
+        (packages / f"{name}.dist-info").mkdir()
+    assert env.installed(packages) == {"f": "1"}
+
+
 def test_old_packages_of_an_environment_forbid_to_lend_ours(venv: Path) -> None:
     found = env.at(venv, "project", "x")
     (found.packages / "traitlets-4.3.3.dist-info").mkdir()

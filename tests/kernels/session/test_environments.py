@@ -163,6 +163,39 @@ async def test_equal_installations_are_one(tmp_path: Path) -> None:
         assert [each.came for each in await asyncio.gather(*installs)] == [{"tiny": "1.0"}] * 3
 
 
+async def test_a_repaired_environment_is_forked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as sessions:
+        venv = make_venv(tmp_path / "projects" / ".venv")
+        (packages,) = venv.glob("lib/*/site-packages")
+        (packages / "ipykernel.py").write_text("broken")  # before what is lent
+        environment = await in_venv(sessions, venv)
+        for _ in range(2):
+            with contextlib.suppress(KernelError):
+                await sessions.open(environment=environment)
+        (packages / "ipykernel.py").unlink()
+        monkeypatch.setattr("rmi_agent.kernels.fork.pool.RETRY", 0.0)
+        session = await sessions.open(environment=environment)
+        assert session.kernel is not None
+        assert isinstance(session.kernel.process, SocketProcess)
+
+
+async def test_a_principal_has_few_runs_of_uv_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.session.environments.MOST_AT_ONCE", 1)
+    async with opened(tmp_path) as sessions:
+        make_wheel(tmp_path / "wheels", "tiny")
+        environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
+        install = sessions.environments.install
+        first = asyncio.create_task(install("local", environment, ["tiny"]))
+        await asyncio.sleep(0)
+        with pytest.raises(KernelError, match="already"):
+            await install("local", environment, ["little"])
+        assert (await first).came == {"tiny": "1.0"}
+
+
 @pytest.mark.security
 async def test_no_packages_are_listed_of_folders_that_code_cannot_see(tmp_path: Path) -> None:
     outside = make_venv(tmp_path / "outside" / ".venv")

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from fastmcp import Client
+from nbformat.v4 import new_code_cell, new_notebook
 from rmi_agent.server import App, load
 
 from tests.wheels import make_venv, make_wheel, settings_for
@@ -95,6 +97,11 @@ async def test_a_file_runs_in_the_environment_of_its_project(
     assert str(venv) not in await call(client, "run_python", file_name="plain.py")
     named = await call(client, "run_python", file_name="plain.py", environment="sub")
     assert str(venv) in named
+    notebook = new_notebook(cells=[new_code_cell("import sys, only_here; sys.prefix")])
+    nbformat.write(notebook, projects / "sub" / "pkg" / "n.ipynb")
+    ran = await call(client, "run_notebook", path="sub/pkg/n.ipynb")
+    first = await call(client, "read_output", session_id=session_of(ran), cell=1)
+    assert first.startswith(f"'{venv}'\n")
     cell = await call(client, "run_cell", code="import only_here", environment="sub/.venv")
     assert "Error" not in cell
     other = await call(
