@@ -106,7 +106,7 @@ def followed(path: str) -> Iterator[str]:
 
 def is_beneath(path: str, folder: str) -> bool:
     """Return whether a normalized path is a folder or in it; `pathlib` takes ten times longer."""
-    return join(path, "").startswith(join(folder, ""))
+    return path == folder or folder == "/" or path.startswith(f"{folder}/")
 
 
 def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | str]) -> list[str]:
