@@ -50,7 +50,8 @@ async def hundred(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
         few, few_server = await stack.enter_async_context(bench.http_client())
         many, many_server = await stack.enter_async_context(
-            bench.http_client(RMI_AGENT_KERNEL_MAX=str(MANY + 10))
+            # With room for the spares after so many: idle sessions would have to make it.
+            bench.http_client(RMI_AGENT_KERNEL_MAX=str(2 * MANY))
         )
         await quiet(few_server, many_server)
         turns: dict[str, Iterator[str]] = {}
