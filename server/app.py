@@ -37,12 +37,14 @@ from .tools import (
     FileTools,
     Prompts,
     PythonFileTools,
+    RemoteFiles,
     Resources,
     ResumeTool,
     RunTools,
     SessionTools,
     WrittenFiles,
 )
+from .transfer import Links
 from .views import Worker
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class App:
         principals: whose kernels are warm from the start.
         instances: which instance owns which session, if there are several instances.
         seal: a key that all instances share.
+        link_key: a key for one-time links to files, the same on all instances; None if clients
+            are on this machine, and have the files.
         in_background: whether the sessions open only after the first request is answered.
 
     Raises:
@@ -104,6 +108,7 @@ class App:
         instances: Instances | None = None,
         seal: bytes | None = None,
         in_background: bool = False,
+        link_key: bytes | None = None,
     ) -> None:
         choose_spans()
         self.settings = settings
@@ -152,14 +157,16 @@ class App:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
         self.changes = Changes()
-        written = WrittenFiles(self.files, self.changes)
+        self.links = None if link_key is None else Links(link_key)
+        remote = RemoteFiles(settings, self.links)
+        written = WrittenFiles(self.files, self.changes, remote)
         environments = EnvironmentTools(settings, self.opening, policy, self.files)
         self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
         for part in (
             self.runs,
             environments,
             SessionTools(settings, self.opening),
-            FileTools(settings, self.worker, self.files),
+            FileTools(settings, self.worker, self.files, remote),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
             ResumeTool(settings, self.opening, self.runs.follower),

@@ -246,6 +246,11 @@ class Settings(BaseModel):
     rate_limit: Annotated[int, HttpOnly(), Contested(r"\d*")] = Field(
         600, ge=0, description="Max requests per minute of each user over HTTP; 0: no limit."
     )
+    upload_limit: Annotated[Bytes, HttpOnly(), Default("1GB")] = Field(
+        1_000_000_000,
+        ge=0,
+        description="Max size of a [file](files.md) that is uploaded over HTTP. 0: none is.",
+    )
     sessions_per_user: Annotated[
         Annotated[int, Field(ge=1)] | None,
         empty_is_unset,

@@ -41,13 +41,14 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "auth": set(),
         "resident": set(),
         "views": set(),
-        "tools": {"files", "middleware", "auth", "views"},
+        "transfer": {"files", "middleware", "auth"},
+        "tools": {"files", "middleware", "auth", "views", "transfer"},
         "hosts": {"auth"},
         "review": {"middleware", "auth"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
-        "app": {"files", "middleware", "views", "tools", "cluster"},  # a module
-        "serving": {"middleware", "auth", "resident", "review", "cluster", "app"},
+        "app": {"files", "transfer", "middleware", "views", "tools", "cluster"},  # a module
+        "serving": {"transfer", "middleware", "auth", "resident", "review", "cluster", "app"},
         "commands": {
             *("middleware", "auth", "resident", "hosts", "review", "cluster", "doctor", "app"),
             "serving",

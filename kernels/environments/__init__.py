@@ -24,13 +24,24 @@ from .installing import (
 )
 from .lending import PROGRAM as LENT_KERNEL
 from .lending import WANTED, conflicts, constraints, kernel_in, kernel_of, link_own, own_packages
-from .uv import Place, build, digest, kernel_commands, run, script_commands, where_uv_is, words_of
+from .uv import (
+    OnLine,
+    Place,
+    build,
+    digest,
+    kernel_commands,
+    run,
+    script_commands,
+    where_uv_is,
+    words_of,
+)
 
 __all__ = [
     "LENT_KERNEL",
     "WANTED",
     "Changes",
     "Environment",
+    "OnLine",
     "Place",
     "Python",
     "at",

@@ -1,8 +1,9 @@
 """Builds a folder by running commands, inside the sandbox of those whose folder it is.
 
 Its argument is JSON: `commands` to run one after the other, in which "{new}" stands for the
-unfinished `folder`, which gets its name once all have succeeded; and `keep`, how many folders
-beside it are kept. Prints what the commands print and exits with the code of the one that fails.
+unfinished `folder`, which gets its name once all have succeeded, and "{script}" for a file with the
+text `script`; and `keep`, how many folders beside it are kept. Prints what the commands print and
+exits with the code of the one that fails.
 Uses the standard library only.
 """
 
@@ -28,9 +29,13 @@ def main() -> int:
     above = os.path.dirname(folder)
     os.makedirs(above, exist_ok=True)
     new = f"{folder}.new{os.getpid()}.{time.time_ns():x}"
+    script = f"{new}.py"
     try:
+        if given["script"]:
+            with open(script, "x", encoding="utf-8") as file:
+                file.write(given["script"])
         for command in given["commands"]:
-            words = [word.replace("{new}", new) for word in command]
+            words = [{"{new}": new, "{script}": script}.get(word, word) for word in command]
             env = {**os.environ, "VIRTUAL_ENV": new}
             code = subprocess.run(words, env=env, stdin=subprocess.DEVNULL, check=False).returncode
             if code:
@@ -39,6 +44,8 @@ def main() -> int:
             os.rename(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.remove(script)
     remove_unused(above, given["keep"])
     return 0 if os.path.exists(folder) else 1
 
@@ -55,6 +62,8 @@ def remove_unused(above: str, keep: int) -> None:
     for number, (used, path) in enumerate(ages):
         if used < limit and (number >= keep or ".new" in os.path.basename(path)):
             shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.remove(path)  # a script
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def requires_python(project: Path) -> SpecifierSet:
         with open(project / "pyproject.toml", "rb", opener=regular_file) as file:
             given = tomllib.loads(file.read(MOST_BYTES).decode("utf-8", "replace"))
         return SpecifierSet(given["project"]["requires-python"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # uv will say what is wrong
-        return SpecifierSet()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return SpecifierSet()  # uv will say what is wrong
 
 
 def projects_beneath(root: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def projects_beneath(root: Path) -> list[Path]:
             if os.path.lexists(folder / VENV) or is_locked_project(folder):
                 found.append(folder)
             for each in folders_in(folder):
-                if each.name == VENV:
+                if each.name == VENV or each.is_symlink():  # which may lead anywhere
                     continue
                 if (each / CONFIG).is_file():
                     found.append(each)

@@ -19,6 +19,7 @@ from ..errors import EnvironmentFailed
 # Source: https://packaging.python.org/en/latest/specifications/inline-script-metadata/
 BEGIN, END = re.compile(r"# /// ([a-zA-Z0-9-]+)"), "# ///"
 MARKER = b"# /// script"  # no block without it
+MOST_TEXT = 25_000  # max characters of a block
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class InlineMetadata:
     """What a script declares.
 
     Attributes:
-        text: the block as TOML, in one form whatever its layout: equal texts, equal environments.
+        text: the block as JSON, in one form whatever its layout: equal texts, equal environments.
         python: the Pythons that it runs on.
+        block: a block that says the same, if that is no more than dependencies and Pythons.
     """
 
     text: str
     python: SpecifierSet
+    block: str = ""
 
 
 def inline_metadata(source: bytes) -> InlineMetadata | None:
@@ -48,10 +51,16 @@ def inline_metadata(source: bytes) -> InlineMetadata | None:
         return None
     if len(blocks) > 1:
         raise invalid("there are several of them")
+    block = "\n".join(line[2:] for line in blocks[0])
+    if len(block) > MOST_TEXT:
+        raise invalid(f"it is longer than {MOST_TEXT:,} characters")
     try:
-        given = tomllib.loads("\n".join(line[2:] for line in blocks[0]))
+        given = tomllib.loads(block)
+        text = json.dumps(given, sort_keys=True, default=str)
     except ValueError as error:
         raise invalid(str(error)) from None
+    except RecursionError:
+        raise invalid("it is nested too deeply") from None
     dependencies, python = given.get("dependencies", []), given.get("requires-python", "")
     if not isinstance(dependencies, list) or not all(isinstance(d, str) for d in dependencies):
         raise invalid("dependencies is not a list of texts")
@@ -61,7 +70,10 @@ def inline_metadata(source: bytes) -> InlineMetadata | None:
         raise invalid(f"requires-python is {python!r}") from None
     if not dependencies and not python:
         return None
-    return InlineMetadata(json.dumps(given, sort_keys=True, default=str), wanted)
+    if given.keys() - {"dependencies", "requires-python"}:
+        return InlineMetadata(text, wanted)
+    lines = (f"# {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in given.items())
+    return InlineMetadata(text, wanted, "\n".join(("# /// script", *lines, END, "")))
 
 
 def blocks_in(lines: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -58,8 +58,11 @@ def check_packages(packages: Sequence[str]) -> None:
 
 
 def install_command(packages: Sequence[str], python: str = "") -> list[str]:
-    """The command that installs packages in an interpreter's environment, or in the active one."""
-    target = ["--python", python] if python else []
+    """The command that installs packages in an interpreter's environment, or in the active one.
+
+    In a user's own one, the settings of a project do not count: others may have written them.
+    """
+    target = ["--python", python] if python else ["--no-config"]
     return [find_uv(), "pip", "install", *target, "--", *packages]
 
 

@@ -26,6 +26,7 @@ BUILD = Path(__file__).with_name("build.py")
 KEPT = 30  # environments for scripts that each user keeps at least
 MOST_LINES, LONGEST = 400, 2_000  # lines of uv's output that are kept, and characters of one
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
+LONGEST_RUN = 3_600.0  # max seconds that uv and what it builds may take
 PROBLEM = "error|\\s*\N{MULTIPLICATION SIGN}"  # how uv begins to tell of one
 FORMAT = "1"  # of the environments that are made; another one makes them anew
 # What uv gets besides a kernel's variables.
@@ -114,10 +115,30 @@ async def run(
         command: the command.
         on_line: called with each line as it comes.
         variables: more of them, for its environment.
+
+    Raises:
+        EnvironmentFailed: it takes too long, or can't be started.
     """
+    try:
+        async with asyncio.timeout(LONGEST_RUN):
+            return await run_to_its_end(place, python, command, on_line, variables or {})
+    except TimeoutError:
+        raise EnvironmentFailed(
+            f"uv was stopped, since it had not finished after {LONGEST_RUN / 60:.0f} minutes."
+        ) from None
+
+
+async def run_to_its_end(
+    place: Place,
+    python: str,
+    command: Sequence[str],
+    on_line: OnLine,
+    variables: Mapping[str, str],
+) -> tuple[int, list[str]]:
+    """Run a command as `run` does, for as long as it takes; it ends if this is cancelled."""
     process = await asyncio.create_subprocess_exec(
         *place.command(python, command),
-        env=place.variables(variables or {}),
+        env=place.variables(variables),
         cwd=place.cwd,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -158,14 +179,20 @@ async def build(
     folder: Path,
     commands: Sequence[Sequence[str]],
     on_line: OnLine = silent,
+    script: str = "",
 ) -> Path:
-    """Build a folder in a place's store: see `build.py`; returns it.
+    """Build a folder in a place's store: see `build.py`, also for `script`; returns it.
 
     Raises:
         EnvironmentFailed: a command failed; has uv's own words.
     """
-    given = {"folder": str(folder), "commands": [list(each) for each in commands], "keep": KEPT}
-    program = [sys.executable, "-I", "-S", str(BUILD), json.dumps(given)]
+    given = {
+        "folder": str(folder),
+        "commands": [list(each) for each in commands],
+        "keep": KEPT,
+        "script": script,
+    }
+    program = [sys.executable, "-I", "-S", str(BUILD), json.dumps(given, ensure_ascii=False)]
     code, lines = await run(place, python, program, on_line)
     if code:
         raise EnvironmentFailed(words_of(lines))
@@ -183,17 +210,20 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
-def script_commands(script: Path, python: str, *, locked: bool) -> list[list[str]]:
-    """The commands that make the environment of a script."""
-    uv = find_uv()
-    sync = [uv, "sync", "--active", "--script", str(script), "--no-progress"]
+def script_commands(script: str, python: str, *, locked: bool) -> list[list[str]]:
+    """The commands that make the environment of a script; "{script}" is the one `build` is given.
+
+    Only the script says what uv does: what lies around it could be anybody's, and change.
+    """
+    uv = [find_uv(), "--no-config"]
+    sync = [*uv, "sync", "--active", "--script", script, "--no-progress"]
     return [
-        [uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", python, "{new}"],
+        [*uv, "venv", "--quiet", "--relocatable", "--no-project", "--python", python, "{new}"],
         [*sync, *(["--locked"] if locked else [])],
     ]
 
 
 def kernel_commands(python: str, wanted: str, constraints: Sequence[str]) -> list[list[str]]:
     """The command that installs an ipykernel into a folder of its own."""
-    given = [find_uv(), "pip", "install", "--target", "{new}", "--python", python, wanted]
-    return [[*given, *constraints]]
+    install = [find_uv(), "--no-config", "pip", "install", "--target", "{new}", "--python", python]
+    return [[*install, wanted, *constraints]]

@@ -127,7 +127,6 @@ class Formed:
         kernel.attach(*self._ends, key)
         self._attach_guards()
         if not kernel.has_request(REHEARSAL_DELAY):
-            rehearse_cells(kernel, 1)
             rehearse_file(kernel, 1)
         flusher = Flusher()
         for stream in self._streams:

@@ -58,7 +58,7 @@ def unheard(kernel: Any) -> Iterator[Counted]:
         forget_cells(kernel, kernel.shell)
 
 
-def rehearse_cells(kernel: Any, rounds: int = ROUNDS) -> None:
+def rehearse_cells(kernel: Any) -> None:
     """Run some cells without a server, then forget them.
 
     Raises:
@@ -75,7 +75,7 @@ def rehearse_cells(kernel: Any, rounds: int = ROUNDS) -> None:
 
     try:
         with unheard(kernel) as wire:
-            for _ in range(rounds):
+            for _ in range(ROUNDS):
                 request("kernel_info_request")
                 for code in CELLS:
                     request(
@@ -91,7 +91,7 @@ def rehearse_cells(kernel: Any, rounds: int = ROUNDS) -> None:
         loop.close()
         asyncio.set_event_loop(None)
         signal.signal(signal.SIGINT, handler)
-    if wire.sent[SHELL] != rounds * (1 + len(CELLS)):
+    if wire.sent[SHELL] != ROUNDS * (1 + len(CELLS)):
         raise RuntimeError(f"a rehearsal had {wire.sent[SHELL]} answers")
 
 
@@ -103,8 +103,7 @@ def rehearse_file(kernel: Any, rounds: int = ROUNDS) -> None:
     """
     path = os.path.join(os.getcwd(), "rehearsal.py")  # which changes to its folder for good
     file = {"path": path, "argv": [], "source": "", "stdin": "", "fresh": True}
-    session = Session(key=kernel.session.key)
-    request = session.msg("execute_request", {"code": "1"}, metadata={"rmi_agent": file})
+    request = kernel.session.msg("execute_request", {"code": "1"}, metadata={"rmi_agent": file})
     with unheard(kernel):
         for _ in range(rounds):
             kernel.set_parent([], request)

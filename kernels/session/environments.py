@@ -11,15 +11,15 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
 from .. import environments as env
-from ..environments import Changes, Environment, Place
+from ..environments import Changes, Environment, OnLine, Place
 from ..errors import EnvironmentFailed
 from ..kernelspecs import is_here, kernelspec, names_here
 from ..process import Launch, install_target, launch_in
@@ -27,6 +27,7 @@ from ..regular_file import regular_file
 from ..supervision import Supervisor
 
 Report = Callable[[str], None]
+Result = TypeVar("Result")
 MOST_LOCK = 10_000_000  # max bytes of a script's lock file
 
 
@@ -90,7 +91,7 @@ class Environments:
     ) -> None:
         self._launch_of, self._supervisor = launch_of, supervisor
         self._lent = runtime / "lent"
-        self._making: dict[Path, Making] = {}
+        self._making: dict[Hashable, Making] = {}
 
     def place_of(self, principal: str) -> Place:
         """Where uv runs for a principal."""
@@ -163,10 +164,13 @@ class Environments:
             / env.digest(metadata.text, python.path, python.version, lock, near)
         )
         if not (folder / "pyvenv.cfg").is_file():
-            commands = env.script_commands(script, python.path, locked=bool(lock))
-            job = functools.partial(env.build, place, python.path, folder, commands)
+            # What was read, and not what somebody may have written there since.
+            block = "" if lock else metadata.block
+            given = "{script}" if block else str(script)
+            commands = env.script_commands(given, python.path, locked=bool(lock))
+            job = functools.partial(env.build, place, python.path, folder, commands, script=block)
             try:
-                await self._made(folder, job, report)
+                await self._shared(folder, job, report)
             except EnvironmentFailed as error:
                 raise EnvironmentFailed(
                     f"No environment could be made for the dependencies of {script.name}, so"
@@ -194,7 +198,7 @@ class Environments:
             commands = env.kernel_commands(environment.python, env.WANTED, limits)
             job = functools.partial(env.build, place, environment.python, folder, commands)
             try:
-                await self._made(folder, job, report)
+                await self._shared(folder, job, report)
             except EnvironmentFailed as error:
                 raise EnvironmentFailed(
                     f"The environment {environment.name} has no ipykernel, and uv could not get"
@@ -222,7 +226,8 @@ class Environments:
         """
         launch = self._launch_of(principal)
         python, variables = install_target(launch)
-        found = [self._default(python, variables)]
+        home = Path(launch.env["HOME"]) if launch.wrap is not None else None
+        found = [self._default(python, variables, home)]
         for name in names_here():
             if name != launch.kernel_name:
                 found.append(EnvironmentSummary(name, "kernelspec"))
@@ -241,12 +246,16 @@ class Environments:
                 continue
             try:
                 one = env.at(prefix, "project", shown)
+                if home is not None and not is_within(one.packages, [*roots, home]):
+                    raise EnvironmentFailed("outside the projects folder, so it can't be used")
                 found.append(summary(shown, "project", one.version, env.installed(one.packages)))
             except EnvironmentFailed as error:
                 found.append(EnvironmentSummary(shown, "project", note=str(error)))
         return found
 
-    def _default(self, python: str, variables: dict[str, str]) -> EnvironmentSummary:
+    def _default(
+        self, python: str, variables: dict[str, str], home: Path | None
+    ) -> EnvironmentSummary:
         if not env.is_servers_own(Path(python).parent.parent):
             return EnvironmentSummary("default", "default", note=f"the Python of {python}")
         version = ".".join(map(str, sys.version_info[:3]))
@@ -254,7 +263,9 @@ class Environments:
         for stem in variables.values():
             folder = Path(f"{stem}-{env.own_series()}")
             with contextlib.suppress(EnvironmentFailed):
-                packages |= env.installed(env.at(folder, "project", "").packages)
+                place = env.at(folder, "project", "").packages
+                if home is None or is_within(place, [home]):
+                    packages |= env.installed(place)
         return summary("default", "default", version, packages)
 
     # -- packages
@@ -308,40 +319,39 @@ class Environments:
         """Run uv to change an environment."""
         place = self.place_of(principal)
 
-        async def change() -> Changes:
-            async def tell(line: str) -> None:
-                report(line)
-
-            code, lines = await env.run(place, python, command, tell, variables)
+        async def change(on_line: OnLine) -> Changes:
+            code, lines = await env.run(place, python, command, on_line, variables)
             if code:
                 raise EnvironmentFailed(f"Nothing was installed. uv says:\n{env.words_of(lines)}")
             return env.changes_in(lines)
 
-        task = self._supervisor.start(change(), "installing packages", EnvironmentFailed)
-        return await asyncio.shield(task)
+        # A caller who is told to call again waits for the same.
+        key = (principal, python, *command, *sorted(variables.items()))
+        return await self._shared(key, change, report)
 
-    async def _made(
+    async def _shared(
         self,
-        folder: Path,
-        job: Callable[[Callable[[str], Coroutine[Any, Any, None]]], Coroutine[Any, Any, Path]],
+        key: Hashable,
+        job: Callable[[OnLine], Coroutine[Any, Any, Result]],
         report: Report,
-    ) -> None:
-        """Wait until a folder has been made, by this call or by an earlier one.
+    ) -> Result:
+        """Wait for the result of a job, which this call starts unless an earlier one has.
 
-        It goes on being made if the caller is cancelled.
+        It goes on if the caller is cancelled.
         """
-        making = self._making.get(folder)
+        making = self._making.get(key)
         if making is None:
-
-            async def make() -> None:
-                await job(lambda line: self._making[folder].tell(line))
-
-            task = self._supervisor.start(make(), "making an environment", EnvironmentFailed)
-            making = self._making[folder] = Making(task)
-            task.add_done_callback(lambda _: self._making.pop(folder))
+            task = self._supervisor.start(
+                job(lambda line: self._making[key].tell(line)),
+                "making an environment",
+                EnvironmentFailed,
+            )
+            making = self._making[key] = Making(task)
+            task.add_done_callback(lambda _: self._making.pop(key))
         making.listeners.append(report)
         try:
-            await asyncio.shield(making.task)
+            result: Result = await asyncio.shield(making.task)
+            return result
         finally:
             making.listeners.remove(report)
 
@@ -352,6 +362,12 @@ def summary(name: str, kind: str, version: str, packages: dict[str, str]) -> Env
     first = [*known, *sorted(each for each in packages if each not in known)][:SHOWN]
     shown = {each: packages[each] for each in first}
     return EnvironmentSummary(name, kind, version, shown, len(packages))
+
+
+def is_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path is in one of these folders, whatever links code has made on the way."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def lock_of(script: Path) -> str:

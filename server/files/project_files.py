@@ -24,6 +24,7 @@ __all__ = [
     "DATA",
     "MOST",
     "PYTHON",
+    "UNKNOWN_TYPE",
     "FileStatus",
     "OpenFile",
     "PythonFile",

@@ -215,6 +215,21 @@ class Projects:
         Raises:
             PathNotAllowedError: a folder can't be listed.
         """
+        for root, path, status in self._walk(suffixes, folder):
+            yield self.name_of(root, path), status
+
+    def paths(self) -> Iterator[Path]:
+        """Yield the paths of the user's own files.
+
+        Raises:
+            PathNotAllowedError: a folder can't be listed.
+        """
+        for _, path, _ in self._walk(None, ""):
+            yield path
+
+    def _walk(
+        self, suffixes: frozenset[str] | None, folder: str
+    ) -> Iterator[tuple[Path, Path, os.stat_result]]:
         if folder:
             root, within = self.place(folder)
             start = project_files.locate(root, within).relative_to(root).parts
@@ -226,7 +241,7 @@ class Projects:
             for name, status in walk(root, suffixes, start):
                 path = root / name
                 if not any(path.is_relative_to(each) for each in own):
-                    yield self.name_of(root, path), status
+                    yield root, path, status
 
 
 def identity(path: Path) -> tuple[int, int] | None:

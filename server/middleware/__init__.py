@@ -11,6 +11,7 @@ from .connections import AT_A_TIME, Connection, Server
 from .error_reporting import UnexpectedErrors
 from .json_messages import flaw, has_more_values
 from .limits import BODY_LIMIT, SSE_LIMIT, Guard
+from .limits import principal as principal_of
 from .text_lengths import Lengths
 from .transport_sessions import BoundedSessions
 from .unauthenticated import Door, Waiting
@@ -31,6 +32,7 @@ __all__ = [
     "Waiting",
     "flaw",
     "has_more_values",
+    "principal_of",
     "take_whole_files",
     "whole_files_are_taken",
 ]

@@ -95,7 +95,8 @@ class Guard:
     Args:
         app: the guarded application.
         per_minute: max requests of one principal; 0 means no limit.
-        body_limit: max bytes of a body, by path; 0 where nothing reads one.
+        body_limit: max bytes of a body, by path; 0 where nothing reads one, and None where the
+            application reads it itself, piece by piece.
         check: returns what is wrong with a body; None if nothing is.
     """
 
@@ -103,7 +104,7 @@ class Guard:
         self,
         app: ASGIApp,
         per_minute: int,
-        body_limit: Callable[[str], int] = lambda path: BODY_LIMIT,
+        body_limit: Callable[[str], int | None] = lambda path: BODY_LIMIT,
         check: Check = lambda body: None,
     ) -> None:
         self._app, self._per_minute = app, per_minute
@@ -125,6 +126,9 @@ class Guard:
                     await share.allowance.wait_and_take()
                 else:
                     share.allowance.take()
+                if self._body_limit(scope["path"]) is None:
+                    await self._app(scope, receive, send)
+                    return
                 body = await self._read(share, scope, receive)
             except RequestRefused as refused:
                 await response_of(refused)(scope, receive, send)

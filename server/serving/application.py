@@ -43,6 +43,7 @@ from ..resident import FACTS_PATH, Caller, Facts, check_caller
 from ..review import is_page
 from ..settings import Settings
 from ..state_dir import VERSION
+from ..transfer import DOWNLOAD, FILES, FileEndpoint, LinkEndpoint
 
 # Paths served without a token if RMI_AGENT_AUTH allows sign-ins, and their max requests a minute.
 # Each path has its own limit for all callers together: a flood on one leaves the others open.
@@ -63,6 +64,7 @@ PUBLIC_PATHS = {
     "token+google": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
     "token+oidc": (*OAUTH_PATHS, ("/consent", 120), ("/auth/callback", 120)),
 }
+LINK_RATE = 600  # max requests a minute for one-time links, of all callers together
 FORM_LIMIT = 65_536  # max bytes of a body from an unauthenticated caller
 CALLER_LIMIT = 200_000  # max bytes of what a command says of itself
 VALUES = {"/register": 200}  # max JSON values from an unauthenticated caller
@@ -87,7 +89,10 @@ def application(
     apart: dict[str, ASGIApp] = {"/metrics": metrics.app}
     if auth is not None:  # without authentication, anybody could read them
         apart[FACTS_PATH] = facts_endpoint(server)
-    mcp = route_by_path(apart.get, transports(server))
+    files = FileEndpoint(server.files.of, settings.upload_limit)
+    mcp = route_by_path(
+        lambda path: files if path.startswith(FILES) else apart.get(path), transports(server)
+    )
     app: ASGIApp = Guard(mcp, settings.rate_limit, body_limit, flaw)
     waiting = Waiting()
     known = auth is not None and (settings.auth != "token" or settings.public_url)
@@ -108,15 +113,25 @@ def application(
         app = CORSMiddleware(
             app,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST", "DELETE"),
+            allow_methods=("GET", "POST", "DELETE", "PUT"),
             allow_headers=("*",),
-            expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate"),
+            expose_headers=("Mcp-Session-Id", "Retry-After", "WWW-Authenticate", "ETag"),
         )
     # Web pages can reach a server that listens on all addresses as 0.0.0.0: don't allow that name.
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
     pages = review_pages(server, settings, tokens, waiting)
+    links: ASGIApp | None = None
+    if server.links is not None:
+        door = LinkEndpoint(server.links, server.files.of)
+        links = Door(door, LINK_RATE, waiting, FORM_LIMIT)
+
+    def public(path: str) -> ASGIApp | None:
+        if path.startswith(DOWNLOAD):
+            return links
+        return pages if is_page(path) else None
+
     guarded = HostOriginGuardMiddleware(
-        route_by_path(lambda path: pages if is_page(path) else None, app),
+        route_by_path(public, app),
         allowed_hosts=(*LOOPBACK, *here, *map(host_of, own), *settings.allowed_hosts),
         allowed_origins=(*own, *settings.cors_origins),  # the sign-in page's form is our own
         mode="strict",
@@ -205,8 +220,13 @@ def is_legacy(path: str) -> bool:
     )
 
 
-def body_limit(path: str) -> int:
-    """Max bytes of a request's body at a path; 0 for paths that receive no messages."""
+def body_limit(path: str) -> int | None:
+    """Max bytes of a request's body at a path; 0 for paths that receive no messages.
+
+    None for files, whose bytes are not collected.
+    """
+    if path.startswith(FILES):
+        return None
     if path.startswith("/messages"):
         return SSE_LIMIT
     if path == FACTS_PATH:

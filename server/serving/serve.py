@@ -68,6 +68,11 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             principals=callers.principals[:EXPECTED],
             instances=instances,
             seal=shared.common_key("request state") if shared is not None else None,
+            link_key=(
+                secrets.token_bytes(32)
+                if callers.tokens is None
+                else callers.tokens.common_key("download link")
+            ),
         )
 
         async def leaving() -> None:

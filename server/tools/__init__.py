@@ -11,6 +11,7 @@ from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
 from .python_file_tools import PythonFileTools
+from .remote_files import RemoteFiles
 from .resources import Resources
 from .resume import ResumeTool
 from .running import RunTools
@@ -24,6 +25,7 @@ __all__ = [
     "FileTools",
     "Prompts",
     "PythonFileTools",
+    "RemoteFiles",
     "Resources",
     "ResumeTool",
     "RunTools",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from fastmcp import FastMCP
@@ -24,8 +25,9 @@ from ..files import project_files as paths
 from ..opening import Opening
 from .caller import principal
 from .caller_files import CallerFiles
-from .resources import FILE, NOTEBOOK, PAGE, VARIABLE
+from .resources import FILE, NOTEBOOK, PAGE, PYTHON_FILE, VARIABLE
 
+SEARCHED = 20_000  # max files that are looked at
 Reference = PromptReference | ResourceTemplateReference
 Given = dict[str, str]  # the arguments filled in so far
 
@@ -38,7 +40,8 @@ class Completions:
         self._of: dict[tuple[str, str], Callable[[str, Given], Awaitable[list[str]]]] = {
             ("fix_script", "file_name"): partial(self._files, paths.PYTHON),
             ("explore_data", "path"): partial(self._files, paths.DATA),
-            (FILE, "path"): partial(self._files, paths.PYTHON),
+            (FILE, "path"): self._paths,
+            (PYTHON_FILE, "path"): partial(self._files, paths.PYTHON),
             (NOTEBOOK, "session_id"): self._session_ids,
             (PAGE, "session_id"): self._session_ids,
             (VARIABLE, "session_id"): self._session_ids,
@@ -78,7 +81,19 @@ class Completions:
     async def _files(self, suffixes: frozenset[str], typed: str, _: Given) -> list[str]:
         files = self._projects.of_caller()
         try:
-            found = await asyncio.to_thread(lambda: [name for name, _ in files.walk(suffixes)])
+            found = await asyncio.to_thread(
+                lambda: [name for name, _ in islice(files.walk(suffixes), SEARCHED)]
+            )
+        except PathNotAllowedError:
+            return []
+        return matching(typed, found)
+
+    async def _paths(self, typed: str, _: Given) -> list[str]:
+        files = self._projects.of_caller()
+        try:
+            found = await asyncio.to_thread(
+                lambda: [path.as_posix() for path in islice(files.paths(), SEARCHED)]
+            )
         except PathNotAllowedError:
             return []
         return matching(typed, found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -185,22 +186,22 @@ class EnvironmentTools:
     async def _followed(self, ctx: Context, work: Callable[[Report], Awaitable[Result]]) -> Result:
         """Do something that may take long, with progress and up to the response deadline."""
         loop = asyncio.get_running_loop()
-        lines: list[str] = []
+        lines: deque[str] = deque(maxlen=1)  # only the last one matters
         task = asyncio.ensure_future(work(lines.append))
-        until, sent = loop.time() + self.settings.response_deadline, 0
+        until, sent, said = loop.time() + self.settings.response_deadline, 0, ""
         try:
             while not task.done():
                 left = until - loop.time()
                 if left <= 0:
                     last = f" uv's last words: {lines[-1]}" if lines else ""
                     raise Refusal(
-                        "The environment is not ready yet, and nothing was run. It goes on being"
-                        f" made: call again to wait for it.{last}"
+                        "The environment is not ready yet, and nothing was run. uv goes on: make"
+                        f" the same call again to wait for it.{last}"
                     )
                 await asyncio.wait({task}, timeout=min(PROGRESS_INTERVAL, left))
-                for line in lines[sent:]:
-                    sent += 1
-                    await ctx.report_progress(sent, message=line)
+                if lines and lines[-1] != said:
+                    said, sent = lines[-1], sent + 1
+                    await ctx.report_progress(sent, message=said)
             return task.result()
         finally:
             task.cancel()

@@ -148,7 +148,8 @@ async def file_result(part: Part, room: int, worker: Worker, more: str = "") -> 
         about += f". Here: bytes {facts['offset']:,} to {end:,}"
         if facts["next_offset"] is not None:
             about += f"; offset={facts['next_offset']} reads on"
-    first = TextContent(type="text", text=f"[rmi-agent: {about}{more}]")
+    said = f"{about}. {more}" if more else about
+    first = TextContent(type="text", text=f"[rmi-agent: {said}]")
     return ToolResult(content=[first, *blocks], structured_content=facts)
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastmcp import FastMCP
+from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
@@ -26,6 +26,7 @@ from .arguments import CHANGES, READS
 from .caller import failures_as_refusals
 from .caller_files import CallerFiles
 from .file_content import Part, Wanted, file_result, read_part, room_of
+from .remote_files import RemoteFiles
 from .results import PAGE, listing
 
 LISTED = 200  # files on a page of a list
@@ -40,8 +41,11 @@ FilePath = Annotated[
 class FileTools:
     """The tools for any file."""
 
-    def __init__(self, settings: Settings, worker: Worker, files: CallerFiles) -> None:
+    def __init__(
+        self, settings: Settings, worker: Worker, files: CallerFiles, remote: RemoteFiles
+    ) -> None:
         self._settings, self._worker, self._files = settings, worker, files
+        self._remote = remote
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tools on `mcp`."""
@@ -51,6 +55,7 @@ class FileTools:
 
     async def list_files(
         self,
+        ctx: Context,
         folder: Annotated[str, Field(description="List only this folder.")] = "",
         pattern: Annotated[
             str, Field(description="Only files whose name or path matches: '*.csv', 'data/*'.")
@@ -81,11 +86,14 @@ class FileTools:
             lines.append(f"[{left:,} more files: offset={end}]")
         if not whole:
             lines.append(f"[Only the first {FOUND:,} files were looked at: name a folder]")
+        if about := self._remote.about(ctx):
+            lines.append(f"[{about}]")
         facts = {"files": rows, "total": len(found), "next_offset": end if left else None}
         return listing(lines, facts)
 
     async def read_file(
         self,
+        ctx: Context,
         path: FilePath,
         offset: Annotated[
             int,
@@ -119,7 +127,8 @@ class FileTools:
                     return read_part(file, status, wanted, room)
 
             part = await asyncio.to_thread(read)
-            return await file_result(part, room, self._worker)
+            download = self._remote.line(ctx, [part.status])
+            return await file_result(part, room, self._worker, download)
 
     async def write_file(
         self,

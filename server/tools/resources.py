@@ -9,10 +9,12 @@ import asyncio
 from typing import Any
 
 from fastmcp import FastMCP
+from fastmcp.resources import ResourceContent, ResourceResult, ResourceSecurity
 
 from ...kernels import SessionNotFoundError
 from ..auth import ONE_USER
-from ..files import project_files as paths
+from ..errors import PathNotAllowedError
+from ..files import Projects, project_files, text_page
 from ..opening import Opening
 from ..plaintext import plain
 from ..refusals import Refusal
@@ -24,7 +26,8 @@ from .results import AROUND
 
 NOTEBOOK = "notebook://{session_id}"
 PAGE = "notebook://{session_id}/{page}"
-FILE = "python-file://{path*}"
+FILE = "file://{path*}"
+PYTHON_FILE = "python-file://{path*}"
 VARIABLE = "variable://{session_id}/{name}"
 CONNECTION_FILE = "connection-file://{session_id}"
 
@@ -39,7 +42,13 @@ class Resources:
         """Register the resources on `mcp`."""
         mcp.resource(NOTEBOOK, mime_type="application/x-ipynb+json")(self.notebook)
         mcp.resource(PAGE, mime_type="text/plain")(self.notebook_page)
-        mcp.resource(FILE, mime_type="text/x-python")(self.python_file)
+        # Absolute paths are looked up as names are: inside the projects, or not at all.
+        mcp.resource(
+            FILE,
+            mime_type=project_files.UNKNOWN_TYPE,
+            security=ResourceSecurity(reject_absolute_paths=False),
+        )(self.file)
+        mcp.resource(PYTHON_FILE, mime_type="text/x-python")(self.python_file)
         mcp.resource(VARIABLE, mime_type="text/plain")(self.variable)
         mcp.resource(CONNECTION_FILE, mime_type="text/plain")(self.connection_file)
 
@@ -74,6 +83,12 @@ class Resources:
             )
         return text
 
+    async def file(self, path: str) -> ResourceResult:
+        """A file of the projects, with its own MIME type: text if it is text, else its bytes."""
+        files = self._files.of_caller()
+        with failures_as_refusals():
+            return ResourceResult([await asyncio.to_thread(whole_file, files, path)])
+
     async def python_file(self, path: str) -> str:
         """A Python file in the projects folder."""
         with failures_as_refusals():
@@ -84,8 +99,9 @@ class Resources:
         with failures_as_refusals():
             text = await self._opening.sessions.get(session_id, principal()).inspect(name)
         if not text:
+            shown = project_files.shown(name)
             raise Refusal(
-                f"Session {session_id} has no name {paths.shown(name)}. Check the spelling, and"
+                f"Session {session_id} has no name {shown}. Check the spelling, and"
                 " that the session has defined it."
             )
         return plain(text)
@@ -103,3 +119,24 @@ class Resources:
             ):  # kernels of several users are reached through this server alone
                 raise Refusal("Only the user of the server's machine can join sessions there.")
             return str(await session.connection_file())
+
+
+def whole_file(files: Projects, path: str) -> ResourceContent:
+    """A file's content with its MIME type.
+
+    Raises:
+        PathNotAllowedError: it can't be read, or is too large.
+    """
+    with files.opened(path) as (file, status):
+        if status.size > project_files.MOST:
+            raise PathNotAllowedError(
+                f"Error: File is too large: {project_files.shown(status.name)} has"
+                f" {status.size:,} bytes; at most {project_files.MOST:,} are read whole. read_file"
+                " reads pages of it."
+            )
+        kind = project_files.mime_type(status.name)
+        page = text_page(file, 0, status.size, is_python=status.path.suffix == ".py")
+        if page is None:
+            return ResourceContent(file.read(0, status.size), kind)
+        is_known = kind != project_files.UNKNOWN_TYPE
+        return ResourceContent(page.text, kind if is_known else "text/plain")

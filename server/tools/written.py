@@ -19,6 +19,7 @@ from ..files import Changed, Changes, FileStatus, Projects, project_files
 from .caller import principal
 from .caller_files import CallerFiles
 from .notebook_pages import json_size
+from .remote_files import RemoteFiles
 
 if TYPE_CHECKING:
     from ...kernels import Execution, Series
@@ -52,10 +53,11 @@ class WrittenFiles:
     Args:
         files: the files of callers.
         changes: watches them.
+        remote: knows how clients elsewhere get them.
     """
 
-    def __init__(self, files: CallerFiles, changes: Changes) -> None:
-        self._files, self._changes = files, changes
+    def __init__(self, files: CallerFiles, changes: Changes, remote: RemoteFiles) -> None:
+        self._files, self._changes, self._remote = files, changes, remote
         self._found: WeakKeyDictionary[Execution | Series, Future[Changed]] = WeakKeyDictionary()
 
     def watch(self, execution: Execution) -> None:
@@ -96,7 +98,8 @@ class WrittenFiles:
             return NOTHING
         named = changed.files[:NAMED]
         links = map(link, named) if knows_links(ctx) else ()
-        return Written((line(changed),), tuple(links))
+        notes = (line(changed), self._remote.line(ctx, named))
+        return Written(tuple(filter(None, notes)), tuple(links))
 
 
 def knows_links(ctx: Context) -> bool:

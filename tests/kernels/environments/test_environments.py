@@ -57,11 +57,25 @@ def test_a_script_without_dependencies_has_none(source: bytes) -> None:
         ("# dependencies = [1]\n", "not a list of texts"),
         ("# requires-python = 'latest'\n", "requires-python is 'latest'"),
         ("# requires-python = 3\n", "requires-python is 3"),
+        (f"# x = {'[' * 9_000}{']' * 9_000}\n", "nested too deeply"),
+        (f"# dependencies = ['{'a' * 30_000}']\n", "longer than 25,000 characters"),
     ],
 )
 def test_an_invalid_block_is_an_error(block: str, why: str) -> None:
     with pytest.raises(EnvironmentFailed, match=why):
         env.inline_metadata(f"# /// script\n{block}# ///\n".encode())
+
+
+def test_a_plain_block_is_said_again_for_uv() -> None:
+    script = b"# /// script\n# dependencies = [\n#   '\xc3\xa9\"', # why\n# ]\n# ///\n"
+    found = env.inline_metadata(script)
+    assert found is not None
+    assert found.block == '# /// script\n# dependencies = ["é\\""]\n# ///\n'
+    assert env.inline_metadata(found.block.encode()) == found
+    sources = script.replace(b"# ]", b"# ]\n# tool.uv.sources.a.path = 'a'")
+    found = env.inline_metadata(sources)
+    assert found is not None
+    assert found.block == ""  # its paths begin where the script is
 
 
 def test_two_blocks_are_an_error() -> None:
@@ -134,10 +148,11 @@ def test_projects_and_environments_beneath_a_folder_are_found(tmp_path: Path, ve
     (tmp_path / "other" / "env" / "pyvenv.cfg").touch()
     (tmp_path / "node_modules" / ".venv").mkdir(parents=True)
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "root").symlink_to("/")
     found = env.projects_beneath(tmp_path)
     assert tmp_path / "project" in found
     assert tmp_path / "other" / "env" in found
-    assert not [path for path in found if "node_modules" in path.parts]
+    assert not [path for path in found if {"node_modules", "loop", "root"} & {*path.parts}]
     assert env.projects_beneath(tmp_path / "nowhere") == []
 
 
@@ -211,11 +226,12 @@ async def test_what_could_not_be_built_leaves_nothing(tmp_path: Path) -> None:
     }
     place = env.Place(tmp_path / "store", variables, tmp_path)
     folder = tmp_path / "store" / "x"
-    fails = [["sh", "-c", "mkdir {new}; echo error: sorry; exit 3"]]
+    fails = [["sh", "-c", "mkdir $0; echo error: sorry; exit 3", "{new}"]]
     with pytest.raises(EnvironmentFailed, match="sorry"):
         await env.build(place, sys.executable, folder, fails)
     assert list((tmp_path / "store").iterdir()) == []
-    works = [["sh", "-c", "mkdir {new} && echo $VIRTUAL_ENV > {new}/a"]]
-    assert await env.build(place, sys.executable, folder, works) == folder
+    works = [["sh", "-c", "mkdir $0 && cat $1 > $0/a", "{new}", "{script}"]]
+    assert await env.build(place, sys.executable, folder, works, script="é") == folder
+    assert (folder / "a").read_text("utf-8") == "é"
     assert [each.name for each in (tmp_path / "store").iterdir()] == ["x"]
     assert await env.build(place, sys.executable, folder, fails) == folder  # it is there

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels import Config, Environment, KernelError, Sessions, Tier, why_not
+from rmi_agent.kernels import environments as env
 from rmi_agent.kernels.environments import pythons
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.fork.pool import MAX_EXTRA
@@ -129,6 +131,59 @@ async def test_a_script_environment_is_made_once_by_concurrent_calls(tmp_path: P
         assert lines.count(" + minute==1.0") <= 3
         again = await of_script("local", script, source, lines.append)
         assert again == found[0]
+
+
+async def test_a_script_environment_has_what_was_read_and_nothing_from_around(
+    tmp_path: Path,
+) -> None:
+    """What lies in the projects folder is everybody's, and what is made stays the caller's."""
+    source = b"\xef\xbb\xbf# /// script\n# dependencies = ['tiny']\n# ///\n"
+    rules = policy(tmp_path, "bwrap")
+    confined = rules is not None and not why_not(rules)
+    async with opened(tmp_path, "bwrap" if confined else None) as sessions:
+        make_wheel(tmp_path / "wheels", "tiny")
+        projects, script = tmp_path / "projects", tmp_path / "projects" / "{new}.py"
+        make_wheel(projects / "theirs", "tiny", "6.0")
+        (projects / "uv.toml").write_text(f"find-links = ['{projects / 'theirs'}']\n")
+        script.write_bytes(source.replace(b"tiny", b"replaced"))
+        found = await sessions.environments.of_script("local", script, source)
+        assert found is not None
+        assert env.installed(found.packages) == {"tiny": "1.0"}
+        if confined:  # else it would change the server's own
+            changes = await sessions.environments.install("local", None, ["tiny"])
+            assert changes.came == {"tiny": "1.0"}
+
+
+async def test_equal_installations_are_one(tmp_path: Path) -> None:
+    async with opened(tmp_path) as sessions:
+        make_wheel(tmp_path / "wheels", "tiny")
+        environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
+        install = sessions.environments.install
+        installs = (install("local", environment, ["tiny"]) for _ in range(3))
+        assert [each.came for each in await asyncio.gather(*installs)] == [{"tiny": "1.0"}] * 3
+
+
+@pytest.mark.security
+async def test_no_packages_are_listed_of_folders_that_code_cannot_see(tmp_path: Path) -> None:
+    outside = make_venv(tmp_path / "outside" / ".venv")
+    (packages,) = outside.glob("lib/*/site-packages")
+    (packages / "secret-9.0.dist-info").mkdir()
+    async with opened(tmp_path) as sessions:
+        projects = tmp_path / "projects"
+        (projects / "all").symlink_to("/")
+        for name, what in (("a", outside), ("b", packages), ("c", packages.parent)):
+            if name == "a":
+                (projects / "a").mkdir()
+                (projects / "a" / ".venv").symlink_to(outside)
+                continue
+            venv = make_venv(projects / name / ".venv")
+            place = venv / what.relative_to(outside)
+            shutil.rmtree(place)
+            place.symlink_to(what)
+        found = sessions.environments.summaries("local", [projects], str)
+        if sessions.environments.place_of("local").wrap is not None:
+            assert "secret" not in repr(found)
+        assert not [each for each in found if "/all/" in each.name]
 
 
 @pytest.mark.network

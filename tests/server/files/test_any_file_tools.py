@@ -13,6 +13,8 @@ import pytest
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
+from mcp import MCPError
+from mcp_types import ResourceTemplateReference
 from rmi_agent.server import App, load
 from rmi_agent.server.tools.file_tools import LISTED
 
@@ -230,3 +232,47 @@ async def test_a_hostile_name_reads_and_writes_nothing(tmp_path: Path, name: str
             assert "secret" not in str(refused.value) and len(str(refused.value)) < 1_500
     assert sorted(folder.rglob("*")) == before
     assert outside.read_text() == (folder / "own/n.ipynb").read_text() == "secret"
+
+
+async def test_files_are_resources_with_their_types(files: Any) -> None:
+    client, folder = files
+    odd = "sub/größe 100% #1?.csv"
+    for name, data, kind in (
+        (odd, "a;ö\n".encode("latin-1"), "text/csv"),
+        ("a.md", "ä".encode(), "text/markdown"),
+        ("LICENSE", b"free", "text/plain"),
+        ("b.png", b"\x89PNG\r\n\x1a\n\0", "image/png"),
+        ("c.unknown", b"\0\1", "application/octet-stream"),
+        ("d.tar.gz", b"\x1f\x8b", "application/octet-stream"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        (content,) = await client.read_resource((folder / name).as_uri())
+        assert content.mime_type == kind, name
+        if hasattr(content, "blob"):
+            assert base64.b64decode(content.blob) == data
+        else:
+            assert content.text.encode("latin-1" if name == odd else "utf-8") == data
+    (template,) = [one for one in await client.list_resource_templates() if one.name == "file"]
+    assert template.uri_template == "file://{path*}"
+    reference = ResourceTemplateReference(type="ref/resource", uri=template.uri_template)
+    found = await client.complete(reference, {"name": "path", "value": "b.PNG"})
+    assert found.values == [(folder / "b.png").as_posix()]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/passwd",
+        "file://../x",
+        "file:///{}/../x",
+        "file://%2e%2e/x",
+        "file:///proc/1/mem",
+    ],
+)
+async def test_no_resource_leads_out(files: Any, uri: str) -> None:
+    client, folder = files
+    (folder.parent / "x").write_text("secret")
+    with pytest.raises(MCPError) as refused:
+        await client.read_resource(uri.format(str(folder).lstrip("/")))
+    assert "secret" not in str(refused.value)

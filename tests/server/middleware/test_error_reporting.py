@@ -11,6 +11,7 @@ from fastmcp import Client
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from rmi_agent.kernels.errors import NEXT_STEPS, start_error
+from rmi_agent.server.files import Projects
 from rmi_agent.server.files import project_files as paths
 from rmi_agent.server.middleware.error_reporting import message
 
@@ -27,7 +28,7 @@ def failing(error: BaseException) -> Any:
 async def test_an_error_of_the_system_says_what_ran_out_and_what_helps(
     client: Client[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "walk", failing(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+    monkeypatch.setattr(Projects, "walk", failing(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
     with pytest.raises(ToolError, match="list_python_files: Too many open files") as failure:
         await client.call_tool("list_python_files")
     assert "ulimit -n" in str(failure.value)
@@ -45,7 +46,7 @@ def test_a_tool_and_a_kernels_start_give_the_same_advice(number: int) -> None:
 async def test_a_time_out_of_ours_is_not_called_an_upstream_one(
     client: Client[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "walk", failing(TimeoutError()))
+    monkeypatch.setattr(Projects, "walk", failing(TimeoutError()))
     with pytest.raises(ToolError, match="list_python_files: TimeoutError"):
         await client.call_tool("list_python_files")
 
@@ -53,7 +54,7 @@ async def test_a_time_out_of_ours_is_not_called_an_upstream_one(
 async def test_any_other_failure_names_its_line_of_the_log_and_no_secret(
     client: Client[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(paths, "walk", failing(RuntimeError("token=hunter2")))
+    monkeypatch.setattr(Projects, "walk", failing(RuntimeError("token=hunter2")))
     with pytest.raises(ToolError, match=r"RuntimeError\..* incident ([0-9a-f]{8})") as failure:
         await client.call_tool("list_python_files")
     assert "hunter2" not in str(failure.value)
