@@ -13,7 +13,7 @@ from .files import by_subprocess
 
 AT_ONCE = 20
 MANY = 100
-FORGOTTEN = 65.0  # seconds after which the pool expects no such burst any more
+FORGOTTEN = 125.0  # seconds after which the pool has given up the spares for such a burst
 
 
 async def burst(bench: Bench) -> None:
