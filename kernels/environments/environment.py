@@ -42,6 +42,7 @@ class Environment:
         base_packages: those of the Python that it is based on, if it sees them.
         ipykernel: the version of the one that its kernels run; empty if that is not known.
         lent: a folder with that ipykernel, for an environment that has none.
+        tools: a folder with pip and uv, for an environment that has none.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Environment:
     base_packages: Path | None = None
     ipykernel: str = ""
     lent: Path | None = None
+    tools: Path | None = None
 
     @property
     def python(self) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from ..environments import LENT_PIP, PIP_VARIABLE
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
 from ..kernelspecs import LOCAL, OURS
@@ -110,11 +112,16 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     if sys.platform == "win32":
         folders.append(os.path.join(programs, "Scripts"))
     path = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    tools = launch.environment.tools if launch.environment is not None else None
+    if tools is not None:
+        folders.append(str(tools / "bin"))
     found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
     prefix = os.path.dirname(programs)
     if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
         inherited = "" if launch.environment else launch.env.get("VIRTUAL_ENV")
         found["VIRTUAL_ENV"] = inherited or prefix  # for uv
+    if tools is not None:
+        found[PIP_VARIABLE] = f"{shlex.quote(str(LENT_PIP))} {shlex.quote(str(tools / 'lib'))}"
     return found
 
 

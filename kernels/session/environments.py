@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +93,7 @@ class Environments:
         self, launch_of: Callable[[str], Launch], runtime: Path, supervisor: Supervisor
     ) -> None:
         self._launch_of, self._supervisor = launch_of, supervisor
-        self._lent = runtime / "lent"
+        self._lent, self._tools = runtime / "lent", runtime / "tools"
         self._making: dict[tuple[str, Hashable], Making] = {}
 
     def place_of(self, principal: str) -> Place:
@@ -187,6 +187,8 @@ class Environments:
         self, principal: str, environment: Environment, report: Report
     ) -> Environment:
         """An environment that kernels can start in: with its own ipykernel, or a lent one."""
+        tools = await asyncio.to_thread(env.link_tools, self._tools)
+        environment = replace(environment, tools=tools)
         if own := await asyncio.to_thread(env.kernel_of, environment):
             return environment.with_kernel(own)
         is_alike = environment.series == env.own_series()

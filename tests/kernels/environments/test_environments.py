@@ -169,6 +169,23 @@ def test_pythons_are_found_by_name_and_scripts_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "found"), [("bin", 0), (".local/bin", 0), ("../bin", 0), (".local/python/bin", 1)]
+)
+def test_a_python_among_the_files_of_the_user_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, found: int
+) -> None:
+    """Whatever names it as its base Python would be shown all that lies around it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: home)
+    folder = Path(os.path.normpath(home / where))
+    folder.mkdir(parents=True)
+    (folder / "python3.12").write_bytes(b"\x7fELF")
+    (folder / "python3.12").chmod(0o755)
+    assert len(list(pythons_in(folder))) == found
+
+
+@pytest.mark.parametrize(
     ("version", "wanted", "fits"),
     [
         ("3.12.7", ">=3.12", True),
