@@ -3,8 +3,9 @@
     python -m benchmarks.fidelity FOLDER [NAME …]
 
 FOLDER is a `Lib/test` for the Python that runs this; it is copied. Each `test_*.py` (or those
-named) runs both ways without a sandbox, each in a fresh session; what takes `python FILE` too long
-is left out. A file whose counts differ runs once more alone: only what differs again counts.
+named) runs both ways without a sandbox, each in a fresh session, or after a cell (--after-cell);
+what takes `python FILE` too long is left out. A file whose counts differ runs once more alone: only
+what differs again counts.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Tests:
     root: Path
     seconds: float
     client: Client[Any]
+    cell: str  # runs before the file, in its session; may be empty
 
     async def plain(self, name: str) -> Outcome | None:
         """By `python FILE`; None if it takes too long."""
@@ -113,10 +115,14 @@ class Tests:
         return outcome(text.decode(errors="replace"), f"exit code {process.returncode}")
 
     async def session(self, name: str) -> Outcome:
-        """By `run_python` in a fresh session, which is closed."""
+        """By `run_python` in a session of its own, which is closed."""
+        where = {}
+        if self.cell:
+            ran = await self.client.call_tool_mcp("run_cell", {"code": self.cell})
+            where = {"session_id": (ran.structured_content or {})["session_id"]}
         result = await self.client.call_tool_mcp(
             "run_python",
-            {"file_name": f"test/{name}", "timeout": SLOWER * self.seconds},
+            {"file_name": f"test/{name}", "timeout": SLOWER * self.seconds, **where},
         )
         found = result.structured_content or {}
         text = "\n".join(str(getattr(part, "text", "")) for part in result.content)
@@ -145,7 +151,7 @@ def environment(root: Path) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def ready(source: Path, seconds: float, at_once: int) -> AsyncIterator[Tests]:
+async def ready(source: Path, seconds: float, at_once: int, cell: str) -> AsyncIterator[Tests]:
     """A copy of the folder, and a server that may run its files."""
     with tempfile.TemporaryDirectory(prefix="rmi", ignore_cleanup_errors=True) as name:
         root = Path(name) / "lib"
@@ -164,14 +170,16 @@ async def ready(source: Path, seconds: float, at_once: int) -> AsyncIterator[Tes
         }
         transport = StdioTransport(SERVER[0], SERVER[1:], env=env, keep_alive=False)
         async with Client(transport) as client:
-            yield Tests(root, seconds, client)
+            yield Tests(root, seconds, client, cell)
 
 
-async def measure(source: Path, names: list[str], seconds: float, at_once: int) -> dict[str, Any]:
+async def measure(
+    source: Path, names: list[str], seconds: float, at_once: int, cell: str
+) -> dict[str, Any]:
     """Compare all files, some at once; those that differ once more alone."""
     counted: Counter[str] = Counter()
     differ: list[str] = []
-    async with ready(source, seconds, at_once) as tests:
+    async with ready(source, seconds, at_once, cell) as tests:
         turns = asyncio.Semaphore(at_once)
 
         async def one(name: str) -> None:
@@ -208,6 +216,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="some files only, such as test_io.py")
     parser.add_argument("--seconds", type=float, default=10, help="what `python FILE` may take")
     parser.add_argument("--at-once", type=int, default=2, help="files that run at once (2)")
+    parser.add_argument("--after-cell", default="", metavar="CODE", help="run this cell before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
     # A shell's background jobs inherit that Ctrl-C is ignored, and so would the tests.
@@ -216,7 +225,13 @@ def main() -> None:
     if not names:
         parser.error(f"{arguments.folder} has no test_*.py")
     found = asyncio.run(
-        measure(arguments.folder, names, arguments.seconds, max(1, arguments.at_once))
+        measure(
+            arguments.folder,
+            names,
+            arguments.seconds,
+            max(1, arguments.at_once),
+            arguments.after_cell,
+        )
     )
     print(
         f"{found['same']} of {found['files']} files give the same counts:"

@@ -6,7 +6,7 @@ Knows the layout of results and their facts; nothing about connections or termin
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class RunResult:
         state: `lost` if earlier variables are gone.
         elapsed: duration in seconds.
         notebook: the file that records the session, on the server's machine.
+        tests: of a run of pytest: `counts` by its categories, and the node ids that `failed`.
     """
 
     text: str
@@ -53,6 +54,7 @@ class RunResult:
     elapsed: float
     truncated: bool
     notebook: str | None
+    tests: dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         return self.text
@@ -159,6 +161,6 @@ def parts(raw: CallToolResult) -> dict[str, Any]:
 
 def known(raw: CallToolResult, kind: type[RunResult]) -> dict[str, Any]:
     """A result's facts, as far as its type has them: a newer server may send more."""
-    names = {field.name for field in fields(kind)}
+    names = {each.name for each in fields(kind)}
     facts = raw.structured_content or {}
     return {name: value for name, value in facts.items() if name in names}

@@ -169,7 +169,7 @@ class App:
             FileTools(settings, self.worker, self.files, remote),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
-            ResumeTool(settings, self.opening, self.runs.follower),
+            ResumeTool(settings, self.opening, self.runs.follower, environments),
             Prompts(self.files),
             Completions(self.opening, self.files),
         ):

@@ -15,6 +15,7 @@ from .options import Server, Session, Timeout
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
+ADVICE = "[rmi-agent: read_output("  # how the server's note begins that says what to call next
 END = 10**9  # characters to skip of an output, of which only the pictures are wanted
 
 
@@ -81,7 +82,9 @@ def run(
         screen = Screen()
         call(
             server,
-            lambda client: notebook(client, screen, str(file), parameters, session, until, timeout),
+            lambda client: notebook(
+                client, screen, str(file), parameters, session, until, timeout, lasts=bool(server)
+            ),
             screen.ask,
         )
 
@@ -125,8 +128,13 @@ async def notebook(
     session: str | None,
     until: int | None,
     timeout: float | None,
+    *,
+    lasts: bool,
 ) -> int:
-    """Run a notebook, showing the output of its cells; returns the exit code."""
+    """Run a notebook, showing the output of its cells; returns the exit code.
+
+    What to call next is shown only if the session `lasts` longer than this command.
+    """
     async with screen:
         result = await client.run_notebook(path, parameters, session, until, timeout, screen.live)
         shown = [
@@ -134,6 +142,7 @@ async def notebook(
             for cell in result.picture_counts
             for picture in (await client.read_output(result.session_id, cell, END)).pictures
         ]
+        notes = [line for line in result.notes.splitlines() if lasts or not line.startswith(ADVICE)]
         # All that cells print was shown when they ended.
         screen.finish(
             replace(
@@ -141,6 +150,7 @@ async def notebook(
                 stdout=screen.shown["stdout"],
                 stderr=screen.shown["stderr"],
                 value="",
+                notes="\n".join(notes),
                 pictures=tuple(shown),
             )
         )

@@ -22,8 +22,19 @@ from .installing import (
     install_command,
     sync_command,
 )
+from .lending import PIP as LENT_PIP
+from .lending import (
+    PIP_VARIABLE,
+    WANTED,
+    conflicts,
+    constraints,
+    kernel_in,
+    kernel_of,
+    link_own,
+    link_tools,
+    own_packages,
+)
 from .lending import PROGRAM as LENT_KERNEL
-from .lending import WANTED, conflicts, constraints, kernel_in, kernel_of, link_own, own_packages
 from .uv import (
     OnLine,
     Place,
@@ -38,6 +49,8 @@ from .uv import (
 
 __all__ = [
     "LENT_KERNEL",
+    "LENT_PIP",
+    "PIP_VARIABLE",
     "WANTED",
     "Changes",
     "Environment",
@@ -61,6 +74,7 @@ __all__ = [
     "kernel_in",
     "kernel_of",
     "link_own",
+    "link_tools",
     "nearest",
     "own_packages",
     "own_series",

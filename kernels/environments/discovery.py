@@ -160,11 +160,18 @@ def pythons_in(folder: Path) -> Iterator[Python]:
     for name in names:
         if (found := re.fullmatch(r"python(3\.(\d+)t?)", name)) and int(found[2]) >= OLDEST[1]:
             path = os.path.realpath(folder / name)
-            if not is_program(path) or (Path(path).parent.parent / CONFIG).exists():
+            prefix = Path(path).parent.parent
+            if not is_program(path) or (prefix / CONFIG).exists() or is_private(prefix):
                 continue
             series = found[1].removesuffix("t")
-            exact = re.search(rf"\b{re.escape(series)}\.\d+\b", Path(path).parent.parent.name)
+            exact = re.search(rf"\b{re.escape(series)}\.\d+\b", prefix.name)
             yield Python(path, exact[0] if exact else series)
+
+
+def is_private(prefix: Path) -> bool:
+    """Whether a Python's folder has the user's own files: sandboxes would show them with it."""
+    home = Path(os.path.realpath(Path.home()))
+    return home.is_relative_to(prefix) or prefix == home / ".local"
 
 
 def is_program(path: str) -> bool:

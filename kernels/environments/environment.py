@@ -24,6 +24,8 @@ CONFIG = "pyvenv.cfg"
 MOST = 1 << 16  # max bytes of a pyvenv.cfg
 # What `inside/socket_kernel.py` works with.
 FORMING_PYTHON, FORMING = Version("3.11"), (Version("7.4"), Version("8"))
+# Names of files are shown to models and given to uv, so they must not say anything else.
+DIST_INFO = re.compile(r"([A-Za-z0-9._]{1,100})-([A-Za-z0-9.!+_]{1,100})\.dist-info")
 OLDEST = (3, 9)  # of the Pythons that kernels run on
 
 
@@ -40,6 +42,7 @@ class Environment:
         base_packages: those of the Python that it is based on, if it sees them.
         ipykernel: the version of the one that its kernels run; empty if that is not known.
         lent: a folder with that ipykernel, for an environment that has none.
+        tools: a folder with pip and uv, for an environment that has none.
     """
 
     kind: Kind
@@ -49,6 +52,7 @@ class Environment:
     base_packages: Path | None = None
     ipykernel: str = ""
     lent: Path | None = None
+    tools: Path | None = None
 
     @property
     def python(self) -> str:
@@ -181,12 +185,8 @@ def installed(packages: Path) -> dict[str, str]:
         names = os.listdir(packages)
     except OSError:
         return {}
-    found = {}
-    for entry in sorted(names):
-        name, dash, version = entry.removesuffix(".dist-info").partition("-")
-        if entry.endswith(".dist-info") and dash:
-            found[normalized(name)] = version
-    return found
+    matches = (DIST_INFO.fullmatch(name) for name in sorted(names))
+    return {normalized(match[1]): match[2] for match in matches if match}
 
 
 def all_installed(environment: Environment) -> dict[str, str]:

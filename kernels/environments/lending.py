@@ -8,18 +8,23 @@ nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from .environment import Environment, all_installed, installed, normalized
+from .uv import where_uv_is
 
 PROGRAM = Path(__file__).with_name("lent_kernel.py")  # starts a kernel with it
+PIP = PROGRAM.with_name("lent_pip.py")
+PIP_VARIABLE = "RMI_AGENT_LENT_PIP"  # what runs pip where there is none; `inside/commands.py` reads
 KERNEL = "ipykernel"
 WANTED = "ipykernel>=6.29,<8"  # where uv installs one, since older Pythons need an older one
 
@@ -92,18 +97,50 @@ def constraints(environment: Environment) -> list[str]:
 
 def link_own(folder: Path) -> Path:
     """Fill a folder, once, with links to the server's ipykernel and what it needs; returns it."""
+
+    def link(new: Path) -> None:
+        for one in closure().values():
+            for path in tops(one):
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(path, new / path.name)
+
+    return made_once(folder, link)
+
+
+def link_tools(folder: Path) -> Path:
+    """Fill a folder, once, with `bin` for commands and `lib` for pip; returns it.
+
+    Without them, `pip` and `uv` would be those of another environment that is on `PATH`.
+    """
+
+    def link(new: Path) -> None:
+        for name in ("bin", "lib"):
+            (new / name).mkdir()
+        for path in where_uv_is():
+            (new / "bin" / "uv").symlink_to(path)
+        if (found := importlib.util.find_spec("pip")) is None or found.origin is None:
+            return
+        (new / "lib" / "pip").symlink_to(Path(found.origin).parent)
+        lib = shlex.quote(str(folder / "lib"))
+        run = f'exec "$VIRTUAL_ENV/bin/python" {shlex.quote(str(PIP))} {lib} "$@"'
+        for name in ("pip", "pip3"):
+            (new / "bin" / name).write_text(f"#!/bin/sh\n{run}\n")
+            (new / "bin" / name).chmod(0o755)
+
+    return made_once(folder, link)
+
+
+def made_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Make a folder and fill it, unless it is there; returns it."""
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix="lent", dir=folder.parent))
-    for one in closure().values():
-        for path in tops(one):
-            with contextlib.suppress(FileExistsError):
-                os.symlink(path, temporary / path.name)
+    new = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    fill(new)
     try:
-        temporary.rename(folder)
+        new.rename(folder)
     except OSError:  # another thread was faster
-        shutil.rmtree(temporary)
+        shutil.rmtree(new)
     return folder
 
 

@@ -19,6 +19,7 @@ from .own_sockets import after_fork, close_inherited
 from .request import Key, Request
 from .template import Template
 
+RETRY = 30.0  # seconds until one is tried again for an environment that somebody may have repaired
 MAX_FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
 MAX_TEMPLATES = 8  # that fork at the same time; the least recently used makes room
 MAX_EXTRA = 4  # of them, for environments other than the default ones
@@ -45,7 +46,8 @@ class Templates:
         self._living: OrderedDict[Key, Template] = OrderedDict()  # least recently used first
         self._retired: list[Template] = []
         self._unfit: defaultdict[Key, set[str]] = defaultdict(set)  # modules not to preload
-        self._unable: dict[Key, str] = {}  # why kernels can't be formed ahead
+        # Why kernels can't be formed ahead, and since when that is known.
+        self._unable: dict[Key, tuple[str, float]] = {}
         self._failures: Counter[Key] = Counter()  # in a row, of templates that forked nothing
 
     def _forget_parents(self) -> None:
@@ -80,10 +82,15 @@ class Templates:
         self._retired = [each for each in self._retired if each not in closed]
         for known in (self._unfit, self._unable, self._failures):
             for key in [key for key in known if env.items() <= dict(key[2]).items()]:
-                del known[key]
+                self._forget(key)
         for each in closed:
             each.line.close()
         return closed
+
+    def _forget(self, key: Key) -> None:
+        """Forget what is known of templates that have failed."""
+        for known in (self._unfit, self._unable, self._failures):
+            known.pop(key, None)
 
     async def fork(self, request: Request) -> ForkedProcess:
         """Fork a kernel from the matching template, which is started or replaced if necessary.
@@ -126,15 +133,18 @@ class Templates:
             if template.unfit:
                 self._unfit[key] |= template.unfit
             elif template.unable:
-                self._unable[key] = template.unable
+                self._unable[key] = template.unable, time.monotonic()
             elif not template.stale:
                 self._failures[key] = 0 if template.forked else self._failures[key] + 1
             self._retire(template)
             template = None
-        if why := self._unable.get(key):
+            if self._failures[key] >= MAX_FAILURES:
+                self._unable[key] = "its template does not start", time.monotonic()
+        why, since = self._unable.get(key, ("", 0.0))
+        if why and request.is_extra and time.monotonic() > since + RETRY:
+            self._forget(key)
+        elif why:
             raise CannotFork(f"they can't be formed ahead ({why})")
-        if self._failures[key] >= MAX_FAILURES:
-            raise CannotFork("its template does not start")
         self._make_room(request)
         if template is None:
             wanted = [name for name in request.preload if name not in self._unfit[key]]

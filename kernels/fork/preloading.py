@@ -5,6 +5,7 @@ Loaded by `zygote.py` without a trace in `sys.modules`; uses the standard librar
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib.util
 import os
@@ -36,7 +37,9 @@ def is_installed(name: str) -> bool:
 
 def executed(paths: list[str]) -> dict[str, Any]:
     """Execute programs of `kernels/inside` one after the other; returns their common namespace."""
-    names: dict[str, Any] = {"__name__": "rmi_agent_inkernel"}
+    # Their builtins are their own: cells and scripts replace the others.
+    own = {"__name__": "rmi_agent_inkernel", "__builtins__": dict(vars(builtins))}
+    names: dict[str, Any] = own
     for path in paths:
         with open(path, "rb") as file:
             text = FROM_EACH_OTHER.sub(b"", file.read())

@@ -19,6 +19,8 @@ def prepare_cells(shell: Any, figures: Figures) -> None:
     sys.argv = [""]  # as in `python -i`; cells that parse it must not find the kernel's
     sys.breakpointhook = sys.__breakpointhook__  # debugpy's does nothing without a debugger
     shell.enable_tip = False  # a `kernel_info_request` would draw it from the user's `random`
+    for name in {"rlcompleter"} & sys.modules.keys():  # of the debugger, since Python 3.13
+        vars(sys.modules[name])["__main__"] = sys.modules["__main__"]
     end_questions_of_commands()
     add_binary_sides()
     refuse_what_spawned_pools_lack(shell)

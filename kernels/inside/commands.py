@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import importlib.util
 import os
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -18,6 +20,7 @@ import time
 from typing import Any
 
 GRACE = 2.0  # max seconds that a command may take to end after an interrupt
+LENT_PIP = "RMI_AGENT_LENT_PIP"  # arguments for Python by which it runs the server's pip
 POLL = 0.05  # seconds between checks whether a command has ended
 READ = 65_536  # max bytes of a command's output to read at once
 
@@ -41,6 +44,7 @@ def run_command(command: str) -> int:
     Raises:
         KeyboardInterrupt: after the command has ended, too.
     """
+    command = with_lent_tools(command)
     shell = shutil.which(os.environ.get("SHELL", "sh")) or "/bin/sh"
     reading, terminal = open_terminal()
     try:
@@ -66,6 +70,16 @@ def run_command(command: str) -> int:
         os.close(reading)
     code = process.wait()
     return -(code - 128) if code > 128 else code  # shells report signals so
+
+
+def with_lent_tools(command: str) -> str:
+    """What `%pip` and `%uv` run, with the server's pip and uv if this environment has none."""
+    python, lent = shlex.quote(sys.executable), os.environ.get(LENT_PIP, "")
+    for name, instead in (("pip", f"{python} {lent}"), ("uv", "uv")):
+        begin = f"{python} -m {name} "
+        if lent and command.startswith(begin) and importlib.util.find_spec(name) is None:
+            return f"{instead} {command[len(begin) :]}"
+    return command
 
 
 def open_terminal() -> tuple[int, int]:

@@ -5,9 +5,12 @@ Executed in a template, like `setup.py`; knows nothing of servers and sessions.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,6 +92,7 @@ class Formed:
         self._attach_guards()
         rehearse_cells(self.kernel)
         sys.addaudithook(self._flush_before_processes)
+        self._flush_before_exit()
         for stream in self._streams:
             os.register_at_fork(after_in_child=stream.after_fork_in_child)
 
@@ -97,6 +101,20 @@ class Formed:
         if event in STARTING_PROCESSES:
             for stream in self._streams:
                 stream.flush()
+
+    def _flush_before_exit(self) -> None:
+        """Let lines be seen that a cell prints just before it ends its process."""
+        leave: Callable[[int], NoReturn] = os._exit
+        replaced: Any = os
+
+        @functools.wraps(leave)
+        def flush_and_leave(status: int) -> NoReturn:
+            for stream in self._streams:
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            leave(status)
+
+        replaced._exit = flush_and_leave
 
     def all_is_loaded(self) -> None:
         """Get ready for many forks, now that all modules are loaded."""

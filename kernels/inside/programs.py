@@ -38,9 +38,9 @@ SET_UP = (
     "(get_ipython().get_parent()['metadata']['rmi_agent'])"
 )
 BEGIN = """
-import base64, importlib.util, marshal, zlib
+import base64, builtins, importlib.util, marshal, zlib
 from IPython import get_ipython
-names = {"__name__": "rmi_agent_inkernel"}
+names = {"__name__": "rmi_agent_inkernel", "__builtins__": dict(vars(builtins))}
 same = sent["magic"] == importlib.util.MAGIC_NUMBER.hex()
 programs = zlib.decompress(base64.b64decode(sent["codes" if same else "texts"]))
 for program in marshal.loads(programs):

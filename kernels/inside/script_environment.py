@@ -96,7 +96,8 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
     else:
         targets = [Published(sys.stdout), Published(sys.stderr)]
     for name, raw_io in zip(("stdout", "stderr"), targets):  # noqa: B905 (Python 3.9)
-        stream = text_stream(io.BufferedWriter(raw_io), kernels[f"__{name}__"], name)
+        buffer = raw_io if os.environ.get("PYTHONUNBUFFERED") else io.BufferedWriter(raw_io)
+        stream = text_stream(buffer, kernels[f"__{name}__"], name)
         vars(sys).update({name: stream, f"__{name}__": stream})
     reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
     stdin_stream = text_stream(reader, kernels["__stdin__"], "stdin")
@@ -237,8 +238,17 @@ def note_modules() -> None:
     if not LATEST_NOTED:
         LATEST_NOTED[:] = itertools.islice(reversed(sys.modules), 2)
     NOTED.update(LATEST_NOTED, later_modules())
+    KEPT.update(sys.modules)
 
 
+def put_modules_back() -> None:
+    """Restore `sys.modules` if code has emptied it: nothing could be imported or reported."""
+    if "sys" not in sys.modules:
+        for name, module in KEPT.items():
+            sys.modules.setdefault(name, module)
+
+
+KEPT: dict[str, Any] = {}  # the modules that were noted
 LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 NOTED: set[str] = set()  # these, and those behind them
 
@@ -268,14 +278,16 @@ def give_back(own: int, number: int) -> None:
 
 
 def text_stream(buffer: Any, like: Any, name: str) -> io.TextIOWrapper:
-    """Open a standard stream as the interpreter does; output is line-buffered."""
-    buffer.raw.name = f"<{name}>"
+    """Open a standard stream as the interpreter does; output is line-buffered, or not at all."""
+    raw = getattr(buffer, "raw", buffer)
+    raw.name = f"<{name}>"
     stream = io.TextIOWrapper(
         buffer,
         encoding=getattr(like, "encoding", None) or "utf-8",
         errors=getattr(like, "errors", None) or "backslashreplace",
         newline=None if sys.platform == "win32" or name == "stdin" else "\n",
-        line_buffering=name != "stdin",
+        line_buffering=name != "stdin" and raw is not buffer,
+        write_through=raw is buffer,
     )
     stream.mode = "r" if name == "stdin" else "w"  # type: ignore[misc]
     return stream

@@ -62,14 +62,15 @@ class ScriptExit:
         self._collect_exit_handlers(undo)
         self._let_others_join_main_thread(undo)
 
-    def run(self) -> None:
-        """Do what an interpreter does then, in the same order."""
+    def run(self) -> bool:
+        """Do what an interpreter does then, in the same order; returns whether it could flush."""
         with contextlib.ExitStack() as undo:
             self._end_threads(undo)
             self.run_handlers()
-        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()  # type: ignore[union-attr]
+        flushed = flush(sys.stdout, report=True) & flush(sys.stderr)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            flush(stream)
+        return flushed
 
     # -- threads
 
@@ -221,6 +222,19 @@ class ScriptExit:
             if (handler := reference()) is not None:
                 with contextlib.suppress(OSError, ValueError):
                     handler.flush()
+
+
+def flush(stream: Any, report: bool = False) -> bool:
+    """Flush a standard stream, if it is an open one; returns False if that fails."""
+    try:
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
+    except BaseException as error:
+        if report:
+            arguments: Any = sys.UnraisableHookArgs
+            sys.unraisablehook(arguments((type(error), error, None, None, stream)))
+        return False
+    return True
 
 
 def report_ignored(function: Any, error: BaseException) -> None:

@@ -15,7 +15,6 @@ import functools
 import gc
 import inspect
 import itertools
-import operator
 import sys
 import threading
 import traceback
@@ -106,22 +105,6 @@ def hide_threads(undo: contextlib.ExitStack) -> None:
 
     threading.enumerate = enumerate_scripts
     threading.active_count = functools.wraps(count)(lambda: len(enumerate_scripts()))
-
-
-def hide_depth(undo: contextlib.ExitStack, depth: int) -> None:
-    """Let the recursion limit be the script's: without the frames that are below its first."""
-    limit, set_limit = sys.getrecursionlimit, sys.setrecursionlimit
-    undo.callback(set_limit, limit())
-    restore_later(undo, vars(sys), "getrecursionlimit", "setrecursionlimit")
-
-    @functools.wraps(set_limit)
-    def set_scripts_limit(limit: int, /) -> None:
-        limit = operator.index(limit)
-        set_limit(limit + depth if limit > 0 else limit)
-
-    sys.getrecursionlimit = functools.wraps(limit)(lambda: limit() - depth)
-    sys.setrecursionlimit = set_scripts_limit
-    set_scripts_limit(limit())
 
 
 def hide_frames(undo: contextlib.ExitStack) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import builtins
 import contextlib
 import faulthandler
 import os
@@ -22,7 +23,7 @@ from typing import Any
 
 from .error_facts import write_facts
 from .figures import Figures
-from .hidden_frames import execute_alone
+from .hidden_frames import execute_alone, uncounted
 from .module_search import find_module
 from .pytest_report import PytestReport
 from .script_environment import (
@@ -31,12 +32,16 @@ from .script_environment import (
     enter_main,
     enter_streams,
     outside_event_loop,
+    put_modules_back,
+    restore_later,
 )
 from .script_exit import ScriptExit, call_excepthook, name_of, without_ours
-from .script_hooks import enter_hooks, hide_depth
+from .script_hooks import enter_hooks
 from .tracebacks import all_behind
 
 PAYLOAD = "rmi_agent.script"
+FOR_HANDLERS = {"input", "open", "print"}
+UNFLUSHED_CODE = 120  # the interpreter's exit code if its streams can't be flushed
 # Counts the stack frames that are available to a module, itself included.
 DIVE = compile(
     "def dive():\n    reached.append(None)\n    dive()\nreached.append(None)\ndive()",
@@ -94,6 +99,8 @@ class Script:
             enter_folder(folders, path, module, request["argv"])
             ending = ScriptExit(undo, folders)
             enter_hooks(undo)
+            builtins_before = dict(vars(builtins))
+            restore_later(undo, vars(builtins), *builtins_before)
             # Undone first: a late SIGINT must not interrupt the restoring.
             undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
             try:
@@ -102,7 +109,13 @@ class Script:
                 else:
                     outcome.update(self.execute(lambda: find_module(module, self.shell.user_ns)))
             finally:
-                ending.run()
+                put_modules_back()
+                # The standard library needs its builtins; exit handlers print to the script's.
+                vars(builtins).update(
+                    {n: v for n, v in builtins_before.items() if n not in FOR_HANDLERS}
+                )
+                if not ending.run():
+                    outcome["exit_code"] = UNFLUSHED_CODE
                 if os.getpid() != pid:  # the script forked, and this child is done
                     os._exit(outcome["exit_code"])
         if self.raw:  # pytest turns it off, or has it write elsewhere
@@ -131,8 +144,7 @@ class Script:
             self.depths[in_cell] = sys.getrecursionlimit() - len(reached)
         try:
             # The script may start 40 frames deep; it gets as many as at the top level.
-            with contextlib.ExitStack() as undo:
-                hide_depth(undo, self.depths[in_cell])
+            with uncounted(self.depths[in_cell]):
                 execute_alone(find(), self.shell.user_ns)
         except SystemExit as stop:
             write_facts(self.shell, list(all_behind(stop)))  # it may be for a missing module

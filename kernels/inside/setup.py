@@ -28,6 +28,7 @@ from .cells import prepare_cells
 from .failed_commands import watch_commands
 from .figures import Figures
 from .messages import send_anything
+from .script_environment import put_modules_back
 from .script_exit import HERE, name_of
 from .script_runner import Script
 from .tracebacks import hide_own_frames
@@ -269,6 +270,7 @@ def report_any_error(shell: Any, put_streams_back: Callable[[], None]) -> None:
         try:
             return await run(code, result, **more)
         finally:
+            put_modules_back()
             if result is not None:
                 error = result.error_in_exec
                 if error is None and getattr(shell, "_last_traceback_during_displayhook", False):

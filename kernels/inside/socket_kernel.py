@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import os
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -111,32 +112,41 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self.io_loop = IOLoop.current()
-        # In an empty context: what is started from a cell later must not belong to this one.
-        listen = contextvars.Context().run
-        listen(self._loop.add_reader, self._wire.end, self._readable)
-        listen(self._loop.add_reader, self._control.end, self._start_control)
+        self._listen()
         # A signal of the server: there is something on control, though a cell may be running.
         signal.signal(signal.SIGURG, lambda *_: self._start_control())
         signal.siginterrupt(signal.SIGURG, False)
         self._handle_waiting()
+
+    def _listen(self) -> None:
+        # In an empty context: what is started from a cell later must not belong to this one.
+        listen = contextvars.Context().run
+        listen(self._loop.add_reader, self._wire.end, self._readable)
+        if not self._control_started:
+            listen(self._loop.add_reader, self._control.end, self._start_control)
 
     def run_forever(self, started: Callable[[], None]) -> None:
         """Handle requests until the end is requested, or the server has gone.
 
         Calls `started` whenever a loop has been made.
         """
-        broken: list[asyncio.AbstractEventLoop] = []
+        broken: list[Any] = []
+        self.start()
+        started()
         while True:
-            self.start()
-            started()
             try:
                 self._run_loop()
                 return
             except OSError:
                 # A cell has closed the loop's descriptors. Their numbers may be somebody else's
-                # now, so the loop must not close them.
-                broken.append(self._loop)
+                # now, so what has had them must not close them.
                 asyncio._set_running_loop(None)
+                broken.append(self._loop)
+                if with_new_descriptors(self._loop, broken):
+                    self._listen()  # and the cell goes on
+                else:
+                    self.start()
+                    started()
 
     def _run_loop(self) -> None:
         while not self._ended:  # a cell may stop the loop
@@ -266,6 +276,24 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
             except (ValueError, KeyError, TypeError):
                 self.log.warning("Invalid answer", exc_info=True)
         return None
+
+
+def with_new_descriptors(loop: Any, broken: list[Any]) -> bool:
+    """Give a loop whose descriptors were closed others; returns whether that is possible.
+
+    Args:
+        loop: not running; what waits for a time goes on, what waits for a descriptor does not.
+        broken: takes what must not be closed.
+    """
+    try:
+        broken.append(loop._selector)
+        loop._selector = selectors.DefaultSelector()
+        for end in (loop._ssock, loop._csock):
+            end.detach()
+        loop._make_self_pipe()
+    except AttributeError:  # of a Python whose loops are different
+        return False
+    return True
 
 
 def is_of_loop(error: Exception) -> bool:

@@ -28,7 +28,7 @@ from ..kernelspecs import language_of
 from ..process_tree import MARK, Family, mark_process
 from ..protocol import weighed
 from .here import ProcessHere
-from .launch import Launch, OneSpec, no_such
+from .launch import Launch, OneSpec, no_such, shown
 from .provisioner import choose_provisioner, environment_of
 from .sockets import move_sockets, socket_paths
 
@@ -96,9 +96,12 @@ class LocalProcess(ProcessHere):
         except CannotFork as error:
             if isinstance(error.__cause__, OSError):  # out of descriptors, for example
                 raise error.__cause__ from None
+            why = str(error)
+            if self.launch.environment is not None:
+                why = "that takes Python 3.11 or later with ipykernel 7.4 or later, or with none"
             raise KernelStartError(
-                f"The kernel {self.launch.kernel_name!r} was not started: it can't be forked"
-                f" ({error}), and without a network Landlock confines no others. Try again;"
+                f"{shown(self.launch)} was not started: it can't be forked"
+                f" ({why}), and without a network Landlock confines no others. Try again;"
                 " if that fails, too, install bubblewrap or set RMI_AGENT_SANDBOX_NETWORK=1."
             ) from error
         finally:

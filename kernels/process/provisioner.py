@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from ..environments import LENT_PIP, PIP_VARIABLE
 from ..errors import KernelStartError
 from ..fork import LENDER, VENV_VARIABLE
 from ..kernelspecs import LOCAL, OURS
-from .launch import Launch, spec_of
+from .launch import Launch, shown, spec_of
 
 
 def choose_provisioner(manager: AsyncKernelManager, launch: Launch) -> None:
@@ -94,7 +96,7 @@ def sandbox_command(python: str, launch: Launch) -> list[str]:
         return [*wrap(python)]
     except (OSError, subprocess.SubprocessError) as error:
         raise KernelStartError(
-            f"The kernel {launch.kernel_name!r} can't be started in the sandbox. {error}"
+            f"{shown(launch)} can't be started in the sandbox. {error}"
         ) from error
 
 
@@ -110,11 +112,16 @@ def environment_of(spec: KernelSpec, launch: Launch) -> dict[str, str]:
     if sys.platform == "win32":
         folders.append(os.path.join(programs, "Scripts"))
     path = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    tools = launch.environment.tools if launch.environment is not None else None
+    if tools is not None:
+        folders.append(str(tools / "bin"))
     found = {"PATH": os.pathsep.join(dict.fromkeys([*folders, *path]))}
     prefix = os.path.dirname(programs)
     if os.path.exists(os.path.join(prefix, "pyvenv.cfg")):
         inherited = "" if launch.environment else launch.env.get("VIRTUAL_ENV")
         found["VIRTUAL_ENV"] = inherited or prefix  # for uv
+    if tools is not None:
+        found[PIP_VARIABLE] = f"{shlex.quote(str(LENT_PIP))} {shlex.quote(str(tools / 'lib'))}"
     return found
 
 

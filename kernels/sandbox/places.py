@@ -64,7 +64,8 @@ def places_of(sandbox: Sandbox, interpreter: str) -> dict[Path, Kind]:
     put("ro", *map(HERE.joinpath, PROGRAMS), *(p for f in TEMPLATES for p in f.glob("*.py")))
     ipython = sandbox.folder / "i"
     profile = ipython / "profile_default"
-    put("ro", sandbox.folder / "c", sandbox.folder / "e", sandbox.runtime / "lent", profile)
+    put("ro", sandbox.folder / "c", sandbox.folder / "e", profile)
+    put("ro", sandbox.runtime / "lent", sandbox.runtime / "tools")
     # IPython uses a temporary folder if it sees that this one is not writable. With Landlock it
     # is not (a writable folder can't have read-only parts there), but IPython can't see that.
     put("rw" if policy.tier == "bwrap" else "ro", ipython)

@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ..supervision import Supervisor
 
 Report = Callable[[str], None]
 Result = TypeVar("Result")
+MOST_AT_ONCE = 8  # runs of uv for one principal
 MOST_LOCK = 10_000_000  # max bytes of a script's lock file
 
 
@@ -70,9 +71,11 @@ class Making:
 
     task: asyncio.Task[Any]
     listeners: list[Report] = field(default_factory=list)
+    last: str = ""
 
     async def tell(self, line: str) -> None:
         """Pass a line of progress on."""
+        self.last = line
         for listener in self.listeners:
             listener(line)
 
@@ -90,8 +93,8 @@ class Environments:
         self, launch_of: Callable[[str], Launch], runtime: Path, supervisor: Supervisor
     ) -> None:
         self._launch_of, self._supervisor = launch_of, supervisor
-        self._lent = runtime / "lent"
-        self._making: dict[Hashable, Making] = {}
+        self._lent, self._tools = runtime / "lent", runtime / "tools"
+        self._making: dict[tuple[str, Hashable], Making] = {}
 
     def place_of(self, principal: str) -> Place:
         """Where uv runs for a principal."""
@@ -170,7 +173,7 @@ class Environments:
             commands = env.script_commands(given, python.path, locked=bool(lock))
             job = functools.partial(env.build, place, python.path, folder, commands, script=block)
             try:
-                await self._shared(folder, job, report)
+                await self._shared(principal, folder, job, report)
             except EnvironmentFailed as error:
                 raise EnvironmentFailed(
                     f"No environment could be made for the dependencies of {script.name}, so"
@@ -184,6 +187,8 @@ class Environments:
         self, principal: str, environment: Environment, report: Report
     ) -> Environment:
         """An environment that kernels can start in: with its own ipykernel, or a lent one."""
+        tools = await asyncio.to_thread(env.link_tools, self._tools)
+        environment = replace(environment, tools=tools)
         if own := await asyncio.to_thread(env.kernel_of, environment):
             return environment.with_kernel(own)
         is_alike = environment.series == env.own_series()
@@ -198,7 +203,7 @@ class Environments:
             commands = env.kernel_commands(environment.python, env.WANTED, limits)
             job = functools.partial(env.build, place, environment.python, folder, commands)
             try:
-                await self._shared(folder, job, report)
+                await self._shared(principal, folder, job, report)
             except EnvironmentFailed as error:
                 raise EnvironmentFailed(
                     f"The environment {environment.name} has no ipykernel, and uv could not get"
@@ -326,21 +331,31 @@ class Environments:
             return env.changes_in(lines)
 
         # A caller who is told to call again waits for the same.
-        key = (principal, python, *command, *sorted(variables.items()))
-        return await self._shared(key, change, report)
+        what = (python, *command, *sorted(variables.items()))
+        return await self._shared(principal, what, change, report)
 
     async def _shared(
         self,
-        key: Hashable,
+        principal: str,
+        what: Hashable,
         job: Callable[[OnLine], Coroutine[Any, Any, Result]],
         report: Report,
     ) -> Result:
         """Wait for the result of a job, which this call starts unless an earlier one has.
 
         It goes on if the caller is cancelled.
+
+        Raises:
+            EnvironmentFailed: the principal has started too many others.
         """
+        key = (principal, what)
         making = self._making.get(key)
         if making is None:
+            if sum(each == principal for each, _ in self._making) >= MOST_AT_ONCE:
+                raise EnvironmentFailed(
+                    f"uv is at work on {MOST_AT_ONCE} environments already. Wait until one of them"
+                    " is ready, then try again."
+                )
             task = self._supervisor.start(
                 job(lambda line: self._making[key].tell(line)),
                 "making an environment",
@@ -349,6 +364,8 @@ class Environments:
             making = self._making[key] = Making(task)
             task.add_done_callback(lambda _: self._making.pop(key))
         making.listeners.append(report)
+        if making.last:
+            report(making.last)
         try:
             result: Result = await asyncio.shield(making.task)
             return result

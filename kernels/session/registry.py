@@ -164,6 +164,9 @@ class Sessions:
                 undo.callback(self.pool.retire, kernel)
             session_id = secrets.token_urlsafe(12)
             session = Session(session_id, principal, kernel, *self._shared, environment=environment)
+            if environment is not None:
+                named = {"name": environment.name, "kind": environment.kind}
+                session.recorder.metadata["rmi_agent"]["environment"] = named
             if parent is not None:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             await self.directory.announce(session)

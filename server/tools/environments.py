@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -27,7 +27,7 @@ from .caller_files import CallerFiles
 from .results import listing
 
 if TYPE_CHECKING:
-    from ...kernels import Changes, Environment, EnvironmentSummary, Policy, Program, Session
+    from ...kernels import Changes, Environment, EnvironmentSummary, Policy, Program, Run, Session
 
 Result = TypeVar("Result")
 Report = Callable[[str], None]
@@ -71,14 +71,14 @@ class EnvironmentTools:
         self,
         wanted: str | None,
         ctx: Context,
-        program: Program | None = None,
+        program: Program | Path | None = None,
     ) -> Environment | None:
         """The environment for a fresh session; None is the default one.
 
         Args:
             wanted: what the caller names.
             ctx: gets the progress while it is being made.
-            program: what is to run; None is a cell.
+            program: what is to run, or the folder of a notebook; None is a cell.
 
         Raises:
             Refusal: it is still being made, or can't be chosen.
@@ -98,6 +98,29 @@ class EnvironmentTools:
             return await self._followed(ctx, lambda report: self._automatic(program, report))
         return await self._followed(ctx, lambda report: self.named(str(wanted), report))
 
+    async def recorded(
+        self, ctx: Context, metadata: Mapping[str, Any], runs: Sequence[Run]
+    ) -> Environment | None:
+        """The environment that a notebook was recorded in, for its session to be resumed.
+
+        Raises:
+            Refusal: it is still being made, or can't be chosen.
+            EnvironmentFailed: it can't be used or made.
+            PathNotAllowedError: its folder is outside the projects folder.
+        """
+        record = metadata.get("rmi_agent")
+        found = record.get("environment") if isinstance(record, Mapping) else None
+        name = found.get("name") if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping) or not isinstance(name, str):
+            return None
+        if found.get("kind") != "script":
+            return await self.choose(name, ctx)
+        from ...kernels import Script  # lazy: imported after `initialize` is answered
+
+        programs = (run.program for run in runs if run.is_file)
+        script = next((one for one in programs if isinstance(one, Script)), None)
+        return await self.choose(AUTO, ctx, script) if script is not None else None
+
     @property
     def _is_fixed(self) -> bool:
         """Whether the server's settings choose the environment of all sessions."""
@@ -108,7 +131,9 @@ class EnvironmentTools:
     def _has_venv(folder: Path) -> bool:
         return os.path.lexists(folder / ".venv")
 
-    async def _automatic(self, program: Program | None, report: Report) -> Environment | None:
+    async def _automatic(
+        self, program: Program | Path | None, report: Report
+    ) -> Environment | None:
         from ...kernels import Script  # lazy: imported after `initialize` is answered
 
         environments, folders = self.opening.sessions.environments, self._files.of_caller().folders
@@ -119,7 +144,7 @@ class EnvironmentTools:
             if found is not None:
                 return found
         elif program is not None:
-            folder = program.cwd
+            folder = program if isinstance(program, Path) else program.cwd
         root = next((each for each in folders if folder.is_relative_to(each)), folder)
         project = await asyncio.to_thread(environments.project_of, folder, root)
         if project is None or not self._has_venv(project):
@@ -195,7 +220,7 @@ class EnvironmentTools:
                 if left <= 0:
                     last = f" uv's last words: {lines[-1]}" if lines else ""
                     raise Refusal(
-                        "The environment is not ready yet, and nothing was run. uv goes on: make"
+                        "uv has not finished yet, and nothing was run. It goes on: make"
                         f" the same call again to wait for it.{last}"
                     )
                 await asyncio.wait({task}, timeout=min(PROGRESS_INTERVAL, left))

@@ -16,15 +16,16 @@ from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from ...kernels import encoded
+from ...kernels import LOCAL, encoded
 from ..errors import PathNotAllowedError
 from ..files import Projects, project_files, text_codec
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS
-from .caller import failures_as_refusals
+from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
+from .client_roots import offered_roots
 from .file_content import Part, Wanted, file_result, read_part, room_of
 from .remote_files import RemoteFiles
 from .results import PAGE, listing
@@ -88,6 +89,8 @@ class FileTools:
             lines.append(f"[Only the first {FOUND:,} files were looked at: name a folder]")
         if about := self._remote.about(ctx):
             lines.append(f"[{about}]")
+        elif not folder and principal() == LOCAL:
+            lines += filter(None, [await offered_roots(ctx, files.roots)])
         facts = {"files": rows, "total": len(found), "next_offset": end if left else None}
         return listing(lines, facts)
 

@@ -67,9 +67,10 @@ async def report(
     shown = pictures.of(series)
     notes = [
         *described(series),
-        *picture_notes(series, shown),
+        *picture_notes(shown),
         *written.notes,
         *series.steps.notes,
+        *advice(series),
     ]
     if failed is not None:
         notes = [*failed.run.notices, *notes]
@@ -94,28 +95,33 @@ def described(series: NotebookRun) -> list[str]:
         where = f"its cell {failed.number}" if failed.number else "the cell with its parameters"
         return [
             f"{series.name} stopped at {where}, which is cell {failed.run.number} here: {so_far}."
-            f" run_cell({key}) goes on with its variables."
         ]
     if series.stopped:
         return [f"{series.name} stopped early: {series.stopped}. {so_far}."]
-    last = series.first + series.done - 1
+    return [f"{series.name} ran to its end: {so_far}."]
+
+
+def advice(series: NotebookRun) -> list[str]:
+    """How to see more of a notebook that is over, and to go on, in a note."""
+    if not series.task.done() or not series.done:
+        return []
+    key, last = f"session_id={series.session.id!r}", series.first + series.done - 1
+    goes_on = f" run_cell({key}) goes on with its variables." if series.failed is not None else ""
     return [
-        f"{series.name} ran to its end: {so_far}. read_output({key}, cell=N) returns a cell's"
-        f" output, N from {series.first} to {last}."
+        f"read_output({key}, cell=N) returns a cell's output and pictures, N from {series.first} to"
+        f" {last}.{goes_on}"
     ]
 
 
-def picture_notes(series: NotebookRun, shown: dict[int, int]) -> list[str]:
+def picture_notes(shown: dict[int, int]) -> list[str]:
     """Where the pictures are, in a sentence; empty if there are none."""
     if not shown:
         return []
     count = sum(shown.values())
     cells = [f"{cell} ({n})" if n > 1 else str(cell) for cell, n in list(shown.items())[:NAMED]]
     more = " …" if len(shown) > NAMED else ""
-    first = next(iter(shown))
-    call = f"read_output(session_id={series.session.id!r}, cell={first})"
     where = f"cell{'s' * (len(shown) > 1)} {', '.join(cells)}{more}"
-    return [f"{count} picture{'s' * (count > 1)}, in {where}: {call}"]
+    return [f"{count} picture{'s' * (count > 1)}, in {where}."]
 
 
 def status_of(series: NotebookRun) -> Status:

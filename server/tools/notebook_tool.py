@@ -7,7 +7,8 @@ Finds and reads the file, and reports how far it came. Knows files and results;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,13 @@ from ..settings import Settings
 from .arguments import CHANGES, SessionId, json_object
 from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
+from .environments import EnvironmentName, EnvironmentTools
 from .following import Follower
 from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
 
 if TYPE_CHECKING:
-    from ...kernels import NotebookRun, Session, Steps
+    from ...kernels import Environment, NotebookRun, Session, Steps
 
 MOST = 50_000_000  # max bytes of a notebook: its outputs may have pictures
 MOST_VALUES = 1_000_000  # max JSON values of a notebook: parsing them blocks others for 0.3 s
@@ -46,6 +48,7 @@ class NotebookTool:
         files: gives the caller's files.
         follower: follows the cells.
         session: gives the session for another run, as `RunTools.session`.
+        environments: chooses the environment of a fresh session.
     """
 
     def __init__(
@@ -54,11 +57,12 @@ class NotebookTool:
         opening: Opening,
         files: CallerFiles,
         follower: Follower,
-        session: Callable[[str | None], AbstractAsyncContextManager[Session]],
+        session: Callable[..., AbstractAsyncContextManager[Session]],
+        environments: EnvironmentTools,
     ) -> None:
         self._settings, self._opening, self._files = settings, opening, files
         self._follower = follower
-        self._session = session
+        self._session, self._environments = session, environments
         self._pictures = Pictures(follower.texts.worker)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -91,6 +95,7 @@ class NotebookTool:
         timeout: Annotated[
             float, Field(gt=0, le=604_800, description="Max seconds for all cells together.")
         ] = 600.0,
+        environment: EnvironmentName = None,
     ) -> ToolResult:
         """Run a notebook (.ipynb) of the projects folder, cell by cell, in its own folder.
 
@@ -108,7 +113,8 @@ class NotebookTool:
             keep_ids = session_id is None  # else its record may have them
             steps = await asyncio.to_thread(read_steps, source, parameters, until, keep_ids)
             await asyncio.to_thread(self._check_language, steps, source.name)
-            async with self._session(session_id) as session:
+            choose = self._environment(environment, ctx, source)
+            async with self._session(session_id, environment, choose) as session:
                 started = self._start(session, source, steps, parameters, timeout)
             return await self._followed(started, ctx)
 
@@ -146,6 +152,15 @@ class NotebookTool:
         )
         self._follower.written.watch_series(series)
         return series
+
+    def _environment(
+        self, wanted: str | None, ctx: Context, source: NotebookFile
+    ) -> Callable[[], Awaitable[Environment | None]]:
+        """Chooses the environment of a fresh session, as for a module that runs in the folder."""
+        from ...kernels import Module  # lazy: imported after `initialize` is answered
+
+        like = Module(source.name, source.path.parent)
+        return functools.partial(self._environments.choose, wanted, ctx, like)
 
     def _check_language(self, steps: Steps, name: str) -> None:
         ours = language_of(self._settings.kernel_name)

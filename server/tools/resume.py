@@ -25,6 +25,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
+from .environments import EnvironmentTools
 from .following import Follower
 from .own_lines import SESSION
 
@@ -41,8 +42,15 @@ MOST_VALUES = 1_000_000  # max JSON values of a notebook in a call: parsing bloc
 class ResumeTool:
     """The `resume_session` tool of one server."""
 
-    def __init__(self, settings: Settings, opening: Opening, follower: Follower) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        opening: Opening,
+        follower: Follower,
+        environments: EnvironmentTools,
+    ) -> None:
         self._settings, self._opening, self._follower = settings, opening, follower
+        self._environments = environments
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
         """Register the tool on `mcp`."""
@@ -81,7 +89,7 @@ class ResumeTool:
             answered = self._follower.answered_run(ctx)
             resume = self._resume_of(answered.session_id if answered is not None else notebook)
             if resume is None:
-                resume = await self._begin(notebook, content, until, skip_failed, timeout)
+                resume = await self._begin(ctx, notebook, content, until, skip_failed, timeout)
             deadline = self._settings.response_deadline
             question = await self._follower.follow_series(resume, ctx, deadline, owns=True)
             if question is not None:
@@ -100,7 +108,13 @@ class ResumeTool:
         return None
 
     async def _begin(
-        self, named: str, content: str, until: int | None, skip_failed: bool, timeout: float
+        self,
+        ctx: Context,
+        named: str,
+        content: str,
+        until: int | None,
+        skip_failed: bool,
+        timeout: float,
     ) -> Resume:
         if content:
             name, text = Path(named).name or "notebook", content
@@ -116,7 +130,8 @@ class ResumeTool:
             raise Refusal(f"{name} has no code cells to run.")
         from ...kernels import Resume  # lazy: imported after `initialize` is answered
 
-        session = await self._opening.sessions.open(principal(), parent=name)
+        environment = await self._environments.recorded(ctx, metadata, cells)
+        session = await self._opening.sessions.open(principal(), name, environment)
         for run in cells:
             put_in_place(run, self._settings.projects)
         return Resume(session, cells, skip_failed=skip_failed, timeout=timeout)

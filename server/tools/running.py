@@ -59,7 +59,9 @@ class RunTools:
         self._starting: Counter[str] = Counter()  # by principal: runs without a session yet
         self.follower = Follower(settings, opening, worker, written)
         self._background = Background(settings, opening, self.follower)
-        self._notebooks = NotebookTool(settings, opening, files, self.follower, self.session)
+        self._notebooks = NotebookTool(
+            settings, opening, files, self.follower, self.session, environments
+        )
         self._output = OutputTool(settings, opening, self.follower, self._notebooks)
 
     def add_to(self, mcp: FastMCP[Any]) -> None:
@@ -191,9 +193,10 @@ class RunTools:
                 yield session
             else:
                 chosen = await choose()
-                async with in_time(
-                    self.settings, "No kernel was ready", "Nothing was run; call again."
-                ):
+                step = "Nothing was run; call again."
+                if chosen is not None:
+                    step += f" If that fails, too, {chosen.name} needs to be corrected."
+                async with in_time(self.settings, "No kernel was ready", step):
                     session = await self.opening.sessions.open(who, environment=chosen)
                 yield session
         finally:

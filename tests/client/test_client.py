@@ -80,10 +80,12 @@ async def test_all_tools_are_methods() -> None:
         assert "x.py" in [entry["file_name"] for entry in await client.list_python_files()]
         result = await client.run_python("x.py", stdin="given\n")
         assert (result.stdout, result.stderr, result.value) == ("given\n", "", "")
+        again = await client.run_python(module="x", stdin="more\n", session_id=result.session_id)
+        assert (again.stdout, again.exit_code, again.tests) == ("more\n", 0, None)
         rows = await client.list_sessions()
         assert rows[0]["session_id"] == result.session_id
         assert '"cells"' in await client.read_notebook(result.session_id)
-        page = await client.read_output(result.session_id, offset=2, limit=3)
+        page = await client.read_output(result.session_id, 1, offset=2, limit=3)
         assert page.text.startswith("ven")
         assert "Nothing is running" in await client.interrupt_session(result.session_id)
         assert "fresh kernel" in await client.restart_session(result.session_id)
@@ -114,6 +116,16 @@ async def test_a_run_longer_than_the_deadline_is_followed_to_its_end() -> None:
     assert (result.status, result.stdout, result.value) == ("ok", "0\n1\n2\n3\n4\n", "'end'\n")
     assert result.stdout.startswith("".join(text for name, text in heard if name == "stdout"))
     assert len([1 for name, _ in heard if name == "stdout"]) > 2
+
+
+@pytest.mark.slow
+async def test_tests_that_take_longer_than_the_deadline_have_results(settings: Path) -> None:
+    source = "import time\ndef test_a(): time.sleep(1.5)\ndef test_b(): assert 0"
+    (settings / "python_projects/test_x.py").write_text(source)
+    async with RmiMcpClient(App(load()).mcp) as client:
+        result = await client.run_python(module="pytest", args=["test_x.py"])
+    assert (result.status, result.exit_code) == ("error", 1)
+    assert result.tests == {"counts": {"passed": 1, "failed": 1}, "failed": ["test_x.py::test_b"]}
 
 
 async def test_long_output_arrives_whole() -> None:

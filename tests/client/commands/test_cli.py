@@ -148,7 +148,7 @@ def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
     assert code == 1
     assert err.startswith("err\n") and err.count("ZeroDivisionError: division by zero") == 1
     assert "p.ipynb stopped at its cell 11, which is cell 12 here" in err
-    assert "Recorded in " in err
+    assert "Recorded in " in err and "read_output(" in err
     code, out, err = command("run", "--until", "3", "p.ipynb")
     assert (code, out) == (0, "0 1 \n1 1 \n")
     code, out, err = command("run", "p.ipynb", "alpha")

@@ -169,6 +169,23 @@ def test_pythons_are_found_by_name_and_scripts_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "found"), [("bin", 0), (".local/bin", 0), ("../bin", 0), (".local/python/bin", 1)]
+)
+def test_a_python_among_the_files_of_the_user_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, found: int
+) -> None:
+    """Whatever names it as its base Python would be shown all that lies around it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: home)
+    folder = Path(os.path.normpath(home / where))
+    folder.mkdir(parents=True)
+    (folder / "python3.12").write_bytes(b"\x7fELF")
+    (folder / "python3.12").chmod(0o755)
+    assert len(list(pythons_in(folder))) == found
+
+
+@pytest.mark.parametrize(
     ("version", "wanted", "fits"),
     [
         ("3.12.7", ">=3.12", True),
@@ -181,6 +198,21 @@ def test_pythons_are_found_by_name_and_scripts_are_none(tmp_path: Path) -> None:
 )
 def test_a_python_fits_what_is_wanted(version: str, wanted: str, fits: bool) -> None:
     assert Python("/x/bin/python3", version).fits(SpecifierSet(wanted)) == fits
+
+
+def test_a_folder_that_names_no_package_is_none(venv: Path) -> None:
+    packages = env.at(venv, "project", "x").packages
+    for name in (
+        "a-1 --index-url=x",
+        "b\nc-1",
+        "d-",
+        "-1",
+        "e",
+        "\N{CYRILLIC SMALL LETTER A}-1",
+        "f-1",
+    ):
+        (packages / f"{name}.dist-info").mkdir()
+    assert env.installed(packages) == {"f": "1"}
 
 
 def test_old_packages_of_an_environment_forbid_to_lend_ours(venv: Path) -> None:

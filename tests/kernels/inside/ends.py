@@ -146,6 +146,16 @@ ENDS = {
             child = mp.get_context('fork').Process(target=f); child.start(); child.join()
         """
     ),
+    "end_with_stdout_closed": Sample("import os\nprint('out', end='')\nos.close(1)"),
+    "end_with_stderr_closed": Sample("import os, sys\nsys.stderr.write('err')\nos.close(2)"),
+    "end_with_stdout_closed_and_nothing_to_say": Sample("import os\nos.close(1)\nos._exit(4)"),
+    "end_without_builtins": Sample(
+        "import builtins\nprint(1)\nbuiltins.len = builtins.isinstance = lambda *_: 1 / 0"
+    ),
+    "end_with_broken_builtins_and_an_error": Sample(
+        "import builtins\nbuiltins.len = builtins.isinstance = None\nlen([])"
+    ),
+    "end_without_modules": Sample("import sys\nprint(1)\nsys.modules.clear()"),
     "end_deletes_globals": Sample(
         "class C:\n    def __del__(self): print('deleted')\nc = C()",
         differs="a script's globals remain for the next cell",

@@ -54,6 +54,11 @@ HOOKS = {
             except ValueError: pass
         """
     ),
+    "completion_of_names": Sample(
+        "import rlcompleter\nown_name = 1\nprint(rlcompleter.Completer().complete('own', 0))\n"
+        "completer = rlcompleter.Completer()\ncompleter.complete('', 0)\n"
+        "print(completer.global_matches('st'))"
+    ),
     "builtins": Sample("import builtins\nprint(dir(builtins))"),
     "annotations": Sample(
         "print(globals().get('__annotations__'))\nx: int = 1\nprint(__annotations__)"

@@ -425,3 +425,43 @@ async def test_a_request_that_comes_during_the_rehearsal_is_answered(launch: Lau
             await asyncio.sleep(wait)
             _, outputs = await run(kernel, "print(In, __name__)")
             assert texts(outputs) == "['', 'print(In, __name__)'] __main__\n"
+
+
+async def test_a_cell_goes_on_that_has_closed_the_descriptors_of_its_loop(kernel: Kernel) -> None:
+    code = "import asyncio, os\nos.closerange(3, 1_024)\nawait asyncio.sleep(0.01)\nprint('on')"
+    for _ in range(2):
+        reply, outputs = await run(kernel, code, 10)
+        assert (reply.status, texts(outputs)) == ("ok", "on\n")
+    _, outputs = await run(kernel, "[await asyncio.to_thread(abs, -1) for _ in range(3)]")
+    assert outputs[0].data["text/plain"] == "[1, 1, 1]"
+
+
+async def test_lines_are_seen_that_a_cell_prints_before_it_ends_its_process(kernel: Kernel) -> None:
+    code = "import os\nfor number in range(5): print(number)\nprint('end', end=''); os._exit(3)"
+    reply, outputs = await run(kernel, code)
+    assert (reply.exit_code, texts(outputs)) == (3, "0\n1\n2\n3\n4\nend")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "import sys\nsys.modules.clear()",
+        "import builtins\nbuiltins.len = builtins.isinstance = None",
+    ],
+    ids=["modules", "builtins"],
+)
+async def test_a_file_that_breaks_the_interpreter_leaves_a_session(
+    kernel: Kernel, tmp_path: Path, harm: str
+) -> None:
+    for _ in range(2):  # as the first thing that a kernel does, and in its event loop
+        reply, _ = await run_file(kernel, tmp_path, f"kept = 7\n{harm}")
+        assert reply.exit_code == 0
+        _, outputs = await run(kernel, "import json; json.dumps(kept + len([1]))")
+        assert outputs[0].data["text/plain"] == "'8'"
+
+
+async def test_a_cell_may_empty_what_is_imported(kernel: Kernel) -> None:
+    reply, _ = await run(kernel, "import sys\nsys.modules.clear()")
+    assert reply.status == "ok"
+    _, outputs = await run(kernel, "import json; json.dumps(1)")
+    assert outputs[0].data["text/plain"] == "'1'"

@@ -110,7 +110,7 @@ async def test_an_environment_that_ends_every_kernel_is_an_error(tmp_path: Path)
     async with opened(tmp_path) as sessions:
         environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
         (environment.packages / "x.pth").write_text("import os; os._exit(3)\n")
-        with pytest.raises(KernelError, match="exit code 3"):
+        with pytest.raises(KernelError, match="environment='default'.*exit code 3"):
             await sessions.open(environment=environment)
 
 
@@ -161,6 +161,39 @@ async def test_equal_installations_are_one(tmp_path: Path) -> None:
         install = sessions.environments.install
         installs = (install("local", environment, ["tiny"]) for _ in range(3))
         assert [each.came for each in await asyncio.gather(*installs)] == [{"tiny": "1.0"}] * 3
+
+
+async def test_a_repaired_environment_is_forked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as sessions:
+        venv = make_venv(tmp_path / "projects" / ".venv")
+        (packages,) = venv.glob("lib/*/site-packages")
+        (packages / "ipykernel.py").write_text("broken")  # before what is lent
+        environment = await in_venv(sessions, venv)
+        for _ in range(2):
+            with contextlib.suppress(KernelError):
+                await sessions.open(environment=environment)
+        (packages / "ipykernel.py").unlink()
+        monkeypatch.setattr("rmi_agent.kernels.fork.pool.RETRY", 0.0)
+        session = await sessions.open(environment=environment)
+        assert session.kernel is not None
+        assert isinstance(session.kernel.process, SocketProcess)
+
+
+async def test_a_principal_has_few_runs_of_uv_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.session.environments.MOST_AT_ONCE", 1)
+    async with opened(tmp_path) as sessions:
+        make_wheel(tmp_path / "wheels", "tiny")
+        environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
+        install = sessions.environments.install
+        first = asyncio.create_task(install("local", environment, ["tiny"]))
+        await asyncio.sleep(0)
+        with pytest.raises(KernelError, match="already"):
+            await install("local", environment, ["little"])
+        assert (await first).came == {"tiny": "1.0"}
 
 
 @pytest.mark.security

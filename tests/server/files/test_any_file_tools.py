@@ -276,3 +276,16 @@ async def test_no_resource_leads_out(files: Any, uri: str) -> None:
     with pytest.raises(MCPError) as refused:
         await client.read_resource(uri.format(str(folder).lstrip("/")))
     assert "secret" not in str(refused.value)
+
+
+async def test_folders_that_the_client_has_open_are_offered(tmp_path: Path) -> None:
+    folder = tmp_path / "projects"
+    roots = [one.as_uri() for one in (tmp_path / "my app", folder / "sub")]
+    roots.append("file://elsewhere/x")
+    app = App(load(python_projects_dir=folder, kernel_pool=0))
+    async with Client(app.mcp, roots=roots, mode="legacy") as client:
+        listed = (await call(client, "list_files")).content[0].text
+        assert f"[The client has also opened {tmp_path / 'my app'}, which" in listed
+        assert "sub" not in listed and "elsewhere" not in listed
+    async with Client(app.mcp) as client:
+        assert "opened" not in (await call(client, "list_files")).content[0].text

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from fastmcp import Client
+from nbformat.v4 import new_code_cell, new_notebook
 from rmi_agent.server import App, load
 
 from tests.wheels import make_venv, make_wheel, settings_for
@@ -95,6 +98,11 @@ async def test_a_file_runs_in_the_environment_of_its_project(
     assert str(venv) not in await call(client, "run_python", file_name="plain.py")
     named = await call(client, "run_python", file_name="plain.py", environment="sub")
     assert str(venv) in named
+    notebook = new_notebook(cells=[new_code_cell("import sys, only_here; sys.prefix")])
+    nbformat.write(notebook, projects / "sub" / "pkg" / "n.ipynb")
+    ran = await call(client, "run_notebook", path="sub/pkg/n.ipynb")
+    first = await call(client, "read_output", session_id=session_of(ran), cell=1)
+    assert first.startswith(f"'{venv}'\n")
     cell = await call(client, "run_cell", code="import only_here", environment="sub/.venv")
     assert "Error" not in cell
     other = await call(
@@ -172,3 +180,63 @@ async def test_packages_are_installed_and_seen_in_open_sessions(
     assert "Nothing was installed. uv says:" in failed
     for bad in ("--index-url=http://x", "", "-r x"):
         assert "is no package" in await call(client, "install_packages", packages=[bad])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "!uv pip",
+        *(
+            pytest.param(command, marks=pytest.mark.slow)
+            for command in ("%pip", "!pip", "!pip3", "!python -m pip", "%uv pip")
+        ),
+    ],
+)
+async def test_pip_and_uv_in_cells_are_of_the_sessions_environment(
+    client: Client[Any], projects: Path, command: str
+) -> None:
+    (site,) = (projects / "sub" / ".venv").glob("lib/*/site-packages")
+    make_wheel(projects.parent / "wheels", "small", "3.0")
+    session = session_of(await call(client, "run_cell", code="1", environment="sub"))
+    said = await call(client, "run_cell", code=f"{command} install small", session_id=session)
+    if command == "!python -m pip":  # a process of the environment's own, which has none
+        assert "No module named pip" in said
+        return
+    assert "small" in said
+    assert "CalledProcessError" not in said
+    assert (site / "small-3.0.dist-info").is_dir()
+    seen = await call(client, "run_cell", code="import small; small.VERSION", session_id=session)
+    assert "'3.0'" in seen
+    yes = "-y " if "uv" not in command else ""
+    removed = f"{command} uninstall {yes}small"
+    gone = await call(client, "run_cell", code=removed, session_id=session)
+    assert "CalledProcessError" not in gone
+    assert not (site / "small.py").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tool", "arguments", "shows"),
+    [
+        ("run_python", {"file_name": "needs.py"}, ("tiny.VERSION", "'1.0'")),
+        ("run_cell", {"code": "import only_here", "environment": "sub"}, ("only_here.VALUE", "7")),
+    ],
+)
+async def test_a_resumed_session_runs_in_the_environment_of_the_former_one(
+    client: Client[Any], tool: str, arguments: dict[str, Any], shows: tuple[str, str]
+) -> None:
+    session = session_of(await call(client, tool, **arguments))
+    await call(client, "close_session", session_id=session)
+    resumed = await client.call_tool("resume_session", {"notebook": session})
+    again = str(resumed.structured_content["session_id"])  # type: ignore[index]
+    assert shows[1] in await call(client, "run_cell", code=shows[0], session_id=again)
+
+
+async def test_a_notebook_runs_in_the_environment_of_its_project(
+    client: Client[Any], projects: Path
+) -> None:
+    cell = {"cell_type": "code", "source": "import only_here", "metadata": {}, "outputs": []}
+    notebook = {"cells": [{**cell, "execution_count": None}], "metadata": {}, "nbformat": 4}
+    (projects / "sub" / "n.ipynb").write_text(json.dumps({**notebook, "nbformat_minor": 5}))
+    said = await call(client, "run_notebook", path="sub/n.ipynb")
+    assert "ModuleNotFoundError" not in said

@@ -84,7 +84,8 @@ async def test_a_notebook_runs_in_its_folder_and_is_the_record(
     assert (facts["status"], facts["ran"], facts["total"]) == ("ok", 6, 6), told
     assert f"[rmi-agent: {name} ran to its end: 6 of 6 code cells ran in" in told
     key = facts["session_id"]
-    assert f"2 pictures, in cell 5 (2): read_output(session_id={key!r}, cell=5)]" in told
+    assert "[rmi-agent: 2 pictures, in cell 5 (2).]" in told
+    assert f"[rmi-agent: read_output(session_id={key!r}, cell=N) returns a cell's output" in told
     assert facts["pictures"] == {"5": 2}
     assert "[rmi-agent: Wrote sub/new.txt, 1 bytes]" in told
     assert "data" not in told
@@ -124,6 +125,7 @@ async def test_it_stops_at_the_first_error_and_says_where(
     key = facts["session_id"]
     assert told.startswith("so far\n") and "ZeroDivisionError: division by zero" in told
     assert f"{name} stopped at its cell 3, which is cell 2 here: 2 of 3 code cells ran" in told
+    assert f"run_cell(session_id={key!r}) goes on with its variables.]" in told
     assert (facts["status"], facts["failed_cell"], facts["cell"]) == ("error", 3, 2)
     assert facts["error_name"] == "ZeroDivisionError"
     assert len(nbformat.read(facts["notebook"], as_version=4).cells) == 3
