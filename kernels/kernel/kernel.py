@@ -15,7 +15,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
-from ..process import Launch
+from ..process import Launch, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
@@ -101,15 +101,15 @@ class Kernel:
             await self.close(graceful=False)
             raise KernelStartError(
                 f"The kernel did not answer within {self.launch.start_timeout:g} s, and nothing was"
-                " run. Try again."
+                f" run. {next_step(self.launch)}"
             ) from None
         except DeadKernelError as error:
             words = self.process.last_words()
             await self.close(graceful=False)
             said = f" It had printed: {words[-2000:]}" if words else ""
             raise KernelStartError(
-                "The kernel ended before it answered, and nothing was run. Try again."
-                f" {error}{said}"
+                "The kernel ended before it answered, and nothing was run."
+                f" {next_step(self.launch)} {error}{said}"
             ) from error
         except BaseException:
             await self.close(graceful=False)

@@ -6,7 +6,7 @@
 from ..kernelspecs import is_here, language_of
 from ..runtime_dir import clear_after_dead, ipython_folder, runtime_folder
 from .kernel_process import KernelProcess, SetUp
-from .launch import Launch, RemoteOptions, launch_in
+from .launch import Launch, RemoteOptions, launch_in, next_step
 from .local import LocalProcess
 from .output_pipes import RawOutput
 from .provisioner import install_target
@@ -26,5 +26,6 @@ __all__ = [
     "is_here",
     "language_of",
     "launch_in",
+    "next_step",
     "runtime_folder",
 ]

@@ -107,6 +107,14 @@ def shown(launch: Launch) -> str:
     return f"The kernel {launch.kernel_name!r}"
 
 
+def next_step(launch: Launch) -> str:
+    """What to do if a kernel that was launched so does not start."""
+    if launch.environment is not None and launch.environment.kind != "kernelspec":
+        name = launch.environment.name
+        return f"Try again; if it fails again, correct {name} or pass environment='default'."
+    return "Try again."
+
+
 def launch_in(launch: Launch, environment: Environment | None) -> Launch:
     """The launch of a kernel in another environment than the default one."""
     if environment is None:

@@ -76,15 +76,13 @@ def changeable(interpreter: str, folders: Iterable[Path]) -> bool:
         OSError: there is no such interpreter.
     """
     theirs = {known(folder) for folder in folders for known in (abspath, realpath)}
-    for link in links_to(interpreter):
-        # Python reads the `pyvenv.cfg` above a link to it, even if the link is in a linked folder.
-        prefixes = [dirname(abspath(dirname(link))), dirname(realpath(dirname(link)))]
-        if any(is_beneath(folder, prefix) for folder in theirs for prefix in prefixes):
-            return True
-        used = [*prefixes, *followed(link)]
-        if any(is_beneath(path, folder) for path in used for folder in theirs):
-            return True
-    return False
+    links = links_to(interpreter)
+    # Python reads the `pyvenv.cfg` above a link to it, even if the link is in a linked folder.
+    prefixes = {dirname(known(dirname(link))) for link in links for known in (abspath, realpath)}
+    if any(is_beneath(folder, prefix) for folder in theirs for prefix in prefixes):
+        return True
+    used = prefixes.union(followed(links[0]))
+    return any(is_beneath(path, folder) for path in used for folder in theirs)
 
 
 def followed(path: str) -> Iterator[str]:
@@ -106,7 +104,7 @@ def followed(path: str) -> Iterator[str]:
 
 def is_beneath(path: str, folder: str) -> bool:
     """Return whether a normalized path is a folder or in it; `pathlib` takes ten times longer."""
-    return join(path, "").startswith(join(folder, ""))
+    return path == folder or folder == "/" or path.startswith(f"{folder}/")
 
 
 def base_of(interpreter: str, folders: Iterable[Path], known: Iterable[Path | str]) -> list[str]:

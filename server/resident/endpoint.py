@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import AttachError, BadSettings
 from ..state_dir import VERSION
-from .record import Record, found
+from .record import Record, recorded
 
 ANSWER_TIMEOUT = 5.0  # max seconds for an answer from a server on this machine
 FACTS_LIMIT = 100_000  # max bytes of a server's facts
@@ -99,7 +99,8 @@ class Endpoint:
         if self.record is None:
             return True
         try:
-            return found() == self.record
+            # It held the lock when it was found. To try that again takes as long as waiting for it.
+            return recorded() == self.record and self.record.lives
         except (BadSettings, OSError):
             return False
 

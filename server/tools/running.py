@@ -193,9 +193,10 @@ class RunTools:
                 yield session
             else:
                 chosen = await choose()
-                async with in_time(
-                    self.settings, "No kernel was ready", "Nothing was run; call again."
-                ):
+                step = "Nothing was run; call again."
+                if chosen is not None:
+                    step += f" If that fails, too, {chosen.name} needs to be corrected."
+                async with in_time(self.settings, "No kernel was ready", step):
                     session = await self.opening.sessions.open(who, environment=chosen)
                 yield session
         finally:

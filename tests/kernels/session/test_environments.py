@@ -110,7 +110,7 @@ async def test_an_environment_that_ends_every_kernel_is_an_error(tmp_path: Path)
     async with opened(tmp_path) as sessions:
         environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
         (environment.packages / "x.pth").write_text("import os; os._exit(3)\n")
-        with pytest.raises(KernelError, match="exit code 3"):
+        with pytest.raises(KernelError, match="environment='default'.*exit code 3"):
             await sessions.open(environment=environment)
 
 

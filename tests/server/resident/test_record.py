@@ -70,6 +70,21 @@ def test_a_server_is_found_as_long_as_it_holds_the_lock(state: Path) -> None:
     assert not record_file().exists()
 
 
+def test_no_call_waits_for_the_lock_of_the_server_that_it_is_for(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits() -> bool:
+        raise AssertionError("0.2 s of each call")
+
+    monkeypatch.setattr(resident, "is_held", waits)
+    publish(record := of_this_process())
+    endpoint = Endpoint(record.url, record.key, record)
+    assert endpoint.runs
+    publish(replace(record, pid=1))
+    assert not endpoint.runs
+    assert not replace(endpoint, record=replace(record, born=1.0)).runs
+
+
 def test_a_record_that_a_crash_has_left_is_not_trusted_and_goes_with_the_next_start(
     state: Path,
 ) -> None:
