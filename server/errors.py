@@ -21,6 +21,8 @@ RequestRefused             the HTTP answer to a request over a limit; for anybod
                            no name, path or figure of somebody else
 WorkerError                HTML, a chart or a picture could not be read, or took too long: a model
                            reads its name instead; the text says why
+Overflow                   files/watched_tree.py, more files have changed than the system has kept:
+                           the folders are searched instead
 Flaw                       middleware/json_messages.py: why a message is bad; for its sender
 """
 

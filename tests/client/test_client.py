@@ -32,11 +32,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 SLOW = [
-    pytest.param(kind, marks=pytest.mark.slow) for kind in ("text path", "list", "path", "command")
+    pytest.param(kind, marks=pytest.mark.slow)
+    for kind in ("text path", "list", "path", "command", "embedded")
 ]
 
 
-@pytest.mark.parametrize("kind", ["object", "embedded", *SLOW])
+@pytest.mark.parametrize("kind", ["object", *SLOW])
 async def test_a_server_of_any_kind_is_a_target(kind: str) -> None:
     script = ROOT / "server" / "mcp_server.py"
     target = {

@@ -155,6 +155,7 @@ def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
     assert (code, out) == (1, "") and "write NAME=VALUE" in err
 
 
+@pytest.mark.slow
 def test_replay_says_whether_a_record_still_gives_the_same(
     command: Command, tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_the_client_script_of_the_seed_works(server: str) -> None:
     assert "10 + 5 = 15" in done.stdout
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("name", ["cell", "run"])
 def test_something_is_shown_at_once_and_erased_when_there_is_output(name: str, server: str) -> None:
@@ -312,6 +314,7 @@ def test_something_is_shown_at_once_and_erased_when_there_is_output(name: str, s
         assert it.lines[0].startswith(("42", "Hello, World!"))
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_dumb_terminal_and_help_show_no_start(server: str) -> None:
     from tests.client.screens import terminal

@@ -141,6 +141,7 @@ async def pair() -> AsyncIterator[tuple[Running, Running]]:
     TEMPLATES.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_programs_do_the_same_in_both(name: str, pair: tuple[Running, Running]) -> None:
     expected, found = [await each.value("result", PROGRAMS[name]) for each in pair]

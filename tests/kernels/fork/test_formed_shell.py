@@ -87,6 +87,7 @@ async def test_all_that_can_be_asked_of_it_is_as_in_a_stock_kernel(
     assert "form their shells after the fork" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_history_is_stored_and_the_end_is_a_shells(tmp_path: Path) -> None:
     env = home(tmp_path)
     async with kernel(env=env, cwd=str(tmp_path)) as forked:
@@ -99,6 +100,7 @@ async def test_history_is_stored_and_the_end_is_a_shells(tmp_path: Path) -> None
         assert "class Last" in (await second.value(told))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -119,6 +121,7 @@ async def test_a_configured_shell_is_made_after_the_fork(tmp_path: Path, config:
         assert "".join(said) == "[5, true]\n"
 
 
+@pytest.mark.slow
 async def test_a_file_in_startup_runs_in_the_kernel(tmp_path: Path) -> None:
     env = home(tmp_path)
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
@@ -127,6 +130,7 @@ async def test_a_file_in_startup_runs_in_the_kernel(tmp_path: Path) -> None:
         assert await forked.value("who") == forked.process.pid
 
 
+@pytest.mark.slow
 async def test_arguments_make_another_shell(tmp_path: Path) -> None:
     from jupyter_client.kernelspec import KernelSpecManager
 

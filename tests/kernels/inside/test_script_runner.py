@@ -339,10 +339,14 @@ if sys.version_info >= (3, 12):  # whose interpreter prints that error only when
     for name in ("exit_object_without_text", "exit_object_that_exits"):
         del SAMPLES[name]
 TABLE = SAMPLES | ENDS | HOOKS | MODULES
+LATER = list(MODULES)[6:]  # they differ from files in how they are found
 ROWS = [
     pytest.param(
         name,
-        marks=pytest.mark.xfail(sample.differs != "", reason=sample.differs, strict=True),
+        marks=[
+            pytest.mark.xfail(sample.differs != "", reason=sample.differs, strict=True),
+            *([pytest.mark.slow] if name in LATER else ()),
+        ],
     )
     for name, sample in TABLE.items()
 ]

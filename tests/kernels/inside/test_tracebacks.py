@@ -37,7 +37,18 @@ FAILS = {
 }
 
 
-@pytest.mark.parametrize("code", FAILS.values(), ids=FAILS)
+LATER = {"an interrupted function", "an interrupted print", "a secret question"} | {
+    *("a question in a function", "raised from a question", "raised in a handler"),
+}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, id=name, marks=[pytest.mark.slow] if name in LATER else [])
+        for name, code in FAILS.items()
+    ],
+)
 async def test_a_traceback_has_no_frame_of_the_kernel(session: Session, code: str) -> None:
     run = await cell(session, code, timeout=0.7)
     text = traceback_of(run)

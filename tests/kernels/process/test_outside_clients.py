@@ -110,6 +110,7 @@ async def test_they_see_what_our_cells_print(kernel: Kernel) -> None:
         client.stop_channels()
 
 
+@pytest.mark.slow
 async def test_more_output_than_we_would_keep_reaches_them(kernel: Kernel) -> None:
     """Nobody reads it here, which must not stop the kernel."""
     client = await joined(await kernel.process.connection_file(lambda: None))
@@ -149,6 +150,7 @@ async def test_nothing_is_left_and_dead_kernels_cannot_be_joined(launch: Launch)
             await kernel.process.connection_file(lambda: None)
 
 
+@pytest.mark.slow
 async def test_what_is_no_message_ends_neither_side(kernel: Kernel) -> None:
     import zmq.asyncio
 
@@ -170,6 +172,7 @@ async def test_what_is_no_message_ends_neither_side(kernel: Kernel) -> None:
         context.destroy(linger=0)
 
 
+@pytest.mark.slow
 async def test_kernels_with_sockets_of_their_own_are_joined_there(launch: Launch) -> None:
     import zmq.asyncio
 

@@ -133,6 +133,7 @@ async def test_a_script_environment_is_made_once_by_concurrent_calls(tmp_path: P
         assert again == found[0]
 
 
+@pytest.mark.slow
 async def test_a_script_environment_has_what_was_read_and_nothing_from_around(
     tmp_path: Path,
 ) -> None:
@@ -163,6 +164,7 @@ async def test_equal_installations_are_one(tmp_path: Path) -> None:
         assert [each.came for each in await asyncio.gather(*installs)] == [{"tiny": "1.0"}] * 3
 
 
+@pytest.mark.slow
 async def test_a_repaired_environment_is_forked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

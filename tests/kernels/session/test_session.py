@@ -365,6 +365,7 @@ async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
 
 
 @POSIX
+@pytest.mark.slow
 async def test_what_a_template_leaves_in_its_temporary_folder_goes_with_the_server(
     tmp_path: Path,
 ) -> None:

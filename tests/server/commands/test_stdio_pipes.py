@@ -109,6 +109,7 @@ HELLO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stdin", ["pipe", "file"])
 def test_a_server_answers_on_pipes_and_files(tmp_path: Path, stdin: str) -> None:
     request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}

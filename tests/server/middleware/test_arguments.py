@@ -111,6 +111,7 @@ async def test_every_tool_is_tried_with_all_its_arguments(client: Client[Any]) -
     assert {tool: set(arguments) for tool, arguments in VALID.items()} == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "name"), [(tool, name) for tool, arguments in VALID.items() for name in arguments]
 )

@@ -35,6 +35,7 @@ async def test_a_run_names_what_it_has_written(client: Client[Any], projects: Pa
     assert "Wrote" not in quiet.content[0].text and not links(quiet)
 
 
+@pytest.mark.slow
 async def test_a_file_run_and_a_late_result_name_them_too(
     client: Client[Any], projects: Path
 ) -> None:
