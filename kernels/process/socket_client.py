@@ -192,7 +192,12 @@ async def connected(
     most = 2 * output_limit + ROOM if output_limit else 0
     messages, control = Link(most), Link(most)
     client = SocketClient(messages, control, key)  # its channels first: messages may wait already
-    for link, end in ((messages, ends[0]), (control, ends[1])):
-        make: Callable[[], Link] = lambda link=link: link  # type: ignore[misc] # noqa: E731
-        await loop.create_connection(make, sock=end)
+    try:
+        for link, end in ((messages, ends[0]), (control, ends[1])):
+            make: Callable[[], Link] = lambda link=link: link  # type: ignore[misc] # noqa: E731
+            await loop.create_connection(make, sock=end)
+    except BaseException:  # cancelled, say: a transport must be closed before its socket
+        messages.close()
+        control.close()
+        raise
     return client

@@ -17,6 +17,7 @@ from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.inside import FORMED
 from rmi_agent.kernels.process import LocalProcess, SocketProcess, ipython_folder
+from rmi_agent.kernels.process.socket_client import Link
 from rmi_agent.kernels.protocol import Outputs
 
 pytestmark = [
@@ -465,3 +466,26 @@ async def test_a_cell_may_empty_what_is_imported(kernel: Kernel) -> None:
     assert reply.status == "ok"
     _, outputs = await run(kernel, "import json; json.dumps(1)")
     assert outputs[0].data["text/plain"] == "'1'"
+
+
+async def test_a_start_that_is_cancelled_leaves_no_connection_open(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    connect = Link.connection_made
+
+    def connection_made(link: Link, transport: asyncio.BaseTransport) -> None:
+        connect(link, transport)
+        made.append(link)
+        if len(made) == 2:
+            starting.cancel()
+
+    monkeypatch.setattr(Link, "connection_made", connection_made)
+    kernel = Kernel(launch)
+    starting = asyncio.create_task(kernel.start())
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert len(made) == 2
+    async with asyncio.timeout(10):
+        await asyncio.wait({link.closed for link in made})
+    assert not await kernel.alive()
