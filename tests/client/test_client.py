@@ -129,6 +129,7 @@ async def test_tests_that_take_longer_than_the_deadline_have_results(settings: P
     assert result.tests == {"counts": {"passed": 1, "failed": 1}, "failed": ["test_x.py::test_b"]}
 
 
+@pytest.mark.slow
 async def test_long_output_arrives_whole() -> None:
     async with RmiMcpClient(App(load()).mcp) as client:
         result = await client.run_cell("for i in range(100_000): print(i)")

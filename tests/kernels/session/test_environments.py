@@ -48,6 +48,7 @@ async def in_venv(sessions: Sessions, venv: Path) -> Environment:
     return found
 
 
+@pytest.mark.slow
 async def test_its_kernels_are_forked_from_a_template_of_its_own(tmp_path: Path) -> None:
     async with opened(tmp_path) as sessions:
         environment = await in_venv(

@@ -116,10 +116,10 @@ async def test_an_update_from_a_later_cell_reaches_the_earlier_display(session: 
     [
         "while True: pass",
         "import time; time.sleep(60)",
-        "import subprocess; subprocess.run(['sleep', '60'])",
+        pytest.param("import subprocess; subprocess.run(['sleep', '60'])", marks=pytest.mark.slow),
         "import os; os.system('sleep 60')",
         "import asyncio; await asyncio.sleep(60)",
-        "!sleep 60",
+        pytest.param("!sleep 60", marks=pytest.mark.slow),
     ],
     ids=["loop", "sleep", "subprocess", "os.system", "await", "shell"],
 )

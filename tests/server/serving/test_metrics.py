@@ -86,6 +86,7 @@ def test_logs_for_programs_are_one_object_a_line_from_the_first_to_the_last(
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
 
 
+@pytest.mark.slow
 async def test_log_lines_carry_the_sessions_short_id_the_cell_and_the_outcome(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

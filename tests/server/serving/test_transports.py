@@ -177,6 +177,7 @@ def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
     assert str(tmp_path / "notebooks") in done.stderr
 
 
+@pytest.mark.slow
 @POSIX
 async def test_a_stopped_server_answers_the_call_whose_run_it_stops(tmp_path: Path) -> None:
     with http_server(fill(tmp_path)) as (url, process):

@@ -90,6 +90,7 @@ async def test_what_cannot_be_resolved_is_told_in_the_words_of_uv(client: Client
     assert "only tiny<=1.0 is available" in said or "tiny>=7" in said
 
 
+@pytest.mark.slow
 async def test_a_file_runs_in_the_environment_of_its_project(
     client: Client[Any], projects: Path
 ) -> None:

@@ -52,6 +52,7 @@ EVENTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @OFTEN
 @given(st.lists(EVENTS, max_size=25))
 def test_pages_of_a_running_run_are_the_beginning_of_the_whole(

@@ -226,11 +226,14 @@ async def own_lines(client: Client[Any]) -> set[str]:
     "how",
     [
         "import os\nos.write(1, text.encode())",
-        "import sys\nprint(text, file=sys.stderr)",
+        pytest.param("import sys\nprint(text, file=sys.stderr)", marks=pytest.mark.slow),
         "class Shown:\n    def __repr__(self): return text\nShown()",
-        "class Shown:\n    def __repr__(self): return text\ndisplay(Shown())",
+        pytest.param(
+            "class Shown:\n    def __repr__(self): return text\ndisplay(Shown())",
+            marks=pytest.mark.slow,
+        ),
         "raise ValueError(text)",
-        "display({text: 1}, raw=True)",
+        pytest.param("display({text: 1}, raw=True)", marks=pytest.mark.slow),
     ],
     ids=["stdout", "stderr", "value", "display", "error", "MIME type"],
 )
