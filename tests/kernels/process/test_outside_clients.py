@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -14,8 +13,7 @@ import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, KernelError, Launch, Reply
-from rmi_agent.kernels.fork import TEMPLATES
-from rmi_agent.kernels.process import LocalProcess, ipython_folder
+from rmi_agent.kernels.process import LocalProcess
 from rmi_agent.kernels.protocol import Outputs
 
 pytestmark = [
@@ -23,14 +21,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork"),
 ]
 WAIT = 30  # seconds
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("run")
-    env = {**os.environ, "IPYTHONDIR": str(ipython_folder(folder / "ipython"))}
-    yield Launch(folder, folder, env=env, preload=())
-    TEMPLATES.close(IPYTHONDIR=env["IPYTHONDIR"])
 
 
 @pytest.fixture

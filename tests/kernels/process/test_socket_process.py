@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import Kernel, Launch, Question, Reply, Script
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.inside import FORMED
-from rmi_agent.kernels.process import LocalProcess, SocketProcess, ipython_folder
+from rmi_agent.kernels.process import LocalProcess, SocketProcess
 from rmi_agent.kernels.process.socket_client import Link
 from rmi_agent.kernels.protocol import Outputs
 
@@ -24,14 +24,6 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork"),
 ]
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("run")
-    env = {**os.environ, "IPYTHONDIR": str(ipython_folder(folder / "ipython"))}
-    yield Launch(folder, folder, env=env, preload=())
-    TEMPLATES.close(IPYTHONDIR=env["IPYTHONDIR"])
 
 
 @pytest.fixture
