@@ -38,23 +38,28 @@ class ForkedProcess:
         self.kernel_info: dict[str, Any] = {}  # what the kernel would say, if that is known
         self._connection = connection
         self._loop: asyncio.AbstractEventLoop | None = None  # that watches the connection
+        self._when_reported: Callable[[], None] | None = None
         self._ended = 0.0  # when it was found to have ended without an exit code
         self._existence = Existence(pid)
 
     def when_reported(self, call: Callable[[], None]) -> None:
-        """Call back on the running loop, once, when its exit code or its template's end arrives."""
-        self._loop = asyncio.get_running_loop()
+        """Call back on the running loop, once, when its exit code or its template's end arrives.
 
-        def readable() -> None:
-            self._forget_callback()
-            call()
+        Also if it was `poll` that read the exit code, for whoever has called it.
+        """
+        self._loop, self._when_reported = asyncio.get_running_loop(), call
+        self._loop.add_reader(self._connection, self._report)
 
-        self._loop.add_reader(self._connection, readable)
+    def _report(self) -> None:
+        loop, call = self._loop, self._when_reported
+        self._forget_callback()
+        if loop is not None and call is not None and not loop.is_closed():
+            loop.call_soon(call)
 
     def _forget_callback(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._connection)
-        self._loop = None
+        self._loop = self._when_reported = None
 
     def close(self) -> None:
         """Close the connection; its exit code can't be read any more. Idempotent."""
@@ -71,6 +76,7 @@ class ForkedProcess:
             elif not self._existence.goes_on() and (answer is not None or self._is_overdue()):
                 self.returncode, self.exit_code_lost = UNKNOWN, True
             if self.returncode is not None:
+                self._report()
                 self.close()
         return self.returncode
 

@@ -220,6 +220,8 @@ class SocketProcess(ProcessHere):
             self._check.cancel()
         if self._process is not None:
             self._process.close()
+        if not self._exit_code.done():  # nobody will report it any more
+            self._exit_code.set_result(None)
         self.raw.close()
 
 

@@ -497,6 +497,26 @@ async def test_an_exit_code_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
         assert ended.exit_code_lost
 
 
+@pytest.mark.parametrize("by", ["poll", "template"])
+async def test_an_exit_code_is_reported_whoever_has_read_it(by: str) -> None:
+    """To kill a kernel that has just ended reads its exit code, too."""
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    ours, theirs = socket.socketpair()
+    ended = ForkedProcess(child.pid, ours)
+    reported: list[int | None] = []
+    ended.when_reported(lambda: reported.append(ended.poll()))
+    await child.wait()
+    with theirs:
+        theirs.sendall(b"e\0\0\0\7")
+        if by == "poll":
+            ended.kill()
+        async with asyncio.timeout(10):
+            while not reported:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+    assert reported == [7]
+
+
 @pytest.mark.slow
 async def test_templates_that_are_stopped_are_ended(made: list[pool.Template]) -> None:
     async with kernel(), kernel(env={**kernel_env(), "PRINCIPAL": "other"}):
