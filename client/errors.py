@@ -1,8 +1,9 @@
 """The errors of this layer, and those of the libraries below that calls to a server raise.
 
-NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
-Failed                     commands/check.py: a step of `check` had another result than expected
-ResidentEnded              commands/connect.py: the background server ended before the command did
+NoModelError(ValueError)         no model can be used for `chat`; the text says what to do
+NoConversationError(ValueError)  none that `chat` has kept can be continued; the text says why
+Failed         commands/check.py: a step of `check` had another result than expected
+ResidentEnded  commands/connect.py: the background server ended before the command did
 
 `RmiMcpClient` raises what FastMCP's client does: `ToolError` if the server refuses a call, whose
 text says what to do; `PermissionError` if it knows no token that we sent; and the others in
@@ -21,3 +22,7 @@ FAILURES = (ToolError, MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueE
 
 class NoModelError(ValueError):
     """No model can be used; the text says what to do."""
+
+
+class NoConversationError(ValueError):
+    """No conversation that was kept can be continued; the text says why."""

@@ -41,7 +41,18 @@ for path, does in (
     ),
     (
         "sessions:sessions",
-        "List the open sessions of a server: of the resident one, unless --server names another.",
+        "List the sessions: those open in the background server, then those recorded here.\n\n"
+        "With --server, lists the sessions that are open there.",
+    ),
+    (
+        "show:show",
+        "Print a session as a terminal transcript: code, output, tracebacks and pictures.\n\n"
+        "Without --server, any session recorded on this machine; with it, an open one there.",
+    ),
+    (
+        "show:open_",
+        "Open a recorded session in Jupyter if it is installed, otherwise as a page in the"
+        " browser.\n\nKeeps running until you press Ctrl-C.",
     ),
     (
         "sessions:attach",
@@ -53,7 +64,8 @@ for path, does in (
     ),
     ("sessions:check", "Test the communication with a server in seven steps and report each."),
 ):
-    app.command(f"rmi_agent.client.commands.{path}", help=does)
+    name = path.partition(":")[2].rstrip("_")
+    app.command(f"rmi_agent.client.commands.{path}", name=name, help=does)
 
 
 def main(words: list[str] | None = None) -> None:

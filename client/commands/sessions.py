@@ -12,32 +12,38 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..terminal import write
+from ..terminal import show_starting, write
 from .options import Server
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
 
-def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a server: of the resident one, unless --server names another."""
-    from .connect import call  # lazy: takes long, and --help does not need it
+def sessions(
+    *,
+    server: Server = None,
+    last: Annotated[int, Parameter(help="Number of recorded sessions to list.")] = 20,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="List every recorded session.", negative=())
+    ] = False,
+) -> None:
+    """List the sessions: those open in the background server, then those recorded here.
+
+    With --server, lists the sessions that are open there.
+    """
+    show_starting()
+    from ..resident import find_resident  # lazy: takes long, and --help does not need it
+    from .connect import call
+    from .records import read_records
+    from .session_table import show_sessions
+
+    records = read_records(None if all_ else last) if server is None else None
+    if server is None and find_resident() is None:
+        show_sessions([], records)
+        return
 
     async def work(client: RmiMcpClient) -> int:
-        rows = await client.list_sessions()
-        for row in rows:
-            taken = row["memory_bytes"]  # None if the kernel is on another machine
-            memory = "memory unknown" if taken is None else f"{taken / 1e6:.0f} MB"
-            write(
-                "stdout",
-                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
-                f" {row['idle_seconds']:g} s, {memory},"
-                f" {row['notebook'] or 'nothing recorded yet'}\n",
-            )
-        if not rows and server is None:
-            print("No session is open on a resident server. For another server, use --server URL.")
-        elif not rows:
-            print("No session is open.")
+        show_sessions(await client.list_sessions(), records)
         return 0
 
     call(server, work)

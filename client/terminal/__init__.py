@@ -12,13 +12,26 @@ from .input_text import (
     needs_more_lines,
     replacement_start,
 )
+from .notebook import parse_notebook, show_recorded
 from .pictures import show_picture
 from .questions import Questions, ask
 from .screen import Screen, exit_code, show, show_notebook
-from .terminal import can_edit, colour, erase_starting, is_terminal, show_starting, write
+from .table import Column, megabytes, show_table, span
+from .terminal import (
+    can_edit,
+    colour,
+    erase_starting,
+    is_terminal,
+    is_unicode,
+    show_starting,
+    write,
+    write_text,
+    write_traceback,
+)
 
 __all__ = [
     "INDENT",
+    "Column",
     "Incomplete",
     "Questions",
     "Screen",
@@ -31,11 +44,19 @@ __all__ = [
     "help_request",
     "indentation",
     "is_terminal",
+    "is_unicode",
+    "megabytes",
     "needs_more_lines",
+    "parse_notebook",
     "replacement_start",
     "show",
     "show_notebook",
     "show_picture",
+    "show_recorded",
     "show_starting",
+    "show_table",
+    "span",
     "write",
+    "write_text",
+    "write_traceback",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import IO, Literal
+from typing import IO, Literal, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -42,7 +42,7 @@ def can_edit() -> bool:
 def show_starting() -> None:
     """Show `starting…` on a terminal until anything else is written: a start takes a second."""
     global _shows_starting
-    if is_terminal(sys.stderr) and not is_dumb() and (sys.stderr.encoding or "")[:3] == "utf":
+    if is_terminal(sys.stderr) and not is_dumb() and is_unicode(sys.stderr):
         sys.stderr.write("starting…")
         sys.stderr.flush()
         _shows_starting = True
@@ -57,6 +57,17 @@ def erase_starting() -> None:
         sys.stderr.flush()
 
 
+def is_unicode(stream: TextIO) -> bool:
+    """Whether a stream can show any character."""
+    return (stream.encoding or "").lower().startswith("utf")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream can't encode replaced by question marks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def write(name: str, text: str) -> None:
     """Write text to stdout or stderr, replacing unencodable characters, without escape sequences.
 
@@ -66,30 +77,40 @@ def write(name: str, text: str) -> None:
     if text:
         erase_starting()
     stream = sys.stderr if name == "stderr" else sys.stdout
-    text = plain(text)
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
+    stream.write(encodable(plain(text), stream))
     stream.flush()
 
 
-def write_traceback(text: str) -> None:
-    """Write to stderr, colouring a traceback if the terminal has colours."""
-    found = TRACEBACK.search(text)
-    console = Console(stderr=True)
-    if found is None or not console.is_terminal or console.color_system is None:
-        write("stderr", text)
+def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
+    """Write styled text to stdout or stderr, without its style in a pipe.
+
+    Args:
+        text: without escape sequences: `plain` has to remove them before.
+        name: `stdout` or `stderr`.
+        end: what follows it.
+    """
+    console = Console(stderr=name == "stderr")
+    if not console.is_terminal or console.is_dumb_terminal:
+        write(name, text.plain + end)
         return
     erase_starting()
-    write("stderr", text[: found.start()])
+    with console.capture() as captured:
+        console.print(text, end=end, soft_wrap=True, highlight=False)
+    stream = sys.stderr if name == "stderr" else sys.stdout
+    stream.write(encodable(captured.get(), stream))
+    stream.flush()
+
+
+def write_traceback(text: str, name: str = "stderr") -> None:
+    """Write to stderr or stdout, colouring a traceback if the terminal has colours."""
+    found = TRACEBACK.search(text)
+    console = Console(stderr=name == "stderr")
+    if found is None or not console.is_terminal or console.color_system is None:
+        write(name, text)
+        return
+    write(name, text[: found.start()])
     rest = plain(text[found.start() :])
-    try:
-        console.print(
-            colour(rest, "ipython" if rest[0] == "-" else "python"), end="", soft_wrap=True
-        )
-    except UnicodeEncodeError:
-        write("stderr", rest)
+    write_text(colour(rest, "ipython" if rest[0] == "-" else "python"), name, end="")
 
 
 def colour(text: str, traceback: Literal["ipython", "python"] | None = None) -> Text:

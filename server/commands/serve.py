@@ -44,6 +44,7 @@ app.command(
     "rmi_agent.server.commands.doctor:doctor",
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
+app.command("rmi_agent.server.commands.records:records", show=False)  # for `rmi-agent`
 for name, does in (
     ("install", "Add this server to the config of claude-desktop, claude-code, cursor or vscode."),
     ("connect", "Connect a host to a server that runs elsewhere."),
@@ -141,6 +142,10 @@ def review(
     *,
     notebooks_dir: NotebooksDir = None,
     port: Annotated[int, Parameter(help="Port to listen on; 0 takes any free one.")] = 0,
+    session: Annotated[
+        str | None,
+        Parameter(help="File name of the session to show first. By default, shows the list."),
+    ] = None,
     no_browser: Annotated[
         bool, Parameter(help="Print the link without opening a browser.", negative=())
     ] = False,
@@ -153,7 +158,8 @@ def review(
 
     try:
         given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
-        raise SystemExit(serve_pages(load(host=HOST, port=port, **given), not no_browser))
+        settings = load(host=HOST, port=port, **given)
+        raise SystemExit(serve_pages(settings, not no_browser, session))
     except BadSettings as error:
         die(error)
 

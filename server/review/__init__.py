@@ -4,15 +4,17 @@ Reads notebooks and asks open sessions for what is not written yet; runs nothing
 """
 
 from .access import ByFirstLink, ByToken, NoSignIn
-from .index import Index
+from .index import Entry, Index, address
 from .middleware import ReviewAuth
 from .responses import is_page
 
 __all__ = [
     "ByFirstLink",
     "ByToken",
+    "Entry",
     "Index",
     "NoSignIn",
     "ReviewAuth",
+    "address",
     "is_page",
 ]

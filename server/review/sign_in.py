@@ -6,6 +6,7 @@ Counts wrong tokens. Knows nothing about sessions.
 from __future__ import annotations
 
 import math
+from html import escape
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -63,7 +64,7 @@ class SignIn:
         return answer
 
     async def enter(self, request: Request) -> Response:
-        """Exchange the first link of `review` for a cookie, and go on to the list."""
+        """Exchange the first link of `review` for a cookie, and go on to the page in `next`."""
         if not isinstance(self._access, ByFirstLink):
             not_found()
         cookie = self._access.cookie(request.path_params["first"])
@@ -76,10 +77,11 @@ class SignIn:
             )
         # A page, not a redirect: browsers send no strict cookie with a request that another page
         # or program caused, wherever it is redirected to.
+        leads_to = escape(local(request.query_params.get("next", "/")))
         answer = pages.page(
             "Sessions",
-            '<p><a href="/">Continue</a></p>',
-            head='<meta http-equiv="refresh" content="0; url=/">\n',
+            f'<p><a href="{leads_to}">Continue</a></p>',
+            head=f'<meta http-equiv="refresh" content="0; url={leads_to}">\n',
         )
         set_cookie(request, answer, cookie)
         return answer

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 if sys.platform == "win32":
@@ -122,9 +123,12 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
 
 @pytest.mark.slow
 def test_cells_are_shown_as_people_like_them(home: Path) -> None:
-    with terminal("repl") as screen:
+    with terminal("repl", columns=100) as screen:
         screen.until("Python 3")
+        screen.until(":help lists commands.")
+        session = "\n".join(screen.lines).split(", session ")[1].split(".")[0]
         screen.prompt()
+        assert screen.screen.display[-1].startswith(f" session {session}  20")
         screen.type("1/0\r")
         screen.until("ZeroDivisionError: division by zero")
         assert b"\x1b[96mZeroDivisionError\x1b[0m: division by zero" in screen.raw
@@ -161,8 +165,22 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.type("name * 2\r")
         screen.until("'AdaAda'")
         screen.prompt()
+        saved = home / "my notes.ipynb"
+        for typed, said in (
+            (":help", ":save FILE.ipynb"),
+            (":nothing", "There is no command :nothing"),
+            (f":save {saved}", f"cells in {home}"),
+            (":restart", "has a fresh kernel"),
+        ):
+            screen.type(typed + "\r")
+            screen.until(said)
+            screen.prompt()
         screen.type("\x04")
         assert screen.exit_code() == 0
+        assert "Recorded in " in "\n".join(screen.lines)
+    sources = [cell.source for cell in nbformat.read(saved, as_version=4).cells]
+    assert sources[0] == "1/0" and sources[-1] == "name * 2"
+    assert not [source for source in sources if "object_inspect_mime" in source]
     [saved] = (home / "XDG_CACHE_HOME" / "rmi-agent" / "pictures").iterdir()
     assert saved.read_bytes().startswith(b"\x89PNG")
     assert saved.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,109 @@
+"""The table of `rmi-agent sessions`: those of a server, and those on record here.
+
+Knows what is shown of a session; nothing about how a server is reached.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from ..terminal import Column, erase_starting, is_terminal, megabytes, show_table, span, write
+from .records import Record, Records
+
+COLUMNS = (
+    Column("SESSION"),
+    Column("WHAT RAN", shortened=True),
+    Column("CELLS", least_width=60, right=True),
+    Column("STATE"),
+    Column("AGE", least_width=50, right=True),
+    Column("MEMORY", least_width=80, right=True),
+    Column("NOTEBOOK", least_width=140),
+)
+STATES = {"timeout": "timed out", "dead": "kernel died", "": "nothing ran"}  # the record's words
+STYLES = {"busy": "yellow", "idle": "green", "open": "green", "ok": "", "nothing ran": "dim"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A session, open or closed; `age` is in seconds, and None if unknown, as is `memory`."""
+
+    session_id: str
+    title: str
+    cells: int
+    state: str
+    age: float | None
+    memory: int | None
+    notebook: str
+
+    def cells_of_table(self) -> list[str | Text]:
+        """What the table has of it, in the order of `COLUMNS`."""
+        style = STYLES.get(self.state.partition(" ")[0], STYLES.get(self.state, "red"))
+        return [
+            self.session_id,
+            self.title,
+            str(self.cells),
+            Text(self.state, style),
+            "" if self.age is None else span(self.age),
+            "" if self.memory is None else megabytes(self.memory),
+            self.notebook,
+        ]
+
+
+def open_row(row: dict[str, Any], record: Record | None) -> Row:
+    """A session that is open in a server, from the server's list and its record here, if any."""
+    notebook = row["notebook"] or ""
+    state = "busy" if row["state"] == "busy" else f"idle {span(row['idle_seconds'])}"
+    if (program := row.get("background")) is not None:
+        state = "busy"
+        ports = ", ".join(map(str, program["ports"]))
+        state += f" on port {ports}" if ports else ""
+    return Row(
+        session_id=row["session_id"],
+        title=row.get("title") or (record.title if record else Path(notebook).stem),
+        cells=row["cells"],
+        state=state,
+        age=time.time() - record.started if record else row.get("age_seconds"),
+        memory=row["memory_bytes"],
+        notebook=notebook,
+    )
+
+
+def recorded_row(record: Record) -> Row:
+    """A session that is closed, or open in a server that we don't ask."""
+    return Row(
+        session_id=record.name,
+        title=record.title,
+        cells=record.cells,
+        state="open" if record.is_open else STATES.get(record.status, record.status),
+        age=time.time() - record.started,
+        memory=None,
+        notebook=str(record.notebook),
+    )
+
+
+def show_sessions(rows: list[dict[str, Any]], records: Records | None) -> None:
+    """Print the table: the open sessions first, then the recorded ones.
+
+    Args:
+        rows: of `list_sessions`.
+        records: None if the server is not on this machine.
+    """
+    found = {} if records is None else {str(one.notebook): one for one in records.found}
+    open_here = [open_row(row, found.pop(row["notebook"] or "", None)) for row in rows]
+    shown = [*open_here, *map(recorded_row, found.values())]
+    erase_starting()
+    if not shown:
+        where = "" if records is None else f", and none is recorded in {records.folder}"
+        write("stdout", f"No session is open{where}.\n")
+        return
+    show_table(COLUMNS, [row.cells_of_table() for row in shown])
+    if records is not None and is_terminal(sys.stdout):
+        left = records.count - len(records.found)
+        more = f" {left:,} more are recorded: --all." if left > 0 else ""
+        write("stderr", f"\n`rmi-agent show SESSION` prints one.{more}\n")
