@@ -128,7 +128,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.until(":help lists commands.")
         session = "\n".join(screen.lines).split(", session ")[1].split(".")[0]
         screen.prompt()
-        assert screen.screen.display[-1].startswith(f" session {session}  20")
+        screen.until(f" session {session}  20")  # the line below the prompt
         screen.type("1/0\r")
         screen.until("ZeroDivisionError: division by zero")
         assert b"\x1b[96mZeroDivisionError\x1b[0m: division by zero" in screen.raw
