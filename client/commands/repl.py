@@ -7,6 +7,7 @@ and not the client.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -32,7 +33,7 @@ from . import repl_commands
 
 Read = Callable[[], str | None]  # returns the next cell, or None at the end of input
 
-GREETING = "print('Python', __import__('sys').version.split()[0])"
+OPENING = ""  # the cell that opens the session: one that says nothing about what will run
 EXIT_COMMANDS = ("exit", "quit", "exit()", "quit()", ":q", ":quit", ":exit")
 # Code that shows help in the kernel itself: for `??`, since the server only supports `?`.
 INSPECT = (
@@ -93,11 +94,17 @@ class Repl:
 
     def _greet(self) -> bool:
         """Open a session, and print which; whether that succeeded."""
-        result = self._result_of(GREETING, {"stdout": "", "stderr": ""}, own=True)
+        result = self._result_of(OPENING, {"stdout": "", "stderr": ""}, own=True)
         if result is None:
             return False
-        version = result.stdout.strip()
-        write("stderr", f"{version}, session {result.session_id}. :help lists commands.\n")
+        try:
+            text = self._portal.call(self._client.read_notebook, result.session_id)
+            language = json.loads(text)["metadata"]["language_info"]
+            kernel = f"{language['name'].capitalize()} {language['version']}, "
+        except (*FAILURES, KeyError, TypeError):  # it need not say what it runs
+            kernel = ""
+        session = f"{kernel}session {result.session_id}"
+        write("stderr", f"{session[0].upper()}{session[1:]}. :help lists commands.\n")
         return result.status == "ok"
 
     def _toolbar(self) -> str:

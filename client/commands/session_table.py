@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -23,7 +22,7 @@ COLUMNS = (
     Column("STATE"),
     Column("AGE", least_width=50, right=True),
     Column("MEMORY", least_width=80, right=True),
-    Column("NOTEBOOK", least_width=140),
+    Column("NOTEBOOK", least_width=150),
 )
 STATES = {"timeout": "timed out", "dead": "kernel died", "": "nothing ran"}  # the record's words
 STYLES = {"busy": "yellow", "idle": "green", "open": "green", "ok": "", "nothing ran": "dim"}
@@ -65,13 +64,18 @@ def open_row(row: dict[str, Any], record: Record | None) -> Row:
         state += f" on port {ports}" if ports else ""
     return Row(
         session_id=row["session_id"],
-        title=row.get("title") or (record.title if record else Path(notebook).stem),
+        title=row.get("title") or (record.title if record else file_name(notebook)),
         cells=row["cells"],
         state=state,
         age=time.time() - record.started if record else row.get("age_seconds"),
         memory=row["memory_bytes"],
-        notebook=notebook,
+        notebook=file_name(notebook),
     )
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def recorded_row(record: Record) -> Row:
@@ -83,7 +87,7 @@ def recorded_row(record: Record) -> Row:
         state="open" if record.is_open else STATES.get(record.status, record.status),
         age=time.time() - record.started,
         memory=None,
-        notebook=str(record.notebook),
+        notebook=record.notebook.name,
     )
 
 
@@ -105,5 +109,6 @@ def show_sessions(rows: list[dict[str, Any]], records: Records | None) -> None:
     show_table(COLUMNS, [row.cells_of_table() for row in shown])
     if records is not None and is_terminal(sys.stdout):
         left = records.count - len(records.found)
-        more = f" {left:,} more are recorded: --all." if left > 0 else ""
-        write("stderr", f"\n`rmi-agent show SESSION` prints one.{more}\n")
+        more = f" ({left:,} more: --all)" if left > 0 else ""
+        write("stderr", f"\nRecorded in {records.folder}{more}\n")
+        write("stderr", "`rmi-agent show SESSION` prints one.\n")

@@ -64,9 +64,13 @@ def show_recorded(notebook: Mapping[str, Any], *, code: bool = False) -> None:
     """
     metadata = as_dict(notebook.get("metadata"))
     language = as_dict(metadata.get("language_info")).get("name", "python")
+    is_first = True
     for number, cell in enumerate(map(as_dict, notebook["cells"]), 1):
-        if number > 1:
+        if not (cell.get("source") or cell.get("outputs") or command_line(record_of(cell))):
+            continue  # as the cell by which the prompt opens its session
+        if not is_first:
             write("stdout", "\n")
+        is_first = False
         if cell.get("cell_type") == "code":
             show_code_cell(number, cell, code=code, is_python=language in ("python", "ipython"))
         else:
@@ -90,7 +94,7 @@ def show_text_cell(number: int, cell: Cell) -> None:
 
 def show_code_cell(number: int, cell: Cell, *, code: bool, is_python: bool) -> None:
     """Print a code cell: what was typed, what it wrote, and how it ended."""
-    record = as_dict(as_dict(cell.get("metadata")).get("rmi_agent"))
+    record = record_of(cell)
     outputs = [as_dict(output) for output in as_list(cell.get("outputs"))]
     write_text(heading(number, status_of(cell, record, outputs), seconds_of(cell, record)))
     source = plain(as_text(cell.get("source"))).rstrip("\n")
@@ -105,6 +109,11 @@ def show_code_cell(number: int, cell: Cell, *, code: bool, is_python: bool) -> N
     notes += [f"[{note}]" for note in as_list(record.get("notes"))]
     for note in notes:
         write_text(Text(" ".join(plain(note).split()), "dim"))
+
+
+def record_of(cell: Cell) -> dict[str, Any]:
+    """What a recorder wrote about a cell's run; empty if no recorder did."""
+    return as_dict(as_dict(cell.get("metadata")).get("rmi_agent"))
 
 
 def heading(number: int, status: str, seconds: float | None) -> Text:

@@ -47,10 +47,13 @@ class Column:
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table with headings on stdout."""
-    on_terminal = is_terminal(sys.stdout)
-    room = Console().width if on_terminal else sys.maxsize
-    places = [place for place, column in enumerate(columns) if column.least_width <= room]
+    """Print a table with headings on stdout; a column without any content is left out."""
+    room = Console().width if is_terminal(sys.stdout) else sys.maxsize
+    places = [
+        place
+        for place, column in enumerate(columns)
+        if column.least_width <= room and any(row[place] for row in rows)
+    ]
     lines = [[Text(columns[place].heading, "bold") for place in places]]
     lines += [[one_line(row[place]) for place in places] for row in rows]
     widths = [max(cell_len(cell.plain) for cell in cells) for cells in zip(*lines, strict=True)]

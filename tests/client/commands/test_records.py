@@ -74,7 +74,7 @@ def test_sessions_on_record_are_listed(command: Command, folder: Path) -> None:
         *("-newes", "20261103-120000-for-abc.ipynb", "AAAccc", "AAAbbb")
     ]
     for line, words in zip(lines, ("error", "ok", "ok", "timed out"), strict=True):
-        assert f" {words} " in line and str(folder) in line
+        assert f" {words} " in line and ".ipynb" in line
     assert "unreadable" in command("sessions", "--all")[1]
 
 

@@ -74,7 +74,7 @@ async def test_completions_come_from_the_kernel_and_are_not_waited_for(
 @pytest.mark.slow
 def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("np.lin\t")
         screen.until("lines_é")  # the menu
@@ -110,7 +110,7 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "dropped" not in kept.read_text()
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("def\x1b[A")  # what began so
         screen.until("    return 1")
@@ -189,7 +189,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
 @pytest.mark.slow
 def test_a_dumb_terminal_sees_text_alone(home: Path) -> None:
     with terminal("repl", "--server", STUB, TERM="dumb") as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("def f():\n    return 1\n\n")
         screen.until(r"ran 'def f():\n    return 1")
@@ -216,7 +216,7 @@ def test_the_prompt_works_in_tmux(home: Path) -> None:
     words = [*COMMAND, "repl", "--server", STUB]
     tmux("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", *words)
     try:
-        until('ran "print(')
+        until("Session s1. :help lists commands.")
         tmux("send-keys", "np.lins", "Tab")
         until(">>> np.linspace")
         tmux("send-keys", "Enter")
