@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
+
+SERVER = [sys.executable, "-m", "rmi_agent.server.cli"]  # the server's command
 
 Server = Annotated[
     str | None,

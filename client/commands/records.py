@@ -15,8 +15,8 @@ from typing import Any
 
 from ..terminal import erase_starting, span
 from .connect import fail
+from .options import SERVER
 
-COMMAND = [sys.executable, "-m", "rmi_agent.server.cli", "records"]
 MOST = 10  # max sessions named in a message
 
 
@@ -28,7 +28,8 @@ class Record:
         session_id: the beginning of the session's id; empty for a notebook of another program.
         title: what ran.
         started: seconds since 1970.
-        status: how its last cell ended, in the record's words; empty if none has run.
+        counts: how many cells have ended in each way, in the record's words.
+        problem: why its notebook can't be read; empty if it can.
         cells: how many there are.
         is_open: whether a server is recording it.
     """
@@ -37,7 +38,8 @@ class Record:
     notebook: Path
     title: str
     started: float
-    status: str
+    counts: dict[str, int]
+    problem: str
     cells: int
     is_open: bool
 
@@ -69,7 +71,9 @@ def read_records(last: int | None = None, find: str = "") -> Records:
         SystemExit: the server's command failed, and has said why.
     """
     words = [] if last is None else [f"--last={last}"]
-    done = subprocess.run([*COMMAND, *words, f"--find={find}"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*SERVER, "records", *words, f"--find={find}"], stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         sys.exit(done.returncode)
     head, *lines = map(json.loads, done.stdout.splitlines())

@@ -24,8 +24,9 @@ COLUMNS = (
     Column("MEMORY", least_width=80, right=True),
     Column("NOTEBOOK", least_width=150),
 )
-STATES = {"timeout": "timed out", "dead": "kernel died", "": "nothing ran"}  # the record's words
-STYLES = {"busy": "yellow", "idle": "green", "open": "green", "ok": "", "nothing ran": "dim"}
+STYLES = {"busy": "yellow", "idle": "green", "open": "green", "ok": ""}
+# How cells end, in the record's words and for people.
+ENDS = {"error": "error", "timeout": "timed out", "dead": "kernel died"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Row:
 
     def cells_of_table(self) -> list[str | Text]:
         """What the table has of it, in the order of `COLUMNS`."""
-        style = STYLES.get(self.state.partition(" ")[0], STYLES.get(self.state, "red"))
+        style = STYLES.get(self.state.partition(" ")[0], "red")
         return [
             self.session_id,
             self.title,
@@ -73,6 +74,14 @@ def open_row(row: dict[str, Any], record: Record | None) -> Row:
     )
 
 
+def outcome(record: Record) -> str:
+    """How a session's cells ended: `ok`, or how many did not end well, and how."""
+    if record.problem:
+        return "unreadable"
+    bad = [(status, count) for status, count in record.counts.items() if status != "ok"]
+    return ", ".join(f"{count} {ENDS.get(status, status)}" for status, count in bad) or "ok"
+
+
 def file_name(path: str) -> str:
     """The last part of a path of any system."""
     return path.replace("\\", "/").rpartition("/")[2]
@@ -84,7 +93,7 @@ def recorded_row(record: Record) -> Row:
         session_id=record.name,
         title=record.title,
         cells=record.cells,
-        state="open" if record.is_open else STATES.get(record.status, record.status),
+        state="open" if record.is_open else outcome(record),
         age=time.time() - record.started,
         memory=None,
         notebook=record.notebook.name,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..terminal import show_starting, write
-from .options import Server
+from .options import SERVER, Server
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
@@ -26,11 +26,17 @@ def sessions(
     all_: Annotated[
         bool, Parameter(name="--all", help="List every recorded session.", negative=())
     ] = False,
+    prune: Annotated[
+        str | None,
+        Parameter(help="Delete the records of sessions that ended longer ago: 12h, 30d, 8w."),
+    ] = None,
 ) -> None:
     """List the sessions: those open in the background server, then those recorded here.
 
     With --server, lists the sessions that are open there.
     """
+    if prune is not None:
+        sys.exit(subprocess.call([*SERVER, "prune", f"--age={prune}"]))
     show_starting()
     from ..resident import find_resident  # lazy: takes long, and --help does not need it
     from .connect import call

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..terminal import erase_starting, parse_notebook, show_recorded, show_starting, write
-from .options import Server
+from .options import SERVER, Server
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
@@ -122,8 +122,7 @@ def open_(
     command = None if browser else jupyter(path)
     if command is None:
         folder, name = path.parent, path.name
-        command = [*(sys.executable, "-m", "rmi_agent.server.cli", "review")]
-        command += [f"--notebooks-dir={folder}", f"--session={name}"]
+        command = [*SERVER, "review", f"--notebooks-dir={folder}", f"--session={name}"]
     replace_process(command)
 
 

@@ -52,7 +52,8 @@ def facts(entry: Entry) -> dict[str, Any]:
         "notebook": str(entry.path),
         "title": entry.title,
         "started": entry.started,
-        "status": entry.status,
+        "counts": dict(entry.counts),
+        "problem": entry.problem,
         "cells": entry.cells,
         "is_open": entry.live,
     }
