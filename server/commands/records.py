@@ -9,15 +9,18 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from .. import quick_imports
 from ..console import die
 from ..errors import BadSettings
-from ..review import Entry, Index
 from ..settings import load
 from .options import NotebooksDir
+
+if TYPE_CHECKING:
+    from ..review import Entry
 
 SESSION = re.compile(rb'"session"\s*:\s*"([\w-]+)"')  # in the notebook's metadata
 HEAD = 4096  # bytes at the beginning of a file, where a recorder writes the metadata
@@ -39,6 +42,9 @@ def records(
         settings = load(**({} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}))
     except BadSettings as error:
         die(error)
+    quick_imports.import_jsonschema()
+    from ..review import Index  # lazy: needs the quick import before
+
     folder = settings.notebooks
     print_json({"folder": str(folder), "count": sum(1 for _ in folder.glob("[!.]*.ipynb"))})
     for entry in Index(folder).newest(last, lambda path: is_named(path, find)):
