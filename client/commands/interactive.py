@@ -16,7 +16,6 @@ from .. import quick_imports
 from ..terminal import (
     Column,
     Questions,
-    erase_starting,
     is_terminal,
     show_starting,
     show_table,
@@ -130,7 +129,6 @@ def chat(
 
 def show_chats(chats: Sequence[Conversation]) -> None:
     """Print a table of the chats that can be continued."""
-    erase_starting()
     if not chats:
         write("stdout", "No chat is kept.\n")
         return

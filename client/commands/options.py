@@ -15,6 +15,13 @@ Server = Annotated[
         help="Server to use: a URL (…/mcp or …/sse), a script or a command. By default, starts one."
     ),
 ]
+OtherServer = Annotated[
+    str | None,
+    Parameter(
+        name=["--server", "-S"],
+        help="Server whose open sessions to take instead: an address, a script or a command.",
+    ),
+]
 Timeout = Annotated[
     float | None,
     Parameter(help="Seconds until the run is interrupted. By default, the server's setting."),

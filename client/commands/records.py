@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..terminal import erase_starting, span
-from .connect import fail
+from ..terminal import span, write, write_message
 from .options import SERVER
 
 MOST = 10  # max sessions named in a message
@@ -99,15 +98,17 @@ def find_notebook(session: str | None) -> Path:
     records = read_records(1) if session is None else read_records(find=Path(session).name)
     if len(records.found) == 1:
         return records.found[0].notebook
-    erase_starting()
     if not records.found:
         wanted = "No session" if session is None else f"No session {session!r}"
         hint = "" if session is None else " `rmi-agent sessions` lists them."
-        sys.exit(fail(f"{wanted} is recorded in {records.folder}.{hint}"))
+        write_message(f"{wanted} is recorded in {records.folder}.{hint}")
+        sys.exit(1)
     lines = [
         f"  {one.name}  {one.title} ({span(time.time() - one.started)} ago, {one.notebook.name})"
         for one in records.found[:MOST]
     ]
     if len(records.found) > MOST:
         lines.append(f"  and {len(records.found) - MOST} more")
-    sys.exit(fail("\n".join([f"{session!r} stands for several sessions:", *lines])))
+    write_message(f"{session!r} stands for several sessions:")
+    write("stderr", "\n".join([*lines, ""]))
+    sys.exit(1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ..terminal import Column, erase_starting, is_terminal, megabytes, show_table, span, write
+from ..terminal import Column, is_terminal, megabytes, show_table, span, write, write_message
 from .records import Record, Records
 
 COLUMNS = (
@@ -110,7 +110,6 @@ def show_sessions(rows: list[dict[str, Any]], records: Records | None) -> None:
     found = {} if records is None else {str(one.notebook): one for one in records.found}
     open_here = [open_row(row, found.pop(row["notebook"] or "", None)) for row in rows]
     shown = [*open_here, *map(recorded_row, found.values())]
-    erase_starting()
     if not shown:
         where = "" if records is None else f", and none is recorded in {records.folder}"
         write("stdout", f"No session is open{where}.\n")
@@ -119,5 +118,5 @@ def show_sessions(rows: list[dict[str, Any]], records: Records | None) -> None:
     if records is not None and is_terminal(sys.stdout):
         left = records.count - len(records.found)
         more = f" ({left:,} more: --all)" if left > 0 else ""
-        write("stderr", f"\nRecorded in {records.folder}{more}\n")
-        write("stderr", "`rmi-agent show SESSION` prints one.\n")
+        write_message(f"\nRecorded in {records.folder}{more}")
+        write_message("`rmi-agent show SESSION` prints one.")

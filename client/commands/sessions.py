@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..local_token import token_file
 from ..terminal import show_starting, write
-from .options import SERVER, Server
+from .options import SERVER, OtherServer, Server
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def sessions(
     *,
-    server: Server = None,
+    server: OtherServer = None,
     last: Annotated[int, Parameter(help="Number of recorded sessions to list.")] = 20,
     all_: Annotated[
         bool, Parameter(name="--all", help="List every recorded session.", negative=())
@@ -38,21 +39,29 @@ def sessions(
     if prune is not None:
         sys.exit(subprocess.call([*SERVER, "prune", f"--age={prune}"]))
     show_starting()
-    from ..resident import find_resident  # lazy: takes long, and --help does not need it
-    from .connect import call
-    from .records import read_records
+    from .records import read_records  # lazy: --help does not need it
     from .session_table import show_sessions
 
     records = read_records(None if all_ else last) if server is None else None
-    if server is None and find_resident() is None:
+    if server is None and not runs_in_background():
         show_sessions([], records)
         return
+    from .connect import call
 
     async def work(client: RmiMcpClient) -> int:
         show_sessions(await client.list_sessions(), records)
         return 0
 
     call(server, work)
+
+
+def runs_in_background() -> bool:
+    """Whether a background server runs that this command would use."""
+    if not token_file().with_name("resident.json").is_file():
+        return False  # without importing what talks to one
+    from ..resident import find_resident
+
+    return find_resident() is not None
 
 
 def attach(

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..terminal import erase_starting, parse_notebook, show_recorded, show_starting, write
-from .options import SERVER, Server
+from ..terminal import (
+    erase_starting,
+    parse_notebook,
+    show_recorded,
+    show_starting,
+    write_message,
+)
+from .options import SERVER, OtherServer
+from .records import find_notebook
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
@@ -35,7 +42,7 @@ Recorded = Annotated[
 def show(
     session: Recorded = None,
     *,
-    server: Server = None,
+    server: OtherServer = None,
     code: Annotated[
         bool, Parameter(help="Print the source of files that were run, too.", negative=())
     ] = False,
@@ -47,18 +54,15 @@ def show(
     show_starting()
     if server is not None:
         show_from(server, session, code=code)
-    from .connect import fail
-    from .records import find_notebook
-
     path = find_notebook(session)
     try:
         notebook = read_notebook(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        sys.exit(fail(f"{path} can't be shown: {why}."))
-    erase_starting()
+        write_message(f"{path} can't be shown: {why}.")
+        sys.exit(1)
     show_recorded(notebook, code=code)
-    write("stderr", f"Recorded in {path}\n")
+    write_message(f"Recorded in {path}")
 
 
 def read_notebook(path: Path) -> dict[str, object]:
@@ -116,8 +120,7 @@ def open_(
 
     Keeps running until you press Ctrl-C.
     """
-    from .records import find_notebook
-
+    show_starting()
     path = find_notebook(session).resolve()
     command = None if browser else jupyter(path)
     if command is None:
@@ -131,7 +134,7 @@ def jupyter(path: Path) -> list[str] | None:
     own = str(Path(sys.executable).parent)
     for name, title in JUPYTERS.items():
         if program := shutil.which(name, path=own) or shutil.which(name):
-            write("stderr", f"Opening {path} in {title}; Ctrl-C stops it.\n")
+            write_message(f"Opening {path} in {title}; Ctrl-C stops it.")
             # Its log would be hundreds of lines; it names its address even so.
             return [program, "--ServerApp.log_level=ERROR", str(path)]
     return None
@@ -139,8 +142,8 @@ def jupyter(path: Path) -> list[str] | None:
 
 def replace_process(command: list[str]) -> None:
     """Go on as another program, which then has the terminal's signals to itself."""
+    erase_starting()
     sys.stdout.flush()
-    sys.stderr.flush()
     if os.name == "posix":
         os.execv(command[0], command)
     sys.exit(subprocess.call(command))

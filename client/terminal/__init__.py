@@ -25,6 +25,7 @@ from .terminal import (
     is_unicode,
     show_starting,
     write,
+    write_message,
     write_text,
     write_traceback,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "show_table",
     "span",
     "write",
+    "write_message",
     "write_text",
     "write_traceback",
 ]

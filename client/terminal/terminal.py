@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from typing import IO, Literal, TextIO
 
 from rich.console import Console
@@ -79,6 +80,18 @@ def write(name: str, text: str) -> None:
     stream = sys.stderr if name == "stderr" else sys.stdout
     stream.write(encodable(plain(text), stream))
     stream.flush()
+
+
+def write_message(text: str) -> None:
+    """Write lines of ours on stderr, broken between words if that is a terminal."""
+    if is_terminal(sys.stderr):
+        width = max(20, Console(stderr=True).width)
+        lines = [
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+            for line in text.splitlines()
+        ]
+        text = "\n".join(part for parts in lines for part in parts)
+    write("stderr", f"{text}\n")
 
 
 def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:

@@ -122,7 +122,7 @@ def open_in_browser(url: str) -> Iterator[None]:
         )
     try:
         if not webbrowser.open(Path(name).as_uri()):
-            print("Can't open a browser; open the link above yourself.", flush=True)
+            print("No browser could be opened; open this link yourself.", flush=True)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
