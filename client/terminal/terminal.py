@@ -17,6 +17,7 @@ from rich.text import Text
 from ..plaintext import plain
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
+BROKEN_PIPE = 141  # exit code of a program that SIGPIPE has ended
 
 _shows_starting = False
 
@@ -77,9 +78,20 @@ def write(name: str, text: str) -> None:
     """
     if text:
         erase_starting()
-    stream = sys.stderr if name == "stderr" else sys.stdout
-    stream.write(encodable(plain(text), stream))
-    stream.flush()
+    put(sys.stderr if name == "stderr" else sys.stdout, plain(text))
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write text to a stream at once, or end this process if it can't be written."""
+    try:
+        stream.write(encodable(text, stream))
+        stream.flush()
+    except OSError as error:
+        # At once, since what calls us may be a task of a library, and Python would try to write
+        # the rest at its exit. A server of our own ends when its stdin does.
+        if not isinstance(error, BrokenPipeError):
+            os.write(2, f"The output can't be written: {error.strerror}.\n".encode())
+        os._exit(BROKEN_PIPE if isinstance(error, BrokenPipeError) else 1)
 
 
 def write_message(text: str) -> None:
@@ -109,9 +121,7 @@ def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
     erase_starting()
     with console.capture() as captured:
         console.print(text, end=end, soft_wrap=True, highlight=False)
-    stream = sys.stderr if name == "stderr" else sys.stdout
-    stream.write(encodable(captured.get(), stream))
-    stream.flush()
+    put(sys.stderr if name == "stderr" else sys.stdout, captured.get())
 
 
 def write_traceback(text: str, name: str = "stderr") -> None:
