@@ -120,7 +120,8 @@ def replay(
 
     async def work(client: RmiMcpClient) -> int:
         result = await client.resume_session(notebook, until, skip_failed, timeout, content)
-        write("stdout", f"{result}\n")
+        lines = [line for line in result.text.splitlines() if not line.startswith("[session_id:")]
+        write("stdout", "\n".join(lines) + "\n")  # nothing more can run in it
         await client.close_session(result.session_id)
         return 0 if result.same else 1
 
