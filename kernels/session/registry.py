@@ -126,7 +126,11 @@ class Sessions:
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
         self.environments = Environments(
-            lambda principal: pool.owners.of(principal).launch, runtime, self.supervisor
+            lambda principal: pool.owners.of(principal).launch,
+            lambda: [each.environment for each in self.by_id.values() if each.environment],
+            runtime,
+            self.supervisor,
+            self.activity.set,
         )
         callbacks = (self.activity.set, self._became_idle)
         self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
@@ -135,6 +139,7 @@ class Sessions:
         for watch, name in (
             (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
+            (launches.watch, "retiring templates"),
             (functools.partial(watch_memory, self), "memory"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
