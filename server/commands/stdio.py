@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,22 @@ if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to i
 log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
+
+WAITING = """\
+This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
+Press Ctrl-C to end it. What you may be looking for:
+
+  rmi-agent run FILE.py                         run a file
+  rmi-agent repl                                type Python
+  rmi-agent-mcp-server install claude-desktop   have an application start this server
+  rmi-agent-mcp-server --transport http         serve other programs and machines
+  rmi-agent-mcp-server --help                   everything else"""
+
+
+def explain_to_a_person() -> None:
+    """Say on stderr what the server waits for if stdin is a terminal, where no client writes."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        print(WAITING, file=sys.stderr)
 
 
 async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
