@@ -122,7 +122,7 @@ def install(
         name = options.name or LOCAL_NAME
         if host is None and not show:
             names = ", ".join(one.name for one in hosts())
-            raise BadSettings(f"HOST: write one of {names}; or --print, for any other application.")
+            raise BadSettings(f"name one of {names}; or --print the entry for another application.")
         chosen = any_host() if host is None else chosen_host(host, options)
         file = empty(chosen) if show else opened(chosen, name, options)
         old = chosen.shape.read(file.part(chosen.section, dict).get(name))

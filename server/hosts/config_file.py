@@ -102,7 +102,7 @@ class ConfigFile:
         try:
             for edit in edits(self.config, config):
                 text = language.edited(text, edit)
-            good = language.parse(text) == config
+            good = filled(language.parse(text)) == filled(config)
         except RecursionError:
             raise UnusableFile(f"{self.path} is nested too deeply.") from None
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -112,6 +112,11 @@ class ConfigFile:
         if lines:
             text = text.replace("\n", "\r\n")
         return f"{BOM}{text}" if (self.text or "").startswith(BOM) else text
+
+
+def filled(config: Config) -> Config:
+    """A config without empty sections, which TOML leaves out."""
+    return {key: value for key, value in config.items() if value != {}}
 
 
 def snippet(config: Config, language: Format) -> str:

@@ -58,8 +58,7 @@ def environment(
             found[variable] = paths[variable]
     if FOLDERS[0] in found and FOLDERS[1] not in found and was_beside(before):
         before = {name: value for name, value in before.items() if name != FOLDERS[1]}
-    network = from_environment(os.environ)
-    env = {**paths, **before, **network, **found}
+    env = {**paths, **from_environment(os.environ), **before, **found}
     for variable, value in env.items():
         if value != encodable(value):
             raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")

@@ -40,6 +40,6 @@ def edited(text: str, edit: Edit) -> str:
         table_of = table_of[name]
     if edit.removes:
         del table_of[key]
-    else:
-        table_of[key] = edit.value
+        return tomlkit.dumps(document).rstrip("\n") + "\n"  # without the line before a new entry
+    table_of[key] = edit.value
     return tomlkit.dumps(document)

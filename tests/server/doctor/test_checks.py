@@ -375,6 +375,8 @@ async def test_a_folder_that_can_not_be_written_to_is_found(tmp_path: Path) -> N
 
 
 async def test_a_folder_that_is_new_or_empty_is_reported_as_such(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
     new = tmp_path / "a" / "b"
     assert of_folder("projects", new, "X").detail == f"{new} (X): new, empty"
     assert list(tmp_path.iterdir()) == []

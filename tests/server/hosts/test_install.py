@@ -331,7 +331,7 @@ def test_the_entry_can_be_printed_for_any_host(
     assert "Replace ******** with the token." in said.err
     with pytest.raises(SystemExit) as left:
         app(["install"])
-    assert left.value.code == 2 and "--print, for any other" in capsys.readouterr().err
+    assert left.value.code == 2 and "--print the entry for another" in capsys.readouterr().err
     assert list(home.iterdir()) == []
 
 
