@@ -80,6 +80,14 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self._wire.survive_forks()
         self._control.survive_forks()
 
+    def become_new(self, wire: socket.socket, control: socket.socket, key: bytes) -> None:
+        """Go on in a forked process with sockets of its own; nothing runs."""
+        self._answers, self._waiting = [], []
+        self._main_asyncio_lock = asyncio.Lock()
+        self._control_started = False
+        self.attach(wire, control, key)
+        self._listen()
+
     def has_request(self, timeout: float) -> bool:
         """Whether something arrives on the socket for messages within `timeout` seconds."""
         arriving = select.poll()
