@@ -109,7 +109,7 @@ class Branching:
                 kernel._end()
                 return
             orders = [parts for channel, parts in arrived if channel == BRANCH]
-            kernel._sort([each for each in arrived if each[0] != BRANCH])
+            kernel._sort(arrived)
             kernel._handle_waiting()
             if orders:
                 self._read_as_usual()

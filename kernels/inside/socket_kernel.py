@@ -28,7 +28,7 @@ from IPython.core.error import StdinNotImplementedError
 from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
 
-from .frames import STDIN
+from .frames import BRANCH, STDIN
 from .wire import INTERRUPTING, SocketChannel, Wire, uninterrupted
 
 Message = tuple[bytes, list[bytes]]
@@ -187,7 +187,8 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
 
     def _sort(self, arrived: list[Message]) -> None:
         for channel, parts in arrived:
-            (self._answers if channel == STDIN else self._waiting).append(parts)
+            if channel != BRANCH:  # descriptors that came too late are closed by now
+                (self._answers if channel == STDIN else self._waiting).append(parts)
 
     def _handle_waiting(self) -> None:
         while self._waiting:

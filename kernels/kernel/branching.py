@@ -9,7 +9,7 @@ import asyncio
 import sys
 from typing import Any
 
-from ..errors import CannotBranch
+from ..errors import CannotBranch, DeadKernelError
 from ..process import BranchProcess, KernelProcess, Origin, SocketProcess, listed
 from ..protocol import Outputs, new_cell, payloads
 from .exchange import Exchange
@@ -49,7 +49,7 @@ async def check_branch(process: BranchProcess, exchange: Exchange) -> None:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):
             found = await unless_dead(process, first_cell(exchange, outputs))
-    except TimeoutError:
+    except (TimeoutError, DeadKernelError):
         found = {}
     printed = "".join(part.finish() for part in outputs.stream_texts("stdout"))
     if found.get("threads") is not True or "ready" not in printed:

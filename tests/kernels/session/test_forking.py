@@ -95,7 +95,6 @@ async def test_both_have_the_same_and_are_apart_afterwards(
         assert await shown(each, ticking) == "(True, True)"
     assert await shown(other, "os.read(read, 1)") == "b''"  # as if its peer had closed it
     assert pid_of(session) != pid_of(other)
-    assert other.count == session.count
     await sessions.close(other)
     # Nothing was cleaned up that is the origin's.
     assert await shown(session, "os.path.exists(folder.name)") == "True"
@@ -107,6 +106,7 @@ async def test_its_notebook_begins_with_the_cells_so_far(
 ) -> None:
     unused = await fork(sessions, session)
     assert unused.notebook is None
+    assert unused.kernel is not None and (unused.kernel.lost, unused.kernel.shared) == ((), ())
     await cell(session, "x = 1; print('a' * 50)")
     await cell(session, "x + 1")
     other = await fork(sessions, session)
