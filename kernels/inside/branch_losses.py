@@ -77,7 +77,7 @@ def lost_in_fork(names: dict[str, Any], own: Collection[str]) -> list[str]:
     threads = lost_threads(own)
     found = [f"thread {each.name}" for each in threads]
     if (native := native_threads()) > 0:
-        found.append(f"{native} threads of libraries, which start new ones")
+        found.append(f"native threads ({native}): libraries start new ones")
     if threads:
         found += held_locks(names)
     return [*found, *lost_children(), *lost_timers()]

@@ -238,7 +238,9 @@ class Branching:
         threading.Thread(target=started.set, daemon=True).start()
         content = {"source": BRANCH_PAYLOAD, "threads": started.wait(2), "shared": self._shared}
         self._kernel.shell.payload_manager.write_payload(content)
-        sys.stdout.flush()
+        stdout = self._streams[0]  # whatever the user has put in `sys.stdout`
+        stdout.write("ready\n")
+        stdout.flush()
 
 
 def goes_on(key: Any) -> bool:

@@ -17,7 +17,7 @@ from .set_up import unless_dead
 
 CHECK_TIMEOUT = 5.0  # max seconds until a branch has run its first cell
 # Runs in the branch: it answers, prints and starts a thread.
-CHECK = "print('ready'); __import__('IPython').get_ipython()._rmi_agent_branch()"
+CHECK = "__import__('IPython').get_ipython()._rmi_agent_branch()"
 ELSEWHERE = "Open a new session and run its cells there: resume_session does that."
 
 

@@ -35,6 +35,7 @@ from .forking import described, handover_of, held_still
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
+from .prune import prune_notebooks
 from .quotas import Quotas
 from .record import notebook_metadata
 from .runs import Execution
@@ -139,6 +140,7 @@ class Sessions:
             (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
             (functools.partial(watch_memory, self), "memory"),
+            (functools.partial(prune_notebooks, self.config), "deleting old notebooks"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
 
