@@ -27,7 +27,7 @@ from .hints import Hints
 from .launch import kernels_are_here, make_folders
 from .middleware import Arguments, Lengths, UnexpectedErrors
 from .opening import Opening, OpensSessions
-from .sandboxing import choose_policy, describe_policy
+from .sandboxing import choose_policy, describe_policy, describe_rights
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import (
@@ -118,6 +118,7 @@ class App:
 
             self.shared = Takeover(instances)
         policy = choose_policy(settings, exposed=exposed)
+        self.rights = describe_rights(policy, settings)
         hints = Hints(settings, policy)
 
         def make() -> Sessions:
@@ -156,6 +157,7 @@ class App:
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
         self.worker, self.files = Worker(), CallerFiles(settings, policy)
+        self.page_worker = Worker()  # people who look at pages must not delay tools
         self.changes = Changes()
         self.links = None if link_key is None else Links(link_key)
         remote = RemoteFiles(settings, self.links)
@@ -188,7 +190,7 @@ class App:
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
-        with self.worker, self.changes:
+        with self.worker, self.page_worker, self.changes:
             async with self.opening:
                 yield
 
