@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -447,13 +448,14 @@ async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path)
     new = tmp_path / "new"
     env = server_env(new / "python_projects", RMI_AGENT_PORT=free, RMI_AGENT_KERNEL_PRELOAD="")
     env = {name: value for name, value in env.items() if name not in OWN_FOLDERS}
-    env["TMPDIR"] = str(tmp_path / "t")
-    (tmp_path / "t").mkdir()
     install = [*CLI, "install", "claude-code", "--no-check"]
     subprocess.run(install, env=env, check=True, capture_output=True, timeout=60)
     before = sorted(tmp_path.rglob("*"))
     words = [*CLI, "doctor"]
-    done = subprocess.run(words, env=env, cwd=home, capture_output=True, text=True, timeout=180)
+    with tempfile.TemporaryDirectory() as temporary:  # a short path: sockets are made below it
+        env["TMPDIR"] = temporary
+        done = subprocess.run(words, env=env, cwd=home, capture_output=True, text=True, timeout=180)
+        assert os.listdir(temporary) == []
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(tmp_path.rglob("*")) == before  # nothing is created
     lines = done.stdout.splitlines()
