@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,7 @@ class App:
         link_key: a key for one-time links to files, the same on all instances; None if clients
             are on this machine, and have the files.
         in_background: whether the sessions open only after the first request is answered.
+        policy: returns the kernels' sandbox, if that is being chosen already.
 
     Raises:
         BadSettings: the sandbox that the settings ask for is not available.
@@ -109,6 +110,7 @@ class App:
         seal: bytes | None = None,
         in_background: bool = False,
         link_key: bytes | None = None,
+        policy: Callable[[], Policy | None] | None = None,
     ) -> None:
         choose_spans()
         self.settings = settings
@@ -117,8 +119,8 @@ class App:
             from ..kernels import Takeover  # lazy: most servers have no store
 
             self.shared = Takeover(instances)
-        policy = choose_policy(settings, exposed=exposed)
-        hints = Hints(settings, policy)
+        chosen = policy() if policy is not None else choose_policy(settings, exposed=exposed)
+        hints = Hints(settings, chosen)
 
         def make() -> Sessions:
             from ..kernels import Sessions  # lazy: imported after `initialize` is answered
@@ -130,7 +132,7 @@ class App:
                 settings.kernel_max,
                 KERNEL_WAIT,
                 settings.most_sessions,
-                policy=policy,
+                policy=chosen,
                 expected=principals,
                 directory=self.shared,
             )
@@ -139,7 +141,7 @@ class App:
         self.opening = Opening(make, in_background=in_background)
         self.mcp: FastMCP[Any] = McpServer(
             "RmiAgentMcpServer",
-            instructions=instructions(settings, policy),
+            instructions=instructions(settings, chosen),
             version=VERSION,
             lifespan=self._lifespan,
             auth=auth,
@@ -155,12 +157,12 @@ class App:
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        self.worker, self.files = Worker(), CallerFiles(settings, policy)
+        self.worker, self.files = Worker(), CallerFiles(settings, chosen)
         self.changes = Changes()
         self.links = None if link_key is None else Links(link_key)
         remote = RemoteFiles(settings, self.links)
         written = WrittenFiles(self.files, self.changes, remote)
-        environments = EnvironmentTools(settings, self.opening, policy, self.files)
+        environments = EnvironmentTools(settings, self.opening, chosen, self.files)
         self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
         for part in (
             self.runs,
