@@ -27,7 +27,7 @@ from .hints import Hints
 from .launch import kernels_are_here, make_folders
 from .middleware import Arguments, Lengths, UnexpectedErrors
 from .opening import Opening, OpensSessions
-from .sandboxing import choose_policy, describe_policy
+from .sandboxing import choose_policy, describe_policy, describe_rights
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import (
@@ -93,7 +93,7 @@ class App:
         link_key: a key for one-time links to files, the same on all instances; None if clients
             are on this machine, and have the files.
         in_background: whether the sessions open only after the first request is answered.
-        policy: returns the kernels' sandbox, if that is being chosen already.
+        choosing: returns the kernels' sandbox, if that is being chosen already.
 
     Raises:
         BadSettings: the sandbox that the settings ask for is not available.
@@ -110,7 +110,7 @@ class App:
         seal: bytes | None = None,
         in_background: bool = False,
         link_key: bytes | None = None,
-        policy: Callable[[], Policy | None] | None = None,
+        choosing: Callable[[], Policy | None] | None = None,
     ) -> None:
         choose_spans()
         self.settings = settings
@@ -119,8 +119,9 @@ class App:
             from ..kernels import Takeover  # lazy: most servers have no store
 
             self.shared = Takeover(instances)
-        chosen = policy() if policy is not None else choose_policy(settings, exposed=exposed)
-        hints = Hints(settings, chosen)
+        policy = choosing() if choosing is not None else choose_policy(settings, exposed=exposed)
+        self.rights = describe_rights(policy, settings)
+        hints = Hints(settings, policy)
 
         def make() -> Sessions:
             from ..kernels import Sessions  # lazy: imported after `initialize` is answered
@@ -132,7 +133,7 @@ class App:
                 settings.kernel_max,
                 KERNEL_WAIT,
                 settings.most_sessions,
-                policy=chosen,
+                policy=policy,
                 expected=principals,
                 directory=self.shared,
             )
@@ -141,7 +142,7 @@ class App:
         self.opening = Opening(make, in_background=in_background)
         self.mcp: FastMCP[Any] = McpServer(
             "RmiAgentMcpServer",
-            instructions=instructions(settings, chosen),
+            instructions=instructions(settings, policy),
             version=VERSION,
             lifespan=self._lifespan,
             auth=auth,
@@ -157,12 +158,13 @@ class App:
         self.mcp.add_middleware(Arguments())
         if self.shared is not None:
             self.mcp.add_middleware(TakeoverMiddleware(self.shared))
-        self.worker, self.files = Worker(), CallerFiles(settings, chosen)
+        self.worker, self.files = Worker(), CallerFiles(settings, policy)
+        self.page_worker = Worker()  # people who look at pages must not delay tools
         self.changes = Changes()
         self.links = None if link_key is None else Links(link_key)
         remote = RemoteFiles(settings, self.links)
         written = WrittenFiles(self.files, self.changes, remote)
-        environments = EnvironmentTools(settings, self.opening, chosen, self.files)
+        environments = EnvironmentTools(settings, self.opening, policy, self.files)
         self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
         for part in (
             self.runs,
@@ -190,7 +192,7 @@ class App:
         log.info("Recording sessions in %s (RMI_AGENT_NOTEBOOKS_DIR)", self.settings.notebooks)
         if not kernels_are_here(self.settings) and self.settings.memory_limit:
             log.info("RMI_AGENT_MEMORY_LIMIT does not apply: kernels run on another machine")
-        with self.worker, self.changes:
+        with self.worker, self.page_worker, self.changes:
             async with self.opening:
                 yield
 

@@ -33,6 +33,7 @@ from .eviction import Eviction
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
+from .prune import prune_notebooks
 from .quotas import Quotas
 from .runs import Execution
 from .session import Session
@@ -136,6 +137,7 @@ class Sessions:
             (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
             (functools.partial(watch_memory, self), "memory"),
+            (functools.partial(prune_notebooks, self.config), "deleting old notebooks"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
 

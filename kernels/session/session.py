@@ -19,7 +19,7 @@ from ..addresses import RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, Signer
+from ..notebook import Recorder, Run, Signer, set_title
 from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
@@ -87,6 +87,7 @@ class Session:
         )
         self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
+        self._has_new_title = False
 
     @property
     def running(self) -> bool:
@@ -323,6 +324,31 @@ class Session:
     def _used(self) -> None:
         self.last_used = time.monotonic()
 
+    # -- its title
+
+    @property
+    def title(self) -> str:
+        """What the session was named; may be empty."""
+        return str(self.recorder.metadata.get("rmi_agent", {}).get("title", ""))
+
+    def set_title(self, title: str) -> None:
+        """Name the session in the metadata of its notebook; written when it closes or is asked to.
+
+        An empty title is removed.
+        """
+        set_title(self.recorder.metadata, title)
+        self._has_new_title = True
+
+    async def write_title(self) -> None:
+        """Write the title once no cell runs."""
+        async with self.runs.turn:
+            await self._write_title()
+
+    async def _write_title(self) -> None:
+        if self._has_new_title:
+            self._has_new_title = False
+            await self.recorder.amend((), head=True)
+
     # -- interrupt, restart, close
 
     def _stop_series(self, why: str) -> None:
@@ -376,6 +402,7 @@ class Session:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
                 self._drop_kernel()
+                await self._write_title()
             self._record.sign()
         finally:
             self._drop_kernel()

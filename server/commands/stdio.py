@@ -54,7 +54,7 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
     if few_runs:
         settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
     instances = await shared_instances(settings)
-    server = App(settings, instances=instances, in_background=True, policy=choosing.result)
+    server = App(settings, instances=instances, in_background=True, choosing=choosing.result)
 
     async def end() -> None:
         await server.opening.__aexit__(None, None, None)

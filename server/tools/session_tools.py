@@ -12,7 +12,7 @@ from fastmcp.tools import ToolResult
 from ..opening import Opening
 from ..plaintext import plain
 from ..settings import Settings
-from .arguments import CHANGES, READS, OpenSession
+from .arguments import CHANGES, READS, OpenSession, Title
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
 
@@ -67,10 +67,12 @@ class SessionTools:
                 await session.restart()
             return f"Session {session_id} has a fresh kernel; variables lost."
 
-    async def close_session(self, session_id: OpenSession) -> str:
+    async def close_session(self, session_id: OpenSession, title: Title = None) -> str:
         """Close a session that is no longer needed and free its memory; its notebook is kept."""
         with failures_as_refusals():
             session = self.opening.sessions.get(session_id, principal())
+            if title is not None:
+                session.set_title(title)
             await self.opening.sessions.close(session)
             path = session.recorder.path
             return f"Session {session_id} is closed." + (

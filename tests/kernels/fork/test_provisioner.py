@@ -40,6 +40,7 @@ from tests.processes import still_running
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.templates,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork"),
 ]
 

@@ -47,7 +47,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
-    "close_session": {"session_id": OPEN},
+    "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},
     "list_files": {"folder": "", "pattern": "*", "offset": 0},
     "read_file": {"path": "show.py", "offset": 0, "limit": 10, "encoding": "utf-8"},
