@@ -103,14 +103,17 @@ class ChildServer:
     async def _read(self) -> None:
         """Hand each message to the request that waits for it, until the server's stdout ends."""
         assert self._process is not None and self._process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):  # a line that is no message, or too long
+        try:
             async for line in self._process.stdout:
                 message: Json = json.loads(line)
                 number = message.get("id", message.get("params", {}).get("progressToken"))
                 if (waiting := self._waiting.get(number)) is not None:
                     waiting.put_nowait(message)
-        for waiting in self._waiting.values():
-            waiting.put_nowait(None)
+        except (OSError, ValueError, TypeError, AttributeError):
+            pass  # what is no message, as an end is
+        finally:
+            for waiting in self._waiting.values():
+                waiting.put_nowait(None)
 
 
 def cancelled(number: int) -> Json:

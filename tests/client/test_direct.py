@@ -101,8 +101,8 @@ for line in sys.stdin:
         time.sleep(60)
     if asked["method"] == "end":
         os._exit(3)
-    if asked["method"] == "nonsense":
-        print("nonsense", flush=True)
+    if asked["method"] in ("nonsense", "[]", '{"id": []}'):
+        print(asked["method"], flush=True)
         time.sleep(60)
     if asked["method"] == "notifications/cancelled":
         print("cancelled", asked["params"]["requestId"], file=sys.stderr, flush=True)
@@ -156,7 +156,7 @@ async def test_a_cancelled_call_is_cancelled_in_the_child(
     assert capfd.readouterr().err == "cancelled 2\n"  # the other one was sent first
 
 
-@pytest.mark.parametrize("how", ["end", "nonsense"])
+@pytest.mark.parametrize("how", ["end", "nonsense", "[]", '{"id": []}'])
 async def test_calls_to_a_child_that_has_ended_or_talks_nonsense_fail(how: str) -> None:
     async with DirectClient(ChildServer(COMMAND), None) as client:
         for _ in range(2):
