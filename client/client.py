@@ -191,6 +191,11 @@ class RmiMcpClient(ServerConnection):
         """Give the session a fresh kernel; its variables are lost."""
         return await self._text("restart_session", session_id=session_id)
 
+    async def fork_session(self, session_id: str) -> str:
+        """Copy the session with its variables; returns the id of the new session."""
+        raw = await self.call_tool("fork_session", {"session_id": session_id})
+        return str((raw.structured_content or {})["session_id"])
+
     async def close_session(self, session_id: str) -> str:
         """Close the session; its notebook stays."""
         return await self._text("close_session", session_id=session_id)

@@ -26,7 +26,7 @@ from IPython.core.error import StdinNotImplementedError
 from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
 
-from .frames import STDIN
+from .frames import BRANCH, STDIN
 from .kernel_loop import is_of_loop, leave_kernel, with_new_descriptors
 from .wire import INTERRUPTING, SocketChannel, Wire, uninterrupted
 
@@ -78,6 +78,14 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         self.control_stream.wire = self._control
         self._wire.survive_forks()
         self._control.survive_forks()
+
+    def become_new(self, wire: socket.socket, control: socket.socket, key: bytes) -> None:
+        """Go on in a forked process with sockets of its own; nothing runs."""
+        self._answers, self._waiting = [], []
+        self._main_asyncio_lock = asyncio.Lock()
+        self._control_started = False
+        self.attach(wire, control, key)
+        self._listen()
 
     def has_request(self, timeout: float) -> bool:
         """Whether something arrives on the socket for messages within `timeout` seconds."""
@@ -178,7 +186,8 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
 
     def _sort(self, arrived: list[Message]) -> None:
         for channel, parts in arrived:
-            (self._answers if channel == STDIN else self._waiting).append(parts)
+            if channel != BRANCH:  # descriptors that came too late are closed by now
+                (self._answers if channel == STDIN else self._waiting).append(parts)
 
     def _handle_waiting(self) -> None:
         while self._waiting:

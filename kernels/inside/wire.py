@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, sleep  # cells replace those of the module
 from typing import Any, TypeVar
 
-from .frames import Frames, frame
+from .frames import BRANCH, CHANNELS, Frames, frame
 from .script_environment import moved_up
 
 READ_TIMEOUT = 0.05  # max seconds that messages wait for the server to read the pipes
@@ -51,7 +51,7 @@ class Wire:
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
-        self._frames = Frames()
+        self._frames = Frames(channels=(*CHANNELS, BRANCH))
         self._lock = threading.RLock()
         self._shared = -1  # a file to lock where forked processes hold the socket, too
         self._held: list[bytes] = []  # frames that are sent with the next one

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
-from ..process import Launch, next_step
+from ..process import BranchProcess, Launch, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
@@ -29,6 +30,7 @@ from ..protocol import (
     new_cell,
     reply_of,
 )
+from .branching import check_branch, origin_of
 from .exchange import Exchange
 from .factory import ordinary_process, process_for
 from .project_files import ProjectFiles
@@ -48,12 +50,14 @@ class Kernel:
         process: its process, local or remote.
         listened: the ports that its processes listened on when its last run was to be stopped.
         killed_since: why it was killed; empty if it was not.
+        lost: what its origin has and it lacks, in a few words each, if it was forked from a kernel.
+        shared: the files that both have open.
         not_formed: why it was not formed in a template and then forked; empty if it was, or if
             that was not tried.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
-        self.launch = launch
+        self.launch = replace(launch, branch_of=None)  # else it keeps all its ancestors
         self.info: dict[str, Any] = {}
         self._context = context
         self.process = process_for(launch, context)
@@ -62,6 +66,8 @@ class Kernel:
         self._files: ProjectFiles | None = None  # for a kernel on another machine
         self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
+        self.lost: tuple[str, ...] = ()
+        self.shared: tuple[str, ...] = ()
 
     # -- life
 
@@ -97,6 +103,9 @@ class Kernel:
             if self.is_python and not self.process.is_here:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
+            if isinstance(self.process, BranchProcess):
+                await check_branch(self.process, self.exchange)
+                self.lost, self.shared = self.process.lost, self.process.shared
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -114,6 +123,14 @@ class Kernel:
         except BaseException:
             await self.close(graceful=False)
             raise
+
+    def branch_launch(self) -> Launch:
+        """The launch of a kernel that is forked from this one, on which nothing runs until then.
+
+        Raises:
+            CannotBranch: it is not one that can be forked.
+        """
+        return replace(self.launch, branch_of=origin_of(self.process, self.exchange))
 
     async def close(self, *, graceful: bool = True) -> None:
         """Close the channels and end the process; see `KernelProcess.close`."""

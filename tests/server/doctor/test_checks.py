@@ -414,7 +414,7 @@ async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path)
         *("✓ Python: 3.", "✓ packages: rmi-agent-mcp-server ", "✓ projects: ", "✓ notebooks: "),
         *("✓ sandbox over HTTP: ", "✓ kernel: a cell took ", "✓ interrupt: ", "✓ fork server: "),
         *("✓ stdout on stdio: 3 messages", f"✓ port: 127.0.0.1:{free} is free", " token: "),
-        '✓ Claude Code, "python": starts and lists 17 tools',
+        '✓ Claude Code, "python": starts and lists 18 tools',
         *("- Claude Desktop: not found", "- Cursor: not found", "- VS Code: not found"),
     ):
         assert words in done.stdout, done.stdout
