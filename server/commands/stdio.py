@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
@@ -59,13 +60,18 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         resume_gc()
         return await stdio(attached.mcp, attached.aclose)
-    from ..app import App
+    from ..sandboxing import choose_policy
+
+    with ThreadPoolExecutor(1) as beside:  # other processes try the sandbox, for 0.1 s
+        choosing = beside.submit(choose_policy, settings, exposed=False)
+        from ..app import App
     from ..cluster import shared_instances
 
     logs.log_run_context()
     if few_runs:
         settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
-    server = App(settings, instances=await shared_instances(settings), in_background=True)
+    instances = await shared_instances(settings)
+    server = App(settings, instances=instances, in_background=True, choosing=choosing.result)
 
     async def end() -> None:
         await server.opening.__aexit__(None, None, None)
