@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,7 @@ class App:
         link_key: a key for one-time links to files, the same on all instances; None if clients
             are on this machine, and have the files.
         in_background: whether the sessions open only after the first request is answered.
+        choosing: returns the kernels' sandbox, if that is being chosen already.
 
     Raises:
         BadSettings: the sandbox that the settings ask for is not available.
@@ -109,6 +110,7 @@ class App:
         seal: bytes | None = None,
         in_background: bool = False,
         link_key: bytes | None = None,
+        choosing: Callable[[], Policy | None] | None = None,
     ) -> None:
         choose_spans()
         self.settings = settings
@@ -117,7 +119,7 @@ class App:
             from ..kernels import Takeover  # lazy: most servers have no store
 
             self.shared = Takeover(instances)
-        policy = choose_policy(settings, exposed=exposed)
+        policy = choosing() if choosing is not None else choose_policy(settings, exposed=exposed)
         self.rights = describe_rights(policy, settings)
         hints = Hints(settings, policy)
 

@@ -66,6 +66,7 @@ class Handover:
         recorder: continues its notebook; None if it has no notebook.
         note: tells about the takeover, in the next result.
         lost: why its variables are gone; empty if they are still there.
+        fresh: whether nothing has run in it.
     """
 
     turn: int = 0
@@ -73,3 +74,4 @@ class Handover:
     recorder: Recorder | None = None
     note: str = ""
     lost: str = ""
+    fresh: bool = False
