@@ -6,7 +6,7 @@ contain no line breaks, and all else is indented. Knows bytes; nothing of what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Place:
             return file.read(len(self.text)) == self.text
 
 
-def cells_in(notebook: Path, start: int = 0) -> Iterator[Place]:
+def cells_in(notebook: Path, start: int = 0) -> Generator[Place, None, None]:
     """The cells that a recorder wrote, with what separates each from the next.
 
     Args:

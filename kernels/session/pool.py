@@ -123,6 +123,7 @@ class Pool:
         owner: str = "",
         attach: RemoteKernel | None = None,
         environment: Environment | None = None,
+        branch_of: Kernel | None = None,
     ) -> Kernel:
         """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
@@ -130,9 +131,11 @@ class Pool:
             owner: whose kernel it will be.
             attach: an existing kernel to attach to instead; waits until its current run has ended.
             environment: what it runs in; None is the default one, of which kernels are warm.
+            branch_of: a kernel of the owner's on which nothing runs, to be forked.
 
         Raises:
             KernelError: no place came free in time.
+            CannotBranch: a kernel can't be forked.
             KernelStartError: the kernel could not be started.
         """
         try:
@@ -140,14 +143,18 @@ class Pool:
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
         pool.note_request(owner)
-        while pool.warm and attach is None and environment is None:
+        if branch_of is not None:
+            launch = branch_of.branch_launch()
+        else:
+            launch = launch_in(pool.launch, environment)
+        while pool.warm and attach is None and environment is None and branch_of is None:
             place = pool.warm.popleft()
             self._refill_soon()
             kernel = await self._handed_out(place)
             if await lives(kernel, place):
                 return kernel
         await self._take_place(owner)
-        return await self._handed_out(self._start(pool, attach, environment))
+        return await self._handed_out(self._start(pool, launch, attach))
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is released once the process is gone."""
@@ -229,14 +236,8 @@ class Pool:
         started = [place for place in self.owners.places if place.has_started]
         return sum(place.promised or place.end.done() for place in started)
 
-    def _start(
-        self,
-        pool: OwnerPool,
-        attach: RemoteKernel | None = None,
-        environment: Environment | None = None,
-    ) -> Place:
+    def _start(self, pool: OwnerPool, launch: Launch, attach: RemoteKernel | None = None) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
-        launch = launch_in(pool.launch, environment)
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
@@ -277,7 +278,7 @@ class Pool:
                 await asyncio.wait(awaited)
                 continue
             await self._free.acquire()  # a place is free, so this does not wait
-            place = self._start(pool)
+            place = self._start(pool, pool.launch)
             pool.warm.append(place)
             await asyncio.wait({place.kernel})
             if not place.has_started:

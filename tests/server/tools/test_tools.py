@@ -51,6 +51,7 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
         "read_output",
         "interrupt_session",
         "restart_session",
+        "fork_session",
         "close_session",
         "list_sessions",
         "list_environments",
