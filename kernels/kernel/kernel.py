@@ -191,12 +191,16 @@ class Kernel:
         return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
 
     async def enter(self, folder: Path) -> None:
-        """Make a folder of this machine the working folder, if the kernel is a Python one here.
+        """Make a folder of this machine the working folder of a Python kernel.
+
+        On another machine, the next cell enters the copy of the folder.
 
         Raises:
             DeadKernelError: the kernel ended.
             TimeoutError: it did not answer within `Launch.start_timeout`.
         """
+        if self._files is not None:
+            self._files.enter(folder)
         if not self.is_python or not self.process.is_here:
             return
         request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
