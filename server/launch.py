@@ -105,6 +105,7 @@ def sessions(settings: Settings, hint: Callable[[Failed], Awaitable[str]]) -> Co
         idle=settings.session_idle,
         memory_limit=settings.memory_limit,
         hint=hint,
+        keep=settings.notebooks_keep,
     )
 
 

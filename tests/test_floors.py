@@ -44,7 +44,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "transfer": {"files", "middleware", "auth"},
         "tools": {"files", "middleware", "auth", "views", "transfer"},
         "hosts": {"auth"},
-        "review": {"middleware", "auth"},
+        "review": {"middleware", "auth", "views"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
         "app": {"files", "transfer", "middleware", "views", "tools", "cluster"},  # a module

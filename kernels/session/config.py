@@ -48,6 +48,7 @@ class Config:
         memory_limit: max total resident bytes of a session's processes; 0 means no limit.
         hint: finds what a caller should know of a failed run's cause; empty if nothing.
         instance: the name of this instance of the server, if several share the notebooks.
+        keep: seconds after which a record that is no longer open is deleted; 0 means never.
     """
 
     notebooks: Path
@@ -57,6 +58,7 @@ class Config:
     memory_limit: int = 0
     hint: Callable[[Failed], Awaitable[str]] = no_hint
     instance: str = ""
+    keep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Handover:
         recorder: continues its notebook; None if it has no notebook.
         note: tells about the takeover, in the next result.
         lost: why its variables are gone; empty if they are still there.
+        fresh: whether nothing has run in it.
     """
 
     turn: int = 0
@@ -76,3 +79,4 @@ class Handover:
     recorder: Recorder | None = None
     note: str = ""
     lost: str = ""
+    fresh: bool = False

@@ -123,6 +123,7 @@ class Pool:
         owner: str = "",
         attach: RemoteKernel | None = None,
         environment: Environment | None = None,
+        branch_of: Kernel | None = None,
     ) -> Kernel:
         """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
@@ -130,9 +131,11 @@ class Pool:
             owner: whose kernel it will be.
             attach: an existing kernel to attach to instead; waits until its current run has ended.
             environment: what it runs in; None is the default one.
+            branch_of: a kernel of the owner's on which nothing runs, to be forked.
 
         Raises:
             KernelError: no place came free in time.
+            CannotBranch: a kernel can't be forked.
             KernelStartError: the kernel could not be started.
         """
         try:
@@ -141,10 +144,13 @@ class Pool:
             raise start_error(error) from error
         if environment is None:
             owned.note_request(owner)
-        kernel = await self._warm_kernel(owned.of(environment)) if attach is None else None
+        kernel, launch = None, launch_in(owned.launch, environment)
+        if branch_of is not None:
+            launch = branch_of.branch_launch()
+        elif attach is None:
+            kernel = await self._warm_kernel(owned.of(environment))
         if kernel is None:
             await self._take_place(owner)
-            launch = launch_in(owned.launch, environment)
             kernel = await self._handed_out(self._start(owned, launch, attach))
         if environment is not None:  # its kernels start
             owned.note_use(environment, owner)
@@ -241,12 +247,7 @@ class Pool:
         started = [place for place in self.owners.places if place.has_started]
         return sum(place.promised or place.end.done() for place in started)
 
-    def _start(
-        self,
-        owned: OwnerPool,
-        launch: Launch,
-        attach: RemoteKernel | None = None,
-    ) -> Place:
+    def _start(self, owned: OwnerPool, launch: Launch, attach: RemoteKernel | None = None) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)

@@ -205,7 +205,7 @@ class EnvironmentChoice:
             return
         raise Refusal(
             f"Error: Session {session.id} runs in the environment {has!r}, which stays as long as"
-            f" it is open. Omit session_id to run in {paths.shown(wanted or DEFAULT)}."
+            f" it is open. Omit session_id to run in {paths.format_name(wanted or DEFAULT)}."
         )
 
     async def followed(self, ctx: Context, work: Callable[[Report], Awaitable[Result]]) -> Result:

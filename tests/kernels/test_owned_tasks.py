@@ -53,6 +53,7 @@ OWNED = {
         "client/commands/connect.py",
         "while_it_runs",
     ): 2,  # results are taken; cancelled and awaited in `finally`
+    ("client/child.py", "open"): 1,  # tells its end to who waits; cancelled and awaited in `close`
     ("client/terminal/screen.py", "__aenter__"): 1,  # cancelled and awaited in `__aexit__`
     ("client/terminal/screen.py", "ask"): 1,  # the same task, begun again
 }
