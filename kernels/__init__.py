@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .encoding import decoded, encodable, encoded
     from .environments import Changes, Environment
     from .errors import (
+        CannotBranch,
         DeadKernelError,
         EnvironmentFailed,
         KernelError,
@@ -78,6 +79,7 @@ _HOMES = {
     "encoding": ("decoded", "encodable", "encoded"),
     "environments": ("Changes", "Environment"),
     "errors": (
+        "CannotBranch",
         "DeadKernelError",
         "EnvironmentFailed",
         "KernelError",
@@ -143,6 +145,7 @@ __all__ = [
     "TIERS",
     "Again",
     "Api",
+    "CannotBranch",
     "Changes",
     "Config",
     "DeadKernelError",

@@ -4,6 +4,7 @@ Needs the `chat` extra; nothing else imports this package until it is needed.
 """
 
 from .begin import begin
+from .listing import show_chats
 from .loop import Chat, converse
 from .models import Keys, choose, hide_api_keys
 from .store import Conversation, Store
@@ -19,4 +20,5 @@ __all__ = [
     "choose",
     "converse",
     "hide_api_keys",
+    "show_chats",
 ]

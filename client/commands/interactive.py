@@ -6,26 +6,15 @@ The prompt itself is in `repl.py`, the conversation in `client/chat/`, which nee
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from .. import quick_imports
-from ..terminal import (
-    Column,
-    Questions,
-    is_terminal,
-    show_starting,
-    show_table,
-    span,
-    write,
-)
+from ..terminal import Questions, is_terminal, show_starting
 from .options import Server, Timeout
 
 if TYPE_CHECKING:
-    from ..chat import Conversation
     from ..client import RmiMcpClient
 
 
@@ -38,7 +27,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
     from anyio.from_thread import start_blocking_portal
 
     from ..client import RmiMcpClient  # lazy: takes long, and --help does not need it
-    from ..errors import FAILURES
+    from ..errors import failures
     from .connect import unreachable
     from .repl import Repl
 
@@ -50,7 +39,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             with portal.wrap_async_context_manager(client):
                 quick_imports.resume_gc()
                 code = Repl(portal, client, timeout, questions).run()
-        except FAILURES as error:
+        except failures() as error:
             code = unreachable(server, error)
         except KeyboardInterrupt:
             code = 130
@@ -99,13 +88,13 @@ def chat(
     from .connect import call, fail
 
     try:
-        from ..chat import Store, begin, converse, hide_api_keys
+        from ..chat import Store, begin, converse, hide_api_keys, show_chats
     except ImportError as error:
         if not (error.name or "").startswith("pydantic_ai"):
             raise
         sys.exit(fail('chat needs an extra: run pip install -e ".[chat]" in the checkout.'))
     if list_:
-        show_chats(Store().list())
+        show_chats(Store())
         return
     piped = "" if sys.stdin is None or is_terminal(sys.stdin) else sys.stdin.read().strip()
     asked = "\n\n".join(part for part in (question, piped) if part)
@@ -125,18 +114,3 @@ def chat(
         return await converse(talk, question)
 
     call(server, work, talk.ask, lasting=True)
-
-
-def show_chats(chats: Sequence[Conversation]) -> None:
-    """Print a table of the chats that can be continued."""
-    if not chats:
-        write("stdout", "No chat is kept.\n")
-        return
-    columns = (
-        Column("CHAT"),
-        Column("FIRST QUESTION", shortened=True),
-        Column("MODEL", least_width=70),
-        Column("LAST USED", right=True),
-    )
-    now = time.time()
-    show_table(columns, [(c.id, c.title, c.model, f"{span(now - c.changed)} ago") for c in chats])

@@ -14,10 +14,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import PurePath
 
 from anyio.from_thread import BlockingPortal
-from fastmcp.exceptions import ToolError
 
 from ..client import RmiMcpClient
-from ..errors import FAILURES
+from ..errors import failures, tool_errors
 from ..results import RunResult
 from ..terminal import (
     Incomplete,
@@ -26,7 +25,6 @@ from ..terminal import (
     help_request,
     is_terminal,
     show,
-    show_notebook,
     write,
 )
 from . import repl_commands
@@ -82,8 +80,8 @@ class Repl:
                     succeeded = False
         if self._session is not None:
             self._portal.call(self._client.close_session, self._session)
-        if self._last is not None:
-            show_notebook(self._last)
+        if self._last is not None and self._last.notebook and not self._quiet:
+            write("stderr", f"Recorded in {self._last.notebook}\n")
         return 0 if typed or succeeded else 1
 
     def _obey_or_run(self, source: str) -> bool:
@@ -97,6 +95,8 @@ class Repl:
         result = self._result_of(OPENING, {"stdout": "", "stderr": ""}, own=True)
         if result is None:
             return False
+        if self._quiet:
+            return result.status == "ok"
         try:
             text = self._portal.call(self._client.read_notebook, result.session_id)
             language = json.loads(text)["metadata"]["language_info"]
@@ -167,7 +167,7 @@ class Repl:
         asked = self._portal.start_task_soon(self._client.complete, self._session, code)
         try:
             return await asyncio.wrap_future(asked)
-        except FAILURES:
+        except failures():
             return []
 
     def _show_help(self, source: str) -> bool:
@@ -177,7 +177,7 @@ class Repl:
             return False
         try:
             text = self._portal.call(self._client.inspect, self._session, asked[0])
-        except FAILURES:
+        except failures():
             return False
         write("stdout", text.rstrip("\n") + "\n")
         return True
@@ -227,7 +227,7 @@ class Repl:
                 if self._session is None:
                     raise
                 stop = True
-            except ToolError as error:
+            except tool_errors() as error:
                 write("stderr", f"{error}\n")
                 self._forget_closed_session()
                 return None
@@ -243,7 +243,7 @@ class Repl:
         """After a refusal, forget the session if it no longer exists; the next cell opens one."""
         try:
             rows = self._portal.call(self._client.list_sessions)
-        except FAILURES:
+        except failures():
             return
         if self._session is not None and self._session not in [row["session_id"] for row in rows]:
             self._session = None

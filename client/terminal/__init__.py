@@ -3,6 +3,9 @@
 Knows results and terminals; nothing about connections.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .input_text import (
     INDENT,
     Incomplete,
@@ -12,11 +15,9 @@ from .input_text import (
     needs_more_lines,
     replacement_start,
 )
-from .notebook import parse_notebook, show_recorded
 from .pictures import show_picture
 from .questions import Questions, ask
 from .screen import Screen, exit_code, show, show_notebook
-from .table import Column, megabytes, show_table, span
 from .terminal import (
     can_edit,
     colour,
@@ -29,6 +30,20 @@ from .terminal import (
     write_text,
     write_traceback,
 )
+
+if TYPE_CHECKING:
+    from .notebook import parse_notebook, show_recorded
+    from .table import Column, megabytes, show_table, span
+
+# Each with its module: only a few commands need these, and the rich that they import.
+_HOMES = {
+    "parse_notebook": "notebook",
+    "show_recorded": "notebook",
+    "Column": "table",
+    "megabytes": "table",
+    "show_table": "table",
+    "span": "table",
+}
 
 __all__ = [
     "INDENT",
@@ -62,3 +77,12 @@ __all__ = [
     "write_text",
     "write_traceback",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what most commands don't need on first access."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = found  # later accesses skip this function
+    return found

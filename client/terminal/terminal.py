@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import textwrap
-from typing import IO, Literal, TextIO
-
-from rich.console import Console
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Literal, TextIO
 
 from ..plaintext import plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 BROKEN_PIPE = 141  # exit code of a program that SIGPIPE has ended
@@ -97,7 +98,7 @@ def put(stream: TextIO, text: str) -> None:
 def write_message(text: str) -> None:
     """Write lines of ours on stderr, broken between words if that is a terminal."""
     if is_terminal(sys.stderr):
-        width = max(20, Console(stderr=True).width)
+        width = max(20, shutil.get_terminal_size().columns)
         lines = [
             textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
             for line in text.splitlines()
@@ -114,6 +115,8 @@ def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
         name: `stdout` or `stderr`.
         end: what follows it.
     """
+    from rich.console import Console  # lazy: most runs need none
+
     console = Console(stderr=name == "stderr")
     if not console.is_terminal or console.is_dumb_terminal:
         write(name, text.plain + end)
@@ -127,8 +130,13 @@ def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
 def write_traceback(text: str, name: str = "stderr") -> None:
     """Write to stderr or stdout, colouring a traceback if the terminal has colours."""
     found = TRACEBACK.search(text)
+    if found is None:
+        write(name, text)
+        return
+    from rich.console import Console  # lazy: most runs need none
+
     console = Console(stderr=name == "stderr")
-    if found is None or not console.is_terminal or console.color_system is None:
+    if not console.is_terminal or console.color_system is None:
         write(name, text)
         return
     write(name, text[: found.start()])

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..environments import Environment
 from ..notebook import Recorder
 from ..protocol import Failure
 
@@ -18,12 +19,16 @@ class Failed:
         session_id, principal: its session, and whose that is.
         is_file: whether it ran a file.
         failures: the exception that ended it, and those behind it.
+        environment: what it ran in; None is the default one.
+        folder: where the file or module is that the session ran last; None if it ran none.
     """
 
     session_id: str
     principal: str
     is_file: bool
     failures: tuple[Failure, ...]
+    environment: Environment | None = None
+    folder: Path | None = None
 
 
 async def no_hint(_: Failed) -> str:
@@ -66,6 +71,7 @@ class Handover:
         recorder: continues its notebook; None if it has no notebook.
         note: tells about the takeover, in the next result.
         lost: why its variables are gone; empty if they are still there.
+        fresh: whether nothing has run in it.
     """
 
     turn: int = 0
@@ -73,3 +79,4 @@ class Handover:
     recorder: Recorder | None = None
     note: str = ""
     lost: str = ""
+    fresh: bool = False

@@ -45,7 +45,8 @@ class Session:
         signer: signs its notebook.
         became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
-        handover: the session's state, if it is taken over from another instance of the server.
+        handover: the session's state, if it is taken over from another instance of the server, or
+            begins as a copy of another session.
         environment: what its kernels run in; None is the default one.
 
     Attributes:
@@ -79,8 +80,8 @@ class Session:
         self.last_used = time.monotonic()
         self.closed = False
         self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
-        self._fresh = handover is None
-        before = handover or Handover()
+        before = handover or Handover(fresh=True)
+        self._fresh = before.fresh
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
@@ -108,6 +109,11 @@ class Session:
     def background(self) -> Execution | None:
         """The program that runs in the background, if there is one."""
         return next((each for each in self.runs.unfinished if each.in_background), None)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has run on its first kernel."""
+        return self._fresh
 
     @property
     def idle_for(self) -> float:
@@ -221,9 +227,16 @@ class Session:
         if reply.state == "lost":
             self._drop_kernel()
         if reply.status == "error" and reply.failures:
-            is_file = execution.program is not None
-            hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
-            reply = replace(reply, notices=(*reply.notices, *hint))
+            program = execution.program
+            failed = Failed(
+                self.id,
+                self.principal,
+                program is not None,
+                reply.failures,
+                self.environment,
+                self.runs.folder if program is None else program.folder,
+            )
+            reply = replace(reply, notices=(*reply.notices, *await self._hint(failed)))
         return await self._record.finish(execution, reply, process, self.runs.executions)
 
     async def _hint(self, failed: Failed) -> list[str]:

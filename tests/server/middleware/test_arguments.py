@@ -47,6 +47,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
+    "fork_session": {"session_id": OPEN},
     "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},
     "list_files": {"folder": "", "pattern": "*", "offset": 0},
