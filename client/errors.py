@@ -1,5 +1,7 @@
 """The errors of this layer, and those of the libraries below that calls to a server raise.
 
+Refused        a server refused a call of a command; the text says what to do
+RequestError   a server could not handle a request of a command at all
 NoModelError(ValueError)         no model can be used for `chat`; the text says what to do
 NoConversationError(ValueError)  none that `chat` has kept can be continued; the text says why
 Failed         commands/check.py: a step of `check` had another result than expected
@@ -31,7 +33,26 @@ class NoModelError(ValueError):
     """No model can be used; the text says what to do."""
 
 
-NoModelError(ValueError)         no model can be used for `chat`; the text says what to do
-NoConversationError(ValueError)  none that `chat` has kept can be continued; the text says why
-Failed         commands/check.py: a step of `check` had another result than expected
-ResidentEnded  commands/connect.py: the background server ended before the command did
+class NoConversationError(ValueError):
+    """No conversation that was kept can be continued; the text says why."""
+
+
+def tool_errors() -> Errors:
+    """What calls raise that the server refuses."""
+    return (Refused, *imported("fastmcp.exceptions", "ToolError"))
+
+
+def request_errors() -> Errors:
+    """What requests raise that the server can't handle."""
+    return (RequestError, *imported("mcp", "MCPError"))
+
+
+def failures() -> Errors:
+    """All that a connection and calls raise."""
+    others = (*imported("httpx2", "HTTPError"), OSError, RuntimeError, ValueError)
+    return (*tool_errors(), *request_errors(), *others)
+
+
+def imported(module: str, name: str) -> Errors:
+    """An error of a library; none if it was not imported, so that nothing has raised it."""
+    return (getattr(sys.modules[module], name),) if module in sys.modules else ()

@@ -48,6 +48,7 @@ class Repl:
         client: a client connected to the server.
         timeout: seconds until a cell is interrupted; None for the server's default.
         questions: passes cells' questions to the prompt's thread.
+        quiet: whether to print only what cells print.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class Repl:
         client: RmiMcpClient,
         timeout: float | None,
         questions: Questions,
+        *,
+        quiet: bool = False,
     ) -> None:
         self._portal = portal
         self._client = client
         self._timeout = timeout
         self._questions = questions
         self._session: str | None = None
+        self._quiet = quiet
         self._last: RunResult | None = None
         self._own: set[int] = set()  # numbers of the session's cells that nobody typed
 
@@ -95,17 +99,21 @@ class Repl:
         result = self._result_of(OPENING, {"stdout": "", "stderr": ""}, own=True)
         if result is None:
             return False
-        if self._quiet:
-            return result.status == "ok"
-        try:
-            text = self._portal.call(self._client.read_notebook, result.session_id)
-            language = json.loads(text)["metadata"]["language_info"]
-            kernel = f"{language['name'].capitalize()} {language['version']}, "
-        except (*FAILURES, KeyError, TypeError):  # it need not say what it runs
-            kernel = ""
-        session = f"{kernel}session {result.session_id}"
-        write("stderr", f"{session[0].upper()}{session[1:]}. :help lists commands.\n")
+        if not self._quiet:
+            line = f"{self._language(result.session_id)}session {result.session_id}"
+            write("stderr", f"{line[0].upper()}{line[1:]}. :help lists commands.\n")
         return result.status == "ok"
+
+    def _language(self, session_id: str) -> str:
+        """What the session runs, as `Python 3.13.0, `; empty if the server does not say."""
+        try:
+            text = self._portal.call(self._client.read_notebook, session_id)
+            language = json.loads(text)["metadata"]["language_info"]
+            return f"{language['name'].capitalize()} {language['version']}, "
+        except failures():
+            return ""
+        except (KeyError, TypeError, AttributeError):
+            return ""
 
     def _toolbar(self) -> str:
         """The line below the prompt: the session, and where it is recorded."""
@@ -120,7 +128,7 @@ class Repl:
             return None
         try:
             said = self._carry_out(found["name"], found["argument"] or "", bool(found["force"]))
-        except FAILURES as error:
+        except failures() as error:
             write("stderr", f"{error}\n")
             return False
         write("stderr", said.rstrip("\n") + "\n")
@@ -130,7 +138,7 @@ class Repl:
         """Carry out the command with a name; returns what to print.
 
         Raises:
-            ValueError: there is none, or it can't be carried out; other `FAILURES` of the server.
+            ValueError: there is none, or it can't be carried out; others of `failures()`.
         """
         if name == "help":
             return repl_commands.HELP

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..local_token import token_file
 from ..terminal import show_starting, write
 from .options import SERVER, OtherServer, Server
 
@@ -39,11 +38,12 @@ def sessions(
     if prune is not None:
         sys.exit(subprocess.call([*SERVER, "prune", f"--age={prune}"]))
     show_starting()
-    from .records import read_records  # lazy: --help does not need it
+    from ..resident import find_resident  # lazy: --help does not need it
+    from .records import read_records
     from .session_table import show_sessions
 
     records = read_records(None if all_ else last) if server is None else None
-    if server is None and not runs_in_background():
+    if server is None and find_resident() is None:
         show_sessions([], records)
         return
     from .connect import call
@@ -53,15 +53,6 @@ def sessions(
         return 0
 
     call(server, work)
-
-
-def runs_in_background() -> bool:
-    """Whether a background server runs that this command would use."""
-    if not token_file().with_name("resident.json").is_file():
-        return False  # without importing what talks to one
-    from ..resident import find_resident
-
-    return find_resident() is not None
 
 
 def attach(

@@ -84,8 +84,7 @@ def read_notebook(path: Path) -> dict[str, object]:
 
 def show_from(server: str, session: str | None, *, code: bool) -> None:
     """Show an open session of a server, and exit."""
-    from mcp import MCPError
-
+    from ..errors import request_errors
     from .connect import call, fail
 
     async def work(client: RmiMcpClient) -> int:
@@ -100,8 +99,8 @@ def show_from(server: str, session: str | None, *, code: bool) -> None:
             )
         try:
             text = await client.read_notebook(found[0])
-        except MCPError as error:
-            return fail(error.message)
+        except request_errors() as error:
+            return fail(str(error))
         show_recorded(parse_notebook(text), code=code)
         return 0
 
