@@ -216,7 +216,7 @@ async def test_a_notebook_runs_there_in_the_copy_of_its_folder(
     (folder / "data.txt").write_text("42")
     how = launch(folder.parent, pair[0].server)
     how = replace(how, runtime=tmp_path, remote_options=RemoteOptions(files="sent"))
-    steps = steps_of(nbformat.writes(new_notebook(cells=[new_code_cell(LOOK)])), {})
+    text = nbformat.writes(new_notebook(cells=[new_code_cell(LOOK)]))
     async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
         session = await sessions.open()
         assert value(await cell(session, "x = 1; x")) == "1"
@@ -226,6 +226,7 @@ async def test_a_notebook_runs_there_in_the_copy_of_its_folder(
             runs.append(run)
 
         for place in (folder, tmp_path):
+            steps = steps_of(text, {})
             await NotebookRun(session, "n.ipynb", place, steps, {}, 60.0, keep).task
         there, elsewhere = runs
         assert (stream(there), there.notices) == ("42\n", ())
