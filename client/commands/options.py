@@ -7,8 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-SERVER = [sys.executable, "-m", "rmi_agent.server.cli"]  # the server's command
-
 Server = Annotated[
     str | None,
     Parameter(
@@ -29,3 +27,8 @@ Timeout = Annotated[
 Session = Annotated[
     str | None, Parameter(help="ID of an open session to run in. By default, opens a new one.")
 ]
+
+
+def server_module(name: str, *words: str) -> list[str]:
+    """The command line that runs a command of the server, which the client must not import."""
+    return [sys.executable, "-m", f"rmi_agent.server.commands.{name}", *words]

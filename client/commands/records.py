@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..terminal import span, write, write_message
-from .options import SERVER
+from .options import server_module
 
 MOST = 10  # max sessions named in a message
 
@@ -69,10 +69,8 @@ def read_records(last: int | None = None, find: str = "") -> Records:
     Raises:
         SystemExit: the server's command failed, and has said why.
     """
-    words = [] if last is None else [f"--last={last}"]
-    done = subprocess.run(
-        [*SERVER, "records", *words, f"--find={find}"], stdout=subprocess.PIPE, text=True
-    )
+    command = server_module("records", "" if last is None else str(last), find)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     head, *lines = map(json.loads, done.stdout.splitlines())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..terminal import show_starting, write
-from .options import SERVER, OtherServer, Server
+from .options import OtherServer, Server, server_module
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
@@ -36,7 +36,7 @@ def sessions(
     With --server, lists the sessions that are open there.
     """
     if prune is not None:
-        sys.exit(subprocess.call([*SERVER, "prune", f"--age={prune}"]))
+        sys.exit(subprocess.call(server_module("prune", prune)))
     show_starting()
     from ..resident import find_resident  # lazy: --help does not need it
     from .records import read_records

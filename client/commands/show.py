@@ -19,7 +19,7 @@ from ..terminal import (
     show_starting,
     write_message,
 )
-from .options import SERVER, OtherServer
+from .options import OtherServer
 from .records import find_notebook
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def open_(
     path = find_notebook(session).resolve()
     command = None if browser else jupyter(path)
     if command is None:
-        folder, name = path.parent, path.name
-        command = [*SERVER, "review", f"--notebooks-dir={folder}", f"--session={name}"]
+        command = [*(sys.executable, "-m", "rmi_agent.server.cli", "review")]
+        command += [f"--notebooks-dir={path.parent}", f"--session={path.name}"]
     replace_process(command)
 
 

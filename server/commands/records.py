@@ -1,6 +1,7 @@
-"""`rmi-agent-mcp-server records`: names the recorded sessions, for `rmi-agent`.
+"""Names the recorded sessions for `rmi-agent sessions`, `show` and `open`.
 
-The client knows no settings, so it does not know where sessions are recorded; it reads these lines.
+The client knows no settings, so it does not know where sessions are recorded; it starts this
+module and reads its lines.
 """
 
 from __future__ import annotations
@@ -9,15 +10,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from .. import quick_imports
 from ..console import die
 from ..errors import BadSettings
 from ..settings import load
-from .options import NotebooksDir
 
 if TYPE_CHECKING:
     from ..review import Entry
@@ -26,26 +24,22 @@ SESSION = re.compile(rb'"session"\s*:\s*"([\w-]+)"')  # in the notebook's metada
 HEAD = 4096  # bytes at the beginning of a file, where a recorder writes the metadata
 
 
-def records(
-    *,
-    notebooks_dir: NotebooksDir = None,
-    last: Annotated[int | None, Parameter(help="Number of sessions. By default, all.")] = None,
-    find: Annotated[
-        str, Parameter(help="Beginning of a session's id or file name.", allow_leading_hyphen=True)
-    ] = "",
-) -> None:
+def records(last: int | None, find: str) -> None:
     """Print the recorded sessions, newest first, as one JSON object per line.
 
     The first line has the folder, and how many sessions there are in it.
+
+    Args:
+        last: how many to print; None for all.
+        find: how their id or file name begins.
     """
     try:
-        settings = load(**({} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}))
+        folder = load().notebooks
     except BadSettings as error:
         die(error)
     quick_imports.import_jsonschema()
     from ..review import Index  # lazy: needs the quick import before
 
-    folder = settings.notebooks
     print_json({"folder": str(folder), "count": sum(1 for _ in folder.glob("[!.]*.ipynb"))})
     for entry in Index(folder).newest(last, lambda path: is_named(path, find)):
         print_json(facts(entry))
@@ -89,3 +83,7 @@ def session_of(path: Path) -> str:
 def print_json(value: dict[str, Any]) -> None:
     """Print one line; characters beyond ASCII are escaped, so that any locale can print it."""
     sys.stdout.write(json.dumps(value) + "\n")
+
+
+if __name__ == "__main__":
+    records(int(sys.argv[1]) if sys.argv[1] else None, sys.argv[2])

@@ -44,8 +44,6 @@ app.command(
     "rmi_agent.server.commands.doctor:doctor",
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
-for name in ("records", "prune"):  # for `rmi-agent`
-    app.command(f"rmi_agent.server.commands.{name}:{name}", show=False)
 for name, does in (
     ("install", "Add this server to the config of an application such as Claude Desktop."),
     ("connect", "Connect a host to a server that runs elsewhere."),
