@@ -9,6 +9,7 @@ FROM python:${PYTHON}-slim AS build
 ARG EXTRAS=full,ngrok
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY cli cli
 COPY server server
 COPY kernels kernels
 COPY client client

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from mcp_types import ResourceTemplateReference
 
+from .attendance import Attendance
 from .connection import OnOutput, ServerConnection
 from .results import (
     NotebookResult,
@@ -42,6 +43,9 @@ class RmiMcpClient(ServerConnection):
         on_question: called when a cell calls `input()`, or `getpass()` (then secret); returns
             the answer, or None to decline. Without it such a cell gets an EOFError.
     """
+
+    # Set by a command whose person waits for each run.
+    attended: Attendance | None = None
 
     # -- running
 
@@ -155,7 +159,10 @@ class RmiMcpClient(ServerConnection):
         on_output: OnOutput | None,
     ) -> RunResult:
         arguments = {**arguments, "session_id": session_id, "timeout": timeout}
-        result = run_result(await self.call_tool(tool, arguments, on_output))
+        wishes = self.attended.wishes if self.attended is not None else None
+        result = run_result(await self.call_tool(tool, arguments, on_output, wishes))
+        if self.attended is not None and result.status == "running":
+            self.attended.known(result.session_id, result.cell)
         if result.status == "running" or result.truncated:
             result = await self._whole(result, on_output)
         return result
@@ -188,6 +195,13 @@ class RmiMcpClient(ServerConnection):
     async def interrupt_session(self, session_id: str) -> str:
         """Interrupt the session's run; its variables are kept."""
         return await self._text("interrupt_session", session_id=session_id)
+
+    async def stop_run(self, *, kill: bool) -> None:
+        """Interrupt the run that a person attends, once, or end it with its kernel."""
+        assert self.attended is not None
+        wishes = self.attended.stopping(kill=kill)
+        session = {"session_id": self.attended.session_id}
+        await self.call_tool("interrupt_session", session, wishes=wishes)
 
     async def restart_session(self, session_id: str) -> str:
         """Give the session a fresh kernel; its variables are lost."""

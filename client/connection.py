@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import httpx2
 import mcp_types
@@ -27,6 +27,8 @@ from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
 
+from .addresses import url_of
+from .failures import NO_TOKEN, explain
 from .local_token import is_loopback, local_token
 from .results import texts
 
@@ -41,10 +43,6 @@ FEW_RUNS = [*EMBEDDED, "--few-runs"]  # no kernel is made and no module imported
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
-NO_TOKEN = (
-    "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
-    " it if the server on this machine generated one."
-)
 HEADING = "--- stderr ---\n"  # the server's heading above stderr, also in live output
 
 
@@ -65,11 +63,14 @@ class ServerConnection:
     ) -> None:
         transport, auth = transport_for(target), None
         self._refused = asyncio.Event()  # set if the server refuses us for lack of a valid token
+        self._url: str | None = None
         if isinstance(target, str) and isinstance(transport, HTTP):
+            self._url = transport.url
             auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
             transport.httpx_client_factory = http_clients(
                 is_loopback(transport.url), self._refused.set
             )
+        self._token = auth
         self.mcp: Client[Any] = Client(
             transport,
             mode=mode,
@@ -80,10 +81,12 @@ class ServerConnection:
     async def __aenter__(self) -> Self:
         try:
             await self.mcp.__aenter__()
-        except (MCPError, httpx2.HTTPStatusError):
+        except (MCPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
             if self._refused.is_set():
                 raise PermissionError(NO_TOKEN) from None
-            raise
+            if self._url is None:
+                raise
+            raise ConnectionError(await explain(self._url, self._token, error)) from error
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -99,9 +102,15 @@ class ServerConnection:
         return await self.mcp.list_tools()
 
     async def call_tool(
-        self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        on_output: OnOutput | None = None,
+        wishes: dict[str, Any] | None = None,
     ) -> CallToolResult:
         """Call any tool of the server and return the raw result.
+
+        `wishes` is what we ask for beside the arguments; servers that don't know it ignore it.
 
         Raises:
             ToolError: the server refused; the text says why and what to do.
@@ -116,6 +125,7 @@ class ServerConnection:
             name=tool,
             arguments={name: value for name, value in arguments.items() if value is not None},
             progress_handler=heard if on_output is not None else None,
+            meta={"rmi_agent": wishes} if wishes else None,
         )
         if raw.is_error:
             raise ToolError(texts(raw))
@@ -130,19 +140,38 @@ def transport_for(
         return child(EMBEDDED)
     if isinstance(target, list):
         return child(target)
-    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".py")):
+    if isinstance(target, Path):
         return child([sys.executable, str(target)])
-    if isinstance(target, str) and not target.startswith(("http://", "https://")):
-        words = shlex.split(target, posix=sys.platform != "win32")
-        if not words:
-            raise ValueError("The server's command is empty; give a URL, a script or a command.")
-        return child(words)
+    if isinstance(target, str):
+        if (url := url_of(target)) is not None:
+            return infer_transport(url)
+        return child(command_words(target))
     return infer_transport(target)
 
 
-def child(command: list[str]) -> StdioTransport:
-    """A server in a child process, which inherits this environment and so its settings."""
-    return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
+def command_words(target: str) -> list[str]:
+    """The words of a command, or those that run a script.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if target.endswith(".py"):
+        return [sys.executable, target]
+    words = shlex.split(target, posix=sys.platform != "win32")
+    if not words:
+        raise ValueError("The server's command is empty; give a URL, a script or a command.")
+    return words
+
+
+def child(command: list[str], log: TextIO | None = None) -> StdioTransport:
+    """A server in a child process, which inherits this environment and so its settings.
+
+    Args:
+        command: starts it.
+        log: takes its stderr; None leaves it this process's.
+    """
+    env = dict(os.environ)
+    return StdioTransport(command[0], command[1:], env=env, keep_alive=False, log_file=log)
 
 
 def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., httpx2.AsyncClient]:

@@ -2,6 +2,7 @@
 
 NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
 Failed                     commands/check.py: a step of `check` had another result than expected
+NotConnected               commands/connect.py: there is no connection; the text says what to do
 ResidentEnded              commands/connect.py: the background server ended before the command did
 
 `RmiMcpClient` raises what FastMCP's client does: `ToolError` if the server refuses a call, whose

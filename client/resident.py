@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -40,13 +41,14 @@ class Resident:
     key: str = field(repr=False)
     variables: tuple[str, ...]
 
-    def suits(self) -> bool:
-        """Whether it runs, and would do what a server started here and now would do."""
+    def suits(self, paths: Sequence[str] = ()) -> bool:
+        """Whether it runs, would do what a server started here would do, and has `paths`."""
         caller = {
             "version": version("rmi-agent-mcp-server"),
             "prefix": sys.prefix,
             "home": str(Path.home()),
             "folder": os.getcwd(),
+            "paths": [*paths],
             "environ": {n: v for n, v in os.environ.items() if n.upper() in self.variables},
         }
         try:
@@ -100,8 +102,8 @@ class Resident:
                 await asyncio.sleep(POLL_INTERVAL)
 
 
-def find_resident() -> Resident | None:
-    """This user's background server; None if none runs that suits."""
+def find_resident(paths: Sequence[str] = ()) -> Resident | None:
+    """This user's background server; None if none runs that suits and has all `paths`."""
     if sys.platform == "win32":
         return None
     try:
@@ -114,7 +116,7 @@ def find_resident() -> Resident | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return resident if resident.suits() else None
+    return resident if resident.suits(paths) else None
 
 
 def private_text(path: Path) -> str:

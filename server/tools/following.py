@@ -20,6 +20,7 @@ from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
+from .at_terminal import at_terminal
 from .caller import principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
@@ -68,7 +69,8 @@ class Follower:
     async def follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run while sending its output; past the deadline, report it as running."""
         try:
-            question = await self.wait(execution, ctx, self._settings.response_deadline)
+            seconds = at_terminal(ctx).within(self._settings.response_deadline)
+            question = await self.wait(execution, ctx, seconds)
         except asyncio.CancelledError:
             # anyio raises again at each await of a cancelled request, hence the shield.
             with anyio.CancelScope(shield=True):
@@ -97,7 +99,7 @@ class Follower:
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
-            await execution.wait(min(LIVE_INTERVAL, left))
+            await execution.wait(min(LIVE_INTERVAL, left), or_question=True)
             if await has_disconnected(ctx):
                 break
         return None
