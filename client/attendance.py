@@ -36,8 +36,9 @@ class Attendance:
 
     def known(self, session_id: str, cell: int) -> None:
         """Note which run goes on."""
-        self.session_id, self.cell = session_id, cell
-        self.on_known()
+        before, self.session_id, self.cell = self.cell, session_id, cell
+        if before is None:
+            self.on_known()
 
     def stopping(self, *, kill: bool) -> dict[str, Any]:
         """What the server is asked for to stop the run: gently, or with its kernel."""

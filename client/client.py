@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from mcp_types import ResourceTemplateReference
 
-from .attendance import Attendance
 from .connection import OnOutput, ServerConnection
 from .results import (
     NotebookResult,
@@ -43,9 +42,6 @@ class RmiMcpClient(ServerConnection):
         on_question: called when a cell calls `input()`, or `getpass()` (then secret); returns
             the answer, or None to decline. Without it such a cell gets an EOFError.
     """
-
-    # Set by a command whose person waits for each run.
-    attended: Attendance | None = None
 
     # -- running
 

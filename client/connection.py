@@ -28,6 +28,7 @@ from mcp import MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
 
 from .addresses import url_of
+from .attendance import Attendance
 from .failures import NO_TOKEN, explain
 from .local_token import is_loopback, local_token
 from .results import texts
@@ -51,7 +52,10 @@ class ServerConnection:
 
     Attributes:
         mcp: FastMCP's client.
+        attended: set by a command whose person waits for each run.
     """
+
+    attended: Attendance | None = None
 
     def __init__(
         self,

@@ -48,8 +48,8 @@ class Interrupts:
                 task = loop.create_task(self._stop(client, work, kill=kill))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            elif kill:
-                work.cancel()  # the server stops what has begun
+            elif kill:  # what it is to stop should be known soon; else the server stops it
+                loop.call_later(PATIENCE, lambda: self._attended.session_id or work.cancel())
 
         def pressed() -> None:
             self.count += 1

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+from types import TracebackType
 from typing import Any
 
 
@@ -37,7 +38,10 @@ class AskedInput(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read what is left of the last answer, else ask; 0 at the end of the input."""
         if not self.left:
-            self.left = self.ask()
+            try:
+                self.left = self.ask()
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None
         count = min(len(buffer), len(self.left))
         buffer[:count] = self.left[:count]
         self.left = self.left[count:]
@@ -59,7 +63,23 @@ class AskedInput(io.RawIOBase):
     def getpass(self, prompt: str = "Password: ", stream: Any = None, **_: Any) -> str:
         """Ask for a line that is not shown."""
         flush_output()
-        return str(self.kernel.getpass(prompt))
+        try:
+            return str(self.kernel.getpass(prompt))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+
+OURS = (AskedInput.readinto.__code__, AskedInput.getpass.__code__)
+
+
+def end_at_script(frames: TracebackType | None) -> TracebackType | None:
+    """End a traceback where the script reads its input, as that of `input()` does."""
+    last = frames
+    while last is not None and (following := last.tb_next) is not None:
+        if following.tb_frame.f_code in OURS:
+            last.tb_next = None
+        last = following
+    return frames
 
 
 def flush_output() -> None:

@@ -68,7 +68,8 @@ def missing(settings: Settings, folders: tuple[Path, ...], wanted: str) -> str:
     places = " or ".join(map(str, all_))
     if not folders:
         places += ", which does not exist"
-    close = difflib.get_close_matches(wanted, alike(folders, wanted), NAMED, cutoff=0.6)
+    names = dict.fromkeys(alike(folders, wanted))
+    close = difflib.get_close_matches(wanted, names, NAMED, cutoff=0.6)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return (
         f"File not found: {wanted} is neither in the current folder, {Path.cwd()}, nor in the"

@@ -21,7 +21,8 @@ class AtTerminal(BaseModel):
         stdin: where a program's input comes from once it reads: from a terminal, line by line, or
             from a pipe, in pieces (base64). Empty for what the argument `stdin` has.
         unlimited: whether a run has no time limit unless the call sets one.
-        deadline: max seconds until the call returns, if its run goes on.
+        deadline: max seconds until the call returns, if its run goes on; at a question, it returns
+            at once, and `read_output` asks.
         stop: how `interrupt_session` stops a run: `gently`, by one interrupt that the code may take
             its time for; `kill`, by ending the kernel. Empty for the usual steps.
         cell: the run that it stops; None for the current one.

@@ -95,7 +95,9 @@ class Follower:
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
             await send_output(execution, self._live.setdefault(execution, Live()), ctx, series)
-            if execution.question is not None and is_out_of_questions(ctx):
+            # A person who can stop the run has to know it before being asked.
+            later = is_out_of_questions(ctx) or at_terminal(ctx).deadline is not None
+            if execution.question is not None and later:
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
