@@ -79,7 +79,7 @@ class Screen:
 
     async def ask(self, question: str, secret: bool) -> str | None:
         """Ask the person at the terminal, or read a line from this command's input."""
-        erase_starting()
+        self._hide_time()
         prompt = prompt_of(question) if is_terminal(sys.stdin) else ""
         write("stdout" if is_terminal(sys.stdout) else "stderr", prompt)
         answer = await self.wait_for(read_line(secret=secret and is_terminal(sys.stdin)))
@@ -90,10 +90,7 @@ class Screen:
 
     async def wait_for(self, reading: Coroutine[Any, Any, T]) -> T | None:
         """Wait for input, showing no time meanwhile; None once it is not needed any more."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-        if self._status is not None:
-            self._status.stop()
+        self._hide_time()
         self._asking = asking = asyncio.ensure_future(reading)
         try:
             await asyncio.wait({asking})
@@ -102,6 +99,13 @@ class Screen:
             asking.cancel()
             if self._ticker is not None:
                 self._ticker = asyncio.create_task(self._tick())
+
+    def _hide_time(self) -> None:
+        erase_starting()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if self._status is not None:
+            self._status.stop()
 
     def withdraw(self) -> None:
         """Wait for no input any more: the code that asked for it was interrupted."""
