@@ -116,6 +116,8 @@ class Screen:
         """Show what has not been shown yet, and the notes about the run."""
         if self._status is not None:
             self._status.stop()
+        if result.stdout.startswith(shown := self.shown["stdout"]):
+            self.live("stdout", result.stdout[len(shown) :])
         show(result, self.shown, notes=notes)
 
 
