@@ -6,15 +6,17 @@ but that URL.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import httpx2
 
-from .local_token import is_loopback
+from .causes import chain, one_line
+from .errors import NO_TOKEN
+from .local_token import is_loopback, local_token
 from .plaintext import plain
 
 SECONDS = 10.0  # max seconds until an answer
@@ -28,10 +30,6 @@ HELLO = {
         "clientInfo": {"name": "rmi-agent", "version": "0"},
     },
 }
-NO_TOKEN = (
-    "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
-    " it if the server on this machine generated one."
-)
 
 
 async def explain(url: str, token: str | None, error: BaseException) -> str:
@@ -39,9 +37,10 @@ async def explain(url: str, token: str | None, error: BaseException) -> str:
 
     Args:
         url: of its endpoint.
-        token: what was sent as its token.
+        token: what the caller has given as its token; None to look for it.
         error: what connecting to it raised.
     """
+    token = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(url)
     headers = {"Accept": "application/json, text/event-stream"}
     headers |= {"Authorization": f"Bearer {token}"} if token else {}
     try:
@@ -121,13 +120,6 @@ def has_tls(causes: list[BaseException]) -> bool:
     return any(isinstance(each, ssl.SSLError) for each in causes)
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def proxy_of(url: str) -> str | None:
     """The proxy that requests to a URL go through, without its password; None if there is none."""
     if is_loopback(url):
@@ -138,11 +130,3 @@ def proxy_of(url: str) -> str | None:
         return None
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line; a library's report on invalid data in our own words."""
-    if type(error).__name__ == "ValidationError" or "validation error" in str(error):
-        return "it does not speak MCP, or not as we do."
-    text = " ".join(plain(str(error)).split()).removeprefix("Client failed to connect: ")
-    return text[:500] or type(error).__name__

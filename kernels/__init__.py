@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .encoding import decoded, encodable, encoded
     from .environments import Changes, Environment
     from .errors import (
+        CannotBranch,
         DeadKernelError,
         EnvironmentFailed,
         KernelError,
@@ -28,7 +29,18 @@ if TYPE_CHECKING:
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
-    from .notebook import PID_FILE_SUFFIX, Run, Steps, is_recorded, recorded, steps_of
+    from .notebook import (
+        PID_FILE_SUFFIX,
+        Run,
+        Steps,
+        delete_notebook,
+        is_recorded,
+        one_line,
+        outdated_notebooks,
+        recorded,
+        retitle,
+        steps_of,
+    )
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
     from .process_tree import Listener
@@ -67,6 +79,7 @@ _HOMES = {
     "encoding": ("decoded", "encodable", "encoded"),
     "environments": ("Changes", "Environment"),
     "errors": (
+        "CannotBranch",
         "DeadKernelError",
         "EnvironmentFailed",
         "KernelError",
@@ -81,7 +94,18 @@ _HOMES = {
     "kernelspecs": ("is_here", "language_of"),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
-    "notebook": ("PID_FILE_SUFFIX", "Run", "Steps", "is_recorded", "recorded", "steps_of"),
+    "notebook": (
+        "PID_FILE_SUFFIX",
+        "Run",
+        "Steps",
+        "delete_notebook",
+        "is_recorded",
+        "one_line",
+        "outdated_notebooks",
+        "recorded",
+        "retitle",
+        "steps_of",
+    ),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
     "process_tree": ("Listener",),
@@ -121,6 +145,7 @@ __all__ = [
     "TIERS",
     "Again",
     "Api",
+    "CannotBranch",
     "Changes",
     "Config",
     "DeadKernelError",
@@ -161,6 +186,7 @@ __all__ = [
     "Tier",
     "by_cause",
     "decoded",
+    "delete_notebook",
     "encodable",
     "encoded",
     "head_and_tail",
@@ -172,9 +198,12 @@ __all__ = [
     "lets_signals_out",
     "next_step",
     "no_hint",
+    "one_line",
+    "outdated_notebooks",
     "reason",
     "recorded",
     "regular_file",
+    "retitle",
     "steps_of",
     "why_not",
     "without_rights",

@@ -9,6 +9,7 @@ KernelError              what was asked for can't be done; the text says why and
 ├─ StoreError            the store of sessions that servers share can't be used: try again later
 ├─ EnvironmentFailed    the environment to run in can't be used or made; nothing was run
 ├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
+├─ CannotBranch          a kernel can't be forked from a living one, which goes on as before
 └─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
    └─ PreloadConflict    the user has other versions of the preloaded modules
 
@@ -66,6 +67,10 @@ class EnvironmentFailed(KernelError):
 
 class NotSent(KernelError):
     """The project's files could not be sent; the text says why."""
+
+
+class CannotBranch(KernelError):
+    """A session can't be forked; the text says why. It goes on as before."""
 
 
 class CannotFork(KernelError):

@@ -234,6 +234,20 @@ def describe_sandbox(policy: Policy | None, settings: Settings) -> str:
     return f"none here: kernels run {elsewhere(settings)}"
 
 
+def describe_rights(policy: Policy | None, settings: Settings) -> str:
+    """Where code runs and what it can do, for people who are asked to let it run."""
+    if policy is None and kernels_are_here(settings):
+        return "with all rights of the account that runs the server"
+    if policy is None:
+        return "on another machine, which decides what it can do there"
+    network = "with" if policy.network else "without"
+    change = "read" if policy.read_only else "read and change"
+    more = " and other folders that the server's settings name" * bool(policy.read or policy.write)
+    return (
+        f"in a sandbox, {network} network access, where it can {change} the projects folder{more}"
+    )
+
+
 def describe_policy(policy: Policy) -> str:
     """Describe a policy in one line: what kernels may read, write and connect to."""
     projects = f"{policy.projects} ({'read only' if policy.read_only else 'read and write'})"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from .attach_modes import Attach
 from .setting_names import Notice, home
 from .setting_types import (
+    Age,
     Bytes,
     Contested,
     Default,
@@ -63,6 +64,12 @@ class Settings(BaseModel):
     notebooks_dir: Annotated[
         Folder | None, NotShared(), Default("`notebooks` beside the projects folder")
     ] = Field(None, description="Folder where sessions are recorded.")
+    notebooks_keep: Annotated[Age, NotShared(), Default("forever")] = Field(
+        0.0,
+        ge=0,
+        description="How long [records of sessions](notebooks-and-review.md#delete-old-records)"
+        " are kept after their last cell: `90d`, `12h` or `8w`; then they are deleted.",
+    )
     python_timeout: Annotated[float, Name("PYTHON_TIMEOUT")] = Field(
         30.0,
         gt=0,
@@ -121,8 +128,8 @@ class Settings(BaseModel):
     memory_limit: Annotated[Bytes, Default("2GB")] = Field(
         2_000_000_000,
         ge=0,
-        description="Max memory of all processes of a session together, shared memory included;"
-        " beyond it, the kernel is killed. 0: no limit.",
+        description="Max memory of all processes of a session together, shared memory included,"
+        " and of a run of uv; beyond it, they are killed. 0: no limit.",
     )
     sandbox: Annotated[
         Literal["auto", "bwrap", "landlock", "off"],

@@ -165,10 +165,34 @@ def origins(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+DURATION = re.compile(r"(\d{1,5}) ?(h|d|w)")
+UNITS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def duration(text: str) -> float:
+    """Seconds in a text such as `12h`, `90d` or `8w`.
+
+    Raises:
+        ValueError: it is none, or less than an hour.
+    """
+    found = DURATION.fullmatch(text.strip().lower())
+    if found is None or not int(found[1]):
+        raise ValueError("write a whole number and a unit: 12h, 90d or 8w (hours, days, weeks)")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def never_or_duration(value: Any) -> Any:
+    """Seconds in a text; 0 for an empty one, `0` or `never`."""
+    if isinstance(value, str):
+        return 0.0 if value.strip().lower() in ("", "0", "never") else duration(value)
+    return value
+
+
 empty_is_unset = BeforeValidator(lambda value: None if value == "" else value)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
+Age = Annotated[float, BeforeValidator(never_or_duration)]
 Folder = Annotated[Path, BeforeValidator(fill_in), AfterValidator(absolute)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(folders)]
 JupyterUrls = Annotated[Names, AfterValidator(jupyter_urls)]

@@ -26,7 +26,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "process_tree": set(),
         "protocol": set(),
         "inside": set(),
-        "environments": set(),
+        "environments": {"process_tree"},
         "fork": {"process_tree", "inside"},
         "notebook": {"protocol", "inside"},
         "process": {"process_tree", "protocol", "inside", "environments", "fork"},
@@ -49,7 +49,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "transfer": {"files", "middleware", "auth"},
         "tools": {"files", "middleware", "auth", "views", "transfer"},
         "hosts": {"auth"},
-        "review": {"middleware", "auth"},
+        "review": {"middleware", "auth", "views"},
         "cluster": {"tools"},
         "doctor": {"middleware", "auth", "resident", "hosts"},
         "app": {"files", "transfer", "middleware", "views", "tools", "cluster"},  # a module

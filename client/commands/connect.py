@@ -15,24 +15,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TextIO, cast
 from urllib.parse import urlsplit
 
-import httpx2
-from fastmcp.exceptions import ToolError
-from mcp import MCPError
-
-from .. import quick_imports
+from .. import errors
 from ..addresses import url_of
 from ..attendance import Attendance
+from ..causes import chain, one_line
+from ..child import ChildServer
 from ..client import RmiMcpClient
-from ..connection import EMBEDDED, FEW_RUNS, OnQuestion, child, command_words
-from ..errors import FAILURES
-from ..failures import chain, one_line
+from ..connection import EMBEDDED, FEW_RUNS
+from ..direct import OnQuestion
 from ..quick_imports import resume_gc
 from ..resident import Resident, find_resident
 from ..terminal import write
 from .interrupts import Interrupts
 from .places import Place
 
-LOST = (MCPError, httpx2.HTTPError, OSError, RuntimeError)  # what a lost connection raises
 EXIT_TIMEOUT = 2.0  # max seconds between the end of a server's connections and its process's
 ENDED = (
     "The background server has ended. The call may have been carried out, wholly or in part; its"
@@ -82,13 +78,15 @@ class Connection:
             ValueError: the server's command is empty.
         """
         if self.resident is not None:
-            return RmiMcpClient(self.resident.transport(), on_question=on_question)
+            return RmiMcpClient(self.resident, on_question=on_question)
         if self._url is not None:
             return RmiMcpClient(self._url, on_question=on_question)
-        if self._server is not None:
-            words = command_words(self._server)
-        else:
-            words = [*(EMBEDDED if self._lasting else FEW_RUNS), *self._options()]
+        if self._server is None and not self._lasting:
+            own = ChildServer([*FEW_RUNS, *self._options()], self._log)
+            return RmiMcpClient(own, on_question=on_question)
+        from ..fastmcp_client import child, command_words  # lazy: takes long
+
+        words = [*EMBEDDED] if self._server is None else command_words(self._server)
         return RmiMcpClient(child(words, self._log), on_question=on_question)
 
     def _options(self) -> list[str]:
@@ -166,13 +164,12 @@ def leave(
         attended: the person who waits for runs; None if nobody does.
         interrupts: what Ctrl-C does meanwhile; None ends the command.
     """
-    quick_imports.import_jsonschema()
 
     async def connected() -> int:
         client = connection.client(on_question)
         try:
             await client.__aenter__()
-        except FAILURES as error:
+        except errors.failures() as error:
             raise NotConnected(connection.why_not(error)) from error
         try:
             client.attended = attended
@@ -196,13 +193,13 @@ def leave(
         code = 128 + by if by else INTERRUPTED
         if not by:
             write("stderr", "Interrupted.\n")
-    except ToolError as error:
+    except errors.tool_errors() as error:
         code = fail(str(error))
     except NotConnected as error:
         code = fail(str(error))
     except ResidentEnded:
         code = fail(ENDED)
-    except FAILURES as error:
+    except errors.failures() as error:
         code = fail(connection.why_not(error))
     finally:
         connection.close()
@@ -229,7 +226,7 @@ async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(server.ended())
     try:
         await asyncio.wait({working, watching}, return_when="FIRST_COMPLETED")
-        if working.done() and isinstance(working.exception(), LOST):
+        if working.done() and isinstance(working.exception(), OSError):
             await asyncio.wait({watching}, timeout=EXIT_TIMEOUT)  # its connections close first
         if watching.done() and not (working.done() and working.exception() is None):
             raise ResidentEnded

@@ -34,7 +34,7 @@ def repl(
     from anyio.from_thread import start_blocking_portal
 
     from ..attendance import Attendance
-    from ..errors import FAILURES  # lazy: takes long, and --help does not need it
+    from ..errors import failures  # lazy: takes long, and --help does not need it
     from .connect import Connection, fail, silent
     from .repl import Repl
     from .settings import use_settings
@@ -51,7 +51,7 @@ def repl(
             with portal.wrap_async_context_manager(client):
                 quick_imports.resume_gc()
                 code = Repl(portal, client, timeout, questions, quiet=quiet).run()
-        except FAILURES as error:
+        except failures() as error:
             code = fail(connection.why_not(error))
         except KeyboardInterrupt:
             code = 130

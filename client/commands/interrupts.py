@@ -15,7 +15,7 @@ from typing import Any
 
 from ..attendance import Attendance
 from ..client import RmiMcpClient
-from ..errors import FAILURES
+from ..errors import failures
 
 PATIENCE = 3.0  # max seconds until the server has killed a run
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -93,7 +93,7 @@ class Interrupts:
                 await client.stop_run(kill=kill)
                 if self.signal:
                     await asyncio.wait({work})
-        except (TimeoutError, *FAILURES):
+        except failures():  # an OSError after the time as well
             work.cancel()  # the connection is lost, or the server stuck
         else:
             self._on_interrupt()

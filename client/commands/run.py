@@ -152,24 +152,25 @@ async def here_or_there(
     Raises:
         ToolError: the server has neither, or refuses for another reason.
     """
-    from fastmcp.exceptions import ToolError
+    from ..errors import tool_errors
 
+    refused: Exception
     try:
         return await start(place.file, place.cwd)
-    except ToolError as error:
+    except tool_errors() as error:
         if not str(error).startswith(NOT_THERE):
             raise
         refused = error
     try:
         if (place.file, place.cwd) != (typed.file, typed.cwd):
             return await start(typed.file, typed.cwd)
-    except ToolError as error:
+    except tool_errors() as error:
         if not str(error).startswith(NOT_THERE):
             raise
         refused = error
     of = server or "the background server"
     where = f"It was looked for in the projects folder of {of} (PYTHON_PROJECTS_DIR there)."
-    raise ToolError(f"{str(refused).removesuffix(LIST_HINT)} {where}")
+    raise type(refused)(f"{str(refused).removesuffix(LIST_HINT)} {where}")
 
 
 def is_here(server: str | None) -> bool:

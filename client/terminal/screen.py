@@ -10,15 +10,16 @@ import re
 import sys
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..results import RunResult
 from .keyboard import read_line
 from .pictures import show_picture
 from .questions import prompt_of
 from .terminal import erase_starting, is_terminal, write, write_traceback
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 T = TypeVar("T")
 NUMBER = re.compile(r"-?\d*", re.ASCII)  # what `sys.exit` makes an exit code of
@@ -37,8 +38,12 @@ class Screen:
     def __init__(self, *, repeats: bool = True) -> None:
         self._repeats = repeats
         self.shown = {"stdout": "", "stderr": ""}
-        self._console = Console(stderr=True)
-        self._status = self._console.status("") if self._console.is_terminal else None
+        self._status: Status | None = None
+        if is_terminal(sys.stderr):
+            from rich.console import Console  # lazy: pipes need none
+
+            console = Console(stderr=True)
+            self._status = console.status("") if console.is_terminal else None
         self._started = time.monotonic()
         self._echoes: list[str] = []  # questions with answers, which the server sends as output
         self._asking: asyncio.Task[Any] | None = None

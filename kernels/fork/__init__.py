@@ -6,6 +6,7 @@ jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be fo
 import importlib
 from typing import TYPE_CHECKING
 
+from .branch import adopted_branch, report_of_branch
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .template import VENV_PROGRAM
@@ -23,6 +24,8 @@ __all__ = [
     "VENV_VARIABLE",
     "ForkedProcess",
     "ForkserverProvisioner",
+    "adopted_branch",
+    "report_of_branch",
 ]
 
 

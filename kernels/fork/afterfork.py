@@ -49,6 +49,7 @@ PREFIXES, PACKAGES = [*site.PREFIXES], site.getsitepackages()  # the template's
 libc = ctypes.CDLL(None, use_errno=True)
 libc.getenv.restype = ctypes.c_void_p
 MARK_PLACE = libc.getenv(MARK.encode())  # address of the mark's value, which other processes read
+MARK_LENGTH = len(os.environ.get(MARK, ""))
 
 
 class Walls:
@@ -137,6 +138,20 @@ def loaded() -> set[str]:
     return {name.partition(".")[0] for name in sys.modules} - {"__main__", *CUSTOMS}
 
 
+def mark_this_process(mark: str, number: int | None) -> None:
+    """Give this process a kernel's mark, where other processes look for it, and its number."""
+    if MARK_PLACE and len(mark) == MARK_LENGTH:
+        ctypes.memmove(MARK_PLACE, mark.encode(), MARK_LENGTH)
+    if number is not None:  # in a sandbox it is set from outside
+        libc.setrlimit(FILE_LOCKS, struct.pack("QQ", number, number))
+
+
+def take_mark(mark: str, number: int) -> None:
+    """Give a kernel that was forked from another one a mark of its own."""
+    mark_this_process(mark, number)
+    os.environ[MARK] = mark
+
+
 def take_environment(request: Mapping[str, Any], template: Mapping[str, str]) -> None:
     """Replace the template's environment by the kernel's, but keep what imports have set.
 
@@ -145,10 +160,7 @@ def take_environment(request: Mapping[str, Any], template: Mapping[str, str]) ->
         template: the environment that the template was started with.
     """
     env = request["env"]
-    if MARK_PLACE and len(env.get(MARK, "")) == len(os.environ[MARK]):
-        ctypes.memmove(MARK_PLACE, env[MARK].encode(), len(env[MARK]))
-    if request["number"] is not None:  # in a sandbox it is set from outside
-        libc.setrlimit(FILE_LOCKS, struct.pack("QQ", request["number"], request["number"]))
+    mark_this_process(env.get(MARK, ""), request["number"])
     for name in template.keys() - env.keys():  # those that imports have set stay
         os.environ.pop(name, None)
     for name, value in env.items():

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psutil
@@ -36,6 +36,8 @@ class ForkedProcess:
         self.returncode: int | None = None
         self.exit_code_lost = False  # True if the template ended without reporting it
         self.kernel_info: dict[str, Any] = {}  # what the kernel would say, if that is known
+        # Lets its template take charge of a kernel that it has forked: see `Template.adopt`.
+        self.adopt: Callable[[int, int], Awaitable[ForkedProcess]] | None = None
         self._connection = connection
         self._loop: asyncio.AbstractEventLoop | None = None  # that watches the connection
         self._when_reported: Callable[[], None] | None = None

@@ -104,6 +104,10 @@ class ForkserverProvisioner(LocalProvisioner):
         self.cwd = request.cwd
         return self.connection_info
 
+    def take(self, process: ForkedProcess) -> None:
+        """Take charge of a kernel that was forked from another kernel."""
+        self.process, self.pid, self.pgid = process, process.pid, process.pid
+
     async def forked(self, request: Request) -> ForkedProcess:
         """Fork a kernel; on cancellation, the kernel that still arrives is killed.
 

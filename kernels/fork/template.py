@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import struct
 import subprocess
@@ -21,11 +22,11 @@ import psutil
 
 from ..errors import CannotFork, PreloadConflict
 from ..inside import FORMED
-from ..process_tree import mark_process, marking
+from ..process_tree import mark_process, marking, memory_alike
 from .forked_process import ForkedProcess
 from .own_sockets import socket_pair
 from .request import Request
-from .zygote import ANSWER, FORK, PRELOAD_CONFLICT, RETIRE
+from .zygote import ADOPT, ANSWER, FORK, LENGTH, PRELOAD_CONFLICT, RETIRE
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Template:
         self.is_extra = first.is_extra
         self.hung = False  # it forked once, and then did not answer in time
         self.kernel_info: dict[str, Any] | None = None  # of all its kernels, if it forms them
-        self._born = time.monotonic()
+        self._born = self.used = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
         self.line, other_end = socket_pair()
@@ -167,7 +168,9 @@ class Template:
                 socket.send_fds(self.line, [FORK], passed)
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().sock_sendall(connection, request.wire())
-                forked = ForkedProcess(await pid_of_sender(connection), connection)
+                pid, _ = await pids_of_sender(connection)
+                forked = ForkedProcess(pid, connection)
+                forked.adopt = self.adopt
         except BaseException as error:
             connection.close()
             self.hung = self.hung or (isinstance(error, TimeoutError) and self.forked > 0)
@@ -176,6 +179,41 @@ class Template:
             raise
         self.forked += 1
         return forked
+
+    async def adopt(self, pid: int, inner: int) -> ForkedProcess:
+        """Let the template take charge of a kernel that one of its kernels has forked.
+
+        Args:
+            pid: the process.
+            inner: the same, as the template sees it.
+
+        Raises:
+            CannotFork: it did not.
+        """
+        data = json.dumps({"pid": inner}).encode()
+        connection, other_end = socket_pair()
+        try:
+            connection.setblocking(False)
+            with other_end:
+                socket.send_fds(self.line, [ADOPT], [other_end.fileno()])
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await loop.sock_sendall(connection, LENGTH.pack(len(data)) + data)
+                answer = await loop.sock_recv(connection, ANSWER.size)
+            if answer != ANSWER.pack(b"p", inner):
+                raise CannotFork("its template did not adopt it")
+            forked = ForkedProcess(pid, connection)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, (OSError, psutil.Error)):  # includes TimeoutError
+                raise CannotFork(f"its template did not adopt it: {error!r}") from None
+            raise
+        forked.adopt, forked.kernel_info = self.adopt, self.kernel_info or {}
+        return forked
+
+    def memory(self) -> int:
+        """Bytes that it takes, without its kernels; what these share with it counts in part."""
+        return memory_alike(self.process.pid)
 
     def retire(self) -> None:
         """Tell it to exit once its last kernel has ended."""
@@ -196,10 +234,10 @@ class Template:
             self.process.wait()
 
 
-async def pid_of_sender(connection: socket.socket) -> int:
-    """The pid of a forked kernel, from its first message.
+async def pids_of_sender(connection: socket.socket) -> tuple[int, int]:
+    """The pid of a forked kernel, from its first message, as seen from here and as seen by itself.
 
-    Linux adds the pid as seen from here; a sandboxed kernel only knows its pid in there.
+    Linux adds the first; a sandboxed kernel only knows its pid in there.
 
     Raises:
         CannotFork: no kernel was forked.
@@ -223,9 +261,11 @@ async def pid_of_sender(connection: socket.socket) -> int:
         if number == PRELOAD_CONFLICT:
             raise PreloadConflict(f"{conflict} are preloaded")
         raise CannotFork(f"{conflict} kernels are made of")
+    if kind == b"x":
+        raise CannotFork(f"the system refused ({os.strerror(number)})")
     if kind != b"p":
-        raise CannotFork("its template did not fork")
+        raise CannotFork("no process was forked")
     for level, what, data in ancillary:
         if PASSES_PIDS and (level, what) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return int(CREDENTIALS.unpack(data[: CREDENTIALS.size])[0])
-    return int(number)
+            return int(CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]), int(number)
+    return int(number), int(number)

@@ -14,6 +14,10 @@ formed kernel's two sockets; the connection delivers 4 bytes of length and JSON 
 and its pid; once it has ended, the template sends `e` and its exit code, as `subprocess` gives it,
 and closes. A kernel that has loaded modules of which its user has other versions answers with `m`
 instead, and exits.
+
+A kernel may be forked again, and its branch becomes a child of the template. An `a` on the line
+carries a connection that delivers length and JSON (`pid`, as seen here); the template answers with
+`p` and the pid, and from then on the branch is a kernel like those that it has forked.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 RECEIVE_TIMEOUT = 5.0  # max seconds to wait for the next part of a request
-FORK, RETIRE = b"f", b"r"  # commands on the line
+FORK, ADOPT, RETIRE = b"f", b"a", b"r"  # commands on the line
 LENGTH = struct.Struct("!i")  # precedes a request
 ANSWER = struct.Struct("!ci")  # b"p" and a pid, b"e" and an exit code, b"m" and one of:
 PRELOAD_CONFLICT, CORE_CONFLICT = 1, 2  # the user has other versions of the template's modules
@@ -84,7 +88,7 @@ class Template:
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
-        self.installed, self.env = preloading.install_times(), dict(os.environ)
+        self.packages, self.env = preloading.PackageFolders(), dict(os.environ)
         self.wakeup, writing = os.pipe()
         for end in (self.wakeup, writing):
             os.set_blocking(end, False)
@@ -181,6 +185,10 @@ class Template:
                 self.end()
             line = self.line.fileno()
             readable, _, _ = select.select([self.wakeup, line], [], [], timeout)
+            # Here alone: `select` would wait on if the handler of a signal had read what wakes it.
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self.wakeup, 4096):
+                    pass
             self.reap()
             if line in readable:
                 try:
@@ -191,6 +199,8 @@ class Template:
                     self.end()
                 elif command == RETIRE:
                     self.retired = True
+                elif command == ADOPT:
+                    self.adopt(*descriptors)
                 elif request := self.fork(*descriptors):
                     return request
             elif timeout is not None:
@@ -202,7 +212,7 @@ class Template:
         connection.settimeout(RECEIVE_TIMEOUT)
         request = None
         try:
-            if preloading.install_times() != self.installed:
+            if self.packages.have_changed():
                 self.report(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
@@ -231,6 +241,27 @@ class Template:
             os.close(stream)
         return None
 
+    def adopt(self, number: int) -> None:
+        """Take charge of a kernel that another one has forked; closes a connection for any other.
+
+        Only a child of this process that is nobody's kernel can be one.
+        """
+        connection = socket.socket(fileno=number)
+        connection.settimeout(RECEIVE_TIMEOUT)
+        self.forking = True  # it must not be reaped meanwhile
+        try:
+            pid = receive(connection)["pid"]
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None or pid in self.kernels:
+                raise ValueError(f"{pid} has ended or is a kernel already")
+            connection.sendall(ANSWER.pack(b"p", pid))
+            self.kernels[pid] = connection
+        except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
+            self.report(refused=repr(error))
+            connection.close()
+        finally:
+            self.forking = False
+
     def become(self, request: Request, streams: tuple[int, ...], connection: socket.socket) -> None:
         """In the child: drop the template's resources and set up the kernel's own."""
         os.setsid()
@@ -242,9 +273,10 @@ class Template:
             os.dup2(stream, number)
         if self.formed:
             self.formed.take(*streams[1:])
-        if self.forms.get("lent"):
-            with contextlib.suppress(OSError):
-                os.utime(sys.prefix)  # it is in use: see `environments/build.py`
+        if lent := self.forms.get("lent"):
+            for used in (sys.prefix, lent):
+                with contextlib.suppress(OSError):
+                    os.utime(used)  # see `environments/tidy_store.py`
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
@@ -277,9 +309,6 @@ class Template:
 
     def reap(self) -> None:
         """Reap children that have ended: kernels, whose exit codes are reported, and orphans."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self.wakeup, 4096):
-                pass
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -321,7 +350,7 @@ def run_formed(request: Request, template: Template) -> None:
     sys.orig_argv = [sys.executable]
     gc.freeze()
     gc.enable()
-    template.formed.run(request["signing_key"].encode())
+    template.formed.run(request["signing_key"].encode(), afterfork.take_mark)
 
 
 def run(request: Request, template_env: dict[str, str]) -> None:

@@ -4,12 +4,13 @@ The server imports only that request, `LAST_REPLY` and what cuts long texts; the
 executed in the kernel.
 """
 
-from .frames import CONTROL, IOPUB, SHELL, STDIN, Frames, frame
+from .frames import BRANCH, CONTROL, IOPUB, SHELL, STDIN, Frames, frame
 from .last_reply import LAST_REPLY
 from .messages import head_and_tail
 from .programs import FORMED, SET_UP, set_up_request
 
 __all__ = [
+    "BRANCH",
     "CONTROL",
     "FORMED",
     "IOPUB",

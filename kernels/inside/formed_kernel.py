@@ -17,12 +17,14 @@ from typing import Any, NoReturn
 from ipykernel.iostream import OutStream
 from ipykernel.kernelapp import IPKernelApp
 
+from .branching import Branching
 from .frames import CONTROL, IOPUB, SHELL
+from .kernel_loop import leave_kernel
 from .rehearsal import rehearse_cells, rehearse_file
 from .run_at_once import run_at_once
 from .script_environment import moved_up, note_modules
 from .setup import prepare
-from .socket_kernel import SocketKernel, leave_kernel
+from .socket_kernel import SocketKernel
 from .socket_stream import Flusher, SocketStream
 from .wire import SocketChannel
 
@@ -53,7 +55,7 @@ class SocketApp(AppBase):  # type: ignore[misc]
             parent=self,
             session=self.session,
             iopub_socket=self.iopub_socket,
-            shell_stream=SocketChannel(SHELL),
+            shell_stream=SocketChannel(SHELL, with_next=True),  # an idle status follows
             control_stream=SocketChannel(CONTROL),
             log=self.log,
             profile_dir=self.profile_dir,
@@ -87,6 +89,7 @@ class Formed:
         self.kernel, self._shell = app.kernel, app.shell
         self._streams: list[Any] = [sys.stdout, sys.stderr]
         self._attach_guards = prepare(app.shell, [1, 2], changed, output_limit)
+        self._branching = Branching(self.kernel, self._streams, self._attach_guards)
         self.info = {"status": "ok", **self.kernel.kernel_info}
         app.kernel.session.key = REHEARSAL
         self._attach_guards()
@@ -135,9 +138,15 @@ class Formed:
         self.kernel.iopub_socket.pipes = (moved_up(stdout), moved_up(stderr))
         self._ends = [socket.socket(fileno=moved_up(each)) for each in (messages, control)]
 
-    def run(self, key: bytes) -> NoReturn:
-        """Be a kernel, in a process of its own, until its end; `key` signs the messages."""
+    def run(self, key: bytes, take_mark: Callable[[str, int], None]) -> NoReturn:
+        """Be a kernel, in a process of its own, until its end.
+
+        Args:
+            key: signs the messages.
+            take_mark: gives a process a kernel's mark and the mark's number.
+        """
         kernel = self.kernel
+        self._branching.take_mark = take_mark
         self._shell.init_environment()  # as every IPython kernel, in this process's variables
         self._shell.starting_dir = os.getcwd()
         self._shell.user_ns["_dh"][:] = [Path.cwd()]

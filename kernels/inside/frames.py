@@ -13,6 +13,7 @@ HEAD = struct.Struct("!cH")  # the channel, and the number of parts; their lengt
 LENGTH = 4  # bytes of each part's length
 # The channels, each by one byte.
 SHELL, IOPUB, STDIN, CONTROL = CHANNELS = b"s", b"o", b"i", b"c"
+BRANCH = b"b"  # to a kernel: descriptors, and JSON, for a fork of it
 
 
 def frame(channel: bytes, parts: Sequence[bytes]) -> bytes:
@@ -30,10 +31,11 @@ class Frames:
 
     Args:
         most: max bytes of one frame; 0 means no limit.
+        channels: those that frames may be for.
     """
 
-    def __init__(self, most: int = 0) -> None:
-        self._most = most
+    def __init__(self, most: int = 0, channels: Sequence[bytes] = CHANNELS) -> None:
+        self._most, self._channels = most, channels
         self._unread = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[bytes, list[bytes]]]:
@@ -46,7 +48,7 @@ class Frames:
         unread += data
         while len(unread) >= (lengths := begin + HEAD.size):
             channel, count = HEAD.unpack_from(unread, begin)
-            if channel not in CHANNELS:
+            if channel not in self._channels:
                 raise ValueError("no message where one should begin")
             if len(unread) < (end := lengths + LENGTH * count):
                 break

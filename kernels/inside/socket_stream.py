@@ -20,6 +20,7 @@ from jupyter_client.session import extract_header
 from .wire import INTERRUPTING, SocketChannel, uninterrupted
 
 FLUSH_INTERVAL = 0.1  # seconds between two messages of a stream, unless somebody flushes it
+FLUSH_THREAD = "Flush"
 LARGEST_TEXT = 65_536  # max characters that a stream keeps before it sends them
 # Max characters of a forked process's message: the system takes its 30 kB at most at once, so a
 # process that is killed leaves no half of one, after which nobody could read on.
@@ -175,7 +176,7 @@ class Flusher:
             self._waiting.add(stream)
             self._wanted.set()
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="Flush", daemon=True)
+            thread = threading.Thread(target=self._run, name=FLUSH_THREAD, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # a limit forbids it

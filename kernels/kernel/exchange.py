@@ -89,6 +89,15 @@ class Exchange:
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
+    async def ask_to_fork(self) -> dict[str, Any]:
+        """Ask the kernel whether it can be forked; only while nothing runs.
+
+        Returns the content of its `fork_reply`; see `inside/branching.py`.
+        """
+        message = self.client.session.msg("fork_request", {})
+        self.client.shell_channel.send(message)
+        return dict((await self.reply_to(str(message["header"]["msg_id"])))["content"])
+
     async def look_up(self, request: str) -> dict[str, Any]:
         """Wait for the answer to a completion or inspection request; empty if none arrives in time.
 

@@ -8,7 +8,7 @@ import sys
 
 import zmq.asyncio
 
-from ..process import KernelProcess, Launch, LocalProcess, SocketProcess, is_here
+from ..process import BranchProcess, KernelProcess, Launch, LocalProcess, SocketProcess, is_here
 from ..remote import RemoteProcess
 
 log = logging.getLogger(__name__)
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelProcess:
     """Make the process that a launch asks for, without starting it."""
+    if launch.branch_of is not None:
+        return BranchProcess(launch, launch.branch_of)
     if launch.servers or launch.attach:
         from ..jupyter_server import ServerKernel  # here, since its websockets are slow to import
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
-from ..process import Launch, next_step
+from ..process import BranchProcess, Launch, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
@@ -29,12 +30,13 @@ from ..protocol import (
     new_cell,
     reply_of,
 )
+from .branching import check_branch, origin_of
 from .exchange import Exchange
 from .factory import ordinary_process, process_for
 from .project_files import ProjectFiles
+from .run_end import last_output, stop_run
 from .set_up import get_ready, is_ipykernel, unless_dead
 
-GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
 QUESTIONS_DELAY = 0.02  # seconds until questions are listened for: most runs are over by then
 ENTER = "__import__('os').chdir({folder!r})"
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
@@ -48,12 +50,14 @@ class Kernel:
         process: its process, local or remote.
         listened: the ports that its processes listened on when its last run was to be stopped.
         killed_since: why it was killed; empty if it was not.
+        lost: what its origin has and it lacks, in a few words each, if it was forked from a kernel.
+        shared: the files that both have open.
         not_formed: why it was not formed in a template and then forked; empty if it was, or if
             that was not tried.
     """
 
     def __init__(self, launch: Launch, context: zmq.asyncio.Context | None = None) -> None:
-        self.launch = launch
+        self.launch = replace(launch, branch_of=None)  # else it keeps all its ancestors
         self.info: dict[str, Any] = {}
         self._context = context
         self.process = process_for(launch, context)
@@ -63,6 +67,8 @@ class Kernel:
         self._files: ProjectFiles | None = None  # for a kernel on another machine
         self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
+        self.lost: tuple[str, ...] = ()
+        self.shared: tuple[str, ...] = ()
 
     # -- life
 
@@ -98,6 +104,9 @@ class Kernel:
             if self.is_python and not self.process.is_here:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
+            if isinstance(self.process, BranchProcess):
+                await check_branch(self.process, self.exchange)
+                self.lost, self.shared = self.process.lost, self.process.shared
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -115,6 +124,14 @@ class Kernel:
         except BaseException:
             await self.close(graceful=False)
             raise
+
+    def branch_launch(self) -> Launch:
+        """The launch of a kernel that is forked from this one, on which nothing runs until then.
+
+        Raises:
+            CannotBranch: it is not one that can be forked.
+        """
+        return replace(self.launch, branch_of=origin_of(self.process, self.exchange))
 
     async def close(self, *, graceful: bool = True) -> None:
         """Close the channels and end the process; see `KernelProcess.close`."""
@@ -182,12 +199,16 @@ class Kernel:
         return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, on_question)
 
     async def enter(self, folder: Path) -> None:
-        """Make a folder of this machine the working folder, if the kernel is a Python one here.
+        """Make a folder of this machine the working folder of a Python kernel.
+
+        On another machine, the next cell enters the copy of the folder.
 
         Raises:
             DeadKernelError: the kernel ended.
             TimeoutError: it did not answer within `Launch.start_timeout`.
         """
+        if self._files is not None:
+            self._files.enter(folder)
         if not self.is_python or not self.process.is_here:
             return
         request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
@@ -278,7 +299,10 @@ class Kernel:
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
             actions: list[str] = []
             if not ending.done() and not death.done():
-                actions = await self._stop_run(ending, death)
+                why, self.listened = self._stop.result()[1], await self.listeners()
+                actions = await stop_run(
+                    why, self.process, self.client, ending, death, patient=self._patient
+                )
             status = self._stop.result()[0] if self._stop.done() and actions else None
             if not ending.done():
                 return await self._dead(ending, death, outputs, status, actions, notices)
@@ -300,28 +324,6 @@ class Kernel:
             self._stop = None
             self.process.raw.detach()
 
-    async def _stop_run(
-        self, ending: asyncio.Task[Message], death: asyncio.Future[int | None]
-    ) -> list[str]:
-        """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
-        assert self._stop is not None
-        actions = [self._stop.result()[1]]
-        self.listened = await self.listeners()
-        ends: list[asyncio.Future[Any]] = [ending, death]
-        for words in ("interrupted", "interrupted again"):
-            actions.append(words)
-            await self.process.interrupt(again=words == "interrupted again")
-            # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
-            self.client.kernel_info()
-            grace = None if self._patient else GRACE
-            await asyncio.wait(ends, timeout=grace, return_when="FIRST_COMPLETED")
-            if ending.done() or death.done():
-                return actions
-        actions.append("killed, since it ignored the interrupts")
-        await self.process.kill()
-        await asyncio.wait({death}, timeout=GRACE)
-        return actions
-
     async def _dead(
         self,
         ending: asyncio.Task[Message],
@@ -332,15 +334,7 @@ class Kernel:
         notices: list[str],
     ) -> Reply:
         """Make the reply of a process that ended, after folding the output it still sent."""
-        quiet = False
-        while not quiet and not ending.done():
-            outputs.changed.clear()
-            try:
-                async with asyncio.timeout(0.05):
-                    await outputs.changed.wait()
-            except TimeoutError:
-                quiet = True
-        outputs.changed.set()
+        await last_output(ending, outputs)
         self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
         if self.killed_since:

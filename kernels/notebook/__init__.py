@@ -6,10 +6,12 @@ Also reads such notebooks, and compares the outputs of two runs of a cell.
 from ..encoding import decoded, encoded
 from .compare import Difference, differences
 from .recovery import PID_FILE_SUFFIX, is_open, is_recorded, recover
+from .retention import delete_notebook, outdated_notebooks, prune
 from .run import Run
 from .runs_on_record import RunsOnRecord, recorded
 from .signing import Signer
 from .steps import Step, Steps, steps_of
+from .titles import one_line, retitle, set_title
 from .writer import Recorder
 
 __all__ = [
@@ -22,11 +24,17 @@ __all__ = [
     "Step",
     "Steps",
     "decoded",
+    "delete_notebook",
     "differences",
     "encoded",
     "is_open",
     "is_recorded",
+    "one_line",
+    "outdated_notebooks",
+    "prune",
     "recorded",
     "recover",
+    "retitle",
+    "set_title",
     "steps_of",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from .cell_json import cell_json
-from .layout import TAIL
+from .layout import SEPARATOR, TAIL, head_json
 from .recovery import is_open, pid_file, repair, replacement, write_pid_file
 from .signing import Draft, FileState, Hashed, Signer
 
@@ -78,6 +77,47 @@ class Recorder:
         over = [cell for cell in notebook.cells if not is_open(cell)]
         recorder._replace(over)
         return recorder, [*over, *(cell for cell in notebook.cells if is_open(cell))]
+
+    async def copied(self, metadata: dict[str, Any], instance: str = "") -> Recorder:
+        """A recorder whose notebook begins with the finished cells of this one.
+
+        No cell may be started or finished in the meantime. There is no such notebook yet if this
+        recorder has none, or if another program has changed it; `problem` says so then.
+
+        Args:
+            metadata: that of the new notebook.
+            instance: of the server, where several share the folder.
+        """
+        other = Recorder(self.folder, metadata, instance)
+        async with self._rewriting:
+            if self.path is None:
+                return other
+            if self._touched_by_others():
+                other.problem = f"{self.path.name} was changed by another program"
+                return other
+            other.path = new_path(self.folder, words_of(self.path))
+            try:
+                await asyncio.to_thread(other._copy_cells, self)
+            except OSError as error:
+                other.problem = f"{error.strerror or error} ({other.path})"
+                other.close()
+                other.path = None
+        return other
+
+    def _copy_cells(self, other: Recorder) -> None:
+        assert self.path is not None
+        assert other.path is not None
+        head = self._head()
+        write_pid_file(self.path, self._instance)
+        with other.path.open("rb") as old, self._anew() as file:
+            file.write(head)
+            old.seek(other._begin)
+            transfer(old, file, other._end - other._begin)
+            file.write(TAIL)
+        longer = len(head) - other._begin
+        self._begin, self._end = len(head), other._end + longer
+        places = other._places.items()
+        self._places = {one: (begin + longer, end + longer) for one, (begin, end) in places}
 
     def start(self, cell: NotebookNode, title: str) -> None:
         """Write a cell to disk before it runs; `title` is used to name a new file."""
@@ -206,7 +246,7 @@ class Recorder:
         assert self.path is not None
         assert self._seen is not None
         _, size, _ = self._seen
-        between = b",\n" if self._places else b""
+        between = SEPARATOR if self._places else b""
         body = between + text
         # Never shorter than before, so one write leaves no remainder after the last bracket.
         padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
@@ -228,8 +268,7 @@ class Recorder:
 
     def _create(self, title: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        self.path = self.folder / f"{stamp}-{slug(title)}-{secrets.token_hex(3)}.ipynb"
+        self.path = new_path(self.folder, slug(title))
         try:
             write_pid_file(self.path, self._instance)
             self._replace([])
@@ -244,7 +283,7 @@ class Recorder:
         self._begin = len(body)
         places: dict[str, tuple[int, int]] = {}
         for cell in cells:
-            body += b",\n" if places else b""
+            body += SEPARATOR if places else b""
             begin = len(body)
             body += cell_json(cell)
             places[cell.id] = (begin, len(body))
@@ -255,10 +294,7 @@ class Recorder:
 
     def _head(self) -> bytes:
         """What is before the first cell."""
-        head = json.dumps(
-            {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
-        )
-        return (head[: head.rindex("[]")] + "[\n").encode()
+        return head_json({"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5})
 
     @contextlib.contextmanager
     def _anew(self) -> Iterator[BinaryIO]:
@@ -305,6 +341,17 @@ def transfer(old: BinaryIO, new: BinaryIO, size: int = sys.maxsize) -> None:
     while size > 0 and (piece := old.read(min(size, COPIED))):
         new.write(piece)
         size -= len(piece)
+
+
+def new_path(folder: Path, words: str) -> Path:
+    """The path of a new notebook."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return folder / f"{stamp}-{words}-{secrets.token_hex(3)}.ipynb"
+
+
+def words_of(path: Path) -> str:
+    """The words in the name of a notebook that `new_path` has named."""
+    return path.stem.split("-", 2)[-1].rpartition("-")[0] or "cell"
 
 
 def slug(title: str) -> str:

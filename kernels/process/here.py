@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
 
 from ..addresses import RemoteKernel
-from ..process_tree import Family, memory_of, remove
+from ..process_tree import Family, memory_of, new_mark, remove
 from .kernel_process import SetUp, describe_exit
 from .launch import Launch
 from .output_pipes import RawOutput
@@ -35,7 +34,7 @@ class ProcessHere:
         self.spec: KernelSpec | None = None  # once it has been read
         self.pid: int | None = None
         self.raw = RawOutput()
-        self.mark = f"{launch.mark}.{secrets.token_hex(6)}"
+        self.mark = new_mark(launch.mark)
         self.left_running: tuple[str, ...] = ()
         self._logged: set[str] = set()
         self.family: Family | None = None

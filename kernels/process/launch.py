@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
@@ -16,6 +16,9 @@ from ..addresses import JupyterServer, RemoteKernel
 from ..environments import LENT_KERNEL, Environment
 from ..fork import PRELOAD
 from ..kernelspecs import OURS, spec_folders
+
+if TYPE_CHECKING:
+    from .socket_process import SocketProcess
 
 SPEC_LIFETIME = 2.0  # seconds; to find and read a kernelspec takes 2 ms
 
@@ -76,6 +79,7 @@ class Launch:
         remote_options: options for kernels on other machines.
         servers: Jupyter Servers, one of which runs the kernel; empty means this machine.
         attach: an existing kernel on one of them, to be used instead of a new one.
+        branch_of: a kernel of this launch that is forked to make the new one.
     """
 
     cwd: Path
@@ -98,6 +102,20 @@ class Launch:
     remote_options: RemoteOptions = field(default_factory=RemoteOptions)
     servers: tuple[JupyterServer, ...] = ()
     attach: RemoteKernel | None = None
+    branch_of: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A kernel that another one is to be forked from; nothing runs on it.
+
+    Attributes:
+        process: its process.
+        ask: asks it whether it can be forked; returns the content of its `fork_reply`.
+    """
+
+    process: SocketProcess
+    ask: Callable[[], Awaitable[dict[str, Any]]]
 
 
 def shown(launch: Launch) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Any
 
@@ -151,6 +151,19 @@ class Link(asyncio.Protocol):
             self._transport.write(data)
             self.announce()
 
+    def send_with(self, data: bytes, descriptors: Sequence[int]) -> None:
+        """Send bytes with descriptors, to a kernel that has read everything before.
+
+        Raises:
+            OSError: it has not, or the connection is closed.
+        """
+        if self._transport is None or self._transport.get_write_buffer_size():
+            raise BlockingIOError("the kernel does not read what it is sent")
+        with self._transport.get_extra_info("socket").dup() as end:
+            end.setblocking(False)
+            sent = socket.send_fds(end, [data], descriptors)
+        self._transport.write(data[sent:])
+
     def end_requests(self) -> None:
         """Say that no more requests come: the kernel then ends as it would by itself."""
         if self._transport is not None and not self.closed.done():
@@ -173,9 +186,10 @@ class Link(asyncio.Protocol):
 class SocketClient(QueuedClient):
     """jupyter_client's client over two sockets; make it by `connected`."""
 
-    def __init__(self, messages: Link, control: Link, key: bytes) -> None:
+    def __init__(self, messages: Link, control: Link, key: bytes, session_id: str = "") -> None:
         # Nobody else can send over these sockets, so no digests are kept, 65,536 by default.
-        session, read = Session(key=key, digest_history_size=0), SignedMessages(key).read
+        named = {"session": session_id} if session_id else {}
+        session, read = Session(key=key, digest_history_size=0, **named), SignedMessages(key).read
         links = {name: control if name == "control" else messages for name in CHANNELS}
         channels: dict[str, Any] = {
             name: SocketChannel(link, BYTES[name], session, read) for name, link in links.items()
@@ -185,13 +199,17 @@ class SocketClient(QueuedClient):
 
 
 async def connected(
-    ends: tuple[socket.socket, socket.socket], key: bytes, output_limit: int
+    ends: tuple[socket.socket, socket.socket], key: bytes, output_limit: int, session_id: str = ""
 ) -> SocketClient:
-    """Connect to a kernel over our ends of its sockets, for messages and for control."""
+    """Connect to a kernel over our ends of its sockets, for messages and for control.
+
+    Its client may have an existing session's id, to which older output of the kernel belongs.
+    """
     loop = asyncio.get_running_loop()
     most = 2 * output_limit + ROOM if output_limit else 0
     messages, control = Link(most), Link(most)
-    client = SocketClient(messages, control, key)  # its channels first: messages may wait already
+    # Its channels first: messages may wait already.
+    client = SocketClient(messages, control, key, session_id)
     try:
         for link, end in ((messages, ends[0]), (control, ends[1])):
             make: Callable[[], Link] = lambda link=link: link  # type: ignore[misc] # noqa: E731

@@ -40,6 +40,8 @@ GRACE = 2.0  # max seconds for a kernel's exit handlers
 KILL_TIMEOUT = 5.0  # max seconds until a killed kernel's exit code is known
 POLL_INTERVAL = 0.1  # seconds between checks of a kernel whose template has ended
 
+Pairs = tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]
+
 
 class SocketProcess(ProcessHere):
     """The process behind a forked kernel: see `KernelProcess`."""
@@ -70,14 +72,7 @@ class SocketProcess(ProcessHere):
             raise CannotFork("its kernelspec has a provisioner of its own")
         key = secrets.token_hex(32)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            pairs = [socket.socketpair() for _ in range(2)]
-            for one, other in pairs:
-                ours.callback(one.close)
-                theirs.callback(other.close)
-            pipes = self.raw.open()
-            ours.callback(self.raw.close)
-            for pipe in pipes:
-                theirs.callback(os.close, pipe)
+            pairs, pipes = self._open(ours, theirs)
             provisioner = ForkserverProvisioner(kernel_id=self.mark, kernel_spec=spec, **config)
             provisioner.sockets = [other.fileno() for _, other in pairs]
             provisioner.signing_key, provisioner.output_limit = key, self.launch.output_limit
@@ -91,24 +86,62 @@ class SocketProcess(ProcessHere):
             )
             launched["cmd"] = [interpreter(spec), *launched["cmd"][1:]]
             await provisioner.launch_kernel(**launched)
-            self._provisioner, self._process = provisioner, provisioner.process
-            self.pid = provisioner.pid
-            assert self.pid is not None
-            # Now, while it is certainly alive.
-            self.family = Family(self.pid, parent_adopts=True)
-            self.kernel_info, self.is_set_up = self._process.kernel_info, True
-            self._process.when_reported(self._exit_reported)
-            one, two = (pair[0] for pair in pairs)
-            for end in (one, two):
-                end.setblocking(False)
-            self._client = await connected((one, two), key.encode(), self.launch.output_limit)
-            self._client.control.announce = self._announce_control
-            self._client.messages.closed.add_done_callback(self._connection_lost)
-            self.raw.in_order = self._client.iopub_channel.when_read
+            client = await self._connect(provisioner, pairs, key)
             ours.pop_all()
-        return self._client
+        return client
+
+    def _open(
+        self, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+    ) -> tuple[Pairs, tuple[int, int]]:
+        """Open the kernel's sockets and pipes; `ours` and `theirs` close each side's ends.
+
+        Returns the pairs of sockets, for messages and for control, and the pipes' ends for it.
+        """
+        pairs = (socket.socketpair(), socket.socketpair())
+        for one, other in pairs:
+            ours.callback(one.close)
+            theirs.callback(other.close)
+        pipes = self.raw.open()
+        ours.callback(self.raw.close)
+        for pipe in pipes:
+            theirs.callback(os.close, pipe)
+        return pairs, pipes
+
+    async def _connect(
+        self, provisioner: ForkserverProvisioner, pairs: Pairs, key: str, session_id: str = ""
+    ) -> SocketClient:
+        """Take charge of a process that has just been forked, and connect to it."""
+        self._provisioner, self._process = provisioner, provisioner.process
+        self.pid = provisioner.pid
+        assert self._process is not None
+        assert self.pid is not None
+        # Now, while it is certainly alive.
+        self.family = Family(self.pid, parent_adopts=True)
+        self.kernel_info, self.is_set_up = self._process.kernel_info, True
+        self._process.when_reported(self._exit_reported)
+        one, two = (pair[0] for pair in pairs)
+        for end in (one, two):
+            end.setblocking(False)
+        limit = self.launch.output_limit
+        self._client = client = await connected((one, two), key.encode(), limit, session_id)
+        client.control.announce = self._announce_control
+        client.messages.closed.add_done_callback(self._connection_lost)
+        self.raw.in_order = client.iopub_channel.when_read
+        return client
 
     # -- its life
+
+    @property
+    def client(self) -> SocketClient:
+        """Our client of it, once it has started."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def forked_process(self) -> ForkedProcess:
+        """What was forked, once it has started."""
+        assert self._process is not None
+        return self._process
 
     @property
     def forked(self) -> bool:

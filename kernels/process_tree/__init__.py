@@ -4,10 +4,20 @@ Each carries a mark in its environment, so that none is left behind when the ser
 """
 
 from .family import Family
-from .memory import memory_of
+from .memory import memory_alike, memory_of
 from .memory_watch import MemoryWatch
 from .ports import Listener, listeners
-from .reaper import FILE_LOCKS, MARK, Reaper, mark_number, mark_process, marked, marking
+from .reaper import (
+    FILE_LOCKS,
+    MARK,
+    Reaper,
+    mark_below,
+    mark_number,
+    mark_process,
+    marked,
+    marking,
+    new_mark,
+)
 from .shared_memory import remove
 
 __all__ = [
@@ -18,10 +28,13 @@ __all__ = [
     "MemoryWatch",
     "Reaper",
     "listeners",
+    "mark_below",
     "mark_number",
     "mark_process",
     "marked",
     "marking",
+    "memory_alike",
     "memory_of",
+    "new_mark",
     "remove",
 ]

@@ -101,6 +101,7 @@ class Family:
             if parent_adopts and (parent := parent_and_start(found[0])):
                 self._adopter = (found[0], parent[1])
         self._latest: dict[int, float] = {}  # members alive at this update or the one before
+        self._apart: dict[int, float] = {}  # start times of processes that are no members
 
     @property
     def pids(self) -> list[int]:
@@ -111,11 +112,15 @@ class Family:
         """Update the members from a snapshot."""
         if self._root_began is None and self.root in now.began:
             self._root_began = self._began[self.root] = now.began[self.root]
-        living = {pid: start for pid, start in self._began.items() if now.began.get(pid) == start}
+        living = {
+            pid: start
+            for pid, start in self._began.items()
+            if now.began.get(pid) == start and self._apart.get(pid) != start
+        }
         found = list(living)
         for pid in found:
             for child in now.children.get(pid, ()):
-                if child not in living:
+                if child not in living and self._apart.get(child) != now.began[child]:
                     living[child] = now.began[child]
                     found.append(child)
         self._latest = {**self._began, **living}
@@ -148,9 +153,17 @@ class Family:
 
     def adopt(self, pid: int, now: Tree) -> None:
         """Add a process that was found in another way, such as by its mark."""
-        if pid in now.began:
+        if pid in now.began and self._apart.get(pid) != now.began[pid]:
             self._began[pid] = self._latest[pid] = now.began[pid]
             self._note(now.segments)
+
+    def let_go(self, pid: int) -> None:
+        """Count a process and its descendants as no members any more: it is a kernel of its own."""
+        if found := parent_and_start(pid):
+            self._apart[pid] = found[1]
+        self._apart = {one: start for one, start in self._apart.items() if is_still(one, start)}
+        for known in (self._began, self._latest):
+            known.pop(pid, None)
 
     def end(self, mark: str) -> list[str]:
         """Kill all members and marked processes; returns a sentence for each that survived."""
@@ -226,6 +239,12 @@ def at(start: float) -> float:
     """Convert a start time from Linux's clock ticks to seconds since 1970."""
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + start / os.sysconf("SC_CLK_TCK")
+
+
+def is_still(pid: int, start: float) -> bool:
+    """Whether a process that started then is still running, on Linux."""
+    found = parent_and_start(pid)
+    return found is not None and found[1] == start
 
 
 def has_children(pid: int) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+DRAWN = 1_000  # marks that one for a forked kernel is chosen from
 CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
 RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
@@ -183,6 +185,28 @@ def mark_number(mark: str) -> int:
     parts = (hashlib.sha256(each.encode()).digest() for each in (server, kernel))
     first, second = (int.from_bytes(digest[:4], "big") >> 1 for digest in parts)
     return first << 31 | (second if kernel else 2**31 - 1)
+
+
+def mark_below(mark: str) -> str:
+    """A new mark for a kernel that is forked from the one with this mark.
+
+    Its number is lower, as a process can only lower its limit, but hardly, so that kernels can be
+    forked again and again.
+
+    Raises:
+        ValueError: none was found, after some thousand forks in a row.
+    """
+    server, most = mark.partition(".")[0], mark_number(mark)
+    drawn = {mark_number(one): one for one in (new_mark(server) for _ in range(DRAWN))}
+    lower = max((number for number in drawn if number < most), default=None)
+    if lower is None:
+        raise ValueError("it was forked from forks too many times")
+    return drawn[lower]
+
+
+def new_mark(server: str) -> str:
+    """A mark for a new kernel of a server."""
+    return f"{server}.{secrets.token_hex(6)}"
 
 
 def kill_marked(mark: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..environments import Environment
 from ..notebook import Recorder
 from ..protocol import Failure
 
@@ -18,12 +19,16 @@ class Failed:
         session_id, principal: its session, and whose that is.
         is_file: whether it ran a file.
         failures: the exception that ended it, and those behind it.
+        environment: what it ran in; None is the default one.
+        folder: where the file or module is that the session ran last; None if it ran none.
     """
 
     session_id: str
     principal: str
     is_file: bool
     failures: tuple[Failure, ...]
+    environment: Environment | None = None
+    folder: Path | None = None
 
 
 async def no_hint(_: Failed) -> str:
@@ -43,6 +48,7 @@ class Config:
         memory_limit: max total resident bytes of a session's processes; 0 means no limit.
         hint: finds what a caller should know of a failed run's cause; empty if nothing.
         instance: the name of this instance of the server, if several share the notebooks.
+        keep: seconds after which a record that is no longer open is deleted; 0 means never.
     """
 
     notebooks: Path
@@ -52,6 +58,7 @@ class Config:
     memory_limit: int = 0
     hint: Callable[[Failed], Awaitable[str]] = no_hint
     instance: str = ""
+    keep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Handover:
         recorder: continues its notebook; None if it has no notebook.
         note: tells about the takeover, in the next result.
         lost: why its variables are gone; empty if they are still there.
+        fresh: whether nothing has run in it.
     """
 
     turn: int = 0
@@ -71,3 +79,4 @@ class Handover:
     recorder: Recorder | None = None
     note: str = ""
     lost: str = ""
+    fresh: bool = False

@@ -12,12 +12,13 @@ import contextlib
 import functools
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from ..environments import Environment
-from ..errors import KernelError, SessionNotFoundError
+from ..errors import CannotBranch, KernelError, SessionNotFoundError
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, Signer, recover
 from ..principals import LOCAL
@@ -30,10 +31,13 @@ from .config import Config, Handover
 from .directory import Directory
 from .environments import Environments
 from .eviction import Eviction
+from .forking import described, handover_of, held_still
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
+from .prune import prune_notebooks
 from .quotas import Quotas
+from .record import notebook_metadata
 from .runs import Execution
 from .session import Session
 
@@ -126,7 +130,11 @@ class Sessions:
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
         self.environments = Environments(
-            lambda principal: pool.owners.of(principal).launch, runtime, self.supervisor
+            lambda principal: pool.owners.of(principal).launch,
+            lambda: [each.environment for each in self.by_id.values() if each.environment],
+            runtime,
+            self.supervisor,
+            self.activity.set,
         )
         callbacks = (self.activity.set, self._became_idle)
         self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
@@ -135,7 +143,9 @@ class Sessions:
         for watch, name in (
             (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
+            (launches.watch, "retiring templates"),
             (functools.partial(watch_memory, self), "memory"),
+            (functools.partial(prune_notebooks, self.config), "deleting old notebooks"),
         ):
             self._stack.callback(self.supervisor.watch(watch, name).cancel)
 
@@ -156,19 +166,72 @@ class Sessions:
             KernelError: every kernel, or every session of the principal, is busy.
             KernelStartError: no kernel could be started.
         """
+
+        async def on(kernel: Kernel, session_id: str) -> Session:
+            session = Session(session_id, principal, kernel, *self._shared, environment=environment)
+            session.recorder.metadata["rmi_agent"].update(described(environment))
+            if parent is not None:
+                session.recorder.metadata["rmi_agent"]["parent"] = parent
+            return session
+
+        lease = functools.partial(self.pool.lease, principal, environment=environment)
+        return await self._opened(principal, lease, on)
+
+    async def fork(self, origin: Session) -> Session:
+        """Open a session with all variables of another one, its cells so far, and its environment.
+
+        If the caller is cancelled, the session is closed once it is there.
+
+        Raises:
+            CannotBranch: the session can't be forked; says why. It goes on as before.
+            KernelError: every kernel, or every session of the principal, is busy.
+        """
+        forking = self.supervisor.start(self._fork(origin), "forking a session", KernelError)
+        try:
+            return await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            forking.add_done_callback(self._close_unwanted)
+            raise
+
+    async def _fork(self, origin: Session) -> Session:
+        async def on(branch: Kernel, session_id: str) -> Session:
+            metadata = notebook_metadata(session_id, origin.principal, branch)
+            forked_from = {"session": short(origin.id), "cell": origin.count}
+            metadata["rmi_agent"] |= {**described(environment), "forked_from": forked_from}
+            handover = await handover_of(origin, metadata, self.config.instance)
+            return Session(
+                session_id, origin.principal, branch, *self._shared, handover, environment
+            )
+
+        environment = origin.environment
+        try:
+            async with held_still(origin) as kernel:
+                lease = functools.partial(self.pool.lease, origin.principal, branch_of=kernel)
+                return await self._opened(origin.principal, lease, on)
+        except CannotBranch as error:
+            raise CannotBranch(f"Session {origin.id} can't be forked. {error}") from error
+        finally:
+            self._became_idle(origin.principal)
+
+    def _close_unwanted(self, forking: asyncio.Task[Session]) -> None:
+        if not forking.cancelled() and forking.exception() is None:
+            self.close_soon(forking.result(), "the call that forked it was cancelled")
+
+    async def _opened(
+        self,
+        principal: str,
+        lease: Callable[[], Awaitable[Kernel]],
+        on: Callable[[Kernel, str], Awaitable[Session]],
+    ) -> Session:
+        """Open a session: lease its kernel, and make the session `on` it, given its id."""
         with contextlib.ExitStack() as undo:
             with tracer.start_as_current_span("kernel.lease"):
                 await self.quotas.take(principal)
                 undo.callback(self.quotas.give_back, principal)
-                kernel = await self.pool.lease(principal, environment=environment)
+                kernel = await lease()
                 undo.callback(self.pool.retire, kernel)
-            session_id = secrets.token_urlsafe(12)
-            session = Session(session_id, principal, kernel, *self._shared, environment=environment)
-            if environment is not None:
-                named = {"name": environment.name, "kind": environment.kind}
-                session.recorder.metadata["rmi_agent"]["environment"] = named
-            if parent is not None:
-                session.recorder.metadata["rmi_agent"]["parent"] = parent
+            session = await on(kernel, secrets.token_urlsafe(12))
+            undo.callback(session.recorder.close)
             await self.directory.announce(session)
             if self._stopping:  # shutdown began during this call
                 raise KernelError("The server is shutting down.")

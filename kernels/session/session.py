@@ -19,7 +19,7 @@ from ..addresses import RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, Signer
+from ..notebook import Recorder, Run, Signer, set_title
 from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
@@ -45,7 +45,8 @@ class Session:
         signer: signs its notebook.
         became_busy: called whenever a run is accepted.
         became_idle: called with the principal whenever the last accepted run is over.
-        handover: the session's state, if it is taken over from another instance of the server.
+        handover: the session's state, if it is taken over from another instance of the server, or
+            begins as a copy of another session.
         environment: what its kernels run in; None is the default one.
 
     Attributes:
@@ -79,14 +80,15 @@ class Session:
         self.last_used = time.monotonic()
         self.closed = False
         self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
-        self._fresh = handover is None
-        before = handover or Handover()
+        before = handover or Handover(fresh=True)
+        self._fresh = before.fresh
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
             config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
         )
         self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
+        self._has_new_title = False
 
     @property
     def running(self) -> bool:
@@ -107,6 +109,11 @@ class Session:
     def background(self) -> Execution | None:
         """The program that runs in the background, if there is one."""
         return next((each for each in self.runs.unfinished if each.in_background), None)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has run on its first kernel."""
+        return self._fresh
 
     @property
     def idle_for(self) -> float:
@@ -220,9 +227,16 @@ class Session:
         if reply.state == "lost":
             self._drop_kernel()
         if reply.status == "error" and reply.failures:
-            is_file = execution.program is not None
-            hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
-            reply = replace(reply, notices=(*reply.notices, *hint))
+            program = execution.program
+            failed = Failed(
+                self.id,
+                self.principal,
+                program is not None,
+                reply.failures,
+                self.environment,
+                self.runs.folder if program is None else program.folder,
+            )
+            reply = replace(reply, notices=(*reply.notices, *await self._hint(failed)))
         return await self._record.finish(execution, reply, process, self.runs.executions)
 
     async def _hint(self, failed: Failed) -> list[str]:
@@ -323,6 +337,31 @@ class Session:
     def _used(self) -> None:
         self.last_used = time.monotonic()
 
+    # -- its title
+
+    @property
+    def title(self) -> str:
+        """What the session was named; may be empty."""
+        return str(self.recorder.metadata.get("rmi_agent", {}).get("title", ""))
+
+    def set_title(self, title: str) -> None:
+        """Name the session in the metadata of its notebook; written when it closes or is asked to.
+
+        An empty title is removed.
+        """
+        set_title(self.recorder.metadata, title)
+        self._has_new_title = True
+
+    async def write_title(self) -> None:
+        """Write the title once no cell runs."""
+        async with self.runs.turn:
+            await self._write_title()
+
+    async def _write_title(self) -> None:
+        if self._has_new_title:
+            self._has_new_title = False
+            await self.recorder.amend((), head=True)
+
     # -- interrupt, restart, close
 
     def _stop_series(self, why: str) -> None:
@@ -376,6 +415,7 @@ class Session:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
                 self._drop_kernel()
+                await self._write_title()
             self._record.sign()
         finally:
             self._drop_kernel()

@@ -7,25 +7,30 @@ decides which of the provider's users are let in, and under which name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastmcp.server.auth import AccessToken
+from fastmcp.server.auth import AccessToken, TokenVerifier
 from fastmcp.server.auth.oauth_proxy import OAuthProxy
 from fastmcp.server.auth.oidc_proxy import OIDCProxy
-from fastmcp.server.auth.providers.github import GitHubProvider
-from fastmcp.server.auth.providers.google import GoogleProvider
+from fastmcp.server.auth.providers.github import GitHubProvider, GitHubTokenVerifier
+from fastmcp.server.auth.providers.google import GoogleProvider, GoogleTokenVerifier
 from mcp.shared.auth import OAuthClientInformationFull
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ...kernels import reason
 from ..errors import BadSettings
 from ..settings import Settings
 from .client_registration import is_protected, restrict
+from .consent_page import ConsentPage
 from .oauth_routes import authorize, replace_routes
+from .page_sign_in import CALLBACK, MARK, TITLES, PageSignIn, Upstream
+from .pages import UNKNOWN_RIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +56,18 @@ class Allowlist:
         )
         return None
 
+    @property
+    def principals(self) -> tuple[str, ...]:
+        """All principals who are let in."""
+        return tuple(f"{self.provider}:{user}" for user in sorted(self.users))
+
 
 class AllowlistedProxy(OAuthProxy):
     """One of FastMCP's providers, restricted to an allowlist of users."""
 
     allowlist: Allowlist
+    pages: PageSignIn
+    rights = UNKNOWN_RIGHTS
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """The principal of a token; checked on each call, since the list may have changed."""
@@ -73,9 +85,31 @@ class AllowlistedProxy(OAuthProxy):
         await super().register_client(client_info)
 
     def get_routes(self, mcp_path: str | None = None) -> list[Route]:
-        """FastMCP's routes, but none redirects to a client before a person has been asked."""
-        ours = Route("/authorize", partial(authorize, self), methods=["GET", "POST"])
-        return replace_routes(super().get_routes(mcp_path), ours)
+        """FastMCP's routes, but none redirects to a client before a person has been asked.
+
+        What leads back from the provider to our own pages is passed on to them.
+        """
+        routes = super().get_routes(mcp_path)
+        theirs = {route.path: route.endpoint for route in routes}
+        consent = ConsentPage(theirs["/consent"], self.pages.title, lambda: self.rights)
+        both = ["GET", "POST"]
+        return replace_routes(
+            routes,
+            Route("/authorize", partial(authorize, self), methods=both),
+            Route("/consent", consent.handle, methods=both),
+            Route(CALLBACK, partial(callback, theirs[CALLBACK]), methods=["GET"]),
+        )
+
+    def set_rights(self, rights: str) -> None:
+        """Say where code runs and what it can do, see `pages.Question`."""
+        self.rights = rights
+
+
+async def callback(theirs: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    """Pass on what a provider sends back: to our own pages, or to FastMCP."""
+    if request.query_params.get("state", "").startswith(MARK):
+        return RedirectResponse(f"/review/arrive?{request.url.query}", 303)
+    return await theirs(request)
 
 
 class GitHub(AllowlistedProxy, GitHubProvider):
@@ -90,7 +124,7 @@ class Issuer(AllowlistedProxy, OIDCProxy):
     """Sign-in with an OpenID Connect issuer."""
 
 
-def external_provider(settings: Settings, url: str) -> OAuthProxy:
+def external_provider(settings: Settings, url: str) -> AllowlistedProxy:
     """The provider that AUTH names.
 
     Raises:
@@ -119,16 +153,36 @@ def external_provider(settings: Settings, url: str) -> OAuthProxy:
         "enable_cimd": False,  # never fetch a URL that a stranger supplies
     }
     provider: AllowlistedProxy
+    verifier: TokenVerifier
+    scopes: tuple[str, ...]
     if name == "github":
         provider = GitHub(**common, cache_ttl_seconds=CACHE_SECONDS)
         provider.allowlist = Allowlist(name, users, lambda claims: [str(claims.get("login") or "")])
+        site, scopes = "https://github.com/login/oauth/", ("read:user",)
+        urls, verifier = (site + "authorize", site + "access_token"), GitHubTokenVerifier()
     elif name == "google":
-        scopes = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
-        provider = Google(**common, required_scopes=scopes, cache_ttl_seconds=CACHE_SECONDS)
+        scopes = ("openid", "https://www.googleapis.com/auth/userinfo.email")
+        provider = Google(**common, required_scopes=list(scopes), cache_ttl_seconds=CACHE_SECONDS)
         provider.allowlist = Allowlist(name, users, verified_email)
+        urls = "https://accounts.google.com/o/oauth2/v2/auth", "https://oauth2.googleapis.com/token"
+        verifier = GoogleTokenVerifier(required_scopes=list(scopes))
     else:
-        provider = discover(common, settings.oauth_config_url or "")
+        issuer = provider = discover(common, settings.oauth_config_url or "")
         provider.allowlist = Allowlist(name, users, email_or_subject)
+        scopes, known = ("openid", "email"), issuer.oidc_config
+        urls = str(known.authorization_endpoint), str(known.token_endpoint)
+        verifier = issuer.get_token_verifier(audience=settings.oauth_client_id)
+    upstream = Upstream(
+        TITLES[name],
+        *urls,
+        scopes,
+        verifier,
+        "id_token" if name == "oidc" else "access_token",
+        settings.oauth_client_id or "",
+        secret,
+    )
+    listed = provider.allowlist
+    provider.pages = PageSignIn(upstream, url, listed.principals, listed.principal)
     return provider
 
 

@@ -87,6 +87,10 @@ class OAuthServer(OAuthProvider):
         self._codes = AuthorizationCodes()
         self._page = SignInPage(public_url, tokens, self._allow, self._deny)
 
+    def set_rights(self, rights: str) -> None:
+        """Say where code runs and what it can do, see `pages.Question`."""
+        self._page.rights = rights
+
     # -- clients
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:

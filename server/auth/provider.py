@@ -5,6 +5,7 @@ Chooses it and checks the settings it needs; the providers are elsewhere.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastmcp.server.auth import AccessToken, AuthProvider, MultiAuth
@@ -14,6 +15,11 @@ from ..settings import Settings
 from .client_registration import is_protected
 from .tokens import Tokens
 
+if TYPE_CHECKING:
+    from .external import AllowlistedProxy
+    from .oauth_server import OAuthServer
+    from .page_sign_in import PageSignIn
+
 
 class CombinedProvider(MultiAuth):
     """Combines several providers, keeping the principal names that each of them gives.
@@ -21,7 +27,14 @@ class CombinedProvider(MultiAuth):
     FastMCP qualifies names with their source, so that sources can't collide. Here a user is the
     same principal whether they send their token or signed a client in with it; names from other
     providers start with the provider and a colon, which token names can't contain.
+
+    Attributes:
+        signs_in: asks people for consent.
+        pages: signs people in to the review pages without a token; None if nobody has such.
     """
+
+    signs_in: OAuthServer | AllowlistedProxy
+    pages: PageSignIn | None = None
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """The principal of a token, or None."""
@@ -45,15 +58,19 @@ def build_provider(settings: Settings, tokens: Tokens) -> AuthProvider:
     from .oauth_store import Store, store_file
 
     url = public_url(settings)
-    server = (
-        OAuthServer(url, tokens, Store(store_file()))
-        if settings.auth == "token+oauth"
-        else external_provider(settings, url)
-    )
+    server: OAuthServer | AllowlistedProxy
+    pages = None
+    if settings.auth == "token+oauth":
+        server = OAuthServer(url, tokens, Store(store_file()))
+    else:
+        server = external_provider(settings, url)
+        pages = server.pages
     # Each provider checks the scopes of its own tokens.
-    return CombinedProvider(
+    combined = CombinedProvider(
         server=server, verifiers={"token": tokens}, server_source_id="oauth", required_scopes=[]
     )
+    combined.signs_in, combined.pages = server, pages
+    return combined
 
 
 def public_url(settings: Settings) -> str:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from . import pages, throttle
 from .oauth_store import Client
+from .pages import UNKNOWN_RIGHTS
 from .tokens import Tokens, same_secret
 
 PATH = "/sign-in"
@@ -49,6 +50,9 @@ class SignInPage:
         tokens: the tokens that a person may sign in with.
         allow: builds the URL to return to after a principal has agreed.
         deny: builds the URL to return to after a person has declined.
+
+    Attributes:
+        rights: where code runs and what it can do, see `pages.Question`.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class SignInPage:
     ) -> None:
         self._url, self._tokens = public_url, tokens
         self._allow, self._deny = allow, deny
+        self.rights = UNKNOWN_RIGHTS
         self._pending: dict[str, PendingSignIn] = {}
         self._throttle = throttle.LoginThrottle()
         self._secure = public_url.startswith("https:")
@@ -98,7 +103,7 @@ class SignInPage:
         """Show the page, or process its answer."""
         if request.method != "POST":
             one = self._find(request, request.query_params.get("request", ""))
-            return pages.sign_in(self._question(one)) if one else expired()
+            return pages.sign_in(self._question(one), fields(one)) if one else expired()
         form = await request.form(max_files=0, max_fields=10)
         given = {name: value for name, value in form.items() if isinstance(value, str)}
         one = self._find(request, given.get("request", ""))
@@ -108,11 +113,13 @@ class SignInPage:
             address = throttle.client_address(request)
             return await self._try(one, given.get("token", "").strip(), address)
         del self._pending[one.id]
-        return pages.return_to(self._deny(one), origin(one), allowed=False)
+        return pages.return_to(self._deny(one), self._question(one).back_to, allowed=False)
 
     async def _try(self, one: PendingSignIn, token: str, address: str) -> Response:
         if wait := self._throttle.retry_after(address):
-            closed = pages.sign_in(self._question(one), throttle.closed_message(wait), 429)
+            closed = pages.sign_in(
+                self._question(one), fields(one), throttle.closed_message(wait), 429
+            )
             closed.headers["Retry-After"] = f"{math.ceil(wait)}"
             return closed
         found = await self._tokens.verify_token(token)
@@ -125,10 +132,11 @@ class SignInPage:
                 return pages.failure(
                     "Too many wrong tokens. Go back to the client and start again.", 403
                 )
-            return pages.sign_in(self._question(one), throttle.WRONG_TOKEN, 403)
+            return pages.sign_in(self._question(one), fields(one), throttle.WRONG_TOKEN, 403)
         if self._pending.pop(one.id, None) is None:  # answered by another request meanwhile
             return expired()
-        return pages.return_to(self._allow(one, found.client_id), origin(one), allowed=True)
+        back = self._allow(one, found.client_id)
+        return pages.return_to(back, self._question(one).back_to, allowed=True)
 
     def _find(self, request: Request, key: str) -> PendingSignIn | None:
         """The sign-in, if it is still pending and belongs to this browser."""
@@ -142,10 +150,13 @@ class SignInPage:
             server=urlsplit(self._url).netloc,
             client=one.client.name,
             redirect_uri=str(one.params.redirect_uri),
-            back_to=origin(one),
-            request=one.id,
-            csrf=one.csrf,
+            rights=self.rights,
         )
+
+
+def fields(one: PendingSignIn) -> dict[str, str]:
+    """The hidden fields of a sign-in's form."""
+    return {"request": one.id, "csrf": one.csrf}
 
 
 def expired() -> Response:
@@ -154,9 +165,3 @@ def expired() -> Response:
         "It has expired, has been answered, or was started in another browser."
         " Go back to the client and start again."
     )
-
-
-def origin(one: PendingSignIn) -> str:
-    """Scheme, host and port of the address that a sign-in returns to."""
-    parts = urlsplit(str(one.params.redirect_uri))
-    return f"{parts.scheme}://{parts.netloc}"

@@ -3,12 +3,13 @@
 Reads notebooks and asks open sessions for what is not written yet; runs nothing itself.
 """
 
-from .access import ByFirstLink, ByToken, NoSignIn
+from .access import LINK_SECONDS, ByFirstLink, ByToken, NoSignIn
 from .index import Index
 from .middleware import ReviewAuth
 from .responses import is_page
 
 __all__ = [
+    "LINK_SECONDS",
     "ByFirstLink",
     "ByToken",
     "Index",

@@ -7,17 +7,20 @@ nothing about pages.
 
 from __future__ import annotations
 
-import base64
-import hmac
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...kernels import LOCAL
-from ..auth import Tokens, may_see, same_secret
+from ..auth import Tokens, mac, may_see, over, packed, same_secret
 
-SIGNED_IN = 30 * 86_400  # seconds that a sign-in lasts
+if TYPE_CHECKING:
+    from ..auth import PageSignIn
+
+SIGNED_IN = 30 * 86_400  # seconds that a sign-in with a token lasts
+SIGNED_IN_ELSEWHERE = 86_400  # and with another provider, which is not asked again
+LINK_SECONDS = 600.0  # that a one-time link is valid
 SHARED = {"1 hour": 3_600, "1 day": 86_400, "7 days": 7 * 86_400}
 
 
@@ -58,33 +61,42 @@ class NoSignIn:
 
 
 class ByToken:
-    """Cookies for those who presented a token, and links with which they share a session."""
+    """Cookies for those who have signed in, and links with which they share a session.
 
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
+    Args:
+        tokens: the tokens that people may sign in with.
+        elsewhere: another provider that they may sign in with; None if there is none.
+    """
+
+    def __init__(self, tokens: Tokens, elsewhere: PageSignIn | None = None) -> None:
+        self.tokens, self.elsewhere = tokens, elsewhere
+        self._offered: tuple[str, str, float] | None = None  # secret, principal, until
 
     async def cookie(self, token: str) -> str | None:
         """A cookie for the principal who owns `token`; None if nobody does."""
         found = await self.tokens.verify_token(token)
-        key = found and self.tokens.key(found.client_id, "review cookie")
-        if found is None or not key:
+        return None if found is None else self.cookie_of(found.client_id, SIGNED_IN)
+
+    def cookie_of(self, principal: str, seconds: int) -> str | None:
+        """A cookie for a principal; None if they may no longer sign in."""
+        if not (key := self._key(principal, "review cookie")):
             return None
-        until = str(int(time.time()) + SIGNED_IN)
-        return f"{packed(found.client_id.encode())}.{until}.{mac(key, until)}"
+        until = str(int(time.time()) + seconds)
+        return f"{packed(principal.encode())}.{until}.{mac(key, until)}"
 
     def viewer(self, cookie: str) -> Viewer | None:
         """The viewer with this cookie; None if it is invalid or expired."""
         name, until, given = split(cookie)
-        for principal in self.tokens.principals:
+        for principal in self._principals:
             if packed(principal.encode()) == name:
-                key = self.tokens.key(principal, "review cookie")
+                key = self._key(principal, "review cookie")
                 if key and same_secret(given, mac(key, until)) and not over(until):
                     return Viewer(principal)
         return None
 
     def share(self, viewer: Viewer, name: str, seconds: int) -> str | None:
-        """The secret part of a link that shows one session; None if the viewer has no token."""
-        key = self.tokens.key(viewer.name, "review share")
+        """The secret part of a link that shows one session; None if the viewer has no key."""
+        key = self._key(viewer.name, "review share")
         until = str(int(time.time()) + seconds)
         return None if key is None else f"{name}.{until}.{mac(key, name, until)}"
 
@@ -92,11 +104,42 @@ class ByToken:
         """The holder of a link; None if the link is invalid or expired."""
         name, until, given = split(link)
         found = None
-        for principal in self.tokens.principals:
-            key = self.tokens.key(principal, "review share")
+        for principal in self._principals:
+            key = self._key(principal, "review share")
             if key and same_secret(given, mac(key, name, until)) and not over(until):
                 found = Viewer(principal, shared=name, until=int(until))
         return found
+
+    def offer(self, principal: str) -> str:
+        """The secret of a link that signs this principal in once; an earlier one ends."""
+        secret = secrets.token_urlsafe(32)
+        self._offered = secret, principal, time.monotonic() + LINK_SECONDS
+        return secret
+
+    def offered(self, secret: str) -> str | None:
+        """The principal whom a link signs in; None if it was used or has expired."""
+        if self._offered is None or self._offered[2] < time.monotonic():
+            return None
+        return self._offered[1] if same_secret(secret, self._offered[0]) else None
+
+    def redeem(self, secret: str) -> str | None:
+        """The cookie for a link's secret, which works once; None if it does not work any more."""
+        if (principal := self.offered(secret)) is None:
+            return None
+        self._offered = None
+        return self.cookie_of(principal, SIGNED_IN)
+
+    @property
+    def _principals(self) -> tuple[str, ...]:
+        theirs = self.elsewhere.principals if self.elsewhere is not None else ()
+        return (*self.tokens.principals, *theirs)
+
+    def _key(self, principal: str, purpose: str) -> bytes | None:
+        """A principal's key for one purpose; None if they may no longer sign in."""
+        own = self.tokens.key(principal, purpose)
+        if own is None and self.elsewhere is not None:
+            own = self.elsewhere.key(principal, purpose)
+        return own
 
 
 class ByFirstLink:
@@ -123,22 +166,7 @@ class ByFirstLink:
         return Viewer(LOCAL, all=True) if same_secret(cookie, self._cookie) else None
 
 
-def mac(key: bytes, *parts: str) -> str:
-    """A MAC over texts that contain no NUL."""
-    return packed(hmac.digest(key, "\0".join(parts).encode("utf-8", "replace"), "sha256"))
-
-
 def split(given: str) -> tuple[str, str, str]:
     """Name, expiry and MAC; three empty strings if the format is wrong."""
     parts = given.rsplit(".", 2)
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("", "", "")
-
-
-def over(until: str) -> bool:
-    """Whether a time has passed; call it only once the MAC was verified."""
-    return int(until) <= time.time()
-
-
-def packed(data: bytes) -> str:
-    """Bytes as characters that cookies and URLs can contain."""
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -69,7 +69,9 @@ def page(notebook: NotebookNode, resources: dict[str, Any]) -> bytes:
         ("require_js_url", "jquery_url", "mathjax_url", "mermaid_js_url", "widget_renderer_url"), ""
     )
     notebook.metadata.pop("widgets", None)
-    exporter = HTMLExporter(sanitize_html=True, embed_images=False, **nowhere)
+    exporter = HTMLExporter(
+        sanitize_html=True, embed_images=False, exclude_anchor_links=True, **nowhere
+    )
     exporter.mermaid_layout_elk_js_url = ""
     html, _ = exporter.from_notebook_node(notebook, resources)
     html = SCRIPTS.sub("", html)  # the template's own: those in outputs are text by now

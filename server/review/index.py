@@ -12,14 +12,14 @@ import re
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from ...kernels import PID_FILE_SUFFIX, is_recorded
 from ..errors import UnreadableError
-from .model import Cell, Notebook, fingerprint
+from .model import Notebook, fingerprint
 from .notebook_file import read_notebook
 
 EXTENSION = ".ipynb"
@@ -27,6 +27,7 @@ STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders
 SEARCHED = 200_000  # max characters kept for searching; for longer notebooks, the file is read
 CACHE_SIZE = 40_000_000  # max bytes of files whose whole contents stay in memory
 TITLE = 120  # max characters of a title
+MARKUP = re.compile(r"^#+ |[*`$]+")  # of Markdown, which a title is not
 SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # prefixes of lines that make no title
 
 Stamp = tuple[int, int, int, bool]  # inode, size, mtime in ns, whether it is being recorded
@@ -38,10 +39,13 @@ class Entry:
 
     Attributes:
         name: its name in URLs; usually the file name without its extension.
-        title: what ran first.
+        title: its title, or what ran first.
+        named: whether it was given a title.
         started: seconds since the epoch.
         principal: its owner; None if unknown.
         status: the status of its last cell; `unreadable` if the file is not a notebook.
+        counts: how many cells have each status.
+        failed: the number of the first cell that failed with each status, if any did.
         seconds: the total run time of its cells.
         live: whether it is being recorded.
         problem: why it can't be read.
@@ -56,6 +60,9 @@ class Entry:
     principal: str | None = None
     cells: int = 0
     status: str = ""
+    named: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     live: bool = False
     picture: tuple[int, int] | None = None
@@ -63,8 +70,9 @@ class Entry:
     text: str | None = ""
 
     def contains(self, words: Iterable[str]) -> bool:
-        """Whether each lower-case word occurs in its code, its output or its name."""
-        words = [word for word in words if word not in self.path.name.lower()]
+        """Whether each lower-case word occurs in its code, its output, its title or its name."""
+        names = f"{self.path.name}\n{self.title}".lower()
+        words = [word for word in words if word not in names]
         if not words:
             return True
         text = self.text
@@ -121,6 +129,13 @@ class Index:
                 self._read.popitem(last=False)
         return notebook
 
+    def forget(self, entry: Entry) -> None:
+        """Forget a session, whose notebook was deleted."""
+        with self._lock:
+            self._entries.pop(entry.path.name, None)
+            for key in [key for key in self._read if key[0] == entry.path.name]:
+                del self._read[key]
+
     def _looked(self) -> Iterable[Entry]:
         try:
             names = os.listdir(self.folder)
@@ -162,11 +177,14 @@ def entry_of(path: Path, stamp: Stamp, changed: float) -> Entry:
     last, text = notebook.last, searchable(notebook)
     return replace(
         entry,
-        title=title(notebook.cells) or entry.title,
+        title=notebook.title or ran(notebook) or entry.title,
+        named=bool(notebook.title),
         started=started(path, began(notebook, changed)),
         principal=notebook.principal,
         cells=len(notebook.cells),
         status=last.status if last is not None else "",
+        counts=notebook.counts,
+        failed={cell.status: cell.number for cell in reversed(notebook.failures)},
         seconds=notebook.seconds,
         picture=notebook.last_picture,
         text=text if len(text) <= SEARCHED else None,
@@ -208,12 +226,16 @@ def began(notebook: Notebook, changed: float) -> float:
     return changed
 
 
-def title(cells: Iterable[Cell]) -> str:
+def ran(notebook: Notebook) -> str:
     """What ran first: a file's name, or the first meaningful line of code."""
-    for cell in cells:
+    if notebook.ran:
+        return shown(notebook.ran)[:TITLE]
+    for cell in notebook.cells:
         if cell.script:
             return shown(cell.script)[:TITLE]
         lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+        if lines and cell.kind == "markdown":
+            return shown(MARKUP.sub("", lines[0])).strip()[:TITLE]
         if lines:
             meaningful = (line for line in lines if not line.startswith(SAYS_LITTLE))
             return shown(next(meaningful, lines[0]))[:TITLE]

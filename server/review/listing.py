@@ -38,7 +38,7 @@ def listing(index: Index, viewer: Viewer, query: Mapping[str, str]) -> dict[str,
         entry
         for entry in index.entries()
         if viewer.sees(entry.principal)
-        and (not search["status"] or entry.status == search["status"])
+        and (not search["status"] or search["status"] in (entry.status, *entry.counts))
         and (not search["when"] or entry.live == (search["when"] == "live"))
         and (not words or entry.contains(words))
     ]

@@ -18,17 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...kernels import Sessions
 from ..middleware import Door, Guard, Waiting
+from ..views import Worker
 from .access import Access, ByFirstLink, ByToken, Viewer
 from .index import Index
-from .responses import cookie_of, expired, first_link, local, sign_in
+from .responses import cookie_of, expired, first_link, local
 from .routes import Pages
+from .sign_in import SignIn
 
 VIEWER_RATE = (
     6_000  # max requests per minute of one viewer: a long notebook has hundreds of pictures
 )
 STRANGERS_RATE = 600  # max requests per minute of all unknown callers together
 FORM_LIMIT = 10_000  # max bytes of a form
-SIGNING_IN = ("/review/sign-in", "/review/enter/")
+SIGNING_IN = ("/review/sign-in", "/review/enter/", "/review/leave", "/review/arrive")
 PUBLIC_PATHS = ("/review/static/", *SIGNING_IN)
 HEADERS = {
     "Content-Security-Policy": "; ".join(
@@ -61,6 +63,8 @@ class ReviewAuth:
         access: identifies viewers.
         sessions: the sessions open in this process.
         waiting: the bodies that strangers are sending, here and elsewhere.
+        rights: where code runs and what it can do, for the sign-in page; empty if none does.
+        worker: renders Markdown; by default one of its own, which ends after a minute.
     """
 
     def __init__(
@@ -69,10 +73,14 @@ class ReviewAuth:
         access: Access,
         sessions: Sessions | None = None,
         waiting: Waiting | None = None,
+        rights: str = "",
+        worker: Worker | None = None,
     ) -> None:
         self._access, waiting = access, waiting or Waiting()
         signs = access if isinstance(access, ByToken | ByFirstLink) else None
-        app: ASGIApp = GZipMiddleware(Pages(index, signs, sessions).app(), 2_000, 4)
+        self._sign_in = SignIn(signs, rights)
+        pages = Pages(index, signs, self._sign_in, worker or Worker(), sessions)
+        app: ASGIApp = GZipMiddleware(pages.app(), 2_000, 4)
         self._known = Guard(app, VIEWER_RATE, lambda path: FORM_LIMIT)
         self._strangers = Door(app, STRANGERS_RATE, waiting, FORM_LIMIT)
         self._refused = Door(self._refusal, STRANGERS_RATE, waiting, 0)
@@ -113,7 +121,7 @@ class ReviewAuth:
             leads_to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             # Browsers send no strict cookie with a request that another site caused.
             before = request.headers.get("sec-fetch-site") == "cross-site"
-            answer = sign_in(local(leads_to), before=before)
+            answer = self._sign_in.page(request, local(leads_to), before=before)
         await answer(scope, receive, send)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ MAGIC = {
     "image/gif": b"GIF8",
     "image/webp": b"RIFF",
 }
+STATUSES = ("ok", "error", "timeout", "interrupted", "dead", "running", "waiting")
+FAILURES = ("error", "timeout", "dead")
 MOST_PIXELS = 60_000_000  # max pixels of a picture: a small file can exhaust a browser's memory
 
 
@@ -100,16 +103,34 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    """All cells, and the notebook's metadata."""
+    """All cells, and the notebook's metadata.
+
+    Attributes:
+        title: what the session was named; may be empty.
+        ran: the name of the notebook that the session ran, if any.
+    """
 
     cells: tuple[Cell, ...]
     principal: str | None
     language: str
+    title: str = ""
+    ran: str = ""
 
     @property
     def last(self) -> Cell | None:
         """The last cell that ran, whose status counts for the whole notebook."""
         return next((cell for cell in reversed(self.cells) if cell.status), None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells have each status, in the order of `STATUSES`."""
+        found = Counter(cell.status for cell in self.cells)
+        return {status: found[status] for status in STATUSES if found[status]}
+
+    @property
+    def failures(self) -> tuple[Cell, ...]:
+        """The cells that failed."""
+        return tuple(cell for cell in self.cells if cell.status in FAILURES)
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...kernels import encodable, regular_file
+from ...kernels import encodable, one_line, regular_file
 from ..errors import UnreadableError
 from ..plaintext import INVISIBLE
 from .model import Cell, Notebook, Output
@@ -70,16 +70,20 @@ def parse_notebook(content: Any, *, live: bool) -> Notebook:
     if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         raise ValueError("no notebook")
     metadata = as_object(content.get("metadata"))
-    principal = as_object(metadata.get("rmi_agent")).get("principal")
+    own = as_object(metadata.get("rmi_agent"))
+    principal = own.get("principal")
     language = as_object(metadata.get("language_info")).get("name")
     cells = [
         parse_cell(number, as_object(cell), live=live)
         for number, cell in enumerate(content["cells"], 1)
     ]
+    papermill = as_object(metadata.get("papermill")) if own else {}
     return Notebook(
         tuple(cells),
         principal if isinstance(principal, str) else None,
         language if isinstance(language, str) else "python",
+        one_line(text_of_lines(own.get("title"))),
+        file_name(text_of_lines(papermill.get("input_path"))),
     )
 
 
@@ -104,11 +108,14 @@ def parse_cell(number: int, cell: Mapping[str, Any], *, live: bool) -> Cell:
         status,
         as_seconds(record.get("elapsed")) or measured_seconds(timing),
         text_of_lines(timing.get("iopub.execute_input"))[:40],
-        text_of_lines(program).replace("\\", "/").rpartition("/")[2]
-        if isinstance(program, str)
-        else "",
+        file_name(text_of_lines(program)) if isinstance(program, str) else "",
         tuple(text_of_lines(note) for note in as_list(record.get("notes"))),
     )
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def guess_status(

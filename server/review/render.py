@@ -24,6 +24,7 @@ from pygments.lexers import PythonLexer, get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from ...kernels import head_and_tail
+from .iframe import PROSE
 from .model import Cell, Output, size_of
 
 MOST_OUTPUTS = 100  # max outputs shown of one cell
@@ -32,7 +33,7 @@ LEAST_TEXT = 4_000  # the lowest such limit, however long the notebook
 MOST_CODE = 200_000  # max characters that are highlighted; more would take seconds
 MOST_COLOURS = 3_000  # max colour changes in one text
 CACHE_SIZE = 30_000_000  # max characters of rendered cells kept in memory
-FRAMES = ("text/html", "image/svg+xml", "text/markdown")
+FRAMES = ("text/html", "image/svg+xml", "text/markdown", "text/latex")
 FRAME_LIMIT = 5_000_000  # max characters of one frame's content
 # Terminal control sequences besides colours: titles, links, the bell, the other escapes.
 ORDERS = re.compile(r"\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b(?!\[)[ -/]*[0-~]?", re.M)
@@ -79,6 +80,7 @@ class Shown:
         place: its index, from 0, among the cell's outputs.
         label: a description for people who can't see it.
         width: of a picture in pixels, as is `height`; 0 if unknown.
+        whole: whether a frame is as high as its content, since people read on after it.
     """
 
     way: Literal["text", "picture", "frame", "note"]
@@ -90,6 +92,7 @@ class Shown:
     mime: str = ""
     width: int = 0
     height: int = 0
+    whole: bool = False
 
 
 class Renderer:
@@ -132,7 +135,16 @@ def cell_html(cell: Cell, base: str, language: str, most_text: int, plain: bool 
     ]
     if cell.kind == "markdown":
         outputs = [
-            Shown("frame", 0, cell.version, "data", "Text", mime="text/markdown", height=120)
+            Shown(
+                "frame",
+                0,
+                cell.version,
+                "data",
+                "Text",
+                mime="text/markdown",
+                height=expected_height(cell.source, "text/markdown"),
+                whole=True,
+            )
         ]
     return render(
         "cell.html",
@@ -160,9 +172,15 @@ def shown(cell: Cell, place: int, output: Output, most_text: int) -> Shown:
         label = f"Picture, {name}" + (f": {description}" if description else "")
         return Shown("picture", place, output.version, "data", label, "", picture, width, height)
     if rich and len(bundle[rich]) <= FRAME_LIMIT:
-        height = expected_height(bundle[rich])
         return Shown(
-            "frame", place, output.version, "data", f"Rich {name}", mime=rich, height=height
+            "frame",
+            place,
+            output.version,
+            "data",
+            f"Rich {name}",
+            mime=rich,
+            height=expected_height(bundle[rich], rich),
+            whole=rich in PROSE,
         )
     plain = next((mime for mime in ("text/latex", "text/plain") if mime in bundle), None)
     why = reason(output)
@@ -189,9 +207,13 @@ def reason(output: Output) -> str:
     return ""
 
 
-def expected_height(html: str) -> int:
+def expected_height(content: str, mime: str) -> int:
     """A frame's estimated height in pixels, so that the page won't jump when it reports its own."""
-    return min(600, 60 + 28 * html.count("<tr")) if "<tr" in html else 160
+    if mime in PROSE:
+        return min(
+            600, 30 + 22 * sum(1 + len(line) // 110 for line in content[:20_000].split("\n"))
+        )
+    return min(600, 60 + 28 * content.count("<tr")) if "<tr" in content else 160
 
 
 # -- text
@@ -275,4 +297,5 @@ def render(template: str, **context: Any) -> str:
 
 
 templates.filters |= {"duration": duration, "iso": iso, "moment": moment}
-templates.globals["badge"] = getattr(templates.get_template("macros.html").module, "badge")  # noqa: B009
+macros = templates.get_template("macros.html").module
+templates.globals |= {name: getattr(macros, name) for name in ("badge", "tally")}

@@ -6,7 +6,6 @@ requested notebooks.
 
 from __future__ import annotations
 
-from html import escape
 from typing import NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -40,7 +39,7 @@ async def error_page(request: Request, error: HTTPException) -> Response:
             '<p>No session has this name. <a href="/">All sessions</a></p>',
             404,
         )
-    answer = pages.failure(error.detail, error.status_code)
+    answer = pages.failure(error.detail, error.status_code, "This can't be done")
     answer.headers.update(error.headers or {})
     return answer
 
@@ -52,27 +51,6 @@ def expired() -> Response:
         "<p>It may have expired, or part of it is missing. Ask the sender for a new one.</p>",
         404,
     )
-
-
-def sign_in(leads_to: str, wrong: str = "", status: int = 401, before: bool = False) -> Response:
-    """The page that asks for a token; `before` says that the viewer may have signed in already."""
-    body = f"""\
-{f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""}
-<form method="post" action="/review/sign-in">
-<input type="hidden" name="next" value="{escape(leads_to)}">
-<label for="token">Your token for this server</label>
-<input id="token" name="token" type="password" autocomplete="current-password" maxlength="1000"
- spellcheck="false" required autofocus>
-<button>Sign in</button>
-</form>
-<p><small>It is the token that clients send. Unless RMI_AGENT_TOKEN or RMI_AGENT_TOKENS is set, it
-is in the file that the server's startup log names.</small></p>"""
-    if before:
-        body += f'<p>Already signed in? <a href="{escape(leads_to)}">Continue</a></p>'
-    answer = pages.page("Sign in to see sessions", body, status)
-    if status == 401:
-        answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer
 
 
 def first_link() -> Response:
@@ -141,32 +119,52 @@ def check_origin(request: Request) -> None:
         )
 
 
-def cookie_of(request: Request) -> str:
+def cookie_of(request: Request, kind: str = "") -> str:
     """The cookie that a browser sent; over HTTPS, only one that no other host can have set."""
-    plain, protected = cookie_names(request)
+    plain, protected = cookie_names(request, kind)
     names = (protected,) if request.url.scheme == "https" else (protected, plain)
     return next((cookie for name in names if (cookie := request.cookies.get(name))), "")
 
 
-def cookie_names(request: Request) -> tuple[str, str]:
+def cookie_names(request: Request, kind: str = "") -> tuple[str, str]:
     """The cookie's names over HTTP and HTTPS; each port has its own, as all get all cookies."""
-    name = f"rmi-agent-{request.url.port or ''}".rstrip("-")
+    name = "-".join(filter(None, ("rmi-agent", kind, str(request.url.port or ""))))
     return name, f"__Host-{name}"
 
 
-def set_cookie(request: Request, answer: Response, value: str | None) -> None:
-    """Set the browser's cookie, or delete it if `value` is None."""
-    plain, protected = cookie_names(request)
+def set_cookie(
+    request: Request,
+    answer: Response,
+    value: str | None,
+    seconds: int = SIGNED_IN,
+    kind: str = "",
+    *,
+    https: bool = False,
+    from_elsewhere: bool = False,
+) -> None:
+    """Set the browser's cookie, or delete it if `value` is None.
+
+    Args:
+        request: what is answered.
+        answer: what to send the cookie with.
+        value: the cookie.
+        seconds: how long browsers keep it.
+        kind: another cookie than that of a viewer.
+        https: whether the browser is known to use HTTPS.
+        from_elsewhere: whether browsers send it along if another site leads here.
+    """
+    plain, protected = cookie_names(request, kind)
     # A tunnel or proxy may not tell us that the browser uses HTTPS, but the browser's Origin does.
-    secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
+    origin = request.headers.get("origin", "")
+    secure = https or request.url.scheme == "https" or origin.startswith("https:")
     answer.set_cookie(
         protected if secure else plain,
         value or "",
-        max_age=SIGNED_IN if value else 0,
+        max_age=seconds if value else 0,
         path="/",
         secure=secure,
         httponly=True,
-        samesite="strict",
+        samesite="lax" if from_elsewhere else "strict",
     )
 
 

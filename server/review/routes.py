@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,9 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from ...kernels import Sessions
 from ..errors import UnreadableError
+from ..views import Worker
 from .access import SHARED, ByFirstLink, ByToken, Viewer
+from .edits import Edits
 from .index import Entry, Index
 from .listing import listing, whole_number
 from .model import Cell, fingerprint
@@ -36,7 +39,7 @@ from .responses import (
 )
 from .sign_in import SignIn
 from .snapshot import Snapshot, combine, pending_cells
-from .streaming import StreamingRenderer
+from .streaming import MAX_CELLS, StreamingRenderer, cell_link
 
 FOLDER = Path(__file__).parent / "static"
 STATIC = {
@@ -44,7 +47,6 @@ STATIC = {
     "review.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-MAX_CELLS = 2_000  # on a page
 
 
 def viewer_of(request: Request) -> Viewer:
@@ -59,13 +61,21 @@ class Pages:
     Args:
         index: the notebooks.
         access: identifies viewers; None if nobody signs in.
+        sign_in: lets them in.
+        worker: renders Markdown.
         sessions: the sessions open in this process.
     """
 
     def __init__(
-        self, index: Index, access: ByToken | ByFirstLink | None, sessions: Sessions | None = None
+        self,
+        index: Index,
+        access: ByToken | ByFirstLink | None,
+        sign_in: SignIn,
+        worker: Worker,
+        sessions: Sessions | None = None,
     ) -> None:
         self._index, self._access, self._sessions = index, access, sessions
+        self._sign_in, self._worker = sign_in, worker
         self._renderer = StreamingRenderer()
         self._static = {name: (FOLDER / name).read_bytes() for name in STATIC}
         self._versions = {name: fingerprint(body.decode()) for name, body in self._static.items()}
@@ -79,14 +89,15 @@ class Pages:
             Route("/output/{cell:int}/{place:int}/frame", self.frame),
             Route("/download/{kind}", self.download),
         ]
-        share = Route("/share", self.share, methods=["POST"])
+        edits = Edits(self._index, self._renderer, self._sessions, self._entry, self._html)
+        own = [Route("/share", self.share, methods=["POST"]), *edits.routes()]
         return Starlette(
             routes=[
                 Route("/", self.listing),
                 Route("/review/static/{name}", self.static),
-                *SignIn(self._access).routes(),
+                *self._sign_in.routes(),
                 Route("/sessions/{name}", self.session),
-                Mount("/sessions/{name}", routes=[*parts, share]),
+                Mount("/sessions/{name}", routes=[*parts, *own]),
                 Route("/shared/{link}", self.session),
                 Mount("/shared/{link}", routes=parts),
             ],
@@ -97,7 +108,7 @@ class Pages:
         """All sessions that the viewer may see."""
         viewer, query = viewer_of(request), request.query_params
         context = await self._renderer.in_thread(listing, self._index, viewer, query)
-        return self._html(request, "list.html", **context)
+        return self._html(request, "list.html", failures_of=failures_of, **context)
 
     async def thumbnail(self, request: Request) -> Response:
         """The last picture of a session."""
@@ -133,7 +144,7 @@ class Pages:
             "may_share": isinstance(self._access, ByToken) and viewer.shared is None,
             "spans": list(SHARED),
             "jupyter": f"jupyter lab {shlex.quote(str(entry.path))}",
-            "summary": self._renderer.summary(found, viewer.until),
+            "summary": self._renderer.summary(found, base, viewer.until),
             "earlier": max(1, start - MAX_CELLS) if start > 1 else 0,
             "later": end + 1 if end < total else 0,
             "from_": start,
@@ -154,14 +165,15 @@ class Pages:
         cells = await self._renderer.in_thread(found.since, seen)
         if cells is None:
             return Response(status_code=204)
-        html = await self._renderer.cells(cells, base_of(request), found)
+        base = base_of(request)
+        html = await self._renderer.cells(cells, base, found)
         return JSONResponse(
             {
                 "cells": html,
                 "total": len(found.cells),
                 "live": found.live,
                 "seen": found.seen,
-                "summary": self._renderer.summary(found, viewer_of(request).until),
+                "summary": self._renderer.summary(found, base, viewer_of(request).until),
             }
         )
 
@@ -173,15 +185,18 @@ class Pages:
 
     async def frame(self, request: Request) -> Response:
         """A rich output as a document for its frame."""
-        from .iframe import HEADERS, document
+        from .iframe import HEADERS, PROSE, content, document, rendered
         from .render import FRAMES
 
         cell, place = await self._cell(request), request.path_params["place"]
         bundle = cell.outputs[place].bundle if place < len(cell.outputs) else {}
         mime = next((mime for mime in FRAMES if mime in bundle), "text/markdown")
-        made = await self._renderer.in_thread(document, cell, place, mime)
-        if made is None:
+        text = content(cell, place, mime)
+        if text is None:
             not_found()
+        if mime in PROSE:
+            text = await self._worker.in_thread(rendered, self._worker, text)
+        made = await self._renderer.in_thread(document, text, mime)
         return Response(made, headers=HEADERS | {"Cache-Control": KEEP}, media_type="text/html")
 
     async def download(self, request: Request) -> Response:
@@ -242,6 +257,9 @@ class Pages:
         entry = await self._renderer.in_thread(self._index.find, name)
         if entry is None or not viewer.sees(entry.principal):
             not_found()
+        session = None if self._sessions is None else self._sessions.recording(entry.path)
+        if session is not None and (title := session.title):  # may not be written yet
+            entry = replace(entry, title=title, named=True)
         return entry
 
     async def _snapshot(self, entry: Entry) -> Snapshot:
@@ -278,3 +296,9 @@ class Pages:
             self._renderer.page(template, **self._context(request), **context),
             media_type="text/html; charset=utf-8",
         )
+
+
+def failures_of(entry: Entry) -> dict[str, str]:
+    """The URL of a session's first cell that failed with each status."""
+    base = f"/sessions/{quote(entry.name, safe='')}"
+    return {status: cell_link(base, number, entry.cells) for status, number in entry.failed.items()}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HIGHLIGHT_TIMEOUT = (
     0.6  # seconds until cells are sent without highlighting; the page then requests it
 )
+MAX_CELLS = 2_000  # on a page
+MOST_FAILURES = 20  # max links to failed cells
 AT_ONCE = 20  # cells rendered before the first of them are sent
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -51,17 +53,30 @@ class StreamingRenderer:
 
         return render(template, **context)
 
-    def summary(self, found: Snapshot, until: int | None) -> Markup:
-        """A session in one line; `until` is when a shared link to it expires."""
+    def summary(self, found: Snapshot, base: str, until: int | None) -> Markup:
+        """A session in one line.
+
+        Args:
+            found: the session.
+            base: the URL of its page.
+            until: when a shared link to it expires.
+        """
         from .render import duration, render
 
-        seconds = found.notebook.seconds
+        seconds, failures = found.notebook.seconds, found.notebook.failures
+        total = len(found.cells)
         return Markup(
             render(
                 "summary.html",
                 live=found.live,
                 status=found.status,
-                cells=len(found.cells),
+                counts=found.notebook.counts,
+                cells=total,
+                failures=[
+                    (cell.number, cell_link(base, cell.number, total))
+                    for cell in failures[:MOST_FAILURES]
+                ],
+                more_failures=max(0, len(failures) - MOST_FAILURES),
                 seconds=duration(seconds) if seconds else "",
                 started=found.entry.started,
                 until=until,
@@ -104,3 +119,8 @@ class StreamingRenderer:
         for cell in cells:
             plain = time.monotonic() > until
             yield Markup(self._renderer.cell(cell, base, found.notebook.language, most, plain))
+
+
+def cell_link(base: str, number: int, total: int) -> str:
+    """The URL of a cell in a session with `total` cells, whose page has the URL `base`."""
+    return f"{base}?from={number}#cell-{number}" if total > MAX_CELLS else f"{base}#cell-{number}"

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...kernels import LOCAL
 from ..app import App
-from ..auth import Tokens, public_url
+from ..auth import CombinedProvider, Tokens, public_url
 from ..errors import AttachError, BadSettings, PathNotAllowedError
 from ..middleware import (
     BODY_LIMIT,
@@ -41,7 +41,7 @@ from ..middleware import (
 )
 from ..net import EVERYWHERE
 from ..resident import FACTS_PATH, Caller, Facts, check_caller
-from ..review import is_page
+from ..review import ByToken, Index, NoSignIn, ReviewAuth, is_page
 from ..settings import Settings
 from ..state_dir import VERSION
 from ..transfer import DOWNLOAD, FILES, FileEndpoint, LinkEndpoint
@@ -78,11 +78,15 @@ def application(
     settings: Settings,
     auth: AuthProvider | None,
     tokens: Tokens | None,
+    viewers: ByToken | None = None,
 ) -> ASGIApp:
     """Build the whole application for callers that `auth` accepts, or for everybody if it is None.
 
-    The review pages are not behind `auth`: they have their own sign-in, with `tokens`.
+    The review pages are not behind `auth`: they have their own sign-in, of `viewers`, by default
+    with `tokens`.
     """
+    if isinstance(auth, CombinedProvider):
+        auth.signs_in.set_rights(server.rights)
     from .metrics import Metrics  # lazy: takes 0.1 s, which stdio can skip
 
     metrics = Metrics(server.sessions)
@@ -120,7 +124,11 @@ def application(
         )
     # Web pages can reach a server that listens on all addresses as 0.0.0.0: don't allow that name.
     here: tuple[str, ...] = () if settings.host in EVERYWHERE else (settings.host,)
-    pages = review_pages(server, settings, tokens, waiting)
+    if viewers is None and tokens is not None:
+        viewers = page_viewers(auth, tokens)
+    access = NoSignIn() if viewers is None else viewers
+    index = Index(settings.notebooks)
+    pages = ReviewAuth(index, access, server.sessions, waiting, server.rights, server.page_worker)
     links: ASGIApp | None = None
     if server.links is not None:
         door = LinkEndpoint(server.links, server.files.of)
@@ -238,14 +246,9 @@ def body_limit(path: str) -> int | None:
     return BODY_LIMIT if path == "/mcp" else 0
 
 
-def review_pages(
-    server: App, settings: Settings, tokens: Tokens | None, waiting: Waiting
-) -> ASGIApp:
-    """The pages that show sessions to people with a token, or to everybody without tokens."""
-    from ..review import ByToken, Index, NoSignIn, ReviewAuth
-
-    access = NoSignIn() if tokens is None else ByToken(tokens)
-    return ReviewAuth(Index(settings.notebooks), access, server.sessions, waiting)
+def page_viewers(auth: AuthProvider | None, tokens: Tokens) -> ByToken:
+    """How people sign in to the review pages: with a token, or where `auth` sends them."""
+    return ByToken(tokens, auth.pages if isinstance(auth, CombinedProvider) else None)
 
 
 def transports(server: App) -> ASGIApp:

@@ -27,9 +27,10 @@ from ..middleware import AT_A_TIME, Connection, Server
 from ..net import EVERYWHERE, bind, is_loopback
 from ..process_life import resume_gc
 from ..resident import Record, born, lease, local_socket, publish, withdraw
+from ..review import LINK_SECONDS, ByToken
 from ..settings import Settings, shown_variables
 from ..state_dir import VERSION, private_folder
-from .application import application
+from .application import application, page_viewers
 from .tunnel import ready, through, tunnel
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,12 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
             # While connections are open, so that calls are answered with what their runs printed.
             await server.sessions.close_all()
 
-        app = application(server, settings, provider, callers.tokens)
+        viewers = None if callers.tokens is None else page_viewers(provider, callers.tokens)
+        app = application(server, settings, provider, callers.tokens, viewers)
         runner = Server(configuration(app), leaving)
         tell(settings, callers, address(settings, listening), tunnelled)
+        if viewers is not None:
+            offer_link(viewers, callers.principals, address(settings, listening))
         resume_gc()
         await runner.serve(sockets=[listening])
     return 0
@@ -181,6 +185,18 @@ def tell(settings: Settings, callers: Access, url: str, tunnelled: bool) -> None
         print(lines, file=sys.stderr, flush=True)
     log.info("Sessions in a browser: %s/", url)
     log.info("MCP at %s/mcp (streamable HTTP) and %s/sse (legacy SSE)", url, url)
+
+
+def offer_link(viewers: ByToken, principals: tuple[str, ...], url: str) -> None:
+    """Show a link that signs the only user in, once; only to a person, and never in the log."""
+    if len(principals) == 1 and sys.stderr.isatty():
+        link = f"{url}/review/enter/{viewers.offer(principals[0])}"
+        print(
+            f"Your sessions in a browser (the link works once, for {LINK_SECONDS / 60:g} minutes):"
+            f"\n\n    {link}\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def address(settings: Settings, listening: socket.socket) -> str:

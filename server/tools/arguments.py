@@ -19,6 +19,10 @@ SessionId = Annotated[
     ),
 ]
 OpenSession = Annotated[str, Field(description="The session's id, from a result or list_sessions.")]
+Title = Annotated[
+    str | None,
+    Field(max_length=120, description="Names what was done, for the user's list of sessions."),
+]
 CellNumber = Annotated[
     int,
     Field(

@@ -12,7 +12,7 @@ from fastmcp.tools import ToolResult
 from ..opening import Opening
 from ..plaintext import plain
 from ..settings import Settings
-from .arguments import CHANGES, READS, OpenSession
+from .arguments import CHANGES, READS, OpenSession, Title
 from .at_terminal import at_terminal
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
@@ -31,6 +31,7 @@ class SessionTools:
         """Register the tools on `mcp`."""
         mcp.tool(self.interrupt_session, annotations=CHANGES)
         mcp.tool(self.restart_session, annotations=CHANGES)
+        mcp.tool(self.fork_session, annotations=CHANGES)
         mcp.tool(self.close_session, annotations=CHANGES)
         mcp.tool(self.list_sessions, annotations=READS)
 
@@ -82,10 +83,33 @@ class SessionTools:
                 await session.restart()
             return f"Session {session_id} has a fresh kernel; variables lost."
 
-    async def close_session(self, session_id: OpenSession) -> str:
+    async def fork_session(self, session_id: OpenSession) -> ToolResult:
+        """Copy an idle session with all its variables in milliseconds: try two ways from one state.
+
+        Returns the new session's id; from then on they are apart. Threads, child processes and
+        connections are not copied, as the result says; files and databases are shared. Close the
+        one that you drop.
+        """
+        with failures_as_refusals():
+            session = self.opening.sessions.get(session_id, principal())
+            async with in_time(
+                self.settings, f"Session {session_id} was not forked", "It goes on; try again."
+            ):
+                fork = await self.opening.sessions.fork(session)
+        lost, shared = lists_of(fork)
+        facts = {
+            **{"session_id": fork.id, "forked_from": session_id, "cells": fork.count},
+            **{"notebook": str(fork.notebook) if fork.notebook else None},
+            **{"lost": lost, "shared_files": shared},
+        }
+        return listing(report_of(facts), facts)
+
+    async def close_session(self, session_id: OpenSession, title: Title = None) -> str:
         """Close a session that is no longer needed and free its memory; its notebook is kept."""
         with failures_as_refusals():
             session = self.opening.sessions.get(session_id, principal())
+            if title is not None:
+                session.set_title(title)
             await self.opening.sessions.close(session)
             path = session.recorder.path
             return f"Session {session_id} is closed." + (
@@ -107,6 +131,26 @@ class SessionTools:
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})
+
+
+def lists_of(fork: Session) -> tuple[list[str], list[str]]:
+    """What a fork lacks, and the files that it shares; user code may have named them."""
+    if (kernel := fork.kernel) is None:
+        return [], []
+    return [plain(one) for one in kernel.lost], [plain(one) for one in kernel.shared]
+
+
+def report_of(facts: dict[str, Any]) -> list[str]:
+    """What became of a fork, for its caller."""
+    count, origin = facts["cells"], facts["forked_from"]
+    cells = "1 cell" if count == 1 else f"{count} cells"
+    where = f" and its {cells} in {facts['notebook']}" if facts["notebook"] else ""
+    lines = [f"Session {facts['session_id']} is a fork of {origin}: it has its variables{where}."]
+    if facts["lost"]:
+        lines.append(f"Not copied: {'; '.join(facts['lost'])}.")
+    files = "; ".join(facts["shared_files"])
+    opened = f" Open for writing in both: {files}." if files else ""
+    return [*lines, f"Files, databases and shared memory are the same in both.{opened}"]
 
 
 async def open_here(session: Session) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""The program of `worker.py`: makes HTML readable, pictures smaller, draws charts, and reads
-tables.
+"""The program of `worker.py`: makes HTML readable, pictures smaller, draws charts, reads tables,
+and renders Markdown.
 
 It is run as a file, without this package, so it imports only the standard library and, when first
 needed, the library for the task.
@@ -164,6 +164,11 @@ def table(request: dict[str, Any], data: bytes) -> bytes:
     return neighbour("worker_tables").table(request, data)  # type: ignore[no-any-return]
 
 
+def markdown(request: dict[str, Any], data: bytes) -> bytes:
+    """Make HTML of Markdown with formulas: see `worker_markdown.py`."""
+    return neighbour("worker_markdown").markdown(request, data)  # type: ignore[no-any-return]
+
+
 def neighbour(name: str) -> Any:
     """Return a module beside this file, whose folder is not in `sys.path`."""
     if name not in sys.modules:
@@ -179,6 +184,7 @@ def neighbour(name: str) -> Any:
 TASKS: dict[str, Callable[[dict[str, Any], bytes], bytes]] = {
     "html": html,
     "fit": fit,
+    "markdown": markdown,
     "svg": svg,
     "table": table,
     "vega": vega,

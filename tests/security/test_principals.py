@@ -67,6 +67,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "read_output that waits": {"wait": 1},
     "interrupt_session": {},
     "restart_session": {},
+    "fork_session": {},
     "close_session": {},
 }
 

@@ -214,6 +214,36 @@ def test_a_token_that_is_made_after_the_start_is_not_seen(
     wire.close()
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {},
+            "in a sandbox, without network access, where it can read and change the projects folder",
+        ),
+        ({"sandbox_network": "1"}, "in a sandbox, with network access, where"),
+        ({"projects_readonly": "1"}, "where it can read the projects folder"),
+        ({"sandbox_write": "{folder}"}, "and other folders that the server's settings name"),
+        ({"sandbox": "off"}, "with all rights of the account that runs the server"),
+        ({"jupyter_server_url": "http://a:1"}, "on another machine, which decides what it can do"),
+    ],
+    ids=str,
+)
+def test_people_are_told_what_code_can_really_do(
+    changed: dict[str, str],
+    said: str,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolation, "why_not", works("bwrap"))
+    (tmp_path / "more").mkdir()
+    more = {name: value.format(folder=tmp_path / "more") for name, value in changed.items()}
+    given = load(python_projects_dir=settings.projects, **{"sandbox": "auto", **more})
+    told = isolation.describe_rights(choose_policy(given, exposed=True), given)
+    assert said in told
+
+
 def test_a_whole_home_is_no_projects_folder(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,25 @@ def test_an_address_that_will_not_do_is_not_repeated(given: str) -> None:
     assert "s3cret" not in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("", 0), ("0", 0), ("never", 0), ("12h", 43_200), ("90d", 7_776_000), (" 8 W ", 4_838_400)],
+)
+def test_how_long_records_are_kept_has_a_unit(given: str, seconds: float) -> None:
+    assert load(notebooks_keep=given).notebooks_keep == seconds
+
+
+@pytest.mark.parametrize(
+    "given", ["90", "0d", "-1d", "1.5d", "soon", "9999999d", "1m", "d", "1d2h"]
+)
+def test_another_text_is_no_time_to_keep_records(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_NOTEBOOKS_KEEP", given)
+    with pytest.raises(BadSettings, match="^RMI_AGENT_NOTEBOOKS_KEEP: .*90d"):
+        load()
+
+
 def test_servers_have_one_token_together_or_one_each() -> None:
     urls = "http://a:1, http://b:2"
 

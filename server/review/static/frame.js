@@ -14,7 +14,7 @@
     scripts += 1;
     element.remove();
   }
-  for (const element of template.content.querySelectorAll("a, area, animate, set, form")) {
+  for (const element of template.content.querySelectorAll("a, area, animate, set, form, math, math *")) {
     for (const { name, value } of Array.from(element.attributes)) {
       const leads = /href$|^(action|ping|target|formaction)$/i.test(name);
       if (/^attributename$/i.test(name) && /href/i.test(value)) element.remove();

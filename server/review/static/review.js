@@ -56,7 +56,8 @@
     for (const frame of document.querySelectorAll(".output iframe")) {
       if (frame.contentWindow !== source) continue;
       const times = heights.get(frame) ?? 0;
-      const height = Math.min(Math.max(Math.round(asked), 24), 3000);
+      const most = frame.dataset.whole === undefined ? 3000 : 20000;
+      const height = Math.min(Math.max(Math.round(asked), 24), most);
       // A page that grows with its frame would never end.
       if (times > 30 || Math.abs(frame.clientHeight - height) < 3) return;
       heights.set(frame, times + 1);

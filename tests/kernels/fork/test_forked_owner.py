@@ -135,5 +135,5 @@ async def test_an_event_of_another_process_is_no_answer() -> None:
     with theirs, Shared(fileno=ours.detach()) as waiting:
         waiting.setblocking(False)
         theirs.sendall(template.ANSWER.pack(b"p", 7))
-        assert await template.pid_of_sender(waiting) == 7
+        assert await template.pids_of_sender(waiting) == (7, 7)
         assert waiting.woken

@@ -40,6 +40,7 @@ from tests.processes import still_running
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.templates,
     pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork"),
 ]
 
@@ -316,7 +317,7 @@ async def test_few_templates_live_at_a_time(
         ({"stdout": -1}, "pipes"),
         ({"close_fds": False}, "close_fds"),
         ({"env": {**os.environ, "PYTHONPATH": "lib"}}, "relative"),
-        ({"cwd": "/does/not/exist"}, "did not fork"),
+        ({"cwd": "/does/not/exist"}, "no process was forked"),
     ],
 )
 async def test_what_a_fork_can_not_give_is_refused(launch: dict[str, Any], why: str) -> None:
@@ -587,7 +588,7 @@ async def test_a_kernel_that_fails_as_it_is_forked_costs_no_template(
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", place]
             launch = {"cwd": str(gone), "env": kernel_env(), "stdout": said, "stderr": said}
             request = request_for(command, launch, opened)
-            with pytest.raises(CannotFork, match="did not fork"):
+            with pytest.raises(CannotFork, match="no process was forked"):
                 await TEMPLATES.fork(request)
             said.seek(0)
             assert said.read() == ""  # it would stand in some run's output

@@ -37,6 +37,7 @@ from tests.kernels.sandbox.test_sandbox import listening, outcome, usable
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.security,
+    pytest.mark.templates,
     pytest.mark.skipif(sys.platform != "linux", reason="the sandboxes are Linux's"),
 ]
 PRELOADED = "fastjsonschema"  # a package of the server's that kernels do not import

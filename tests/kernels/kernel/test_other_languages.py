@@ -20,6 +20,7 @@ from tests.server.conftest import fill
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.slow,
+    pytest.mark.languages,
     pytest.mark.skipif(sys.platform == "win32", reason="bash"),
 ]
 SPEC = """{"argv": [%r, "-m", "bash_kernel", "-f", "{connection_file}"],

@@ -385,3 +385,31 @@ async def test_what_a_template_leaves_in_its_temporary_folder_goes_with_the_serv
         own = value(await cell(session, "tempfile.gettempdir(), os.environ['TMPDIR']"))
         assert literal_eval(own) == (str(tmp_path / "tmp"),) * 2
     assert not Path(place).exists() and not list((tmp_path / "tmp").iterdir())
+
+
+async def test_a_title_is_written_when_no_cell_runs_and_at_the_latest_when_it_closes(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.open()
+    session.set_title("first")
+    await cell(session, "x = 1")
+    path = session.notebook
+    assert path is not None
+
+    def title() -> str | None:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        found: str | None = notebook.metadata.rmi_agent.get("title")
+        return found
+
+    assert (title(), session.title) == ("first", "first")
+    running = session.submit_cell("import time; time.sleep(0.5); print('done')")
+    session.set_title("second")
+    await session.write_title()
+    assert title() == "second"
+    assert stream(await running.task) == "done\n"
+    running = session.submit_cell("time.sleep(60)")
+    session.set_title("third")
+    await sessions.close(session)
+    assert title() == "third"
+    assert nbformat.read(path, as_version=4).cells[0].source == "x = 1"

@@ -118,6 +118,7 @@ class Signing:
     settings: dict[str, Any] = field(default_factory=dict)
     app: Any = None
     provider: CombinedProvider = field(init=False)
+    app_rights: str = ""
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
 
     def __post_init__(self) -> None:
@@ -133,7 +134,9 @@ class Signing:
         provider = build_provider(settings, tokens)
         assert isinstance(provider, CombinedProvider)
         self.provider = provider
-        self.app = application(App(settings, provider), settings, provider, tokens)
+        server = App(settings, provider)
+        self.app_rights = server.rights
+        self.app = application(server, settings, provider, tokens)
         self.http = self.browser()
 
     def browser(self) -> Browser:

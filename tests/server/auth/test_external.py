@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import fastmcp
 import httpx2
 import pytest
 from rmi_agent.server import load
-from rmi_agent.server.auth import Tokens, build_provider
+from rmi_agent.server.auth import Tokens, build_provider, macs, page_sign_in
 from rmi_agent.server.auth.external import GitHub, Google
 from rmi_agent.server.auth.provider import CombinedProvider
 from rmi_agent.server.errors import BadSettings
@@ -19,6 +20,7 @@ from rmi_agent.server.errors import BadSettings
 from tests.server.auth.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
 from tests.server.auth.oauth import ALICE, BACK, URL, Browser, Page, Signing
 from tests.server.conftest import fill
+from tests.server.review.conftest import code, write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.security]
 EVE = {"sub": "1", "email": "Eve@Example.com", "email_verified": True}
@@ -61,8 +63,30 @@ async def through_the_issuer(browser: Browser, url: str) -> httpx2.Response:
     fields = {**form.fields, "action": "approve"}
     led = await browser.post(page.url.join(form.action), data=fields, headers=headers)
     async with httpx2.AsyncClient(trust_env=False) as outside:
-        issued = await outside.get(led.headers["location"])
+        issued = await outside.get(Page(led.text).leads_to)
     return await browser.get(issued.headers["location"])
+
+
+async def test_the_consent_page_says_who_asks_and_what_code_can_do(
+    signing: Signing, issuer: Issuer
+) -> None:
+    client = await signing.client(client_name="Probe <b>&amp;")
+    answer = await signing.http.get(signing.asking(client), follow_redirects=True)
+    page = Page(answer.text)
+    assert "calls itself Probe <b>&amp; wants" in " ".join(page.words.split())
+    assert BACK in page.words and "https://client.example: continue only" in page.words
+    assert f": {signing.app_rights}." in " ".join(page.words.split())
+    assert page.fields.keys() >= {"txn_id", "csrf_token"}
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "form-action 'self'" in policy
+    # Whoever declines is sent back to the client; a form without the cookie leads nowhere.
+    fields = {**page.fields, "action": "deny"}
+    stranger = await signing.browser().post("/consent", data=fields, headers={"Origin": URL})
+    assert stranger.status_code == 403 and Page(stranger.text).leads_to == ""
+    denied = await signing.http.post("/consent", data=fields, headers={"Origin": URL})
+    assert Page(denied.text).leads_to.startswith(f"{BACK}?error=access_denied")
+    expired = await signing.http.get("/consent?txn_id=unknown")
+    assert expired.status_code == 400 and "This sign-in can't continue" in Page(expired.text).words
 
 
 async def signed_in(signing: Signing) -> str:
@@ -204,3 +228,116 @@ def test_what_is_missing_is_one_line(
     assert "\n" not in str(raised.value)
     assert CLIENT_SECRET not in str(raised.value)
     assert caplog.text == ""
+
+
+# -- the review pages
+
+
+async def to_the_pages(browser: Browser, leads_to: str = "/?q=x") -> httpx2.Response:
+    """From the sign-in page to the issuer, and back."""
+    asked = await browser.get(leads_to)
+    assert asked.status_code == 401 and "Sign in with your organization" in asked.text
+    led = await browser.post("/review/leave", data={"next": leads_to}, headers={"Origin": URL})
+    assert "SameSite=lax" in led.headers["set-cookie"] and "HttpOnly" in led.headers["set-cookie"]
+    assert led.headers["set-cookie"].startswith("__Host-")
+    async with httpx2.AsyncClient(trust_env=False) as outside:
+        issued = await outside.get(Page(led.text).leads_to)
+    assert issued.headers["location"].startswith(f"{URL}/auth/callback?")
+    return await browser.get(issued.headers["location"], follow_redirects=True)
+
+
+async def test_users_of_another_provider_see_their_sessions_in_the_pages(
+    signing: Signing, issuer: Issuer, tmp_path: Path
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    for name, principal in (("hers", "oidc:eve@example.com"), ("alices", "alice"), ("old", None)):
+        write(tmp_path / "notebooks", name, code("x"), principal=principal)
+    issuer.user = EVE
+    arrived = await to_the_pages(signing.http)
+    assert arrived.status_code == 200 and Page(arrived.text).leads_to == "/?q=x"
+    kept = arrived.headers["set-cookie"]
+    assert "SameSite=strict" in kept and "Max-Age=86400" in kept and kept.startswith("__Host-")
+    page = (await signing.http.get("/")).text
+    assert "/sessions/hers" in page and "alices" not in page and "/sessions/old" not in page
+    assert "oidc:eve@example.com" in page and "Sign out" in page
+    headers = {"Origin": URL}
+    shared = await signing.http.post("/sessions/hers/share", data={"for": "1 day"}, headers=headers)
+    link = shared.text.split(f'value="{URL}')[1].split('"')[0]
+    assert (await signing.browser().get(link)).status_code == 200
+    # The code that the issuer was sent is this server's, with PKCE.
+    assert (
+        issuer.asked[-1]["code_verifier"]
+        and issuer.asked[-1]["redirect_uri"] == f"{URL}/auth/callback"
+    )
+    # Cookie and link end when she is taken off the list.
+    cookies = dict(signing.http.cookies)
+    signing.restart(oauth_users="somebody@example.com")
+    signing.http.cookies.update(cookies)
+    assert (await signing.http.get("/")).status_code == 401
+    assert (await signing.http.get(link)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "user",
+    [{**EVE, "email_verified": False}, {**EVE, "email": "mallory@example.com"}, {"sub": "1"}],
+    ids=str,
+)
+async def test_who_is_not_listed_sees_no_pages(
+    signing: Signing, issuer: Issuer, user: dict[str, Any]
+) -> None:
+    issuer.user = user
+    arrived = await to_the_pages(signing.http)
+    assert arrived.status_code == 403 and "not on this server's list" in arrived.text.replace(
+        "&#x27;", "'"
+    )
+    assert (await signing.http.get("/")).status_code == 401
+
+
+async def test_a_way_back_belongs_to_the_browser_that_left(
+    signing: Signing, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer.user = EVE
+    led = await signing.http.post("/review/leave", data={}, headers={"Origin": URL})
+    async with httpx2.AsyncClient(trust_env=False) as outside:
+        issued = await outside.get(Page(led.text).leads_to)
+    back = issued.headers["location"]
+    asked = len(issuer.asked)
+    stranger = signing.browser()
+    other = await stranger.post("/review/leave", data={}, headers={"Origin": URL})
+    assert other.status_code == 200
+    for browser, url in (
+        (signing.browser(), back),  # no cookie
+        (stranger, back),  # the cookie of another sign-in
+        (signing.http, back.replace("state=pages.", "state=pages.x")),
+        (signing.http, f"{URL}/review/arrive?code=x"),
+        (signing.http, f"{URL}/review/arrive?code=x&state=pages.%00é"),
+    ):
+        answer = await browser.get(url, follow_redirects=True)
+        assert answer.status_code == 403 and "started in another browser" in answer.text
+    assert len(issuer.asked) == asked  # nobody was asked for them
+    led = await signing.http.post("/review/leave", data={}, headers={"Origin": URL})
+    state = dict(parse_qsl(urlsplit(Page(led.text).leads_to).query))["state"]
+    declined = await signing.http.get(
+        f"/auth/callback?error=access_denied&state={state}", follow_redirects=True
+    )
+    assert declined.status_code == 403 and "You were not signed in" in declined.text
+    for origin in ("https://evil.com", "null"):
+        answer = await signing.http.post("/review/leave", data={}, headers={"Origin": origin})
+        assert answer.status_code == 403 and "set-cookie" not in answer.headers
+    led = await signing.http.post("/review/leave", data={}, headers={"Origin": URL})
+    later = time.time() + page_sign_in.SECONDS + 1
+    monkeypatch.setattr(macs.time, "time", lambda: later)
+    async with httpx2.AsyncClient(trust_env=False) as outside:
+        issued = await outside.get(Page(led.text).leads_to)
+    late = await signing.http.get(issued.headers["location"], follow_redirects=True)
+    assert late.status_code == 403 and "It has expired" in late.text
+
+
+async def test_an_issuer_that_answers_nonsense_signs_nobody_in(
+    signing: Signing, issuer: Issuer
+) -> None:
+    issuer.user = {**EVE, "aud": "another-client"}
+    assert (await to_the_pages(signing.http)).status_code == 403
+    issuer.user = {**EVE, "exp": 1}
+    assert (await to_the_pages(signing.http)).status_code == 403
+    assert (await signing.http.get("/")).status_code == 401

@@ -443,6 +443,7 @@ async def test_a_call_that_comes_to_another_instance_is_refused_with_the_cause(
             ("read_output", {}),
             ("interrupt_session", {}),
             ("restart_session", {}),
+            ("fork_session", {}),
             ("close_session", {}),
         ):
             with pytest.raises(ToolError, match=cause):

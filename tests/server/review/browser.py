@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt install chromium")
@@ -55,7 +55,7 @@ def idle(page: Page) -> None:
     page.evaluate("() => new Promise(done => requestIdleCallback(done, {timeout: 1000}))")
 
 
-def until(page: Page, condition: str) -> None:
+def until(page: Page | Frame, condition: str) -> None:
     """Wait for a condition in JavaScript; the pages' policy forbids Playwright's own way."""
     page.evaluate(
         "() => new Promise((done, failed) => { const ends = Date.now() + 10000;"

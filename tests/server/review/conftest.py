@@ -21,11 +21,13 @@ from rmi_agent.server.auth import throttle as guesses
 from rmi_agent.server.net import bind
 from rmi_agent.server.review import ByToken, Index, ReviewAuth
 from rmi_agent.server.serving.application import application
+from rmi_agent.server.views import Worker
 
 ALICE, BOB, MINE = "alice-alice-alice-alice", "bob-bob-bob-bob-bob-bob", "token-token-token-token"
 SECRET = "bobs-secret-number-4711"
 NAME = "20261122-161005-demo-abc123"
 TOKENS = {"alice": ALICE, "bob": BOB, "token": MINE}
+WORKERS: list[Worker] = []  # of the pages of the test that runs
 
 
 def png(width: int = 3, height: int = 2) -> str:
@@ -113,7 +115,9 @@ def served_app(folder: Path, *, signed_in: bool = True, **settings: Any) -> Any:
         **settings,
     )
     tokens = Tokens(TOKENS) if signed_in else None
-    return application(App(chosen, tokens), chosen, tokens, tokens)
+    server = App(chosen, tokens)
+    WORKERS.append(server.page_worker)
+    return application(server, chosen, tokens, tokens)
 
 
 @contextlib.asynccontextmanager
@@ -124,9 +128,11 @@ async def visiting(
 
     Behind all that stands before them on a server if `whole`, which takes longer to make.
     """
-    app = (
-        served_app(folder, **more) if whole else ReviewAuth(Index(folder), ByToken(Tokens(TOKENS)))
-    )
+    if whole:
+        app = served_app(folder, **more)
+    else:
+        WORKERS.append(Worker())
+        app = ReviewAuth(Index(folder), ByToken(Tokens(TOKENS)), worker=WORKERS[-1])
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(
         transport=transport,
@@ -137,6 +143,13 @@ async def visiting(
             answer = await http.post("/review/sign-in", data={"token": token})
             assert answer.status_code == 303, answer.text
         yield http
+
+
+@pytest.fixture(autouse=True)
+def no_worker_stays() -> Iterator[None]:
+    yield
+    while WORKERS:
+        WORKERS.pop().close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
-from rmi_agent.server.review import access
+from rmi_agent.server.review import Index, ReviewAuth, access
+from rmi_agent.server.serving.serve import offer_link
 
 from tests.server.review.conftest import (
     ALICE,
@@ -199,6 +203,84 @@ async def test_forms_of_other_pages_do_nothing(
             answer = await http.post(path, data=form, headers=headers)
             assert answer.status_code == 403, path
             assert "set-cookie" not in answer.headers
+
+
+# -- the link that a start prints
+
+
+def offering(folder: Path) -> tuple[access.ByToken, httpx2.AsyncClient]:
+    """Pages whose server has printed a link, and a browser."""
+    viewers = access.ByToken(access.Tokens({"alice": ALICE, "bob": BOB}))
+    transport = httpx2.ASGITransport(ReviewAuth(Index(folder), viewers, rights="in a box"))
+    headers = {"Origin": "http://localhost:8000"}
+    return viewers, httpx2.AsyncClient(
+        transport=transport, base_url="http://localhost:8000", headers=headers
+    )
+
+
+async def test_a_link_signs_in_once_by_its_button_and_not_by_being_looked_at(
+    folder: Path, session: Path
+) -> None:
+    viewers, http = offering(folder)
+    link = f"/review/enter/{viewers.offer('alice')}"
+    async with http:
+        for _ in range(3):  # programs that look ahead
+            assert (await http.head(link)).status_code == 200
+            page = await http.get(link)
+            assert '<form method="post">' in page.text and "set-cookie" not in page.headers
+            assert "Code that assistants run here runs in a box." in page.text
+        assert (await http.get("/")).status_code == 401
+        for origin in ("http://evil.com", "null"):
+            refused = await http.post(link, headers={"Origin": origin})
+            assert refused.status_code == 403 and "set-cookie" not in refused.headers
+        let_in = await http.post(link)
+        assert let_in.status_code == 200 and "SameSite=strict" in let_in.headers["set-cookie"]
+        assert ALICE not in str(let_in.headers)
+        assert NAME in (await http.get("/")).text
+        http.cookies.clear()
+        for again in (await http.get(link), await http.post(link)):
+            assert again.status_code == 403 and "does not work any more" in again.text
+
+
+async def test_a_link_ends_with_time_with_the_next_one_and_with_its_user(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewers, http = offering(folder)
+    first, second = viewers.offer("alice"), viewers.offer("bob")
+    assert (viewers.offered(first), viewers.redeem(first)) == (None, None)
+    assert viewers.offered(second) == "bob" and viewers.offered("") is None
+    later = time.monotonic() + access.LINK_SECONDS + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(access.time, "monotonic", lambda: later)
+        assert (viewers.offered(second), viewers.redeem(second)) == (None, None)
+    assert viewers.redeem(viewers.offer("nobody")) is None
+    async with http:
+        for guess in ("x", "é", "%00"):
+            assert (await http.get(f"/review/enter/{guess}")).status_code == 403
+            assert (await http.post(f"/review/enter/{guess}")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("principals", "terminal", "shown"),
+    [(("token",), True, True), (("token",), False, False), (("alice", "bob"), True, False)],
+)
+def test_a_link_is_shown_to_one_user_at_a_terminal(
+    principals: tuple[str, ...],
+    terminal: bool,
+    shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    viewers = access.ByToken(access.Tokens(dict.fromkeys(principals, ALICE)))
+    offer_link(viewers, principals, "http://127.0.0.1:8000")
+    out, err = capsys.readouterr()
+    assert out == "" and "/review/enter" not in caplog.text
+    found = re.search(r"http://127\.0\.0\.1:8000/review/enter/(\S{43})\n", err)
+    assert bool(found) == shown
+    assert found is None or viewers.offered(found[1]) == "token"
 
 
 # -- sharing

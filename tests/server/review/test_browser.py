@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from fastmcp import Client
 from playwright.sync_api import Browser, Page, expect
 from rmi_agent.kernels.notebook.recovery import pid_file, write_pid_file
+from rmi_agent.server.auth import pages
 
 from tests.server.auth.oauth import ALICE as SERVED_ALICE
 from tests.server.conftest import fill
@@ -42,7 +43,7 @@ def sessions(folder: Path) -> Iterator[Path]:
     path = write(
         folder,
         NAME,
-        {"cell_type": "markdown", "source": "# A *title*"},
+        {"cell_type": "markdown", "source": "# A *title*\n\n$$x^2$$\n\n| a |\n|---|\n| 1 |"},
         code("# a remark\nimport math\n@dec\nclass A:\n    'doc'\n    x = 3.5e1 if None else f(1)"),
         code("%time print('x')\n" + LONG, stream("a line\n" * 60), stream("careful\n", "stderr")),
         code("plot()", data("image/png", png(), **{"text/plain": "<Figure size 3x2>"})),
@@ -79,7 +80,7 @@ def test_no_page_has_a_barrier_in_either_scheme_on_a_phone_or_a_desk(
     found: list[str] = []
 
     def looked(page: Page) -> None:
-        for width in (1280, 360):
+        for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 800})
             idle(page)
             found.extend(violations(page))
@@ -100,7 +101,8 @@ def test_no_page_has_a_barrier_in_either_scheme_on_a_phone_or_a_desk(
         page.get_by_label("Search").press("Enter")
         expect(page.get_by_text("No session matches")).to_be_visible()
         looked(page)
-        for path in ("/sessions/broken", "/sessions/x", f"/sessions/{NAME}"):
+        others = [f"/sessions/{name}/delete" for name in (NAME, "20261101-00000-s0-abc123")]
+        for path in ("/sessions/broken", "/sessions/x", *others, f"/sessions/{NAME}"):
             page.goto(url + path)
             for details in page.locator("details summary").all():
                 details.click()
@@ -113,9 +115,87 @@ def test_no_page_has_a_barrier_in_either_scheme_on_a_phone_or_a_desk(
         for path in (link, link + "x"):
             page.goto(path)
             looked(page)
+        # What only servers with other sign-ins show.
+        about = pages.Question("here.example", "Probe", "https://client.example/back", "in a box")
+        for answer in (
+            pages.sign_in(about, {"request": "x"}, "This token is not valid."),
+            pages.consent(about, {"txn_id": "x"}, "GitHub"),
+            pages.failure("It has expired."),
+        ):
+            page.set_content(bytes(answer.body).decode())
+            looked(page)
         stranger.close()
         context.close()
     assert found == []
+
+
+PROSE = """# Results
+
+Some *words* and $E = mc^2$, inline.
+
+$$\\int_0^1 \\frac{a_n}{b} dx = \\sum_{k=1}^n k$$
+
+| name | value |
+|---|---|
+| x | $\\alpha$ |
+
+```
+code
+```
+""" + "\n".join(f"{n}. item {n}\n" for n in range(150))
+
+
+def test_markdown_is_shown_whole_with_formulas_and_without_pilcrows(
+    folder: Path, browser: Browser
+) -> None:
+    write(
+        folder,
+        "prose",
+        {"cell_type": "markdown", "source": PROSE},
+        code("m", data("text/markdown", "## Short\n\nwith $x$"), data("text/latex", "$\\sqrt{2}$")),
+    )
+    with on_a_port(folder) as url:
+        context = browser.new_context(viewport={"width": 1000, "height": 900})
+        page = signed_in(context, f"{url}/sessions/prose", ALICE)
+        for number in range(3):
+            frame = page.locator("iframe").nth(number)
+            frame.scroll_into_view_if_needed()
+            inside = frame.element_handle().content_frame()  # type: ignore[union-attr]
+            assert inside is not None
+            inside.wait_for_selector("math")
+            until(inside, "innerHeight >= document.documentElement.scrollHeight")
+            assert "\u00b6" not in inside.content()
+            assert (
+                inside.evaluate("document.querySelector('math').getBoundingClientRect().width") > 5
+            )
+        last = page.frames[1].get_by_text("item 149")
+        assert last.bounding_box()["height"] > 5  # type: ignore[index]
+        context.close()
+
+
+def test_a_person_finds_an_error_renames_the_session_and_deletes_it(
+    sessions: Path, browser: Browser
+) -> None:
+    with on_a_port(sessions) as url:
+        context = browser.new_context(viewport={"width": 390, "height": 800})
+        page = signed_in(context, f"{url}/", ALICE)
+        page.get_by_role("link", name="1 error").click()
+        page.wait_for_url(f"{url}/sessions/{NAME}#cell-6")
+        until(page, "document.querySelector('#cell-6').getBoundingClientRect().top < innerHeight")
+        page.goto(f"{url}/sessions/20261101-00007-s7-abc123")
+        page.get_by_text("Rename, share").click()
+        page.get_by_label("Title").fill("A name")
+        page.get_by_role("button", name="Rename").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("A name")
+        page.get_by_text("Rename, share").click()
+        page.get_by_role("link", name="Delete").click()
+        page.get_by_role("link", name="Cancel").click()
+        page.get_by_text("Rename, share").click()
+        page.get_by_role("link", name="Delete").click()
+        page.get_by_role("button", name="Delete").click()
+        page.wait_for_url(f"{url}/")
+        assert not (sessions / "20261101-00007-s7-abc123.ipynb").exists()
+        context.close()
 
 
 def test_everything_is_done_by_keyboard(sessions: Path, browser: Browser) -> None:
@@ -147,7 +227,7 @@ def test_everything_is_done_by_keyboard(sessions: Path, browser: Browser) -> Non
         box.focus()
         page.keyboard.press("ArrowRight")
         until(page, "document.querySelector('#code-3').scrollLeft > 0")
-        page.get_by_text("Open in Jupyter, share").press("Enter")
+        page.get_by_text("open in Jupyter, delete").press("Enter")
         page.get_by_role("button", name="Copy command").press("Enter")
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         command = page.evaluate("navigator.clipboard.readText()")

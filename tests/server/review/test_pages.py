@@ -24,6 +24,11 @@ from tests.server.review.conftest import (
 pytestmark = pytest.mark.anyio
 
 
+def flat(page: str) -> str:
+    """A page's HTML without line breaks and the signs before a status."""
+    return re.sub(r'<span aria-hidden="true">.</span>\s*', "", page).replace("\n", " ")
+
+
 # -- the list
 
 
@@ -34,7 +39,8 @@ async def test_the_list_says_what_ran_how_it_went_and_how_long_newest_first(
     async with visiting(folder) as http:
         page = (await http.get("/")).text
         assert page.index("x = 1") < page.index("print(&#39;hello&#39;)")
-        assert "4 cells" in page and "ran 1.0 s" in page and "✗" in page
+        assert "3 ok</span>, <a" in flat(page) and "1 error</a>" in flat(page)
+        assert "ran 1.0 s" in page and f'href="/sessions/{NAME}#cell-4"' in page
         assert f'src="/sessions/{NAME}/thumbnail?v=' in page
         thumbnail = await http.get(f"/sessions/{NAME}/thumbnail")
     assert thumbnail.headers["content-type"] == "image/png"
@@ -53,6 +59,7 @@ async def test_the_list_says_what_ran_how_it_went_and_how_long_newest_first(
         ("q=%22quoted%22", {"three"}),
         ("status=error", {"two"}),
         ("status=ok&q=apples", {"one"}),
+        ("status=timeout", {"two"}),  # of an earlier cell
         ("when=past", {"one", "two", "three"}),
         ("when=live", set()),
         ("status=nonsense", set()),
@@ -65,7 +72,8 @@ async def test_a_search_looks_into_code_output_and_names(
     folder: Path, query: str, found: set[str]
 ) -> None:
     write(folder, "one", code("apples = 3"))
-    write(folder, "two", code("f()", stream("printed by two\n"), status="error"))
+    failed = code("f()", stream("printed by two\n"), status="error")
+    write(folder, "two", code("slow()", status="timeout"), failed)
     write(folder, "three", code('x = "quoted"  # Ünïcode'))
     async with visiting(folder) as http:
         page = (await http.get(f"/?{query}")).text
@@ -97,6 +105,12 @@ async def test_the_title_is_the_first_line_that_tells_something(
     write(folder, "one", code(""), code(source))
     async with visiting(folder) as http:
         assert f">{title}</a></h2>" in (await http.get("/")).text
+
+
+async def test_a_heading_is_a_title_without_its_markup(folder: Path) -> None:
+    write(folder, "one", {"cell_type": "markdown", "source": "## The *growth* of `x`\n\ntext"})
+    async with visiting(folder) as http:
+        assert ">The growth of x</a></h2>" in (await http.get("/")).text
 
 
 async def test_fifty_are_on_a_page(folder: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rmi_agent.server.review.iframe import document
+from rmi_agent.server.review import iframe
+from rmi_agent.server.review.iframe import content, document, rendered
 from rmi_agent.server.review.model import Cell
 from rmi_agent.server.review.notebook_file import parse_cell, parse_notebook
 from rmi_agent.server.review.render import cell_html, duration, highlighted, terminal
+from rmi_agent.server.views import Worker
 
 from tests.server.review.conftest import code, data, png, stream
 
@@ -112,7 +115,7 @@ def test_what_needs_scripts_says_so_and_shows_the_rest(mime: str) -> None:
         ("text/html", "<iframe"),
         ("image/svg+xml", "<iframe"),
         ("text/markdown", "<iframe"),
-        ("text/latex", "<pre>"),
+        ("text/latex", "<iframe"),
         ("text/plain", "<pre>"),
         ("application/json", "<pre>"),
         ("<script>alert(1)</script>", "can't be shown here"),
@@ -133,19 +136,20 @@ def test_a_rich_output_with_scripts_gives_way_to_its_picture() -> None:
 
 def test_a_frame_has_its_output_as_data_alone() -> None:
     evil = "</script><script>alert(1)</script><!--<script>\u2028"
-    shown = document(made(data("text/html", evil)), 0, "text/html")
-    assert shown is not None
+    cell = made(data("text/html", evil))
+    text = content(cell, 0, "text/html")
+    assert text is not None
+    shown = document(text, "text/html")
     assert shown.count("<script") == 2 and shown.count("</script>") == 2
     assert "alert(1)\\u003c/script>" in shown and "<!--" not in shown
-    assert document(made(data("text/html", evil)), 1, "text/html") is None
-    assert document(made(stream("x")), 0, "text/html") is None
+    assert content(cell, 1, "text/html") is None
+    assert content(made(stream("x")), 0, "text/html") is None
 
 
 def test_lone_surrogates_can_be_sent() -> None:
     shown = html(stream("\ud800x"), data("text/html", "\udfff"), source="\udc80", notes=["\ud900"])
     shown.encode()
-    frame = document(made(data("text/html", "\udfff")), 0, "text/html")
-    assert frame is not None and frame.encode()
+    assert document(content(made(data("text/html", "\udfff")), 0, "text/html") or "", "").encode()
 
 
 @pytest.mark.parametrize(
@@ -188,3 +192,50 @@ def test_cells_that_others_ran_have_a_status_and_a_time_all_the_same() -> None:
     assert [cell.status for cell in past] == ["ok", "error", "", "interrupted"]
     assert past[0].seconds == 2.5 and past[1].outputs[0].text == "E: v"
     assert parse_notebook({"cells": cells}, live=True).cells[3].status == "running"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# A *title*", "<h1>A <em>title</em></h1>"),
+        ("$x^2$ and *b*", '<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">'),
+        ("$$\n\\frac{a}{b}\n\n$$", 'display="block"><mrow><mfrac>'),
+        ("so $$a_1$$ in a line", 'display="block"'),
+        ("\\begin{equation}\nx = 1\n\\end{equation}", "<math"),
+        ("\\\\(x\\\\)", 'display="inline"'),
+        ("* in a list: $x$", "<li>in a list: <math"),
+        ("| a |\n|---|\n| $x$ |", "<td><math"),
+        ("it costs $5 and $6", "it costs $5 and $6"),
+        ("`$x$`", "<code>$x$</code>"),
+        ("\\$x\\$", "$x$"),
+        ("a **b** `c`\n\n```\nd\n```", "<strong>b</strong> <code>c</code>"),
+        ("<b>as it is</b>", "<b>as it is</b>"),
+        ("$\\begin{tabular}{c}x$", "x"),
+        ("$<img src=x onerror=alert(1)>$", "&#x0003C;"),
+        ("$" + "x" * 6_000 + "$", "<code>xxx"),
+        ("\udfff", "?"),
+    ],
+)
+def test_markdown_has_formulas_and_no_pilcrows(worker: Worker, text: str, shown: str) -> None:
+    html = rendered(worker, text)
+    assert (
+        shown in html.replace("\n", "") and "\u00b6" not in html and "onerror=alert(1)>" not in html
+    )
+
+
+@pytest.mark.slow
+def test_markdown_that_takes_too_long_is_shown_as_it_was_written(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iframe, "RENDER_SECONDS", 1.0)
+    for evil in ("$\\sqrt{" * 50_000, "[" * 200_000, "$a" * 200_000, "{" * 5_000, "> " * 50_000):
+        began = time.monotonic()
+        assert rendered(worker, f"{evil}") and time.monotonic() - began < 3
+    html = rendered(worker, "<i>" + "*a_" * 300_000)
+    assert html.startswith("<pre>&lt;i&gt;") or "<i>" in html

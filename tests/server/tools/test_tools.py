@@ -16,7 +16,7 @@ from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
 from rmi_agent.server import App, load
 from rmi_agent.server.tools import caller
-from rmi_agent.server.tools.results import RUN_SCHEMA
+from rmi_agent.server.tools.run_facts import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +51,7 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
         "read_output",
         "interrupt_session",
         "restart_session",
+        "fork_session",
         "close_session",
         "list_sessions",
         "list_environments",

@@ -1,0 +1,71 @@
+"""Forks of living sessions: from the call to the first answer, by the size of what they hold."""
+
+from __future__ import annotations
+
+import time
+
+from nbformat.v4 import new_code_cell
+from rmi_agent.kernels import Kernel, Launch
+from rmi_agent.kernels.fork import TEMPLATES
+from rmi_agent.kernels.protocol.outputs import Outputs
+
+from ..bench import Bench
+from .kernels import launches
+
+SIZES = (50, 500, 2_000)  # MB
+SPARE = 3  # how many times the size has to be free
+FILL = "import numpy; kept = [numpy.ones(1_000_000 // 8) for _ in range({size})]; one = 1"
+AGAIN = "for each in kept: each += 1"
+
+
+async def milliseconds(kernel: Kernel, code: str) -> float:
+    """How long a cell takes."""
+    began = time.perf_counter()
+    await kernel.run_cell(code, Outputs(new_code_cell()))
+    return (time.perf_counter() - began) * 1e3
+
+
+def available() -> float:
+    """Free memory in MB."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith("MemAvailable"))
+
+
+async def forks(bench: Bench) -> None:
+    """A fork of a kernel that holds arrays, to its first answer; and both kernels' next cells."""
+    plain, boxed = launches(bench)
+    try:
+        for size in SIZES:
+            if available() < SPARE * size:
+                print(f"  {size} MB: not enough memory")
+                continue
+            await of_size(bench, size, boxed)
+        await of_size(bench, SIZES[0], plain, ", no sandbox")
+    finally:
+        TEMPLATES.close()
+
+
+async def of_size(bench: Bench, size: int, launch: Launch, where: str = "") -> None:
+    """Measure one size."""
+    first: list[float] = []
+    small: list[float] = []
+    memory: list[float] = []
+    async with Kernel(launch) as origin:
+        await milliseconds(origin, FILL.format(size=size))
+        for _ in range(max(5, bench.rounds // 20)):
+            began = time.perf_counter()
+            branch = Kernel(origin.branch_launch())
+            await branch.start()
+            await milliseconds(branch, "one")
+            first.append((time.perf_counter() - began) * 1e3)
+            small.append(await milliseconds(origin, "one"))
+            memory.append(branch.process.memory() / 1e6)
+            await branch.close(graceful=False)
+        async with Kernel(origin.branch_launch()):
+            rewriting = [await milliseconds(origin, AGAIN)]
+        alone = [await milliseconds(origin, AGAIN)]
+    bench.values(f"fork to first answer, {size} MB{where}, ms", first)
+    bench.values(f"the origin's next small cell, {size} MB{where}, ms", small)
+    bench.values(f"all of it rewritten after a fork, {size} MB{where}, ms", rewriting)
+    bench.values(f"the same with no fork, {size} MB{where}, ms", alone)
+    bench.values(f"memory of the pair counted for the fork (PSS), {size} MB{where}, MB", memory)

@@ -1,0 +1,87 @@
+"""What libraries of a forked kernel must forget of its parent: threads, processes, exit handlers.
+
+Executed in a template, like `setup.py`. Much of it is private: what a Python does not have needs no
+change.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import queue
+import sys
+import threading
+import weakref
+from typing import Any
+
+POOL_GONE = "The processes of this pool belong to the session that was forked: make a new pool."
+
+
+def forget_parents_work() -> None:
+    """Let executors start new threads, and pools of processes refuse; the rest is forgotten."""
+    forget_threads()
+    forget_processes()
+    forget_exit_handlers()
+
+
+def forget_threads() -> None:
+    """Let executors of threads start new ones; what they had not begun is cancelled."""
+    module: Any = sys.modules.get("concurrent.futures.thread")
+    for thread in list(getattr(module, "_threads_queues", ())):
+        arguments = getattr(thread, "_args", None) or (lambda: None,)
+        if (executor := arguments[0]()) is None:
+            continue
+        waiting, executor._work_queue = executor._work_queue, queue.SimpleQueue()
+        executor._threads, executor._idle_semaphore = set(), threading.Semaphore(0)
+        executor._shutdown_lock = threading.Lock()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (item := waiting.get_nowait()) is not None:
+                    item.future.cancel()
+    if module is not None:
+        module._threads_queues.clear()
+
+
+def forget_processes() -> None:
+    """Forget the children of `multiprocessing` and of executors; their pools refuse work."""
+    executors: Any = sys.modules.get("concurrent.futures.process")
+    for thread in list(getattr(executors, "_threads_wakeups", ())):
+        if (executor := thread.executor_reference()) is not None:
+            executor._broken = POOL_GONE
+    if executors is not None:
+        executors._threads_wakeups.clear()
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        registry: dict[Any, Any] = vars(util)["_finalizer_registry"]
+        for each in list(registry.values()):
+            of = getattr(each, "_weakref", None)
+            if (pool := of and of()) is not None and getattr(pool, "_state", None) == "RUN":
+                pool._state = "CLOSE"
+        registry.clear()
+        util._run_after_forkers()
+    if (process := sys.modules.get("multiprocessing.process")) is not None:
+        vars(process)["_children"].clear()
+    for name, server in (
+        ("multiprocessing.resource_tracker", "_resource_tracker"),
+        ("multiprocessing.forkserver", "_forkserver"),
+    ):
+        if (module := sys.modules.get(name)) is not None:
+            known = vars(vars(module)[server])
+            for attribute in known.keys() & {
+                *("_fd", "_pid"),
+                *("_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"),
+            }:
+                known[attribute] = None
+            known["_lock"] = threading.RLock()
+
+
+def forget_exit_handlers() -> None:
+    """Run nothing at the end that was registered before the fork: it is the parent's to end."""
+    finalize: Any = weakref.finalize
+    for each in list(finalize._registry):
+        each.atexit = False
+    finalize._registered_with_atexit = False
+    atexit._clear()
+    atexit.register(logging.shutdown)
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        atexit.register(vars(util)["_exit_function"])

@@ -1,0 +1,61 @@
+"""What a session that is forked hands to its fork: its kernel, at rest, and its notebook so far.
+
+Knows sessions and their notebooks; not how a kernel is forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ..environments import Environment
+from ..errors import CannotBranch
+from ..kernel import Kernel
+from .config import Handover
+from .session import Session
+
+
+@contextlib.asynccontextmanager
+async def held_still(session: Session) -> AsyncIterator[Kernel]:
+    """A session's kernel, on which nothing runs until the end; runs that arrive wait.
+
+    Raises:
+        CannotBranch: something runs, or there is no kernel.
+    """
+    if session.busy:
+        raise CannotBranch(
+            "A cell is running or queued in it. Wait for its end (read_output with wait tells), or"
+            " call interrupt_session."
+        )
+    async with session.runs.turn:
+        kernel = session.kernel
+        if session.closed or kernel is None or not await kernel.alive():
+            raise CannotBranch("Its kernel has died, so there are no variables to fork.")
+        try:
+            yield kernel
+        finally:
+            session.last_used = time.monotonic()
+
+
+async def handover_of(session: Session, metadata: dict[str, Any], instance: str) -> Handover:
+    """What a fork of a session begins with: a notebook with the same cells, and their number.
+
+    Args:
+        session: the origin; nothing runs on it.
+        metadata: that of the new notebook.
+        instance: of the server, where several share the folder.
+    """
+    recorder = await session.recorder.copied(metadata, instance)
+    note = ""
+    if recorder.problem:
+        note = f"The notebook lacks the cells before the fork: {recorder.problem}."
+    return Handover(count=session.count, recorder=recorder, note=note, fresh=session.is_fresh)
+
+
+def described(environment: Environment | None) -> dict[str, Any]:
+    """A session's environment, as its notebook names it; empty for the default one."""
+    if environment is None:
+        return {}
+    return {"environment": {"name": environment.name, "kind": environment.kind}}
