@@ -75,7 +75,7 @@ def test_a_command_that_speaks_to_its_own_server_imports_no_fastmcp() -> None:
 import sys
 from rmi_agent.client.commands import connect, run
 connect.FEW_RUNS = (sys.executable, "-c", {STUB!r})
-connect.find_resident = lambda: None
+connect.find_resident = lambda paths: None
 try:
     run.cell("1")
 except SystemExit as end:
