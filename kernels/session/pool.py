@@ -142,11 +142,11 @@ class Pool:
             pool = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        pool.note_request(owner)
-        if branch_of is not None:
-            launch = branch_of.branch_launch()
-        else:
+        if branch_of is None:
+            pool.note_request(owner)
             launch = launch_in(pool.launch, environment)
+        else:  # no warm kernel would have served it
+            launch = branch_of.branch_launch()
         while pool.warm and attach is None and environment is None and branch_of is None:
             place = pool.warm.popleft()
             self._refill_soon()
