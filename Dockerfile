@@ -1,12 +1,10 @@
 # The server on HTTP, port 8000, for one user without rights:
-#   docker build -t rmi-agent-mcp-server .
-#   docker build --build-arg EXTRAS= -t rmi-agent-mcp-server:small .    # no numpy, pandas, matplotlib
-# docs/docker.md has the lines to run it.
+#   docker build -t rmi-agent-mcp-server .                              # the target full
+#   docker build --target slim -t rmi-agent-mcp-server:slim .           # no numpy, pandas, matplotlib
+# docs/docker.md has the lines to run it; compose.yaml runs it with its volumes.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
-# Which extras of pyproject.toml: full for numpy, pandas and matplotlib; ngrok for --tunnel.
-ARG EXTRAS=full,ngrok
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
@@ -16,9 +14,14 @@ COPY client client
 # pyproject.toml bounds the versions.
 # hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/rmi-agent \
- && pip --python /opt/rmi-agent/bin/python install --no-cache-dir --compile ".${EXTRAS:+[$EXTRAS]}"
+ && pip --python /opt/rmi-agent/bin/python install --no-cache-dir --compile .
 
-FROM python:${PYTHON}-slim
+# What people expect of a Python that they did not set up; and ngrok, for --tunnel.
+FROM build AS build-full
+# hadolint ignore=DL3013
+RUN pip --python /opt/rmi-agent/bin/python install --no-cache-dir --compile ".[full,ngrok]"
+
+FROM python:${PYTHON}-slim AS runtime
 LABEL org.opencontainers.image.title="RmiAgentMcpServer" \
       org.opencontainers.image.description="An MCP server that runs Python on Jupyter kernels" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -33,7 +36,6 @@ RUN apt-get update \
  # For any --user, so that what is mounted can be written by whom it belongs to.
  && mkdir -p /data/python_projects /data/notebooks /home/agent \
  && chmod 1777 /data/python_projects /data/notebooks /home/agent
-COPY --from=build /opt/rmi-agent /opt/rmi-agent
 ENV PATH=/opt/rmi-agent/bin:$PATH \
     HOME=/home/agent \
     RMI_AGENT_HOST=0.0.0.0 \
@@ -46,3 +48,10 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import http.client, os; asked = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RMI_AGENT_PORT') or 8000), timeout=4); asked.request('GET', '/healthz'); raise SystemExit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "rmi-agent-mcp-server"]
 CMD ["--transport", "http"]
+
+# uv comes with the package, as in both: code can install what is missing.
+FROM runtime AS slim
+COPY --from=build /opt/rmi-agent /opt/rmi-agent
+
+FROM runtime AS full
+COPY --from=build-full /opt/rmi-agent /opt/rmi-agent

@@ -1,7 +1,7 @@
 """`RmiMcpClient`: the server's tools as typed methods.
 
-Speaks only MCP, through FastMCP's client, so the server may be anywhere: in this process, in a
-child process, or behind a URL.
+Speaks only MCP, so the server may be anywhere: in this process, in a child process, or behind a
+URL.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
-
-from mcp_types import ResourceTemplateReference
 
 from .connection import OnOutput, ServerConnection
 from .results import (
@@ -249,6 +247,8 @@ class RmiMcpClient(ServerConnection):
         Raises:
             MCPError: the server does not support completion.
         """
+        from mcp_types import ResourceTemplateReference  # lazy: takes long, and few complete
+
         found = await self.mcp.complete(
             ResourceTemplateReference(type="ref/resource", uri=VARIABLE),
             {"name": "name", "value": code},

@@ -1,45 +1,32 @@
 """A connection to a server: at a URL, in a child process, or in this process.
 
-Knows transports, tokens and MCP calls; nothing about which tools the server has.
+Knows how a tool is called; neither transports nor which tools the server has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx2
-import mcp_types
-from fastmcp import Client
-from fastmcp.client.transports import (
-    ClientTransport,
-    SSETransport,
-    StdioTransport,
-    StreamableHttpTransport,
-    infer_transport,
-)
-from fastmcp.exceptions import ToolError
-from mcp import MCPError
-from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
-
-from .local_token import is_loopback, local_token
+from . import errors, quick_imports
+from .child import ChildServer
+from .direct import DirectClient, OnQuestion
+from .resident import Resident
 from .results import texts
 
-if TYPE_CHECKING:
-    from fastmcp import FastMCP  # takes half a second to import, and most clients don't need it
+if TYPE_CHECKING:  # these take long to import, and a command's own server needs neither
+    import mcp_types
+    from fastmcp import FastMCP
+    from fastmcp.client.transports import ClientTransport
+    from mcp_types import CallToolResult
 
-HTTP = StreamableHttpTransport | SSETransport
-EMBEDDED = [sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning"]
-
-FEW_RUNS = [*EMBEDDED, "--few-runs"]  # no kernel is made and no module imported ahead
+EMBEDDED = (sys.executable, "-m", "rmi_agent.server.cli", "--log-level", "warning")
+FEW_RUNS = (*EMBEDDED, "--few-runs")  # no kernel is made and no module imported ahead
 
 OnOutput = Callable[[str, str], None]  # (stream name, text)
-OnQuestion = Callable[[str, bool], Awaitable[str | None]]  # (question, secret) → answer
 
 NO_TOKEN = (
     "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
@@ -52,35 +39,39 @@ class ServerConnection:
     """An MCP connection to one server; `RmiMcpClient` documents the arguments.
 
     Attributes:
-        mcp: FastMCP's client.
+        mcp: FastMCP's client; for a command's own server, one with the methods used here.
     """
 
     def __init__(
         self,
-        target: str | Path | list[str] | FastMCP[Any] | ClientTransport | None = None,
+        target: str
+        | Path
+        | list[str]
+        | FastMCP[Any]
+        | ClientTransport
+        | ChildServer
+        | Resident
+        | None = None,
         *,
         token: str | None = None,
         mode: str = "auto",
         on_question: OnQuestion | None = None,
     ) -> None:
-        transport, auth = transport_for(target), None
         self._refused = asyncio.Event()  # set if the server refuses us for lack of a valid token
-        if isinstance(target, str) and isinstance(transport, HTTP):
-            auth = token or os.environ.get("RMI_AGENT_TOKEN") or local_token(transport.url)
-            transport.httpx_client_factory = http_clients(
-                is_loopback(transport.url), self._refused.set
-            )
-        self.mcp: Client[Any] = Client(
-            transport,
-            mode=mode,
-            auth=auth,
-            elicitation_handler=answering(on_question) if on_question is not None else None,
-        )
+        self.mcp: Any
+        if isinstance(target, ChildServer | Resident):
+            self.mcp = DirectClient(target, on_question)
+            return
+        quick_imports.import_jsonschema()
+        from .fastmcp_client import fastmcp_client
+
+        given = [*EMBEDDED] if target is None else target
+        self.mcp = fastmcp_client(given, token, mode, on_question, self._refused.set)
 
     async def __aenter__(self) -> Self:
         try:
             await self.mcp.__aenter__()
-        except (MCPError, httpx2.HTTPStatusError):
+        except Exception:
             if self._refused.is_set():
                 raise PermissionError(NO_TOKEN) from None
             raise
@@ -96,7 +87,8 @@ class ServerConnection:
 
     async def list_tools(self) -> list[mcp_types.Tool]:
         """The tools that the server offers, with their schemas."""
-        return await self.mcp.list_tools()
+        tools: list[mcp_types.Tool] = await self.mcp.list_tools()
+        return tools
 
     async def call_tool(
         self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
@@ -112,79 +104,11 @@ class ServerConnection:
                 stderr = message.startswith(HEADING)
                 on_output("stderr" if stderr else "stdout", message.removeprefix(HEADING))
 
-        raw = await self.mcp.call_tool_mcp(
+        raw: CallToolResult = await self.mcp.call_tool_mcp(
             name=tool,
             arguments={name: value for name, value in arguments.items() if value is not None},
             progress_handler=heard if on_output is not None else None,
         )
         if raw.is_error:
-            raise ToolError(texts(raw))
+            raise errors.tool_errors()[-1](texts(raw))  # FastMCP's, if this is its client
         return raw
-
-
-def transport_for(
-    target: str | Path | list[str] | FastMCP[Any] | ClientTransport | None,
-) -> ClientTransport:
-    """FastMCP's transport for a target of any kind."""
-    if target is None:
-        return child(EMBEDDED)
-    if isinstance(target, list):
-        return child(target)
-    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".py")):
-        return child([sys.executable, str(target)])
-    if isinstance(target, str) and not target.startswith(("http://", "https://")):
-        words = shlex.split(target, posix=sys.platform != "win32")
-        if not words:
-            raise ValueError("The server's command is empty; give a URL, a script or a command.")
-        return child(words)
-    return infer_transport(target)
-
-
-def child(command: list[str]) -> StdioTransport:
-    """A server in a child process, which inherits this environment and so its settings."""
-    return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
-
-
-def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., httpx2.AsyncClient]:
-    """A factory of HTTP clients for a transport.
-
-    Args:
-        direct: bypass proxies, so that none sees the token.
-        on_refusal: called when the server refuses us for lack of a valid token (401).
-    """
-
-    async def report_refusal(response: httpx2.Response) -> None:
-        if response.status_code == 401:
-            on_refusal()
-
-    def make(
-        headers: dict[str, str] | None = None,
-        timeout: httpx2.Timeout | None = None,
-        auth: httpx2.Auth | None = None,
-        **_: Any,  # redirects are decided per request
-    ) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(
-            headers=headers,
-            auth=auth,
-            timeout=timeout or httpx2.Timeout(30.0, read=300.0),  # as in MCP's own clients
-            trust_env=not direct,
-            event_hooks={"response": [report_refusal]},
-        )
-
-    return make
-
-
-def answering(on_question: OnQuestion) -> Callable[..., Awaitable[ElicitResult]]:
-    """A FastMCP elicitation handler that asks `on_question`."""
-
-    async def handle(
-        message: str, _: type | None, params: ElicitRequestParams, __: object
-    ) -> ElicitResult:
-        schema = getattr(params, "requested_schema", {})
-        secret = bool(schema.get("properties", {}).get("value", {}).get("writeOnly"))
-        answer = await on_question(message, secret)
-        if answer is None:
-            return ElicitResult(action="decline")
-        return ElicitResult(action="accept", content={"value": answer})
-
-    return handle

@@ -8,7 +8,6 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 
-import httpx2
 import platformdirs
 
 
@@ -19,6 +18,8 @@ def token_file() -> Path:
 
 def is_loopback(url: str) -> bool:
     """Whether a URL, as the HTTP client itself parses it, points to this machine."""
+    import httpx2  # lazy: takes long, and a command's own server has no URL
+
     try:
         host = httpx2.URL(url).host
         return host == "localhost" or ip_address(host).is_loopback

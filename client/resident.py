@@ -7,23 +7,21 @@ that it does not suit starts a server of its own, which says why.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import sys
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import httpx2
-from fastmcp.client.transports import StreamableHttpTransport
-
+from .direct import PROTOCOL, Json
 from .local_token import token_file
+from .unix_http import post
 
-BASE = "http://localhost"  # a placeholder: the socket's path is the address
 ANSWER_TIMEOUT = 5.0  # max seconds until the server says whether it suits
-REQUEST_TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # as in MCP's own clients
 POLL_INTERVAL = 0.5  # seconds between looks at the process where it can't be waited for
 
 
@@ -40,7 +38,7 @@ class Resident:
     key: str = field(repr=False)
     variables: tuple[str, ...]
 
-    def suits(self) -> bool:
+    async def suits(self) -> bool:
         """Whether it runs, and would do what a server started here and now would do."""
         caller = {
             "version": version("rmi-agent-mcp-server"),
@@ -49,37 +47,47 @@ class Resident:
             "folder": os.getcwd(),
             "environ": {n: v for n, v in os.environ.items() if n.upper() in self.variables},
         }
+        body = json.dumps(caller).encode()
         try:
-            with httpx2.Client(
-                transport=httpx2.HTTPTransport(uds=self.socket, verify=False, trust_env=False),
-                headers={"Authorization": f"Bearer {self.key}"},
-                timeout=ANSWER_TIMEOUT,
-                trust_env=False,
-            ) as client:
-                return client.post(f"{BASE}/resident", json=caller).status_code == 200
-        except httpx2.HTTPError:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                async with post(self.socket, "/resident", self._credentials, body) as response:
+                    return response.status == 200
+        except OSError:
             return False
 
-    def transport(self) -> StreamableHttpTransport:
-        """FastMCP's transport to it, over its Unix socket; a large picture is one large event."""
+    @property
+    def _credentials(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
 
-        def http(
-            headers: dict[str, str] | None = None,
-            timeout: httpx2.Timeout | None = None,
-            auth: httpx2.Auth | None = None,
-            **_: Any,  # redirects are decided per request
-        ) -> httpx2.AsyncClient:
-            return httpx2.AsyncClient(
-                transport=httpx2.AsyncHTTPTransport(uds=self.socket, verify=False, trust_env=False),
-                headers={**(headers or {}), "Authorization": f"Bearer {self.key}"},
-                auth=auth,
-                timeout=timeout or REQUEST_TIMEOUT,
-                trust_env=False,
-            )
+    async def open(self) -> None:
+        """Do nothing: each request has a connection of its own."""
 
-        return StreamableHttpTransport(
-            f"{BASE}/mcp", httpx_client_factory=http, max_sse_event_size=None
-        )
+    async def close(self) -> None:
+        """Do nothing: it goes on."""
+
+    async def exchange(self, request: Json) -> AsyncGenerator[Json]:
+        """Send a request; what the server sends until its answer, which is the last."""
+        params = request["params"]
+        headers = {
+            **self._credentials,
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": PROTOCOL,
+            "Mcp-Method": request["method"],
+        }
+        if name := params.get("name", params.get("uri")):
+            headers["Mcp-Name"] = header_value(name)
+        body = json.dumps(request).encode()
+        async with post(self.socket, "/mcp", headers, body) as response:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                async for event in events(response.parts):
+                    yield event
+                return
+            text = await response.text()
+            with contextlib.suppress(ValueError):
+                if "jsonrpc" in (message := json.loads(text)):
+                    yield message
+                    return
+            raise ConnectionError(f"it answered with HTTP status {response.status}: {text[:200]}")
 
     async def ended(self) -> None:
         """Wait until its process has ended."""
@@ -114,7 +122,27 @@ def find_resident() -> Resident | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return resident if resident.suits() else None
+    return resident if asyncio.run(resident.suits()) else None
+
+
+async def events(parts: AsyncIterator[bytes]) -> AsyncIterator[Json]:
+    """The messages in a stream of events, each of which is on one line."""
+    unread: list[bytes] = []
+    async for part in parts:
+        first, *others = part.split(b"\n")
+        unread.append(first)
+        if others:
+            for line in (b"".join(unread), *others[:-1]):
+                if line.startswith(b"data:"):
+                    yield json.loads(line[len(b"data:") :])
+            unread = others[-1:]
+
+
+def header_value(text: str) -> str:
+    """A text in a header, in MCP's encoding if it would not survive there."""
+    if text.isascii() and text.isprintable() and text == text.strip() and "=?" not in text:
+        return text
+    return f"=?base64?{base64.b64encode(text.encode()).decode()}?="
 
 
 def private_text(path: Path) -> str:

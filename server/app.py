@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from .state_dir import VERSION
 from .tools import (
     CallerFiles,
     Completions,
+    EnvironmentChoice,
     EnvironmentTools,
     FileTools,
     Prompts,
@@ -93,6 +94,7 @@ class App:
         link_key: a key for one-time links to files, the same on all instances; None if clients
             are on this machine, and have the files.
         in_background: whether the sessions open only after the first request is answered.
+        choosing: returns the kernels' sandbox, if that is being chosen already.
 
     Raises:
         BadSettings: the sandbox that the settings ask for is not available.
@@ -109,6 +111,7 @@ class App:
         seal: bytes | None = None,
         in_background: bool = False,
         link_key: bytes | None = None,
+        choosing: Callable[[], Policy | None] | None = None,
     ) -> None:
         choose_spans()
         self.settings = settings
@@ -117,7 +120,7 @@ class App:
             from ..kernels import Takeover  # lazy: most servers have no store
 
             self.shared = Takeover(instances)
-        policy = choose_policy(settings, exposed=exposed)
+        policy = choosing() if choosing is not None else choose_policy(settings, exposed=exposed)
         self.rights = describe_rights(policy, settings)
         hints = Hints(settings, policy)
 
@@ -162,16 +165,16 @@ class App:
         self.links = None if link_key is None else Links(link_key)
         remote = RemoteFiles(settings, self.links)
         written = WrittenFiles(self.files, self.changes, remote)
-        environments = EnvironmentTools(settings, self.opening, policy, self.files)
-        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
+        choice = EnvironmentChoice(settings, self.opening, policy, self.files)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files, choice, written)
         for part in (
             self.runs,
-            environments,
+            EnvironmentTools(settings, self.opening, self.files, choice),
             SessionTools(settings, self.opening),
             FileTools(settings, self.worker, self.files, remote),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
-            ResumeTool(settings, self.opening, self.runs.follower, environments),
+            ResumeTool(settings, self.opening, self.runs.follower, choice),
             Prompts(self.files),
             Completions(self.opening, self.files),
         ):

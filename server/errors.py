@@ -8,6 +8,7 @@ AttachError                a stdio process can't attach to a server: it serves b
 UpstreamLost               resident/proxy.py: the server exited or is stuck during a call
 AlreadyRunning             this user's resident server runs: `start` prints the text, exits with 1
 UnusableFile               a host's config can't be read or written: `install` changes nothing
+└─ UneditableFile          it would lose something: `install` shows what to change by hand
 ProbeFailed                a server's entry does not work: `install` and `doctor` say why
 ProbeSkipped               only the host can try it, so nothing is known about it
 StdoutPolluted             the stdio server of `doctor` wrote something else than the protocol
@@ -47,6 +48,10 @@ class AlreadyRunning(Exception):
 
 class UnusableFile(Exception):
     """A file can't be read or written; the text names it and says why, in one line."""
+
+
+class UneditableFile(UnusableFile):
+    """A file's layout can't be changed in place; the text names the file."""
 
 
 class ProbeFailed(Exception):

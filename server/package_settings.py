@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 CERTIFICATES = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    *("GIT_SSL_CAINFO", "PIP_CERT"),
+    *("GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )
 # Options of pip that are about this machine rather than about one command, and where packages go.
 PIP_OPTIONS = (

@@ -213,13 +213,21 @@ def misspelled(settings: list[Variable], merged: Mapping[str, str]) -> Iterator[
     unset = [name for name in bare if name not in merged]
     for name in sorted(merged.keys() - taken):
         if name.startswith(PREFIX):
-            close = get_close_matches(name.removeprefix(PREFIX), without_prefix, 1, 0.7)
+            bare_name = name.removeprefix(PREFIX)
+            close = get_close_matches(bare_name, without_prefix, 1, 0.7)
+            close = close or sharing_words(bare_name, without_prefix)
             meant = [without_prefix[one] for one in close]
         elif name.startswith("RMI"):
             meant = get_close_matches(name, known, 1, ALIKE)
         else:
             meant = get_close_matches(name, unset, 1, ALIKE)
         if meant:
-            yield f"{name} is not a setting and is ignored. Did you mean {meant[0]}?"
+            yield f"{name} is not a setting and is ignored. Did you mean {' or '.join(meant)}?"
         elif name.startswith(PREFIX):
             yield f"{name} is not a setting and is ignored. See docs/settings.md."
+
+
+def sharing_words(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that have all words of a name, the shortest first."""
+    words = set(name.split("_"))
+    return sorted((one for one in known if words <= set(one.split("_"))), key=len)[:3]

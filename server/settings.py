@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,26 @@ from pydantic import ValidationError
 
 from .errors import BadSettings
 from .setting_fields import Settings
-from .setting_names import Variable, checkout, dotenv, environment, home, read, variables
+from .setting_names import (
+    Variable,
+    checkout,
+    dotenv,
+    environment,
+    home,
+    misspelled,
+    read,
+    upper,
+    variables,
+)
 from .setting_place import current_folder
 
 __all__ = [
     "Settings",
     "claude_code_folder",
+    "codex_folder",
     "current_name",
     "load",
+    "misspelled_in",
     "set_here",
     "shown_variables",
     "variable_of",
@@ -101,6 +114,11 @@ def explained(error: Any, names: dict[str, str]) -> str:
     return f"{names.get(field) or variable.name}: {error['msg']}{given}"
 
 
+def misspelled_in(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Messages about variables that look like settings but are not."""
+    return tuple(misspelled(list(VARIABLES.values()), upper(variables)))
+
+
 def shown_variables() -> tuple[str, ...]:
     """The variables of all settings that are no secret, under current and former names."""
     return tuple(name for one in VARIABLES.values() if not one.secret for name in one.names)
@@ -121,4 +139,10 @@ def set_here() -> dict[str, str]:
 def claude_code_folder() -> Path | None:
     """The folder where Claude Code keeps its config, if CLAUDE_CONFIG_DIR moves it."""
     folder = os.environ.get("CLAUDE_CONFIG_DIR")
+    return Path(folder).expanduser() if folder else None
+
+
+def codex_folder() -> Path | None:
+    """The folder where Codex keeps its config, if CODEX_HOME moves it."""
+    folder = os.environ.get("CODEX_HOME")
     return Path(folder).expanduser() if folder else None

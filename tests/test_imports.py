@@ -16,6 +16,14 @@ SLOW = "rfc3987_syntax"  # generates a parser when it is imported
 
 
 SERVE = "from rmi_agent.server.cli import main; main()"
+# A server that answers one call.
+STUB = """
+import json
+facts = dict(session_id="s", cell=1, execution_count=1, status="ok", exit_code=None,
+    error_name=None, timed_out=False, state="kept", elapsed=0.0, truncated=False, notebook=None)
+result = dict(content=[], structuredContent=facts)
+print(json.dumps(dict(id=json.loads(input())["id"], result=result)), flush=True)
+"""
 FASTMCP = {"fastmcp", "mcp", "mcp_types", "pydantic", "httpx2"}
 
 
@@ -32,8 +40,7 @@ def imported(code: str) -> set[str]:
     [
         "from rmi_agent.server import quick_imports\nquick_imports.import_jsonschema()\n"
         "import rmi_agent.server.app\n",
-        "import rmi_agent.client.cli, rmi_agent.client.commands.connect as connect\n"
-        "connect.quick_imports.import_jsonschema()\n",
+        "from rmi_agent.client import RmiMcpClient\nRmiMcpClient()\n",
     ],
     ids=["server", "client"],
 )
@@ -61,6 +68,19 @@ for name in [*app]:
     if not name.startswith("-"):
         app([name, "--help"], result_action="return_value")"""
     assert "fastmcp" not in imported(show)
+
+
+def test_a_command_that_speaks_to_its_own_server_imports_no_fastmcp() -> None:
+    code = f"""
+import sys
+from rmi_agent.client.commands import connect, run
+connect.FEW_RUNS = (sys.executable, "-c", {STUB!r})
+connect.find_resident = lambda: None
+try:
+    run.cell("1")
+except SystemExit as end:
+    assert end.code == 0, end.code"""
+    assert not imported(code) & (FASTMCP | {"anyio", "jsonschema", "rich"})
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastmcp.exceptions import ToolError
-
 from ..client import RmiMcpClient
+from ..errors import tool_errors
 
 Step = tuple[str, Callable[[], Awaitable[str]]]
 
@@ -38,7 +37,7 @@ async def run_steps(client: RmiMcpClient, report: Callable[[bool, str, str], Non
             detail, good = await step(), True
         except Failed as error:
             detail, good = str(error), False
-        except ToolError as error:
+        except tool_errors() as error:
             detail, good = f"the server refused: {error}", False
         report(good, title, detail)
         passed &= good
@@ -83,7 +82,7 @@ async def refusal(client: RmiMcpClient, file_name: str, expected: str) -> str:
     """Check that a bad path is refused with the expected message."""
     try:
         result = await client.run_python(file_name)
-    except ToolError as error:
+    except tool_errors() as error:
         if expected not in str(error):
             raise Failed(f"expected {expected!r}, got: {error}") from None
         return "refused, as expected"

@@ -9,19 +9,15 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-import httpx2
-from fastmcp.exceptions import ToolError
-from mcp import MCPError
-
-from .. import quick_imports
+from .. import errors
+from ..child import ChildServer
 from ..client import RmiMcpClient
-from ..connection import FEW_RUNS, OnQuestion
-from ..errors import FAILURES
+from ..connection import FEW_RUNS
+from ..direct import OnQuestion
 from ..quick_imports import resume_gc
 from ..resident import Resident, find_resident
 from ..terminal import write
 
-LOST = (MCPError, httpx2.HTTPError, OSError, RuntimeError)  # what a lost connection raises
 EXIT_TIMEOUT = 2.0  # max seconds between the end of a server's connections and its process's
 ENDED = (
     "The background server has ended. The call may have been carried out, wholly or in part; its"
@@ -49,11 +45,10 @@ def call(
         lasting: whether the work should outlive a restart of the background server; a process
             between follows it.
     """
-    quick_imports.import_jsonschema()
     resident = find_resident() if server is None and not lasting else None
 
-    own = None if lasting else FEW_RUNS
-    target = resident.transport() if resident else server or own
+    own = None if lasting else ChildServer(FEW_RUNS)
+    target = resident or server or own
 
     async def connected() -> int:
         async with RmiMcpClient(target, on_question=on_question) as client:
@@ -66,11 +61,11 @@ def call(
         code = asyncio.run(connected())
     except KeyboardInterrupt:
         code = 130
-    except ToolError as error:
+    except errors.tool_errors() as error:
         code = fail(str(error))
     except ResidentEnded:
         code = fail(ENDED)
-    except FAILURES as error:
+    except errors.failures() as error:
         code = unreachable("the background server" if resident else server, error)
     sys.exit(code)
 
@@ -84,7 +79,7 @@ async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(server.ended())
     try:
         await asyncio.wait({working, watching}, return_when="FIRST_COMPLETED")
-        if working.done() and isinstance(working.exception(), LOST):
+        if working.done() and isinstance(working.exception(), OSError):
             await asyncio.wait({watching}, timeout=EXIT_TIMEOUT)  # its connections close first
         if watching.done() and not (working.done() and working.exception() is None):
             raise ResidentEnded

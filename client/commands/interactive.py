@@ -27,7 +27,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
     from anyio.from_thread import start_blocking_portal
 
     from ..client import RmiMcpClient  # lazy: takes long, and --help does not need it
-    from ..errors import FAILURES
+    from ..errors import failures
     from .connect import unreachable
     from .repl import Repl
 
@@ -39,7 +39,7 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
             with portal.wrap_async_context_manager(client):
                 quick_imports.resume_gc()
                 code = Repl(portal, client, timeout, questions).run()
-        except FAILURES as error:
+        except failures() as error:
             code = unreachable(server, error)
         except KeyboardInterrupt:
             code = 130

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from anyio.from_thread import BlockingPortal
-from fastmcp.exceptions import ToolError
 
 from ..client import RmiMcpClient
-from ..errors import FAILURES
+from ..errors import failures, tool_errors
 from ..results import RunResult
 from ..terminal import Incomplete, Questions, can_edit, help_request, is_terminal, show, write
 
@@ -94,7 +93,7 @@ class Repl:
         asked = self._portal.start_task_soon(self._client.complete, self._session, code)
         try:
             return await asyncio.wrap_future(asked)
-        except FAILURES:
+        except failures():
             return []
 
     def _show_help(self, source: str) -> bool:
@@ -104,7 +103,7 @@ class Repl:
             return False
         try:
             text = self._portal.call(self._client.inspect, self._session, asked[0])
-        except FAILURES:
+        except failures():
             return False
         write("stdout", text.rstrip("\n") + "\n")
         return True
@@ -138,7 +137,7 @@ class Repl:
                 if self._session is None:
                     raise
                 stop = True
-            except ToolError as error:
+            except tool_errors() as error:
                 write("stderr", f"{error}\n")
                 self._forget_closed_session()
                 return False
@@ -151,7 +150,7 @@ class Repl:
         """After a refusal, forget the session if it no longer exists; the next cell opens one."""
         try:
             rows = self._portal.call(self._client.list_sessions)
-        except FAILURES:
+        except failures():
             return
         if self._session is not None and self._session not in [row["session_id"] for row in rows]:
             self._session = None

@@ -55,15 +55,14 @@ def attach(
 
     What you run there is not recorded in the session's notebook.
     """
-    from mcp import MCPError
-
+    from ..errors import request_errors
     from .connect import call, fail
 
     async def work(client: RmiMcpClient) -> int:
         try:
             command = ["jupyter-console", "--existing", await client.connection_file(session)]
-        except MCPError as error:
-            return fail(error.message)
+        except request_errors() as error:
+            return fail(str(error))
         if print_ or shutil.which(command[0]) is None:
             write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
             if not print_:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from rich.console import Console
 
 from ..results import Picture
 from .terminal import is_dumb, is_terminal, write
@@ -119,6 +118,8 @@ def draw_sixels(picture: Picture) -> bool:
     """Draw with sixels if the library is installed and the terminal supports them."""
     if importlib.util.find_spec("textual_image") is None or not supports_sixels():
         return False
+    from rich.console import Console
+
     # Lazy: on import it sends queries that some terminals print as text.
     from textual_image.renderable import SixelImage
 

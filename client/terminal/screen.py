@@ -6,14 +6,17 @@ A script's stdout and stderr stay as they are; everything about the run itself g
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from ..results import RunResult
 from .pictures import show_picture
 from .questions import ask
-from .terminal import erase_starting, write, write_traceback
+from .terminal import erase_starting, is_terminal, write, write_traceback
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 class Screen:
@@ -24,8 +27,12 @@ class Screen:
 
     def __init__(self) -> None:
         self.shown = {"stdout": "", "stderr": ""}
-        self._console = Console(stderr=True)
-        self._status = self._console.status("") if self._console.is_terminal else None
+        self._status: Status | None = None
+        if is_terminal(sys.stderr):
+            from rich.console import Console  # lazy: pipes need none
+
+            console = Console(stderr=True)
+            self._status = console.status("") if console.is_terminal else None
         self._started = time.monotonic()
         self._ticker: asyncio.Task[None] | None = None
 

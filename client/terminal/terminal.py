@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import IO, Literal
-
-from rich.console import Console
-from rich.text import Text
+from typing import IO, TYPE_CHECKING, Literal
 
 from ..plaintext import plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
 
@@ -77,8 +77,13 @@ def write(name: str, text: str) -> None:
 def write_traceback(text: str) -> None:
     """Write to stderr, colouring a traceback if the terminal has colours."""
     found = TRACEBACK.search(text)
+    if found is None:
+        write("stderr", text)
+        return
+    from rich.console import Console  # lazy: most runs need none
+
     console = Console(stderr=True)
-    if found is None or not console.is_terminal or console.color_system is None:
+    if not console.is_terminal or console.color_system is None:
         write("stderr", text)
         return
     erase_starting()

@@ -30,8 +30,9 @@ from .branch_descriptors import lost_connections, open_files, replace_shared
 from .branch_libraries import forget_parents_work
 from .branch_losses import lost_in_fork, obstacle
 from .frames import BRANCH
+from .kernel_loop import with_new_descriptors
 from .script_environment import moved_up
-from .socket_kernel import CONTROL_THREAD, with_new_descriptors
+from .socket_kernel import CONTROL_THREAD
 from .socket_stream import FLUSH_THREAD, Flusher
 from .wire import uninterrupted
 
@@ -86,6 +87,7 @@ class Branching:
                 later = self._kernel._loop.call_later
                 self._waiting = later(HANDING_OVER, self._read_as_usual)
             self._kernel.session.send(stream, "fork_reply", content, parent, ident=ident)
+            self._kernel._wire.flush()  # no status follows
 
         # Once nothing runs, since whatever runs then goes on in both.
         task = asyncio.current_task()

@@ -19,11 +19,12 @@ from ipykernel.kernelapp import IPKernelApp
 
 from .branching import Branching
 from .frames import CONTROL, IOPUB, SHELL
+from .kernel_loop import leave_kernel
 from .rehearsal import rehearse_cells, rehearse_file
 from .run_at_once import run_at_once
 from .script_environment import moved_up, note_modules
 from .setup import prepare
-from .socket_kernel import SocketKernel, leave_kernel
+from .socket_kernel import SocketKernel
 from .socket_stream import Flusher, SocketStream
 from .wire import SocketChannel
 
@@ -54,7 +55,7 @@ class SocketApp(AppBase):  # type: ignore[misc]
             parent=self,
             session=self.session,
             iopub_socket=self.iopub_socket,
-            shell_stream=SocketChannel(SHELL),
+            shell_stream=SocketChannel(SHELL, with_next=True),  # an idle status follows
             control_stream=SocketChannel(CONTROL),
             log=self.log,
             profile_dir=self.profile_dir,

@@ -25,7 +25,7 @@ FORMED = tuple(
     Path(__file__).with_name(name)
     for name in (
         *(*EVERYWHERE, "frames.py", "wire.py", "socket_stream.py", "run_at_once.py"),
-        *("rehearsal.py", "socket_kernel.py"),
+        *("rehearsal.py", "kernel_loop.py", "socket_kernel.py"),
         *("branch_losses.py", "branch_descriptors.py", "branch_libraries.py", "branching.py"),
         "formed_kernel.py",
     )

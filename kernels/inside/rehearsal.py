@@ -34,14 +34,14 @@ class Counted(Nowhere):
     def __init__(self) -> None:
         self.sent: Counter[bytes] = Counter()
 
-    def send(self, channel: bytes, parts: Any) -> None:
+    def send(self, channel: bytes, parts: Any, *, with_next: bool = False) -> None:
         """Count a message."""
         self.sent[channel] += 1
 
 
 @contextlib.contextmanager
 def unheard(kernel: Any) -> Iterator[Counted]:
-    """Let nobody hear what a kernel sends; afterwards, nothing is left of what it ran.
+    """Let nobody hear what a kernel sends.
 
     Yields:
         What counts the messages.
@@ -55,7 +55,6 @@ def unheard(kernel: Any) -> Iterator[Counted]:
     finally:
         for channel, old in zip(channels, before, strict=True):
             channel.wire = old
-        forget_cells(kernel, kernel.shell)
 
 
 def rehearse_cells(kernel: Any) -> None:
@@ -88,6 +87,7 @@ def rehearse_cells(kernel: Any) -> None:
                         stop_on_error=False,
                     )
     finally:
+        forget_cells(kernel, kernel.shell)
         loop.close()
         asyncio.set_event_loop(None)
         signal.signal(signal.SIGINT, handler)
@@ -98,9 +98,13 @@ def rehearse_cells(kernel: Any) -> None:
 def rehearse_file(kernel: Any, rounds: int = ROUNDS) -> None:
     """Run an empty file without a server, as the first request of a kernel, then forget it.
 
+    Only in a kernel that has run nothing else.
+
     Raises:
         RuntimeError: something of ours has failed.
     """
+    namespaces = (kernel.shell.user_ns, kernel.shell.user_ns_hidden)
+    saved = [(namespace, dict(namespace)) for namespace in namespaces]
     path = os.path.join(os.getcwd(), "rehearsal.py")  # which changes to its folder for good
     file = {"path": path, "argv": [], "source": "", "stdin": "", "fresh": True}
     request = kernel.session.msg("execute_request", {"code": "1"}, metadata={"rmi_agent": file})
@@ -110,7 +114,32 @@ def rehearse_file(kernel: Any, rounds: int = ROUNDS) -> None:
             reply = run_at_once(kernel, request)
             if reply["status"] != "ok":
                 raise RuntimeError(f"no file can run: {reply['traceback'][-1].strip()}")
+            forget_file(kernel, saved)
     kernel.shell._rmi_agent_script.__self__.depths.clear()  # elsewhere there are other frames
+
+
+def forget_file(kernel: Any, saved: list[tuple[Any, dict[str, Any]]]) -> None:
+    """Reset what a file has changed, and touch no other memory, which is shared with a template.
+
+    `saved` are namespaces with what they had before.
+    """
+    for namespace, before in saved:
+        for name in namespace.keys() - before.keys():
+            del namespace[name]
+        for name, value in before.items():
+            if namespace.get(name) is not value:
+                namespace[name] = value
+    forget_inputs(kernel.shell.history_manager)
+    kernel.shell.execution_count = 1
+    kernel.session.digest_history.clear()
+    kernel.set_parent([], {})
+
+
+def forget_inputs(history: Any) -> None:
+    """Reset the history of cells that were not stored yet."""
+    history.input_hist_parsed[:], history.input_hist_raw[:] = [""], [""]
+    history._i00 = history._i = history._ii = history._iii = ""
+    history.db_input_cache.clear()
 
 
 def forget_cells(kernel: Any, shell: Any) -> None:
@@ -121,13 +150,11 @@ def forget_cells(kernel: Any, shell: Any) -> None:
     history = shell.history_manager
     history.reset(new_session=False)
     history.writeout_cache()
-    history.input_hist_parsed[:], history.input_hist_raw[:] = [""], [""]
-    history._i00 = history._i = history._ii = history._iii = ""
+    forget_inputs(history)
     if history.db is not None:
         with history.db:
             for table in ("history", "output_history"):
                 history.db.execute(f"DELETE FROM {table}")
-    history.db_input_cache.clear()
     cells = getattr(shell.compile, "_filename_map", {})
     for name in cells:
         linecache.cache.pop(name, None)

@@ -30,7 +30,8 @@ def run_at_once(kernel: Any, request: dict[str, Any]) -> dict[str, Any]:
         session.send(kernel.iopub_socket, kind, content, request, ident=kind.encode())
 
     count = shell.execution_count
-    publish("status", execution_state="busy")
+    with kernel.iopub_socket.followed_at_once():
+        publish("status", execution_state="busy")
     publish("execute_input", code=code, execution_count=count)
     shell.history_manager.store_inputs(count, code, code)
     kernel._sys_raw_input, kernel._save_getpass = builtins.input, getpass.getpass

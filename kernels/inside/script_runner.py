@@ -96,7 +96,7 @@ class Script:
             enter_environment(undo, self.environment)
             report = PytestReport(undo, module)
             enter_main(undo, self.shell, self.kernels_names, path)
-            enter_folder(folders, path, module, request["argv"])
+            enter_folder(undo, folders, path, module, request["argv"])
             ending = ScriptExit(undo, folders)
             enter_hooks(undo)
             builtins_before = dict(vars(builtins))

@@ -6,12 +6,10 @@ Executed in a template, like `setup.py`; knows nothing of servers and sessions.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import os
 import select
-import selectors
 import signal
 import socket
 import sys
@@ -20,7 +18,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import zmq
 from ipykernel.ipkernel import IPythonKernel
@@ -29,6 +27,7 @@ from tornado.ioloop import IOLoop
 from traitlets import Any as AnyTrait
 
 from .frames import BRANCH, STDIN
+from .kernel_loop import is_of_loop, leave_kernel, with_new_descriptors
 from .wire import INTERRUPTING, SocketChannel, Wire, uninterrupted
 
 Message = tuple[bytes, list[bytes]]
@@ -202,6 +201,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
+        self._wire.flush()
         if not task.cancelled() and (error := task.exception()) is not None:
             lines = traceback.format_exception(error)
             os.write(2, "".join(lines).encode("utf-8", "replace"))
@@ -218,6 +218,14 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
 
         self._aborting = True
         self._start(stop_aborting())
+
+    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
+        """Send a status; a cell's busy one together with its input, which follows at once."""
+        if status == "busy" and channel == "shell" and is_cell(self.get_parent(channel)):
+            with self.iopub_socket.followed_at_once():
+                super()._publish_status(status, channel, parent)
+        else:
+            super()._publish_status(status, channel, parent)
 
     # -- control
 
@@ -287,39 +295,7 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         return None
 
 
-def with_new_descriptors(loop: Any, broken: list[Any]) -> bool:
-    """Give a loop whose descriptors were closed others; returns whether that is possible.
-
-    Args:
-        loop: not running; what waits for a time goes on, what waits for a descriptor does not.
-        broken: takes what must not be closed.
-    """
-    try:
-        broken.append(loop._selector)
-        loop._selector = selectors.DefaultSelector()
-        for end in (loop._ssock, loop._csock):
-            end.detach()
-        loop._make_self_pipe()
-    except AttributeError:  # of a Python whose loops are different
-        return False
-    return True
-
-
-def is_of_loop(error: Exception) -> bool:
-    """Whether an event loop has raised an error itself, rather than a signal's handler in it."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("asyncio", "selectors")
-
-
-def leave_kernel() -> NoReturn:
-    """Exit as usual, except that objects are not torn down one by one.
-
-    That would copy most of the memory shared with the template, only to discard it. The
-    children of `multiprocessing` exit in the same way.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(0)
+def is_cell(request: dict[str, Any]) -> bool:
+    """Whether a request is to execute a cell whose input is published."""
+    is_execution = request["header"]["msg_type"] == "execute_request"
+    return is_execution and not request["content"].get("silent")

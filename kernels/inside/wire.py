@@ -13,7 +13,7 @@ import socket
 import tempfile
 import termios
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, sleep  # cells replace those of the module
 from typing import Any, TypeVar
 
@@ -54,17 +54,30 @@ class Wire:
         self._frames = Frames(channels=(*CHANNELS, BRANCH))
         self._lock = threading.RLock()
         self._shared = -1  # a file to lock where forked processes hold the socket, too
+        self._held: list[bytes] = []  # frames that are sent with the next one
 
-    def send(self, channel: bytes, parts: Sequence[bytes]) -> None:
-        """Send a message; waits while the server does not read."""
-        uninterrupted(self._send, frame(channel, parts))
+    def send(self, channel: bytes, parts: Sequence[bytes], *, with_next: bool = False) -> None:
+        """Send a message, if `with_next` together with the one that follows at once.
 
-    def _send(self, data: bytes) -> None:
+        Each send wakes the server up. Waits while it does not read.
+        """
+        uninterrupted(self._send, frame(channel, parts), with_next)
+
+    def flush(self) -> None:
+        """Send what has been held for a message that did not follow."""
+        if self._held:
+            uninterrupted(self._send, b"", False)
+
+    def _send(self, data: bytes, with_next: bool) -> None:
         with self._lock:
+            self._held.append(data)
+            if with_next:
+                return
             if self._shared >= 0:
                 fcntl.lockf(self._shared, fcntl.LOCK_EX)
             try:
-                left = memoryview(data)
+                left = memoryview(b"".join(self._held))
+                self._held.clear()
                 while left:
                     left = left[self.end.send(left) :]
             finally:
@@ -94,7 +107,7 @@ class Wire:
                 self._shared = moved_up(file.fileno())
 
     def _after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock, self._held = threading.RLock(), []
 
 
 def lock_file() -> Any:
@@ -107,7 +120,7 @@ def lock_file() -> Any:
 class Nowhere:
     """A wire whose messages are discarded."""
 
-    def send(self, channel: bytes, parts: Sequence[bytes]) -> None:
+    def send(self, channel: bytes, parts: Sequence[bytes], *, with_next: bool = False) -> None:
         """Discard a message."""
 
 
@@ -117,10 +130,11 @@ class SocketChannel:
     Attributes:
         wire: carries the messages; in a template, nobody does.
         pipes: pipes to the server; what they hold is older than what is sent here.
+        with_next: whether messages are sent together with the next one on the wire.
     """
 
-    def __init__(self, name: bytes) -> None:
-        self.name = name
+    def __init__(self, name: bytes, *, with_next: bool = False) -> None:
+        self.name, self.with_next = name, with_next
         self.wire: Any = Nowhere()
         self.pipes: tuple[int, ...] = ()
         self._unread_since = 0.0
@@ -128,7 +142,7 @@ class SocketChannel:
     def send_multipart(self, parts: Sequence[Any], *_: Any, **options: Any) -> None:
         """Send a message's parts."""
         self._let_pipes_be_read()
-        self.wire.send(self.name, [bytes(part) for part in parts])
+        self.wire.send(self.name, [bytes(part) for part in parts], with_next=self.with_next)
 
     def send(self, part: Any, *_: Any, **options: Any) -> None:
         """Send a message of one part."""
@@ -136,6 +150,15 @@ class SocketChannel:
 
     def flush(self, *_: Any) -> None:
         """Do nothing: everything has been sent."""
+
+    @contextlib.contextmanager
+    def followed_at_once(self) -> Iterator[None]:
+        """Meanwhile, send messages together with the next one."""
+        self.with_next = True
+        try:
+            yield
+        finally:
+            self.with_next = False
 
     def _let_pipes_be_read(self) -> None:
         """Wait a moment while the server has not read what was written to the pipes.

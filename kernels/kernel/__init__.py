@@ -3,7 +3,8 @@
 Knows nothing of sessions and notebooks.
 """
 
-from .kernel import GRACE, Kernel
+from .kernel import Kernel
+from .run_end import GRACE
 
 __all__ = [
     "GRACE",

@@ -34,9 +34,9 @@ from .branching import check_branch, origin_of
 from .exchange import Exchange
 from .factory import ordinary_process, process_for
 from .project_files import ProjectFiles
+from .run_end import last_output, stop_run
 from .set_up import get_ready, is_ipykernel, unless_dead
 
-GRACE = 2.0  # seconds between the interrupts, and between the last one and the kill
 QUESTIONS_DELAY = 0.02  # seconds until questions are listened for: most runs are over by then
 ENTER = "__import__('os').chdir({folder!r})"
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
@@ -191,12 +191,16 @@ class Kernel:
         return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
 
     async def enter(self, folder: Path) -> None:
-        """Make a folder of this machine the working folder, if the kernel is a Python one here.
+        """Make a folder of this machine the working folder of a Python kernel.
+
+        On another machine, the next cell enters the copy of the folder.
 
         Raises:
             DeadKernelError: the kernel ended.
             TimeoutError: it did not answer within `Launch.start_timeout`.
         """
+        if self._files is not None:
+            self._files.enter(folder)
         if not self.is_python or not self.process.is_here:
             return
         request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
@@ -280,7 +284,8 @@ class Kernel:
             await asyncio.wait(events, return_when="FIRST_COMPLETED")
             actions: list[str] = []
             if not ending.done() and not death.done():
-                actions = await self._stop_run(ending, death)
+                why, self.listened = self._stop.result()[1], await self.listeners()
+                actions = await stop_run(why, self.process, self.client, ending, death)
             status = self._stop.result()[0] if self._stop.done() and actions else None
             if not ending.done():
                 return await self._dead(ending, death, outputs, status, actions, notices)
@@ -302,27 +307,6 @@ class Kernel:
             self._stop = None
             self.process.raw.detach()
 
-    async def _stop_run(
-        self, ending: asyncio.Task[Message], death: asyncio.Future[int | None]
-    ) -> list[str]:
-        """SIGINT, again after the grace period, then SIGKILL; returns these actions in words."""
-        assert self._stop is not None
-        actions = [self._stop.result()[1]]
-        self.listened = await self.listeners()
-        ends: list[asyncio.Future[Any]] = [ending, death]
-        for words in ("interrupted", "interrupted again"):
-            actions.append(words)
-            await self.process.interrupt(again=words == "interrupted again")
-            # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
-            self.client.kernel_info()
-            await asyncio.wait(ends, timeout=GRACE, return_when="FIRST_COMPLETED")
-            if ending.done() or death.done():
-                return actions
-        actions.append("killed, since it ignored the interrupts")
-        await self.process.kill()
-        await asyncio.wait({death}, timeout=GRACE)
-        return actions
-
     async def _dead(
         self,
         ending: asyncio.Task[Message],
@@ -333,15 +317,7 @@ class Kernel:
         notices: list[str],
     ) -> Reply:
         """Make the reply of a process that ended, after folding the output it still sent."""
-        quiet = False
-        while not quiet and not ending.done():
-            outputs.changed.clear()
-            try:
-                async with asyncio.timeout(0.05):
-                    await outputs.changed.wait()
-            except TimeoutError:
-                quiet = True
-        outputs.changed.set()
+        await last_output(ending, outputs)
         self.process.raw.drain()
         code = death.result() if death.done() and not death.cancelled() else None
         if self.killed_since:

@@ -28,6 +28,7 @@ from ..hosts import (
     Entry,
     Host,
     HostName,
+    any_host,
     bridge_entry,
     checked_url,
     config_file,
@@ -35,13 +36,16 @@ from ..hosts import (
     env_of,
     environment,
     find_npx,
+    hide_tokens,
     host_of,
+    hosts,
     is_ours,
     kind,
     local_entry,
     parse_env,
     reference,
     show_change,
+    snippet,
     start_command,
     token_for,
     tools_of,
@@ -76,15 +80,22 @@ class Options:
 
 
 ToConfigure = Annotated[HostName, Parameter(help="Application to configure.")]
+ToPrintFor = Annotated[
+    HostName | None, Parameter(help="Application to configure; any other with --print.")
+]
 Env = Annotated[
     tuple[str, ...],
     Parameter(help="NAME=VALUE, a variable in the entry; can be repeated.", negative=()),
+]
+Print = Annotated[
+    bool,
+    Parameter(name="--print", help="Print the entry, to add it to a config by hand.", negative=()),
 ]
 Check = Annotated[bool, Parameter(help="Start the new entry and list its tools.")]
 
 
 def install(
-    host: ToConfigure,
+    host: ToPrintFor = None,
     /,
     *,
     projects_dir: ProjectsDir = None,
@@ -97,27 +108,35 @@ def install(
     ] = None,
     env: Env = (),
     options: Options = Options(),
+    show: Print = False,
     check: Check = True,
 ) -> None:
-    """Add this server to the config of claude-desktop, claude-code, cursor or vscode.
+    """Add this server to the config of an application such as Claude Desktop.
 
-    Other entries are kept, and the old file is backed up. The entry has the command's absolute
-    path, the folders, and the settings of this environment. A file with comments is not changed;
-    the lines to add by hand are shown instead.
+    Other entries and comments are kept, and the old file is backed up. The entry has the command's
+    absolute path, the folders, and the settings of this environment. --print shows it instead.
     """
     with refusals():
         if attach == "always":
             check_supported()
         name = options.name or LOCAL_NAME
-        chosen, file = opened(host, name, options)
-        old: Any = file.part(chosen.section, dict).get(name)
+        if host is None and not show:
+            names = ", ".join(one.name for one in hosts())
+            raise BadSettings(f"name one of {names}; or --print the entry for another application.")
+        chosen = any_host() if host is None else chosen_host(host, options)
+        file = empty(chosen) if show else opened(chosen, name, options)
+        old = chosen.shape.read(file.part(chosen.section, dict).get(name))
         variables = parse_env(env) | ({} if attach is None else {"RMI_AGENT_ATTACH": attach})
         folders = {"python_projects_dir": projects_dir, "notebooks_dir": notebooks_dir}
         variables = environment(folders, variables, env_of(old) if kind(old) == "local" else {})
         start = start_command()
         if start.doubt:
             print(f"Note: {start.doubt}", file=sys.stderr)
-        add(chosen, file, name, local_entry(chosen, start.words, variables), options, check)
+        entry = local_entry(start.words, variables)
+        if show:
+            print_entry(chosen, with_entry(file, chosen, name, entry))
+        else:
+            add(chosen, file, name, entry, options, check)
 
 
 def connect(
@@ -135,6 +154,7 @@ def connect(
     ] = False,
     env: Env = (),
     options: Options = Options(),
+    show: Print = False,
     check: Check = True,
 ) -> None:
     """Connect a host to a server that runs elsewhere.
@@ -143,7 +163,8 @@ def connect(
     """
     with refusals():
         name = options.name or REMOTE_NAME
-        chosen, file = opened(host, name, options, url)
+        chosen = chosen_host(host, options)
+        file = empty(chosen) if show else opened(chosen, name, options, url)
         bridged = bridge or not chosen.speaks_http
         if env and not bridged:
             raise BadSettings(
@@ -151,13 +172,21 @@ def connect(
                 " runs, or add --bridge."
             )
         address = checked_url(url)
+        if address.endswith("/sse") and chosen.shape.sse_url is None and not bridged:
+            raise BadSettings(
+                f"URL: {chosen.title} does not speak legacy SSE. Write {address[:-4]}/mcp, or add"
+                " --bridge."
+            )
         token = None if oauth else token_of(chosen, name, address, bridged)
         if not bridged:
-            entry = url_entry(chosen, address, token)
+            entry = url_entry(address, token)
         else:
             if find_npx()[0] == "npx" and sys.platform != "win32":
                 print("Note: npx was not found; install Node.js (nodejs.org).", file=sys.stderr)
-            entry = bridge_entry(chosen, address, token, parse_env(env))
+            entry = bridge_entry(address, token, parse_env(env))
+        if show:
+            print_entry(chosen, with_entry(file, chosen, name, entry))
+            return
         add(chosen, file, name, entry, options, check)
 
 
@@ -165,7 +194,8 @@ def uninstall(host: ToConfigure, /, *, options: Options = Options()) -> None:
     """Remove an entry of this server from a host's config; other entries are kept."""
     with refusals():
         name = options.name or LOCAL_NAME
-        chosen, file = opened(host, name, options)
+        chosen = chosen_host(host, options)
+        file = opened(chosen, name, options)
         change = show_change if options.dry_run else write_change
         change(chosen, name, file, without_entry(file, chosen, name))
 
@@ -183,26 +213,42 @@ def refusals() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def opened(
-    name: HostName, entry_name: str, options: Options, url: str | None = None
-) -> tuple[Host, ConfigFile]:
-    """The host and its config; an entry for `url` is taken for ours, whatever its name.
-
-    Raises:
-        UnusableFile: the config can't be read, or its entry belongs to another server.
-    """
+def chosen_host(name: HostName, options: Options) -> Host:
+    """The host to configure, with the config file that the options name."""
     host = host_of(name)
     if options.config is not None:
         path = Path(os.path.abspath(options.config.expanduser()))
         host = replace(host, config=path, folder=path.parent)
-    file = config_file.read(host.config, host.comments)
-    old = file.part(host.section, dict).get(entry_name)
-    if old is None or options.force or is_ours(entry_name, old) or describe(old) == url:
-        return host, file
+    return host
+
+
+def opened(host: Host, name: str, options: Options, url: str | None = None) -> ConfigFile:
+    """A host's config; an entry for `url` is taken for ours, whatever its name.
+
+    Raises:
+        UnusableFile: the config can't be read, or its entry belongs to another server.
+    """
+    file = config_file.read(host.config, host.format)
+    old = host.shape.read(file.part(host.section, dict).get(name))
+    if old is None or options.force or is_ours(name, old) or describe(old) == url:
+        return file
     raise UnusableFile(
-        f'{file.path} has an entry "{entry_name}" for another server: {describe(old)}.'
+        f'{file.path} has an entry "{name}" for another server: {describe(old)}.'
         " Choose another --name, or replace it with --force."
     )
+
+
+def empty(host: Host) -> ConfigFile:
+    """A config without entries, for one that is only printed."""
+    return ConfigFile(host.config, None, {}, host.format)
+
+
+def print_entry(host: Host, config: dict[str, Any]) -> None:
+    """Print a config with one entry, without its token."""
+    shown = hide_tokens(snippet(config, host.format))
+    print(shown, end="")
+    if "********" in shown:
+        print("Replace ******** with the token.", file=sys.stderr)
 
 
 def token_of(host: Host, name: str, url: str, bridged: bool) -> str:
@@ -236,7 +282,7 @@ def add(
     changed = write_change(host, name, file, after)
     if not was_here:
         print(f"{host.title} does not seem to be installed; the entry is ready for it.")
-    entry = after[host.section][name]
+    entry = host.shape.read(after[host.section][name])
     works = not check or try_out(entry)
     if works and changed:
         print(f"{host.then} Then ask: {first_question(entry)}")

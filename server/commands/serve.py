@@ -45,7 +45,7 @@ app.command(
     help="Check what a server needs on this machine; exits with 1 if a check fails.",
 )
 for name, does in (
-    ("install", "Add this server to the config of claude-desktop, claude-code, cursor or vscode."),
+    ("install", "Add this server to the config of an application such as Claude Desktop."),
     ("connect", "Connect a host to a server that runs elsewhere."),
     ("uninstall", "Remove an entry of this server from a host's config."),
 ):
@@ -82,7 +82,10 @@ def serve(
         Parameter(help="On stdio: whether to use the resident server (RMI_AGENT_ATTACH)."),
     ] = None,
     few_runs: Annotated[bool, Parameter(show=False, negative=())] = False,  # for `rmi-agent run`
-    log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
+    log_level: Annotated[
+        logs.Level | None,
+        Parameter(help="Least severe messages to log. Default: info over HTTP, warning on stdio."),
+    ] = None,
     log_format: Annotated[
         logs.Format, Parameter(help="Lines of text, or one JSON object per line.")
     ] = "text",
@@ -96,7 +99,8 @@ def serve(
     from ..launch import make_folders  # lazy: --help needs no settings
     from ..settings import load
 
-    logs.set_up(log_level, log_format)
+    on_http = transport == "http" or tunnel is not None
+    logs.set_up(log_level or ("info" if on_http else "warning"), log_format)
     given = {
         "host": host,
         "port": port,
@@ -116,11 +120,11 @@ def serve(
         try:
             settings = load(**{name: value for name, value in given.items() if value is not None})
             make_folders(settings)
-            for line in settings.warnings(http=transport == "http" or tunnel is not None):
+            for line in settings.warnings(http=on_http):
                 log.warning(line)
             if tunnel and transport == "stdio":
                 raise BadSettings("--tunnel: a tunnel needs HTTP. Remove --transport stdio.")
-            if transport == "http" or tunnel:
+            if on_http:
                 if attach is not None:
                     raise BadSettings("--attach: it applies to stdio only. Remove it.")
                 quick_imports.import_jsonschema()
@@ -129,8 +133,9 @@ def serve(
                 logs.log_run_context()
                 main_loop(http(settings, insecure_no_auth, tunnel is not None))
             else:
-                from .stdio import on_stdio
+                from .stdio import explain_to_a_person, on_stdio
 
+                explain_to_a_person()
                 main_loop(on_stdio(settings, few_runs))
         except BadSettings as error:
             die(error)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
@@ -24,6 +26,22 @@ if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to i
 log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
+
+WAITING = """\
+This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
+Press Ctrl-C to end it. What you may be looking for:
+
+  rmi-agent run FILE.py                         run a file
+  rmi-agent repl                                type Python
+  rmi-agent-mcp-server install claude-desktop   have an application start this server
+  rmi-agent-mcp-server --transport http         serve other programs and machines
+  rmi-agent-mcp-server --help                   everything else"""
+
+
+def explain_to_a_person() -> None:
+    """Say on stderr what the server waits for if stdin is a terminal, where no client writes."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        print(WAITING, file=sys.stderr)
 
 
 async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
@@ -42,13 +60,18 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         resume_gc()
         return await stdio(attached.mcp, attached.aclose)
-    from ..app import App
+    from ..sandboxing import choose_policy
+
+    with ThreadPoolExecutor(1) as beside:  # other processes try the sandbox, for 0.1 s
+        choosing = beside.submit(choose_policy, settings, exposed=False)
+        from ..app import App
     from ..cluster import shared_instances
 
     logs.log_run_context()
     if few_runs:
         settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
-    server = App(settings, instances=await shared_instances(settings), in_background=True)
+    instances = await shared_instances(settings)
+    server = App(settings, instances=instances, in_background=True, choosing=choosing.result)
 
     async def end() -> None:
         await server.opening.__aexit__(None, None, None)

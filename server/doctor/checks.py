@@ -1,13 +1,15 @@
 """Checks, in order, what a server needs on this machine; tries everything for real.
 
-Changes nothing, except that it creates the folders a server would.
+Creates nothing: what a server would create on this machine, the checks create in a temporary place.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +18,6 @@ import psutil
 from ..auth import DEFAULT_NAME, configured_tokens
 from ..errors import AttachError, BadSettings, StdoutPolluted
 from ..hosts import hosts, starts_us
-from ..launch import make_folders
 from ..middleware import SMALL_FILES, whole_files_are_taken
 from ..net import bind
 from ..resident import (
@@ -35,11 +36,12 @@ from ..state_dir import TOKEN, private_text, token_file
 from .hosts import of_host
 from .kernels import of_jupyter_servers, of_kernels, of_sandbox
 from .result import CheckResult
+from .scratch import scratch
 from .stdio import conversation
 from .url import examine_url
 
 PACKAGES = ("rmi-agent-mcp-server", "fastmcp", "ipykernel", "jupyter-client")
-STDIO_TIMEOUT = 30.0  # max seconds for the conversation on stdio
+STDIO_TIMEOUT = 120.0  # max seconds for the conversation on stdio; a machine may be busy
 
 
 async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
@@ -48,7 +50,6 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
     yield CheckResult("packages", True, ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     try:
         settings = load()
-        make_folders(settings)
     except BadSettings as error:
         yield CheckResult("settings", False, str(error))
         return
@@ -56,9 +57,13 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
         yield CheckResult("settings", None, line)
     async for result in of_server(settings):
         yield result
-    for host in hosts():
-        async for result in of_host(host):
-            yield result
+    with scratch(settings) as place:
+        for host in hosts():
+            if host.is_here:
+                async for result in of_host(host, place.env):
+                    yield result
+    if absent := [host.title for host in hosts() if not host.is_here]:
+        yield CheckResult("hosts", None, f"not found on this machine: {', '.join(absent)}")
     if url is not None:
         async for result in examine_url(settings, url):
             yield result
@@ -67,21 +72,14 @@ async def examine(url: str | None = None) -> AsyncIterator[CheckResult]:
 async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     """Check what a server with these settings needs on this machine."""
     for root in settings.roots:
-        yield writable("projects", root, "PYTHON_PROJECTS_DIR")
-    yield writable("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
+        yield of_folder("projects", root, "PYTHON_PROJECTS_DIR")
+    yield of_folder("notebooks", settings.notebooks, "RMI_AGENT_NOTEBOOKS_DIR")
     if settings.jupyter_server_url:
         async for result in of_jupyter_servers(settings):
             yield result
-    for exposed in (False, True):
-        yield of_sandbox(settings, exposed=exposed)
-    try:
-        policy = choose_policy(settings, exposed=False)
-    except BadSettings:
-        pass  # reported above
-    else:
-        for result in await of_kernels(settings, policy):
-            yield result
-        yield await of_stdio()
+    with scratch(settings) as place:
+        async for result in of_running(place.settings):
+            yield replace(result, detail=place.told(result.detail))
     taken = await whole_files_are_taken()
     yield CheckResult("files over HTTP", taken, "of every size" if taken else SMALL_FILES)
     yield of_port(settings)
@@ -89,14 +87,35 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
     yield await of_resident(settings)
 
 
-def writable(what: str, folder: Path, variable: str) -> CheckResult:
-    """Check that a file can be created in a folder."""
+async def of_running(settings: Settings) -> AsyncIterator[CheckResult]:
+    """Check what runs code, in folders that may all be changed."""
+    for exposed in (False, True):
+        yield of_sandbox(settings, exposed=exposed)
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            return CheckResult(what, True, f"{folder} ({variable})")
+        policy = choose_policy(settings, exposed=False)
+    except BadSettings:
+        return  # reported above
+    for result in await of_kernels(settings, policy):
+        yield result
+    yield await of_stdio()
+
+
+def of_folder(what: str, folder: Path, variable: str) -> CheckResult:
+    """Check that a file can be created in a folder, or the folder itself if it is missing."""
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        is_empty = there != folder or next(folder.iterdir(), None) is None
     except OSError as error:
-        why = f"{folder} can't be written to: {error.strerror}"
+        why = f"{there} can't be written to: {error.strerror}"
+        if there != folder:
+            why = f"{folder} can't be created: {why}"
         return CheckResult(what, False, why, f"Set {variable} to a folder that you can write to.")
+    state = "" if not is_empty else ": empty" if there == folder else ": new, empty"
+    return CheckResult(what, True, f"{folder} ({variable}){state}")
 
 
 async def of_stdio() -> CheckResult:

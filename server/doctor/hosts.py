@@ -6,46 +6,62 @@ Starts what an entry starts. Knows nothing about this process's own settings.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from ..errors import ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
+    FOLDERS,
     Entry,
     Host,
     address,
     config_file,
+    downloads,
     env_of,
     is_ours,
     kind,
     tools_of,
 )
 from ..resident import is_held
+from ..settings import misspelled_in
 from .result import CheckResult
 
 
-async def of_host(host: Host) -> AsyncIterator[CheckResult]:
-    """Check that a host's entries for this server work."""
+async def of_host(host: Host, scratch: dict[str, str]) -> AsyncIterator[CheckResult]:
+    """Check that a host's entries for this server work.
+
+    Args:
+        host: the host.
+        scratch: variables that lead a server to temporary places for what it would create.
+    """
     try:
-        entries = config_file.read(host.config, host.comments).part(host.section, dict)
+        entries = config_file.read(host.config, host.format).part(host.section, dict)
     except UnusableFile as error:
         yield CheckResult(
             host.title, False, str(error), f"Fix the file: {host.title} can't read it either."
         )
         return
-    ours = {name: entry for name, entry in entries.items() if is_ours(name, entry)}
+    usual = {name: host.shape.read(entry) for name, entry in entries.items()}
+    ours = {name: entry for name, entry in usual.items() if is_ours(name, entry)}
     if not ours:
-        why = "no entry" if host.is_here else "not found on this machine"
-        more = f"; rmi-agent-mcp-server install {host.name} adds one" if host.is_here else ""
-        yield CheckResult(host.title, None, why + more)
+        why = f"no entry; rmi-agent-mcp-server install {host.name} adds one"
+        yield CheckResult(host.title, None, why)
     for name, entry in ours.items():
-        yield await of_entry(host, name, entry)
+        for line in misspelled_in(env_of(entry)):
+            yield CheckResult(f'{host.title}, "{name}"', None, line)
+        yield await of_entry(host, name, entry, scratch)
 
 
-async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
+async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str]) -> CheckResult:
     """Check that an entry works."""
     what = f'{host.title}, "{name}"'
-    alone = env_of(entry).get("RMI_AGENT_ATTACH") == "always" and not is_held()
+    env = env_of(entry)
+    alone = env.get("RMI_AGENT_ATTACH") == "always" and not is_held()
     if alone:  # or the check would leave a resident server behind
-        entry = {**entry, "env": {**env_of(entry), "RMI_AGENT_ATTACH": "never"}}
+        env["RMI_AGENT_ATTACH"] = "never"
+    if kind(entry) == "local" and not downloads(entry):  # what downloads has folders of its own
+        entry = {**entry, "env": {**scratch, **kept(env)}}
+    elif alone:
+        entry = {**entry, "env": env}
     if kind(entry) == "url" and not host.speaks_http:
         why = f"{host.title} supports only commands, and this is a URL"
         again = f"rmi-agent-mcp-server connect {host.name} {entry['url']} --name {name}"
@@ -61,3 +77,12 @@ async def of_entry(host: Host, name: str, entry: Entry) -> CheckResult:
         return CheckResult(what, False, str(error), todo)
     more = "; its resident server is started when the host first needs it" if alone else ""
     return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")
+
+
+def kept(env: dict[str, str]) -> dict[str, str]:
+    """An entry's variables, without folders that its server would create."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name not in FOLDERS or all(Path(one).exists() for one in value.split(","))
+    }

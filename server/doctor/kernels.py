@@ -18,7 +18,7 @@ from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
 from ..settings import Settings
 from .result import CheckResult
 
-CELL_TIMEOUT = 30.0  # max seconds for a cell
+CELL_TIMEOUT = 60.0  # max seconds for a cell
 NO_SANDBOX = "No sandbox works over HTTP: install bubblewrap, or start with --no-sandbox."
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from ..errors import StdoutPolluted
 
 LONGEST = 2**24  # max bytes of a line
+CELL_TIMEOUT = 60  # max seconds for the cell
+WAIT = 10  # seconds that a call waits for the rest of its output
 # Writes to a kernel's file descriptor 1 directly, from a child process, and from Python.
 NOISE = "import os, sys; os.write(1, b'descriptor '); os.system('echo child'); print('print')"
 VERSION = "2025-06-18"  # a version that every host speaks
@@ -59,11 +61,15 @@ async def talk(process: Process) -> int:
     send(process, {"method": "notifications/initialized"})
     more, _ = await ask(process, "tools/list")
     count += more
-    more, ran = await ask(process, "tools/call", name="run_cell", arguments={"code": NOISE})
+    more, ran = await call(process, "run_cell", code=NOISE, timeout=CELL_TIMEOUT)
     count += more
-    said = "".join(str(part.get("text", "")) for part in ran.get("content", ())) or str(ran)
-    if ran.get("isError", True):
-        raise StdoutPolluted(f"it does not run a cell: {said[:300]}")
+    facts = ran.get("structuredContent") or {}
+    while facts.get("status") == "running":  # on a busy machine; its output follows
+        which = {"session_id": facts["session_id"], "cell": facts["cell"], "wait": WAIT}
+        more, ran = await call(process, "read_output", **which)
+        count += more
+        facts = ran.get("structuredContent") or {}
+    said = text_of(ran)
     if missing := [word for word in ("descriptor", "child", "print") if word not in said]:
         raise StdoutPolluted(
             f"a cell's output came back without {', '.join(missing)}: {said[:300]}"
@@ -77,6 +83,23 @@ async def talk(process: Process) -> int:
     if process.returncode:
         raise StdoutPolluted(f"it exited with {process.returncode} at the end of its input")
     return count
+
+
+async def call(process: Process, tool: str, **arguments: Any) -> tuple[int, dict[str, Any]]:
+    """Call a tool; returns the number of messages up to its result, and the result.
+
+    Raises:
+        StdoutPolluted: the call failed.
+    """
+    count, result = await ask(process, "tools/call", name=tool, arguments=arguments)
+    if result.get("isError", True):
+        raise StdoutPolluted(f"it does not run a cell: {text_of(result)[:300]}")
+    return count, result
+
+
+def text_of(result: dict[str, Any]) -> str:
+    """The text of a tool's result, or all of a result without one."""
+    return "".join(str(part.get("text", "")) for part in result.get("content", ())) or str(result)
 
 
 async def ask(process: Process, method: str, **params: Any) -> tuple[int, dict[str, Any]]:

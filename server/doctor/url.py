@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -32,15 +33,19 @@ START = "Start it: rmi-agent-mcp-server --transport http, on the port that the t
 # and what to do.
 NO_NAME = (socket.gaierror, UnicodeError, httpx2.InvalidURL)
 UNTRUSTED = "{host}'s certificate is not trusted: {error}"
+TRUST = "Use the name in the certificate, or name your authority's file in SSL_CERT_FILE."
+NO_PROXY = "Check the variable, or set NO_PROXY={host} to go around the proxy."
 TOO_LATE = f"{{host}} does not answer within {SECONDS:.0f} s"
 UNREACHED: tuple[tuple[Any, tuple[str, str]], ...] = (
     (NO_NAME, ("the name {host} is not known", "Check its spelling; is the tunnel open?")),
-    ("CERTIFICATE_VERIFY", (UNTRUSTED, "Use the tunnel's own https name.")),
+    ("CERTIFICATE_VERIFY", (UNTRUSTED, TRUST)),
     (ssl.SSLError, ("{host} does not speak TLS there: {error}", "Is it http:// on this machine?")),
     (httpx2.TimeoutException, (TOO_LATE, "Is it off, or does a firewall block the way?")),
     (httpx2.ConnectError, ("{host} refuses the connection", START)),
     (Exception, ("{host} hangs up without an answer ({error})", START)),
 )
+# Whether a proxy, if there is one, has reached the server.
+IS_TLS: tuple[tuple[Any, bool], ...] = ((ssl.SSLError, True), (Exception, False))
 # What answers instead of an MCP server: ngrok's error code or HTTP statuses -> report, what to do.
 MCP = (200, 401, 421, 429)  # statuses that an MCP server answers with
 NGROK_WARNING = "Only browsers get it: have the client send the header ngrok-skip-browser-warning."
@@ -113,8 +118,21 @@ async def hello(client: httpx2.AsyncClient, base: str, **headers: str) -> httpx2
 
 def unreached(error: Exception, base: str) -> tuple[str, str]:
     """Say why nothing answers, and what to do."""
+    host = urlsplit(base).hostname or ""
     why, todo = by_cause(error, UNREACHED)
-    return why.format(host=urlsplit(base).hostname, error=reason(error)), todo
+    if (proxy := proxy_for(base)) and not by_cause(error, IS_TLS):
+        why, todo = f"no answer through the proxy {proxy}: {{error}}", NO_PROXY.format(host=host)
+    return why.format(host=host, error=reason(error)), todo
+
+
+def proxy_for(base: str) -> str | None:
+    """The proxy that requests to a URL take by the environment, with its variable; else None."""
+    parts = urlsplit(base)
+    proxies = getproxies()
+    scheme = parts.scheme if parts.scheme in proxies else "all"
+    if scheme not in proxies or proxy_bypass(parts.hostname or ""):
+        return None
+    return f"{urlsplit(proxies[scheme]).netloc.rpartition('@')[2]} ({scheme.upper()}_PROXY)"
 
 
 def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
@@ -126,6 +144,9 @@ def not_from_us(answer: httpx2.Response) -> tuple[str, str] | None:
     code = ngroks.group() if ngroks else str(answer.status_code)
     key = next(key for key in ANSWERS if code in key.split() or code.startswith(key))
     why, todo = ANSWERS[key]
+    if proxy := proxy_for(str(answer.url)):
+        why += f", through the proxy {proxy}"
+        todo = NO_PROXY.format(host=answer.url.host)
     where = answer.headers.get("location", "elsewhere")
     return why.format(code=code, url=answer.url, location=where), todo.format(code=code.lower())
 

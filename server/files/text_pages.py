@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .project_files import OpenFile
 
-HEAD = 65_536  # bytes from which the encoding is told
+HEAD = 65_536  # bytes by which the encoding is recognized
 ASCII = bytes(range(128)).decode("ascii")
 WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 GUESS = "cp1252"  # what else: every byte but five is a character in it
@@ -92,7 +92,7 @@ def text_page(
         file: the file.
         offset: the first byte.
         limit: max bytes.
-        encoding: of the text; None tells it from the first bytes.
+        encoding: of the text; None recognizes it by the first bytes.
         is_python: whether a coding line may name the encoding.
 
     Returns:
@@ -103,6 +103,9 @@ def text_page(
     if known is None:
         return None
     name, is_guess = known
+    if name in ("utf-16", "utf-32"):  # a page after the first has no mark that says which
+        marked = (own for mark, own in BOMS if own.startswith(name) and head.startswith(mark))
+        name = next(marked, f"{name}-le")
     size = file.status.st_size
     start = min(offset, size) if offset >= 0 else max(0, size + offset)
     mark = next((mark for mark, own in BOMS if own == name and head.startswith(mark)), b"")

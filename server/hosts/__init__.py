@@ -4,13 +4,12 @@ Other entries stay unchanged, and no file is written without being read first.
 """
 
 from . import config_file
-from .catalog import Host, HostName, host_of, hosts
-from .config_change import show_change, write_change
-from .config_file import ConfigFile
+from .catalog import Host, HostName, any_host, host_of, hosts
+from .config_change import hide_tokens, show_change, write_change
+from .config_file import ConfigFile, snippet
 from .entry import (
     LOCAL_NAME,
     REMOTE_NAME,
-    Entry,
     address,
     bridge_entry,
     describe,
@@ -25,8 +24,9 @@ from .entry import (
 )
 from .environment import FOLDERS, environment, parse_env
 from .merge import reference, with_entry, without_entry
-from .probe import over_http, tools_of
+from .probe import downloads, over_http, tools_of
 from .remote_url import checked_url, token_for
+from .shape import Entry
 
 __all__ = [
     "FOLDERS",
@@ -37,13 +37,16 @@ __all__ = [
     "Host",
     "HostName",
     "address",
+    "any_host",
     "bridge_entry",
     "checked_url",
     "config_file",
     "describe",
+    "downloads",
     "env_of",
     "environment",
     "find_npx",
+    "hide_tokens",
     "host_of",
     "hosts",
     "is_ours",
@@ -53,6 +56,7 @@ __all__ = [
     "parse_env",
     "reference",
     "show_change",
+    "snippet",
     "start_command",
     "starts_us",
     "token_for",

@@ -11,10 +11,38 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
+from platformdirs.unix import Unix
 
-from ..settings import claude_code_folder
+from ..settings import claude_code_folder, codex_folder
+from .config_file import Format
+from .shape import Shape
 
-HostName = Literal["claude-desktop", "claude-code", "cursor", "vscode"]
+HostName = Literal[
+    "claude-desktop",
+    "claude-code",
+    "codex",
+    "cursor",
+    "gemini",
+    "goose",
+    "vscode",
+    "windsurf",
+    "zed",
+]
+USUAL = Shape()
+TYPED = Shape(types=("stdio", "http", "sse"))
+# Codex waits ten seconds for a server, in which a package is not always downloaded.
+CODEX = Shape(headers="http_headers", sse_url=None, defaults={"startup_timeout_sec": 60})
+GEMINI = Shape(url="httpUrl")
+WINDSURF = Shape(url="serverUrl", sse_url="serverUrl")
+GOOSE = Shape(
+    command="cmd",
+    env="envs",
+    url="uri",
+    sse_url=None,
+    types=("stdio", "streamable_http"),
+    named=True,
+    defaults={"description": "Runs Python on Jupyter kernels", "enabled": True, "timeout": 300},
+)
 
 
 @dataclass(frozen=True)
@@ -27,21 +55,21 @@ class Host:
         config: its config file, which may not exist.
         folder: the folder it creates at startup, which shows that it is installed.
         section: the key of the object that holds the entries.
-        comments: whether its config may have comments and trailing commas.
+        format: the language of its config; `jsonc` has comments and trailing commas.
         speaks_http: whether an entry may be a URL rather than only a command.
-        typed: whether its entries have a `type`.
+        shape: the keys of its entries.
         asks: whether it prompts for secrets through `inputs` and keeps them out of the file.
         then: tells the user how to make it reload its config.
     """
 
-    name: HostName
+    name: str
     title: str
     config: Path
     folder: Path
     section: str = "mcpServers"
-    comments: bool = False
+    format: Format = "json"
     speaks_http: bool = True
-    typed: bool = True
+    shape: Shape = USUAL
     asks: bool = False
     then: str = ""
 
@@ -53,8 +81,10 @@ class Host:
 
 def hosts() -> tuple[Host, ...]:
     """All hosts, with the locations of this user's configs on this system."""
-    desktop, code = claude_desktop_folder(), config_folder("Code") / "User"
-    cursor, cli = Path.home() / ".cursor", claude_code_folder()
+    home, desktop, code = Path.home(), claude_desktop_folder(), config_folder("Code") / "User"
+    cli, codex = claude_code_folder(), codex_folder() or home / ".codex"
+    windsurf = home / ".codeium" / "windsurf"
+    zed, goose = dot_config("zed", "Zed"), dot_config("goose", "Block", "goose", "config")
     return (
         Host(
             "claude-desktop",
@@ -62,24 +92,52 @@ def hosts() -> tuple[Host, ...]:
             desktop / "claude_desktop_config.json",
             desktop,
             speaks_http=False,
-            typed=False,
             then="Quit Claude Desktop completely and start it again.",
         ),
         Host(
             "claude-code",
             "Claude Code",
-            (cli or Path.home()) / ".claude.json",
-            cli or Path.home() / ".claude",
+            (cli or home) / ".claude.json",
+            cli or home / ".claude",
+            shape=TYPED,
             then="Start claude again; /mcp shows its servers there.",
+        ),
+        Host(
+            "codex",
+            "Codex",
+            codex / "config.toml",
+            codex,
+            section="mcp_servers",
+            format="toml",
+            shape=CODEX,
+            then="Start codex again; /mcp shows its servers there.",
         ),
         Host(
             "cursor",
             "Cursor",
-            cursor / "mcp.json",
-            cursor,
-            comments=True,
-            typed=False,
+            home / ".cursor" / "mcp.json",
+            home / ".cursor",
+            format="jsonc",
             then="Switch it on in Cursor's settings, under MCP.",
+        ),
+        Host(
+            "gemini",
+            "Gemini CLI",
+            home / ".gemini" / "settings.json",
+            home / ".gemini",
+            format="jsonc",
+            shape=GEMINI,
+            then="Start gemini again; /mcp shows its servers there.",
+        ),
+        Host(
+            "goose",
+            "Goose",
+            goose / "config.yaml",
+            goose,
+            section="extensions",
+            format="yaml",
+            shape=GOOSE,
+            then="Start a new Goose session.",
         ),
         Host(
             "vscode",
@@ -87,11 +145,35 @@ def hosts() -> tuple[Host, ...]:
             code / "mcp.json",
             code,
             section="servers",
-            comments=True,
+            format="jsonc",
+            shape=TYPED,
             asks=True,
             then="In VS Code, start it with the command MCP: List Servers.",
         ),
+        Host(
+            "windsurf",
+            "Windsurf",
+            windsurf / "mcp_config.json",
+            windsurf,
+            format="jsonc",
+            shape=WINDSURF,
+            then="In Windsurf, refresh the servers in Cascade's settings.",
+        ),
+        Host(
+            "zed",
+            "Zed",
+            zed / "settings.json",
+            zed,
+            section="context_servers",
+            format="jsonc",
+            then="In Zed, the settings of the Agent Panel show it with a green dot.",
+        ),
     )
+
+
+def any_host() -> Host:
+    """A host that is not known, as most document their config."""
+    return Host("", "Any other host", Path("mcp.json"), Path())
 
 
 def host_of(name: HostName) -> Host:
@@ -102,6 +184,18 @@ def host_of(name: HostName) -> Host:
 def config_folder(program: str) -> Path:
     """Where a program's config is stored on this system; the roaming folder on Windows."""
     return platformdirs.user_config_path(program, appauthor=False, roaming=True)
+
+
+def dot_config(unix: str, *windows: str) -> Path:
+    """The config folder of a program that uses ~/.config on macOS, too.
+
+    Args:
+        unix: the folder's name there.
+        windows: the names of the folders below the roaming folder on Windows.
+    """
+    if is_windows():
+        return config_folder(windows[0]).joinpath(*windows[1:])
+    return Path(Unix(unix, appauthor=False).user_config_dir)
 
 
 def claude_desktop_folder() -> Path:

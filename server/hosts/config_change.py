@@ -12,22 +12,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UnusableFile
+from ..errors import UneditableFile
 from . import config_file
 from .catalog import Host
 from .config_file import Config, ConfigFile
 
-TOKEN = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\])+')
+TOKEN = re.compile(r'(Bearer )(?!\$\{)(\\.|[^"\\\s])+')
 
 
 def show_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool:
     """Print what writing a config would change, without tokens; returns whether anything would."""
     if after == file.config:
         return say_unchanged(host, name, after)
-    if file.has_comments:
-        print(by_hand(host, name, file, after))
-    else:
+    try:
         print("".join(difference(file, file.text_with(after))), end="")
+    except UneditableFile:
+        print(by_hand(host, name, file, after))
     return True
 
 
@@ -39,37 +39,38 @@ def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool
     """
     if after == file.config:
         return say_unchanged(host, name, after)
-    if file.has_comments:
+    try:
+        text = file.text_with(after)
+    except UneditableFile:
         print(by_hand(host, name, file, after))
-        raise UnusableFile(f"{file.path} has comments or trailing commas, which would be lost.")
-    text = file.text_with(after)
+        raise
     backup = config_file.write(file, text)
     entry = after[host.section].get(name)
     done = "removed" if entry is None else "written"
     print(f'{host.title}, {file.path}: "{name}" is {done}.')
     if backup is not None:
         print(f"The old file is backed up as {backup}")
-    if entry is not None and TOKEN.search(json.dumps(entry)) and is_open(file.path):
+    if entry is not None and TOKEN.search(json.dumps(entry, default=str)) and is_open(file.path):
         print(f"Note: other users can read the token in it. Run: chmod 600 '{file.path}'")
     return True
 
 
 def say_unchanged(host: Host, name: str, config: Config) -> bool:
     """Print that there is nothing to change; returns False."""
-    how = "is up to date" if name in config.get(host.section, {}) else "is not there"
+    how = "is up to date" if name in (config.get(host.section) or {}) else "is not there"
     print(f'{host.title}, {host.config}: "{name}" {how}. Nothing was changed.')
     return False
 
 
 def by_hand(host: Host, name: str, file: ConfigFile, after: Config) -> str:
-    """Tell the user what to change by hand in a file with comments."""
+    """Tell the user what to change by hand in a file that can't be changed in place."""
     entry = after[host.section].get(name)
     if entry is None:
         return f'Remove "{name}" from "{host.section}" in {file.path}.'
     fragment: Config = {host.section: {name: entry}}
     if after.get("inputs") != file.config.get("inputs"):
         fragment["inputs"] = after["inputs"][-1:]
-    shown = hide_tokens(json.dumps(fragment, ensure_ascii=False, indent=2))
+    shown = hide_tokens(config_file.snippet(fragment, file.format)).rstrip()
     todo = " Replace ******** with the token." if "********" in shown else ""
     return f"Add this to {file.path}.{todo}\n{shown}"
 

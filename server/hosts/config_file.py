@@ -1,36 +1,59 @@
-"""Reads hosts' config files defensively, and writes them in their own style after a backup.
+"""Reads hosts' config files defensively, and changes values in them after a backup.
 
-Files with comments are only read: `json` would drop the comments. Knows no hosts or entries.
+What does not change keeps its bytes: comments, order, indentation, line ends and BOM. Knows no
+hosts or entries.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-import re
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ...kernels import reason, regular_file
-from ..errors import UnusableFile
+from ..errors import UneditableFile, UnusableFile
+from . import json_text, toml_text, yaml_text
+from .edits import Edit, edits
 
 Config = dict[str, Any]
 Part = TypeVar("Part", Config, list[Any])
+Format = Literal["json", "jsonc", "toml", "yaml"]
 
 MAX_SIZE = 50_000_000  # bytes; a 1 MB config is already large
-SPACES = " \t\r\n"
-STRING = r'"(?:\\.|[^"\\])*"?'  # even if unterminated: `json` then reports where
-COMMENTS = re.compile(rf"{STRING}|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
-TRAILING_COMMAS = re.compile(rf"{STRING}|[\[{{:,][{SPACES}]*,|,(?=[{SPACES}]*[\]}}])", re.DOTALL)
-FIRST_INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
-SURROGATES = re.compile("[\ud800-\udfff]")
+BOM = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Language:
+    """How files of a format are read and changed.
+
+    Attributes:
+        parse: the text's config; raises ValueError if it is broken.
+        edited: the text with one value changed; may raise for layouts that it can't edit.
+        mapping: what the format calls an object.
+        sequence: what it calls a list.
+    """
+
+    parse: Callable[[str], Config]
+    edited: Callable[[str, Edit], str]
+    mapping: str = "an object, in { }"
+    sequence: str = "a list, in [ ]"
+
+
+LANGUAGES: dict[Format, Language] = {
+    "json": Language(json_text.parse, json_text.edited),
+    "jsonc": Language(json_text.parse_commented, json_text.edited),
+    "toml": Language(toml_text.parse, toml_text.edited, "a table", "an array"),
+    "yaml": Language(yaml_text.parse, yaml_text.edited, "a mapping", "a sequence"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,130 +64,93 @@ class ConfigFile:
         path: the file, which may not exist.
         text: its whole text, or None if it does not exist.
         config: the parsed text.
-        has_comments: whether it has comments or trailing commas and so can't be written.
+        format: the language it is written in.
     """
 
     path: Path
     text: str | None
     config: Config
-    has_comments: bool = False
+    format: Format = "json"
 
     def part(self, key: str, kind: type[Part]) -> Part:
-        """The object or list under a key; empty if the key is missing.
+        """The object or list under a key; empty if the key is missing or has no value.
 
         Raises:
             UnusableFile: the value is of another type.
         """
-        part = self.config.get(key, kind())
+        part = self.config.get(key)
+        if part is None:
+            return kind()
         if not isinstance(part, kind):
-            what = "an object, in { }" if kind is dict else "a list, in [ ]"
+            language = LANGUAGES[self.format]
+            what = language.mapping if kind is dict else language.sequence
             raise UnusableFile(f'{self.path} is broken: "{key}" should be {what}.')
         return part
 
     def text_with(self, config: Config) -> str:
-        """Format another config in this file's style: its indentation, line ends and BOM.
+        """This file's text, changed to another config.
 
         Raises:
             UnusableFile: the config is nested too deeply.
+            UneditableFile: the text is laid out in a way that can't be changed in place.
         """
-        before = self.text or ""
-        indent = FIRST_INDENT.search(before)
+        text = before = (self.text or "").removeprefix(BOM)
+        language = LANGUAGES[self.format]
+        lines = "\r\n" in before and self.format in ("toml", "yaml")
+        if lines:
+            text = text.replace("\r\n", "\n")
         try:
-            after = json.dumps(config, ensure_ascii=False, indent=indent[1] if indent else 2)
+            for edit in edits(self.config, config):
+                text = language.edited(text, edit)
+            good = filled(language.parse(text)) == filled(config)
         except RecursionError:
             raise UnusableFile(f"{self.path} is nested too deeply.") from None
-        # Lone surrogates are valid JSON only as escapes, and can't be encoded otherwise.
-        after = SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", after)
-        after += before[len(before.rstrip(SPACES)) :] if self.config else "\n"
-        if "\r\n" in before:
-            after = after.replace("\r\n", "\n").replace("\n", "\r\n")
-        return f"\ufeff{after}" if before.startswith("\ufeff") else after
+        except (ValueError, LookupError, TypeError, AttributeError):
+            good = False
+        if not good:
+            raise UneditableFile(f"{self.path} is laid out in a way that can't be changed here.")
+        if lines:
+            text = text.replace("\n", "\r\n")
+        return f"{BOM}{text}" if (self.text or "").startswith(BOM) else text
 
 
-def read(path: Path, comments: bool = False) -> ConfigFile:
+def filled(config: Config) -> Config:
+    """A config without empty sections, which TOML leaves out."""
+    return {key: value for key, value in config.items() if value != {}}
+
+
+def snippet(config: Config, language: Format) -> str:
+    """A config as a whole text of its own."""
+    return ConfigFile(Path(), None, {}, language).text_with(config)
+
+
+def read(path: Path, language: Format = "json") -> ConfigFile:
     """Read a config file, which may not exist.
 
-    Args:
-        path: the file.
-        comments: whether its host accepts comments and trailing commas.
-
     Raises:
-        UnusableFile: the file can't be read, or is not a JSON object.
+        UnusableFile: the file can't be read, or is not in that language.
     """
     if (data := read_bytes(path)) is None:
-        return ConfigFile(path, None, {})
+        return ConfigFile(path, None, {}, language)
     try:
         text = data.decode()
-        plain = text.removeprefix("\ufeff")
-        try:
-            return ConfigFile(path, text, parse(plain))
-        except json.JSONDecodeError:
-            if not comments:
-                raise
-            return ConfigFile(path, text, parse(without_comments(plain)), has_comments=True)
+        config = LANGUAGES[language].parse(text.removeprefix(BOM))
+        return ConfigFile(path, text, config, language)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         why = f"it is not UTF-8 (line {line})"
-    except json.JSONDecodeError as error:
-        why = f"line {error.lineno}, column {error.colno}: {error.msg}"
     except RecursionError:
         why = "it is nested too deeply"
     except ValueError as error:
-        why = str(error)
+        why = placed(error)
     raise UnusableFile(f"{path} is broken: {why}.")
 
 
-def parse(text: str) -> Config:
-    """Parse a JSON object whose values all survive being rewritten; {} for an empty text.
-
-    Raises:
-        ValueError: the text is anything else.
-    """
-    if not text.strip(SPACES):
-        return {}
-    config = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-    if not isinstance(config, dict):
-        raise ValueError("the whole file should be an object, in { }")
-    return config
-
-
-def unique(pairs: list[tuple[str, Any]]) -> Config:
-    """Build an object, refusing duplicate keys, of which all but one would get lost.
-
-    Raises:
-        ValueError: a key occurs twice.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'"{twice}" occurs twice in one object')
-    return found
-
-
-def finite(number: str) -> float:
-    """Parse a number that JSON can represent.
-
-    Raises:
-        ValueError: the number is infinite or NaN.
-    """
-    if not math.isfinite(found := float(number)):
-        raise ValueError(f"{number} is not a number that JSON can represent")
-    return found
-
-
-def without_comments(text: str) -> str:
-    """Replace comments and trailing commas with spaces, so that everything else keeps its place."""
-    for pattern in (COMMENTS, TRAILING_COMMAS):
-        text = pattern.sub(blank, text)
-    return text
-
-
-def blank(found: re.Match[str]) -> str:
-    """Replace a comment or comma with spaces, keeping line breaks; return other matches as is."""
-    if found[0] == "," or found[0].startswith("/"):
-        return re.sub(r"[^\r\n]", " ", found[0])
-    return found[0]
+def placed(error: ValueError) -> str:
+    """A parser's error, with its line and column first where it has them."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    return str(error)
 
 
 def read_bytes(path: Path) -> bytes | None:

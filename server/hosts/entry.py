@@ -1,6 +1,6 @@
 """Entries in hosts' configs: the command or URL by which a host reaches this server.
 
-Plain objects, as the hosts document them. Knows no config files or settings.
+Plain objects under the usual keys. Knows no config files or settings, and no host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from ..state_dir import PACKAGE
-from .catalog import Host
+from .shape import Entry
 
 LOCAL_NAME, REMOTE_NAME = "python", "python-remote"
 REMOTE_NAMES = {REMOTE_NAME, "python-executor-remote"}  # the second from earlier instructions
@@ -25,7 +25,6 @@ ON_PATH = {"/bin", "/usr/bin", "/usr/local/bin"}  # on every host's PATH
 OURS = re.compile(rf"({PACKAGE}(\.exe)?|rmi_agent\.server(\.cli)?)$")
 LAUNCHERS = ("mcp_server.py", "run_http_server.py")  # ours only if both are in one folder
 
-Entry = dict[str, Any]
 Kind = Literal["local", "bridge", "url", "other"]
 
 
@@ -83,16 +82,15 @@ def install_source() -> str | None:
     return None
 
 
-def local_entry(host: Host, words: tuple[str, ...], env: dict[str, str]) -> Entry:
+def local_entry(words: tuple[str, ...], env: dict[str, str]) -> Entry:
     """An entry that starts this server on stdio."""
-    entry: Entry = {"type": "stdio"} if host.typed else {}
-    entry["command"] = words[0]
+    entry: Entry = {"command": words[0]}
     if len(words) > 1:
         entry["args"] = list(words[1:])
     return {**entry, "env": env}
 
 
-def bridge_entry(host: Host, url: str, token: str | None, env: dict[str, str]) -> Entry:
+def bridge_entry(url: str, token: str | None, env: dict[str, str]) -> Entry:
     """An entry for a server elsewhere, through `mcp-remote`, with the token in its environment."""
     npx, folder = find_npx()
     args = ["-y", "mcp-remote", url]
@@ -102,17 +100,13 @@ def bridge_entry(host: Host, url: str, token: str | None, env: dict[str, str]) -
         args += ["--header", HEADER]
         auth = {"AUTH": f"Bearer {token}"}
     env = path | auth | env
-    entry: Entry = {"type": "stdio"} if host.typed else {}
-    entry |= {"command": npx, "args": args}
+    entry: Entry = {"command": npx, "args": args}
     return {**entry, "env": env} if env else entry
 
 
-def url_entry(host: Host, url: str, token: str | None) -> Entry:
+def url_entry(url: str, token: str | None) -> Entry:
     """An entry for a server elsewhere; `token` may be a reference that the host resolves."""
-    entry: Entry = {}
-    if host.typed:
-        entry["type"] = "sse" if url.endswith("/sse") else "http"
-    entry["url"] = url
+    entry: Entry = {"url": url}
     return {**entry, "headers": {"Authorization": f"Bearer {token}"}} if token else entry
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...kernels import encodable
 from ..errors import BadSettings
+from ..package_settings import from_environment
 from ..settings import VARIABLES, current_name, load, set_here, variable_of
 
 FOLDERS = ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR")
@@ -34,6 +35,9 @@ def environment(
 ) -> dict[str, str]:
     """The entry's variables: those set now, then those it set before, then both default folders.
 
+    What is set now includes proxies, certificates and package indexes, without passwords: hosts
+    start servers without these, and then neither pip nor uv would reach anything in a kernel.
+
     Raises:
         BadSettings: a value can't be used.
     """
@@ -54,7 +58,7 @@ def environment(
             found[variable] = paths[variable]
     if FOLDERS[0] in found and FOLDERS[1] not in found and was_beside(before):
         before = {name: value for name, value in before.items() if name != FOLDERS[1]}
-    env = {**paths, **before, **found}
+    env = {**paths, **from_environment(os.environ), **before, **found}
     for variable, value in env.items():
         if value != encodable(value):
             raise BadSettings(f"{variable}: {value!r} is not Unicode, so no config can hold it.")

@@ -10,9 +10,8 @@ from typing import Any
 from ..settings import current_name
 from .catalog import Host
 from .config_file import Config, ConfigFile
-from .entry import Entry, is_ours, kind
-
-WRITTEN = ("type", "command", "args", "env", "url", "headers")  # the keys that our entries may have
+from .entry import is_ours, kind
+from .shape import Entry, Shape
 
 
 def with_entry(file: ConfigFile, host: Host, name: str, entry: Entry) -> Config:
@@ -22,7 +21,7 @@ def with_entry(file: ConfigFile, host: Host, name: str, entry: Entry) -> Config:
         UnusableFile: the config has something else where entries or questions should be.
     """
     entries = file.part(host.section, dict)
-    new = {**entries, name: merged(entries.get(name), name, entry)}
+    new = {**entries, name: merged(host.shape, entries.get(name), name, entry)}
     config = {**file.config, host.section: new}
     if host.asks and reference(name) in entry.get("headers", {}).get("Authorization", ""):
         questions = file.part("inputs", list)
@@ -46,21 +45,23 @@ def without_entry(file: ConfigFile, host: Host, name: str) -> Config:
     return config
 
 
-def merged(old: Any, name: str, entry: Entry) -> Entry:
-    """The entry, plus what a person has added to our earlier entry that it replaces."""
-    if not is_ours(name, old):
-        return entry
-    added = {key: value for key, value in old.items() if key in entry or key not in WRITTEN}
-    new = {**added, **entry}
-    env = old.get("env")
-    if "env" in entry and isinstance(env, dict) and kind(old) == kind(entry) == "bridge":
+def merged(shape: Shape, old: Any, name: str, entry: Entry) -> Entry:
+    """The entry as its host writes it, plus what a person has added to the one that it replaces."""
+    before = shape.read(old)
+    if not is_ours(name, before):
+        return shape.write(name, entry) | shape.defaults
+    env = before.get("env")
+    if "env" in entry and isinstance(env, dict) and kind(before) == kind(entry) == "bridge":
         kept = {  # except an old token and variables that the new entry sets
             variable: value
             for variable, value in env.items()
             if variable != "AUTH" and current_name(variable) not in entry["env"]
         }
-        new["env"] = {**kept, **entry["env"]}
-    return new
+        entry = {**entry, "env": {**kept, **entry["env"]}}
+    new = shape.write(name, entry)
+    added = {key: value for key, value in old.items() if key in new or key not in shape.written}
+    missing = {key: value for key, value in shape.defaults.items() if key not in added}
+    return {**added, **new, **missing}
 
 
 def reference(name: str) -> str:

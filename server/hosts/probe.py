@@ -16,14 +16,15 @@ import anyio
 
 from ...kernels import reason
 from ..errors import ProbeFailed, ProbeSkipped
-from .entry import HEADER, Entry, address, env_of, headers_of, kind, words_of
+from .entry import HEADER, address, env_of, headers_of, kind, words_of
+from .shape import Entry
 
 if TYPE_CHECKING:
     from fastmcp import Client
 
-START_TIMEOUT = 40.0  # seconds; a cold start on a slow machine takes ten
-DOWNLOAD_TIMEOUT = 120.0  # seconds, for commands that first download a package
-DOWNLOADERS = {"npx", "uvx"}
+START_TIMEOUT = 90.0  # seconds; a cold start on a slow machine takes ten, on a busy one many more
+DOWNLOAD_TIMEOUT = 180.0  # seconds, for commands that first download a package
+DOWNLOADERS = {"npx", "uv", "uvx", "pipx"}
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 
 
@@ -46,6 +47,11 @@ async def tools_of(entry: Entry) -> list[str]:
     return await over_stdio(entry)
 
 
+def downloads(entry: Entry) -> bool:
+    """Whether an entry's command may have to download a package first."""
+    return Path(words_of(entry)[0]).stem in DOWNLOADERS
+
+
 async def over_stdio(entry: Entry) -> list[str]:
     """Start an entry's command and list its tools.
 
@@ -56,7 +62,7 @@ async def over_stdio(entry: Entry) -> list[str]:
     from fastmcp.client.transports import StdioTransport
 
     words, env = words_of(entry), env_of(entry)
-    seconds = DOWNLOAD_TIMEOUT if Path(words[0]).stem in DOWNLOADERS else START_TIMEOUT
+    seconds = DOWNLOAD_TIMEOUT if downloads(entry) else START_TIMEOUT
     if shutil.which(words[0], path=env.get("PATH")) is None:
         raise ProbeFailed(f"there is no program {words[0]}: install it, or run install again")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -5,6 +5,7 @@ Connects to nothing.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from ..errors import BadSettings
@@ -12,17 +13,21 @@ from ..net import is_loopback
 from ..settings import Settings
 from ..state_dir import TOKEN, private_text, token_file
 
+SCHEMELESS = re.compile(r"(localhost|[\w-]+(?=:\d)|[\w-]+(\.[\w-]+)+|\[[0-9a-f:]+\])(:\d+)?(/\S*)?")
 EXAMPLE = "Write https://HOST/mcp, or http://127.0.0.1:PORT/mcp for a server on this machine."
 
 
 def checked_url(url: str) -> str:
-    """Check that tokens may be sent to a URL; adds /mcp if it has no path.
+    """Check that tokens may be sent to a URL; adds its scheme, and /mcp if it has no path.
 
     Raises:
         BadSettings: the URL is invalid, or the token could be read on the way.
     """
     from ..auth import is_protected  # lazy: takes a second, which --help can do without
 
+    if SCHEMELESS.fullmatch(url):
+        host = urlsplit(f"//{url}").hostname or ""
+        url = f"{'http' if is_loopback(host) else 'https'}://{url}"
     try:
         parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0 and url.isprintable()

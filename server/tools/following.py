@@ -6,8 +6,11 @@ Knows runs and the caller's connection; not what started a run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -67,22 +70,19 @@ class Follower:
 
     async def follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run while sending its output; past the deadline, report it as running."""
-        try:
+        async with stopped_if_abandoned(execution.task, ctx, partial(abandon, execution)):
             question = await self.wait(execution, ctx, self._settings.response_deadline)
-        except asyncio.CancelledError:
-            # anyio raises again at each await of a cancelled request, hence the shield.
-            with anyio.CancelScope(shield=True):
-                await abandon(execution)
-            raise
-        if not execution.task.done() and await has_disconnected(ctx):
-            await abandon(execution)
-        if question is not None:
-            return question
+        return question if question is not None else await self.result(execution, ctx)
+
+    async def result(
+        self, execution: Execution, ctx: Context, more: Sequence[str] = ()
+    ) -> ToolResult:
+        """The result of a run as it is now; `more` notes on it if it is over."""
         if execution.task.done():
             finished(execution)
         budget = Budget(self._settings.output_chars, self._settings.result_size)
         written = await self.written.of(execution, ctx)
-        return await run_result(execution, budget, self.texts, written)
+        return await run_result(execution, budget, self.texts, written, more)
 
     async def wait(
         self, execution: Execution, ctx: Context, seconds: float, series: Series | None = None
@@ -116,16 +116,10 @@ class Follower:
         Returns:
             A question if the client must ask one first.
         """
-        try:
-            question = await self._wait_for_series(series, ctx, seconds)
-        except asyncio.CancelledError:
-            if owns:
-                with anyio.CancelScope(shield=True):
-                    await abandon_series(series)
-            raise
-        if owns and not series.task.done() and await has_disconnected(ctx):
-            await abandon_series(series)
-        return question
+        if not owns:
+            return await self._wait_for_series(series, ctx, seconds)
+        async with stopped_if_abandoned(series.task, ctx, partial(abandon_series, series)):
+            return await self._wait_for_series(series, ctx, seconds)
 
     async def _wait_for_series(
         self, series: Series, ctx: Context, seconds: float
@@ -173,6 +167,22 @@ class Follower:
             value += "" if value.endswith("\n") else "\n"
             heading = f"{STDERR}\n" if run.error_name is not None else ""
             await ctx.report_progress(*progress(execution, series), message=f"{heading}{value}")
+
+
+@contextlib.asynccontextmanager
+async def stopped_if_abandoned(
+    task: asyncio.Task[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Stop what the body waits for if the client cancels the call or disconnects."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        # anyio raises again at each await of a cancelled request, hence the shield.
+        with anyio.CancelScope(shield=True):
+            await stop()
+        raise
+    if not task.done() and await has_disconnected(ctx):
+        await stop()
 
 
 async def abandon_series(series: Series) -> None:

@@ -14,6 +14,7 @@ from rmi_agent.server import load
 from rmi_agent.server.doctor import examine
 from rmi_agent.server.errors import BadSettings
 from rmi_agent.server.hosts import LOCAL_NAME
+from rmi_agent.server.package_settings import PASSED
 from rmi_agent.server.settings import RETIRED, VARIABLES, set_here
 
 from tests.server.conftest import HTTP_SERVER, fill, server_env
@@ -159,6 +160,8 @@ def test_a_retired_setting_is_reported_with_what_holds_now(
         ("RMI_AGENT_SANBOX", "RMI_AGENT_SANDBOX"),
         ("RMI_AGENT_KERNELS_MAX", "RMI_AGENT_KERNEL_MAX"),
         ("RMI_AGENT_PYTHON_TIMEOUT", "PYTHON_TIMEOUT"),
+        ("RMI_AGENT_TIMEOUT", "PYTHON_TIMEOUT"),
+        ("RMI_AGENT_NETWORK", "RMI_AGENT_SANDBOX_NETWORK"),
         ("RMI_AGNET_HOST", "RMI_AGENT_HOST"),
         ("RMIAGENT_TOKEN", "RMI_AGENT_TOKEN"),
         ("RMI_AGENT_ALLOWED_HOST", "RMI_AGENT_ALLOWED_HOSTS"),
@@ -281,7 +284,7 @@ def test_an_entry_of_old_is_rewritten_with_the_present_names(tmp_path: Path) -> 
     more = ["--env", "KERNEL_MAX=4", "--env", "RMI_AGENT_SESSION_IDLE=10"]
     done = subprocess.run(
         [*install, *more],
-        env={k: v for k, v in os.environ.items() if not k.startswith("RMI_AGENT_")},
+        env={k: os.environ[k] for k in os.environ if k not in PASSED and k[:4] != "RMI_"},
         capture_output=True,
         text=True,
         timeout=60,

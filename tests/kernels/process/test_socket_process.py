@@ -97,6 +97,41 @@ async def test_a_rehearsal_leaves_no_trace(kernel: Kernel) -> None:
     assert names == ["In", "Out", "exit", "get_ipython", "open", "quit", "x"]
 
 
+@pytest.mark.parametrize(("code", "most"), [("x = 1", 2), ("1", 3), ("print(1)", 3)])
+async def test_a_cell_wakes_the_server_up_for_its_begin_its_output_and_its_end(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, code: str, most: int
+) -> None:
+    times, receive = 0, Link.data_received
+
+    def data_received(link: Link, data: bytes) -> None:
+        nonlocal times
+        times += 1
+        receive(link, data)
+
+    monkeypatch.setattr(Link, "data_received", data_received)
+    for _ in range(3):
+        times = 0
+        reply, _ = await run(kernel, code)
+        assert reply.status == "ok" and times <= most
+
+
+async def test_a_cell_has_begun_before_it_ends(kernel: Kernel) -> None:
+    running = asyncio.create_task(run(kernel, "import time\ntime.sleep(0.5)"))
+    kinds = set()
+    get = kernel.client.get_iopub_msg
+
+    async def get_iopub_msg(**more: Any) -> Any:
+        message = await get(**more)
+        kinds.add((message["msg_type"], message["content"].get("execution_state")))
+        return message
+
+    kernel.client.get_iopub_msg = get_iopub_msg  # type: ignore[method-assign]
+    await asyncio.sleep(0.2)
+    assert kinds == {("status", "busy"), ("execute_input", None)}
+    await running
+    assert ("status", "idle") in kinds
+
+
 async def test_output_keeps_its_order(kernel: Kernel) -> None:
     for _ in range(5):
         reply, outputs = await run(

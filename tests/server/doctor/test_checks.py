@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rmi_agent.server import load
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.commands.doctor import report
 from rmi_agent.server.doctor import CheckResult
-from rmi_agent.server.doctor.checks import of_port, of_resident, of_token, writable
+from rmi_agent.server.doctor.checks import of_folder, of_port, of_resident, of_token
 from rmi_agent.server.doctor.hosts import of_host
 from rmi_agent.server.doctor.stdio import conversation
 from rmi_agent.server.doctor.url import examine_url, unreached
@@ -116,6 +117,7 @@ WAYS: dict[str, tuple[tuple[str, ...] | str, str, str]] = {
     ),
     "no name at all": ("https://a..b", "the name a..b is not known", "spelling"),
     "plain HTTP": ("http://far.example", "everybody on the way could read the token", ""),
+    "no scheme": ("127.0.0.1:9", "refuses the connection", "Start it: "),
     "no address": ("nonsense", "is no address", ""),
     "half an address": ("https://[::1", "is no address", ""),
 }
@@ -155,6 +157,21 @@ def test_an_error_is_reported_by_its_cause(
     error.__cause__ = cause
     said, todo = unreached(error, "https://a.example")
     assert said.startswith("a.example") and told in said and todo
+
+
+@pytest.mark.parametrize("error", [None, "407 x", "503 x"])
+async def test_a_proxy_that_is_in_the_way_is_named(
+    error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMI_AGENT_TOKEN", TOKEN)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with answering(error or WELL) as proxy:
+        address = proxy if error else NOBODY
+        monkeypatch.setenv("HTTP_PROXY", address.replace("://", "://me:secret@"))
+        found = (await way("http://127.0.0.1:9"))[-1]
+    assert f"the proxy {address.removeprefix('http://')} (HTTP_PROXY)" in found.detail
+    assert "NO_PROXY=127.0.0.1" in found.todo and "secret" not in str(found)
 
 
 async def test_no_token_is_sent_where_none_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,14 +248,11 @@ def configured(name: str, text: str) -> Host:
 
 
 async def at_host(host: Host) -> list[CheckResult]:
-    return [result async for result in of_host(host)]
+    return [result async for result in of_host(host, {})]
 
 
-async def test_a_host_that_is_not_there_is_no_failure(home: Path) -> None:
+async def test_a_host_without_an_entry_is_no_failure(home: Path) -> None:
     host = host_of("cursor")
-    assert [(one.ok, one.detail) for one in await at_host(host)] == [
-        (None, "not found on this machine")
-    ]
     host.folder.mkdir()
     assert "install cursor adds one" in (await at_host(host))[0].detail
     configured("cursor", '{"mcpServers": {"git": {"command": "uvx", "args": ["git"]}, "x": 1}}')
@@ -355,9 +369,30 @@ async def test_the_token_is_told_by_its_place_alone(
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may all")
 async def test_a_folder_that_can_not_be_written_to_is_found(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert writable("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok is False
+    assert of_folder("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok is False
+    assert "can't be created" in of_folder("projects", tmp_path / "a" / "b", "X").detail
     tmp_path.chmod(0o700)
-    assert writable("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok
+    assert of_folder("projects", tmp_path, "PYTHON_PROJECTS_DIR").ok
+
+
+async def test_a_folder_that_is_new_or_empty_is_reported_as_such(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "here"
+    tmp_path.mkdir()
+    new = tmp_path / "a" / "b"
+    assert of_folder("projects", new, "X").detail == f"{new} (X): new, empty"
+    assert list(tmp_path.iterdir()) == []
+    assert of_folder("projects", tmp_path, "X").detail == f"{tmp_path} (X): empty"
+    (tmp_path / "a").write_text("")
+    assert of_folder("projects", tmp_path, "X").detail == f"{tmp_path} (X)"
+    assert of_folder("projects", new, "X").ok is False  # a file is in the way
+
+
+async def test_a_misspelled_setting_in_an_entry_is_named(home: Path) -> None:
+    gone = str(home / "gone" / "rmi-agent-mcp-server")
+    entry = {"command": gone, "env": {"RMI_AGENT_TIMEOUT": "9"}}
+    host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
+    found = [one.detail for one in await at_host(host)]
+    assert "Did you mean PYTHON_TIMEOUT?" in found[0]
 
 
 # All of it.
@@ -399,26 +434,43 @@ async def test_trying_an_entry_that_starts_a_resident_server_on_demand_leaves_no
     assert resident.found() is None and not resident.record_file().exists()
 
 
+# A new user's folders are below their home folder.
+OWN_FOLDERS = {
+    *("XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"),
+    *("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR", "IPYTHONDIR"),
+}
+
+
 @pytest.mark.slow
 async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = str(other.getsockname()[1])
-    env = server_env(fill(tmp_path), RMI_AGENT_PORT=free, RMI_AGENT_KERNEL_PRELOAD="")
+    new = tmp_path / "new"
+    env = server_env(new / "python_projects", RMI_AGENT_PORT=free, RMI_AGENT_KERNEL_PRELOAD="")
+    env = {name: value for name, value in env.items() if name not in OWN_FOLDERS}
     install = [*CLI, "install", "claude-code", "--no-check"]
     subprocess.run(install, env=env, check=True, capture_output=True, timeout=60)
-    done = subprocess.run([*CLI, "doctor"], env=env, capture_output=True, text=True, timeout=180)
+    before = sorted(tmp_path.rglob("*"))
+    words = [*CLI, "doctor"]
+    with tempfile.TemporaryDirectory() as temporary:  # a short path: sockets are made below it
+        env["TMPDIR"] = temporary
+        done = subprocess.run(words, env=env, cwd=home, capture_output=True, text=True, timeout=180)
+        assert os.listdir(temporary) == []
     assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is created
     lines = done.stdout.splitlines()
     assert len(lines) <= 24 and "✗" not in done.stdout and done.stderr == ""
     for words in (
-        *("✓ Python: 3.", "✓ packages: rmi-agent-mcp-server ", "✓ projects: ", "✓ notebooks: "),
+        *("✓ Python: 3.", "✓ packages: rmi-agent-mcp-server "),
+        f"✓ projects: {new / 'python_projects'} (PYTHON_PROJECTS_DIR): new, empty",
+        f"✓ notebooks: {new / 'notebooks'} (RMI_AGENT_NOTEBOOKS_DIR): new, empty",
         *("✓ sandbox over HTTP: ", "✓ kernel: a cell took ", "✓ interrupt: ", "✓ fork server: "),
         *("✓ stdout on stdio: 3 messages", f"✓ port: 127.0.0.1:{free} is free", " token: "),
         '✓ Claude Code, "python": starts and lists 18 tools',
-        *("- Claude Desktop: not found", "- Cursor: not found", "- VS Code: not found"),
+        "- hosts: not found on this machine: Claude Desktop, Codex, Cursor, ",
     ):
         assert words in done.stdout, done.stdout
-    assert list((tmp_path / "notebooks").iterdir()) == []  # it leaves no session behind
+    assert env["TMPDIR"] not in done.stdout
 
 
 @pytest.mark.slow
