@@ -21,7 +21,7 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "process_tree": set(),
         "protocol": set(),
         "inside": set(),
-        "environments": set(),
+        "environments": {"process_tree"},
         "fork": {"process_tree", "inside"},
         "notebook": {"protocol", "inside"},
         "process": {"process_tree", "protocol", "inside", "environments", "fork"},

@@ -41,6 +41,11 @@ class Script:
         return self.path.name
 
     @property
+    def folder(self) -> Path:
+        """The folder that it is in."""
+        return self.path.parent
+
+    @property
     def code(self) -> str:
         """The source of its cell; lines in a notebook end with LF."""
         return decoded(self.source).replace("\r\n", "\n").replace("\r", "\n")
@@ -73,6 +78,11 @@ class Module:
     def title(self) -> str:
         """What people call it."""
         return self.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it is looked for in."""
+        return self.cwd
 
     @property
     def code(self) -> str:

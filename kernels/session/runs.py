@@ -272,6 +272,12 @@ class RunQueue:
         if stopped:
             await asyncio.wait({execution.task for execution in stopped})
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the file or module is that ran last; None if none of the runs in memory ran one."""
+        programs = (execution.program for execution in reversed(self.executions))
+        return next((each.folder for each in programs if each is not None), None)
+
     def mention(self, name: str) -> bool:
         """Whether the code of a run in memory contains a name."""
         word = re.compile(rf"\b{re.escape(name)}\b")

@@ -27,7 +27,7 @@ from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeou
 from .background import Background
 from .caller import failures_as_refusals, in_time, principal
 from .caller_files import CallerFiles
-from .environments import EnvironmentName, EnvironmentTools, default_environment
+from .environment_choice import EnvironmentChoice, EnvironmentName, default_environment
 from .following import Follower
 from .notebook_tool import NotebookTool
 from .output_tool import OutputTool
@@ -49,7 +49,7 @@ class RunTools:
         opening: Opening,
         worker: Worker,
         files: CallerFiles,
-        environments: EnvironmentTools,
+        environments: EnvironmentChoice,
         written: WrittenFiles,
     ) -> None:
         self.settings, self.opening, self.files = settings, opening, files

@@ -41,7 +41,7 @@ OWNED = {
         "_begin",
     ): 1,  # awaited there, and by `close` if that is stopped
     ("kernels/cluster/stores.py", "_request"): 1,  # awaited, also when the caller is cancelled
-    ("server/tools/environments.py", "_followed"): 1,  # the same
+    ("server/tools/environment_choice.py", "followed"): 1,  # the same
     ("server/tools/elicitation.py", "ask"): 1,  # cancelled and awaited in `finally`
     ("server/commands/stdio.py", "stdio"): 2,  # their results are taken, or the process ends
     ("server/opening.py", "begin"): 1,  # logs each exception itself; cancelled in `__aexit__`

@@ -236,7 +236,7 @@ def test_what_is_missing_is_one_line(
 async def to_the_pages(browser: Browser, leads_to: str = "/?q=x") -> httpx2.Response:
     """From the sign-in page to the issuer, and back."""
     asked = await browser.get(leads_to)
-    assert asked.status_code == 401 and "Sign in with your organization" in asked.text
+    assert asked.status_code == 401 and ">Sign in with 127.0.0.1:" in asked.text
     led = await browser.post("/review/leave", data={"next": leads_to}, headers={"Origin": URL})
     assert "SameSite=lax" in led.headers["set-cookie"] and "HttpOnly" in led.headers["set-cookie"]
     assert led.headers["set-cookie"].startswith("__Host-")
@@ -320,7 +320,12 @@ async def test_a_way_back_belongs_to_the_browser_that_left(
     declined = await signing.http.get(
         f"/auth/callback?error=access_denied&state={state}", follow_redirects=True
     )
-    assert declined.status_code == 403 and "You were not signed in" in declined.text
+    assert declined.status_code == 403 and "did not sign you in" in declined.text
+    # What others write into an address is not said by this server.
+    for query in ("error=x&error_description=Call%20me", "code=x&state=unknown", ""):
+        failed = await signing.http.get(f"/auth/callback?{query}")
+        assert failed.status_code == 400 and "Call me" not in failed.text
+        assert "This sign-in can't continue" in Page(failed.text).words
     for origin in ("https://evil.com", "null"):
         answer = await signing.http.post("/review/leave", data={}, headers={"Origin": origin})
         assert answer.status_code == 403 and "set-cookie" not in answer.headers
