@@ -206,9 +206,10 @@ class RmiMcpClient(ServerConnection):
         raw = await self.call_tool("fork_session", {"session_id": session_id})
         return str((raw.structured_content or {})["session_id"])
 
-    async def close_session(self, session_id: str) -> str:
-        """Close the session; its notebook stays."""
-        return await self._text("close_session", session_id=session_id)
+    async def close_session(self, session_id: str, title: str | None = None) -> str:
+        """Close the session; its notebook stays, with a title if one is given."""
+        named = {} if title is None else {"title": title}  # older servers have none
+        return await self._text("close_session", session_id=session_id, **named)
 
     async def resume_session(
         self,
