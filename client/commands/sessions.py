@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..terminal import show_starting, write
+from .completing import open_sessions
 from .options import OtherServer, Server, server_module
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def sessions(
 
 
 def attach(
-    session: Annotated[str, Parameter(help="ID of an open session on this machine.")],
+    session: Annotated[
+        str, Parameter(help="ID of an open session on this machine.", completer=open_sessions)
+    ],
+    /,
     *,
     server: Server = None,
     print_: Annotated[
@@ -67,6 +71,7 @@ def attach(
 
     What you run there is not recorded in the session's notebook.
     """
+    show_starting()
     from ..errors import request_errors
     from .connect import call, fail
 
@@ -89,6 +94,7 @@ def replay(
     notebook: Annotated[
         str, Parameter(help="A notebook file here, or the name of one that the server has.")
     ],
+    /,
     *,
     server: Server = None,
     until: Annotated[
@@ -100,6 +106,7 @@ def replay(
     timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
 ) -> None:
     """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
+    show_starting()
     from .connect import call, fail
 
     path = Path(notebook)
@@ -120,6 +127,7 @@ def replay(
 
 def check(*, server: Server = None) -> None:
     """Test the communication with a server in seven steps and report each."""
+    show_starting()
     from .check import run_steps
     from .connect import call
 

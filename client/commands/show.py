@@ -19,6 +19,7 @@ from ..terminal import (
     show_starting,
     write_message,
 )
+from .completing import open_sessions
 from .options import OtherServer
 from .records import find_notebook
 
@@ -34,6 +35,7 @@ Recorded = Annotated[
     Parameter(
         help="Session's id or file name, or the beginning of one, or a notebook file. By default,"
         " the newest session.",
+        completer=open_sessions,
         allow_leading_hyphen=True,  # as some ids begin
     ),
 ]

@@ -15,9 +15,10 @@ from .input_text import (
     needs_more_lines,
     replacement_start,
 )
+from .keyboard import read_line, read_piece
 from .pictures import show_picture
 from .questions import Questions, ask
-from .screen import Screen, exit_code, show, show_notebook
+from .screen import Screen, exit_code, show
 from .terminal import (
     can_edit,
     colour,
@@ -64,9 +65,10 @@ __all__ = [
     "megabytes",
     "needs_more_lines",
     "parse_notebook",
+    "read_line",
+    "read_piece",
     "replacement_start",
     "show",
-    "show_notebook",
     "show_picture",
     "show_recorded",
     "show_starting",

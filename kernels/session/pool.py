@@ -142,7 +142,7 @@ class Pool:
             owned = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        if environment is None:
+        if environment is None and branch_of is None:  # else no warm one would have served it
             owned.note_request(owner)
         kernel, launch = None, launch_in(owned.launch, environment)
         if branch_of is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from rmi_agent.client.commands import main
+from rmi_agent.cli import main
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -110,7 +110,7 @@ def test_a_session_is_opened_in_jupyter_or_the_browser(
     browser.write_text(f'#!/bin/sh\ngrep -o "url=[^\\"]*" "${{1#file://}}" > {tmp_path}/seen\n')
     browser.chmod(stat.S_IRWXU)
     env = {**os.environ, "RMI_AGENT_NOTEBOOKS_DIR": str(folder), "BROWSER": f"{browser} %s"}
-    words = [sys.executable, "-m", "rmi_agent.client.cli", "open", "AAAc"]
+    words = [sys.executable, "-m", "rmi_agent.cli", "open", "AAAc"]
     path = folder / "20261102-120000-mid-abc.ipynb"
     env["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(words, env=env, capture_output=True, text=True)
