@@ -148,6 +148,12 @@ class SocketProcess(ProcessHere):
         """Return True."""
         return True
 
+    @property
+    def outdated(self) -> bool | None:
+        """Whether a fresh one would have more modules; None if it has all of its template's."""
+        ready = self._process and self._process.template_is_ready
+        return ready() if ready is not None else None
+
     async def alive(self) -> bool:
         """Whether it is still running."""
         if self._process is not None and self._process.ended:

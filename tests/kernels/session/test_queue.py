@@ -21,6 +21,7 @@ class Scripted:
     """A kernel without a process: a cell is `wait`, which goes on until it is stopped, or ends."""
 
     is_python = True
+    outdated: bool | None = None
     killed_since = ""
     listened = ()
 
