@@ -35,6 +35,8 @@ class RunResult:
         elapsed: duration in seconds.
         notebook: the file that records the session, on the server's machine.
         tests: of a run of pytest: `counts` by its categories, and the node ids that `failed`.
+        written: what the run has written, if it is known: `files`, each with its `path` and
+            `bytes`, and how many `more` there are.
     """
 
     text: str
@@ -55,6 +57,7 @@ class RunResult:
     truncated: bool
     notebook: str | None
     tests: dict[str, Any] | None = field(default=None, kw_only=True)
+    written: dict[str, Any] | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         return self.text

@@ -27,7 +27,6 @@ HOOKS_OF_PYTEST = (
     "exception_interact",
     "keyboard_interrupt",
     "sessionfinish",
-    "unconfigure",
 )
 FAILED = ("failed", "error")  # pytest's categories
 MOST_FAILED = 100  # max node ids that are sent
@@ -38,17 +37,15 @@ class PytestReport:
     """What a run of pytest in this process has given, if there is one.
 
     Attributes:
-        counts: the number of tests, or of warnings, by pytest's category; None if none has ended.
-        failed: the node ids of the tests and files that failed.
+        stats: what pytest reports of tests, by its categories; None if it has none, as by
+            `-p no:terminal`, or has not come to its end.
         error: the exception of the last that failed; with `frames`, its traceback.
     """
 
     def __init__(self, undo: contextlib.ExitStack, module: str | None) -> None:
-        self.counts: dict[str, int] | None = None
-        self.failed: list[str] = []
+        self.stats: dict[str, list[Any]] | None = None
         self.error: BaseException | None = None
         self.frames: TracebackType | None = None
-        self.is_over = False
         if module not in PYTESTS:
             return
         self.plugins = os.environ.get(PLUGINS)
@@ -76,31 +73,32 @@ class PytestReport:
         if excinfo.type is KeyboardInterrupt:  # pytest's own stops derive from it
             self.error, self.frames = excinfo.value, frames_from(excinfo.tb, "")
 
-    def sessionfinish(self) -> None:
-        """Note that there are results."""
-        self.is_over = True
-
-    def unconfigure(self, config: Any) -> None:
-        """Count the results as pytest's own summary does."""
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
+    def sessionfinish(self, session: Any) -> None:
+        """Keep the results, to which other plugins may still add."""
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         stats = getattr(reporter, "stats", None)
-        if not self.is_over or not isinstance(stats, dict):  # by `-p no:terminal` there are none
-            return
+        self.stats = stats if isinstance(stats, dict) else None
+
+    def results(self, stats: dict[str, list[Any]]) -> dict[str, Any]:
+        """Return the results as pytest's own summary counts them, and the ids of what failed."""
         counted = {
             name: [each for each in reports if getattr(each, "count_towards_summary", True)]
             for name, reports in stats.items()
             if name  # the others are setups and teardowns
         }
-        self.counts = {name: len(reports) for name, reports in counted.items() if reports}
         failed = [each for name in FAILED for each in counted.get(name, ())]
         ids = (str(getattr(each, "nodeid", ""))[:LONGEST_ID] for each in failed[:MOST_FAILED])
-        self.failed = list(dict.fromkeys(ids))
+        return {
+            "counts": {name: len(reports) for name, reports in counted.items() if reports},
+            "failed": list(dict.fromkeys(ids)),
+        }
 
     def write(self, shell: Any) -> None:
         """Add the results to the current reply, and leave the last failure to debuggers."""
-        if self.counts is not None:
-            facts = {"source": PAYLOAD_OF_TESTS, "counts": self.counts, "failed": self.failed}
-            shell.payload_manager.write_payload(facts)
+        if self.stats is not None:
+            with contextlib.suppress(Exception):  # plugins may have put anything there
+                facts = {"source": PAYLOAD_OF_TESTS, **self.results(self.stats)}
+                shell.payload_manager.write_payload(facts)
         if (error := self.error) is not None:
             sys.last_type, sys.last_value, sys.last_traceback = type(error), error, self.frames
             sys.last_exc = error  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ nothing about the script's code.
 
 from __future__ import annotations
 
+import _imp
 import asyncio
 import builtins
 import contextlib
@@ -24,6 +25,8 @@ import threading
 import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import IO, Any
+
+from .asked_input import AskedInput
 
 if sys.platform != "win32":
     import fcntl
@@ -76,8 +79,13 @@ def outside_event_loop() -> Iterator[None]:
             os.chdir(folder)
 
 
-def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> None:
-    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
+def enter_streams(
+    undo: contextlib.ExitStack, raw: list[int], stdin: bytes, asked: AskedInput | None
+) -> None:
+    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2.
+
+    What is `asked` for as it is read has no descriptor.
+    """
     restore_later(undo, vars(sys), *STREAMS)
     kernels = {name: getattr(sys, name) for name in STREAMS}
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -99,13 +107,17 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         buffer = raw_io if os.environ.get("PYTHONUNBUFFERED") else io.BufferedWriter(raw_io)
         stream = text_stream(buffer, kernels[f"__{name}__"], name)
         vars(sys).update({name: stream, f"__{name}__": stream})
-    reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    reader = io.BufferedReader(asked or io.FileIO(0, "r", closefd=False))
     stdin_stream = text_stream(reader, kernels["__stdin__"], "stdin")
     vars(sys).update(stdin=stdin_stream, __stdin__=stdin_stream)
 
 
 def enter_main(
-    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str | None
+    undo: contextlib.ExitStack,
+    shell: Any,
+    kernels_names: set[str],
+    path: str | None,
+    asked: AskedInput | None,
 ) -> None:
     """Make `__main__` and the builtins look as at the start of a script, or of a module.
 
@@ -134,6 +146,8 @@ def enter_main(
     restore_later(undo, vars(getpass), "getpass")
     builtins.input = kernel._sys_raw_input
     getpass.getpass = kernel._save_getpass
+    if asked is not None and asked.isatty():
+        getpass.getpass = asked.getpass
     site.setquit()
     undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.
@@ -145,10 +159,17 @@ def enter_main(
     threading._counter = itertools.count(1).__next__  # type: ignore[attr-defined]
 
 
-def enter_folder(folders: list[str], path: str | None, module: str | None, args: list[str]) -> None:
-    """Make `sys.argv` and `sys.path` look as at the start of a script, or of a module.
+def enter_folder(
+    undo: contextlib.ExitStack,
+    folders: list[str],
+    path: str | None,
+    module: str | None,
+    args: list[str],
+) -> None:
+    """Make `sys.argv`, `sys.path` and `sys.modules` look as at the start of a script or module.
 
     Args:
+        undo: restores the kernel's own modules.
         folders: that of the script, and the one to run in if that is another; one for a module.
         path: of the script.
         module: the name of the module, if it is not a script.
@@ -166,6 +187,8 @@ def enter_folder(folders: list[str], path: str | None, module: str | None, args:
     sys.path = [*first, *(p for p in sys.path if p and p not in first[1:])]
     for folder in folders:
         forget_modules_beneath(folder)
+    for folder in first:
+        forget_shadowed(undo, folder)
 
 
 def restore_later(
@@ -218,6 +241,38 @@ def forget_modules_beneath(folder: str) -> None:
         importlib.invalidate_caches()
 
 
+def forget_shadowed(undo: contextlib.ExitStack, folder: str) -> None:
+    """Let a folder's modules be found whose names the kernel has imported from elsewhere.
+
+    An interpreter would find them first, but for what it has imported itself by then.
+    """
+    found = set()
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name.removesuffix(".py")
+            if name not in sys.modules or name in AT_START or _imp.is_frozen(name):
+                continue
+            is_module = name != entry.name or os.path.isfile(
+                os.path.join(entry.path, "__init__.py")
+            )
+            if is_module and not is_beneath(getattr(sys.modules[name], "__file__", None), folder):
+                found.add(name)
+    if not found:
+        return
+
+    def taken() -> dict[str, Any]:
+        names = [name for name in sys.modules if name.partition(".")[0] in found]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = taken()
+
+    def restore() -> None:
+        taken()
+        sys.modules.update(before)
+
+    undo.callback(restore)
+
+
 def later_modules() -> list[str]:
     """The names of the modules that were imported after `note_modules`, the latest first."""
     later, noted = [], set(LATEST_NOTED)
@@ -248,6 +303,12 @@ def put_modules_back() -> None:
             sys.modules.setdefault(name, module)
 
 
+# What an interpreter imports before it has a folder of scripts, and what is no file.
+AT_START = {
+    *("__main__", "__mp_main__", "sitecustomize", "usercustomize"),
+    *("abc", "codecs", "encodings", "genericpath", "io", "ntpath", "os", "posixpath", "runpy"),
+    *("site", "stat", *sys.builtin_module_names),
+}
 KEPT: dict[str, Any] = {}  # the modules that were noted
 LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 NOTED: set[str] = set()  # these, and those behind them

@@ -29,6 +29,11 @@ class ProjectFiles:
         self._shipment = Shipment(launch.cwd, launch.remote_options, self._ask)
         self._outputs = Outputs(new_cell())  # of the current run
         self._stop: asyncio.Future[Any] | None = None  # of the current run
+        self._folder: Path | None = None
+
+    def enter(self, folder: Path) -> None:
+        """Have the next cell run in the copy of a folder of this machine."""
+        self._folder = folder
 
     async def run(
         self,
@@ -41,13 +46,20 @@ class ProjectFiles:
         """Run code as `Exchange.run` does, after sending the files; adds to the run's `notices`."""
         shipment = self._shipment
         self._outputs, self._stop = outputs, stop
+        entered, self._folder = self._folder, None
         try:
-            if request or shipment.there is None:
+            if request or entered or shipment.there is None:
                 paths = {key: Path(path) for key in ("path", "cwd") if (path := request.get(key))}
                 script, folder = paths.get("path"), paths.get("cwd")
-                notices += await shipment.send(script.parent if script else folder)
+                near = script.parent if script else folder or entered
+                notices += await shipment.send(near, enter=not request)
                 if folder and not shipment.has(folder):
                     raise NotSent(f"{folder} is outside of {shipment.root}, which is what is sent")
+                if near and not shipment.has(near):
+                    notices.append(
+                        f"The kernel's machine has only the files of {shipment.root}, the first"
+                        f" projects folder, none of {near}."
+                    )
                 request = request | {key: shipment.path(path) for key, path in paths.items()}
         except NotSent as error:
             if not stop.done():

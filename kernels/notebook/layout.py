@@ -6,13 +6,22 @@ contain no line breaks, and all else is indented. Knows bytes; nothing of what i
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CELL = b"\n{"  # how a cell begins
 TAIL = b"\n ]\n}\n"  # what follows the last cell
+SEPARATOR = b",\n"  # what is between two cells
 BLOCK = 1_048_576  # bytes read at a time when searching for cells
+
+
+def head_json(head: Mapping[str, Any]) -> bytes:
+    """What is before the first cell of a notebook: all but its cells, then how these begin."""
+    text = json.dumps({**head, "cells": []}, indent=1)
+    return (text[: text.rindex("[]")] + "[\n").encode()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import nbformat
 import psutil
 from nbformat import NotebookNode
 
-from .layout import CELL, TAIL
+from .cell_json import cell_json
+from .layout import CELL, SEPARATOR, TAIL, head_json
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,15 @@ def is_recorded(notebook: Path) -> bool:
         return is_alive(owner_of(notebook))
     except OSError:
         return False
+
+
+def is_claimed(notebook: Path) -> bool:
+    """Whether a process here is recording a notebook, or one that may be on another machine."""
+    try:
+        owner = owner_of(notebook)
+    except OSError:
+        return False
+    return bool(owner.get("copy")) or is_alive(owner)
 
 
 def recover(
@@ -163,8 +173,10 @@ def close_cells(notebook: Path) -> None:
         record = cell.metadata.setdefault("rmi_agent", NotebookNode())
         record.update(status="interrupted", notes=["The server ended while this cell ran."])
     if running:
+        # As a recorder lays it out: that tells records from what another program has saved.
+        head = {name: content[name] for name in content if name != "cells"}
         with replacement(notebook) as file:
-            file.write(nbformat.writes(content).encode())
+            file.write(head_json(head) + SEPARATOR.join(map(cell_json, content.cells)) + TAIL)
 
 
 def unfinished(notebook: Path) -> Path:

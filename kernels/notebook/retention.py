@@ -20,13 +20,12 @@ from typing import Any
 
 from ..regular_file import regular_file
 from .layout import cells_in
-from .recovery import is_recorded, pid_file, unfinished
+from .recovery import is_claimed, pid_file, unfinished
 
 log = logging.getLogger(__name__)
 
 # A recorder's file names; a notebook that was renamed is somebody's own.
 RECORDED = re.compile(r"(\d{8}-\d{6})-.+-[0-9a-f]{6}\.ipynb", re.S)
-PARSED = 50_000_000  # max bytes of a notebook that is parsed as a whole
 ZONES = 2 * 86_400.0  # seconds by which the local time in a file's name may be off
 BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 TIMES = ("shell.execute_reply", "iopub.status.idle", "iopub.execute_input")
@@ -38,7 +37,7 @@ def delete_notebook(notebook: Path) -> bool:
     Raises:
         OSError: it can't be deleted.
     """
-    if is_recorded(notebook):
+    if is_claimed(notebook):
         return False
     notebook.unlink(missing_ok=True)
     for beside in (pid_file(notebook), unfinished(notebook)):
@@ -96,7 +95,8 @@ def begun(stamp: str) -> float:
 def last_use(notebook: Path) -> float | None:
     """When the last cell of a record ended or began, in seconds since 1970.
 
-    None if the notebook does not say so, is not one of ours, or has cells of others.
+    None if the notebook does not say so, is not one of ours, was saved by another program, or has
+    code that no session ran.
     """
     with contextlib.suppress(*BROKEN):
         times = [0.0]
@@ -120,38 +120,20 @@ def moment(text: str) -> float:
 
 
 def cells_of_ours(notebook: Path) -> Iterator[dict[str, Any]]:
-    """The cells of a notebook that one of our recorders began, one by one if it finished it, too.
+    """The cells of a notebook that one of our recorders wrote, one by one.
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is not ours, or not a notebook.
+        ValueError: it is not ours, or another program has saved it.
     """
-    with open(notebook, "rb", opener=regular_file) as file:
-        size = os.fstat(file.fileno()).st_size
-        with contextlib.closing(cells_in(notebook)) as cells:
-            first = next(cells, None)
-            if first is not None:
-                check_ours(json.loads(file.read(first.begin) + b"]}"))
-                yield cell_of(first.text)
-                yield from (cell_of(place.text) for place in cells)
-                return
-        if size > PARSED:
-            raise ValueError("too large")
-        whole = json.loads(file.read())
-    check_ours(whole)
-    yield from whole["cells"]
-
-
-def check_ours(notebook: Any) -> None:
-    """Raise ValueError unless a notebook says that it is a session's record."""
-    own = notebook["metadata"].get("rmi_agent")
-    if not isinstance(own, dict) or not isinstance(own.get("session"), str):
-        raise ValueError("not ours")
-
-
-def cell_of(text: bytes) -> dict[str, Any]:
-    """A cell from its JSON, after which other text may follow."""
-    cell, _ = json.JSONDecoder().raw_decode(text.decode())
-    if not isinstance(cell, dict):
-        raise ValueError("no cell")
-    return cell
+    with (
+        open(notebook, "rb", opener=regular_file) as file,
+        contextlib.closing(cells_in(notebook)) as cells,
+    ):
+        for number, place in enumerate(cells):
+            if number == 0:
+                head = json.loads(file.read(place.begin) + b"]}")
+                if not isinstance(head["metadata"]["rmi_agent"]["session"], str):
+                    raise ValueError("not ours")
+            cell, _ = json.JSONDecoder().raw_decode(place.text.decode())
+            yield cell

@@ -24,6 +24,7 @@ from .parameters import code_of, unknown
 
 ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 OURS = ("rmi_agent", "execution", "papermill")  # metadata of the cell's previous run
+MOST_CELLS = 10_000  # max cells: checking them takes about a millisecond each
 SKIPPED = "skipped"  # the status of code cells that are in the record but did not run
 
 
@@ -51,7 +52,7 @@ class Steps:
     Attributes:
         steps: its cells.
         language: what it is written in; empty if it does not say.
-        notes: what whoever runs it should know, as sentences.
+        notes: what the caller should know, as sentences.
     """
 
     steps: tuple[Step, ...]
@@ -78,7 +79,9 @@ def steps_of(
     Raises:
         ValueError: it can't be run like this; says why.
     """
-    metadata, raw = parsed(text)
+    metadata, raw = parse_notebook(text)
+    if len(raw) > MOST_CELLS:
+        raise ValueError(f"it has {len(raw):,} cells, more than {MOST_CELLS:,}")
     language = language_of(metadata)
     if until is not None and until > len(raw):
         raise ValueError(f"it has {len(raw):,} cells, so until={until} is past its end")
@@ -93,7 +96,7 @@ def steps_of(
     return Steps(tuple(steps_in(numbered, keep_ids)), language, notes)
 
 
-def parsed(text: str) -> tuple[dict[str, Any], list[Any]]:
+def parse_notebook(text: str) -> tuple[dict[str, Any], list[Any]]:
     """A notebook's metadata and cells, those of older formats converted.
 
     Raises:
@@ -193,7 +196,7 @@ def steps_in(cells: Numbered, keep_ids: bool) -> list[Step]:
     ids: set[str] = set()
     found = []
     if not is_valid([cell for _, cell in cells]):
-        for _, cell in cells:
+        for cell in (cell for _, cell in cells if not is_valid([cell])):
             cell.metadata = NotebookNode(tags=sorted({t for t in tags_of(cell) if is_tag(t)}))
             cell.pop("attachments", None)
     for number, cell in cells:
@@ -232,6 +235,8 @@ def is_tag(tag: Any) -> bool:
 
 def valid_outputs(outputs: Any) -> list[NotebookNode]:
     """Outputs that a cell keeps since it does not run; none if they are not valid."""
+    if not outputs:
+        return []
     whole = {"cells": [{**new_cell(), "outputs": outputs}], "metadata": {}}
     try:
         node = nbformat.from_dict({**clean(whole), "nbformat": 4, "nbformat_minor": 5})

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import nbformat
 
 from ..regular_file import regular_file
-from .layout import BLOCK, TAIL, cells_in
-from .recovery import is_recorded, replacement
+from .layout import BLOCK, TAIL, cells_in, head_json
+from .recovery import is_claimed, replacement
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def retitle(notebook: Path, title: str) -> None:
         OSError: it can't be read or written, and is unchanged.
         ValueError: it is being recorded, is not a notebook, or is too large to be parsed.
     """
-    if is_recorded(notebook):
+    if is_claimed(notebook):
         raise ValueError("it is being recorded by another process")
     with keeping_trust(notebook), open(notebook, "rb", opener=regular_file) as old:
         status = os.fstat(old.fileno())
@@ -64,8 +64,7 @@ def retitle(notebook: Path, title: str) -> None:
             if begin is None:
                 new.write((json.dumps(head, indent=1, ensure_ascii=False) + "\n").encode())
             else:
-                text = json.dumps({**head, "cells": []}, indent=1)
-                new.write((text[: text.rindex("[]")] + "[\n").encode())
+                new.write(head_json(head))
                 old.seek(begin)
                 while piece := old.read(BLOCK):
                     new.write(piece)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from .cell_json import cell_json
-from .layout import TAIL
+from .layout import SEPARATOR, TAIL, head_json
 from .recovery import is_open, pid_file, repair, replacement, write_pid_file
 from .signing import Draft, FileState, Hashed, Signer
 
@@ -247,7 +246,7 @@ class Recorder:
         assert self.path is not None
         assert self._seen is not None
         _, size, _ = self._seen
-        between = b",\n" if self._places else b""
+        between = SEPARATOR if self._places else b""
         body = between + text
         # Never shorter than before, so one write leaves no remainder after the last bracket.
         padding = b" " * max(0, size - self._end - len(body) - len(TAIL))
@@ -284,7 +283,7 @@ class Recorder:
         self._begin = len(body)
         places: dict[str, tuple[int, int]] = {}
         for cell in cells:
-            body += b",\n" if places else b""
+            body += SEPARATOR if places else b""
             begin = len(body)
             body += cell_json(cell)
             places[cell.id] = (begin, len(body))
@@ -295,10 +294,7 @@ class Recorder:
 
     def _head(self) -> bytes:
         """What is before the first cell."""
-        head = json.dumps(
-            {"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5, "cells": []}, indent=1
-        )
-        return (head[: head.rindex("[]")] + "[\n").encode()
+        return head_json({"metadata": self.metadata, "nbformat": 4, "nbformat_minor": 5})
 
     @contextlib.contextmanager
     def _anew(self) -> Iterator[BinaryIO]:

@@ -46,12 +46,13 @@ class Shipment:
         self._reported: list[str] = []  # what was left out
         self._shared = False
 
-    async def send(self, folder: Path | None = None) -> list[str]:
+    async def send(self, folder: Path | None = None, *, enter: bool = False) -> list[str]:
         """Bring the copy up to date; returns what to report.
 
         Args:
-            folder: of the file or module that will run; what is in it is sent first. Without it,
-                the kernel changes into the project's folder, where kernels on this machine start.
+            folder: of what will run; what is in it is sent first. None, or one outside of the
+                project's, means the project's, where kernels on this machine start.
+            enter: whether the kernel changes into the copy of the folder.
         """
         near = folder if folder and folder.is_relative_to(self.root) else self.root
         digests: dict[str, str] = {}
@@ -65,7 +66,7 @@ class Shipment:
                 "files": digests,
                 "way": self.options.files,
                 "near": near.relative_to(self.root).as_posix(),
-                "enter": folder is None,
+                "enter": enter,
             }
         )
         self.there, self._shared = str(answer["folder"]), bool(answer["shared"])

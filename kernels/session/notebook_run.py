@@ -7,7 +7,7 @@ what `notebook/steps.py` reads; not where the notebook is from.
 from __future__ import annotations
 
 import asyncio
-import math
+import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import KernelError
 from ..notebook import Run, Step, Steps
-from ..protocol import State
+from ..protocol import State, clean
 from .runs import Execution, NotebookCell
 from .series import Series
 from .session import Session
@@ -92,7 +92,10 @@ class NotebookRun(Series):
         return self.session.count == last
 
     async def _work(self) -> None:
-        about = {"input_path": self.name, "parameters": valid(self._parameters)}
+        about = {
+            "input_path": self.name,
+            "parameters": clean(copy.deepcopy(dict(self._parameters))),
+        }
         await self._record((), {"papermill": about})
         waiting: list[tuple[str, bytes]] = []
         for step in self.steps.steps:
@@ -158,12 +161,3 @@ def exits_cleanly(run: Run) -> bool:
     return run.error_name == "SystemExit" and all(
         each.evalue in ("", "0", "None") for each in errors
     )
-
-
-def valid(value: Any) -> Any:
-    """A JSON value without NaN and infinity, which JSON does not have: they become texts."""
-    if isinstance(value, Mapping):
-        return {str(key): valid(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [valid(one) for one in value]
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

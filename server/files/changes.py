@@ -21,8 +21,10 @@ from .projects import Projects
 from .walking import walk
 from .watched_tree import Key, Overflow, WatchedTree
 
-KNOWN = 200  # max files remembered of one run
+KNOWN = 10_000  # max files remembered of one run
+DESCRIBED = 200  # max files whose size is given
 SEARCH_SECONDS = 0.05  # max seconds of a search for new times
+LOOKING_SECONDS = 0.2  # max seconds of looking at the files that events have named
 CLOCK = 0.011  # seconds by which a file's time may be earlier than ours
 
 
@@ -33,29 +35,25 @@ class Watching:
     Attributes:
         projects: the folders that count.
         began: when it began, in seconds since 1970.
-        exact: whether events tell all; else the folders are searched.
+        exact: whether events name all files; else the folders are searched.
         beside: whether another run went on meanwhile.
-        told: whether there were any events.
-        keys: the files that events have told of.
-        left_out: how many more there were.
+        has_events: whether there were any events.
+        keys: the files that events have named, without those that are gone again.
     """
 
     projects: Projects
     began: float
     exact: bool
     beside: bool
-    told: bool = False
-    keys: dict[Key, None] = field(default_factory=dict)
-    left_out: int = 0
+    has_events: bool = False
+    keys: set[Key] = field(default_factory=set)
 
-    def add(self, key: Key) -> None:
-        """Remember a file."""
-        if key[0] not in self.projects.folders or key in self.keys:
-            return
-        if len(self.keys) < KNOWN:
-            self.keys[key] = None
-        else:
-            self.left_out += 1
+    def note(self, key: Key, is_there: bool) -> None:
+        """Remember a file that has changed, or forget one that is gone."""
+        if not is_there:
+            self.keys.discard(key)
+        elif len(self.keys) < KNOWN and key[0] in self.projects.folders:
+            self.keys.add(key)
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Changes:
         """End to watch for a run; returns what it has changed, or None if that is nothing."""
         self._read()
         self._runs.discard(run)
-        if self._thread is None or (run.exact and not run.told):
+        if self._thread is None or (run.exact and not run.has_events):
             return None
         return self._thread.submit(self._find, run)
 
@@ -130,7 +128,7 @@ class Changes:
             return
         if data := self._tree.notify.waiting():
             for run in self._runs:
-                run.told = True
+                run.has_events = True
             self._thread.submit(self._hand_out, self._tree, data, tuple(self._runs))
 
     # -- in the thread, one after the other
@@ -144,9 +142,9 @@ class Changes:
 
     def _hand_out(self, tree: WatchedTree, data: bytes, runs: tuple[Watching, ...]) -> None:
         try:
-            for key in tree.changed(data):
+            for key, is_there in tree.changed(data):
                 for one in runs:
-                    one.add(key)
+                    one.note(key, is_there)
         except Overflow:
             for one in runs:
                 one.exact = False
@@ -156,18 +154,23 @@ class Changes:
             self._watched.discard(root)
 
     def _find(self, run: Watching) -> Changed:
-        if run.exact:
-            found = [self._status(run, key) for key in run.keys]
-            files = {one.path: one for one in found if one is not None}
-            more = run.left_out
-        else:
-            files, more = search(run)
-        named = sorted(files.values(), key=lambda one: one.name)
+        files, more = described(run) if run.exact else search(run)
+        named = sorted(files, key=lambda one: one.name)
         return Changed(tuple(named), more, run.beside) if named else NOTHING
 
-    def _status(self, run: Watching, key: Key) -> FileStatus | None:
-        root, parts = key
-        return status_of(run.projects, root, root.joinpath(*parts))
+
+def described(run: Watching) -> tuple[list[FileStatus], int]:
+    """The files that events have named as they are now; and how many more."""
+    until, files, more = time.monotonic() + LOOKING_SECONDS, list[FileStatus](), 0
+    for number, (root, parts) in enumerate(sorted(run.keys)):
+        found = status_of(run.projects, root, root.joinpath(*parts))
+        if found is not None and len(files) < DESCRIBED:
+            files.append(found)
+        elif found is not None:
+            more += 1
+        if time.monotonic() > until:
+            return files, more + len(run.keys) - number - 1
+    return files, more
 
 
 def status_of(projects: Projects, root: Path, path: Path) -> FileStatus | None:
@@ -182,17 +185,17 @@ def status_of(projects: Projects, root: Path, path: Path) -> FileStatus | None:
     return FileStatus(projects.name_of(root, path), path, status.st_size, status.st_mtime)
 
 
-def search(run: Watching) -> tuple[dict[Path, FileStatus], int]:
+def search(run: Watching) -> tuple[list[FileStatus], int]:
     """The files that have changed since a run began, by their times; and how many more."""
     until, files, more = time.monotonic() + SEARCH_SECONDS, dict[Path, FileStatus](), 0
     for root in run.projects.folders:
         with contextlib.suppress(PathNotAllowedError):
             for name, status in walk(root, None):
                 if status.st_ctime >= run.began - CLOCK:
-                    if len(files) >= KNOWN:
+                    if len(files) >= DESCRIBED:
                         more += 1
                     elif (found := status_of(run.projects, root, root / name)) is not None:
                         files[found.path] = found
                 if time.monotonic() > until:
                     break
-    return files, more
+    return list(files.values()), more

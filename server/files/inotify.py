@@ -1,4 +1,4 @@
-"""inotify by ctypes: which files of watched folders were written, created or moved.
+"""inotify by ctypes: which files of watched folders were written, created, moved or deleted.
 
 Knows descriptors and events; nothing of the folders' names. Linux only.
 
@@ -21,10 +21,10 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE = 0x8, 0x40, 0x80, 0x100
+CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 OVERFLOW, IGNORED, IS_FOLDER = 0x4000, 0x8000, 0x4000_0000
 ONLY_FOLDERS, NO_UNLINKED = 0x0100_0000, 0x0400_0000
-WATCHED = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | ONLY_FOLDERS | NO_UNLINKED
+WATCHED = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | ONLY_FOLDERS | NO_UNLINKED
 EVENT = struct.Struct("iIII")
 
 

@@ -9,16 +9,22 @@ import os
 import sys
 from pathlib import Path
 
+from ...kernels import encodable
 from ..errors import PathNotAllowedError
 
 LONGEST = 1_000  # max characters of a name; no system takes much longer paths
 LIST_HINT = "list_files lists the files."
 
 
-def shown(name: str) -> str:
+def format_name(name: str) -> str:
     """A name as messages show it: escaped if it could forge a line or can't be sent."""
     name = shortened(name)
     return name if name.isprintable() else repr(name)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether clients could send a name: bytes that are no UTF-8 appear as lone surrogates."""
+    return name == encodable(name)
 
 
 def shortened(name: str) -> str:
@@ -38,8 +44,8 @@ def locate(root: Path, file_name: str) -> Path:
     """
     if len(file_name) > LONGEST:
         raise PathNotAllowedError(
-            f"Error: File name too long: {shown(file_name)} has {len(file_name):,} characters;"
-            f" at most {LONGEST:,} are allowed. {LIST_HINT}"
+            f"Error: File name too long: {format_name(file_name)} has {len(file_name):,}"
+            f" characters; at most {LONGEST:,} are allowed. {LIST_HINT}"
         )
     try:
         # A NUL would end the path, and clients can't send names that are not Unicode.
@@ -62,6 +68,11 @@ def locate(root: Path, file_name: str) -> Path:
             f"Error: Access denied: File must be within {root} (given: {shortened(file_name)!r})."
             f" Use a path relative to that folder; {LIST_HINT}"
         ) from None
+    if not is_unicode("/".join(below)):
+        raise PathNotAllowedError(
+            f"Error: {format_name(file_name)} is a link to a name that is not Unicode, which no"
+            " client and no notebook can have. Rename that."
+        )
     return real
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import mimetypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -16,7 +16,8 @@ from typing import BinaryIO
 from ...kernels import decoded, encoded
 from ..errors import PathNotAllowedError
 from . import safe_open
-from .names import locate, shortened, shown
+from .names import format_name, locate, shortened
+from .safe_open import Identity
 from .walking import walk
 from .wording import translated_errors
 
@@ -29,16 +30,16 @@ __all__ = [
     "OpenFile",
     "PythonFile",
     "existing",
+    "format_name",
     "is_picture",
     "locate",
     "mime_type",
     "opened",
-    "read",
     "read_picture",
+    "read_python",
     "read_text",
     "replacing",
     "shortened",
-    "shown",
     "walk",
     "write",
     "write_bytes",
@@ -123,15 +124,15 @@ def mime_type(name: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(root: Path, file_name: str) -> Iterator[OpenFile]:
+def opened(root: Path, file_name: str, hidden: Set[Identity] = frozenset()) -> Iterator[OpenFile]:
     """Open any regular file beneath the root once, and check the open file.
 
     Raises:
         PathNotAllowedError: the file is outside, missing, or not regular.
     """
     path = locate(root, file_name)
-    with translated_errors(root, file_name, "read"):
-        handle = safe_open.open_file(root, path)
+    with translated_errors(root, file_name, "read", hidden=hidden):
+        handle = safe_open.open_file(root, path, hidden)
     try:
         with translated_errors(root, file_name, "read"):
             yield OpenFile(handle, path, os.fstat(handle))
@@ -139,7 +140,7 @@ def opened(root: Path, file_name: str) -> Iterator[OpenFile]:
         os.close(handle)
 
 
-def read(root: Path, file_name: str) -> PythonFile:
+def read_python(root: Path, file_name: str, hidden: Set[Identity] = frozenset()) -> PythonFile:
     """Open a Python file beneath the root once, check the open file, and read it.
 
     Raises:
@@ -147,26 +148,26 @@ def read(root: Path, file_name: str) -> PythonFile:
     """
     path = locate(root, file_name)
     with (
-        translated_errors(root, file_name, "read", PYTHON),
-        os.fdopen(safe_open.open_file(root, path), "rb") as file,
+        translated_errors(root, file_name, "read", PYTHON, hidden),
+        os.fdopen(safe_open.open_file(root, path, hidden), "rb") as file,
     ):
         must_be_python(path, file_name)
         return PythonFile(path, path.relative_to(root).as_posix(), whole(file, file_name))
 
 
-def read_picture(root: Path, file_name: str) -> bytes:
+def read_picture(root: Path, file_name: str, hidden: Set[Identity] = frozenset()) -> bytes:
     """Read a picture beneath the root, by its suffix; the bytes may be anything.
 
     Raises:
-        PathNotAllowedError: as for `read`, if it has none of the suffixes `PICTURES`.
+        PathNotAllowedError: as for `read_python`, if it has none of the suffixes `PICTURES`.
     """
     path = locate(root, file_name)
     with (
-        translated_errors(root, file_name, "read"),
-        os.fdopen(safe_open.open_file(root, path), "rb") as file,
+        translated_errors(root, file_name, "read", hidden=hidden),
+        os.fdopen(safe_open.open_file(root, path, hidden), "rb") as file,
     ):
         if not is_picture(path.name):  # a link to something else
-            raise PathNotAllowedError(f"Error: {shown(file_name)} is no picture.")
+            raise PathNotAllowedError(f"Error: {format_name(file_name)} is no picture.")
         return whole(file, file_name)
 
 
@@ -185,22 +186,22 @@ def whole(file: BinaryIO, file_name: str) -> bytes:
     source = file.read(MOST + 1) if size <= MOST else b""
     if (size := max(size, len(source))) > MOST:  # it may have grown meanwhile
         raise PathNotAllowedError(
-            f"Error: File is too large: {shown(file_name)} has {size:,} bytes; at most"
+            f"Error: File is too large: {format_name(file_name)} has {size:,} bytes; at most"
             f" {MOST:,} are read. Use run_cell to open it and read part of it."
         )
     return source
 
 
-def read_text(root: Path, file_name: str) -> str:
+def read_text(root: Path, file_name: str, hidden: Set[Identity] = frozenset()) -> str:
     """Read a Python file and decode its text.
 
     Raises:
-        PathNotAllowedError: as for `read`.
+        PathNotAllowedError: as for `read_python`.
     """
-    return decoded(read(root, file_name).source)
+    return decoded(read_python(root, file_name, hidden).source)
 
 
-def existing(root: Path, file_name: str) -> str:
+def existing(root: Path, file_name: str, hidden: Set[Identity] = frozenset()) -> str:
     """The root-relative name of an existing path; an absolute path elsewhere is returned as is.
 
     Paths elsewhere are not checked: kernels may see other files than the server does.
@@ -211,12 +212,14 @@ def existing(root: Path, file_name: str) -> str:
     if Path(file_name).is_absolute() and not Path(file_name).is_relative_to(root):
         return file_name
     path = locate(root, file_name)
-    with translated_errors(root, file_name, "found", DATA):
+    with translated_errors(root, file_name, "found", DATA, hidden):
         safe_open.status(root, path)
     return path.relative_to(root).as_posix()
 
 
-def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
+def write(
+    root: Path, file_name: str, content: str, hidden: Set[Identity] = frozenset()
+) -> tuple[str, bool]:
     """Write a Python file beneath the root atomically.
 
     A link to a file inside is followed, as editors do: the link stays and its target is
@@ -239,10 +242,12 @@ def write(root: Path, file_name: str, content: str) -> tuple[str, bool]:
             f" {content[error.start]!r}. Remove that character, or the coding line if it is not"
             " UTF-8."
         ) from None
-    return write_bytes(root, file_name, data)
+    return write_bytes(root, file_name, data, hidden)
 
 
-def write_bytes(root: Path, file_name: str, data: bytes) -> tuple[str, bool]:
+def write_bytes(
+    root: Path, file_name: str, data: bytes, hidden: Set[Identity] = frozenset()
+) -> tuple[str, bool]:
     """Write any file beneath the root atomically, as `write` does.
 
     Raises:
@@ -253,16 +258,19 @@ def write_bytes(root: Path, file_name: str, data: bytes) -> tuple[str, bool]:
             f"Error: Content is too large: {len(data):,} bytes; at most {MOST:,} are written."
             " Split it into several files."
         )
-    with replacing(root, file_name) as (file, name, new):
+    with replacing(root, file_name, hidden) as (file, name, new):
         file.write(data)
     return name, new
 
 
 @contextlib.contextmanager
-def replacing(root: Path, file_name: str) -> Iterator[tuple[BinaryIO, str, bool]]:
+def replacing(
+    root: Path, file_name: str, hidden: Set[Identity] = frozenset(), only_new: bool = False
+) -> Iterator[tuple[BinaryIO, str, bool]]:
     """Replace a file beneath the root with what the body writes; if that fails, nothing changes.
 
-    Yields the open file, its name relative to the root, and whether it is new.
+    Yields the open file, its name relative to the root, and whether it is new. With `only_new`
+    a file that exists by then is an error, whose `__context__` is a FileExistsError.
 
     Raises:
         PathNotAllowedError: the file is outside, or a folder or special file.
@@ -270,7 +278,7 @@ def replacing(root: Path, file_name: str) -> Iterator[tuple[BinaryIO, str, bool]
     path = locate(root, file_name)
     with (
         translated_errors(root, file_name, "written"),
-        safe_open.replacement(root, path) as (file, new),
+        safe_open.replacement(root, path, hidden, only_new) as (file, new),
     ):
         yield file, path.relative_to(root).as_posix(), new
 
@@ -282,4 +290,4 @@ def must_be_python(path: Path, file_name: str) -> None:
         PathNotAllowedError: the file is not `.py`.
     """
     if path.suffix != ".py":
-        raise PathNotAllowedError(f"Error: File must have .py extension: {shown(file_name)}")
+        raise PathNotAllowedError(f"Error: File must have .py extension: {format_name(file_name)}")

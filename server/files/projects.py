@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ..errors import PathNotAllowedError
 from . import project_files
-from .names import LONGEST, shortened, shown, with_slashes
+from .names import LONGEST, format_name, shortened, with_slashes
 from .project_files import FileStatus, OpenFile, PythonFile
+from .safe_open import Identity, identity_of
 from .walking import walk
+
+T = TypeVar("T", str, bytes)
+Write = Callable[[Path, str, T, frozenset[Identity]], tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class Projects:
         home: the real path of the caller's own home folder, for absolute names only; None if the
             code has no home folder of its own.
         hidden: files and folders that nobody may use, wherever they are: the server's own.
+        known: what some of them were at the server's start: code may rename the folders above.
     """
 
     roots: tuple[Path, ...]
     home: Path | None = None
     hidden: tuple[Path, ...] = ()
+    known: frozenset[Identity] = frozenset()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -51,6 +57,10 @@ class Projects:
         root, within = self._choose(name)
         self._must_be_visible(project_files.locate(root, within), name, root)
         return root, within
+
+    def own(self) -> frozenset[Identity]:
+        """What the hidden files and folders are now: safe_open compares what it has opened."""
+        return self.known | identities(self.hidden)
 
     def _choose(self, name: str) -> tuple[Path, str]:
         first, *others = self.roots
@@ -84,13 +94,13 @@ class Projects:
         """
         if not self.hidden:
             return
-        own = {key for one in self.hidden if (key := identity(one)) is not None}
+        own = self.own()
         for each in (path, *path.parents):
             if each == root:
                 return
-            if identity(each) in own:
+            if not own.isdisjoint(identities([each])):
                 raise PathNotAllowedError(
-                    f"Error: Access denied: {shown(name)} belongs to the server itself."
+                    f"Error: Access denied: {format_name(name)} belongs to the server itself."
                 )
 
     def name_of(self, root: Path, path: Path) -> str:
@@ -107,14 +117,14 @@ class Projects:
 
     # -- files
 
-    def read(self, name: str) -> PythonFile:
-        """A Python file: see `project_files.read`.
+    def read_python(self, name: str) -> PythonFile:
+        """A Python file: see `project_files.read_python`.
 
         Raises:
             PathNotAllowedError: it can't be read.
         """
         root, within = self.place(name)
-        file = project_files.read(root, within)
+        file = project_files.read_python(root, within, self.own())
         return replace(file, name=self.name_of(root, file.path))
 
     def read_picture(self, name: str) -> bytes:
@@ -123,7 +133,7 @@ class Projects:
         Raises:
             PathNotAllowedError: it can't be read.
         """
-        return project_files.read_picture(*self.place(name))
+        return project_files.read_picture(*self.place(name), self.own())
 
     def read_text(self, name: str) -> str:
         """A Python file's text.
@@ -131,7 +141,7 @@ class Projects:
         Raises:
             PathNotAllowedError: it can't be read.
         """
-        return project_files.read_text(*self.place(name))
+        return project_files.read_text(*self.place(name), self.own())
 
     def existing(self, name: str) -> str:
         """An existing file's name; that of an absolute path elsewhere is returned as it is.
@@ -140,7 +150,7 @@ class Projects:
             PathNotAllowedError: a relative name leads outside, or the file does not exist.
         """
         root, within = self._choose_existing(name)
-        found = project_files.existing(root, within)
+        found = project_files.existing(root, within, self.own())
         return found if PurePath(found).is_absolute() else self.name_of(root, root / found)
 
     def _choose_existing(self, name: str) -> tuple[Path, str]:
@@ -148,6 +158,16 @@ class Projects:
             inside = [root for root in self.roots if Path(name).is_relative_to(root)]
             return (inside[0], name) if inside else (self.roots[0], name)
         return self.place(name)
+
+    def must_exist(self, name: str) -> None:
+        """Check that a name leads to a file or folder that the caller may use.
+
+        Raises:
+            PathNotAllowedError: it does not.
+        """
+        path = project_files.locate(*self.place(name))
+        if not path.exists():
+            raise PathNotAllowedError(f"Error: File not found: {format_name(name)}.")
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[OpenFile, FileStatus]]:
@@ -157,10 +177,9 @@ class Projects:
             PathNotAllowedError: it can't be read.
         """
         root, within = self.place(name)
-        with project_files.opened(root, within) as file:
-            status = file.status
-            shown_as = self.name_of(root, file.path)
-            yield file, FileStatus(shown_as, file.path, status.st_size, status.st_mtime)
+        with project_files.opened(root, within, self.own()) as file:
+            status, known_as = file.status, self.name_of(root, file.path)
+            yield file, FileStatus(known_as, file.path, status.st_size, status.st_mtime)
 
     def status(self, name: str) -> FileStatus:
         """The status of a regular file.
@@ -177,9 +196,7 @@ class Projects:
         Raises:
             PathNotAllowedError: it can't be written.
         """
-        root, within = self.place(name)
-        written, new = project_files.write(root, within, content)
-        return self.name_of(root, root / written), new
+        return self._write(project_files.write, name, content)
 
     def write_bytes(self, name: str, data: bytes) -> tuple[str, bool]:
         """Write any file; returns its name, and whether it is new.
@@ -187,19 +204,24 @@ class Projects:
         Raises:
             PathNotAllowedError: it can't be written.
         """
+        return self._write(project_files.write_bytes, name, data)
+
+    def _write(self, write: Write[T], name: str, content: T) -> tuple[str, bool]:
         root, within = self.place(name)
-        written, new = project_files.write_bytes(root, within, data)
+        written, new = write(root, within, content, self.own())
         return self.name_of(root, root / written), new
 
     @contextlib.contextmanager
-    def replacing(self, name: str) -> Iterator[tuple[BinaryIO, FileStatus, bool]]:
-        """Replace any file with what the body writes; yields whether it is new, too.
+    def replacing(
+        self, name: str, only_new: bool = False
+    ) -> Iterator[tuple[BinaryIO, FileStatus, bool]]:
+        """Replace any file with what the body writes: see `project_files.replacing`.
 
         Raises:
             PathNotAllowedError: it can't be written.
         """
         root, within = self.place(name)
-        with project_files.replacing(root, within) as (file, written, new):
+        with project_files.replacing(root, within, self.own(), only_new) as (file, written, new):
             path = root / written
             yield file, FileStatus(self.name_of(root, path), path, 0, 0.0), new
 
@@ -236,18 +258,16 @@ class Projects:
             starts = [(root, start)]
         else:
             starts = [(root, ()) for root in self.roots]
-        own = [path.resolve() for path in self.hidden]
+        own = self.own()
         for root, start in starts:
-            for name, status in walk(root, suffixes, start):
-                path = root / name
-                if not any(path.is_relative_to(each) for each in own):
-                    yield root, path, status
+            for name, status in walk(root, suffixes, start, own):
+                yield root, root / name, status
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """What a path leads to, whatever its name; None if nothing is there."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino)
+def identities(paths: Iterable[Path]) -> frozenset[Identity]:
+    """What paths lead to, whatever their names; nothing for those where nothing is."""
+    found: set[Identity] = set()
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            found.add(identity_of(os.stat(path)))
+    return frozenset(found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import PathNotAllowedError, RootError
 from . import safe_open
-from .names import root_is_gone, shown
+from .names import format_name, root_is_gone
 from .project_files import locate
 from .projects import Projects
 
@@ -37,7 +37,7 @@ def run_folder(projects: Projects, name: str, file: Path | None = None) -> Path:
         raise root_is_gone(root, str(error)) from None
     except OSError as error:
         raise PathNotAllowedError(
-            f"Error: Can't run in the folder {shown(name)}: {error.strerror}. cwd is a folder"
+            f"Error: Can't run in the folder {format_name(name)}: {error.strerror}. cwd is a folder"
             f" relative to {projects.roots[0]}, or {PROJECT!r}."
         ) from None
 

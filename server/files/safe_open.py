@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,8 @@ FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | NO
 READ = os.O_RDONLY | NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW
 BINARY = getattr(os, "O_BINARY", 0)
+
+Identity = tuple[int, int]  # what a file or folder is, whatever its name: device and inode
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Folder:
         """Open a file in this folder; returns its descriptor."""
         return os.open(self.at(name), flags | BINARY, mode, dir_fd=self.handle)
 
+    def own_status(self) -> os.stat_result:
+        """The status of the folder itself."""
+        return os.stat(self.path) if self.handle is None else os.fstat(self.handle)
+
     def status(self, name: str) -> os.stat_result:
         """The status of an entry, without following a link."""
         return os.stat(self.at(name), dir_fd=self.handle, follow_symlinks=False)
@@ -60,6 +66,15 @@ class Folder:
         """Rename a file over another in one step; replaces a link of that name, not its target."""
         os.replace(self.at(old), self.at(new), src_dir_fd=self.handle, dst_dir_fd=self.handle)
 
+    def rename_new(self, old: str, new: str) -> None:
+        """Rename a file in one step, if there is none of the new name.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        os.link(self.at(old), self.at(new), src_dir_fd=self.handle, dst_dir_fd=self.handle)
+        os.unlink(self.at(old), dir_fd=self.handle)
+
     def entries(self) -> list[tuple[str, bool]]:
         """The folder's entries, each with whether it is a folder."""
         if self.handle is None:
@@ -74,12 +89,14 @@ class Folder:
 
 
 @contextlib.contextmanager
-def folder(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[Folder]:
+def folder(
+    root: Path, parts: Sequence[str], make: bool = False, hidden: Set[Identity] = frozenset()
+) -> Iterator[Folder]:
     """Open a folder beneath the root, descending one component at a time from the root's handle.
 
-    Fails if a component has become a link since the path was resolved. A folder that is moved
-    meanwhile stays the one that was opened. With `make`, missing folders are created, and
-    removed again if the body fails.
+    Fails if a component has become a link since the path was resolved, or is `hidden`. A folder
+    that is moved meanwhile stays the one that was opened. With `make`, missing folders are
+    created, and removed again if the body fails.
 
     Raises:
         RootError: the root can't be opened.
@@ -93,6 +110,8 @@ def folder(root: Path, parts: Sequence[str], make: bool = False) -> Iterator[Fol
                 made.append(parts[: depth + 1])
             outer, here = here, enter(here, part)
             leave(outer)  # one at a time: a deep tree must not use up the descriptors
+            if hidden:
+                refuse_hidden(here.own_status(), hidden)
         yield here
     except BaseException:
         for *outside, part in reversed(made):
@@ -138,8 +157,10 @@ def status(root: Path, path: Path) -> os.stat_result:
         return here.status(name)
 
 
-def open_file(root: Path, path: Path) -> int:
+def open_file(root: Path, path: Path, hidden: Set[Identity] = frozenset()) -> int:
     """Open a regular file for reading; returns the handle, after checking the open file.
+
+    A file that is `hidden`, or in a folder that is, is not opened, whatever its name is by now.
 
     Hard links are allowed: a file doesn't tell which of its names came first, and uv, git and
     backups create many, so refusing them would refuse the user's own files. Linux lets only
@@ -151,7 +172,7 @@ def open_file(root: Path, path: Path) -> int:
         OSError: the file can't be opened.
     """
     *parts, name = inside(root, path)
-    with folder(root, parts) as here:
+    with folder(root, parts, hidden=hidden) as here:
         try:
             handle = here.open(name, READ)
         except OSError:  # each system has its own errno for folders and sockets
@@ -160,6 +181,7 @@ def open_file(root: Path, path: Path) -> int:
             raise
     try:
         check(handle, root)
+        refuse_hidden(os.fstat(handle), hidden)
     except BaseException:
         os.close(handle)
         raise
@@ -167,20 +189,22 @@ def open_file(root: Path, path: Path) -> int:
 
 
 @contextlib.contextmanager
-def replacement(root: Path, path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+def replacement(
+    root: Path, path: Path, hidden: Set[Identity] = frozenset(), only_new: bool = False
+) -> Iterator[tuple[BinaryIO, bool]]:
     """Replace a file's contents atomically with what the body writes; yields whether it is new.
 
     Writes a temporary file beside the target and renames it: readers of the old file keep it
     whole, its other hard links keep its contents, and the new file gets its mode. If the body
-    fails, the old file stays.
+    fails, the old file stays; with `only_new` it stays in any case, and this fails.
 
     Raises:
         NotAFileError: the path exists and is not a regular file.
         OSError: the file can't be written.
     """
     *parts, name = inside(root, path)
-    with folder(root, parts, make=True) as here:
-        mode = mode_of(here, name)
+    with folder(root, parts, make=True, hidden=hidden) as here:
+        mode = mode_of(here, name, hidden)
         temporary = f".{secrets.token_hex(8)}.tmp"
         # Private until it gets the old file's mode: the file it replaces may be private.
         handle = here.open(temporary, CREATE, 0o644 if mode is None else 0o600)
@@ -192,29 +216,47 @@ def replacement(root: Path, path: Path) -> Iterator[tuple[BinaryIO, bool]]:
                 yield file, mode is None
                 file.flush()
                 os.fsync(handle)  # or a power cut could leave the new name with no contents
-            here.replace(temporary, name)
+            (here.rename_new if only_new else here.replace)(temporary, name)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(here.at(temporary), dir_fd=here.handle)
             raise
 
 
-def mode_of(here: Folder, name: str) -> int | None:
+def mode_of(here: Folder, name: str, hidden: Set[Identity]) -> int | None:
     """The mode of the file to replace, or None if it does not exist.
 
     Raises:
         NotAFileError: it is a folder or special file.
-        OSError: it is a link; the path was resolved, so the link is new or leads nowhere.
+        OSError: it is hidden, or a link; the path was resolved, so the link is new or leads
+            nowhere.
     """
     try:
-        mode = here.status(name).st_mode
+        status = here.status(name)
     except FileNotFoundError:
         return None
+    refuse_hidden(status, hidden)
+    mode = status.st_mode
     if stat.S_ISLNK(mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if not stat.S_ISREG(mode):
         raise NotAFileError
     return mode & 0o777
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """What a file or folder is, by its status."""
+    return (status.st_dev, status.st_ino)
+
+
+def refuse_hidden(status: os.stat_result, hidden: Set[Identity]) -> None:
+    """Refuse a file or folder that nobody may use.
+
+    Raises:
+        OSError: it is one of these.
+    """
+    if identity_of(status) in hidden:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def inside(root: Path, path: Path) -> tuple[str, ...]:

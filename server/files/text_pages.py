@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .project_files import OpenFile
 
-HEAD = 65_536  # bytes from which the encoding is told
+HEAD = 65_536  # bytes by which the encoding is recognized
 ASCII = bytes(range(128)).decode("ascii")
 WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 GUESS = "cp1252"  # what else: every byte but five is a character in it
@@ -76,7 +76,7 @@ def text_codec(name: str) -> str | None:
         if found in WIDE:
             return found
         codecs.getincrementaldecoder(found)().decode(b"")
-        return found.removesuffix("-sig") if ASCII.encode(found)[-128:] == ASCII.encode() else None
+        return found if ASCII.encode(found)[-128:] == ASCII.encode() else None
     except (LookupError, ValueError, TypeError):
         return None
 
@@ -92,7 +92,7 @@ def text_page(
         file: the file.
         offset: the first byte.
         limit: max bytes.
-        encoding: of the text; None tells it from the first bytes.
+        encoding: of the text; None recognizes it by the first bytes.
         is_python: whether a coding line may name the encoding.
 
     Returns:
@@ -102,7 +102,10 @@ def text_page(
     known = (encoding, False) if encoding else encoding_of(head, is_python)
     if known is None:
         return None
-    name, is_guess = known
+    name, is_guess = known[0].removesuffix("-sig"), known[1]
+    if name in ("utf-16", "utf-32"):  # a page after the first has no mark that says which
+        marked = (own for mark, own in BOMS if own.startswith(name) and head.startswith(mark))
+        name = next(marked, f"{name}-le")
     size = file.status.st_size
     start = min(offset, size) if offset >= 0 else max(0, size + offset)
     mark = next((mark for mark, own in BOMS if own == name and head.startswith(mark)), b"")

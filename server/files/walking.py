@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path, PurePath
 
-from ...kernels import encodable
 from ..errors import PathNotAllowedError, RootError
 from . import safe_open
-from .names import LIST_HINT, LONGEST, locate, root_is_gone, shown
+from .names import LIST_HINT, LONGEST, format_name, is_unicode, locate, root_is_gone
+from .safe_open import Identity, identity_of
 
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
 
 def walk(
-    root: Path, suffixes: frozenset[str] | None, start: tuple[str, ...] = ()
+    root: Path,
+    suffixes: frozenset[str] | None,
+    start: tuple[str, ...] = (),
+    hidden: Set[Identity] = frozenset(),
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the user's own files beneath the root, sorted by name.
 
@@ -28,6 +31,7 @@ def walk(
         root: the folder; names are relative to it.
         suffixes: of the files to find; None finds all that are not hidden.
         start: the folder beneath the root to begin in.
+        hidden: the files and folders to leave out.
 
     Raises:
         PathNotAllowedError: the root no longer exists, or `start` can't be listed.
@@ -36,13 +40,13 @@ def walk(
     while waiting:
         parts = waiting.pop()
         try:
-            files, folders = list_folder(root, parts, suffixes)
+            files, folders = list_folder(root, parts, suffixes, hidden)
         except RootError as error:
             raise root_is_gone(root, str(error)) from None
         except OSError as error:
             if parts != start:
                 continue
-            name = shown("/".join(parts) or str(root))
+            name = format_name("/".join(parts) or str(root))
             raise PathNotAllowedError(
                 f"Error: Folder can't be listed: {name}: {error.strerror}. {LIST_HINT}"
             ) from None
@@ -54,7 +58,10 @@ def walk(
 
 
 def list_folder(
-    root: Path, parts: tuple[str, ...], suffixes: frozenset[str] | None
+    root: Path,
+    parts: tuple[str, ...],
+    suffixes: frozenset[str] | None,
+    hidden: Set[Identity],
 ) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
     """A folder's files with these suffixes, and the subfolders to visit, sorted by name.
 
@@ -63,9 +70,8 @@ def list_folder(
         OSError: the folder can't be opened.
     """
     files: list[tuple[str, os.stat_result]] = []
-    with safe_open.folder(root, parts) as here:
-        # Bytes that are no UTF-8 appear as lone surrogates.
-        entries = sorted(each for each in here.entries() if each[0] == encodable(each[0]))
+    with safe_open.folder(root, parts, hidden=hidden) as here:
+        entries = sorted(each for each in here.entries() if is_unicode(each[0]))
         if parts and ("pyvenv.cfg", False) in entries:  # a virtual environment
             return [], []
         for name, is_folder in entries:
@@ -78,7 +84,7 @@ def list_folder(
                     if suffixes is not None and target.suffix not in suffixes:
                         continue
                     status = safe_open.status(root, target)
-                if stat.S_ISREG(status.st_mode):
+                if stat.S_ISREG(status.st_mode) and identity_of(status) not in hidden:
                     files.append((name, status))
     return files, [name for name, is_folder in entries if is_folder and is_visited(name)]
 

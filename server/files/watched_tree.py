@@ -1,4 +1,4 @@
-"""Watches the folders of several trees with inotify, and tells the files that have changed.
+"""Watches the folders of several trees with inotify, and names the files that have changed.
 
 Used by one thread at a time. Knows folders and names; nothing of who has changed a file.
 """
@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...kernels import encodable
 from ..errors import RootError
 from . import safe_open
-from .inotify import IGNORED, IS_FOLDER, MOVED_FROM, OVERFLOW, Inotify, events
+from .inotify import DELETE, IGNORED, IS_FOLDER, MOVED_FROM, OVERFLOW, Inotify, events
+from .names import is_unicode
 from .walking import is_visited
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ class WatchedTree:
             number, moved = self._watches.pop(key), (new[0], (*new[1], *key[1][len(old[1]) :]))
             self._folders[number], self._watches[moved] = moved, number
 
-    def changed(self, data: bytes) -> Iterator[Key]:
-        """The files that events tell of; folders that have come are watched from now on.
+    def changed(self, data: bytes) -> Iterator[tuple[Key, bool]]:
+        """The files that events name, each with whether it is there; new folders are watched.
 
         Raises:
             Overflow: not everything is known.
@@ -130,18 +130,19 @@ class WatchedTree:
                     del self._watches[gone]
                 continue
             folder = self._folders.get(event.watch)
-            if folder is None or event.name != encodable(event.name):
+            if folder is None or not is_unicode(event.name):
                 continue
             key = (folder[0], (*folder[1], event.name))
             if not event.mask & IS_FOLDER:
-                if not event.mask & MOVED_FROM and not event.name.startswith("."):
-                    yield key
+                if not event.name.startswith("."):
+                    yield key, not event.mask & (MOVED_FROM | DELETE)
             elif event.mask & MOVED_FROM:
                 leaving[event.cookie] = key
-            elif is_visited(event.name):
+            elif is_visited(event.name) and not event.mask & DELETE:
                 if (before := leaving.pop(event.cookie, None)) is not None:
                     self._move(before, key)
-                else:  # files may have been made in it before it was watched
-                    yield from self._explore(key, True)
+                # Its files have new names, or were made before it was watched.
+                for file in self._explore(key, True):
+                    yield file, True
         for key in leaving.values():
             self._forget(key)

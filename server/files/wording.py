@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import islice
 from pathlib import Path
 
 from ..errors import NotAFileError, PathNotAllowedError, RootError
-from .names import LIST_HINT, root_is_gone, shown
+from .names import LIST_HINT, format_name, root_is_gone
+from .safe_open import Identity
 from .similar import most_similar
 from .walking import walk
 
@@ -17,7 +18,11 @@ SEARCHED = 2_000  # max files among which one with a similar name is searched
 
 @contextlib.contextmanager
 def translated_errors(
-    root: Path, file_name: str, done: str, suffixes: frozenset[str] | None = None
+    root: Path,
+    file_name: str,
+    done: str,
+    suffixes: frozenset[str] | None = None,
+    hidden: Set[Identity] = frozenset(),
 ) -> Iterator[None]:
     """Translate the system's errors into the original project's messages.
 
@@ -26,11 +31,12 @@ def translated_errors(
         file_name: as the caller gave it.
         done: what can't be done: "read", "found", "written".
         suffixes: of the files that a missing name may mean; None means of all.
+        hidden: files and folders that it can't mean.
 
     Raises:
         PathNotAllowedError: for any OSError or RootError in the body.
     """
-    name = shown(file_name)
+    name = format_name(file_name)
     try:
         yield
     except RootError as error:
@@ -39,8 +45,8 @@ def translated_errors(
         raise PathNotAllowedError(f"Error: Path is not a file: {name}. {LIST_HINT}") from None
     except FileNotFoundError:
         advice = LIST_HINT
-        if done != "written" and (meant := meant_by(root, file_name, suffixes)):
-            advice = f"Did you mean {shown(meant)}?"
+        if done != "written" and (meant := meant_by(root, file_name, suffixes, hidden)):
+            advice = f"Did you mean {format_name(meant)}?"
         raise PathNotAllowedError(f"Error: File not found: {name}. {advice}") from None
     except OSError as error:
         raise PathNotAllowedError(
@@ -48,8 +54,11 @@ def translated_errors(
         ) from None
 
 
-def meant_by(root: Path, file_name: str, suffixes: frozenset[str] | None) -> str | None:
+def meant_by(
+    root: Path, file_name: str, suffixes: frozenset[str] | None, hidden: Set[Identity]
+) -> str | None:
     """The file that a name that does not exist may mean; None if none is similar."""
     name = file_name.replace("\\", "/").removeprefix(f"{root.as_posix()}/")
     name = name.removeprefix("./").removeprefix(f"{root.name}/")
-    return most_similar(name, (each for each, _ in islice(walk(root, suffixes), SEARCHED)))
+    files = walk(root, suffixes, hidden=hidden)
+    return most_similar(name, (each for each, _ in islice(files, SEARCHED)))

@@ -15,6 +15,7 @@ from fastmcp.exceptions import FastMCPError, PromptError, ResourceError, ToolErr
 from fastmcp.server.middleware import MiddlewareContext
 
 from ...kernels import next_step
+from ..refusals import Refusal
 from .calls import CallMiddleware
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ async def reporting(what: str, kind: type[FastMCPError], work: Awaitable[Result]
         return await work
     except kind as error:
         cause = error.__cause__
-        if cause is None or isinstance(cause, FastMCPError):
+        if cause is None or isinstance(cause, FastMCPError) or isinstance(error, Refusal):
             raise
         raise kind(message(what, cause), log_level=logging.DEBUG) from cause
 

@@ -27,6 +27,7 @@ STAMP = re.compile(r"(\d{8}-\d{6})-")  # prefix of the file names that recorders
 SEARCHED = 200_000  # max characters kept for searching; for longer notebooks, the file is read
 CACHE_SIZE = 40_000_000  # max bytes of files whose whole contents stay in memory
 TITLE = 120  # max characters of a title
+MARKUP = re.compile(r"^#+ |[*`$]+")  # of Markdown, which a title is not
 SAYS_LITTLE = ("#", "import ", "from ", '"""', "'''", "%")  # prefixes of lines that make no title
 
 Stamp = tuple[int, int, int, bool]  # inode, size, mtime in ns, whether it is being recorded
@@ -233,6 +234,8 @@ def ran(notebook: Notebook) -> str:
         if cell.script:
             return shown(cell.script)[:TITLE]
         lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+        if lines and cell.kind == "markdown":
+            return shown(MARKUP.sub("", lines[0])).strip()[:TITLE]
         if lines:
             meaningful = (line for line in lines if not line.startswith(SAYS_LITTLE))
             return shown(next(meaningful, lines[0]))[:TITLE]

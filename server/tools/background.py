@@ -5,12 +5,13 @@ Knows runs and the ports that they listen on; not how a program is chosen.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import anyio
 from fastmcp import Context
 from fastmcp.tools import ToolResult
 
@@ -19,17 +20,16 @@ from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from .caller import principal
-from .following import Follower, abandon, finished, has_disconnected
+from .following import Follower, abandon, stopped_if_abandoned
 from .results import (
     Budget,
     asks,
-    facts_so_far,
     open_line,
-    run_result,
     stderr_so_far,
     tool_result,
     within,
 )
+from .run_facts import facts_so_far
 
 if TYPE_CHECKING:
     from ...kernels import Execution, Listener, Session
@@ -45,26 +45,34 @@ class Background:
 
     def __init__(self, settings: Settings, opening: Opening, follower: Follower) -> None:
         self._settings, self._opening, self._follower = settings, opening, follower
+        self._starting: Counter[str] = Counter()  # by principal: programs without a session yet
 
-    def check_number(self) -> None:
-        """Check that the caller may start another program.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for another program of the caller's, until that is queued.
 
         Raises:
             Refusal: there are too many.
         """
-        sessions = self._opening.sessions
+        who, sessions = principal(), self._opening.sessions
         open_ones = [one for one in sessions.by_id.values() if one.background is not None]
-        mine = [one for one in open_ones if one.principal == principal()]
+        mine = [one for one in open_ones if one.principal == who]
+        count, count_mine = len(open_ones) + self._starting.total(), len(mine) + self._starting[who]
         most = max(1, self._settings.kernel_max // 2)
-        most_mine = most if principal() == LOCAL else max(1, self._settings.most_sessions // 2)
-        if len(mine) >= most_mine or len(open_ones) >= most:
+        most_mine = most if who == LOCAL else max(1, self._settings.most_sessions // 2)
+        if count_mine >= most_mine or count >= most:
             ids = ", ".join(one.id for one in mine)
             how = f"close_session ends one: {ids}." if mine else "Try again later."
             raise Refusal(
-                f"Error: {len(open_ones)} programs run in the background, {len(mine)} of them"
+                f"Error: {count} programs run in the background, {count_mine} of them"
                 " yours. Half of the kernels is kept for other runs (RMI_AGENT_KERNEL_MAX,"
                 f" RMI_AGENT_SESSIONS_PER_USER), so nothing was started. {how}"
             )
+        self._starting[who] += 1
+        try:
+            yield
+        finally:
+            self._starting[who] -= 1
 
     async def before(self, session: Session) -> list[Listener]:
         """The ports that the session listens on before a program starts in it.
@@ -72,13 +80,17 @@ class Background:
         Raises:
             Refusal: something else is running in it.
         """
-        if session.running:
+        listened = await session.listeners() if session.count else []
+        if session.busy:  # checked last: nothing else begins before the caller's next await
+            doing = f"Session {session.id} is busy"
+            if session.running:
+                cell = session.runs.unfinished[0].number
+                doing = f"Cell {cell} of session {session.id} is running"
             raise Refusal(
-                f"Error: Cell {session.runs.unfinished[0].number} of session {session.id} is"
-                " running, and a program in the background needs a session for itself. Omit"
+                f"Error: {doing}, and a program in the background needs a session for itself. Omit"
                 " session_id for a fresh one."
             )
-        return await session.listeners() if session.count else []
+        return listened
 
     async def follow(
         self, execution: Execution, session: Session, ctx: Context, before: Sequence[Listener]
@@ -88,32 +100,24 @@ class Background:
         It has started when it listens on a port that was not open `before`, or has printed
         something and then opens none.
         """
-        try:
+        async with stopped_if_abandoned(execution.task, ctx, partial(abandon, execution)):
             await self._started(execution, session, ctx, before)
-        except asyncio.CancelledError:
-            # anyio raises again at each await of a cancelled request, hence the shield.
-            with anyio.CancelScope(shield=True):
-                await abandon(execution)
-            raise
-        if not execution.task.done() and await has_disconnected(ctx):
-            await abandon(execution)
-        budget = Budget(self._settings.output_chars, self._settings.result_size)
+        heard = await session.listeners()
         if execution.task.done():
-            finished(execution)
-            written = await self._follower.written.of(execution, ctx)
-            return await run_result(execution, budget, self._follower.texts, written)
+            left = [each for each in heard if each not in before]
+            return await self._follower.result(execution, ctx, left_open(left))
+        budget = Budget(self._settings.output_chars, self._settings.result_size)
         texts = self._follower.texts
         whole = await texts.so_far(execution)
         text, truncated = await within(budget, whole, execution.session_id, execution.number)
-        heard = await session.listeners()
         notes = [
             *open_line(execution),
             *stderr_so_far(execution),
             *asks(execution),
             *about(execution, session, heard),
             f"read_output(session_id={execution.session_id!r}, cell={execution.number},"
-            f" offset={len(whole)}) shows its next output, interrupt_session stops it. It has"
-            f" {'its' if execution.until else 'no'} timeout, and ends when its session is closed.",
+            f" offset={len(whole)}) shows its next output, interrupt_session stops it. It ends when"
+            f" its session is closed{', or after its timeout' * bool(execution.until)}.",
         ]
         facts = facts_so_far(execution, truncated)
         result = tool_result(facts, text, notes, [], whole)
@@ -132,6 +136,16 @@ class Background:
             if not printed and execution.outputs.cell.outputs:
                 printed, ends = True, min(ends, time.monotonic() + SETTLE)
             await self._follower.wait(execution, ctx, min(INTERVAL, left))
+
+
+def left_open(ports: list[Listener]) -> list[str]:
+    """A note on what processes that a program has left behind listen on."""
+    if not ports:
+        return []
+    return [
+        f"The program has ended, and what it started listens on {named(ports)}: close_session ends"
+        " that."
+    ]
 
 
 def about(execution: Execution, session: Session, heard: list[Listener]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..files import Projects
+from ..files import Projects, identities
 from ..launch import kernels_are_here
 from ..sandboxing import private_paths
 from ..settings import Settings
@@ -34,6 +34,8 @@ class CallerFiles:
         self._known: dict[str, Projects] = {}
         homes = [] if policy is None else [policy.homes]
         self.hidden = (*private_paths(settings), *homes)
+        # Not files: an editor replaces them, and their numbers may become those of others.
+        self._known_folders = identities(path for path in self.hidden if path.is_dir())
 
     def of_caller(self) -> Projects:
         """What the calling principal may use."""
@@ -43,5 +45,5 @@ class CallerFiles:
         """What a principal may use."""
         if (known := self._known.get(who)) is None:
             home = None if self._policy is None else self._policy.home(who).resolve()
-            known = self._known[who] = Projects(self.roots, home, self.hidden)
+            known = self._known[who] = Projects(self.roots, home, self.hidden, self._known_folders)
         return known

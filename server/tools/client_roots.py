@@ -39,7 +39,7 @@ async def offered_roots(ctx: Context, served: Iterable[Path]) -> str:
     others = [one for one in folders if not any(one.is_relative_to(each) for each in served)]
     if not others:
         return ""
-    names = ", ".join(project_files.shown(str(one)) for one in others[:NAMED])
+    names = ", ".join(project_files.format_name(str(one)) for one in others[:NAMED])
     return (
         f"[The client has also opened {names}, which this server does not serve: its setting"
         " PYTHON_PROJECTS_DIR can name several folders]"

@@ -79,7 +79,7 @@ def read_part(file: OpenFile, status: FileStatus, wanted: Wanted, room: int) -> 
     if not wanted.as_bytes and wanted.encoding is None:
         if type_of(file.read(0, 32)):
             if status.size > project_files.MOST:
-                name = project_files.shown(status.name)
+                name = project_files.format_name(status.name)
                 raise Refusal(
                     f"Error: {name} is too large for a picture: it has {status.size:,} bytes, of at"
                     f" most {project_files.MOST:,}. Scale it down with run_cell."
@@ -108,7 +108,7 @@ async def file_result(part: Part, room: int, worker: Worker, more: str = "") -> 
     Raises:
         Refusal: a picture can't be sent.
     """
-    name = project_files.shown(part.status.name)
+    name = project_files.format_name(part.status.name)
     size = f"{part.status.size:,} bytes"
     facts: dict[str, Any] = {
         "path": part.status.name,
@@ -121,6 +121,8 @@ async def file_result(part: Part, room: int, worker: Worker, more: str = "") -> 
     if part.page is not None:
         page = part.page
         about = f"{name}: {size}, {page.encoding}{' (a guess)' if page.is_guess else ''}"
+        if "\ufffd" in page.text:
+            about += ", of which some bytes are invalid (U+FFFD)"
         facts |= {"encoding": page.encoding, "offset": page.start}
         facts |= span(page.start, page.end, part.status.size)
         blocks: list[ContentBlock] = [TextContent(type="text", text=page.text)] if page.text else []
@@ -174,7 +176,7 @@ async def fitted_picture(name: str, data: bytes, room: int, worker: Worker) -> P
 
 async def table_text(part: Part, worker: Worker) -> tuple[str, str]:
     """What is said of a table, and its first rows; those are empty if it can't be parsed here."""
-    name = project_files.shown(part.status.name)
+    name = project_files.format_name(part.status.name)
     about = f"{name}: {part.status.size:,} bytes"
     call = f"{READERS[part.kind]}({part.status.name!r}).head()"
     if not part.data:

@@ -59,7 +59,11 @@ class FileTools:
         ctx: Context,
         folder: Annotated[str, Field(description="List only this folder.")] = "",
         pattern: Annotated[
-            str, Field(description="Only files whose name or path matches: '*.csv', 'data/*'.")
+            str,
+            Field(
+                max_length=1_000,
+                description="Only files whose name or path matches: '*.csv', 'data/**/a?.txt'.",
+            ),
         ] = "",
         offset: Annotated[int, Field(ge=0, le=1_000_000, description="Files to skip.")] = 0,
     ) -> ToolResult:
@@ -76,7 +80,7 @@ class FileTools:
             for name, size, modified in page
         ]
         lines = [
-            f"{project_files.shown(name)}  {size} bytes, {utc(modified)}"
+            f"{project_files.format_name(name)}  {size} bytes, {utc(modified)}"
             for name, size, modified in page
         ]
         if not lines:
@@ -109,7 +113,10 @@ class FileTools:
         limit: Annotated[int, Field(gt=0, le=500_000, description="Max bytes to return.")] = PAGE,
         encoding: Annotated[
             str,
-            Field(description="Encoding of the text, if it is told wrongly; 'bytes': no text."),
+            Field(
+                description="Encoding of the text, if the one in the result is wrong; 'bytes': a"
+                " blob."
+            ),
         ] = "",
     ) -> ToolResult:
         """Read a file of the projects: text, a picture, the first rows of a table, or bytes.
@@ -145,9 +152,9 @@ class FileTools:
         encode = encoder(path, encoding)
         with failures_as_refusals():
             files = self._files.of_caller()
-            name, size, new = await asyncio.to_thread(written, files, path, encode, content)
+            name, size, new = await asyncio.to_thread(write_content, files, path, encode, content)
         did = "Created" if new else "Replaced"
-        return f"{did} {project_files.shown(name)} ({size:,} bytes)."
+        return f"{did} {project_files.format_name(name)} ({size:,} bytes)."
 
 
 def matching(
@@ -162,9 +169,15 @@ def matching(
     found = [
         (name, status.st_size, status.st_mtime)
         for name, status in looked[:FOUND]
-        if not pattern or fnmatch(name, pattern) or fnmatch(PurePosixPath(name).name, pattern)
+        if not pattern or matches(name, pattern)
     ]
     return found, len(looked) <= FOUND
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a file's name or path matches; `**/` stands for any folders, also for none."""
+    patterns = {pattern, pattern.replace("**/", "")}
+    return any(fnmatch(part, one) for part in (name, PurePosixPath(name).name) for one in patterns)
 
 
 def known_codec(encoding: str) -> str:
@@ -196,7 +209,7 @@ def encoder(path: str, encoding: str) -> Callable[[str], bytes]:
     return lambda content: content.encode(codec)
 
 
-def written(
+def write_content(
     files: Projects, path: str, encode: Callable[[str], bytes], content: str
 ) -> tuple[str, int, bool]:
     """Write a file; returns its name, its bytes, and whether it is new.

@@ -6,8 +6,11 @@ Knows runs and the caller's connection; not what started a run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -20,6 +23,7 @@ from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
+from .at_terminal import at_terminal
 from .caller import principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
@@ -67,22 +71,20 @@ class Follower:
 
     async def follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run while sending its output; past the deadline, report it as running."""
-        try:
-            question = await self.wait(execution, ctx, self._settings.response_deadline)
-        except asyncio.CancelledError:
-            # anyio raises again at each await of a cancelled request, hence the shield.
-            with anyio.CancelScope(shield=True):
-                await abandon(execution)
-            raise
-        if not execution.task.done() and await has_disconnected(ctx):
-            await abandon(execution)
-        if question is not None:
-            return question
+        async with stopped_if_abandoned(execution.task, ctx, partial(abandon, execution)):
+            seconds = at_terminal(ctx).within(self._settings.response_deadline)
+            question = await self.wait(execution, ctx, seconds)
+        return question if question is not None else await self.result(execution, ctx)
+
+    async def result(
+        self, execution: Execution, ctx: Context, more: Sequence[str] = ()
+    ) -> ToolResult:
+        """The result of a run as it is now; `more` notes on it if it is over."""
         if execution.task.done():
             finished(execution)
         budget = Budget(self._settings.output_chars, self._settings.result_size)
         written = await self.written.of(execution, ctx)
-        return await run_result(execution, budget, self.texts, written)
+        return await run_result(execution, budget, self.texts, written, more)
 
     async def wait(
         self, execution: Execution, ctx: Context, seconds: float, series: Series | None = None
@@ -93,11 +95,13 @@ class Follower:
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
             await send_output(execution, self._live.setdefault(execution, Live()), ctx, series)
-            if execution.question is not None and is_out_of_questions(ctx):
+            # A person who can stop the run has to know it before being asked.
+            later = is_out_of_questions(ctx) or at_terminal(ctx).deadline is not None
+            if execution.question is not None and later:
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
-            await execution.wait(min(LIVE_INTERVAL, left))
+            await execution.wait(min(LIVE_INTERVAL, left), or_question=True)
             if await has_disconnected(ctx):
                 break
         return None
@@ -116,16 +120,10 @@ class Follower:
         Returns:
             A question if the client must ask one first.
         """
-        try:
-            question = await self._wait_for_series(series, ctx, seconds)
-        except asyncio.CancelledError:
-            if owns:
-                with anyio.CancelScope(shield=True):
-                    await abandon_series(series)
-            raise
-        if owns and not series.task.done() and await has_disconnected(ctx):
-            await abandon_series(series)
-        return question
+        if not owns:
+            return await self._wait_for_series(series, ctx, seconds)
+        async with stopped_if_abandoned(series.task, ctx, partial(abandon_series, series)):
+            return await self._wait_for_series(series, ctx, seconds)
 
     async def _wait_for_series(
         self, series: Series, ctx: Context, seconds: float
@@ -173,6 +171,22 @@ class Follower:
             value += "" if value.endswith("\n") else "\n"
             heading = f"{STDERR}\n" if run.error_name is not None else ""
             await ctx.report_progress(*progress(execution, series), message=f"{heading}{value}")
+
+
+@contextlib.asynccontextmanager
+async def stopped_if_abandoned(
+    task: asyncio.Task[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Stop what the body waits for if the client cancels the call or disconnects."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        # anyio raises again at each await of a cancelled request, hence the shield.
+        with anyio.CancelScope(shield=True):
+            await stop()
+        raise
+    if not task.done() and await has_disconnected(ctx):
+        await stop()
 
 
 async def abandon_series(series: Series) -> None:

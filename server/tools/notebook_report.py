@@ -12,7 +12,8 @@ from fastmcp.tools import ToolResult
 from pydantic import Field
 
 from ..views import Worker
-from .results import Budget, RunFacts, Status, asks, one_line, tool_result, within
+from .results import Budget, asks, tool_result, within
+from .run_facts import RunFacts, Status, one_line, written_facts
 from .run_pictures import bundles_of
 from .run_text import Layout, TextCache
 from .written import Written
@@ -74,7 +75,9 @@ async def report(
     ]
     if failed is not None:
         notes = [*failed.run.notices, *notes]
-    return tool_result(facts(series, truncated, shown), text, notes, [*written.links], whole)
+    about = facts(series, truncated, shown)
+    about.written = written_facts(written)
+    return tool_result(about, text, notes, [*written.links], whole)
 
 
 def described(series: NotebookRun) -> list[str]:
@@ -106,7 +109,8 @@ def advice(series: NotebookRun) -> list[str]:
     if not series.task.done() or not series.done:
         return []
     key, last = f"session_id={series.session.id!r}", series.first + series.done - 1
-    goes_on = f" run_cell({key}) goes on with its variables." if series.failed is not None else ""
+    kept = series.failed is not None and series.failed.run.state == "kept"
+    goes_on = f" run_cell({key}) goes on with its variables." if kept else ""
     return [
         f"read_output({key}, cell=N) returns a cell's output and pictures, N from {series.first} to"
         f" {last}.{goes_on}"

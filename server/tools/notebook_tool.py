@@ -27,7 +27,7 @@ from ..settings import Settings
 from .arguments import CHANGES, SessionId, json_object
 from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
-from .environments import EnvironmentName, EnvironmentTools
+from .environment_choice import AUTO, DEFAULT, EnvironmentChoice, EnvironmentName
 from .following import Follower
 from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
@@ -58,7 +58,7 @@ class NotebookTool:
         files: CallerFiles,
         follower: Follower,
         session: Callable[..., AbstractAsyncContextManager[Session]],
-        environments: EnvironmentTools,
+        environments: EnvironmentChoice,
     ) -> None:
         self._settings, self._opening, self._files = settings, opening, files
         self._follower = follower
@@ -112,13 +112,14 @@ class NotebookTool:
             source = await asyncio.to_thread(read_notebook, self._files.of_caller(), path)
             keep_ids = session_id is None  # else its record may have them
             steps = await asyncio.to_thread(read_steps, source, parameters, until, keep_ids)
-            await asyncio.to_thread(self._check_language, steps, source.name)
+            kernel = self._kernel_name(session_id, environment)
+            await asyncio.to_thread(check_language, steps, source.name, kernel)
             choose = self._environment(environment, ctx, source)
             async with self._session(session_id, environment, choose) as session:
                 started = self._start(session, source, steps, parameters, timeout)
             return await self._followed(started, ctx)
 
-    async def read(
+    async def read_report(
         self, ctx: Context, session_id: str, wait: float, budget: Budget
     ) -> ToolResult | None:
         """The report on the notebook that is running, or was the last to run, in a session.
@@ -162,13 +163,14 @@ class NotebookTool:
         like = Module(source.name, source.path.parent)
         return functools.partial(self._environments.choose, wanted, ctx, like)
 
-    def _check_language(self, steps: Steps, name: str) -> None:
-        ours = language_of(self._settings.kernel_name)
-        if steps.language and steps.language != ours:
-            raise Refusal(
-                f"Error: {name} is a notebook in {steps.language}, and the kernels run"
-                f" {ours} (RMI_AGENT_KERNEL_NAME). Nothing was run."
-            )
+    def _kernel_name(self, session_id: str | None, environment: str | None) -> str:
+        """The kernelspec that a notebook would run on, or the environment with a Python."""
+        if session_id:
+            chosen = self._opening.sessions.get(session_id, principal()).environment
+            environment = chosen.name if chosen is not None else None
+        if environment and environment not in (AUTO, DEFAULT):
+            return environment
+        return self._settings.kernel_name
 
     def _of(self, session_id: str) -> NotebookRun | None:
         """The notebook that runs in an open session of the caller, or was the last to run."""
@@ -224,19 +226,34 @@ def read_notebook(projects: Projects, name: str) -> NotebookFile:
         Refusal: it is not `.ipynb`, or too large.
     """
     with projects.opened(name) as (file, status):
-        shown = plain_name(status.name)
+        called = plain_name(status.name)
         if status.path.suffix != ".ipynb":
             raise Refusal(
-                f"Error: Notebook must have .ipynb extension: {shown}. Use run_python for Python"
+                f"Error: Notebook must have .ipynb extension: {called}. Use run_python for Python"
                 " files."
             )
         source = file.read(0, MOST + 1) if status.size <= MOST else b""
         if (size := max(status.size, len(source))) > MOST:
             raise Refusal(
-                f"Error: Notebook is too large: {shown} has {size:,} bytes; at most {MOST:,} are"
+                f"Error: Notebook is too large: {called} has {size:,} bytes; at most {MOST:,} are"
                 " read. Clear its outputs first (jupyter nbconvert --clear-output)."
             )
-        return NotebookFile(status.path, shown, source)
+        return NotebookFile(status.path, called, source)
+
+
+def check_language(steps: Steps, name: str, kernel: str) -> None:
+    """Check that a kernel runs the language of a notebook.
+
+    Raises:
+        Refusal: it does not.
+    """
+    ours = language_of(kernel)
+    if steps.language and steps.language != ours:
+        raise Refusal(
+            f"Error: {name} is a notebook in {steps.language}, and the kernels run"
+            f" {ours} (RMI_AGENT_KERNEL_NAME). Nothing was run; environment names another"
+            " kernelspec."
+        )
 
 
 def plain_name(name: str) -> str:
@@ -267,5 +284,6 @@ def read_steps(
     except ValueError as error:
         raise Refusal(f"Error: {name} can't be run: {error}. Nothing was run.") from None
     if not steps.to_run:
-        raise Refusal(f"Error: {name} has no code cells to run.")
+        where = f" up to its cell {until}" if until is not None else ""
+        raise Refusal(f"Error: {name} has no code cells to run{where}.")
     return steps

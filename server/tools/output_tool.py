@@ -64,7 +64,7 @@ class OutputTool:
         with failures_as_refusals():
             self._follower.answered_run(ctx)
             if cell == -1 and not offset and picture is None:
-                notebook = await self._notebooks.read(ctx, session_id, wait, budget)
+                notebook = await self._notebooks.read_report(ctx, session_id, wait, budget)
                 if notebook is not None:
                     return notebook
             execution = self._opening.sessions.execution(session_id, cell, principal())

@@ -56,7 +56,7 @@ class Prompts:
     ) -> str:
         """Run a script, find out why it fails, fix it, and rerun it until it works."""
         with failures_as_refusals():
-            file = await asyncio.to_thread(self._files.of_caller().read, file_name)
+            file = await asyncio.to_thread(self._files.of_caller().read_python, file_name)
         return FIX_SCRIPT.format(name=file.name)
 
     async def explore_data(

@@ -56,7 +56,8 @@ class PythonFileTools:
             for name, status in found[:LISTED]
         ]
         lines = [
-            f"{paths.shown(r['file_name'])}  {r['bytes']} bytes, {r['modified']}" for r in rows
+            f"{paths.format_name(r['file_name'])}  {r['bytes']} bytes, {r['modified']}"
+            for r in rows
         ]
         if len(found) > LISTED:
             lines.append(f"[{len(found) - LISTED} more files are not listed]")
@@ -84,7 +85,7 @@ class PythonFileTools:
             return ToolResult(content=text, structured_content={"result": text})
 
     async def _picture(self, file_name: str, data: bytes) -> ToolResult:
-        name, room = paths.shown(file_name), room_of(self.settings.result_size)
+        name, room = paths.format_name(file_name), room_of(self.settings.result_size)
         picture = await fitted_picture(name, data, room, self._worker)
         width, height = dimensions(picture.data)
         about = f"{name}: {picture.change or f'{width:,} by {height:,} pixels'}"
@@ -104,4 +105,4 @@ class PythonFileTools:
         with failures_as_refusals():
             name, new = await asyncio.to_thread(self._files.of_caller().write, file_name, content)
             did = "Created" if new else "Replaced"
-            return f"{did} {paths.shown(name)} ({len(content):,} characters)."
+            return f"{did} {paths.format_name(name)} ({len(content):,} characters)."

@@ -6,6 +6,7 @@ Knows the caller's request and links; serves nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from urllib.parse import quote
 
 from fastmcp import Context
@@ -43,9 +44,10 @@ class RemoteFiles:
         if not base or self._links is None:
             return ""
         example = quote(files[0].name) if len(files) == 1 else "NAME"
+        names = [file.name for file in files[:LINKED]]
         links = [
-            f"{base}{DOWNLOAD}{self._links.make(principal(), file.name)}/{quote(file.path.name)}"
-            for file in files[:LINKED]
+            f"{base}{DOWNLOAD}{self._links.make(principal(), name)}/{quote(PurePath(name).name)}"
+            for name in names
         ]
         return (
             f"Download by HTTP with your token: GET {base}{FILES}{example}. For a person, each once"

@@ -99,7 +99,7 @@ class Resources:
         with failures_as_refusals():
             text = await self._opening.sessions.get(session_id, principal()).inspect(name)
         if not text:
-            shown = project_files.shown(name)
+            shown = project_files.format_name(name)
             raise Refusal(
                 f"Session {session_id} has no name {shown}. Check the spelling, and"
                 " that the session has defined it."
@@ -130,13 +130,13 @@ def whole_file(files: Projects, path: str) -> ResourceContent:
     with files.opened(path) as (file, status):
         if status.size > project_files.MOST:
             raise PathNotAllowedError(
-                f"Error: File is too large: {project_files.shown(status.name)} has"
+                f"Error: File is too large: {project_files.format_name(status.name)} has"
                 f" {status.size:,} bytes; at most {project_files.MOST:,} are read whole. read_file"
                 " reads pages of it."
             )
         kind = project_files.mime_type(status.name)
         page = text_page(file, 0, status.size, is_python=status.path.suffix == ".py")
-        if page is None:
+        if page is None or "\ufffd" in page.text:  # only its beginning is text
             return ResourceContent(file.read(0, status.size), kind)
         is_known = kind != project_files.UNKNOWN_TYPE
         return ResourceContent(page.text, kind if is_known else "text/plain")

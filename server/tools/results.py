@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, TextContent
-from pydantic import BaseModel, Field
 
 from ..plaintext import plain
 from .library_frames import shortened
 from .notebook_pages import json_size
 from .own_lines import SESSION, fragment, note
+from .run_facts import OPTIONAL, RunFacts, facts_of, facts_so_far
 from .run_pictures import one_picture, pictures
 from .run_text import Layout, TextCache, growing
 from .truncate import WORTH
@@ -30,38 +30,6 @@ PAGE = 20_000  # default max characters returned by read_output
 AROUND = 4_000  # bytes of a result's JSON besides its text and pictures: notes, facts, positions
 AT_ONCE_BUDGETED = 50_000  # max characters truncated on the event loop; more go to a thread
 LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so far
-
-Status = Literal["ok", "error", "timeout", "interrupted", "running", "dead"]
-
-
-class PytestFacts(BaseModel):
-    """Results of pytest."""
-
-    counts: dict[str, int] = Field(description="By pytest's category: passed, failed, …")
-    failed: list[str] = Field(description="Node ids of failures; may be cut.")
-
-
-class RunFacts(BaseModel):
-    """Facts about a run, for programs."""
-
-    session_id: str = Field(description="Pass it to continue in this session.")
-    cell: int = Field(description="The run's number in its session, for read_output.")
-    execution_count: int | None = Field(description="Jupyter's In[n]; null if it was not counted.")
-    status: Status = Field(
-        description="error: the code failed. timeout, interrupted: the run was stopped."
-        " running: it continues; follow it with read_output. dead: its process ended."
-    )
-    exit_code: int | None = Field(description="Exit code of a file, or of a kernel that died.")
-    error_name: str | None = Field(description="Class name of the exception.")
-    timed_out: bool
-    state: Literal["kept", "lost"] = Field(description="lost: earlier variables are gone.")
-    elapsed: float = Field(description="Running time in seconds.")
-    truncated: bool = Field(description="Whether read_output has more text than this result.")
-    notebook: str | None = Field(description="Path of the session's notebook.")
-    tests: PytestFacts | None = None
-
-
-RUN_SCHEMA = RunFacts.model_json_schema()
 
 
 @dataclass(frozen=True)
@@ -78,9 +46,13 @@ class Budget:
 
 
 async def run_result(
-    execution: Execution, budget: Budget, texts: TextCache, written: Written = NOTHING
+    execution: Execution,
+    budget: Budget,
+    texts: TextCache,
+    written: Written = NOTHING,
+    more: Sequence[str] = (),
 ) -> ToolResult:
-    """The result of a run, finished or not, with what it has written."""
+    """The result of a run, finished or not, with what it has written; `more` notes on it."""
     if not execution.task.done():
         return await running_result(execution, budget, texts)
     run: Run = execution.task.result()
@@ -88,8 +60,9 @@ async def run_result(
     text, truncated = await within(budget, whole, run.session_id, run.number)
     left = budget.room - json_size(text) - json_size(" ".join(run.notices)) - written.size
     images, notes = await pictures(run, left, texts.worker)
-    notes = [*run.notices, *written.notes, *notes]
-    return tool_result(facts_of(run, truncated), text, notes, [*images, *written.links], whole)
+    notes = [*run.notices, *written.notes, *notes, *more]
+    facts = facts_of(run, truncated, written)
+    return tool_result(facts, text, notes, [*images, *written.links], whole)
 
 
 async def running_result(execution: Execution, budget: Budget, texts: TextCache) -> ToolResult:
@@ -150,7 +123,8 @@ async def page_of_run(
         notes = [*run.notices, *written.notes, *notes]
         if offset > len(whole):
             notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
-    return tool_result(facts_of(run, rest > 0), text, notes, images, whole)
+    facts = facts_of(run, rest > 0, NOTHING if rest else written)
+    return tool_result(facts, text, notes, images, whole)
 
 
 async def picture_result(run: Run, number: int, budget: Budget, texts: TextCache) -> ToolResult:
@@ -223,47 +197,6 @@ def asks(execution: Execution) -> list[str]:
     return [f"The run is waiting for input: {prompt!r}. read_output with wait=40 asks the user."]
 
 
-def facts_of(run: Run, truncated: bool) -> RunFacts:
-    """The facts of a finished run."""
-    tests = run.tests
-    return RunFacts(
-        session_id=run.session_id,
-        cell=run.number,
-        execution_count=run.cell.execution_count,
-        status=run.status,
-        exit_code=run.exit_code,
-        error_name=one_line(run.error_name),
-        timed_out=run.timed_out,
-        state=run.state,
-        elapsed=run.elapsed,
-        truncated=truncated,
-        notebook=str(run.notebook) if run.notebook else None,
-        tests=None if tests is None else PytestFacts(**asdict(tests)),
-    )
-
-
-def one_line(name: str | None) -> str | None:
-    """An exception's name on one line; code may have put anything into it."""
-    return name and " ".join(plain(name).split())[:200]
-
-
-def facts_so_far(execution: Execution, truncated: bool) -> RunFacts:
-    """The facts of an unfinished run."""
-    return RunFacts(
-        session_id=execution.session_id,
-        cell=execution.number,
-        execution_count=execution.cell.execution_count,
-        status="running",
-        exit_code=None,
-        error_name=None,
-        timed_out=False,
-        state="kept",
-        elapsed=round(execution.elapsed, 3),
-        truncated=truncated,
-        notebook=str(execution.notebook) if execution.notebook else None,
-    )
-
-
 def tool_result(
     facts: RunFacts, text: str, notes: list[str], images: Sequence[ContentBlock], whole: Layout
 ) -> ToolResult:
@@ -274,7 +207,9 @@ def tool_result(
     content: list[ContentBlock] = [TextContent(type="text", text=block), *images]
     # For programs: where the sections are in the whole text, of which `shown` characters are here.
     meta = {"sections": whole.sections, "length": len(whole), "shown": len(text)}
-    structured = facts.model_dump(exclude=None if facts.tests else {"tests"})
+    structured = facts.model_dump(
+        exclude={name for name in OPTIONAL if getattr(facts, name) is None}
+    )
     return ToolResult(content=content, structured_content=structured, meta={"rmi_agent": meta})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,21 +28,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMED = 10  # max files in a line, each with a link
+MANY = 1_000  # a number of files that may not be exact
 FIRST_WITH_LINKS = "2025-06-18"
 LATE = 2.0  # max seconds for which a result waits for what is known of files
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a result says of files: its lines, and its links."""
+    """What a result says of files: its lines, its links, and the same for programs.
+
+    Attributes:
+        notes: the lines.
+        links: to the first files, if the client knows links.
+        files: the first files.
+        more: how many others there are, at least.
+    """
 
     notes: tuple[str, ...] = ()
     links: tuple[ResourceLink, ...] = ()
+    files: tuple[FileStatus, ...] = ()
+    more: int = 0
 
     @property
     def size(self) -> int:
         """Bytes in JSON, at most."""
-        return sum(map(json_size, self.notes)) + sum(6 * len(one.uri) + 300 for one in self.links)
+        return (
+            sum(map(json_size, self.notes))
+            + sum(6 * len(one.uri) + 300 for one in self.links)
+            + sum(json_size(one.name) + 40 for one in self.files)
+        )
 
 
 NOTHING = Written()
@@ -96,10 +111,10 @@ class WrittenFiles:
         changed = waited.result()
         if not changed.files:
             return NOTHING
-        named = changed.files[:NAMED]
+        named, more = changed.files[:NAMED], changed.more + len(changed.files[NAMED:])
         links = map(link, named) if knows_links(ctx) else ()
-        notes = (line(changed), self._remote.line(ctx, named))
-        return Written(tuple(filter(None, notes)), tuple(links))
+        notes = (line(named, more, changed.beside), self._remote.line(ctx, named))
+        return Written(tuple(filter(None, notes)), tuple(links), named, more)
 
 
 def knows_links(ctx: Context) -> bool:
@@ -108,13 +123,14 @@ def knows_links(ctx: Context) -> bool:
     return request is not None and request.protocol_version >= FIRST_WITH_LINKS
 
 
-def line(changed: Changed) -> str:
-    """The line that names the files."""
-    named = [f"{project_files.shown(one.name)}, {size(one.size)}" for one in changed.files[:NAMED]]
-    if more := len(changed.files) + changed.more - len(named):
-        named.append(f"{more:,} more files")
-    who = "This or another run at the same time wrote" if changed.beside else "Wrote"
-    return f"{who} {'; '.join(named)}"
+def line(named: Sequence[FileStatus], more: int, beside: bool) -> str:
+    """The line that names the files; `beside` another run, which may have written them."""
+    words = [f"{project_files.format_name(one.name)}, {size(one.size)}" for one in named]
+    if more:
+        least = "at least " if more >= MANY else ""
+        words.append(f"{least}{more:,} more file{'s' * (more > 1)}")
+    who = "This or another run at the same time wrote" if beside else "Wrote"
+    return f"{who} {'; '.join(words)}"
 
 
 def link(file: FileStatus) -> ResourceLink:
@@ -130,6 +146,8 @@ def link(file: FileStatus) -> ResourceLink:
 
 def size(number: int) -> str:
     """A number of bytes in few characters."""
+    if number == 1:
+        return "1 byte"
     for unit in ("bytes", "kB", "MB"):
         if number < 1_000:
             return f"{number} {unit}"

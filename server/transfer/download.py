@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from email.utils import formatdate
 
 from starlette.datastructures import Headers
-from starlette.types import Send
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from ..files import FileStatus, OpenFile, project_files
 from .headers import disposition
@@ -22,25 +24,33 @@ RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 async def send_file(
-    file: OpenFile, status: FileStatus, method: str, headers: Headers, send: Send
+    file: OpenFile, status: FileStatus, scope: Scope, receive: Receive, send: Send
 ) -> bool:
-    """Answer a GET or HEAD request; returns whether all of the file was sent."""
+    """Answer a GET or HEAD request; returns whether the client has taken all of the file.
+
+    What a POST request asks for is the whole file: its headers are those of a form.
+    """
+    method = scope["method"]
+    headers = Headers() if method == "POST" else Headers(scope=scope)
     size, tag = file.status.st_size, etag(file)
-    modified = formatdate(max(0.0, file.status.st_mtime), usegmt=True)
+    modified = ""
+    with suppress(ValueError, OverflowError, OSError):  # a time that no calendar has
+        modified = formatdate(max(0.0, file.status.st_mtime), usegmt=True)
     given = {
         "ETag": tag,
-        "Last-Modified": modified,
+        **({"Last-Modified": modified} if modified else {}),
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "X-Content-Type-Options": "nosniff",
     }
-    if tag in [each.strip() for each in headers.get("if-none-match", "").split(",")]:
+    known = headers.get("if-none-match", "").split(",")
+    if {tag, "*"}.intersection(each.strip().removeprefix("W/") for each in known):
         await start(send, 304, given)
         await send({"type": "http.response.body"})
         return False
     wanted = headers.get("range", "") if method == "GET" else ""
-    if headers.get("if-range", tag) not in (tag, modified):
+    if headers.get("if-range", tag) not in {tag, modified or tag}:
         wanted = ""
     first, last = 0, size - 1
     code = 200
@@ -58,10 +68,13 @@ async def send_file(
     }
     await start(send, code, given)
     sent = 0
-    if method == "GET":
+    if method != "HEAD":
+        request = Request(scope, receive)
         async for part in chunks(file, first, last + 1):
             sent += len(part)
             await send({"type": "http.response.body", "body": part, "more_body": True})
+            if await request.is_disconnected():  # what is sent then is dropped in silence
+                return False
     await send({"type": "http.response.body"})
     return sent == size
 

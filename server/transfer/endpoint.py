@@ -49,7 +49,7 @@ class FileEndpoint:
         try:
             if method in ("GET", "HEAD"):
                 async with opened(self._files_of(who), name) as (file, status):
-                    await send_file(file, status, method, headers, send)
+                    await send_file(file, status, scope, receive, send)
                 return
             if method != "PUT":
                 answer: Response = PlainTextResponse(
@@ -112,7 +112,7 @@ class LinkEndpoint:
                     return
                 whole = False
                 try:
-                    whole = await send_file(file, status, "GET", Headers(), send)
+                    whole = await send_file(file, status, scope, receive, send)
                 finally:
                     if not whole:
                         self._links.give_back(link)

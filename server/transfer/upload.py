@@ -49,12 +49,14 @@ async def receive_file(
             raise RequestRefused(
                 400, f"A request with {unknown} is not supported: send the whole file as it is."
             )
+    only_new = headers.get("if-none-match", "").strip() == "*"
+    exists = RequestRefused(412, "There is such a file already, so nothing was written.")
     stack = contextlib.ExitStack()
     try:
-        target = files.replacing(name)
+        target = files.replacing(name, only_new)
         file, status, new = await asyncio.to_thread(stack.enter_context, target)
-        if not new and headers.get("if-none-match", "").strip() == "*":
-            raise RequestRefused(412, "There is such a file already, so nothing was written.")
+        if only_new and not new:
+            raise exists
         size, waiting, more = 0, bytearray(), True
         while more:
             part, more = await next_part(receive)
@@ -68,6 +70,8 @@ async def receive_file(
         await asyncio.to_thread(stack.close)
     except BaseException as error:
         stack.__exit__(type(error), error, error.__traceback__)
+        if only_new and isinstance(error.__context__, FileExistsError):  # made meanwhile
+            raise exists from None
         raise
     return FileStatus(status.name, status.path, size, 0.0), new
 

@@ -37,6 +37,9 @@ MODULES = {
     "module_relative_data": tool("print(open('data.txt').read())").with_neighbour(
         "data.txt", "in the root"
     ),
+    "module_named_as_the_librarys": Sample(
+        "import json; print(__name__, json.NAME)", module="json.mine", file="json/mine.py"
+    ).with_neighbour("json/__init__.py", "NAME = 'mine'"),
     "module_uncaught": tool("from pkg.other import f\nprint('before')\nf(0)"),
     "module_exits": tool("import sys; sys.exit(3)"),
     "module_exits_with_text": tool("import sys; sys.exit('no such thing')"),

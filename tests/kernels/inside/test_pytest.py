@@ -203,6 +203,16 @@ async def test_a_file_that_can_not_be_imported_says_which_module_is_missing(
 
 
 @pytest.mark.slow
+async def test_results_are_known_even_if_conftest_fails_at_the_end(
+    session: Session, project: Path
+) -> None:
+    (project / "conftest.py").write_text("def pytest_unconfigure(): raise RuntimeError('late')")
+    run = await pytest_run(session, project, "other/test_fine.py", "-q")
+    assert (run.exit_code, run.tests.counts) == (1, {"passed": 1})
+    assert "RuntimeError: late" in stream(run, "stderr")
+
+
+@pytest.mark.slow
 async def test_a_session_sees_edited_tests_and_code(session: Session, project: Path) -> None:
     test, code = project / "other/test_fine.py", project / "pkg/code.py"
     for number in range(3):

@@ -37,6 +37,14 @@ SAMPLES = {
         "from pack.inner import f; print(f())",
         neighbours=(("pack/__init__.py", ""), ("pack/inner.py", "def f(): return __name__")),
     ),
+    "neighbours_named_as_the_librarys": Sample(
+        "import random, traitlets, site, os.path; from traitlets import x\n"
+        "print(random.NAME, traitlets.__name__, x.__name__, 'NAME' in vars(site))",
+        neighbours=(
+            *(("random.py", "NAME = 'mine'"), ("site.py", "NAME = 'mine'"), ("os/x.py", "")),
+            *(("traitlets/__init__.py", ""), ("traitlets/x.py", "")),
+        ),
+    ),
     "relative_file": Sample("print(open('data.txt').read())", neighbours=(("data.txt", "inside"),)),
     "writes_beside_itself": Sample(
         "open('out.txt', 'w').write('x'); import os; print(sorted(os.listdir('.')))"

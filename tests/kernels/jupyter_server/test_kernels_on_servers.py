@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 from fastmcp import Client
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_notebook
 from rmi_agent.kernels import (
     Config,
     JupyterServer,
@@ -24,12 +25,15 @@ from rmi_agent.kernels import (
     KernelStartError,
     Launch,
     Module,
+    NotebookRun,
     Question,
     RemoteOptions,
     Reply,
+    Run,
     Script,
     Session,
     Sessions,
+    steps_of,
 )
 from rmi_agent.kernels.inside import LAST_REPLY
 from rmi_agent.kernels.jupyter_server.channels import CUT, NOT_ARRIVED
@@ -195,6 +199,38 @@ async def test_modules_run_there_in_the_folder_that_is_asked_for(
         assert value(frame) == "1"
         run = await session.submit_program(Module("pkg.tool", tmp_path)).task
         assert "is outside of" in stream(run, "stderr")
+        other = tmp_path / "other"
+        other.mkdir()
+        run = await session.submit_program(Script(other / "x.py", b"print(1)")).task
+        assert stream(run) == "1\n" and f"none of {other}" in str(run.notices)
+
+
+LOOK = "print(open('data.txt').read())"
+
+
+async def test_a_notebook_runs_there_in_the_copy_of_its_folder(
+    pair: tuple[Jupyter, Jupyter], tmp_path: Path
+) -> None:
+    folder = tmp_path / "project/reports"
+    folder.mkdir(parents=True)
+    (folder / "data.txt").write_text("42")
+    how = launch(folder.parent, pair[0].server)
+    how = replace(how, runtime=tmp_path, remote_options=RemoteOptions(files="sent"))
+    text = nbformat.writes(new_notebook(cells=[new_code_cell(LOOK)]))
+    async with Sessions(Config(tmp_path / "notebooks"), how, warm=0) as sessions:
+        session = await sessions.open()
+        assert value(await cell(session, "x = 1; x")) == "1"
+        runs: list[Run] = []
+
+        async def keep(_: NotebookRun, run: Run) -> None:
+            runs.append(run)
+
+        for place in (folder, tmp_path):
+            steps = steps_of(text, {})
+            await NotebookRun(session, "n.ipynb", place, steps, {}, 60.0, keep).task
+        there, elsewhere = runs
+        assert (stream(there), there.notices) == ("42\n", ())
+        assert f"none of {tmp_path}" in str(elsewhere.notices)
 
 
 async def test_a_flood_is_bounded_and_the_server_says_that_it_leaves_out_some(

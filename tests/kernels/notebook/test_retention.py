@@ -13,7 +13,8 @@ from typing import Any
 import nbformat
 import pytest
 from rmi_agent.kernels import Config
-from rmi_agent.kernels.notebook import delete_notebook, outdated_notebooks, prune
+from rmi_agent.kernels.notebook import delete_notebook, outdated_notebooks, prune, recover
+from rmi_agent.kernels.notebook.layout import SEPARATOR, TAIL, head_json
 from rmi_agent.kernels.notebook.recovery import pid_file, unfinished, write_pid_file
 from rmi_agent.kernels.session import prune as pruning
 
@@ -40,36 +41,45 @@ def ran(days: float, **record: Any) -> dict[str, Any]:
     }
 
 
-def record(folder: Path, *cells: dict[str, Any], name: str = "", **metadata: Any) -> Path:
-    """A notebook of a session that began 100 days ago, laid out as nbformat does."""
+def record(folder: Path, *cells: Any, name: str = "", **metadata: Any) -> Path:
+    """A notebook of a session that began 100 days ago, as a recorder lays it out."""
     path = folder / (name or NAME.format(ago(100)))
     own = {"rmi_agent": {"session": "abc", "principal": "alice"}, **metadata}
-    content = {"cells": list(cells), "metadata": own, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(content, indent=1), "utf-8")
+    head = head_json({"metadata": own, "nbformat": 4, "nbformat_minor": 5})
+    texts = ["{\n " + json.dumps(cell)[1:-1] + "\n}" for cell in cells]
+    path.write_bytes(head + SEPARATOR.join(text.encode() for text in texts) + TAIL)
     return path
 
 
-def as_recorded(path: Path) -> Path:
-    """The same as a recorder lays it out."""
-    read = json.loads(path.read_text())
-    head = json.dumps({"metadata": read["metadata"], "nbformat": 4, "nbformat_minor": 5}, indent=1)
-    cells = ",\n".join("{\n " + json.dumps(cell)[1:-1] + "\n}" for cell in read["cells"])
-    path.write_text(f'{head[:-2]},\n "cells": [\n{cells}\n ]\n}}\n')
-    nbformat.read(path, as_version=4)
+def saved(path: Path) -> Path:
+    """The same after Jupyter has saved it."""
+    nbformat.write(nbformat.read(path, as_version=4), path)
     return path
 
 
 def test_a_record_goes_when_its_last_cell_is_old_whatever_the_files_times_say(
     tmp_path: Path,
 ) -> None:
-    old = as_recorded(record(tmp_path, ran(95), ran(91)))
-    repaired = record(tmp_path, ran(91), name=NAME.format(ago(99)))
-    used = as_recorded(record(tmp_path, ran(95), ran(3), name=NAME.format(ago(98))))
+    old = record(tmp_path, ran(95), ran(91))
+    nbformat.validate(nbformat.read(old, as_version=4))
+    used = record(tmp_path, ran(95), ran(3), name=NAME.format(ago(98)))
     os.utime(used, (0, 0))
-    assert list(outdated_notebooks(tmp_path, 90 * DAY)) == [old, repaired]
-    assert prune(tmp_path, 90 * DAY) == [old, repaired]
+    assert list(outdated_notebooks(tmp_path, 90 * DAY)) == [old]
+    assert prune(tmp_path, 90 * DAY) == [old]
     assert list(tmp_path.iterdir()) == [used]
     assert prune(tmp_path, 90 * DAY) == []
+
+
+def test_a_record_that_was_repaired_after_a_crash_goes_like_any_other(tmp_path: Path) -> None:
+    running = {**ran(91), "metadata": {"execution": {"iopub.execute_input": ago(91).isoformat()}}}
+    path = record(tmp_path, ran(95), MARKDOWN, running)
+    pid_file(path).write_text('{"pid": 4194303, "started": 1}')
+    assert prune(tmp_path, 90 * DAY) == []
+    assert recover(tmp_path) == [path]
+    repaired = nbformat.read(path, as_version=4)
+    nbformat.validate(repaired)
+    assert repaired.cells[2].metadata.rmi_agent.status == "interrupted"
+    assert prune(tmp_path, 90 * DAY) == [path]
 
 
 MARKDOWN = {"cell_type": "markdown", "id": "m", "source": "# by hand", "metadata": {}}
@@ -84,18 +94,28 @@ BY_HAND = {**ran(95), "id": "hand", "metadata": {}}
         lambda folder: record(folder, ran(95), rmi_agent={"title": "mine"}),
         lambda folder: record(folder, ran(95), rmi_agent=None),
         lambda folder: record(folder, ran(95), BY_HAND),
-        lambda folder: as_recorded(record(folder, BY_HAND, ran(95))),
+        lambda folder: record(folder, BY_HAND, ran(95)),
+        lambda folder: saved(record(folder, ran(95))),
         lambda folder: record(folder),
         lambda folder: record(folder, MARKDOWN),
         lambda folder: record(folder, {**ran(95), "metadata": {"rmi_agent": {}}}),
         lambda folder: record(folder, ran(-1)),
         lambda folder: record(folder, ran(95), name=NAME.format(ago(1))),
         lambda folder: record(folder, "no cell"),
-        lambda folder: record(folder, {}),
+        lambda folder: record(folder, {"metadata": []}),
     ],
     ids=[
         *("renamed", "no session", "only a title", "null", "another cell", "another cell first"),
-        *("empty", "only text", "no time", "in the future", "new by its name", "text", "object"),
+        *(
+            "saved by Jupyter",
+            "empty",
+            "only text",
+            "no time",
+            "in the future",
+            "new by its name",
+            "text",
+            "object",
+        ),
     ],
 )
 def test_what_is_not_certainly_an_old_record_stays(tmp_path: Path, make: Any) -> None:
@@ -151,6 +171,11 @@ def test_deleting_takes_what_a_crash_left_beside_it_but_nothing_open(tmp_path: P
     pid_file(path).write_text("{}")
     unfinished(path).write_text("half")
     assert delete_notebook(path)
+    path = record(tmp_path, ran(1))
+    pid_file(path).write_text('{"pid": 4194303, "started": 1, "copy": "on another machine"}')
+    assert not delete_notebook(path)
+    for each in (path, pid_file(path)):
+        each.unlink()
     assert list(tmp_path.iterdir()) == []
 
 

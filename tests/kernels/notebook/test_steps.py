@@ -147,6 +147,21 @@ def test_a_strange_cell_is_recorded_as_a_valid_one(cell: dict[str, Any]) -> None
     assert cells[0]["id"] != cells[1]["id"]
 
 
+def test_a_strange_cell_leaves_the_others_as_they_are() -> None:
+    cells = [
+        {"cell_type": "code", "source": "1", "metadata": {"tags": tags, "keep": 1}}
+        for tags in (["a,b", "ok"], ["ok"])
+    ]
+    first, second = steps_of(json.dumps({"nbformat": 4, "cells": cells}), {}).steps
+    assert first.cell.metadata == {"tags": ["ok"]}
+    assert second.cell.metadata == {"tags": ["ok"], "keep": 1}
+
+
+def test_cells_without_number_are_refused_before_they_are_checked() -> None:
+    with pytest.raises(ValueError, match="200,000 cells, more than 10,000"):
+        steps_of(json.dumps({"nbformat": 4, "cells": [{"cell_type": "code"}] * 200_000}), {})
+
+
 def test_outputs_of_cells_that_do_not_run_are_kept() -> None:
     output = new_output("stream", text="kept")
     cell = new_code_cell("1", outputs=[output], metadata={"tags": ["skip-execution"]})

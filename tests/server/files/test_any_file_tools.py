@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import os
 import sys
@@ -53,7 +54,7 @@ async def test_text_comes_unchanged_after_one_line_of_the_servers(files: Any) ->
     }
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "utf-8-sig", "UTF_8_SIG"])
 async def test_text_is_written_and_read_in_another_encoding(files: Any, encoding: str) -> None:
     client, folder = files
     await call(client, "write_file", path="a.txt", content="größe\n", encoding=encoding)
@@ -63,6 +64,67 @@ async def test_text_is_written_and_read_in_another_encoding(files: Any, encoding
     with pytest.raises(ToolError, match="can't be encoded as"):
         await call(client, "write_file", path="a.txt", content="日本", encoding="latin-1")
     assert (folder / "a.txt").read_bytes() == "größe\n".encode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("marked", [codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE, b""])
+async def test_wide_text_is_read_in_pages_by_its_mark(
+    files: Any, encoding: str, marked: bytes
+) -> None:
+    client, folder = files
+    text = "".join(f"größe 𝄞 {number}\n" for number in range(500))
+    if encoding == "utf-16" and marked:
+        name = "utf-16-be" if marked == codecs.BOM_UTF16_BE else "utf-16-le"
+        folder.joinpath("a.txt").write_bytes(marked + text.encode(name))
+    else:
+        folder.joinpath("a.txt").write_bytes(text.encode(encoding))
+    found, offset = "", 0
+    while offset is not None:
+        given = {"path": "a.txt", "encoding": encoding, "offset": offset, "limit": 1_001}
+        result = await call(client, "read_file", **given)
+        found += result.content[1].text
+        offset = result.structured_content["next_offset"]
+    assert found == text
+
+
+async def test_a_pattern_finds_files_in_any_folder(files: Any) -> None:
+    client, folder = files
+    (folder / "data/new").mkdir(parents=True)
+    for name in ("a.csv", "data/b.csv", "data/new/c.csv", "data/new/d.txt"):
+        (folder / name).touch()
+    for pattern, names in {
+        "*.csv": "a.csv data/b.csv data/new/c.csv",
+        "**/*.csv": "a.csv data/b.csv data/new/c.csv",
+        "data/**/*.csv": "data/b.csv data/new/c.csv",
+        "data/*.csv": "data/b.csv data/new/c.csv",
+        "**/new/?.txt": "data/new/d.txt",
+        "[!a].csv": "data/b.csv data/new/c.csv",
+        "none": "",
+    }.items():
+        listed = (await call(client, "list_files", pattern=pattern)).structured_content
+        assert " ".join(each["path"] for each in listed["files"]) == names, pattern
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes")
+async def test_a_link_to_a_name_that_is_no_text_is_refused_in_words(files: Any) -> None:
+    client, folder = files
+    os.makedirs(folder, exist_ok=True)
+    os.mkdir(os.path.join(os.fsencode(folder), b"\xff"))
+    strange = os.path.join(os.fsencode(folder), b"\xff", b"x.py")
+    with open(strange, "w") as file:
+        file.write("print('here')")
+    os.symlink(strange, folder / "link.py")
+    os.symlink(os.path.dirname(strange), folder / "folder")
+    for tool, given in (
+        ("read_file", {"path": "link.py"}),
+        ("write_file", {"path": "folder/new.txt", "content": "x"}),
+        ("run_python", {"file_name": "link.py"}),
+        ("run_python", {"module": "x", "cwd": "folder"}),
+        ("run_notebook", {"path": "folder/x.ipynb"}),
+    ):
+        with pytest.raises(ToolError, match="link to a name that is not Unicode"):
+            await call(client, tool, **given)
+    assert (await call(client, "list_files")).structured_content["total"] == 0
 
 
 async def test_a_large_text_is_read_in_pages_of_whole_lines(files: Any) -> None:
@@ -126,6 +188,9 @@ async def test_pictures_are_seen(files: Any) -> None:
     raw = await call(client, "read_file", path="plot.dat", encoding="bytes")
     assert base64.b64decode(raw.content[1].resource.blob) == file.getvalue()
     folder.joinpath("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
+    folder.joinpath("huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\xff\xff" * 50)
+    with pytest.raises(ToolError, match=r"huge.png can't be sent: "):
+        await call(client, "read_file", path="huge.png")
     with pytest.raises(ToolError, match="is broken"):
         await call(client, "read_file", path="broken.png")
 

@@ -85,7 +85,7 @@ def test_what_is_read_lies_beneath_the_root(links: dict[str, str], name: str) ->
     with trees(links) as (root, outside):
         before = snapshot(root.parent)
         try:
-            file = paths.read(root, placed(name, root, outside))
+            file = paths.read_python(root, placed(name, root, outside))
         except PathNotAllowedError as refused:
             event(str(refused).split(":")[1])
             assert str(refused).isprintable()
@@ -130,4 +130,4 @@ def test_what_is_listed_can_be_read(links: dict[str, str]) -> None:
         for name, status in paths.walk(root, paths.PYTHON):
             event(name)
             assert (status.st_dev, status.st_ino) in inodes(root)
-            assert paths.read(root, name).source == b"inside"
+            assert paths.read_python(root, name).source == b"inside"

@@ -180,12 +180,12 @@ def test_a_hostile_name_has_its_words_and_touches_nothing_outside(
     descriptors = psutil.Process().num_fds()
 
     if read.startswith("="):
-        file = paths.read(root, name)
+        file = paths.read_python(root, name)
         assert (file.name, file.path) == (read[1:], root / read[1:])
         assert file.source == (root / read[1:]).read_bytes()
     else:
         with pytest.raises(PathNotAllowedError) as refused:
-            paths.read(root, name)
+            paths.read_python(root, name)
         assert str(refused.value).startswith(read)
         assert all(c.isprintable() for c in str(refused.value))
         assert len(str(refused.value)) < 1000
@@ -216,7 +216,7 @@ def test_what_is_listed_can_be_read_and_is_inside(root: Path) -> None:
         "sub/b.py",
     ]
     for name, status in listed.items():
-        assert len(paths.read(root, name).source) == status.st_size
+        assert len(paths.read_python(root, name).source) == status.st_size
 
 
 def test_names_that_break_lines_are_listed_and_names_that_are_no_text_are_not(root: Path) -> None:
@@ -227,7 +227,7 @@ def test_names_that_break_lines_are_listed_and_names_that_are_no_text_are_not(ro
     names = [name for name, _ in paths.walk(root, paths.PYTHON)]
     assert "two\nlines.py" in names
     assert not [name for name in names if "caf" in name]
-    assert paths.shown("two\nlines.py") == r"'two\nlines.py'"
+    assert paths.format_name("two\nlines.py") == r"'two\nlines.py'"
 
 
 def test_a_tree_deeper_than_any_path_is_listed(root: Path) -> None:

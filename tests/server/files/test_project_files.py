@@ -48,13 +48,13 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_a_name_is_relative_to_the_root(root: Path, name: str, found: str) -> None:
-    assert paths.read(root, name).name == found
+    assert paths.read_python(root, name).name == found
 
 
 def test_a_folder_that_is_really_there_goes_before_the_root_name(root: Path) -> None:
     (root / "projects").mkdir()
     (root / "projects" / "a.py").write_text("inner")
-    assert paths.read(root, "projects/a.py").source == b"inner"
+    assert paths.read_python(root, "projects/a.py").source == b"inner"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_folder_that_is_really_there_goes_before_the_root_name(root: Path) -> 
 )
 def test_each_mistake_has_its_words(root: Path, name: str, words: str) -> None:
     with pytest.raises(PathNotAllowedError) as error:
-        paths.read(root, name)
+        paths.read_python(root, name)
     assert str(error.value).startswith(words)
 
 
@@ -89,14 +89,14 @@ def test_a_file_that_is_not_there_may_be_another(root: Path, name: str, meant: s
     (root / "sub" / "hello_world.py").write_text("")
     advice = f"Did you mean {meant}?" if meant else "list_files lists the files."
     with pytest.raises(PathNotAllowedError) as error:
-        paths.read(root, name)
+        paths.read_python(root, name)
     assert str(error.value) == f"Error: File not found: {name}. {advice}"
 
 
 @POSIX
 def test_a_file_with_a_backslash_in_its_name_can_be_read_and_replaced(root: Path) -> None:
     (root / "x\\y.py").write_text("1")
-    assert paths.read(root, "x\\y.py").source == b"1"
+    assert paths.read_python(root, "x\\y.py").source == b"1"
     assert paths.write(root, "x\\y.py", "2") == ("x\\y.py", False)
     assert (root / "x\\y.py").read_text() == "2"
 
@@ -112,7 +112,7 @@ def test_a_file_with_a_backslash_in_its_name_can_be_read_and_replaced(root: Path
 )
 def test_outside_the_root_access_is_denied_whatever_is_there(root: Path, name: str) -> None:
     with pytest.raises(PathNotAllowedError, match="^Error: Access denied: File must be within"):
-        paths.read(root, name)
+        paths.read_python(root, name)
 
 
 @POSIX
@@ -120,7 +120,7 @@ def test_a_huge_file_is_refused_without_being_read(root: Path) -> None:
     with (root / "huge.py").open("wb") as file:
         file.truncate(2 * 1024**3)
     with pytest.raises(PathNotAllowedError, match="2,147,483,648 bytes"):
-        paths.read(root, "huge.py")
+        paths.read_python(root, "huge.py")
 
 
 @POSIX
@@ -131,7 +131,7 @@ def test_a_sparse_file_of_a_terabyte_is_refused_without_being_read(root: Path) -
         except OSError:
             pytest.skip("this file system has no files of that size")
     with pytest.raises(PathNotAllowedError, match="1,099,511,627,776 bytes"):
-        paths.read(root, "sparse.py")
+        paths.read_python(root, "sparse.py")
 
 
 def test_a_file_that_grows_while_it_is_read_is_cut_off_at_the_limit(
@@ -147,7 +147,7 @@ def test_a_file_that_grows_while_it_is_read_is_cut_off_at_the_limit(
 
     monkeypatch.setattr(os, "fstat", then_it_grows)
     with pytest.raises(PathNotAllowedError, match="at most 10,000,000 are read"):
-        paths.read(root, "a.py")
+        paths.read_python(root, "a.py")
 
 
 SOURCES = {
@@ -172,7 +172,7 @@ def test_the_bytes_are_read_as_they_are_and_shown_as_python_reads_them(
     root: Path, source: bytes, text: str | None
 ) -> None:
     (root / "a.py").write_bytes(source)
-    read = paths.read(root, "a.py").source
+    read = paths.read_python(root, "a.py").source
     assert read == source
     assert decoded(read) == (source.decode() if text is None else text)
 
@@ -291,7 +291,7 @@ def test_a_root_that_is_no_longer_there_is_told_and_not_made_again(
 ) -> None:
     change(root)
     for use in (
-        lambda: paths.read(root, str(root / "a.py")),
+        lambda: paths.read_python(root, str(root / "a.py")),
         lambda: paths.write(root, "x.py", "x"),
         lambda: list(paths.walk(root, paths.PYTHON)),
     ):
@@ -305,7 +305,7 @@ def test_a_root_that_was_made_anew_is_used(root: Path) -> None:
     shutil.rmtree(root)
     root.mkdir()
     paths.write(root, "x.py", "x")
-    assert paths.read(root, "x.py").source == b"x"
+    assert paths.read_python(root, "x.py").source == b"x"
 
 
 @ORDINARY
@@ -315,7 +315,7 @@ def test_what_may_not_be_read_or_written_says_so(root: Path) -> None:
     try:
         for name in ("a.py", "sub/b.py"):
             with pytest.raises(PathNotAllowedError, match=f"can't be read: {name}: Permission"):
-                paths.read(root, name)
+                paths.read_python(root, name)
         with pytest.raises(PathNotAllowedError, match=r"can't be written: sub/x.py: Permission"):
             paths.write(root, "sub/x.py", "x")
         assert [name for name, _ in paths.walk(root, paths.PYTHON)] == ["a.py"]
@@ -328,7 +328,7 @@ def test_a_folder_that_may_be_entered_but_not_listed_is_walked_through(root: Pat
     (root / "sub").chmod(0o300)
     try:
         if sys.platform == "linux":
-            assert paths.read(root, "sub/b.py").source == b"print('b')"
+            assert paths.read_python(root, "sub/b.py").source == b"print('b')"
             paths.write(root, "sub/new.py", "x")
         assert [name for name, _ in paths.walk(root, paths.PYTHON)] == ["a.py"]
     finally:

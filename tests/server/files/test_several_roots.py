@@ -35,9 +35,9 @@ def test_names_begin_in_the_first_folder_or_with_the_name_of_another(
     ):
         if sys.platform == "win32" and "/" in known_as and os.sep in name:
             continue
-        file = projects.read(name)
+        file = projects.read_python(name)
         assert (file.source.decode(), file.name) == (f"# {read}", known_as)
-        assert projects.read(file.name).path == file.path
+        assert projects.read_python(file.name).path == file.path
 
 
 def test_an_entry_of_the_first_folder_comes_before_another_folder_of_its_name(
@@ -45,11 +45,11 @@ def test_an_entry_of_the_first_folder_comes_before_another_folder_of_its_name(
 ) -> None:
     (tmp_path / "first" / "data").mkdir()
     with pytest.raises(PathNotAllowedError, match="File not found: data/a.py"):
-        projects.read("data/a.py")
+        projects.read_python("data/a.py")
     assert projects.write("data/new.py", "1") == ("data/new.py", True)
     assert (tmp_path / "first/data/new.py").exists()
     other = str(tmp_path / "data" / "a.py")
-    assert projects.read(other).name == Path(other).as_posix()
+    assert projects.read_python(other).name == Path(other).as_posix()
 
 
 def test_all_folders_are_listed_with_names_that_can_be_read(
@@ -58,7 +58,7 @@ def test_all_folders_are_listed_with_names_that_can_be_read(
     names = [name for name, _ in projects.walk(project_files.PYTHON)]
     twins = [(tmp_path / each / "twin/a.py").as_posix() for each in "xy"]
     assert names == ["a.py", "data/a.py", *twins]
-    assert {projects.read(name).source for name in names}.__len__() == 4
+    assert {projects.read_python(name).source for name in names}.__len__() == 4
     assert [name for name, _ in projects.walk(None, "data")] == ["data/a.py"]
     assert [name for name, _ in projects.walk(None, str(tmp_path / "home"))] == [
         (tmp_path / "home/a.py").as_posix()
@@ -75,7 +75,7 @@ def test_the_servers_own_files_are_nobodys(projects: Projects, tmp_path: Path, n
     os.link(first / "notebooks" / "a.py", first / "hard.py")
     own = Projects(projects.roots, None, (*projects.hidden, first / "notebooks" / "a.py"))
     name = name.format(first)
-    for use in (own.read, own.status, lambda name: own.write(name, "x")):
+    for use in (own.read_python, own.status, lambda name: own.write(name, "x")):
         with pytest.raises(PathNotAllowedError, match="belongs to the server itself"):
             use(name)
     assert (first / "notebooks" / "a.py").read_text() == "# first/notebooks"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.server.errors import PathNotAllowedError
+from rmi_agent.server.files import Projects, identities
 from rmi_agent.server.files import project_files as paths
 
 from tests.server.files.trees import snapshot
@@ -107,13 +108,55 @@ def test_ten_thousand_reads_of_a_path_that_flips_leak_nothing(
     with flipping(root / flipped, root.parent / "outside" / flipped):
         for _ in range(TRIES):
             try:
-                source = paths.read(root, name).source
+                source = paths.read_python(root, name).source
             except PathNotAllowedError as error:
                 seen[outcome(error)] += 1
             else:
                 seen["done" if source == b"inside" else "leaked"] += 1
     assert seen["leaked"] == 0, seen
     really_raced(seen)
+
+
+@pytest.mark.parametrize("flipped", ["x.py", "sub"])
+def test_the_servers_own_files_in_a_project_are_never_read_nor_replaced(
+    root: Path, flipped: str
+) -> None:
+    own = root / "own" / flipped
+    (own if flipped == "sub" else own.parent).mkdir(parents=True)
+    secret, name = (own / "x.py", "sub/x.py") if flipped == "sub" else (own, "x.py")
+    secret.write_text("canary")
+    (root / "x.py").write_text("inside")
+    projects = Projects((root,), None, (secret.parent if flipped == "sub" else secret,))
+    seen: Counter[str] = Counter()
+    with flipping(root / flipped, own):
+        for number in range(TRIES):
+            try:
+                if number % 2:
+                    source = projects.read_python(name).source
+                else:
+                    source = projects.write(name, "inside")[0].encode() and b"inside"
+            except PathNotAllowedError as error:
+                seen["looked" if "the server itself" in str(error) else "caught"] += 1
+            else:
+                seen["done" if source == b"inside" else "leaked"] += 1
+    assert (seen["leaked"], secret.read_text()) == (0, "canary"), seen
+    really_raced(seen)
+
+
+def test_the_servers_own_folder_is_closed_by_any_name(root: Path) -> None:
+    (root / "work/notebooks").mkdir(parents=True)
+    (root / "work/notebooks/canary.ipynb").write_text("canary")
+    hidden = (root / "work/notebooks",)
+    projects = Projects((root,), None, hidden, identities(hidden))
+    (root / "work").rename(root / "moved")  # as code may, that can't look into it
+    name = "moved/notebooks/canary.ipynb"
+    with pytest.raises(PathNotAllowedError, match="the server itself"):
+        projects.status(name)
+    with pytest.raises(PathNotAllowedError) as error:
+        projects.status("moved/notebook/canary.ipynb")
+    assert "Did you mean" not in str(error.value)
+    assert name not in [each for each, _ in projects.walk(None)]
+    assert [each for each, _ in projects.walk(None, "moved")] == []
 
 
 @pytest.mark.parametrize(("flipped", "name"), PLACES.values(), ids=PLACES)

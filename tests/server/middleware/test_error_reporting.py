@@ -69,6 +69,6 @@ async def test_resources_and_prompts_say_it_as_well(
     monkeypatch.setattr(paths, "read_text", failing(error))
     with pytest.raises(MCPError, match="Free disk space"):
         await client.read_resource("python-file://hello.py")
-    monkeypatch.setattr(paths, "read", failing(error))
+    monkeypatch.setattr(paths, "read_python", failing(error))
     with pytest.raises(MCPError, match="Free disk space"):
         await client.get_prompt("fix_script", {"file_name": "hello.py"})

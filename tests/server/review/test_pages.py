@@ -107,6 +107,12 @@ async def test_the_title_is_the_first_line_that_tells_something(
         assert f">{title}</a></h2>" in (await http.get("/")).text
 
 
+async def test_a_heading_is_a_title_without_its_markup(folder: Path) -> None:
+    write(folder, "one", {"cell_type": "markdown", "source": "## The *growth* of `x`\n\ntext"})
+    async with visiting(folder) as http:
+        assert ">The growth of x</a></h2>" in (await http.get("/")).text
+
+
 async def test_fifty_are_on_a_page(folder: Path) -> None:
     for number in range(120):
         write(

@@ -35,12 +35,21 @@ server.serve_forever()
 """
 CHILD = "import subprocess, sys\nsubprocess.run([sys.executable, 'serve.py'])"
 TALKS = "import time\nfor n in range(1000):\n    print('tick', n, flush=True); time.sleep(0.2)"
+FORKS = """\
+import os, socket, time
+server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+print("port", server.getsockname()[1], flush=True)
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(600)
+"""
 FILES = {
     "serve.py": SERVER,
     "child.py": CHILD,
     "talks.py": TALKS,
     "ends.py": "print('done')",
     "fails.py": "1/0",
+    "forks.py": FORKS,
     "floods.py": "import time\nprint('x' * 300_000)\ntime.sleep(60)",
 }
 
@@ -165,6 +174,23 @@ async def test_half_of_the_kernels_stay_for_other_runs(client: Client[Any]) -> N
         await start(client, "talks.py")
     runs = [call(client, "run_cell", code="1") for _ in range(8)]
     assert all(told.startswith("1\n") for told, _ in await asyncio.gather(*runs))
+
+
+@pytest.mark.slow
+async def test_many_that_are_started_at_once_take_half_of_the_kernels(client: Client[Any]) -> None:
+    calls = [start(client, "talks.py") for _ in range(6)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [each for each in results if isinstance(each, ToolError)]
+    assert len(refused) == 3 and "Half of the kernels" in str(refused[0])
+    assert all(each[1]["status"] == "running" for each in results if isinstance(each, tuple))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are known on Linux")
+async def test_what_a_program_leaves_behind_that_listens_is_named(client: Client[Any]) -> None:
+    text, facts = await start(client, "forks.py")
+    assert facts["status"] == "ok"
+    (port,) = re.findall(r"what it started listens on \[::1\]:(\d+): close_session ends", text)
+    assert f"port {port}\n" in text
 
 
 @pytest.mark.slow

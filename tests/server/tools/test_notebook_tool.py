@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
+from jupyter_client.kernelspec import KernelSpecManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from rmi_agent.server import App, load
 from rmi_agent.server.tools.notebook_report import NOTEBOOK_SCHEMA
@@ -87,7 +89,8 @@ async def test_a_notebook_runs_in_its_folder_and_is_the_record(
     assert "[rmi-agent: 2 pictures, in cell 5 (2).]" in told
     assert f"[rmi-agent: read_output(session_id={key!r}, cell=N) returns a cell's output" in told
     assert facts["pictures"] == {"5": 2}
-    assert "[rmi-agent: Wrote sub/new.txt, 1 bytes]" in told
+    assert "[rmi-agent: Wrote sub/new.txt, 1 byte]" in told
+    assert facts["written"] == {"files": [{"path": "sub/new.txt", "bytes": 1}], "more": 0}
     assert "data" not in told
     out = await client.call_tool("read_output", {"session_id": key, "cell": 3})
     assert out.content[0].text.startswith("data 5 0.5\n")
@@ -204,6 +207,7 @@ async def test_it_ends_early(client: Client[Any], folder: Path, app: App, how: s
         status = {"restart": "interrupted", "interrupt": "interrupted", "time": "timeout"}
         assert facts["status"] == status.get(how, "ok" if how == "exit" else "dead"), told
         assert facts["failed_cell"] == (None if how == "exit" else 2), told
+        assert ("goes on with its variables" in told) == (how in ("interrupt", "restart", "time"))
     assert session.count == 2
     assert await look(client, session.id, "'a' in globals()") == str(how not in ("dies", "restart"))
 
@@ -259,6 +263,28 @@ async def test_what_can_not_be_run_is_refused_in_words(
         await client.call_tool("run_notebook", given)
     assert why in str(refused.value)
     assert len(app.sessions.by_id) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="bash")
+async def test_another_language_runs_in_an_environment_of_it(
+    client: Client[Any], folder: Path, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Bash", "language": "bash"}
+    (tmp_path / "kernel.json").write_text(json.dumps(spec))
+    specs = KernelSpecManager()
+    specs.install_kernel_spec(str(tmp_path), "bash", user=True)
+    name = write(folder, "shell.ipynb", "echo $((40 + 2))", language_info={"name": "bash"})
+    try:
+        with pytest.raises(ToolError, match="environment names another kernelspec"):
+            await run(client, name)
+        _, facts = await run(client, name, environment="bash")
+        assert facts["status"] == "ok"
+        assert await look(client, facts["session_id"], "echo $((1 + 2))") == "3"
+        await run(client, name, session_id=facts["session_id"])
+    finally:
+        specs.remove_kernel_spec("bash")
 
 
 @pytest.mark.slow

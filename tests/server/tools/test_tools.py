@@ -16,7 +16,7 @@ from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
 from rmi_agent.server import App, load
 from rmi_agent.server.tools import caller
-from rmi_agent.server.tools.results import RUN_SCHEMA
+from rmi_agent.server.tools.run_facts import RUN_SCHEMA
 
 pytestmark = pytest.mark.anyio
 

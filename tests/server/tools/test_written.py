@@ -33,6 +33,8 @@ async def test_a_run_names_what_it_has_written(client: Client[Any], projects: Pa
     )
     quiet = await run(client, "run_cell", code="open('w/out.csv').close()")
     assert "Wrote" not in quiet.content[0].text and not links(quiet)
+    assert result.structured_content["written"]["files"] == [{"path": "w/out.csv", "bytes": 12_345}]
+    assert "written" not in quiet.structured_content
 
 
 @pytest.mark.slow
@@ -77,11 +79,21 @@ async def test_many_files_are_counted(client: Client[Any]) -> None:
     result = await run(client, "run_cell", code=code)
     assert "; many/09, 0 bytes; 15 more files]" in result.content[0].text
     assert len(links(result)) == 10
+    facts = result.structured_content["written"]
+    assert facts["files"][9] == {"path": "many/09", "bytes": 0}
+    assert (len(facts["files"]), facts["more"]) == (10, 15)
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (12_345, "12 kB"), (9_999_999, "10 MB"), (5e9, "5 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (12_345, "12 kB"),
+        (9_999_999, "10 MB"),
+        (5e9, "5 GB"),
+    ],
 )
 def test_a_size_is_short(number: float, text: str) -> None:
     assert size(int(number)) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -126,6 +127,15 @@ async def test_an_empty_file_and_conditions(server: Served) -> None:
     made = await server.http.put("/files/other", content=b"x", headers=only_new)
     assert made.status_code == 201
 
+    async def beside(text: str) -> AsyncIterator[bytes]:
+        yield text.encode()
+        if text == "late":  # the other one is done by then
+            await server.http.put("/files/one", content=beside("early"), headers=only_new)
+
+    late = await server.http.put("/files/one", content=beside("late"), headers=only_new)
+    assert (late.status_code, (server.folder / "one").read_text()) == (412, "early")
+    assert sorted(each.name for each in server.folder.iterdir()) == ["empty", "one", "other", "own"]
+
 
 @pytest.mark.parametrize(
     "name",
@@ -218,6 +228,47 @@ async def test_a_link_downloads_one_file_once(server: Served) -> None:
     for method in ("GET", "POST"):
         used = await server.http.request(method, link, headers=person)
         assert used.status_code == 404 and "does not work" in used.text
+
+
+@pytest.mark.slow
+async def test_a_download_that_breaks_off_does_not_use_up_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / "python_projects"
+    folder.mkdir()
+    with open(folder / "big.bin", "wb") as file:
+        file.truncate(200_000_000)
+    with http_server(folder, RMI_AGENT_SANDBOX="off") as (url, process):
+        headers = {"Authorization": f"Bearer {token()}"}
+        async with Client(StreamableHttpTransport(f"{url}/mcp", headers=headers)) as client:
+            read = await client.call_tool("read_file", {"path": "big.bin"})
+        (link,) = re.findall(rf"{url}/download/\S+/big.bin", read.content[0].text)
+        async with (
+            httpx2.AsyncClient(headers={"Origin": url}) as person,
+            person.stream("POST", link) as answer,
+        ):
+            await anext(answer.aiter_raw())
+        async with httpx2.AsyncClient(headers={"Origin": url}) as person:
+            async with asyncio.timeout(20):
+                while (await person.get(link)).status_code != 200:
+                    await asyncio.sleep(0.05)
+            async with person.stream("POST", link) as answer:
+                assert sum([len(part) async for part in answer.aiter_raw()]) == 200_000_000
+            assert (await person.post(link)).status_code == 404
+        open_files = [each.path for each in psutil.Process(process.pid).open_files()]
+        assert str(folder / "big.bin") not in open_files
+
+
+async def test_odd_files_and_conditions_are_answered(server: Served) -> None:
+    file = server.folder / "a.txt"
+    file.write_text("text")
+    tag = (await server.http.get("/files/a.txt")).headers["etag"]
+    for condition in (f'"x", W/{tag}', "*"):
+        got = await server.http.get("/files/a.txt", headers={"If-None-Match": condition})
+        assert (got.status_code, got.content) == (304, b"")
+    for time in (-1, 2**33, 2**38):
+        os.utime(file, (time, time))
+        for method in ("GET", "HEAD"):
+            got = await server.http.request(method, "/files/a.txt", headers={"If-Range": tag})
+            assert (got.status_code, got.headers["content-length"]) == (200, "4")
 
 
 async def test_a_link_that_was_changed_or_is_old_or_leads_elsewhere_does_not_work(
