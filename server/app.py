@@ -33,6 +33,7 @@ from .state_dir import VERSION
 from .tools import (
     CallerFiles,
     Completions,
+    EnvironmentChoice,
     EnvironmentTools,
     FileTools,
     Prompts,
@@ -164,16 +165,16 @@ class App:
         self.links = None if link_key is None else Links(link_key)
         remote = RemoteFiles(settings, self.links)
         written = WrittenFiles(self.files, self.changes, remote)
-        environments = EnvironmentTools(settings, self.opening, policy, self.files)
-        self.runs = RunTools(settings, self.opening, self.worker, self.files, environments, written)
+        choice = EnvironmentChoice(settings, self.opening, policy, self.files)
+        self.runs = RunTools(settings, self.opening, self.worker, self.files, choice, written)
         for part in (
             self.runs,
-            environments,
+            EnvironmentTools(settings, self.opening, self.files, choice),
             SessionTools(settings, self.opening),
             FileTools(settings, self.worker, self.files, remote),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),
-            ResumeTool(settings, self.opening, self.runs.follower, environments),
+            ResumeTool(settings, self.opening, self.runs.follower, choice),
             Prompts(self.files),
             Completions(self.opening, self.files),
         ):

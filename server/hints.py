@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..kernels import LOCAL, KernelError
-from .launch import kernels_are_here
+from .launch import environment_is_fixed, kernels_are_here
 from .module_names import package_of
 from .plaintext import plain
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..kernels import Failed, Failure, Policy, Sessions
+    from ..kernels import Environment, Failed, Failure, Policy, Sessions
 
 ABSENT = {errno.ENOENT, errno.ENOTDIR}
 DENIED = {errno.EACCES, errno.EPERM}
@@ -53,6 +53,7 @@ class Hints:
         self._projects, self._policy = settings.projects, policy
         self._roots = settings.roots
         self._is_here = kernels_are_here(settings)
+        self._is_fixed = environment_is_fixed(settings)
         self._is_copy = not self._is_here and settings.remote_files != "shared"
 
     async def of(self, failed: Failed) -> str:
@@ -63,7 +64,7 @@ class Hints:
             hint = (
                 self._of_loop(failed, failure)
                 or await self._of_port(failed, failure)
-                or await asyncio.to_thread(self._of_module, failure)
+                or await asyncio.to_thread(self._of_module, failed, failure)
                 or await asyncio.to_thread(self._of_path, failed.principal, failure)
                 or self._of_network(failure)
                 or await self._of_name(failed, failure)
@@ -93,20 +94,48 @@ class Hints:
                 )
         return ""
 
-    def _of_module(self, failure: Failure) -> str:
+    def _of_module(self, failed: Failed, failure: Failure) -> str:
         name = failure.missing
         if failure.name != "ModuleNotFoundError" or not name.isidentifier():
             return ""
-        if self._policy is not None and not self._policy.network:
-            return ""  # nothing can be installed
+        package, is_certain = package_of(name)
+        if hint := self._of_lock(failed, package if is_certain else name):
+            return hint
         if name in sys.stdlib_module_names or any(is_in(root, name) for root in self._roots):
             return ""
-        package, is_certain = package_of(name)
+        if self._policy is not None and not self._policy.network:
+            return ""  # nothing can be installed
+        way = ways_to_install(package if is_certain else name, failed.environment)
         if is_certain:
-            return f"{name} is in the package {package}: `%pip install {package}` in run_cell."
+            return f"{name} is in the package {package}: {way}."
         if package:
             return f"There is no module {name}: did you mean {package}?"
-        return f"If the package has the module's name: `%pip install {name}` in run_cell."
+        return f"If the package has the module's name: {way}."
+
+    def _of_lock(self, failed: Failed, package: str) -> str:
+        """Whether a project's lock waits to be installed, which has to be asked for."""
+        if self._is_fixed or package in sys.stdlib_module_names:
+            return ""
+        folder = failed.folder or self._projects
+        root = next((each for each in self._roots if folder.is_relative_to(each)), folder)
+        unsynced = self.sessions.environments.unsynced
+        project = unsynced(folder, root, failed.environment, package)
+        if project is None:
+            return ""
+        is_known = project.is_relative_to(self._projects)
+        name = project.relative_to(self._projects).as_posix() if is_known else project.as_posix()
+        if failed.environment is None:
+            what = (
+                f"The project {name[:SHOWN]} has a uv.lock and no environment yet; this ran in"
+                " the default one."
+            )
+            then = "makes one: then run it in a fresh session"
+        else:
+            what = f"{package} is in uv.lock, but not in the environment {failed.environment.name}."
+            then = "installs it"
+        if self._policy is not None and not self._policy.network:
+            return f"{what} Code has no network to install it (RMI_AGENT_SANDBOX_NETWORK)."
+        return f"{what} install_packages([], environment={name[:SHOWN]!r}) {then}."
 
     def _of_path(self, principal: str, failure: Failure) -> str:
         if not failure.filename:
@@ -167,6 +196,15 @@ class Hints:
             if is_known:
                 return f"{name} is defined in your session {session.id}: pass that session_id."
         return ""
+
+
+def ways_to_install(package: str, environment: Environment | None) -> str:
+    """How a package comes into the environment that code ran in."""
+    if environment is not None and environment.kind == "script":
+        return f"add {package!r} to the dependencies in the file's `# /// script` block"
+    if environment is not None:
+        return f"install_packages([{package!r}], environment={environment.name!r})"
+    return f"`%pip install {package}` in run_cell"
 
 
 def is_hidden(path: Path) -> bool:

@@ -64,6 +64,7 @@ INHERITED = {
     "NUMBER_OF_PROCESSORS",
     "PROCESSOR_ARCHITECTURE",
 }
+FOR_TOOLS = {"UV_NO_PROGRESS": "1"}  # bars that grow are one line each in a result
 # Variables that provisioners of remote kernels read; passed on unless their name matches SECRET.
 PROVISIONERS = re.compile(r"(KERNEL|GP|EG)_\w+")
 SECRET = re.compile(r"PWD|PASS|TOKEN|SECRET|CREDENTIAL|KEY(?!TAB)")
@@ -77,7 +78,7 @@ def launch(settings: Settings) -> Launch:
         cwd=settings.projects,
         runtime=Path(),
         kernel_name=settings.kernel_name,
-        env=inherited(settings) if kernels_are_here(settings) else {},
+        env={**FOR_TOOLS, **inherited(settings)} if kernels_are_here(settings) else {},
         package_env=uv_settings(settings),
         output_limit=settings.output_limit,
         preload=settings.kernel_preload,
@@ -158,6 +159,12 @@ def kernels_are_here(settings: Settings) -> bool:
     from ..kernels import is_here
 
     return not settings.jupyter_server_url and is_here(settings.kernel_name)
+
+
+def environment_is_fixed(settings: Settings) -> bool:
+    """Whether the server's settings choose the environment of all sessions that name none."""
+    field = type(settings).model_fields["kernel_name"]
+    return settings.kernel_name != field.default or not kernels_are_here(settings)
 
 
 def make_folders(settings: Settings) -> None:

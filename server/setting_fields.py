@@ -128,8 +128,8 @@ class Settings(BaseModel):
     memory_limit: Annotated[Bytes, Default("2GB")] = Field(
         2_000_000_000,
         ge=0,
-        description="Max memory of all processes of a session together, shared memory included;"
-        " beyond it, the kernel is killed. 0: no limit.",
+        description="Max memory of all processes of a session together, shared memory included,"
+        " and of a run of uv; beyond it, they are killed. 0: no limit.",
     )
     sandbox: Annotated[
         Literal["auto", "bwrap", "landlock", "off"],

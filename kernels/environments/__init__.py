@@ -11,9 +11,10 @@ from .discovery import (
     projects_beneath,
     pythons,
     requires_python,
+    unsynced,
 )
 from .environment import Environment, at, installed, is_servers_own, own_series
-from .inline_script import inline_metadata
+from .inline_script import inline_metadata, lock_of
 from .installing import (
     Changes,
     changes_in,
@@ -35,17 +36,8 @@ from .lending import (
     own_packages,
 )
 from .lending import PROGRAM as LENT_KERNEL
-from .uv import (
-    OnLine,
-    Place,
-    build,
-    digest,
-    kernel_commands,
-    run,
-    script_commands,
-    where_uv_is,
-    words_of,
-)
+from .running import Job, Jobs, OnLine, Place, Recipe, build, run, tidy
+from .uv import digest, kernel_commands, script_commands, where_uv_is
 
 __all__ = [
     "LENT_KERNEL",
@@ -54,9 +46,12 @@ __all__ = [
     "WANTED",
     "Changes",
     "Environment",
+    "Job",
+    "Jobs",
     "OnLine",
     "Place",
     "Python",
+    "Recipe",
     "at",
     "build",
     "changes_in",
@@ -75,6 +70,7 @@ __all__ = [
     "kernel_of",
     "link_own",
     "link_tools",
+    "lock_of",
     "nearest",
     "own_packages",
     "own_series",
@@ -84,6 +80,7 @@ __all__ = [
     "run",
     "script_commands",
     "sync_command",
+    "tidy",
+    "unsynced",
     "where_uv_is",
-    "words_of",
 ]

@@ -18,11 +18,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from ..regular_file import regular_file
-from .environment import CONFIG, OLDEST
+from .environment import CONFIG, OLDEST, Environment, normalized
 
 VENV = ".venv"
 SKIPPED = {"node_modules", "__pycache__", "site-packages"}
 MOST_BYTES = 1_000_000  # max bytes of a pyproject.toml
+MOST_LOCK = 10_000_000  # max bytes of a lock file that are read
+LOCKED = re.compile(rb'^\[\[package\]\]\s+name = "([^"]+)"', re.MULTILINE)
 DEEPEST = 3  # folders below the root that are searched for environments
 MOST_FOLDERS = 2_000  # max folders that are searched
 
@@ -47,6 +49,37 @@ def nearest(folder: Path, root: Path) -> Path | None:
 def is_locked_project(folder: Path) -> bool:
     """Whether `uv sync` could make a folder's environment."""
     return (folder / "uv.lock").is_file() and (folder / "pyproject.toml").is_file()
+
+
+def locked_packages(project: Path) -> set[str]:
+    """The normalized names of the packages in a project's `uv.lock`; none if it can't be read."""
+    try:
+        with open(project / "uv.lock", "rb", opener=regular_file) as file:
+            text = file.read(MOST_LOCK)
+    except OSError:
+        return set()
+    return {normalized(name.decode("utf-8", "replace")) for name in LOCKED.findall(text)}
+
+
+def unsynced(
+    folder: Path, root: Path, environment: Environment | None, package: str
+) -> Path | None:
+    """The project of a folder whose lock waits to be installed; None if none does.
+
+    Args:
+        folder: what ran is in it.
+        root: the folder that is searched last.
+        environment: what it ran in; None is the default environment.
+        package: what it lacks; if the project has an environment, its lock must name that.
+    """
+    project = nearest(folder, root)
+    if project is None or not is_locked_project(project):
+        return None
+    if not os.path.lexists(project / VENV):
+        return project if environment is None else None
+    if environment is None or str(environment.prefix) != os.path.realpath(project / VENV):
+        return None
+    return project if normalized(package) in locked_packages(project) else None
 
 
 def requires_python(project: Path) -> SpecifierSet:

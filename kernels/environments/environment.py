@@ -6,6 +6,7 @@ its files are read as data.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -43,6 +44,7 @@ class Environment:
         ipykernel: the version of the one that its kernels run; empty if that is not known.
         lent: a folder with that ipykernel, for an environment that has none.
         tools: a folder with pip and uv, for an environment that has none.
+        state: differs once packages have been installed or removed.
     """
 
     kind: Kind
@@ -53,6 +55,7 @@ class Environment:
     ipykernel: str = ""
     lent: Path | None = None
     tools: Path | None = None
+    state: int = 0
 
     @property
     def python(self) -> str:
@@ -119,7 +122,8 @@ def at(prefix: Path, kind: Kind, name: str) -> Environment:
     # As `site` reads it: without that line, an environment sees the packages.
     if config.get("include-system-site-packages", "true").lower() == "true":
         base = Path(config.get("home", "")).parent / packages.relative_to(prefix)
-    return Environment(kind, name, prefix, found[0], base)
+    state = hash((state_of(packages), state_of(base) if base else ()))
+    return Environment(kind, name, prefix, found[0], base, state=state)
 
 
 def config_of(prefix: Path) -> dict[str, str] | None:
@@ -187,6 +191,17 @@ def installed(packages: Path) -> dict[str, str]:
         return {}
     matches = (DIST_INFO.fullmatch(name) for name in sorted(names))
     return {normalized(match[1]): match[2] for match in matches if match}
+
+
+def state_of(packages: Path) -> tuple[tuple[str, int], ...]:
+    """What tells that packages have been installed or removed: what describes and links them."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(packages) as entries:
+        for entry in entries:
+            if entry.name.endswith((".dist-info", ".pth")):
+                with contextlib.suppress(OSError):
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns))
+    return tuple(sorted(found))
 
 
 def all_installed(environment: Environment) -> dict[str, str]:

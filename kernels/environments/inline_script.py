@@ -1,6 +1,6 @@
 """The metadata that a script declares about itself: its dependencies and its Python (PEP 723).
 
-Reads a file's text; makes nothing of it.
+Reads files' texts; makes nothing of them.
 """
 
 from __future__ import annotations
@@ -8,18 +8,23 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ..encoding import decoded
 from ..errors import EnvironmentFailed
+from ..regular_file import regular_file
 
 # Source: https://packaging.python.org/en/latest/specifications/inline-script-metadata/
 BEGIN, END = re.compile(r"# /// ([a-zA-Z0-9-]+)"), "# ///"
 MARKER = b"# /// script"  # no block without it
 MOST_TEXT = 25_000  # max characters of a block
+MOST_LOCK = 10_000_000  # max bytes of a script's lock file
+# uv's settings that may be a path: of a source, of an index, of a folder with wheels.
+PLACES = {"path", "url", "find-links", "index-url", "extra-index-url", "cache-dir"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class InlineMetadata:
     Attributes:
         text: the block as JSON, in one form whatever its layout: equal texts, equal environments.
         python: the Pythons that it runs on.
-        block: a block that says the same, if that is no more than dependencies and Pythons.
+        block: a block that says the same; empty if its paths begin at the script's folder.
     """
 
     text: str
@@ -70,10 +75,44 @@ def inline_metadata(source: bytes) -> InlineMetadata | None:
         raise invalid(f"requires-python is {python!r}") from None
     if not dependencies and not python:
         return None
-    if given.keys() - {"dependencies", "requires-python"}:
+    tool = given.get("tool")
+    if isinstance(tool, dict) and has_relative_paths(tool.get("uv")):
         return InlineMetadata(text, wanted)
-    lines = (f"# {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in given.items())
+    lines: Iterable[str] = (f"# {line}" if line else "#" for line in block.split("\n"))
+    if not given.keys() - {"dependencies", "requires-python"}:  # in one form, whatever its layout
+        lines = (
+            f"# {name} = {json.dumps(each, ensure_ascii=False)}" for name, each in given.items()
+        )
     return InlineMetadata(text, wanted, "\n".join(("# /// script", *lines, END, "")))
+
+
+def has_relative_paths(given: object, name: str = "") -> bool:
+    """Whether a table of uv's settings names files by paths that are not absolute."""
+    if isinstance(given, dict):
+        return any(has_relative_paths(value, key) for key, value in given.items())
+    if isinstance(given, list):
+        return any(has_relative_paths(value, name) for value in given)
+    if name == "workspace":
+        return True
+    is_place = name in PLACES and isinstance(given, str)
+    return is_place and "://" not in str(given) and not str(given).startswith("/")
+
+
+def lock_of(script: Path) -> str:
+    """What a script's lock file says; empty if there is none.
+
+    Raises:
+        EnvironmentFailed: it is too large.
+    """
+    path = script.with_name(f"{script.name}.lock")
+    try:
+        with open(path, "rb", opener=regular_file) as file:
+            text = file.read(MOST_LOCK + 1)
+    except OSError:
+        return ""
+    if len(text) > MOST_LOCK:
+        raise EnvironmentFailed(f"{path.name} is larger than {MOST_LOCK:,} bytes. Make it again.")
+    return text.decode("utf-8", "replace")
 
 
 def blocks_in(lines: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -16,8 +16,9 @@ def main() -> None:
     if not getattr(sys.flags, "safe_path", False):
         del sys.path[0]  # this program's folder
     sys.path.append(lent)
-    with contextlib.suppress(OSError):
-        os.utime(sys.prefix)  # it is in use: see `build.py`
+    for used in (sys.prefix, lent):
+        with contextlib.suppress(OSError):
+            os.utime(used)  # see `tidy_store.py`
     runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
 
 

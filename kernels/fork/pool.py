@@ -24,6 +24,9 @@ RETRY = 30.0  # seconds until one is tried again for an environment that somebod
 MAX_FAILURES = 2  # times in a row a template may exit before its first kernel; then we give up
 MAX_TEMPLATES = 8  # that fork at the same time; the least recently used makes room
 MAX_EXTRA = 4  # of them, for environments other than the default ones
+UNUSED = 1_800.0  # seconds after which those are retired
+MAX_EXTRA_BYTES = 500_000_000  # of all of those; the one used last is kept even if it has more
+USED = 60.0  # seconds in which a template is not retired for its memory
 CLOSE_TIMEOUT = 2.0  # max seconds for all templates together to exit by themselves
 
 
@@ -158,6 +161,7 @@ class Templates:
             except OSError as error:
                 raise CannotFork(f"its template can't be started: {error}") from error
         self._living[key] = template
+        template.used = time.monotonic()
         return template
 
     def _make_room(self, request: Request) -> None:
@@ -167,6 +171,31 @@ class Templates:
             self._retire(self._living.pop(extra[0]))
         while len(self._living) >= MAX_TEMPLATES:
             self._retire(self._living.popitem(last=False)[1])
+
+    @property
+    def has_extra(self) -> bool:
+        """Whether there are templates for environments other than the default ones."""
+        with self._locked():
+            return any(each.is_extra for each in self._living.values())
+
+    def retire_unused(self, unused: float = UNUSED, most_bytes: int = MAX_EXTRA_BYTES) -> None:
+        """Retire templates of other environments than the default ones.
+
+        Those go that nobody has used for long, and those used least recently while all together
+        take too much memory. Measures them, so call it in a thread.
+        """
+        with self._locked():
+            extra = [(key, each) for key, each in self._living.items() if each.is_extra]
+        left, unwanted = most_bytes, []
+        for number, (key, template) in enumerate(reversed(extra)):
+            left -= template.memory()
+            is_excess = left < 0 and number > 0
+            unwanted.append((key, template, min(unused, USED) if is_excess else unused))
+        with self._locked():
+            for key, template, limit in unwanted:
+                is_unused = template.used < time.monotonic() - limit  # now, when nobody asks it
+                if is_unused and self._living.get(key) is template:
+                    self._retire(self._living.pop(key))
 
     def _start(self, request: Request, preload: list[str]) -> Template:
         if request.apart:

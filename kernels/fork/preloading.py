@@ -16,15 +16,47 @@ from typing import Any
 FROM_EACH_OTHER = re.compile(rb"^from \.\w+ import (\([^)]*\)|.*)$", re.MULTILINE)
 
 
-def install_times() -> list[tuple[str, int]]:
-    """The time of the last install or removal in each package folder."""
-    more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    folders = [*site.getsitepackages(), site.getusersitepackages(), *more]
-    times = []
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            times.append((folder, os.stat(folder).st_mtime_ns))
-    return times
+class PackageFolders:
+    """The folders that packages are in, and whether any was installed or removed since."""
+
+    def __init__(self) -> None:
+        more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        self._folders = [*site.getsitepackages(), site.getusersitepackages(), *more]
+        self._times, self._entries = self._changes(), self._listing()
+
+    def have_changed(self) -> bool:
+        """Whether they differ from when this was made, but for caches of bytecode."""
+        if (times := self._changes()) == self._times:
+            return False
+        if self._listing() != self._entries:
+            return True
+        self._times = times
+        return False
+
+    def _changes(self) -> list[int]:
+        """When each folder's entries last changed, in nanoseconds; 0 if there is none."""
+        found = []
+        for folder in self._folders:
+            try:
+                found.append(os.stat(folder).st_mtime_ns)
+            except OSError:
+                found.append(0)
+        return found
+
+    def _listing(self) -> dict[str, int]:
+        """All entries; those that an import does not change with the times of their last changes.
+
+        The first import of a module that nothing has compiled adds a `__pycache__` beside it.
+        """
+        found: dict[str, int] = {}
+        for folder in self._folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    is_code = entry.is_dir() and not entry.name.endswith(".dist-info")
+                    time = 0 if is_code else entry.stat(follow_symlinks=False).st_mtime_ns
+                    if entry.name != "__pycache__":
+                        found[entry.path] = time
+        return found
 
 
 def is_installed(name: str) -> bool:

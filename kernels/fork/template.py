@@ -22,7 +22,7 @@ import psutil
 
 from ..errors import CannotFork, PreloadConflict
 from ..inside import FORMED
-from ..process_tree import mark_process, marking
+from ..process_tree import mark_process, marking, memory_alike
 from .forked_process import ForkedProcess
 from .own_sockets import socket_pair
 from .request import Request
@@ -61,7 +61,7 @@ class Template:
         self.is_extra = first.is_extra
         self.hung = False  # it forked once, and then did not answer in time
         self.kernel_info: dict[str, Any] | None = None  # of all its kernels, if it forms them
-        self._born = time.monotonic()
+        self._born = self.used = time.monotonic()
         self._importing: tuple[str, float] | None = None
         self._unread = b""
         self.line, other_end = socket_pair()
@@ -210,6 +210,10 @@ class Template:
             raise
         forked.adopt, forked.kernel_info = self.adopt, self.kernel_info or {}
         return forked
+
+    def memory(self) -> int:
+        """Bytes that it takes, without its kernels; what these share with it counts in part."""
+        return memory_alike(self.process.pid)
 
     def retire(self) -> None:
         """Tell it to exit once its last kernel has ended."""

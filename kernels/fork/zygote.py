@@ -88,7 +88,7 @@ class Template:
         self.kernels: dict[int, socket.socket] = {}  # pid → the connection that asked for it
         self.forking = False
         self.retired = False  # fork no more kernels, and exit after the last one
-        self.installed, self.env = preloading.install_times(), dict(os.environ)
+        self.packages, self.env = preloading.PackageFolders(), dict(os.environ)
         self.wakeup, writing = os.pipe()
         for end in (self.wakeup, writing):
             os.set_blocking(end, False)
@@ -185,6 +185,10 @@ class Template:
                 self.end()
             line = self.line.fileno()
             readable, _, _ = select.select([self.wakeup, line], [], [], timeout)
+            # Here alone: `select` would wait on if the handler of a signal had read what wakes it.
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self.wakeup, 4096):
+                    pass
             self.reap()
             if line in readable:
                 try:
@@ -208,7 +212,7 @@ class Template:
         connection.settimeout(RECEIVE_TIMEOUT)
         request = None
         try:
-            if preloading.install_times() != self.installed:
+            if self.packages.have_changed():
                 self.report(stale=True)  # a package was installed since; our modules may be old
             elif not self.retired:
                 request = receive(connection)
@@ -252,7 +256,7 @@ class Template:
                 raise ValueError(f"{pid} has ended or is a kernel already")
             connection.sendall(ANSWER.pack(b"p", pid))
             self.kernels[pid] = connection
-        except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever the request has: the other kernels go on
             self.report(refused=repr(error))
             connection.close()
         finally:
@@ -269,9 +273,10 @@ class Template:
             os.dup2(stream, number)
         if self.formed:
             self.formed.take(*streams[1:])
-        if self.forms.get("lent"):
-            with contextlib.suppress(OSError):
-                os.utime(sys.prefix)  # it is in use: see `environments/build.py`
+        if lent := self.forms.get("lent"):
+            for used in (sys.prefix, lent):
+                with contextlib.suppress(OSError):
+                    os.utime(used)  # see `environments/tidy_store.py`
         afterfork.take_environment(request, self.env)
         if request["apart"]:
             self.walls.keep_apart()
@@ -304,9 +309,6 @@ class Template:
 
     def reap(self) -> None:
         """Reap children that have ended: kernels, whose exit codes are reported, and orphans."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self.wakeup, 4096):
-                pass
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -4,7 +4,7 @@ Each carries a mark in its environment, so that none is left behind when the ser
 """
 
 from .family import Family
-from .memory import memory_of
+from .memory import memory_alike, memory_of
 from .memory_watch import MemoryWatch
 from .ports import Listener, listeners
 from .reaper import (
@@ -33,6 +33,7 @@ __all__ = [
     "mark_process",
     "marked",
     "marking",
+    "memory_alike",
     "memory_of",
     "new_mark",
     "remove",

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from .family import LINUX, Family, tree
+from .family import LINUX, Family, children_of, tree
+from .reaper import number_on
 
 # A line of /proc/PID/maps or /proc/PID/smaps: addresses, device, inode, name.
 MAPPING = re.compile(rb"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$")
@@ -52,6 +53,18 @@ def memory_of(family: Family) -> int:
         return sum(map(resident, family.pids))
     account = Account(segments=segment_sizes(family))
     return round(exact(family.pids, sizes(held(family.pids)), account))
+
+
+def memory_alike(root: int) -> int:
+    """Bytes of a process and of those below it that carry the same mark by their limit.
+
+    So what it has forked and marked otherwise does not count. 0 if it is gone.
+    """
+    found = [root]
+    with contextlib.suppress(OSError):
+        for pid in found if LINUX else ():
+            found += (each for each in children_of(pid) if number_on(each) == number_on(root))
+    return round(exact(found, {}, Account())) if LINUX else resident(root)
 
 
 def segment_sizes(family: Family) -> dict[int, int]:

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-DRAWN = 1_000  # marks that one for a forked kernel is chosen from
+# How many marks one for a forked kernel is chosen from, and how often if none of them fits.
+DRAWN, DRAWS = 300, 100
 CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
 RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
@@ -191,18 +192,18 @@ def mark_number(mark: str) -> int:
 def mark_below(mark: str) -> str:
     """A new mark for a kernel that is forked from the one with this mark.
 
-    Its number is lower, as a process can only lower its limit, but hardly, so that kernels can be
-    forked again and again.
+    Its number is lower, as a process can only lower its limit, but only just, so that kernels can
+    be forked again and again.
 
     Raises:
         ValueError: none was found, after some thousand forks in a row.
     """
     server, most = mark.partition(".")[0], mark_number(mark)
-    drawn = {mark_number(one): one for one in (new_mark(server) for _ in range(DRAWN))}
-    lower = max((number for number in drawn if number < most), default=None)
-    if lower is None:
-        raise ValueError("it was forked from forks too many times")
-    return drawn[lower]
+    for _ in range(DRAWS):
+        drawn = {mark_number(one): one for one in (new_mark(server) for _ in range(DRAWN))}
+        if lower := [number for number in drawn if number < most]:
+            return drawn[max(lower)]
+    raise ValueError("it was forked from forks too many times")
 
 
 def new_mark(server: str) -> str:

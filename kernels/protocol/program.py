@@ -26,6 +26,8 @@ class Script:
         stdin: what `input()` reads.
         fresh: whether it runs in a kernel of its own, which changes to its folder for good.
         cwd: the folder to run it in, from which it can also import; None is the file's own.
+        asks: where its input comes from once it reads, instead of `stdin`: a `terminal`, line by
+            line, or a `pipe`, in pieces (base64). Empty if nobody is asked.
     """
 
     path: Path
@@ -34,11 +36,17 @@ class Script:
     stdin: str = ""
     fresh: bool = True
     cwd: Path | None = None
+    asks: str = ""
 
     @property
     def title(self) -> str:
         """What people call it."""
         return self.path.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it is in."""
+        return self.path.parent
 
     @property
     def code(self) -> str:
@@ -68,11 +76,17 @@ class Module:
     args: tuple[str, ...] = ()
     stdin: str = ""
     fresh: bool = True
+    asks: str = ""
 
     @property
     def title(self) -> str:
         """What people call it."""
         return self.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it is looked for in."""
+        return self.cwd
 
     @property
     def code(self) -> str:
@@ -99,5 +113,6 @@ def request(program: Program) -> dict[str, Any]:
         "argv": list(program.args),
         "cwd": str(program.cwd) if program.cwd is not None else None,
         "fresh": program.fresh,
+        "asks": program.asks,
         "stdin": b64encode(program.stdin.encode("utf-8", "surrogateescape")).decode(),
     }

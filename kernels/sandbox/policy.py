@@ -133,6 +133,8 @@ class Sandbox:
         }
         if not self.policy.network:
             env |= OFFLINE
+        if self.policy.tier == "bwrap":  # uv's cache is on another mount than the projects
+            env.setdefault("UV_LINK_MODE", "copy")
         return replace(
             launch,
             runtime=self.folder / "c",

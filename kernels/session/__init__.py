@@ -6,7 +6,7 @@
 from ..principals import LOCAL
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
-from .environments import EnvironmentSummary
+from .environment_list import EnvironmentSummary
 from .notebook_run import NotebookRun
 from .pool import Pool
 from .registry import ClosedSession, Sessions

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..environments import Environment
 from ..notebook import Recorder
 from ..protocol import Failure
 
@@ -18,12 +19,16 @@ class Failed:
         session_id, principal: its session, and whose that is.
         is_file: whether it ran a file.
         failures: the exception that ended it, and those behind it.
+        environment: what it ran in; None is the default one.
+        folder: where the file or module is that the session ran last; None if it ran none.
     """
 
     session_id: str
     principal: str
     is_file: bool
     failures: tuple[Failure, ...]
+    environment: Environment | None = None
+    folder: Path | None = None
 
 
 async def no_hint(_: Failed) -> str:

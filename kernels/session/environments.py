@@ -7,77 +7,26 @@ environments; no sessions.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import os
-import sys
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import platformdirs
 
 from .. import environments as env
-from ..environments import Changes, Environment, OnLine, Place
+from ..environments import Changes, Environment, Jobs, OnLine, Place, Recipe
 from ..errors import EnvironmentFailed
-from ..kernelspecs import is_here, kernelspec, names_here
+from ..kernelspecs import is_here, kernelspec
 from ..process import Launch, install_target, launch_in
-from ..regular_file import regular_file
 from ..supervision import Supervisor
+from .environment_list import EnvironmentSummary, summaries
+from .shared_work import Report, SharedWork, Work, nobody
 
-Report = Callable[[str], None]
 Result = TypeVar("Result")
-MOST_AT_ONCE = 8  # runs of uv for one principal
-MOST_LOCK = 10_000_000  # max bytes of a script's lock file
-
-
-SHOWN = 6  # packages of an environment in a summary
-# Those that tell most about what an environment is for.
-WELL_KNOWN = (
-    *("django", "flask", "fastapi", "torch", "tensorflow", "scikit-learn", "pandas", "polars"),
-    *("numpy", "scipy", "matplotlib", "requests", "httpx", "sqlalchemy", "pydantic", "pytest"),
-)
-
-
-@dataclass(frozen=True)
-class EnvironmentSummary:
-    """What is told of an environment.
-
-    Attributes:
-        name: how callers name it.
-        kind: "default", "kernelspec", "project", or "project without environment".
-        version: its Python's; empty if that is not known.
-        packages: a few of its packages, with versions.
-        count: how many it has.
-        note: why it can't be used, or how it is made; else empty.
-    """
-
-    name: str
-    kind: str
-    version: str = ""
-    packages: dict[str, str] = field(default_factory=dict)
-    count: int = 0
-    note: str = ""
-
-
-def nobody(_: str) -> None:
-    """Report to nobody."""
-
-
-@dataclass(eq=False)
-class Making:
-    """Something that is being made, for all callers that wait for it."""
-
-    task: asyncio.Task[Any]
-    listeners: list[Report] = field(default_factory=list)
-    last: str = ""
-
-    async def tell(self, line: str) -> None:
-        """Pass a line of progress on."""
-        self.last = line
-        for listener in self.listeners:
-            listener(line)
+TIDY_INTERVAL = 600.0  # min seconds between two times that a principal's folders are tidied
 
 
 class Environments:
@@ -85,16 +34,28 @@ class Environments:
 
     Args:
         launch_of: returns how a principal's kernels start.
+        in_use: returns the environments of the open sessions.
         runtime: the server's private folder.
         supervisor: owns the tasks that make environments.
+        on_start: called when a run of uv has started.
+
+    Attributes:
+        jobs: the runs of uv that have not ended.
     """
 
     def __init__(
-        self, launch_of: Callable[[str], Launch], runtime: Path, supervisor: Supervisor
+        self,
+        launch_of: Callable[[str], Launch],
+        in_use: Callable[[], Sequence[Environment]],
+        runtime: Path,
+        supervisor: Supervisor,
+        on_start: Callable[[], None],
     ) -> None:
-        self._launch_of, self._supervisor = launch_of, supervisor
+        self._launch_of, self._in_use, self._supervisor = launch_of, in_use, supervisor
         self._lent, self._tools = runtime / "lent", runtime / "tools"
-        self._making: dict[tuple[str, Hashable], Making] = {}
+        self._work = SharedWork(supervisor)
+        self.jobs = Jobs(on_start)
+        self._tidied: dict[Path, float] = {}
 
     def place_of(self, principal: str) -> Place:
         """Where uv runs for a principal."""
@@ -103,8 +64,11 @@ class Environments:
             store = platformdirs.user_cache_path("rmi-agent")
         else:
             store = Path(launch.env["HOME"], ".cache", "rmi-agent")
+        variables = {**launch.package_env, **launch.env}
+        if variables.get("UV_LINK_MODE") == "copy":
+            del variables["UV_LINK_MODE"]  # what is made beside uv's cache can be linked
         wrap = launch.tool_wrap or launch.wrap
-        return Place(store, {**launch.package_env, **launch.env}, launch.cwd, wrap)
+        return Place(store, variables, launch.cwd, wrap, launch.mark, self.jobs)
 
     def of_kernelspec(self, name: str) -> Environment:
         """The environment of a kernelspec.
@@ -157,30 +121,23 @@ class Environments:
                 f"{script.name} needs Python {metadata.python}, and this machine has {there}."
                 " Install one of those (`uv python install`, say), or change requires-python."
             )
-        python, place = fitting[0], self.place_of(principal)
-        lock = await asyncio.to_thread(lock_of, script)
-        # Relative paths among the sources start at the script.
-        near = str(script.parent) if '"sources"' in metadata.text else ""
-        folder = (
-            place.store
-            / "scripts"
-            / env.digest(metadata.text, python.path, python.version, lock, near)
+        python = fitting[0]
+        lock = await asyncio.to_thread(env.lock_of, script)
+        # uv gets what was read, and not what somebody may have written there since. Relative paths
+        # begin where the script is, so a block with such paths is read there, and counts there.
+        near = "" if metadata.block else str(script.parent)
+        given = "{script}" if metadata.block else str(script)
+        commands = env.script_commands(given, python.path, locked=bool(lock))
+        folder = await self._made(
+            principal,
+            f"scripts/{env.digest(metadata.text, python.path, python.version, lock, near)}",
+            python.path,
+            Recipe(commands, metadata.block, lock if metadata.block else ""),
+            f"No environment could be made for the dependencies of {script.name}, so nothing was"
+            " run.",
+            report,
         )
-        if not (folder / "pyvenv.cfg").is_file():
-            # What was read, and not what somebody may have written there since.
-            block = "" if lock else metadata.block
-            given = "{script}" if block else str(script)
-            commands = env.script_commands(given, python.path, locked=bool(lock))
-            job = functools.partial(env.build, place, python.path, folder, commands, script=block)
-            try:
-                await self._shared(principal, folder, job, report)
-            except EnvironmentFailed as error:
-                raise EnvironmentFailed(
-                    f"No environment could be made for the dependencies of {script.name}, so"
-                    f" nothing was run. uv says:\n{error}"
-                ) from None
-        name = f"of {script.name}"
-        found = await asyncio.to_thread(env.at, folder, "script", name)
+        found = await asyncio.to_thread(env.at, folder, "script", f"of {script.name}")
         return await self._with_kernel(principal, found, report)
 
     async def _with_kernel(
@@ -196,21 +153,38 @@ class Environments:
             lent = await asyncio.to_thread(env.link_own, self._lent)
             return environment.with_kernel(env.kernel_in(lent), lent)
         limits = await asyncio.to_thread(env.constraints, environment)
-        place = self.place_of(principal)
-        folder = place.store / "ipykernel" / env.digest(environment.series, *limits)
-        if not folder.is_dir():
-            report(f"Installing ipykernel for Python {environment.series}")
-            commands = env.kernel_commands(environment.python, env.WANTED, limits)
-            job = functools.partial(env.build, place, environment.python, folder, commands)
-            try:
-                await self._shared(principal, folder, job, report)
-            except EnvironmentFailed as error:
-                raise EnvironmentFailed(
-                    f"The environment {environment.name} has no ipykernel, and uv could not get"
-                    f" one for its Python {environment.series}. Install ipykernel there, or pass"
-                    f" environment='default'. uv says:\n{error}"
-                ) from None
+        folder = await self._made(
+            principal,
+            f"ipykernel/{env.digest(environment.series, *limits)}",
+            environment.python,
+            Recipe(env.kernel_commands(environment.python, env.WANTED, limits)),
+            f"The environment {environment.name} has no ipykernel, and uv could not get one for its"
+            f" Python {environment.series}. Install ipykernel there, or pass"
+            " environment='default'.",
+            report,
+        )
         return environment.with_kernel(env.kernel_in(folder), folder)
+
+    async def _made(
+        self,
+        principal: str,
+        name: str,
+        python: str,
+        recipe: Recipe,
+        failed: str,
+        report: Report,
+    ) -> Path:
+        """A folder in the principal's store, which is made unless it is there.
+
+        Raises:
+            EnvironmentFailed: it can't be made; says what `failed`, and why.
+        """
+        place = self.place_of(principal)
+        folder = place.store / name
+        if not await asyncio.to_thread(folder.is_dir):
+            build = functools.partial(env.build, place, python, folder, recipe)
+            await self._shared(principal, folder, build, failed, report)
+        return folder
 
     # -- finding
 
@@ -219,59 +193,18 @@ class Environments:
         """The folder of the project that a folder belongs to; None if it belongs to none."""
         return env.nearest(folder, root)
 
+    @staticmethod
+    def unsynced(
+        folder: Path, root: Path, environment: Environment | None, package: str
+    ) -> Path | None:
+        """The project of a folder whose lock waits to be installed: see `discovery.unsynced`."""
+        return env.unsynced(folder, root, environment, package)
+
     def summaries(
         self, principal: str, roots: Sequence[Path], name_of: Callable[[Path], str]
     ) -> list[EnvironmentSummary]:
-        """All environments that a principal can name. Reads files, so call it in a thread.
-
-        Args:
-            principal: whose environments they are.
-            roots: the folders with projects.
-            name_of: how the principal names a folder.
-        """
-        launch = self._launch_of(principal)
-        python, variables = install_target(launch)
-        home = Path(launch.env["HOME"]) if launch.wrap is not None else None
-        found = [self._default(python, variables, home)]
-        for name in names_here():
-            if name != launch.kernel_name:
-                found.append(EnvironmentSummary(name, "kernelspec"))
-        for folder in (each for root in roots for each in env.projects_beneath(root)):
-            prefix = folder / ".venv"
-            if not (prefix / "pyvenv.cfg").is_file() and (folder / "pyvenv.cfg").is_file():
-                prefix = folder
-            shown = name_of(prefix)
-            if not os.path.lexists(prefix):
-                step = (
-                    f"install_packages([], environment={name_of(folder)!r}) makes it from uv.lock"
-                )
-                found.append(EnvironmentSummary(shown, "project without environment", note=step))
-                continue
-            if env.is_servers_own(prefix):
-                continue
-            try:
-                one = env.at(prefix, "project", shown)
-                if home is not None and not is_within(one.packages, [*roots, home]):
-                    raise EnvironmentFailed("outside the projects folder, so it can't be used")
-                found.append(summary(shown, "project", one.version, env.installed(one.packages)))
-            except EnvironmentFailed as error:
-                found.append(EnvironmentSummary(shown, "project", note=str(error)))
-        return found
-
-    def _default(
-        self, python: str, variables: dict[str, str], home: Path | None
-    ) -> EnvironmentSummary:
-        if not env.is_servers_own(Path(python).parent.parent):
-            return EnvironmentSummary("default", "default", note=f"the Python of {python}")
-        version = ".".join(map(str, sys.version_info[:3]))
-        packages = {name: one.version for name, one in env.own_packages().items()}
-        for stem in variables.values():
-            folder = Path(f"{stem}-{env.own_series()}")
-            with contextlib.suppress(EnvironmentFailed):
-                place = env.at(folder, "project", "").packages
-                if home is None or is_within(place, [home]):
-                    packages |= env.installed(place)
-        return summary("default", "default", version, packages)
+        """All environments that a principal can name: see `environment_list.summaries`."""
+        return summaries(self._launch_of(principal), roots, name_of)
 
     # -- packages
 
@@ -325,80 +258,31 @@ class Environments:
         place = self.place_of(principal)
 
         async def change(on_line: OnLine) -> Changes:
-            code, lines = await env.run(place, python, command, on_line, variables)
-            if code:
-                raise EnvironmentFailed(f"Nothing was installed. uv says:\n{env.words_of(lines)}")
-            return env.changes_in(lines)
+            return env.changes_in(await env.run(place, python, command, on_line, variables))
 
         # A caller who is told to call again waits for the same.
         what = (python, *command, *sorted(variables.items()))
-        return await self._shared(principal, what, change, report)
+        return await self._shared(principal, what, change, "Nothing was installed.", report)
 
     async def _shared(
-        self,
-        principal: str,
-        what: Hashable,
-        job: Callable[[OnLine], Coroutine[Any, Any, Result]],
-        report: Report,
+        self, principal: str, what: Hashable, work: Work[Result], failed: str, report: Report
     ) -> Result:
-        """Wait for the result of a job, which this call starts unless an earlier one has.
+        """Do some work once for all callers, and tidy up after it; see `SharedWork.result`."""
 
-        It goes on if the caller is cancelled.
+        async def and_tidy(on_line: OnLine) -> Result:
+            try:
+                return await work(on_line)
+            finally:
+                self._tidy_soon(principal)
 
-        Raises:
-            EnvironmentFailed: the principal has started too many others.
-        """
-        key = (principal, what)
-        making = self._making.get(key)
-        if making is None:
-            if sum(each == principal for each, _ in self._making) >= MOST_AT_ONCE:
-                raise EnvironmentFailed(
-                    f"uv is at work on {MOST_AT_ONCE} environments already. Wait until one of them"
-                    " is ready, then try again."
-                )
-            task = self._supervisor.start(
-                job(lambda line: self._making[key].tell(line)),
-                "making an environment",
-                EnvironmentFailed,
-            )
-            making = self._making[key] = Making(task)
-            task.add_done_callback(lambda _: self._making.pop(key))
-        making.listeners.append(report)
-        if making.last:
-            report(making.last)
-        try:
-            result: Result = await asyncio.shield(making.task)
-            return result
-        finally:
-            making.listeners.remove(report)
+        return await self._work.result(principal, what, and_tidy, failed, report)
 
-
-def summary(name: str, kind: str, version: str, packages: dict[str, str]) -> EnvironmentSummary:
-    """The summary of an environment with these packages."""
-    known = [each for each in WELL_KNOWN if each in packages]
-    first = [*known, *sorted(each for each in packages if each not in known)][:SHOWN]
-    shown = {each: packages[each] for each in first}
-    return EnvironmentSummary(name, kind, version, shown, len(packages))
-
-
-def is_within(path: Path, folders: Sequence[Path]) -> bool:
-    """Whether a path is in one of these folders, whatever links code has made on the way."""
-    real = Path(os.path.realpath(path))
-    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
-
-
-def lock_of(script: Path) -> str:
-    """What a script's lock file says; empty if there is none.
-
-    Raises:
-        EnvironmentFailed: it is too large.
-    """
-    path = script.with_name(f"{script.name}.lock")
-    try:
-        with open(path, "rb", opener=regular_file) as file:
-            text = file.read(MOST_LOCK + 1)
-    except OSError:
-        return ""
-    if len(text) > MOST_LOCK:
-        raise EnvironmentFailed(f"{path.name} is larger than {MOST_LOCK:,} bytes. Make it again.")
-    return text.decode("utf-8", "replace")
+    def _tidy_soon(self, principal: str) -> None:
+        """Remove in the background what was made for a principal and is not used any more."""
+        place = self.place_of(principal)
+        if time.monotonic() < self._tidied.get(place.store, 0.0) or not env.where_uv_is():
+            return
+        self._tidied[place.store] = time.monotonic() + TIDY_INTERVAL
+        folders = [each for one in self._in_use() for each in (one.prefix, one.lent) if each]
+        job = env.tidy(place, env.where_uv_is()[0], folders)
+        self._supervisor.start(job, "tidying environments")

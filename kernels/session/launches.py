@@ -16,6 +16,8 @@ from ..process import Launch, ipython_folder
 from ..sandbox import Policy
 from ..supervision import Supervisor
 
+TEMPLATE_INTERVAL = 60.0  # seconds between checks of templates
+
 
 class Launches:
     """The launches of all principals' kernels.
@@ -73,6 +75,13 @@ class Launches:
                 each.unlink(missing_ok=True) if each.is_file() else None
 
         self._supervisor.start(asyncio.to_thread(remove), "removing a sandbox")
+
+    async def watch(self) -> None:
+        """Retire templates that nobody has used for long, or that take too much memory."""
+        while True:
+            await asyncio.sleep(TEMPLATE_INTERVAL)
+            if TEMPLATES.has_extra:
+                await asyncio.to_thread(TEMPLATES.retire_unused)
 
     def close(self) -> None:
         """Close the templates of all kernels, which are found by their IPython profiles."""

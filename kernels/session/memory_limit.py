@@ -1,4 +1,4 @@
-"""Ends the kernels of sessions whose processes exceed the memory limit."""
+"""Ends the kernels of sessions, and runs of uv, whose processes exceed the memory limit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from ..environments import Job
 from ..process import KernelProcess
 from ..process_tree import MemoryWatch
 
@@ -23,23 +24,29 @@ async def watch_memory(sessions: Sessions) -> None:
     """Check every kernel's processes periodically; returns only if there is no limit."""
     if not sessions.config.memory_limit:
         return
-    watch: MemoryWatch[KernelProcess] = MemoryWatch(sessions.config.memory_limit)
+    watch: MemoryWatch[KernelProcess | Job] = MemoryWatch(sessions.config.memory_limit)
+    jobs = sessions.environments.jobs
     # Its own thread: it checks every process, and must not queue behind other jobs.
     with ThreadPoolExecutor(1, "memory") as thread:
         while True:
             await next_check(sessions, bool(sessions.by_id or watch.kernels))
-            held = {
+            held: dict[KernelProcess | Job, Session] = {
                 session.kernel.process: session
                 for session in sessions.by_id.values()
                 if session.kernel is not None and session.kernel.process.pid is not None
             }
-            if not held and not watch.kernels:
+            running = {*jobs.running}
+            if not held and not running and not watch.kernels:
                 continue
-            busy = {process for process, session in held.items() if is_busy(session)}
+            busy = {process for process, session in held.items() if is_busy(session)} | running
             checking = asyncio.get_running_loop().run_in_executor(
-                thread, watch.tick, list(held), busy
+                thread, watch.tick, [*held, *running], busy
             )
             for process, why in await checking:
+                if isinstance(process, Job):
+                    ending = asyncio.to_thread(process.end, why)
+                    sessions.supervisor.start(ending, "ending uv for its memory")
+                    continue
                 kernel = held[process].kernel
                 if kernel is not None and kernel.process is process and not kernel.killed_since:
                     # The result of its current run says why.
@@ -53,7 +60,7 @@ async def next_check(sessions: Sessions, watched: bool) -> None:
         sessions: all sessions.
         watched: whether there may be kernels to check while no session is busy.
     """
-    if any(map(is_busy, sessions.by_id.values())):
+    if sessions.environments.jobs.running or any(map(is_busy, sessions.by_id.values())):
         await asyncio.sleep(CHECK_INTERVAL)
         return
     with contextlib.suppress(TimeoutError):

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ..environments import Environment
 from ..kernel import Kernel
-from ..process import Launch
+from ..process import Launch, launch_in
 from .place import Place
 
 DEMAND_WINDOW = 60.0  # seconds; the demand in this period is expected to recur
@@ -20,7 +21,7 @@ ABSENCE_TIMEOUT = 600.0  # seconds after which an owner without sessions loses i
 
 @dataclass(eq=False)
 class OwnerPool:
-    """One owner's kernels.
+    """One owner's kernels in one environment.
 
     Attributes:
         launch: how they are started.
@@ -29,6 +30,8 @@ class OwnerPool:
         asker: the owner who requested one last, since owners may share a pool.
         warm: the places of those that are ready, or starting, and not handed out yet.
         leases: times of recent requests.
+        environment: what they run in; None is the default one.
+        other: the pool of the environment beside the default one that was used last.
     """
 
     launch: Launch
@@ -37,6 +40,8 @@ class OwnerPool:
     asker: str
     warm: deque[Place] = field(default_factory=deque)
     leases: deque[float] = field(default_factory=deque)
+    environment: Environment | None = None
+    other: OwnerPool | None = None
 
     @property
     def ready(self) -> list[Place]:
@@ -45,7 +50,12 @@ class OwnerPool:
 
     @property
     def target(self) -> int:
-        """How many should be warm: as many as recently requested, and at least `least`."""
+        """How many should be warm: as many as recently requested, and at least `least`.
+
+        In another environment than the default one it is one kernel, for a while.
+        """
+        if self.environment is not None:
+            return min(self.least, 1) if now() < self.used + ABSENCE_TIMEOUT else 0
         while self.leases and self.leases[0] < now() - DEMAND_WINDOW:
             self.leases.popleft()
         return max(self.least, len(self.leases)) if self.least else 0
@@ -61,6 +71,29 @@ class OwnerPool:
         self.warm.remove(place)
         place.give_up()
 
+    def of(self, environment: Environment | None) -> OwnerPool | None:
+        """The pool of an environment; None if it has none."""
+        if environment is None:
+            return self
+        return self.other if self.other and self.other.environment == environment else None
+
+    def note_use(self, environment: Environment, owner: str) -> None:
+        """Keep a kernel of an environment warm from now on, instead of one of another."""
+        pool = self.of(environment)
+        if pool is None:
+            self.give_up_other()
+            launch = launch_in(self.launch, environment)
+            pool = OwnerPool(launch, self.least, 0.0, owner, environment=environment)
+            self.other = pool
+        for each in (self, pool):
+            each.used, each.asker = now(), owner
+
+    def give_up_other(self) -> None:
+        """End the warm kernel of another environment, even if it is still starting."""
+        other, self.other = self.other, None
+        for place in other.warm if other else ():
+            place.give_up()
+
 
 class OwnerPools:
     """The pools of all owners; owners with the same launch share one.
@@ -73,7 +106,7 @@ class OwnerPools:
 
     Attributes:
         by_owner: the pool of each owner.
-        places: the places of all kernels, each with the pool it belongs to.
+        places: the places of all kernels, each with its owner's pool, whatever its environment.
     """
 
     def __init__(
@@ -89,7 +122,10 @@ class OwnerPools:
         self._launch, self._least, self._forget = launch, least, forget
 
     def __iter__(self) -> Iterator[OwnerPool]:
-        return iter({id(pool): pool for pool in self.by_owner.values()}.values())
+        for pool in {id(pool): pool for pool in self.by_owner.values()}.values():
+            yield pool
+            if pool.other is not None:
+                yield pool.other
 
     def of(self, owner: str) -> OwnerPool:
         """The pool of an owner."""
@@ -127,13 +163,15 @@ class OwnerPools:
             for owner in set(absent) - set(self.expected):
                 pool = self.by_owner.pop(owner)
                 if pool not in self.by_owner.values():
+                    pool.give_up_other()
                     while pool.ready:
                         pool.give_up_warm()
                     self._forget(pool.launch)
 
     def _is_absent(self, pool: OwnerPool) -> bool:
         """Whether its owners have had no kernel and no request for `ABSENCE_TIMEOUT` seconds."""
-        others = sum(owner is pool for owner in self.places.values()) - len(pool.ready)
+        ready = len(pool.ready) + (len(pool.other.ready) if pool.other else 0)
+        others = sum(owner is pool for owner in self.places.values()) - ready
         return not others and now() >= pool.used + ABSENCE_TIMEOUT
 
 

@@ -133,7 +133,7 @@ class Pool:
         Args:
             owner: whose kernel it will be.
             attach: an existing kernel to attach to instead; waits until its current run has ended.
-            environment: what it runs in; None is the default one, of which kernels are warm.
+            environment: what it runs in; None is the default one.
             branch_of: a kernel of the owner's on which nothing runs, to be forked.
 
         Raises:
@@ -142,22 +142,33 @@ class Pool:
             KernelStartError: the kernel could not be started.
         """
         try:
-            pool = self.owners.of(owner)
+            owned = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        pool.note_request(owner)
+        if environment is None and branch_of is None:  # else no warm one would have served it
+            owned.note_request(owner)
+        kernel, launch = None, launch_in(owned.launch, environment)
         if branch_of is not None:
             launch = branch_of.branch_launch()
-        else:
-            launch = launch_in(pool.launch, environment)
-        while pool.warm and attach is None and environment is None and branch_of is None:
+        elif attach is None:
+            kernel = await self._warm_kernel(owned.of(environment))
+        if kernel is None:
+            await self._take_place(owner)
+            kernel = await self._handed_out(self._start(owned, launch, attach))
+        if environment is not None:  # its kernels start
+            owned.note_use(environment, owner)
+            self._refill_soon()
+        return kernel
+
+    async def _warm_kernel(self, pool: OwnerPool | None) -> Kernel | None:
+        """A warm kernel of a pool that is alive; None if it has none."""
+        while pool is not None and pool.warm:
             place = pool.warm.popleft()
             self._refill_soon()
             kernel = await self._handed_out(place)
             if await lives(kernel, place):
                 return kernel
-        await self._take_place(owner)
-        return await self._handed_out(self._start(pool, launch, attach))
+        return None
 
     def retire(self, kernel: Kernel) -> None:
         """End a kernel in the background; its place is released once the process is gone."""
@@ -239,17 +250,17 @@ class Pool:
         started = [place for place in self.owners.places if place.has_started]
         return sum(place.promised or place.end.done() for place in started)
 
-    def _start(self, pool: OwnerPool, launch: Launch, attach: RemoteKernel | None = None) -> Place:
+    def _start(self, owned: OwnerPool, launch: Launch, attach: RemoteKernel | None = None) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
         if attach is not None:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
-        self.owners.places[place] = pool
+        self.owners.places[place] = owned
         place.task = self._tasks.start(place.hold(launch, self._context), "ending a kernel")
 
         def over(_: asyncio.Task[None]) -> None:
             del self.owners.places[place]
-            pool.used = now()
+            owned.used = now()
             place.kernel.cancel()  # if its start was cancelled
             self._free.release()
             if place.has_started:
@@ -281,7 +292,7 @@ class Pool:
                 await asyncio.wait(awaited)
                 continue
             await self._free.acquire()  # a place is free, so this does not wait
-            place = self._start(pool, pool.launch)
+            place = self._start(self.owners.of(pool.asker), pool.launch)
             pool.warm.append(place)
             await asyncio.wait({place.kernel})
             if not place.has_started:

@@ -130,7 +130,11 @@ class Sessions:
         pool = Pool(launches.of, *self._sizes, evict, self._expected, launches.forget)
         self.pool = await self._stack.enter_async_context(pool)
         self.environments = Environments(
-            lambda principal: pool.owners.of(principal).launch, runtime, self.supervisor
+            lambda principal: pool.owners.of(principal).launch,
+            lambda: [each.environment for each in self.by_id.values() if each.environment],
+            runtime,
+            self.supervisor,
+            self.activity.set,
         )
         callbacks = (self.activity.set, self._became_idle)
         self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
@@ -139,6 +143,7 @@ class Sessions:
         for watch, name in (
             (reaper.stay, "reaper"),
             (self.eviction.watch, "closing idle sessions"),
+            (launches.watch, "retiring templates"),
             (functools.partial(watch_memory, self), "memory"),
             (functools.partial(prune_notebooks, self.config), "deleting old notebooks"),
         ):

@@ -227,9 +227,16 @@ class Session:
         if reply.state == "lost":
             self._drop_kernel()
         if reply.status == "error" and reply.failures:
-            is_file = execution.program is not None
-            hint = await self._hint(Failed(self.id, self.principal, is_file, reply.failures))
-            reply = replace(reply, notices=(*reply.notices, *hint))
+            program = execution.program
+            failed = Failed(
+                self.id,
+                self.principal,
+                program is not None,
+                reply.failures,
+                self.environment,
+                self.runs.folder if program is None else program.folder,
+            )
+            reply = replace(reply, notices=(*reply.notices, *await self._hint(failed)))
         return await self._record.finish(execution, reply, process, self.runs.executions)
 
     async def _hint(self, failed: Failed) -> list[str]:

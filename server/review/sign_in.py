@@ -33,7 +33,7 @@ class SignIn:
 
     def __init__(self, access: ByToken | ByFirstLink | None, rights: str = "") -> None:
         self._access, self._rights = access, rights
-        self._throttle = throttle.LoginThrottle()
+        self._throttle, self._arrivals = throttle.LoginThrottle(), throttle.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
         """The routes for signing in and out."""
@@ -191,9 +191,13 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
             not_found()
         cookie, other = cookie_of(request, ARRIVING), self._access.elsewhere
         https = other.public_url.startswith("https:")
+        address = throttle.client_address(request)
+        if self._arrivals.retry_after(address):  # each asks the provider
+            return self.page(request, "/", "Too many sign-ins have failed. Try again later.", 429)
         arrival = await other.finish(request.query_params, cookie)
         leads_to = local(arrival.leads_to)
         if arrival.principal is None:
+            await self._arrivals.failed(address)
             answer = self.page(request, leads_to, arrival.wrong, 403)
         else:
             own = self._access.cookie_of(arrival.principal, SIGNED_IN_ELSEWHERE)

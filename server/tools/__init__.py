@@ -7,6 +7,7 @@ from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
 from .completions import Completions
 from .elicitation import elicitation_state
+from .environment_choice import EnvironmentChoice
 from .environments import EnvironmentTools
 from .file_tools import FileTools
 from .prompts import Prompts
@@ -21,6 +22,7 @@ from .written import WrittenFiles
 __all__ = [
     "CallerFiles",
     "Completions",
+    "EnvironmentChoice",
     "EnvironmentTools",
     "FileTools",
     "Prompts",

@@ -27,7 +27,7 @@ from ..settings import Settings
 from .arguments import CHANGES, SessionId, json_object
 from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
-from .environments import AUTO, DEFAULT, EnvironmentName, EnvironmentTools
+from .environment_choice import AUTO, DEFAULT, EnvironmentChoice, EnvironmentName
 from .following import Follower
 from .notebook_report import NOTEBOOK_SCHEMA, Pictures, report
 from .results import Budget
@@ -58,7 +58,7 @@ class NotebookTool:
         files: CallerFiles,
         follower: Follower,
         session: Callable[..., AbstractAsyncContextManager[Session]],
-        environments: EnvironmentTools,
+        environments: EnvironmentChoice,
     ) -> None:
         self._settings, self._opening, self._files = settings, opening, files
         self._follower = follower

@@ -25,7 +25,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
 from .caller import failures_as_refusals, may_read, principal
-from .environments import EnvironmentTools
+from .environment_choice import EnvironmentChoice
 from .following import Follower
 from .own_lines import SESSION
 
@@ -47,7 +47,7 @@ class ResumeTool:
         settings: Settings,
         opening: Opening,
         follower: Follower,
-        environments: EnvironmentTools,
+        environments: EnvironmentChoice,
     ) -> None:
         self._settings, self._opening, self._follower = settings, opening, follower
         self._environments = environments

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from rmi_agent.kernels import EnvironmentFailed
 from rmi_agent.kernels import environments as env
 from rmi_agent.kernels.environments.discovery import Python, pythons_in
 from rmi_agent.kernels.environments.lending import closure
-from rmi_agent.kernels.environments.uv import words_of
+from rmi_agent.kernels.environments.running import words_of
+from rmi_agent.kernels.environments.tidy_store import clear_cache, remove_unused
+from rmi_agent.kernels.process_tree import marked
 
 from tests.wheels import make_venv, make_wheel, settings_for
 
@@ -72,10 +76,32 @@ def test_a_plain_block_is_said_again_for_uv() -> None:
     assert found is not None
     assert found.block == '# /// script\n# dependencies = ["é\\""]\n# ///\n'
     assert env.inline_metadata(found.block.encode()) == found
-    sources = script.replace(b"# ]", b"# ]\n# tool.uv.sources.a.path = 'a'")
-    found = env.inline_metadata(sources)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_beside"),
+    [
+        ("tool.uv.exclude-newer = '2026-01-01T00:00:00Z'", False),
+        ("tool.uv.sources.a = {git = 'https://example.com/a'}", False),
+        ("tool.uv.index = [{url = 'https://example.com/simple'}]", False),
+        ("tool.uv.sources.a.path = '/abs/a'", False),
+        ("tool.other.path = 'a'", False),
+        ("tool.uv.sources.a.path = 'a'", True),
+        ("tool.uv.sources.a = [{path = 'a', marker = \"os_name=='nt'\"}]", True),
+        ("tool.uv.sources.a.workspace = true", True),
+        ("tool.uv.find-links = ['wheels']", True),
+        ("tool.uv.index = [{url = 'simple'}]", True),
+        ("tool.uv.pip.find-links = ['wheels']", True),
+        ("tool.uv = 3", False),
+    ],
+)
+def test_a_block_with_settings_is_said_again_unless_paths_begin_beside_it(
+    settings: str, is_beside: bool
+) -> None:
+    block = f"# /// script\n# dependencies = ['a']\n#\n# {settings}\n# ///\n"
+    found = env.inline_metadata(f"import this\n{block}x = 1\n".encode())
     assert found is not None
-    assert found.block == ""  # its paths begin where the script is
+    assert found.block == ("" if is_beside else block)
 
 
 def test_two_blocks_are_an_error() -> None:
@@ -258,12 +284,119 @@ async def test_what_could_not_be_built_leaves_nothing(tmp_path: Path) -> None:
     }
     place = env.Place(tmp_path / "store", variables, tmp_path)
     folder = tmp_path / "store" / "x"
-    fails = [["sh", "-c", "mkdir $0; echo error: sorry; exit 3", "{new}"]]
+    fails = env.Recipe([["sh", "-c", "mkdir $0; echo error: sorry; exit 3", "{new}"]])
     with pytest.raises(EnvironmentFailed, match="sorry"):
         await env.build(place, sys.executable, folder, fails)
     assert list((tmp_path / "store").iterdir()) == []
-    works = [["sh", "-c", "mkdir $0 && cat $1 > $0/a", "{new}", "{script}"]]
-    assert await env.build(place, sys.executable, folder, works, script="é") == folder
-    assert (folder / "a").read_text("utf-8") == "é"
+    copies = ["sh", "-c", "mkdir $0 && cat $1 $1.lock > $0/a", "{new}", "{script}"]
+    works = env.Recipe([copies], script="é", lock="locked\n")
+    assert await env.build(place, sys.executable, folder, works) == folder
+    assert (folder / "a").read_text("utf-8") == "élocked\n"
     assert [each.name for each in (tmp_path / "store").iterdir()] == ["x"]
     assert await env.build(place, sys.executable, folder, fails) == folder  # it is there
+
+
+@pytest.mark.anyio
+async def test_what_uv_has_started_ends_with_it(tmp_path: Path) -> None:
+    """A daemon of a build is marked like all that kernels start, and ended."""
+    place = env.Place(tmp_path, {"PATH": os.environ["PATH"]}, tmp_path, mark="test")
+    listed: list[int] = []
+
+    async def started(line: str) -> None:
+        listed.append(len(place.jobs.running))
+        assert marked("test") and line == "up"
+
+    leaves = "setsid env -i sleep 60 >/dev/null 2>&1 & echo up"
+    assert await env.run(place, sys.executable, ["sh", "-c", leaves], started) == ["up"]
+    assert listed == [1]
+    assert not place.jobs.running
+    assert not marked("test")
+    waiting = asyncio.create_task(
+        env.run(place, sys.executable, ["sh", "-c", "echo up; exec sleep 60"], started)
+    )
+    while len(listed) < 2:
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not marked("test")
+
+
+def aged(folder: Path, hours: float, size: int = 0) -> Path:
+    """A folder that was last used some hours ago."""
+    folder.mkdir(parents=True)
+    if size:
+        (folder / "file").write_bytes(b"x" * size)
+    then = time.time() - hours * 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_the_folders_used_least_recently_are_removed(tmp_path: Path) -> None:
+    used = [aged(tmp_path / f"f{hours}", hours) for hours in (0.1, 2, 30, 40, 50)]
+    aged(tmp_path / "x.new1.2", 30)
+    aged(tmp_path / "y.new1.2", 2)
+    remove_unused(str(tmp_path), 3, [str(used[3])])
+    assert [each.exists() for each in used] == [True, True, True, True, False]
+    assert not (tmp_path / "x.new1.2").exists()
+    assert (tmp_path / "y.new1.2").exists()
+    remove_unused(str(tmp_path / "nowhere"), 3, [])
+
+
+def test_folders_that_are_too_large_together_are_removed_sooner(tmp_path: Path) -> None:
+    used = [aged(tmp_path / f"f{hours}", hours, 100_000) for hours in (0.1, 0.2, 2, 3)]
+    shared = aged(tmp_path / "shared", 0.3)
+    os.link(used[0] / "file", shared / "file")  # takes no space
+    (shared / "loop").symlink_to(tmp_path)
+    os.utime(shared, (time.time() - 1800, time.time() - 1800))
+    remove_unused(str(tmp_path), 3, [], most_bytes=250_000)
+    assert [each.exists() for each in used] == [True, True, False, False]
+    assert shared.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "link", "ways"),
+    [(10, False, ""), (200_000, False, "prune clean "), (200_000, True, "")],
+    ids=["small", "large", "shared"],
+)
+def test_a_large_cache_is_cleared(tmp_path: Path, size: int, link: bool, ways: str) -> None:
+    uv, cache, said = tmp_path / "uv", tmp_path / "cache", tmp_path / "said"
+    cache.mkdir()
+    (cache / "a").write_bytes(b"x" * size)
+    if link:
+        os.link(cache / "a", tmp_path / "installed")
+    said.touch()
+    uv.write_text(
+        f'#!/bin/sh\nif [ "$2" = dir ]; then echo {cache}; else printf "$3 " >> {said}; fi\n'
+    )
+    uv.chmod(0o755)
+    clear_cache(str(uv), most=100_000)
+    assert said.read_text() == ways
+
+
+def test_a_state_differs_once_packages_have_changed_and_not_by_an_import(venv: Path) -> None:
+    found = env.at(venv, "project", "x")
+    (found.packages / "__pycache__").mkdir()
+    assert env.at(venv, "project", "x") == found
+    (found.packages / "a-1.0.dist-info").mkdir()
+    installed = env.at(venv, "project", "x")
+    assert installed != found
+    os.utime(found.packages / "a-1.0.dist-info", (1, 1))  # the same version, installed again
+    assert env.at(venv, "project", "x") not in (found, installed)
+
+
+def test_a_lock_waits_for_a_sync_while_the_environment_lacks_what_it_lists(tmp_path: Path) -> None:
+    project = tmp_path / "web"
+    (project / "src").mkdir(parents=True)
+    (project / "pyproject.toml").touch()
+    lock = project / "uv.lock"
+    lock.write_text('version = 1\n\n[[package]]\nname = "ruamel-yaml"\nversion = "1"\n')
+    assert env.unsynced(project / "src", tmp_path, None, "anything") == project
+    assert env.unsynced(tmp_path, tmp_path, None, "anything") is None
+    make_venv(project / ".venv")
+    own = env.at(project / ".venv", "project", "web/.venv")
+    assert env.unsynced(project, tmp_path, own, "ruamel.yaml") == project
+    assert env.unsynced(project, tmp_path, own, "other") is None
+    assert env.unsynced(project, tmp_path, None, "ruamel.yaml") is None  # asked for
+    lock.write_bytes(b"\xff" * 1000)
+    assert env.unsynced(project, tmp_path, own, "ruamel.yaml") is None

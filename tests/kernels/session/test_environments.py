@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from rmi_agent.kernels import Config, Environment, KernelError, Sessions, Tier, why_not
 from rmi_agent.kernels import environments as env
 from rmi_agent.kernels.environments import pythons
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.fork.pool import MAX_EXTRA
+from rmi_agent.kernels.fork.template import Template
+from rmi_agent.kernels.kernel import Kernel
 from rmi_agent.kernels.process import LocalProcess, SocketProcess
 
 from tests.conftest import cell, launch, policy, stream, value
@@ -27,7 +31,11 @@ pytestmark = pytest.mark.anyio
 
 @contextlib.asynccontextmanager
 async def opened(
-    folder: Path, tier: str | None = None, network: bool = True
+    folder: Path,
+    tier: str | None = None,
+    network: bool = True,
+    warm: int = 0,
+    memory_limit: int = 0,
 ) -> AsyncIterator[Sessions]:
     projects = folder / "projects"
     projects.mkdir(exist_ok=True)
@@ -38,7 +46,8 @@ async def opened(
     start = replace(launch(projects), package_env=settings_for(wheels))
     if rules is not None:
         rules = replace(rules, package_env=tuple(settings_for(wheels).items()))
-    async with Sessions(Config(folder / "notebooks"), start, 0, policy=rules) as sessions:
+    config = Config(folder / "notebooks", memory_limit=memory_limit)
+    async with Sessions(config, start, warm, policy=rules) as sessions:
         yield sessions
 
 
@@ -83,6 +92,125 @@ async def test_few_templates_are_kept_for_environments_beside_the_default_ones(
         living = [each for each in TEMPLATES._living.values() if not each.ended]
         assert sum(each.is_extra for each in living) == MAX_EXTRA
         assert any(not each.is_extra for each in living)
+
+
+@pytest.mark.slow
+async def test_templates_that_nobody_uses_or_that_take_too_much_are_retired(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as sessions:
+        for number in range(3):
+            venv = make_venv(tmp_path / "projects" / f"e{number}" / ".venv")
+            session = await sessions.open(environment=await in_venv(sessions, venv))
+            await sessions.close(session)
+        templates = [each for each in TEMPLATES._living.values() if each.is_extra]
+        assert all(5_000_000 < each.memory() < 500_000_000 for each in templates)
+        TEMPLATES.retire_unused()
+        assert [*TEMPLATES._living.values()] == templates
+        TEMPLATES.retire_unused(unused=0.0, most_bytes=sum(map(Template.memory, templates[1:])))
+        for each in templates:
+            await asyncio.to_thread(each.process.wait, 10)
+        assert not TEMPLATES.has_extra
+
+
+@pytest.mark.slow
+async def test_a_kernel_of_the_environment_used_last_is_kept_warm(tmp_path: Path) -> None:
+    async with opened(tmp_path, warm=1) as sessions:
+        pool, found = sessions.pool, []
+        for name in "ab":
+            venv = make_venv(tmp_path / "projects" / name / ".venv")
+            found.append(await in_venv(sessions, venv))
+        first, second = found
+
+        async def spare_of(environment: Environment) -> Kernel:
+            for _ in range(1000):
+                other = pool.owners.of("local").other
+                if other and other.environment == environment and other.ready:
+                    return other.ready[0].kernel.result()
+                await asyncio.sleep(0.02)
+            raise AssertionError("there is no spare")
+
+        await sessions.open(environment=first)
+        spare = await spare_of(first)
+        session = await sessions.open(environment=first)
+        assert session.kernel is spare
+        assert value(await cell(session, "import sys; sys.prefix")) == repr(str(first.prefix))
+        await spare_of(first)
+        await sessions.open(environment=second)  # there is one spare, and it moves
+        await spare_of(second)
+        assert pool.owners.of("local").of(first) is None
+        (second.packages / "new-1.0.dist-info").mkdir()  # it may have imported what is older
+        changed = await in_venv(sessions, second.prefix or tmp_path)
+        assert changed != second
+        again = await sessions.open(environment=changed)
+        assert value(await cell(again, "1")) == "1"
+        await spare_of(changed)
+        assert pool.warm <= 2
+        assert len(pool.owners.of("local").ready) <= 1
+
+
+@pytest.mark.slow
+async def test_a_template_is_kept_when_an_import_has_made_a_folder_for_bytecode(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as sessions:
+        environment = await in_venv(
+            sessions, make_venv(tmp_path / "projects" / ".venv", mine="A = 1")
+        )
+        session = await sessions.open(environment=environment)
+        await cell(session, "import sys; sys.dont_write_bytecode = False; import mine")
+        assert (environment.packages / "__pycache__").is_dir()
+        template = next(each for each in TEMPLATES._living.values() if each.is_extra)
+        await sessions.open(environment=environment)
+        assert template in TEMPLATES._living.values()
+        (environment.packages / "other.pth").write_text("")
+        await sessions.open(environment=environment)
+        assert template not in TEMPLATES._living.values()
+
+
+async def test_uv_has_the_memory_limit_of_a_session(tmp_path: Path) -> None:
+    backend = "x = bytearray(300_000_000)\nimport time\ntime.sleep(60)\n"
+    async with opened(tmp_path, memory_limit=150_000_000) as sessions:
+        source = tmp_path / "projects" / "greedy"
+        source.mkdir()
+        (source / "pyproject.toml").write_text(
+            "[build-system]\nrequires = []\nbuild-backend = 'greedy'\nbackend-path = ['.']\n"
+            "[project]\nname = 'greedy'\nversion = '1'\n"
+        )
+        (source / "greedy.py").write_text(backend)
+        environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))
+        with pytest.raises(
+            KernelError, match="Nothing was installed. uv was stopped.*RMI_AGENT_MEMORY_LIMIT"
+        ):
+            await sessions.environments.install("local", environment, [str(source)])
+        assert not sessions.environments.jobs.running
+
+
+@pytest.mark.slow
+def test_nothing_of_uv_outlives_a_server_that_was_killed(tmp_path: Path) -> None:
+    """Without a sandbox, which would end it."""
+    program = f"""
+import asyncio, sys
+from pathlib import Path
+from rmi_agent.kernels import Config, Launch, Sessions
+from rmi_agent.kernels import environments as env
+async def main():
+    folder = Path({str(tmp_path)!r})
+    launch = Launch(cwd=folder, runtime=folder, env={{"PATH": {os.environ["PATH"]!r}}}, preload=())
+    async with Sessions(Config(folder / "notebooks"), launch, 0) as sessions:
+        place = sessions.environments.place_of("local")
+        async def say(line):
+            print(line, flush=True)
+        await env.run(place, sys.executable, ["sh", "-c", "echo $$; exec sleep 60"], say)
+asyncio.run(main())
+"""
+    server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    uv = psutil.Process(int(server.stdout.readline()))
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    uv.wait(20)
 
 
 @pytest.mark.slow
@@ -187,7 +315,7 @@ async def test_a_repaired_environment_is_forked_again(
 async def test_a_principal_has_few_runs_of_uv_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.session.environments.MOST_AT_ONCE", 1)
+    monkeypatch.setattr("rmi_agent.kernels.session.shared_work.MOST_AT_ONCE", 1)
     async with opened(tmp_path) as sessions:
         make_wheel(tmp_path / "wheels", "tiny")
         environment = await in_venv(sessions, make_venv(tmp_path / "projects" / ".venv"))

@@ -160,8 +160,54 @@ async def test_environments_are_listed_with_python_and_packages(
     assert rows["default"]["python"].startswith("3.")
     assert rows["default"]["package_count"] > 10
     assert rows["sub/.venv"]["package_count"] == 0
-    assert "install_packages([], environment='locked')" in rows["locked/.venv"]["note"]
+    step = "install_packages([], environment='locked')"
+    assert step in rows["locked/.venv"]["note"]
+    for name in ("locked", "locked/.venv"):
+        assert step in await call(client, "run_cell", code="1", environment=name)
+    (locked / "uv.lock").unlink()
+    said = await call(client, "install_packages", packages=["a"], environment="locked")
+    assert "`!uv venv locked/.venv` in run_cell" in said
     shutil.rmtree(locked)
+
+
+async def test_a_missing_module_names_the_way_into_the_environment(
+    client: Client[Any], projects: Path
+) -> None:
+    """A lock is never installed silently, so a run that lacks its packages says that it waits."""
+    waits = projects / "waits"
+    waits.mkdir()
+    (waits / "a.py").write_text("import nowhere_to_find")
+    assert "`%pip install nowhere_to_find`" in await call(
+        client, "run_python", file_name="waits/a.py"
+    )
+    for name in ("uv.lock", "pyproject.toml"):
+        (waits / name).touch()
+    said = await call(client, "run_python", file_name="waits/a.py")
+    assert "waits has a uv.lock and no environment yet; this ran in the default one." in said
+    assert "install_packages([], environment='waits')" in said
+    look = {"code": "import other_x", "session_id": session_of(said)}
+    assert "environment='waits'" in await call(client, "run_cell", **look)
+    shutil.rmtree(waits)
+    said = await call(client, "run_cell", code="import nowhere_to_find", environment="sub")
+    assert "install_packages(['nowhere_to_find'], environment='sub/.venv')" in said
+    said = await call(client, "run_python", file_name="needs.py")
+    look = {"code": "import nowhere_to_find", "session_id": session_of(said)}
+    said = await call(client, "run_cell", **look)
+    assert "add 'nowhere_to_find' to the dependencies in the file's `# /// script` block" in said
+
+
+@pytest.mark.slow
+async def test_cells_of_users_over_http_run_in_a_shared_environment_only_if_asked(
+    client: Client[Any], projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any user may have made the one in the folder that all share."""
+    venv = make_venv(projects / ".venv")
+    code = "import sys; sys.prefix"
+    assert str(venv) in await call(client, "run_cell", code=code)
+    monkeypatch.setattr("rmi_agent.server.tools.environment_choice.principal", lambda: "alice")
+    assert str(venv) not in await call(client, "run_cell", code=code)
+    assert str(venv) in await call(client, "run_cell", code=code, environment="auto")
+    shutil.rmtree(venv)
 
 
 async def test_packages_are_installed_and_seen_in_open_sessions(
