@@ -151,8 +151,9 @@ class SocketProcess(ProcessHere):
     @property
     def outdated(self) -> bool | None:
         """Whether a fresh one would have more modules; None if it has all of its template's."""
-        ready = self._process and self._process.template_is_ready
-        return ready() if ready is not None else None
+        if self._process is None or self._process.template_is_ready is None:
+            return None
+        return self._process.template_is_ready()
 
     async def alive(self) -> bool:
         """Whether it is still running."""
