@@ -159,7 +159,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.until(".png]")
         screen.prompt()
         screen.type("name = input('Who? ')\r")
-        screen.until("asks: Who?")
+        screen.until("\nWho?")
         screen.type("Ada\r")
         screen.prompt()
         screen.type("name * 2\r")
