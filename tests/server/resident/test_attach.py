@@ -288,7 +288,7 @@ async def test_attached_is_as_if_direct(someone: User, mode: str) -> None:
 async def test_a_restarted_host_finds_its_sessions_by_their_ids(
     someone: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with someone.client() as host:
+    async with someone.client("--log-level", "info") as host:
         session = (await call(host, "run_cell", code="kept = 6 * 7"))["session_id"]
         # Nobody can be asked: the client has said so, and the server is told.
         alone = await call(host, "run_cell", code="input()", session_id=session)
