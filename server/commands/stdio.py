@@ -31,11 +31,11 @@ WAITING = """\
 This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
 Press Ctrl-C to end it. What you may be looking for:
 
-  rmi-agent run FILE.py                         run a file
-  rmi-agent repl                                type Python
-  rmi-agent-mcp-server install claude-desktop   have an application start this server
-  rmi-agent-mcp-server --transport http         serve other programs and machines
-  rmi-agent-mcp-server --help                   everything else"""
+  rmi-agent run FILE.py              run a file
+  rmi-agent repl                     type Python
+  rmi-agent install claude-desktop   have an application start this server
+  rmi-agent serve --transport http   serve other programs and machines
+  rmi-agent --help                   everything else"""
 
 
 def explain_to_a_person() -> None:
