@@ -4,6 +4,7 @@ Refused                    a server refused a call of a command; the text says w
 RequestError               a server could not handle a request of a command at all
 NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
 Failed                     commands/check.py: a step of `check` had another result than expected
+NotConnected               commands/connect.py: there is no connection; the text says what to do
 ResidentEnded              commands/connect.py: the background server ended before the command did
 
 `RmiMcpClient` raises what FastMCP's client does: `ToolError` if the server refuses a call, whose
@@ -18,6 +19,10 @@ from __future__ import annotations
 import sys
 
 Errors = tuple[type[Exception], ...]
+NO_TOKEN = (
+    "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
+    " it if the server on this machine generated one."
+)
 
 
 class Refused(Exception):

@@ -12,13 +12,20 @@ from cyclopts import Parameter
 
 from .. import quick_imports
 from ..terminal import Questions, is_terminal, show_starting
-from .options import Server, Timeout
+from .options import NoSandbox, ProjectsDir, Quiet, Server, Timeout
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
 
-def repl(*, server: Server = None, timeout: Timeout = None) -> None:
+def repl(
+    *,
+    projects_dir: ProjectsDir = None,
+    no_sandbox: NoSandbox = False,
+    server: Server = None,
+    timeout: Timeout = None,
+    quiet: Quiet = False,
+) -> None:
     """Open a prompt whose cells run in one session.
 
     Tab completes, Ctrl-C interrupts the cell, Ctrl-D exits.
@@ -26,23 +33,30 @@ def repl(*, server: Server = None, timeout: Timeout = None) -> None:
     show_starting()
     from anyio.from_thread import start_blocking_portal
 
-    from ..client import RmiMcpClient  # lazy: takes long, and --help does not need it
-    from ..errors import failures
-    from .connect import unreachable
+    from ..attendance import Attendance
+    from ..errors import failures  # lazy: takes long, and --help does not need it
+    from .connect import Connection, fail, silent
     from .repl import Repl
+    from .settings import use_settings
 
+    if why := use_settings(server, projects_dir, no_sandbox):
+        sys.exit(fail(why))
     quick_imports.import_jsonschema()
-    with start_blocking_portal() as portal:
+    connection = Connection(server, lasting=True)
+    with silent(), start_blocking_portal() as portal:
         try:
             questions = Questions()
-            client = RmiMcpClient(server, on_question=questions.ask)
+            client = connection.client(questions.ask)
+            client.attended = Attendance()
             with portal.wrap_async_context_manager(client):
                 quick_imports.resume_gc()
-                code = Repl(portal, client, timeout, questions).run()
+                code = Repl(portal, client, timeout, questions, quiet=quiet).run()
         except failures() as error:
-            code = unreachable(server, error)
+            code = fail(connection.why_not(error))
         except KeyboardInterrupt:
             code = 130
+        finally:
+            connection.close()
     sys.exit(code)
 
 
@@ -50,6 +64,7 @@ def chat(
     question: Annotated[
         str | None, Parameter(help="The first question. By default, asks for it.")
     ] = None,
+    /,
     *,
     model: Annotated[
         str | None,

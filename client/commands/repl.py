@@ -37,6 +37,7 @@ class Repl:
         client: a client connected to the server.
         timeout: seconds until a cell is interrupted; None for the server's default.
         questions: passes cells' questions to the prompt's thread.
+        quiet: whether to print only what cells print.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class Repl:
         client: RmiMcpClient,
         timeout: float | None,
         questions: Questions,
+        *,
+        quiet: bool = False,
     ) -> None:
         self._portal = portal
         self._client = client
         self._timeout = timeout
         self._questions = questions
         self._session: str | None = None
+        self._quiet = quiet
 
     def run(self) -> int:
         """Read cells and run them until the end of input; returns the exit code."""
@@ -143,6 +147,9 @@ class Repl:
                 return False
             else:
                 show(result, shown)
+                if self._session != result.session_id and not self._quiet:
+                    where = f", recorded in {result.notebook}" if result.notebook else ""
+                    write("stderr", f"Session {result.session_id}{where}\n")
                 self._session = result.session_id
                 return result.status == "ok"
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..terminal import write
+from ..terminal import show_starting, write
+from .completing import open_sessions
 from .options import Server
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a server: of the resident one, unless --server names another."""
+    """List the open sessions of a server: of the background one, unless --server names another."""
+    show_starting()
     from .connect import call  # lazy: takes long, and --help does not need it
 
     async def work(client: RmiMcpClient) -> int:
@@ -35,16 +37,20 @@ def sessions(*, server: Server = None) -> None:
                 f" {row['notebook'] or 'nothing recorded yet'}\n",
             )
         if not rows and server is None:
-            print("No session is open on a resident server. For another server, use --server URL.")
+            where = "No session is open on a background server."
+            write("stdout", f"{where} For another server, use --server ADDRESS.\n")
         elif not rows:
-            print("No session is open.")
+            write("stdout", "No session is open.\n")
         return 0
 
     call(server, work)
 
 
 def attach(
-    session: Annotated[str, Parameter(help="ID of an open session on this machine.")],
+    session: Annotated[
+        str, Parameter(help="ID of an open session on this machine.", completer=open_sessions)
+    ],
+    /,
     *,
     server: Server = None,
     print_: Annotated[
@@ -55,6 +61,7 @@ def attach(
 
     What you run there is not recorded in the session's notebook.
     """
+    show_starting()
     from ..errors import request_errors
     from .connect import call, fail
 
@@ -77,6 +84,7 @@ def replay(
     notebook: Annotated[
         str, Parameter(help="A notebook file here, or the name of one that the server has.")
     ],
+    /,
     *,
     server: Server = None,
     until: Annotated[
@@ -88,6 +96,7 @@ def replay(
     timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
 ) -> None:
     """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
+    show_starting()
     from .connect import call, fail
 
     path = Path(notebook)
@@ -107,6 +116,7 @@ def replay(
 
 def check(*, server: Server = None) -> None:
     """Test the communication with a server in seven steps and report each."""
+    show_starting()
     from .check import run_steps
     from .connect import call
 

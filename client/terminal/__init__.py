@@ -12,9 +12,10 @@ from .input_text import (
     needs_more_lines,
     replacement_start,
 )
+from .keyboard import read_line, read_piece
 from .pictures import show_picture
 from .questions import Questions, ask
-from .screen import Screen, exit_code, show, show_notebook
+from .screen import Screen, exit_code, show
 from .terminal import can_edit, colour, erase_starting, is_terminal, show_starting, write
 
 __all__ = [
@@ -32,9 +33,10 @@ __all__ = [
     "indentation",
     "is_terminal",
     "needs_more_lines",
+    "read_line",
+    "read_piece",
     "replacement_start",
     "show",
-    "show_notebook",
     "show_picture",
     "show_starting",
     "write",

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rmi_agent.cli import app
 from rmi_agent.client.chat import Keys, choose
 from rmi_agent.client.chat.models import ENV_FILES
 from rmi_agent.client.chat.transcript import settled
-from rmi_agent.client.commands import app
 
 from tests.client.chat.language_model import Call, Refuse, Request, images, language_model, results
 from tests.server.conftest import fill
@@ -427,7 +427,7 @@ def test_a_growing_text_is_settled_by_paragraphs(text: str, done: str, rest: str
 @pytest.mark.slow
 def test_help_imports_neither_models_nor_the_editor() -> None:
     code = (
-        "import sys; from rmi_agent.client.commands import app; app(['--help'], exit_on_error=False,"
+        "import sys; from rmi_agent.cli import app; app(['--help'], exit_on_error=False,"
         " result_action='return_value')\n"
         "print([m for m in ('pydantic_ai', 'prompt_toolkit', 'textual_image') if m in sys.modules])"
     )

@@ -48,7 +48,7 @@ class Scripted:
     async def alive(self) -> bool:
         return True
 
-    def interrupt(self, why: str) -> bool:
+    def interrupt(self, why: str, *, patient: bool = False) -> bool:
         if self.stopped is None or self.stopped.done():
             return False
         self.stopped.set_result(why)
