@@ -25,6 +25,8 @@ import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import IO, Any
 
+from .asked_input import AskedInput
+
 if sys.platform != "win32":
     import fcntl
 
@@ -76,8 +78,13 @@ def outside_event_loop() -> Iterator[None]:
             os.chdir(folder)
 
 
-def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> None:
-    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
+def enter_streams(
+    undo: contextlib.ExitStack, raw: list[int], stdin: bytes, asked: AskedInput | None
+) -> None:
+    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2.
+
+    What is `asked` for as it is read has no descriptor.
+    """
     restore_later(undo, vars(sys), *STREAMS)
     kernels = {name: getattr(sys, name) for name in STREAMS}
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -99,13 +106,17 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         buffer = raw_io if os.environ.get("PYTHONUNBUFFERED") else io.BufferedWriter(raw_io)
         stream = text_stream(buffer, kernels[f"__{name}__"], name)
         vars(sys).update({name: stream, f"__{name}__": stream})
-    reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    reader = io.BufferedReader(asked or io.FileIO(0, "r", closefd=False))
     stdin_stream = text_stream(reader, kernels["__stdin__"], "stdin")
     vars(sys).update(stdin=stdin_stream, __stdin__=stdin_stream)
 
 
 def enter_main(
-    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str | None
+    undo: contextlib.ExitStack,
+    shell: Any,
+    kernels_names: set[str],
+    path: str | None,
+    asked: AskedInput | None,
 ) -> None:
     """Make `__main__` and the builtins look as at the start of a script, or of a module.
 
@@ -134,6 +145,8 @@ def enter_main(
     restore_later(undo, vars(getpass), "getpass")
     builtins.input = kernel._sys_raw_input
     getpass.getpass = kernel._save_getpass
+    if asked is not None and asked.isatty():
+        getpass.getpass = asked.getpass
     site.setquit()
     undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.

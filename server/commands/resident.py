@@ -51,7 +51,11 @@ def start(
     projects_dir: ProjectsDir = None,
     notebooks_dir: NotebooksDir = None,
     port: Annotated[
-        int | None, Parameter(help="Port to listen on; any free one by default (RMI_AGENT_PORT).")
+        int | None,
+        Parameter(
+            name=["--port", "-p"],
+            help="Port to listen on. By default, RMI_AGENT_PORT if it is set, or any free one.",
+        ),
     ] = None,
     no_sandbox: NoSandbox = False,
     foreground: Annotated[

@@ -37,6 +37,7 @@ class Facts(BaseModel):
     settings: dict[str, Any]  # the other settings that sessions depend on, as JSON
     busy: int  # sessions with a running cell
     idle: int  # other sessions
+    sessions: list[str] = []  # their ids, for completion in a shell
 
 
 class Caller(BaseModel):
@@ -47,6 +48,7 @@ class Caller(BaseModel):
     home: str  # what ~ stands for
     folder: str  # its current folder
     environ: dict[str, str]  # the variables that the server's record names, where they are set
+    paths: list[str] = []  # files and folders, relative to the projects folder, that it needs
 
 
 @dataclass(frozen=True)

@@ -333,6 +333,28 @@ async def test_whatever_is_no_message_on_stdout_is_found(
     assert told in str(caught.value)
 
 
+SLOW_SERVER = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    name = asked.get("params", {}).get("name")
+    facts, text = {"status": "ok"}, "descriptor child print"
+    if name == "run_cell":
+        facts, text = {"status": "running", "session_id": "s", "cell": 1}, "descriptor"
+    result = {"structuredContent": facts, "content": [{"text": text}], "isError": False}
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+@POSIX
+async def test_output_that_comes_late_on_a_busy_machine_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", SLOW_SERVER))
+    assert await conversation([], 30) == 4
+
+
 async def test_who_has_the_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
