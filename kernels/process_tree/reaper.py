@@ -8,7 +8,6 @@ file also runs as that process, so it imports no other part of the package.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import logging
@@ -26,6 +25,8 @@ import psutil
 
 if sys.platform == "linux":
     import resource
+if __name__ != "__main__":  # it takes a third of the small process's memory
+    import asyncio
 
 log = logging.getLogger(__name__)
 

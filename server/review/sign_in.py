@@ -141,7 +141,8 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
         """
         first = request.path_params["first"]
         if isinstance(self._access, ByFirstLink):
-            return self._let_in(request, self._access.cookie(first))
+            leads_to = local(request.query_params.get("next", "/"))
+            return self._let_in(request, self._access.cookie(first), leads_to)
         if not isinstance(self._access, ByToken):
             not_found()
         if self._access.offered(first) is None:
