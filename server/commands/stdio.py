@@ -16,6 +16,7 @@ from .. import logs
 from ..errors import AttachError, BadSettings
 from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
+from ..state_dir import record_file
 from .stdio_pipes import read_and_write_on_the_loop
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
@@ -87,10 +88,13 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     """
     if settings.attach == "never":
         return None
+    is_named = settings.rmi_agent_server is not None
+    if settings.attach == "auto" and not is_named and not record_file().exists():
+        return None  # the usual case, for which nothing need be imported
     from ..resident import find_endpoint, found
 
-    if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
-        return None  # the usual case
+    if settings.attach == "auto" and not is_named and found() is None:
+        return None
     try:
         endpoint = await find_endpoint(settings, settings.attach)
     except AttachError as error:

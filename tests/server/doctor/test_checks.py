@@ -284,7 +284,7 @@ async def test_a_command_that_is_gone_is_found(home: Path) -> None:
     host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": gone}}}))
     (result,) = await at_host(host)
     assert result.ok is False and "there is no program" in result.detail
-    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    assert result.todo == "Run: rmi-agent install cursor --name p"
 
 
 def script(path: Path, text: str) -> str:
@@ -301,7 +301,7 @@ async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> N
     host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
     (result,) = await at_host(host)
     assert result.ok is False and "PYTHON_TIMEOUT: it is no number" in result.detail
-    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    assert result.todo == "Run: rmi-agent install cursor --name p"
 
 
 async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
