@@ -42,8 +42,9 @@ def can_edit() -> bool:
 def show_starting() -> None:
     """Show `starting…` on a terminal until anything else is written: a start takes a second."""
     global _shows_starting
-    if is_terminal(sys.stderr) and not is_dumb() and (sys.stderr.encoding or "")[:3] == "utf":
-        sys.stderr.write("starting…")
+    if is_terminal(sys.stderr) and not is_dumb():
+        is_unicode = (sys.stderr.encoding or "")[:3] == "utf"
+        sys.stderr.write("starting…" if is_unicode else "starting...")
         sys.stderr.flush()
         _shows_starting = True
 
