@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..results import RunResult
@@ -86,8 +87,9 @@ class Screen:
         """Ask the person at the terminal, or read a line from this command's input."""
         self._hide_time()
         prompt = prompt_of(question) if is_terminal(sys.stdin) else ""
-        write("stdout" if is_terminal(sys.stdout) else "stderr", prompt)
-        answer = await self.wait_for(read_line(secret=secret and is_terminal(sys.stdin)))
+        show_prompt = partial(write, "stdout" if is_terminal(sys.stdout) else "stderr", prompt)
+        silently = secret and is_terminal(sys.stdin)
+        answer = await self.wait_for(read_line(show_prompt, secret=silently))
         typed = is_terminal(sys.stdin) and is_terminal(sys.stdout)
         if self._repeats and typed and answer is not None:
             self._echoes.append(f"{prompt}{HIDDEN if secret else answer}\n")
