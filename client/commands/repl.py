@@ -121,7 +121,8 @@ class Repl:
 
         def live(name: str, text: str) -> None:
             shown[name] += text
-            write(name, text)
+            echoes = self._questions.echoes
+            write(name, echoes.removed_from(text) if name == "stdout" else text)
 
         async def call() -> RunResult:
             return await self._client.run_cell(source, self._session, self._timeout, live)
@@ -146,6 +147,8 @@ class Repl:
                 self._forget_closed_session()
                 return False
             else:
+                if result.stdout.startswith(shown["stdout"]):
+                    live("stdout", result.stdout[len(shown["stdout"]) :])
                 show(result, shown)
                 if self._session != result.session_id and not self._quiet:
                     where = f", recorded in {result.notebook}" if result.notebook else ""
