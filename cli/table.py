@@ -74,13 +74,33 @@ COMMANDS = {
             "rmi-agent chat",
             'rmi-agent chat --model ollama:qwen3 "plot sin(x)"',
             'cat data.csv | rmi-agent chat "which column has gaps?"',
+            "rmi-agent chat --continue",
         ),
     ),
     "sessions": Command(
         f"{CLIENT}sessions:sessions",
         SESSIONS,
-        "List the open sessions of a server: of the background one, unless --server names another.",
-        ("rmi-agent sessions", "rmi-agent sessions --server https://example.com"),
+        "List the sessions: those open in the background server, then those recorded here.\n\n"
+        "With --server, lists the sessions that are open there.",
+        (
+            "rmi-agent sessions",
+            "rmi-agent sessions --server https://example.com",
+            "rmi-agent sessions --prune 30d",
+        ),
+    ),
+    "show": Command(
+        f"{CLIENT}show:show",
+        SESSIONS,
+        "Print a session as a terminal transcript: code, output, tracebacks and pictures.\n\n"
+        "Without --server, any session recorded on this machine; with it, an open one there.",
+        ("rmi-agent show", "rmi-agent show BIonMN", "rmi-agent show ~/analysis.ipynb | less"),
+    ),
+    "open": Command(
+        f"{CLIENT}show:open_",
+        SESSIONS,
+        "Open a recorded session in Jupyter if it is installed, otherwise as a page in the"
+        " browser.\n\nKeeps running until you press Ctrl-C.",
+        ("rmi-agent open", "rmi-agent open --browser BIonMN"),
     ),
     "attach": Command(
         f"{CLIENT}sessions:attach",

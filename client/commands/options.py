@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,6 +15,13 @@ Server = Annotated[
         name=["--server", "-S"],
         help="Server to use: an address (127.0.0.1:8000, https://example.com), a script or a"
         " command. By default, the background server, or one started for this command.",
+    ),
+]
+OtherServer = Annotated[
+    str | None,
+    Parameter(
+        name=["--server", "-S"],
+        help="Server whose open sessions to take instead: an address, a script or a command.",
     ),
 ]
 Timeout = Annotated[
@@ -50,3 +58,8 @@ Quiet = Annotated[
         negative=(),
     ),
 ]
+
+
+def server_module(name: str, *words: str) -> list[str]:
+    """The command line that runs a command of the server, which the client must not import."""
+    return [sys.executable, "-m", f"rmi_agent.server.commands.{name}", *words]

@@ -14,33 +14,43 @@ from cyclopts import Parameter
 
 from ..terminal import show_starting, write
 from .completing import open_sessions
-from .options import Server
+from .options import OtherServer, Server, server_module
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
 
-def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a server: of the background one, unless --server names another."""
+def sessions(
+    *,
+    server: OtherServer = None,
+    last: Annotated[int, Parameter(help="Number of recorded sessions to list.")] = 20,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="List every recorded session.", negative=())
+    ] = False,
+    prune: Annotated[
+        str | None,
+        Parameter(help="Delete the records of sessions that ended longer ago: 12h, 30d, 8w."),
+    ] = None,
+) -> None:
+    """List the sessions: those open in the background server, then those recorded here.
+
+    With --server, lists the sessions that are open there.
+    """
+    if prune is not None:
+        sys.exit(subprocess.call(server_module("prune", prune)))
     show_starting()
-    from .connect import call  # lazy: takes long, and --help does not need it
+    from ..resident import find_resident  # lazy: --help does not need it
+    from .records import read_records
+    from .session_table import show_sessions
+
+    records = read_records(None if all_ else last) if server is None else None
+    if server is None and find_resident() is None:
+        show_sessions([], records)
+        return
+    from .connect import call
 
     async def work(client: RmiMcpClient) -> int:
-        rows = await client.list_sessions()
-        for row in rows:
-            taken = row["memory_bytes"]  # None if the kernel is on another machine
-            memory = "memory unknown" if taken is None else f"{taken / 1e6:.0f} MB"
-            write(
-                "stdout",
-                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
-                f" {row['idle_seconds']:g} s, {memory},"
-                f" {row['notebook'] or 'nothing recorded yet'}\n",
-            )
-        if not rows and server is None:
-            where = "No session is open on a background server."
-            write("stdout", f"{where} For another server, use --server ADDRESS.\n")
-        elif not rows:
-            write("stdout", "No session is open.\n")
+        show_sessions(await client.list_sessions(), records)
         return 0
 
     call(server, work)
@@ -107,7 +117,8 @@ def replay(
 
     async def work(client: RmiMcpClient) -> int:
         result = await client.resume_session(notebook, until, skip_failed, timeout, content)
-        write("stdout", f"{result}\n")
+        lines = [line for line in result.text.splitlines() if not line.startswith("[session_id:")]
+        write("stdout", "\n".join(lines) + "\n")  # nothing more can run in it
         await client.close_session(result.session_id)
         return 0 if result.same else 1
 

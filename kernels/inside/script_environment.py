@@ -6,7 +6,6 @@ nothing about the script's code.
 
 from __future__ import annotations
 
-import _imp
 import asyncio
 import builtins
 import contextlib
@@ -250,7 +249,7 @@ def forget_shadowed(undo: contextlib.ExitStack, folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name.removesuffix(".py")
-            if name not in sys.modules or name in AT_START or _imp.is_frozen(name):
+            if name not in sys.modules or name in AT_START or find_frozen(name) is not None:
                 continue
             is_module = name != entry.name or os.path.isfile(
                 os.path.join(entry.path, "__init__.py")
@@ -309,6 +308,7 @@ AT_START = {
     *("abc", "codecs", "encodings", "genericpath", "io", "ntpath", "os", "posixpath", "runpy"),
     *("site", "stat", *sys.builtin_module_names),
 }
+find_frozen = importlib.machinery.FrozenImporter.find_spec
 KEPT: dict[str, Any] = {}  # the modules that were noted
 LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 NOTED: set[str] = set()  # these, and those behind them

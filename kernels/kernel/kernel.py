@@ -16,7 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
-from ..process import BranchProcess, Launch, next_step
+from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
@@ -154,6 +154,11 @@ class Kernel:
     def is_python(self) -> bool:
         """Whether it is an ipykernel, whatever its kernelspec, and so can run Python files."""
         return is_ipykernel(self.info)
+
+    @property
+    def outdated(self) -> bool | None:
+        """Whether a fresh one would have more modules; None if it has all of its template's."""
+        return self.process.outdated if isinstance(self.process, SocketProcess) else None
 
     @property
     def client(self) -> AsyncKernelClient:

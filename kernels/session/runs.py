@@ -100,7 +100,7 @@ class Execution:
         self.handed_over = False
         on_limit = None if background else self._over_limit
         self.outputs = Outputs(self.cell, displays, output_limit, on_limit)
-        self.task: asyncio.Task[Run]
+        self.task: asyncio.Future[Run]
         self._recorder, self._output_limit = recorder, output_limit
         self.asked = 0
         self._question: Question | None = None
@@ -285,6 +285,7 @@ class RunQueue:
 
     def _over(self, execution: Execution) -> None:
         del self._unfinished[execution.number]
+        execution.task = outcome(execution.task)
         self._size += execution.outputs.size
         self._on_over()
 
@@ -321,3 +322,19 @@ class RunQueue:
                     self.displays[name] = left
                 else:
                     del self.displays[name]
+
+
+def outcome(task: asyncio.Future[Run]) -> asyncio.Future[Run]:
+    """What a run's task that is done has come to, without what it was started in.
+
+    A task keeps its context: the whole request, over HTTP some 30 kB.
+    """
+    found: asyncio.Future[Run] = task.get_loop().create_future()
+    if task.cancelled():
+        found.cancel()
+    elif (error := task.exception()) is not None:
+        found.set_exception(error)
+        found.exception()  # who wants to know has been told, or asks
+    else:
+        found.set_result(task.result())
+    return found

@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server doctor`: prints what works on this machine and how to fix the rest.
+"""`rmi-agent doctor`: prints what works on this machine and how to fix the rest.
 
 Knows nothing about what is checked.
 """

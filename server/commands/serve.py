@@ -170,6 +170,10 @@ def review(
     port: Annotated[
         int, Parameter(name=["--port", "-p"], help="Port to listen on; 0 takes any free one.")
     ] = 0,
+    session: Annotated[
+        str | None,
+        Parameter(help="File name of the session to show first. By default, shows the list."),
+    ] = None,
     no_browser: Annotated[
         bool, Parameter(help="Print the link without opening a browser.", negative=())
     ] = False,
@@ -182,7 +186,8 @@ def review(
 
     try:
         given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
-        raise SystemExit(serve_pages(load(host=HOST, port=port, **given), not no_browser))
+        settings = load(host=HOST, port=port, **given)
+        raise SystemExit(serve_pages(settings, not no_browser, session))
     except BadSettings as error:
         die(error)
 

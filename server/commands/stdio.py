@@ -16,6 +16,7 @@ from .. import logs
 from ..errors import AttachError, BadSettings
 from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
+from ..state_dir import record_file
 from .stdio_pipes import read_and_write_on_the_loop
 
 if TYPE_CHECKING:  # each run needs only one way to serve, and each is slow to import
@@ -31,11 +32,11 @@ WAITING = """\
 This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
 Press Ctrl-C to end it. What you may be looking for:
 
-  rmi-agent run FILE.py                         run a file
-  rmi-agent repl                                type Python
-  rmi-agent-mcp-server install claude-desktop   have an application start this server
-  rmi-agent-mcp-server --transport http         serve other programs and machines
-  rmi-agent-mcp-server --help                   everything else"""
+  rmi-agent run FILE.py              run a file
+  rmi-agent repl                     type Python
+  rmi-agent install claude-desktop   have an application start this server
+  rmi-agent serve --transport http   serve other programs and machines
+  rmi-agent --help                   everything else"""
 
 
 def explain_to_a_person() -> None:
@@ -87,10 +88,13 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     """
     if settings.attach == "never":
         return None
+    is_named = settings.rmi_agent_server is not None
+    if settings.attach == "auto" and not is_named and not record_file().exists():
+        return None  # the usual case, for which nothing need be imported
     from ..resident import find_endpoint, found
 
-    if settings.attach == "auto" and settings.rmi_agent_server is None and found() is None:
-        return None  # the usual case
+    if settings.attach == "auto" and not is_named and found() is None:
+        return None
     try:
         endpoint = await find_endpoint(settings, settings.attach)
     except AttachError as error:

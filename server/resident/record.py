@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import AlreadyRunning, BadSettings
-from ..state_dir import create_private, private_folder, private_text, token_file
+from ..state_dir import create_private, private_folder, private_text, record_file, token_file
 
 LOCK_TIMEOUT = 60.0  # max seconds to wait while another server starts or stops
 POLL_INTERVAL = 0.05  # seconds between attempts to get the lock or find the server
@@ -63,11 +63,6 @@ def check_supported() -> None:
             " its user can open. Use RMI_AGENT_ATTACH=never, or rmi-agent-mcp-server"
             " --transport http."
         )
-
-
-def record_file() -> Path:
-    """The path of the record."""
-    return token_file().with_name("resident.json")
 
 
 def log_file() -> Path:

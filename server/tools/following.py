@@ -177,7 +177,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def stopped_if_abandoned(
-    task: asyncio.Task[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
+    task: asyncio.Future[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[None]:
     """Stop what the body waits for if the client cancels the call or disconnects."""
     try:

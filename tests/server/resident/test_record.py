@@ -28,13 +28,12 @@ from rmi_agent.server.resident import (
     lease,
     local_socket,
     publish,
-    record_file,
     resident_endpoint,
 )
 from rmi_agent.server.resident import record as resident
 from rmi_agent.server.resident.endpoint import Endpoint, check_owner
 from rmi_agent.server.resident.record import SOCKET_PATH_LIMIT
-from rmi_agent.server.state_dir import VERSION, token_file
+from rmi_agent.server.state_dir import VERSION, record_file, token_file
 
 from tests.processes import still_running
 from tests.server.resident.residents import user
