@@ -43,9 +43,11 @@ async def opened(
     wheels.mkdir(exist_ok=True)
     more = {} if tier is None else {"tier": tier}
     rules = policy(projects, package_files=(wheels,), network=network, **more)
-    start = replace(launch(projects), package_env=settings_for(wheels))
+    variables = settings_for(wheels)
     if rules is not None:
-        rules = replace(rules, package_env=tuple(settings_for(wheels).items()))
+        del variables["UV_CACHE_DIR"]  # which the sandbox does not show
+        rules = replace(rules, package_env=tuple(variables.items()))
+    start = replace(launch(projects), package_env=variables)
     config = Config(folder / "notebooks", memory_limit=memory_limit)
     async with Sessions(config, start, warm, policy=rules) as sessions:
         yield sessions
