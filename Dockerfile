@@ -7,6 +7,7 @@ ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY cli cli
 COPY server server
 COPY kernels kernels
 COPY client client

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from typing import IO
 
 from .direct import Json
 
@@ -20,10 +21,15 @@ LINE = 1 << 30  # max bytes of a message
 
 
 class ChildServer:
-    """The server of a command line; it inherits this environment, and so its settings."""
+    """The server of a command line; it inherits this environment, and so its settings.
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    Args:
+        command: the command line.
+        log: takes its stderr; None leaves it this process's.
+    """
+
+    def __init__(self, command: Sequence[str], log: IO[str] | None = None) -> None:
+        self._command, self._log = command, log
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         # By the request's number; None says that nothing more comes.
@@ -39,6 +45,7 @@ class ChildServer:
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=self._log,
             limit=LINE,
             start_new_session=True,  # so that Ctrl-C is for the command alone
         )

@@ -153,7 +153,10 @@ class RmiMcpClient(ServerConnection):
         on_output: OnOutput | None,
     ) -> RunResult:
         arguments = {**arguments, "session_id": session_id, "timeout": timeout}
-        result = run_result(await self.call_tool(tool, arguments, on_output))
+        wishes = self.attended.wishes if self.attended is not None else None
+        result = run_result(await self.call_tool(tool, arguments, on_output, wishes))
+        if self.attended is not None and result.status == "running":
+            self.attended.known(result.session_id, result.cell)
         if result.status == "running" or result.truncated:
             result = await self._whole(result, on_output)
         return result
@@ -187,6 +190,13 @@ class RmiMcpClient(ServerConnection):
         """Interrupt the session's run; its variables are kept."""
         return await self._text("interrupt_session", session_id=session_id)
 
+    async def stop_run(self, *, kill: bool) -> None:
+        """Interrupt the run that a person attends, once, or end it with its kernel."""
+        assert self.attended is not None
+        wishes = self.attended.stopping(kill=kill)
+        session = {"session_id": self.attended.session_id}
+        await self.call_tool("interrupt_session", session, wishes=wishes)
+
     async def restart_session(self, session_id: str) -> str:
         """Give the session a fresh kernel; its variables are lost."""
         return await self._text("restart_session", session_id=session_id)
@@ -196,9 +206,10 @@ class RmiMcpClient(ServerConnection):
         raw = await self.call_tool("fork_session", {"session_id": session_id})
         return str((raw.structured_content or {})["session_id"])
 
-    async def close_session(self, session_id: str) -> str:
-        """Close the session; its notebook stays."""
-        return await self._text("close_session", session_id=session_id)
+    async def close_session(self, session_id: str, title: str | None = None) -> str:
+        """Close the session; its notebook stays, with a title if one is given."""
+        named = {} if title is None else {"title": title}  # older servers have none
+        return await self._text("close_session", session_id=session_id, **named)
 
     async def resume_session(
         self,

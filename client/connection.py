@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import errors, quick_imports
+from .addresses import url_of
+from .attendance import Attendance
 from .child import ChildServer
 from .direct import DirectClient, OnQuestion
+from .errors import NO_TOKEN
 from .resident import Resident
 from .results import texts
 
@@ -28,10 +31,6 @@ FEW_RUNS = (*EMBEDDED, "--few-runs")  # no kernel is made and no module imported
 
 OnOutput = Callable[[str, str], None]  # (stream name, text)
 
-NO_TOKEN = (
-    "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
-    " it if the server on this machine generated one."
-)
 HEADING = "--- stderr ---\n"  # the server's heading above stderr, also in live output
 
 
@@ -40,7 +39,10 @@ class ServerConnection:
 
     Attributes:
         mcp: FastMCP's client; for a command's own server, one with the methods used here.
+        attended: set by a command whose person waits for each run.
     """
+
+    attended: Attendance | None = None
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class ServerConnection:
     ) -> None:
         self._refused = asyncio.Event()  # set if the server refuses us for lack of a valid token
         self.mcp: Any
+        self._url, self._token = url_of(target) if isinstance(target, str) else None, token
         if isinstance(target, ChildServer | Resident):
             self.mcp = DirectClient(target, on_question)
             return
@@ -71,10 +74,14 @@ class ServerConnection:
     async def __aenter__(self) -> Self:
         try:
             await self.mcp.__aenter__()
-        except Exception:
+        except Exception as error:
             if self._refused.is_set():
                 raise PermissionError(NO_TOKEN) from None
-            raise
+            if self._url is None:
+                raise
+            from .failures import explain  # lazy: takes long, and most servers answer
+
+            raise ConnectionError(await explain(self._url, self._token, error)) from error
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -91,9 +98,15 @@ class ServerConnection:
         return tools
 
     async def call_tool(
-        self, tool: str, arguments: dict[str, Any], on_output: OnOutput | None = None
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        on_output: OnOutput | None = None,
+        wishes: dict[str, Any] | None = None,
     ) -> CallToolResult:
         """Call any tool of the server and return the raw result.
+
+        `wishes` is what we ask for beside the arguments; servers that don't know it ignore it.
 
         Raises:
             ToolError: the server refused; the text says why and what to do.
@@ -108,6 +121,7 @@ class ServerConnection:
             name=tool,
             arguments={name: value for name, value in arguments.items() if value is not None},
             progress_handler=heard if on_output is not None else None,
+            meta={"rmi_agent": wishes} if wishes else None,
         )
         if raw.is_error:
             raise errors.tool_errors()[-1](texts(raw))  # FastMCP's, if this is its client

@@ -91,10 +91,15 @@ class DirectClient:
         await self._carrier.close()
 
     async def call_tool_mcp(
-        self, *, name: str, arguments: Json, progress_handler: OnProgress | None = None
+        self,
+        *,
+        name: str,
+        arguments: Json,
+        progress_handler: OnProgress | None = None,
+        meta: Json | None = None,
     ) -> ToolResult:
         """Call a tool, answering the questions of its code."""
-        given: Json = {"name": name, "arguments": arguments}
+        given: Json = {"name": name, "arguments": arguments, "_meta": meta or {}}
         answers: Json = {}
         while True:
             result = await self._request("tools/call", {**given, **answers}, progress_handler)
@@ -139,7 +144,7 @@ class DirectClient:
         number = next(self._numbers)
         about = {**self._about, **({"progressToken": number} if on_progress else {})}
         request: Json = {"jsonrpc": "2.0", "id": number, "method": method}
-        request["params"] = {**params, "_meta": about}
+        request["params"] = {**params, "_meta": {**params.get("_meta", {}), **about}}
         async with contextlib.aclosing(self._carrier.exchange(request)) as answers:
             async for answer in answers:
                 if "error" in answer:

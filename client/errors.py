@@ -1,10 +1,12 @@
 """The errors of this layer, and those of the libraries below that calls to a server raise.
 
-Refused                    a server refused a call of a command; the text says what to do
-RequestError               a server could not handle a request of a command at all
-NoModelError(ValueError)   no model can be used for `chat`; the text says what to do
-Failed                     commands/check.py: a step of `check` had another result than expected
-ResidentEnded              commands/connect.py: the background server ended before the command did
+Refused        a server refused a call of a command; the text says what to do
+RequestError   a server could not handle a request of a command at all
+NoModelError(ValueError)         no model can be used for `chat`; the text says what to do
+NoConversationError(ValueError)  none that `chat` has kept can be continued; the text says why
+Failed         commands/check.py: a step of `check` had another result than expected
+NotConnected   commands/connect.py: there is no connection; the text says what to do
+ResidentEnded  commands/connect.py: the background server ended before the command did
 
 `RmiMcpClient` raises what FastMCP's client does: `ToolError` if the server refuses a call, whose
 text says what to do; `PermissionError` if it knows no token that we sent; and others if it can't be
@@ -18,6 +20,10 @@ from __future__ import annotations
 import sys
 
 Errors = tuple[type[Exception], ...]
+NO_TOKEN = (
+    "it asks for a token, and accepts none that we have. Set RMI_AGENT_TOKEN to its token, or unset"
+    " it if the server on this machine generated one."
+)
 
 
 class Refused(Exception):
@@ -30,6 +36,10 @@ class RequestError(Exception):
 
 class NoModelError(ValueError):
     """No model can be used; the text says what to do."""
+
+
+class NoConversationError(ValueError):
+    """No conversation that was kept can be continued; the text says why."""
 
 
 def tool_errors() -> Errors:

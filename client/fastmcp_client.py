@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import httpx2
 from fastmcp import Client
@@ -23,6 +23,7 @@ from fastmcp.client.transports import (
 )
 from mcp_types import ElicitRequestParams, ElicitResult
 
+from .addresses import url_of
 from .direct import OnQuestion
 from .local_token import is_loopback, local_token
 
@@ -61,19 +62,38 @@ def transport_for(
     """FastMCP's transport for a target of any kind."""
     if isinstance(target, list):
         return child(target)
-    if isinstance(target, Path) or (isinstance(target, str) and target.endswith(".py")):
+    if isinstance(target, Path):
         return child([sys.executable, str(target)])
-    if isinstance(target, str) and not target.startswith(("http://", "https://")):
-        words = shlex.split(target, posix=sys.platform != "win32")
-        if not words:
-            raise ValueError("The server's command is empty; give a URL, a script or a command.")
-        return child(words)
+    if isinstance(target, str):
+        if (url := url_of(target)) is not None:
+            return infer_transport(url)
+        return child(command_words(target))
     return infer_transport(target)
 
 
-def child(command: list[str]) -> StdioTransport:
-    """A server in a child process, which inherits this environment and so its settings."""
-    return StdioTransport(command[0], command[1:], env=dict(os.environ), keep_alive=False)
+def command_words(target: str) -> list[str]:
+    """The words of a command, or those that run a script.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if target.endswith(".py"):
+        return [sys.executable, target]
+    words = shlex.split(target, posix=sys.platform != "win32")
+    if not words:
+        raise ValueError("The server's command is empty; give a URL, a script or a command.")
+    return words
+
+
+def child(command: list[str], log: TextIO | None = None) -> StdioTransport:
+    """A server in a child process, which inherits this environment and so its settings.
+
+    Args:
+        command: starts it.
+        log: takes its stderr; None leaves it this process's.
+    """
+    env = dict(os.environ)
+    return StdioTransport(command[0], command[1:], env=env, keep_alive=False, log_file=log)
 
 
 def http_clients(direct: bool, on_refusal: Callable[[], None]) -> Callable[..., httpx2.AsyncClient]:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -38,13 +38,14 @@ class Resident:
     key: str = field(repr=False)
     variables: tuple[str, ...]
 
-    async def suits(self) -> bool:
-        """Whether it runs, and would do what a server started here and now would do."""
+    async def suits(self, paths: Sequence[str] = ()) -> bool:
+        """Whether it runs, would do what a server started here would do, and has `paths`."""
         caller = {
             "version": version("rmi-agent-mcp-server"),
             "prefix": sys.prefix,
             "home": str(Path.home()),
             "folder": os.getcwd(),
+            "paths": [*paths],
             "environ": {n: v for n, v in os.environ.items() if n.upper() in self.variables},
         }
         body = json.dumps(caller).encode()
@@ -108,8 +109,8 @@ class Resident:
                 await asyncio.sleep(POLL_INTERVAL)
 
 
-def find_resident() -> Resident | None:
-    """This user's background server; None if none runs that suits."""
+def find_resident(paths: Sequence[str] = ()) -> Resident | None:
+    """This user's background server; None if none runs that suits and has all `paths`."""
     if sys.platform == "win32":
         return None
     try:
@@ -122,7 +123,7 @@ def find_resident() -> Resident | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return resident if asyncio.run(resident.suits()) else None
+    return resident if asyncio.run(resident.suits(paths)) else None
 
 
 async def events(parts: AsyncIterator[bytes]) -> AsyncIterator[Json]:

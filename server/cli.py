@@ -1,4 +1,4 @@
-"""The console script, also `python -m rmi_agent.server.cli`; its commands are in `commands/`."""
+"""`python -m rmi_agent.server.cli` is `rmi-agent-mcp-server`; its commands are in `commands/`."""
 
 from .commands import app, main
 

@@ -19,8 +19,13 @@ from .setting_place import current_folder, environ
 from .setting_types import Contested, HttpOnly, Name, Secret, Unshown
 
 PREFIX = "RMI_AGENT_"
-# Not server settings: the model for `rmi-agent chat`, and what our kernels' processes have.
-NO_SETTINGS = {"RMI_AGENT_MODEL", "RMI_AGENT_KERNEL", "RMI_AGENT_OFFLINE"}
+# Not server settings: those of `rmi-agent chat`, and what our kernels' processes have.
+NO_SETTINGS = {
+    "RMI_AGENT_MODEL",
+    "RMI_AGENT_CHAT_HISTORY",
+    "RMI_AGENT_KERNEL",
+    "RMI_AGENT_OFFLINE",
+}
 ALIKE = 0.85  # minimum difflib ratio for a name to count as a misspelling of another
 
 T = TypeVar("T")

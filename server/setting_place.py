@@ -1,13 +1,13 @@
 """Where settings are read from: this process's environment and folder, or another process's.
 
-The resident server reads those of a command that asks whether it would do as that command is set.
+The background server reads those of a command that asks whether it would do as that command is set.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,19 @@ def reading_elsewhere(place: Place) -> Iterator[None]:
         yield
     finally:
         _OTHER.reset(token)
+
+
+_ignored: list[Path] = []  # folders whose `.env` this process does not read
+
+
+def ignore_dotenv_in(folders: Iterable[Path]) -> None:
+    """Read no settings from a `.env` in these folders: code that this process runs may write it."""
+    _ignored.extend(folder.resolve() for folder in folders)
+
+
+def is_ignored(path: Path) -> bool:
+    """Whether a `.env` is one that this process does not read."""
+    return path.parent.resolve() in _ignored
 
 
 def is_elsewhere() -> bool:

@@ -26,7 +26,7 @@ from .setting_names import (
     upper,
     variables,
 )
-from .setting_place import current_folder
+from .setting_place import current_folder, is_ignored
 
 __all__ = [
     "Settings",
@@ -64,7 +64,8 @@ def current_name(variable: str) -> str:
 
 def sources() -> list[dict[str, str]]:
     """Where settings are read from, highest priority first."""
-    return [environment(), dotenv(current_folder() / ".env"), dotenv(home() / ".env")]
+    files = [folder / ".env" for folder in (current_folder(), home())]
+    return [environment(), *(dotenv(file) for file in files if not is_ignored(file))]
 
 
 def load(**overrides: Any) -> Settings:

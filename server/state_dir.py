@@ -28,6 +28,11 @@ def token_file() -> Path:
     return platformdirs.user_state_path("rmi-agent", appauthor=False) / "token"
 
 
+def record_file() -> Path:
+    """The record of this user's resident server; must match the client's `find_resident`."""
+    return token_file().with_name("resident.json")
+
+
 def private_text(path: Path, variable: str, cure: str | None = None, most: int = 1_000_000) -> str:
     """Read at most `most` characters of a private file; `cure` says how to fix one that is not.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rmi_agent.server.cli import app
+from rmi_agent.cli import app
 from rmi_agent.server.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def test_the_page_of_commands_has_every_command_and_option_and_no_other() -> Non
     page = prose(DOCS / "commands.md")
     names = {name for name in app if not name.startswith("-")}
     texts = [help_of(), help_of("tokens", "list"), help_of("tokens", "revoke")]
-    texts += [help_of(name) for name in names]
+    texts += [help_of(name) for name in (*names, "--install-completion")]
     options = re.compile(r"--[a-z][a-z-]*[a-z]")
     taken = {option for text in texts for option in options.findall(text)} - {"--version"}
     assert taken == set(options.findall(page))
@@ -152,7 +152,9 @@ OF_OTHERS = {"launch timeout", "Permission denied"}
 
 
 def test_messages_in_troubleshooting_are_still_given() -> None:
-    modules = [m for floor in ("server", "kernels", "client") for m in (ROOT / floor).rglob("*.py")]
+    modules = [
+        m for floor in ("cli", "server", "kernels", "client") for m in (ROOT / floor).rglob("*.py")
+    ]
     given = [" ".join(text.split()) for module in modules for text in texts_of(module)]
     heads = re.findall(r"^\* \*\*(.+?)\*\*", prose(DOCS / "troubleshooting.md"), re.M | re.S)
     quoted = {" ".join(code[1:-1].split()) for head in heads for code in CODE.findall(head)}
@@ -181,6 +183,6 @@ def test_the_architecture_has_every_folder_of_the_code() -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_files_that_are_named_exist(path: Path) -> None:
     text = path.read_text("utf-8")
-    files = r"(?<![\w./-])(?:tests|benchmarks|packaging|server|kernels|client)/[\w/-]+\.\w+"
+    files = r"(?<![\w./-])(?:tests|benchmarks|packaging|cli|server|kernels|client)/[\w/-]+\.\w+"
     for name in re.findall(rf"{files}|(?<=`)tests/[\w/]+(?=`)|notebooks/sample-[\w.-]+", text):
         assert (ROOT / name).exists(), name

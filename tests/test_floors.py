@@ -12,7 +12,12 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"kernels": set[str](), "client": set[str](), "server": {"kernels"}}
+FLOORS = {
+    "kernels": set[str](),
+    "client": set[str](),
+    "server": {"kernels"},
+    "cli": {"client", "server"},
+}
 
 # The folders of each floor, lowest first, and those that each may import. Modules that lie in no
 # folder are for all of their floor.
@@ -50,8 +55,8 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "app": {"files", "transfer", "middleware", "views", "tools", "cluster"},  # a module
         "serving": {"transfer", "middleware", "auth", "resident", "review", "cluster", "app"},
         "commands": {
-            *("middleware", "auth", "resident", "hosts", "review", "cluster", "doctor", "app"),
-            "serving",
+            *("files", "middleware", "auth", "resident", "hosts", "review", "cluster", "doctor"),
+            *("app", "serving"),
         },
     },
     "client": {
@@ -60,9 +65,15 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "chat": {"terminal", "line_editor"},
         "commands": {"terminal", "line_editor", "chat"},
     },
+    "cli": {},
 }
 # Where all comes together: these may import every folder of their floor.
-TOP = {"kernels": {"__init__"}, "server": {"__init__", "cli"}, "client": {"cli", "mcp_client"}}
+TOP = {
+    "kernels": {"__init__"},
+    "server": {"__init__", "cli"},
+    "client": {"mcp_client"},
+    "cli": set[str](),
+}
 
 
 def modules(floor: str) -> Iterator[tuple[Path, str]]:

@@ -88,7 +88,7 @@ def test_the_bundle_has_the_whole_source_and_nothing_else(tmp_path: Path) -> Non
     built = {str(p.relative_to(tmp_path / "bundle")) for p in (tmp_path / "bundle").rglob("*.*")}
     source = {
         str(path.relative_to(ROOT))
-        for folder in ("server", "kernels", "client")
+        for folder in ("cli", "server", "kernels", "client")
         for path in (ROOT / folder).rglob("*.*")
         if "__pycache__" not in path.parts
     }

@@ -115,7 +115,7 @@ async def commands(bench: Bench) -> None:
     if not sys.platform.startswith("linux"):
         raise Skipped("processes are counted on Linux only")
     script = Path(sys.executable).parent / "rmi-agent"
-    client = [str(script)] if script.exists() else [sys.executable, "-m", "rmi_agent.client.cli"]
+    client = [str(script)] if script.exists() else [sys.executable, "-m", "rmi_agent.cli"]
     (bench.projects / "hello_world.py").write_text("print('Hello, World!')\n")
     rounds = max(2, bench.rounds // 40)
     async with background(bench) as (server, own):
@@ -165,7 +165,7 @@ async def counted(bench: Bench, command: list[str], **more: str) -> tuple[float,
 
 @contextlib.asynccontextmanager
 async def background(bench: Bench) -> AsyncIterator[tuple[psutil.Process, dict[str, str]]]:
-    """A resident server, and the variables with which the client's commands find it."""
+    """A background server, and the variables with which the client's commands find it."""
     own = {"XDG_STATE_HOME": str(bench.folder / "resident")}
     process = await asyncio.create_subprocess_exec(
         *(*OURS[:3], "start", "--foreground", "--log-level", "error"),

@@ -32,6 +32,7 @@ from pydantic_ai.messages import (
     PartStartEvent,
     TextPart,
     TextPartDelta,
+    UserPromptPart,
 )
 from pydantic_ai.models import Model
 
@@ -39,6 +40,7 @@ from ..client import RmiMcpClient
 from ..results import Picture
 from ..terminal import ask, can_edit, is_terminal
 from .models import Keys, explain_error
+from .store import Conversation, Store
 from .toolset import ServerTools
 from .transcript import Transcript
 
@@ -52,14 +54,27 @@ COMMANDS = "/new starts a new conversation, /quit or Ctrl-D exits, Ctrl-C stops 
 class Chat:
     """A conversation: `use` a connected client, then call `answer` for each question.
 
+    Args:
+        model: answers.
+        keys: never appear in what is shown.
+        conversation: one to continue; a new one if omitted.
+        store: where it is kept after each answer; nowhere if omitted.
+
     Attributes:
-        history: all messages so far, as pydantic-ai keeps them.
+        conversation: all messages so far, as pydantic-ai has them.
         transcript: shows the conversation.
     """
 
-    def __init__(self, model: Model, keys: Keys) -> None:
-        self.history: list[ModelMessage] = []
+    def __init__(
+        self,
+        model: Model,
+        keys: Keys,
+        conversation: Conversation | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.conversation = conversation or Conversation(model.model_name)
         self.transcript = Transcript()
+        self._store = store
         self._agent: Agent[None, str] = Agent(model, retries=RETRIES)
         self._model = model
         self._keys = keys
@@ -86,13 +101,44 @@ class Chat:
 
     async def answer(self, question: str) -> bool:
         """Answer one question and show the steps; whether that succeeded. Ctrl-C stops it."""
+        answered = await self._answer(question)
+        if self.conversation.messages:
+            self.conversation.title = self.conversation.title or question
+            await self._save()
+        return answered
+
+    @property
+    def keeps(self) -> bool:
+        """Whether conversations are kept."""
+        return self._store is not None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the conversation can be continued after this process."""
+        return self.conversation.written is not None
+
+    def start_anew(self) -> None:
+        """Begin another conversation with the same model."""
+        self.conversation = Conversation(self.conversation.model, self.conversation.base_url)
+
+    async def _save(self) -> None:
+        if self._store is None:
+            return
+        try:
+            await asyncio.to_thread(self._store.save, self.conversation)
+        except (OSError, ValueError) as error:  # ValueError: a message can't be written as JSON
+            why = getattr(error, "strerror", None) or error
+            self.transcript.say(f"The conversation is not kept: {why}.")
+            self._store = None
+
+    async def _answer(self, question: str) -> bool:
         token = CancellationToken()
         with interrupts(token.cancel), capture_run_messages() as messages:
             try:
                 self.transcript.thinking()
                 done = await self._agent.run(
                     question,
-                    message_history=self.history,
+                    message_history=self.conversation.messages,
                     usage_limits=UsageLimits(request_limit=REQUESTS),
                     cancellation_token=token,
                     event_stream_handler=self._show,
@@ -107,15 +153,29 @@ class Chat:
                 self.transcript.end_of_words(last=False)
                 self.transcript.say(explain_error(error, self._model, self._keys))
                 return False
-        self.history = done.all_messages()
+        self.conversation.messages = done.all_messages()
         self.transcript.end_of_words(last=True)
         return True
 
     def _keep(self, messages: Sequence[ModelMessage]) -> None:
         """Keep a partial answer in the history; drop a question that got no response."""
-        new = messages[len(self.history) :]
+        new = messages[len(self.conversation.messages) :]
         if any(isinstance(message, ModelResponse) and message.parts for message in new):
-            self.history = list(messages)
+            self.conversation.messages = list(messages)
+
+    def show_last(self) -> None:
+        """Show the last question and answer of a conversation that is continued."""
+        count, question, answer = 0, "", ""
+        for message in self.conversation.messages:
+            for part in message.parts:
+                if isinstance(part, UserPromptPart) and isinstance(part.content, str):
+                    count, question, answer = count + 1, part.content, ""
+                elif isinstance(part, TextPart):
+                    answer = part.content
+        earlier = f"{count - 1} earlier questions; the last one was:\n" if count > 1 else ""
+        self.transcript.say(f"{earlier}you> {question}")
+        self.transcript.words(answer)
+        self.transcript.end_of_words(last=True)
 
     async def _show(self, _: RunContext[None], events: AsyncIterable[Any]) -> None:
         async for event in events:
@@ -160,13 +220,17 @@ def interrupts(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def reader() -> Callable[[str], Awaitable[str | None]]:
-    """A function that reads a typed line; it returns None at the end of input."""
+def reader(*, keeps: bool) -> Callable[[str], Awaitable[str | None]]:
+    """A function that reads a typed line; it returns None at the end of input.
+
+    Args:
+        keeps: whether what is typed can be recalled in later chats.
+    """
     if not can_edit():
         return lambda prompt: asyncio.to_thread(ask, prompt, False)
     from ..line_editor import message_prompt  # lazy: pipes don't need prompt_toolkit
 
-    session = message_prompt()
+    session = message_prompt(keeps=keeps)
 
     async def read(prompt: str) -> str | None:
         while True:
@@ -183,15 +247,25 @@ def reader() -> Callable[[str], Awaitable[str | None]]:
 async def converse(chat: Chat, question: str | None) -> int:
     """Answer questions until the end of input; returns the exit code."""
     chat.transcript.say(COMMANDS)
-    read = reader()
+    if chat.conversation.messages:
+        chat.show_last()
+    await answer_all(chat, question)
+    if chat.is_kept:
+        chat.transcript.say(f"To continue: rmi-agent chat --resume {chat.conversation.id}")
+    return 0
+
+
+async def answer_all(chat: Chat, question: str | None) -> None:
+    """Answer questions until the end of input."""
+    read = reader(keeps=chat.keeps)
     while True:
         if question is None and (question := await read("you> ")) is None:
-            return 0
+            return
         match question.strip():
             case "/quit" | "/exit":
-                return 0
+                return
             case "/new":
-                chat.history = []
+                chat.start_anew()
                 chat.transcript.say("A new conversation; sessions stay open.")
             case "":
                 pass

@@ -39,7 +39,7 @@ KEYS = {
 
 
 class Keys(BaseSettings):
-    """The model settings in the environment or `.env`; all are optional."""
+    """The chat's settings in the environment or `.env`; all are optional."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILES,
@@ -55,6 +55,7 @@ class Keys(BaseSettings):
     openai_base_url: str | None = None
     ollama_base_url: str | None = None
     rmi_agent_model: str | None = None
+    rmi_agent_chat_history: bool = True
 
     def of(self, kind: str) -> str | None:
         """The API key of a provider, or None."""
@@ -106,6 +107,15 @@ def choose(name: str | None, base_url: str | None, pictures: bool, keys: Keys) -
         ollama = OllamaProvider(base_url=with_api_path(at), api_key="none")
         return OllamaModel(model, provider=ollama, profile=profile)
     return openai(model, base_url or keys.openai_base_url, profile, keys)
+
+
+def full_name(name: str | None, base_url: str | None, keys: Keys) -> str:
+    """The name of the model that `choose` creates, with its provider.
+
+    Raises:
+        NoModelError: as by `choose`.
+    """
+    return ":".join(parse_name(name or keys.rmi_agent_model, base_url, keys))
 
 
 def openai(name: str, base_url: str | None, profile: ModelProfile | None, keys: Keys) -> Model:

@@ -1,16 +1,14 @@
-"""The command line: the commands of `rmi-agent`.
+"""The commands by which a person runs code on a server; `cli/` names and parses them.
 
 Each is imported when it is called, since it needs libraries that the others do not.
 """
 
 from typing import TYPE_CHECKING
 
-from .cli import app, main
-
 if TYPE_CHECKING:
     from .connect import call
 
-__all__ = ["app", "call", "main"]
+__all__ = ["call"]
 
 
 def __getattr__(name: str) -> object:

@@ -6,27 +6,128 @@ Knows nothing about what the command does there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import re
 import sys
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TextIO, cast
+from urllib.parse import urlsplit
 
 from .. import errors
+from ..addresses import url_of
+from ..attendance import Attendance
+from ..causes import chain, one_line
 from ..child import ChildServer
 from ..client import RmiMcpClient
-from ..connection import FEW_RUNS
+from ..connection import EMBEDDED, FEW_RUNS
 from ..direct import OnQuestion
 from ..quick_imports import resume_gc
 from ..resident import Resident, find_resident
-from ..terminal import write
+from ..terminal import write, write_message
+from .interrupts import Interrupts
+from .places import Place
 
 EXIT_TIMEOUT = 2.0  # max seconds between the end of a server's connections and its process's
 ENDED = (
     "The background server has ended. The call may have been carried out, wholly or in part; its"
     " sessions ended with it, and their notebooks stay."
 )
+PREFIX = re.compile(r"^rmi-agent(?:-mcp-server)?: ")  # of what a server says when it can't start
+INTERRUPTED = 130  # exit code after Ctrl-C, as of a process that SIGINT has ended
 
 
 class ResidentEnded(Exception):
     """The background server's process ended during the work."""
+
+
+class NotConnected(Exception):
+    """There is no connection to the server; the text says why, and what to do."""
+
+
+class Connection:
+    """The server that a command uses, and how to reach it.
+
+    Args:
+        server: as the option has it.
+        place: where the program is that is to be run; None if there is none.
+        lasting: whether the work should outlive a restart of the background server; a process
+            between follows it.
+
+    Attributes:
+        outlives: whether the server, and so its sessions, outlive this command.
+    """
+
+    def __init__(
+        self, server: str | None, place: Place | None = None, *, lasting: bool = False
+    ) -> None:
+        self._server, self._url = server, url_of(server) if server is not None else None
+        paths = place.paths if place is not None else ()
+        ask = server is None and not lasting
+        self.resident: Resident | None = find_resident(paths) if ask else None
+        self.outlives = self.resident is not None or self._url is not None
+        self._place, self._lasting = place, lasting
+        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._log = cast(TextIO, log)
+
+    def client(self, on_question: OnQuestion | None) -> RmiMcpClient:
+        """A client of the server, to be entered.
+
+        Raises:
+            ValueError: the server's command is empty.
+        """
+        if self.resident is not None:
+            return RmiMcpClient(self.resident, on_question=on_question)
+        if self._url is not None:
+            return RmiMcpClient(self._url, on_question=on_question)
+        if self._server is None and not self._lasting:
+            own = ChildServer([*FEW_RUNS, *self._options()], self._log)
+            return RmiMcpClient(own, on_question=on_question)
+        from ..fastmcp_client import child, command_words  # lazy: takes long
+
+        words = [*EMBEDDED] if self._server is None else command_words(self._server)
+        return RmiMcpClient(child(words, self._log), on_question=on_question)
+
+    def _options(self) -> list[str]:
+        if self._place is None or not (self._place.folders or self._place.file):
+            return []
+        if self._place.folders:
+            return [f"--here={folder}" for folder in self._place.folders]
+        return [f"--wanted={self._place.file}"]
+
+    def close(self) -> None:
+        """Forget what a server of our own has printed."""
+        self._log.close()
+
+    def why_not(self, error: BaseException) -> str:
+        """Why there is no connection, and the next step."""
+        why = one_line(error)
+        if self._url is not None:
+            parts = urlsplit(self._url)
+            base = f"{parts.scheme}://{parts.netloc}"
+            return (
+                f"Can't talk to {self._url}: {why}\n"
+                f"Each step of the way: rmi-agent doctor --url {base}"
+            )
+        if self.resident is not None:
+            return f"Can't talk to the background server: {why}\nIs it well? rmi-agent status"
+        said = self._last_words()
+        if self._server is None:
+            return (
+                said or f"The server could not be started: {why}\nTo find out why: rmi-agent doctor"
+            )
+        if any(isinstance(each, FileNotFoundError) for each in chain(error)):
+            why = "there is no such command, script or address"
+        more = f"\nIt printed: {said}" if said else ""
+        return f"Can't talk to {self._server!r}: {why}{more}"
+
+    def _last_words(self) -> str:
+        """What a server of our own printed last, without the marks of a log."""
+        self._log.seek(0)
+        lines = [line.rstrip() for line in self._log if line.strip()]
+        ours = [line for line in lines if PREFIX.match(line)]
+        return PREFIX.sub("", (ours or lines or [""])[-1])
 
 
 def call(
@@ -42,32 +143,78 @@ def call(
         server: as the option has it.
         work: returns the exit code.
         on_question: as for `RmiMcpClient`.
-        lasting: whether the work should outlive a restart of the background server; a process
-            between follows it.
+        lasting: whether the work should outlive a restart of the background server.
     """
-    resident = find_resident() if server is None and not lasting else None
+    leave(Connection(server, lasting=lasting), work, on_question)
 
-    own = None if lasting else ChildServer(FEW_RUNS)
-    target = resident or server or own
+
+def leave(
+    connection: Connection,
+    work: Callable[[RmiMcpClient], Awaitable[int]],
+    on_question: OnQuestion | None = None,
+    attended: Attendance | None = None,
+    interrupts: Interrupts | None = None,
+) -> None:
+    """Do the work over a connection and exit with its code, as `call` does.
+
+    Args:
+        connection: to the server.
+        work: returns the exit code.
+        on_question: as for `RmiMcpClient`.
+        attended: the person who waits for runs; None if nobody does.
+        interrupts: what Ctrl-C does meanwhile; None ends the command.
+    """
 
     async def connected() -> int:
-        async with RmiMcpClient(target, on_question=on_question) as client:
+        client = connection.client(on_question)
+        try:
+            await client.__aenter__()
+        except errors.failures() as error:
+            raise NotConnected(connection.why_not(error)) from error
+        try:
+            client.attended = attended
             resume_gc()
-            if resident is None:
-                return await work(client)
-            return await while_it_runs(resident, work(client))
+            working = asyncio.ensure_future(work(client))
+            watched = working
+            if connection.resident is not None:
+                watched = asyncio.ensure_future(while_it_runs(connection.resident, working))
+            if interrupts is None:
+                return await watched
+            with interrupts.during(watched, client):
+                return await watched
+        finally:
+            await client.__aexit__(*sys.exc_info())
 
     try:
-        code = asyncio.run(connected())
-    except KeyboardInterrupt:
-        code = 130
+        with silent():
+            code = asyncio.run(connected())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        by = interrupts.signal if interrupts is not None else 0
+        code = 128 + by if by else INTERRUPTED
+        if not by:
+            write("stderr", "Interrupted.\n")
     except errors.tool_errors() as error:
+        code = fail(str(error))
+    except NotConnected as error:
         code = fail(str(error))
     except ResidentEnded:
         code = fail(ENDED)
     except errors.failures() as error:
-        code = unreachable("the background server" if resident else server, error)
+        code = fail(connection.why_not(error))
+    finally:
+        connection.close()
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep the logs of libraries off the terminal: what they report, we say in our own words."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
@@ -90,16 +237,7 @@ async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
         await asyncio.wait({working, watching})
 
 
-def unreachable(server: str | None, error: Exception) -> int:
-    """Print why a server can't be used; returns exit code 1."""
-    hint = "\nIs it running? `rmi-agent check` tests it step by step."
-    return fail(
-        f"Can't talk to {server or 'the embedded server'}: {error}"
-        f"{'' if isinstance(error, PermissionError) else hint}"
-    )
-
-
 def fail(text: str) -> int:
     """Print an error on stderr; returns exit code 1."""
-    write("stderr", f"{text}\n")
+    write_message(text)
     return 1

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from ..terminal import Screen, exit_code, show_notebook, show_starting, write
-from .options import Server, Session, Timeout
+from ..addresses import url_of
+from ..attendance import Attendance
+from ..terminal import Screen, exit_code, is_terminal, read_piece, show_starting, write
+from .completing import programs
+from .options import NoSandbox, ProjectsDir, Quiet, Server, Session, Timeout
+from .places import Place, find
+from .settings import use_settings
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
+    from ..results import RunResult
+    from .interrupts import Interrupts
 
+T = TypeVar("T")
 ADVICE = "[rmi-agent: read_output("  # how the server's note begins that says what to call next
 END = 10**9  # characters to skip of an output, of which only the pictures are wanted
+INTERRUPTED = 130  # exit code after Ctrl-C, as of a process that SIGINT has ended
+# How a server refuses a path of this machine that is none of its own.
+NOT_THERE = ("Error: Access denied", "Error: File not found", "Error: Can't run in the folder")
+LIST_HINT = " list_files lists the files."  # what a server says to models
+WEEK = 604_800.0  # the longest time limit that a notebook can have, in seconds
 
 
 def run(
     file: Annotated[
         str | None,
         Parameter(
-            help="The file or notebook, relative to the projects folder.",
+            help="The file or notebook, in the current folder or in the projects folder.",
             allow_leading_hyphen=True,
+            completer=programs,
         ),
     ] = None,
+    /,
     *args: Annotated[
         str,
         Parameter(
@@ -44,62 +61,155 @@ def run(
     cwd: Annotated[
         str | None,
         Parameter(
-            help="Folder to run in, relative to the projects folder; `project` is the nearest one"
-            " upwards that looks like a project. By default, the file's own, or the projects"
-            " folder for a module."
+            name=["--cwd", "-C"],
+            help="Folder to run in; `project` is the nearest one upwards that looks like a project."
+            " By default, the current folder, or the file's own in the projects folder.",
         ),
     ] = None,
+    projects_dir: ProjectsDir = None,
+    no_sandbox: NoSandbox = False,
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
     stdin: Annotated[
-        str,
+        str | None,
         Parameter(
-            help="Text for the program's stdin; - passes on this command's.",
+            help="Text for the program's stdin; - reads it from this command's first. By default,"
+            " the program reads this command's as it needs it, and asks at a terminal.",
             allow_leading_hyphen=True,
         ),
-    ] = "",
+    ] = None,
     until: Annotated[
         int | None,
         Parameter(help="Last cell of a notebook to run, from 1. By default, runs all."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Run a Python file, notebook or module of the projects folder; exit with its exit code.
+    """Run a Python file, notebook or module like `python`, and exit with its exit code.
 
     Whatever follows FILE or -m MODULE is passed to the program; this command's options come before.
     """
     show_starting()
-    from .connect import call, fail  # lazy: takes long, and --help does not need it
+    from .connect import Connection, fail, leave  # lazy: takes long, and --help does not need it
+    from .interrupts import Interrupts
 
     if module is not None and file is not None:
         args = (file, *args)
         file = None
+    if file is None and module is None:
+        sys.exit(fail("Nothing to run: give a FILE or -m MODULE. For help: rmi-agent run --help"))
+    if why := use_settings(server, projects_dir, no_sandbox):
+        sys.exit(fail(why))
+    place = find(file, cwd) if is_here(server) else Place(file, cwd)
+    connection = Connection(server, None if session else place)
     if file is not None and file.endswith(".ipynb"):
         try:
             parameters = dict(map(parameter, args))
         except ValueError as error:
             sys.exit(fail(str(error)))
         screen = Screen()
-        call(
-            server,
-            lambda client: notebook(
-                client, screen, str(file), parameters, session, until, timeout, lasts=bool(server)
-            ),
-            screen.ask,
-        )
 
-    given = sys.stdin.read() if stdin == "-" else stdin
+        async def cells(client: RmiMcpClient) -> int:
+            async def start(path: str | None, _: str | None) -> int:
+                given = (str(path), parameters, session, until, timeout or WEEK)
+                return await notebook(client, screen, given, connection.outlives, quiet)
+
+            return await here_or_there(start, place, Place(file, cwd), server)
+
+        leave(connection, cells, screen.ask)
+    source = given_input(stdin)
+    attended = Attendance(stdin="" if stdin is not None else kind_of_input())
+    screen = Screen(repeats=False)
+    interrupts = Interrupts(attended, screen.withdraw)
+
+    async def answer(question: str, secret: bool) -> str | None:
+        if attended.stdin != "pipe":
+            return await screen.ask(question, secret)
+        piece = await screen.wait_for(read_piece())
+        return b64encode(piece).decode() if piece else None
 
     async def work(client: RmiMcpClient) -> int:
-        async with Screen() as screen:
-            result = await client.run_python(
-                *(file, list(args), given, session, timeout, screen.live), module=module, cwd=cwd
-            )
-            screen.finish(result)
-        show_notebook(result)
-        return exit_code(result)
+        async def start(file: str | None, cwd: str | None) -> RunResult:
+            given = (file, [*args], source, session, timeout, screen.live)
+            return await client.run_python(*given, module=module, cwd=cwd)
 
-    call(server, work)
+        async with screen:
+            result = await here_or_there(start, place, Place(file, cwd), server)
+            screen.finish(result, notes=not interrupts.count)
+        return end(result, interrupts, quiet=quiet)
+
+    leave(connection, work, answer, attended, interrupts)
+
+
+async def here_or_there(
+    start: Callable[[str | None, str | None], Awaitable[T]],
+    place: Place,
+    typed: Place,
+    server: str | None,
+) -> T:
+    """Start a program where it is on this machine, else by the name that was typed.
+
+    Raises:
+        ToolError: the server has neither, or refuses for another reason.
+    """
+    from ..errors import tool_errors
+
+    refused: Exception
+    try:
+        return await start(place.file, place.cwd)
+    except tool_errors() as error:
+        if not str(error).startswith(NOT_THERE):
+            raise
+        refused = error
+    try:
+        if (place.file, place.cwd) != (typed.file, typed.cwd):
+            return await start(typed.file, typed.cwd)
+    except tool_errors() as error:
+        if not str(error).startswith(NOT_THERE):
+            raise
+        refused = error
+    of = server or "the background server"
+    where = f"It was looked for in the projects folder of {of} (PYTHON_PROJECTS_DIR there)."
+    raise type(refused)(f"{str(refused).removesuffix(LIST_HINT)} {where}")
+
+
+def is_here(server: str | None) -> bool:
+    """Whether a server has, or may have, the files of this machine."""
+    if server is None:
+        return True
+    from ..local_token import is_loopback
+
+    url = url_of(server)
+    return url is None or is_loopback(url)
+
+
+def kind_of_input() -> str:
+    """Where this command's input comes from, which the program reads as it needs it."""
+    if sys.stdin is None:  # closed at startup
+        return ""
+    return "terminal" if is_terminal(sys.stdin) else "pipe"
+
+
+def given_input(stdin: str | None) -> str:
+    """The text that the option gives the program as its input."""
+    if stdin != "-":
+        return stdin or ""
+    return sys.stdin.read() if sys.stdin is not None else ""
+
+
+def end(result: RunResult, interrupts: Interrupts, *, quiet: bool) -> int:
+    """Print how a run ended and where it is recorded; returns the exit code."""
+    if not quiet:
+        how = ("", "Interrupted. ", "Killed. ")[min(2, interrupts.count)]
+        where = f"Recorded in {result.notebook}" if result.notebook else ""
+        write("stderr", f"{how}{where}".strip() + "\n" if how or where else "")
+    if interrupts.signal:
+        return 128 + interrupts.signal
+    if interrupts.count > 1:
+        return INTERRUPTED
+    if interrupts.count and result.exit_code is None:  # a cell, which may have caught it
+        return INTERRUPTED if result.error_name else 0
+    return exit_code(result)
 
 
 def parameter(text: str) -> tuple[str, Any]:
@@ -123,20 +233,16 @@ def parameter(text: str) -> tuple[str, Any]:
 async def notebook(
     client: RmiMcpClient,
     screen: Screen,
-    path: str,
-    parameters: dict[str, Any],
-    session: str | None,
-    until: int | None,
-    timeout: float | None,
-    *,
+    given: tuple[str, dict[str, Any], str | None, int | None, float],
     lasts: bool,
+    quiet: bool,
 ) -> int:
     """Run a notebook, showing the output of its cells; returns the exit code.
 
     What to call next is shown only if the session `lasts` longer than this command.
     """
     async with screen:
-        result = await client.run_notebook(path, parameters, session, until, timeout, screen.live)
+        result = await client.run_notebook(*given, screen.live)
         shown = [
             picture
             for cell in result.picture_counts
@@ -154,7 +260,8 @@ async def notebook(
                 pictures=tuple(shown),
             )
         )
-    show_notebook(result)
+    if result.notebook and not quiet:
+        write("stderr", f"Recorded in {result.notebook}\n")
     return exit_code(result)
 
 
@@ -162,25 +269,39 @@ def cell(
     code: Annotated[
         str, Parameter(help="The snippet; - reads it from stdin.", allow_leading_hyphen=True)
     ],
+    /,
     *,
+    projects_dir: ProjectsDir = None,
+    no_sandbox: NoSandbox = False,
     server: Server = None,
     session: Session = None,
     timeout: Timeout = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run a snippet of Python; its input() asks at this terminal."""
     show_starting()
-    from .connect import call
+    from .connect import Connection, fail, leave
+    from .interrupts import Interrupts
 
-    source = sys.stdin.read() if code == "-" else code
-    screen = Screen()
+    if why := use_settings(server, projects_dir, no_sandbox):
+        sys.exit(fail(why))
+    connection = Connection(server)
+    source = given_input(code) if code == "-" else code
+    attended, screen = Attendance(), Screen()
+    interrupts = Interrupts(attended, screen.withdraw)
 
     async def work(client: RmiMcpClient) -> int:
         async with screen:
             result = await client.run_cell(source, session, timeout, screen.live)
-            screen.finish(result)
-        show_notebook(result)
-        if server:
-            write("stderr", f"Session {result.session_id}\n")
-        return exit_code(result)
+            screen.finish(result, notes=not interrupts.count)
+        code = end(result, interrupts, quiet=quiet)
+        if not quiet:
+            write("stderr", name_session(result.session_id, lasts=connection.outlives))
+        return code
 
-    call(server, work, screen.ask)
+    leave(connection, work, screen.ask, attended, interrupts)
+
+
+def name_session(session_id: str, *, lasts: bool) -> str:
+    """What to say of the session of a command that ends."""
+    return f"Session {session_id}{'' if lasts else ' (ended with this command)'}\n"

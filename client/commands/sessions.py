@@ -12,39 +12,55 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..terminal import write
-from .options import Server
+from ..terminal import show_starting, write
+from .completing import open_sessions
+from .options import OtherServer, Server, server_module
 
 if TYPE_CHECKING:
     from ..client import RmiMcpClient
 
 
-def sessions(*, server: Server = None) -> None:
-    """List the open sessions of a server: of the resident one, unless --server names another."""
-    from .connect import call  # lazy: takes long, and --help does not need it
+def sessions(
+    *,
+    server: OtherServer = None,
+    last: Annotated[int, Parameter(help="Number of recorded sessions to list.")] = 20,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="List every recorded session.", negative=())
+    ] = False,
+    prune: Annotated[
+        str | None,
+        Parameter(help="Delete the records of sessions that ended longer ago: 12h, 30d, 8w."),
+    ] = None,
+) -> None:
+    """List the sessions: those open in the background server, then those recorded here.
+
+    With --server, lists the sessions that are open there.
+    """
+    if prune is not None:
+        sys.exit(subprocess.call(server_module("prune", prune)))
+    show_starting()
+    from ..resident import find_resident  # lazy: --help does not need it
+    from .records import read_records
+    from .session_table import show_sessions
+
+    records = read_records(None if all_ else last) if server is None else None
+    if server is None and find_resident() is None:
+        show_sessions([], records)
+        return
+    from .connect import call
 
     async def work(client: RmiMcpClient) -> int:
-        rows = await client.list_sessions()
-        for row in rows:
-            taken = row["memory_bytes"]  # None if the kernel is on another machine
-            memory = "memory unknown" if taken is None else f"{taken / 1e6:.0f} MB"
-            write(
-                "stdout",
-                f"{row['session_id']}  {row['state']}, {row['cells']} cells, idle"
-                f" {row['idle_seconds']:g} s, {memory},"
-                f" {row['notebook'] or 'nothing recorded yet'}\n",
-            )
-        if not rows and server is None:
-            print("No session is open on a resident server. For another server, use --server URL.")
-        elif not rows:
-            print("No session is open.")
+        show_sessions(await client.list_sessions(), records)
         return 0
 
     call(server, work)
 
 
 def attach(
-    session: Annotated[str, Parameter(help="ID of an open session on this machine.")],
+    session: Annotated[
+        str, Parameter(help="ID of an open session on this machine.", completer=open_sessions)
+    ],
+    /,
     *,
     server: Server = None,
     print_: Annotated[
@@ -55,6 +71,7 @@ def attach(
 
     What you run there is not recorded in the session's notebook.
     """
+    show_starting()
     from ..errors import request_errors
     from .connect import call, fail
 
@@ -62,7 +79,8 @@ def attach(
         try:
             command = ["jupyter-console", "--existing", await client.connection_file(session)]
         except request_errors() as error:
-            return fail(str(error))
+            said, advice, _ = str(error).partition(" list_sessions ")  # which is for models
+            return fail(f"{said} `rmi-agent sessions` lists them." if advice else said)
         if print_ or shutil.which(command[0]) is None:
             write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
             if not print_:
@@ -77,6 +95,7 @@ def replay(
     notebook: Annotated[
         str, Parameter(help="A notebook file here, or the name of one that the server has.")
     ],
+    /,
     *,
     server: Server = None,
     until: Annotated[
@@ -88,6 +107,7 @@ def replay(
     timeout: Annotated[float, Parameter(help="Seconds for all cells together.")] = 600.0,
 ) -> None:
     """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
+    show_starting()
     from .connect import call, fail
 
     path = Path(notebook)
@@ -98,7 +118,8 @@ def replay(
 
     async def work(client: RmiMcpClient) -> int:
         result = await client.resume_session(notebook, until, skip_failed, timeout, content)
-        write("stdout", f"{result}\n")
+        lines = [line for line in result.text.splitlines() if not line.startswith("[session_id:")]
+        write("stdout", "\n".join(lines) + "\n")  # nothing more can run in it
         await client.close_session(result.session_id)
         return 0 if result.same else 1
 
@@ -107,6 +128,7 @@ def replay(
 
 def check(*, server: Server = None) -> None:
     """Test the communication with a server in seven steps and report each."""
+    show_starting()
     from .check import run_steps
     from .connect import call
 

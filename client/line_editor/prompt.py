@@ -32,9 +32,12 @@ from ..terminal import (
     replacement_start,
     write,
 )
+from ..whole_file import write_whole
 
 Complete = Callable[[str], Awaitable[list[str]]]
 COMPLETION_TIMEOUT = 1.0  # max seconds for a completion
+HISTORY_SIZE = 1_000_000  # bytes of a history that is not shortened
+ENTRY = "\n# "  # how an entry begins in prompt_toolkit's file
 
 
 class KernelCompleter(Completer):
@@ -70,10 +73,23 @@ def history(name: str) -> History:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         path.chmod(0o600)
+        shorten(path)
     except OSError as error:
         write("stderr", f"[the history is not saved: {error}]\n")
         return InMemoryHistory()
     return FaultTolerantHistory(path)
+
+
+def shorten(path: Path) -> None:
+    """Delete the older half of a history that is too long.
+
+    Raises:
+        OSError: it can't be read or written.
+    """
+    if path.stat().st_size > HISTORY_SIZE:
+        text = path.read_text("utf-8", "replace")
+        start = text.find(ENTRY, len(text) // 2)
+        write_whole(path, text[start:] if start >= 0 else "")
 
 
 class FaultTolerantHistory(FileHistory):
@@ -90,8 +106,13 @@ class FaultTolerantHistory(FileHistory):
             write("stderr", f"[not saved in the history: {error}]\n")
 
 
-def code_prompt(complete: Complete) -> PromptSession[str]:
-    """A prompt for cells: Enter runs complete code, Tab completes, Alt-Enter always runs."""
+def code_prompt(complete: Complete, toolbar: Callable[[], str]) -> PromptSession[str]:
+    """A prompt for cells: Enter runs complete code, Tab completes, Alt-Enter always runs.
+
+    Args:
+        complete: completes code.
+        toolbar: returns the line below the prompt.
+    """
     return PromptSession(
         ">>> ",
         multiline=True,
@@ -100,6 +121,7 @@ def code_prompt(complete: Complete) -> PromptSession[str]:
         history=history("repl-history"),
         completer=KernelCompleter(complete),
         complete_while_typing=False,
+        bottom_toolbar=toolbar,
         enable_history_search=True,
         enable_open_in_editor=True,
         enable_suspend=True,
@@ -107,8 +129,12 @@ def code_prompt(complete: Complete) -> PromptSession[str]:
     )
 
 
-def message_prompt() -> PromptSession[str]:
-    """A prompt for messages to a model: Enter sends, Alt-Enter starts a new line."""
+def message_prompt(*, keeps: bool) -> PromptSession[str]:
+    """A prompt for messages to a model: Enter sends, Alt-Enter starts a new line.
+
+    Args:
+        keeps: whether messages are kept in the history's file.
+    """
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -121,7 +147,7 @@ def message_prompt() -> PromptSession[str]:
 
     return PromptSession(
         multiline=True,
-        history=history("chat-history"),
+        history=history("chat-history") if keeps else InMemoryHistory(),
         enable_history_search=True,
         enable_open_in_editor=True,
         enable_suspend=True,

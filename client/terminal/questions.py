@@ -15,6 +15,9 @@ from concurrent.futures import Future
 from ..plaintext import plain
 from .terminal import erase_starting
 
+# How servers put a question to people who may not know that code is running.
+ASKS, NO_PROMPT = "The running Python code asks: ", "(a line of input)"
+
 
 def ask(question: str, secret: bool) -> str | None:
     """Read one line from the terminal or the pipe; None at the end of input."""
@@ -26,6 +29,12 @@ def ask(question: str, secret: bool) -> str | None:
         return input()
     except EOFError:
         return None
+
+
+def prompt_of(question: str) -> str:
+    """What a question's code asks; the person has typed the code, and knows who asks."""
+    prompt = plain(question).removeprefix(ASKS)
+    return "" if prompt == NO_PROMPT else prompt
 
 
 class Questions:
@@ -46,7 +55,7 @@ class Questions:
             question, secret, answer = self._asked.get_nowait()
             text: str | None = None
             try:
-                text = ask(question, secret)
+                text = ask(prompt_of(question), secret)
             finally:
                 if answer.set_running_or_notify_cancel():
                     answer.set_result(text)

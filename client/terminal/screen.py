@@ -6,26 +6,37 @@ A script's stdout and stderr stay as they are; everything about the run itself g
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..results import RunResult
+from .keyboard import read_line
 from .pictures import show_picture
-from .questions import ask
+from .questions import prompt_of
 from .terminal import erase_starting, is_terminal, write, write_traceback
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+T = TypeVar("T")
+NUMBER = re.compile(r"-?\d*", re.ASCII)  # what `sys.exit` makes an exit code of
+HIDDEN = "········"  # what the server shows in place of a password
 
 
 class Screen:
     """Shows a run while it goes on and when it ends.
 
     On a terminal the elapsed time is shown below the output; a pipe gets only the text.
+
+    Args:
+        repeats: whether the server sends questions with their answers as output, as for cells.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, repeats: bool = True) -> None:
+        self._repeats = repeats
         self.shown = {"stdout": "", "stderr": ""}
         self._status: Status | None = None
         if is_terminal(sys.stderr):
@@ -34,6 +45,8 @@ class Screen:
             console = Console(stderr=True)
             self._status = console.status("") if console.is_terminal else None
         self._started = time.monotonic()
+        self._echoes: list[str] = []  # questions with answers, which the server sends as output
+        self._asking: asyncio.Task[Any] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Screen:
@@ -52,9 +65,10 @@ class Screen:
         await asyncio.sleep(1)
         assert self._status is not None
         while True:
-            self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
-            erase_starting()
-            self._status.start()
+            if not any(text and not text.endswith("\n") for text in self.shown.values()):
+                self._status.update(f"running, {time.monotonic() - self._started:.0f} s")
+                erase_starting()
+                self._status.start()
             await asyncio.sleep(0.5)
 
     def live(self, name: str, text: str) -> None:
@@ -62,38 +76,68 @@ class Screen:
         self.shown[name] += text
         if self._status is not None:
             self._status.stop()
+        if name == "stdout":
+            for echo in [echo for echo in self._echoes if echo in text]:
+                text = text.replace(echo, "", 1)
+                self._echoes.remove(echo)
         write(name, text)
 
     async def ask(self, question: str, secret: bool) -> str | None:
         """Ask the person at the terminal, or read a line from this command's input."""
+        self._hide_time()
+        prompt = prompt_of(question) if is_terminal(sys.stdin) else ""
+        write("stdout" if is_terminal(sys.stdout) else "stderr", prompt)
+        answer = await self.wait_for(read_line(secret=secret and is_terminal(sys.stdin)))
+        typed = is_terminal(sys.stdin) and is_terminal(sys.stdout)
+        if self._repeats and typed and answer is not None:
+            self._echoes.append(f"{prompt}{HIDDEN if secret else answer}\n")
+        return answer
+
+    async def wait_for(self, reading: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for input, showing no time meanwhile; None once it is not needed any more."""
+        self._hide_time()
+        self._asking = asking = asyncio.ensure_future(reading)
+        try:
+            await asyncio.wait({asking})
+            return None if asking.cancelled() else asking.result()
+        finally:
+            asking.cancel()
+            if self._ticker is not None:
+                self._ticker = asyncio.create_task(self._tick())
+
+    def _hide_time(self) -> None:
+        erase_starting()
         if self._ticker is not None:
             self._ticker.cancel()
         if self._status is not None:
             self._status.stop()
-        try:
-            return await asyncio.to_thread(ask, question, secret)
-        finally:
-            if self._ticker is not None:
-                self._ticker = asyncio.create_task(self._tick())
 
-    def finish(self, result: RunResult) -> None:
+    def withdraw(self) -> None:
+        """Wait for no input any more: the code that asked for it was interrupted."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def finish(self, result: RunResult, *, notes: bool = True) -> None:
         """Show what has not been shown yet, and the notes about the run."""
         if self._status is not None:
             self._status.stop()
-        show(result, self.shown)
+        if result.stdout.startswith(shown := self.shown["stdout"]):
+            self.live("stdout", result.stdout[len(shown) :])
+        show(result, self.shown, notes=notes)
 
 
-def show(result: RunResult, shown: dict[str, str]) -> None:
+def show(result: RunResult, shown: dict[str, str], *, notes: bool = True) -> None:
     """Print a result, except for the output in `shown`, which was printed before."""
     write("stdout", unshown(result.stdout, shown["stdout"]))
     write_traceback(unshown(result.stderr, shown["stderr"]))
-    if result.value:
-        value = result.value.rstrip("\n") + "\n"
-        if result.error_name is not None:
-            write_traceback(value)
-        else:
-            write("stdout", value)
-    for line in result.notes.splitlines():
+    value = result.value.rstrip("\n") + "\n" if result.value else ""
+    if (status := exit_status(result)) is not None:
+        write("stderr", "" if NUMBER.fullmatch(status) else f"{status}\n")
+    elif result.error_name is not None:
+        write_traceback(value)
+    else:
+        write("stdout", value)
+    for line in result.notes.splitlines() if notes else ():
         if not line.startswith(("[session_id:", "[Process exited")):
             write("stderr", line + "\n")
     for picture in result.pictures:
@@ -105,16 +149,21 @@ def unshown(text: str, shown: str) -> str:
     return text[len(shown) :] if text.startswith(shown) else "\n" + text
 
 
-def show_notebook(result: RunResult) -> None:
-    """Print where the session is recorded."""
-    if result.notebook:
-        write("stderr", f"Recorded in {result.notebook}\n")
+def exit_status(result: RunResult) -> str | None:
+    """What a cell has given to `sys.exit`, as text; None if it has not called it."""
+    if result.exit_code is not None or result.error_name != "SystemExit":
+        return None
+    last = (result.value.strip().splitlines() or [""])[-1]
+    status = last.removeprefix("SystemExit").removeprefix(":").strip()
+    return "0" if status == "None" else status
 
 
 def exit_code(result: RunResult) -> int:
     """The exit code that a shell would report for the run."""
     if result.status == "timeout":
         return 124
+    if (status := exit_status(result)) is not None:
+        return int(status or 0) & 0xFF if NUMBER.fullmatch(status) else 1
     code = result.exit_code
     if code is None:
         return 0 if result.status == "ok" else 1

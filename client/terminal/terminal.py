@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
-from typing import IO, TYPE_CHECKING, Literal
+import textwrap
+from typing import IO, TYPE_CHECKING, Literal, TextIO
 
 from ..plaintext import plain
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 TRACEBACK = re.compile(r"^(?:Traceback \(most recent call last\):|-{70,})$", re.MULTILINE)
+BROKEN_PIPE = 141  # exit code of a program that SIGPIPE has ended
 
 _shows_starting = False
 
@@ -42,7 +45,7 @@ def can_edit() -> bool:
 def show_starting() -> None:
     """Show `starting…` on a terminal until anything else is written: a start takes a second."""
     global _shows_starting
-    if is_terminal(sys.stderr) and not is_dumb() and (sys.stderr.encoding or "")[:3] == "utf":
+    if is_terminal(sys.stderr) and not is_dumb() and is_unicode(sys.stderr):
         sys.stderr.write("starting…")
         sys.stderr.flush()
         _shows_starting = True
@@ -57,6 +60,17 @@ def erase_starting() -> None:
         sys.stderr.flush()
 
 
+def is_unicode(stream: TextIO) -> bool:
+    """Whether a stream can show any character."""
+    return (stream.encoding or "").lower().startswith("utf")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text with what the stream can't encode replaced by question marks."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def write(name: str, text: str) -> None:
     """Write text to stdout or stderr, replacing unencodable characters, without escape sequences.
 
@@ -65,36 +79,69 @@ def write(name: str, text: str) -> None:
     """
     if text:
         erase_starting()
-    stream = sys.stderr if name == "stderr" else sys.stdout
-    text = plain(text)
+    put(sys.stderr if name == "stderr" else sys.stdout, plain(text))
+
+
+def put(stream: TextIO, text: str) -> None:
+    """Write text to a stream at once, or end this process if it can't be written."""
     try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
-    stream.flush()
+        stream.write(encodable(text, stream))
+        stream.flush()
+    except OSError as error:
+        # At once, since what calls us may be a task of a library, and Python would try to write
+        # the rest at its exit. A server of our own ends when its stdin does.
+        if not isinstance(error, BrokenPipeError):
+            os.write(2, f"The output can't be written: {error.strerror}.\n".encode())
+        os._exit(BROKEN_PIPE if isinstance(error, BrokenPipeError) else 1)
 
 
-def write_traceback(text: str) -> None:
-    """Write to stderr, colouring a traceback if the terminal has colours."""
+def write_message(text: str) -> None:
+    """Write lines of ours on stderr, broken between words if that is a terminal."""
+    if is_terminal(sys.stderr):
+        width = max(20, shutil.get_terminal_size().columns)
+        lines = [
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+            for line in text.splitlines()
+        ]
+        text = "\n".join(part for parts in lines for part in parts)
+    write("stderr", f"{text}\n")
+
+
+def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
+    """Write styled text to stdout or stderr, without its style in a pipe.
+
+    Args:
+        text: without escape sequences: `plain` has to remove them before.
+        name: `stdout` or `stderr`.
+        end: what follows it.
+    """
+    from rich.console import Console  # lazy: most runs need none
+
+    console = Console(stderr=name == "stderr")
+    if not console.is_terminal or console.is_dumb_terminal:
+        write(name, text.plain + end)
+        return
+    erase_starting()
+    with console.capture() as captured:
+        console.print(text, end=end, soft_wrap=True, highlight=False)
+    put(sys.stderr if name == "stderr" else sys.stdout, captured.get())
+
+
+def write_traceback(text: str, name: str = "stderr") -> None:
+    """Write to stderr or stdout, colouring a traceback if the terminal has colours."""
     found = TRACEBACK.search(text)
     if found is None:
-        write("stderr", text)
+        write(name, text)
         return
     from rich.console import Console  # lazy: most runs need none
 
-    console = Console(stderr=True)
+    console = Console(stderr=name == "stderr")
     if not console.is_terminal or console.color_system is None:
-        write("stderr", text)
+        write(name, text)
         return
-    erase_starting()
-    write("stderr", text[: found.start()])
+    write(name, text[: found.start()])
     rest = plain(text[found.start() :])
-    try:
-        console.print(
-            colour(rest, "ipython" if rest[0] == "-" else "python"), end="", soft_wrap=True
-        )
-    except UnicodeEncodeError:
-        write("stderr", rest)
+    write_text(colour(rest, "ipython" if rest[0] == "-" else "python"), name, end="")
 
 
 def colour(text: str, traceback: Literal["ipython", "python"] | None = None) -> Text:

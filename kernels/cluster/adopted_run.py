@@ -54,7 +54,7 @@ class AdoptedRun(Execution):
         self._interrupt_kernel, self._kill_kernel = interrupt, kill
         self._stop_wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def interrupt(self, why: str = "interrupted") -> bool:
+    def interrupt(self, why: str = "interrupted", *, patient: bool = False) -> bool:
         """Stop the run in the same way as any other; False if it is over or being stopped."""
         if self.task.done() or self._stop_wanted.done():
             return False

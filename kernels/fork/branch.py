@@ -35,7 +35,7 @@ async def adopted_branch(origin: ForkedProcess, report: socket.socket) -> Forked
         CannotFork: there is no branch, or it was killed since it could not be adopted.
     """
     pid, inner = await pids_of_sender(report)
-    if pid <= 0 or origin.adopt is None:
+    if pid <= 0 or inner <= 0 or origin.adopt is None:
         raise CannotFork("its process can't be seen from here")
     try:
         return await origin.adopt(pid, inner)

@@ -36,6 +36,8 @@ class ForkedProcess:
         self.returncode: int | None = None
         self.exit_code_lost = False  # True if the template ended without reporting it
         self.kernel_info: dict[str, Any] = {}  # what the kernel would say, if that is known
+        # Says whether its template has imported everything; None if it had when it forked this one.
+        self.template_is_ready: Callable[[], bool] | None = None
         # Lets its template take charge of a kernel that it has forked: see `Template.adopt`.
         self.adopt: Callable[[int, int], Awaitable[ForkedProcess]] | None = None
         self._connection = connection

@@ -6,6 +6,7 @@ that is forked has none of its parent's. Knows nothing of Jupyter.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -116,9 +117,8 @@ class Templates:
                 raise CannotFork("their template is still importing")
             try:
                 forked = await template.fork(request)
-                if request.sockets and template.kernel_info is None:
-                    with self._locked():
-                        template.is_usable()  # which reads its reports
+                if request.sockets and not (template.ready or self._is_ready(template)):
+                    forked.template_is_ready = functools.partial(self._is_ready, template)
                 forked.kernel_info = template.kernel_info or {}
                 return forked
             except PreloadConflict:
@@ -128,6 +128,11 @@ class Templates:
                     if template.is_usable():
                         raise
         raise CannotFork("its template has ended")
+
+    def _is_ready(self, template: Template) -> bool:
+        with self._locked():
+            template.is_usable()  # which reads its reports
+        return template.ready
 
     def _template_for(self, request: Request) -> Template:
         key = request.key

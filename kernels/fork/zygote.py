@@ -256,7 +256,7 @@ class Template:
                 raise ValueError(f"{pid} has ended or is a kernel already")
             connection.sendall(ANSWER.pack(b"p", pid))
             self.kernels[pid] = connection
-        except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever the request has: the other kernels go on
             self.report(refused=repr(error))
             connection.close()
         finally:

@@ -15,6 +15,8 @@ import threading
 import weakref
 from typing import Any
 
+# What is known of a server process: its pipe, pid and address.
+OF_SERVER = {"_fd", "_pid", "_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"}
 POOL_GONE = "The processes of this pool belong to the session that was forked: make a new pool."
 
 
@@ -61,18 +63,21 @@ def forget_processes() -> None:
         util._run_after_forkers()
     if (process := sys.modules.get("multiprocessing.process")) is not None:
         vars(process)["_children"].clear()
-    for name, server in (
-        ("multiprocessing.resource_tracker", "_resource_tracker"),
-        ("multiprocessing.forkserver", "_forkserver"),
-    ):
-        if (module := sys.modules.get(name)) is not None:
-            known = vars(vars(module)[server])
-            for attribute in known.keys() & {
-                *("_fd", "_pid"),
-                *("_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"),
-            }:
-                known[attribute] = None
-            known["_lock"] = threading.RLock()
+    forget_server("multiprocessing.forkserver", "_forkserver")
+    forget_server("multiprocessing.resource_tracker", "_resource_tracker")
+    for loky in ("loky", "joblib.externals.loky"):
+        forget_server(f"{loky}.backend.resource_tracker", "_resource_tracker")
+        if (executor := sys.modules.get(f"{loky}.process_executor")) is not None:
+            vars(executor)["_threads_wakeups"].clear()
+        if (reusable := sys.modules.get(f"{loky}.reusable_executor")) is not None:
+            vars(reusable).update(_executor=None, _executor_lock=threading.RLock())
+
+
+def forget_server(module: str, name: str) -> None:
+    """Let a module that has a server process start another one when it needs it."""
+    if module in sys.modules:
+        known = vars(vars(sys.modules[module])[name])
+        known.update(dict.fromkeys(known.keys() & OF_SERVER), _lock=threading.RLock())
 
 
 def forget_exit_handlers() -> None:

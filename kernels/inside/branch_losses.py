@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Collection, Iterator
+from time import sleep  # cells replace those of the module
 from typing import Any
 
 # Libraries whose own threads hang in a forked process, by the beginnings of their files' names.
+OPENMP = "OpenMP (of scikit-learn, PyTorch and others)"
 UNFORKABLE = {
-    "libgomp": "OpenMP",
-    "libiomp": "OpenMP",
-    "libomp": "OpenMP",
+    "libgomp": OPENMP,
+    "libiomp": OPENMP,
+    "libomp": OPENMP,
     "libtbb": "oneTBB",
     "polars": "polars",
     "_polars": "polars",
@@ -28,32 +31,83 @@ UNFORKABLE = {
     "libjax": "JAX",
 }
 GRAPHICS = ("libcuda.so", "libamdhip64.so", "libze_loader.so")  # whose state can't be forked
+STACK = 16_384  # bytes of a waiting thread's stack that are searched for whose code it runs
+LOOKS, LOOK_INTERVAL = 10, 0.02  # at a thread that runs, and the seconds between them
+ADDRESS = struct.calcsize("P")
+Loaded = list[tuple[int, int, str]]  # where a file is in memory, and its name
 
 
 def obstacle() -> str:
     """Why this process can't be forked now, as sentences for its user; empty if it can."""
     loaded = loaded_libraries()
-    if any(name.startswith(GRAPHICS) for name in loaded):
+    if any(name.startswith(GRAPHICS) for _, _, name in loaded):
         return (
             "It uses a graphics processor, whose state can't be forked. Fork a session before it"
             " uses one, and run the rest in both."
         )
-    if native_threads():
-        for name in loaded:
-            for begin, library in UNFORKABLE.items():
-                if name.startswith(begin):
-                    return (
-                        f"{library} has started threads, and would hang in the fork. Fork a session"
-                        f" before {library} computes something, and run the rest in both."
-                    )
+    if native_threads() and (library := library_with_threads(loaded)):
+        return (
+            f"{library} has started threads, and would hang in the fork. Fork a session before it"
+            " computes something, and run the rest in both."
+        )
     return ""
 
 
-def loaded_libraries() -> set[str]:
-    """The names of the files of all libraries in memory."""
+def loaded_libraries() -> Loaded:
+    """The code of all libraries in memory."""
+    found = []
     with open("/proc/self/maps", "rb") as maps:
-        lines = maps.read().decode("utf-8", "replace").splitlines()
-    return {os.path.basename(line.split(None, 5)[5]) for line in lines if line.count("/")}
+        for line in maps.read().decode("utf-8", "replace").splitlines():
+            place, rights, _, _, _, *path = line.split(None, 5)
+            if path and "x" in rights:
+                begin, _, end = place.partition("-")
+                found.append((int(begin, 16), int(end, 16), os.path.basename(path[0])))
+    return found
+
+
+def library_with_threads(loaded: Loaded) -> str:
+    """Which of the libraries that can't be forked has threads, as people call it; or empty."""
+    unforkable = [
+        (begin, end, known)
+        for begin, end, file in loaded
+        for name, known in UNFORKABLE.items()
+        if file.startswith(name)
+    ]
+    if not unforkable:
+        return ""
+    python = {thread.native_id for thread in threading.enumerate()}
+    for task in map(int, os.listdir("/proc/self/task")):
+        if task in python:
+            continue
+        if (stack := addresses_on_stack(task)) is None:
+            return unforkable[0][2]
+        for begin, end, known in unforkable:
+            if any(begin <= address < end for address in stack):
+                return known
+    return ""
+
+
+def addresses_on_stack(task: int) -> tuple[int, ...] | None:
+    """What may be addresses of the code that a waiting thread runs.
+
+    None if it goes on running, or may not be looked at; empty if it has ended.
+    """
+    for _ in range(LOOKS):
+        try:
+            with open(f"/proc/self/task/{task}/syscall") as state:
+                _, *registers = state.read().split()
+            if registers:
+                pointer, place = (int(each, 16) for each in registers[-2:])
+                with open("/proc/self/mem", "rb", buffering=0) as memory:
+                    memory.seek(pointer)
+                    stack = memory.read(STACK)
+                return place, *struct.unpack_from(f"{len(stack) // ADDRESS}P", stack)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError):
+            return None
+        sleep(LOOK_INTERVAL)  # libraries let their threads run on for a while
+    return None
 
 
 def native_threads() -> int:

@@ -42,6 +42,7 @@ BECOMING = 10  # max seconds until a branch has reported its pid: a lock may be 
 ADOPTION = 0.0002  # seconds between looks whether the template has adopted it
 REPORT = struct.Struct("!ci")  # b"p" and the pid, or b"x" and why there is none, by errno
 BRANCH_PAYLOAD = "rmi_agent.branch"
+fork_process = os.fork  # cells may replace it
 leave_at_once = os._exit  # which a formed kernel replaces by one that flushes
 
 
@@ -151,7 +152,7 @@ class Branching:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of threads
-                child = os.fork()
+                child = fork_process()
         except OSError as error:  # no memory, or too many processes
             self._forking = False
             signal.set_wakeup_fd(wakeup)
@@ -164,7 +165,7 @@ class Branching:
                 os.waitpid(child, 0)
             return
         try:
-            if os.fork():
+            if fork_process():
                 leave_at_once(0)
             os.setsid()
             while os.getppid() != template:

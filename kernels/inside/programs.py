@@ -14,7 +14,7 @@ from typing import Any
 
 SCRIPT = (
     *("error_facts.py", "hidden_frames.py", "tracebacks.py"),
-    *("script_environment.py", "script_registries.py", "script_exit.py"),
+    *("asked_input.py", "script_environment.py", "script_registries.py", "script_exit.py"),
     *("script_hooks.py", "module_search.py"),
     *("pytest_report.py", "script_runner.py"),
 )

@@ -6,7 +6,6 @@ nothing about the script's code.
 
 from __future__ import annotations
 
-import _imp
 import asyncio
 import builtins
 import contextlib
@@ -25,6 +24,8 @@ import threading
 import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import IO, Any
+
+from .asked_input import AskedInput
 
 if sys.platform != "win32":
     import fcntl
@@ -77,8 +78,13 @@ def outside_event_loop() -> Iterator[None]:
             os.chdir(folder)
 
 
-def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> None:
-    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2."""
+def enter_streams(
+    undo: contextlib.ExitStack, raw: list[int], stdin: bytes, asked: AskedInput | None
+) -> None:
+    """Put the script's input on descriptor 0 and the raw pipes, if any, on 1 and 2.
+
+    What is `asked` for as it is read has no descriptor.
+    """
     restore_later(undo, vars(sys), *STREAMS)
     kernels = {name: getattr(sys, name) for name in STREAMS}
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -100,13 +106,17 @@ def enter_streams(undo: contextlib.ExitStack, raw: list[int], stdin: bytes) -> N
         buffer = raw_io if os.environ.get("PYTHONUNBUFFERED") else io.BufferedWriter(raw_io)
         stream = text_stream(buffer, kernels[f"__{name}__"], name)
         vars(sys).update({name: stream, f"__{name}__": stream})
-    reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    reader = io.BufferedReader(asked or io.FileIO(0, "r", closefd=False))
     stdin_stream = text_stream(reader, kernels["__stdin__"], "stdin")
     vars(sys).update(stdin=stdin_stream, __stdin__=stdin_stream)
 
 
 def enter_main(
-    undo: contextlib.ExitStack, shell: Any, kernels_names: set[str], path: str | None
+    undo: contextlib.ExitStack,
+    shell: Any,
+    kernels_names: set[str],
+    path: str | None,
+    asked: AskedInput | None,
 ) -> None:
     """Make `__main__` and the builtins look as at the start of a script, or of a module.
 
@@ -135,6 +145,8 @@ def enter_main(
     restore_later(undo, vars(getpass), "getpass")
     builtins.input = kernel._sys_raw_input
     getpass.getpass = kernel._save_getpass
+    if asked is not None and asked.isatty():
+        getpass.getpass = asked.getpass
     site.setquit()
     undo.callback(reconnect_figures, {name for name in FIGURES if name in sys.modules})
     # tqdm.auto and others check these two to detect IPython.
@@ -237,7 +249,7 @@ def forget_shadowed(undo: contextlib.ExitStack, folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name.removesuffix(".py")
-            if name not in sys.modules or name in AT_START or _imp.is_frozen(name):
+            if name not in sys.modules or name in AT_START or find_frozen(name) is not None:
                 continue
             is_module = name != entry.name or os.path.isfile(
                 os.path.join(entry.path, "__init__.py")
@@ -296,6 +308,7 @@ AT_START = {
     *("abc", "codecs", "encodings", "genericpath", "io", "ntpath", "os", "posixpath", "runpy"),
     *("site", "stat", *sys.builtin_module_names),
 }
+find_frozen = importlib.machinery.FrozenImporter.find_spec
 KEPT: dict[str, Any] = {}  # the modules that were noted
 LATEST_NOTED: list[str] = []  # two, since one might be removed and imported again
 NOTED: set[str] = set()  # these, and those behind them

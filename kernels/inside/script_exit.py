@@ -16,6 +16,7 @@ import weakref
 from types import FrameType, TracebackType
 from typing import Any
 
+from .asked_input import end_at_script
 from .script_environment import is_beneath, restore_later
 from .script_registries import (
     children,
@@ -282,4 +283,4 @@ def without_ours(error: BaseException) -> TracebackType | None:
         frames = frames.tb_next
         while frames is not None and frames.tb_frame.f_globals.get("__name__") == "runpy":
             frames = frames.tb_next
-    return frames
+    return end_at_script(frames)

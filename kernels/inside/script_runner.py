@@ -21,6 +21,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from .asked_input import AskedInput
 from .error_facts import write_facts
 from .figures import Figures
 from .hidden_frames import execute_alone, uncounted
@@ -73,8 +74,9 @@ class Script:
         """Run the script in the current execute request's metadata.
 
         The request's `rmi_agent` entry has `path` and `source` (base64), or the name of a
-        `module`; `argv` (the arguments), `stdin` (base64), `cwd` (None for a file's own folder),
-        and `fresh`: whether the kernel should stay in that folder. The outcome is returned as a
+        `module`; `argv` (the arguments), `stdin` (base64) or where it comes from (`asks`), `cwd`
+        (None for a file's own folder), and `fresh`: whether the kernel should stay in that folder.
+        The outcome is returned as a
         payload of the reply: `exit_code` as `subprocess` reports it (negative for a signal) and
         `error_name`.
         """
@@ -92,10 +94,12 @@ class Script:
         self.in_cell = asyncio._get_running_loop() is not None
         with contextlib.ExitStack() as undo:
             undo.enter_context(outside_event_loop())
-            enter_streams(undo, self.raw, base64.b64decode(request["stdin"]))
+            asks = request.get("asks")
+            asked = AskedInput(self.shell.kernel, asks) if asks else None
+            enter_streams(undo, self.raw, base64.b64decode(request["stdin"]), asked)
             enter_environment(undo, self.environment)
             report = PytestReport(undo, module)
-            enter_main(undo, self.shell, self.kernels_names, path)
+            enter_main(undo, self.shell, self.kernels_names, path, asked)
             enter_folder(undo, folders, path, module, request["argv"])
             ending = ScriptExit(undo, folders)
             enter_hooks(undo)

@@ -279,7 +279,8 @@ class SocketKernel(KernelBase):  # type: ignore[misc]
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted by user") from None
         finally:
-            self._loop.call_soon_threadsafe(self._handle_waiting)
+            if not self._loop.is_closed():  # else it is a first request; the loop begins with it
+                self._loop.call_soon_threadsafe(self._handle_waiting)
         if value == EOF:
             raise EOFError
         return value

@@ -200,19 +200,25 @@ class Exchange:
         await self._give_up(why)
         await asyncio.get_running_loop().create_future()
 
-    async def relay_questions(self, on_question: OnQuestion, outputs: Outputs) -> None:
-        """Relay the cell's questions; question and answer become output, as in Jupyter."""
+    async def relay_questions(self, on_question: OnQuestion, outputs: Outputs | None) -> None:
+        """Relay a run's questions; question and answer become output, as in Jupyter.
+
+        Not those of a program, without `outputs`: it writes its prompts itself.
+        """
         while True:
             message = await self._receive(self.client.get_stdin_msg)
             if message["header"]["msg_type"] != "input_request":
                 continue
             prompt = str(message["content"].get("prompt") or "")[:PROMPT_MOST]
             secret = bool(message["content"].get("password"))
+            self._process.raw.drain()  # what was printed before comes first
             with Question(prompt, secret) as question:
                 on_question(question)
                 answer = await question.answered()
-            outputs.stream("stdout", question.transcript())
-            self.client.input(answer)
+            if outputs is not None:
+                outputs.stream("stdout", question.transcript())
+            if answer is not None:
+                self.client.input(answer)
 
     async def until_idle(self, request: str, outputs: Outputs, *, ours: bool = False) -> None:
         """Fold outputs until a request is idle; of `ours`, errors and status are not folded."""

@@ -16,7 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
-from ..process import BranchProcess, Launch, next_step
+from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
     Message,
@@ -63,6 +63,7 @@ class Kernel:
         self.process = process_for(launch, context)
         self._exchange: Exchange | None = None
         self._stop: asyncio.Future[tuple[Status, str]] | None = None
+        self._patient = False  # whether the run may take its time to stop
         self._files: ProjectFiles | None = None  # for a kernel on another machine
         self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
@@ -155,6 +156,11 @@ class Kernel:
         return is_ipykernel(self.info)
 
     @property
+    def outdated(self) -> bool | None:
+        """Whether a fresh one would have more modules; None if it has all of its template's."""
+        return self.process.outdated if isinstance(self.process, SocketProcess) else None
+
+    @property
     def client(self) -> AsyncKernelClient:
         """The channels of a started kernel."""
         return self.exchange.client
@@ -185,10 +191,17 @@ class Kernel:
         return await self._execute(code, {}, outputs, timeout, on_question)
 
     async def run_program(
-        self, program: Program, outputs: Outputs, timeout: float | None = None
+        self,
+        program: Program,
+        outputs: Outputs,
+        timeout: float | None = None,
+        on_question: OnQuestion = Question.nobody,
     ) -> Reply:
-        """Run a file or module as `python` would, in this kernel's `__main__`."""
-        return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, Question.nobody)
+        """Run a file or module as `python` would, in this kernel's `__main__`.
+
+        `on_question` is called when it reads its input, if it `asks`, and by `getpass`.
+        """
+        return await self._execute(RUN_SCRIPT, program.request, outputs, timeout, on_question)
 
     async def enter(self, folder: Path) -> None:
         """Make a folder of this machine the working folder of a Python kernel.
@@ -238,10 +251,16 @@ class Kernel:
         data = found.get("data")
         return str(data.get("text/plain", "")) if isinstance(data, dict) else ""
 
-    def interrupt(self, why: str = "interrupted", status: Status = "interrupted") -> bool:
-        """Stop the current run, as a timeout does; False if there is none to stop."""
+    def interrupt(
+        self, why: str = "interrupted", status: Status = "interrupted", *, patient: bool = False
+    ) -> bool:
+        """Stop the current run, as a timeout does; False if there is none to stop.
+
+        A `patient` caller gives the code as long as it takes to end after one interrupt.
+        """
         if self._stop is None or self._stop.done():
             return False
+        self._patient = patient
         self._stop.set_result((status, why))
         return True
 
@@ -276,7 +295,8 @@ class Kernel:
         relaying: list[asyncio.Task[None]] = []
 
         def relay() -> None:
-            relaying.append(loop.create_task(self.exchange.relay_questions(on_question, outputs)))
+            shown = None if request else outputs
+            relaying.append(loop.create_task(self.exchange.relay_questions(on_question, shown)))
 
         asking = loop.call_later(QUESTIONS_DELAY, relay)
         try:
@@ -285,7 +305,9 @@ class Kernel:
             actions: list[str] = []
             if not ending.done() and not death.done():
                 why, self.listened = self._stop.result()[1], await self.listeners()
-                actions = await stop_run(why, self.process, self.client, ending, death)
+                actions = await stop_run(
+                    why, self.process, self.client, ending, death, patient=self._patient
+                )
             status = self._stop.result()[0] if self._stop.done() and actions else None
             if not ending.done():
                 return await self._dead(ending, death, outputs, status, actions, notices)

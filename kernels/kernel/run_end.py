@@ -23,6 +23,8 @@ async def stop_run(
     client: AsyncKernelClient,
     ending: asyncio.Task[Message],
     death: asyncio.Future[int | None],
+    *,
+    patient: bool = False,
 ) -> list[str]:
     """SIGINT, again after the grace period, then SIGKILL; returns `why` and these, in words.
 
@@ -32,6 +34,7 @@ async def stop_run(
         client: its kernel's.
         ending: done when the run is over.
         death: done when the process has ended.
+        patient: whether the code may take its time after one interrupt.
     """
     actions = [why]
     ends: list[asyncio.Future[Any]] = [ending, death]
@@ -40,7 +43,7 @@ async def stop_run(
         await process.interrupt(again=words == "interrupted again")
         # ipykernel#881: a top-level await ignores SIGINT until its event loop wakes up.
         client.kernel_info()
-        await asyncio.wait(ends, timeout=GRACE, return_when="FIRST_COMPLETED")
+        await asyncio.wait(ends, timeout=None if patient else GRACE, return_when="FIRST_COMPLETED")
         if ending.done() or death.done():
             return actions
     actions.append("killed, since it ignored the interrupts")

@@ -11,7 +11,7 @@ from .run import Run
 from .runs_on_record import RunsOnRecord, recorded
 from .signing import Signer
 from .steps import Step, Steps, steps_of
-from .titles import one_line, retitle, set_title
+from .titles import plain_title, retitle, set_title
 from .writer import Recorder
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "encoded",
     "is_open",
     "is_recorded",
-    "one_line",
     "outdated_notebooks",
+    "plain_title",
     "prune",
     "recorded",
     "recover",

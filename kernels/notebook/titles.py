@@ -28,7 +28,7 @@ LONGEST = 120  # max characters of a title
 PARSED = 50_000_000  # max bytes of a notebook that is parsed as a whole
 
 
-def one_line(title: str) -> str:
+def plain_title(title: str) -> str:
     """A title without line breaks and unprintable characters, cut to `LONGEST` characters."""
     shown = "".join(letter if letter.isprintable() else " " for letter in title[: 10 * LONGEST])
     return " ".join(shown.split())[:LONGEST].strip()
@@ -39,7 +39,7 @@ def set_title(metadata: dict[str, Any], title: str) -> None:
     own = metadata.get("rmi_agent")
     if not isinstance(own, dict):
         own = metadata["rmi_agent"] = {}
-    if title := one_line(title):
+    if title := plain_title(title):
         own["title"] = title
     else:
         own.pop("title", None)

@@ -148,6 +148,13 @@ class SocketProcess(ProcessHere):
         """Return True."""
         return True
 
+    @property
+    def outdated(self) -> bool | None:
+        """Whether a fresh one would have more modules; None if it has all of its template's."""
+        if self._process is None or self._process.template_is_ready is None:
+            return None
+        return self._process.template_is_ready()
+
     async def alive(self) -> bool:
         """Whether it is still running."""
         if self._process is not None and self._process.ended:

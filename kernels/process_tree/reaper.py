@@ -8,7 +8,6 @@ file also runs as that process, so it imports no other part of the package.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import logging
@@ -26,13 +25,17 @@ import psutil
 
 if sys.platform == "linux":
     import resource
+if __name__ != "__main__":  # it takes a third of the small process's memory
+    import asyncio
 
 log = logging.getLogger(__name__)
 
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-DRAWN = 1_000  # marks that one for a forked kernel is chosen from
+# How many marks one for a forked kernel is chosen from, and how often if none of them fits.
+DRAWN, DRAWS = 300, 100
+FRESH = 8  # the same for one of a new kernel
 CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
 RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
@@ -190,23 +193,29 @@ def mark_number(mark: str) -> int:
 def mark_below(mark: str) -> str:
     """A new mark for a kernel that is forked from the one with this mark.
 
-    Its number is lower, as a process can only lower its limit, but hardly, so that kernels can be
-    forked again and again.
+    Its number is lower, as a process can only lower its limit, but only just, so that kernels can
+    be forked again and again.
 
     Raises:
         ValueError: none was found, after some thousand forks in a row.
     """
     server, most = mark.partition(".")[0], mark_number(mark)
-    drawn = {mark_number(one): one for one in (new_mark(server) for _ in range(DRAWN))}
-    lower = max((number for number in drawn if number < most), default=None)
-    if lower is None:
-        raise ValueError("it was forked from forks too many times")
-    return drawn[lower]
+    for _ in range(DRAWS):
+        drawn = marks_by_number(server, DRAWN)
+        if lower := [number for number in drawn if number < most]:
+            return drawn[max(lower)]
+    raise ValueError("it was forked from forks too many times")
 
 
 def new_mark(server: str) -> str:
-    """A mark for a new kernel of a server."""
-    return f"{server}.{secrets.token_hex(6)}"
+    """A mark for a new kernel of a server, with a high number: see `mark_below`."""
+    return max(marks_by_number(server, FRESH).items())[1]
+
+
+def marks_by_number(server: str, count: int) -> dict[int, str]:
+    """Random marks for kernels of a server, by their numbers."""
+    drawn = (f"{server}.{secrets.token_hex(6)}" for _ in range(count))
+    return {mark_number(mark): mark for mark in drawn}
 
 
 def kill_marked(mark: str) -> None:

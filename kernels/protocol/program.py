@@ -26,6 +26,8 @@ class Script:
         stdin: what `input()` reads.
         fresh: whether it runs in a kernel of its own, which changes to its folder for good.
         cwd: the folder to run it in, from which it can also import; None is the file's own.
+        asks: where its input comes from once it reads, instead of `stdin`: a `terminal`, line by
+            line, or a `pipe`, in pieces (base64). Empty if nobody is asked.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Script:
     stdin: str = ""
     fresh: bool = True
     cwd: Path | None = None
+    asks: str = ""
 
     @property
     def title(self) -> str:
@@ -73,6 +76,7 @@ class Module:
     args: tuple[str, ...] = ()
     stdin: str = ""
     fresh: bool = True
+    asks: str = ""
 
     @property
     def title(self) -> str:
@@ -109,5 +113,6 @@ def request(program: Program) -> dict[str, Any]:
         "argv": list(program.args),
         "cwd": str(program.cwd) if program.cwd is not None else None,
         "fresh": program.fresh,
+        "asks": program.asks,
         "stdin": b64encode(program.stdin.encode("utf-8", "surrogateescape")).decode(),
     }

@@ -24,7 +24,7 @@ class Question:
     def __init__(self, prompt: str, secret: bool = False) -> None:
         self.prompt = prompt
         self.secret = secret
-        self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> Self:
         return self
@@ -47,14 +47,19 @@ class Question:
         if self.open:
             self._answer.set_result(REFUSED + why)
 
-    async def answered(self) -> str:
-        """Wait for the text to send to the kernel."""
+    def withdraw(self) -> None:
+        """Close the question, since its cell was interrupted: an answer would be the next one's."""
+        if self.open:
+            self._answer.set_result(None)
+
+    async def answered(self) -> str | None:
+        """Wait for the text to send to the kernel; None if it waits no more."""
         return await asyncio.shield(self._answer)
 
     def transcript(self) -> str:
         """The question with its answer, as a notebook shows it."""
         answer = self._answer.result()
-        if answer.startswith(REFUSED):
+        if answer is None or answer.startswith(REFUSED):
             return self.prompt
         return f"{self.prompt}{HIDDEN if self.secret else answer}\n"
 

@@ -24,7 +24,7 @@ async def held_still(session: Session) -> AsyncIterator[Kernel]:
     Raises:
         CannotBranch: something runs, or there is no kernel.
     """
-    if session.busy:
+    if session.running or session.in_series:
         raise CannotBranch(
             "A cell is running or queued in it. Wait for its end (read_output with wait tells), or"
             " call interrupt_session."

@@ -25,6 +25,7 @@ from ..process import Launch, launch_in
 from ..supervision import Supervisor
 from .owner_pools import OwnerPool, OwnerPools, now
 from .place import Place
+from .renewal import Renewal
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Pool:
         self._tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
         self._refilling: asyncio.TimerHandle | None = None
+        self._renewal = Renewal(self.owners, self._refill_soon)
         self._context = zmq.asyncio.Context()
         self._closed = False
 
@@ -87,6 +89,7 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         self._refill()  # cancels its timer
+        self._renewal.cancel()
         self._tidying.cancel()
         self._free.release()  # waiting callers learn one by one that it is closed
         for place in self.owners.places:
@@ -142,7 +145,7 @@ class Pool:
             owned = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        if environment is None:
+        if environment is None and branch_of is None:  # else no warm one would have served it
             owned.note_request(owner)
         kernel, launch = None, launch_in(owned.launch, environment)
         if branch_of is not None:
@@ -301,6 +304,7 @@ class Pool:
                         log.error("A kernel could not be started ahead of demand: %s", why)
                 return
             self.notify()
+            self._renewal.look_later()
 
     def _has_room(self, pool: OwnerPool) -> bool:
         """Whether a warm kernel may be started; if the pool is full, evicts sessions for spares."""

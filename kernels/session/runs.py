@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nbformat import NotebookNode
 
@@ -100,10 +100,11 @@ class Execution:
         self.handed_over = False
         on_limit = None if background else self._over_limit
         self.outputs = Outputs(self.cell, displays, output_limit, on_limit)
-        self.task: asyncio.Task[Run]
+        self.task: asyncio.Future[Run]
         self._recorder, self._output_limit = recorder, output_limit
         self.asked = 0
         self._question: Question | None = None
+        self._asking: asyncio.Future[None] | None = None  # ends a wait at a question
         self._kernel: Kernel | None = None
         self.on_start: Callable[[], None] = lambda: None
         if program is not None:
@@ -148,18 +149,38 @@ class Execution:
         self.started = time.monotonic()
         self.on_start()
 
-    def interrupt(self, why: str = "interrupted") -> bool:
-        """Stop the run with the interrupt ladder, or dequeue it; False if it is over or ending."""
+    def interrupt(self, why: str = "interrupted", *, patient: bool = False) -> bool:
+        """Stop the run with the interrupt ladder, or dequeue it; False if it is over or ending.
+
+        A `patient` caller sends one interrupt, and gives the code as long as it takes.
+        """
         if self.task.done() or self.finished is not None:  # over, or being recorded
             return False
-        if self._kernel is not None:
-            return self._kernel.interrupt(why)
-        return self.task.cancel()
+        if self._kernel is None:
+            return self.task.cancel()
+        stops = self._kernel.interrupt(why, patient=patient)
+        if stops and self._question is not None:
+            self._question.withdraw()
+        return stops
 
-    async def wait(self, timeout: float | None) -> bool:
-        """Wait at most `timeout` seconds for the run to end; returns whether it is over."""
-        done, _ = await asyncio.wait({self.task}, timeout=timeout)
-        return bool(done)
+    async def kill(self, why: str) -> None:
+        """End the run by ending its kernel, or dequeue it."""
+        if self._kernel is not None:
+            await self._kernel.kill(why)
+        else:
+            self.task.cancel()
+
+    async def wait(self, timeout: float | None, *, or_question: bool = False) -> bool:
+        """Wait at most `timeout` seconds for the run to end; returns whether it is over.
+
+        With `or_question`, a question that it asks ends the wait, too.
+        """
+        events: set[asyncio.Future[Any]] = {self.task}
+        if or_question and not self.task.done():
+            self._asking = asyncio.get_running_loop().create_future()
+            events.add(self._asking)
+        await asyncio.wait(events, timeout=timeout, return_when="FIRST_COMPLETED")
+        return self.task.done()
 
     def _over_limit(self) -> None:
         self.interrupt(f"printed more than RMI_AGENT_OUTPUT_LIMIT ({self._output_limit:,})")
@@ -167,6 +188,8 @@ class Execution:
     def _ask(self, question: Question) -> None:
         self.asked += 1
         self._question = question
+        if self._asking is not None and not self._asking.done():
+            self._asking.set_result(None)
 
     async def run(self, kernel: Kernel, timeout: float | None) -> Reply:
         """Execute on the kernel that the session provides."""
@@ -177,7 +200,8 @@ class Execution:
             if self.program is None:
                 source = self.cell.source
                 return await kernel.run_cell(source, self.outputs, timeout, self._ask)
-            return await kernel.run_program(self.program, self.outputs, timeout)
+            asked = self._ask if self.program.asks else Question.nobody
+            return await kernel.run_program(self.program, self.outputs, timeout, asked)
         finally:
             self._kernel = self._question = None
 
@@ -261,6 +285,7 @@ class RunQueue:
 
     def _over(self, execution: Execution) -> None:
         del self._unfinished[execution.number]
+        execution.task = outcome(execution.task)
         self._size += execution.outputs.size
         self._on_over()
 
@@ -297,3 +322,19 @@ class RunQueue:
                     self.displays[name] = left
                 else:
                     del self.displays[name]
+
+
+def outcome(task: asyncio.Future[Run]) -> asyncio.Future[Run]:
+    """What a run's task that is done has come to, without what it was started in.
+
+    A task keeps its context: the whole request, over HTTP some 30 kB.
+    """
+    found: asyncio.Future[Run] = task.get_loop().create_future()
+    if task.cancelled():
+        found.cancel()
+    elif (error := task.exception()) is not None:
+        found.set_exception(error)
+        found.exception()  # who wants to know has been told, or asks
+    else:
+        found.set_result(task.result())
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SOURCE = ("server", "kernels", "client")
+SOURCE = ("cli", "server", "kernels", "client")
 BESIDE = ("pyproject.toml", "README.md", "LICENSE")  # what an installation of the source needs
 
 

@@ -26,10 +26,11 @@ from starlette.routing import Route
 from ...kernels import reason
 from ..errors import BadSettings
 from ..settings import Settings
+from . import pages
 from .client_registration import is_protected, restrict
 from .consent_page import ConsentPage
 from .oauth_routes import authorize, replace_routes
-from .page_sign_in import CALLBACK, MARK, TITLES, PageSignIn, Upstream
+from .page_sign_in import CALLBACK, MARK, PageSignIn, Upstream
 from .pages import UNKNOWN_RIGHTS
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,15 @@ async def callback(theirs: Callable[[Request], Awaitable[Response]], request: Re
     """Pass on what a provider sends back: to our own pages, or to FastMCP."""
     if request.query_params.get("state", "").startswith(MARK):
         return RedirectResponse(f"/review/arrive?{request.url.query}", 303)
-    return await theirs(request)
+    answer = await theirs(request)
+    if answer.status_code < 400:
+        return answer
+    # FastMCP's page repeats what the address says, which anybody can write.
+    return pages.failure(
+        "The provider did not sign you in, or the sign-in has expired, or was started in another"
+        " browser. Go back to the client and start again.",
+        answer.status_code,
+    )
 
 
 class GitHub(AllowlistedProxy, GitHubProvider):
@@ -173,7 +182,7 @@ def external_provider(settings: Settings, url: str) -> AllowlistedProxy:
         urls = str(known.authorization_endpoint), str(known.token_endpoint)
         verifier = issuer.get_token_verifier(audience=settings.oauth_client_id)
     upstream = Upstream(
-        TITLES[name],
+        {"github": "GitHub", "google": "Google"}.get(name) or urlsplit(urls[0]).netloc,
         *urls,
         scopes,
         verifier,

@@ -31,7 +31,6 @@ MARK = "pages."  # begins our states; FastMCP's contain no dot
 SECONDS = 600  # that a person has for it
 LONGEST = 1_000  # max characters of a path in the cookie: browsers drop one of over 4 kB
 TIMEOUT = 15.0  # max seconds of the provider's answer
-TITLES = {"github": "GitHub", "google": "Google", "oidc": "your organization's account"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class PageSignIn:
         if leads_to is None:
             return Arrival(wrong="It has expired, or was started in another browser. Try again.")
         if "code" not in query:
-            return Arrival(leads_to, wrong=f"You were not signed in with {self.title}. Try again.")
+            return Arrival(leads_to, wrong=f"{self.title} did not sign you in. Try again.")
         try:
             claims = await self._claims(query["code"], self._verifier(state))
         except (
@@ -143,8 +142,8 @@ class PageSignIn:
         if who is None:
             return Arrival(
                 leads_to,
-                wrong=f"{self.title} has signed you in, but the account is not on this server's"
-                " list. Ask its owner to add you to RMI_AGENT_OAUTH_USERS.",
+                wrong=f"{self.title} has signed you in, but your account is not on this server's"
+                " list. Ask the server's owner to add it to RMI_AGENT_OAUTH_USERS.",
             )
         return Arrival(leads_to, who)
 

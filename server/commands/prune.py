@@ -47,3 +47,7 @@ def prune(age: str) -> int:
             print(f"{notebook} could not be deleted: {reason(error)}", file=sys.stderr)
     print(f"Deleted {deleted:,} of {many} in {folder}.")
     return 1 if failed else 0
+
+
+if __name__ == "__main__":  # started so by the client, which imports no server
+    sys.exit(prune(sys.argv[1]))

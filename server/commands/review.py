@@ -14,6 +14,7 @@ import webbrowser
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 from fastmcp.server.http import HostOriginGuardMiddleware
@@ -22,14 +23,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import BadSettings
 from ..middleware import Connection
 from ..net import bind
-from ..review import ByFirstLink, Index, ReviewAuth
+from ..review import ByFirstLink, Index, ReviewAuth, address
 from ..settings import Settings
 
 HOST = "127.0.0.1"
 
 
-def review(settings: Settings, browser: bool) -> int:
+def review(settings: Settings, browser: bool, session: str | None = None) -> int:
     """Serve the pages on loopback until a signal; returns the exit code.
+
+    Args:
+        settings: name the folder and the port.
+        browser: whether to open the browser.
+        session: the file name of the session to show first; None for the list.
 
     Raises:
         BadSettings: the folder does not exist, or the port is taken.
@@ -41,11 +47,14 @@ def review(settings: Settings, browser: bool) -> int:
             " creates it. Use --notebooks-dir to name another."
         )
     listening = bind(settings)
-    address = f"http://{HOST}:{listening.getsockname()[1]}"
+    origin = f"http://{HOST}:{listening.getsockname()[1]}"
     access = ByFirstLink()
+    first = link(access, origin)
+    if session is not None:
+        first += "?next=" + quote(f"/sessions/{quote(address(notebooks / session))}")
     serving = AnnouncingServer(
         uvicorn.Config(
-            local_only(NextLink(ReviewAuth(Index(notebooks), access), access, address)),
+            local_only(NextLink(ReviewAuth(Index(notebooks), access), access, origin)),
             http=Connection,
             log_config=None,
             lifespan="off",
@@ -53,10 +62,8 @@ def review(settings: Settings, browser: bool) -> int:
             timeout_graceful_shutdown=1,
         )
     )
-    serving.announcement = (
-        f"Sessions in {notebooks}:\n{link(access, address)}\nPress Ctrl-C to stop."
-    )
-    with open_in_browser(link(access, address)) if browser else contextlib.nullcontext():
+    serving.announcement = f"Sessions in {notebooks}:\n{first}\nPress Ctrl-C to stop."
+    with open_in_browser(first) if browser else contextlib.nullcontext():
         try:
             asyncio.run(serving.serve(sockets=[listening]))
         except KeyboardInterrupt:  # uvicorn re-raises the signal after a clean shutdown
@@ -75,9 +82,9 @@ class AnnouncingServer(uvicorn.Server):
         print(self.announcement, flush=True)
 
 
-def link(access: ByFirstLink, address: str) -> str:
+def link(access: ByFirstLink, origin: str) -> str:
     """The next one-time link that lets a browser in."""
-    return f"{address}/review/enter/{access.first}"
+    return f"{origin}/review/enter/{access.first}"
 
 
 def local_only(app: ASGIApp) -> ASGIApp:
@@ -90,15 +97,15 @@ def local_only(app: ASGIApp) -> ASGIApp:
 class NextLink:
     """ASGI middleware that prints the next link after one has been used."""
 
-    def __init__(self, app: ASGIApp, access: ByFirstLink, address: str) -> None:
-        self._app, self._access, self._address = app, access, address
+    def __init__(self, app: ASGIApp, access: ByFirstLink, origin: str) -> None:
+        self._app, self._access, self._origin = app, access, origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, then print the next link if this one was used."""
         before = self._access.first
         await self._app(scope, receive, send)
         if self._access.first != before:
-            print(f"Link for another browser: {link(self._access, self._address)}", flush=True)
+            print(f"Link for another browser: {link(self._access, self._origin)}", flush=True)
 
 
 @contextlib.contextmanager
@@ -115,7 +122,7 @@ def open_in_browser(url: str) -> Iterator[None]:
         )
     try:
         if not webbrowser.open(Path(name).as_uri()):
-            print("Can't open a browser; open the link above yourself.", flush=True)
+            print("No browser could be opened; open this link yourself.", flush=True)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Literal
 
 import cyclopts
@@ -35,9 +36,9 @@ app.command(
     help="List and revoke clients' sign-ins (RMI_AGENT_AUTH=token+oauth).",
 )
 for name, does in (
-    ("start", "Start a resident server in the background; its sessions outlive their clients."),
-    ("stop", "Shut down the resident server."),
-    ("status", "Show the resident server; exits with 0 if it is running, 3 if not, 4 if unclear."),
+    ("start", "Start a background server, whose sessions outlive their clients."),
+    ("stop", "Shut down the background server."),
+    ("status", "Show the background server; exits with 0 if it runs, 3 if not, 4 if unclear."),
 ):
     app.command(f"rmi_agent.server.commands.resident:{name}", help=does)
 app.command(
@@ -59,9 +60,16 @@ def serve(
         Literal["stdio", "http"] | None,
         Parameter(help="Default: stdio, or http with --tunnel."),
     ] = None,
-    host: Annotated[str | None, Parameter(help="Address to listen on (RMI_AGENT_HOST).")] = None,
+    host: Annotated[
+        str | None,
+        Parameter(help="Address to listen on. By default, RMI_AGENT_HOST, or 127.0.0.1."),
+    ] = None,
     port: Annotated[
-        int | None, Parameter(help="Port to listen on; 0 takes any free one (RMI_AGENT_PORT).")
+        int | None,
+        Parameter(
+            name=["--port", "-p"],
+            help="Port to listen on; 0 takes any free one. By default, RMI_AGENT_PORT, or 8000.",
+        ),
     ] = None,
     projects_dir: ProjectsDir = None,
     notebooks_dir: NotebooksDir = None,
@@ -79,12 +87,20 @@ def serve(
     ] = None,
     attach: Annotated[
         Attach | None,
-        Parameter(help="On stdio: whether to use the resident server (RMI_AGENT_ATTACH)."),
+        Parameter(
+            help="On stdio: whether to use the background server. By default, RMI_AGENT_ATTACH, or"
+            " auto: if one runs."
+        ),
     ] = None,
-    few_runs: Annotated[bool, Parameter(show=False, negative=())] = False,  # for `rmi-agent run`
+    # For `rmi-agent run`, which starts a server for one program (`one_run.py`).
+    few_runs: Annotated[bool, Parameter(show=False, negative=())] = False,
+    here: Annotated[tuple[Path, ...], Parameter(show=False, negative=())] = (),
+    wanted: Annotated[str | None, Parameter(show=False)] = None,
     log_level: Annotated[
         logs.Level | None,
-        Parameter(help="Least severe messages to log. Default: info over HTTP, warning on stdio."),
+        Parameter(
+            help="Least severe messages to log. By default, info over HTTP, warning on stdio."
+        ),
     ] = None,
     log_format: Annotated[
         logs.Format, Parameter(help="Lines of text, or one JSON object per line.")
@@ -97,6 +113,7 @@ def serve(
     """
     pause_gc()
     from ..launch import make_folders  # lazy: --help needs no settings
+    from ..setting_place import ignore_dotenv_in
     from ..settings import load
 
     on_http = transport == "http" or tunnel is not None
@@ -118,7 +135,12 @@ def serve(
         ending = left_at_once()
     with ending:
         try:
+            ignore_dotenv_in(here)
             settings = load(**{name: value for name, value in given.items() if value is not None})
+            if here or wanted:
+                from .one_run import for_one_run
+
+                settings = for_one_run(settings, here, wanted)
             make_folders(settings)
             for line in settings.warnings(http=on_http):
                 log.warning(line)
@@ -145,7 +167,13 @@ def serve(
 def review(
     *,
     notebooks_dir: NotebooksDir = None,
-    port: Annotated[int, Parameter(help="Port to listen on; 0 takes any free one.")] = 0,
+    port: Annotated[
+        int, Parameter(name=["--port", "-p"], help="Port to listen on; 0 takes any free one.")
+    ] = 0,
+    session: Annotated[
+        str | None,
+        Parameter(help="File name of the session to show first. By default, shows the list."),
+    ] = None,
     no_browser: Annotated[
         bool, Parameter(help="Print the link without opening a browser.", negative=())
     ] = False,
@@ -158,7 +186,8 @@ def review(
 
     try:
         given = {} if notebooks_dir is None else {"notebooks_dir": notebooks_dir}
-        raise SystemExit(serve_pages(load(host=HOST, port=port, **given), not no_browser))
+        settings = load(host=HOST, port=port, **given)
+        raise SystemExit(serve_pages(settings, not no_browser, session))
     except BadSettings as error:
         die(error)
 

@@ -25,6 +25,7 @@ app = cyclopts.App(
     name="tokens",
     help="List and revoke clients' sign-ins (RMI_AGENT_AUTH=token+oauth).",
     help_format="plaintext",
+    help_epilogue="Examples:\n  rmi-agent tokens list\n  rmi-agent tokens revoke alice",
 )
 
 

@@ -159,6 +159,16 @@ class Projects:
             return (inside[0], name) if inside else (self.roots[0], name)
         return self.place(name)
 
+    def must_exist(self, name: str) -> None:
+        """Check that a name leads to a file or folder that the caller may use.
+
+        Raises:
+            PathNotAllowedError: it does not.
+        """
+        path = project_files.locate(*self.place(name))
+        if not path.exists():
+            raise PathNotAllowedError(f"Error: File not found: {format_name(name)}.")
+
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[OpenFile, FileStatus]]:
         """Open any regular file.

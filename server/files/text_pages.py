@@ -76,7 +76,7 @@ def text_codec(name: str) -> str | None:
         if found in WIDE:
             return found
         codecs.getincrementaldecoder(found)().decode(b"")
-        return found.removesuffix("-sig") if ASCII.encode(found)[-128:] == ASCII.encode() else None
+        return found if ASCII.encode(found)[-128:] == ASCII.encode() else None
     except (LookupError, ValueError, TypeError):
         return None
 
@@ -102,7 +102,7 @@ def text_page(
     known = (encoding, False) if encoding else encoding_of(head, is_python)
     if known is None:
         return None
-    name, is_guess = known
+    name, is_guess = known[0].removesuffix("-sig"), known[1]
     if name in ("utf-16", "utf-32"):  # a page after the first has no mark that says which
         marked = (own for mark, own in BOMS if own.startswith(name) and head.startswith(mark))
         name = next(marked, f"{name}-le")

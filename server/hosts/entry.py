@@ -46,7 +46,7 @@ def start_command() -> Command:
     words = (str(script),) if script else (sys.executable, "-m", "rmi_agent.server.cli")
     if not is_cached(Path(sys.prefix)):
         return Command(words)
-    if uvx := shutil.which("uvx"):
+    if uvx := lasting_uvx():
         source = install_source()
         return Command((uvx, *(("--from", source) if source else ()), PACKAGE))
     return Command(
@@ -54,6 +54,13 @@ def start_command() -> Command:
         f"{sys.prefix} is in a cache, which may be emptied. For a lasting entry, install the server"
         " with pip or uv tool install, and run this command again from there.",
     )
+
+
+def lasting_uvx() -> str | None:
+    """The user's `uvx`; not the one that came with this package into a cached environment."""
+    folders = os.get_exec_path()
+    kept = [folder for folder in folders if folder and not is_cached(Path(folder))]
+    return shutil.which("uvx", path=os.pathsep.join(kept)) if kept else None
 
 
 def installed_script() -> Path | None:

@@ -5,16 +5,32 @@ exception becomes a message with a next step.
 Each part sits in front of the tools and knows nothing about them.
 """
 
-from .arguments import Arguments
-from .body_limit import SMALL_FILES, take_whole_files, whole_files_are_taken
-from .connections import AT_A_TIME, Connection, Server
-from .error_reporting import UnexpectedErrors
-from .json_messages import flaw, has_more_values
-from .limits import BODY_LIMIT, SSE_LIMIT, Guard
-from .limits import principal as principal_of
-from .text_lengths import Lengths
-from .transport_sessions import BoundedSessions
-from .unauthenticated import Door, Waiting
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .arguments import Arguments
+    from .body_limit import SMALL_FILES, take_whole_files, whole_files_are_taken
+    from .connections import AT_A_TIME, Connection, Server
+    from .error_reporting import UnexpectedErrors
+    from .json_messages import flaw, has_more_values
+    from .limits import BODY_LIMIT, SSE_LIMIT, Guard, principal_of
+    from .text_lengths import Lengths
+    from .transport_sessions import BoundedSessions
+    from .unauthenticated import Door, Waiting
+
+# Where each name is: a server on stdio starts without what is for HTTP.
+_HOMES = {
+    "arguments": ("Arguments",),
+    "body_limit": ("SMALL_FILES", "take_whole_files", "whole_files_are_taken"),
+    "connections": ("AT_A_TIME", "Connection", "Server"),
+    "error_reporting": ("UnexpectedErrors",),
+    "json_messages": ("flaw", "has_more_values"),
+    "limits": ("BODY_LIMIT", "SSE_LIMIT", "Guard", "principal_of"),
+    "text_lengths": ("Lengths",),
+    "transport_sessions": ("BoundedSessions",),
+    "unauthenticated": ("Door", "Waiting"),
+}
 
 __all__ = [
     "AT_A_TIME",
@@ -36,3 +52,13 @@ __all__ = [
     "take_whole_files",
     "whole_files_are_taken",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is offered on first access."""
+    for home, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(importlib.import_module(f".{home}", __name__), name)
+            globals()[name] = found  # later accesses skip this function
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

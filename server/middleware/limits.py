@@ -116,7 +116,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        who = principal(scope)
+        who = principal_of(scope)
         recognize(scope, who)
         with self._open(who) as share:
             try:
@@ -220,7 +220,7 @@ def counted(size: int) -> int:
     return size if size > SMALL else 0
 
 
-def principal(scope: Scope) -> str:
+def principal_of(scope: Scope) -> str:
     """The principal who sent a request."""
     user = scope.get("user")
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL

@@ -5,6 +5,7 @@ Finds it, and forwards all of a stdio process's requests to it.
 
 from typing import TYPE_CHECKING
 
+from ..state_dir import record_file
 from .discovery import check, check_caller, find_endpoint, resident_endpoint
 from .endpoint import FACTS_PATH, RESTART, START, Caller, Facts
 from .record import (
@@ -18,7 +19,6 @@ from .record import (
     local_socket,
     log_file,
     publish,
-    record_file,
     recorded,
     withdraw,
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..auth import PageSignIn
 
 SIGNED_IN = 30 * 86_400  # seconds that a sign-in with a token lasts
-SIGNED_IN_ELSEWHERE = 86_400  # and with another provider, which is not asked again
+SIGNED_IN_WITH_PROVIDER = 86_400  # and with another provider, which is not asked again
 LINK_SECONDS = 600.0  # that a one-time link is valid
 SHARED = {"1 hour": 3_600, "1 day": 86_400, "7 days": 7 * 86_400}
 
@@ -65,11 +65,11 @@ class ByToken:
 
     Args:
         tokens: the tokens that people may sign in with.
-        elsewhere: another provider that they may sign in with; None if there is none.
+        provider: another provider that they may sign in with; None if there is none.
     """
 
-    def __init__(self, tokens: Tokens, elsewhere: PageSignIn | None = None) -> None:
-        self.tokens, self.elsewhere = tokens, elsewhere
+    def __init__(self, tokens: Tokens, provider: PageSignIn | None = None) -> None:
+        self.tokens, self.provider = tokens, provider
         self._offered: tuple[str, str, float] | None = None  # secret, principal, until
 
     async def cookie(self, token: str) -> str | None:
@@ -131,14 +131,14 @@ class ByToken:
 
     @property
     def _principals(self) -> tuple[str, ...]:
-        theirs = self.elsewhere.principals if self.elsewhere is not None else ()
+        theirs = self.provider.principals if self.provider is not None else ()
         return (*self.tokens.principals, *theirs)
 
     def _key(self, principal: str, purpose: str) -> bytes | None:
         """A principal's key for one purpose; None if they may no longer sign in."""
         own = self.tokens.key(principal, purpose)
-        if own is None and self.elsewhere is not None:
-            own = self.elsewhere.key(principal, purpose)
+        if own is None and self.provider is not None:
+            own = self.provider.key(principal, purpose)
         return own
 
 

@@ -12,7 +12,7 @@ import re
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -97,6 +97,23 @@ class Index:
             self._entries = {entry.path.name: entry for entry in self._looked()}
             found = list(self._entries.values())
         return sorted(found, key=lambda entry: (entry.started, entry.name), reverse=True)
+
+    def newest(
+        self, most: int | None, wanted: Callable[[Path], bool] = lambda _: True
+    ) -> list[Entry]:
+        """At most `most` of the newest sessions whose files are `wanted`; parses no others."""
+        dated = []
+        for path in self.folder.glob(f"[!.]*{EXTENSION}"):
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                if stat.S_ISREG((status := path.lstat()).st_mode):
+                    dated.append((started(path, status.st_mtime), path))
+        found: list[Entry] = []
+        for _, path in sorted(dated, reverse=True):
+            if most is not None and len(found) >= most:
+                break
+            if wanted(path) and (entry := self._look(path.name)) is not None:
+                found.append(entry)
+        return found
 
     def find(self, name: str) -> Entry | None:
         """The up-to-date entry with a name; None if there is none."""

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...kernels import encodable, one_line, regular_file
+from ...kernels import encodable, plain_title, regular_file
 from ..errors import UnreadableError
 from ..plaintext import INVISIBLE
 from .model import Cell, Notebook, Output
@@ -82,7 +82,7 @@ def parse_notebook(content: Any, *, live: bool) -> Notebook:
         tuple(cells),
         principal if isinstance(principal, str) else None,
         language if isinstance(language, str) else "python",
-        one_line(text_of_lines(own.get("title"))),
+        plain_title(text_of_lines(own.get("title"))),
         file_name(text_of_lines(papermill.get("input_path"))),
     )
 

@@ -144,7 +144,7 @@ class Pages:
             "may_share": isinstance(self._access, ByToken) and viewer.shared is None,
             "spans": list(SHARED),
             "jupyter": f"jupyter lab {shlex.quote(str(entry.path))}",
-            "summary": self._renderer.summary(found, base, viewer.until),
+            "summary": await self._renderer.summary(found, base, viewer.until),
             "earlier": max(1, start - MAX_CELLS) if start > 1 else 0,
             "later": end + 1 if end < total else 0,
             "from_": start,
@@ -173,7 +173,7 @@ class Pages:
                 "total": len(found.cells),
                 "live": found.live,
                 "seen": found.seen,
-                "summary": self._renderer.summary(found, base, viewer_of(request).until),
+                "summary": await self._renderer.summary(found, base, viewer_of(request).until),
             }
         )
 
@@ -269,8 +269,13 @@ class Pages:
             UnreadableError: its file is not a notebook.
         """
         pending = await pending_cells(self._sessions, entry.path)
-        notebook = await self._renderer.in_thread(self._index.notebook, entry)
-        return combine(entry, notebook, pending)
+
+        def combined() -> Snapshot:
+            found = combine(entry, self._index.notebook(entry), pending)
+            _ = found.seen  # goes through all cells, and is cached
+            return found
+
+        return await self._renderer.in_thread(combined)
 
     async def _cell(self, request: Request) -> Cell:
         try:

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import pages, throttle
-from .access import SIGNED_IN_ELSEWHERE, ByFirstLink, ByToken
+from .access import SIGNED_IN_WITH_PROVIDER, ByFirstLink, ByToken
 from .responses import check_origin, cookie_of, form, local, not_found, set_cookie
 
 ARRIVING = "arriving"  # the cookie of a browser that is sent to another provider
@@ -33,7 +33,7 @@ class SignIn:
 
     def __init__(self, access: ByToken | ByFirstLink | None, rights: str = "") -> None:
         self._access, self._rights = access, rights
-        self._throttle = throttle.LoginThrottle()
+        self._throttle, self._arrivals = throttle.LoginThrottle(), throttle.LoginThrottle()
 
     def routes(self) -> list[BaseRoute]:
         """The routes for signing in and out."""
@@ -85,7 +85,7 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
 
     def _other_provider(self, request: Request, next_: str) -> str:
         """The button for another provider, as HTML; empty if there is none."""
-        other = self._access.elsewhere if isinstance(self._access, ByToken) else None
+        other = self._access.provider if isinstance(self._access, ByToken) else None
         if other is None:
             return ""
         title = escape(other.title)
@@ -141,7 +141,8 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
         """
         first = request.path_params["first"]
         if isinstance(self._access, ByFirstLink):
-            return self._let_in(request, self._access.cookie(first))
+            leads_to = local(request.query_params.get("next", "/"))
+            return self._let_in(request, self._access.cookie(first), leads_to)
         if not isinstance(self._access, ByToken):
             not_found()
         if self._access.offered(first) is None:
@@ -177,7 +178,7 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
     async def leave(self, request: Request) -> Response:
         """Send the viewer to another provider to sign in."""
         check_origin(request)
-        other = self._access.elsewhere if isinstance(self._access, ByToken) else None
+        other = self._access.provider if isinstance(self._access, ByToken) else None
         if other is None:
             not_found()
         url, cookie = other.begin(local((await form(request)).get("next", "/")))
@@ -187,17 +188,23 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
 
     async def arrive(self, request: Request) -> Response:
         """Let in who comes back from another provider."""
-        if not isinstance(self._access, ByToken) or self._access.elsewhere is None:
+        if not isinstance(self._access, ByToken) or self._access.provider is None:
             not_found()
-        cookie, other = cookie_of(request, ARRIVING), self._access.elsewhere
+        cookie, other = cookie_of(request, ARRIVING), self._access.provider
         https = other.public_url.startswith("https:")
+        address = throttle.client_address(request)
+        if self._arrivals.retry_after(address):  # each asks the provider
+            return self.page(request, "/", "Too many sign-ins have failed. Try again later.", 429)
         arrival = await other.finish(request.query_params, cookie)
         leads_to = local(arrival.leads_to)
         if arrival.principal is None:
+            await self._arrivals.failed(address)
             answer = self.page(request, leads_to, arrival.wrong, 403)
         else:
-            own = self._access.cookie_of(arrival.principal, SIGNED_IN_ELSEWHERE)
-            answer = self._let_in(request, own, leads_to, seconds=SIGNED_IN_ELSEWHERE, https=https)
+            own = self._access.cookie_of(arrival.principal, SIGNED_IN_WITH_PROVIDER)
+            answer = self._let_in(
+                request, own, leads_to, seconds=SIGNED_IN_WITH_PROVIDER, https=https
+            )
         set_cookie(request, answer, None, 0, ARRIVING, https=https, from_elsewhere=True)
         return answer
 

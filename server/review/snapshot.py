@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -36,12 +37,12 @@ class Snapshot:
         """The status of the last cell that ran or is running."""
         return self.notebook.last.status if self.notebook.last else ""
 
-    @property
+    @cached_property
     def settled(self) -> int:
         """The number of leading cells that have ended, and normally won't change."""
         return next((i for i, cell in enumerate(self.cells) if not cell.over), len(self.cells))
 
-    @property
+    @cached_property
     def seen(self) -> str:
         """A token for a reader who has all of this; `since` uses it to return only what is new."""
         return ".".join(

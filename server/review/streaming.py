@@ -53,7 +53,7 @@ class StreamingRenderer:
 
         return render(template, **context)
 
-    def summary(self, found: Snapshot, base: str, until: int | None) -> Markup:
+    async def summary(self, found: Snapshot, base: str, until: int | None) -> Markup:
         """A session in one line.
 
         Args:
@@ -61,27 +61,7 @@ class StreamingRenderer:
             base: the URL of its page.
             until: when a shared link to it expires.
         """
-        from .render import duration, render
-
-        seconds, failures = found.notebook.seconds, found.notebook.failures
-        total = len(found.cells)
-        return Markup(
-            render(
-                "summary.html",
-                live=found.live,
-                status=found.status,
-                counts=found.notebook.counts,
-                cells=total,
-                failures=[
-                    (cell.number, cell_link(base, cell.number, total))
-                    for cell in failures[:MOST_FAILURES]
-                ],
-                more_failures=max(0, len(failures) - MOST_FAILURES),
-                seconds=duration(seconds) if seconds else "",
-                started=found.entry.started,
-                until=until,
-            )
-        )
+        return await self.in_thread(summary_html, found, base, until)
 
     async def cells(self, cells: Sequence[Cell], base: str, found: Snapshot) -> list[str]:
         """Each cell's HTML; `base` is the URL of the session's page."""
@@ -119,6 +99,30 @@ class StreamingRenderer:
         for cell in cells:
             plain = time.monotonic() > until
             yield Markup(self._renderer.cell(cell, base, found.notebook.language, most, plain))
+
+
+def summary_html(found: Snapshot, base: str, until: int | None) -> Markup:
+    """A session in one line; goes through all cells."""
+    from .render import duration, render
+
+    seconds, failures, total = found.notebook.seconds, found.notebook.failures, len(found.cells)
+    return Markup(
+        render(
+            "summary.html",
+            live=found.live,
+            status=found.status,
+            counts=found.notebook.counts,
+            cells=total,
+            failures=[
+                (cell.number, cell_link(base, cell.number, total))
+                for cell in failures[:MOST_FAILURES]
+            ],
+            more_failures=max(0, len(failures) - MOST_FAILURES),
+            seconds=duration(seconds) if seconds else "",
+            started=found.entry.started,
+            until=until,
+        )
+    )
 
 
 def cell_link(base: str, number: int, total: int) -> str:

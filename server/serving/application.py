@@ -25,9 +25,10 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ...kernels import LOCAL
 from ..app import App
 from ..auth import CombinedProvider, Tokens, public_url
-from ..errors import AttachError, BadSettings
+from ..errors import AttachError, BadSettings, PathNotAllowedError
 from ..middleware import (
     BODY_LIMIT,
     SSE_LIMIT,
@@ -168,6 +169,7 @@ def facts_endpoint(server: App) -> ASGIApp:
             settings=server.settings.shared(),
             busy=busy,
             idle=idle,
+            sessions=[session.id for session in server.sessions.all(LOCAL)],
         )
 
     async def tell(scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,8 +181,10 @@ def facts_endpoint(server: App) -> ASGIApp:
         try:
             caller = Caller.model_validate_json(body)
             await asyncio.to_thread(check_caller, caller, facts)
+            for path in caller.paths:
+                await asyncio.to_thread(server.files.of(LOCAL).must_exist, path)
             answer = PlainTextResponse("ok\n")
-        except (ValidationError, AttachError, BadSettings) as error:
+        except (ValidationError, AttachError, BadSettings, PathNotAllowedError) as error:
             answer = PlainTextResponse(f"{error}\n", 409)
         await answer(scope, receive, send)
 

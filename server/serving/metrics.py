@@ -57,7 +57,7 @@ class Metrics:
         """Count a run when it ends."""
         execution.task.add_done_callback(partial(self._over, execution))
 
-    def _over(self, execution: Execution, task: asyncio.Task[Run]) -> None:
+    def _over(self, execution: Execution, task: asyncio.Future[Run]) -> None:
         if task.cancelled() or task.exception() is not None:
             return  # it never ran
         run = task.result()

@@ -13,7 +13,6 @@ from typing import Any
 from fastmcp.server.dependencies import get_access_token
 
 from ...kernels import LOCAL, KernelError
-from ..auth import may_see
 from ..errors import PathNotAllowedError
 from ..refusals import Refusal
 from ..settings import Settings
@@ -32,6 +31,8 @@ def failures_as_refusals() -> Iterator[None]:
 
 def may_read(metadata: Mapping[str, Any]) -> bool:
     """Whether the caller may read a notebook, given its metadata, which names who recorded it."""
+    from ..auth import may_see  # lazy: servers on stdio start without it
+
     record = metadata.get("rmi_agent")
     owner = record.get("principal") if isinstance(record, Mapping) else None
     return may_see(principal(), owner)

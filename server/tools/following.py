@@ -23,6 +23,7 @@ from ..opening import Opening
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
+from .at_terminal import at_terminal
 from .caller import principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
 from .own_lines import STDERR
@@ -71,7 +72,8 @@ class Follower:
     async def follow(self, execution: Execution, ctx: Context) -> ToolResult:
         """Wait for a run while sending its output; past the deadline, report it as running."""
         async with stopped_if_abandoned(execution.task, ctx, partial(abandon, execution)):
-            question = await self.wait(execution, ctx, self._settings.response_deadline)
+            seconds = at_terminal(ctx).within(self._settings.response_deadline)
+            question = await self.wait(execution, ctx, seconds)
         return question if question is not None else await self.result(execution, ctx)
 
     async def result(
@@ -93,11 +95,13 @@ class Follower:
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
             await send_output(execution, self._live.setdefault(execution, Live()), ctx, series)
-            if execution.question is not None and is_out_of_questions(ctx):
+            # A person who can stop the run has to know it before being asked.
+            later = is_out_of_questions(ctx) or at_terminal(ctx).deadline is not None
+            if execution.question is not None and later:
                 return None
             if (question := await ask(execution, ctx, left)) is not None:
                 return question
-            await execution.wait(min(LIVE_INTERVAL, left))
+            await execution.wait(min(LIVE_INTERVAL, left), or_question=True)
             if await has_disconnected(ctx):
                 break
         return None
@@ -171,7 +175,7 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def stopped_if_abandoned(
-    task: asyncio.Task[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
+    task: asyncio.Future[Any], ctx: Context, stop: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[None]:
     """Stop what the body waits for if the client cancels the call or disconnects."""
     try:

@@ -12,7 +12,6 @@ from fastmcp import FastMCP
 from fastmcp.resources import ResourceContent, ResourceResult, ResourceSecurity
 
 from ...kernels import SessionNotFoundError
-from ..auth import ONE_USER
 from ..errors import PathNotAllowedError
 from ..files import Projects, project_files, text_page
 from ..opening import Opening
@@ -111,12 +110,13 @@ class Resources:
 
         A person joins by `jupyter console --existing PATH`. What they run is not recorded.
         """
+        from ..auth import ONE_USER  # lazy: servers on stdio start without it
+
         who = principal()
         with failures_as_refusals():
             session = self._opening.sessions.get(session_id, who)
-            if (
-                who not in ONE_USER
-            ):  # kernels of several users are reached through this server alone
+            # Kernels of several users are reached through this server alone.
+            if who not in ONE_USER:
                 raise Refusal("Only the user of the server's machine can join sessions there.")
             return str(await session.connection_file())
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastmcp import Context, FastMCP
@@ -24,6 +25,7 @@ from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
 from .arguments import CHANGES, READS, Cwd, FileToRun, Module, SessionId, Timeout
+from .at_terminal import at_terminal
 from .background import Background
 from .caller import failures_as_refusals, in_time, principal
 from .caller_files import CallerFiles
@@ -111,10 +113,12 @@ class RunTools:
                 return await self.follower.follow(run, ctx)
             place = self._background.place() if background else contextlib.nullcontext()
             before: list[Listener] = []
+            person = at_terminal(ctx)
             with place:
                 program = await asyncio.to_thread(
                     program_of, self.files.of_caller(), file_name, module, cwd, args, stdin
                 )
+                program = replace(program, asks=person.stdin)
                 choose = functools.partial(self._environments.choose, environment, ctx, program)
                 async with self.session(session_id, environment, choose) as session:
                     if session.kernel is not None and not session.kernel.is_python:
@@ -125,7 +129,8 @@ class RunTools:
                     if background:
                         before = await self._background.before(session)
                         timeout = timeout or 0  # no limit
-                    execution = session.submit_program(program, timeout, background=background)
+                    limit = person.limit(timeout)
+                    execution = session.submit_program(program, limit, background=background)
             self._announced(execution)
             if background:
                 return await self._background.follow(execution, session, ctx, before)
@@ -153,7 +158,7 @@ class RunTools:
                 return await self.follower.follow(run, ctx)
             choose = functools.partial(self._environments.choose, environment, ctx)
             async with self.session(session_id, environment, choose) as session:
-                execution = session.submit_cell(code, timeout)
+                execution = session.submit_cell(code, at_terminal(ctx).limit(timeout))
             return await self.follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager

@@ -6,13 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmcp import FastMCP
+from fastmcp import Context, FastMCP
 from fastmcp.tools import ToolResult
 
 from ..opening import Opening
 from ..plaintext import plain
 from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession, Title
+from .at_terminal import at_terminal
 from .caller import failures_as_refusals, in_time, principal
 from .results import listing
 
@@ -34,10 +35,13 @@ class SessionTools:
         mcp.tool(self.close_session, annotations=CHANGES)
         mcp.tool(self.list_sessions, annotations=READS)
 
-    async def interrupt_session(self, session_id: OpenSession) -> str:
+    async def interrupt_session(self, ctx: Context, session_id: OpenSession) -> str:
         """Interrupt a session's running cell, like Jupyter's stop button; variables are kept."""
         with failures_as_refusals():
             session = self.opening.sessions.get(session_id, principal())
+            person = at_terminal(ctx)
+            if person.stop and person.cell is not None:
+                return await self._stop(session, person.cell, kill=person.stop == "kill")
             running = session.interrupt()
             if running is None:
                 if not session.running:
@@ -52,6 +56,17 @@ class SessionTools:
                 f"Cell {running.number} of session {session_id} was interrupted; {state}."
                 f" read_output(session_id={session_id!r}, cell={running.number}) shows its output."
             )
+
+    async def _stop(self, session: Session, cell: int, *, kill: bool) -> str:
+        """Stop one run as its person asks: by one interrupt, or by ending its kernel."""
+        execution = self.opening.sessions.execution(session.id, cell, session.principal)
+        if execution is None or execution.task.done():
+            return f"Cell {cell} of session {session.id} has ended."
+        if kill:
+            await execution.kill("was killed by its user")
+        else:
+            execution.interrupt("was interrupted by its user", patient=True)
+        return f"Cell {cell} of session {session.id} was {'killed' if kill else 'interrupted'}."
 
     async def restart_session(self, session_id: OpenSession) -> str:
         """Give a session a fresh kernel, like Jupyter's restart button; variables are lost.
@@ -69,7 +84,7 @@ class SessionTools:
             return f"Session {session_id} has a fresh kernel; variables lost."
 
     async def fork_session(self, session_id: OpenSession) -> ToolResult:
-        """Copy an idle session with all its variables in milliseconds: try two ways from one state.
+        """Copy an idle session with all its variables at once: try two ways from one state.
 
         Returns the new session's id; from then on they are apart. Threads, child processes and
         connections are not copied, as the result says; files and databases are shared. Close the

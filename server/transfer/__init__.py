@@ -3,8 +3,12 @@
 Names are looked up as the file tools do; bytes are streamed. Knows no tools and no sessions.
 """
 
-from .endpoint import DOWNLOAD, FILES, FileEndpoint, LinkEndpoint
-from .links import LIFETIME, Links
+from typing import TYPE_CHECKING
+
+from .links import DOWNLOAD, FILES, LIFETIME, Links
+
+if TYPE_CHECKING:
+    from .endpoint import FileEndpoint, LinkEndpoint
 
 __all__ = [
     "DOWNLOAD",
@@ -14,3 +18,14 @@ __all__ = [
     "LinkEndpoint",
     "Links",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the endpoints on first access: servers on stdio have none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import endpoint
+
+    found: object = getattr(endpoint, name)
+    globals()[name] = found  # later accesses skip this function
+    return found

@@ -22,10 +22,9 @@ from ..errors import PathNotAllowedError, RequestRefused
 from ..files import FileStatus, OpenFile, Projects
 from ..middleware import principal_of
 from .download import send_file
-from .links import Links
+from .links import DOWNLOAD, FILES, Links
 from .upload import receive_file
 
-FILES, DOWNLOAD = "/files/", "/download/"  # what the paths begin with
 UPLOADS = 4  # max uploads of one principal at the same time
 MISSING = "Error: File not found"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyte
 
-COMMAND = [sys.executable, "-m", "rmi_agent.client.cli"]
+COMMAND = [sys.executable, "-m", "rmi_agent.cli"]
 
 
 class Terminal:

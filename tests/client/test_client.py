@@ -149,24 +149,33 @@ async def test_cancelling_a_call_stops_the_run() -> None:
         assert (await client.run_cell("x", session)).value == "1\n"
 
 
-async def test_check_walks_through_seven_steps(settings: Path) -> None:
+async def test_check_passes_whatever_files_there_are_and_leaves_none(settings: Path) -> None:
+    projects = settings / "python_projects"
+    for file in projects.iterdir():
+        file.unlink()
+    (projects / "calculator.py").write_text("print('mine')")
     steps: list[tuple[bool, str]] = []
     async with RmiMcpClient(App(load()).mcp) as client:
         assert await run_steps(client, lambda passed, title, _: steps.append((passed, title)))
     assert [passed for passed, _ in steps] == [True] * 7
+    assert [file.name for file in projects.iterdir()] == ["calculator.py"]
 
 
-async def test_check_reports_what_is_wrong(settings: Path) -> None:
-    (settings / "python_projects" / "hello_world.py").write_text("raise SystemExit(3)")
-    (settings / "python_projects" / "error_test.py").write_text("print('fine')")
+async def test_check_reports_what_is_wrong(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: dict[str, str] = {}
     async with RmiMcpClient(App(load()).mcp) as client:
+        run_cell = client.run_cell
+
+        async def run_another(code: str, *more: str) -> RunResult:
+            return await run_cell(code.replace("Hello", "Bye").replace("1 / 0", "1"), *more)
+
+        monkeypatch.setattr(client, "run_cell", run_another)
         passed = await run_steps(
             client, lambda good, title, detail: steps.update({} if good else {title: detail})
         )
     assert not passed
     assert len(steps) == 2
-    assert "expected 'Hello' and exit code 0" in steps["run hello_world.py"]
+    assert "expected 'Hello', got: Bye" in steps["run a cell, and another in its session"]
 
 
 async def test_code_is_completed_and_names_are_explained_where_the_server_can() -> None:

@@ -13,7 +13,7 @@ from rmi_agent.client.resident import find_resident
 from tests.server.resident.residents import User, user
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
-COMMAND = [sys.executable, "-m", "rmi_agent.client.cli"]
+COMMAND = [sys.executable, "-m", "rmi_agent.cli"]
 WAITING = "import time; print('started', flush=True); time.sleep(60)"
 
 

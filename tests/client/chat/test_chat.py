@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rmi_agent.cli import app
 from rmi_agent.client.chat import Keys, choose
 from rmi_agent.client.chat.models import ENV_FILES
 from rmi_agent.client.chat.transcript import settled
-from rmi_agent.client.commands import app
 
 from tests.client.chat.language_model import Call, Refuse, Request, images, language_model, results
 from tests.server.conftest import fill
@@ -33,10 +33,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder without `.env`, and an environment without keys but the test's own."""
     for name in ("OPENAI", "GOOGLE", "GEMINI", "ANTHROPIC"):
         monkeypatch.delenv(f"{name}_API_KEY", raising=False)
-    for name in ("OPENAI_BASE_URL", "OLLAMA_BASE_URL", "RMI_AGENT_MODEL"):
+    for name in ("OPENAI_BASE_URL", "OLLAMA_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("RMI_AGENT_MODEL", "RMI_AGENT_CHAT_HISTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHON_PROJECTS_DIR", str(fill(tmp_path)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(Keys.model_config, "env_file", (".env",))  # and not the developer's own
@@ -212,6 +215,8 @@ def test_no_server_is_one_line(chat: Chat) -> None:
                 (["--model", "openai:"], "--model openai:: use"),
                 ([], "No model is named: give --model openai:NAME"),
                 (["--base-url", "http://127.0.0.1:9"], "No model is named"),
+                (["--continue", "--model", "ollama:x"], "No conversation is kept"),
+                (["--resume", "../x"], "No conversation '../x' is kept"),
                 (
                     ["--model", "x", "--base-url", "127.0.0.1:9"],
                     "The base URL '127.0.0.1:9' is invalid",
@@ -367,6 +372,55 @@ def test_ctrl_c_stops_the_run_and_the_conversation_goes_on(home: Path) -> None:
         assert screen.exit_code() == 0
 
 
+def users(request: Request) -> list[str]:
+    """What the user has said."""
+    return [m["content"] for m in request["messages"] if m["role"] == "user"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals")
+def test_a_chat_is_continued_where_it_ended(home: Path, chat: Chat) -> None:
+    from tests.client.screens import terminal
+
+    chats = home / "state" / "rmi-agent" / "chats"
+    plot = "import matplotlib.pyplot as plt; plt.plot([1]); print(6 * 7)"
+    with (
+        language_model(
+            Call("run_cell", {"code": plot}),
+            "It is **42**.",
+            lambda request: f"{len(images(request))} picture, {users(request)[0]}",
+            "Yes.",
+            "No.",
+        ) as model,
+    ):
+        words = ("--model", "openai:x", "--base-url", model.url)
+        with terminal("chat", *words) as screen:
+            screen.prompt("you>")
+            screen.type("What is 6 * 7?\r")
+            screen.until("It is 42.")
+            screen.prompt("you>")
+            screen.type("\x04")
+            assert screen.exit_code() == 0
+            [kept] = chats.iterdir()
+            assert f"To continue: rmi-agent chat --resume {kept.stem}" in "\n".join(screen.lines)
+        assert (chats.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o700, 0o600)
+        with terminal("chat", "--continue") as screen:  # with the same model
+            screen.until("you> What is 6 * 7?\nIt is 42.")
+            screen.prompt("you>")
+            screen.type("And now?\r")
+            screen.until("1 picture, What is 6 * 7?")
+            screen.prompt("you>")
+            screen.type("/quit\r")
+            assert screen.exit_code() == 0
+        code, out, err = chat("Sure?", "--resume", kept.stem[:3], "--no-history")
+        assert (code, out) == (0, "Yes.\n"), err
+        assert users(model.requests[-1])[-2:] == ["And now?", "Sure?"]
+        assert chat("Once", *words, "--no-history")[1] == "No.\n"
+    assert [kept] == list(chats.iterdir())
+    code, out, err = chat("--list")
+    assert out.splitlines()[1].split("  ")[:2] == [kept.stem, "What is 6 * 7?"]
+
+
 @pytest.mark.slow
 def test_the_documented_example_runs_as_it_stands(home: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "chat.md").read_text("utf-8")
@@ -427,7 +481,7 @@ def test_a_growing_text_is_settled_by_paragraphs(text: str, done: str, rest: str
 @pytest.mark.slow
 def test_help_imports_neither_models_nor_the_editor() -> None:
     code = (
-        "import sys; from rmi_agent.client.commands import app; app(['--help'], exit_on_error=False,"
+        "import sys; from rmi_agent.cli import app; app(['--help'], exit_on_error=False,"
         " result_action='return_value')\n"
         "print([m for m in ('pydantic_ai', 'prompt_toolkit', 'textual_image') if m in sys.modules])"
     )

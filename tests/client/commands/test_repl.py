@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 if sys.platform == "win32":
@@ -73,7 +74,7 @@ async def test_completions_come_from_the_kernel_and_are_not_waited_for(
 @pytest.mark.slow
 def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("np.lin\t")
         screen.until("lines_é")  # the menu
@@ -109,7 +110,7 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "dropped" not in kept.read_text()
     with terminal("repl", "--server", STUB) as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("def\x1b[A")  # what began so
         screen.until("    return 1")
@@ -122,9 +123,12 @@ def test_typing_is_completed_indented_kept_and_pasted(home: Path) -> None:
 
 @pytest.mark.slow
 def test_cells_are_shown_as_people_like_them(home: Path) -> None:
-    with terminal("repl") as screen:
+    with terminal("repl", columns=100) as screen:
         screen.until("Python 3")
+        screen.until(":help lists commands.")
+        session = "\n".join(screen.lines).split(", session ")[1].split(".")[0]
         screen.prompt()
+        screen.until(f" session {session}  20")  # the line below the prompt
         screen.type("1/0\r")
         screen.until("ZeroDivisionError: division by zero")
         assert b"\x1b[96mZeroDivisionError\x1b[0m: division by zero" in screen.raw
@@ -155,14 +159,28 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.until(".png]")
         screen.prompt()
         screen.type("name = input('Who? ')\r")
-        screen.until("asks: Who?")
+        screen.until("\nWho?")
         screen.type("Ada\r")
         screen.prompt()
         screen.type("name * 2\r")
         screen.until("'AdaAda'")
         screen.prompt()
+        saved = home / "my notes.ipynb"
+        for typed, said in (
+            (":help", ":save FILE.ipynb"),
+            (":nothing", "There is no command :nothing"),
+            (f":save {saved}", f"cells in {home}"),
+            (":restart", "has a fresh kernel"),
+        ):
+            screen.type(typed + "\r")
+            screen.until(said)
+            screen.prompt()
         screen.type("\x04")
         assert screen.exit_code() == 0
+        assert "Recorded in " in "\n".join(screen.lines)
+    sources = [cell.source for cell in nbformat.read(saved, as_version=4).cells]
+    assert sources[0] == "1/0" and sources[-1] == "name * 2"
+    assert not [source for source in sources if "object_inspect_mime" in source]
     [saved] = (home / "XDG_CACHE_HOME" / "rmi-agent" / "pictures").iterdir()
     assert saved.read_bytes().startswith(b"\x89PNG")
     assert saved.stat().st_mode & 0o777 == 0o600
@@ -171,7 +189,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
 @pytest.mark.slow
 def test_a_dumb_terminal_sees_text_alone(home: Path) -> None:
     with terminal("repl", "--server", STUB, TERM="dumb") as screen:
-        screen.until('ran "print(')
+        screen.until("Session s1. :help lists commands.")
         screen.prompt()
         screen.type("def f():\n    return 1\n\n")
         screen.until(r"ran 'def f():\n    return 1")
@@ -198,7 +216,7 @@ def test_the_prompt_works_in_tmux(home: Path) -> None:
     words = [*COMMAND, "repl", "--server", STUB]
     tmux("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", *words)
     try:
-        until('ran "print(')
+        until("Session s1. :help lists commands.")
         tmux("send-keys", "np.lins", "Tab")
         until(">>> np.linspace")
         tmux("send-keys", "Enter")

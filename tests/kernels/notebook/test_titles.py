@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from rmi_agent.kernels.notebook import Recorder, one_line, retitle
+from rmi_agent.kernels.notebook import Recorder, plain_title, retitle
 from rmi_agent.kernels.notebook.recovery import write_pid_file
 
 METADATA = {"rmi_agent": {"session": "abc", "principal": "alice"}, "other": {"π": "kept"}}
@@ -120,4 +120,4 @@ def test_links_and_notebooks_that_are_being_recorded_are_refused(tmp_path: Path)
     ],
 )
 def test_a_title_is_one_printable_line(given: str, title: str) -> None:
-    assert one_line(given) == title
+    assert plain_title(given) == title

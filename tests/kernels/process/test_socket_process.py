@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,55 @@ async def test_questions_wait_for_their_answer_and_others_for_the_cell(kernel: K
     _, outputs = await run(kernel, code, on_question=answer)
     assert texts(outputs).endswith("an answer\n")
     assert asked == ["a? ", "b? "]
+
+
+@pytest.mark.parametrize(
+    ("asks", "answers"),
+    [("terminal", ["one", "two", "", None]), ("pipe", [b"one\ntwo\n\n", None])],
+)
+async def test_a_program_asks_for_its_input_as_it_reads_it(
+    kernel: Kernel, tmp_path: Path, asks: str, answers: list[str | bytes | None]
+) -> None:
+    path = tmp_path / "asks.py"
+    code = "import sys\nprint(input('a? '))\nprint(repr(sys.stdin.read()), sys.stdin.isatty())\n"
+    code += "try:\n    input('b? ')\nexcept EOFError as end:\n    print(end)"
+    left = [*answers]
+
+    def answer(question: Question) -> None:
+        assert question.prompt == "" and not question.secret
+        given = left.pop(0) if left else None
+        if given is None:
+            question.refuse("nobody")
+        else:
+            question.answer(given if isinstance(given, str) else b64encode(given).decode())
+
+    # The first request of a kernel runs without a loop, and later ones in it.
+    for _ in range(2):
+        left[:] = answers
+        outputs = Outputs(new_code_cell())
+        reply = await kernel.run_program(
+            Script(path, code.encode(), asks=asks), outputs, 30, answer
+        )
+        assert reply.exit_code == 0
+        is_terminal = asks == "terminal"
+        expected = f"a? one\n'two\\n\\n' {is_terminal}\nb? EOF when reading a line\n"
+        assert texts(outputs.settle().outputs) == expected
+
+
+@pytest.mark.slow
+async def test_a_patient_interrupt_lets_the_code_clean_up(kernel: Kernel) -> None:
+    code = (
+        "import time\ntry:\n    print('go')\n    time.sleep(60)\nfinally:\n"
+        "    time.sleep(2.5)\n    print('clean')"
+    )
+    outputs = Outputs(new_code_cell())
+    running = asyncio.create_task(kernel.run_cell(code, outputs))
+    while not outputs.size:
+        await asyncio.sleep(0.01)
+    assert kernel.interrupt("was interrupted", patient=True)
+    reply = await running
+    assert (reply.status, reply.actions) == ("interrupted", ("was interrupted", "interrupted"))
+    assert texts(outputs.settle().outputs) == "go\nclean\n"
 
 
 async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+import zmq.asyncio
 from rmi_agent.kernels import (
     TIERS,
     CannotBranch,
     Config,
+    KernelError,
     Policy,
     Script,
     Session,
@@ -21,7 +25,9 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
-from rmi_agent.kernels.process_tree import marked
+from rmi_agent.kernels.kernel.branching import origin_of
+from rmi_agent.kernels.process import LocalProcess
+from rmi_agent.kernels.process_tree import mark_below, mark_number, marked, new_mark
 
 from tests.conftest import cell, launch, policy, stream, value
 from tests.processes import still_running
@@ -246,18 +252,15 @@ async def test_what_can_not_be_forked_is_refused_and_goes_on(
     with pytest.raises(CannotBranch, match="can't be forked. A cell is running"):
         await fork(sessions, session)
     await running.task
-    # A library whose threads hang in a fork, with one that Python does not know.
-    await cell(
-        session,
-        "import ctypes, shutil, tempfile, mmap, os\n"
-        "where = tempfile.mkdtemp(); path = where + '/libgomp-1.so'\n"
-        "open(path, 'wb').write(bytes(4096)); file = open(path, 'r+b')\n"
-        "mapped = mmap.mmap(file.fileno(), 4096)\n"
-        "import sys; frames = sys._current_frames; sys._current_frames = lambda: {}",
+    code = (
+        "import mmap, os, tempfile; folder = tempfile.TemporaryDirectory()\n"
+        "file = open(folder.name + '/libcuda.so.1', 'wb+'); file.truncate(4096)\n"
+        "loaded = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)"
     )
-    with pytest.raises(CannotBranch, match="OpenMP has started threads"):
+    assert (await cell(session, code)).status == "ok"
+    with pytest.raises(CannotBranch, match="It uses a graphics processor"):
         await fork(sessions, session)
-    await cell(session, "sys._current_frames = frames; mapped.close()")
+    await cell(session, "loaded.close()")
     # A fork that does not work.
     await cell(session, "os.register_at_fork(after_in_child=lambda: os.getpid() and os._exit(1))")
     with pytest.raises(CannotBranch, match="could not be forked: no process"):
@@ -317,3 +320,51 @@ async def test_forks_in_each_sandbox_are_marked_and_measured(tier: Tier, tmp_pat
             assert await shown(each, "len(held)") == "200000000"
         again = await fork(sessions, forks[2])
         assert await shown(again, "len(held)") == "200000000"
+
+
+@pytest.mark.slow
+async def test_libraries_whose_threads_would_hang_are_told_apart(
+    session: Session, sessions: Sessions
+) -> None:
+    pytest.importorskip("polars")
+    pytest.importorskip("numpy")
+    blas = "import numpy; one = numpy.ones((500, 500)); float((one @ one).sum())"
+    for _ in range(2):  # its threads end before a fork, and are started again
+        assert await shown(session, blas) == "125000000.0"
+        other = await fork(sessions, session)
+        assert await shown(other, blas) == "125000000.0"
+        await sessions.close(other)
+    await cell(session, "import polars; polars.DataFrame({'a': range(1000)}).group_by('a').len()")
+    with pytest.raises(CannotBranch, match="polars has started threads"):
+        await fork(sessions, session)
+    assert await shown(session, blas) == "125000000.0"
+
+
+async def test_a_session_is_not_closed_to_make_room_for_its_own_fork(tmp_path: Path) -> None:
+    config = Config(tmp_path / "notebooks")
+    async with Sessions(config, launch(tmp_path), warm=0, most=1, room_timeout=0.2) as sessions:
+        session = await sessions.open()
+        await cell(session, "x = 1")
+        with pytest.raises(KernelError, match="All 1 kernels are busy"):
+            await fork(sessions, session)
+        assert await shown(session, "x") == "1"
+        assert [*sessions.by_id] == [session.id]
+
+
+async def test_kernels_that_were_not_forked_from_a_template_are_refused(tmp_path: Path) -> None:
+    elsewhere: Any = SimpleNamespace(is_here=False)
+    exchange: Any = None
+    with pytest.raises(CannotBranch, match=r"not on the server's machine\. Open a new session"):
+        origin_of(elsewhere, exchange)
+    process = LocalProcess(launch(tmp_path), zmq.asyncio.Context.instance())
+    with pytest.raises(CannotBranch, match="was started, not forked"):
+        origin_of(process, exchange)
+
+
+async def test_numbers_of_marks_fall_slowly_from_fork_to_fork() -> None:
+    mark = new_mark("server")
+    for _ in range(20):
+        lower = mark_below(mark)
+        assert lower.partition(".")[0] == "server"
+        assert mark_number(lower) < mark_number(mark)
+        mark = lower

@@ -7,11 +7,13 @@ import contextlib
 import errno
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell
 from rmi_agent.kernels import (
     Config,
     Kernel,
@@ -22,6 +24,7 @@ from rmi_agent.kernels import (
     SessionNotFoundError,
     Sessions,
 )
+from rmi_agent.kernels.protocol import Outputs
 
 from tests.conftest import cell, kernel_env, launch, policy, value
 from tests.kernels.fork.plain import is_forked
@@ -84,6 +87,48 @@ async def test_kernels_are_ready_before_the_first_call_and_refilled_after(
         await until(lambda: warm.warm == 2)
         assert stand_in.starts == 4
     assert stand_in.ends == 4
+
+
+async def test_a_warm_kernel_is_replaced_once_a_fresh_one_would_have_more_modules(
+    tmp_path: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmi_agent.kernels.session.renewal.INTERVAL", 0.001)
+    early: dict[Kernel, bool] = {}
+    monkeypatch.setattr(StandIn, "outdated", property(early.get))
+    async with pool(tmp_path, 2, 8) as warm:
+        (owners_pool,) = warm.owners
+        await until(lambda: warm.warm == 2)
+        before = [place.kernel.result() for place in owners_pool.ready]
+        early.update(dict.fromkeys(before, False))
+        assert await warm.lease() is before[0]  # whose template still imports
+        await until(lambda: warm.warm == 2)
+        early.update(dict.fromkeys(before, True))
+        await until(lambda: before[1] not in [p.kernel.result() for p in owners_pool.ready])
+        await until(lambda: warm.warm == 2)
+        assert (stand_in.starts, stand_in.ends) == (4, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows can't fork")
+async def test_kernels_that_waited_for_no_import_are_replaced_by_those_that_have_all(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(1)")
+    env = {**kernel_env(), "PYTHONPATH": str(tmp_path)}
+    made = replace(launch(tmp_path), env=env, preload=("json", "slow_to_import"))
+    async with Pool(lambda _: made, 1, 4) as warm:
+        await until(lambda: warm.warm == 1)
+        (owners_pool,) = warm.owners
+        first = owners_pool.ready[0].kernel.result()
+        assert first.outdated is False
+        await until(
+            lambda: warm.warm == 1 and owners_pool.ready[0].kernel.result().outdated is None
+        )
+        kernel = await warm.lease()
+        assert kernel is not first
+        outputs = Outputs(new_code_cell())
+        await kernel.run_cell("import sys\nprint('slow_to_import' in sys.modules)", outputs, 30)
+        assert outputs.settle().outputs[0].text.endswith("True\n")
 
 
 async def test_a_call_is_served_before_the_kernel_that_replaces_its_own_is_started(

@@ -25,6 +25,7 @@ class Fake:
     """A kernel that starts, ends and dies when the test says so."""
 
     all: list[Fake]  # of this run
+    outdated: bool | None = None
 
     def __init__(self, launch: Launch, _: object) -> None:
         self.launch = launch

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ class Scripted:
     """A kernel without a process: a cell is `wait`, which goes on until it is stopped, or ends."""
 
     is_python = True
+    outdated: bool | None = None
     killed_since = ""
     listened = ()
 
@@ -48,7 +52,7 @@ class Scripted:
     async def alive(self) -> bool:
         return True
 
-    def interrupt(self, why: str) -> bool:
+    def interrupt(self, why: str, *, patient: bool = False) -> bool:
         if self.stopped is None or self.stopped.done():
             return False
         self.stopped.set_result(why)
@@ -111,6 +115,34 @@ async def test_a_run_that_fails_inside_the_server_has_words_and_holds_up_nobody(
     assert "fresh kernel" in " ".join(run.notices)  # the cell may still have run in the other
     assert session.kernel is not before
     assert opened.pool.count == 1
+
+
+async def test_a_run_in_memory_keeps_nothing_of_the_request_that_it_came_with(
+    opened: Sessions,
+) -> None:
+    class Request:
+        pass
+
+    session = await opened.open()
+    current: ContextVar[Request | None] = ContextVar("current")
+    requests = []
+    executions = []
+    for code in ("1", "1", "break"):
+        current.set(request := Request())
+        requests.append(weakref.ref(request))
+        executions.append(session.submit_cell(code))
+    executions[1].interrupt()
+    current.set(None)
+    del request
+    results = await asyncio.gather(*(each.task for each in executions), return_exceptions=True)
+    await asyncio.sleep(0)
+    assert [type(each).__name__ for each in results] == ["Run", "CancelledError", "KernelError"]
+    again = await asyncio.gather(*(each.task for each in executions), return_exceptions=True)
+    assert list(map(type, again)) == list(map(type, results))
+    del results, again
+    gc.collect()
+    # An error keeps the frames that it came through.
+    assert [request() for request in requests[:2]] == [None] * 2
 
 
 async def test_a_result_that_cannot_be_taken_in_costs_no_variables(

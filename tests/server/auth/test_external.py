@@ -12,7 +12,7 @@ import fastmcp
 import httpx2
 import pytest
 from rmi_agent.server import load
-from rmi_agent.server.auth import Tokens, build_provider, macs, page_sign_in
+from rmi_agent.server.auth import Tokens, build_provider, macs, page_sign_in, throttle
 from rmi_agent.server.auth.external import GitHub, Google
 from rmi_agent.server.auth.provider import CombinedProvider
 from rmi_agent.server.errors import BadSettings
@@ -34,7 +34,8 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(autouse=True)
 def fastmcps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where FastMCP keeps its providers' tokens."""
+    """Where FastMCP keeps its providers' tokens; and nobody waits after a failure."""
+    monkeypatch.setattr(throttle, "FAILURE_DELAY", 0.0)
     monkeypatch.setattr(fastmcp.settings, "home", tmp_path / "fastmcp")
 
 
@@ -236,7 +237,7 @@ def test_what_is_missing_is_one_line(
 async def to_the_pages(browser: Browser, leads_to: str = "/?q=x") -> httpx2.Response:
     """From the sign-in page to the issuer, and back."""
     asked = await browser.get(leads_to)
-    assert asked.status_code == 401 and "Sign in with your organization" in asked.text
+    assert asked.status_code == 401 and ">Sign in with 127.0.0.1:" in asked.text
     led = await browser.post("/review/leave", data={"next": leads_to}, headers={"Origin": URL})
     assert "SameSite=lax" in led.headers["set-cookie"] and "HttpOnly" in led.headers["set-cookie"]
     assert led.headers["set-cookie"].startswith("__Host-")
@@ -320,7 +321,12 @@ async def test_a_way_back_belongs_to_the_browser_that_left(
     declined = await signing.http.get(
         f"/auth/callback?error=access_denied&state={state}", follow_redirects=True
     )
-    assert declined.status_code == 403 and "You were not signed in" in declined.text
+    assert declined.status_code == 403 and "did not sign you in" in declined.text
+    # What others write into an address is not said by this server.
+    for query in ("error=x&error_description=Call%20me", "code=x&state=unknown", ""):
+        failed = await signing.http.get(f"/auth/callback?{query}")
+        assert failed.status_code == 400 and "Call me" not in failed.text
+        assert "This sign-in can't continue" in Page(failed.text).words
     for origin in ("https://evil.com", "null"):
         answer = await signing.http.post("/review/leave", data={}, headers={"Origin": origin})
         assert answer.status_code == 403 and "set-cookie" not in answer.headers
@@ -331,6 +337,22 @@ async def test_a_way_back_belongs_to_the_browser_that_left(
         issued = await outside.get(Page(led.text).leads_to)
     late = await signing.http.get(issued.headers["location"], follow_redirects=True)
     assert late.status_code == 403 and "It has expired" in late.text
+
+
+async def test_failed_ways_back_ask_the_issuer_a_few_times_only(
+    signing: Signing, issuer: Issuer
+) -> None:
+    led = await signing.http.post("/review/leave", data={}, headers={"Origin": URL})
+    state = dict(parse_qsl(urlsplit(Page(led.text).leads_to).query))["state"]
+    cookies, asked = dict(signing.http.cookies), len(issuer.asked)
+    issuer.user = {"sub": "nobody"}
+    statuses = []
+    for _ in range(throttle.MAX_FAILURES + 2):
+        signing.http.cookies.update(cookies)
+        answer = await signing.http.get(f"/review/arrive?code=guess&state={state}")
+        statuses.append(answer.status_code)
+    assert statuses == [403] * throttle.MAX_FAILURES + [429] * 2
+    assert len(issuer.asked) - asked == throttle.MAX_FAILURES
 
 
 async def test_an_issuer_that_answers_nonsense_signs_nobody_in(

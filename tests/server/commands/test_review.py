@@ -56,7 +56,8 @@ def test_its_link_lets_in_once_and_shows_every_session(running: Any) -> None:
         assert stranger.get("/review/enter/guess").status_code == 403
         assert stranger.get("/", headers={"Host": "evil.com"}).status_code == 421
         with httpx2.Client(base_url=url, trust_env=False) as user:
-            let_in = user.get(link)
+            let_in = user.get(f"{link}?next=/sessions/a%2520b")
+            assert 'content="0; url=/sessions/a%20b"' in let_in.text
             assert let_in.status_code == 200 and "SameSite=strict" in let_in.headers["set-cookie"]
             assert f"/sessions/{NAME}" in user.get("/").text
             page = user.get(f"/sessions/{NAME}")
@@ -65,7 +66,9 @@ def test_its_link_lets_in_once_and_shows_every_session(running: Any) -> None:
         again = stranger.get(link)
         assert again.status_code == 403 and "has been used" in again.text
         assert stranger.get("/").status_code == 401
-    assert link_of(running)[1] != link
+    url, other = link_of(running)
+    assert other != link
+    assert 'content="0; url=/"' in httpx2.get(f"{url}{other}?next=//evil.com", trust_env=False).text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

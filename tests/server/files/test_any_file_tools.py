@@ -54,7 +54,7 @@ async def test_text_comes_unchanged_after_one_line_of_the_servers(files: Any) ->
     }
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "utf-8-sig", "UTF_8_SIG"])
 async def test_text_is_written_and_read_in_another_encoding(files: Any, encoding: str) -> None:
     client, folder = files
     await call(client, "write_file", path="a.txt", content="größe\n", encoding=encoding)

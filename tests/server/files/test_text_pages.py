@@ -97,7 +97,7 @@ def test_a_python_file_has_the_encoding_of_its_coding_line(tmp_path: Path) -> No
     [
         *(
             ("UTF8", "utf-8"),
-            ("utf-8-sig", "utf-8"),
+            ("utf-8-sig", "utf-8-sig"),
             ("latin-1", "iso8859-1"),
             ("utf-16", "utf-16"),
         ),

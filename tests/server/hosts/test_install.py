@@ -743,6 +743,10 @@ def test_an_environment_in_a_cache_is_named_by_what_makes_it(
     assert "may be emptied" in capsys.readouterr().err
     put(home / "bin" / ("uvx.exe" if sys.platform == "win32" else "uvx"), "")
     next((home / "bin").iterdir()).chmod(0o755)
+    own = cache / "archive-v0" / "x" / "bin" / next((home / "bin").iterdir()).name
+    put(own, "")  # this package brings uv with it, and uvx puts that first on PATH
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join((str(own.parent), str(home / "bin"))))
     assert run("cursor", name="b") == 0
     assert written("cursor", "b")["command"] == str(next((home / "bin").iterdir()))
     assert written("cursor", "b")["args"] == ["rmi-agent-mcp-server"]

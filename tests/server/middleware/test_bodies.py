@@ -229,7 +229,7 @@ async def test_nothing_is_kept_of_a_principal_who_has_taken_nothing(
 ) -> None:
     now, who = 1000.0, ""
     monkeypatch.setattr("rmi_agent.server.middleware.limits.time.monotonic", lambda: now)
-    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal", lambda scope: who)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal_of", lambda scope: who)
     unlimited, limited = Guard(answering, 0), Guard(answering, 60)
     for number in range(100):
         who = f"user {number}"
@@ -244,7 +244,7 @@ async def test_nothing_is_kept_of_a_principal_who_has_taken_nothing(
 
 async def test_many_principals_share_what_can_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
     who, end = "", asyncio.Event()
-    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal", lambda scope: who)
+    monkeypatch.setattr("rmi_agent.server.middleware.limits.principal_of", lambda scope: who)
 
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         await end.wait()

@@ -1,0 +1,79 @@
+"""The entry points of both programs, and the app of `rmi-agent` with its lazy commands.
+
+`rmi-agent-mcp-server` is what hosts start; its own commands are in the server.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from importlib import metadata
+from typing import NoReturn
+
+import cyclopts
+
+from .table import CLIENT, COMMANDS, EXAMPLES, SERVER, epilogue
+from .words import misplaced, separated
+
+PROGRAM = "rmi-agent"
+SERVES = ("--transport", "--host", "--port", "--tunnel", "--insecure-no-auth", "--attach")
+
+app = cyclopts.App(
+    name=PROGRAM,
+    help="Run Python files and cells on Jupyter kernels, and the MCP server that does it.",
+    help_format="plaintext",
+    help_epilogue=epilogue(EXAMPLES),
+    version=lambda: metadata.version("rmi-agent-mcp-server"),
+    version_flags=["--version", "-V"],
+)
+titles = dict.fromkeys(command.group for command in COMMANDS.values())
+groups = {title: cyclopts.Group(title, sort_key=n) for n, title in enumerate(titles)}
+for number, (name, command) in enumerate(COMMANDS.items()):
+    app.command(
+        command.path,
+        name=name,
+        help=command.does,
+        group=groups[command.group],
+        sort_key=number,
+        **({} if command.is_app else {"help_epilogue": epilogue(command.examples)}),
+    )
+others = cyclopts.Group("Other", sort_key=len(groups))
+for flag in ("--help", "--version"):
+    app[flag].group = others
+app.command(
+    "rmi_agent.cli.completion:install",
+    name="--install-completion",
+    group=others,
+    help="Let Tab complete commands, options, files and sessions in your shell.",
+)
+
+
+def main(words: list[str] | None = None) -> None:
+    """The entry point of `rmi-agent`; `words` default to the command line's."""
+    words = sys.argv[1:] if words is None else words
+    first = words[0] if words else ""
+    if (why := misplaced(words, PROGRAM, COMMANDS, COMMANDS)) is not None:
+        refuse(why)
+    if first.partition("=")[0] in SERVES:
+        refuse(
+            f"{first} is an option of a command. Did you mean: rmi-agent serve {' '.join(words)}"
+        )
+    if first in COMMANDS and COMMANDS[first].path.startswith(CLIENT):
+        gc.disable()  # while modules are imported, a sixth of the time; the client turns it on
+    app(separated(words))
+
+
+def server_main() -> None:
+    """The entry point of `rmi-agent-mcp-server`."""
+    server = importlib.import_module(SERVER.rstrip("."))  # as the table does: by name
+    words = sys.argv[1:]
+    if (why := misplaced(words, "rmi-agent-mcp-server", [*server.app], COMMANDS)) is not None:
+        refuse(why)
+    server.main()
+
+
+def refuse(why: str) -> NoReturn:
+    """Print why a command line can't be used, and exit with the usual code for that."""
+    print(why, file=sys.stderr)
+    raise SystemExit(2)

@@ -1,8 +1,0 @@
-"""The console script, also `python -m rmi_agent.client.cli`; its commands are in `commands/`."""
-
-from .commands import app, main
-
-__all__ = ["app", "main"]
-
-if __name__ == "__main__":
-    main()

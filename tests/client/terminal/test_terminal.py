@@ -1,0 +1,45 @@
+"""What is written to a terminal or a pipe, and what happens if it can't be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rmi_agent.client.terminal import terminal, write_message
+
+WRITES = "from rmi_agent.client.terminal import write\nwhile True: write('stdout', 'x' * 1000)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_that_has_read_enough_ends_the_command_quietly() -> None:
+    command = [sys.executable, "-c", WRITES]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert (process.wait(20), process.stderr.read()) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", WRITES], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"The output can't be written: No space left on device.\n"
+
+
+def test_messages_are_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "Recorded in /a/long/path/of-one/notebook.ipynb and more\n\nnext"
+    write_message(text)
+    assert capsys.readouterr().err == f"{text}\n"
+    monkeypatch.setattr(terminal, "is_terminal", lambda _: True)
+    monkeypatch.setitem(os.environ, "COLUMNS", "24")
+    write_message(text)
+    assert capsys.readouterr().err == (
+        "Recorded in\n/a/long/path/of-one/notebook.ipynb\nand more\n\nnext\n"
+    )
