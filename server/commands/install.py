@@ -107,7 +107,7 @@ def install(
     attach: Annotated[
         Attach | None,
         Parameter(
-            help="Whether to use the resident server: auto, always or never (RMI_AGENT_ATTACH)."
+            help="Whether to use the background server: auto, always or never (RMI_AGENT_ATTACH)."
         ),
     ] = None,
     env: Env = (),
