@@ -35,6 +35,7 @@ FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 # How many marks one for a forked kernel is chosen from, and how often if none of them fits.
 DRAWN, DRAWS = 300, 100
+FRESH = 8  # the same for one of a new kernel
 CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
 RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
@@ -200,15 +201,21 @@ def mark_below(mark: str) -> str:
     """
     server, most = mark.partition(".")[0], mark_number(mark)
     for _ in range(DRAWS):
-        drawn = {mark_number(one): one for one in (new_mark(server) for _ in range(DRAWN))}
+        drawn = marks_by_number(server, DRAWN)
         if lower := [number for number in drawn if number < most]:
             return drawn[max(lower)]
     raise ValueError("it was forked from forks too many times")
 
 
 def new_mark(server: str) -> str:
-    """A mark for a new kernel of a server."""
-    return f"{server}.{secrets.token_hex(6)}"
+    """A mark for a new kernel of a server, with a high number: see `mark_below`."""
+    return max(marks_by_number(server, FRESH).items())[1]
+
+
+def marks_by_number(server: str, count: int) -> dict[int, str]:
+    """Random marks for kernels of a server, by their numbers."""
+    drawn = (f"{server}.{secrets.token_hex(6)}" for _ in range(count))
+    return {mark_number(mark): mark for mark in drawn}
 
 
 def kill_marked(mark: str) -> None:

@@ -84,7 +84,7 @@ class SessionTools:
             return f"Session {session_id} has a fresh kernel; variables lost."
 
     async def fork_session(self, session_id: OpenSession) -> ToolResult:
-        """Copy an idle session with all its variables in milliseconds: try two ways from one state.
+        """Copy an idle session with all its variables at once: try two ways from one state.
 
         Returns the new session's id; from then on they are apart. Threads, child processes and
         connections are not copied, as the result says; files and databases are shared. Close the

@@ -7,13 +7,17 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+import zmq.asyncio
 from rmi_agent.kernels import (
     TIERS,
     CannotBranch,
     Config,
+    KernelError,
     Policy,
     Script,
     Session,
@@ -21,7 +25,9 @@ from rmi_agent.kernels import (
     Tier,
     why_not,
 )
-from rmi_agent.kernels.process_tree import marked
+from rmi_agent.kernels.kernel.branching import origin_of
+from rmi_agent.kernels.process import LocalProcess
+from rmi_agent.kernels.process_tree import mark_below, mark_number, marked, new_mark
 
 from tests.conftest import cell, launch, policy, stream, value
 from tests.processes import still_running
@@ -332,3 +338,33 @@ async def test_libraries_whose_threads_would_hang_are_told_apart(
     with pytest.raises(CannotBranch, match="polars has started threads"):
         await fork(sessions, session)
     assert await shown(session, blas) == "125000000.0"
+
+
+async def test_a_session_is_not_closed_to_make_room_for_its_own_fork(tmp_path: Path) -> None:
+    config = Config(tmp_path / "notebooks")
+    async with Sessions(config, launch(tmp_path), warm=0, most=1, room_timeout=0.2) as sessions:
+        session = await sessions.open()
+        await cell(session, "x = 1")
+        with pytest.raises(KernelError, match="All 1 kernels are busy"):
+            await fork(sessions, session)
+        assert await shown(session, "x") == "1"
+        assert [*sessions.by_id] == [session.id]
+
+
+async def test_kernels_that_were_not_forked_from_a_template_are_refused(tmp_path: Path) -> None:
+    elsewhere: Any = SimpleNamespace(is_here=False)
+    exchange: Any = None
+    with pytest.raises(CannotBranch, match=r"not on the server's machine\. Open a new session"):
+        origin_of(elsewhere, exchange)
+    process = LocalProcess(launch(tmp_path), zmq.asyncio.Context.instance())
+    with pytest.raises(CannotBranch, match="was started, not forked"):
+        origin_of(process, exchange)
+
+
+async def test_numbers_of_marks_fall_slowly_from_fork_to_fork() -> None:
+    mark = new_mark("server")
+    for _ in range(20):
+        lower = mark_below(mark)
+        assert lower.partition(".")[0] == "server"
+        assert mark_number(lower) < mark_number(mark)
+        mark = lower
