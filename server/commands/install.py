@@ -55,7 +55,7 @@ from ..hosts import (
     write_change,
 )
 from ..resident import check_supported
-from ..settings import load
+from ..settings import load, shown_variables
 from .options import NotebooksDir, ProjectsDir
 
 
@@ -85,7 +85,11 @@ ToPrintFor = Annotated[
 ]
 Env = Annotated[
     tuple[str, ...],
-    Parameter(help="NAME=VALUE, a variable in the entry; can be repeated.", negative=()),
+    Parameter(
+        help="NAME=VALUE, a variable in the entry; can be repeated.",
+        negative=(),
+        completer=lambda _: [f"{name}=" for name in shown_variables()],
+    ),
 ]
 Print = Annotated[
     bool,
@@ -103,7 +107,7 @@ def install(
     attach: Annotated[
         Attach | None,
         Parameter(
-            help="Whether to use the resident server: auto, always or never (RMI_AGENT_ATTACH)."
+            help="Whether to use the background server: auto, always or never (RMI_AGENT_ATTACH)."
         ),
     ] = None,
     env: Env = (),

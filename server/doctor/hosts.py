@@ -56,7 +56,7 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
     what = f'{host.title}, "{name}"'
     env = env_of(entry)
     alone = env.get("RMI_AGENT_ATTACH") == "always" and not is_held()
-    if alone:  # or the check would leave a resident server behind
+    if alone:  # or the check would leave a background server behind
         env["RMI_AGENT_ATTACH"] = "never"
     if kind(entry) == "local" and not downloads(entry):  # what downloads has folders of its own
         entry = {**entry, "env": {**scratch, **kept(env)}}
@@ -75,7 +75,7 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
         again = f"Run: rmi-agent install {host.name} --name {name}"
         todo = f"See: rmi-agent doctor --url {there}" if there else again
         return CheckResult(what, False, str(error), todo)
-    more = "; its resident server is started when the host first needs it" if alone else ""
+    more = "; its background server is started when the host first needs it" if alone else ""
     return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")
 
 

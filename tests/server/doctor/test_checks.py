@@ -427,13 +427,13 @@ async def test_a_resident_server_is_told_of_and_one_of_another_version_is_amiss(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     nobody = await of_resident(load())
-    assert (nobody.ok, nobody.detail) == (None, "none; rmi-agent-mcp-server start starts one")
+    assert (nobody.ok, nobody.detail) == (None, "none; rmi-agent start starts one")
     born = resident.born(os.getpid()) or 0.0
     with resident.lease():
         resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
         other = await of_resident(load())
     assert other.ok is False
-    assert "is version 0.0.9" in other.detail and "Restart the resident server" in other.detail
+    assert "is version 0.0.9" in other.detail and "Restart the background server" in other.detail
     resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
     crashed = await of_resident(load())
     assert crashed.ok is None and "crashed or was killed" in crashed.detail
