@@ -24,7 +24,7 @@ SECTIONS = {  # each begins with a field
     "kernel_name": "Kernels",
     "sandbox": "Sandbox",
     "jupyter_server_url": "Kernels elsewhere",
-    "attach": "Resident server",
+    "attach": "Background server",
     "host": "HTTP",
     "rmi_agent_token": "Who may call over HTTP",
     "rate_limit": "Limits of each user over HTTP",

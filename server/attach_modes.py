@@ -1,4 +1,4 @@
-"""Whether a stdio process uses the resident server: RMI_AGENT_ATTACH and --attach.
+"""Whether a stdio process uses the background server: RMI_AGENT_ATTACH and --attach.
 
 A module of its own, so that a command's --help needs none of the settings.
 """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 import sys
+import textwrap
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .errors import BadSettings
 
@@ -18,7 +21,25 @@ def speak_plainly() -> None:
             stream.reconfigure(errors="replace")  # Windows consoles may lack ✓
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print text at once, on stdout by default; a terminal's lines are broken between words."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        width = max(20, shutil.get_terminal_size().columns)
+        text = "\n".join(broken(line, width) for line in text.splitlines())
+    print(text, file=stream, flush=True)
+
+
+def broken(line: str, width: int) -> str:
+    """A line in as many as it needs, the further ones indented as its text is."""
+    mark = re.match(r"\s*(?:[✓✗-] )?", line)
+    indent = " " * (mark.end() if mark is not None else 0)
+    wrap = textwrap.TextWrapper(width, subsequent_indent=indent, drop_whitespace=True)
+    wrap.break_long_words = wrap.break_on_hyphens = False
+    return "\n".join(wrap.wrap(line))
+
+
 def die(error: BadSettings) -> NoReturn:
     """Print the error in one line and exit with 2, the usual code for bad usage."""
-    print(f"rmi-agent-mcp-server: {error}", file=sys.stderr)
+    say(f"rmi-agent-mcp-server: {error}", sys.stderr)
     raise SystemExit(2)

@@ -6,7 +6,7 @@ AttachError                a stdio process can't attach to a server: it serves b
 │                          calls with this text; for the user whose server it is
 └─ NoResidentServer        none runs
 UpstreamLost               resident/proxy.py: the server exited or is stuck during a call
-AlreadyRunning             this user's resident server runs: `start` prints the text, exits with 1
+AlreadyRunning             this user's background server runs: `start` prints the text, exits with 1
 UnusableFile               a host's config can't be read or written: `install` changes nothing
 └─ UneditableFile          it would lose something: `install` shows what to change by hand
 ProbeFailed                a server's entry does not work: `install` and `doctor` say why
@@ -39,11 +39,11 @@ class AttachError(Exception):
 
 
 class NoResidentServer(AttachError):
-    """No resident server runs."""
+    """No background server runs."""
 
 
 class AlreadyRunning(Exception):
-    """A resident server runs already; the text says where."""
+    """A background server runs already; the text says where."""
 
 
 class UnusableFile(Exception):

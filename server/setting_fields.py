@@ -183,7 +183,7 @@ class Settings(BaseModel):
     )
     attach: Annotated[Attach, NotShared(), Contested("auto|always|never")] = Field(
         "auto",
-        description="Whether a server on stdio forwards to the [resident server](resident.md):"
+        description="Whether a server on stdio forwards to the [background server](resident.md):"
         " `auto` if one runs with the same version, folders and settings; `always`, starting one"
         " if none runs; or `never`.",
     )
@@ -194,13 +194,13 @@ class Settings(BaseModel):
     host: Annotated[str, HttpOnly(), Contested(ADDRESS)] = Field(  # conda, tcsh: machine names
         "127.0.0.1",
         min_length=1,
-        description="Address that HTTP listens on; a resident server always uses 127.0.0.1.",
+        description="Address that HTTP listens on; a background server always uses 127.0.0.1.",
     )
     port: Annotated[int, HttpOnly(), Contested(r"\d*")] = Field(
         8000,
         ge=0,
         le=65535,
-        description="Port that HTTP listens on; 0: any free one, as a resident server does unless"
+        description="Port that HTTP listens on; 0: any free one, as a background server does unless"
         " this is set.",
     )
     allowed_hosts: Annotated[Names, HttpOnly(), Contested(r"(?!\*$).*")] = Field(  # Django's *

@@ -1,6 +1,6 @@
 """Where settings are read from: this process's environment and folder, or another process's.
 
-The resident server reads those of a command that asks whether it would do as that command is set.
+The background server reads those of a command that asks whether it would do as that command is set.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class HttpOnly:
 
 
 class NotShared:
-    """May differ between a process and the resident server that it attaches to."""
+    """May differ between a process and the background server that it attaches to."""
 
 
 @dataclass(frozen=True)

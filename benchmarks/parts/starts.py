@@ -165,7 +165,7 @@ async def counted(bench: Bench, command: list[str], **more: str) -> tuple[float,
 
 @contextlib.asynccontextmanager
 async def background(bench: Bench) -> AsyncIterator[tuple[psutil.Process, dict[str, str]]]:
-    """A resident server, and the variables with which the client's commands find it."""
+    """A background server, and the variables with which the client's commands find it."""
     own = {"XDG_STATE_HOME": str(bench.folder / "resident")}
     process = await asyncio.create_subprocess_exec(
         *(*OURS[:3], "start", "--foreground", "--log-level", "error"),

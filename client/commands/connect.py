@@ -25,7 +25,7 @@ from ..connection import EMBEDDED, FEW_RUNS
 from ..direct import OnQuestion
 from ..quick_imports import resume_gc
 from ..resident import Resident, find_resident
-from ..terminal import write
+from ..terminal import write, write_message
 from .interrupts import Interrupts
 from .places import Place
 
@@ -239,5 +239,5 @@ async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
 
 def fail(text: str) -> int:
     """Print an error on stderr; returns exit code 1."""
-    write("stderr", f"{text}\n")
+    write_message(text)
     return 1

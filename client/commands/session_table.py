@@ -78,8 +78,10 @@ def outcome(record: Record) -> str:
     """How a session's cells ended: `ok`, or how many did not end well, and how."""
     if record.problem:
         return "unreadable"
-    bad = [(status, count) for status, count in record.counts.items() if status != "ok"]
-    return ", ".join(f"{count} {ENDS.get(status, status)}" for status, count in bad) or "ok"
+    bad = [(ENDS.get(s, s), count) for s, count in record.counts.items() if s != "ok"]
+    if record.cells == 1 and bad:
+        return bad[0][0]
+    return ", ".join(f"{count} {how}" for how, count in bad) or "ok"
 
 
 def file_name(path: str) -> str:

@@ -79,7 +79,8 @@ def attach(
         try:
             command = ["jupyter-console", "--existing", await client.connection_file(session)]
         except request_errors() as error:
-            return fail(str(error))
+            said, advice, _ = str(error).partition(" list_sessions ")  # which is for models
+            return fail(f"{said} `rmi-agent sessions` lists them." if advice else said)
         if print_ or shutil.which(command[0]) is None:
             write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
             if not print_:

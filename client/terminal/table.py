@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.text import Text
 
 from ..plaintext import plain
@@ -61,14 +61,17 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) 
         if columns[place].shortened:
             others = sum(widths) - widths[at] + GAP * (len(places) - 1)
             widths[at] = min(widths[at], max(LEAST, room - others))
+    overflow: OverflowMethod = "ellipsis" if is_unicode(sys.stdout) else "crop"
     for line in lines:
         whole = Text(no_wrap=True)
         for place, cell, width in zip(places, line, widths, strict=True):
-            cell.truncate(width, overflow="ellipsis" if is_unicode(sys.stdout) else "crop")
+            cell.truncate(width, overflow=overflow)
             spaces = " " * (width - cell_len(cell.plain))
             whole.append_text(Text.assemble(spaces, cell) if columns[place].right else cell)
             whole.append(("" if columns[place].right else spaces) + " " * GAP)
         whole.rstrip()
+        if cell_len(whole.plain) > room:  # too narrow for the other columns
+            whole.truncate(room, overflow=overflow)
         write_text(whole)
 
 

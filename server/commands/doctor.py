@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server doctor`: prints what works on this machine and how to fix the rest.
+"""`rmi-agent doctor`: prints what works on this machine and how to fix the rest.
 
 Knows nothing about what is checked.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from .. import quick_imports
-from ..console import speak_plainly
+from ..console import say, speak_plainly
 
 if TYPE_CHECKING:
     from ..doctor import CheckResult
@@ -43,5 +43,5 @@ async def report(url: str | None, *, show: bool) -> list[CheckResult]:
     async for result in examine(url):
         results.append(result)
         if show:
-            print(result, flush=True)
+            say(str(result))
     return results

@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server install | connect | uninstall`: this server's entry in a host's config.
+"""`rmi-agent install | connect | uninstall`: this server's entry in a host's config.
 
 Has the options, the order of the work and its messages; hosts, entries and files have their own
 modules. The server itself needs none of this.
@@ -55,7 +55,7 @@ from ..hosts import (
     write_change,
 )
 from ..resident import check_supported
-from ..settings import load
+from ..settings import load, shown_variables
 from .options import NotebooksDir, ProjectsDir
 
 
@@ -85,7 +85,11 @@ ToPrintFor = Annotated[
 ]
 Env = Annotated[
     tuple[str, ...],
-    Parameter(help="NAME=VALUE, a variable in the entry; can be repeated.", negative=()),
+    Parameter(
+        help="NAME=VALUE, a variable in the entry; can be repeated.",
+        negative=(),
+        completer=lambda _: [f"{name}=" for name in shown_variables()],
+    ),
 ]
 Print = Annotated[
     bool,
@@ -103,7 +107,7 @@ def install(
     attach: Annotated[
         Attach | None,
         Parameter(
-            help="Whether to use the resident server: auto, always or never (RMI_AGENT_ATTACH)."
+            help="Whether to use the background server: auto, always or never (RMI_AGENT_ATTACH)."
         ),
     ] = None,
     env: Env = (),
@@ -298,7 +302,7 @@ def try_out(entry: Entry) -> bool:
         return True
     except ProbeFailed as error:
         print(f"✗ {error}")
-        print("  The entry was kept. To find the cause, run: rmi-agent-mcp-server doctor")
+        print("  The entry was kept. To find the cause, run: rmi-agent doctor")
         return False
     print(f"✓ The server starts and lists {len(tools)} tools.")
     return True

@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server start | stop | status`: controls this user's background server.
+"""`rmi-agent start | stop | status`: controls this user's background server.
 
 Prints what happened, and exits with the codes that the LSB defines for services. Knows processes
 and the record, not what the server serves.
@@ -19,7 +19,7 @@ import psutil
 from cyclopts import Parameter
 
 from .. import logs, quick_imports
-from ..console import die
+from ..console import die, say
 from ..errors import AlreadyRunning, AttachError, BadSettings
 from ..launch import make_folders
 from ..resident import (
@@ -66,7 +66,7 @@ def start(
     ] = None,
     log_level: Annotated[logs.Level, Parameter(help="Least severe messages to log.")] = "info",
 ) -> None:
-    """Start a resident server, whose sessions outlive their clients. Clients find it on their own.
+    """Start a background server, whose sessions outlive their clients; clients find it.
 
     It listens on this machine only and serves only you.
     """
@@ -85,13 +85,13 @@ def start(
         else:
             for line in settings.warnings(http=True):
                 print(f"{PACKAGE}: {line}", file=sys.stderr)
-            print(in_background(settings, log_level))
+            say(in_background(settings, log_level))
     except BadSettings as error:
         die(error)
 
 
 def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> None:
-    """Run as the resident server in the foreground.
+    """Run as the background server in the foreground.
 
     Raises:
         BadSettings: a setting can't be used.
@@ -177,12 +177,13 @@ def check_matches(record: Record, settings: Settings) -> str:
 def describe(record: Record, how: str) -> str:
     """Describe where a server runs, in one line."""
     return (
-        f"The resident server {how}: process {record.pid}, {record.url}, version {record.version}."
+        f"The background server {how}: process {record.pid}, {record.url},"
+        f" version {record.version}."
     )
 
 
 def stop() -> None:
-    """Shut down the resident server: its kernels end and its notebooks are closed.
+    """Shut down the background server: its kernels end and its notebooks are closed.
 
     A server that takes too long is killed; the next start repairs its notebooks.
     """
@@ -196,21 +197,21 @@ def stop() -> None:
     except psutil.NoSuchProcess:  # it has just exited
         process = None
     if record is None or process is None or not record.lives:
-        print("No resident server is running.")
+        say("No background server is running.")
         return
     process.terminate()
     if not ends_within(record, STOP_TIMEOUT):
         process.kill()
         ends_within(record, KILL_TIMEOUT)
         print(
-            f"The resident server (process {record.pid}) did not stop within {STOP_TIMEOUT:.0f} s"
+            f"The background server (process {record.pid}) did not stop within {STOP_TIMEOUT:.0f} s"
             " and was killed. Its kernels end too; the next start repairs its notebooks.",
             file=sys.stderr,
         )
         raise SystemExit(1)
     count = sessions.busy + sessions.idle if isinstance(sessions, Facts) else 0
     more = f" {count} {'session' if count == 1 else 'sessions'} ended with it." if count else ""
-    print(f"The resident server (process {record.pid}) has stopped.{more}")
+    say(f"The background server (process {record.pid}) has stopped.{more}")
 
 
 def ends_within(record: Record, seconds: float) -> bool:
@@ -232,12 +233,12 @@ def facts_of(record: Record) -> Facts | str:
 
 
 def status() -> None:
-    """Show where the resident server is and what it is doing."""
+    """Show where the background server is and what it is doing."""
     try:
         lines, code = inspect_server()
     except BadSettings as error:
         lines, code = [str(error)], UNCLEAR
-    print("\n".join(lines))
+    say("\n".join(lines))
     raise SystemExit(code)
 
 
@@ -251,14 +252,14 @@ def inspect_server() -> tuple[list[str], int]:
     record = found()
     if record is None:
         if is_held():
-            return ["A resident server is starting or stopping."], UNCLEAR
+            return ["A background server is starting or stopping."], UNCLEAR
         if old := recorded():
             return [
-                f"No resident server is running. The last one (process {old.pid}) crashed or was"
+                f"No background server is running. The last one (process {old.pid}) crashed or was"
                 f" killed. Its log: {old.log or 'with its service manager'}"
             ], NOT_RUNNING
         broken = f" {record_file()} can't be read." if record_file().exists() else ""
-        return [f"No resident server is running.{broken} Start one with: {START}"], NOT_RUNNING
+        return [f"No background server is running.{broken} Start one with: {START}"], NOT_RUNNING
     facts = facts_of(record)
     lines = [
         describe(record, "is running"),

@@ -36,9 +36,9 @@ app.command(
     help="List and revoke clients' sign-ins (RMI_AGENT_AUTH=token+oauth).",
 )
 for name, does in (
-    ("start", "Start a resident server in the background; its sessions outlive their clients."),
-    ("stop", "Shut down the resident server."),
-    ("status", "Show the resident server; exits with 0 if it is running, 3 if not, 4 if unclear."),
+    ("start", "Start a background server, whose sessions outlive their clients."),
+    ("stop", "Shut down the background server."),
+    ("status", "Show the background server; exits with 0 if it runs, 3 if not, 4 if unclear."),
 ):
     app.command(f"rmi_agent.server.commands.resident:{name}", help=does)
 app.command(

@@ -1,4 +1,4 @@
-"""Serves over stdin and stdout: through the resident server, or with kernels of our own.
+"""Serves over stdin and stdout: through the background server, or with kernels of our own.
 
 All messages go to stderr; stdout carries only the protocol.
 """
@@ -32,11 +32,11 @@ WAITING = """\
 This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
 Press Ctrl-C to end it. What you may be looking for:
 
-  rmi-agent run FILE.py                         run a file
-  rmi-agent repl                                type Python
-  rmi-agent-mcp-server install claude-desktop   have an application start this server
-  rmi-agent-mcp-server --transport http         serve other programs and machines
-  rmi-agent-mcp-server --help                   everything else"""
+  rmi-agent run FILE.py              run a file
+  rmi-agent repl                     type Python
+  rmi-agent install claude-desktop   have an application start this server
+  rmi-agent serve --transport http   serve other programs and machines
+  rmi-agent --help                   everything else"""
 
 
 def explain_to_a_person() -> None:
@@ -46,7 +46,7 @@ def explain_to_a_person() -> None:
 
 
 async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
-    """Serve over stdin and stdout, through the resident server or with our own kernels.
+    """Serve over stdin and stdout, through the background server or with our own kernels.
 
     Args:
         settings: the server's settings.
@@ -54,10 +54,10 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
             file would have to wait for what it does not need.
 
     Raises:
-        BadSettings: a resident server is required, and none can be attached to.
+        BadSettings: a background server is required, and none can be attached to.
     """
     if (attached := await resident_proxy(settings)) is not None:
-        # Errors are in the answers, and their tracebacks in the resident server's log.
+        # Errors are in the answers, and their tracebacks in the background server's log.
         logging.getLogger("fastmcp").setLevel(logging.CRITICAL)
         resume_gc()
         return await stdio(attached.mcp, attached.aclose)
@@ -81,7 +81,7 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:
-    """The proxy to the resident server; None if this process serves on its own.
+    """The proxy to the background server; None if this process serves on its own.
 
     Raises:
         BadSettings: attaching is required but not possible.
@@ -100,7 +100,7 @@ async def resident_proxy(settings: Settings) -> ResidentProxy | None:
     except AttachError as error:
         if settings.attach == "always":
             raise BadSettings(f"RMI_AGENT_ATTACH: {error}") from None
-        log.warning("Not attached to the resident server, serving on its own instead: %s", error)
+        log.warning("Not attached to the background server, serving on its own instead: %s", error)
         return None
     log.info("%s handles all requests; its sessions outlive this process", endpoint.label)
     from ..resident import ResidentProxy

@@ -180,8 +180,8 @@ def of_token(settings: Settings) -> CheckResult:
 
 
 async def of_resident(settings: Settings) -> CheckResult:
-    """Check for a resident server, and whether processes with these settings would attach to it."""
-    what = "resident server"
+    """Check for a background server, and whether processes set like this would attach to it."""
+    what = "background server"
     try:
         check_supported()
     except BadSettings as error:

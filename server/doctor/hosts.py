@@ -43,7 +43,7 @@ async def of_host(host: Host, scratch: dict[str, str]) -> AsyncIterator[CheckRes
     usual = {name: host.shape.read(entry) for name, entry in entries.items()}
     ours = {name: entry for name, entry in usual.items() if is_ours(name, entry)}
     if not ours:
-        why = f"no entry; rmi-agent-mcp-server install {host.name} adds one"
+        why = f"no entry; rmi-agent install {host.name} adds one"
         yield CheckResult(host.title, None, why)
     for name, entry in ours.items():
         for line in misspelled_in(env_of(entry)):
@@ -56,7 +56,7 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
     what = f'{host.title}, "{name}"'
     env = env_of(entry)
     alone = env.get("RMI_AGENT_ATTACH") == "always" and not is_held()
-    if alone:  # or the check would leave a resident server behind
+    if alone:  # or the check would leave a background server behind
         env["RMI_AGENT_ATTACH"] = "never"
     if kind(entry) == "local" and not downloads(entry):  # what downloads has folders of its own
         entry = {**entry, "env": {**scratch, **kept(env)}}
@@ -64,7 +64,7 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
         entry = {**entry, "env": env}
     if kind(entry) == "url" and not host.speaks_http:
         why = f"{host.title} supports only commands, and this is a URL"
-        again = f"rmi-agent-mcp-server connect {host.name} {entry['url']} --name {name}"
+        again = f"rmi-agent connect {host.name} {entry['url']} --name {name}"
         return CheckResult(what, False, why, f"Run: {again}")
     try:
         tools = await tools_of(entry)
@@ -72,10 +72,10 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
         return CheckResult(what, None, f"not tried: {error}")
     except ProbeFailed as error:
         there = address(entry)
-        again = f"Run: rmi-agent-mcp-server install {host.name} --name {name}"
-        todo = f"See: rmi-agent-mcp-server doctor --url {there}" if there else again
+        again = f"Run: rmi-agent install {host.name} --name {name}"
+        todo = f"See: rmi-agent doctor --url {there}" if there else again
         return CheckResult(what, False, str(error), todo)
-    more = "; its resident server is started when the host first needs it" if alone else ""
+    more = "; its background server is started when the host first needs it" if alone else ""
     return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")
 
 

@@ -27,7 +27,7 @@ from .stdio import HELLO, VERSION
 SECONDS = 20.0  # timeout of a request
 FOREIGN = "rebinding.invalid"  # Host header of a DNS rebinding attack
 REQUEST = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
-START = "Start it: rmi-agent-mcp-server --transport http, on the port that the tunnel leads to."
+START = "Start it: rmi-agent serve --transport http, on the port that the tunnel leads to."
 
 # Why nothing answers: the type of the error or of a cause of it, or a word in it; then the report
 # and what to do.

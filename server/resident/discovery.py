@@ -1,4 +1,4 @@
-"""Finds the resident server that a stdio process may attach to, or says why it may not.
+"""Finds the background server that a stdio process may attach to, or says why it may not.
 
 Refuses a server of another version, or with other folders or settings. Knows nothing about what
 is sent to it once attached.
@@ -44,7 +44,7 @@ async def find_endpoint(settings: Settings, attach: Attach) -> Endpoint:
                 await start(settings)
                 record = found()
             if record is None:
-                raise NoResidentServer(f"No resident server runs. Start it: {START}.")
+                raise NoResidentServer(f"No background server runs. Start it: {START}.")
             endpoint = resident_endpoint(record)
     except (BadSettings, OSError) as error:
         raise AttachError(str(error)) from None
@@ -54,7 +54,7 @@ async def find_endpoint(settings: Settings, attach: Attach) -> Endpoint:
 
 
 def resident_endpoint(record: Record) -> Endpoint:
-    """The endpoint of the resident server with this record.
+    """The endpoint of the background server with this record.
 
     Raises:
         AttachError: it has another version, so it is not contacted.
@@ -70,7 +70,7 @@ def named_endpoint(settings: Settings, url: str) -> Endpoint:
 
     Raises:
         AttachError: no token was set.
-        BadSettings: other users could have written the resident server's record.
+        BadSettings: other users could have written the background server's record.
     """
     record = found()
     if record is not None and record.url == url:
@@ -128,7 +128,7 @@ def check_caller(caller: Caller, facts: Facts) -> None:
 def format_difference(what: str, here: str, there: str) -> str:
     """Say what differs, and what to do about it."""
     return (
-        f"The resident server was started differently: {what} is {there} there, and {here} here."
+        f"The background server was started differently: {what} is {there} there, and {here} here."
         f" Make them match, or run {STOP}: the next one starts with the settings of that time."
     )
 
@@ -142,20 +142,20 @@ def check_version(other: str, pid: int) -> None:
     if other == VERSION:
         return
     versions = (
-        f"The resident server (process {pid}) is version {other}, and this process {VERSION}."
+        f"The background server (process {pid}) is version {other}, and this process {VERSION}."
     )
     if version(PACKAGE) != VERSION:  # upgraded since this process started
         raise AttachError(
             f"{versions} Restart this application: it was started before the upgrade."
         )
     raise AttachError(
-        f"{versions} Restart the resident server: {STOP}, then {START}. Its sessions end with it;"
+        f"{versions} Restart the background server: {STOP}, then {START}. Its sessions end with it;"
         " their notebooks stay."
     )
 
 
 async def start(settings: Settings) -> None:
-    """Start a resident server with these settings.
+    """Start a background server with these settings.
 
     Runs the user's own command, which exits, so hosts that kill all descendants of a stdio
     process don't find the server among them.
@@ -163,7 +163,7 @@ async def start(settings: Settings) -> None:
     Raises:
         AttachError: the server does not start; includes its error message.
     """
-    log.info("No resident server runs; starting one")
+    log.info("No background server runs; starting one")
     words = [sys.executable, "-m", "rmi_agent.server.cli", "start"]
     words += ["--projects-dir", settings.projects_dir]
     words += ["--notebooks-dir", str(settings.notebooks)]
@@ -174,8 +174,8 @@ async def start(settings: Settings) -> None:
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
             )
     except TimeoutError:
-        raise AttachError(f"No resident server started within {START_TIMEOUT:.0f} s.") from None
+        raise AttachError(f"No background server started within {START_TIMEOUT:.0f} s.") from None
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = lines[-1].removeprefix(f"{PACKAGE}: ") if lines else f"exit code {done.returncode}"
-        raise AttachError(f"The resident server can't be started: {why}")
+        raise AttachError(f"The background server can't be started: {why}")

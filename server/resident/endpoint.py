@@ -20,8 +20,8 @@ from .record import Record, recorded
 ANSWER_TIMEOUT = 5.0  # max seconds for an answer from a server on this machine
 FACTS_LIMIT = 100_000  # max bytes of a server's facts
 FACTS_PATH = "/resident"
-START = "rmi-agent-mcp-server start"
-STOP = "rmi-agent-mcp-server stop"
+START = "rmi-agent start"
+STOP = "rmi-agent stop"
 RESTART = f"Run: {STOP}, then {START}"
 
 
@@ -58,7 +58,7 @@ class Endpoint:
     Attributes:
         url: its TCP base URL, which names it in messages.
         token: its bearer token, which is sent nowhere else.
-        record: the resident server's record; its socket is used instead of TCP.
+        record: the background server's record; its socket is used instead of TCP.
         start: identifies one start of the server; empty until its facts have been read.
     """
 
@@ -71,7 +71,7 @@ class Endpoint:
     def label(self) -> str:
         """The server's name in messages."""
         process = f" (process {self.record.pid})" if self.record else ""
-        return f"The resident server at {self.url}{process}"
+        return f"The background server at {self.url}{process}"
 
     @property
     def base_url(self) -> str:
@@ -155,15 +155,15 @@ def check_owner(path: Path) -> None:
         folder, entry = path.parent.stat(), path.lstat()
     except OSError as error:
         raise AttachError(
-            f"The resident server's socket {path} can't be used: {error.strerror}. {RESTART}."
+            f"The background server's socket {path} can't be used: {error.strerror}. {RESTART}."
         ) from None
     if {folder.st_uid, entry.st_uid} != {os.getuid()}:
         raise AttachError(
-            f"The resident server's socket {path} belongs to another user. Delete it, then run:"
+            f"The background server's socket {path} belongs to another user. Delete it, then run:"
             f" {STOP}"
         )
     if folder.st_mode & 0o022:
         raise AttachError(
-            f"Other users may change {path.parent}, which holds the resident server's socket."
+            f"Other users may change {path.parent}, which holds the background server's socket."
             f" {RESTART}."
         )

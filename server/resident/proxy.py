@@ -1,6 +1,6 @@
-"""A stdio server that forwards everything to the resident server, with FastMCP's proxy.
+"""A stdio server that forwards everything to the background server, with FastMCP's proxy.
 
-Notices when the resident server exits, reports what may have happened, and finds the next one.
+Notices when the background server exits, reports what may have happened, and finds the next one.
 Knows MCP and the connection, not kernels or tools.
 """
 
@@ -53,12 +53,12 @@ class UpstreamLost(Exception):
 
 
 class ResidentProxy(Middleware):
-    """Forwards requests to the resident server; `mcp` is the FastMCP server that does so.
+    """Forwards requests to the background server; `mcp` is the FastMCP server that does so.
 
     Args:
         settings: the settings of this process.
         attach: whether to start a server if none runs.
-        endpoint: the resident server, as found at startup.
+        endpoint: the background server, as found at startup.
     """
 
     def __init__(self, settings: Settings, attach: Attach, endpoint: Endpoint) -> None:
@@ -142,7 +142,7 @@ class ResidentProxy(Middleware):
 
     @property
     def _is_attached(self) -> bool:
-        """Whether the resident server that we are connected to runs; never known of another one."""
+        """Whether the background server that we are connected to runs; unknown of another one."""
         endpoint = self._upstream.endpoint
         return endpoint.record is not None and endpoint.runs
 
@@ -202,7 +202,7 @@ class ResidentProxy(Middleware):
 
     @property
     def _alternative(self) -> str:
-        """A further suggestion, for users who did not ask for a resident server."""
+        """A further suggestion, for users who did not ask for a background server."""
         if self._attach == "always":
             return ""
         return " Or restart this application: it then runs code by itself, without that server."

@@ -1,4 +1,4 @@
-"""The resident server's record, lock and Unix socket, by which this user's one server is found.
+"""The background server's record, lock and Unix socket, by which this user's one server is found.
 
 All three are in the private state folder. The lock is released when its process exits, which
 tells a running server from a crashed one's record. Knows files and processes; sends nothing.
@@ -31,7 +31,7 @@ SOCKET_PATH_LIMIT = 103  # max bytes of a Unix socket's path on macOS; 107 on Li
 
 @dataclass(frozen=True)
 class Record:
-    """What the record file says about one resident server."""
+    """What the record file says about one background server."""
 
     pid: int
     born: float  # when the process started, as `born()` measures it
@@ -52,14 +52,14 @@ FORMAT = TypeAdapter(Record)
 
 
 def check_supported() -> None:
-    """Check that this system can have a resident server.
+    """Check that this system can have a background server.
 
     Raises:
         BadSettings: this is Windows.
     """
     if sys.platform == "win32":
         raise BadSettings(
-            "A resident server is not available on Windows: it listens on a Unix socket that only"
+            "A background server is not available on Windows: it listens on a Unix socket that only"
             " its user can open. Use RMI_AGENT_ATTACH=never, or rmi-agent-mcp-server"
             " --transport http."
         )
@@ -94,13 +94,13 @@ def recorded() -> Record | None:
     if not path.exists():
         return None
     try:
-        return FORMAT.validate_json(private_text(path, "resident server", f"Delete {path}."))
+        return FORMAT.validate_json(private_text(path, "background server", f"Delete {path}."))
     except ValidationError:
         return None
 
 
 def found() -> Record | None:
-    """The record of the resident server that runs now, or None.
+    """The record of the background server that runs now, or None.
 
     Raises:
         BadSettings: other users could have written it.
@@ -150,16 +150,16 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     except Timeout:
         if record := found():
             raise AlreadyRunning(
-                f"A resident server runs already: process {record.pid}, {record.url}."
+                f"A background server runs already: process {record.pid}, {record.url}."
             ) from None
         raise BadSettings(
-            "Another resident server is starting or stopping. Try again;"
+            "Another background server is starting or stopping. Try again;"
             " rmi-agent-mcp-server status says more."
         ) from None
 
 
 def is_held() -> bool:
-    """Whether a resident server is running, starting or stopping."""
+    """Whether a background server is running, starting or stopping."""
     if sys.platform == "win32" or not Path(lock().lock_file).exists():
         return False
     try:

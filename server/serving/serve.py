@@ -96,14 +96,14 @@ async def http(settings: Settings, insecure: bool = False, tunnelled: bool = Fal
 
 
 async def resident(settings: Settings, log_file: str | None) -> int:
-    """Run this user's resident server, on this machine only, until a signal.
+    """Run this user's background server, on this machine only, until a signal.
 
     Stdio processes attach through a Unix socket; browsers and other clients use TCP. Both need a
     token: sandboxed code may reach the socket, but can't read the record that has its key.
     All sessions belong to the local user, and have the sandbox of a stdio server.
 
     Raises:
-        AlreadyRunning: a resident server runs already.
+        AlreadyRunning: a background server runs already.
         BadSettings: the port can't be used, or the Unix socket can't be created.
     """
     settings = settings.model_copy(
@@ -131,7 +131,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
 
         def ready() -> None:
             publish(record)
-            log.info("Resident server %s at %s, process %d", VERSION, record.url, record.pid)
+            log.info("Background server %s at %s, process %d", VERSION, record.url, record.pid)
             log.info("Processes on stdio attach through %s", record.socket)
 
         async def leaving() -> None:
@@ -146,7 +146,7 @@ async def resident(settings: Settings, log_file: str | None) -> int:
         signal.signal(signal.SIGINT, runner.handle_exit)
         resume_gc()
         await runner.serve(sockets=[listening, local])
-    log.info("The resident server has ended")
+    log.info("The background server has ended")
     return 0
 
 

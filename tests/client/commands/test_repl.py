@@ -159,9 +159,10 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.until(".png]")
         screen.prompt()
         screen.type("name = input('Who? ')\r")
-        screen.until("asks: Who?")
+        screen.until("\nWho?")
         screen.type("Ada\r")
         screen.prompt()
+        assert screen.lines.count("Who? Ada") == 1
         screen.type("name * 2\r")
         screen.until("'AdaAda'")
         screen.prompt()

@@ -28,7 +28,7 @@ def test_a_person_at_a_terminal_is_told_what_the_server_waits_for(
     said = capsys.readouterr()
     assert said.out == ""  # it carries the protocol
     assert "waits for an MCP client" in said.err
-    for command in ("rmi-agent run ", "install claude-desktop", "--transport http"):
+    for command in ("rmi-agent run ", "install claude-desktop", "serve --transport http"):
         assert command in said.err
 
 

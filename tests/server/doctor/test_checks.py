@@ -284,7 +284,7 @@ async def test_a_command_that_is_gone_is_found(home: Path) -> None:
     host = configured("cursor", json.dumps({"mcpServers": {"p": {"command": gone}}}))
     (result,) = await at_host(host)
     assert result.ok is False and "there is no program" in result.detail
-    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    assert result.todo == "Run: rmi-agent install cursor --name p"
 
 
 def script(path: Path, text: str) -> str:
@@ -301,7 +301,7 @@ async def test_what_a_command_said_last_is_why_it_does_not_work(home: Path) -> N
     host = configured("cursor", json.dumps({"mcpServers": {"p": entry}}))
     (result,) = await at_host(host)
     assert result.ok is False and "PYTHON_TIMEOUT: it is no number" in result.detail
-    assert result.todo == "Run: rmi-agent-mcp-server install cursor --name p"
+    assert result.todo == "Run: rmi-agent install cursor --name p"
 
 
 async def test_a_bridge_that_would_open_a_browser_is_not_started() -> None:
@@ -427,13 +427,13 @@ async def test_a_resident_server_is_told_of_and_one_of_another_version_is_amiss(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     nobody = await of_resident(load())
-    assert (nobody.ok, nobody.detail) == (None, "none; rmi-agent-mcp-server start starts one")
+    assert (nobody.ok, nobody.detail) == (None, "none; rmi-agent start starts one")
     born = resident.born(os.getpid()) or 0.0
     with resident.lease():
         resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
         other = await of_resident(load())
     assert other.ok is False
-    assert "is version 0.0.9" in other.detail and "Restart the resident server" in other.detail
+    assert "is version 0.0.9" in other.detail and "Restart the background server" in other.detail
     resident.publish(resident.Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))
     crashed = await of_resident(load())
     assert crashed.ok is None and "crashed or was killed" in crashed.detail

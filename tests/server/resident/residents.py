@@ -1,4 +1,4 @@
-"""Resident servers of a user who is made for the test, and clients that are attached to them."""
+"""Background servers of a user who is made for the test, and clients that are attached to them."""
 
 from __future__ import annotations
 

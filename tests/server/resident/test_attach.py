@@ -1,4 +1,4 @@
-"""A process on stdio that hands all to the resident server, and what becomes of it when that goes."""
+"""A process on stdio that hands all to the background server, and what becomes of it when that goes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_server_that_does_something_else_is_not(
     with pytest.raises(AttachError) as refused:
         check(settings, "auto", facts_of(settings, **other))
     assert said in str(refused.value)
-    assert "run rmi-agent-mcp-server stop" in str(refused.value)
+    assert "run rmi-agent stop" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -130,7 +130,7 @@ def test_of_two_versions_the_older_one_is_named_to_be_restarted(
     with pytest.raises(AttachError) as older_server:
         check_version("0.0.9", 7)
     assert f"(process 7) is version 0.0.9, and this process {VERSION}." in str(older_server.value)
-    assert "Restart the resident server: rmi-agent-mcp-server stop, then" in str(older_server.value)
+    assert "Restart the background server: rmi-agent stop, then" in str(older_server.value)
     monkeypatch.setattr(discovery, "version", lambda _: "9.9.9")  # installed since we were started
     with pytest.raises(AttachError, match="Restart this application: it was started before"):
         check_version("9.9.9", 7)
@@ -174,7 +174,7 @@ def test_a_server_elsewhere_can_not(given: str) -> None:
 
 @pytest.fixture(scope="module")
 def someone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """A user whose resident server runs, and whose state folder is too deep for its socket."""
+    """A user whose background server runs, and whose state folder is too deep for its socket."""
     with user(tmp_path_factory.mktemp("u") / ("deep" * 25)) as one:
         one.start(RMI_AGENT_RESPONSE_DEADLINE="5")
         yield one
@@ -288,7 +288,7 @@ async def test_attached_is_as_if_direct(someone: User, mode: str) -> None:
 async def test_a_restarted_host_finds_its_sessions_by_their_ids(
     someone: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with someone.client() as host:
+    async with someone.client("--log-level", "info") as host:
         session = (await call(host, "run_cell", code="kept = 6 * 7"))["session_id"]
         # Nobody can be asked: the client has said so, and the server is told.
         alone = await call(host, "run_cell", code="input()", session_id=session)
@@ -310,7 +310,7 @@ async def test_a_restarted_host_finds_its_sessions_by_their_ids(
     assert await resident_proxy(load(**folders)) is None
     assert f"RMI_AGENT_NOTEBOOKS_DIR is {someone.folder / 'notebooks'} there" in caplog.text
     with pytest.raises(
-        BadSettings, match="^RMI_AGENT_ATTACH: The resident server was started differently: "
+        BadSettings, match="^RMI_AGENT_ATTACH: The background server was started differently: "
     ):
         await resident_proxy(load(**folders, attach="always"))
 
@@ -347,13 +347,13 @@ async def test_a_server_that_was_killed_is_told_of_and_the_next_one_is_found_or_
             first.kill()
             lost = (await asyncio.wait_for(running, 10)).content[0].text
             assert f"(process {first.pid}) has ended. The call may have been carried out" in lost
-            assert "To continue, start it: rmi-agent-mcp-server start." in lost
+            assert "To continue, start it: rmi-agent start." in lost
 
             # While there is none.
             told = await error(waits, "run_cell", code="1")
-            assert told.startswith("Nothing was run. No resident server runs. Start it: ")
+            assert told.startswith("Nothing was run. No background server runs. Start it: ")
             assert told.endswith("it then runs code by itself, without that server.")
-            with pytest.raises(MCPError, match=r"Nothing was run\. No resident server runs\."):
+            with pytest.raises(MCPError, match=r"Nothing was run\. No background server runs\."):
                 await waits.list_tools()
             lines, exit_code = inspect_server()
             assert exit_code == 3
@@ -391,7 +391,7 @@ async def handed(settings: Settings) -> AsyncIterator[Client[Any]]:
 
 @contextmanager
 def of_another_version() -> Iterator[None]:
-    """A resident server of another version, at whose address nobody listens."""
+    """A background server of another version, at whose address nobody listens."""
     with lease():
         born = resident.born(os.getpid()) or 0.0
         publish(Record(os.getpid(), born, "0.0.9", "http://127.0.0.1:9", None))

@@ -1,4 +1,4 @@
-"""The resident server's record and socket, and the commands that start and end it."""
+"""The background server's record and socket, and the commands that start and end it."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_where_no_folder_can_have_a_socket_the_start_says_what_to_set(
 
 @contextmanager
 def answering(body: bytes) -> Iterator[tuple[Endpoint, list[bytes]]]:
-    """What answers at a resident server's socket, and what it was sent."""
+    """What answers at a background server's socket, and what it was sent."""
     got: list[bytes] = []
     with lease(), local_socket() as listening:
 
@@ -278,7 +278,7 @@ def response(status: int, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (401, b"", "refuses our token. Run: rmi-agent-mcp-server stop, then"),
+        (401, b"", "refuses our token. Run: rmi-agent stop, then"),
         (404, b"", "is not a server of version"),
         (302, b"", "is not a server of version"),
         (200, b"<html>", "is not a server of version"),
@@ -339,7 +339,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
     with user(tmp_path) as someone:
         monkeypatch.setenv("XDG_STATE_HOME", someone.env["XDG_STATE_HOME"])
         assert inspect_server() == (
-            ["No resident server is running. Start one with: rmi-agent-mcp-server start"],
+            ["No background server is running. Start one with: rmi-agent start"],
             3,
         )
         starts = [someone.begin("start") for _ in range(2)]
@@ -369,7 +369,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
         folders = {"python_projects_dir": tmp_path / "python_projects"}
         assert "is already running" in in_background(load(**folders), "info")
         with pytest.raises(
-            BadSettings, match="^start: The resident server was started differently"
+            BadSettings, match="^start: The background server was started differently"
         ):
             in_background(load(**folders, notebooks_dir=tmp_path), "info")
 
@@ -380,7 +380,7 @@ def test_two_starts_at_once_give_one_server_that_outlives_its_terminal_and_stops
         assert still_running(family, 0) == []
         assert someone.run("status").returncode == 3
         log = (someone.state / "resident.log").read_text("utf-8")
-        assert "The resident server has ended" in log
+        assert "The background server has ended" in log
         assert (someone.state / "token").read_text("utf-8").strip() not in log
         left = {path.name for path in someone.state.iterdir()}
         assert left == {"resident.lock", "resident.log", "token"}
@@ -394,7 +394,7 @@ def test_a_server_that_service_managers_hold_is_unclear_when_stuck_and_ends_in_o
     with user(tmp_path) as someone:
         monkeypatch.setenv("XDG_STATE_HOME", someone.env["XDG_STATE_HOME"])
         held = someone.begin("start", "--foreground")
-        wait_for(held, "Resident server")
+        wait_for(held, "Background server")
         someone.server.suspend()
         lines, code = inspect_server()
         assert code == 4

@@ -1,4 +1,4 @@
-"""The resident server's Unix socket: who reaches it, and that reaching it alone lets nobody in."""
+"""The background server's Unix socket: who reaches it, and that reaching it alone lets nobody in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.server.served import TEXT
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.security,
-    pytest.mark.skipif(sys.platform == "win32", reason="no resident server there"),
+    pytest.mark.skipif(sys.platform == "win32", reason="no background server there"),
 ]
 ROOT = pytest.mark.skipif(
     sys.platform == "win32" or os.getuid() != 0, reason="needs a second user, whom only root can be"
@@ -46,7 +46,7 @@ def someone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
 
 
 def over(someone: User, way: str, headers: dict[str, str]) -> httpx2.Client:
-    """A client of a resident server, over its socket or its port."""
+    """A client of a background server, over its socket or its port."""
     socket_, url = (
         (someone.record["socket"], "http://localhost")
         if way == "socket"
