@@ -10,8 +10,8 @@ import difflib
 from collections.abc import Collection
 from pathlib import Path
 
-# Options of `run` without a value, and the short ones with a value.
-FLAGS = {"--help", "-h", "--version", "-V", "--quiet", "-q", "--no-quiet"}
+# Options of `run` without a value.
+FLAGS = {"--help", "-h", "--version", "-V", "--quiet", "-q", "--no-sandbox"}
 ENDING = {"--help", "-h", "--version", "-V"}  # that leave nothing else to do
 PROGRAMS = (".py", ".ipynb")
 # What people type for a command that has another name.

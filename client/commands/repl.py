@@ -200,6 +200,10 @@ class Repl:
         result = self._result_of(source, shown, own=asked is not None)
         if result is None:
             return False
+        if result.stdout.startswith(shown["stdout"]):
+            rest = result.stdout[len(shown["stdout"]) :]
+            write("stdout", self._questions.echoes.removed_from(rest))
+            shown["stdout"] = result.stdout
         show(result, shown)
         return result.status == "ok"
 
@@ -214,7 +218,8 @@ class Repl:
 
         def live(name: str, text: str) -> None:
             shown[name] += text
-            write(name, text)
+            echoes = self._questions.echoes
+            write(name, echoes.removed_from(text) if name == "stdout" else text)
 
         async def call() -> RunResult:
             heard = None if own else live

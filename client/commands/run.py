@@ -135,7 +135,7 @@ def run(
 
         async with screen:
             result = await here_or_there(start, place, Place(file, cwd), server)
-            screen.finish(result, notes=not interrupts.count)
+            screen.finish(result, notes=not (interrupts.count or (quiet and result.status == "ok")))
         return end(result, interrupts, quiet=quiet)
 
     leave(connection, work, answer, attended, interrupts)
@@ -293,7 +293,7 @@ def cell(
     async def work(client: RmiMcpClient) -> int:
         async with screen:
             result = await client.run_cell(source, session, timeout, screen.live)
-            screen.finish(result, notes=not interrupts.count)
+            screen.finish(result, notes=not (interrupts.count or (quiet and result.status == "ok")))
         code = end(result, interrupts, quiet=quiet)
         if not quiet:
             write("stderr", name_session(result.session_id, lasts=connection.outlives))

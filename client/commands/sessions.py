@@ -36,6 +36,9 @@ def sessions(
 
     With --server, lists the sessions that are open there.
     """
+    if prune is not None and server is not None:
+        write("stderr", "--prune deletes records on this machine only. Remove --server.\n")
+        sys.exit(2)
     if prune is not None:
         sys.exit(subprocess.call(server_module("prune", prune)))
     show_starting()

@@ -9,21 +9,26 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PIECE = 262_144  # max bytes read at a time
 _read = bytearray()  # what came after the last line that was wanted
 
 
-async def read_line(*, secret: bool = False) -> str | None:
-    """A line without its end, which is not echoed if it is `secret`; None at the end of input."""
+async def read_line(show_prompt: Callable[[], None], *, secret: bool = False) -> str | None:
+    """A line without its end, which is not echoed if it is `secret`; None at the end of input.
+
+    Shows the prompt once nothing that is typed would be echoed.
+    """
     if sys.stdin is None:  # closed at startup
         return None
     if (descriptor := watched()) is None:
+        show_prompt()
         line = await asyncio.to_thread(sys.stdin.readline)
         return line.rstrip("\n") if line else None
     with unechoed(descriptor) if secret else contextlib.nullcontext():
+        show_prompt()
         while b"\n" not in _read and (data := await read_some(descriptor)):
             _read.extend(data)
     length = _read.find(b"\n") + 1 or len(_read)

@@ -13,8 +13,9 @@ import sys
 from concurrent.futures import Future
 
 from ..plaintext import plain
-from .terminal import erase_starting
+from .terminal import erase_starting, is_terminal
 
+HIDDEN = "········"  # what the server shows in place of a password
 # How servers put a question to people who may not know that code is running.
 ASKS, NO_PROMPT = "The running Python code asks: ", "(a line of input)"
 
@@ -37,10 +38,34 @@ def prompt_of(question: str) -> str:
     return "" if prompt == NO_PROMPT else prompt
 
 
-class Questions:
-    """Passes cells' questions from the client's thread to the prompt's thread."""
+class Echoes:
+    """Questions with their answers: the server sends them as output, but the terminal has them."""
 
     def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def add(self, prompt: str, answer: str | None, *, secret: bool) -> None:
+        """Note what was asked and answered, if that was at a terminal."""
+        if answer is not None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
+            self._left.append(f"{prompt}{HIDDEN if secret else answer}\n")
+
+    def removed_from(self, text: str) -> str:
+        """A text without what the terminal has."""
+        for echo in [echo for echo in self._left if echo in text]:
+            text = text.replace(echo, "", 1)
+            self._left.remove(echo)
+        return text
+
+
+class Questions:
+    """Passes cells' questions from the client's thread to the prompt's thread.
+
+    Attributes:
+        echoes: those that were answered.
+    """
+
+    def __init__(self) -> None:
+        self.echoes = Echoes()
         self._asked: queue.SimpleQueue[tuple[str, bool, Future[str | None]]] = queue.SimpleQueue()
 
     async def ask(self, question: str, secret: bool) -> str | None:
@@ -55,7 +80,9 @@ class Questions:
             question, secret, answer = self._asked.get_nowait()
             text: str | None = None
             try:
-                text = ask(prompt_of(question), secret)
+                prompt = prompt_of(question)
+                text = ask(prompt, secret)
+                self.echoes.add(prompt, text, secret=secret)
             finally:
                 if answer.set_running_or_notify_cancel():
                     answer.set_result(text)

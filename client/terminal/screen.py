@@ -10,12 +10,13 @@ import re
 import sys
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..results import RunResult
 from .keyboard import read_line
 from .pictures import show_picture
-from .questions import prompt_of
+from .questions import Echoes, prompt_of
 from .terminal import erase_starting, is_terminal, write, write_traceback
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NUMBER = re.compile(r"-?\d*", re.ASCII)  # what `sys.exit` makes an exit code of
-HIDDEN = "········"  # what the server shows in place of a password
 
 
 class Screen:
@@ -45,7 +45,7 @@ class Screen:
             console = Console(stderr=True)
             self._status = console.status("") if console.is_terminal else None
         self._started = time.monotonic()
-        self._echoes: list[str] = []  # questions with answers, which the server sends as output
+        self._echoes = Echoes()
         self._asking: asyncio.Task[Any] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -76,21 +76,17 @@ class Screen:
         self.shown[name] += text
         if self._status is not None:
             self._status.stop()
-        if name == "stdout":
-            for echo in [echo for echo in self._echoes if echo in text]:
-                text = text.replace(echo, "", 1)
-                self._echoes.remove(echo)
-        write(name, text)
+        write(name, self._echoes.removed_from(text) if name == "stdout" else text)
 
     async def ask(self, question: str, secret: bool) -> str | None:
         """Ask the person at the terminal, or read a line from this command's input."""
         self._hide_time()
         prompt = prompt_of(question) if is_terminal(sys.stdin) else ""
-        write("stdout" if is_terminal(sys.stdout) else "stderr", prompt)
-        answer = await self.wait_for(read_line(secret=secret and is_terminal(sys.stdin)))
-        typed = is_terminal(sys.stdin) and is_terminal(sys.stdout)
-        if self._repeats and typed and answer is not None:
-            self._echoes.append(f"{prompt}{HIDDEN if secret else answer}\n")
+        show_prompt = partial(write, "stdout" if is_terminal(sys.stdout) else "stderr", prompt)
+        silently = secret and is_terminal(sys.stdin)
+        answer = await self.wait_for(read_line(show_prompt, secret=silently))
+        if self._repeats:
+            self._echoes.add(prompt, answer, secret=secret)
         return answer
 
     async def wait_for(self, reading: Coroutine[Any, Any, T]) -> T | None:

@@ -45,8 +45,8 @@ def can_edit() -> bool:
 def show_starting() -> None:
     """Show `starting…` on a terminal until anything else is written: a start takes a second."""
     global _shows_starting
-    if is_terminal(sys.stderr) and not is_dumb() and is_unicode(sys.stderr):
-        sys.stderr.write("starting…")
+    if is_terminal(sys.stderr) and not is_dumb():
+        sys.stderr.write("starting…" if is_unicode(sys.stderr) else "starting...")
         sys.stderr.flush()
         _shows_starting = True
 

@@ -14,7 +14,7 @@ from .discovery import (
     unsynced,
 )
 from .environment import Environment, at, installed, is_servers_own, own_series
-from .inline_script import inline_metadata, lock_of
+from .inline_script import inline_metadata, is_relative, lock_of
 from .installing import (
     Changes,
     changes_in,
@@ -64,6 +64,7 @@ __all__ = [
     "install_command",
     "installed",
     "is_locked_project",
+    "is_relative",
     "is_servers_own",
     "kernel_commands",
     "kernel_in",

@@ -23,6 +23,8 @@ BEGIN, END = re.compile(r"# /// ([a-zA-Z0-9-]+)"), "# ///"
 MARKER = b"# /// script"  # no block without it
 MOST_TEXT = 25_000  # max characters of a block
 MOST_LOCK = 10_000_000  # max bytes of a script's lock file
+# In a lock: a folder or a file whose path begins where the lock is.
+RELATIVE = re.compile(r'\b(?:registry|path|directory|editable|virtual) *= *"(?!/|[\w+.-]+://)')
 # uv's settings that may be a path: of a source, of an index, of a folder with wheels.
 PLACES = {"path", "url", "find-links", "index-url", "extra-index-url", "cache-dir"}
 
@@ -113,6 +115,11 @@ def lock_of(script: Path) -> str:
     if len(text) > MOST_LOCK:
         raise EnvironmentFailed(f"{path.name} is larger than {MOST_LOCK:,} bytes. Make it again.")
     return text.decode("utf-8", "replace")
+
+
+def is_relative(lock: str) -> bool:
+    """Whether a lock names files by paths that begin where it is."""
+    return RELATIVE.search(lock) is not None
 
 
 def blocks_in(lines: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -21,8 +21,8 @@ CHECK = "__import__('IPython').get_ipython()._rmi_agent_branch()"
 ELSEWHERE = "Open a new session and run its cells there: resume_session does that."
 
 
-def origin_of(process: KernelProcess, exchange: Exchange) -> Origin:
-    """A kernel as the origin of another one.
+def origin_of(process: KernelProcess, exchange: Exchange, not_formed: str = "") -> Origin:
+    """A kernel as the origin of another one; `not_formed` says why it was not forked itself.
 
     Raises:
         CannotBranch: it is not one that can be forked.
@@ -32,10 +32,8 @@ def origin_of(process: KernelProcess, exchange: Exchange) -> Origin:
     if not process.is_here:
         raise CannotBranch(f"Its kernel is not on the server's machine. {ELSEWHERE}")
     if not isinstance(process, SocketProcess):
-        raise CannotBranch(
-            "Its kernel was started, not forked, as its kernelspec or environment requires."
-            f" {ELSEWHERE}"
-        )
+        why = not_formed or "its kernelspec or environment requires that"
+        raise CannotBranch(f"Its kernel was started, not forked: {why}. {ELSEWHERE}")
     return Origin(process, lambda: unless_dead(process, exchange.ask_to_fork()))
 
 

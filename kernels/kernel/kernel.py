@@ -131,7 +131,8 @@ class Kernel:
         Raises:
             CannotBranch: it is not one that can be forked.
         """
-        return replace(self.launch, branch_of=origin_of(self.process, self.exchange))
+        origin = origin_of(self.process, self.exchange, self.not_formed)
+        return replace(self.launch, branch_of=origin)
 
     async def close(self, *, graceful: bool = True) -> None:
         """Close the channels and end the process; see `KernelProcess.close`."""

@@ -124,15 +124,18 @@ class Environments:
         python = fitting[0]
         lock = await asyncio.to_thread(env.lock_of, script)
         # uv gets what was read, and not what somebody may have written there since. Relative paths
-        # begin where the script is, so a block with such paths is read there, and counts there.
-        near = "" if metadata.block else str(script.parent)
-        given = "{script}" if metadata.block else str(script)
-        commands = env.script_commands(given, python.path, locked=bool(lock))
+        # begin where the script is, so one with such paths is read there, and counts there.
+        is_read_there = not metadata.block or await asyncio.to_thread(env.is_relative, lock)
+        near = str(script.parent) if is_read_there else ""
+        given = str(script) if is_read_there else "{script}"
+        recipe = Recipe(env.script_commands(given, python.path, locked=bool(lock)))
+        if not is_read_there:
+            recipe = replace(recipe, script=metadata.block, lock=lock)
         folder = await self._made(
             principal,
             f"scripts/{env.digest(metadata.text, python.path, python.version, lock, near)}",
             python.path,
-            Recipe(commands, metadata.block, lock if metadata.block else ""),
+            recipe,
             f"No environment could be made for the dependencies of {script.name}, so nothing was"
             " run.",
             report,

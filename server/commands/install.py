@@ -55,7 +55,7 @@ from ..hosts import (
     write_change,
 )
 from ..resident import check_supported
-from ..settings import load
+from ..settings import load, shown_variables
 from .options import NotebooksDir, ProjectsDir
 
 
@@ -85,7 +85,11 @@ ToPrintFor = Annotated[
 ]
 Env = Annotated[
     tuple[str, ...],
-    Parameter(help="NAME=VALUE, a variable in the entry; can be repeated.", negative=()),
+    Parameter(
+        help="NAME=VALUE, a variable in the entry; can be repeated.",
+        negative=(),
+        completer=lambda _: [f"{name}=" for name in shown_variables()],
+    ),
 ]
 Print = Annotated[
     bool,

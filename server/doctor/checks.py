@@ -79,7 +79,8 @@ async def of_server(settings: Settings) -> AsyncIterator[CheckResult]:
             yield result
     with scratch(settings) as place:
         async for result in of_running(place.settings):
-            yield replace(result, detail=place.told(result.detail))
+            detail, todo = map(place.with_real_paths, (result.detail, result.todo))
+            yield replace(result, detail=detail, todo=todo)
     taken = await whole_files_are_taken()
     yield CheckResult("files over HTTP", taken, "of every size" if taken else SMALL_FILES)
     yield of_port(settings)

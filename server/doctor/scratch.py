@@ -44,8 +44,8 @@ class Scratch:
     env: dict[str, str]
     real: dict[Path, Path]
 
-    def told(self, text: str) -> str:
-        """A text about temporary folders, as a text about the real ones."""
+    def with_real_paths(self, text: str) -> str:
+        """A text with the real folders in place of the temporary ones."""
         for temporary, folder in self.real.items():
             text = text.replace(str(temporary), str(folder))
         return text

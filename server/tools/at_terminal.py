@@ -20,7 +20,8 @@ class AtTerminal(BaseModel):
     Attributes:
         stdin: where a program's input comes from once it reads: from a terminal, line by line, or
             from a pipe, in pieces (base64). Empty for what the argument `stdin` has.
-        unlimited: whether a run has no time limit unless the call sets one.
+        unlimited: whether a run has no time limit unless the call sets one, and all of its output
+            is sent as it comes.
         deadline: max seconds until the call returns, if its run goes on; at a question, it returns
             at once, and `read_output` asks.
         stop: how `interrupt_session` stops a run: `gently`, by one interrupt that the code may take

@@ -94,7 +94,9 @@ class Follower:
         if await execution.wait(min(LIVE_DELAY, seconds)):
             return None
         while (left := ends - time.monotonic()) > 0 and not execution.task.done():
-            await send_output(execution, self._live.setdefault(execution, Live()), ctx, series)
+            if (live := self._live.get(execution)) is None:
+                live = self._live[execution] = Live(whole=at_terminal(ctx).unlimited)
+            await send_output(execution, live, ctx, series)
             # A person who can stop the run has to know it before being asked.
             later = is_out_of_questions(ctx) or at_terminal(ctx).deadline is not None
             if execution.question is not None and later:

@@ -6,6 +6,7 @@ they are sent.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,15 @@ LOOKED_AT = 500_000  # max raw characters read to produce them
 
 
 class Live:
-    """Tracks how much of a run's output has been sent."""
+    """Tracks how much of a run's output has been sent.
 
-    def __init__(self) -> None:
-        self._streams = {"stdout": Stream(), "stderr": Stream()}
+    Args:
+        whole: whether all of it is sent, to a person who watches the run.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        limits = (sys.maxsize, sys.maxsize) if whole else (MOST, LOOKED_AT)
+        self._streams = {"stdout": Stream(*limits), "stderr": Stream(*limits)}
 
     def new(self, execution: Execution) -> Iterator[tuple[str, str]]:
         """Output since the last call, as pairs of stream name and text."""
@@ -33,9 +39,15 @@ class Live:
 
 
 class Stream:
-    """Tracks what has been sent of one stream, which displays may split into several texts."""
+    """Tracks what has been sent of one stream, which displays may split into several texts.
 
-    def __init__(self) -> None:
+    Args:
+        most: max characters to send.
+        looked_at: max raw characters to read for that.
+    """
+
+    def __init__(self, most: int = MOST, looked_at: int = LOOKED_AT) -> None:
+        self._most, self._readable = most, looked_at
         self._sent = self._looked_at = 0
         self._current: StreamText | None = None
         self._start = 0  # where its unfinished row starts
@@ -45,7 +57,7 @@ class Stream:
     @property
     def open(self) -> bool:
         """Whether more may be sent."""
-        return self._sent < MOST and self._looked_at < LOOKED_AT
+        return self._sent < self._most and self._looked_at < self._readable
 
     def new(self, texts: list[StreamText]) -> str:
         """Text since the last call; `texts` are all that the stream has."""
@@ -57,9 +69,9 @@ class Stream:
             raw += self._settled(text)
         if texts:
             raw += self._pending(texts[-1])
-        raw = raw[: LOOKED_AT - self._looked_at]
+        raw = raw[: self._readable - self._looked_at]
         self._looked_at += len(raw)
-        new = self._marker.feed(self._plain.feed(raw))[: MOST - self._sent]
+        new = self._marker.feed(self._plain.feed(raw))[: self._most - self._sent]
         self._sent += len(new)
         return new
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from rmi_agent.cli.table import COMMANDS
-from rmi_agent.cli.words import misplaced, separated
+from rmi_agent.cli.words import ENDING, FLAGS, misplaced, separated
+from rmi_agent.client.commands.run import run
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,16 @@ def test_what_follows_a_program_belongs_to_it(words: str, separated_at: int | No
 
 def test_a_module_in_one_word_is_run_as_well() -> None:
     assert separated(["run", "-mpytest", "-q"]) == ["run", "-m", "pytest", "--", "-q"]
+
+
+def test_all_options_of_run_without_a_value_are_known() -> None:
+    flags = set[str]()
+    for name, hint in typing.get_type_hints(run, include_extras=True).items():
+        kind, *parameters = typing.get_args(hint) or (hint,)
+        if kind is bool:
+            names = [each for one in parameters for each in one.name or ()]
+            flags |= set(names or [f"--{name.replace('_', '-')}"])
+    assert flags | ENDING == FLAGS
 
 
 SERVER = ["serve", "doctor", "--help"]

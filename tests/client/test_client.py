@@ -12,6 +12,7 @@ from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from rmi_agent.client import RmiMcpClient, RunResult
+from rmi_agent.client.attendance import Attendance
 from rmi_agent.client.commands.check import run_steps
 from rmi_agent.server import App, load
 
@@ -147,6 +148,22 @@ async def test_cancelling_a_call_stops_the_run() -> None:
         call.cancel()
         await asyncio.wait({call})
         assert (await client.run_cell("x", session)).value == "1\n"
+
+
+async def test_a_person_has_no_time_limit_and_sees_all_output_as_it_comes(settings: Path) -> None:
+    code = "import time\nfor _ in range(30): print('x' * 9_999)\ntime.sleep(1)\nprint('end')"
+    (settings / "python_projects" / "long.py").write_text(code)
+    seen: list[str] = []
+    async with RmiMcpClient(App(load(python_timeout=0.5)).mcp) as client:
+        limited = await client.run_python("long.py")
+        assert limited.status == "timeout"
+        client.attended = Attendance()
+        result = await client.run_python("long.py", on_output=lambda _, text: seen.append(text))
+        assert (result.status, client.attended.cell) == ("ok", result.cell)
+        limited = await client.run_python("long.py", timeout=0.5)
+        assert limited.status == "timeout"
+    assert "".join(seen).removesuffix("end\n") == result.stdout.removesuffix("end\n")
+    assert len(result.stdout) == 300_004
 
 
 async def test_check_passes_whatever_files_there_are_and_leaves_none(settings: Path) -> None:

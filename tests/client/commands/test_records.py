@@ -78,6 +78,8 @@ def test_sessions_on_record_are_listed(command: Command, folder: Path) -> None:
     assert "unreadable" in command("sessions", "--all")[1]
     code, out, err = command("sessions", "--prune", "soon")
     assert (code, out) == (2, "") and "--prune: 'soon' is no age" in err
+    code, out, err = command("sessions", "--prune", "9000d", "--server", "127.0.0.1:1")
+    assert (code, out) == (2, "") and "on this machine only" in err
     code, out, err = command("sessions", "--prune", "9000d")
     assert (code, err) == (0, "") and "nothing was deleted" in out
 

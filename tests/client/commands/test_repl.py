@@ -162,6 +162,7 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
         screen.until("\nWho?")
         screen.type("Ada\r")
         screen.prompt()
+        assert screen.lines.count("Who? Ada") == 1
         screen.type("name * 2\r")
         screen.until("'AdaAda'")
         screen.prompt()

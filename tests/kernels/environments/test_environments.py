@@ -104,6 +104,23 @@ def test_a_block_with_settings_is_said_again_unless_paths_begin_beside_it(
     assert found.block == ("" if is_beside else block)
 
 
+@pytest.mark.parametrize(
+    ("line", "is_relative"),
+    [
+        ('source = { registry = "https://pypi.org/simple" }', False),
+        ('source = { registry = "/srv/wheels" }', False),
+        ('source = { git = "https://example.com/a?rev=1#x" }', False),
+        ('{ url = "https://example.com/a.whl", hash = "sha256:1" }', False),
+        ('source = { registry = "../wheels" }', True),
+        ('wheels = [{ path = "a-1.0-py3-none-any.whl" }]', True),
+        ('source = { directory = "lib" }', True),
+        ('source = { editable = "." }', True),
+    ],
+)
+def test_a_lock_may_name_files_by_where_it_is(line: str, is_relative: bool) -> None:
+    assert env.is_relative(f'version = 1\n[[package]]\nname = "a"\n{line}\n') == is_relative
+
+
 def test_two_blocks_are_an_error() -> None:
     block = "# /// script\n# dependencies = ['a']\n# ///\n"
     with pytest.raises(EnvironmentFailed, match="several"):

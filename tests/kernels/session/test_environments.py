@@ -43,9 +43,11 @@ async def opened(
     wheels.mkdir(exist_ok=True)
     more = {} if tier is None else {"tier": tier}
     rules = policy(projects, package_files=(wheels,), network=network, **more)
-    start = replace(launch(projects), package_env=settings_for(wheels))
+    variables = settings_for(wheels)
     if rules is not None:
-        rules = replace(rules, package_env=tuple(settings_for(wheels).items()))
+        del variables["UV_CACHE_DIR"]  # which the sandbox does not show
+        rules = replace(rules, package_env=tuple(variables.items()))
+    start = replace(launch(projects), package_env=variables)
     config = Config(folder / "notebooks", memory_limit=memory_limit)
     async with Sessions(config, start, warm, policy=rules) as sessions:
         yield sessions
@@ -282,6 +284,26 @@ async def test_a_script_environment_has_what_was_read_and_nothing_from_around(
         if confined:  # else it would change the server's own
             changes = await sessions.environments.install("local", None, ["tiny"])
             assert changes.came == {"tiny": "1.0"}
+
+
+@pytest.mark.slow
+async def test_the_lock_beside_a_script_decides(tmp_path: Path) -> None:
+    source = b"# /// script\n# dependencies = ['tiny']\n# ///\n"
+    async with opened(tmp_path) as sessions:
+        make_wheel(tmp_path / "wheels", "tiny")
+        script = tmp_path / "projects" / "a.py"
+        script.write_bytes(source)
+        place = sessions.environments.place_of("local")
+        uv = env.where_uv_is()[0]
+        await env.run(place, sys.executable, [uv, "lock", "--script", str(script)])
+        make_wheel(tmp_path / "wheels", "tiny", "2.0")
+        found = await sessions.environments.of_script("local", script, source)
+        assert found is not None
+        assert env.installed(found.packages) == {"tiny": "1.0"}
+        with pytest.raises(KernelError, match="uv lock"):  # uv's advice
+            newer = source.replace(b"tiny", b"tiny>=2")
+            script.write_bytes(newer)
+            await sessions.environments.of_script("local", script, newer)
 
 
 async def test_equal_installations_are_one(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ async def test_code_in_a_sandbox_is_not_let_in(tmp_path: Path, tier: str) -> Non
             pytest.skip(started.stderr)
         record = someone.state / "resident.json"
         code = CONNECT.format(path=someone.record["socket"], record=str(record))
-        async with someone.client() as client:
+        async with someone.client("--log-level", "info") as client:
             ran = await client.call_tool_mcp("run_cell", {"code": code})
         assert someone.stderr.count("handles all requests") == 1
         reached, read = {

@@ -185,6 +185,7 @@ async def test_many_that_are_started_at_once_take_half_of_the_kernels(client: Cl
     assert all(each[1]["status"] == "running" for each in results if isinstance(each, tuple))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are known on Linux")
 async def test_what_a_program_leaves_behind_that_listens_is_named(client: Client[Any]) -> None:
     text, facts = await start(client, "forks.py")
