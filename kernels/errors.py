@@ -91,9 +91,9 @@ NEXT_STEPS = {
     errno.ENOMEM: "Close sessions that are not needed, or give the server more memory.",
     errno.EAGAIN: "Close sessions that are not needed, or let the server start more processes"
     " (ulimit -u).",
-    errno.EROFS: "The folder is read-only: the server's log and `rmi-agent-mcp-server doctor` name"
+    errno.EROFS: "The folder is read-only: the server's log and `rmi-agent doctor` name"
     " the server's folders.",
-    errno.EACCES: "The server may not open a file of its own: `rmi-agent-mcp-server doctor` checks"
+    errno.EACCES: "The server may not open a file of its own: `rmi-agent doctor` checks"
     " its folders.",
 }
 

@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server review`: shows the review pages without a running server.
+"""`rmi-agent review`: shows the review pages without a running server.
 
 Listens on loopback, admits whoever has the link from its terminal, and runs no code.
 """

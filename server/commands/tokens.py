@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server tokens`: lists and revokes sign-ins.
+"""`rmi-agent tokens`: lists and revokes sign-ins.
 
 Works only on the database, whether or not a server runs; a running server notices the change.
 """

@@ -154,7 +154,7 @@ def lease(timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
             ) from None
         raise BadSettings(
             "Another background server is starting or stopping. Try again;"
-            " rmi-agent-mcp-server status says more."
+            " rmi-agent status says more."
         ) from None
 
 

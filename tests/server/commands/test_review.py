@@ -1,4 +1,4 @@
-"""`rmi-agent-mcp-server review`: on this machine, for this user, and gone when it ends."""
+"""`rmi-agent review`: on this machine, for this user, and gone when it ends."""
 
 from __future__ import annotations
 
