@@ -150,6 +150,7 @@ async def test_cancelling_a_call_stops_the_run() -> None:
         assert (await client.run_cell("x", session)).value == "1\n"
 
 
+@pytest.mark.slow
 async def test_a_person_has_no_time_limit_and_sees_all_output_as_it_comes(settings: Path) -> None:
     code = "import time\nfor _ in range(30): print('x' * 9_999)\ntime.sleep(1)\nprint('end')"
     (settings / "python_projects" / "long.py").write_text(code)

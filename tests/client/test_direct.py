@@ -156,7 +156,15 @@ async def test_a_cancelled_call_is_cancelled_in_the_child(
     assert capfd.readouterr().err == "cancelled 2\n"  # the other one was sent first
 
 
-@pytest.mark.parametrize("how", ["end", "nonsense", "[]", '{"id": []}'])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "end",
+        pytest.param("nonsense", marks=pytest.mark.slow),
+        pytest.param("[]", marks=pytest.mark.slow),
+        pytest.param('{"id": []}', marks=pytest.mark.slow),
+    ],
+)
 async def test_calls_to_a_child_that_has_ended_or_talks_nonsense_fail(how: str) -> None:
     async with DirectClient(ChildServer(COMMAND), None) as client:
         for _ in range(2):

@@ -201,6 +201,7 @@ def test_a_pipe_into_the_repl_runs_each_complete_cell(
     assert "session " in err and ":help lists commands" in err and "\nRecorded in " in err
 
 
+@pytest.mark.slow
 def test_what_a_cell_asks_is_read_from_this_commands_input(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

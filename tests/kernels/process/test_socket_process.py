@@ -212,6 +212,7 @@ async def test_forked_processes_and_threads_print_whole_messages(kernel: Kernel)
     assert [text.count(name) for name in "abcde"] == [30 * 40_000] * 5
 
 
+@pytest.mark.slow
 async def test_interrupts_of_a_flood_leave_the_connection_whole(kernel: Kernel) -> None:
     await run(kernel, "1")
     assert kernel.process.pid is not None

@@ -170,6 +170,7 @@ async def test_a_template_is_kept_when_an_import_has_made_a_folder_for_bytecode(
         assert template not in TEMPLATES._living.values()
 
 
+@pytest.mark.slow
 async def test_uv_has_the_memory_limit_of_a_session(tmp_path: Path) -> None:
     backend = "x = bytearray(300_000_000)\nimport time\ntime.sleep(60)\n"
     async with opened(tmp_path, memory_limit=150_000_000) as sessions:

@@ -403,7 +403,7 @@ async def test_a_title_is_written_when_no_cell_runs_and_at_the_latest_when_it_cl
         return found
 
     assert (title(), session.title) == ("first", "first")
-    running = session.submit_cell("import time; time.sleep(0.5); print('done')")
+    running = session.submit_cell("import time; time.sleep(0.2); print('done')")
     session.set_title("second")
     await session.write_title()
     assert title() == "second"

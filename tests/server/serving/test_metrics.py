@@ -115,6 +115,7 @@ def test_whatever_is_logged_during_a_run_names_it() -> None:
     assert logs.Lines("%(message)s").format(record) == "odd session=012345 cell=3"
 
 
+@pytest.mark.slow
 async def test_the_kernels_part_is_a_span_beneath_the_tools(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

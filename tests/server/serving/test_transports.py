@@ -29,6 +29,7 @@ async def talk(client: Client[Any]) -> str:
         return second.content[0].text.splitlines()[0]
 
 
+@pytest.mark.slow
 async def test_both_http_transports_serve_every_kind_of_client_side_by_side(
     tmp_path: Path,
 ) -> None:

@@ -136,6 +136,7 @@ async def test_a_question_of_a_run_that_was_handed_over_is_asked_by_read_output(
         assert result["text"].startswith("Late? yes\n'yes'\n")
 
 
+@pytest.mark.slow
 async def test_a_modern_call_ends_with_its_question_and_goes_on_with_the_answer(app: App) -> None:
     person = Person()
     async with Client(app.mcp, mode="2026-07-28", elicitation_handler=person) as client:
