@@ -217,6 +217,7 @@ def test_a_common_environment_raises_no_false_alarm(
     assert load().warnings(http=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_doctor_and_the_start_name_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -69,6 +69,7 @@ def home(folder: Path, config: str = "") -> dict[str, str]:
     return {**kernel_env(), "IPYTHONDIR": str(folder / "ipython")}
 
 
+@pytest.mark.slow
 async def test_all_that_can_be_asked_of_it_is_as_in_a_stock_kernel(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

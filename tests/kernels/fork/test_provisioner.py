@@ -109,6 +109,7 @@ def looks():
 """
 
 
+@pytest.mark.slow
 async def test_a_forked_kernel_looks_like_a_stock_one() -> None:
     async with kernel(STOCK) as stock, kernel() as forked:
         assert is_forked(forked.process)
