@@ -194,10 +194,10 @@ class Pages:
         text = content(cell, place, mime)
         if text is None:
             not_found()
-        final = True
+        html, final = text, True
         if mime in PROSE:
-            text, final = await self._worker.in_thread(rendered, self._worker, text)
-        made = await self._renderer.in_thread(document, text, mime)
+            html, final = await self._worker.in_thread(rendered, self._worker, text)
+        made = await self._renderer.in_thread(document, html, mime)
         # What failed may work later, when others read less.
         kept = {"Cache-Control": KEEP} if final else {}
         return Response(made, headers=HEADERS | kept, media_type="text/html")
