@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from .errors import BadSettings
@@ -39,7 +40,12 @@ def broken(line: str, width: int) -> str:
     return "\n".join(wrap.wrap(line))
 
 
+def program() -> str:
+    """The program that was typed; messages begin with its name."""
+    return "rmi-agent" if Path(sys.argv[0]).stem == "rmi-agent" else "rmi-agent-mcp-server"
+
+
 def die(error: BadSettings) -> NoReturn:
     """Print the error in one line and exit with 2, the usual code for bad usage."""
-    say(f"rmi-agent-mcp-server: {error}", sys.stderr)
+    say(f"{program()}: {error}", sys.stderr)
     raise SystemExit(2)

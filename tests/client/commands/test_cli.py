@@ -101,7 +101,7 @@ def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
     code, _, err = command("attach", "nosuchsession000")
     assert (code, err.splitlines()[0].partition(".")[0]) == (
         1,
-        "There is no session 'nosuchsession000'",
+        "No open session has the ID 'nosuchsession000'",
     )
 
 
