@@ -14,6 +14,9 @@ from typing import NoReturn, TextIO
 from .errors import BadSettings
 
 
+OF_CLIENT = {"rmi-agent", "prune", "records"}  # and the modules that it starts for a command
+
+
 def speak_plainly() -> None:
     """Show only our own output: silence libraries' logs and replace unencodable characters."""
     logging.disable(logging.CRITICAL)
@@ -42,7 +45,7 @@ def broken(line: str, width: int) -> str:
 
 def program() -> str:
     """The program that was typed; messages begin with its name."""
-    return "rmi-agent" if Path(sys.argv[0]).stem == "rmi-agent" else "rmi-agent-mcp-server"
+    return "rmi-agent" if Path(sys.argv[0]).stem in OF_CLIENT else "rmi-agent-mcp-server"
 
 
 def die(error: BadSettings) -> NoReturn:

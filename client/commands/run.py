@@ -9,6 +9,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
@@ -111,6 +112,9 @@ def run(
         file = None
     if file is None and module is None:
         sys.exit(fail("Nothing to run: give a FILE or -m MODULE. For help: rmi-agent run --help"))
+    if file is not None and file[:1] == "-" and not Path(file).exists():
+        fail(f"rmi-agent run has no option {file}. For help: rmi-agent run --help")
+        sys.exit(2)
     if why := use_settings(server, projects_dir, no_sandbox):
         sys.exit(fail(why))
     place = find(file, cwd) if is_here(server) else Place(file, cwd)

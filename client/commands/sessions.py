@@ -76,18 +76,13 @@ def attach(
     """
     show_starting()
     from ..errors import request_errors
-    from .connect import call, fail
+    from .connect import call, fail, for_a_person
 
     async def work(client: RmiMcpClient) -> int:
         try:
             command = ["jupyter-console", "--existing", await client.connection_file(session)]
         except request_errors() as error:
-            if " list_sessions " not in str(error):  # which is for models
-                return fail(str(error))
-            return fail(
-                f"No open session has the ID {session!r}. `rmi-agent sessions` shows the open ones"
-                " as busy or idle."
-            )
+            return fail(for_a_person(str(error)))
         if print_ or shutil.which(command[0]) is None:
             write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
             if not print_:

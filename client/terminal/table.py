@@ -63,7 +63,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) 
             for each, width in zip(places, widths, strict=True)
         ]
         if columns[place].least_width and sum(least) + GAP * (len(least) - 1) > room:
-            for cells in (places, widths, *lines):
+            del places[at], widths[at]
+            for cells in lines:
                 del cells[at]
     for at, place in enumerate(places):
         if columns[place].shortened:

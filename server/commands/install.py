@@ -138,8 +138,8 @@ def install(
         start = start_command()
         if start.doubt:
             say(f"Note: {start.doubt}", sys.stderr)
-        if names := carried_over(variables):
-            say(f"Taken over from here, without passwords: {', '.join(names)}.", sys.stderr)
+        if carried := ", ".join(carried_over(variables)):
+            say(f"Taken over from here, without passwords: {carried}.", sys.stderr)
         entry = local_entry(start.words, variables)
         if show:
             print_entry(chosen, with_entry(file, chosen, name, entry))

@@ -108,6 +108,10 @@ def test_a_missing_file_creates_nothing_and_names_folders_setting_and_the_like(
     code, out, err = run("run", "sub/raeds.py")
     assert "nowhere, which does not exist" in err and "Did you mean sub/reads.py?" in err
     assert sorted(home.parent.rglob("*")) == before
+    code, _, err = run("run", "--sesion", "x", "sub/reads.py")
+    assert code == 2 and err.startswith("rmi-agent run has no option --sesion.")
+    (home / "-odd.py").write_text("print('odd')")
+    assert run("run", "-q", "--", "-odd.py")[:2] == (0, "odd\n")
 
 
 def test_a_pipe_is_read_by_the_program_as_far_as_it_wants(home: Path) -> None:
