@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import IO
 
-from .direct import Json
+from .direct import Json, as_json
 
 GRACE = 2.0  # max seconds for the server to exit once its stdin is closed, and once it is told to
 LINE = 1 << 30  # max bytes of a message
@@ -104,7 +104,7 @@ class ChildServer:
 
     async def _send(self, message: Json) -> None:
         assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.write(as_json(message) + b"\n")
         await self._process.stdin.drain()
 
     async def _read(self) -> None:

@@ -23,6 +23,7 @@ from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.cli import app
+from rmi_agent.server.errors import UneditableFile
 from rmi_agent.server.hosts import Host, host_of, hosts, json_text
 from rmi_agent.server.hosts import config_file as hostfile
 from rmi_agent.server.hosts import entry as entries
@@ -220,7 +221,11 @@ def test_comments_and_trailing_commas_are_read_over(
     section = config.get("a") if isinstance(config.get("a"), dict) else {}
     assert isinstance(section, dict)
     after = {**config, "a": {**section, "new": {"b": [1], "c": {}}}}
-    changed = file.text_with(after)
+    try:
+        changed = file.text_with(after)
+    except UneditableFile:  # a value with comments in it is not replaced
+        assert "a" in config and not isinstance(config["a"], dict)
+        return
     assert json_text.parse_commented(changed) == after
     assert list(json_text.parse_commented(changed)) == list(after)
     left = iter(changed)
@@ -229,6 +234,61 @@ def test_comments_and_trailing_commas_are_read_over(
     again = hostfile.ConfigFile(Path("c"), changed, after, "jsonc")
     without = {**config, "a": {key: section[key] for key in section if key != "new"}}
     assert json_text.parse_commented(again.text_with(without)) == without
+
+
+AROUND = [  # without the entry, and what the entry is between
+    (
+        "codex",
+        ("# top\n\n", "\n# Of the other:\n# two lines\n[mcp_servers.git]\ncommand = 'x'\n# end\n"),
+        "[mcp_servers.python]\ncommand = 'a' # ours\n# ours\n[mcp_servers.python.env]\nA = '1'\n",
+    ),
+    (
+        "codex",
+        ("a = 1\r\nb = '''\n[x]\n'''\n", "\r\n# p\n[p]\n"),
+        "[mcp_servers.python]\nargs = [\n['x'],\n]\n",
+    ),
+    (
+        "goose",
+        ("a: 1\nextensions:{} # mine\n  # git:\n  #   cmd: x\n", "  # more\nz: 1\n"),
+        "  python:\n    cmd: a # ours\n",
+    ),
+    ("goose", ("a: |\r\n  x\n  y\r\nextensions:\n  b: 1\r\n", "c: 1\n"), "  python:\n    cmd: a\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "around", "ours"), AROUND)
+def test_comments_and_line_ends_around_an_entry_stay_when_it_goes(
+    name: str, around: tuple[str, str], ours: str
+) -> None:
+    language = host_of(name).format  # type: ignore[arg-type]
+    text = ours.join(around).replace("{}", "")
+    config = hostfile.LANGUAGES[language].parse(text)
+    section = host_of(name).section  # type: ignore[arg-type]
+    others = {key: value for key, value in config[section].items() if key != "python"}
+    file = hostfile.ConfigFile(Path("c"), text, config, language)
+    left = file.text_with({**config, section: others})
+    assert lines(left) == lines("".join(around).replace("{}", " {}"))
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines(keepends=True) if line.strip()]
+
+
+COMMENTED = [
+    ("zed", '{"context_servers": {"python": {"args": [1, /* mine */ 2]}}}'),
+    ("codex", "[mcp_servers.python]\nargs = [\n  1, # mine\n]\n"),
+    ("goose", "extensions:\n  python:\n    args: [1] # mine\n"),
+    ("goose", "extensions:\n  python:\n    args:\n    - 1\n    # mine\n    - 2\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), COMMENTED)
+def test_a_value_with_comments_in_it_is_not_replaced(name: str, text: str) -> None:
+    host: Host = host_of(name)  # type: ignore[arg-type]
+    config = hostfile.LANGUAGES[host.format].parse(text)
+    file = hostfile.ConfigFile(Path("c"), text, config, host.format)
+    with pytest.raises(UneditableFile):
+        file.text_with({host.section: {"python": {"args": [3]}}})
 
 
 HAND_WRITTEN = """{"mcpServers": { "git": {"command":"uvx", "args": ["a", 1.50, -0.0, 1e3]} },
