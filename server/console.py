@@ -13,7 +13,6 @@ from typing import NoReturn, TextIO
 
 from .errors import BadSettings
 
-
 OF_CLIENT = {"rmi-agent", "prune", "records"}  # and the modules that it starts for a command
 
 
