@@ -101,7 +101,7 @@ def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
     code, _, err = command("attach", "nosuchsession000")
     assert (code, err.splitlines()[0].partition(".")[0]) == (
         1,
-        "There is no session 'nosuchsession000'",
+        "No open session has the ID 'nosuchsession000'",
     )
 
 
@@ -147,6 +147,9 @@ def test_replay_says_whether_a_record_still_gives_the_same(
 
 
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
+    code, out, err = command("cell", "-s", "nope", "1")
+    assert (code, out) == (1, "")
+    assert err.startswith("No open session has the ID 'nope'. `rmi-agent sessions` shows ")
     code, out, err = command("run", "nope.py")
     assert (code, out) == (1, "")
     assert err.startswith(

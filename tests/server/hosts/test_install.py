@@ -396,11 +396,15 @@ def test_the_entry_can_be_printed_for_any_host(
 
 
 def test_proxies_and_indexes_go_along_without_their_passwords(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://user:secret@index.example/simple")
+    assert run("cursor", dry_run=True) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("Taken over from here, without passwords: ") and "secret" not in said
+    assert all(name in said for name in ("HTTPS_PROXY", "SSL_CERT_FILE", "UV_DEFAULT_INDEX"))
     assert run("cursor") == 0
     env = written("cursor")["env"]
     assert env["HTTPS_PROXY"] == "http://proxy.example:3128"
