@@ -190,6 +190,17 @@ async def test_a_child_that_stays_is_killed_with_all_it_has_started() -> None:
     assert child._process is not None and child._process.returncode == -9
 
 
+@pytest.mark.slow
+async def test_a_call_to_a_child_that_reads_nothing_can_be_cancelled() -> None:
+    stuck = [sys.executable, "-c", "import time; time.sleep(60)"]
+    async with DirectClient(ChildServer(stuck), None) as client:
+        arguments = {"text": "x" * 3_000_000}  # more than a pipe takes
+        call = asyncio.create_task(client.call_tool_mcp(name="echo", arguments=arguments))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        assert (await asyncio.wait({call}, timeout=10))[0]
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 EVENTS = [

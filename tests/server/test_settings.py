@@ -105,7 +105,15 @@ def test_an_address_that_will_not_do_is_not_repeated(given: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [("", 0), ("0", 0), ("never", 0), ("12h", 43_200), ("90d", 7_776_000), (" 8 W ", 4_838_400)],
+    [
+        ("", 0),
+        ("0", 0),
+        ("never", 0),
+        ("forever", 0),
+        ("12h", 43_200),
+        ("90d", 7_776_000),
+        (" 8 W ", 4_838_400),
+    ],
 )
 def test_how_long_records_are_kept_has_a_unit(given: str, seconds: float) -> None:
     assert load(notebooks_keep=given).notebooks_keep == seconds
