@@ -117,13 +117,14 @@ def run(
         sys.exit(2)
     if why := use_settings(server, projects_dir, no_sandbox):
         sys.exit(fail(why))
+    is_notebook = file is not None and file.endswith(".ipynb")
+    try:
+        parameters = dict(map(parameter, args)) if is_notebook else {}
+    except ValueError as error:
+        sys.exit(fail(str(error)))
     place = find(file, cwd) if is_here(server) else Place(file, cwd)
     connection = Connection(server, None if session else place)
-    if file is not None and file.endswith(".ipynb"):
-        try:
-            parameters = dict(map(parameter, args))
-        except ValueError as error:
-            sys.exit(fail(str(error)))
+    if is_notebook:
         screen = Screen()
 
         async def cells(client: RmiMcpClient) -> int:
@@ -239,8 +240,9 @@ def parameter(text: str) -> tuple[str, Any]:
         ValueError: there is no `=`.
     """
     name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text} is not a parameter of a notebook: write NAME=VALUE.")
+    if not equals or text.startswith("-"):
+        hint = "options come before the notebook" if text.startswith("-") else "write NAME=VALUE"
+        raise ValueError(f"{text} is not a parameter of a notebook: {hint}.")
     constants = {"True": True, "False": False, "None": None}
     if value in constants:
         return name, constants[value]

@@ -38,6 +38,7 @@ def test_every_command_of_the_server_is_one_here() -> None:
     ("words", "said"),
     [
         (["rnu", "x.py"], "rmi-agent run x.py"),
+        (["help"], "rmi-agent --help"),
         (["--transport", "http"], "rmi-agent serve --transport http"),
     ],
 )

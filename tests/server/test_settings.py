@@ -239,3 +239,13 @@ async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None
         second = await instances_of(8001, **given, notebooks_dir=tmp_path / "a")
         assert second is not None
         await second.store.close()
+
+
+def test_an_empty_folder_is_none_and_not_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    usual = load()
+    for name in ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR"):
+        monkeypatch.setenv(name, "")
+    assert load().python_projects_dir == usual.python_projects_dir
+    assert load().notebooks == usual.notebooks

@@ -124,6 +124,8 @@ def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
     assert (code, out) == (0, "0 1 \n1 1 \n")
     code, out, err = command("run", "p.ipynb", "alpha")
     assert (code, out) == (1, "") and "write NAME=VALUE" in err
+    code, out, err = command("run", "p.ipynb", "--until=3")
+    assert (code, out) == (1, "") and "options come before the notebook" in err
 
 
 @pytest.mark.slow
