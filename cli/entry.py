@@ -37,6 +37,7 @@ for number, (name, command) in enumerate(COMMANDS.items()):
         group=groups[command.group],
         sort_key=number,
         **({} if command.is_app else {"help_epilogue": epilogue(command.examples)}),
+        **({} if command.usage is None else {"usage": f"Usage: rmi-agent {name} {command.usage}"}),
     )
 others = cyclopts.Group("Other", sort_key=len(groups))
 for flag in ("--help", "--version"):

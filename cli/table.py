@@ -22,12 +22,14 @@ class Command:
         group: the heading that it is listed under.
         does: what it does, in a sentence; more may follow after an empty line.
         examples: lines to copy.
+        usage: its arguments, where the parser can't tell.
     """
 
     path: str
     group: str
     does: str
     examples: tuple[str, ...] = ()
+    usage: str | None = None
 
     @property
     def is_app(self) -> bool:
@@ -48,6 +50,7 @@ COMMANDS = {
             "rmi-agent run -t 60 -m pytest -q",
             "rmi-agent run analysis.ipynb alpha=0.1",
         ),
+        "[OPTIONS] FILE [ARGS...], or [OPTIONS] -m MODULE [ARGS...]",
     ),
     "cell": Command(
         f"{CLIENT}run:cell",
@@ -76,6 +79,7 @@ COMMANDS = {
             'cat data.csv | rmi-agent chat "which column has gaps?"',
             "rmi-agent chat --continue",
         ),
+        "[OPTIONS] [QUESTION]",
     ),
     "sessions": Command(
         f"{CLIENT}sessions:sessions",
@@ -94,6 +98,7 @@ COMMANDS = {
         "Print a session as a terminal transcript: code, output, tracebacks and pictures.\n\n"
         "Without --server, any session recorded on this machine; with it, an open one there.",
         ("rmi-agent show", "rmi-agent show BIonMN", "rmi-agent show ~/analysis.ipynb | less"),
+        "[OPTIONS] [SESSION]",
     ),
     "open": Command(
         f"{CLIENT}show:open_",
@@ -101,6 +106,7 @@ COMMANDS = {
         "Open a recorded session in Jupyter if it is installed, otherwise as a page in the"
         " browser.\n\nKeeps running until you press Ctrl-C.",
         ("rmi-agent open", "rmi-agent open --browser BIonMN"),
+        "[OPTIONS] [SESSION]",
     ),
     "attach": Command(
         f"{CLIENT}sessions:attach",
@@ -161,6 +167,7 @@ COMMANDS = {
             "rmi-agent install claude-desktop",
             "rmi-agent install vscode --projects-dir ~/code --dry-run",
         ),
+        "[OPTIONS] [HOST]",
     ),
     "connect": Command(
         f"{SERVER}install:connect",

@@ -18,6 +18,7 @@ PROGRAMS = (".py", ".ipynb")
 MEANT = {
     "console": "repl",
     "exec": "cell",
+    "help": "--help",
     "http": "serve",
     "list": "sessions",
     "logs": "status",

@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import IO
 
-from .direct import Json
+from .direct import Json, as_json
 
 GRACE = 2.0  # max seconds for the server to exit once its stdin is closed, and once it is told to
 LINE = 1 << 30  # max bytes of a message
@@ -86,26 +86,26 @@ class ChildServer:
         """Send a request; what the server sends until its answer, which is the last."""
         number, arrived = request["id"], asyncio.Queue[Json | None]()
         assert self._reading is not None
+        assert self._process is not None and self._process.stdin is not None
         if self._reading.done():
             return
         self._waiting[number] = arrived
         answered = False
         try:
-            await self._send(request)
+            self._write(request)
+            await self._process.stdin.drain()
             while (message := await arrived.get()) is not None:
                 answered = "id" in message
                 yield message
             answered = True
         finally:
             del self._waiting[number]
-            if not answered:
-                with contextlib.suppress(OSError):
-                    await self._send(cancelled(number))
+            if not answered:  # not waited for: it may be stuck and read nothing
+                self._write(cancelled(number))
 
-    async def _send(self, message: Json) -> None:
+    def _write(self, message: Json) -> None:
         assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        await self._process.stdin.drain()
+        self._process.stdin.write(as_json(message) + b"\n")
 
     async def _read(self) -> None:
         """Hand each message to the request that waits for it, until the server's stdout ends."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from .errors import RequestError
+from .errors import Refused, RequestError
 
 if TYPE_CHECKING:
     from mcp_types import Tool
@@ -166,6 +167,19 @@ class DirectClient:
         if answer is None:
             return {"action": "decline"}
         return {"action": "accept", "content": {"value": answer}}
+
+
+def as_json(message: Json) -> bytes:
+    """A message on one line.
+
+    Raises:
+        Refused: it is not all text; servers would never answer it.
+    """
+    try:
+        return json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        wrong = ascii(error.object[error.start : error.end][:10])
+        raise Refused(f"{wrong} can't be sent: it is no text. Was it read as UTF-8?") from None
 
 
 def block(given: Json) -> Block:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from .direct import PROTOCOL, Json
+from .direct import PROTOCOL, Json, as_json
 from .local_token import token_file
 from .unix_http import post
 
@@ -77,7 +77,7 @@ class Resident:
         }
         if name := params.get("name", params.get("uri")):
             headers["Mcp-Name"] = header_value(name)
-        body = json.dumps(request).encode()
+        body = as_json(request)
         async with post(self.socket, "/mcp", headers, body) as response:
             if response.headers.get("content-type", "").startswith("text/event-stream"):
                 async for event in events(response.parts):

@@ -61,10 +61,11 @@ async def post(
         with incomplete_is_an_error():
             async with asyncio.timeout(READ_TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-        first, *rest = head.decode("latin-1").split("\r\n")
+            first, *rest = head.decode("latin-1").split("\r\n")
+            status = int(first.split()[1])
         fields = (line.partition(":") for line in rest if line)
         found = {name.strip().lower(): value.strip() for name, _, value in fields}
-        yield Response(int(first.split()[1]), found, parts_of(reader, found))
+        yield Response(status, found, parts_of(reader, found))
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -98,5 +99,5 @@ def incomplete_is_an_error() -> Iterator[None]:
     """Raise an end before its time as an OSError."""
     try:
         yield
-    except (EOFError, ValueError, asyncio.LimitOverrunError) as error:
+    except (EOFError, ValueError, LookupError, asyncio.LimitOverrunError) as error:
         raise ConnectionError("the connection ended before the answer was complete") from error

@@ -8,9 +8,12 @@ import shutil
 import sys
 import textwrap
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from .errors import BadSettings
+
+OF_CLIENT = {"rmi-agent", "prune", "records"}  # and the modules that it starts for a command
 
 
 def speak_plainly() -> None:
@@ -39,7 +42,12 @@ def broken(line: str, width: int) -> str:
     return "\n".join(wrap.wrap(line))
 
 
+def program() -> str:
+    """The program that was typed; messages begin with its name."""
+    return "rmi-agent" if Path(sys.argv[0]).stem in OF_CLIENT else "rmi-agent-mcp-server"
+
+
 def die(error: BadSettings) -> NoReturn:
     """Print the error in one line and exit with 2, the usual code for bad usage."""
-    say(f"rmi-agent-mcp-server: {error}", sys.stderr)
+    say(f"{program()}: {error}", sys.stderr)
     raise SystemExit(2)

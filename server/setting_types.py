@@ -182,9 +182,9 @@ def duration(text: str) -> float:
 
 
 def never_or_duration(value: Any) -> Any:
-    """Seconds in a text; 0 for an empty one, `0` or `never`."""
+    """Seconds in a text; 0 for an empty one, `0`, `never` or `forever`."""
     if isinstance(value, str):
-        return 0.0 if value.strip().lower() in ("", "0", "never") else duration(value)
+        return 0.0 if value.strip().lower() in ("", "0", "never", "forever") else duration(value)
     return value
 
 

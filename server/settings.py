@@ -68,6 +68,9 @@ def sources() -> list[dict[str, str]]:
     return [environment(), *(dotenv(file) for file in files if not is_ignored(file))]
 
 
+UNSET = {"python_projects_dir", "notebooks_dir"}  # if empty, which would be the current folder
+
+
 def load(**overrides: Any) -> Settings:
     """Read the settings; `overrides` come from the command line and take precedence.
 
@@ -79,7 +82,8 @@ def load(**overrides: Any) -> Settings:
     except (OSError, UnicodeError) as error:
         raise BadSettings(f".env can't be read: {error}") from None
     try:
-        settings = Settings(**given.values | overrides)
+        values = {name: value for name, value in given.values.items() if value or name not in UNSET}
+        settings = Settings(**values | overrides)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadSettings(explained(first, given.names | dict.fromkeys(overrides, ""))) from None

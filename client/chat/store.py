@@ -70,7 +70,7 @@ class Store:
         if path is None or found is None:
             which = f" {beginning!r}" if beginning else ""
             raise NoConversationError(
-                f"No conversation{which} is kept; `rmi-agent chat --list` lists them."
+                f"No chat{which} is kept; `rmi-agent chat --list` lists them."
             )
         try:
             with path.open("rb") as file:

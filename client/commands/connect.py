@@ -35,6 +35,7 @@ ENDED = (
     " sessions ended with it, and their notebooks stay."
 )
 PREFIX = re.compile(r"^rmi-agent(?:-mcp-server)?: ")  # of what a server says when it can't start
+NO_SESSION = re.compile(r"There is no session ('.*')\. list_sessions ", re.S)
 INTERRUPTED = 130  # exit code after Ctrl-C, as of a process that SIGINT has ended
 
 
@@ -194,7 +195,7 @@ def leave(
         if not by:
             write("stderr", "Interrupted.\n")
     except errors.tool_errors() as error:
-        code = fail(str(error))
+        code = fail(for_a_person(str(error)))
     except NotConnected as error:
         code = fail(str(error))
     except ResidentEnded:
@@ -235,6 +236,16 @@ async def while_it_runs(server: Resident, work: Awaitable[int]) -> int:
         working.cancel()
         watching.cancel()
         await asyncio.wait({working, watching})
+
+
+def for_a_person(text: str) -> str:
+    """A server's refusal, with the next step of `rmi-agent` in place of a model's."""
+    if (found := NO_SESSION.match(text)) is None:
+        return text
+    return (
+        f"No open session has the ID {found[1]}. `rmi-agent sessions` shows the open ones as busy"
+        " or idle."
+    )
 
 
 def fail(text: str) -> int:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
 from ..addresses import url_of
 from ..attendance import Attendance
-from ..terminal import Screen, exit_code, is_terminal, read_piece, show_starting, write
+from ..errors import failures
+from ..terminal import (
+    Screen,
+    exit_code,
+    is_terminal,
+    read_piece,
+    show_starting,
+    write,
+    write_message,
+)
 from .completing import programs
 from .options import NoSandbox, ProjectsDir, Quiet, Server, Session, Timeout
 from .places import Place, find
@@ -31,6 +43,8 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as of a process that SIGINT has end
 # How a server refuses a path of this machine that is none of its own.
 NOT_THERE = ("Error: Access denied", "Error: File not found", "Error: Can't run in the folder")
 LIST_HINT = " list_files lists the files."  # what a server says to models
+LIMIT = "RMI_AGENT_OUTPUT_LIMIT"  # in the server's note on output beyond it
+PATIENCE = 3.0  # max seconds until a server says where an interrupted run is recorded
 WEEK = 604_800.0  # the longest time limit that a notebook can have, in seconds
 
 
@@ -98,15 +112,19 @@ def run(
         file = None
     if file is None and module is None:
         sys.exit(fail("Nothing to run: give a FILE or -m MODULE. For help: rmi-agent run --help"))
+    if file is not None and file[:1] == "-" and not Path(file).exists():
+        fail(f"rmi-agent run has no option {file}. For help: rmi-agent run --help")
+        sys.exit(2)
     if why := use_settings(server, projects_dir, no_sandbox):
         sys.exit(fail(why))
+    is_notebook = file is not None and file.endswith(".ipynb")
+    try:
+        parameters = dict(map(parameter, args)) if is_notebook else {}
+    except ValueError as error:
+        sys.exit(fail(str(error)))
     place = find(file, cwd) if is_here(server) else Place(file, cwd)
     connection = Connection(server, None if session else place)
-    if file is not None and file.endswith(".ipynb"):
-        try:
-            parameters = dict(map(parameter, args))
-        except ValueError as error:
-            sys.exit(fail(str(error)))
+    if is_notebook:
         screen = Screen()
 
         async def cells(client: RmiMcpClient) -> int:
@@ -136,6 +154,9 @@ def run(
         async with screen:
             result = await here_or_there(start, place, Place(file, cwd), server)
             screen.finish(result, notes=not (interrupts.count or (quiet and result.status == "ok")))
+        if LIMIT in result.notes and not quiet:
+            where = "where the server runs" if connection.outlives else "for this command"
+            write_message(f"To get all of the output, set {LIMIT}=0 {where}.")
         return end(result, interrupts, quiet=quiet)
 
     leave(connection, work, answer, attended, interrupts)
@@ -219,8 +240,9 @@ def parameter(text: str) -> tuple[str, Any]:
         ValueError: there is no `=`.
     """
     name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text} is not a parameter of a notebook: write NAME=VALUE.")
+    if not equals or text.startswith("-"):
+        hint = "options come before the notebook" if text.startswith("-") else "write NAME=VALUE"
+        raise ValueError(f"{text} is not a parameter of a notebook: {hint}.")
     constants = {"True": True, "False": False, "None": None}
     if value in constants:
         return name, constants[value]
@@ -241,8 +263,14 @@ async def notebook(
 
     What to call next is shown only if the session `lasts` longer than this command.
     """
+    before = {row["session_id"] for row in await client.list_sessions()} if lasts else set()
     async with screen:
-        result = await client.run_notebook(*given, screen.live)
+        try:
+            result = await client.run_notebook(*given, screen.live)
+        except asyncio.CancelledError:  # by Ctrl-C; the command says so
+            if not quiet:
+                await name_record(client, given[2], before)
+            raise
         shown = [
             picture
             for cell in result.picture_counts
@@ -263,6 +291,26 @@ async def notebook(
     if result.notebook and not quiet:
         write("stderr", f"Recorded in {result.notebook}\n")
     return exit_code(result)
+
+
+async def name_record(client: RmiMcpClient, session: str | None, before: set[str]) -> None:
+    """Say where an interrupted run is recorded, if that is certain.
+
+    Args:
+        client: of the server.
+        session: the session that it ran in; None for a new one.
+        before: the sessions that were open before.
+    """
+    with contextlib.suppress(*failures()):
+        async with asyncio.timeout(PATIENCE):
+            rows = await client.list_sessions()
+        mine = [
+            row["notebook"]
+            for row in rows
+            if row["session_id"] == session or (session is None and row["session_id"] not in before)
+        ]
+        if len(mine) == 1 and mine[0]:
+            write("stderr", f"Recorded in {mine[0]}\n")
 
 
 def cell(

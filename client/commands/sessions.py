@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..terminal import show_starting, write
+from ..terminal import show_starting, write, write_message
 from .completing import open_sessions
 from .options import OtherServer, Server, server_module
 
@@ -76,14 +76,13 @@ def attach(
     """
     show_starting()
     from ..errors import request_errors
-    from .connect import call, fail
+    from .connect import call, fail, for_a_person
 
     async def work(client: RmiMcpClient) -> int:
         try:
             command = ["jupyter-console", "--existing", await client.connection_file(session)]
         except request_errors() as error:
-            said, advice, _ = str(error).partition(" list_sessions ")  # which is for models
-            return fail(f"{said} `rmi-agent sessions` lists them." if advice else said)
+            return fail(for_a_person(str(error)))
         if print_ or shutil.which(command[0]) is None:
             write("stdout", shlex.join(["jupyter", "console", *command[1:]]) + "\n")
             if not print_:
@@ -96,7 +95,11 @@ def attach(
 
 def replay(
     notebook: Annotated[
-        str, Parameter(help="A notebook file here, or the name of one that the server has.")
+        str,
+        Parameter(
+            help="The beginning of a recorded session's ID or file name, or a notebook file; with"
+            " --server, the file name of one that it has."
+        ),
     ],
     /,
     *,
@@ -112,17 +115,20 @@ def replay(
     """Rerun a recorded notebook; exits with 1 if a result differs from the record."""
     show_starting()
     from .connect import call, fail
+    from .records import find_notebook
 
-    path = Path(notebook)
+    path = Path(notebook) if server is not None else find_notebook(notebook)
     try:
         content = path.read_text("utf-8") if path.is_file() else ""
     except (OSError, UnicodeError) as error:
         sys.exit(fail(f"{notebook} can't be read: {error}"))
 
     async def work(client: RmiMcpClient) -> int:
-        result = await client.resume_session(notebook, until, skip_failed, timeout, content)
+        name = path.name if content else notebook
+        result = await client.resume_session(name, until, skip_failed, timeout, content)
         lines = [line for line in result.text.splitlines() if not line.startswith("[session_id:")]
-        write("stdout", "\n".join(lines) + "\n")  # nothing more can run in it
+        write_message(lines[0], "stdout")
+        write("stdout", "".join(f"{line}\n" for line in lines[1:]))  # nothing more can run in it
         await client.close_session(result.session_id)
         return 0 if result.same else 1
 

@@ -17,7 +17,7 @@ from ..results import RunResult
 from .keyboard import read_line
 from .pictures import show_picture
 from .questions import Echoes, prompt_of
-from .terminal import erase_starting, is_terminal, write, write_traceback
+from .terminal import erase_starting, is_terminal, write, write_message, write_traceback
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -135,7 +135,7 @@ def show(result: RunResult, shown: dict[str, str], *, notes: bool = True) -> Non
         write("stdout", value)
     for line in result.notes.splitlines() if notes else ():
         if not line.startswith(("[session_id:", "[Process exited")):
-            write("stderr", line + "\n")
+            write_message(line)
     for picture in result.pictures:
         show_picture(picture)
 

@@ -57,6 +57,15 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) 
     lines = [[Text(columns[place].heading, "bold") for place in places]]
     lines += [[one_line(row[place]) for place in places] for row in rows]
     widths = [max(cell_len(cell.plain) for cell in cells) for cells in zip(*lines, strict=True)]
+    for at, place in reversed([*enumerate(places)]):
+        least = [
+            min(width, LEAST) if columns[each].shortened else width
+            for each, width in zip(places, widths, strict=True)
+        ]
+        if columns[place].least_width and sum(least) + GAP * (len(least) - 1) > room:
+            del places[at], widths[at]
+            for cells in lines:
+                del cells[at]
     for at, place in enumerate(places):
         if columns[place].shortened:
             others = sum(widths) - widths[at] + GAP * (len(places) - 1)

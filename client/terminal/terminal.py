@@ -95,16 +95,16 @@ def put(stream: TextIO, text: str) -> None:
         os._exit(BROKEN_PIPE if isinstance(error, BrokenPipeError) else 1)
 
 
-def write_message(text: str) -> None:
-    """Write lines of ours on stderr, broken between words if that is a terminal."""
-    if is_terminal(sys.stderr):
+def write_message(text: str, name: str = "stderr") -> None:
+    """Write lines of ours on stderr or stdout, broken between words if that is a terminal."""
+    if is_terminal(sys.stderr if name == "stderr" else sys.stdout):
         width = max(20, shutil.get_terminal_size().columns)
         lines = [
             textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
             for line in text.splitlines()
         ]
         text = "\n".join(part for parts in lines for part in parts)
-    write("stderr", f"{text}\n")
+    write(name, f"{text}\n")
 
 
 def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:

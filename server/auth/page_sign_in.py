@@ -62,11 +62,13 @@ class Arrival:
 
     Attributes:
         leads_to: the page that the person wanted to see.
+        asked: whether the provider was asked who they are.
     """
 
     leads_to: str = "/"
     principal: str | None = None
     wrong: str = ""
+    asked: bool = True
 
 
 class PageSignIn:
@@ -121,9 +123,11 @@ class PageSignIn:
         state = query.get("state", "")
         leads_to = self._leads_to(state, cookie)
         if leads_to is None:
-            return Arrival(wrong="It has expired, or was started in another browser. Try again.")
+            wrong = "It has expired, or was started in another browser. Try again."
+            return Arrival(wrong=wrong, asked=False)
         if "code" not in query:
-            return Arrival(leads_to, wrong=f"{self.title} did not sign you in. Try again.")
+            wrong = f"{self.title} did not sign you in. Try again."
+            return Arrival(leads_to, wrong=wrong, asked=False)
         try:
             claims = await self._claims(query["code"], self._verifier(state))
         except (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -189,6 +190,10 @@ def named_tokens(value: str) -> dict[str, str]:
     variable = "RMI_AGENT_TOKENS"
     path = Path(value).expanduser()
     if path.is_absolute() or ":" not in value:
+        if not path.is_absolute() and not os.path.exists(path):  # it may be a token
+            raise BadSettings(
+                f"{variable}: it is neither name:token,name:token nor the path of a file."
+            )
         lines = [line.strip() for line in private_text(path, variable).splitlines()]
         entries = [
             (f"line {number} of {path}", line)

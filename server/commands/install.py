@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..attach_modes import Attach
-from ..console import die, speak_plainly
+from ..console import die, program, say, speak_plainly
 from ..errors import BadSettings, ProbeFailed, ProbeSkipped, UnusableFile
 from ..hosts import (
     FOLDERS,
@@ -30,6 +30,7 @@ from ..hosts import (
     HostName,
     any_host,
     bridge_entry,
+    carried_over,
     checked_url,
     config_file,
     describe,
@@ -88,6 +89,7 @@ Env = Annotated[
     Parameter(
         help="NAME=VALUE, a variable in the entry; can be repeated.",
         negative=(),
+        show_default=False,
         completer=lambda _: [f"{name}=" for name in shown_variables()],
     ),
 ]
@@ -135,7 +137,9 @@ def install(
         variables = environment(folders, variables, env_of(old) if kind(old) == "local" else {})
         start = start_command()
         if start.doubt:
-            print(f"Note: {start.doubt}", file=sys.stderr)
+            say(f"Note: {start.doubt}", sys.stderr)
+        if carried := ", ".join(carried_over(variables)):
+            say(f"Taken over from here, without passwords: {carried}.", sys.stderr)
         entry = local_entry(start.words, variables)
         if show:
             print_entry(chosen, with_entry(file, chosen, name, entry))
@@ -186,7 +190,7 @@ def connect(
             entry = url_entry(address, token)
         else:
             if find_npx()[0] == "npx" and sys.platform != "win32":
-                print("Note: npx was not found; install Node.js (nodejs.org).", file=sys.stderr)
+                say("Note: npx was not found; install Node.js (nodejs.org).", sys.stderr)
             entry = bridge_entry(address, token, parse_env(env))
         if show:
             print_entry(chosen, with_entry(file, chosen, name, entry))
@@ -213,7 +217,7 @@ def refusals() -> Iterator[None]:
     except BadSettings as error:
         die(error)
     except UnusableFile as error:
-        print(f"rmi-agent-mcp-server: {error} Nothing was changed.", file=sys.stderr)
+        say(f"{program()}: {error} Nothing was changed.", sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -285,11 +289,11 @@ def add(
         return
     changed = write_change(host, name, file, after)
     if not was_here:
-        print(f"{host.title} does not seem to be installed; the entry is ready for it.")
+        say(f"{host.title} does not seem to be installed; the entry is ready for it.")
     entry = host.shape.read(after[host.section][name])
     works = not check or try_out(entry)
     if works and changed:
-        print(f"{host.then} Then ask: {first_question(entry)}")
+        say(f"{host.then} Then ask: {first_question(entry)}")
     raise SystemExit(0 if works else 1)
 
 
@@ -298,13 +302,13 @@ def try_out(entry: Entry) -> bool:
     try:
         tools = asyncio.run(tools_of(entry))
     except ProbeSkipped as error:
-        print(f"- not checked: {error}")
+        say(f"- not checked: {error}")
         return True
     except ProbeFailed as error:
-        print(f"✗ {error}")
-        print("  The entry was kept. To find the cause, run: rmi-agent doctor")
+        say(f"✗ {error}")
+        say("  The entry was kept. To find the cause, run: rmi-agent doctor")
         return False
-    print(f"✓ The server starts and lists {len(tools)} tools.")
+    say(f"✓ The server starts and lists {len(tools)} tools.")
     return True
 
 

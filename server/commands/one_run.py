@@ -95,9 +95,11 @@ def refuse_home(folder: Path) -> None:
     Raises:
         BadSettings: it has.
     """
-    if Path.home().resolve().is_relative_to(folder.resolve()):
+    home = Path.home().resolve()
+    if home.is_relative_to(folder.resolve()):
+        what = "is" if home == folder.resolve() else "contains"
         raise BadSettings(
-            f"Code in the sandbox may not change all of {folder}, which has your home folder. Move"
-            " the file into a folder of its own, or run it without a sandbox: rmi-agent run"
-            " --no-sandbox"
+            f"Code in the sandbox may change the folder that it is run in, and {folder} {what} your"
+            " home folder. Move the file into a folder of its own, or run it without a sandbox:"
+            " rmi-agent run --no-sandbox FILE"
         )

@@ -19,7 +19,7 @@ import psutil
 from cyclopts import Parameter
 
 from .. import logs, quick_imports
-from ..console import die, say
+from ..console import die, program, say
 from ..errors import AlreadyRunning, AttachError, BadSettings
 from ..launch import make_folders
 from ..resident import (
@@ -84,7 +84,7 @@ def start(
             serve(settings, log_file, log_level)
         else:
             for line in settings.warnings(http=True):
-                print(f"{PACKAGE}: {line}", file=sys.stderr)
+                say(f"{program()}: {line}", sys.stderr)
             say(in_background(settings, log_level))
     except BadSettings as error:
         die(error)
@@ -110,7 +110,7 @@ def serve(settings: Settings, log_file: Path | None, log_level: logs.Level) -> N
     try:
         main_loop(resident(settings, os.path.abspath(log_file) if log_file else None))
     except AlreadyRunning as error:
-        print(f"{PACKAGE}: {error}", file=sys.stderr)
+        say(f"{program()}: {error}", sys.stderr)
         raise SystemExit(1) from None
 
 

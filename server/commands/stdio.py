@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .. import logs
+from ..console import say
 from ..errors import AttachError, BadSettings
 from ..process_life import resume_gc, stop_signal
 from ..settings import Settings
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds between a failed start of the kernels and the end of the server
 
+# Bytes that a run may output at a person's terminal unless it is set; needs thrice the memory.
+ATTENDED_OUTPUT = 100_000_000
+
 WAITING = """\
 This server waits for an MCP client to speak JSON-RPC on stdin, which is your terminal.
 Press Ctrl-C to end it. What you may be looking for:
@@ -42,7 +46,7 @@ Press Ctrl-C to end it. What you may be looking for:
 def explain_to_a_person() -> None:
     """Say on stderr what the server waits for if stdin is a terminal, where no client writes."""
     if sys.stdin is not None and sys.stdin.isatty():
-        print(WAITING, file=sys.stderr)
+        say(WAITING, sys.stderr)
 
 
 async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
@@ -70,7 +74,7 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
 
     logs.log_run_context()
     if few_runs:
-        settings = settings.model_copy(update={"kernel_pool": 0, "kernel_preload": ()})
+        settings = for_few_runs(settings)
     instances = await shared_instances(settings)
     server = App(settings, instances=instances, in_background=True, choosing=choosing.result)
 
@@ -78,6 +82,14 @@ async def on_stdio(settings: Settings, few_runs: bool = False) -> int:
         await server.opening.__aexit__(None, None, None)
 
     return await stdio(server.mcp, end, server.opening.failed)
+
+
+def for_few_runs(settings: Settings) -> Settings:
+    """Settings with which nothing is made ahead, and a person gets more output than a model."""
+    changed = {"kernel_pool": 0, "kernel_preload": ()}
+    if "output_limit" not in settings.model_fields_set:
+        changed["output_limit"] = ATTENDED_OUTPUT
+    return settings.model_copy(update=changed)
 
 
 async def resident_proxy(settings: Settings) -> ResidentProxy | None:

@@ -22,7 +22,7 @@ from .entry import (
     starts_us,
     url_entry,
 )
-from .environment import FOLDERS, environment, parse_env
+from .environment import FOLDERS, carried_over, environment, parse_env
 from .merge import reference, with_entry, without_entry
 from .probe import downloads, over_http, tools_of
 from .remote_url import checked_url, token_for
@@ -39,6 +39,7 @@ __all__ = [
     "address",
     "any_host",
     "bridge_entry",
+    "carried_over",
     "checked_url",
     "config_file",
     "describe",

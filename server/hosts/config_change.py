@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..console import say
 from ..errors import UneditableFile
 from . import config_file
 from .catalog import Host
@@ -47,18 +48,18 @@ def write_change(host: Host, name: str, file: ConfigFile, after: Config) -> bool
     backup = config_file.write(file, text)
     entry = after[host.section].get(name)
     done = "removed" if entry is None else "written"
-    print(f'{host.title}, {file.path}: "{name}" is {done}.')
+    say(f'{host.title}, {file.path}: "{name}" is {done}.')
     if backup is not None:
-        print(f"The old file is backed up as {backup}")
+        say(f"The old file is backed up as {backup}")
     if entry is not None and TOKEN.search(json.dumps(entry, default=str)) and is_open(file.path):
-        print(f"Note: other users can read the token in it. Run: chmod 600 '{file.path}'")
+        say(f"Note: other users can read the token in it. Run: chmod 600 '{file.path}'")
     return True
 
 
 def say_unchanged(host: Host, name: str, config: Config) -> bool:
     """Print that there is nothing to change; returns False."""
     how = "is up to date" if name in (config.get(host.section) or {}) else "is not there"
-    print(f'{host.title}, {host.config}: "{name}" {how}. Nothing was changed.')
+    say(f'{host.title}, {host.config}: "{name}" {how}. Nothing was changed.')
     return False
 
 

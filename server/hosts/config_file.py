@@ -96,7 +96,9 @@ class ConfigFile:
         """
         text = before = (self.text or "").removeprefix(BOM)
         language = LANGUAGES[self.format]
-        lines = "\r\n" in before and self.format in ("toml", "yaml")
+        # Of mixed line ends, each stays as it is.
+        lines = 0 < before.count("\r\n") == before.count("\n")
+        lines = lines and self.format in ("toml", "yaml")
         if lines:
             text = text.replace("\r\n", "\n")
         try:

@@ -65,6 +65,12 @@ def environment(
     return env
 
 
+def carried_over(env: dict[str, str]) -> list[str]:
+    """The names of an entry's variables that are proxies, certificates and indexes set here."""
+    here = from_environment(os.environ)
+    return [name for name, value in env.items() if here.get(name) == value]
+
+
 def renamed(env: dict[str, str]) -> dict[str, str]:
     """Convert settings to their current names."""
     former = {current_name(name): value for name, value in env.items()}

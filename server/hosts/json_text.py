@@ -177,6 +177,8 @@ def edited(text: str, edit: Edit) -> str:
         return removed(places, start, found, close, index)
     if index < len(found):
         one = found[index]
+        if places.text[one.value : one.end] != places.bare[one.value : one.end]:
+            raise ValueError("its comments would be lost")
         new = places.formatted(edit.value, places.indent(one.start))
         return places.text[: one.value] + new + places.text[one.end :]
     name = f"{places.formatted(key, '')}: " if isinstance(key, str) else ""

@@ -43,6 +43,7 @@ def edited(text: str, edit: Edit) -> str:
     if root is None:
         return joined(text, block(edit.path, edit.value, 0))
     node: Any = root
+    parent: Any = None  # the key of `node`
     for depth, name in enumerate(edit.path):
         if node.flow_style or not node.value:  # in { }, which is written anew as lines
             if "#" in text[node.start_mark.index : node.end_mark.index if depth else None]:
@@ -59,12 +60,17 @@ def edited(text: str, edit: Edit) -> str:
             return joined(text[:at], new) + text[at:]
         key, value = found[name]
         if depth == len(edit.path) - 1:
-            if edit.removes and len(node.value) == 1 and depth:
-                return edited(text, Edit(edit.path[:-1], {}))
             begin = text.rfind("\n", 0, key.start_mark.index) + 1
-            new = "" if edit.removes else block((name,), edit.value, key.start_mark.column)
-            return text[:begin] + new + text[line_end(text, value) :]
-        node = value
+            end = line_end(text, value)
+            if edit.removes and len(node.value) == 1 and depth:  # the comments around it stay
+                colon = text.index(":", parent.end_mark.index) + 1
+                return text[:colon] + " {}" + text[colon:begin] + text[end:]
+            if edit.removes:
+                return text[:begin] + text[end:]
+            if "#" in text[key.end_mark.index : end]:
+                raise ValueError("its comments would be lost")
+            return text[:begin] + block((name,), edit.value, key.start_mark.column) + text[end:]
+        parent, node = key, value
     return text
 
 

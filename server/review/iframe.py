@@ -77,13 +77,16 @@ def content(cell: Cell, place: int, mime: str) -> str | None:
     return None
 
 
-def rendered(worker: Worker, text: str) -> str:
-    """Markdown or LaTeX as HTML, which is trusted no more than any other; blocks for seconds."""
+def rendered(worker: Worker, text: str) -> tuple[str, bool]:
+    """Markdown or LaTeX as HTML, which is trusted no more than any other, and whether that worked.
+
+    Blocks for seconds.
+    """
     try:
-        return worker.ask("markdown", {"text": text}, seconds=RENDER_SECONDS).decode()
+        return worker.ask("markdown", {"text": text}, seconds=RENDER_SECONDS).decode(), True
     except WorkerError as error:
         why = escape(f"This is shown as it was written: {error}.")
-        return f'<pre>{escape(text)}</pre><p class="rmi-note">{why}</p>'
+        return f'<pre>{escape(text)}</pre><p class="rmi-note">{why}</p>', False
 
 
 def document(content: str, mime: str) -> str:

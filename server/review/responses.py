@@ -6,8 +6,9 @@ requested notebooks.
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -87,10 +88,8 @@ def base_of(request: Request) -> str:
 
 def local(path: str) -> str:
     """The path if it is one of these pages, else that of the list."""
-    parts = urlsplit(path)
-    good = path.startswith("/") and not parts.netloc and not parts.scheme
-    plain = path.isprintable() and "\\" not in path and not path.startswith("//")
-    return path if good and plain and is_page(parts.path) else "/"
+    plain = path.isprintable() and "\\" not in path
+    return path if plain and is_page(re.split("[?#]", path, maxsplit=1)[0]) else "/"
 
 
 def is_page(path: str) -> bool:
@@ -110,8 +109,8 @@ def check_origin(request: Request) -> None:
     Raises:
         HTTPException: another page sent it.
     """
-    origin = urlsplit(request.headers.get("origin", ""))
-    if origin.netloc.lower() != request.headers.get("host", "").lower():
+    _, _, origin = request.headers.get("origin", "").partition("://")
+    if not origin or origin.lower() != request.headers.get("host", "").lower():
         raise HTTPException(
             403,
             "This form was not sent from a page of this server. Open the page at this address and"

@@ -194,10 +194,13 @@ class Pages:
         text = content(cell, place, mime)
         if text is None:
             not_found()
+        html, final = text, True
         if mime in PROSE:
-            text = await self._worker.in_thread(rendered, self._worker, text)
-        made = await self._renderer.in_thread(document, text, mime)
-        return Response(made, headers=HEADERS | {"Cache-Control": KEEP}, media_type="text/html")
+            html, final = await self._worker.in_thread(rendered, self._worker, text)
+        made = await self._renderer.in_thread(document, html, mime)
+        # What failed may work later, when others read less.
+        kept = {"Cache-Control": KEEP} if final else {}
+        return Response(made, headers=HEADERS | kept, media_type="text/html")
 
     async def download(self, request: Request) -> Response:
         """The session as a notebook, a script, or a single page."""

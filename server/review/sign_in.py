@@ -198,7 +198,8 @@ is set, it is in the file that the server's startup log names.{self._code_runs()
         arrival = await other.finish(request.query_params, cookie)
         leads_to = local(arrival.leads_to)
         if arrival.principal is None:
-            await self._arrivals.failed(address)
+            if arrival.asked:  # else another site's page could use up what this address has
+                await self._arrivals.failed(address)
             answer = self.page(request, leads_to, arrival.wrong, 403)
         else:
             own = self._access.cookie_of(arrival.principal, SIGNED_IN_WITH_PROVIDER)

@@ -125,9 +125,9 @@ class SessionTools:
             row(one.id, one.busy, one.cells, one.idle_for, None, one.notebook) for one in elsewhere
         ]
         lines = [
-            f"{r['session_id']}  {r['state']}, {r['cells']} cells, idle {r['idle_seconds']:g} s,"
-            f" {megabytes(r['memory_bytes'])}, {r['notebook'] or 'nothing recorded yet'}"
-            f"{in_background(r)}"
+            f"{r['session_id']}  {r['state']}, {r['cells']} cell{'s' * (r['cells'] != 1)},"
+            f" idle {r['idle_seconds']:g} s, {megabytes(r['memory_bytes'])},"
+            f" {r['notebook'] or 'nothing recorded yet'}{in_background(r)}"
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})

@@ -38,6 +38,7 @@ def test_every_command_of_the_server_is_one_here() -> None:
     ("words", "said"),
     [
         (["rnu", "x.py"], "rmi-agent run x.py"),
+        (["help"], "rmi-agent --help"),
         (["--transport", "http"], "rmi-agent serve --transport http"),
     ],
 )
@@ -80,3 +81,23 @@ def test_tab_completes_commands_files_and_options(
             main(["__complete", "run", word])
         offered = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
         assert (found in offered) if found else not [x for x in offered if x.startswith("zz")]
+
+
+def test_the_usage_names_what_can_be_left_out() -> None:
+    for command, named in (
+        ("run", "FILE [ARGS...]"),
+        ("chat", "[QUESTION]"),
+        ("show", "[SESSION]"),
+    ):
+        assert help_of(command).splitlines()[0].count(named) == 1
+
+
+@pytest.mark.parametrize("program", ["rmi-agent", "rmi-agent-mcp-server"])
+def test_a_refusal_begins_with_the_program_that_was_typed(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{program}", "install"])
+    with pytest.raises(SystemExit) as left:
+        app(["install"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{program}: name one of claude-desktop, ")

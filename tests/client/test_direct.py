@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rmi_agent.client.child import ChildServer
 from rmi_agent.client.direct import DirectClient, Json
-from rmi_agent.client.errors import RequestError
+from rmi_agent.client.errors import Refused, RequestError
 from rmi_agent.client.resident import Resident, events, header_value
 from rmi_agent.client.unix_http import post
 
@@ -143,6 +143,13 @@ async def test_a_child_answers_several_calls_at_once_however_long_the_texts() ->
         assert heard == {text: ["p" + text[:5]] for text in texts}
 
 
+@pytest.mark.parametrize("carrier", [ChildServer(COMMAND), Resident(1, "none", "secret", ())])
+async def test_what_is_no_text_is_refused_and_not_sent(carrier: ChildServer | Resident) -> None:
+    async with DirectClient(carrier, None) as client, asyncio.timeout(30):
+        with pytest.raises(Refused, match=r"'\\udcff' can't be sent"):
+            await client.call_tool_mcp(name="echo", arguments={"text": "a\udcff"})
+
+
 async def test_a_cancelled_call_is_cancelled_in_the_child(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -183,6 +190,17 @@ async def test_a_child_that_stays_is_killed_with_all_it_has_started() -> None:
     assert child._process is not None and child._process.returncode == -9
 
 
+@pytest.mark.slow
+async def test_a_call_to_a_child_that_reads_nothing_can_be_cancelled() -> None:
+    stuck = [sys.executable, "-c", "import time; time.sleep(60)"]
+    async with DirectClient(ChildServer(stuck), None) as client:
+        arguments = {"text": "x" * 3_000_000}  # more than a pipe takes
+        call = asyncio.create_task(client.call_tool_mcp(name="echo", arguments=arguments))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        assert (await asyncio.wait({call}, timeout=10))[0]
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 EVENTS = [
@@ -209,6 +227,8 @@ async def test_a_response_over_a_unix_socket_is_read_in_whatever_pieces_it_arriv
         (b"", OSError),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 2\r\n\r\nno", OSError),
         (CHUNKED + b"nonsense\r\n", OSError),
+        (b"nonsense\r\n\r\n", OSError),
+        (b"HTTP/1.1 nonsense\r\n\r\n", OSError),
     ):
         received = []
 

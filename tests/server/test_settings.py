@@ -105,7 +105,15 @@ def test_an_address_that_will_not_do_is_not_repeated(given: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [("", 0), ("0", 0), ("never", 0), ("12h", 43_200), ("90d", 7_776_000), (" 8 W ", 4_838_400)],
+    [
+        ("", 0),
+        ("0", 0),
+        ("never", 0),
+        ("forever", 0),
+        ("12h", 43_200),
+        ("90d", 7_776_000),
+        (" 8 W ", 4_838_400),
+    ],
 )
 def test_how_long_records_are_kept_has_a_unit(given: str, seconds: float) -> None:
     assert load(notebooks_keep=given).notebooks_keep == seconds
@@ -231,3 +239,13 @@ async def test_copies_that_record_elsewhere_do_not_start(tmp_path: Path) -> None
         second = await instances_of(8001, **given, notebooks_dir=tmp_path / "a")
         assert second is not None
         await second.store.close()
+
+
+def test_an_empty_folder_is_none_and_not_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    usual = load()
+    for name in ("PYTHON_PROJECTS_DIR", "RMI_AGENT_NOTEBOOKS_DIR"):
+        monkeypatch.setenv(name, "")
+    assert load().python_projects_dir == usual.python_projects_dir
+    assert load().notebooks == usual.notebooks

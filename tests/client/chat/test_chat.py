@@ -215,8 +215,8 @@ def test_no_server_is_one_line(chat: Chat) -> None:
                 (["--model", "openai:"], "--model openai:: use"),
                 ([], "No model is named: give --model openai:NAME"),
                 (["--base-url", "http://127.0.0.1:9"], "No model is named"),
-                (["--continue", "--model", "ollama:x"], "No conversation is kept"),
-                (["--resume", "../x"], "No conversation '../x' is kept"),
+                (["--continue", "--model", "ollama:x"], "No chat is kept"),
+                (["--resume", "../x"], "No chat '../x' is kept"),
                 (
                     ["--model", "x", "--base-url", "127.0.0.1:9"],
                     "The base URL '127.0.0.1:9' is invalid",

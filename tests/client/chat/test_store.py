@@ -56,7 +56,7 @@ def test_what_is_no_conversation_is_passed_over(tmp_path: Path, content: bytes) 
     kept = Store(tmp_path)
     (tmp_path / "broken.jsonl").write_bytes(content)
     assert kept.list() == []
-    with pytest.raises(NoConversationError, match="No conversation 'broken' is kept"):
+    with pytest.raises(NoConversationError, match="No chat 'broken' is kept"):
         kept.load("broken")
 
 

@@ -101,7 +101,7 @@ def test_a_session_is_joined_by_jupyters_console(command: Command) -> None:
     code, _, err = command("attach", "nosuchsession000")
     assert (code, err.splitlines()[0].partition(".")[0]) == (
         1,
-        "There is no session 'nosuchsession000'",
+        "No open session has the ID 'nosuchsession000'",
     )
 
 
@@ -124,6 +124,8 @@ def test_a_notebook_runs_with_parameters_and_shows_its_output_once(
     assert (code, out) == (0, "0 1 \n1 1 \n")
     code, out, err = command("run", "p.ipynb", "alpha")
     assert (code, out) == (1, "") and "write NAME=VALUE" in err
+    code, out, err = command("run", "p.ipynb", "--until=3")
+    assert (code, out) == (1, "") and "options come before the notebook" in err
 
 
 @pytest.mark.slow
@@ -147,6 +149,9 @@ def test_replay_says_whether_a_record_still_gives_the_same(
 
 
 def test_a_refusal_is_one_clear_line(command: Command) -> None:
+    code, out, err = command("cell", "-s", "nope", "1")
+    assert (code, out) == (1, "")
+    assert err.startswith("No open session has the ID 'nope'. `rmi-agent sessions` shows ")
     code, out, err = command("run", "nope.py")
     assert (code, out) == (1, "")
     assert err.startswith(

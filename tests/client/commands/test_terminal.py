@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 if sys.platform == "win32":
     pytest.skip("POSIX terminals", allow_module_level=True)
@@ -106,6 +108,10 @@ def test_a_missing_file_creates_nothing_and_names_folders_setting_and_the_like(
     code, out, err = run("run", "sub/raeds.py")
     assert "nowhere, which does not exist" in err and "Did you mean sub/reads.py?" in err
     assert sorted(home.parent.rglob("*")) == before
+    code, _, err = run("run", "--sesion", "x", "sub/reads.py")
+    assert code == 2 and err.startswith("rmi-agent run has no option --sesion.")
+    (home / "-odd.py").write_text("print('odd')")
+    assert run("run", "-q", "--", "-odd.py")[:2] == (0, "odd\n")
 
 
 def test_a_pipe_is_read_by_the_program_as_far_as_it_wants(home: Path) -> None:
@@ -183,3 +189,39 @@ def test_a_cell_exits_as_it_says_and_names_session_and_notebook(home: Path) -> N
         screen.type("Ada\r")
         assert screen.exit_code() == 0
         assert screen.lines[:2] == ["Name? Ada", "'AdaAda'"]
+
+
+def test_a_pipe_gets_all_of_a_large_output(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "large.py").write_text("for n in range(120_000): print(n, 'x' * 92)")
+    python = subprocess.run([sys.executable, "large.py"], capture_output=True, text=True)
+    code, out, _ = run("run", "large.py")
+    assert (code, len(out)) == (0, len(python.stdout)) and out == python.stdout
+    monkeypatch.setenv("RMI_AGENT_OUTPUT_LIMIT", "1000000")
+    code, out, err = run("run", "large.py")
+    assert code == 130 and python.stdout.startswith(out[:1_000_000])
+    assert "\nTo get all of the output, set RMI_AGENT_OUTPUT_LIMIT=0 for this command.\n" in err
+
+
+def test_ctrl_c_in_a_notebook_names_its_record_which_can_be_replayed(home: Path) -> None:
+    cells = [new_code_cell("print('go')"), new_code_cell("import time; time.sleep(60)")]
+    nbformat.write(new_notebook(cells=cells), home / "n.ipynb")
+    with terminal("run", "n.ipynb") as screen:
+        screen.until("go")
+        screen.type("\x03")
+        assert screen.exit_code() == 130
+        text = "\n".join(screen.lines)
+    assert "Recorded in " in text and "\nInterrupted.\n" in text
+    record = next((home.parent).rglob("*-n-ipynb-*.ipynb"))
+    code, out, _ = run("replay", "--until", "1", record.name[:15])
+    assert code == 0 and f"resumes {record.name}: 1 of 1" in out
+
+
+def test_the_home_folder_is_not_opened_to_code_in_the_sandbox(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RMI_AGENT_SANDBOX", raising=False)
+    for folder, said in ((home, "is your home"), (home / "sub", "contains your home")):
+        monkeypatch.setenv("HOME", str(folder))
+        code, out, err = run("run", "quiet.py")
+        assert (code, out) == (1, "") and said in err
+        assert err.endswith("rmi-agent run --no-sandbox FILE\n")

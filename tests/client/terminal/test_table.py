@@ -63,3 +63,19 @@ BIonMNHrtSekiAIC  a long title with 漢字漢字 and more words than fit    5 mi
 )
 def test_a_span_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+def test_a_column_without_room_is_left_out_rather_than_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(table, "is_terminal", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = [*COLUMNS, Column("MEMORY", least_width=80)]
+    show_table(columns, [["a" * 60, "a title", "5 min", "100 MB"]])
+    assert (
+        capsys.readouterr().out
+        == f"""\
+ID{" " * 60}WHAT RAN    AGE
+{"a" * 60}  a title   5 min
+"""
+    )

@@ -346,6 +346,9 @@ async def test_failed_ways_back_ask_the_issuer_a_few_times_only(
     state = dict(parse_qsl(urlsplit(Page(led.text).leads_to).query))["state"]
     cookies, asked = dict(signing.http.cookies), len(issuer.asked)
     issuer.user = {"sub": "nobody"}
+    for _ in range(throttle.MAX_FAILURES + 2):  # as another site's page can cause, without cookie
+        stray = await signing.browser().get("/review/arrive?code=x&state=pages.x")
+        assert stray.status_code == 403
     statuses = []
     for _ in range(throttle.MAX_FAILURES + 2):
         signing.http.cookies.update(cookies)

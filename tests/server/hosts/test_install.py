@@ -23,6 +23,7 @@ from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server.auth.tokens import token_file
 from rmi_agent.server.cli import app
+from rmi_agent.server.errors import UneditableFile
 from rmi_agent.server.hosts import Host, host_of, hosts, json_text
 from rmi_agent.server.hosts import config_file as hostfile
 from rmi_agent.server.hosts import entry as entries
@@ -220,7 +221,11 @@ def test_comments_and_trailing_commas_are_read_over(
     section = config.get("a") if isinstance(config.get("a"), dict) else {}
     assert isinstance(section, dict)
     after = {**config, "a": {**section, "new": {"b": [1], "c": {}}}}
-    changed = file.text_with(after)
+    try:
+        changed = file.text_with(after)
+    except UneditableFile:  # a value with comments in it is not replaced
+        assert "a" in config and not isinstance(config["a"], dict)
+        return
     assert json_text.parse_commented(changed) == after
     assert list(json_text.parse_commented(changed)) == list(after)
     left = iter(changed)
@@ -229,6 +234,78 @@ def test_comments_and_trailing_commas_are_read_over(
     again = hostfile.ConfigFile(Path("c"), changed, after, "jsonc")
     without = {**config, "a": {key: section[key] for key in section if key != "new"}}
     assert json_text.parse_commented(again.text_with(without)) == without
+
+
+AROUND = [  # without the entry, and what the entry is between
+    (
+        "codex",
+        ("# top\n\n", "\n# Of the other:\n# two lines\n[mcp_servers.git]\ncommand = 'x'\n# end\n"),
+        "[mcp_servers.python]\ncommand = 'a' # ours\n# ours\n[mcp_servers.python.env]\nA = '1'\n",
+    ),
+    (
+        "codex",
+        ("a = 1\r\nb = '''\n[x]\n'''\n", "\r\n# p\n[p]\n"),
+        "[mcp_servers.python]\nargs = [\n['x'],\n]\n",
+    ),
+    (
+        "goose",
+        ("a: 1\nextensions:{} # mine\n  # git:\n  #   cmd: x\n", "  # more\nz: 1\n"),
+        "  python:\n    cmd: a # ours\n",
+    ),
+    ("goose", ("a: |\r\n  x\n  y\r\nextensions:\n  b: 1\r\n", "c: 1\n"), "  python:\n    cmd: a\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "around", "ours"), AROUND)
+def test_comments_and_line_ends_around_an_entry_stay_when_it_goes(
+    name: str, around: tuple[str, str], ours: str
+) -> None:
+    language = host_of(name).format  # type: ignore[arg-type]
+    text = ours.join(around).replace("{}", "")
+    config = hostfile.LANGUAGES[language].parse(text)
+    section = host_of(name).section  # type: ignore[arg-type]
+    others = {key: value for key, value in config[section].items() if key != "python"}
+    file = hostfile.ConfigFile(Path("c"), text, config, language)
+    left = file.text_with({**config, section: others})
+    assert lines(left) == lines("".join(around).replace("{}", " {}"))
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines(keepends=True) if line.strip()]
+
+
+def test_what_an_entry_gets_stands_before_the_comments_behind_it() -> None:
+    entry, behind = "[mcp_servers.python]\ncommand = 'a'\n", "\n# Of the other\n[mcp_servers.git]\n"
+    git: dict[str, Any] = {}
+    text = entry + behind
+    config: dict[str, Any] = {"mcp_servers": {"python": {"command": "a"}, "git": git}}
+    for more, shown in (
+        ({"args": ["1"]}, 'args = ["1"]\n'),
+        ({"env": {"A": "1"}}, '\n[mcp_servers.python.env]\nA = "1"\n'),
+        ({"env": {"A": "1", "B": "2"}}, 'B = "2"\n'),
+    ):
+        changed: dict[str, Any] = {"python": config["mcp_servers"]["python"] | more, "git": git}
+        after = {"mcp_servers": changed}
+        text = hostfile.ConfigFile(Path("c"), text, config, "toml").text_with(after)
+        entry, config = entry + shown, after
+        assert lines(text) == lines(entry + behind)
+
+
+COMMENTED = [
+    ("zed", '{"context_servers": {"python": {"args": [1, /* mine */ 2]}}}'),
+    ("codex", "[mcp_servers.python]\nargs = [\n  1, # mine\n]\n"),
+    ("goose", "extensions:\n  python:\n    args: [1] # mine\n"),
+    ("goose", "extensions:\n  python:\n    args:\n    - 1\n    # mine\n    - 2\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), COMMENTED)
+def test_a_value_with_comments_in_it_is_not_replaced(name: str, text: str) -> None:
+    host: Host = host_of(name)  # type: ignore[arg-type]
+    config = hostfile.LANGUAGES[host.format].parse(text)
+    file = hostfile.ConfigFile(Path("c"), text, config, host.format)
+    with pytest.raises(UneditableFile):
+        file.text_with({host.section: {"python": {"args": [3]}}})
 
 
 HAND_WRITTEN = """{"mcpServers": { "git": {"command":"uvx", "args": ["a", 1.50, -0.0, 1e3]} },
@@ -336,11 +413,15 @@ def test_the_entry_can_be_printed_for_any_host(
 
 
 def test_proxies_and_indexes_go_along_without_their_passwords(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example:3128")
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://user:secret@index.example/simple")
+    assert run("cursor", dry_run=True) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("Taken over from here, without passwords: ") and "secret" not in said
+    assert all(name in said for name in ("HTTPS_PROXY", "SSL_CERT_FILE", "UV_DEFAULT_INDEX"))
     assert run("cursor") == 0
     env = written("cursor")["env"]
     assert env["HTTPS_PROXY"] == "http://proxy.example:3128"

@@ -119,6 +119,7 @@ async def test_over_https_the_cookie_is_bound_to_it(folder: Path) -> None:
     [
         "https://evil.com",
         "//evil.com",
+        "//[",
         "/\\evil.com",
         "/mcp",
         "javascript:1",

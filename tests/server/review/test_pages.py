@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rmi_agent.kernels.notebook.recovery import pid_file, write_pid_file
-from rmi_agent.server.review import index, routes
+from rmi_agent.server.review import iframe, index, routes
 from rmi_agent.server.review import streaming as writing
 from rmi_agent.server.review.notebook_file import UnreadableError, parse_notebook
 
@@ -16,6 +16,7 @@ from tests.server.review.conftest import (
     MINE,
     NAME,
     code,
+    data,
     stream,
     visiting,
     write,
@@ -245,6 +246,17 @@ async def test_old_versions_of_pictures_and_frames_are_kept_and_pages_are_not(
         ):
             says = (await http.get(path)).headers["cache-control"]
             assert says == ("private, max-age=31536000, immutable" if kept else "no-store"), path
+
+
+async def test_text_that_could_not_be_rendered_this_time_is_not_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "prose", code("x", data("text/markdown", "*a*")))
+    async with visiting(folder) as http:
+        for seconds, kept in ((0.0, "no-store"), (5.0, "private, max-age=31536000, immutable")):
+            monkeypatch.setattr(iframe, "RENDER_SECONDS", seconds)
+            answer = await http.get("/sessions/prose/output/1/0/frame")
+            assert answer.headers["cache-control"] == kept
 
 
 async def test_only_what_is_new_is_told_to_who_follows(folder: Path) -> None:

@@ -482,6 +482,7 @@ async def test_sessions_are_listed(client: Client[Any]) -> None:
     )
     assert (row["state"], row["cells"], row["notebook"]) == ("idle", 1, known["notebook"])
     assert row["memory_bytes"] > 3_000_000
+    assert f"{known['session_id']}  idle, 1 cell, idle " in text(listed)
 
 
 async def test_a_remote_assistant_can_write_run_read_and_fix(client: Client[Any]) -> None:
