@@ -51,7 +51,7 @@ def test_a_command_uses_the_server_that_suits(here: User) -> None:
     opened = command(here, "cell", "x = 6 * 7\nx")
     assert (opened.returncode, opened.stdout) == (0, "42\n")
     listed = command(here, "sessions").stdout
-    assert opened.stderr.split("Recorded in ")[1].splitlines()[0] in listed
+    assert Path(opened.stderr.split("Recorded in ")[1].splitlines()[0]).name in listed
     assert command(here, "run", "hello_world.py").stdout.startswith("Hello, World!\n")
 
 

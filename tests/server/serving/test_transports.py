@@ -166,7 +166,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_the_start_up_log_names_both_folders(tmp_path: Path) -> None:
     projects = fill(tmp_path)
     done = subprocess.run(
-        SERVER,
+        [*SERVER, "--log-level", "info"],
         env=server_env(projects),
         capture_output=True,
         text=True,
