@@ -46,7 +46,12 @@ def edited(text: str, edit: Edit) -> str:
     old = table_of.get(key)
     if isinstance(old, list) and "#" in tomlkit.item(old).as_string():
         raise ValueError("its comments would be lost")
+    body = table_of.value.body if isinstance(table_of, tomlkit.items.Table) else []
+    behind: list[Any] = []  # comments about what follows the table, and empty lines
+    while key not in table_of and body and body[-1][0] is None:
+        behind.insert(0, body.pop())
     table_of[key] = edit.value
+    body.extend(behind)
     return tomlkit.dumps(document)
 
 

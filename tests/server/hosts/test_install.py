@@ -274,6 +274,23 @@ def lines(text: str) -> list[str]:
     return [line for line in text.splitlines(keepends=True) if line.strip()]
 
 
+def test_what_an_entry_gets_stands_before_the_comments_behind_it() -> None:
+    entry, behind = "[mcp_servers.python]\ncommand = 'a'\n", "\n# Of the other\n[mcp_servers.git]\n"
+    git: dict[str, Any] = {}
+    text = entry + behind
+    config: dict[str, Any] = {"mcp_servers": {"python": {"command": "a"}, "git": git}}
+    for more, shown in (
+        ({"args": ["1"]}, 'args = ["1"]\n'),
+        ({"env": {"A": "1"}}, '\n[mcp_servers.python.env]\nA = "1"\n'),
+        ({"env": {"A": "1", "B": "2"}}, 'B = "2"\n'),
+    ):
+        changed: dict[str, Any] = {"python": config["mcp_servers"]["python"] | more, "git": git}
+        after = {"mcp_servers": changed}
+        text = hostfile.ConfigFile(Path("c"), text, config, "toml").text_with(after)
+        entry, config = entry + shown, after
+        assert lines(text) == lines(entry + behind)
+
+
 COMMENTED = [
     ("zed", '{"context_servers": {"python": {"args": [1, /* mine */ 2]}}}'),
     ("codex", "[mcp_servers.python]\nargs = [\n  1, # mine\n]\n"),
