@@ -105,10 +105,12 @@ def show_code_cell(number: int, cell: Cell, *, code: bool, is_python: bool) -> N
     for output in outputs:
         show_output(output)
     exit_code = record.get("exit_code")
+    if isinstance(exit_code, int) and exit_code < 0:  # by a signal, for which shells have a code
+        exit_code = 128 - exit_code
     notes = [f"[exited with code {exit_code}]"] if exit_code else []
     notes += [f"[{note}]" for note in as_list(record.get("notes"))]
     for note in notes:
-        write_text(Text(" ".join(plain(note).split()), "dim"))
+        write_text(Text(" ".join(plain(note).split()), "dim"), wraps=True)
 
 
 def record_of(cell: Cell) -> dict[str, Any]:

@@ -107,13 +107,14 @@ def write_message(text: str, name: str = "stderr") -> None:
     write(name, f"{text}\n")
 
 
-def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
+def write_text(text: Text, name: str = "stdout", end: str = "\n", *, wraps: bool = False) -> None:
     """Write styled text to stdout or stderr, without its style in a pipe.
 
     Args:
         text: without escape sequences: `plain` has to remove them before.
         name: `stdout` or `stderr`.
         end: what follows it.
+        wraps: whether a terminal's lines are broken between words.
     """
     from rich.console import Console  # lazy: most runs need none
 
@@ -123,7 +124,7 @@ def write_text(text: Text, name: str = "stdout", end: str = "\n") -> None:
         return
     erase_starting()
     with console.capture() as captured:
-        console.print(text, end=end, soft_wrap=True, highlight=False)
+        console.print(text, end=end, soft_wrap=not wraps, highlight=False)
     put(sys.stderr if name == "stderr" else sys.stdout, captured.get())
 
 

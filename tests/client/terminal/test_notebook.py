@@ -89,6 +89,7 @@ def test_programs_are_shown_as_their_command_lines() -> None:
         code("import sys\nsys.exit(3)", path="/p/a b.py", args=["-x", "1 2"], exit_code=3),
         code("", module="pytest", args=["-q"], notes=["It was\nstopped."]),
         code("", path="C:\\p\\serve.py", background=True, status="timeout", elapsed=61),
+        code("", path="x.py", status="interrupted", exit_code=-2),
     ]
     assert (
         transcript(*cells)
@@ -103,6 +104,10 @@ $ python -m pytest -q
 
 [3] timed out, 1 min
 $ python serve.py &
+
+[4] interrupted, 250 ms
+$ python x.py
+[exited with code 130]
 """
     )
     assert "\n    import sys\n    sys.exit(3)\n" in transcript(cells[0], code=True)

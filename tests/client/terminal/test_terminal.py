@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from rmi_agent.client.terminal import terminal, write_message
+from rich.text import Text
+from rmi_agent.client.terminal import terminal, write_message, write_text
 
 WRITES = "from rmi_agent.client.terminal import write\nwhile True: write('stdout', 'x' * 1000)"
 
@@ -43,3 +44,16 @@ def test_messages_are_broken_between_words(
     assert capsys.readouterr().err == (
         "Recorded in\n/a/long/path/of-one/notebook.ipynb\nand more\n\nnext\n"
     )
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_text_is_broken_between_words_if_it_wraps(
+    wraps: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "24")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    write_text(Text("[Stopped by its user; variables kept.]"), wraps=wraps)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    broken = ["[Stopped by its user;", "variables kept.]"]
+    assert lines == (broken if wraps else [" ".join(broken)])
