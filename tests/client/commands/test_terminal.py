@@ -79,7 +79,7 @@ def test_a_program_asks_at_the_terminal_as_python_does(home: Path) -> None:
         screen.type("c\r")
         assert screen.exit_code() == 0
         text = "\n".join(screen.lines)
-        assert "Hello Ada 6 ['asks.py', '-x'] True\nRecorded in " in text
+        assert "Hello Ada 6 ['asks.py', '-x'] True\nRecorded in" in text
         assert "Name? Ada\nWord:" in text and text.count("Ada\n") == 1
         assert "secret" not in text and "starting" not in text
 
@@ -136,7 +136,7 @@ def test_ctrl_c_lets_the_program_clean_up_and_a_second_one_kills_it(home: Path) 
         assert screen.exit_code() == 130
         text = "\n".join(screen.lines)
     place = [text.index(part) for part in ("cleaned up", "\nKeyboardInterrupt", "\nInterrupted. ")]
-    assert place == sorted(place) and "Interrupted. Recorded in " in text
+    assert place == sorted(place) and "Interrupted. Recorded in" in text
     (home / "stopped.py").write_text(STOPPED.replace("sleep(3)", "sleep(60)"))
     with terminal("run", "stopped.py") as screen:
         screen.until("go")
@@ -146,7 +146,7 @@ def test_ctrl_c_lets_the_program_clean_up_and_a_second_one_kills_it(home: Path) 
         screen.type("\x03")
         assert screen.exit_code() == 130
         assert time.monotonic() - began < 30
-        assert "Killed. Recorded in " in "\n".join(screen.lines)
+        assert "Killed. Recorded in" in "\n".join(screen.lines)
 
 
 def test_ctrl_c_at_a_question_interrupts_the_program(home: Path) -> None:
@@ -210,7 +210,7 @@ def test_ctrl_c_in_a_notebook_names_its_record_which_can_be_replayed(home: Path)
         screen.type("\x03")
         assert screen.exit_code() == 130
         text = "\n".join(screen.lines)
-    assert "Recorded in " in text and "\nInterrupted.\n" in text
+    assert "Recorded in" in text and "\nInterrupted.\n" in text  # the path may wrap
     record = next((home.parent).rglob("*-n-ipynb-*.ipynb"))
     code, out, _ = run("replay", "--until", "1", record.name[:15])
     assert code == 0 and f"resumes {record.name}: 1 of 1" in out
