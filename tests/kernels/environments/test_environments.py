@@ -107,7 +107,7 @@ def test_a_block_with_settings_is_said_again_unless_paths_begin_beside_it(
 @pytest.mark.parametrize(
     ("line", "is_relative"),
     [
-        ('source = { registry = "https://pypi.org/simple" }', False),
+        ('source = { registry = "https://packages.example.com/simple" }', False),
         ('source = { registry = "/srv/wheels" }', False),
         ('source = { git = "https://example.com/a?rev=1#x" }', False),
         ('{ url = "https://example.com/a.whl", hash = "sha256:1" }', False),
