@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -67,6 +68,14 @@ def own_environment() -> Iterator[None]:
     shutil.rmtree(folder)
     assert not left, f"processes left behind: {left}"
     assert [path for path in sockets if path.is_file() or path.is_socket()] == []
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Commands turn logging off for their process, which is the tests' own where one calls them."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 def kernel_env() -> dict[str, str]:
