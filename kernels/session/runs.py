@@ -167,7 +167,7 @@ class Execution:
         """End the run by ending its kernel, or dequeue it."""
         if self._kernel is not None:
             await self._kernel.kill(why)
-        else:
+        elif self.finished is None:  # not being recorded
             self.task.cancel()
 
     async def wait(self, timeout: float | None, *, or_question: bool = False) -> bool:
