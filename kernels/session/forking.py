@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..environments import Environment
 from ..errors import CannotBranch
 from ..kernel import Kernel
 from .config import Handover
@@ -52,10 +51,3 @@ async def handover_of(session: Session, metadata: dict[str, Any], instance: str)
     if recorder.problem:
         note = f"The notebook lacks the cells before the fork: {recorder.problem}."
     return Handover(count=session.count, recorder=recorder, note=note, fresh=session.is_fresh)
-
-
-def described(environment: Environment | None) -> dict[str, Any]:
-    """A session's environment, as its notebook names it; empty for the default one."""
-    if environment is None:
-        return {}
-    return {"environment": {"name": environment.name, "kind": environment.kind}}

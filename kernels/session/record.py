@@ -11,6 +11,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from ..environments import Environment
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
 from ..process import KernelProcess
@@ -131,9 +132,17 @@ def describe_stop(reply: Reply) -> str:
     return "; ".join(parts) + "."
 
 
-def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:
-    """Metadata of a new notebook; has only the id's first part, since the full id grants access."""
-    mine = {"rmi_agent": {"session": short(session_id), "principal": principal}}
+def notebook_metadata(
+    session_id: str, principal: str, kernel: Kernel | None, environment: Environment | None
+) -> dict[str, Any]:
+    """Metadata of a new notebook, which names the environment unless that is the default one.
+
+    Has only the id's first part, since the full id grants access.
+    """
+    facts: dict[str, Any] = {"session": short(session_id), "principal": principal}
+    if environment is not None:
+        facts["environment"] = {"name": environment.name, "kind": environment.kind}
+    mine = {"rmi_agent": facts}
     if kernel is None:
         return {"language_info": {"name": "python"}, **mine}
     return {

@@ -31,7 +31,7 @@ from .config import Config, Handover
 from .directory import Directory
 from .environments import Environments
 from .eviction import Eviction
-from .forking import described, handover_of, held_still
+from .forking import handover_of, held_still
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
@@ -169,7 +169,6 @@ class Sessions:
 
         async def on(kernel: Kernel, session_id: str) -> Session:
             session = Session(session_id, principal, kernel, *self._shared, environment=environment)
-            session.recorder.metadata["rmi_agent"].update(described(environment))
             if parent is not None:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             return session
@@ -195,9 +194,9 @@ class Sessions:
 
     async def _fork(self, origin: Session) -> Session:
         async def on(branch: Kernel, session_id: str) -> Session:
-            metadata = notebook_metadata(session_id, origin.principal, branch)
+            metadata = notebook_metadata(session_id, origin.principal, branch, environment)
             forked_from = {"session": short(origin.id), "cell": origin.count}
-            metadata["rmi_agent"] |= {**described(environment), "forked_from": forked_from}
+            metadata["rmi_agent"]["forked_from"] = forked_from
             handover = await handover_of(origin, metadata, self.config.instance)
             return Session(
                 session_id, origin.principal, branch, *self._shared, handover, environment

@@ -84,7 +84,9 @@ class Session:
         self._fresh = before.fresh
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
-            config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
+            config.notebooks,
+            notebook_metadata(session_id, principal, kernel, environment),
+            config.instance,
         )
         self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
