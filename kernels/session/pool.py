@@ -238,7 +238,7 @@ class Pool:
         """Free a place for each waiting caller, as far as possible."""
         while len(self.waiting) > (coming := self._coming_free):
             if pool := self.owners.least_wanted():
-                pool.give_up_warm()
+                pool.give_up_last()
             elif not self._evict(self.waiting[coming], False):
                 return
             if self._coming_free == coming:
