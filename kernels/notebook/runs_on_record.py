@@ -56,7 +56,10 @@ class RunsOnRecord:
 
 
 def read(notebook: Path, session_id: str, number: int) -> tuple[Place, Run] | None:
-    """Read a run and its place from the notebook; None if it has no such finished run."""
+    """Read a run and its place from the notebook; None if it has no such finished run.
+
+    The place has the text that the run was read from: its cell, or the whole notebook.
+    """
     name, by_recorder = b'"cell": %d' % number, False
     for place in cells_in(notebook):
         by_recorder = True
