@@ -16,6 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
+from ..plurals import counted
 from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
@@ -286,7 +287,9 @@ class Kernel:
             timer = loop.call_later(timeout, self.interrupt, why, "timeout")
         notices: list[str] = []
         if dropped := self.process.raw.attach(outputs.stream):
-            notices.append(f"Left out: {dropped:,} characters that came while nothing ran.")
+            notices.append(
+                f"Left out: {counted(dropped, 'character')} that came while nothing ran."
+            )
         if self._files is None:
             work = self.exchange.run(code, request, outputs, self._stop)
         else:

@@ -18,6 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..encoding import encodable
+from ..plurals import counted
 from ..protocol import clean, new_cell
 from .cell_json import cell_json
 from .parameters import code_of, unknown
@@ -84,7 +85,7 @@ def steps_of(
         raise ValueError(f"it has {len(raw):,} cells, more than {MOST_CELLS:,}")
     language = language_of(metadata)
     if until is not None and until > len(raw):
-        raise ValueError(f"it has {len(raw):,} cells, so until={until} is past its end")
+        raise ValueError(f"it has {counted(len(raw), 'cell')}, so until={until} is past its end")
     if parameters and language not in ("", "python"):
         raise ValueError(f"it is in {language}, and parameters are set in Python only")
     cells = [cell_of(one, number) for number, one in enumerate(raw, 1)]

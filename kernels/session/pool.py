@@ -223,8 +223,9 @@ class Pool:
             async with asyncio.timeout(self._timeout):
                 await self._free.acquire()
         except TimeoutError:
+            all_are = "The only kernel is" if self.most == 1 else f"All {self.most} kernels are"
             raise KernelError(
-                f"All {self.most} kernels are busy, and none came free within {self._timeout:g} s."
+                f"{all_are} busy, and none came free within {self._timeout:g} s."
                 " Wait for a run to end, interrupt one or close a session (list_sessions shows"
                 " them), or raise RMI_AGENT_KERNEL_MAX."
             ) from None

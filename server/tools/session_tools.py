@@ -11,6 +11,7 @@ from fastmcp.tools import ToolResult
 
 from ..opening import Opening
 from ..plaintext import plain
+from ..plurals import counted
 from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession, Title
 from .at_terminal import at_terminal
@@ -125,7 +126,7 @@ class SessionTools:
             row(one.id, one.busy, one.cells, one.idle_for, None, one.notebook) for one in elsewhere
         ]
         lines = [
-            f"{r['session_id']}  {r['state']}, {r['cells']} cell{'s' * (r['cells'] != 1)},"
+            f"{r['session_id']}  {r['state']}, {counted(r['cells'], 'cell')},"
             f" idle {r['idle_seconds']:g} s, {megabytes(r['memory_bytes'])},"
             f" {r['notebook'] or 'nothing recorded yet'}{in_background(r)}"
             for r in rows
@@ -143,8 +144,7 @@ def lists_of(fork: Session) -> tuple[list[str], list[str]]:
 def report_of(facts: dict[str, Any]) -> list[str]:
     """What became of a fork, for its caller."""
     count, origin = facts["cells"], facts["forked_from"]
-    cells = "1 cell" if count == 1 else f"{count} cells"
-    where = f" and its {cells} in {facts['notebook']}" if facts["notebook"] else ""
+    where = f" and its {counted(count, 'cell')} in {facts['notebook']}" if facts["notebook"] else ""
     lines = [f"Session {facts['session_id']} is a fork of {origin}: it has its variables{where}."]
     if facts["lost"]:
         lines.append(f"Not copied: {'; '.join(facts['lost'])}.")
