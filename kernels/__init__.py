@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .environments import Changes, Environment
     from .errors import (
         CannotBranch,
+        CannotRestore,
         DeadKernelError,
         EnvironmentFailed,
         KernelError,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         Failed,
         NotebookRun,
         Pool,
+        Restored,
         Resume,
         Series,
         Session,
@@ -80,6 +82,7 @@ _HOMES = {
     "environments": ("Changes", "Environment"),
     "errors": (
         "CannotBranch",
+        "CannotRestore",
         "DeadKernelError",
         "EnvironmentFailed",
         "KernelError",
@@ -129,6 +132,7 @@ _HOMES = {
         "Failed",
         "NotebookRun",
         "Pool",
+        "Restored",
         "Resume",
         "Series",
         "Session",
@@ -146,6 +150,7 @@ __all__ = [
     "Again",
     "Api",
     "CannotBranch",
+    "CannotRestore",
     "Changes",
     "Config",
     "DeadKernelError",
@@ -171,6 +176,7 @@ __all__ = [
     "RemoteKernel",
     "RemoteOptions",
     "Reply",
+    "Restored",
     "Resume",
     "Run",
     "Sandbox",

@@ -105,9 +105,8 @@ class Kernel:
             if self.is_python and not self.process.is_here:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
-            if isinstance(self.process, BranchProcess):
-                await check_branch(self.process, self.exchange)
-                self.lost, self.shared = self.process.lost, self.process.shared
+            if isinstance(self.process, BranchProcess) and not self.process.sleeps:
+                await self.wake()
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -126,14 +125,30 @@ class Kernel:
             await self.close(graceful=False)
             raise
 
-    def branch_launch(self) -> Launch:
+    def branch_launch(self, *, sleeps: bool = False, for_death: int = 0) -> Launch:
         """The launch of a kernel that is forked from this one, on which nothing runs until then.
+
+        Args:
+            sleeps: whether it does nothing until its `wake` is called.
+            for_death: if it is kept for this one's death, max bytes that this one may use.
 
         Raises:
             CannotBranch: it is not one that can be forked.
         """
         origin = origin_of(self.process, self.exchange, self.not_formed)
-        return replace(self.launch, branch_of=origin)
+        order = replace(origin, sleeps=sleeps, for_death=for_death)
+        return replace(self.launch, branch_of=order)
+
+    async def wake(self) -> None:
+        """Let a kernel that was forked from another one go on, and check that it does.
+
+        Raises:
+            CannotBranch: it does not work as it should.
+        """
+        assert isinstance(self.process, BranchProcess)
+        self.process.wake()
+        await check_branch(self.process, self.exchange)
+        self.lost, self.shared = self.process.lost, self.process.shared
 
     async def close(self, *, graceful: bool = True) -> None:
         """Close the channels and end the process; see `KernelProcess.close`."""

@@ -19,6 +19,7 @@ from ..protocol import State, Status, encodable
 from .layout import TAIL, Place, cells_in
 from .run import Run
 from .steps import SKIPPED, tags_of
+from .undone import SKIP, is_undone
 
 CACHED = 4  # max cached runs
 CACHED_SIZE = 40_000_000  # max total bytes of their cells; the last run is cached at any size
@@ -99,11 +100,11 @@ def is_run(cell: NotebookNode, number: int) -> bool:
 
 
 def is_skipped(cell: NotebookNode) -> bool:
-    """Whether a cell did not run when it was recorded, and should not run now."""
+    """Whether a cell did not run when it was recorded or is undone, and should not run now."""
     record = cell.metadata.get("rmi_agent")
     if isinstance(record, dict):
-        return record.get("status") == SKIPPED
-    return "skip-execution" in tags_of(cell)
+        return record.get("status") == SKIPPED or is_undone(cell)
+    return SKIP in tags_of(cell)
 
 
 def recorded(notebook: NotebookNode) -> Iterator[Run]:

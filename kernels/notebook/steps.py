@@ -22,6 +22,7 @@ from ..plurals import counted
 from ..protocol import clean, new_cell
 from .cell_json import cell_json
 from .parameters import code_of, unknown
+from .undone import SKIP
 
 ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 OURS = ("rmi_agent", "execution", "papermill")  # metadata of the cell's previous run
@@ -205,9 +206,7 @@ def steps_in(cells: Numbered, keep_ids: bool) -> list[Step]:
             cell.id = secrets.token_hex(4)
         ids.add(cell.id)
         tags = tags_of(cell)
-        runs = (
-            cell.cell_type == "code" and bool(cell.source.strip()) and "skip-execution" not in tags
-        )
+        runs = cell.cell_type == "code" and bool(cell.source.strip()) and SKIP not in tags
         if runs:
             cell.outputs = []
         elif cell.cell_type == "code":

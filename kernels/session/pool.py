@@ -175,6 +175,16 @@ class Pool:
         for place in self._places_of(kernel):
             place.give_up()
 
+    def replace(self, old: Kernel, new: Kernel) -> bool:
+        """Let a kernel take the place of another one, which the caller ends.
+
+        Returns whether it has it now: the old one may have been retired before.
+        """
+        places = self._places_of(old)
+        for place in places:
+            place.replace(new)
+        return bool(places)
+
     def detach(self, kernel: Kernel) -> None:
         """Disconnect from a kernel on a Jupyter Server, leaving it running for others."""
         for place in self._places_of(kernel):

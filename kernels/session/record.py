@@ -97,7 +97,8 @@ class Record:
             notices.append(describe_stop(reply))
         elif reply.status == "dead":
             ending = process.describe_end(reply.exit_code) if process is not None else ""
-            notices.append(f"The kernel died; variables lost. {ending}".rstrip())
+            lost = "; variables lost" if reply.state == "lost" else ""
+            notices.append(f"The kernel died{lost}. {ending}".rstrip())
         notices += reply.notices
         if reply.state == "lost":
             notices += process.left_running if process is not None else ()

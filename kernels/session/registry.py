@@ -40,6 +40,7 @@ from .quotas import Quotas
 from .record import notebook_metadata
 from .runs import Execution
 from .session import Session
+from .stepping_back import Restored, step_back
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,23 @@ class Sessions:
         except CannotBranch as error:
             raise CannotBranch(f"Session {origin.id} can't be forked. {error}") from error
         finally:
-            self._became_idle(origin.principal)
+            origin.tell_idle()
+
+    async def restore(self, session: Session, cell: int) -> Restored:
+        """Take a session back to before a cell. Cancelling the caller does not stop this.
+
+        Raises:
+            CannotRestore: no checkpoint is kept from before it, or something runs; says why.
+            KernelError: the session was closed in the meantime, or no kernel was available.
+        """
+
+        async def restore() -> Restored:
+            try:
+                return await step_back(session, cell)
+            finally:
+                session.tell_idle()
+
+        return await asyncio.shield(self.supervisor.start(restore(), "stepping back", KernelError))
 
     def _close_unwanted(self, forking: asyncio.Task[Session]) -> None:
         if not forking.cancelled() and forking.exception() is None:

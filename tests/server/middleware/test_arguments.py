@@ -48,6 +48,7 @@ VALID: dict[str, dict[str, Any]] = {
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
     "fork_session": {"session_id": OPEN},
+    "restore_session": {"session_id": OPEN, "cell": 1},
     "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},
     "list_files": {"folder": "", "pattern": "*", "offset": 0},
