@@ -11,6 +11,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from ..joined import JoinedKernel
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
 from ..process import KernelProcess
@@ -96,7 +97,8 @@ class Record:
             notices.append(describe_stop(reply))
         elif reply.status == "dead":
             ending = process.describe_end(reply.exit_code) if process is not None else ""
-            notices.append(f"The kernel died; variables lost. {ending}".rstrip())
+            died = "" if isinstance(process, JoinedKernel) else "The kernel died; variables lost."
+            notices.append(f"{died} {ending}".strip())
         notices += reply.notices
         if reply.state == "lost":
             notices += process.left_running if process is not None else ()
