@@ -16,6 +16,7 @@ from ..jupyter_server import Channels, ServerKernel
 from ..process import Launch
 from ..protocol import Message
 from .joined_kernel import JoinedKernel
+from .listing import worded
 
 
 class JoinedServerKernel(JoinedKernel, ServerKernel):
@@ -47,12 +48,18 @@ class JoinedServerKernel(JoinedKernel, ServerKernel):
         Raises:
             KernelStartError: the server does not have it, refuses, or can't be reached.
         """
-        client = await ServerKernel.start(self)
+        try:
+            client = await ServerKernel.start(self)
+        except KernelStartError as error:
+            cause = error.__cause__
+            if isinstance(cause, ServerError):
+                raise KernelStartError(worded(cause)) from cause
+            raise
         assert self._api is not None
         try:
             self._entry = await self._api.kernel(self._id)
         except ServerError as error:
-            raise KernelStartError(str(error)) from error
+            raise KernelStartError(worded(error)) from error
         return client
 
     def spec_metadata(self) -> dict[str, str]:

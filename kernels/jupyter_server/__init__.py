@@ -5,13 +5,14 @@ To callers, each is just another `KernelProcess`.
 
 from typing import TYPE_CHECKING
 
-from .rest import Api, server_of
+from .rest import URL, Api, server_of
 
 if TYPE_CHECKING:
     from .channels import Channels
     from .process import ServerKernel
 
 __all__ = [
+    "URL",
     "Api",
     "Channels",
     "ServerKernel",

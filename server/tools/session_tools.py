@@ -127,7 +127,7 @@ class SessionTools:
         lines = [
             f"{r['session_id']}  {r['state']}, {r['cells']} cell{'s' * (r['cells'] != 1)},"
             f" idle {r['idle_seconds']:g} s, {megabytes(r['memory_bytes'])},"
-            f" {r['notebook'] or 'nothing recorded yet'}{in_background(r)}"
+            f" {r['notebook'] or 'nothing recorded yet'}{in_background(r)}{on_kernel_of(r)}"
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})
@@ -164,10 +164,17 @@ async def open_here(session: Session) -> dict[str, Any]:
         memory = None
     path = session.recorder.path
     found = row(session.id, session.busy, session.count, session.idle_for, memory, path)
+    if session.joined is not None:
+        found["attached"] = session.joined.record
     if (program := session.background) is not None:
         ports = sorted({each.port for each in await session.listeners()})
         found["background"] = {"program": program.title, "ports": ports}
     return found
+
+
+def on_kernel_of(row: dict[str, Any]) -> str:
+    """The person's kernel that a session is on, for people; empty if its kernel is its own."""
+    return f"; attached to {plain(' '.join(row['attached'].values()))}" if "attached" in row else ""
 
 
 def in_background(row: dict[str, Any]) -> str:

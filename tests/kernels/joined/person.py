@@ -18,38 +18,17 @@ from tests.conftest import kernel_env
 SOON = 60.0  # seconds; on a machine with nothing else to do it is one
 
 
-class Person:
-    """A person with a kernel."""
+class Client:
+    """What a person sees and does in a client of their own."""
 
-    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
-        self.manager, self.client = manager, client
-
-    @property
-    def file(self) -> Path:
-        return Path(self.manager.connection_file)
-
-    @property
-    def kernel(self) -> PersonsKernel:
-        return PersonsKernel(self.file.name, json.loads(self.file.read_text("utf-8")))
-
-    @property
-    def pid(self) -> int:
-        found = self.manager.provisioner.pid  # type: ignore[union-attr]
-        assert isinstance(found, int)
-        return found
+    def __init__(self, client: AsyncKernelClient) -> None:
+        self.client = client
 
     async def value(self, code: str) -> str:
         """What an expression is in their kernel, in their own client."""
-        message = await self.reply(self.run(code))
+        message = await self.reply(self.client.execute("", user_expressions={"it": code}))
         assert message["content"]["status"] == "ok", message
         return str(message["content"]["user_expressions"]["it"]["data"]["text/plain"])
-
-    def run(self, code: str) -> str:
-        """Run a cell; the value of its last line can be asked for."""
-        *before, last = code.split("\n")
-        expressions = {"it": last} if not before else {}
-        source = "" if expressions else code
-        return str(self.client.execute(source, user_expressions=expressions))
 
     def cell(self, code: str) -> str:
         return str(self.client.execute(code))
@@ -68,6 +47,28 @@ class Person:
                 message: dict[str, Any] = await self.client.get_iopub_msg()
                 if message["msg_type"] == kind and text in json.dumps(message["content"]):
                     return message
+
+
+class Person(Client):
+    """A person with a kernel."""
+
+    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+        super().__init__(client)
+        self.manager = manager
+
+    @property
+    def file(self) -> Path:
+        return Path(self.manager.connection_file)
+
+    @property
+    def kernel(self) -> PersonsKernel:
+        return PersonsKernel(self.file.name, json.loads(self.file.read_text("utf-8")))
+
+    @property
+    def pid(self) -> int:
+        found = self.manager.provisioner.pid  # type: ignore[union-attr]
+        assert isinstance(found, int)
+        return found
 
 
 @asynccontextmanager

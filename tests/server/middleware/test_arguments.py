@@ -48,6 +48,7 @@ VALID: dict[str, dict[str, Any]] = {
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
     "fork_session": {"session_id": OPEN},
+    "attach_session": {"connection_file": "none.json", "server": "", "kernel_id": ""},
     "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},
     "list_files": {"folder": "", "pattern": "*", "offset": 0},
