@@ -83,9 +83,15 @@ class RmiMcpClient(ServerConnection):
         session_id: str | None = None,
         timeout: float | None = None,
         on_output: OnOutput | None = None,
+        *,
+        checkpoint: bool = False,
     ) -> RunResult:
-        """Run a snippet and wait until it ends; arguments and errors as for `run_python`."""
-        return await self._run("run_cell", {"code": code}, session_id, timeout, on_output)
+        """Run a snippet and wait until it ends; arguments and errors as for `run_python`.
+
+        With a `checkpoint`, `restore_session` can go back to before it.
+        """
+        given = {"code": code, **({"checkpoint": True} if checkpoint else {})}
+        return await self._run("run_cell", given, session_id, timeout, on_output)
 
     async def run_notebook(
         self,
@@ -222,6 +228,10 @@ class RmiMcpClient(ServerConnection):
         given = {"connection_file": connection_file, "server": server, "kernel_id": kernel_id}
         raw = await self.call_tool("attach_session", {k: v for k, v in given.items() if v})
         return str((raw.structured_content or {})["session_id"])
+
+    async def restore_session(self, session_id: str, cell: int) -> str:
+        """Take the session back to before a cell that ran with a checkpoint; says what is not."""
+        return await self._text("restore_session", session_id=session_id, cell=cell)
 
     async def close_session(self, session_id: str, title: str | None = None) -> str:
         """Close the session; its notebook stays, with a title if one is given."""

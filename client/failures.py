@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -122,10 +122,11 @@ def has_tls(causes: list[BaseException]) -> bool:
 
 def proxy_of(url: str) -> str | None:
     """The proxy that requests to a URL go through, without its password; None if there is none."""
-    if is_loopback(url):
+    wanted = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(wanted.hostname or ""):
         return None
     found = getproxies()
-    proxy = found.get(urlsplit(url).scheme) or found.get("all")
+    proxy = found.get(wanted.scheme) or found.get("all")
     if not proxy:
         return None
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")

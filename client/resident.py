@@ -13,12 +13,12 @@ import json
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from .direct import PROTOCOL, Json, as_json
-from .local_token import token_file
+from .resident_record import ResidentRecord, read_record
 from .unix_http import post
 
 ANSWER_TIMEOUT = 5.0  # max seconds until the server says whether it suits
@@ -27,16 +27,9 @@ POLL_INTERVAL = 0.5  # seconds between looks at the process where it can't be wa
 
 @dataclass(frozen=True)
 class Resident:
-    """A background server: its process, its Unix socket, and its token for this user.
+    """A background server, as its record describes it."""
 
-    Attributes:
-        variables: those with settings that it needs to know.
-    """
-
-    pid: int
-    socket: str
-    key: str = field(repr=False)
-    variables: tuple[str, ...]
+    record: ResidentRecord
 
     async def suits(self, paths: Sequence[str] = ()) -> bool:
         """Whether it runs, would do what a server started here would do, and has `paths`."""
@@ -46,19 +39,16 @@ class Resident:
             "home": str(Path.home()),
             "folder": os.getcwd(),
             "paths": [*paths],
-            "environ": {n: v for n, v in os.environ.items() if n.upper() in self.variables},
+            "environ": {n: v for n, v in os.environ.items() if n.upper() in self.record.variables},
         }
         body = json.dumps(caller).encode()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                async with post(self.socket, "/resident", self._credentials, body) as response:
+                record = self.record
+                async with post(record.socket, "/resident", record.credentials, body) as response:
                     return response.status == 200
         except OSError:
             return False
-
-    @property
-    def _credentials(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
 
     async def open(self) -> None:
         """Do nothing: each request has a connection of its own."""
@@ -70,7 +60,7 @@ class Resident:
         """Send a request; what the server sends until its answer, which is the last."""
         params = request["params"]
         headers = {
-            **self._credentials,
+            **self.record.credentials,
             "Accept": "application/json, text/event-stream",
             "MCP-Protocol-Version": PROTOCOL,
             "Mcp-Method": request["method"],
@@ -78,7 +68,7 @@ class Resident:
         if name := params.get("name", params.get("uri")):
             headers["Mcp-Name"] = header_value(name)
         body = as_json(request)
-        async with post(self.socket, "/mcp", headers, body) as response:
+        async with post(self.record.socket, "/mcp", headers, body) as response:
             if response.headers.get("content-type", "").startswith("text/event-stream"):
                 async for event in events(response.parts):
                     yield event
@@ -94,7 +84,7 @@ class Resident:
         """Wait until its process has ended."""
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(self.pid)
+                handle = os.pidfd_open(self.record.pid)
                 loop, over = asyncio.get_running_loop(), asyncio.Event()
                 loop.add_reader(handle, over.set)
                 try:
@@ -105,24 +95,15 @@ class Resident:
             return
         with contextlib.suppress(ProcessLookupError):
             while True:
-                os.kill(self.pid, 0)
+                os.kill(self.record.pid, 0)
                 await asyncio.sleep(POLL_INTERVAL)
 
 
 def find_resident(paths: Sequence[str] = ()) -> Resident | None:
     """This user's background server; None if none runs that suits and has all `paths`."""
-    if sys.platform == "win32":
+    if (record := read_record()) is None:
         return None
-    try:
-        text = private_text(token_file().with_name("resident.json"))
-        record = json.loads(text)
-        resident = Resident(
-            int(record["pid"]), record["socket"], record["key"], tuple(record["variables"])
-        )
-        if not is_ours(Path(resident.socket)):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    resident = Resident(record)
     return resident if asyncio.run(resident.suits(paths)) else None
 
 
@@ -144,22 +125,3 @@ def header_value(text: str) -> str:
     if text.isascii() and text.isprintable() and text == text.strip() and "=?" not in text:
         return text
     return f"=?base64?{base64.b64encode(text.encode()).decode()}?="
-
-
-def private_text(path: Path) -> str:
-    """The text of a file that only this user can read or write.
-
-    Raises:
-        OSError: it can't be read, or others could have written it.
-    """
-    with path.open(encoding="utf-8") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise PermissionError(f"{path} is accessible to others")
-        return file.read()
-
-
-def is_ours(socket: Path) -> bool:
-    """Whether no other user can have put a socket where it is."""
-    folder, entry = socket.parent.stat(), socket.lstat()
-    return {folder.st_uid, entry.st_uid} == {os.getuid()} and not folder.st_mode & 0o022

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .environments import Changes, Environment
     from .errors import (
         CannotBranch,
+        CannotRestore,
         DeadKernelError,
         EnvironmentFailed,
         KernelError,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         Failed,
         NotebookRun,
         Pool,
+        Restored,
         Resume,
         Series,
         Session,
@@ -89,6 +91,7 @@ _HOMES = {
     "environments": ("Changes", "Environment"),
     "errors": (
         "CannotBranch",
+        "CannotRestore",
         "DeadKernelError",
         "EnvironmentFailed",
         "KernelError",
@@ -147,6 +150,7 @@ _HOMES = {
         "Failed",
         "NotebookRun",
         "Pool",
+        "Restored",
         "Resume",
         "Series",
         "Session",
@@ -164,6 +168,7 @@ __all__ = [
     "Again",
     "Api",
     "CannotBranch",
+    "CannotRestore",
     "Changes",
     "Config",
     "DeadKernelError",
@@ -191,6 +196,7 @@ __all__ = [
     "RemoteKernel",
     "RemoteOptions",
     "Reply",
+    "Restored",
     "Resume",
     "Run",
     "Sandbox",

@@ -10,6 +10,7 @@ KernelError              what was asked for can't be done; the text says why and
 ├─ EnvironmentFailed    the environment to run in can't be used or made; nothing was run
 ├─ NotSent               the project's files did not reach a remote kernel; the cell reports it
 ├─ CannotBranch          a kernel can't be forked from a living one, which goes on as before
+├─ CannotRestore         a session can't step back to before a cell, and stays as it is
 └─ CannotFork            no template can fork the kernel, so it is started or a KernelStartError
    └─ PreloadConflict    the user has other versions of the preloaded modules
 
@@ -71,6 +72,10 @@ class NotSent(KernelError):
 
 class CannotBranch(KernelError):
     """A session can't be forked; the text says why. It goes on as before."""
+
+
+class CannotRestore(KernelError):
+    """A session can't step back to before a cell; the text says why. It stays as it is."""
 
 
 class CannotFork(KernelError):

@@ -31,6 +31,7 @@ from .sandboxing import choose_policy, describe_policy, describe_rights
 from .settings import Settings
 from .state_dir import VERSION
 from .tools import (
+    BranchTools,
     CallerFiles,
     Completions,
     EnvironmentChoice,
@@ -173,6 +174,7 @@ class App:
             EnvironmentTools(settings, self.opening, self.files, choice),
             SessionTools(settings, self.opening),
             JoinTool(settings, self.opening),
+            BranchTools(settings, self.opening),
             FileTools(settings, self.worker, self.files, remote),
             PythonFileTools(settings, self.worker, self.files),
             Resources(settings, self.opening, self.files),

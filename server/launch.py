@@ -106,6 +106,7 @@ def sessions(settings: Settings, hint: Callable[[Failed], Awaitable[str]]) -> Co
         memory_limit=settings.memory_limit,
         hint=hint,
         keep=settings.notebooks_keep,
+        crash_recovery=settings.crash_recovery,
     )
 
 

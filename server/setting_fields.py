@@ -132,6 +132,11 @@ class Settings(BaseModel):
         description="Max memory of all processes of a session together, shared memory included,"
         " and of a run of uv; beyond it, they are killed. 0: no limit.",
     )
+    crash_recovery: bool = Field(
+        False,
+        description="Whether sessions [keep their variables](tools.md#survive-a-crash) when a cell"
+        " ends the kernel; costs some memory, and milliseconds after each cell.",
+    )
     sandbox: Annotated[
         Literal["auto", "bwrap", "landlock", "off"],
         BeforeValidator(from_switch),

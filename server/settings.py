@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from .errors import BadSettings
+from .plurals import counted
 from .setting_fields import Settings
 from .setting_names import (
     Variable,
@@ -104,8 +105,9 @@ def check_tokens(settings: Settings) -> None:
         raise BadSettings(f"{variable}: a token must be printable ASCII without spaces.")
     if urls and len(tokens) not in (1, len(urls)):
         raise BadSettings(
-            f"{variable}: it has {len(tokens)} tokens for {len(urls)} addresses in"
-            f" {variable_of('jupyter_server_url')}. Set one token for all, or one each in order."
+            f"{variable}: it has {counted(len(tokens), 'token')} for"
+            f" {counted(len(urls), 'address')} in {variable_of('jupyter_server_url')}. Set one"
+            " token for all, or one each in order."
         )
 
 

@@ -29,7 +29,7 @@ def token_file() -> Path:
 
 
 def record_file() -> Path:
-    """The record of this user's background server; must match the client's `find_resident`."""
+    """The record of this user's background server; must match the client's `read_record`."""
     return token_file().with_name("resident.json")
 
 

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..plaintext import plain
+from ..plurals import counted
 from ..results import Picture
 from ..terminal import colour, erase_starting, show_picture, write
 
@@ -127,7 +128,7 @@ def first_lines(text: str, most: int) -> str:
     lines = text.splitlines()
     if len(lines) <= most:
         return "\n".join(clipped(line, 500) for line in lines)
-    more = f"… {len(lines) - most} more lines"
+    more = f"… {counted(len(lines) - most, 'more line')}"
     return "\n".join([clipped(line, 500) for line in lines[:most]] + [more])
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from ..client import RmiMcpClient
 from ..errors import tool_errors
+from ..plurals import counted
 
 Step = tuple[str, Callable[[], Awaitable[str]]]
 
@@ -52,7 +53,7 @@ async def tools(client: RmiMcpClient) -> str:
     names = [tool.name for tool in await client.list_tools()]
     if missing := {"run_python", "run_cell", "read_output"} - set(names):
         raise Failed(f"missing: {', '.join(sorted(missing))}")
-    return f"{len(names)} tools"
+    return counted(len(names), "tool")
 
 
 async def cells(client: RmiMcpClient) -> str:
@@ -87,8 +88,7 @@ async def module(client: RmiMcpClient) -> str:
 
 async def files(client: RmiMcpClient) -> str:
     """Check that the server lists its files, however many there are."""
-    count = len(await client.list_python_files())
-    return f"{count} {'file' if count == 1 else 'files'}"
+    return counted(len(await client.list_python_files()), "file")
 
 
 async def refusal(client: RmiMcpClient, file_name: str, expected: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+from ..resident_record import read_record
 
 SUFFIXES = (".py", ".ipynb")
 MOST = 500  # max files of a folder
@@ -60,16 +60,16 @@ def open_sessions(_: Any) -> list[str]:
 
 def facts() -> dict[str, Any]:
     """What the background server says of itself; empty if none runs."""
-    record_file = platformdirs.user_state_path("rmi-agent", appauthor=False) / "resident.json"
+    if (record := read_record()) is None:
+        return {}
     try:
-        record = json.loads(record_file.read_text("utf-8"))
         connection = http.client.HTTPConnection("localhost", timeout=ANSWER_TIMEOUT)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(ANSWER_TIMEOUT)
-        connection.sock.connect(record["socket"])
-        connection.request("GET", "/resident", headers={"Authorization": f"Bearer {record['key']}"})
+        connection.sock.connect(record.socket)
+        connection.request("GET", "/resident", headers=record.credentials)
         found = json.loads(connection.getresponse().read())
         connection.close()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException):
         return {}
     return found if isinstance(found, dict) else {}

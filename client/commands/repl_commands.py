@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ..plurals import counted
 from ..whole_file import write_whole
 
 COMMAND = re.compile(r"\s*:(?P<name>[a-z]*)(?P<force>!?)(?:[ \t]+(?P<argument>[^\n]*))?\s*")
@@ -52,8 +53,7 @@ def save_notebook(text: str, name: str, own: Collection[int], *, replace: bool) 
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = getattr(error, "strerror", error)
         raise ValueError(f"{path} can't be written: {why}.") from error
-    count = len(notebook["cells"])
-    return f"Saved {count} {'cell' if count == 1 else 'cells'} in {path.resolve()}"
+    return f"Saved {counted(len(notebook['cells']), 'cell')} in {path.resolve()}"
 
 
 def number_of(cell: dict[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..plurals import counted
 from ..terminal import (
     erase_starting,
     parse_notebook,
@@ -94,7 +95,7 @@ def show_from(server: str, session: str | None, *, code: bool) -> None:
         found = [one for one in ids if one.startswith(session or "")]
         if len(found) != 1:
             named = "" if session is None else f" whose id begins with {session!r}"
-            many = f"{len(found)} sessions" if found else "No session"
+            many = counted(len(found), "session") if found else "No session"
             return fail(
                 f"{many}{named} {'are' if found else 'is'} open there; `rmi-agent sessions"
                 f" --server {server}` lists them."

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..plaintext import plain
+from ..plurals import counted
 from ..results import Picture
 from .pictures import SUFFIXES, show_picture
 from .table import span
@@ -178,7 +179,7 @@ def show_bundle(bundle: Mapping[str, Any]) -> None:
             if is_terminal(sys.stdout):
                 show_picture(Picture(mime, data))
             else:
-                write("stdout", f"[picture: {mime}, {len(data):,} bytes]\n")
+                write("stdout", f"[picture: {mime}, {counted(len(data), 'byte')}]\n")
             return
     text = next((found for mime in READABLE if (found := as_text(bundle.get(mime)))), "")
     if not text and bundle:

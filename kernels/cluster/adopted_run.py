@@ -1,7 +1,7 @@
 """A run started by another instance of the server, on a kernel that outlived that instance.
 
-From here we can only see the run end and interrupt its kernel. Knows one cell and its kernel; not
-which instance started the run, nor why it has stopped.
+From here we can only see the run end, and interrupt or end its kernel. Knows one cell and its
+kernel; not which instance started the run, nor why it has stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from nbformat import NotebookNode
 
@@ -52,23 +53,34 @@ class AdoptedRun(Execution):
         self.until = until
         self.attaching = attaching
         self._interrupt_kernel, self._kill_kernel = interrupt, kill
-        self._stop_wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._stop_wanted: asyncio.Future[str] = loop.create_future()
+        self._kill_wanted: asyncio.Future[str] = loop.create_future()
+        self._patient = False
 
     def interrupt(self, why: str = "interrupted", *, patient: bool = False) -> bool:
         """Stop the run in the same way as any other; False if it is over or being stopped."""
         if self.task.done() or self._stop_wanted.done():
             return False
+        self._patient = patient
         self._stop_wanted.set_result(why)
         return True
+
+    async def kill(self, why: str) -> None:
+        """End the run by ending its kernel, also while it is being stopped."""
+        if not self.task.done() and not self._kill_wanted.done():
+            self._kill_wanted.set_result(why)
+        await asyncio.wait({self.task})
 
     async def end(self) -> tuple[Reply, Kernel | None]:
         """Wait for the run to end, or stop it at its time limit; also returns a living kernel."""
         limit = max(0.0, self.until - time.time()) if self.until else None
         try:
-            events: list[asyncio.Future[object]] = [self.attaching, self._stop_wanted]  # type: ignore[list-item]
-            await asyncio.wait(events, timeout=limit, return_when="FIRST_COMPLETED")
+            await self._wait(limit, self._stop_wanted)
             if self.attaching.done():
                 return self._reply("interrupted", ())
+            if self._kill_wanted.done():
+                return await self._kill((self._kill_wanted.result(), "killed"))
             stopped = self._stop_wanted.done()
             actions = [self._stop_wanted.result() if stopped else "timed out"]
             return await self._stop(actions, "interrupted" if stopped else "timeout")
@@ -79,12 +91,24 @@ class AdoptedRun(Execution):
         for words in ("interrupted", "interrupted again"):
             actions.append(words)
             await self._interrupt_kernel()
-            await asyncio.wait({self.attaching}, timeout=GRACE)
+            await self._wait(None if self._patient else GRACE)
             if self.attaching.done():
                 return self._reply(status, tuple(actions))
+            if self._kill_wanted.done():
+                return await self._kill((self._kill_wanted.result(), "killed"))
         actions.append("killed, since it ignored the interrupts")
+        return await self._kill(tuple(actions), status)
+
+    async def _wait(self, seconds: float | None, *others: asyncio.Future[str]) -> None:
+        """Wait until the run is over, its kernel is to be killed, or something else happens."""
+        events: list[asyncio.Future[Any]] = [self.attaching, self._kill_wanted, *others]
+        await asyncio.wait(events, timeout=seconds, return_when="FIRST_COMPLETED")
+
+    async def _kill(
+        self, actions: tuple[str, ...], status: Status = "dead"
+    ) -> tuple[Reply, Kernel | None]:
         await self._kill_kernel()
-        return Reply(status, state="lost", actions=tuple(actions)), None
+        return Reply(status, state="lost", actions=actions), None
 
     def _reply(self, status: Status, actions: tuple[str, ...]) -> tuple[Reply, Kernel | None]:
         try:

@@ -1,6 +1,6 @@
 """Installing packages with uv: its commands, and what came of them.
 
-Knows uv's words; `uv.py` runs it.
+Knows uv's words; `running.py` runs the commands.
 """
 
 from __future__ import annotations

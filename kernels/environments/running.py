@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import EnvironmentFailed
-from ..process_tree import MARK, Family, mark_process, marking
+from ..process_tree import MARK, Family, mark_process, marking, new_mark
 
 BUILD, TIDY = (Path(__file__).with_name(name) for name in ("build.py", "tidy_store.py"))
 MOST_LINES, LONGEST = 400, 2_000  # lines of uv's output that are kept, and characters of one
@@ -157,7 +156,7 @@ async def run_to_its_end(
     variables: Mapping[str, str],
 ) -> tuple[int, list[str]]:
     """Run a command as `run` does, for as long as it takes; it ends if this is cancelled."""
-    mark = f"{place.mark}.{secrets.token_hex(6)}"
+    mark = new_mark(place.mark)
     process = await asyncio.create_subprocess_exec(
         *marking(mark),
         *place.command(python, command),

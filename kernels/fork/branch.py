@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
 
 from ..errors import CannotFork
 from .forked_process import ForkedProcess
@@ -17,15 +16,13 @@ from .own_sockets import socket_pair
 from .template import PASSES_PIDS, pids_of_sender
 
 
-@contextlib.contextmanager
-def report_of_branch() -> Iterator[tuple[socket.socket, socket.socket]]:
+def report_of_branch() -> tuple[socket.socket, socket.socket]:
     """A connection on which a branch reports its pid, and the end that the branch is given."""
     ours, theirs = socket_pair()
-    with ours, theirs:
-        ours.setblocking(False)
-        if PASSES_PIDS:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        yield ours, theirs
+    ours.setblocking(False)
+    if PASSES_PIDS:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
 
 
 async def adopted_branch(origin: ForkedProcess, report: socket.socket) -> ForkedProcess:

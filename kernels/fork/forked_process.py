@@ -49,7 +49,7 @@ class ForkedProcess:
     def when_reported(self, call: Callable[[], None]) -> None:
         """Call back on the running loop, once, when its exit code or its template's end arrives.
 
-        Also if it was `poll` that read the exit code, for whoever has called it.
+        Also called if `poll` has read the exit code first.
         """
         self._loop, self._when_reported = asyncio.get_running_loop(), call
         self._loop.add_reader(self._connection, self._report)

@@ -1,7 +1,7 @@
 """A script's stdin that asks for more when it is read: lines of a terminal, or pieces of a pipe.
 
-Whoever waits for the script has them, and is asked as `input()` asks in a cell. Sent to the kernel
-as text, like `setup.py`.
+The client that waits for the script provides them, and is asked by the message that `input()` sends
+in a cell. Sent to the kernel as text, like `setup.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AskedInput(io.RawIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Return whether a person types it."""
+        """Return whether a person types it at a terminal."""
         return self.is_terminal
 
     def fileno(self) -> int:

@@ -21,10 +21,9 @@ POOL_GONE = "The processes of this pool belong to the session that was forked: m
 
 
 def forget_parents_work() -> None:
-    """Let executors start new threads, and pools of processes refuse; the rest is forgotten."""
+    """Let executors start new threads, and pools of processes refuse."""
     forget_threads()
     forget_processes()
-    forget_exit_handlers()
 
 
 def forget_threads() -> None:

@@ -5,6 +5,8 @@ the server sends a frame on the channel `BRANCH` with the branch's descriptors: 
 messages and for control, its pipes for 1 and 2, and a connection on which the branch reports its
 pid. The branch's parent exits at once, so that the template adopts it, like any kernel of its own.
 
+A branch that is to sleep then waits on that connection for a byte, or ends when it is closed.
+
 Executed in a template, like `setup.py`; knows nothing of servers and sessions.
 """
 
@@ -26,8 +28,9 @@ from collections.abc import Callable
 from time import sleep  # cells replace those of the module
 from typing import Any
 
+from .branch_changes import changing, going_on, too_large
 from .branch_descriptors import lost_connections, open_files, replace_shared
-from .branch_libraries import forget_parents_work
+from .branch_libraries import forget_exit_handlers, forget_parents_work
 from .branch_losses import lost_in_fork, obstacle
 from .frames import BRANCH
 from .kernel_loop import with_new_descriptors
@@ -40,6 +43,8 @@ HANDED_OVER = 5  # descriptors
 HANDING_OVER = 10.0  # max seconds until they arrive
 BECOMING = 10  # max seconds until a branch has reported its pid: a lock may be held for good
 ADOPTION = 0.0002  # seconds between looks whether the template has adopted it
+CHANGES_MOST = 5  # max reasons that are named
+OWN_THREADS = (CONTROL_THREAD, FLUSH_THREAD)
 REPORT = struct.Struct("!ci")  # b"p" and the pid, or b"x" and why there is none, by errno
 BRANCH_PAYLOAD = "rmi_agent.branch"
 fork_process = os.fork  # cells may replace it
@@ -73,11 +78,12 @@ class Branching:
 
     async def fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Say whether the kernel can be forked, and what the fork would lack; then wait for it."""
-        if why := obstacle():
+        for_death = parent["content"].get("for_death") or 0
+        own, names = self._own_descriptors(), self._kernel.shell.user_ns
+        if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
             content: dict[str, Any] = {"status": "refused", "why": why}
         else:
-            own, names = self._own_descriptors(), self._kernel.shell.user_ns
-            lost = lost_in_fork(names, (CONTROL_THREAD, FLUSH_THREAD))
+            lost = lost_in_fork(names, OWN_THREADS)
             lost += lost_connections(own)
             content = {"status": "ok", "lost": lost, "files": list(open_files(own))}
 
@@ -93,6 +99,18 @@ class Branching:
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(reply)
+
+    def _unlike_later(self, own: set[int], most: int) -> str:
+        """Why a copy made now might not be as this kernel is when it dies; empty if nothing."""
+        if why := too_large(most):
+            return why
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        changes = [
+            *lost_connections(own),
+            *changing(own, OWN_THREADS),
+            *going_on(tasks, self._kernel._loop._scheduled),
+        ]
+        return f"It has {', '.join(changes[:CHANGES_MOST])}." if changes else ""
 
     def _listen(self, readable: Callable[[], None]) -> None:
         kernel = self._kernel
@@ -174,10 +192,14 @@ class Branching:
             while descriptors:
                 os.close(descriptors.pop())
             self._become(order, given, wakeup)
-            if state is not None:
-                random.setstate(state)
             self._forking = False
             self._lift_limit()
+            with socket.socket(fileno=given[-1]) as report:
+                report.sendall(REPORT.pack(b"p", os.getpid()))
+                if order["sleeps"]:
+                    sleep_until_woken(report)
+            if state is not None:
+                random.setstate(state)
         except BaseException:
             os.write(2, traceback.format_exc().encode("utf-8", "replace"))
             leave_at_once(70)  # EX_SOFTWARE
@@ -200,7 +222,7 @@ class Branching:
     def _become(self, order: dict[str, Any], given: list[int], wakeup: int) -> None:
         """Become a kernel of its own, with its descriptors."""
         kernel, loop = self._kernel, self._kernel._loop
-        messages, control, stdout, stderr, connection = given
+        messages, control, stdout, stderr, _ = given
         self.take_mark(order["mark"], order["number"])
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
@@ -223,6 +245,8 @@ class Branching:
         asyncio.set_event_loop(loop)
         signal.set_wakeup_fd(loop._csock.fileno() if wakes_loop else wakeup)
         forget_parents_work()
+        if not order["sleeps"]:  # else it goes on in its origin's place
+            forget_exit_handlers()
         ends = [socket.socket(fileno=each) for each in (messages, control)]
         kernel.become_new(*ends, order["key"].encode())
         kernel.iopub_socket.pipes = (stdout, stderr)
@@ -232,8 +256,6 @@ class Branching:
             stream.attach(flusher)
         for each in readers:
             loop._selector.register(each.fileobj, each.events, each.data)
-        with socket.socket(fileno=connection) as report:
-            report.sendall(REPORT.pack(b"p", os.getpid()))
 
     def check(self) -> None:
         """Show in a cell that this branch works, and say what it shares with its origin."""
@@ -244,6 +266,31 @@ class Branching:
         stdout = self._streams[0]  # whatever the user has put in `sys.stdout`
         stdout.write("ready\n")
         stdout.flush()
+
+
+def sleep_until_woken(report: socket.socket) -> None:
+    """Wait for a byte; ends this process if nobody can send one any more.
+
+    Meanwhile the system takes this process first when memory is short.
+    """
+    before = set_score("1000")
+    try:
+        woken = report.recv(1)
+    except OSError:
+        woken = b""
+    if not woken:
+        leave_at_once(0)
+    set_score(before)
+
+
+def set_score(score: str) -> str:
+    """How soon the system ends this process when memory is short; returns the score before."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        before = file.read()
+        file.seek(0)
+        file.write(score)
+        return before
+    return "0"
 
 
 def goes_on(key: Any) -> bool:

@@ -40,7 +40,7 @@ def origin_of(process: KernelProcess, exchange: Exchange, not_formed: str = "") 
     if not isinstance(process, SocketProcess):
         why = not_formed or "its kernelspec or environment requires that"
         raise CannotBranch(f"Its kernel was started, not forked: {why}. {ELSEWHERE}")
-    return Origin(process, lambda: unless_dead(process, exchange.ask_to_fork()))
+    return Origin(process, lambda for_death: unless_dead(process, exchange.ask_to_fork(for_death)))
 
 
 async def check_branch(process: BranchProcess, exchange: Exchange) -> None:

@@ -89,12 +89,13 @@ class Exchange:
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
-    async def ask_to_fork(self) -> dict[str, Any]:
+    async def ask_to_fork(self, for_death: int) -> dict[str, Any]:
         """Ask the kernel whether it can be forked; only while nothing runs.
 
+        If the fork is kept `for_death`, that is the bytes which the kernel may use at most.
         Returns the content of its `fork_reply`; see `inside/branching.py`.
         """
-        message = self.client.session.msg("fork_request", {})
+        message = self.client.session.msg("fork_request", {"for_death": for_death})
         self.client.shell_channel.send(message)
         return dict((await self.reply_to(str(message["header"]["msg_id"])))["content"])
 

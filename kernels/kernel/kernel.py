@@ -17,6 +17,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
 from ..joined import JoinedKernel
+from ..plurals import counted
 from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
 from ..protocol import (
@@ -110,9 +111,8 @@ class Kernel:
             if self.is_python and not self.process.is_here and self.joined is None:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
-            if isinstance(self.process, BranchProcess):
-                await check_branch(self.process, self.exchange)
-                self.lost, self.shared = self.process.lost, self.process.shared
+            if isinstance(self.process, BranchProcess) and not self.process.sleeps:
+                await self.wake()
         except TimeoutError:
             await self.close(graceful=False)
             raise KernelStartError(
@@ -131,14 +131,30 @@ class Kernel:
             await self.close(graceful=False)
             raise
 
-    def branch_launch(self) -> Launch:
+    def branch_launch(self, *, sleeps: bool = False, for_death: int = 0) -> Launch:
         """The launch of a kernel that is forked from this one, on which nothing runs until then.
+
+        Args:
+            sleeps: whether it does nothing until its `wake` is called.
+            for_death: if it is kept for this one's death, max bytes that this one may use.
 
         Raises:
             CannotBranch: it is not one that can be forked.
         """
         origin = origin_of(self.process, self.exchange, self.not_formed)
-        return replace(self.launch, branch_of=origin)
+        order = replace(origin, sleeps=sleeps, for_death=for_death)
+        return replace(self.launch, branch_of=order)
+
+    async def wake(self) -> None:
+        """Let a kernel that was forked from another one go on, and check that it does.
+
+        Raises:
+            CannotBranch: it does not work as it should.
+        """
+        assert isinstance(self.process, BranchProcess)
+        self.process.wake()
+        await check_branch(self.process, self.exchange)
+        self.lost, self.shared = self.process.lost, self.process.shared
 
     async def close(self, *, graceful: bool = True) -> None:
         """Close the channels and end the process; see `KernelProcess.close`."""
@@ -309,7 +325,9 @@ class Kernel:
             limit()
         notices: list[str] = []
         if dropped := self.process.raw.attach(outputs.stream):
-            notices.append(f"Left out: {dropped:,} characters that came while nothing ran.")
+            notices.append(
+                f"Left out: {counted(dropped, 'character')} that came while nothing ran."
+            )
         if self.joined is not None:  # its time begins when the kernel begins it
             work = run_in_turn(self.exchange, self.joined, code, outputs, self._stop, limit)
         elif self._files is None:

@@ -12,6 +12,7 @@ from .runs_on_record import RunsOnRecord, recorded
 from .signing import Signer
 from .steps import Step, Steps, steps_of
 from .titles import plain_title, retitle, set_title
+from .undone import is_undone, mark_undone
 from .writer import Recorder
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "encoded",
     "is_open",
     "is_recorded",
+    "is_undone",
+    "mark_undone",
     "outdated_notebooks",
     "plain_title",
     "prune",

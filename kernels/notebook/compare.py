@@ -17,6 +17,7 @@ from typing import Literal
 
 from nbformat import NotebookNode
 
+from ..plurals import counted
 from .run import Run
 
 What = Literal["status", "error", "stdout", "stderr", "value", "display", "picture"]
@@ -136,7 +137,7 @@ def differing(old: list[str], new: list[str]) -> Iterator[str]:
     if max(len(before), len(after)) > WINDOW:
         yield f"  … they differ up to line {start + max(len(before), len(after)):,}"
     elif len(lines) > LINES:
-        yield f"  … {len(lines) - LINES} more lines differ"
+        yield f"  … {counted(len(lines) - LINES, 'more line')}"
 
 
 def same(old: str, new: str) -> bool:

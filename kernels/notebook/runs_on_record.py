@@ -19,6 +19,7 @@ from ..protocol import State, Status, encodable
 from .layout import TAIL, Place, cells_in
 from .run import Run
 from .steps import SKIPPED, tags_of
+from .undone import SKIP, is_undone
 
 CACHED = 4  # max cached runs
 CACHED_SIZE = 40_000_000  # max total bytes of their cells; the last run is cached at any size
@@ -56,7 +57,10 @@ class RunsOnRecord:
 
 
 def read(notebook: Path, session_id: str, number: int) -> tuple[Place, Run] | None:
-    """Read a run and its place from the notebook; None if it has no such finished run."""
+    """Read a run and its place from the notebook; None if it has no such finished run.
+
+    The place has the text that the run was read from: its cell, or the whole notebook.
+    """
     name, by_recorder = b'"cell": %d' % number, False
     for place in cells_in(notebook):
         by_recorder = True
@@ -96,11 +100,11 @@ def is_run(cell: NotebookNode, number: int) -> bool:
 
 
 def is_skipped(cell: NotebookNode) -> bool:
-    """Whether a cell did not run when it was recorded, and should not run now."""
+    """Whether a cell did not run when it was recorded or is undone, and should not run now."""
     record = cell.metadata.get("rmi_agent")
     if isinstance(record, dict):
-        return record.get("status") == SKIPPED
-    return "skip-execution" in tags_of(cell)
+        return record.get("status") == SKIPPED or is_undone(cell)
+    return SKIP in tags_of(cell)
 
 
 def recorded(notebook: NotebookNode) -> Iterator[Run]:

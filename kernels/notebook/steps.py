@@ -18,9 +18,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..encoding import encodable
+from ..plurals import counted
 from ..protocol import clean, new_cell
 from .cell_json import cell_json
 from .parameters import code_of, unknown
+from .undone import SKIP
 
 ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 OURS = ("rmi_agent", "execution", "papermill")  # metadata of the cell's previous run
@@ -84,7 +86,7 @@ def steps_of(
         raise ValueError(f"it has {len(raw):,} cells, more than {MOST_CELLS:,}")
     language = language_of(metadata)
     if until is not None and until > len(raw):
-        raise ValueError(f"it has {len(raw):,} cells, so until={until} is past its end")
+        raise ValueError(f"it has {counted(len(raw), 'cell')}, so until={until} is past its end")
     if parameters and language not in ("", "python"):
         raise ValueError(f"it is in {language}, and parameters are set in Python only")
     cells = [cell_of(one, number) for number, one in enumerate(raw, 1)]
@@ -204,9 +206,7 @@ def steps_in(cells: Numbered, keep_ids: bool) -> list[Step]:
             cell.id = secrets.token_hex(4)
         ids.add(cell.id)
         tags = tags_of(cell)
-        runs = (
-            cell.cell_type == "code" and bool(cell.source.strip()) and "skip-execution" not in tags
-        )
+        runs = cell.cell_type == "code" and bool(cell.source.strip()) and SKIP not in tags
         if runs:
             cell.outputs = []
         elif cell.cell_type == "code":

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,10 +23,11 @@ from typing import Any, BinaryIO
 import nbformat
 from nbformat import NotebookNode
 
-from .cell_json import cell_json
+from .cell_json import cell_json, fields_json
 from .layout import SEPARATOR, TAIL, head_json
 from .recovery import is_open, pid_file, repair, replacement, write_pid_file
 from .signing import Draft, FileState, Hashed, Signer
+from .undone import is_undone, mark_undone
 
 log = logging.getLogger(__name__)
 
@@ -142,20 +144,52 @@ class Recorder:
         """
         async with self._rewriting:
             texts = {cell.id: cell_json(cell) for cell in cells if cell.id in self._places}
-            if not (texts or head) or self.path is None or self._touched_by_others():
-                return
-            # Not a task: it can't be cancelled, so nobody else writes while the thread does.
-            work = asyncio.get_running_loop().run_in_executor(None, self._rewrite, texts)
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.wait({work})
-                raise
-            except OSError as error:
-                self.problem = str(error)
-            finally:
-                if work.done() and not work.cancelled() and work.exception() is None:
-                    self._places, self._end = work.result()
+            if (texts or head) and self.path is not None and not self._touched_by_others():
+                await self._rewritten(lambda: texts)
+
+    async def undo(self, since: int) -> list[int]:
+        """Mark the finished cells from a number on as undone; returns their numbers.
+
+        No cell may be started or finished in the meantime. `problem` says why it was not possible.
+        """
+        found: list[int] = []
+        async with self._rewriting:
+            for number, (cell_id, text) in enumerate(self._backlog):
+                self._backlog[number] = (cell_id, undone(text, since, found) or text)
+            if self.path is not None and self._touched_by_others():
+                self.problem = f"{self.path.name} was changed by another program"
+            elif self.path is not None:
+                await self._rewritten(lambda: self._undone(since, found))
+        return sorted(found)
+
+    def _undone(self, since: int, found: list[int]) -> dict[str, bytes]:
+        """The cells from a number on, marked as undone; adds their numbers to those `found`."""
+        assert self.path is not None
+        texts: dict[str, bytes] = {}
+        with self.path.open("rb") as file:
+            for cell_id, (begin, end) in reversed(self._places.items()):
+                file.seek(begin)
+                if (text := undone(file.read(end - begin), since, found)) is None:
+                    break
+                if text:
+                    texts[cell_id] = text
+        return texts
+
+    async def _rewritten(self, texts: Callable[[], dict[str, bytes]]) -> None:
+        """Rewrite the file with other `texts` of some cells, which are made in the thread."""
+        # Not a task: it can't be cancelled, so nobody else writes while the thread does.
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(None, lambda: self._rewrite(texts()))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            raise
+        except OSError as error:
+            self.problem = str(error)
+        finally:
+            if work.done() and not work.cancelled() and work.exception() is None:
+                self._places, self._end = work.result()
 
     def _rewrite(self, texts: dict[str, bytes]) -> tuple[dict[str, tuple[int, int]], int]:
         """Rewrite the file with these cells; returns all cells' places and the last one's end.
@@ -316,6 +350,26 @@ class Recorder:
         except FileNotFoundError:
             return True
         return (status.st_ino, status.st_size, status.st_mtime_ns) != self._seen
+
+
+def undone(text: bytes, since: int, found: list[int]) -> bytes | None:
+    """A cell's JSON, marked as undone; None if its number is below `since`.
+
+    Empty if it has no number, or is marked already.
+
+    Adds its number to those `found`.
+    """
+    cell = json.loads(text)
+    number = cell["metadata"].get("rmi_agent", {}).get("cell")
+    if not isinstance(number, int):  # it did not run
+        return b""
+    if number < since:
+        return None
+    if is_undone(cell):
+        return b""
+    found.append(number)
+    mark_undone(cell)
+    return fields_json(cell)
 
 
 def write_at(descriptor: int, data: bytes, place: int) -> None:

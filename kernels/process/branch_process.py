@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,7 @@ class BranchProcess(SocketProcess):
     """The process behind a kernel that was forked from another one: see `KernelProcess`.
 
     Attributes:
+        sleeps: whether it does nothing until it is woken.
         lost: what the origin has and it lacks, in a few words each.
         shared: the files that both have open, and in which of them they share the position.
     """
@@ -43,6 +45,8 @@ class BranchProcess(SocketProcess):
     def __init__(self, launch: Launch, origin: Origin) -> None:
         super().__init__(replace(launch, branch_of=None))  # else it keeps all its ancestors
         self._origin: Origin | None = origin
+        self.sleeps = origin.sleeps
+        self._report: socket.socket | None = None  # that wakes it
         self.lost: tuple[str, ...] = ()
         self.shared: tuple[str, ...] = ()
 
@@ -73,7 +77,7 @@ class BranchProcess(SocketProcess):
     async def _ask(self, origin: Origin) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                content = await origin.ask()
+                content = await origin.ask(origin.for_death)
         except TimeoutError:
             raise CannotBranch(f"It does not answer, so it can't be forked. {AGAIN}") from None
         if content.get("status") != "ok":
@@ -83,16 +87,19 @@ class BranchProcess(SocketProcess):
     async def _fork(self, origin: SocketProcess) -> SocketClient:
         client = origin.client
         key = secrets.token_hex(32)
-        order = {"key": key, "mark": self.mark, "number": mark_number(self.mark)}
+        number = mark_number(self.mark)
+        order = {"key": key, "mark": self.mark, "number": number, "sleeps": self.sleeps}
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             pairs, pipes = self._open(ours, theirs)
-            with report_of_branch() as (report, given):
+            self._report, given = report_of_branch()
+            ours.callback(self._report.close)
+            with given:
                 client.messages.send_with(
                     frame(BRANCH, [json.dumps(order).encode()]),
                     [*(other.fileno() for _, other in pairs), *pipes, given.fileno()],
                 )
-                given.close()  # so that the report ends with the branch
-                process = await adopted_branch(origin.forked_process, report)
+            # Ours alone is open from here, so that the report ends with the branch.
+            process = await adopted_branch(origin.forked_process, self._report)
             mark_process(process.pid, self.mark)
             if origin.family is not None:
                 origin.family.let_go(process.pid)
@@ -100,7 +107,25 @@ class BranchProcess(SocketProcess):
             provisioner.take(process)
             branch = await self._connect(provisioner, pairs, key, client.session.session)
             ours.pop_all()
+        if not self.sleeps:
+            self._close_report()
         return branch
+
+    def wake(self) -> None:
+        """Let it go on if it sleeps; nobody learns here whether it does."""
+        if self._report is not None:
+            with contextlib.suppress(OSError):
+                self._report.send(b"w")
+        self._close_report()
+
+    def _close_report(self) -> None:
+        if self._report is not None:
+            self._report.close()
+            self._report = None
+
+    async def _let_go(self) -> None:
+        self._close_report()
+        await super()._let_go()
 
     def _kill_marked(self) -> None:
         """End a branch that has not become a kernel."""

@@ -113,11 +113,16 @@ class Origin:
 
     Attributes:
         process: its process.
-        ask: asks it whether it can be forked; returns the content of its `fork_reply`.
+        ask: asks it whether it can be forked, given `for_death`; returns the content of its
+            `fork_reply`.
+        sleeps: whether the new one does nothing until it is woken, to go on in its place.
+        for_death: max bytes that the kernel may use if the new one is kept for its death; else 0.
     """
 
     process: SocketProcess
-    ask: Callable[[], Awaitable[dict[str, Any]]]
+    ask: Callable[[int], Awaitable[dict[str, Any]]]
+    sleeps: bool = False
+    for_death: int = 0
 
 
 def shown(launch: Launch) -> str:

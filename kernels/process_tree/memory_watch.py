@@ -10,11 +10,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from .family import LINUX, Family, Tree, adopt_strays, tree
-from .memory import Account, exact, held, resident, segment_sizes, sizes
+from .memory import Account, exact, held, private, resident, segment_sizes, sizes
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,21 @@ class Process(Protocol):
 P = TypeVar("P", bound=Process)
 
 
+@dataclass(frozen=True)
+class Excess(Generic[P]):
+    """A kernel that uses too much.
+
+    Attributes:
+        kernel: its process.
+        words: what it does, as the end of a sentence about it.
+        by_copies: whether it would not without its sleeping copies.
+    """
+
+    kernel: P
+    words: str
+    by_copies: bool
+
+
 class MemoryWatch(Generic[P]):
     """Finds the kernels that use more than `limit` bytes.
 
@@ -64,12 +80,15 @@ class MemoryWatch(Generic[P]):
         """The kernels of the last tick."""
         return self._accounts.keys()
 
-    def tick(self, kernels: Collection[P], busy: Collection[P]) -> list[tuple[P, str]]:
-        """Measure kernels; returns those over the limit, each with a message.
+    def tick(
+        self, kernels: Collection[P], busy: Collection[P], copies: Mapping[P, Sequence[int]]
+    ) -> list[Excess[P]]:
+        """Measure kernels; returns those over the limit.
 
         Args:
             kernels: all kernels.
             busy: kernels that are or were just running code; others are measured occasionally.
+            copies: the pids of sleeping copies of kernels, whose memory counts as theirs.
         """
         for ended in self._accounts.keys() - set(kernels):
             if devices := self._accounts.pop(ended).devices:
@@ -85,39 +104,42 @@ class MemoryWatch(Generic[P]):
             self._updated, self._took = began, time.monotonic() - began
         self._charge(busy)
         self._ticks += 1
-        found = []
+        found: list[Excess[P]] = []
         for number, kernel in enumerate(kernels):
             # With busy ones, the idle ones are not all measured at once.
             due = not busy or kernel in busy or (self._ticks + number) % 10 == 0
             account = self._accounts[kernel]
             try:
-                if due and (words := self._excess(kernel, account)):
-                    found.append((kernel, words))
+                if due and (excess := self._excess(kernel, account, copies.get(kernel, ()))):
+                    found.append(excess)
             except Exception:  # still measure the other kernels
                 if not account.failed:
                     log.exception("A kernel's memory can't be measured")
                 account.failed = True
         return found
 
-    def _excess(self, kernel: P, account: Account) -> str:
-        """How a kernel exceeds the limit; empty if it does not."""
+    def _excess(self, kernel: P, account: Account, copies: Sequence[int]) -> Excess[P] | None:
+        """How a kernel exceeds the limit; None if it does not."""
         if (family := kernel.family) is None:
-            return ""
-        shared = sizes(account.held)
-        most = sum(map(resident, family.pids)) + sum(shared.values())
+            return None
+        pids, shared = [*family.pids, *copies], sizes(account.held)
+        most = sum(map(resident, pids)) + sum(shared.values())
         most += sum(account.segments.values())
         began = time.monotonic()
         if most + account.charged <= self.limit or began < account.exact_at:
-            return ""
-        used = exact(family.pids, shared, account)
+            return None
+        used = exact(pids, shared, account)
         account.exact_at = began + min(1.0, (time.monotonic() - began) / MAX_SHARE)
         if used <= self.limit:
-            return ""
+            return None
         own = f", {account.charged / 1e6:,.0f} of them in its /tmp and /dev/shm"
-        return (
+        words = (
             f"used more than RMI_AGENT_MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
             f"{own if account.charged > self.limit / 10 else ''})"
         )
+        # What several copies share is nobody's alone, so only of the last one is it known.
+        last = len(copies) == 1 and used - private(copies[0]) > self.limit
+        return Excess(kernel, words, by_copies=bool(copies) and not last)
 
     def _update(self, now: Tree) -> None:
         families = {k.mark: k.family for k in self._accounts if k.family is not None}

@@ -15,6 +15,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..encoding import encodable, utf8
+from ..plurals import counted
 from .cleaning import clean, clean_bundle, whole
 from .reply import Message
 from .terminal_text import StreamText
@@ -79,11 +80,11 @@ class Outputs:
         """A note about outputs that were left out; empty if there are none."""
         what = []
         if self._left_out:
-            size = f"{self._left_out:,} ({self._left_out_size:,} bytes)"
+            size = f"{self._left_out:,} ({counted(self._left_out_size, 'byte')})"
             what.append(f"Outputs left out: {size}, more than a cell can keep.")
         if self._beyond:
             limit = f"RMI_AGENT_OUTPUT_LIMIT ({self._limit:,})"
-            what.append(f"Left out: {self._beyond:,} bytes beyond {limit}.")
+            what.append(f"Left out: {counted(self._beyond, 'byte')} beyond {limit}.")
         return " ".join([*what, "Write large data to a file instead."]) if what else ""
 
     def fold(self, message: Message) -> None:

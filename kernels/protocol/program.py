@@ -40,7 +40,7 @@ class Script:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Names it in the title of its notebook."""
         return self.path.name
 
     @property
@@ -55,13 +55,13 @@ class Script:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What `inside/script_runner.py` is told."""
+        """The request that `inside/script_runner.py` runs it by."""
         source = b64encode(self.source).decode()
         return {**request(self), "path": str(self.path), "source": source}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its record says of it."""
+        """What its cell's metadata record about it."""
         cwd = {"cwd": str(self.cwd)} if self.cwd is not None else {}
         digest = hashlib.sha256(self.source).hexdigest()
         return {"path": str(self.path), "sha256": digest, "args": [*self.args], **cwd}
@@ -80,7 +80,7 @@ class Module:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Names it in the title of its notebook."""
         return self.name
 
     @property
@@ -95,12 +95,12 @@ class Module:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What `inside/script_runner.py` is told."""
+        """The request that `inside/script_runner.py` runs it by."""
         return {**request(self), "module": self.name}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its record says of it."""
+        """What its cell's metadata record about it."""
         return {"module": self.name, "cwd": str(self.cwd), "args": [*self.args]}
 
 

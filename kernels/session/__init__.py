@@ -14,6 +14,7 @@ from .rerun import Again, Resume
 from .runs import Execution
 from .series import Series
 from .session import Session
+from .stepping_back import Restored
 
 __all__ = [
     "LOCAL",
@@ -29,6 +30,7 @@ __all__ = [
     "NotebookRun",
     "Peers",
     "Pool",
+    "Restored",
     "Resume",
     "Series",
     "Session",

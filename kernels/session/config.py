@@ -48,6 +48,7 @@ class Config:
         memory_limit: max total resident bytes of a session's processes; 0 means no limit.
         hint: finds what a caller should know of a failed run's cause; empty if nothing.
         instance: the name of this instance of the server, if several share the notebooks.
+        crash_recovery: whether a session goes on with its variables after its kernel has died.
         keep: seconds after which a record that is no longer open is deleted; 0 means never.
     """
 
@@ -59,6 +60,7 @@ class Config:
     hint: Callable[[Failed], Awaitable[str]] = no_hint
     instance: str = ""
     keep: float = 0.0
+    crash_recovery: bool = False
 
 
 @dataclass(frozen=True)

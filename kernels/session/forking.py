@@ -6,37 +6,44 @@ Knows sessions and their notebooks; not how a kernel is forked.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..environments import Environment
-from ..errors import CannotBranch
+from ..errors import CannotBranch, KernelError
 from ..kernel import Kernel
 from .config import Handover
-from .session import Session
+
+if TYPE_CHECKING:
+    from .session import Session
 
 
 @contextlib.asynccontextmanager
-async def held_still(session: Session) -> AsyncIterator[Kernel]:
-    """A session's kernel, on which nothing runs until the end; runs that arrive wait.
+async def at_rest(session: Session, error: type[KernelError]) -> AsyncIterator[None]:
+    """Keep everything from running in a session until the end; runs that arrive wait.
 
-    Raises:
-        CannotBranch: something runs, or there is no kernel.
+    Raises `error` if something runs.
     """
     if session.running or session.in_series:
-        raise CannotBranch(
+        raise error(
             "A cell is running or queued in it. Wait for its end (read_output with wait tells), or"
             " call interrupt_session."
         )
     async with session.runs.turn:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def held_still(session: Session) -> AsyncIterator[Kernel]:
+    """A session's kernel, on which nothing runs until the end.
+
+    Raises:
+        CannotBranch: something runs, or there is no kernel.
+    """
+    async with at_rest(session, CannotBranch):
         kernel = session.kernel
         if session.closed or kernel is None or not await kernel.alive():
             raise CannotBranch("Its kernel has died, so there are no variables to fork.")
-        try:
-            yield kernel
-        finally:
-            session.last_used = time.monotonic()
+        yield kernel
 
 
 async def handover_of(session: Session, metadata: dict[str, Any], instance: str) -> Handover:
@@ -52,10 +59,3 @@ async def handover_of(session: Session, metadata: dict[str, Any], instance: str)
     if recorder.problem:
         note = f"The notebook lacks the cells before the fork: {recorder.problem}."
     return Handover(count=session.count, recorder=recorder, note=note, fresh=session.is_fresh)
-
-
-def described(environment: Environment | None) -> dict[str, Any]:
-    """A session's environment, as its notebook names it; empty for the default one."""
-    if environment is None:
-        return {}
-    return {"environment": {"name": environment.name, "kind": environment.kind}}

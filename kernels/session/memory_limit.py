@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -40,17 +41,31 @@ async def watch_memory(sessions: Sessions) -> None:
                 continue
             busy = {process for process, session in held.items() if is_busy(session)} | running
             checking = asyncio.get_running_loop().run_in_executor(
-                thread, watch.tick, [*held, *running], busy
+                thread, watch.tick, [*held, *running], busy, pids_of_copies(held)
             )
-            for process, why in await checking:
+            for excess in await checking:
+                process, why = excess.kernel, excess.words
                 if isinstance(process, Job):
                     ending = asyncio.to_thread(process.end, why)
                     sessions.supervisor.start(ending, "ending uv for its memory")
+                    continue
+                if excess.by_copies:
+                    held[process].drop_copies(but=len(held[process].copies) > 1)
                     continue
                 kernel = held[process].kernel
                 if kernel is not None and kernel.process is process and not kernel.killed_since:
                     # The result of its current run says why.
                     sessions.supervisor.start(kernel.kill(why), "ending a kernel for its memory")
+
+
+def pids_of_copies(
+    held: Mapping[KernelProcess | Job, Session],
+) -> dict[KernelProcess | Job, list[int]]:
+    """The pids of the sleeping copies of sessions' kernels, the newest last."""
+    return {
+        process: [copy.process.pid for copy in session.copies if copy.process.pid is not None]
+        for process, session in held.items()
+    }
 
 
 async def next_check(sessions: Sessions, watched: bool) -> None:

@@ -65,11 +65,14 @@ class OwnerPool:
         self.used, self.asker = now(), owner
         self.leases.append(self.used)
 
-    def give_up_warm(self) -> None:
-        """End the warm kernel that started last."""
-        place = self.ready[-1]
+    def give_up(self, place: Place) -> None:
+        """End one of the warm kernels."""
         self.warm.remove(place)
         place.give_up()
+
+    def give_up_last(self) -> None:
+        """End the warm kernel that started last."""
+        self.give_up(self.ready[-1])
 
     def of(self, environment: Environment | None) -> OwnerPool | None:
         """The pool of an environment; None if it has none."""
@@ -158,14 +161,14 @@ class OwnerPools:
             await asyncio.sleep(DEMAND_WINDOW + 1)
             for pool in self:
                 while len(pool.ready) > pool.target:
-                    pool.give_up_warm()
+                    pool.give_up_last()
             absent = [owner for owner, pool in self.by_owner.items() if self._is_absent(pool)]
             for owner in set(absent) - set(self.expected):
                 pool = self.by_owner.pop(owner)
                 if pool not in self.by_owner.values():
                     pool.give_up_other()
                     while pool.ready:
-                        pool.give_up_warm()
+                        pool.give_up_last()
                     self._forget(pool.launch)
 
     def _is_absent(self, pool: OwnerPool) -> bool:

@@ -65,4 +65,11 @@ class Place:
             log.exception("A kernel could not be started")
             return self.kernel.set_exception(start_error(error))
         self.kernel.set_result(kernel)
-        await (kernel.close() if await self.end else kernel.release())
+        ends = await self.end
+        kernel = self.kernel.result()  # another one may have taken its place
+        await (kernel.close() if ends else kernel.release())
+
+    def replace(self, kernel: Kernel) -> None:
+        """Hold this place for another kernel from now on; the one before is the caller's to end."""
+        self.kernel = asyncio.get_running_loop().create_future()
+        self.kernel.set_result(kernel)

@@ -181,6 +181,16 @@ class Pool:
         for place in self._places_of(kernel):
             place.give_up()
 
+    def replace(self, old: Kernel, new: Kernel) -> bool:
+        """Let a kernel take the place of another one, which the caller ends.
+
+        Returns whether it has it now: the old one may have been retired before.
+        """
+        places = self._places_of(old)
+        for place in places:
+            place.replace(new)
+        return bool(places)
+
     def detach(self, kernel: Kernel) -> None:
         """Disconnect from a kernel on a Jupyter Server, leaving it running for others."""
         for place in self._places_of(kernel):
@@ -229,8 +239,9 @@ class Pool:
             async with asyncio.timeout(self._timeout):
                 await self._free.acquire()
         except TimeoutError:
+            all_are = "The only kernel is" if self.most == 1 else f"All {self.most} kernels are"
             raise KernelError(
-                f"All {self.most} kernels are busy, and none came free within {self._timeout:g} s."
+                f"{all_are} busy, and none came free within {self._timeout:g} s."
                 " Wait for a run to end, interrupt one or close a session (list_sessions shows"
                 " them), or raise RMI_AGENT_KERNEL_MAX."
             ) from None
@@ -244,7 +255,7 @@ class Pool:
         """Free a place for each waiting caller, as far as possible."""
         while len(self.waiting) > (coming := self._coming_free):
             if pool := self.owners.least_wanted():
-                pool.give_up_warm()
+                pool.give_up_last()
             elif not self._evict(self.waiting[coming], False):
                 return
             if self._coming_free == coming:

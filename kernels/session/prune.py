@@ -10,6 +10,7 @@ import logging
 import threading
 
 from ..notebook import prune
+from ..plurals import counted
 from .config import Config
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,8 @@ async def prune_notebooks(config: Config) -> None:
             stop.set()  # a thread can't be cancelled
         if deleted:
             log.info(
-                "Deleted %d %s of sessions that ended over %g days ago",
-                len(deleted),
-                "notebook" if len(deleted) == 1 else "notebooks",
+                "Deleted %s of sessions that ended over %g days ago",
+                counted(len(deleted), "notebook"),
                 config.keep / 86_400,
             )
         delay = EVERY

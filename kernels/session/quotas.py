@@ -46,10 +46,13 @@ class Quotas:
                 await places.acquire()
             self.held[principal] += 1
         except TimeoutError:
+            limit = "RMI_AGENT_SESSIONS_PER_USER"
+            all_are = f"All {most} sessions that you may have ({limit}) are"
+            if most == 1:
+                all_are = f"The only session that you may have ({limit}) is"
             raise KernelError(
-                f"All {most} sessions that you may have (RMI_AGENT_SESSIONS_PER_USER) are busy, and"
-                f" none came free within {self._timeout:g} s. Wait for a run to end, interrupt one"
-                " or close a session (list_sessions shows them), then try again."
+                f"{all_are} busy, and none came free within {self._timeout:g} s. Wait for a run to"
+                " end, interrupt one or close a session (list_sessions shows them), then try again."
             ) from None
         finally:
             self.waiting.remove(principal)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
+from ..environments import Environment
 from ..joined import JoinedKernel
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
@@ -97,7 +98,8 @@ class Record:
             notices.append(describe_stop(reply))
         elif reply.status == "dead":
             ending = process.describe_end(reply.exit_code) if process is not None else ""
-            died = "" if isinstance(process, JoinedKernel) else "The kernel died; variables lost."
+            lost = "; variables lost" if reply.state == "lost" else ""
+            died = "" if isinstance(process, JoinedKernel) else f"The kernel died{lost}."
             notices.append(f"{died} {ending}".strip())
         notices += reply.notices
         if reply.state == "lost":
@@ -133,9 +135,17 @@ def describe_stop(reply: Reply) -> str:
     return "; ".join(parts) + "."
 
 
-def notebook_metadata(session_id: str, principal: str, kernel: Kernel | None) -> dict[str, Any]:
-    """Metadata of a new notebook; has only the id's first part, since the full id grants access."""
-    mine = {"rmi_agent": {"session": short(session_id), "principal": principal}}
+def notebook_metadata(
+    session_id: str, principal: str, kernel: Kernel | None, environment: Environment | None
+) -> dict[str, Any]:
+    """Metadata of a new notebook, which names the environment unless that is the default one.
+
+    Has only the id's first part, since the full id grants access.
+    """
+    facts: dict[str, Any] = {"session": short(session_id), "principal": principal}
+    if environment is not None:
+        facts["environment"] = {"name": environment.name, "kind": environment.kind}
+    mine = {"rmi_agent": facts}
     if kernel is None:
         return {"language_info": {"name": "python"}, **mine}
     return {

@@ -32,7 +32,7 @@ from .config import Config, Handover
 from .directory import Directory
 from .environments import Environments
 from .eviction import Eviction
-from .forking import described, handover_of, held_still
+from .forking import handover_of, held_still
 from .launches import Launches
 from .memory_limit import watch_memory
 from .pool import Pool
@@ -41,6 +41,7 @@ from .quotas import Quotas
 from .record import notebook_metadata
 from .runs import Execution
 from .session import Session
+from .stepping_back import Restored, step_back
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,6 @@ class Sessions:
 
         async def on(kernel: Kernel, session_id: str) -> Session:
             session = Session(session_id, principal, kernel, *self._shared, environment=environment)
-            session.recorder.metadata["rmi_agent"].update(described(environment))
             if parent is not None:
                 session.recorder.metadata["rmi_agent"]["parent"] = parent
             return session
@@ -212,9 +212,9 @@ class Sessions:
 
     async def _fork(self, origin: Session) -> Session:
         async def on(branch: Kernel, session_id: str) -> Session:
-            metadata = notebook_metadata(session_id, origin.principal, branch)
+            metadata = notebook_metadata(session_id, origin.principal, branch, environment)
             forked_from = {"session": short(origin.id), "cell": origin.count}
-            metadata["rmi_agent"] |= {**described(environment), "forked_from": forked_from}
+            metadata["rmi_agent"]["forked_from"] = forked_from
             handover = await handover_of(origin, metadata, self.config.instance)
             return Session(
                 session_id, origin.principal, branch, *self._shared, handover, environment
@@ -228,7 +228,23 @@ class Sessions:
         except CannotBranch as error:
             raise CannotBranch(f"Session {origin.id} can't be forked. {error}") from error
         finally:
-            self._became_idle(origin.principal)
+            origin.tell_idle()
+
+    async def restore(self, session: Session, cell: int) -> Restored:
+        """Take a session back to before a cell. Cancelling the caller does not stop this.
+
+        Raises:
+            CannotRestore: no checkpoint is kept from before it, or something runs; says why.
+            KernelError: the session was closed in the meantime, or no kernel was available.
+        """
+
+        async def restore() -> Restored:
+            try:
+                return await step_back(session, cell)
+            finally:
+                session.tell_idle()
+
+        return await asyncio.shield(self.supervisor.start(restore(), "stepping back", KernelError))
 
     def _close_unwanted(self, forking: asyncio.Task[Session]) -> None:
         if not forking.cancelled() and forking.exception() is None:

@@ -46,7 +46,6 @@ class Renewal:
         for pool in self._owners:
             for place in pool.ready:
                 if place.kernel.result().outdated:
-                    pool.warm.remove(place)
-                    place.give_up()
+                    pool.give_up(place)
                     self._refill()
                     return

@@ -172,7 +172,7 @@ class Execution:
         """End the run by ending its kernel, or dequeue it."""
         if self._kernel is not None:
             await self._kernel.kill(why)
-        else:
+        elif self.finished is None:  # not being recorded
             self.task.cancel()
 
     async def wait(self, timeout: float | None, *, or_question: bool = False) -> bool:
@@ -330,16 +330,16 @@ class RunQueue:
 
 
 def outcome(task: asyncio.Future[Run]) -> asyncio.Future[Run]:
-    """What a run's task that is done has come to, without what it was started in.
+    """A future with the result of a finished task, which can then be freed.
 
-    A task keeps its context: the whole request, over HTTP some 30 kB.
+    A task keeps the context that it was started in: the whole request, over HTTP some 30 kB.
     """
     found: asyncio.Future[Run] = task.get_loop().create_future()
     if task.cancelled():
         found.cancel()
     elif (error := task.exception()) is not None:
         found.set_exception(error)
-        found.exception()  # who wants to know has been told, or asks
+        found.exception()  # or asyncio logs it as never retrieved
     else:
         found.set_result(task.result())
     return found

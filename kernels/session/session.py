@@ -24,11 +24,14 @@ from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
+from .checkpoints import Checkpoints
 from .config import Config, Failed, Handover
+from .crash_recovery import AFTER_LAST_RUN, CrashRecovery
 from .pool import Pool
 from .port_notices import PortNotices
 from .record import Record, notebook_metadata
 from .runs import Execution, NotebookCell, RunQueue
+from .sleeping_copy import end_soon
 
 if TYPE_CHECKING:
     from .series import Series
@@ -54,6 +57,8 @@ class Session:
         kernel: its kernel; None once that has died.
         runs: its runs that are queued, running or still in memory.
         count: the number of its last run.
+        checkpoints: the copies of its kernel to which it can step back.
+        recovery: goes on with a copy when the kernel has died, if that is wanted.
         series: the cells that run, or ran last, one after the other; None if none did.
         on_change: called with the session whenever a run starts or ends.
     """
@@ -78,6 +83,8 @@ class Session:
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
+        self.checkpoints = Checkpoints(supervisor)
+        self.recovery = CrashRecovery(self)
         self.series: Series | None = None
         self._ports = PortNotices()
         self.last_used = time.monotonic()
@@ -87,7 +94,9 @@ class Session:
         self._fresh = before.fresh
         self.turn, self.count = before.turn, before.count
         self.recorder = before.recorder or Recorder(
-            config.notebooks, notebook_metadata(session_id, principal, kernel), config.instance
+            config.notebooks,
+            notebook_metadata(session_id, principal, kernel, environment),
+            config.instance,
         )
         self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
@@ -136,13 +145,19 @@ class Session:
     # -- running
 
     def submit_cell(
-        self, code: str, timeout: float | None = None, of: NotebookCell | None = None
+        self,
+        code: str,
+        timeout: float | None = None,
+        of: NotebookCell | None = None,
+        *,
+        checkpoint: bool = False,
     ) -> Execution:
         """Queue a snippet, maybe `of` an existing notebook; returns at once.
 
-        `timeout` is in seconds.
+        `timeout` is in seconds. With `checkpoint` it runs only if the session can step back to
+        before it.
         """
-        return self._submit(code, None, timeout, of)
+        return self._submit(code, None, timeout, of, checkpoint=checkpoint)
 
     def submit_program(
         self, program: Program, timeout: float | None = None, *, background: bool = False
@@ -166,6 +181,7 @@ class Session:
         timeout: float | None,
         of: NotebookCell | None = None,
         background: bool = False,
+        checkpoint: bool = False,
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
@@ -181,7 +197,7 @@ class Session:
             background=background,
         )
         limit = self.config.timeout if timeout is None else timeout
-        self.runs.add(execution, functools.partial(self._run, execution, limit))
+        self.runs.add(execution, functools.partial(self._run, execution, limit, checkpoint))
         self.count += 1
         self._became_busy()
         return execution
@@ -206,8 +222,10 @@ class Session:
         self.runs.add(execution, follow)
         self._became_busy()
 
-    async def _run(self, execution: Execution, timeout: float) -> Run:
+    async def _run(self, execution: Execution, timeout: float, checkpoint: bool) -> Run:
         kernel = await self._living_kernel()
+        if checkpoint:
+            await self.checkpoints.keep_or_refuse(kernel, execution.number)
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
@@ -233,8 +251,11 @@ class Session:
         timed_out = reply.status == "timeout"
         ports = await self._ports.notice(execution, self.kernel, timed_out=timed_out)
         reply = replace(reply, notices=(*reply.notices, *ports))
-        if reply.state == "lost":
+        if reply.state == "kept":
+            self.recovery.run_ended()
+        elif (reply := await self.recovery.after_death(execution, reply)).state == "lost":
             self._drop_kernel()
+            reply = replace(reply, notices=(*reply.notices, *self.checkpoints.offered()))
         if reply.status == "error" and reply.failures:
             program = execution.program
             failed = Failed(
@@ -262,7 +283,14 @@ class Session:
             return
         self.on_change(self)
         if not self.busy:
+            self.recovery.copy_soon()
             self._record.sign_soon()
+            self._became_idle(self.principal)
+
+    def tell_idle(self) -> None:
+        """Note that it has been used, and that whatever else had held it is over."""
+        self._used()
+        if not self.busy:
             self._became_idle(self.principal)
 
     def series_over(self) -> None:
@@ -283,9 +311,28 @@ class Session:
         if kernel is not None:
             why = f"It {kernel.killed_since}." if kernel.killed_since else kernel.process.why_ended
             why = f"Its kernel had died since the last run. {why}".rstrip()
+            if (copy := await self.recovery.take_over()) is not None:
+                self._record.note = f"{why} {AFTER_LAST_RUN}"
+                return copy
             self._record.lost = self._record.lost or why
             self._drop_kernel()
         return await self._fresh_kernel()
+
+    async def take_kernel(self, kernel: Kernel) -> None:
+        """Go on with another kernel, in place of the session's, which ends without exit handlers.
+
+        Raises:
+            KernelError: the session has been closed, or no place for a kernel came free.
+        """
+        try:
+            old = self.kernel or await self._fresh_kernel()
+            if self.closed or not self._pool.replace(old, kernel):
+                raise KernelError(f"Session {self.id} is closed.")
+        except BaseException:
+            end_soon(kernel, self.supervisor)
+            raise
+        self.kernel, self._record.lost, self._fresh = kernel, "", False
+        await old.close(graceful=False)
 
     async def _fresh_kernel(self) -> Kernel:
         if self.joined is not None:
@@ -347,10 +394,26 @@ class Session:
             raise KernelError(
                 f"The kernel of session {self.id} has died; run a cell to get a fresh one."
             )
-        return await self.kernel.process.connection_file(self._used)
+        return await self.kernel.process.connection_file(self._used_by_others)
+
+    def _used_by_others(self) -> None:
+        self._used()
+        self.recovery.forget("Another client of Jupyter has used the kernel since.")
 
     def _used(self) -> None:
         self.last_used = time.monotonic()
+
+    @property
+    def copies(self) -> list[Kernel]:
+        """The sleeping copies of its kernel, the newest last."""
+        last = self.recovery.copy
+        return [*self.checkpoints.kernels, *([] if last is None else [last])]
+
+    def drop_copies(self, but: int = 0) -> None:
+        """End the sleeping copies `but` the newest ones, and so free their memory."""
+        self.checkpoints.drop(max(0, but - (self.recovery.copy is not None)))
+        if not but:
+            self.recovery.forget("It was dropped to free memory.")
 
     # -- its title
 
@@ -413,6 +476,7 @@ class Session:
 
         async def replace_kernel() -> None:
             async with self.runs.turn:
+                self.drop_copies()
                 self._drop_kernel()
                 await self._fresh_kernel()
                 self._fresh, self._record.lost = False, ""
@@ -433,6 +497,7 @@ class Session:
             return
         self.closed = True
         self._stop_series(why)
+        self.drop_copies()
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
@@ -452,6 +517,7 @@ class Session:
 
         self.closed = True
         self._stop_series("the session moved to another server")
+        self.drop_copies()
         self._record.cancel_signing()
         await self.runs.stop_all(hand_over)
         kernel, self.kernel = self.kernel, None

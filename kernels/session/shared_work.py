@@ -1,4 +1,4 @@
-"""Work that several callers of one principal wait for: it is done once, and goes on without them.
+"""Work that several calls of one principal wait for: done once, and not cancelled with them.
 
 Knows tasks and lines of progress; nothing of what is done.
 """

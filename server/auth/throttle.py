@@ -14,6 +14,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.requests import Request
 
+from ..plurals import counted
+
 WINDOW = 600.0  # seconds during which failures count
 MAX_FAILURES = 30  # per window from one address; then nobody there can sign in
 MAX_FAILURES_OF_ALL = 300  # per window from all addresses; then nobody can
@@ -67,5 +69,5 @@ def closed_message(seconds: float) -> str:
     minutes = math.ceil(seconds / 60)
     return (
         "Too many wrong tokens came from your address, or from all callers together. Try again in"
-        f" {minutes} {'minute' if minutes == 1 else 'minutes'}."
+        f" {counted(minutes, 'minute')}."
     )

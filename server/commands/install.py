@@ -55,6 +55,7 @@ from ..hosts import (
     without_entry,
     write_change,
 )
+from ..plurals import counted
 from ..resident import check_supported
 from ..settings import load, shown_variables
 from .options import NotebooksDir, ProjectsDir
@@ -308,7 +309,7 @@ def try_out(entry: Entry) -> bool:
         say(f"✗ {error}")
         say("  The entry was kept. To find the cause, run: rmi-agent doctor")
         return False
-    say(f"✓ The server starts and lists {len(tools)} tools.")
+    say(f"✓ The server starts and lists {counted(len(tools), 'tool')}.")
     return True
 
 

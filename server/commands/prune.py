@@ -9,6 +9,7 @@ import sys
 
 from ..console import die
 from ..errors import BadSettings
+from ..plurals import counted
 from ..setting_types import duration
 from ..settings import load
 
@@ -32,7 +33,7 @@ def prune(age: str) -> int:
     if not found:
         print(f"No session in {folder} ended over {age} ago, so nothing was deleted.")
         return 0
-    many = f"{len(found):,} {'notebook' if len(found) == 1 else 'notebooks'}"
+    many = counted(len(found), "notebook")
     if sys.stdin.isatty():
         answer = input(f"Delete {many} of sessions that ended over {age} ago, in {folder}? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):

@@ -22,6 +22,7 @@ from .. import logs, quick_imports
 from ..console import die, program, say
 from ..errors import AlreadyRunning, AttachError, BadSettings
 from ..launch import make_folders
+from ..plurals import counted
 from ..resident import (
     POLL_INTERVAL,
     START,
@@ -210,7 +211,7 @@ def stop() -> None:
         )
         raise SystemExit(1)
     count = sessions.busy + sessions.idle if isinstance(sessions, Facts) else 0
-    more = f" {count} {'session' if count == 1 else 'sessions'} ended with it." if count else ""
+    more = f" {counted(count, 'session')} ended with it." if count else ""
     say(f"The background server (process {record.pid}) has stopped.{more}")
 
 

@@ -20,6 +20,7 @@ from ..errors import AttachError, BadSettings, StdoutPolluted
 from ..hosts import hosts, starts_us
 from ..middleware import SMALL_FILES, whole_files_are_taken
 from ..net import bind
+from ..plurals import counted
 from ..resident import (
     RESTART,
     START,
@@ -129,7 +130,7 @@ async def of_stdio() -> CheckResult:
         except StdoutPolluted as error:
             todo = "Run rmi-agent-mcp-server --log-level debug by hand to see why."
             return CheckResult("stdout on stdio", False, str(error), todo)
-    return CheckResult("stdout on stdio", True, f"{count} messages, and nothing else")
+    return CheckResult("stdout on stdio", True, f"{counted(count, 'message')}, and nothing else")
 
 
 def of_port(settings: Settings) -> CheckResult:
@@ -199,7 +200,7 @@ async def of_resident(settings: Settings) -> CheckResult:
         return CheckResult(what, False, str(error))
     except BadSettings as error:
         return CheckResult(what, False, str(error), RESTART)
-    about += f"; {facts.busy + facts.idle} sessions"
+    about += f"; {counted(facts.busy + facts.idle, 'session')}"
     try:
         check(settings, "auto", facts)
     except AttachError as error:

@@ -21,6 +21,7 @@ from ..hosts import (
     kind,
     tools_of,
 )
+from ..plurals import counted
 from ..resident import is_held
 from ..settings import misspelled_in
 from .result import CheckResult
@@ -76,7 +77,7 @@ async def of_entry(host: Host, name: str, entry: Entry, scratch: dict[str, str])
         todo = f"See: rmi-agent doctor --url {there}" if there else again
         return CheckResult(what, False, str(error), todo)
     more = "; its background server is started when the host first needs it" if alone else ""
-    return CheckResult(what, True, f"starts and lists {len(tools)} tools{more}")
+    return CheckResult(what, True, f"starts and lists {counted(len(tools), 'tool')}{more}")
 
 
 def kept(env: dict[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ...kernels import Api, KernelError, Policy, Session, Sessions, no_hint
 from .. import launch
 from ..errors import BadSettings
+from ..plurals import counted
 from ..sandboxing import choose_policy, describe_gaps, describe_sandbox
 from ..settings import Settings
 from .result import CheckResult
@@ -46,7 +47,7 @@ async def of_jupyter_servers(settings: Settings) -> AsyncIterator[CheckResult]:
             why, _, todo = str(error).partition(". ")
             yield CheckResult("Jupyter Server", False, why, todo)
         else:
-            about = f"{server.url} has {settings.kernel_name}; it runs {count} kernels"
+            about = f"{server.url} has {settings.kernel_name}; it runs {counted(count, 'kernel')}"
             yield CheckResult("Jupyter Server", True, about)
         finally:
             await api.close()

@@ -20,6 +20,7 @@ from ...kernels import by_cause, reason
 from ..errors import BadSettings, ProbeFailed
 from ..hosts import checked_url, over_http, token_for
 from ..net import is_loopback
+from ..plurals import counted
 from ..settings import Settings
 from .result import CheckResult
 from .stdio import HELLO, VERSION
@@ -210,4 +211,4 @@ async def lists_tools(url: str, headers: dict[str, str]) -> CheckResult:
     if "run_cell" not in tools:
         todo = "This is another MCP server."
         return CheckResult(f"URL {path}", False, "it has no run_cell", todo)
-    return CheckResult(f"URL {path}", True, f"{len(tools)} tools")
+    return CheckResult(f"URL {path}", True, counted(len(tools), "tool"))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from ..plurals import counted
 from .access import Viewer
 from .index import Index
 
@@ -48,7 +49,7 @@ def listing(index: Index, viewer: Viewer, query: Mapping[str, str]) -> dict[str,
     elif not entries:
         summary = "No session matches. Try a broader search."
     else:
-        number = f"{len(entries):,} {'session' if len(entries) == 1 else 'sessions'}"
+        number = counted(len(entries), "session")
         summary = f"{number} {'found' if filtered else 'in all'}, newest first"
     last = max(1, math.ceil(len(entries) / PAGE_SIZE))
     page = min(whole_number(query.get("page", ""), 1), last) or 1

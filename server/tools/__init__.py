@@ -3,6 +3,7 @@
 Uses sessions only through `kernels`; knows nothing about transports.
 """
 
+from .branch_tools import BranchTools
 from .caller import failures_as_refusals, principal
 from .caller_files import CallerFiles
 from .completions import Completions
@@ -21,6 +22,7 @@ from .session_tools import SessionTools
 from .written import WrittenFiles
 
 __all__ = [
+    "BranchTools",
     "CallerFiles",
     "Completions",
     "EnvironmentChoice",

@@ -14,6 +14,7 @@ from mcp_types import BlobResourceContents, ContentBlock, EmbeddedResource, Text
 
 from ..errors import WorkerError
 from ..files import FileStatus, OpenFile, TextPage, project_files, text_page
+from ..plurals import counted
 from ..refusals import Refusal
 from ..views import Picture, Worker, dimensions, fitted, type_of
 from .notebook_pages import json_size
@@ -109,7 +110,7 @@ async def file_result(part: Part, room: int, worker: Worker, more: str = "") -> 
         Refusal: a picture can't be sent.
     """
     name = project_files.format_name(part.status.name)
-    size = f"{part.status.size:,} bytes"
+    size = counted(part.status.size, "byte")
     facts: dict[str, Any] = {
         "path": part.status.name,
         "bytes": part.status.size,
@@ -177,7 +178,7 @@ async def fitted_picture(name: str, data: bytes, room: int, worker: Worker) -> P
 async def table_text(part: Part, worker: Worker) -> tuple[str, str]:
     """What is said of a table, and its first rows; those are empty if it can't be parsed here."""
     name = project_files.format_name(part.status.name)
-    about = f"{name}: {part.status.size:,} bytes"
+    about = f"{name}: {counted(part.status.size, 'byte')}"
     call = f"{READERS[part.kind]}({part.status.name!r}).head()"
     if not part.data:
         why = "it is empty" if not part.status.size else f"more than {TABLE_MOST:,}"

@@ -19,6 +19,7 @@ from pydantic import Field
 from ...kernels import LOCAL, encoded
 from ..errors import PathNotAllowedError
 from ..files import Projects, project_files, text_codec
+from ..plurals import counted
 from ..refusals import Refusal
 from ..settings import Settings
 from ..views import Worker
@@ -80,7 +81,7 @@ class FileTools:
             for name, size, modified in page
         ]
         lines = [
-            f"{project_files.format_name(name)}  {size} bytes, {utc(modified)}"
+            f"{project_files.format_name(name)}  {counted(size, 'byte')}, {utc(modified)}"
             for name, size, modified in page
         ]
         if not lines:
@@ -88,7 +89,7 @@ class FileTools:
             lines = [f"No such files in {places}; write_file creates one."]
         end = offset + len(page)
         if left := len(found) - end:
-            lines.append(f"[{left:,} more files: offset={end}]")
+            lines.append(f"[{counted(left, 'more file')}: offset={end}]")
         if not whole:
             lines.append(f"[Only the first {FOUND:,} files were looked at: name a folder]")
         if about := self._remote.about(ctx):
@@ -154,7 +155,7 @@ class FileTools:
             files = self._files.of_caller()
             name, size, new = await asyncio.to_thread(write_content, files, path, encode, content)
         did = "Created" if new else "Replaced"
-        return f"{did} {project_files.format_name(name)} ({size:,} bytes)."
+        return f"{did} {project_files.format_name(name)} ({counted(size, 'byte')})."
 
 
 def matching(

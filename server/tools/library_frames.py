@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..plurals import counted
 from .own_lines import CUT
 from .run_text import Layout
 from .truncate import Piece, budgeted
@@ -142,4 +143,4 @@ def mark(row: list[Frame]) -> str:
     """The mark for frames that are left out."""
     packages = list(dict.fromkeys(frame.package for frame in row))
     names = ", ".join(packages[:NAMED]) + (" and more" if len(packages) > NAMED else "")
-    return f"{CUT}{len(row)} frame{'s' if len(row) > 1 else ''} in {names} …]\n"
+    return f"{CUT}{counted(len(row), 'frame')} in {names} …]\n"

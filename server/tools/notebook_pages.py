@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from ..plurals import counted
+
 KEPT = 500  # max characters that are kept of a text that is cut
 
 
@@ -79,7 +81,7 @@ def where(cell: dict[str, Any], session_id: str) -> str:
 def without_bulk(output: dict[str, Any], place: str) -> dict[str, Any]:
     """An output whose data is replaced by a line."""
     kind = output["output_type"]
-    size = f"{len(written(output)):,} characters"
+    size = counted(len(written(output)), "character")
     if kind == "stream":
         text = "".join(output["text"])
         return {**output, "text": f"{text[:KEPT]}\n[… {size} in all; {place} …]\n"}

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
+from ..plurals import counted
 from ..views import Worker
 from .results import Budget, asks, tool_result, within
 from .run_facts import RunFacts, Status, one_line, written_facts
@@ -125,7 +126,7 @@ def picture_notes(shown: dict[int, int]) -> list[str]:
     cells = [f"{cell} ({n})" if n > 1 else str(cell) for cell, n in list(shown.items())[:NAMED]]
     more = " …" if len(shown) > NAMED else ""
     where = f"cell{'s' * (len(shown) > 1)} {', '.join(cells)}{more}"
-    return [f"{count} picture{'s' * (count > 1)}, in {where}."]
+    return [f"{counted(count, 'picture')}, in {where}."]
 
 
 def status_of(series: NotebookRun) -> Status:

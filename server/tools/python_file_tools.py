@@ -11,6 +11,7 @@ from mcp_types import TextContent
 from pydantic import Field
 
 from ..files import project_files as paths
+from ..plurals import counted
 from ..settings import Settings
 from ..views import Worker, dimensions
 from .arguments import CHANGES, READS, FileName
@@ -56,11 +57,11 @@ class PythonFileTools:
             for name, status in found[:LISTED]
         ]
         lines = [
-            f"{paths.format_name(r['file_name'])}  {r['bytes']} bytes, {r['modified']}"
+            f"{paths.format_name(r['file_name'])}  {counted(r['bytes'], 'byte')}, {r['modified']}"
             for r in rows
         ]
         if len(found) > LISTED:
-            lines.append(f"[{len(found) - LISTED} more files are not listed]")
+            lines.append(f"[Not listed: {counted(len(found) - LISTED, 'more file')}]")
         nothing = (
             f"No Python files in {', '.join(map(str, files.roots))}; write_python_file creates one."
         )
@@ -105,4 +106,4 @@ class PythonFileTools:
         with failures_as_refusals():
             name, new = await asyncio.to_thread(self._files.of_caller().write, file_name, content)
             did = "Created" if new else "Replaced"
-            return f"{did} {paths.format_name(name)} ({len(content):,} characters)."
+            return f"{did} {paths.format_name(name)} ({counted(len(content), 'character')})."

@@ -16,6 +16,7 @@ from ..errors import PathNotAllowedError
 from ..files import Projects, project_files, text_page
 from ..opening import Opening
 from ..plaintext import plain
+from ..plurals import counted
 from ..refusals import Refusal
 from ..settings import Settings
 from .caller import failures_as_refusals, principal
@@ -67,7 +68,9 @@ class Resources:
             text = await self._text(session_id)
             pieces = await asyncio.to_thread(pages, text, self._room)
             if not 1 <= page <= len(pieces):
-                raise Refusal(f"The notebook of session {session_id} has {len(pieces)} pages.")
+                raise Refusal(
+                    f"The notebook of session {session_id} has {counted(len(pieces), 'page')}."
+                )
             return pieces[page - 1]
 
     @property

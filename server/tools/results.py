@@ -14,6 +14,7 @@ from fastmcp.tools import ToolResult
 from mcp_types import ContentBlock, TextContent
 
 from ..plaintext import plain
+from ..plurals import counted
 from .library_frames import shortened
 from .notebook_pages import json_size
 from .own_lines import SESSION, fragment, note
@@ -125,7 +126,9 @@ async def page_of_run(
         images = [*shown, *written.links]
         notes = [*run.notices, *written.notes, *notes]
         if offset > len(whole):
-            notes.append(f"offset is past the end: the text has {len(whole):,} characters.")
+            notes.append(
+                f"offset is past the end: the text has {counted(len(whole), 'character')}."
+            )
     facts = facts_of(run, rest > 0, NOTHING if rest else written)
     return tool_result(facts, text, notes, images, whole)
 
@@ -168,7 +171,7 @@ async def within(budget: Budget, whole: Layout, session_id: str, cell: int) -> t
 def follow(rest: int, session_id: str, cell: int, offset: int) -> str:
     """A note that says how to read the rest."""
     call = f"read_output(session_id={session_id!r}, cell={cell}, offset={offset})"
-    return f"{rest:,} more characters: {call}"
+    return f"{counted(rest, 'more character')}: {call}"
 
 
 def open_line(execution: Execution) -> list[str]:

@@ -21,6 +21,7 @@ from ..files import safe_open
 from ..middleware import has_more_values
 from ..opening import Opening
 from ..plaintext import plain
+from ..plurals import counted
 from ..refusals import Refusal
 from ..settings import Settings
 from .arguments import CHANGES, NotebookText
@@ -234,7 +235,7 @@ def report(resume: Resume) -> ToolResult:
     for again in different[:MOST_SHOWN]:
         lines += described(again)
     if len(different) > MOST_SHOWN:
-        lines.append(f"{len(different) - MOST_SHOWN} more cells differ.")
+        lines.append(f"Also different: {counted(len(different) - MOST_SHOWN, 'more cell')}.")
     if resume.skipped:
         numbers = ", ".join(str(one.number) for one in resume.skipped)
         lines.append(f"Skipped because they had failed: {numbers}.")

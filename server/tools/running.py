@@ -143,6 +143,13 @@ class RunTools:
         session_id: SessionId = None,
         timeout: Timeout = None,
         environment: EnvironmentName = None,
+        checkpoint: Annotated[
+            bool,
+            Field(
+                description="Keeps the state from before this cell: restore_session with its number"
+                " goes back. The last 3 are kept."
+            ),
+        ] = False,
     ) -> ToolResult:
         """Run a snippet in a Jupyter session; variables and imports persist between calls.
 
@@ -158,7 +165,9 @@ class RunTools:
                 return await self.follower.follow(run, ctx)
             choose = functools.partial(self._environments.choose, environment, ctx)
             async with self.session(session_id, environment, choose) as session:
-                execution = session.submit_cell(code, at_terminal(ctx).limit(timeout))
+                execution = session.submit_cell(
+                    code, at_terminal(ctx).limit(timeout), checkpoint=checkpoint
+                )
             return await self.follower.follow(self._announced(execution), ctx)
 
     @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from fastmcp.tools import ToolResult
 
 from ..opening import Opening
 from ..plaintext import plain
+from ..plurals import counted
 from ..settings import Settings
 from .arguments import CHANGES, READS, OpenSession, Title
 from .at_terminal import at_terminal
@@ -31,7 +32,6 @@ class SessionTools:
         """Register the tools on `mcp`."""
         mcp.tool(self.interrupt_session, annotations=CHANGES)
         mcp.tool(self.restart_session, annotations=CHANGES)
-        mcp.tool(self.fork_session, annotations=CHANGES)
         mcp.tool(self.close_session, annotations=CHANGES)
         mcp.tool(self.list_sessions, annotations=READS)
 
@@ -83,27 +83,6 @@ class SessionTools:
                 await session.restart()
             return f"Session {session_id} has a fresh kernel; variables lost."
 
-    async def fork_session(self, session_id: OpenSession) -> ToolResult:
-        """Copy an idle session with all its variables at once: try two ways from one state.
-
-        Returns the new session's id; from then on they are apart. Threads, child processes and
-        connections are not copied, as the result says; files and databases are shared. Close the
-        one that you drop.
-        """
-        with failures_as_refusals():
-            session = self.opening.sessions.get(session_id, principal())
-            async with in_time(
-                self.settings, f"Session {session_id} was not forked", "It goes on; try again."
-            ):
-                fork = await self.opening.sessions.fork(session)
-        lost, shared = lists_of(fork)
-        facts = {
-            **{"session_id": fork.id, "forked_from": session_id, "cells": fork.count},
-            **{"notebook": str(fork.notebook) if fork.notebook else None},
-            **{"lost": lost, "shared_files": shared},
-        }
-        return listing(report_of(facts), facts)
-
     async def close_session(self, session_id: OpenSession, title: Title = None) -> str:
         """Close a session that is no longer needed and free its memory; its notebook is kept."""
         with failures_as_refusals():
@@ -125,32 +104,13 @@ class SessionTools:
             row(one.id, one.busy, one.cells, one.idle_for, None, one.notebook) for one in elsewhere
         ]
         lines = [
-            f"{r['session_id']}  {r['state']}, {r['cells']} cell{'s' * (r['cells'] != 1)},"
+            f"{r['session_id']}  {r['state']}, {counted(r['cells'], 'cell')},"
             f" idle {r['idle_seconds']:g} s, {megabytes(r['memory_bytes'])},"
-            f" {r['notebook'] or 'nothing recorded yet'}{in_background(r)}{on_kernel_of(r)}"
+            f" {r['notebook'] or 'nothing recorded yet'}{checkpoints(r)}{in_background(r)}"
+            f"{on_kernel_of(r)}"
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})
-
-
-def lists_of(fork: Session) -> tuple[list[str], list[str]]:
-    """What a fork lacks, and the files that it shares; user code may have named them."""
-    if (kernel := fork.kernel) is None:
-        return [], []
-    return [plain(one) for one in kernel.lost], [plain(one) for one in kernel.shared]
-
-
-def report_of(facts: dict[str, Any]) -> list[str]:
-    """What became of a fork, for its caller."""
-    count, origin = facts["cells"], facts["forked_from"]
-    cells = "1 cell" if count == 1 else f"{count} cells"
-    where = f" and its {cells} in {facts['notebook']}" if facts["notebook"] else ""
-    lines = [f"Session {facts['session_id']} is a fork of {origin}: it has its variables{where}."]
-    if facts["lost"]:
-        lines.append(f"Not copied: {'; '.join(facts['lost'])}.")
-    files = "; ".join(facts["shared_files"])
-    opened = f" Open for writing in both: {files}." if files else ""
-    return [*lines, f"Files, databases and shared memory are the same in both.{opened}"]
 
 
 async def open_here(session: Session) -> dict[str, Any]:
@@ -162,10 +122,14 @@ async def open_here(session: Session) -> dict[str, Any]:
         memory = await asyncio.to_thread(kernel.process.memory)
     else:  # on another machine, so it can't be measured from here
         memory = None
+    if memory is not None:
+        memory += await asyncio.to_thread(memory_of_copies, session)
     path = session.recorder.path
     found = row(session.id, session.busy, session.count, session.idle_for, memory, path)
     if session.joined is not None:
         found["attached"] = session.joined.record
+    if session.checkpoints.cells:
+        found["checkpoints"] = session.checkpoints.cells
     if (program := session.background) is not None:
         ports = sorted({each.port for each in await session.listeners()})
         found["background"] = {"program": program.title, "ports": ports}
@@ -175,6 +139,18 @@ async def open_here(session: Session) -> dict[str, Any]:
 def on_kernel_of(row: dict[str, Any]) -> str:
     """The person's kernel that a session is on, for people; empty if its kernel is its own."""
     return f"; attached to {plain(' '.join(row['attached'].values()))}" if "attached" in row else ""
+
+
+def memory_of_copies(session: Session) -> int:
+    """Bytes that the sleeping copies of a session's kernel hold, shared pages in part."""
+    return sum(copy.process.memory() for copy in session.copies)
+
+
+def checkpoints(row: dict[str, Any]) -> str:
+    """The checkpoints of a session, for people; empty if it has none."""
+    if (cells := row.get("checkpoints")) is None:
+        return ""
+    return f"; can step back to before cell {', '.join(map(str, cells))}"
 
 
 def in_background(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
+from ..plurals import counted
 from .own_lines import CUT, fragment, note
 
 HEAD = 2 / 3  # share of the budget that goes to the head
@@ -75,7 +76,8 @@ def budgeted(
         left = size - skipped - rest
         head = fragment(head, "", text[skipped : skipped + 1])
         tail = fragment(tail, text[max(0, size - rest - 1) : size - rest])
-        mark = f"\n{CUT}{left:,} characters omitted; {call}, offset={skipped}) continues here …]\n"
+        omitted = f"{counted(left, 'character')} omitted"
+        mark = f"\n{CUT}{omitted}; {call}, offset={skipped}) continues here …]\n"
         return head + mark + tail, True
     shown = "".join(piece.shown for piece in pieces)
     gap = "" if shown.endswith("\n") else "\n"
@@ -141,7 +143,7 @@ def collapsed(text: str) -> list[Piece]:
             continue
         pieces.append(Piece(text[starts[plain] : starts[end]], starts[end] - starts[plain]))
         above = "line above" if period == 1 else f"{period} lines above"
-        mark = f"{CUT}{above} repeated {times - 1:,} more times …]\n"
+        mark = f"{CUT}{above} repeated {counted(times - 1, 'more time')} …]\n"
         pieces.append(Piece(mark, saved, is_mark=True))
         plain = here = behind
     return [*pieces, Piece(text[starts[plain] :], len(text) - starts[plain])]

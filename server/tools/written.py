@@ -17,6 +17,7 @@ from fastmcp import Context
 from mcp_types import ResourceLink
 
 from ..files import Changed, Changes, FileStatus, Projects, project_files
+from ..plurals import counted
 from .caller import principal
 from .caller_files import CallerFiles
 from .notebook_pages import json_size
@@ -128,7 +129,7 @@ def line(named: Sequence[FileStatus], more: int, beside: bool) -> str:
     words = [f"{project_files.format_name(one.name)}, {size(one.size)}" for one in named]
     if more:
         least = "at least " if more >= MANY else ""
-        words.append(f"{least}{more:,} more file{'s' * (more > 1)}")
+        words.append(f"{least}{counted(more, 'more file')}")
     who = "This or another run at the same time wrote" if beside else "Wrote"
     return f"{who} {'; '.join(words)}"
 

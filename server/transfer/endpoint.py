@@ -21,6 +21,7 @@ from ..auth import pages
 from ..errors import PathNotAllowedError, RequestRefused
 from ..files import FileStatus, OpenFile, Projects
 from ..middleware import principal_of
+from ..plurals import counted
 from .download import send_file
 from .links import DOWNLOAD, FILES, Links
 from .upload import receive_file
@@ -136,7 +137,7 @@ def offer(name: str, size: int, secret: str) -> Response:
     return pages.page(
         "Download a file",
         f"""\
-<p><b>{escape(name.encode("utf-8", "replace").decode())}</b>, {size:,} bytes</p>
+<p><b>{escape(name.encode("utf-8", "replace").decode())}</b>, {counted(size, "byte")}</p>
 <form method="post"><button>Download</button></form>
 <p><small>This link works once, until {until}.</small></p>""",
     )

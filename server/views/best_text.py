@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import WorkerError
+from ..plurals import counted
 from .charts import chart_of, summary, svg
 from .pictures import PICTURE_TYPES, has_picture
 from .worker import Reader
@@ -103,9 +104,11 @@ def readable_html(html: str, reader: Reader) -> str:
         text = " ".join(re.sub(r"<[^<>]*>", " ", cut).split())
     lines = [text, *media] if text.strip() else media
     if len(body) > len(cut):
-        lines.append(f"[{len(body) - len(cut):,} more characters of HTML: in the notebook]")
+        lines.append(
+            f"[{counted(len(body) - len(cut), 'more character')} of HTML: in the notebook]"
+        )
     if runs:
-        lines.append(f"[HTML of {size:,} characters that runs scripts: in the notebook]")
+        lines.append(f"[HTML of {counted(size, 'character')} that runs scripts: in the notebook]")
     return "\n".join(lines)
 
 
@@ -137,7 +140,7 @@ def media_of(html: str) -> list[str]:
         if data := re.match(r"data:([\w.+-]+/[\w.+-]+)", uri):
             end = _DATA_URI.search(html, source.start(1) if source else 0)
             size = len(end[3]) * 3 // 4 if end else len(uri)
-            uri = f"{data[1]}, about {size:,} bytes"
+            uri = f"{data[1]}, about {counted(size, 'byte')}"
         lines.append(f"[{found[1].lower()}{': ' if uri else ''}{uri}; shown in the notebook]")
         if len(lines) == 5:
             break
@@ -146,7 +149,9 @@ def media_of(html: str) -> list[str]:
 
 def left_out(kind: str, size: int) -> str:
     """A line that names an output which the model can't see."""
-    return f"[{' '.join(kind.split())[:200]}, {size:,} characters: shown in the notebook]\n"
+    return (
+        f"[{' '.join(kind.split())[:200]}, {counted(size, 'character')}: shown in the notebook]\n"
+    )
 
 
 def size_of(value: Any) -> int:

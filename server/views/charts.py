@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from ..plurals import counted
 from .series import at, lines_of, series, text_at, words
 
 TRACES = 8  # max traces, layers or glyphs in a summary
@@ -94,7 +95,9 @@ def plotly(figure: Any) -> str:
     for axis in ("xaxis", "yaxis", "zaxis"):
         if title := text_at(layout, axis, "title"):
             axes.append(f"{axis[0]}: {title}")
-    head = titled("Plotly", text_at(layout, "title"), ", ".join(axes), count(len(traces), "trace"))
+    head = titled(
+        "Plotly", text_at(layout, "title"), ", ".join(axes), counted(len(traces), "trace")
+    )
     return lines_of(head, (plotly_trace(each) for each in traces), len(traces), TRACES)
 
 
@@ -172,7 +175,7 @@ def tables_of(spec: Any) -> Iterator[str]:
     for name, rows in tables:
         if not isinstance(rows, list) or not rows:
             continue
-        yield f"data{f' {name}' if name else ''}: {count(len(rows), 'row')}"
+        yield f"data{f' {name}' if name else ''}: {counted(len(rows), 'row')}"
         if isinstance(rows[0], Mapping):
             for field in list(rows[0])[:FIELDS]:
                 column = [row.get(field) for row in rows[:ROWS] if isinstance(row, Mapping)]
@@ -206,7 +209,7 @@ def bokeh(documents: Any) -> str:
                 glyphs.append(attributes)
     lines = [bokeh_glyph(glyph, sources) for glyph in glyphs]
     labels = f"axes: {', '.join(dict.fromkeys(axes))}"[:200] if axes else ""
-    head = titled("Bokeh", ", ".join(dict.fromkeys(titles))[:200], labels, count(total, "glyph"))
+    head = titled("Bokeh", ", ".join(dict.fromkeys(titles))[:200], labels, counted(total, "glyph"))
     return lines_of(head, lines, total, TRACES)
 
 
@@ -258,15 +261,10 @@ def svg(text: str) -> str:
     shapes: dict[str, int] = {}
     for shape in _SVG_SHAPE.finditer(text):
         shapes[shape[1]] = shapes.get(shape[1], 0) + 1
-    counted = ", ".join(count(number, shape) for shape, number in shapes.items())
+    number_of_each = ", ".join(counted(number, shape) for shape, number in shapes.items())
     lines = [f"texts: {', '.join(texts[:40])}"[:600]] if texts else []
-    head = "; ".join(filter(None, ["SVG, drawn in the notebook", size, counted]))
+    head = "; ".join(filter(None, ["SVG, drawn in the notebook", size, number_of_each]))
     return lines_of(head, lines, len(lines), 1)
-
-
-def count(number: int, thing: str) -> str:
-    """A number of things, such as `1 trace` and `2 traces`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def words_of(value: Any) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from ..plurals import counted
+
 VALUES_MOST = 1_000_000  # max values of one series that are looked at
 WORDS = 60  # max characters of one value or name
 # Plotly's and Bokeh's names of array types, and struct's codes.
@@ -82,13 +84,13 @@ def series(name: str, data: Any) -> str:
         if math.isfinite(number := float_of(each))
     ]
     more = f" (of the first {VALUES_MOST:,})" if len(values) > VALUES_MOST else ""
-    count = f"{name}: {len(values):,} value{'s' * (len(values) != 1)}"
+    count = f"{name}: {counted(len(values), 'value')}"
     if len(values) == 1:
         return f"{name}: {words(values[0])}"
     ends = f"first {words(values[0])}, last {words(values[-1])}"
     if isinstance(values[0], list):
         flat = [each for row in values if isinstance(row, list) for each in row[:VALUES_MOST]]
-        return f"{name}: {len(values):,} rows; {series('values', flat[:VALUES_MOST])}"
+        return f"{name}: {counted(len(values), 'row')}; {series('values', flat[:VALUES_MOST])}"
     if numbers and len(numbers) >= len(looked) / 2:
         missing = len(values) - len(numbers) if not more else 0
         lacks = f", {missing:,} missing" if missing else ""

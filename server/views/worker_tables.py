@@ -51,14 +51,14 @@ def with_pandas(kind: str, rows: int, data: bytes) -> str:
 
         found = feather.read_table(file, use_threads=False)
         frame = found.slice(0, rows).to_pandas()
-        return described(f"{found.num_rows:,} rows", frame)
+        return described(counted(found.num_rows, "row"), frame)
     from pyarrow import parquet
 
     whole = parquet.ParquetFile(file)
     batches = whole.iter_batches(batch_size=rows, use_threads=False)
     first = next(batches, None)
     frame = whole.schema_arrow.empty_table().to_pandas() if first is None else first.to_pandas()
-    return described(f"{whole.metadata.num_rows:,} rows", frame)
+    return described(counted(whole.metadata.num_rows, "row"), frame)
 
 
 def described(what: str, frame: Any, more: str = "") -> str:
@@ -77,11 +77,11 @@ def with_polars(kind: str, rows: int, data: bytes) -> str:
         what = "the first sheet"
     elif kind == "feather":
         whole = polars.read_ipc(file, memory_map=False)
-        frame, what = whole.head(rows), f"{whole.height:,} rows"
+        frame, what = whole.head(rows), counted(whole.height, "row")
     else:
         frame = polars.read_parquet(file, n_rows=rows)
         total = polars.scan_parquet(io.BytesIO(data)).select(polars.len()).collect().item()
-        what = f"{total:,} rows"
+        what = counted(total, "row")
     return text(what, frame.columns, [str(kind) for kind in frame.dtypes], frame.iter_rows())
 
 
@@ -102,8 +102,14 @@ def text(
         number += 1
     columns = ", ".join(f"{short(n)} {k}" for n, k in zip(names[:COLUMNS], kinds, strict=False))
     left = f" and {len(names) - COLUMNS} more" if len(names) > COLUMNS else ""
-    head = f"{what}, {len(names)} columns: {columns}{left}{more}. The first {number} rows follow"
+    first = "The first row follows" if number == 1 else f"The first {number} rows follow"
+    head = f"{what}, {counted(len(names), 'column')}: {columns}{left}{more}. {first}"
     return " ".join(head.split()) + "\n" + made.getvalue()
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things; `plurals.py` can't be imported from here."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def short(value: Any) -> str:

@@ -14,6 +14,7 @@ from rmi_agent.client.child import ChildServer
 from rmi_agent.client.direct import DirectClient, Json
 from rmi_agent.client.errors import Refused, RequestError
 from rmi_agent.client.resident import Resident, events, header_value
+from rmi_agent.client.resident_record import ResidentRecord
 from rmi_agent.client.unix_http import post
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +144,9 @@ async def test_a_child_answers_several_calls_at_once_however_long_the_texts() ->
         assert heard == {text: ["p" + text[:5]] for text in texts}
 
 
-@pytest.mark.parametrize("carrier", [ChildServer(COMMAND), Resident(1, "none", "secret", ())])
+@pytest.mark.parametrize(
+    "carrier", [ChildServer(COMMAND), Resident(ResidentRecord(1, "none", "secret", ()))]
+)
 async def test_what_is_no_text_is_refused_and_not_sent(carrier: ChildServer | Resident) -> None:
     async with DirectClient(carrier, None) as client, asyncio.timeout(30):
         with pytest.raises(Refused, match=r"'\\udcff' can't be sent"):
@@ -245,7 +248,7 @@ async def test_a_response_over_a_unix_socket_is_read_in_whatever_pieces_it_arriv
         server = await asyncio.start_unix_server(serve, path)
         params = {"name": "t", "_meta": {}}
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        resident = Resident(1, path, "secret", ())
+        resident = Resident(ResidentRecord(1, path, "secret", ()))
         try:
             found = [each async for each in resident.exchange(request)]
             for each in found:

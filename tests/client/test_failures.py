@@ -104,6 +104,16 @@ def test_a_proxy_is_named_without_its_password(
     assert "secret" not in err
 
 
+def test_a_proxy_that_is_not_used_is_not_blamed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "other.invalid, nowhere.invalid")
+    with pytest.raises(SystemExit):
+        main(["check", "--server", "http://nowhere.invalid"])
+    assert "the name nowhere.invalid is not known" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rmi_agent.client.commands.completing import facts
 from rmi_agent.client.resident import find_resident
 
 from tests.server.resident.residents import User, user
@@ -47,7 +48,7 @@ def command(someone: User, *words: str, **settings: str) -> subprocess.Completed
 @pytest.mark.slow
 def test_a_command_uses_the_server_that_suits(here: User) -> None:
     found = find_resident()
-    assert found is not None and found.pid == here.server.pid
+    assert found is not None and found.record.pid == here.server.pid
     opened = command(here, "cell", "x = 6 * 7\nx")
     assert (opened.returncode, opened.stdout) == (0, "42\n")
     listed = command(here, "sessions").stdout
@@ -91,13 +92,14 @@ def test_relative_folders_start_from_the_commands_own(
 
 def test_a_record_that_others_can_write_is_not_believed(here: User) -> None:
     record = here.state / "resident.json"
+    assert find_resident() is not None and facts()
     record.chmod(0o644)
-    assert find_resident() is None
+    assert find_resident() is None and facts() == {}
     record.chmod(0o600)
     here.state.chmod(0o777)
-    assert find_resident() is None
+    assert find_resident() is None and facts() == {}
     here.state.chmod(0o700)
-    assert find_resident() is not None
+    assert find_resident() is not None and facts()
 
 
 @pytest.mark.slow

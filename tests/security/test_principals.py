@@ -68,6 +68,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "interrupt_session": {},
     "restart_session": {},
     "fork_session": {},
+    "restore_session": {"cell": 1},
     "close_session": {},
 }
 

@@ -330,7 +330,7 @@ def test_processes_are_looked_at_rarely_while_nobody_is_busy(
         before = len(looks)
         for _ in range(seconds * 10):
             now += 0.1
-            assert watch.tick(kernels, busy) == []
+            assert watch.tick(kernels, busy, {}) == []
         return len(looks) - before
 
     assert run(30, [], []) == 0

@@ -444,6 +444,7 @@ async def test_a_call_that_comes_to_another_instance_is_refused_with_the_cause(
             ("interrupt_session", {}),
             ("restart_session", {}),
             ("fork_session", {}),
+            ("restore_session", {"cell": 1}),
             ("close_session", {}),
         ):
             with pytest.raises(ToolError, match=cause):

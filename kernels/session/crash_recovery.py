@@ -1,0 +1,119 @@
+"""Lets a session go on after its kernel has died: a sleeping copy from before the cell takes over.
+
+A copy is made once the session has been idle for a moment, unless it would cost too much or might
+differ from the kernel when that dies. Knows one session; how a kernel is copied, and what stands in
+the way, is known inside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import psutil
+from nbformat import NotebookNode
+
+from ..errors import CannotBranch, KernelError, KernelStartError
+from ..kernel import Kernel
+from ..notebook import mark_undone
+from ..protocol import Reply
+from .forking import held_still
+from .sleeping_copy import end_soon, sleeping_copy
+
+if TYPE_CHECKING:
+    from .runs import Execution
+    from .session import Session
+
+DELAY = 0.3  # seconds without a run before a copy is made
+PART_OF_LIMIT, PART_OF_MACHINE = 0.5, 0.25  # of memory that a kernel may use and still be copied
+NOT_UNDONE = "files, processes and connections are not undone."
+BEFORE_THIS_CELL = f"Variables are as before this cell; {NOT_UNDONE}"
+AFTER_LAST_RUN = f"Variables are as after the last run; {NOT_UNDONE}"
+
+
+class CrashRecovery:
+    """The copy of one session's kernel for the case that the kernel dies.
+
+    Attributes:
+        copy: from after the last run; None if there is none.
+        why_not: why there is none, in a sentence.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.copy: Kernel | None = None
+        self.why_not = "Nothing had run before."
+        self._later: asyncio.TimerHandle | None = None
+
+    def copy_soon(self) -> None:
+        """Make a copy once the session has been idle for `DELAY` seconds, if it is wanted."""
+        self.run_ended()
+        if self._session.config.crash_recovery:
+            loop, supervisor = asyncio.get_running_loop(), self._session.supervisor
+            self._later = loop.call_later(
+                DELAY, lambda: supervisor.start(self._make(), "copying a kernel", KernelError)
+            )
+
+    def run_ended(self) -> None:
+        """Drop the copy, since it is from before the run that has ended."""
+        self.forget(f"The cell came within {DELAY:g} s of the last run.")
+
+    def forget(self, why: str) -> None:
+        """Drop the copy, and make none until `copy_soon` is called."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self.copy is not None:
+            end_soon(self.copy, self._session.supervisor)
+        self.copy, self.why_not = None, why
+
+    async def _make(self) -> None:
+        session, later = self._session, self._later
+        if session.busy or session.closed or session.kernel is None:
+            return
+        limit = session.config.memory_limit
+        most = limit * PART_OF_LIMIT or psutil.virtual_memory().total * PART_OF_MACHINE
+        try:
+            async with held_still(session) as kernel:
+                copy = await sleeping_copy(kernel, for_death=round(most))
+                if self._later is not later:  # forgotten in the meantime
+                    end_soon(copy, session.supervisor)
+                else:
+                    self.copy, self.why_not = copy, ""
+        except (CannotBranch, KernelStartError) as error:
+            self.why_not = str(error)
+        finally:
+            session.tell_idle()
+
+    async def take_over(self) -> Kernel | None:
+        """Make the copy the session's kernel, once all that the dead one had started has ended.
+
+        Returns None, and says `why_not`, if there is none or it does not work.
+        """
+        copy, self.copy = self.copy, None
+        if copy is None:
+            return None
+        self.why_not = "The copy did not answer."
+        try:
+            if self._session.kernel is not None:
+                await self._session.kernel.close(graceful=False)
+            await copy.wake()
+        except BaseException as error:
+            end_soon(copy, self._session.supervisor)
+            if isinstance(error, CannotBranch):
+                return None
+            raise
+        await self._session.take_kernel(copy)
+        return copy
+
+    async def after_death(self, execution: Execution, reply: Reply) -> Reply:
+        """Let the copy take over after a run that the kernel has not survived; amends the reply."""
+        if await self.take_over() is not None:
+            execution.cell.metadata.setdefault("rmi_agent", NotebookNode())
+            mark_undone(execution.cell)
+            return replace(reply, state="kept", notices=(BEFORE_THIS_CELL, *reply.notices))
+        if not self._session.config.crash_recovery:
+            return reply
+        why = f"There was no copy from before it to go on with. {self.why_not}"
+        return replace(reply, notices=(*reply.notices, why))

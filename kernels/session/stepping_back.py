@@ -1,0 +1,62 @@
+"""Takes a session back to before a cell: a checkpoint becomes its kernel, later cells are undone.
+
+Knows sessions and their notebooks; not how a kernel is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import CannotBranch, CannotRestore
+from ..notebook import mark_undone
+from .forking import at_rest
+from .session import Session
+
+MARKED_MOST = 1_000  # max cells that are undone together: as many as the recorder can change
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of a session that has stepped back.
+
+    Attributes:
+        undone: the numbers of the cells whose effects on the variables are gone.
+        lost: what the kernel had before that cell and now lacks, in a few words each.
+        shared: the files that are open for writing, as the undone cells left them.
+        problem: why the notebook does not tell; empty if it does.
+        gone: why one can't step back there again; empty if one can.
+    """
+
+    undone: tuple[int, ...]
+    lost: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    problem: str = ""
+    gone: str = ""
+
+
+async def step_back(session: Session, cell: int) -> Restored:
+    """Take a session back to before a cell.
+
+    Raises:
+        CannotRestore: no checkpoint is kept from before it, or it does not work, or something runs.
+        KernelError: no kernel was available, or the session was closed in the meantime.
+    """
+    if session.count - cell >= MARKED_MOST:
+        raise CannotRestore(
+            f"Over {MARKED_MOST:,} cells ran since; resume_session runs some again."
+        )
+    gone = ""
+    async with at_rest(session, CannotRestore):
+        kernel = await session.checkpoints.woken(cell)
+        await session.take_kernel(kernel)
+        session.checkpoints.drop_after(cell)
+        try:
+            await session.checkpoints.keep(kernel, cell)
+        except CannotBranch as error:
+            gone = str(error)
+        for execution in session.runs.executions:
+            if execution.number >= cell and "rmi_agent" in execution.cell.metadata:
+                mark_undone(execution.cell)  # else it would be recorded as it was
+        undone = await session.recorder.undo(cell)
+    problem = session.recorder.problem or ""
+    return Restored(tuple(undone), kernel.lost, kernel.shared, problem, gone)
