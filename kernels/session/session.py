@@ -24,7 +24,7 @@ from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, Wish
 from .config import Config, Failed, Handover
 from .crash_recovery import AFTER_LAST_RUN, CrashRecovery
 from .pool import Pool
@@ -150,12 +150,11 @@ class Session:
         timeout: float | None = None,
         of: NotebookCell | None = None,
         *,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         """Queue a snippet, maybe `of` an existing notebook; returns at once.
 
-        `timeout` is in seconds. With `checkpoint` it runs only if the session can step back to
-        before it.
+        `timeout` is in seconds. If a `checkpoint` is needed and can't be kept, it does not run.
         """
         return self._submit(code, None, timeout, of, checkpoint=checkpoint)
 
@@ -181,7 +180,7 @@ class Session:
         timeout: float | None,
         of: NotebookCell | None = None,
         background: bool = False,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
@@ -222,10 +221,9 @@ class Session:
         self.runs.add(execution, follow)
         self._became_busy()
 
-    async def _run(self, execution: Execution, timeout: float, checkpoint: bool) -> Run:
+    async def _run(self, execution: Execution, timeout: float, checkpoint: Wish) -> Run:
         kernel = await self._living_kernel()
-        if checkpoint:
-            await self.checkpoints.keep_or_refuse(kernel, execution.number)
+        await self.checkpoints.keep_if(checkpoint, kernel, execution.number)
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False

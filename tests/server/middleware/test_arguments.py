@@ -26,7 +26,13 @@ VALID: dict[str, dict[str, Any]] = {
         "environment": "",
         "background": False,
     },
-    "run_cell": {"code": "1", "session_id": OPEN, "timeout": 5, "environment": ""},
+    "run_cell": {
+        "code": "1",
+        "session_id": OPEN,
+        "timeout": 5,
+        "environment": "",
+        "checkpoint": False,
+    },
     "run_notebook": {
         "path": "none.ipynb",
         "session_id": OPEN,
