@@ -464,7 +464,6 @@ class Session:
         Raises:
             KernelError: no kernel was available, or the session was closed in the meantime.
         """
-
         if self.joined is not None:
             raise KernelError(
                 f"Session {self.id} is on a kernel that a person has open, so only that person can"
