@@ -217,6 +217,23 @@ class RmiMcpClient(ServerConnection):
         raw = await self.call_tool("fork_session", {"session_id": session_id})
         return str((raw.structured_content or {})["session_id"])
 
+    async def attach_session(
+        self,
+        connection_file: str | None = None,
+        server: str | None = None,
+        kernel_id: str | None = None,
+    ) -> str:
+        """Join a kernel that a person has open, if that is allowed; returns the session's id.
+
+        Args:
+            connection_file: the name or path of its connection file.
+            server: or the URL of its Jupyter Server.
+            kernel_id: and its id there.
+        """
+        given = {"connection_file": connection_file, "server": server, "kernel_id": kernel_id}
+        raw = await self.call_tool("attach_session", {k: v for k, v in given.items() if v})
+        return str((raw.structured_content or {})["session_id"])
+
     async def restore_session(self, session_id: str, cell: int) -> str:
         """Take the session back to before a cell that ran with a checkpoint; says what is not."""
         return await self._text("restore_session", session_id=session_id, cell=cell)

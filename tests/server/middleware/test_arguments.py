@@ -54,6 +54,7 @@ VALID: dict[str, dict[str, Any]] = {
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
     "fork_session": {"session_id": OPEN},
+    "attach_session": {"connection_file": "none.json", "server": "", "kernel_id": ""},
     "restore_session": {"session_id": OPEN, "cell": 1},
     "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},
