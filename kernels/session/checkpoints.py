@@ -6,12 +6,14 @@ Knows kernels; `stepping_back.py` makes one of them the session's.
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 from ..errors import CannotBranch, CannotRestore
 from ..kernel import Kernel
 from ..supervision import Supervisor
 from .sleeping_copy import end_soon, sleeping_copy
 
+Wish = Literal["", "if possible", "needed"]  # for a checkpoint before a cell
 MOST = 3  # max checkpoints of a session; the oldest goes
 
 
@@ -51,15 +53,19 @@ class Checkpoints:
         """Forget a copy that has ended by itself, so that nobody is offered it."""
         self._drop([cell for cell, kept in self._copies.items() if kept is copy])
 
-    async def keep_or_refuse(self, kernel: Kernel, cell: int) -> None:
-        """Keep a copy for a cell that is to run only if there is one.
+    async def keep_if(self, wish: Wish, kernel: Kernel, cell: int) -> None:
+        """Keep a copy for a cell that is about to run.
 
         Raises:
-            CannotBranch: it can't be copied; says that the cell did not run.
+            CannotBranch: it is needed, and can't be made; says that the cell did not run.
         """
+        if not wish:
+            return
         try:
             await self.keep(kernel, cell)
         except CannotBranch as error:
+            if wish == "if possible":
+                return
             raise CannotBranch(
                 f"Nothing was run, since no checkpoint can be kept. {error} Without checkpoint=True"
                 " it runs."
@@ -101,7 +107,8 @@ class Checkpoints:
         """That one can step back though the kernel has died, as sentences."""
         if not self._copies:
             return []
-        cells = " or ".join(map(str, self._copies))
+        *others, last = map(str, self._copies)
+        cells = f"{', '.join(others)} or {last}" if others else last
         return [f"restore_session goes back to the variables from before cell {cells}."]
 
     def drop_after(self, cell: int) -> None:

@@ -47,10 +47,15 @@ class CrashRecovery:
         self.why_not = FRESH
         self._later: asyncio.TimerHandle | None = None
 
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether copies are made: not of a person's kernel."""
+        return self._session.config.crash_recovery and self._session.joined is None
+
     def copy_soon(self) -> None:
         """Make a copy once the session has been idle for `DELAY` seconds, if it is wanted."""
         self.run_ended()
-        if self._session.config.crash_recovery:
+        if self._is_wanted:
             loop, supervisor = asyncio.get_running_loop(), self._session.supervisor
             self._later = loop.call_later(
                 DELAY, lambda: supervisor.start(self._make(), "copying a kernel", KernelError)
@@ -117,7 +122,7 @@ class CrashRecovery:
         if copy is not None:
             mark_undone(execution.cell)
             return replace(reply, state="kept", notices=(BEFORE_THIS_CELL, *reply.notices))
-        if not self._session.config.crash_recovery:
+        if not self._is_wanted:
             return reply
         why = f"There was no copy from before it to go on with. {self.why_not}"
         return replace(reply, notices=(*reply.notices, why))

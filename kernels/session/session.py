@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..addresses import RemoteKernel
+from ..addresses import PersonsKernel, RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
@@ -24,7 +24,7 @@ from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, Wish
 from .config import Config, Failed, Handover
 from .crash_recovery import AFTER_LAST_RUN, FRESH, CrashRecovery
 from .pool import Pool
@@ -51,6 +51,7 @@ class Session:
         handover: the session's state, if it is taken over from another instance of the server, or
             begins as a copy of another session.
         environment: what its kernels run in; None is the default one.
+        joined: the person's kernel that it is on; None if its kernels are its own.
 
     Attributes:
         kernel: its kernel; None once that has died.
@@ -75,7 +76,9 @@ class Session:
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
         environment: Environment | None = None,
+        joined: PersonsKernel | None = None,
     ) -> None:
+        self.joined = joined
         self.id, self.principal, self.config = session_id, principal, config
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
@@ -147,12 +150,11 @@ class Session:
         timeout: float | None = None,
         of: NotebookCell | None = None,
         *,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         """Queue a snippet, maybe `of` an existing notebook; returns at once.
 
-        `timeout` is in seconds. With `checkpoint` it runs only if the session can step back to
-        before it.
+        `timeout` is in seconds. If a `checkpoint` is needed and can't be kept, it does not run.
         """
         return self._submit(code, None, timeout, of, checkpoint=checkpoint)
 
@@ -163,6 +165,12 @@ class Session:
 
         In the `background` it goes on whatever it outputs; a `timeout` of 0 means no limit.
         """
+        if self.joined is not None:
+            raise KernelError(
+                f"Nothing was run: session {self.id} is on a kernel that a person has open, where"
+                " no program is set up to run files. Use run_cell with %run PATH there (its"
+                " variables stay in that kernel), or omit session_id for a session of your own."
+            )
         return self._submit(program.code, program, timeout, background=background)
 
     def _submit(
@@ -172,7 +180,7 @@ class Session:
         timeout: float | None,
         of: NotebookCell | None = None,
         background: bool = False,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
@@ -213,10 +221,9 @@ class Session:
         self.runs.add(execution, follow)
         self._became_busy()
 
-    async def _run(self, execution: Execution, timeout: float, checkpoint: bool) -> Run:
+    async def _run(self, execution: Execution, timeout: float, checkpoint: Wish) -> Run:
         kernel = await self._living_kernel()
-        if checkpoint:
-            await self.checkpoints.keep_or_refuse(kernel, execution.number)
+        await self.checkpoints.keep_if(checkpoint, kernel, execution.number)
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
@@ -334,6 +341,12 @@ class Session:
             await self._fresh_kernel()
 
     async def _fresh_kernel(self) -> Kernel:
+        if self.joined is not None:
+            why = self._record.lost or "Its kernel is gone."
+            raise KernelError(
+                f"Nothing was run: session {self.id} was on a kernel that a person had open"
+                f" ({self.joined}). {why} attach_session joins it again if it still runs."
+            )
         kernel = await self._pool.lease(self.principal, environment=self.environment)
         if self.closed:  # while waiting for the lease
             self._pool.retire(kernel)
@@ -460,6 +473,12 @@ class Session:
         Raises:
             KernelError: no kernel was available, or the session was closed in the meantime.
         """
+        if self.joined is not None:
+            raise KernelError(
+                f"Session {self.id} is on a kernel that a person has open, so only that person can"
+                " restart it, where it was opened. close_session leaves it as it is; omit"
+                " session_id for a session of your own."
+            )
 
         async def replace_kernel() -> None:
             async with self.runs.turn:
