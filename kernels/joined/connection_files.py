@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping
+from hashlib import algorithms_guaranteed
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ MOST = 10_000  # max bytes of a file; a connection file has 500
 FILES = 100  # max files of a folder that are looked at, the newest first
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 TEXTS = ("key", "signature_scheme", "kernel_name", "curve_publickey", "curve_secretkey")
+# Those of a variable length can't sign.
+SCHEMES = {f"hmac-{name}" for name in algorithms_guaranteed if not name.startswith("shake")}
 WHERE = (
     "%connect_info in a cell of the kernel shows the file's name, and `jupyter --runtime-dir` the"
     " folder."
@@ -100,7 +103,7 @@ def checked(found: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: found[name] for name in TEXTS if name in found}
     if not all(isinstance(text, str) for text in texts.values()):
         raise ValueError("its texts are none")
-    if not re.fullmatch(r"hmac-\w+", texts.setdefault("signature_scheme", "hmac-sha256")):
+    if texts.setdefault("signature_scheme", "hmac-sha256") not in SCHEMES:
         raise ValueError("its signature scheme is unknown")
     if not texts.get("key"):  # else anybody on this machine could answer in its place
         raise ValueError("it has no key")

@@ -25,7 +25,6 @@ from ..process_tree import Family
 from ..protocol import CHANNELS, QueuedChannel, QueuedClient, unpacked, weighed
 from ..remote import Heartbeat
 from .joined_kernel import JoinedKernel
-from .traffic import ENDED
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,7 @@ SILENCE = 15.0  # seconds without a heartbeat after which a kernel counts as los
 MOST = 256_000_000  # max bytes of a message's part, whoever caused it
 HEADER_MOST = 20_000  # max bytes of another client's header that are read
 STATUS_MOST = 5_000  # the same of a status
+GONE = "Its process has ended."
 SLICE = 0.01  # max seconds of reading messages without yielding to other tasks
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -128,7 +128,7 @@ class FileKernel(JoinedKernel):
     async def _watch(self) -> None:
         await self._heartbeat.ended.wait()
         silent = f"It has not answered for {SILENCE:g} s."
-        self._ended(silent if self._heartbeat.silent else ENDED)
+        self._ended(silent if self._heartbeat.silent else GONE)
 
     async def _interrupt(self) -> None:
         """Ask the kernel to interrupt itself: a connection file names no process."""
@@ -147,8 +147,7 @@ class FileKernel(JoinedKernel):
         self._closed = True
         await self._heartbeat.stop()
         await self._joined_tasks.cancel()
-        self._client.stop_channels()
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=0)  # its sockets, however many were opened
 
     async def release(self) -> None:
         """Disconnect."""

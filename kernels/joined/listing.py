@@ -91,7 +91,8 @@ async def find_joinable(servers: Iterable[JupyterServer], files: Sequence[Path])
         with contextlib.suppress(KernelStartError):
             if path.name not in there:
                 kernels.append(await asyncio.to_thread(kernel_of, path))
-    echoes = await asyncio.gather(*map(echoes_of, kernels))
+    with zmq.asyncio.Context() as context:  # one for all: each has descriptors and threads
+        echoes = await asyncio.gather(*(echoes_of(kernel, context) for kernel in kernels))
     alive = [kernel for kernel, echo in zip(kernels, echoes, strict=True) if echo]
     return [*found, *(Joinable(one, kernelspec_of(one)) for one in alive)]
 
@@ -115,18 +116,17 @@ async def listed(server: JupyterServer) -> list[Joinable]:
         return []
 
 
-async def echoes_of(kernel: PersonsKernel) -> bool:
+async def echoes_of(kernel: PersonsKernel, context: zmq.asyncio.Context) -> bool:
     """Whether a kernel's heartbeat answers."""
     connection: Mapping[str, Any] = kernel.connection or {}
-    with zmq.asyncio.Context() as context:
-        client = AsyncKernelClient(context=context)
-        try:
-            client.load_connection_info(cast(Any, dict(connection)))
-            ping = cast(zmq.asyncio.Socket, client.connect_hb())
-        except (zmq.ZMQError, ValueError, TypeError):
-            return False
-        try:
-            await ping.send(b"ping")
-            return bool(await ping.poll(round(ECHO * 1000)))
-        finally:
-            ping.close(linger=0)
+    client = AsyncKernelClient(context=context)
+    try:
+        client.load_connection_info(cast(Any, dict(connection)))
+        ping = cast(zmq.asyncio.Socket, client.connect_hb())
+    except (zmq.ZMQError, ValueError, TypeError):
+        return False
+    try:
+        await ping.send(b"ping")
+        return bool(await ping.poll(round(ECHO * 1000)))
+    finally:
+        ping.close(linger=0)

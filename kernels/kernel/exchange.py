@@ -53,7 +53,8 @@ class Exchange:
         self._process, self._give_up = process, give_up
         self._yielded = 0.0  # when this exchange last yielded to the other tasks
         self._heard = 0.0  # when the last message arrived on iopub
-        self._lookups = deque[str](maxlen=100)  # the ids of the latest `look_up` requests
+        # The ids of the latest requests whose messages must not appear in a cell.
+        self._unshown = deque[str](maxlen=100)
         self._unverified = 0  # consecutive messages with a bad signature
         self._dropped = 0  # number of unreadable messages
 
@@ -104,7 +105,7 @@ class Exchange:
 
         Such a request can run user code, for example a property that loops forever.
         """
-        self._lookups.append(request)
+        self._unshown.append(request)
         answer = asyncio.create_task(self._answer_to(request))
         try:
             await asyncio.wait({answer}, timeout=LOOKUP_TIMEOUT)
@@ -115,6 +116,10 @@ class Exchange:
             return dict(answer.result()["content"]) if answer.done() else {}
         finally:
             answer.cancel()
+
+    def give_up_on(self, request: str) -> None:
+        """Show nothing of what a run still outputs: it goes on, and its result was given."""
+        self._unshown.append(request)
 
     async def _answer_to(self, request: str) -> Message:
         reply = await self.reply_to(request)
@@ -242,8 +247,8 @@ class Exchange:
             message = await self._receive(self.client.get_iopub_msg)
             self._heard = time.monotonic()
             parent = message["parent_header"].get("msg_id")
-            if parent != request and (parent in self._lookups or self._is_of_others(message)):
-                continue  # from an abandoned lookup: must not appear in a cell
+            if parent != request and (parent in self._unshown or self._is_of_others(message)):
+                continue
             mine = parent == request
             kind = message["header"]["msg_type"]
             if not (ours and mine and kind in ("error", "status", "execute_input")):

@@ -23,8 +23,8 @@ QUEUED = (
     " interrupted as soon as it begins."
 )
 GOES_ON = (
-    "It ignored the interrupts and goes on: the kernel belongs to a person, so it is not killed."
-    " Whoever owns it can restart it there."
+    "It ignored the interrupts and goes on, unrecorded: the kernel belongs to a person, so it is"
+    " not killed. Whoever owns it can restart it there."
 )
 
 
@@ -118,6 +118,7 @@ async def stop_in_turn(
         return actions, NOT_RUN
     if traffic.pending:
         traffic.unwanted.add(traffic.pending)
+        exchange.give_up_on(traffic.pending)
         return actions, QUEUED
     ends: list[asyncio.Future[Any]] = [ending, death]
     for words in ("interrupted", "interrupted again"):
@@ -127,4 +128,5 @@ async def stop_in_turn(
         await asyncio.wait(ends, timeout=None if patient else GRACE, return_when="FIRST_COMPLETED")
         if ending.done() or death.done():
             return actions, ""
+    exchange.give_up_on(traffic.running)
     return actions, GOES_ON

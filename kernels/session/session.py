@@ -78,7 +78,7 @@ class Session:
         environment: Environment | None = None,
         joined: PersonsKernel | None = None,
     ) -> None:
-        self.joined = joined
+        self.joined, self._why_gone = joined, ""
         self.id, self.principal, self.config = session_id, principal, config
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
@@ -342,7 +342,7 @@ class Session:
 
     async def _fresh_kernel(self) -> Kernel:
         if self.joined is not None:
-            why = self._record.lost or "Its kernel is gone."
+            why = self._record.lost or self._why_gone or "Its kernel is gone."
             raise KernelError(
                 f"Nothing was run: session {self.id} was on a kernel that a person had open"
                 f" ({self.joined}). {why} attach_session joins it again if it still runs."
@@ -361,6 +361,8 @@ class Session:
 
     def _drop_kernel(self) -> None:
         if self.kernel is not None:
+            if self.joined is not None:
+                self._why_gone = self.kernel.process.why_ended
             self._pool.retire(self.kernel)
             self.kernel = None
 

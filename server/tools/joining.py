@@ -111,8 +111,10 @@ class JoinTool:
         from ...kernels import jupyter_folder, kernel_of  # lazy: few calls need it
 
         folder = jupyter_folder()
-        path = Path(os.path.abspath(folder / Path(name).expanduser()))
+        path = Path(os.path.abspath(folder / os.path.expanduser(name)))
         in_folder = path.parent == folder or path.parent.resolve() == folder.resolve()
+        if in_folder:  # not by way of a link that may lead elsewhere by now
+            path = folder / path.name
         granted = granted_files()
         if not (self._all_local and in_folder) and str(path) not in granted:
             raise Refusal(not_allowed(path, outside=self._all_local))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from ast import literal_eval
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import nbformat
 import psutil
 import pytest
 from rmi_agent.kernels import Config, KernelError, Script, Session, Sessions
+from rmi_agent.kernels.addresses import PersonsKernel
 
 from tests.conftest import cell, launch, stream, value
 from tests.kernels.joined.person import Person, person
@@ -180,6 +182,42 @@ async def test_a_cell_that_ignores_interrupts_goes_on(joined: Session, theirs: P
     assert value(await cell(joined, "tries")) == "3"
 
 
+async def test_a_cell_that_was_given_up_does_not_print_in_a_later_one(
+    joined: Session, theirs: Person
+) -> None:
+    await theirs.reply(theirs.cell("go_on = False"))
+    stubborn = (
+        "import time\n"
+        "while not go_on:\n"
+        "    try: time.sleep(5)\n"
+        "    except KeyboardInterrupt: tries = globals().get('tries', 0) + 1\n"
+        "    go_on = tries == 3\n"
+        "print('late')\n"
+        "1 / 0"
+    )
+    await theirs.reply(theirs.cell("tries = 0"))
+    run = await cell(joined, stubborn, timeout=0.3)
+    assert "unrecorded" in " ".join(run.notices)
+    await theirs.manager.interrupt_kernel()
+    run = await cell(joined, "print('later')")
+    assert [output["output_type"] for output in run.cell.outputs] == ["stream"]
+    assert stream(run) == "later\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's /proc")
+async def test_a_join_that_fails_leaves_nothing_open(sessions: Sessions, theirs: Person) -> None:
+    ip = f"/tmp/{'x' * 300}"  # too long for a socket
+    kernel = PersonsKernel(
+        "kernel-odd.json", {**dict(theirs.kernel.connection or {}), "transport": "ipc", "ip": ip}
+    )
+    before: list[int] = []
+    for _ in range(6):
+        with pytest.raises(KernelError, match="does not describe"):
+            await sessions.join(kernel)
+        before.append(len(os.listdir("/proc/self/fd")))
+    assert max(before[2:]) <= before[0] + 2
+
+
 async def test_completions_do_not_interrupt_their_cell(joined: Session, theirs: Person) -> None:
     await cell(joined, "completed = 1")
     async with asyncio.timeout(60):
@@ -255,8 +293,8 @@ async def test_a_kernel_that_its_owner_ends_is_lost(sessions: Sessions, tmp_path
         await theirs.manager.shutdown_kernel(now=True)
         run = await ours.task
         assert (run.status, run.state) == ("dead", "lost")
-        assert "ended by whoever owns it" in " ".join(run.notices)
-        with pytest.raises(KernelError, match="attach_session joins it again"):
+        assert "Its process has ended." in " ".join(run.notices)
+        with pytest.raises(KernelError, match="has ended. attach_session joins it"):
             await cell(session, "2")
         await sessions.close(session)
 

@@ -82,6 +82,8 @@ async def test_nothing_is_joined_unless_the_person_allows_it(tmp_path: Path) -> 
         (json.dumps({**CONNECTION, "key": ""}), "it has no key"),
         (json.dumps({**CONNECTION, "key": 7}), "its texts are none"),
         (json.dumps({**CONNECTION, "signature_scheme": "none"}), "signature scheme"),
+        (json.dumps({**CONNECTION, "signature_scheme": "hmac-nosuch"}), "signature scheme"),
+        (json.dumps({**CONNECTION, "signature_scheme": "hmac-new"}), "signature scheme"),
         (json.dumps({**CONNECTION, "more": "x" * 20_000}), "it is too large"),
     ],
 )
@@ -94,6 +96,8 @@ async def test_what_is_no_connection_file_is_refused(
         async with server(tmp_path, attach_kernels=("local",)) as client:
             text = await refusal(client, connection_file="kernel-odd.json")
             assert why in text and "%connect_info" in text
+            listed = await client.call_tool("attach_session", {})
+            assert listed.structured_content == {"kernels": []}
     finally:
         path.unlink()
 
@@ -132,9 +136,29 @@ async def test_a_file_outside_jupyters_folder_needs_a_grant(tmp_path: Path, runt
     path = tmp_path / "kernel-far.json"
     path.write_text(json.dumps(CONNECTION))
     async with server(tmp_path, attach_kernels=("local",)) as client:
-        for name in (str(path), f"{runtime}/../../{path}", "../../etc/passwd"):
+        for name in (str(path), f"{runtime}/../../{path}", "../../etc/passwd", "~nobody-here/k"):
             text = await refusal(client, connection_file=name)
             assert "not in Jupyter's folder" in text and "--allow" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX links")
+async def test_a_link_to_jupyters_folder_can_not_lead_elsewhere_later(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to(runtime)
+    other.mkdir()
+    (other / "kernel-planted.json").write_text(json.dumps(CONNECTION))
+
+    def meanwhile() -> dict[str, str]:
+        link.unlink()
+        link.symlink_to(other)
+        return {}
+
+    monkeypatch.setattr("rmi_agent.server.tools.joining.granted_files", meanwhile)
+    async with server(tmp_path, attach_kernels=("local",)) as client:
+        text = await refusal(client, connection_file=f"{link}/kernel-planted.json")
+        assert f"There is no connection file {runtime}" in text
 
 
 @pytest.mark.slow
