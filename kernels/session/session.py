@@ -7,10 +7,11 @@ for it, look at its output so far, or come back later. Knows nothing of MCP or o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -330,6 +331,7 @@ class Session:
             end_soon(kernel, self.supervisor)
             raise
         self.kernel, self._record.lost, self._fresh = kernel, "", False
+        self.recovery.run_ended()  # a copy of the old one is of other variables
         await old.close(graceful=False)
 
     async def _fresh_kernel(self) -> Kernel:
@@ -359,8 +361,7 @@ class Session:
         """Completions of `code`, as from `Kernel.complete`; none while a run is in progress."""
         if self.running or self.kernel is None:
             return []
-        async with self.runs.turn:
-            self._used()
+        async with self._looked_into():
             return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
@@ -374,13 +375,21 @@ class Session:
                 f"Session {self.id} can't be inspected while a run is in progress; wait for its"
                 " end, or call interrupt_session."
             )
-        async with self.runs.turn:
+        async with self._looked_into():
             if self.kernel is None:
                 raise KernelError(
                     f"The kernel of session {self.id} has died; run a cell to get a fresh one."
                 )
-            self._used()
             return await self.kernel.inspect(name)
+
+    @contextlib.asynccontextmanager
+    async def _looked_into(self) -> AsyncIterator[None]:
+        """Keep runs from starting; a copy from before is dropped, since a look may run code."""
+        async with self.runs.turn:
+            self._used()
+            self.recovery.run_ended()
+            yield
+        self.recovery.copy_soon()
 
     async def connection_file(self) -> Path:
         """A Jupyter connection file with which other clients join the session's kernel.

@@ -58,5 +58,6 @@ async def step_back(session: Session, cell: int) -> Restored:
             if execution.number >= cell and "rmi_agent" in execution.cell.metadata:
                 mark_undone(execution.cell)  # else it would be recorded as it was
         undone = await session.recorder.undo(cell)
+    session.recovery.copy_soon()
     problem = session.recorder.problem or ""
     return Restored(tuple(undone), kernel.lost, kernel.shared, problem, gone)
