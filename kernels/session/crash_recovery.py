@@ -70,7 +70,7 @@ class CrashRecovery:
 
     async def _make(self) -> None:
         session, later = self._session, self._later
-        if session.busy or session.closed or session.kernel is None:
+        if later is None or session.busy or session.closed or session.kernel is None:
             return
         limit = session.config.memory_limit
         most = limit * PART_OF_LIMIT or psutil.virtual_memory().total * PART_OF_MACHINE

@@ -483,6 +483,7 @@ class Session:
                 await self._write_title()
             self._record.sign()
         finally:
+            self.drop_copies()  # again, since a restore_session may just have kept one
             self._drop_kernel()
             self.recorder.close()
 
