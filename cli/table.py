@@ -112,7 +112,11 @@ COMMANDS = {
         f"{CLIENT}sessions:attach",
         SESSIONS,
         "Join a session with Jupyter's console, sharing its variables with the assistant.",
-        ("rmi-agent attach SESSION", "rmi-agent attach --print SESSION"),
+        (
+            "rmi-agent attach SESSION",
+            "rmi-agent attach --print SESSION",
+            "rmi-agent attach --allow kernel-4711.json",
+        ),
     ),
     "replay": Command(
         f"{CLIENT}sessions:replay",

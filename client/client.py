@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from .connection import OnOutput, ServerConnection
@@ -84,14 +84,18 @@ class RmiMcpClient(ServerConnection):
         timeout: float | None = None,
         on_output: OnOutput | None = None,
         *,
-        checkpoint: bool = False,
+        checkpoint: bool | Literal["if possible"] = False,
     ) -> RunResult:
         """Run a snippet and wait until it ends; arguments and errors as for `run_python`.
 
-        With a `checkpoint`, `restore_session` can go back to before it.
+        With a `checkpoint`, `restore_session` can go back to before it. Where none can be kept, it
+        does not run, unless one is wanted only `if possible`.
         """
-        given = {"code": code, **({"checkpoint": True} if checkpoint else {})}
-        return await self._run("run_cell", given, session_id, timeout, on_output)
+        given: dict[str, Any] = {"code": code}
+        if checkpoint is True:
+            given["checkpoint"] = True
+        more = {"checkpoint": checkpoint} if checkpoint == "if possible" else None
+        return await self._run("run_cell", given, session_id, timeout, on_output, more)
 
     async def run_notebook(
         self,
@@ -157,9 +161,10 @@ class RmiMcpClient(ServerConnection):
         session_id: str | None,
         timeout: float | None,
         on_output: OnOutput | None,
+        more: dict[str, Any] | None = None,
     ) -> RunResult:
         arguments = {**arguments, "session_id": session_id, "timeout": timeout}
-        wishes = self.attended.wishes if self.attended is not None else None
+        wishes = {**(self.attended.wishes if self.attended is not None else {}), **(more or {})}
         result = run_result(await self.call_tool(tool, arguments, on_output, wishes))
         if self.attended is not None and result.status == "running":
             self.attended.known(result.session_id, result.cell)
@@ -210,6 +215,23 @@ class RmiMcpClient(ServerConnection):
     async def fork_session(self, session_id: str) -> str:
         """Copy the session with its variables; returns the id of the new session."""
         raw = await self.call_tool("fork_session", {"session_id": session_id})
+        return str((raw.structured_content or {})["session_id"])
+
+    async def attach_session(
+        self,
+        connection_file: str | None = None,
+        server: str | None = None,
+        kernel_id: str | None = None,
+    ) -> str:
+        """Join a kernel that a person has open, if that is allowed; returns the session's id.
+
+        Args:
+            connection_file: the name or path of its connection file.
+            server: or the URL of its Jupyter Server.
+            kernel_id: and its id there.
+        """
+        given = {"connection_file": connection_file, "server": server, "kernel_id": kernel_id}
+        raw = await self.call_tool("attach_session", {k: v for k, v in given.items() if v})
         return str((raw.structured_content or {})["session_id"])
 
     async def restore_session(self, session_id: str, cell: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .regular_file import regular_file  # not on first access: its module has the same name
 
 if TYPE_CHECKING:
-    from .addresses import JupyterServer, RemoteKernel
+    from .addresses import JupyterServer, PersonsKernel, RemoteKernel
     from .cluster import Instances, Takeover
     from .encoding import decoded, encodable, encoded
     from .environments import Changes, Environment
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
         reason,
     )
     from .inside import head_and_tail
+    from .joined import (
+        Joinable,
+        find_joinable,
+        jupyter_folder,
+        kernel_of,
+        on_server,
+        recent_files,
+        running_servers,
+    )
     from .jupyter_server import Api
     from .kernel import Kernel
     from .kernelspecs import is_here, language_of
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
         Steps,
         delete_notebook,
         is_recorded,
+        is_undone,
         outdated_notebooks,
         plain_title,
         recorded,
@@ -76,7 +86,7 @@ if TYPE_CHECKING:
 
 # Where each name is: most need libraries that a server has not imported when it answers first.
 _HOMES = {
-    "addresses": ("JupyterServer", "RemoteKernel"),
+    "addresses": ("JupyterServer", "PersonsKernel", "RemoteKernel"),
     "cluster": ("Instances", "Takeover"),
     "encoding": ("decoded", "encodable", "encoded"),
     "environments": ("Changes", "Environment"),
@@ -95,6 +105,15 @@ _HOMES = {
     ),
     "inside": ("head_and_tail",),
     "kernelspecs": ("is_here", "language_of"),
+    "joined": (
+        "Joinable",
+        "find_joinable",
+        "jupyter_folder",
+        "kernel_of",
+        "on_server",
+        "recent_files",
+        "running_servers",
+    ),
     "jupyter_server": ("Api",),
     "kernel": ("Kernel",),
     "notebook": (
@@ -103,6 +122,7 @@ _HOMES = {
         "Steps",
         "delete_notebook",
         "is_recorded",
+        "is_undone",
         "outdated_notebooks",
         "plain_title",
         "recorded",
@@ -161,6 +181,7 @@ __all__ = [
     "Failed",
     "Failure",
     "Instances",
+    "Joinable",
     "JupyterServer",
     "Kernel",
     "KernelError",
@@ -169,6 +190,7 @@ __all__ = [
     "Listener",
     "Module",
     "NotebookRun",
+    "PersonsKernel",
     "Policy",
     "Pool",
     "Program",
@@ -195,21 +217,28 @@ __all__ = [
     "delete_notebook",
     "encodable",
     "encoded",
+    "find_joinable",
     "head_and_tail",
     "is_here",
     "is_recorded",
+    "is_undone",
+    "jupyter_folder",
     "keeps_devices",
+    "kernel_of",
     "knows_system_calls",
     "language_of",
     "lets_signals_out",
     "next_step",
     "no_hint",
+    "on_server",
     "outdated_notebooks",
     "plain_title",
     "reason",
+    "recent_files",
     "recorded",
     "regular_file",
     "retitle",
+    "running_servers",
     "steps_of",
     "why_not",
     "without_rights",

@@ -24,9 +24,7 @@ from ..kernels import (
 from .errors import BadSettings
 from .launch import kernels_are_here, make_folders
 from .package_settings import from_files, named_paths
-from .setting_names import home
-from .setting_place import is_ignored
-from .settings import Settings
+from .settings import Settings, dotenv_files
 from .state_dir import private_folder, token_file
 
 log = logging.getLogger(__name__)
@@ -169,7 +167,7 @@ def private_paths(settings: Settings) -> list[Path]:
 
 def settings_files(settings: Settings) -> list[Path]:
     """The files that settings come from: `.env` files, and the one that RMI_AGENT_TOKENS names."""
-    found = [file for file in (home() / ".env", Path(".env")) if not is_ignored(file)]
+    found = dotenv_files()
     if settings.rmi_agent_tokens is not None:
         found.append(Path(settings.rmi_agent_tokens.get_secret_value()).expanduser())
     return [path for path in found if is_file(path)]

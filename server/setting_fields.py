@@ -23,6 +23,7 @@ from .setting_types import (
     Folders,
     HttpOnly,
     JupyterUrls,
+    KernelsToJoin,
     LocalUrl,
     Name,
     Names,
@@ -171,6 +172,12 @@ class Settings(BaseModel):
     jupyter_server_token: Annotated[Token, Secret()] = Field(
         None,
         description="Their token, or a comma-separated list with one for each in order.",
+    )
+    attach_kernels: Annotated[KernelsToJoin, Default("`off`")] = Field(
+        (),
+        description="Which kernels that you have open yourself the assistant"
+        " [may join](attaching.md): `local`, those on this machine (in JupyterLab, VS Code, a"
+        " console); `servers`, those on the Jupyter Servers above; `local,servers`; or `off`.",
     )
     kernel_silence: float = Field(
         3.0,

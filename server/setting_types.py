@@ -139,6 +139,16 @@ def jupyter_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(jupyter_url(url) for url in urls))
 
 
+def kernels_to_join(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Check which kernels of a person's may be joined; `off` is none."""
+    kinds = tuple(dict.fromkeys(kind.lower() for kind in kinds))
+    if kinds == ("off",):
+        return ()
+    if not set(kinds) <= {"local", "servers"}:
+        raise ValueError("write local, servers, local,servers or off")
+    return kinds
+
+
 def domain(name: str) -> str:
     """Check that a text is a bare host name."""
     if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
@@ -196,6 +206,7 @@ Age = Annotated[float, BeforeValidator(never_or_duration)]
 Folder = Annotated[Path, BeforeValidator(fill_in), AfterValidator(absolute)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(folders)]
 JupyterUrls = Annotated[Names, AfterValidator(jupyter_urls)]
+KernelsToJoin = Annotated[Names, AfterValidator(kernels_to_join)]
 Origins = Annotated[Names, AfterValidator(origins)]
 Domain = Annotated[Annotated[str, AfterValidator(domain)] | None, empty_is_unset]
 LocalUrl = Annotated[Annotated[str, AfterValidator(local_url)] | None, empty_is_unset]

@@ -34,6 +34,7 @@ __all__ = [
     "claude_code_folder",
     "codex_folder",
     "current_name",
+    "dotenv_files",
     "load",
     "misspelled_in",
     "set_here",
@@ -63,10 +64,15 @@ def current_name(variable: str) -> str:
     return next((one.name for one in VARIABLES.values() if name in one.names), variable)
 
 
+def dotenv_files() -> list[Path]:
+    """The `.env` files that settings are read from, highest priority first; they may not exist."""
+    files = [folder / ".env" for folder in (current_folder(), home())]
+    return [file for file in files if not is_ignored(file)]
+
+
 def sources() -> list[dict[str, str]]:
     """Where settings are read from, highest priority first."""
-    files = [folder / ".env" for folder in (current_folder(), home())]
-    return [environment(), *(dotenv(file) for file in files if not is_ignored(file))]
+    return [environment(), *map(dotenv, dotenv_files())]
 
 
 UNSET = {"python_projects_dir", "notebooks_dir"}  # if empty, which would be the current folder

@@ -33,10 +33,14 @@ FOLDERS: dict[str, dict[str, set[str]]] = {
         "sandbox": {"process_tree", "environments", "fork", "process"},
         "remote": {"process_tree", "process"},
         "jupyter_server": {"process_tree", "protocol", "inside", "process"},
-        "kernel": {"process_tree", "protocol", "inside", "process", "remote", "jupyter_server"},
+        "joined": {"process_tree", "protocol", "process", "remote", "jupyter_server"},
+        "kernel": {
+            *("process_tree", "protocol", "inside", "process", "remote", "jupyter_server"),
+            "joined",
+        },
         "session": {
             *("process_tree", "protocol", "environments", "fork", "notebook", "process"),
-            *("sandbox", "kernel"),
+            *("sandbox", "joined", "kernel"),
         },
         "cluster": {"protocol", "notebook", "jupyter_server", "kernel", "session"},
     },

@@ -112,6 +112,10 @@ def test_other_programs_import_nothing_but_the_provisioner() -> None:
     assert folders == {"errors", "fork", "inside", "process_tree", "regular_file"}
 
 
+def test_sessions_need_no_database_before_one_is_signed() -> None:
+    assert "sqlite3" not in imported("import rmi_agent.kernels.session")
+
+
 @pytest.mark.slow
 def test_initialize_is_answered_before_what_only_kernels_need_is_imported(tmp_path: Path) -> None:
     run = f"import rmi_agent.server.opening as opening; opening.AFTER_ANSWER = 1e6; {SERVE}"

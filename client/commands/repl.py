@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import PurePath
+from typing import Literal
 
 from anyio.from_thread import BlockingPortal
 
@@ -67,6 +68,7 @@ class Repl:
         self._session: str | None = None
         self._quiet = quiet
         self._last: RunResult | None = None
+        self._typed: list[int] = []  # numbers of the cells that can be undone, the last one last
         self._own: set[int] = set()  # numbers of the session's cells that nobody typed
 
     def run(self) -> int:
@@ -123,7 +125,7 @@ class Repl:
 
     def _obey(self, source: str) -> bool | None:
         """Carry out a command of the prompt; whether it succeeded, or None if there is none."""
-        found = repl_commands.COMMAND.fullmatch(source)
+        found = repl_commands.COMMAND.fullmatch(source.replace("%undo", ":undo", 1))
         if found is None:
             return None
         try:
@@ -142,14 +144,25 @@ class Repl:
         """
         if name == "help":
             return repl_commands.HELP
-        if name not in ("save", "restart"):
+        if name not in ("save", "restart", "undo"):
             raise ValueError(f"There is no command :{name}; :help lists them.")
         if self._session is None:
             raise ValueError("The session has ended; the next cell opens a new one.")
+        if name == "undo":
+            return self._undo(self._session)
         if name == "restart":
+            self._typed.clear()
             return self._portal.call(self._client.restart_session, self._session)
         text = self._portal.call(self._client.read_notebook, self._session)
         return repl_commands.save_notebook(text, argument.strip(), self._own, replace=force)
+
+    def _undo(self, session_id: str) -> str:
+        """Take the session back to before the last cell that was typed; returns what to print."""
+        if not self._typed:
+            raise ValueError("There is nothing to undo: no cell has run since the start.")
+        said = self._portal.call(self._client.restore_session, session_id, self._typed[-1])
+        self._typed.pop()
+        return said
 
     def _editor(self) -> Read:
         """A reader of cells with line editing, history and completion."""
@@ -223,7 +236,10 @@ class Repl:
 
         async def call() -> RunResult:
             heard = None if own else live
-            return await self._client.run_cell(source, self._session, self._timeout, heard)
+            wish: Literal[False, "if possible"] = False if own else "if possible"
+            return await self._client.run_cell(
+                source, self._session, self._timeout, heard, checkpoint=wish
+            )
 
         future, stop = self._portal.start_task_soon(call), False
         while True:
@@ -247,9 +263,12 @@ class Repl:
             else:
                 if result.session_id != self._session:
                     self._own.clear()
+                    self._typed.clear()
                 self._session, self._last = result.session_id, result
                 if own:
                     self._own.add(result.cell)
+                else:
+                    self._typed.append(result.cell)
                 return result
 
     def _forget_closed_session(self) -> None:

@@ -19,6 +19,7 @@ from ..whole_file import write_whole
 COMMAND = re.compile(r"\s*:(?P<name>[a-z]*)(?P<force>!?)(?:[ \t]+(?P<argument>[^\n]*))?\s*")
 HELP = """\
 :save FILE.ipynb  save this session as a notebook (:save! replaces a file)
+%undo             go back to before the last cell; files and the like stay as they are
 :restart          start a fresh kernel; variables are lost
 :help             show this list
 Tab completes, name? and name?? show help, %who and !ls work as in IPython.
@@ -34,7 +35,8 @@ def save_notebook(text: str, name: str, own: Collection[int], *, replace: bool) 
     Args:
         text: the notebook's JSON.
         name: the file, relative to the current folder.
-        own: numbers of the cells in the session that the prompt ran itself; they are left out.
+        own: numbers of the cells in the session that the prompt ran itself; they are left out,
+            as are those that are undone.
         replace: whether to replace a file that exists.
 
     Raises:
@@ -44,7 +46,9 @@ def save_notebook(text: str, name: str, own: Collection[int], *, replace: bool) 
     if path.suffix != ".ipynb":
         raise ValueError(NOT_A_NOTEBOOK)
     notebook: dict[str, Any] = json.loads(text)
-    notebook["cells"] = [cell for cell in notebook["cells"] if number_of(cell) not in own]
+    notebook["cells"] = [
+        cell for cell in notebook["cells"] if number_of(cell) not in own and not is_undone(cell)
+    ]
     content = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
     try:
         if path.exists() and not replace:
@@ -60,6 +64,11 @@ def number_of(cell: dict[str, Any]) -> int | None:
     """A cell's number in its session."""
     number = cell["metadata"].get("rmi_agent", {}).get("cell")
     return number if isinstance(number, int) else None
+
+
+def is_undone(cell: dict[str, Any]) -> bool:
+    """Whether the session has gone back to before a cell."""
+    return bool(cell["metadata"].get("rmi_agent", {}).get("undone"))
 
 
 def umask() -> int:

@@ -61,26 +61,40 @@ def sessions(
 
 def attach(
     session: Annotated[
-        str, Parameter(help="ID of an open session on this machine.", completer=open_sessions)
-    ],
+        str | None,
+        Parameter(help="ID of an open session on this machine.", completer=open_sessions),
+    ] = None,
     /,
     *,
     server: Server = None,
     print_: Annotated[
         bool, Parameter(name="--print", help="Only print the console's command.", negative=())
     ] = False,
+    allow: Annotated[
+        str | None,
+        Parameter(
+            help="Instead, let the assistant join a kernel of yours while it runs: its connection"
+            " file, or the name of one in Jupyter's folder (%connect_info shows it)."
+        ),
+    ] = None,
 ) -> None:
     """Join a session with Jupyter's console, sharing its variables with the assistant.
 
-    What you run there is not recorded in the session's notebook.
+    What you run there is not recorded in the session's notebook. With --allow, the other way
+    round: the assistant may join a kernel that you have open.
     """
+    if (session is None) == (allow is None):
+        write("stderr", "Give either the ID of a session, or --allow and a connection file.\n")
+        sys.exit(2)
+    if allow is not None:
+        sys.exit(allow_joining(allow))
     show_starting()
     from ..errors import request_errors
     from .connect import call, fail, for_a_person
 
     async def work(client: RmiMcpClient) -> int:
         try:
-            command = ["jupyter-console", "--existing", await client.connection_file(session)]
+            command = ["jupyter-console", "--existing", await client.connection_file(str(session))]
         except request_errors() as error:
             return fail(for_a_person(str(error)))
         if print_ or shutil.which(command[0]) is None:
@@ -91,6 +105,20 @@ def attach(
         return await asyncio.to_thread(subprocess.call, command)
 
     call(server, work)
+
+
+def allow_joining(file: str) -> int:
+    """Let the assistant join the kernel of a connection file; returns the exit code."""
+    from ..grants import grant
+
+    try:
+        path = grant(file)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        write("stderr", f"{file} is not a kernel's connection file: {why}\n")
+        return 1
+    write("stdout", f"The assistant may join this kernel: attach_session({str(path)!r})\n")
+    return 0
 
 
 def replay(

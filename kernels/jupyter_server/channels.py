@@ -53,14 +53,24 @@ class Channels:
     Args:
         process: the session id in the messages of the kernel's process, if known.
         on_end: callback for when the process has ended or been replaced; gets the reason.
+        passes: whether a message is for us; others share the kernel if it is somebody else's.
+        note_sent: called with each message that is being sent.
 
     Attributes:
         process: the same, as soon as it is known.
         problems: connection problems to report with a run's result.
     """
 
-    def __init__(self, process: str, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        process: str,
+        on_end: Callable[[str], None],
+        *,
+        passes: Callable[[str, Message], bool] | None = None,
+        note_sent: Callable[[Message], None] = lambda _: None,
+    ) -> None:
         self.session = Session()
+        self._passes, self._note_sent = passes, note_sent
         self.process, self._on_end = process, on_end
         self.by_name = {
             name: QueuedChannel(functools.partial(self.send, name)) for name in CHANNELS
@@ -126,6 +136,7 @@ class Channels:
                     self._run = Request(message)
                 elif channel == "stdin" and self._run is not None:
                     self._run.answering = True
+                self._note_sent(message)
                 await websocket.send(packed(self.session, websocket.subprotocol, channel, message))
             self._to_send.clear()
             await self._to_send.wait()
@@ -157,6 +168,8 @@ class Channels:
     def _deliver(self, name: str, message: Message, size: int) -> None:
         parent, run = str(message["parent_header"].get("msg_id")), self._open_run()
         lacks = self._numbering.lacks(name, message, run)
+        if self._passes is not None and not self._passes(name, message):
+            return
         if run is not None and parent == run.msg_id:
             if run.cut and lacks:
                 self._mark_cut(run, str(message["content"].get("name")))
@@ -208,7 +221,9 @@ class Channels:
             if run.answering:  # it may wait forever
                 self._mark_cut(run)
         self._requests.clear()
-        last = self._request(LAST_REPLY, {"msg_id": run.msg_id}) if run is not None else None
+        last = None
+        if run is not None and self._passes is None:  # a kernel of ours: it is set up to tell
+            last = self._request(LAST_REPLY, {"msg_id": run.msg_id})
         fence = self._request("kernel_info_request", {})
         await fence.over.wait()
         if run is not None and run is self._open_run():

@@ -44,8 +44,7 @@ class ServerKernel:
         self.launch = launch
         self.raw = RawOutput()
         self._id = ""
-        known = launch.attach.process if launch.attach else ""
-        self._channels = Channels(known, self._ended)
+        self._channels = self._new_channels()
         self._api: Api | None = None
         self._starting: asyncio.Task[str] | None = None
         self._spec: dict[str, Any] = {}
@@ -53,6 +52,9 @@ class ServerKernel:
         self._keeping: asyncio.Task[None] | None = None
         self._deleting: asyncio.Task[None] | None = None
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def _new_channels(self) -> Channels:
+        return Channels(self.launch.attach.process if self.launch.attach else "", self._ended)
 
     async def start(self) -> AsyncKernelClient:
         """Start the kernel, or find the one to attach to; returns a client for its channels.

@@ -86,6 +86,14 @@ class Api:
             raise ServerError(f"{URL}: {self.server.url} is no Jupyter Server.")
         return [one for one in found if isinstance(one, dict)]
 
+    async def sessions(self) -> list[dict[str, Any]]:
+        """List the notebooks and consoles that are open, each with its kernel; none if refused."""
+        try:
+            found = (await self._request("GET", "api/sessions", timeout=LOOK)).json()
+        except (ServerError, ValueError):
+            return []
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
     async def kernelspec(self, name: str) -> dict[str, Any]:
         """Return a kernelspec as in its file.
 

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from ..errors import CannotBranch, DeadKernelError
+from ..joined import JoinedKernel
 from ..process import BranchProcess, KernelProcess, Origin, SocketProcess, listed
 from ..protocol import Outputs, new_cell, payloads
 from .exchange import Exchange
@@ -27,6 +28,11 @@ def origin_of(process: KernelProcess, exchange: Exchange, not_formed: str = "") 
     Raises:
         CannotBranch: it is not one that can be forked.
     """
+    if isinstance(process, JoinedKernel):
+        raise CannotBranch(
+            "Its kernel is one that a person has open, and is left as it is. Run what you want to"
+            " try in a session of your own: run_cell without session_id opens one."
+        )
     if sys.platform != "linux":
         raise CannotBranch(f"Sessions can be forked on Linux only. {ELSEWHERE}")
     if not process.is_here:

@@ -8,6 +8,8 @@ import sys
 
 import zmq.asyncio
 
+from ..addresses import PersonsKernel
+from ..joined import FileKernel
 from ..process import BranchProcess, KernelProcess, Launch, LocalProcess, SocketProcess, is_here
 from ..remote import RemoteProcess
 
@@ -18,6 +20,8 @@ def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelPr
     """Make the process that a launch asks for, without starting it."""
     if launch.branch_of is not None:
         return BranchProcess(launch, launch.branch_of)
+    if launch.join is not None:
+        return joined(launch, launch.join)
     if launch.servers or launch.attach:
         from ..jupyter_server import ServerKernel  # here, since its websockets are slow to import
 
@@ -28,6 +32,15 @@ def process_for(launch: Launch, context: zmq.asyncio.Context | None) -> KernelPr
     if sys.platform == "win32" or (environment is not None and not environment.can_form):
         return LocalProcess(launch, context or zmq.asyncio.Context.instance())
     return SocketProcess(launch)
+
+
+def joined(launch: Launch, kernel: PersonsKernel) -> KernelProcess:
+    """Make the connection to a person's kernel."""
+    if kernel.server is None:
+        return FileKernel(launch)
+    from ..joined import JoinedServerKernel  # here, since its websockets are slow to import
+
+    return JoinedServerKernel(launch)
 
 
 def ordinary_process(

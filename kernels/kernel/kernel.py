@@ -16,6 +16,7 @@ import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
+from ..joined import JoinedKernel
 from ..plurals import counted
 from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
@@ -28,12 +29,12 @@ from ..protocol import (
     Reply,
     Status,
     ends_kernel,
-    new_cell,
     reply_of,
 )
 from .branching import check_branch, origin_of
 from .exchange import Exchange
 from .factory import ordinary_process, process_for
+from .joining import get_joined, run_in_turn, stop_in_turn
 from .project_files import ProjectFiles
 from .run_end import last_output, stop_run
 from .set_up import get_ready, is_ipykernel, unless_dead
@@ -100,9 +101,13 @@ class Kernel:
                 if self.process.kernel_info is not None:  # its template has set it up
                     self.info = self.process.kernel_info
                 else:
-                    ready = get_ready(self.exchange, self.process, self.launch)
+                    ready = (
+                        get_joined(self.exchange, self.joined)
+                        if self.joined is not None
+                        else get_ready(self.exchange, self.process, self.launch)
+                    )
                     self.info = await unless_dead(self.process, ready)
-            if self.is_python and not self.process.is_here:
+            if self.is_python and not self.process.is_here and self.joined is None:
                 self._files = ProjectFiles(self.exchange, self.launch)
             self.process.raw.forget()
             if isinstance(self.process, BranchProcess) and not self.process.sleeps:
@@ -173,6 +178,16 @@ class Kernel:
         return is_ipykernel(self.info)
 
     @property
+    def joined(self) -> JoinedKernel | None:
+        """The process, if it is that of a person's kernel."""
+        return self.process if isinstance(self.process, JoinedKernel) else None
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether the run waits for other clients' cells in a person's kernel."""
+        return self.joined is not None and self.joined.traffic.waits_for_others
+
+    @property
     def outdated(self) -> bool | None:
         """Whether a fresh one would have more modules; None if it has all of its template's."""
         return self.process.outdated if isinstance(self.process, SocketProcess) else None
@@ -233,14 +248,9 @@ class Kernel:
             self._files.enter(folder)
         if not self.is_python or not self.process.is_here:
             return
-        request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
-
-        async def answered() -> None:
-            await self.exchange.reply_to(request)
-            await self.exchange.until_idle(request, Outputs(new_cell()), ours=True)
-
+        entering = self.exchange.run_ours(ENTER.format(folder=str(folder)), {})
         async with asyncio.timeout(self.launch.start_timeout):
-            await unless_dead(self.process, answered())
+            await unless_dead(self.process, entering)
 
     async def listeners(self) -> list[Listener]:
         """The ports that its processes listen on; none of a kernel on another machine."""
@@ -283,6 +293,8 @@ class Kernel:
 
     async def kill(self, why: str) -> None:
         """End the process at once; the reply of the current run says `why`."""
+        if self.joined is not None:
+            return self.joined.let_go(why)
         self.killed_since = why
         await self.process.kill()
 
@@ -296,16 +308,23 @@ class Kernel:
     ) -> Reply:
         loop = asyncio.get_running_loop()
         self._stop, self.listened = loop.create_future(), ()
-        timer = None
-        if timeout:
-            why = f"timed out after {timeout:g} s"
-            timer = loop.call_later(timeout, self.interrupt, why, "timeout")
+        timers: list[asyncio.TimerHandle] = []
+
+        def limit() -> None:
+            if timeout:
+                why = f"timed out after {timeout:g} s"
+                timers.append(loop.call_later(timeout, self.interrupt, why, "timeout"))
+
+        if self.joined is None:
+            limit()
         notices: list[str] = []
         if dropped := self.process.raw.attach(outputs.stream):
             notices.append(
                 f"Left out: {counted(dropped, 'character')} that came while nothing ran."
             )
-        if self._files is None:
+        if self.joined is not None:  # its time begins when the kernel begins it
+            work = run_in_turn(self.exchange, self.joined, code, outputs, self._stop, limit)
+        elif self._files is None:
             work = self.exchange.run(code, request, outputs, self._stop)
         else:
             work = self._files.run(code, request, outputs, self._stop, notices)
@@ -324,9 +343,17 @@ class Kernel:
             actions: list[str] = []
             if not ending.done() and not death.done():
                 why, self.listened = self._stop.result()[1], await self.listeners()
-                actions = await stop_run(
-                    why, self.process, self.client, ending, death, patient=self._patient
-                )
+                if self.joined is not None:
+                    actions, unended = await stop_in_turn(
+                        why, self.exchange, self.joined, ending, death, patient=self._patient
+                    )
+                    if unended:
+                        how, notes = tuple(actions), self._all_notices([*notices, unended], outputs)
+                        return Reply(self._stop.result()[0], actions=how, notices=notes)
+                else:
+                    actions = await stop_run(
+                        why, self.process, self.client, ending, death, patient=self._patient
+                    )
             status = self._stop.result()[0] if self._stop.done() and actions else None
             if not ending.done():
                 return await self._dead(ending, death, outputs, status, actions, notices)
@@ -338,7 +365,7 @@ class Kernel:
             return reply_of(reply, status, actions, self._all_notices(notices, outputs))
         finally:
             asking.cancel()
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
             begun: list[asyncio.Future[Any]] = [ending, death, *relaying]
             for task in begun:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CELL = b"\n{"  # how a cell begins
 TAIL = b"\n ]\n}\n"  # what follows the last cell
@@ -22,6 +22,24 @@ def head_json(head: Mapping[str, Any]) -> bytes:
     """What is before the first cell of a notebook: all but its cells, then how these begin."""
     text = json.dumps({**head, "cells": []}, indent=1)
     return (text[: text.rindex("[]")] + "[\n").encode()
+
+
+def read_head(file: BinaryIO, size: int) -> dict[str, Any]:
+    """What is before the first cell of a notebook: all but its cells.
+
+    Args:
+        file: the notebook, opened at its beginning.
+        size: the byte offset where the cells begin.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is not laid out as by a recorder.
+        RecursionError: it is nested too deeply.
+    """
+    head = json.loads(file.read(size) + b"]}")
+    if not isinstance(head, dict) or head.pop("cells", None) != []:
+        raise ValueError("the notebook is not laid out as by a recorder")
+    return head
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..regular_file import regular_file
-from .layout import cells_in
+from .layout import cells_in, read_head
 from .recovery import is_claimed, pid_file, unfinished
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def cells_of_ours(notebook: Path) -> Iterator[dict[str, Any]]:
     ):
         for number, place in enumerate(cells):
             if number == 0:
-                head = json.loads(file.read(place.begin) + b"]}")
+                head = read_head(file, place.begin)
                 if not isinstance(head["metadata"]["rmi_agent"]["session"], str):
                     raise ValueError("not ours")
             cell, _ = json.JSONDecoder().raw_decode(place.text.decode())

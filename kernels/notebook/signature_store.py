@@ -16,7 +16,7 @@ from typing import Any
 from nbformat.sign import NotebookNotary, SQLiteSignatureStore, yield_everything
 from nbformat.v4.nbjson import JSONReader
 
-from .layout import cells_in
+from .layout import cells_in, read_head
 from .signing import Draft, FileState
 
 BUSY_TIMEOUT = 1.0  # max seconds to wait for another process that writes to the store
@@ -70,7 +70,9 @@ class Store:
         whole = finished.copy()
         # The line break before the first cell counts as the end of the cells before it.
         for place in cells_in(draft.path, max(0, known.end - 1)):
-            head = head or head_of(draft.path, place.begin)
+            if not head:
+                with draft.path.open("rb") as file:
+                    head = read_head(file, place.begin)
             for piece in yield_everything(cell_of(place.text)):
                 whole.update(piece)
             if place.begin < draft.end:
@@ -87,15 +89,6 @@ def state_of(path: Path) -> FileState:
     """The state of a file, which differs after every change."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def head_of(path: Path, size: int) -> dict[str, Any]:
-    """A notebook without its cells, which begin at this offset."""
-    with path.open("rb") as file:
-        head = file.read(size).decode()
-    found: dict[str, Any] = json.loads(head + "]}")
-    del found["cells"]
-    return found
 
 
 def cell_of(text: bytes) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any, BinaryIO
 import nbformat
 
 from ..regular_file import regular_file
-from .layout import BLOCK, TAIL, cells_in, head_json
+from .layout import TAIL, cells_in, head_json, read_head
 from .recovery import is_claimed, replacement
+from .writer import transfer
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ def retitle(notebook: Path, title: str) -> None:
             else:
                 new.write(head_json(head))
                 old.seek(begin)
-                while piece := old.read(BLOCK):
-                    new.write(piece)
+                transfer(old, new)
             if hasattr(os, "fchmod"):
                 os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
             now = os.stat(notebook)
@@ -87,9 +86,8 @@ def split_head(notebook: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any
         place = next(cells, None)
     begin = size - len(TAIL) if place is None else place.begin
     with contextlib.suppress(ValueError, RecursionError):
-        head = json.loads(file.read(max(0, begin)) + b"]}") if begin < PARSED else None
-        if isinstance(head, dict) and head.pop("cells", None) == []:
-            return head, begin
+        if 0 < begin < PARSED:
+            return read_head(file, begin), begin
     if size > PARSED:
         raise ValueError(f"it has more than {PARSED / 1e6:.0f} MB")
     file.seek(0)
@@ -105,7 +103,9 @@ def split_head(notebook: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any
 @contextlib.contextmanager
 def keeping_trust(notebook: Path) -> Iterator[None]:
     """Sign a notebook again after a change if it was trusted in Jupyter before."""
-    from nbformat.sign import NotebookNotary  # lazy: imports sqlite3
+    import sqlite3  # lazy: slow to import, as the next is
+
+    from nbformat.sign import NotebookNotary
 
     notary, trusted = NotebookNotary(), False
     try:

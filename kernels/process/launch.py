@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
-from ..addresses import JupyterServer, RemoteKernel
+from ..addresses import JupyterServer, PersonsKernel, RemoteKernel
 from ..environments import LENT_KERNEL, Environment
 from ..fork import PRELOAD
 from ..kernelspecs import OURS, spec_folders
@@ -80,6 +80,7 @@ class Launch:
         servers: Jupyter Servers, one of which runs the kernel; empty means this machine.
         attach: an existing kernel on one of them, to be used instead of a new one.
         branch_of: a kernel of this launch that is forked to make the new one.
+        join: a person's kernel, to be used instead of a new one and left as it is.
     """
 
     cwd: Path
@@ -103,6 +104,7 @@ class Launch:
     servers: tuple[JupyterServer, ...] = ()
     attach: RemoteKernel | None = None
     branch_of: Origin | None = None
+    join: PersonsKernel | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ def shown(launch: Launch) -> str:
 
 def next_step(launch: Launch) -> str:
     """What to do if a kernel that was launched so does not start."""
+    if launch.join is not None:
+        return (
+            "Make sure that it still runs, and try again once it is idle: some kernels answer"
+            " nobody while a cell runs."
+        )
     if launch.environment is not None and launch.environment.kind != "kernelspec":
         name = launch.environment.name
         return f"Try again; if it fails again, correct {name} or pass environment='default'."

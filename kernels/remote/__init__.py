@@ -4,9 +4,11 @@ The project's files are sent there, and a heartbeat tells whether a kernel is al
 """
 
 from .file_sync import Shipment
+from .heartbeat import Heartbeat
 from .process import RemoteProcess
 
 __all__ = [
+    "Heartbeat",
     "RemoteProcess",
     "Shipment",
 ]

@@ -5,11 +5,15 @@ Knows kernels; `stepping_back.py` makes one of them the session's.
 
 from __future__ import annotations
 
+import asyncio
+from typing import Literal
+
 from ..errors import CannotBranch, CannotRestore
 from ..kernel import Kernel
 from ..supervision import Supervisor
 from .sleeping_copy import end_soon, sleeping_copy
 
+Wish = Literal["", "if possible", "needed"]  # for a checkpoint before a cell
 MOST = 3  # max checkpoints of a session; the oldest goes
 
 
@@ -40,29 +44,35 @@ class Checkpoints:
         Raises:
             CannotBranch: it can't be copied.
         """
-        self._copies[cell] = await sleeping_copy(kernel)
+        self._copies[cell] = copy = await sleeping_copy(kernel)
+        death = asyncio.ensure_future(copy.process.until_dead())
+        death.add_done_callback(lambda _: self._ended(copy))
         self._drop(self.cells[:-MOST])
 
-    async def keep_or_refuse(self, kernel: Kernel, cell: int) -> None:
-        """Keep a copy for a cell that is to run only if there is one.
+    def _ended(self, copy: Kernel) -> None:
+        """Forget a copy that has ended by itself, so that nobody is offered it."""
+        self._drop([cell for cell, kept in self._copies.items() if kept is copy])
+
+    async def keep_if(self, wish: Wish, kernel: Kernel, cell: int) -> None:
+        """Keep a copy for a cell that is about to run.
 
         Raises:
-            CannotBranch: it can't be copied; says that the cell did not run.
+            CannotBranch: it is needed, and can't be made; says that the cell did not run.
         """
+        if not wish:
+            return
         try:
             await self.keep(kernel, cell)
         except CannotBranch as error:
+            if wish == "if possible":
+                return
             raise CannotBranch(
                 f"Nothing was run, since no checkpoint can be kept. {error} Without checkpoint=True"
                 " it runs."
             ) from error
 
-    async def woken(self, cell: int) -> Kernel:
-        """Wake the copy from before a cell, which is no checkpoint any more.
-
-        Raises:
-            CannotRestore: there is none, or it does not work.
-        """
+    def require(self, cell: int) -> None:
+        """Raise a CannotRestore unless there is a copy from before a cell."""
         if cell not in self._copies:
             kept = ", ".join(map(str, self._copies))
             raise CannotRestore(
@@ -70,6 +80,14 @@ class Checkpoints:
                 + (f" There are some from before: {kept}." if kept else "")
                 + f" run_cell(checkpoint=True) keeps one; the last {MOST} stay."
             )
+
+    async def woken(self, cell: int) -> Kernel:
+        """Wake the copy from before a cell, which is no checkpoint any more.
+
+        Raises:
+            CannotRestore: there is none, or it does not work.
+        """
+        self.require(cell)
         copy = self._copies.pop(cell)
         try:
             await copy.wake()
@@ -89,7 +107,8 @@ class Checkpoints:
         """That one can step back though the kernel has died, as sentences."""
         if not self._copies:
             return []
-        cells = " or ".join(map(str, self._copies))
+        *others, last = map(str, self._copies)
+        cells = f"{', '.join(others)} or {last}" if others else last
         return [f"restore_session goes back to the variables from before cell {cells}."]
 
     def drop_after(self, cell: int) -> None:

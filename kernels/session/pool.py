@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import zmq.asyncio
 
-from ..addresses import RemoteKernel
+from ..addresses import PersonsKernel, RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError, start_error
 from ..kernel import Kernel
@@ -29,6 +29,7 @@ from .renewal import Renewal
 
 log = logging.getLogger(__name__)
 
+JOIN_TIMEOUT = 15.0  # max seconds for a person's kernel to answer
 ATTACH_TIMEOUT = 7 * 86400.0  # max seconds to wait for the running cell when attaching to a kernel
 REFILL_DELAY = 0.02  # seconds: most calls are answered by then, and kernels made ahead can wait
 
@@ -127,6 +128,7 @@ class Pool:
         attach: RemoteKernel | None = None,
         environment: Environment | None = None,
         branch_of: Kernel | None = None,
+        join: PersonsKernel | None = None,
     ) -> Kernel:
         """Hand out a fresh kernel: a warm one, or one started as soon as there is a place.
 
@@ -135,6 +137,7 @@ class Pool:
             attach: an existing kernel to attach to instead; waits until its current run has ended.
             environment: what it runs in; None is the default one.
             branch_of: a kernel of the owner's on which nothing runs, to be forked.
+            join: a person's kernel to connect to instead; it is left as it is.
 
         Raises:
             KernelError: no place came free in time.
@@ -145,11 +148,14 @@ class Pool:
             owned = self.owners.of(owner)
         except OSError as error:  # from creating the sandbox's folders
             raise start_error(error) from error
-        if environment is None and branch_of is None:  # else no warm one would have served it
+        # Else no warm one would have served it.
+        if environment is None and branch_of is None and join is None:
             owned.note_request(owner)
         kernel, launch = None, launch_in(owned.launch, environment)
         if branch_of is not None:
             launch = branch_of.branch_launch()
+        elif join is not None:
+            launch = replace(launch, join=join, start_timeout=JOIN_TIMEOUT)
         elif attach is None:
             kernel = await self._warm_kernel(owned.of(environment))
         if kernel is None:

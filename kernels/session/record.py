@@ -12,6 +12,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from ..environments import Environment
+from ..joined import JoinedKernel
 from ..kernel import Kernel
 from ..notebook import Recorder, Run, Signer
 from ..process import KernelProcess
@@ -98,7 +99,8 @@ class Record:
         elif reply.status == "dead":
             ending = process.describe_end(reply.exit_code) if process is not None else ""
             lost = "; variables lost" if reply.state == "lost" else ""
-            notices.append(f"The kernel died{lost}. {ending}".rstrip())
+            died = "" if isinstance(process, JoinedKernel) else f"The kernel died{lost}."
+            notices.append(f"{died} {ending}".strip())
         notices += reply.notices
         if reply.state == "lost":
             notices += process.left_running if process is not None else ()

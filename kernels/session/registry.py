@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from ..addresses import PersonsKernel
 from ..environments import Environment
 from ..errors import CannotBranch, KernelError, SessionNotFoundError
 from ..kernel import Kernel
@@ -175,6 +176,22 @@ class Sessions:
             return session
 
         lease = functools.partial(self.pool.lease, principal, environment=environment)
+        return await self._opened(principal, lease, on)
+
+    async def join(self, joined: PersonsKernel, principal: str = LOCAL) -> Session:
+        """Open a session on a kernel that a person has open, which stays as it is.
+
+        Raises:
+            KernelError: every kernel, or every session of the principal, is busy.
+            KernelStartError: the kernel does not answer.
+        """
+
+        async def on(kernel: Kernel, session_id: str) -> Session:
+            session = Session(session_id, principal, kernel, *self._shared, joined=joined)
+            session.recorder.metadata["rmi_agent"]["attached"] = joined.record
+            return session
+
+        lease = functools.partial(self.pool.lease, principal, join=joined)
         return await self._opened(principal, lease, on)
 
     async def fork(self, origin: Session) -> Session:

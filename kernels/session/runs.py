@@ -144,6 +144,11 @@ class Execution:
             return 0.0
         return (self.finished or time.monotonic()) - self.started
 
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether it waits for other clients' cells in a person's kernel."""
+        return self._kernel is not None and self._kernel.waits_for_others
+
     def begin(self) -> None:
         """Note that the run starts."""
         self.started = time.monotonic()

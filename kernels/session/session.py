@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..addresses import RemoteKernel
+from ..addresses import PersonsKernel, RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
@@ -24,9 +24,9 @@ from ..process_tree import Listener
 from ..protocol import Program, Reply, now
 from ..supervision import Supervisor
 from ..telemetry import traced
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, Wish
 from .config import Config, Failed, Handover
-from .crash_recovery import AFTER_LAST_RUN, CrashRecovery
+from .crash_recovery import AFTER_LAST_RUN, FRESH, CrashRecovery
 from .pool import Pool
 from .port_notices import PortNotices
 from .record import Record, notebook_metadata
@@ -51,6 +51,7 @@ class Session:
         handover: the session's state, if it is taken over from another instance of the server, or
             begins as a copy of another session.
         environment: what its kernels run in; None is the default one.
+        joined: the person's kernel that it is on; None if its kernels are its own.
 
     Attributes:
         kernel: its kernel; None once that has died.
@@ -75,7 +76,9 @@ class Session:
         became_idle: Callable[[str], None],
         handover: Handover | None = None,
         environment: Environment | None = None,
+        joined: PersonsKernel | None = None,
     ) -> None:
+        self.joined = joined
         self.id, self.principal, self.config = session_id, principal, config
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
@@ -147,12 +150,11 @@ class Session:
         timeout: float | None = None,
         of: NotebookCell | None = None,
         *,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         """Queue a snippet, maybe `of` an existing notebook; returns at once.
 
-        `timeout` is in seconds. With `checkpoint` it runs only if the session can step back to
-        before it.
+        `timeout` is in seconds. If a `checkpoint` is needed and can't be kept, it does not run.
         """
         return self._submit(code, None, timeout, of, checkpoint=checkpoint)
 
@@ -163,6 +165,12 @@ class Session:
 
         In the `background` it goes on whatever it outputs; a `timeout` of 0 means no limit.
         """
+        if self.joined is not None:
+            raise KernelError(
+                f"Nothing was run: session {self.id} is on a kernel that a person has open, where"
+                " no program is set up to run files. Use run_cell with %run PATH there (its"
+                " variables stay in that kernel), or omit session_id for a session of your own."
+            )
         return self._submit(program.code, program, timeout, background=background)
 
     def _submit(
@@ -172,7 +180,7 @@ class Session:
         timeout: float | None,
         of: NotebookCell | None = None,
         background: bool = False,
-        checkpoint: bool = False,
+        checkpoint: Wish = "",
     ) -> Execution:
         if self.closed:
             raise KernelError(f"Session {self.id} is closed.")
@@ -213,10 +221,9 @@ class Session:
         self.runs.add(execution, follow)
         self._became_busy()
 
-    async def _run(self, execution: Execution, timeout: float, checkpoint: bool) -> Run:
+    async def _run(self, execution: Execution, timeout: float, checkpoint: Wish) -> Run:
         kernel = await self._living_kernel()
-        if checkpoint:
-            await self.checkpoints.keep_or_refuse(kernel, execution.number)
+        await self.checkpoints.keep_if(checkpoint, kernel, execution.number)
         if execution.program is not None:
             execution.program = replace(execution.program, fresh=self._fresh)
         self._fresh = False
@@ -281,7 +288,8 @@ class Session:
     def tell_idle(self) -> None:
         """Note that it has been used, and that whatever else had held it is over."""
         self._used()
-        if not self.busy:
+        if not self.busy and not self.closed:
+            self._record.sign_soon()
             self._became_idle(self.principal)
 
     def series_over(self) -> None:
@@ -313,23 +321,37 @@ class Session:
         """Go on with another kernel, in place of the session's, which ends without exit handlers.
 
         Raises:
-            KernelError: the session has been closed, or no place for a kernel came free.
+            KernelError: the session has been closed.
         """
-        try:
-            old = self.kernel or await self._fresh_kernel()
-            if self.closed or not self._pool.replace(old, kernel):
-                raise KernelError(f"Session {self.id} is closed.")
-        except BaseException:
+        old = self.kernel
+        if self.closed or old is None or not self._pool.replace(old, kernel):
             end_soon(kernel, self.supervisor)
-            raise
+            raise KernelError(f"Session {self.id} is closed.")
         self.kernel, self._record.lost, self._fresh = kernel, "", False
+        self.recovery.copy_soon()  # a copy from before is of another kernel
         await old.close(graceful=False)
 
+    async def ensure_kernel(self) -> None:
+        """Get a fresh kernel if there is none.
+
+        Raises:
+            KernelError: no kernel was available, or the session has been closed.
+        """
+        if self.kernel is None:
+            await self._fresh_kernel()
+
     async def _fresh_kernel(self) -> Kernel:
+        if self.joined is not None:
+            why = self._record.lost or "Its kernel is gone."
+            raise KernelError(
+                f"Nothing was run: session {self.id} was on a kernel that a person had open"
+                f" ({self.joined}). {why} attach_session joins it again if it still runs."
+            )
         kernel = await self._pool.lease(self.principal, environment=self.environment)
         if self.closed:  # while waiting for the lease
             self._pool.retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")
+        self.recovery.forget(FRESH)
         self.kernel = kernel
         return kernel
 
@@ -451,6 +473,12 @@ class Session:
         Raises:
             KernelError: no kernel was available, or the session was closed in the meantime.
         """
+        if self.joined is not None:
+            raise KernelError(
+                f"Session {self.id} is on a kernel that a person has open, so only that person can"
+                " restart it, where it was opened. close_session leaves it as it is; omit"
+                " session_id for a session of your own."
+            )
 
         async def replace_kernel() -> None:
             async with self.runs.turn:
@@ -483,8 +511,8 @@ class Session:
                 await self._write_title()
             self._record.sign()
         finally:
-            self.drop_copies()  # again, since a restore_session may just have kept one
             self._drop_kernel()
+            self.drop_copies()  # that it got while it waited for its turn
             self.recorder.close()
 
     async def release(self) -> Kernel | None:

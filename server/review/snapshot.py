@@ -9,14 +9,21 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from nbformat import NotebookNode
 
-from ...kernels import Sessions
+from ...kernels import Execution, Sessions
 from .index import Entry
-from .model import Cell, Notebook, fingerprint
+from .model import Cell, Notebook, Output, fingerprint
 from .notebook_file import parse_cell
+
+Parsed = tuple[Output | None, ...]
+# The outputs of unfinished cells as last parsed, without their streams: what has not changed keeps
+# its version, so that large pictures are not read again for every snapshot.
+_parsed: WeakKeyDictionary[Execution, Parsed] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -68,22 +75,28 @@ async def pending_cells(sessions: Sessions | None, notebook: Path) -> tuple[Cell
     session = None if sessions is None else sessions.recording(notebook)
     if session is None:
         return None
-    begun = []
-    for execution in session.runs.unfinished:
+    begun, unfinished = [], session.runs.unfinished
+    for execution in unfinished:
         status = "waiting" if execution.status == "queued" else "running"
         script = execution.program.title if execution.program is not None else ""
-        begun.append((execution.outputs.settled(), status, script))
-    return await asyncio.to_thread(parse_pending, begun)
+        before = _parsed.get(execution, ())
+        begun.append((execution.outputs.settled(), status, script, before))
+    cells = await asyncio.to_thread(parse_pending, begun)
+    for execution, cell in zip(unfinished, cells, strict=True):
+        _parsed[execution] = tuple(each if each.kind == "data" else None for each in cell.outputs)
+    return cells
 
 
-def parse_pending(begun: list[tuple[NotebookNode, str, str]]) -> tuple[Cell, ...]:
-    """Unfinished cells, each with its status and its file's name."""
+def parse_pending(begun: list[tuple[NotebookNode, str, str, Parsed]]) -> tuple[Cell, ...]:
+    """Unfinished cells, each with its status, its file's name, and its outputs of before."""
     cells = []
-    for node, status, script in begun:
+    for node, status, script, before in begun:
         cell = parse_cell(0, node, live=True)
-        cells.append(replace(cell, status=status, script=script, seconds=None))
-        for output in cell.outputs:
+        pairs = zip_longest(cell.outputs, before[: len(cell.outputs)])
+        outputs = tuple(old if old == new else new for new, old in pairs)
+        for output in outputs:
             _ = output.version  # reads all of the text, and is cached
+        cells.append(replace(cell, outputs=outputs, status=status, script=script, seconds=None))
     return tuple(cells)
 
 

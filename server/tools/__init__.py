@@ -11,6 +11,7 @@ from .elicitation import elicitation_state
 from .environment_choice import EnvironmentChoice
 from .environments import EnvironmentTools
 from .file_tools import FileTools
+from .joining import JoinTool
 from .prompts import Prompts
 from .python_file_tools import PythonFileTools
 from .remote_files import RemoteFiles
@@ -27,6 +28,7 @@ __all__ = [
     "EnvironmentChoice",
     "EnvironmentTools",
     "FileTools",
+    "JoinTool",
     "Prompts",
     "PythonFileTools",
     "RemoteFiles",

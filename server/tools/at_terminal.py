@@ -27,6 +27,7 @@ class AtTerminal(BaseModel):
         stop: how `interrupt_session` stops a run: `gently`, by one interrupt that the code may take
             its time for; `kill`, by ending the kernel. Empty for the usual steps.
         cell: the run that it stops; None for the current one.
+        checkpoint: whether a cell gets a checkpoint; it runs without if none can be kept.
     """
 
     stdin: Literal["", "terminal", "pipe"] = ""
@@ -34,6 +35,7 @@ class AtTerminal(BaseModel):
     deadline: Annotated[float | None, Field(gt=0)] = None
     stop: Literal["", "gently", "kill"] = ""
     cell: int | None = None
+    checkpoint: Literal["", "if possible"] = ""
 
     def limit(self, timeout: float | None) -> float | None:
         """The time limit of a run; 0 is none, and None is that of the settings."""

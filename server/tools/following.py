@@ -26,9 +26,9 @@ from ..views import Worker
 from .at_terminal import at_terminal
 from .caller import principal
 from .elicitation import ask, elicitation_state, is_out_of_questions, take_answer
-from .own_lines import STDERR
+from .own_lines import STDERR, note
 from .progress import MOST, Live
-from .results import Budget, run_result
+from .results import OTHERS, Budget, run_result
 from .run_text import TextCache
 from .written import WrittenFiles
 
@@ -247,6 +247,9 @@ async def send_output(
 ) -> None:
     """Send new output as progress messages, stderr under the layout's heading."""
     heading = f"{STDERR}\n"
+    if execution.waits_for_others and not live.said_waits:
+        live.said_waits = True
+        await ctx.report_progress(*progress(execution, series), message=f"{note(OTHERS)}\n")
     for name, new in live.new(execution):
         messages = [heading + new] if name == "stderr" else [new]
         if name != "stderr" and new.startswith(heading):  # ends a line, but no reader can tell

@@ -25,9 +25,13 @@ class Live:
 
     Args:
         whole: whether all of it is sent, to a person who watches the run.
+
+    Attributes:
+        said_waits: whether it was sent that the run waits for others.
     """
 
     def __init__(self, *, whole: bool = False) -> None:
+        self.said_waits = False
         limits = (sys.maxsize, sys.maxsize) if whole else (MOST, LOOKED_AT)
         self._streams = {"stdout": Stream(*limits), "stderr": Stream(*limits)}
 

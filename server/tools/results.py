@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PAGE = 20_000  # default max characters returned by read_output
 AROUND = 4_000  # bytes of a result's JSON besides its text and pictures: notes, facts, positions
 AT_ONCE_BUDGETED = 50_000  # max characters truncated on the event loop; more go to a thread
+OTHERS = "It has not begun: the kernel is busy with a cell of another client."
 LAST = 1_000  # max characters quoted from an unfinished line, or from stderr so far
 
 
@@ -75,6 +76,7 @@ async def running_result(execution: Execution, budget: Budget, texts: TextCache)
         *open_line(execution),
         *stderr_so_far(execution),
         *asks(execution),
+        *waits(execution),
         f"The run {doing} after {execution.elapsed:.1f} s and continues on its own."
         f" read_output(session_id={execution.session_id!r}, cell={execution.number},"
         f" offset={len(whole)}, wait=40) follows it; interrupt_session stops it.",
@@ -95,6 +97,7 @@ async def running_page(
             *open_line(execution),
             *stderr_so_far(execution),
             *asks(execution),
+            *waits(execution),
             *more,
             f"Still running after {execution.elapsed:.1f} s. Continue with offset={end}, wait=40.",
         ]
@@ -190,6 +193,11 @@ def stderr_so_far(execution: Execution) -> list[str]:
     recent = texts[-1].settled_from(begin) + texts[-1].pending[-4 * LAST :]
     errors = plain(recent).strip()[-LAST:]
     return [f"End of stderr so far: {errors}"] if errors else []
+
+
+def waits(execution: Execution) -> list[str]:
+    """A note about the others whom a run in a person's kernel waits for."""
+    return [OTHERS] if execution.waits_for_others else []
 
 
 def asks(execution: Execution) -> list[str]:

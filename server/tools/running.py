@@ -165,8 +165,11 @@ class RunTools:
                 return await self.follower.follow(run, ctx)
             choose = functools.partial(self._environments.choose, environment, ctx)
             async with self.session(session_id, environment, choose) as session:
+                person = at_terminal(ctx)
                 execution = session.submit_cell(
-                    code, at_terminal(ctx).limit(timeout), checkpoint=checkpoint
+                    code,
+                    person.limit(timeout),
+                    checkpoint="needed" if checkpoint else person.checkpoint,
                 )
             return await self.follower.follow(self._announced(execution), ctx)
 

@@ -107,6 +107,7 @@ class SessionTools:
             f"{r['session_id']}  {r['state']}, {counted(r['cells'], 'cell')},"
             f" idle {r['idle_seconds']:g} s, {megabytes(r['memory_bytes'])},"
             f" {r['notebook'] or 'nothing recorded yet'}{checkpoints(r)}{in_background(r)}"
+            f"{on_kernel_of(r)}"
             for r in rows
         ]
         return listing(lines or ["No sessions are open."], {"sessions": rows})
@@ -125,12 +126,19 @@ async def open_here(session: Session) -> dict[str, Any]:
         memory += await asyncio.to_thread(memory_of_copies, session)
     path = session.recorder.path
     found = row(session.id, session.busy, session.count, session.idle_for, memory, path)
+    if session.joined is not None:
+        found["attached"] = session.joined.record
     if session.checkpoints.cells:
         found["checkpoints"] = session.checkpoints.cells
     if (program := session.background) is not None:
         ports = sorted({each.port for each in await session.listeners()})
         found["background"] = {"program": program.title, "ports": ports}
     return found
+
+
+def on_kernel_of(row: dict[str, Any]) -> str:
+    """The person's kernel that a session is on, for people; empty if its kernel is its own."""
+    return f"; attached to {plain(' '.join(row['attached'].values()))}" if "attached" in row else ""
 
 
 def memory_of_copies(session: Session) -> int:

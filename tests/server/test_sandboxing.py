@@ -110,6 +110,18 @@ def test_the_servers_own_files_are_out_of_reach(settings: Settings) -> None:
     assert any(package.is_relative_to(folder) for folder in policy.fixed)
 
 
+def test_the_settings_file_that_was_read_is_hidden_wherever_the_process_goes(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    Path(".env").write_text("RMI_AGENT_PORT=8001\n")
+    hidden = policy_of(settings, "bwrap", network=False).hide
+    monkeypatch.chdir(tmp_path)
+    assert tmp_path / "start" / ".env" in hidden
+    assert all(path.is_absolute() for path in hidden)
+
+
 def test_a_settings_file_that_kernels_could_change_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,7 +171,11 @@ def test_cells_are_shown_as_people_like_them(home: Path) -> None:
             (":help", ":save FILE.ipynb"),
             (":nothing", "There is no command :nothing"),
             (f":save {saved}", f"cells in {home}"),
+            ("%undo", "is undone in its variables"),
+            (":undo", "is undone in its variables"),
+            ("'name' in globals()", "\nFalse"),
             (":restart", "has a fresh kernel"),
+            ("%undo", "nothing to undo"),
         ):
             screen.type(typed + "\r")
             screen.until(said)

@@ -29,9 +29,10 @@ def test_a_command_is_a_line_of_its_own(source: str, parts: tuple[str | None, ..
 
 
 def session() -> str:
-    cells = [new_code_cell(f"cell {n}") for n in (1, 2, 3)]
+    cells = [new_code_cell(f"cell {n}") for n in (1, 2, 3, 4)]
     for number, cell in enumerate(cells, 1):
         cell.metadata.rmi_agent = {"cell": number}
+    cells[-1].metadata.rmi_agent.undone = True
     return json.dumps(new_notebook(cells=[*cells, new_code_cell("é")]))
 
 

@@ -22,7 +22,7 @@ pytestmark = [
 
 async def kept(session: Session, code: str) -> Run:
     """Run a cell with a checkpoint from before it."""
-    return await session.submit_cell(code, 30, checkpoint=True).task
+    return await session.submit_cell(code, 30, checkpoint="needed").task
 
 
 async def shown(session: Session, code: str) -> str:

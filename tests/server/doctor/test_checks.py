@@ -488,7 +488,7 @@ async def test_a_well_machine_is_one_screen_of_ticks(tmp_path: Path, home: Path)
         f"✓ notebooks: {new / 'notebooks'} (RMI_AGENT_NOTEBOOKS_DIR): new, empty",
         *("✓ sandbox over HTTP: ", "✓ kernel: a cell took ", "✓ interrupt: ", "✓ fork server: "),
         *("✓ stdout on stdio: 3 messages", f"✓ port: 127.0.0.1:{free} is free", " token: "),
-        '✓ Claude Code, "python": starts and lists 19 tools',
+        '✓ Claude Code, "python": starts and lists 20 tools',
         "- hosts: not found on this machine: Claude Desktop, Codex, Cursor, ",
     ):
         assert words in done.stdout, done.stdout

@@ -973,7 +973,7 @@ async def test_the_command_line_writes_what_another_client_can_start_from_anywhe
     words = [sys.executable, "-m", "rmi_agent.server.cli", "install", "claude-desktop"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "✓ The server starts and lists 19 tools." in done.stdout
+    assert "✓ The server starts and lists 20 tools." in done.stdout
     assert done.stdout.endswith("Then ask: Run hello_world.py.\n")
     config = json.loads(config_of("claude-desktop").read_text())
     for name in env:  # what the entry has is enough

@@ -26,7 +26,13 @@ VALID: dict[str, dict[str, Any]] = {
         "environment": "",
         "background": False,
     },
-    "run_cell": {"code": "1", "session_id": OPEN, "timeout": 5, "environment": ""},
+    "run_cell": {
+        "code": "1",
+        "session_id": OPEN,
+        "timeout": 5,
+        "environment": "",
+        "checkpoint": False,
+    },
     "run_notebook": {
         "path": "none.ipynb",
         "session_id": OPEN,
@@ -48,6 +54,7 @@ VALID: dict[str, dict[str, Any]] = {
     "interrupt_session": {"session_id": OPEN},
     "restart_session": {"session_id": OPEN},
     "fork_session": {"session_id": OPEN},
+    "attach_session": {"connection_file": "none.json", "server": "", "kernel_id": ""},
     "restore_session": {"session_id": OPEN, "cell": 1},
     "close_session": {"session_id": OPEN, "title": "Sums"},
     "list_sessions": {},

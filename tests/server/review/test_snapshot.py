@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rmi_agent.kernels import Sessions
 from rmi_agent.server.review import snapshot as looks
-from rmi_agent.server.review.model import Cell
+from rmi_agent.server.review.model import Cell, Output
 from rmi_agent.server.review.notebook_file import parse_cell
 
 pytestmark = pytest.mark.anyio
@@ -43,3 +43,47 @@ async def test_a_running_cell_is_laid_out_outside_the_event_loop(
     assert [output.text for output in found[0].outputs] == ["begun\n"]
     assert len(threads) == 2
     assert threading.main_thread() not in threads
+
+
+async def test_an_output_that_has_not_changed_is_read_once_for_all_snapshots(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.open()
+    running = session.submit_cell(
+        """
+from IPython.display import display
+shown = display('picture', display_id=True)
+display('kept')
+input()
+shown.update('changed')
+display('last')
+input()"""
+    )
+
+    async def look(count: int) -> tuple[Output, ...]:
+        """The outputs so far, once there are `count` besides streams."""
+        while True:
+            running.outputs.changed.clear()
+            found = session.recorder.path and await looks.pending_cells(
+                sessions, session.recorder.path
+            )
+            outputs = tuple(each for each in found[0].outputs if each.bundle) if found else ()
+            if len(outputs) >= count:
+                return outputs
+            await running.outputs.changed.wait()
+
+    async with asyncio.timeout(20):
+        first, kept = await look(2)
+        again, _ = await look(2)
+        if running.question is None:
+            await running.wait(None, or_question=True)
+        assert running.question is not None
+        running.question.answer("")
+        changed, kept_again, _ = await look(3)
+    await sessions.close(session)
+    assert again is first and kept_again is kept
+    assert changed.version != first.version
+    assert (first.bundle, changed.bundle) == (
+        {"text/plain": "'picture'"},
+        {"text/plain": "'changed'"},
+    )

@@ -52,6 +52,7 @@ async def test_every_tool_has_a_description_and_run_tools_an_output_schema(
         "interrupt_session",
         "restart_session",
         "fork_session",
+        "attach_session",
         "restore_session",
         "close_session",
         "list_sessions",
