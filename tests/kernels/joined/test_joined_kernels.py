@@ -112,8 +112,8 @@ async def test_a_timeout_interrupts_our_own_cell(joined: Session, theirs: Person
 
 
 async def test_our_timeout_does_not_interrupt_their_cell(joined: Session, theirs: Person) -> None:
-    request = theirs.cell("import time; time.sleep(2); lasted = True")
-    ours = joined.submit_cell("lasted", 0.3)  # its time begins when it does
+    request = theirs.cell("import time; time.sleep(3); lasted = True")
+    ours = joined.submit_cell("lasted", 2)  # its time begins when it does
     await held(joined)
     assert (await theirs.reply(request))["content"]["status"] == "ok"
     assert value(await ours.task) == "True"
@@ -149,12 +149,16 @@ async def test_a_cell_that_waits_in_the_kernel_is_interrupted_when_it_begins(
     assert await theirs.value("'not_reached' in globals()") == "False"
 
 
-async def test_a_busy_kernel_can_be_joined(sessions: Sessions, theirs: Person) -> None:
-    request = theirs.cell("import time; time.sleep(2); slept = 2")
+async def test_a_busy_kernel_can_be_joined(
+    sessions: Sessions, theirs: Person, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    request = theirs.cell(f"while not __import__('os').path.exists({str(flag)!r}): pass\nslept = 2")
     await theirs.seen("execute_input", "slept")
     session = await sessions.join(theirs.kernel)
     ours = session.submit_cell("slept", 30)
     await held(session)
+    flag.touch()
     assert (await theirs.reply(request))["content"]["status"] == "ok"
     assert value(await ours.task) == "2"
     await sessions.close(session)
