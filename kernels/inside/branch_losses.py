@@ -38,18 +38,12 @@ Loaded = list[tuple[int, int, str]]  # where a file is in memory, and its name
 
 
 def obstacle() -> str:
-    """Why this process can't be forked now, as sentences for its user; empty if it can."""
+    """Why this process can't be forked now, as a sentence for its user; empty if it can."""
     loaded = loaded_libraries()
     if any(name.startswith(GRAPHICS) for _, _, name in loaded):
-        return (
-            "It uses a graphics processor, whose state can't be forked. Fork a session before it"
-            " uses one, and run the rest in both."
-        )
+        return "It uses a graphics processor, whose state can't be forked."
     if native_threads() and (library := library_with_threads(loaded)):
-        return (
-            f"{library} has started threads, and would hang in the fork. Fork a session before it"
-            " computes something, and run the rest in both."
-        )
+        return f"{library} has started threads, and would hang in the fork."
     return ""
 
 

@@ -78,14 +78,11 @@ class Branching:
 
     async def fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Say whether the kernel can be forked, and what the fork would lack; then wait for it."""
-        for_death = parent["content"].get("for_death") or 0
-        own, names = self._own_descriptors(), self._kernel.shell.user_ns
-        if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
-            content: dict[str, Any] = {"status": "refused", "why": why}
-        else:
-            lost = lost_in_fork(names, OWN_THREADS)
-            lost += lost_connections(own)
-            content = {"status": "ok", "lost": lost, "files": list(open_files(own))}
+        try:
+            content = self._answer(parent["content"].get("for_death") or 0)
+        except Exception as error:  # cells may have left no descriptor, or no /proc
+            why = f"What it has can't be looked at: {type(error).__name__}: {error}."
+            content = {"status": "refused", "why": why}
 
         def reply(_: object) -> None:
             if content["status"] == "ok":
@@ -99,6 +96,13 @@ class Branching:
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(reply)
+
+    def _answer(self, for_death: int) -> dict[str, Any]:
+        own, names = self._own_descriptors(), self._kernel.shell.user_ns
+        if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
+            return {"status": "refused", "why": why}
+        lost = [*lost_in_fork(names, OWN_THREADS), *lost_connections(own)]
+        return {"status": "ok", "lost": lost, "files": list(open_files(own))}
 
     def _unlike_later(self, own: set[int], most: int) -> str:
         """Why a copy made now might not be as this kernel is when it dies; empty if nothing."""

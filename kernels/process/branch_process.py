@@ -30,6 +30,7 @@ ANSWER_TIMEOUT = 10.0  # max seconds until the origin says whether it can be for
 BRANCH_TIMEOUT = 25.0  # max seconds from then until the branch has reported
 LISTED = 30  # max things that are listed as lost
 LISTED_LENGTH = 150  # max characters of each
+EARLIER = "Fork a session before that, and run the rest in both."
 AGAIN = "Nothing of it has changed; try again, or open a new session and run its cells there."
 
 
@@ -81,7 +82,8 @@ class BranchProcess(SocketProcess):
         except TimeoutError:
             raise CannotBranch(f"It does not answer, so it can't be forked. {AGAIN}") from None
         if content.get("status") != "ok":
-            raise CannotBranch(encodable(str(content.get("why"))[:1_000]))
+            instead = "" if self.sleeps else f" {EARLIER}"
+            raise CannotBranch(encodable(str(content.get("why"))[:1_000]) + instead)
         self.lost, self.shared = listed(content.get("lost")), listed(content.get("files"))
 
     async def _fork(self, origin: SocketProcess) -> SocketClient:

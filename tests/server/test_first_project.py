@@ -6,28 +6,15 @@ The same program prints the transcript that docs/first-project.md has:
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp_types import ImageContent, TextContent
 from rmi_agent.kernels import why_not
 
 from tests.conftest import policy
-from tests.server.conftest import server_env
+from tests.server.transcripts import DOCS, Transcript, not_said, print_transcript, transcript_of
 
-HOME = "/home/ada/projects"  # what the page calls the folder
-PAGE = Path(__file__).parents[2] / "docs" / "first-project.md"
-NO_REGISTRY = re.compile(r"error sending request|Failed to fetch|dns error", re.IGNORECASE)
+PAGE = DOCS / "first-project.md"
 
 ORDERS = """\
 day,product,pieces,price
@@ -106,40 +93,6 @@ Console(width=40).print(table)
 """
 
 
-@dataclass
-class Transcript:
-    """Calls of tools and what they have answered, as a page shows them."""
-
-    client: Client
-    say: Callable[[str], object]
-
-    async def call(self, tool: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
-        """Call a tool; returns the text of its result, and the facts."""
-        result = await self.client.call_tool(tool, arguments)
-        text = "\n".join(filter(None, map(shown, result.content)))
-        given = ", ".join(f"{name}={literal(value)}" for name, value in arguments.items())
-        answer = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
-        self.say(f"{tool}({given})\n{answer}\n")
-        if NO_REGISTRY.search(text):
-            pytest.skip("there is no package registry")
-        return text, dict(result.structured_content or {})
-
-
-def shown(block: object) -> str:
-    """A block of a result as text; nothing for links, whose files the text names, too."""
-    if isinstance(block, TextContent):
-        return block.text
-    return "[a picture]" if isinstance(block, ImageContent) else ""
-
-
-def literal(value: object) -> str:
-    """A value as Python would write it; with line breaks, if it has any."""
-    if isinstance(value, str) and "\n" in value:
-        quotes = '"""' if '"""' not in value else "'''"
-        return f"{quotes}\\\n{value}{quotes}"
-    return repr(value) if isinstance(value, str) and '"' in value else json.dumps(value)
-
-
 async def first_project(transcript: Transcript) -> None:
     """From an empty folder to green tests and a result, as a new user would go."""
     call = transcript.call
@@ -196,30 +149,6 @@ async def first_project(transcript: Transcript) -> None:
     await call("list_environments")
 
 
-async def transcript_of(projects: Path, tier: str, say: Callable[[str], object]) -> None:
-    """Say the transcript, call by call, over stdio with the SDK's own client."""
-    env = server_env(projects, RMI_AGENT_SANDBOX=tier)
-    server = StdioServerParameters(
-        command=sys.executable, args=["-m", "rmi_agent.server.cli"], env=env
-    )
-    failure: BaseException | None = None
-    async with Client(server) as client:
-        try:
-            await first_project(
-                Transcript(client, lambda part: say(part.replace(str(projects), HOME)))
-            )
-        except Exception as error:  # outside of the client it is not part of a group
-            failure = error
-    if failure is not None:
-        raise failure
-
-
-def masked(text: str) -> str:
-    """A transcript without what differs each time: versions, times, sizes and ids."""
-    text = re.sub(r"(session_id[:=] ?\"?)[\w-]{16}", r"\1ID", text)
-    return re.sub(r"\d+", "0", text)
-
-
 @pytest.mark.network
 @pytest.mark.anyio
 @pytest.mark.parametrize("tier", ["bwrap", "landlock"])
@@ -231,20 +160,10 @@ async def test_a_new_user_gets_from_nothing_to_green_tests(tmp_path: Path, tier:
     if why := why_not(rules):
         pytest.skip(why)
     parts: list[str] = []
-    await transcript_of(projects, tier, parts.append)
-    text = masked("\n".join(parts))
-    # The page has the same words, shortened only where it has an ellipsis.
-    at = 0
-    for block in re.findall(r"^```\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL):
-        pattern = ".*?".join(map(re.escape, masked(block).split("…")))
-        found = re.compile(pattern, re.DOTALL).search(text, at)
-        assert found, f"not in the transcript: {block}"
-        at = found.end()
+    await transcript_of(first_project, projects, tier, parts.append)
+    missing = not_said(PAGE, parts)
+    assert not missing, f"not in the transcript: {missing}"
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder, "projects")
-        home.mkdir()
-        os.environ.setdefault("RMI_AGENT_KERNEL_PRELOAD", "")
-        asyncio.run(transcript_of(home, (sys.argv[1:] or ["bwrap"])[0], print))
+    print_transcript(first_project)
