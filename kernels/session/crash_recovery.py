@@ -8,6 +8,7 @@ the way, is known inside it.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .runs import Execution
     from .session import Session
 
+TOO_LONG = 2.0  # seconds of trying in vain after which this kernel is not copied again
 DELAY = 0.3  # seconds without a run before a copy is made
 PART_OF_LIMIT, PART_OF_MACHINE = 0.5, 0.25  # of memory that a kernel may use and still be copied
 FRESH = "Nothing had run before in this kernel."
@@ -46,6 +48,7 @@ class CrashRecovery:
         self.copy: Kernel | None = None
         self.why_not = FRESH
         self._later: asyncio.TimerHandle | None = None
+        self._given_up: Kernel | None = None  # could not be copied in time
 
     @property
     def _is_wanted(self) -> bool:
@@ -79,7 +82,11 @@ class CrashRecovery:
         busy = session.running or session.in_series
         if later is None or busy or session.closed or session.kernel is None:
             return
+        if (origin := session.kernel) is self._given_up:
+            self.why_not = "Copying this kernel had taken too long before."
+            return
         limit = session.config.memory_limit
+        began = time.monotonic()
         most = limit * PART_OF_LIMIT or psutil.virtual_memory().total * PART_OF_MACHINE
         try:
             async with held_still(session) as kernel:
@@ -90,6 +97,8 @@ class CrashRecovery:
                     self.copy, self.why_not = copy, ""
         except CannotBranch as error:
             self.why_not = str(error)
+            if time.monotonic() > began + TOO_LONG:  # a cell that comes meanwhile has to wait
+                self._given_up = origin
         finally:
             session.tell_idle()
 

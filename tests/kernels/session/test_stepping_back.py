@@ -74,6 +74,15 @@ async def test_no_copy_from_what_is_undone_takes_over(session: Session, sessions
 
 
 @pytest.mark.slow
+async def test_a_kernel_that_hangs_when_copied_is_copied_once(session: Session) -> None:
+    hang = "import os, time; os.register_at_fork(after_in_child=lambda: time.sleep(60))"
+    await cell(session, hang)
+    await until(lambda: "could not be forked" in session.recovery.why_not, 20)
+    await cell(session, "x = 1")
+    await until(lambda: "too long" in session.recovery.why_not, 2)
+
+
+@pytest.mark.slow
 async def test_a_fresh_kernel_had_run_nothing_that_could_be_kept(session: Session) -> None:
     await cell(session, "import threading; threading.Thread(target=print)")
     await session.restart()
