@@ -5,19 +5,19 @@ Speaks only MCP; knows nothing about the server's code, kernels or notebook file
 
 from typing import TYPE_CHECKING
 
+from . import lazy
+
 if TYPE_CHECKING:
     from .client import RmiMcpClient
     from .results import NotebookResult, Picture, ResumeResult, RunResult
 
 __all__ = ["NotebookResult", "Picture", "ResumeResult", "RmiMcpClient", "RunResult"]
 
-
-def __getattr__(name: str) -> object:
-    """Import what is offered on first access: `rmi-agent --help` needs no FastMCP."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import client, results
-
-    found: object = getattr(client if name == "RmiMcpClient" else results, name)
-    globals()[name] = found  # later accesses skip this function
-    return found
+# `rmi-agent --help` needs no FastMCP.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "client": ("RmiMcpClient",),
+        "results": ("NotebookResult", "Picture", "ResumeResult", "RunResult"),
+    },
+)

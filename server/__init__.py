@@ -3,8 +3,9 @@
 Knows no ZMQ and no notebook files; those belong to `kernels`.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from . import lazy
 
 if TYPE_CHECKING:
     from .app import App
@@ -12,12 +13,5 @@ if TYPE_CHECKING:
 
 __all__ = ["App", "Settings", "load"]
 
-
-def __getattr__(name: str) -> object:
-    """Import what is offered on first access: --help needs no settings, and few need `App`."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(".app" if name == "App" else ".settings", __name__)
-    found: object = getattr(module, name)
-    globals()[name] = found  # later accesses skip this function
-    return found
+# --help needs no settings, and few programs need `App`.
+__getattr__ = lazy.imports(__name__, {"app": ("App",), "settings": ("Settings", "load")})

@@ -5,17 +5,12 @@ Each is imported when it is called, since it needs libraries that the others do 
 
 from typing import TYPE_CHECKING
 
+from .. import lazy
+
 if TYPE_CHECKING:
     from .connect import call
 
 __all__ = ["call"]
 
-
-def __getattr__(name: str) -> object:
-    """Import `call` on first access: `rmi-agent --help` connects to nothing."""
-    if name != "call":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .connect import call
-
-    globals()[name] = call  # later accesses skip this function
-    return call
+# `rmi-agent --help` connects to nothing.
+__getattr__ = lazy.imports(__name__, {"connect": ("call",)})

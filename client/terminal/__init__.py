@@ -3,9 +3,9 @@
 Knows results and terminals; nothing about connections.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .input_text import (
     INDENT,
     Incomplete,
@@ -35,16 +35,6 @@ from .terminal import (
 if TYPE_CHECKING:
     from .notebook import parse_notebook, show_recorded
     from .table import Column, megabytes, show_table, span
-
-# Each with its module: only a few commands need these, and the rich that they import.
-_HOMES = {
-    "parse_notebook": "notebook",
-    "show_recorded": "notebook",
-    "Column": "table",
-    "megabytes": "table",
-    "show_table": "table",
-    "span": "table",
-}
 
 __all__ = [
     "INDENT",
@@ -80,11 +70,11 @@ __all__ = [
     "write_traceback",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import what most commands don't need on first access."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = found  # later accesses skip this function
-    return found
+# Only a few commands need these, and the rich that they import.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "notebook": ("parse_notebook", "show_recorded"),
+        "table": ("Column", "megabytes", "show_table", "span"),
+    },
+)

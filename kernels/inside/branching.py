@@ -79,17 +79,10 @@ class Branching:
 
     async def fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
         """Say whether the kernel can be forked, and what the fork would lack; then wait for it."""
-        for_death = parent["content"].get("for_death") or 0
-        own, names = self._own_descriptors(), self._kernel.shell.user_ns
         try:
-            if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
-                content: dict[str, Any] = {"status": "refused", "why": why}
-            else:
-                lost = lost_in_fork(names, OWN_THREADS)
-                lost += islice(lost_connections(own), LISTED)
-                content = {"status": "ok", "lost": lost, "files": list(open_files(own))}
-        except Exception as error:  # of something that a cell has replaced
-            why = f"What it has can't be listed ({type(error).__name__}: {error})."
+            content = self._answer(parent["content"].get("for_death") or 0)
+        except Exception as error:  # cells may have left no descriptor, or no /proc
+            why = f"What it has can't be looked at: {type(error).__name__}: {error}."
             content = {"status": "refused", "why": why}
 
         def reply(_: object) -> None:
@@ -104,6 +97,13 @@ class Branching:
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(reply)
+
+    def _answer(self, for_death: int) -> dict[str, Any]:
+        own, names = self._own_descriptors(), self._kernel.shell.user_ns
+        if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
+            return {"status": "refused", "why": why}
+        lost = [*lost_in_fork(names, OWN_THREADS), *islice(lost_connections(own), LISTED)]
+        return {"status": "ok", "lost": lost, "files": list(open_files(own))}
 
     def _unlike_later(self, own: set[int], most: int) -> str:
         """Why a copy made now might not be as this kernel is when it dies; empty if nothing."""

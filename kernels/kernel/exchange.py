@@ -154,6 +154,21 @@ class Exchange:
             await self._fold(page, outputs)
         return reply
 
+    async def run_ours(
+        self, code: str, request: dict[str, Any], outputs: Outputs | None = None
+    ) -> Message:
+        """Run code that is not the user's, while nothing else runs; returns the reply.
+
+        Args:
+            code: what to run.
+            request: metadata of the request.
+            outputs: receives what arrives meanwhile, but not the code's own errors and status.
+        """
+        sent = self.send(code, request, silent=True)
+        reply = await self.reply_to(sent)
+        await self.until_idle(sent, Outputs(new_cell()) if outputs is None else outputs, ours=True)
+        return reply
+
     @contextlib.asynccontextmanager
     async def _watched(self, sent: str, replied: asyncio.Future[Message]) -> AsyncIterator[None]:
         """Give up the kernel if a request is answered, but its idle status does not follow.

@@ -29,7 +29,6 @@ from ..protocol import (
     Reply,
     Status,
     ends_kernel,
-    new_cell,
     reply_of,
 )
 from .branching import check_branch, origin_of
@@ -249,14 +248,9 @@ class Kernel:
             self._files.enter(folder)
         if not self.is_python or not self.process.is_here:
             return
-        request = self.exchange.send(ENTER.format(folder=str(folder)), {}, silent=True)
-
-        async def answered() -> None:
-            await self.exchange.reply_to(request)
-            await self.exchange.until_idle(request, Outputs(new_cell()), ours=True)
-
+        entering = self.exchange.run_ours(ENTER.format(folder=str(folder)), {})
         async with asyncio.timeout(self.launch.start_timeout):
-            await unless_dead(self.process, answered())
+            await unless_dead(self.process, entering)
 
     async def listeners(self) -> list[Listener]:
         """The ports that its processes listen on; none of a kernel on another machine."""

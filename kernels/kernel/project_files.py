@@ -77,9 +77,7 @@ class ProjectFiles:
         """Ask `inside/file_receiver.py` in the kernel; returns its answer."""
         if self._stop is not None and self._stop.done():
             raise NotSent("stopped")
-        request = self._exchange.send(ANSWER_FILES, question, silent=True)
-        reply = await self._exchange.reply_to(request)
-        await self._exchange.until_idle(request, self._outputs, ours=True)
+        reply = await self._exchange.run_ours(ANSWER_FILES, question, self._outputs)
         for payload in payloads(reply):
             if payload.get("source") == "rmi_agent.files":
                 return payload

@@ -12,10 +12,19 @@ from typing import Any
 SKIP = "skip-execution"
 
 
-def mark_undone(cell: dict[str, Any]) -> None:
-    """Note in a recorded cell's metadata that it is undone."""
+def mark_undone(cell: dict[str, Any], before: int = 0) -> None:
+    """Note in a cell's metadata that it is undone.
+
+    Args:
+        cell: the cell.
+        before: the cell to before which the session went back, if it did: a note says so.
+    """
     metadata = cell["metadata"]
-    metadata["rmi_agent"]["undone"] = True
+    record = metadata.setdefault("rmi_agent", type(metadata)())
+    record["undone"] = True
+    if before:
+        note = f"Undone: the session went back to before cell {before}."
+        record["notes"] = [*record.get("notes", ()), note]
     tags = metadata.get("tags")
     if not isinstance(tags, list):
         tags = metadata["tags"] = []
@@ -24,6 +33,7 @@ def mark_undone(cell: dict[str, Any]) -> None:
 
 
 def is_undone(cell: dict[str, Any]) -> bool:
-    """Whether a cell is marked as undone."""
-    record = cell["metadata"].get("rmi_agent")
+    """Whether a cell of any notebook is marked as undone."""
+    metadata = cell.get("metadata")
+    record = metadata.get("rmi_agent") if isinstance(metadata, dict) else None
     return isinstance(record, dict) and record.get("undone") is True

@@ -368,7 +368,7 @@ def undone(text: bytes, since: int, found: list[int]) -> bytes | None:
     if is_undone(cell):
         return b""
     found.append(number)
-    mark_undone(cell)
+    mark_undone(cell, before=since)
     return fields_json(cell)
 
 

@@ -5,6 +5,7 @@ Knows kernels; `stepping_back.py` makes one of them the session's.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from ..errors import CannotBranch, CannotRestore
@@ -43,8 +44,14 @@ class Checkpoints:
         Raises:
             CannotBranch: it can't be copied.
         """
-        self._copies[cell] = await sleeping_copy(kernel)
+        self._copies[cell] = copy = await sleeping_copy(kernel)
+        death = asyncio.ensure_future(copy.process.until_dead())
+        death.add_done_callback(lambda _: self._ended(copy))
         self._drop(self.cells[:-MOST])
+
+    def _ended(self, copy: Kernel) -> None:
+        """Forget a copy that has ended by itself, so that nobody is offered it."""
+        self._drop([cell for cell, kept in self._copies.items() if kept is copy])
 
     async def keep_if(self, wish: Wish, kernel: Kernel, cell: int) -> None:
         """Keep a copy for a cell that is about to run.
@@ -64,12 +71,8 @@ class Checkpoints:
                 " it runs."
             ) from error
 
-    async def woken(self, cell: int) -> Kernel:
-        """Wake the copy from before a cell, which is no checkpoint any more.
-
-        Raises:
-            CannotRestore: there is none, or it does not work.
-        """
+    def require(self, cell: int) -> None:
+        """Raise a CannotRestore unless there is a copy from before a cell."""
         if cell not in self._copies:
             kept = ", ".join(map(str, self._copies))
             raise CannotRestore(
@@ -77,6 +80,14 @@ class Checkpoints:
                 + (f" There are some from before: {kept}." if kept else "")
                 + f" run_cell(checkpoint=True) keeps one; the last {MOST} stay."
             )
+
+    async def woken(self, cell: int) -> Kernel:
+        """Wake the copy from before a cell, which is no checkpoint any more.
+
+        Raises:
+            CannotRestore: there is none, or it does not work.
+        """
+        self.require(cell)
         copy = self._copies.pop(cell)
         try:
             await copy.wake()

@@ -8,13 +8,13 @@ the way, is known inside it.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
-from nbformat import NotebookNode
 
-from ..errors import CannotBranch, KernelError, KernelStartError
+from ..errors import CannotBranch, KernelError
 from ..kernel import Kernel
 from ..notebook import mark_undone
 from ..protocol import Reply
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from .runs import Execution
     from .session import Session
 
+TOO_LONG = 2.0  # seconds of trying in vain after which this kernel is not copied again
 DELAY = 0.3  # seconds without a run before a copy is made
 PART_OF_LIMIT, PART_OF_MACHINE = 0.5, 0.25  # of memory that a kernel may use and still be copied
+FRESH = "Nothing had run before in this kernel."
+NOT_YET = f"It is made once the session has been idle for {DELAY:g} s."
 NOT_UNDONE = "files, processes and connections are not undone."
 BEFORE_THIS_CELL = f"Variables are as before this cell; {NOT_UNDONE}"
 AFTER_LAST_RUN = f"Variables are as after the last run; {NOT_UNDONE}"
@@ -43,8 +46,9 @@ class CrashRecovery:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.copy: Kernel | None = None
-        self.why_not = "Nothing had run before."
+        self.why_not = FRESH
         self._later: asyncio.TimerHandle | None = None
+        self._given_up: Kernel | None = None  # could not be copied in time
 
     @property
     def _is_wanted(self) -> bool:
@@ -62,7 +66,7 @@ class CrashRecovery:
 
     def run_ended(self) -> None:
         """Drop the copy, since it is from before the run that has ended."""
-        self.forget(f"The cell came within {DELAY:g} s of the last run.")
+        self.forget(NOT_YET)
 
     def forget(self, why: str) -> None:
         """Drop the copy, and make none until `copy_soon` is called."""
@@ -75,9 +79,14 @@ class CrashRecovery:
 
     async def _make(self) -> None:
         session, later = self._session, self._later
-        if session.busy or session.closed or session.kernel is None:
+        busy = session.running or session.in_series
+        if later is None or busy or session.closed or session.kernel is None:
+            return
+        if (origin := session.kernel) is self._given_up:
+            self.why_not = "Copying this kernel had taken too long before."
             return
         limit = session.config.memory_limit
+        began = time.monotonic()
         most = limit * PART_OF_LIMIT or psutil.virtual_memory().total * PART_OF_MACHINE
         try:
             async with held_still(session) as kernel:
@@ -86,8 +95,10 @@ class CrashRecovery:
                     end_soon(copy, session.supervisor)
                 else:
                     self.copy, self.why_not = copy, ""
-        except (CannotBranch, KernelStartError) as error:
+        except CannotBranch as error:
             self.why_not = str(error)
+            if time.monotonic() > began + TOO_LONG:  # a cell that comes meanwhile has to wait
+                self._given_up = origin
         finally:
             session.tell_idle()
 
@@ -114,8 +125,11 @@ class CrashRecovery:
 
     async def after_death(self, execution: Execution, reply: Reply) -> Reply:
         """Let the copy take over after a run that the kernel has not survived; amends the reply."""
-        if await self.take_over() is not None:
-            execution.cell.metadata.setdefault("rmi_agent", NotebookNode())
+        try:
+            copy = await self.take_over()
+        except KernelError:  # the session is being closed
+            return reply
+        if copy is not None:
             mark_undone(execution.cell)
             return replace(reply, state="kept", notices=(BEFORE_THIS_CELL, *reply.notices))
         if not self._is_wanted:

@@ -27,7 +27,7 @@ from ..supervision import Supervisor
 from ..telemetry import traced
 from .checkpoints import Checkpoints, Wish
 from .config import Config, Failed, Handover
-from .crash_recovery import AFTER_LAST_RUN, CrashRecovery
+from .crash_recovery import AFTER_LAST_RUN, FRESH, CrashRecovery
 from .pool import Pool
 from .port_notices import PortNotices
 from .record import Record, notebook_metadata
@@ -289,7 +289,8 @@ class Session:
     def tell_idle(self) -> None:
         """Note that it has been used, and that whatever else had held it is over."""
         self._used()
-        if not self.busy:
+        if not self.busy and not self.closed:
+            self._record.sign_soon()
             self._became_idle(self.principal)
 
     def series_over(self) -> None:
@@ -321,18 +322,24 @@ class Session:
         """Go on with another kernel, in place of the session's, which ends without exit handlers.
 
         Raises:
-            KernelError: the session has been closed, or no place for a kernel came free.
+            KernelError: the session has been closed.
         """
-        try:
-            old = self.kernel or await self._fresh_kernel()
-            if self.closed or not self._pool.replace(old, kernel):
-                raise KernelError(f"Session {self.id} is closed.")
-        except BaseException:
+        old = self.kernel
+        if self.closed or old is None or not self._pool.replace(old, kernel):
             end_soon(kernel, self.supervisor)
-            raise
+            raise KernelError(f"Session {self.id} is closed.")
         self.kernel, self._record.lost, self._fresh = kernel, "", False
-        self.recovery.run_ended()  # a copy of the old one is of other variables
+        self.recovery.copy_soon()  # a copy from before is of another kernel
         await old.close(graceful=False)
+
+    async def ensure_kernel(self) -> None:
+        """Get a fresh kernel if there is none.
+
+        Raises:
+            KernelError: no kernel was available, or the session has been closed.
+        """
+        if self.kernel is None:
+            await self._fresh_kernel()
 
     async def _fresh_kernel(self) -> Kernel:
         if self.joined is not None:
@@ -345,6 +352,7 @@ class Session:
         if self.closed:  # while waiting for the lease
             self._pool.retire(kernel)
             raise KernelError(f"Session {self.id} is closed.")
+        self.recovery.forget(FRESH)
         self.kernel = kernel
         return kernel
 
@@ -512,6 +520,7 @@ class Session:
             self._record.sign()
         finally:
             self._drop_kernel()
+            self.drop_copies()  # that it got while it waited for its turn
             self.recorder.close()
 
     async def release(self) -> Kernel | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import KernelError
+from ..errors import CannotBranch, KernelError, KernelStartError
 from ..kernel import Kernel
 from ..supervision import Supervisor
 
@@ -15,11 +15,13 @@ async def sleeping_copy(kernel: Kernel, *, for_death: int = 0) -> Kernel:
         for_death: if the copy is kept for the origin's death, max bytes that this may use.
 
     Raises:
-        CannotBranch: it can't be forked, or a copy might soon differ from it.
-        KernelStartError: the copy did not start.
+        CannotBranch: it can't be forked, the copy did not start, or it might soon differ.
     """
     copy = Kernel(kernel.branch_launch(sleeps=True, for_death=for_death))
-    await copy.start()
+    try:
+        await copy.start()
+    except KernelStartError as error:
+        raise CannotBranch(str(error)) from error
     return copy
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import CannotBranch, CannotRestore
-from ..notebook import mark_undone
+from ..notebook import is_undone, mark_undone
 from .forking import at_rest
 from .session import Session
 
@@ -47,6 +47,8 @@ async def step_back(session: Session, cell: int) -> Restored:
         )
     gone = ""
     async with at_rest(session, CannotRestore):
+        session.checkpoints.require(cell)
+        await session.ensure_kernel()  # before the checkpoint is used up: it takes that one's place
         kernel = await session.checkpoints.woken(cell)
         await session.take_kernel(kernel)
         session.checkpoints.drop_after(cell)
@@ -54,10 +56,22 @@ async def step_back(session: Session, cell: int) -> Restored:
             await session.checkpoints.keep(kernel, cell)
         except CannotBranch as error:
             gone = str(error)
-        for execution in session.runs.executions:
-            if execution.number >= cell and "rmi_agent" in execution.cell.metadata:
-                mark_undone(execution.cell)  # else it would be recorded as it was
-        undone = await session.recorder.undo(cell)
-    session.recovery.copy_soon()
+        undone = mark_in_memory(session, cell)
+        undone.update(await session.recorder.undo(cell))
+    session.recovery.copy_soon()  # an earlier attempt may have found the session busy
     problem = session.recorder.problem or ""
-    return Restored(tuple(undone), kernel.lost, kernel.shared, problem, gone)
+    return Restored(tuple(sorted(undone)), kernel.lost, kernel.shared, problem, gone)
+
+
+def mark_in_memory(session: Session, cell: int) -> set[int]:
+    """Mark the finished runs from a cell on as undone; returns the numbers of the newly undone.
+
+    Else they would be recorded again as they were.
+    """
+    found = set()
+    for execution in session.runs.executions:
+        over = execution.finished is not None  # else it waits for the session to have stepped back
+        if over and execution.number >= cell and not is_undone(execution.cell):
+            mark_undone(execution.cell, before=cell)
+            found.add(execution.number)
+    return found

@@ -5,8 +5,9 @@ exception becomes a message with a next step.
 Each part sits in front of the tools and knows nothing about them.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .. import lazy
 
 if TYPE_CHECKING:
     from .arguments import Arguments
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
     from .text_lengths import Lengths
     from .transport_sessions import BoundedSessions
     from .unauthenticated import Door, Waiting
-
-# Where each name is: a server on stdio starts without what is for HTTP.
-_HOMES = {
-    "arguments": ("Arguments",),
-    "body_limit": ("SMALL_FILES", "take_whole_files", "whole_files_are_taken"),
-    "connections": ("AT_A_TIME", "Connection", "Server"),
-    "error_reporting": ("UnexpectedErrors",),
-    "json_messages": ("flaw", "has_more_values"),
-    "limits": ("BODY_LIMIT", "SSE_LIMIT", "Guard", "principal_of"),
-    "text_lengths": ("Lengths",),
-    "transport_sessions": ("BoundedSessions",),
-    "unauthenticated": ("Door", "Waiting"),
-}
 
 __all__ = [
     "AT_A_TIME",
@@ -53,12 +41,18 @@ __all__ = [
     "whole_files_are_taken",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import what is offered on first access."""
-    for home, names in _HOMES.items():
-        if name in names:
-            found: object = getattr(importlib.import_module(f".{home}", __name__), name)
-            globals()[name] = found  # later accesses skip this function
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# A server on stdio starts without what is for HTTP.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "arguments": ("Arguments",),
+        "body_limit": ("SMALL_FILES", "take_whole_files", "whole_files_are_taken"),
+        "connections": ("AT_A_TIME", "Connection", "Server"),
+        "error_reporting": ("UnexpectedErrors",),
+        "json_messages": ("flaw", "has_more_values"),
+        "limits": ("BODY_LIMIT", "SSE_LIMIT", "Guard", "principal_of"),
+        "text_lengths": ("Lengths",),
+        "transport_sessions": ("BoundedSessions",),
+        "unauthenticated": ("Door", "Waiting"),
+    },
+)

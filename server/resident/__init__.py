@@ -5,6 +5,7 @@ Finds it, and forwards all of a stdio process's requests to it.
 
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from ..state_dir import record_file
 from .discovery import check, check_caller, find_endpoint, resident_endpoint
 from .endpoint import FACTS_PATH, RESTART, START, Caller, Facts
@@ -52,12 +53,5 @@ __all__ = [
     "withdraw",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import `ResidentProxy` on first access: nothing else here needs FastMCP."""
-    if name != "ResidentProxy":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .proxy import ResidentProxy
-
-    globals()[name] = ResidentProxy
-    return ResidentProxy
+# Nothing else here needs FastMCP.
+__getattr__ = lazy.imports(__name__, {"proxy": ("ResidentProxy",)})

@@ -3,25 +3,15 @@
 Reads notebooks and asks open sessions for what is not written yet; runs nothing itself.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .index import Entry, Index, address
 
 if TYPE_CHECKING:
     from .access import LINK_SECONDS, ByFirstLink, ByToken, NoSignIn
     from .middleware import ReviewAuth
     from .responses import is_page
-
-# The pages, each with the module that has it: only servers need them and what they import.
-_HOMES = {
-    "LINK_SECONDS": "access",
-    "ByFirstLink": "access",
-    "ByToken": "access",
-    "NoSignIn": "access",
-    "ReviewAuth": "middleware",
-    "is_page": "responses",
-}
 
 __all__ = [
     "LINK_SECONDS",
@@ -35,11 +25,12 @@ __all__ = [
     "is_page",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a part of the pages on first access."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = found  # later accesses skip this function
-    return found
+# Only servers need the pages, and what these import.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "access": ("LINK_SECONDS", "ByFirstLink", "ByToken", "NoSignIn"),
+        "middleware": ("ReviewAuth",),
+        "responses": ("is_page",),
+    },
+)

@@ -43,6 +43,9 @@ def content(entry: Entry, kind: str) -> bytes:
     notebook = notebook_of(raw)
     resources = {"metadata": {"name": shown(entry.path.stem)}}
     if kind == "py":
+        from ...kernels import is_undone  # lazy: imported after `initialize` is answered
+
+        notebook.cells = [cell for cell in notebook.cells if not is_undone(cell)]
         script, _ = PythonExporter().from_notebook_node(notebook, resources)
         return bytes(script.encode("utf-8", "replace"))
     return page(notebook, resources)

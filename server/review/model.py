@@ -92,6 +92,7 @@ class Cell:
             self.source,
             self.status,
             repr(self.seconds),
+            *self.notes,
             *(output.version for output in self.outputs),
         )
 

@@ -78,7 +78,7 @@ class BranchTools:
                 "It goes on; list_sessions shows when it is idle.",
             ):
                 restored = await self.opening.sessions.restore(session, cell)
-        lost, files = lists_of(session.kernel)
+        lost, files = [*map(plain, restored.lost)], [*map(plain, restored.shared)]
         facts = {
             **{"session_id": session_id, "before_cell": cell, "undone": list(restored.undone)},
             **{"notebook": str(session.notebook) if session.notebook else None},

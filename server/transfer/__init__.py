@@ -5,6 +5,7 @@ Names are looked up as the file tools do; bytes are streamed. Knows no tools and
 
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .links import DOWNLOAD, FILES, LIFETIME, Links
 
 if TYPE_CHECKING:
@@ -19,13 +20,5 @@ __all__ = [
     "Links",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import the endpoints on first access: servers on stdio have none."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import endpoint
-
-    found: object = getattr(endpoint, name)
-    globals()[name] = found  # later accesses skip this function
-    return found
+# Servers on stdio have no endpoints.
+__getattr__ = lazy.imports(__name__, {"endpoint": ("FileEndpoint", "LinkEndpoint")})

@@ -98,7 +98,7 @@ async def copied(session: Session) -> str:
     """Wait until there is a copy of the session's kernel; returns why there is none, or empty."""
     async with asyncio.timeout(15):
         while session.recovery.copy is None:
-            if (why := session.recovery.why_not) and "within" not in why and "Nothing" not in why:
+            if (why := session.recovery.why_not) and "idle for" not in why and "Nothing" not in why:
                 return why
             await asyncio.sleep(0.01)
     return ""
@@ -237,7 +237,7 @@ async def test_a_cell_at_once_after_another_has_no_copy(recoverable: Sessions) -
     session = await recoverable.open()
     await shown(session, "x = 1")
     died = await cell(session, "import os; os._exit(3)")
-    assert died.state == "lost" and any("within 0.3 s" in one for one in died.notices)
+    assert died.state == "lost" and any("idle for 0.3 s" in one for one in died.notices)
     await recoverable.close(session)
 
 

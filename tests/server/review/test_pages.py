@@ -232,6 +232,19 @@ async def test_downloads_are_the_notebook_a_script_and_a_page_that_loads_nothing
         )
 
 
+async def test_an_undone_cell_says_so_and_is_not_in_the_script(folder: Path) -> None:
+    note = "Undone: the session went back to before cell 2."
+    path = write(folder, NAME, code("x = 1"), code("x = 2"))
+    before = parse_notebook(json.loads(path.read_bytes()), live=False).cells[1]
+    write(folder, NAME, code("x = 1"), code("x = 2", undone=True, notes=[note]))
+    after = parse_notebook(json.loads(path.read_bytes()), live=False).cells[1]
+    assert before.version != after.version  # so that an open page shows it
+    async with visiting(folder) as http:
+        assert note in (await http.get(f"/sessions/{NAME}")).text
+        script = (await http.get(f"/sessions/{NAME}/download/py")).text
+    assert "x = 1" in script and "x = 2" not in script
+
+
 async def test_old_versions_of_pictures_and_frames_are_kept_and_pages_are_not(
     folder: Path, session: Path
 ) -> None:
