@@ -84,7 +84,8 @@ class CrashRecovery:
 
     async def _make(self) -> None:
         session, later = self._session, self._later
-        if session.running or session.in_series or session.closed or session.kernel is None:
+        busy = session.running or session.in_series
+        if later is None or busy or session.closed or session.kernel is None:
             return
         if (origin := session.kernel) is self._given_up:
             self.why_not = "Copying this kernel had taken too long before."
