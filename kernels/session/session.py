@@ -84,8 +84,8 @@ class Session:
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
-        self.checkpoints = Checkpoints(supervisor)
-        self.recovery = CrashRecovery(self)
+        self.checkpoints = Checkpoints(pool.tasks)
+        self.recovery = CrashRecovery(self, pool.tasks)
         self.series: Series | None = None
         self._ports = PortNotices()
         self.last_used = time.monotonic()
@@ -326,7 +326,7 @@ class Session:
         """
         old = self.kernel
         if self.closed or old is None or not self._pool.replace(old, kernel):
-            end_soon(kernel, self.supervisor)
+            end_soon(kernel, self._pool.tasks)
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel, self._record.lost, self._fresh = kernel, "", False
         self.recovery.copy_soon()  # a copy from before is of another kernel
