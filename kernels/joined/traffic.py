@@ -108,7 +108,8 @@ class Traffic:
             if kind == "shutdown_reply":
                 self._on_end(RESTARTED if content.get("restart") else ENDED)
             elif kind == "status" and not parent and state in ("starting", "restarting"):
-                if self._senders:
+                # The process that was joined may say so late, if it has just been started.
+                if self._senders.get("iopub") not in (None, header.get("session")):
                     self._on_end(RESTARTED)
             elif kind == "status" and not is_late:
                 self._note_status(parent, str(state))

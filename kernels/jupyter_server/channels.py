@@ -198,7 +198,9 @@ class Channels:
     def _is_of_this_process(self, channel: str, message: Message) -> bool:
         """Return whether the message is from the same process: servers restart dead kernels."""
         kind, sender = message["msg_type"], message["header"].get("session")
-        if kind == "status" and message["content"].get("execution_state") in OVER and self.process:
+        state = message["content"].get("execution_state") if kind == "status" else None
+        is_late = state == "starting" and sender == self.process  # its own first status
+        if state in OVER and self.process and not is_late:
             self._on_end("Its process has ended.")
             return False
         if channel not in ("shell", "control") or not sender or sender == self.session.session:

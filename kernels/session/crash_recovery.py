@@ -8,6 +8,7 @@ the way, is known inside it.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ..errors import CannotBranch, KernelError
 from ..kernel import Kernel
 from ..notebook import mark_undone
 from ..protocol import Reply
+from ..supervision import Supervisor
 from .forking import held_still
 from .sleeping_copy import end_soon, sleeping_copy
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .runs import Execution
     from .session import Session
 
+TOO_LONG = 2.0  # seconds of trying in vain after which this kernel is not copied again
 DELAY = 0.3  # seconds without a run before a copy is made
 PART_OF_LIMIT, PART_OF_MACHINE = 0.5, 0.25  # of memory that a kernel may use and still be copied
 FRESH = "Nothing had run before in this kernel."
@@ -36,16 +39,21 @@ AFTER_LAST_RUN = f"Variables are as after the last run; {NOT_UNDONE}"
 class CrashRecovery:
     """The copy of one session's kernel for the case that the kernel dies.
 
+    Args:
+        session: the session.
+        endings: owns the tasks in which copies end.
+
     Attributes:
         copy: from after the last run; None if there is none.
         why_not: why there is none, in a sentence.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, endings: Supervisor) -> None:
+        self._session, self._endings = session, endings
         self.copy: Kernel | None = None
         self.why_not = FRESH
         self._later: asyncio.TimerHandle | None = None
+        self._given_up: Kernel | None = None  # could not be copied in time
 
     @property
     def _is_wanted(self) -> bool:
@@ -71,24 +79,31 @@ class CrashRecovery:
             self._later.cancel()
             self._later = None
         if self.copy is not None:
-            end_soon(self.copy, self._session.supervisor)
+            end_soon(self.copy, self._endings)
         self.copy, self.why_not = None, why
 
     async def _make(self) -> None:
         session, later = self._session, self._later
-        if session.running or session.in_series or session.closed or session.kernel is None:
+        busy = session.running or session.in_series
+        if later is None or busy or session.closed or session.kernel is None:
+            return
+        if (origin := session.kernel) is self._given_up:
+            self.why_not = "Copying this kernel had taken too long before."
             return
         limit = session.config.memory_limit
+        began = time.monotonic()
         most = limit * PART_OF_LIMIT or psutil.virtual_memory().total * PART_OF_MACHINE
         try:
             async with held_still(session) as kernel:
                 copy = await sleeping_copy(kernel, for_death=round(most))
                 if self._later is not later:  # forgotten in the meantime
-                    end_soon(copy, session.supervisor)
+                    end_soon(copy, self._endings)
                 else:
                     self.copy, self.why_not = copy, ""
         except CannotBranch as error:
             self.why_not = str(error)
+            if time.monotonic() > began + TOO_LONG:  # a cell that comes meanwhile has to wait
+                self._given_up = origin
         finally:
             session.tell_idle()
 
@@ -106,7 +121,7 @@ class CrashRecovery:
                 await self._session.kernel.close(graceful=False)
             await copy.wake()
         except BaseException as error:
-            end_soon(copy, self._session.supervisor)
+            end_soon(copy, self._endings)
             if isinstance(error, CannotBranch):
                 return None
             raise

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 async def at_rest(session: Session, error: type[KernelError]) -> AsyncIterator[None]:
     """Keep everything from running in a session until the end; runs that arrive wait.
 
-    Raises `error` if something runs.
+    Raises `error` if something runs, and KernelError if the session has been closed.
     """
     if session.running or session.in_series:
         raise error(
@@ -29,6 +29,8 @@ async def at_rest(session: Session, error: type[KernelError]) -> AsyncIterator[N
             " call interrupt_session."
         )
     async with session.runs.turn:
+        if session.closed:
+            raise KernelError(f"Session {session.id} is closed.")
         yield
 
 
@@ -38,10 +40,11 @@ async def held_still(session: Session) -> AsyncIterator[Kernel]:
 
     Raises:
         CannotBranch: something runs, or there is no kernel.
+        KernelError: the session has been closed.
     """
     async with at_rest(session, CannotBranch):
         kernel = session.kernel
-        if session.closed or kernel is None or not await kernel.alive():
+        if kernel is None or not await kernel.alive():
             raise CannotBranch("Its kernel has died, so there are no variables to fork.")
         yield kernel
 

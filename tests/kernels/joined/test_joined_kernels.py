@@ -114,8 +114,9 @@ async def test_a_timeout_interrupts_our_own_cell(joined: Session, theirs: Person
 
 
 async def test_our_timeout_does_not_interrupt_their_cell(joined: Session, theirs: Person) -> None:
-    request = theirs.cell("import time; time.sleep(2); lasted = True")
-    ours = joined.submit_cell("lasted", 0.3)  # its time begins when it does
+    request = theirs.cell("import time; time.sleep(3); lasted = True")
+    await busy(joined)
+    ours = joined.submit_cell("lasted", 2)  # its time begins when it does
     await held(joined)
     assert (await theirs.reply(request))["content"]["status"] == "ok"
     assert value(await ours.task) == "True"
@@ -137,11 +138,17 @@ async def test_a_cell_that_waits_for_theirs_can_be_withdrawn(
 
 
 async def test_a_cell_that_waits_in_the_kernel_is_interrupted_when_it_begins(
-    joined: Session, theirs: Person
+    joined: Session, theirs: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def at_once(_: object) -> None:
+        """Wait for nobody."""
+
     await cell(joined, "1")
     request = theirs.cell("import time; time.sleep(1.5); done = 2")
-    ours = joined.submit_cell("time.sleep(20); not_reached = 1", 30)  # before we see that it runs
+    await busy(joined)
+    assert joined.kernel is not None and joined.kernel.joined is not None
+    monkeypatch.setattr(joined.kernel.joined.traffic, "turn", at_once)  # as if not seen yet
+    ours = joined.submit_cell("time.sleep(20); not_reached = 1", 30)
     await held(joined)
     assert joined.interrupt() is ours
     run = await ours.task
@@ -151,12 +158,16 @@ async def test_a_cell_that_waits_in_the_kernel_is_interrupted_when_it_begins(
     assert await theirs.value("'not_reached' in globals()") == "False"
 
 
-async def test_a_busy_kernel_can_be_joined(sessions: Sessions, theirs: Person) -> None:
-    request = theirs.cell("import time; time.sleep(2); slept = 2")
+async def test_a_busy_kernel_can_be_joined(
+    sessions: Sessions, theirs: Person, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    request = theirs.cell(f"while not __import__('os').path.exists({str(flag)!r}): pass\nslept = 2")
     await theirs.seen("execute_input", "slept")
     session = await sessions.join(theirs.kernel)
     ours = session.submit_cell("slept", 30)
     await held(session)
+    flag.touch()
     assert (await theirs.reply(request))["content"]["status"] == "ok"
     assert value(await ours.task) == "2"
     await sessions.close(session)

@@ -190,7 +190,7 @@ async def test_what_is_meant_is_clear(
         (
             "run_cell",
             {"code": "1", "language": "python"},
-            'run_cell has no argument "language"; it takes code, session_id, timeout and environment.',
+            'run_cell has no argument "language"; it takes code, session_id, timeout, environment and checkpoint.',
         ),
         ("list_sessions", {"all": 1}, 'list_sessions has no argument "all"; it takes none.'),
         (
