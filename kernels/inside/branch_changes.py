@@ -8,10 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+import signal
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from os import readlink  # cells may replace those of the module
 
-from .branch_descriptors import user_descriptors
-from .branch_losses import lost_children, lost_threads, lost_timers
+from .branch_descriptors import open_file, positions_unlike, redirected, user_descriptors
+from .branch_losses import (
+    lost_children,
+    lost_threads,
+    lost_timers,
+    unknown_threads,
+    unlisted_threads,
+)
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 SMALL_ENOUGH = 200e6  # bytes of memory that are always copied soon enough
@@ -28,12 +36,12 @@ def too_large(most: int) -> str:
     Args:
         most: max bytes of memory.
     """
-    with open("/proc/self/statm") as statm:
+    with open_file("/proc/self/statm") as statm:
         resident = int(statm.read().split()[1]) * PAGE_SIZE
     if resident > most:
         return f"It uses {resident / 1e6:,.0f} MB, more than {most / 1e6:,.0f} MB."
     if resident > SMALL_ENOUGH:
-        with open("/proc/self/smaps_rollup") as rollup:
+        with open_file("/proc/self/smaps_rollup") as rollup:
             sizes = {name: int(rest.split()[0]) for name, _, rest in map(size_line, rollup) if rest}
         small = (sizes["Anonymous"] - sizes["AnonHugePages"]) * 1024
         if small * FORK_PER_GB / 1e9 > FORK_MOST:
@@ -50,35 +58,52 @@ def size_line(line: str) -> tuple[str, str, str]:
     return (name, colon, rest) if rest.endswith(" kB\n") else (name, colon, "")
 
 
-def changing(own: Collection[int], threads: Collection[str]) -> list[str]:
-    """What runs besides the kernel, or is shared with what runs, in a few words each.
+def changing(own: Collection[int], threads: Collection[str], pipes: Sequence[int]) -> list[str]:
+    """What runs besides the kernel, or would not be in a copy as it is, in a few words each.
 
     Args:
         own: descriptors that are not the user's.
         threads: names of threads that are not the user's.
+        pipes: what the descriptors 1 and 2 are to be.
     """
     running = [
         f"thread {each.name}"
         for each in lost_threads(threads)
         if type(each).__module__ not in HARMLESS_THREADS
     ]
-    return [*running, *lost_children(), *lost_timers(), *locked_files(own), *shared_memory()]
+    running += [*unlisted_threads(), *unknown_threads(), *lost_children(), *lost_timers()]
+    running += [*native_timers(), *pending_signals(), *shared_memory(), *redirected(pipes)]
+    locked = [*locked_files(own)]  # opening and closing such a file again would unlock it
+    return [*running, *(locked or positions_unlike(own))]
+
+
+def native_timers() -> Iterator[str]:
+    """The timers of the system's `timer_create`."""
+    with contextlib.suppress(OSError), open_file("/proc/self/timers") as timers:
+        if timers.read(1):
+            yield "a timer of the system"
+
+
+def pending_signals() -> Iterator[str]:
+    """The signals that have arrived and are blocked."""
+    for number in signal.sigpending():
+        yield f"the pending signal {signal.Signals(number).name}"
 
 
 def locked_files(own: Collection[int]) -> Iterator[str]:
     """The files that this process has locked: a database in a transaction, for example."""
     for number in user_descriptors(own):
         with contextlib.suppress(OSError):
-            with open(f"/proc/self/fdinfo/{number}") as info:
+            with open_file(f"/proc/self/fdinfo/{number}") as info:
                 if not any(line.startswith("lock:") for line in info):
                     continue
-            yield f"the lock on {os.readlink(f'/proc/self/fd/{number}')}"
+            yield f"the lock on {readlink(f'/proc/self/fd/{number}')}"
 
 
 def shared_memory() -> Iterator[str]:
     """The memory that other processes may write, and a copy would share."""
     found = 0
-    with open("/proc/self/maps", "rb") as maps:
+    with open_file("/proc/self/maps", "rb") as maps:
         for line in maps.read().decode("utf-8", "replace").splitlines():
             _, rights, _, _, _, *path = line.split(None, 5)
             if "w" in rights and rights.endswith("s") and found < MAPPINGS_MOST:

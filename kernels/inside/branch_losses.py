@@ -30,6 +30,16 @@ UNFORKABLE = {
     "xla_extension": "JAX",
     "libjax": "JAX",
 }
+# Libraries whose threads change nothing between two cells, and are started again in a fork.
+HARMLESS = (
+    "libopenblas",
+    "libscipy_openblas",
+    "libmkl",
+    "libblis",
+    "libarrow",
+    "duckdb",
+    "_duckdb",
+)
 GRAPHICS = ("libcuda.so", "libamdhip64.so", "libze_loader.so")  # whose state can't be forked
 STACK = 16_384  # bytes of a waiting thread's stack that are searched for whose code it runs
 LOOKS, LOOK_INTERVAL = 10, 0.02  # at a thread that runs, and the seconds between them
@@ -69,16 +79,34 @@ def library_with_threads(loaded: Loaded) -> str:
     ]
     if not unforkable:
         return ""
-    python = {thread.native_id for thread in threading.enumerate()}
-    for task in map(int, os.listdir("/proc/self/task")):
-        if task in python:
-            continue
+    for task in native_tasks():
         if (stack := addresses_on_stack(task)) is None:
             return unforkable[0][2]
         for begin, end, known in unforkable:
             if any(begin <= address < end for address in stack):
                 return known
     return ""
+
+
+def native_tasks() -> list[int]:
+    """The threads that Python's `threading` does not know."""
+    python = {thread.native_id for thread in threading.enumerate()}
+    python.add(os.getpid())  # whose number the main thread has not learnt after a fork
+    return [task for task in map(int, os.listdir("/proc/self/task")) if task not in python]
+
+
+def unknown_threads() -> Iterator[str]:
+    """The native threads that might change something between two cells, as far as is known."""
+    if native_threads() <= 0:
+        return
+    harmless = [place for *place, file in loaded_libraries() if file.startswith(HARMLESS)]
+    for task in native_tasks():
+        stack = addresses_on_stack(task)
+        if stack == ():
+            continue
+        if not any(begin <= address < end for address in stack or () for begin, end in harmless):
+            yield "a native thread"
+            return
 
 
 def addresses_on_stack(task: int) -> tuple[int, ...] | None:
@@ -115,6 +143,13 @@ def lost_threads(own: Collection[str]) -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each is not main and each.name not in own]
 
 
+def unlisted_threads() -> Iterator[str]:
+    """The threads of Python that `threading` does not know, started by `_thread`."""
+    listed = {thread.ident for thread in threading.enumerate()}
+    for ident in sys._current_frames().keys() - listed:
+        yield f"thread {ident}"
+
+
 def lost_in_fork(names: dict[str, Any], own: Collection[str]) -> list[str]:
     """What a fork of this process lacks besides descriptors, in a few words each.
 
@@ -123,7 +158,7 @@ def lost_in_fork(names: dict[str, Any], own: Collection[str]) -> list[str]:
         own: names of threads that are not the user's.
     """
     threads = lost_threads(own)
-    found = [f"thread {each.name}" for each in threads]
+    found = [f"thread {each.name}" for each in threads] + [*unlisted_threads()]
     if (native := native_threads()) > 0:
         found.append(f"native threads ({native}): libraries start new ones")
     if threads:

@@ -25,11 +25,12 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from time import sleep  # cells replace those of the module
 from typing import Any
 
 from .branch_changes import changing, going_on, too_large
-from .branch_descriptors import lost_connections, open_files, replace_shared
+from .branch_descriptors import LISTED, lost_connections, open_files, replace_shared
 from .branch_libraries import forget_exit_handlers, forget_parents_work
 from .branch_losses import lost_in_fork, obstacle
 from .frames import BRANCH
@@ -101,7 +102,7 @@ class Branching:
         own, names = self._own_descriptors(), self._kernel.shell.user_ns
         if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
             return {"status": "refused", "why": why}
-        lost = [*lost_in_fork(names, OWN_THREADS), *lost_connections(own)]
+        lost = [*lost_in_fork(names, OWN_THREADS), *islice(lost_connections(own), LISTED)]
         return {"status": "ok", "lost": lost, "files": list(open_files(own))}
 
     def _unlike_later(self, own: set[int], most: int) -> str:
@@ -111,7 +112,7 @@ class Branching:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         changes = [
             *lost_connections(own),
-            *changing(own, OWN_THREADS),
+            *changing(own, OWN_THREADS, self._kernel.iopub_socket.pipes),
             *going_on(tasks, self._kernel._loop._scheduled),
         ]
         return f"It has {', '.join(changes[:CHANGES_MOST])}." if changes else ""

@@ -18,6 +18,7 @@ from ..errors import CannotBranch, KernelError
 from ..kernel import Kernel
 from ..notebook import mark_undone
 from ..protocol import Reply
+from ..supervision import Supervisor
 from .forking import held_still
 from .sleeping_copy import end_soon, sleeping_copy
 
@@ -38,13 +39,17 @@ AFTER_LAST_RUN = f"Variables are as after the last run; {NOT_UNDONE}"
 class CrashRecovery:
     """The copy of one session's kernel for the case that the kernel dies.
 
+    Args:
+        session: the session.
+        endings: owns the tasks in which copies end.
+
     Attributes:
         copy: from after the last run; None if there is none.
         why_not: why there is none, in a sentence.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, endings: Supervisor) -> None:
+        self._session, self._endings = session, endings
         self.copy: Kernel | None = None
         self.why_not = FRESH
         self._later: asyncio.TimerHandle | None = None
@@ -74,7 +79,7 @@ class CrashRecovery:
             self._later.cancel()
             self._later = None
         if self.copy is not None:
-            end_soon(self.copy, self._session.supervisor)
+            end_soon(self.copy, self._endings)
         self.copy, self.why_not = None, why
 
     async def _make(self) -> None:
@@ -92,7 +97,7 @@ class CrashRecovery:
             async with held_still(session) as kernel:
                 copy = await sleeping_copy(kernel, for_death=round(most))
                 if self._later is not later:  # forgotten in the meantime
-                    end_soon(copy, session.supervisor)
+                    end_soon(copy, self._endings)
                 else:
                     self.copy, self.why_not = copy, ""
         except CannotBranch as error:
@@ -116,7 +121,7 @@ class CrashRecovery:
                 await self._session.kernel.close(graceful=False)
             await copy.wake()
         except BaseException as error:
-            end_soon(copy, self._session.supervisor)
+            end_soon(copy, self._endings)
             if isinstance(error, CannotBranch):
                 return None
             raise

@@ -51,6 +51,7 @@ class Pool:
     Attributes:
         owners: the owners' warm kernels.
         waiting: the owners of the calls that wait for a place, in order.
+        tasks: owns the kernels' ends; leaving waits for them.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Pool:
         self._spares = most // 4  # max warm kernels that sessions are evicted for
         self._timeout, self._evict = room_timeout, evict
         self._free = asyncio.Semaphore(most)
-        self._tasks = Supervisor("kernels")
+        self.tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
         self._refilling: asyncio.TimerHandle | None = None
         self._renewal = Renewal(self.owners, self._refill_soon)
@@ -84,7 +85,7 @@ class Pool:
             self._context.destroy(linger=0)
             raise
         self._refill()
-        self._tidying = self._tasks.watch(self.owners.tidy_up, "giving up warm kernels")
+        self._tidying = self.tasks.watch(self.owners.tidy_up, "giving up warm kernels")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -96,8 +97,8 @@ class Pool:
         for place in self.owners.places:
             place.cancel_start()
             place.give_up()
-        while self._tasks.tasks:
-            await asyncio.wait(self._tasks.tasks)
+        while self.tasks.tasks:
+            await asyncio.wait(self.tasks.tasks)
         self._context.destroy(linger=0)
 
     @property
@@ -273,7 +274,7 @@ class Pool:
             launch = replace(launch, attach=attach, start_timeout=ATTACH_TIMEOUT)
         place = Place(attached=attach is not None)
         self.owners.places[place] = owned
-        place.task = self._tasks.start(place.hold(launch, self._context), "ending a kernel")
+        place.task = self.tasks.start(place.hold(launch, self._context), "ending a kernel")
 
         def over(_: asyncio.Task[None]) -> None:
             del self.owners.places[place]
@@ -300,7 +301,7 @@ class Pool:
             self._refilling = None
         warming = self._warming is not None and not self._warming.done()
         if not self._closed and not warming and self.owners.neediest():
-            self._warming = self._tasks.start(self._warm_up(), "warm-up")
+            self._warming = self.tasks.start(self._warm_up(), "warm-up")
 
     async def _warm_up(self) -> None:
         """Start warm kernels one at a time, and none while a call waits for one to start."""

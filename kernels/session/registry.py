@@ -224,7 +224,9 @@ class Sessions:
         try:
             async with held_still(origin) as kernel:
                 lease = functools.partial(self.pool.lease, origin.principal, branch_of=kernel)
-                return await self._opened(origin.principal, lease, on)
+                session = await self._opened(origin.principal, lease, on)
+            session.recovery.copy_soon()
+            return session
         except CannotBranch as error:
             raise CannotBranch(f"Session {origin.id} can't be forked. {error}") from error
         finally:

@@ -7,10 +7,11 @@ for it, look at its output so far, or come back later. Knows nothing of MCP or o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +84,8 @@ class Session:
         self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
         self.runs = RunQueue(supervisor, self._over, self._lose_track)
         self.on_change: Callable[[Session], None] = lambda _: None
-        self.checkpoints = Checkpoints(supervisor)
-        self.recovery = CrashRecovery(self)
+        self.checkpoints = Checkpoints(pool.tasks)
+        self.recovery = CrashRecovery(self, pool.tasks)
         self.series: Series | None = None
         self._ports = PortNotices()
         self.last_used = time.monotonic()
@@ -325,7 +326,7 @@ class Session:
         """
         old = self.kernel
         if self.closed or old is None or not self._pool.replace(old, kernel):
-            end_soon(kernel, self.supervisor)
+            end_soon(kernel, self._pool.tasks)
             raise KernelError(f"Session {self.id} is closed.")
         self.kernel, self._record.lost, self._fresh = kernel, "", False
         self.recovery.copy_soon()  # a copy from before is of another kernel
@@ -368,8 +369,7 @@ class Session:
         """Completions of `code`, as from `Kernel.complete`; none while a run is in progress."""
         if self.running or self.kernel is None:
             return []
-        async with self.runs.turn:
-            self._used()
+        async with self._looked_into():
             return await self.kernel.complete(code) if self.kernel is not None else []
 
     async def inspect(self, name: str) -> str:
@@ -383,13 +383,21 @@ class Session:
                 f"Session {self.id} can't be inspected while a run is in progress; wait for its"
                 " end, or call interrupt_session."
             )
-        async with self.runs.turn:
+        async with self._looked_into():
             if self.kernel is None:
                 raise KernelError(
                     f"The kernel of session {self.id} has died; run a cell to get a fresh one."
                 )
-            self._used()
             return await self.kernel.inspect(name)
+
+    @contextlib.asynccontextmanager
+    async def _looked_into(self) -> AsyncIterator[None]:
+        """Keep runs from starting; a copy from before is dropped, since a look may run code."""
+        async with self.runs.turn:
+            self._used()
+            self.recovery.run_ended()
+            yield
+        self.recovery.copy_soon()
 
     async def connection_file(self) -> Path:
         """A Jupyter connection file with which other clients join the session's kernel.

@@ -58,6 +58,7 @@ async def step_back(session: Session, cell: int) -> Restored:
             gone = str(error)
         undone = mark_in_memory(session, cell)
         undone.update(await session.recorder.undo(cell))
+    session.recovery.copy_soon()  # an earlier attempt may have found the session busy
     problem = session.recorder.problem or ""
     return Restored(tuple(sorted(undone)), kernel.lost, kernel.shared, problem, gone)
 

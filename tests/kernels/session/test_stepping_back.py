@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -186,3 +187,23 @@ async def test_a_kernel_that_cannot_be_looked_at_is_refused_at_once(session: Ses
     async with asyncio.timeout(5):
         with pytest.raises(CannotBranch, match="can't be looked at"):
             await kept(session, "x = 2")
+
+
+@pytest.mark.slow
+async def test_the_end_of_the_server_waits_for_the_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int | None] = []
+    close = BranchProcess.close
+
+    async def slow(self: BranchProcess, *, graceful: bool = True) -> None:
+        await asyncio.sleep(0.5)
+        await close(self, graceful=graceful)
+        ended.append(self.pid)
+
+    monkeypatch.setattr(BranchProcess, "close", slow)
+    async with Sessions(Config(tmp_path / "notebooks"), launch(tmp_path), warm=0) as own:
+        session = await own.open()
+        await kept(session, "x = 1")
+        pids = [copy.process.pid for copy in session.copies]
+    assert ended == pids
