@@ -6,7 +6,7 @@ from typing import Any
 from ..bench import Bench
 from .cells import cells
 from .files import hello, imports, in_a_row
-from .forks import forks
+from .forks import forks, recovery
 from .kernels import first_answer, sandbox
 from .memory import idle, long_life, session
 from .peers import peers
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Any]]] = {
         peers,
         sandbox,
         forks,
+        recovery,
     )
 }
 

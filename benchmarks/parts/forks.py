@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from nbformat.v4 import new_code_cell
-from rmi_agent.kernels import Kernel, Launch
+from rmi_agent.kernels import Config, Execution, Kernel, Launch, Session, Sessions
 from rmi_agent.kernels.fork import TEMPLATES
 from rmi_agent.kernels.protocol.outputs import Outputs
 
@@ -71,3 +72,68 @@ async def of_size(bench: Bench, size: int, launch: Launch, where: str = "") -> N
     bench.values(f"all of it rewritten after a fork, {size} MB{where}, ms", rewriting)
     bench.values(f"the same with no fork, {size} MB{where}, ms", alone)
     bench.values(f"memory counted for the fork (PSS), {size} MB{where}, MB", memory)
+
+
+COPIED_WITHIN = 20.0  # max seconds until the copy for a crash is there
+DIE = "import os; os._exit(1)"
+
+
+async def recovery(bench: Bench) -> None:
+    """A checkpoint's cost for its cell and the next ones; and a session's recovery from a crash."""
+    plain, _ = launches(bench)
+    config = Config(bench.folder / "notebooks", crash_recovery=True)
+    try:
+        async with Sessions(config, plain) as sessions:
+            for size in SIZES:
+                if available() < SPARE * size:
+                    bench.skip(f"{size} MB", "not enough memory")
+                    continue
+                await recovery_of_size(bench, size, await sessions.open())
+    finally:
+        TEMPLATES.close()
+
+
+async def recovery_of_size(bench: Bench, size: int, session: Session) -> None:
+    """Measure one size, and close the session."""
+    figures: dict[str, list[float]] = {}
+    why_not = ""
+
+    async def timed(name: str, code: str, *, checkpoint: bool = False) -> Execution:
+        began = time.perf_counter()
+        execution = session.submit_cell(code, 60, checkpoint=checkpoint)
+        await execution.task
+        figures.setdefault(name, []).append((time.perf_counter() - began) * 1e3)
+        return execution
+
+    await session.submit_cell(FILL.format(size=size), 60).task
+    for _ in range(max(5, bench.rounds // 20)):
+        await timed("small cell", "one")
+        await timed("small cell with a checkpoint", "one", checkpoint=True)
+        await timed("next small cell", "one")
+        session.drop_copies()
+        if await copied(session):
+            began = time.perf_counter()
+            await session.submit_cell(DIE, 60).task
+            await session.submit_cell("one", 60).task
+            took = (time.perf_counter() - began) * 1e3
+            figures.setdefault("death to the next answer", []).append(took)
+        else:
+            why_not = session.recovery.why_not
+    await timed("all rewritten", AGAIN)
+    await timed("all rewritten, with a checkpoint", AGAIN, checkpoint=True)
+    for name, values in figures.items():
+        bench.values(f"{name}, {size} MB, ms", values)
+    if "death to the next answer" not in figures:
+        bench.skip(f"recovery, {size} MB", why_not)
+    await session.close()
+
+
+async def copied(session: Session) -> bool:
+    """Wait for the copy that survives the kernel; whether it is made."""
+    session.recovery.copy_soon()
+    ends = time.monotonic() + COPIED_WITHIN
+    while session.recovery.copy is None and time.monotonic() < ends:
+        if session.recovery.why_not.startswith(("It has ", "It uses ")):
+            return False
+        await asyncio.sleep(0.01)
+    return session.recovery.copy is not None
