@@ -23,7 +23,7 @@ from .branch_losses import (
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 SMALL_ENOUGH = 200e6  # bytes of memory that are always copied soon enough
-FORK_PER_GB = 0.03  # seconds per GB of small pages to fork
+FORK_PER_GB = 0.035  # seconds per GB of small pages until the kernel goes on
 FORK_MOST = 0.02  # max seconds
 MAPPINGS_MOST = 20  # max mappings
 # Threads that change nothing a cell could see: a progress bar's, which makes it look again.

@@ -48,7 +48,7 @@ CHANGES_MOST = 5  # max reasons that are named
 OWN_THREADS = (CONTROL_THREAD, FLUSH_THREAD)
 REPORT = struct.Struct("!ci")  # b"p" and the pid, or b"x" and why there is none, by errno
 BRANCH_PAYLOAD = "rmi_agent.branch"
-fork_process = os.fork  # cells may replace it
+fork_process, wait_for_process = os.fork, os.waitpid  # cells may replace them
 leave_at_once = os._exit  # which a formed kernel replaces by one that flushes
 
 
@@ -70,6 +70,7 @@ class Branching:
         self._forking = False
         self._shared: list[str] = []  # files that this branch could not open again
         self._alarm: Any = None  # the user's handler of SIGALRM
+        self._parent = 0  # of the last branch: a process that exits at once
         self._waiting: asyncio.TimerHandle  # while descriptors are expected
         kernel.shell_handlers["fork_request"] = self.fork_request
         kernel.shell._rmi_agent_branch = self.check
@@ -146,6 +147,13 @@ class Branching:
             for each in descriptors:
                 os.close(each)
 
+    def _readable_again(self) -> None:
+        """Reap the branch's parent, which no cell shall see, and read messages as usual."""
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
+            uninterrupted(wait_for_process, self._parent, 0)
+        self._read_as_usual()
+        self._kernel._readable()
+
     def _receive(self, descriptors: list[int]) -> Any:
         wire = self._kernel._wire
         flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -184,8 +192,9 @@ class Branching:
         if child:
             self._forking = False
             signal.set_wakeup_fd(wakeup)
-            with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
-                os.waitpid(child, 0)
+            # Its end takes as long as the fork, so it is waited for when something is to run next.
+            self._parent = child
+            self._listen(self._readable_again)
             return
         try:
             if fork_process():

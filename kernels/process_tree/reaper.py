@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 MARK = "RMI_AGENT_KERNEL"  # environment variable: "server's mark.kernel's mark"
 FILE_LOCKS = 10  # RLIMIT_LOCKS, which has had no effect since Linux 2.4.25
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-# How many marks one for a forked kernel is chosen from, and how often if none of them fits.
-DRAWN, DRAWS = 300, 100
-FRESH = 8  # the same for one of a new kernel
+HIGHEST = 2**31 - 1  # number of a server's own processes among those of its kernels
+STEP = 2**16  # by how much the number of a kernel's fork is lower, at most
+NUMBERED = re.compile("[0-7][0-9a-f]{7}")
 CHECK_INTERVAL = 1.0  # seconds between checks whether the process is alive, except on Linux
 RESTART_INTERVAL = 1.0  # min seconds between two starts of the process
 KILL_TIMEOUT = 4.0  # max seconds to kill everything marked
@@ -185,9 +186,17 @@ def mark_number(mark: str) -> int:
     limit.
     """
     server, _, kernel = mark.partition(".")
-    parts = (hashlib.sha256(each.encode()).digest() for each in (server, kernel))
-    first, second = (int.from_bytes(digest[:4], "big") >> 1 for digest in parts)
-    return first << 31 | (second if kernel else 2**31 - 1)
+    return hashed(server) << 31 | (kernel_number(kernel) if kernel else HIGHEST)
+
+
+def kernel_number(kernel: str) -> int:
+    """The number of a kernel: the one that its part of the mark begins with, if it does."""
+    return int(kernel[:8], 16) if NUMBERED.match(kernel) else hashed(kernel)
+
+
+def hashed(text: str) -> int:
+    """A number of 31 bits for a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def mark_below(mark: str) -> str:
@@ -197,25 +206,23 @@ def mark_below(mark: str) -> str:
     be forked again and again.
 
     Raises:
-        ValueError: none was found, after some thousand forks in a row.
+        ValueError: no number is left, after ten thousands of forks in a row.
     """
-    server, most = mark.partition(".")[0], mark_number(mark)
-    for _ in range(DRAWS):
-        drawn = marks_by_number(server, DRAWN)
-        if lower := [number for number in drawn if number < most]:
-            return drawn[max(lower)]
-    raise ValueError("it was forked from forks too many times")
+    server, _, kernel = mark.partition(".")
+    number = kernel_number(kernel) - 1 - secrets.randbelow(STEP)
+    if number < 0:
+        raise ValueError("it was forked from forks too many times")
+    return numbered(server, number)
 
 
 def new_mark(server: str) -> str:
     """A mark for a new kernel of a server, with a high number: see `mark_below`."""
-    return max(marks_by_number(server, FRESH).items())[1]
+    return numbered(server, HIGHEST - 1 - secrets.randbelow(HIGHEST // 2))
 
 
-def marks_by_number(server: str, count: int) -> dict[int, str]:
-    """Random marks for kernels of a server, by their numbers."""
-    drawn = (f"{server}.{secrets.token_hex(6)}" for _ in range(count))
-    return {mark_number(mark): mark for mark in drawn}
+def numbered(server: str, number: int) -> str:
+    """A mark for the kernel of a server with this number, which no earlier one had."""
+    return f"{server}.{number:08x}{secrets.token_hex(2)}"
 
 
 def kill_marked(mark: str) -> None:

@@ -29,6 +29,7 @@ from .results import listing
 if TYPE_CHECKING:
     from ...kernels import Joinable, JupyterServer, PersonsKernel, Session
 
+NAME_MOST = 1_000  # max characters of an argument
 SHOWN = 30  # max kernels that are listed
 
 
@@ -97,6 +98,11 @@ class JoinTool:
         self, file: str | None, server: str | None, kernel_id: str | None
     ) -> PersonsKernel:
         """The kernel that the arguments name, if it may be joined."""
+        if max(len(each or "") for each in (file, server, kernel_id)) > NAME_MOST:
+            raise Refusal(
+                f"Error: That is longer than any kernel's name ({NAME_MOST:,} characters);"
+                " attach_session without arguments lists those that can be joined."
+            )
         if file:
             if server or kernel_id:
                 raise Refusal("Error: Give either connection_file or kernel_id, not both.")

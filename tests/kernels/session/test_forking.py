@@ -363,7 +363,7 @@ async def test_kernels_that_were_not_forked_from_a_template_are_refused(tmp_path
 
 async def test_numbers_of_marks_fall_slowly_from_fork_to_fork() -> None:
     mark = new_mark("server")
-    for _ in range(20):
+    for _ in range(3_000):
         lower = mark_below(mark)
         assert lower.partition(".")[0] == "server"
         assert mark_number(lower) < mark_number(mark)
