@@ -112,6 +112,7 @@ def test_other_programs_import_nothing_but_the_provisioner() -> None:
     assert folders == {"errors", "fork", "inside", "process_tree", "regular_file"}
 
 
+@pytest.mark.slow
 def test_sessions_need_no_database_before_one_is_signed() -> None:
     assert "sqlite3" not in imported("import rmi_agent.kernels.session")
 

@@ -138,6 +138,7 @@ async def test_long_output_arrives_whole() -> None:
     assert not result.truncated
 
 
+@pytest.mark.slow
 async def test_cancelling_a_call_stops_the_run() -> None:
     async with RmiMcpClient(App(load()).mcp) as client:
         session = (await client.run_cell("x = 1")).session_id

@@ -31,6 +31,7 @@ from tests.server.wire import Wire
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.hostile,
+    pytest.mark.branches,
     pytest.mark.skipif(sys.platform != "linux", reason="forks need Linux"),
 ]
 SOON = 5.0  # seconds

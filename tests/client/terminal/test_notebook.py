@@ -155,6 +155,7 @@ JSON = st.recursive(
 RECORD = ("status", "elapsed", "path", "module", "args", "notes", "exit_code", "background")
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {

@@ -689,6 +689,7 @@ async def test_exit_handlers_wait_for_the_thread_that_got_the_shutdown_request()
     assert out.decode().split("\n") == ["flushed", "exit handlers", ""]
 
 
+@pytest.mark.slow
 async def test_exit_handlers_run(tmp_path: Path) -> None:
     async with kernel() as running:
         written = tmp_path / "written"

@@ -17,6 +17,7 @@ pytestmark = [
 MISSING = "./no_such_file-1.0-py3-none-any.whl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["%pip", "!pip", "!python -m pip", "!true && python3 -m pip"])
 async def test_a_cell_whose_pip_fails_is_no_success(prefix: str, session: Session) -> None:
     run = await cell(session, f"{prefix} install {MISSING}\nprint('the rest runs')", 60)

@@ -18,7 +18,7 @@ from rmi_agent.kernels.addresses import PersonsKernel
 from tests.conftest import cell, launch, stream, value
 from tests.kernels.joined.person import Person, person
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.joined]
 
 LOOP = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.01)"
 

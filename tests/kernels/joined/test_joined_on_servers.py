@@ -25,6 +25,7 @@ from tests.kernels.jupyter_server.jupyter import Jupyter, Proxy
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.slow,
+    pytest.mark.joined,
     pytest.mark.jupyter_server,
     pytest.mark.xdist_group(__name__),
 ]

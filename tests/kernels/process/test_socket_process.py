@@ -172,6 +172,7 @@ async def test_a_file_is_alone_in_its_process(kernel: Kernel, tmp_path: Path) ->
     assert outputs[0].data["text/plain"] == "7"
 
 
+@pytest.mark.slow
 async def test_where_frames_can_not_be_cut_off_a_file_shows_its_own_alone(
     launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -323,6 +324,7 @@ async def test_exit_handlers_run_when_it_is_closed(launch: Launch, tmp_path: Pat
     assert await kernel.process.until_dead() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module, name",
     [("ipykernel.kernelbase.Kernel", "_topic"), ("IPython.core.pylabtools", "activate_matplotlib")],

@@ -231,6 +231,7 @@ FLOODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", FLOODS.values(), ids=FLOODS)
 def test_what_is_not_text_counts_as_it_was_sent(content: dict[str, Any]) -> None:
     told: list[int] = []
@@ -259,6 +260,7 @@ def test_what_would_take_too_much_memory_is_left_out_and_said_so() -> None:
     assert f"Outputs left out: {20 - len(kept)}" in outputs.left_out
 
 
+@pytest.mark.slow
 def test_an_update_takes_the_place_of_what_it_replaces() -> None:
     outputs = Outputs(new_code_cell())
     for number in range(60):

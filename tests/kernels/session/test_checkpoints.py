@@ -55,6 +55,7 @@ async def test_variables_are_as_they_were_and_one_can_go_back_again(
     assert session.checkpoints.cells == [2]
 
 
+@pytest.mark.slow
 async def test_later_cells_are_marked_and_run_by_nothing_again(
     session: Session, sessions: Sessions
 ) -> None:
@@ -80,6 +81,7 @@ async def test_later_cells_are_marked_and_run_by_nothing_again(
     assert nbformat.read(session.notebook, as_version=4).cells[-1].metadata.rmi_agent.cell == 5
 
 
+@pytest.mark.slow
 async def test_the_last_three_are_kept(session: Session, sessions: Sessions) -> None:
     await cell(session, "x = 1")
     for number in range(2, 7):
@@ -106,6 +108,7 @@ async def test_one_can_go_back_after_the_kernel_has_died(
     assert await shown(session, "x") == "[1]"
 
 
+@pytest.mark.slow
 async def test_files_and_processes_are_not_undone_and_the_words_say_so(
     session: Session, sessions: Sessions
 ) -> None:
@@ -129,6 +132,7 @@ async def test_files_and_processes_are_not_undone_and_the_words_say_so(
     assert not os.path.exists(name)
 
 
+@pytest.mark.slow
 async def test_what_runs_waits_and_what_cannot_be_copied_does_not_run(
     session: Session, sessions: Sessions
 ) -> None:
@@ -144,6 +148,7 @@ async def test_what_runs_waits_and_what_cannot_be_copied_does_not_run(
     assert await shown(session, "x") == "1"
 
 
+@pytest.mark.slow
 async def test_a_restart_or_the_end_leaves_no_copy(session: Session, sessions: Sessions) -> None:
     await cell(session, "x = 1")
     await kept(session, "x = 2")

@@ -19,6 +19,7 @@ from tests.kernels.session.kinds_of_state import KEPT, NOT_COPIED, QUICK, Kind
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.branches,
     pytest.mark.skipif(sys.platform != "linux", reason="forks need Linux"),
 ]
 
@@ -221,6 +222,7 @@ async def refused(sessions: Sessions, name: str) -> None:
     await sessions.close(session)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 async def test_no_copy_is_made_of_what_it_would_lack(name: str, recoverable: Sessions) -> None:
     await refused(recoverable, name)
@@ -241,6 +243,7 @@ async def test_a_cell_at_once_after_another_has_no_copy(recoverable: Sessions) -
     await recoverable.close(session)
 
 
+@pytest.mark.slow
 async def test_a_step_back_drops_the_copy_of_what_was_undone(recoverable: Sessions) -> None:
     session = await recoverable.open()
     await shown(session, "x = 1")

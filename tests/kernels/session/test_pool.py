@@ -480,6 +480,7 @@ async def test_a_session_belongs_to_its_principal(sessions: Sessions) -> None:
         sessions.get(session.id, "bob")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
 async def test_closing_leaves_no_process_not_even_one_that_ran_away(tmp_path: Path) -> None:
     async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=1) as opened:
@@ -528,6 +529,7 @@ async def test_openings_that_are_cancelled_leave_no_kernel(tmp_path: Path) -> No
         await until_left(known)
 
 
+@pytest.mark.slow
 async def test_callers_in_a_cancelled_scope_leave_no_kernel_and_no_pipe(tmp_path: Path) -> None:
     """anyio, and so the server, cancels each await in such a scope again."""
     known, descriptors = kernels(), psutil.Process().num_fds()

@@ -27,6 +27,8 @@ from tests.conftest import cell, launch, policy, value
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.branches,
     pytest.mark.skipif(sys.platform != "linux", reason="forks need Linux"),
 ]
 MOST = 3

@@ -65,6 +65,7 @@ def session_of(text: str) -> str:
     return text.rpartition("[session_id: ")[2].partition("]")[0].split()[0].strip(",;")
 
 
+@pytest.mark.slow
 async def test_a_script_runs_with_the_dependencies_that_it_declares(client: Client[Any]) -> None:
     said: list[str] = []
 

@@ -89,6 +89,7 @@ def test_the_text_that_tells_most_is_chosen(
     assert best_text(bundle, worker) == text
 
 
+@pytest.mark.slow
 def test_html_is_cut_at_a_limit_and_the_rest_is_named(worker: Worker) -> None:
     text = best_text({"text/html": "<p>word</p>" * 40_000}, worker)
     assert text.startswith("word\n\nword") and len(text) < HTML_MOST
