@@ -42,6 +42,7 @@ from .wire import uninterrupted
 
 HANDED_OVER = 5  # descriptors
 HANDING_OVER = 10.0  # max seconds until they arrive
+REAPED_AFTER = 0.2  # seconds until a branch's parent, which has exited, is reaped at the latest
 BECOMING = 10  # max seconds until a branch has reported its pid: a lock may be held for good
 ADOPTION = 0.0002  # seconds between looks whether the template has adopted it
 CHANGES_MOST = 5  # max reasons that are named
@@ -148,11 +149,14 @@ class Branching:
                 os.close(each)
 
     def _readable_again(self) -> None:
-        """Reap the branch's parent, which no cell shall see, and read messages as usual."""
+        """Read messages, but first reap the branch's parent, which no cell shall see."""
+        self._reap()
+        self._kernel._readable()
+
+    def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored
             uninterrupted(wait_for_process, self._parent, 0)
         self._read_as_usual()
-        self._kernel._readable()
 
     def _receive(self, descriptors: list[int]) -> Any:
         wire = self._kernel._wire
@@ -192,9 +196,10 @@ class Branching:
         if child:
             self._forking = False
             signal.set_wakeup_fd(wakeup)
-            # Its end takes as long as the fork, so it is waited for when something is to run next.
+            # Its end takes as long as the fork, so the kernel goes on meanwhile.
             self._parent = child
             self._listen(self._readable_again)
+            self._waiting = self._kernel._loop.call_later(REAPED_AFTER, self._reap)
             return
         try:
             if fork_process():
