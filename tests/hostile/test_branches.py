@@ -195,7 +195,7 @@ async def test_random_numbers_are_the_same_in_both_and_again(tmp_path: Path, tie
         await shown(session, HELD + "random.random(); [drawn.random() for _ in range(5)]")
         other = await sessions.fork(session)
         third = await sessions.fork(other)
-        run = await session.submit_cell(STREAMS, checkpoint=True).task
+        run = await session.submit_cell(STREAMS, checkpoint="needed").task
         drawn = [value(run)] + [await shown(each, STREAMS) for each in (other, third)]
         assert len(set(drawn)) == 1
         after = await shown(session, STREAMS)
@@ -436,7 +436,7 @@ async def test_ten_copies_count_once_until_the_kernel_changes(tmp_path: Path) ->
             await copied(session)
             alone.append(counted(session))
             for number in range(3):
-                assert (await session.submit_cell(f"y = {number}", checkpoint=True).task).state
+                assert (await session.submit_cell(f"y = {number}", checkpoint="needed").task).state
             await copied(session)
         assert sum(len(session.copies) for session in three) == 12
         for session, before in zip(three, alone, strict=True):
@@ -458,7 +458,7 @@ async def test_copies_go_first_and_the_kernel_lives(tmp_path: Path) -> None:
         kernel = pid_of(session)
         for _ in range(4):
             run = await session.submit_cell(
-                f"{REWRITE}\nimport time; time.sleep(1)", 60, checkpoint=True
+                f"{REWRITE}\nimport time; time.sleep(1)", 60, checkpoint="needed"
             ).task
             assert run.status == "ok", run
         assert pid_of(session) == kernel

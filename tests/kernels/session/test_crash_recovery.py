@@ -247,7 +247,7 @@ async def test_a_cell_at_once_after_another_has_no_copy(recoverable: Sessions) -
 async def test_a_step_back_drops_the_copy_of_what_was_undone(recoverable: Sessions) -> None:
     session = await recoverable.open()
     await shown(session, "x = 1")
-    await session.submit_cell("x = 2", 30, checkpoint=True).task
+    await session.submit_cell("x = 2", 30, checkpoint="needed").task
     assert not await copied(session)
     await recoverable.restore(session, 2)
     assert not await copied(session)

@@ -51,7 +51,7 @@ async def sessions(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Se
 
 async def kept(session: Session, code: str) -> Run:
     """Run a cell with a checkpoint from before it."""
-    return await session.submit_cell(code, 30, checkpoint=True).task
+    return await session.submit_cell(code, 30, checkpoint="needed").task
 
 
 async def until(true: Callable[[], object], seconds: float = 10) -> None:
