@@ -71,11 +71,14 @@ def own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Commands turn logging off for their process, which is the tests' own where one calls them."""
-    before = logging.root.manager.disable
+def own_process() -> Iterator[None]:
+    """What is called may turn logging off or set variables for its process, here the tests' own."""
+    logs, before = logging.root.manager.disable, kernel_env()
     yield
-    logging.disable(before)
+    logging.disable(logs)
+    for name in kernel_env().keys() - before:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def kernel_env() -> dict[str, str]:

@@ -25,6 +25,10 @@ MAX_SHARE = 0.05  # max fraction of the time spent scanning
 OWN = ("/tmp", "/dev/shm")  # kept in memory in a sandbox, and shared by its sessions
 INODE = 1024  # approximate bytes that a file takes besides its content
 
+# By how much of the limit a kernel's copies may exceed it. A copy is needed most when its kernel
+# exceeds the limit by itself, so it must not be dropped for its few MB just before that.
+COPIES_SHARE = 0.1
+
 
 class Process(Protocol):
     """The part of a kernel's process that the watch needs."""
@@ -128,18 +132,21 @@ class MemoryWatch(Generic[P]):
         began = time.monotonic()
         if most + account.charged <= self.limit or began < account.exact_at:
             return None
-        used = exact(pids, shared, account)
+        used = alone = exact(pids, shared, account)
+        if used > self.limit and len(copies) == 1:
+            alone -= private(copies[0])
+        elif used > self.limit and copies:  # or more: what it shares with them counts in part
+            alone = exact(family.pids, shared, account)
         account.exact_at = began + min(1.0, (time.monotonic() - began) / MAX_SHARE)
-        if used <= self.limit:
+        allowed = self.limit * (1 + COPIES_SHARE) if copies else self.limit
+        if alone <= self.limit and used <= allowed:
             return None
         own = f", {account.charged / 1e6:,.0f} of them in its /tmp and /dev/shm"
         words = (
             f"used more than RMI_AGENT_MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
             f"{own if account.charged > self.limit / 10 else ''})"
         )
-        # What several copies share is nobody's alone, so only of the last one is it known.
-        last = len(copies) == 1 and used - private(copies[0]) > self.limit
-        return Excess(kernel, words, by_copies=bool(copies) and not last)
+        return Excess(kernel, words, by_copies=alone <= self.limit)
 
     def _update(self, now: Tree) -> None:
         families = {k.mark: k.family for k in self._accounts if k.family is not None}

@@ -15,8 +15,11 @@ from typing import Any
 COLUMNS = 50  # shown
 CHARS = 60  # of one value
 # One request at a time: threads would only cost memory.
-os.environ.update(POLARS_MAX_THREADS="1", OMP_NUM_THREADS="1", ARROW_DEFAULT_MEMORY_POOL="system")
-mimetypes.knownfiles.clear()  # openpyxl has them read; this process may not
+LIBRARIES = {
+    "POLARS_MAX_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 
 def table(request: dict[str, Any], data: bytes) -> bytes:
@@ -26,6 +29,8 @@ def table(request: dict[str, Any], data: bytes) -> bytes:
         ImportError: there is no library for it.
     """
     kind, rows = request["kind"], request["rows"]
+    os.environ.update(LIBRARIES)
+    mimetypes.knownfiles.clear()  # openpyxl has them read; this process may not
     failed: Exception | None = None
     for read in (with_pandas, with_polars):
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from rmi_agent.kernels import Config, Sessions
 from rmi_agent.kernels.process_tree import Family, MemoryWatch, memory_watch, remove
 from rmi_agent.kernels.process_tree.family import tree
+from rmi_agent.kernels.process_tree.memory import Account, exact
 from rmi_agent.kernels.process_tree.shared_memory import Segment, segments
 
 from tests.conftest import SANDBOX, cell, launch, policy, value
@@ -338,3 +340,42 @@ def test_processes_are_looked_at_rarely_while_nobody_is_busy(
     assert 25 <= run(30, [kernel], [kernel]) <= 31
     assert run(30, [], []) == 0
     assert not watch.kernels
+
+
+HOLDS = "import sys; x = bytearray(b'1' * int(sys.argv[1])); print('held', flush=True); input()"
+
+
+@pytest.fixture
+def holding() -> Iterator[Callable[[int], int]]:
+    """Starts processes that hold so many bytes; returns the pid of each."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(size: int) -> int:
+        one = [sys.executable, "-c", HOLDS, str(size)]
+        started.append(subprocess.Popen(one, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        stdout = started[-1].stdout
+        assert stdout is not None and stdout.readline() == b"held\n"
+        return started[-1].pid
+
+    yield start
+    for process in started:
+        process.communicate(b"\n")
+
+
+def test_a_kernel_that_takes_too_much_is_not_spared_for_a_small_copy(
+    holding: Callable[[int], int],
+) -> None:
+    kernel, small, big = Idle(Family(holding(90_000_000))), holding(1_000), holding(50_000_000)
+    own = exact(kernel.family.pids, {}, Account())
+    of_small, of_big = (exact([pid], {}, Account()) for pid in (small, big))
+    assert of_small < own / 10 < of_big / 4
+
+    def why(limit: float, *copies: int) -> bool | None:
+        """Whether its copies are why it exceeds a limit; None if it does not."""
+        found = MemoryWatch[Idle](round(limit)).tick([kernel], [kernel], {kernel: copies})
+        return found[0].by_copies if found else None
+
+    assert why(own - 2e6) is why(own - 2e6, small) is why(own - 2e6, small, big) is False
+    assert why(own + of_small / 2, small) is None
+    assert why(own + of_big / 2, big) is why(own + of_big / 2, small, big) is True
+    assert why(own + of_big + 2e6, big) is None
