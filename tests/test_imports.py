@@ -60,6 +60,7 @@ def test_help_imports_nothing_that_speaks_a_protocol(place: str) -> None:
     assert not imported(show) & (FASTMCP | {"rmi_agent.kernels"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["cli", "server.cli"])
 def test_the_help_of_a_command_imports_no_fastmcp(place: str) -> None:
     show = f"""

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import secrets
+import string
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from .stepping_back import Restored, step_back
 log = logging.getLogger(__name__)
 
 REMEMBERED = 1_000  # closed sessions that are remembered
+ID_LETTERS, ID_LENGTH = string.ascii_letters + string.digits, 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class ClosedSession:
     why: str
     notebook: Path | None
     count: int
+
+
+def new_id() -> str:
+    """An ID that can't be guessed and that no command takes for an option."""
+    return "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
 
 
 class Sessions:
@@ -265,7 +272,7 @@ class Sessions:
                 undo.callback(self.quotas.give_back, principal)
                 kernel = await lease()
                 undo.callback(self.pool.retire, kernel)
-            session = await on(kernel, secrets.token_urlsafe(12))
+            session = await on(kernel, new_id())
             undo.callback(session.recorder.close)
             await self.directory.announce(session)
             if self._stopping:  # shutdown began during this call

@@ -38,6 +38,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["object", *SLOW])
 async def test_a_server_of_any_kind_is_a_target(kind: str) -> None:
     script = ROOT / "server" / "mcp_server.py"
@@ -180,6 +181,7 @@ async def test_check_passes_whatever_files_there_are_and_leaves_none(settings: P
     assert [file.name for file in projects.iterdir()] == ["calculator.py"]
 
 
+@pytest.mark.slow
 async def test_check_reports_what_is_wrong(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: dict[str, str] = {}
     async with RmiMcpClient(App(load()).mcp) as client:

@@ -56,6 +56,7 @@ def test_a_command_uses_the_server_that_suits(here: User) -> None:
     assert command(here, "run", "hello_world.py").stdout.startswith("Hello, World!\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -74,6 +75,7 @@ def test_a_server_that_would_do_something_else_is_not_used(
     assert find_resident() is None
 
 
+@pytest.mark.slow
 def test_settings_count_that_are_in_the_current_folder(here: User, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("RMI_AGENT_KERNEL_MAX=3\n")
     assert find_resident() is None

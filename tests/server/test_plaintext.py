@@ -79,6 +79,7 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
     assert plain(text) == text
 
 
+@pytest.mark.slow
 @OFTEN
 @given(TEXTS)
 @example("\x1b\x1b[[31m31m")
@@ -91,6 +92,7 @@ def test_no_control_character_is_left_and_twice_is_as_once(text: str) -> None:
     assert plain(made) == made
 
 
+@pytest.mark.slow
 @OFTEN
 @given(TEXTS, st.lists(st.integers(0, 40)))
 @example("a\r\nb", [2])
@@ -104,6 +106,7 @@ def test_it_does_not_matter_how_a_text_was_cut_up(text: str, cuts: list[int]) ->
     assert made + pieces.feed(text[start:]) + pieces.end() == plain(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["\x1b", "\x1b[", "\x1b]", "\x9d1", "\x9b1", "\x1b[0", "\r\0", "\x1b ", "\u202e"]
 )

@@ -201,6 +201,7 @@ def test_notebooks_of_living_instances_and_of_sessions_to_come_back_are_left_alo
     assert recover(tmp_path, {"living"}, {made["waiting"].name}) == [made["dead"]]
 
 
+@pytest.mark.slow
 async def test_a_write_that_is_cancelled_leaves_nothing_half_written(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     for number in range(200):

@@ -53,6 +53,7 @@ def ended() -> Iterator[None]:
     log_once.cache_clear()
 
 
+@pytest.mark.slow
 async def test_kernels_come_from_one_template_and_each_leads_a_group_of_its_own() -> None:
     async with kernel() as first, kernel() as second:
         assert is_forked(first.process)
@@ -63,6 +64,7 @@ async def test_kernels_come_from_one_template_and_each_leads_a_group_of_its_own(
             assert await each.value("os.getpid()", "import os") == pid
 
 
+@pytest.mark.slow
 async def test_a_template_can_be_reached_by_its_owner_alone_and_has_no_thread() -> None:
     async with kernel(preload=["json"]) as running:
         parent = running.process.parent()
@@ -168,6 +170,7 @@ import numpy
         assert len({row[column] for row in found}) == 3, column
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "code"),
     [("os._exit(3)", 3), ("os.kill(os.getpid(), 9)", -9), ("signal.raise_signal(11)", -11)],

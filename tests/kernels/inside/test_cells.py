@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
 
+@pytest.mark.slow
 async def test_a_cell_may_parse_arguments(session: Session) -> None:
     run = await cell(
         session, "import sys, argparse; sys.argv, argparse.ArgumentParser().parse_args()"
@@ -103,6 +104,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 async def test_what_a_cell_defines_is_not_sent_to_processes_that_lack_it(
     session: Session, use: str

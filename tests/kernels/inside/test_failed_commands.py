@@ -29,6 +29,7 @@ async def test_a_cell_whose_pip_fails_is_no_success(prefix: str, session: Sessio
     assert (await cell(session, "%pip --version", 60)).status == "ok"
 
 
+@pytest.mark.slow
 async def test_no_password_of_an_index_is_in_the_error(session: Session) -> None:
     secret = "https://me:s3cret@127.0.0.1:1/simple"
     command = f"!pip install --retries 0 --index-url {secret} {MISSING}"
@@ -38,6 +39,7 @@ async def test_no_password_of_an_index_is_in_the_error(session: Session) -> None
     assert "s3cret" not in str(run.cell.outputs)
 
 
+@pytest.mark.slow
 async def test_another_command_that_fails_is_mentioned(session: Session) -> None:
     run = await cell(session, "for n in range(5): get_ipython().system(f'exit {n}')")
     assert run.status == "ok"
@@ -52,6 +54,7 @@ async def test_a_command_finds_names_where_it_is_called(session: Session) -> Non
     assert run.notices == ("`echo local local {x}; exit 3` exited with status 3.",)
 
 
+@pytest.mark.slow
 async def test_an_error_of_the_cells_own_stays(session: Session) -> None:
     run = await cell(session, f"!pip install {MISSING}\n1 / 0", 60)
     assert run.error_name == "ZeroDivisionError"

@@ -90,6 +90,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(ANYTHING)
 def test_anything_can_be_sent(thing: Any) -> None:
     made, complete = sendable({"data": {"application/json": thing}, "metadata": {}}, LIMIT)
@@ -98,6 +99,7 @@ def test_anything_can_be_sent(thing: Any) -> None:
     assert made["metadata"] == {}
 
 
+@pytest.mark.slow
 @given(st.recursive(JSON, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_what_is_json_stays_as_it_is(thing: Any) -> None:
     assert sendable(thing, LIMIT) == (thing, True)
@@ -123,6 +125,7 @@ def test_what_is_not_json_becomes_like_it(thing: Any, made: Any) -> None:
     assert sendable(thing, LIMIT) == (made, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "endless",
     [
@@ -349,6 +352,7 @@ DISPLAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISPLAYS)
 async def test_what_is_not_json_is_displayed(name: str, session: Session) -> None:
     code, text = DISPLAYS[name]

@@ -172,6 +172,7 @@ import sys, traceback
 """
 
 
+@pytest.mark.slow
 async def test_the_frames_of_the_last_failure_remain(session: Session, project: Path) -> None:
     await cell(session, "import os; os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'")  # faster
     run = await pytest_run(session, project, "tests", "-q", "-k", "fails or raises or warns")

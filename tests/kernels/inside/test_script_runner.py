@@ -347,7 +347,8 @@ if sys.version_info >= (3, 12):  # whose interpreter prints that error only when
     for name in ("exit_object_without_text", "exit_object_that_exits"):
         del SAMPLES[name]
 TABLE = SAMPLES | ENDS | HOOKS | MODULES
-LATER = list(MODULES)[6:]  # they differ from files in how they are found
+# A part of each kind at once, the others with the slow ones.
+LATER = [*list(SAMPLES)[1::2], *list(ENDS)[8:], *list(HOOKS)[8:], *list(MODULES)[6:]]
 ROWS = [
     pytest.param(
         name,
@@ -439,6 +440,7 @@ def kinds(run: Run) -> list[str]:
 PICTURE = "image/png text/plain"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["Agg", "svg", "inline"])
 async def test_figures_left_open_are_shown_whatever_the_backend(
     session: Session, tmp_path: Path, backend: str
@@ -457,6 +459,7 @@ async def test_figures_left_open_are_shown_whatever_the_backend(
     assert value(run) == "[]"
 
 
+@pytest.mark.slow
 async def test_a_cells_figures_are_shown_once_whatever_the_backend(session: Session) -> None:
     run = await cell(
         session,

@@ -42,6 +42,7 @@ LATER = {"an interrupted function", "an interrupted print", "a secret question"}
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -60,6 +61,7 @@ async def test_a_traceback_has_no_frame_of_the_kernel(session: Session, code: st
     assert "rmi-agent" not in traceback_of(await cell(session, "%tb"))
 
 
+@pytest.mark.slow
 async def test_a_frame_of_the_kernel_between_two_of_the_user_is_kept(session: Session) -> None:
     code = (
         "import sys\n"

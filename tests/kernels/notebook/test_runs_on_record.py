@@ -43,6 +43,7 @@ def recorder(tmp_path: Path) -> Recorder:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [50, 1_000, 100_000_000])
 async def test_each_run_is_found_however_the_file_is_cut_up(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, block: int
@@ -59,6 +60,7 @@ async def test_each_run_is_found_however_the_file_is_cut_up(
     assert await RunsOnRecord().run(recorder.path, "s", 9) is None
 
 
+@pytest.mark.slow
 async def test_a_page_reads_the_cell_alone_and_is_the_same_run_until_the_cell_changes(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,7 @@ async def test_only_the_cell_in_question_is_parsed(
     assert len(list(cells_in(recorder.path))) == 6
 
 
+@pytest.mark.slow
 async def test_an_ended_session_gives_the_same_run_to_every_page(sessions: Sessions) -> None:
     session = await sessions.open()
     await cell(session, "print('kept')")

@@ -135,6 +135,7 @@ async def test_a_notebook_that_another_program_has_changed_is_not_signed(tmp_pat
     assert not is_trusted(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["locked", "no folder", "no key"])
 async def test_a_store_that_fails_costs_one_line_of_log(
     fault: str,

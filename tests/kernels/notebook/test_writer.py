@@ -336,6 +336,7 @@ async def test_a_notebook_that_is_read_meanwhile_is_whole(tmp_path: Path) -> Non
     assert json.loads(await recorder.text() or "")["cells"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 2])
 def test_a_write_that_is_cut_anywhere_loses_no_complete_cell(tmp_path: Path, before: int) -> None:
     recorder = Recorder(tmp_path, METADATA)

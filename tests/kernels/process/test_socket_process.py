@@ -199,6 +199,7 @@ async def test_where_frames_can_not_be_cut_off_a_file_shows_its_own_alone(
     await asyncio.to_thread(TEMPLATES.close, ANOTHER="python")
 
 
+@pytest.mark.slow
 async def test_forked_processes_and_threads_print_whole_messages(kernel: Kernel) -> None:
     _, outputs = await run(
         kernel,
@@ -371,6 +372,7 @@ async def test_cells_find_the_module_and_the_folder_of_an_ordinary_kernel(
 TIMER = "import signal\ndef late(*_): raise TimeoutError('late')\nsignal.signal(14, late)\n"
 
 
+@pytest.mark.slow
 async def test_timers_that_interrupt_a_flood_leave_the_connection_whole(kernel: Kernel) -> None:
     code = (
         "def late(*_): raise ValueError\nsignal.signal(signal.SIGALRM, late)\n"
@@ -434,6 +436,7 @@ async def test_cells_print_though_no_thread_can_start_and_clocks_are_replaced(
     assert (reply.status, texts(outputs)) == ("ok", "0\n1\n2\n3\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["terminate", "kill"])
 async def test_forked_processes_that_are_ended_in_a_flood_leave_the_connection_whole(
     kernel: Kernel, end: str
@@ -482,6 +485,7 @@ print({"state": facts})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_file", [False, True])
 async def test_a_kernel_that_has_waited_is_as_it_was(
     launch: Launch, tmp_path: Path, is_file: bool

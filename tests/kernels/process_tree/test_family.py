@@ -70,6 +70,7 @@ async def until_ended(session: Session) -> None:
     await kernel.process.close()
 
 
+@pytest.mark.slow
 async def test_a_daemon_is_found_among_the_children_of_its_template(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +80,7 @@ async def test_a_daemon_is_found_among_the_children_of_its_template(
     assert has_ended(daemon)
 
 
+@pytest.mark.slow
 async def test_a_daemon_of_another_kernel_stays(session: Session, tmp_path: Path) -> None:
     async with Sessions(
         Config(tmp_path / "n"), launch(tmp_path), warm=0, policy=policy(tmp_path)
@@ -92,6 +94,7 @@ async def test_a_daemon_of_another_kernel_stays(session: Session, tmp_path: Path
     assert has_ended(other)
 
 
+@pytest.mark.slow
 async def test_a_daemon_whose_template_has_ended_is_found_elsewhere(session: Session) -> None:
     daemon = await daemon_of(session)
     if policy(Path()):
@@ -105,6 +108,7 @@ async def test_a_daemon_whose_template_has_ended_is_found_elsewhere(session: Ses
     assert has_ended(daemon)
 
 
+@pytest.mark.slow
 async def test_a_daemon_that_exits_leaves_no_zombie(session: Session) -> None:
     daemon = await daemon_of(session)
     daemon.kill()

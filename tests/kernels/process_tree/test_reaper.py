@@ -67,6 +67,7 @@ async def test_a_reaper_that_is_killed_has_a_successor(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_what_a_reaper_cannot_do_any_more_is_done_in_its_place(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -135,6 +135,7 @@ def test_a_row_wraps_where_a_terminal_is_full() -> None:
     assert stream.text == "x" * 2 * WIDTH + "zy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -392,6 +393,7 @@ KERNELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", KERNELS.values(), ids=KERNELS)
 def test_a_kernel_sends_no_message_far_beyond_the_limit(content: dict[str, Any]) -> None:
     before = json.dumps(content)

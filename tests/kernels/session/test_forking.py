@@ -340,6 +340,7 @@ async def test_libraries_whose_threads_would_hang_are_told_apart(
     assert await shown(session, blas) == "125000000.0"
 
 
+@pytest.mark.slow
 async def test_a_session_is_not_closed_to_make_room_for_its_own_fork(tmp_path: Path) -> None:
     config = Config(tmp_path / "notebooks")
     async with Sessions(config, launch(tmp_path), warm=0, most=1, room_timeout=0.2) as sessions:

@@ -29,6 +29,7 @@ def started(session: Session, *cells: Any, **parameters: Any) -> NotebookRun:
     return NotebookRun(session, "n.ipynb", Path("/"), steps, parameters, 60.0, ignore)
 
 
+@pytest.mark.slow
 async def test_it_waits_for_the_runs_before_it(session: Session) -> None:
     first = session.submit_cell("import time; time.sleep(0.3); x = 1")
     series = started(session, new_markdown_cell("# here"), "x + 1", "import os; os.getcwd()")

@@ -405,6 +405,7 @@ def kernels() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [12, pytest.param(50, marks=pytest.mark.slow)])
 async def test_many_first_calls_at_once_all_get_an_answer_within_the_bound(
     tmp_path: Path, calls: int
@@ -508,6 +509,7 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_a_session_closed_while_it_restarts_leaves_no_kernel(tmp_path: Path) -> None:
     async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0) as opened:
         session = await opened.open()
@@ -521,6 +523,7 @@ async def test_a_session_closed_while_it_restarts_leaves_no_kernel(tmp_path: Pat
         await until_left(opened, tmp_path)
 
 
+@pytest.mark.slow
 async def test_openings_that_are_cancelled_leave_no_kernel(tmp_path: Path) -> None:
     async with Sessions(Config(tmp_path / "n"), launch(tmp_path), warm=0, most=4) as opened:
         opening = [asyncio.create_task(opened.open()) for _ in range(8)]

@@ -220,7 +220,7 @@ class Places(RuleBasedStateMachine):
         self.patch.undo()
 
 
-TestPlaces = Places.TestCase
+TestPlaces = pytest.mark.slow(Places.TestCase)
 TestPlaces.settings = settings(
     max_examples=80,
     stateful_step_count=60,

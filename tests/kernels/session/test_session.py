@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from ast import literal_eval
@@ -14,6 +15,7 @@ import nbformat
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Script, Session, Sessions
+from rmi_agent.kernels.session.registry import new_id
 
 from tests.conftest import cell, launch, stream, value
 
@@ -343,6 +345,7 @@ async def test_too_much_output_interrupts_the_run_and_says_why(tmp_path: Path) -
         assert value(await cell(session, "1")) == "1"
 
 
+@pytest.mark.slow
 @POSIX
 async def test_a_file_waits_for_no_process_that_an_earlier_cell_has_started(
     session: Session, tmp_path: Path
@@ -387,6 +390,7 @@ async def test_what_a_template_leaves_in_its_temporary_folder_goes_with_the_serv
     assert not Path(place).exists() and not list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.slow
 async def test_a_title_is_written_when_no_cell_runs_and_at_the_latest_when_it_closes(
     sessions: Sessions,
 ) -> None:
@@ -413,3 +417,9 @@ async def test_a_title_is_written_when_no_cell_runs_and_at_the_latest_when_it_cl
     await sessions.close(session)
     assert title() == "third"
     assert nbformat.read(path, as_version=4).cells[0].source == "x = 1"
+
+
+def test_no_id_is_an_option_on_a_command_line() -> None:
+    ids = {new_id() for _ in range(1_000)}
+    assert len(ids) == 1_000
+    assert all(re.fullmatch("[A-Za-z0-9]{16}", each) for each in ids)

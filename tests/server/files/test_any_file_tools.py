@@ -54,6 +54,7 @@ async def test_text_comes_unchanged_after_one_line_of_the_servers(files: Any) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "utf-8-sig", "UTF_8_SIG"])
 async def test_text_is_written_and_read_in_another_encoding(files: Any, encoding: str) -> None:
     client, folder = files
@@ -66,6 +67,7 @@ async def test_text_is_written_and_read_in_another_encoding(files: Any, encoding
     assert (folder / "a.txt").read_bytes() == "größe\n".encode(encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mark", "written", "encoding"),
     [
@@ -198,6 +200,7 @@ async def test_pictures_are_seen(files: Any) -> None:
         await call(client, "read_file", path="broken.png")
 
 
+@pytest.mark.slow
 async def test_tables_are_their_first_rows(files: Any) -> None:
     pandas = pytest.importorskip("pandas")
     client, folder = files
@@ -278,6 +281,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 async def test_a_hostile_name_reads_and_writes_nothing(tmp_path: Path, name: str) -> None:

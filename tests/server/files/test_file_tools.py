@@ -22,6 +22,7 @@ async def called(client: Client[Any], tool: str, **arguments: Any) -> str:
     return str((await client.call_tool(tool, arguments)).content[0].text)
 
 
+@pytest.mark.slow
 @POSIX
 async def test_a_name_that_would_forge_a_line_is_listed_escaped(
     client: Client[Any], projects: Path

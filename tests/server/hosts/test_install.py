@@ -202,6 +202,7 @@ def in_style(config: dict[str, Any], indent: int | str) -> str:
     return text.replace("\ud800", "\\ud800")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(CONFIGS, INDENTS, st.randoms())
 def test_comments_and_trailing_commas_are_read_over(

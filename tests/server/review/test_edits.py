@@ -98,6 +98,7 @@ async def test_others_and_other_pages_change_nothing(
     assert (session.read_bytes(), bobs.read_bytes()) == before
 
 
+@pytest.mark.slow
 async def test_an_open_session_is_renamed_where_it_is_and_closed_with_a_title(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -209,6 +209,7 @@ async def test_a_session_shows_code_outputs_pictures_tracebacks_and_timings(
         assert "\\u003ctd>7" in frame.text
 
 
+@pytest.mark.slow
 async def test_downloads_are_the_notebook_a_script_and_a_page_that_loads_nothing(
     folder: Path, session: Path
 ) -> None:

@@ -16,6 +16,7 @@ from rmi_agent.server.review.notebook_file import parse_cell
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 async def test_a_running_cell_is_laid_out_outside_the_event_loop(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +46,7 @@ async def test_a_running_cell_is_laid_out_outside_the_event_loop(
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.slow
 async def test_an_output_that_has_not_changed_is_read_once_for_all_snapshots(
     sessions: Sessions,
 ) -> None:

@@ -84,6 +84,7 @@ sys.__stdout__.write('dunder'); sys.__stdout__.flush(); print('print')
 """
 
 
+@pytest.mark.slow
 @POSIX
 def test_stdout_carries_nothing_but_json_rpc(tmp_path: Path) -> None:
     wire = Wire(fill(tmp_path))

@@ -208,6 +208,7 @@ async def test_it_needs_a_session_for_itself(client: Client[Any]) -> None:
     assert len(facts["ports"]) == 1
 
 
+@pytest.mark.slow
 async def test_a_cancelled_call_stops_it(client: Client[Any], app: App) -> None:
     work = asyncio.create_task(start(client, "talks.py"))
     while not any(one.background for one in app.sessions.by_id.values()):

@@ -113,6 +113,7 @@ async def test_a_file_runs_in_the_environment_of_its_project(
     assert "runs in the environment 'sub/.venv'" in other
 
 
+@pytest.mark.slow
 async def test_commands_in_it_are_of_that_environment(client: Client[Any], projects: Path) -> None:
     code = "!python -c 'import sys, os; print(sys.prefix, os.environ[\"VIRTUAL_ENV\"])'"
     said = await call(client, "run_cell", code=code, environment="sub")
@@ -171,6 +172,7 @@ async def test_environments_are_listed_with_python_and_packages(
     shutil.rmtree(locked)
 
 
+@pytest.mark.slow
 async def test_a_missing_module_names_the_way_into_the_environment(
     client: Client[Any], projects: Path
 ) -> None:
@@ -230,6 +232,7 @@ async def test_packages_are_installed_and_seen_in_open_sessions(
         assert "is no package" in await call(client, "install_packages", packages=[bad])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

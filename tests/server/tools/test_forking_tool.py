@@ -55,6 +55,7 @@ async def test_a_session_is_forked_and_the_result_says_what_was_not_copied(
         await client.call_tool("fork_session", {"session_id": "none"})
 
 
+@pytest.mark.slow
 async def test_the_python_client_forks(tmp_path: Path) -> None:
     app = App(load(python_projects_dir=tmp_path, notebooks_dir=tmp_path / "notebooks"))
     async with RmiMcpClient(app.mcp) as client:

@@ -67,6 +67,7 @@ async def test_nothing_is_joined_unless_the_person_allows_it(tmp_path: Path) -> 
         assert "RMI_AGENT_ATTACH_KERNELS=local" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -102,6 +103,7 @@ async def test_what_is_no_connection_file_is_refused(
         path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder", "writable", "foreign", "missing"])
 async def test_files_that_others_may_have_made_are_refused(

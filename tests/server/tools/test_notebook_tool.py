@@ -228,6 +228,7 @@ async def test_its_cells_ask_as_others_do(folder: Path) -> None:
         assert (facts["status"], facts["error_name"]) == ("error", "EOFError"), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "why"),
     [

@@ -112,6 +112,7 @@ def test_ordinary_lines_are_not_touched(text: str) -> None:
     assert printed(text) == text
 
 
+@pytest.mark.slow
 @OFTEN
 @given(st.lists(PIECES, max_size=6).map("".join), st.lists(st.integers(0, 80)))
 @example("--- stderr ---", [3, 7])
@@ -124,6 +125,7 @@ def test_it_does_not_matter_how_the_text_was_cut_up(text: str, cuts: list[int]) 
     assert made + pieces.feed(text[start:]) + pieces.end() == marked(text)
 
 
+@pytest.mark.slow
 def test_lines_are_looked_at_whatever_they_begin_with() -> None:
     # All that has a meaning: the planes between are empty, those behind are private.
     for code in (*range(0x40000), *range(0xE0000, 0xE1000)):

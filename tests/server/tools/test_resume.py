@@ -125,6 +125,7 @@ async def test_a_notebook_of_elsewhere_is_given_as_text(served: Client[Any]) -> 
     assert "    -41\n    +42" in told
 
 
+@pytest.mark.slow
 async def test_a_notebook_with_a_large_plot_may_come_with_the_call(served: Client[Any]) -> None:
     numbers = [0.5] * 100_000
     figure = {"data": [{"x": numbers, "y": numbers, "z": numbers}], "layout": {}}

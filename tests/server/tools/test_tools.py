@@ -162,6 +162,7 @@ async def test_too_many_pictures_are_named_and_had_one_by_one(client: Client[Any
     assert none.is_error and "Cell 1 has only 12" in text(none)
 
 
+@pytest.mark.slow
 async def test_pictures_are_made_to_fit_into_a_result(client: Client[Any]) -> None:
     code = f"{PICTURES}\nshow(40, 30); show(4000, 1000); show(1200, 1200, True); show(9, 9)"
     result = await run(client, "run_cell", code=code, timeout=60)
@@ -225,6 +226,7 @@ async def own_lines(client: Client[Any]) -> set[str]:
     return {line for line in lines if line.startswith(("[", "(", "--- "))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -360,6 +362,7 @@ async def test_a_long_run_is_handed_over_and_followed(client: Client[Any]) -> No
     assert facts(result)["status"] == "ok"
 
 
+@pytest.mark.slow
 async def test_a_call_waits_no_longer_for_a_kernel_than_clients_wait_for_a_call(
     projects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +544,7 @@ async def test_the_best_text_of_a_rich_value_is_read_and_the_notebook_keeps_all(
     assert set(cells[-1].outputs[1].data) == {"text/plain", "text/html"}
 
 
+@pytest.mark.slow
 async def test_a_wide_table_is_read_whole(client: Client[Any]) -> None:
     pytest.importorskip("pandas")
     code = "import pandas as pd\npd.DataFrame({f'column_{i}': [i * 1.25] for i in range(10)})"

@@ -96,6 +96,7 @@ def test_html_is_cut_at_a_limit_and_the_rest_is_named(worker: Worker) -> None:
     assert text.endswith("[140,000 more characters of HTML: in the notebook]")
 
 
+@pytest.mark.slow
 def test_html_that_takes_too_long_is_read_without_its_layout() -> None:
     began = time.monotonic()
     with Worker(timeout=0.5) as worker:
@@ -132,6 +133,7 @@ def test_the_process_has_no_environment_and_no_rights(worker: Worker) -> None:
     assert status["Seccomp"] == "2" or os.uname().machine not in ("x86_64", "aarch64")
 
 
+@pytest.mark.slow
 def test_all_outputs_of_a_run_together_have_a_time_limit(worker: Worker) -> None:
     reader = Allowance(worker, seconds=0.5)
     slow = {"text/html": "<p>" + " " * 200_000 + "x<b>y"}

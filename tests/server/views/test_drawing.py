@@ -38,6 +38,7 @@ def test_svg_is_drawn_at_a_readable_size(worker: Worker) -> None:
     assert dimensions(drawn(svg("", 'width="90000" height="9000"'), worker).data) == (1000, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VEGALITE, "text/html"])
 def test_a_vega_lite_chart_is_drawn(kind: str, worker: Worker) -> None:
     import json
@@ -93,6 +94,7 @@ def test_a_chart_reads_no_file(worker: Worker, tmp_path: Path) -> None:
         drawn({VEGALITE: chart}, worker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bundle",
     [svg("<g>" * 100_000), {"image/svg+xml": "no svg"}, {VEGALITE: {"mark": 7}}, svg("", 'width="1e9px" height="9e9"')],

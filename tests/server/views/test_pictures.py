@@ -61,6 +61,7 @@ def test_long_sides_are_scaled_down(kind: str, worker: Worker) -> None:
     assert made.change == "scaled down from 2,500 by 50 to 2,000 by 40 pixels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [20_000, 100_000, 700_000])
 def test_a_picture_is_scaled_down_until_it_fits(most: int, worker: Worker) -> None:
     made = fitted(picture("PNG", 1_000, 1_000, noise=True), most, worker)
