@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         recorded,
         retitle,
         steps_of,
+        undone_in,
     )
     from .principals import LOCAL
     from .process import Launch, RemoteOptions
@@ -128,6 +129,7 @@ _HOMES = {
         "recorded",
         "retitle",
         "steps_of",
+        "undone_in",
     ),
     "principals": ("LOCAL",),
     "process": ("Launch", "RemoteOptions"),
@@ -240,6 +242,7 @@ __all__ = [
     "retitle",
     "running_servers",
     "steps_of",
+    "undone_in",
     "why_not",
     "without_rights",
 ]

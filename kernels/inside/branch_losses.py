@@ -166,6 +166,15 @@ def lost_in_fork(names: dict[str, Any], own: Collection[str]) -> list[str]:
     return [*found, *lost_children(), *lost_timers()]
 
 
+def unforked_memory() -> Iterator[str]:
+    """The memory that a fork lacks, or has without its content, by madvise(2)."""
+    with open("/proc/self/smaps", "rb") as smaps:
+        text = smaps.read()
+    for flag, advice in (b" dc ", "MADV_DONTFORK"), (b" wf ", "MADV_WIPEONFORK"):
+        if flag in text:  # mostly in neither
+            yield f"memory with {advice}"
+
+
 def held_locks(names: dict[str, Any]) -> Iterator[str]:
     """The locks among the variables that are held, by a thread that the fork lacks."""
     kinds = (type(threading.Lock()), type(threading.RLock()))

@@ -31,8 +31,9 @@ from typing import Any
 
 from .branch_changes import changing, going_on, too_large
 from .branch_descriptors import LISTED, lost_connections, open_files, replace_shared
+from .branch_hooks import ForkHooks
 from .branch_libraries import forget_exit_handlers, forget_parents_work
-from .branch_losses import lost_in_fork, obstacle
+from .branch_losses import lost_in_fork, obstacle, unforked_memory
 from .frames import BRANCH
 from .kernel_loop import with_new_descriptors
 from .script_environment import moved_up
@@ -63,11 +64,13 @@ class Branching:
 
     Attributes:
         take_mark: marks the process of a branch, given the mark and its number.
+        hooks: what is registered to run at forks.
     """
 
     def __init__(self, kernel: Any, streams: list[Any], attach_guards: Callable[[], None]) -> None:
         self._kernel, self._streams, self._attach_guards = kernel, streams, attach_guards
         self.take_mark: Callable[[str, int], None] = lambda _, __: None
+        self.hooks = ForkHooks()
         self._forking = False
         self._shared: list[str] = []  # files that this branch could not open again
         self._alarm: Any = None  # the user's handler of SIGALRM
@@ -105,6 +108,8 @@ class Branching:
         if why := obstacle() or (for_death and self._unlike_later(own, for_death)):
             return {"status": "refused", "why": why}
         lost = [*lost_in_fork(names, OWN_THREADS), *islice(lost_connections(own), LISTED)]
+        if not for_death:  # else it would be refused
+            lost += unforked_memory()
         return {"status": "ok", "lost": lost, "files": list(open_files(own))}
 
     def _unlike_later(self, own: set[int], most: int) -> str:
@@ -116,6 +121,8 @@ class Branching:
             *lost_connections(own),
             *changing(own, OWN_THREADS, self._kernel.iopub_socket.pipes),
             *going_on(tasks, self._kernel._loop._scheduled),
+            *self.hooks.of_the_user(),
+            *unforked_memory(),
         ]
         return f"It has {', '.join(changes[:CHANGES_MOST])}." if changes else ""
 

@@ -125,6 +125,7 @@ class Formed:
         rehearse_cells(self.kernel)
         rehearse_file(self.kernel)
         note_modules()
+        self._branching.hooks.note()
 
     def take(self, stdout: int, stderr: int, messages: int, control: int) -> None:
         """Keep a kernel's descriptors, in its own process, where scripts don't meet them.

@@ -27,7 +27,7 @@ FORMED = tuple(
         *(*EVERYWHERE, "frames.py", "wire.py", "socket_stream.py", "run_at_once.py"),
         *("rehearsal.py", "kernel_loop.py", "socket_kernel.py"),
         *("branch_losses.py", "branch_descriptors.py", "branch_libraries.py"),
-        *("branch_changes.py", "branching.py"),
+        *("branch_changes.py", "branch_hooks.py", "branching.py"),
         "formed_kernel.py",
     )
 )

@@ -24,7 +24,7 @@ READ_TIMEOUT = 0.05  # max seconds that messages wait for the server to read the
 READ_INTERVAL = 0.0002  # seconds between two looks
 
 Result = TypeVar("Result")
-
+WIRES_HOOKS: list[Any] = []  # what wires have registered to run at forks
 
 # Those whose handlers may raise, as a user's timer does, or which end a forked process.
 INTERRUPTING = {
@@ -98,8 +98,11 @@ class Wire:
     def survive_forks(self) -> None:
         """From now on, share the lock with forked processes; other threads finish their sends."""
         # An interrupt can't come between the lines of what has none.
-        os.register_at_fork(before=self._lock.acquire, after_in_parent=self._lock.release)
-        os.register_at_fork(before=self._share, after_in_child=self._after_fork)
+        acquire, release = self._lock.acquire, self._lock.release
+        share, after_fork = self._share, self._after_fork
+        os.register_at_fork(before=acquire, after_in_parent=release)
+        os.register_at_fork(before=share, after_in_child=after_fork)
+        WIRES_HOOKS.extend((acquire, release, share, after_fork))
 
     def _share(self) -> None:
         if self._shared < 0:

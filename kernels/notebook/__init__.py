@@ -12,7 +12,7 @@ from .runs_on_record import RunsOnRecord, recorded
 from .signing import Signer
 from .steps import Step, Steps, steps_of
 from .titles import plain_title, retitle, set_title
-from .undone import is_undone, mark_undone
+from .undone import is_undone, mark_undone, undone_in
 from .writer import Recorder
 
 __all__ = [
@@ -40,4 +40,5 @@ __all__ = [
     "retitle",
     "set_title",
     "steps_of",
+    "undone_in",
 ]

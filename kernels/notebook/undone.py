@@ -32,6 +32,14 @@ def mark_undone(cell: dict[str, Any], before: int = 0) -> None:
         tags.append(SKIP)
 
 
+def undone_in(notebook: dict[str, Any]) -> list[int]:
+    """The numbers of a notebook's cells that are undone."""
+    numbers = [
+        cell["metadata"]["rmi_agent"].get("cell") for cell in notebook["cells"] if is_undone(cell)
+    ]
+    return [number for number in numbers if type(number) is int]
+
+
 def is_undone(cell: dict[str, Any]) -> bool:
     """Whether a cell of any notebook is marked as undone."""
     metadata = cell.get("metadata")

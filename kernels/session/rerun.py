@@ -38,18 +38,27 @@ class Resume(Series):
     Args:
         session: a fresh session.
         cells: the runs to repeat, in order.
+        undone: numbers of the runs that are undone in the record.
         skip_failed: whether to skip runs that failed.
         timeout: seconds for all runs together.
 
     Attributes:
         repeated: the runs repeated so far.
+        undone: the numbers of those that are left out, since they are undone.
         skipped: the runs that were skipped.
         in_background: the runs that were skipped since they had run in the background.
     """
 
     def __init__(
-        self, session: Session, cells: Sequence[Run], *, skip_failed: bool, timeout: float
+        self,
+        session: Session,
+        cells: Sequence[Run],
+        undone: Sequence[int],
+        *,
+        skip_failed: bool,
+        timeout: float,
     ) -> None:
+        self.undone = undone
         self.cells: list[Run] = []
         self.skipped: list[Run] = []
         self.in_background: list[Run] = []

@@ -178,7 +178,7 @@ class Execution:
     async def wait(self, timeout: float | None, *, or_question: bool = False) -> bool:
         """Wait at most `timeout` seconds for the run to end; returns whether it is over.
 
-        With `or_question`, a question that it asks ends the wait, too.
+        With `or_question`, a question that it asks meanwhile ends the wait, too.
         """
         events: set[asyncio.Future[Any]] = {self.task}
         if or_question and not self.task.done():

@@ -123,10 +123,12 @@ class ResumeTool:
         else:
             path = self._path(named)
             name, text = path.name, await asyncio.to_thread(self._text, path)
-        metadata, cells = await asyncio.to_thread(parse_notebook, text, name)
+        metadata, cells, undone = await asyncio.to_thread(parse_notebook, text, name)
         if not content and not may_read(metadata):
             raise unknown(named)
-        cells = [one for one in cells if until is None or one.number <= until]
+        if until is not None:
+            cells = [one for one in cells if one.number <= until]
+            undone = [number for number in undone if number <= until]
         if not cells:
             raise Refusal(f"{name} has no code cells to run.")
         from ...kernels import Resume  # lazy: imported after `initialize` is answered
@@ -135,7 +137,7 @@ class ResumeTool:
         session = await self._opening.sessions.open(principal(), name, environment)
         for run in cells:
             put_in_place(run, self._settings.projects)
-        return Resume(session, cells, skip_failed=skip_failed, timeout=timeout)
+        return Resume(session, cells, undone, skip_failed=skip_failed, timeout=timeout)
 
     def _path(self, named: str) -> Path:
         """The path of the notebook that a name or session id refers to; it may not exist.
@@ -187,19 +189,19 @@ def check_values(text: str, name: str) -> None:
         )
 
 
-def parse_notebook(text: str, name: str) -> tuple[NotebookNode, list[Run]]:
-    """A notebook's metadata and its runs.
+def parse_notebook(text: str, name: str) -> tuple[NotebookNode, list[Run], list[int]]:
+    """A notebook's metadata, its runs, and the numbers of those that are undone.
 
     Raises:
         Refusal: the text is not a notebook.
     """
     import nbformat  # lazy: imported after `initialize` is answered
 
-    from ...kernels import recorded
+    from ...kernels import recorded, undone_in
 
     try:
         notebook: NotebookNode = nbformat.reads(text, as_version=4)
-        return notebook.metadata, list(recorded(notebook))
+        return notebook.metadata, list(recorded(notebook)), undone_in(notebook)
     except (
         nbformat.ValidationError,
         ValueError,
@@ -242,6 +244,9 @@ def report(resume: Resume) -> ToolResult:
     if resume.in_background:
         numbers = ", ".join(str(one.number) for one in resume.in_background)
         lines.append(f"Skipped because they had run in the background: {numbers}.")
+    if resume.undone:
+        numbers = ", ".join(map(str, resume.undone))
+        lines.append(f"Left out because they are undone: {numbers}.")
     if resume.stopped:
         lines.append(
             f"It stopped early: {resume.stopped}. The session has the state reached by then."
@@ -257,7 +262,10 @@ def report(resume: Resume) -> ToolResult:
         "notebook": str(session.recorder.path) if session.recorder.path else None,
         "ran": ran,
         "total": total,
-        "skipped": [one.number for one in (*resume.skipped, *resume.in_background)],
+        "skipped": [
+            *(one.number for one in (*resume.skipped, *resume.in_background)),
+            *resume.undone,
+        ],
         "different": [
             {"cell": again.before.number, "what": [found.what for found in again.differences]}
             for again in different

@@ -690,6 +690,24 @@ NOT_COPIED = {
     ),
     "shared-mapping": ("import mmap; shared = mmap.mmap(-1, 9)", "shared memory"),
     "lock-of-processes": ("import multiprocessing; lock = multiprocessing.Lock()", "shared memory"),
+    "memory-that-forks-lack": (
+        "import mmap; m = mmap.mmap(-1, 9, mmap.MAP_PRIVATE); m.madvise(mmap.MADV_DONTFORK)",
+        "memory with MADV_DONTFORK",
+    ),
+    "memory-that-forks-wipe": (
+        "import mmap; m = mmap.mmap(-1, 9, mmap.MAP_PRIVATE); m[:] = b'123456789'; m.madvise(18)",
+        "memory with MADV_WIPEONFORK",
+    ),
+    "function-at-forks": (
+        "import os; x = 1\ndef change():\n    global x; x = 2\n"
+        "os.register_at_fork(after_in_child=change)",
+        "change registered with os.register_at_fork",
+    ),
+    "method-at-forks": (
+        "import os; seen = []; os.register_at_fork(before=lambda: None,"
+        " after_in_parent=seen.clear)",
+        "<lambda> registered with os.register_at_fork",
+    ),
     "one-position": (
         "import os; open('d', 'w').write('abc'); one = os.open('d', 0); other = os.dup(one)",
         "two descriptors with one position",

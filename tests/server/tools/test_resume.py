@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,20 @@ async def test_up_to_a_cell_and_without_those_that_failed(served: Client[Any]) -
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks need Linux")
+async def test_what_is_undone_is_left_out_and_named(served: Client[Any]) -> None:
+    facts = (await served.call_tool("run_cell", {"code": "x = 1"})).structured_content
+    assert facts is not None
+    session = {"session_id": facts["session_id"]}
+    for code in ("x = 2", "x += 5"):
+        await served.call_tool("run_cell", {"code": code, "checkpoint": True, **session})
+    await served.call_tool("restore_session", {"cell": 2, **session})
+    await served.call_tool("run_cell", {"code": "x * 10", **session})
+    text, again = await resume(served, facts["notebook"])
+    assert (again["ran"], again["skipped"], again["different"]) == (2, [2, 3], [])
+    assert "Left out because they are undone: 2, 3." in text
+
+
 async def test_an_ended_session_is_found_by_its_id(served: Client[Any]) -> None:
     result = await served.call_tool("run_cell", {"code": "kept = 7"})
     session = result.structured_content["session_id"]
