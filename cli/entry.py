@@ -1,20 +1,15 @@
-"""The entry points of both programs, and the app of `rmi-agent` with its lazy commands.
-
-`rmi-agent-mcp-server` is what hosts start; its own commands are in the server.
-"""
+"""The entry point of `rmi-agent`, and its app with lazy commands."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import sys
 from importlib import metadata
-from typing import NoReturn
 
 import cyclopts
 
-from .table import CLIENT, COMMANDS, EXAMPLES, SERVER, epilogue
-from .words import misplaced, separated
+from .table import CLIENT, COMMANDS, EXAMPLES, epilogue
+from .words import misplaced, refuse, separated
 
 PROGRAM = "rmi-agent"
 SERVES = ("--transport", "--host", "--port", "--tunnel", "--insecure-no-auth", "--attach")
@@ -63,18 +58,3 @@ def main(words: list[str] | None = None) -> None:
     if first in COMMANDS and COMMANDS[first].path.startswith(CLIENT):
         gc.disable()  # while modules are imported, a sixth of the time; the client turns it on
     app(separated(words))
-
-
-def server_main() -> None:
-    """The entry point of `rmi-agent-mcp-server`."""
-    server = importlib.import_module(SERVER.rstrip("."))  # as the table does: by name
-    words = sys.argv[1:]
-    if (why := misplaced(words, "rmi-agent-mcp-server", [*server.app], COMMANDS)) is not None:
-        refuse(why)
-    server.main()
-
-
-def refuse(why: str) -> NoReturn:
-    """Print why a command line can't be used, and exit with the usual code for that."""
-    print(why, file=sys.stderr)
-    raise SystemExit(2)

@@ -7,8 +7,10 @@ Knows commands by their names only.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import NoReturn
 
 # Options of `run` without a value.
 FLAGS = {"--help", "-h", "--version", "-V", "--quiet", "-q", "--no-sandbox"}
@@ -91,3 +93,9 @@ def line(*words: str) -> str:
     first, *rest = words
     text = " ".join([first, *map(shlex.quote, rest)])
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def refuse(why: str) -> NoReturn:
+    """Print why a command line can't be used, and exit with the usual code for that."""
+    print(why, file=sys.stderr)
+    raise SystemExit(2)

@@ -2,7 +2,8 @@
 
 import sys
 
-from rmi_agent.server.cli import app
+from rmi_agent.server.cli import main
 
 if __name__ == "__main__":
-    app(["--transport", "http", *sys.argv[1:]])
+    sys.argv[1:1] = ["--transport", "http"]
+    main()

@@ -54,14 +54,14 @@ assert {SLOW}.is_valid_syntax("iri", "https://example.com")"""
     subprocess.run([sys.executable, "-c", program + code], check=True)
 
 
-@pytest.mark.parametrize("place", ["cli", "server.cli"])
+@pytest.mark.parametrize("place", ["cli", "server.commands"])
 def test_help_imports_nothing_that_speaks_a_protocol(place: str) -> None:
     show = f"from rmi_agent.{place} import app; app(['--help'], result_action='return_value')"
     assert not imported(show) & (FASTMCP | {"rmi_agent.kernels"})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["cli", "server.cli"])
+@pytest.mark.parametrize("place", ["cli", "server.commands"])
 def test_the_help_of_a_command_imports_no_fastmcp(place: str) -> None:
     show = f"""
 from rmi_agent.{place} import app
@@ -143,5 +143,5 @@ def test_initialize_is_answered_before_what_only_kernels_need_is_imported(tmp_pa
     }
     ours = {"rmi_agent.kernels.session", "rmi_agent.kernels.kernel", "rmi_agent.kernels.protocol"}
     ours |= {"rmi_agent.server.auth", "rmi_agent.server.net", "rmi_agent.server.resident"}
-    others = {"fastmcp.client", "prometheus_client", "websockets", "filelock", "h11"}
+    others = {"fastmcp.client", "prometheus_client", "websockets", "filelock", "h11", "cyclopts"}
     assert names & (jupyter | ours | others) == set()

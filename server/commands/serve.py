@@ -1,12 +1,7 @@
-"""`rmi-agent-mcp-server`: starts the server on stdio or HTTP, and shuts it down cleanly.
-
-All messages go to stderr; on stdio, stdout carries only the protocol.
-"""
+"""The command line of `rmi-agent-mcp-server`, whose default is to serve."""
 
 from __future__ import annotations
 
-import logging
-from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,10 +13,8 @@ from .. import logs, quick_imports
 from ..attach_modes import Attach
 from ..console import die
 from ..errors import BadSettings
-from ..process_life import be_unreadable, give_memory_back, main_loop, pause_gc
 from .options import NoSandbox, NotebooksDir, ProjectsDir
-
-log = logging.getLogger(__name__)
+from .run_server import run_server
 
 app = cyclopts.App(
     name="rmi-agent-mcp-server",
@@ -111,13 +104,6 @@ def serve(
     Over HTTP, clients need a bearer token: RMI_AGENT_TOKEN, one of RMI_AGENT_TOKENS, or, if
     neither is set, the one created at the first start.
     """
-    pause_gc()
-    from ..launch import make_folders  # lazy: --help needs no settings
-    from ..setting_place import ignore_dotenv_in
-    from ..settings import load
-
-    on_http = transport == "http" or tunnel is not None
-    logs.set_up(log_level or ("info" if on_http else "warning"), log_format)
     given = {
         "host": host,
         "port": port,
@@ -126,41 +112,17 @@ def serve(
         "sandbox": "off" if no_sandbox else None,
         "attach": attach,
     }
-    give_memory_back()
-    be_unreadable()
-    ending: AbstractContextManager[None] = nullcontext()
-    if tunnel:
-        from ..serving import left_at_once
-
-        ending = left_at_once()
-    with ending:
-        try:
-            ignore_dotenv_in(here)
-            settings = load(**{name: value for name, value in given.items() if value is not None})
-            if here or wanted:
-                from .one_run import for_one_run
-
-                settings = for_one_run(settings, here, wanted)
-            make_folders(settings)
-            for line in settings.warnings(http=on_http):
-                log.warning(line)
-            if tunnel and transport == "stdio":
-                raise BadSettings("--tunnel: a tunnel needs HTTP. Remove --transport stdio.")
-            if on_http:
-                if attach is not None:
-                    raise BadSettings("--attach: it applies to stdio only. Remove it.")
-                quick_imports.import_jsonschema()
-                from ..serving import http
-
-                logs.log_run_context()
-                main_loop(http(settings, insecure_no_auth, tunnel is not None))
-            else:
-                from .stdio import explain_to_a_person, on_stdio
-
-                explain_to_a_person()
-                main_loop(on_stdio(settings, few_runs))
-        except BadSettings as error:
-            die(error)
+    run_server(
+        {name: value for name, value in given.items() if value is not None},
+        transport,
+        insecure_no_auth=insecure_no_auth,
+        tunnel=tunnel is not None,
+        few_runs=few_runs,
+        here=here,
+        wanted=wanted,
+        log_level=log_level,
+        log_format=log_format,
+    )
 
 
 @app.command
@@ -190,8 +152,3 @@ def review(
         raise SystemExit(serve_pages(settings, not no_browser, session))
     except BadSettings as error:
         die(error)
-
-
-def main() -> None:
-    """The entry point of the console script."""
-    app()

@@ -107,7 +107,7 @@ for line in sys.stdin:
         os.environ.update(order["env"])
         os.dup2(os.open(order["stdin"], os.O_RDONLY), 0)
         os.dup2(os.open(order["stdout"], os.O_WRONLY), 1)
-        cli.app([])
+        cli.main()
     print(pid, flush=True)
 """
 

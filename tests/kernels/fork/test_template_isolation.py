@@ -282,7 +282,7 @@ ran = open(os.path.expanduser("~/ran")).read().split()
 look = "import json, sys; print(json.dumps([sys.path, sys.flags.no_user_site, sys.prefix]))"
 customs = map(sys.modules.get, ("sitecustomize", "usercustomize"))
 print(json.dumps({
-    "ran": [*dict.fromkeys(ran)],  # `site` processes an environment twice
+    "ran": sorted({*ran}),  # by several processes, whose `site` reads an environment twice
     "path": sys.path,
     "flags": list(sys.flags),
     "prefixes": [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.executable, site.PREFIXES],

@@ -127,12 +127,13 @@ async def test_interrupts_reach_our_cells_only(joined: Session, theirs: Opened) 
     await cell(joined, "kept = 5")
     run = await cell(joined, LOOP, timeout=0.5)
     assert (run.status, run.state) == ("timeout", "kept")
+    assert joined.kernel is not None and joined.kernel.joined is not None
     request = theirs.cell("import time; time.sleep(3); lasted = True")
+    await until(lambda: joined.kernel.joined.traffic.is_busy)
     ours = joined.submit_cell("lasted, kept", 2)
     assert (await theirs.reply(request))["content"]["status"] == "ok"
     assert value(await ours.task) == "(True, 5)"
     request = theirs.cell("import time; time.sleep(1.5); done = 1")
-    assert joined.kernel is not None and joined.kernel.joined is not None
     await until(lambda: joined.kernel.joined.traffic.is_busy)
     ours = joined.submit_cell("never_ran = 1", 30)
     await until(lambda: ours.waits_for_others)

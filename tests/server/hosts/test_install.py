@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from platformdirs import windows
 from platformdirs.macos import MacOS
 from rmi_agent.server.auth.tokens import token_file
-from rmi_agent.server.cli import app
+from rmi_agent.server.commands import app
 from rmi_agent.server.errors import UneditableFile
 from rmi_agent.server.hosts import Host, host_of, hosts, json_text
 from rmi_agent.server.hosts import config_file as hostfile
