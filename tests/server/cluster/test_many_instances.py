@@ -82,9 +82,14 @@ class Instance:
         return "".join(self.log).count("A session was opened")
 
     def stop(self) -> None:
-        """End it in order."""
+        """End it in order; one that goes on tells what it waits for (PYTHONFAULTHANDLER)."""
         self.process.terminate()
-        self.process.wait(SOON)
+        try:
+            self.process.wait(SOON)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(SOON)
+            pytest.fail("It does not end:\n" + "".join(self.log[-200:]))
 
 
 @dataclass
@@ -109,6 +114,7 @@ class House:
             "RMI_AGENT_KERNEL_MAX": "100",
             "RMI_AGENT_RATE_LIMIT": "0",
             "RMI_AGENT_SANDBOX": "off",
+            "PYTHONFAULTHANDLER": "1",
             **settings,
         }
         process = subprocess.Popen(
