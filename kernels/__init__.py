@@ -3,9 +3,9 @@
 Usable as a library on its own; knows nothing of MCP.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from . import lazy
 from .regular_file import regular_file  # not on first access: its module has the same name
 
 if TYPE_CHECKING:
@@ -84,85 +84,6 @@ if TYPE_CHECKING:
         no_hint,
     )
     from .telemetry import CURRENT
-
-# Where each name is: most need libraries that a server has not imported when it answers first.
-_HOMES = {
-    "addresses": ("JupyterServer", "PersonsKernel", "RemoteKernel"),
-    "cluster": ("Instances", "Takeover"),
-    "encoding": ("decoded", "encodable", "encoded"),
-    "environments": ("Changes", "Environment"),
-    "errors": (
-        "CannotBranch",
-        "CannotRestore",
-        "DeadKernelError",
-        "EnvironmentFailed",
-        "KernelError",
-        "KernelStartError",
-        "SessionNotFoundError",
-        "StoreError",
-        "by_cause",
-        "next_step",
-        "reason",
-    ),
-    "inside": ("head_and_tail",),
-    "kernelspecs": ("is_here", "language_of"),
-    "joined": (
-        "Joinable",
-        "find_joinable",
-        "jupyter_folder",
-        "kernel_of",
-        "on_server",
-        "recent_files",
-        "running_servers",
-    ),
-    "jupyter_server": ("Api",),
-    "kernel": ("Kernel",),
-    "notebook": (
-        "PID_FILE_SUFFIX",
-        "Run",
-        "Steps",
-        "delete_notebook",
-        "is_recorded",
-        "is_undone",
-        "outdated_notebooks",
-        "plain_title",
-        "recorded",
-        "retitle",
-        "steps_of",
-        "undone_in",
-    ),
-    "principals": ("LOCAL",),
-    "process": ("Launch", "RemoteOptions"),
-    "process_tree": ("Listener",),
-    "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
-    "sandbox": (
-        "TIERS",
-        "Policy",
-        "Sandbox",
-        "Tier",
-        "keeps_devices",
-        "knows_system_calls",
-        "lets_signals_out",
-        "why_not",
-        "without_rights",
-    ),
-    "session": (
-        "Again",
-        "Config",
-        "EnvironmentSummary",
-        "Execution",
-        "Failed",
-        "NotebookRun",
-        "Pool",
-        "Restored",
-        "Resume",
-        "Series",
-        "Session",
-        "Sessions",
-        "no_hint",
-    ),
-    "telemetry": ("CURRENT",),
-}
 
 __all__ = [
     "CURRENT",
@@ -247,12 +168,84 @@ __all__ = [
     "without_rights",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import what is offered on first access."""
-    for home, names in _HOMES.items():
-        if name in names:
-            found: object = getattr(importlib.import_module(f".{home}", __name__), name)
-            globals()[name] = found  # later accesses skip this function
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Most need libraries that a server has not imported when it answers first.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "addresses": ("JupyterServer", "PersonsKernel", "RemoteKernel"),
+        "cluster": ("Instances", "Takeover"),
+        "encoding": ("decoded", "encodable", "encoded"),
+        "environments": ("Changes", "Environment"),
+        "errors": (
+            "CannotBranch",
+            "CannotRestore",
+            "DeadKernelError",
+            "EnvironmentFailed",
+            "KernelError",
+            "KernelStartError",
+            "SessionNotFoundError",
+            "StoreError",
+            "by_cause",
+            "next_step",
+            "reason",
+        ),
+        "inside": ("head_and_tail",),
+        "kernelspecs": ("is_here", "language_of"),
+        "joined": (
+            "Joinable",
+            "find_joinable",
+            "jupyter_folder",
+            "kernel_of",
+            "on_server",
+            "recent_files",
+            "running_servers",
+        ),
+        "jupyter_server": ("Api",),
+        "kernel": ("Kernel",),
+        "notebook": (
+            "PID_FILE_SUFFIX",
+            "Run",
+            "Steps",
+            "delete_notebook",
+            "is_recorded",
+            "is_undone",
+            "outdated_notebooks",
+            "plain_title",
+            "recorded",
+            "retitle",
+            "steps_of",
+            "undone_in",
+        ),
+        "principals": ("LOCAL",),
+        "process": ("Launch", "RemoteOptions"),
+        "process_tree": ("Listener",),
+        "protocol": ("Failure", "Module", "Program", "Question", "Reply", "Script", "StreamText"),
+        "sandbox": (
+            "TIERS",
+            "Policy",
+            "Sandbox",
+            "Tier",
+            "keeps_devices",
+            "knows_system_calls",
+            "lets_signals_out",
+            "why_not",
+            "without_rights",
+        ),
+        "session": (
+            "Again",
+            "Config",
+            "EnvironmentSummary",
+            "Execution",
+            "Failed",
+            "NotebookRun",
+            "Pool",
+            "Restored",
+            "Resume",
+            "Series",
+            "Session",
+            "Sessions",
+            "no_hint",
+        ),
+        "telemetry": ("CURRENT",),
+    },
+)

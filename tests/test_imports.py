@@ -110,7 +110,7 @@ def test_other_programs_import_nothing_but_the_provisioner() -> None:
     packages, ours = map(str.split, run.stdout.splitlines())
     assert set(packages) - sys.stdlib_module_names <= {"rmi_agent", "psutil"}
     folders = {name.split(".")[2] for name in ours}
-    assert folders == {"errors", "fork", "inside", "process_tree", "regular_file"}
+    assert folders == {"errors", "fork", "inside", "lazy", "process_tree", "regular_file"}
 
 
 @pytest.mark.slow

@@ -215,7 +215,7 @@ class Takeover(Directory):
                     return
                 if lease.ended:
                     ended = ClosedSession(principal, lease.ended, self._path(lease), lease.cells)
-                    self._sessions.note_end(session_id, ended)
+                    self._sessions.ended.note(session_id, ended)
                     return
                 if self._leaving:
                     raise KernelError(

@@ -3,9 +3,9 @@
 jupyter_client uses it through `ForkserverProvisioner`; kernels that can't be forked are started.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .branch import adopted_branch, report_of_branch
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
@@ -28,11 +28,5 @@ __all__ = [
     "report_of_branch",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import jupyter_client on first access to what needs it: a server answers before that."""
-    if name in ("PRELOAD", "ForkserverProvisioner"):
-        found: object = getattr(importlib.import_module(".provisioner", __name__), name)
-        globals()[name] = found  # later accesses skip this function
-        return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# jupyter_client is imported on first access: a server answers before that.
+__getattr__ = lazy.imports(__name__, {"provisioner": ("PRELOAD", "ForkserverProvisioner")})

@@ -3,9 +3,9 @@
 They are only connected to, as any other Jupyter client does: never set up, restarted or ended.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .file_kernel import FileKernel
 from .joined_kernel import JoinedKernel
 
@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from .connection_files import jupyter_folder, kernel_of, running_servers
     from .listing import Joinable, find_joinable, on_server, recent_files
     from .server_kernel import JoinedServerKernel
-
-# Imported on first access: few servers join kernels, and websockets and HTTP are slow to import.
-_LAZY = {
-    "connection_files": ("jupyter_folder", "kernel_of", "running_servers"),
-    "listing": ("Joinable", "find_joinable", "on_server", "recent_files"),
-    "server_kernel": ("JoinedServerKernel",),
-}
 
 __all__ = [
     "FileKernel",
@@ -34,12 +27,12 @@ __all__ = [
     "running_servers",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import what few servers need."""
-    for module, names in _LAZY.items():
-        if name in names:
-            found: object = getattr(importlib.import_module(f".{module}", __name__), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Few servers join kernels, and websockets and HTTP are slow to import.
+__getattr__ = lazy.imports(
+    __name__,
+    {
+        "connection_files": ("jupyter_folder", "kernel_of", "running_servers"),
+        "listing": ("Joinable", "find_joinable", "on_server", "recent_files"),
+        "server_kernel": ("JoinedServerKernel",),
+    },
+)

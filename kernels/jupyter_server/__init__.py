@@ -5,6 +5,7 @@ To callers, each is just another `KernelProcess`.
 
 from typing import TYPE_CHECKING
 
+from .. import lazy
 from .rest import URL, Api, server_of
 
 if TYPE_CHECKING:
@@ -19,13 +20,5 @@ __all__ = [
     "server_of",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import these on first access: only servers with such kernels need websockets."""
-    if name not in ("Channels", "ServerKernel"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .channels import Channels
-    from .process import ServerKernel
-
-    globals().update(Channels=Channels, ServerKernel=ServerKernel)
-    return globals()[name]
+# Only servers with such kernels need websockets.
+__getattr__ = lazy.imports(__name__, {"channels": ("Channels",), "process": ("ServerKernel",)})

@@ -1,7 +1,7 @@
-"""One kernel: getting it ready, running code on it, stopping runs.
+"""One kernel: starting it, having code run on it, forking it, ending it.
 
-Exchanges Jupyter messages through jupyter_client and folds the outputs into an `Outputs`.
-Knows nothing of sessions, notebooks or MCP.
+Exchanges Jupyter messages through jupyter_client. Knows nothing of sessions, notebooks or MCP; how
+a cell runs and is stopped is known in `cell_run.py`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,17 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from ..errors import CannotFork, DeadKernelError, KernelStartError
 from ..joined import JoinedKernel
-from ..plurals import counted
 from ..process import BranchProcess, Launch, SocketProcess, next_step
 from ..process_tree import Listener, listeners
-from ..protocol import (
-    Message,
-    OnQuestion,
-    Outputs,
-    Program,
-    Question,
-    Reply,
-    Status,
-    ends_kernel,
-    reply_of,
-)
+from ..protocol import OnQuestion, Outputs, Program, Question, Reply, Status
 from .branching import check_branch, origin_of
+from .cell_run import CellRun
 from .exchange import Exchange
 from .factory import ordinary_process, process_for
-from .joining import get_joined, run_in_turn, stop_in_turn
+from .joining import get_joined
 from .project_files import ProjectFiles
-from .run_end import last_output, stop_run
 from .set_up import get_ready, is_ipykernel, unless_dead
 
-QUESTIONS_DELAY = 0.02  # seconds until questions are listened for: most runs are over by then
 ENTER = "__import__('os').chdir({folder!r})"
 RUN_SCRIPT = "__import__('IPython').get_ipython()._rmi_agent_script()"
 
@@ -64,8 +52,7 @@ class Kernel:
         self._context = context
         self.process = process_for(launch, context)
         self._exchange: Exchange | None = None
-        self._stop: asyncio.Future[tuple[Status, str]] | None = None
-        self._patient = False  # whether the run may take its time to stop
+        self._run: CellRun | None = None  # the current one
         self._files: ProjectFiles | None = None  # for a kernel on another machine
         self.listened: Sequence[Listener] = ()
         self.killed_since = self.not_formed = ""
@@ -285,11 +272,7 @@ class Kernel:
 
         A `patient` caller gives the code as long as it takes to end after one interrupt.
         """
-        if self._stop is None or self._stop.done():
-            return False
-        self._patient = patient
-        self._stop.set_result((status, why))
-        return True
+        return self._run is not None and self._run.interrupt(why, status, patient=patient)
 
     async def kill(self, why: str) -> None:
         """End the process at once; the reply of the current run says `why`."""
@@ -306,93 +289,9 @@ class Kernel:
         timeout: float | None,
         on_question: OnQuestion,
     ) -> Reply:
-        loop = asyncio.get_running_loop()
-        self._stop, self.listened = loop.create_future(), ()
-        timers: list[asyncio.TimerHandle] = []
-
-        def limit() -> None:
-            if timeout:
-                why = f"timed out after {timeout:g} s"
-                timers.append(loop.call_later(timeout, self.interrupt, why, "timeout"))
-
-        if self.joined is None:
-            limit()
-        notices: list[str] = []
-        if dropped := self.process.raw.attach(outputs.stream):
-            notices.append(
-                f"Left out: {counted(dropped, 'character')} that came while nothing ran."
-            )
-        if self.joined is not None:  # its time begins when the kernel begins it
-            work = run_in_turn(self.exchange, self.joined, code, outputs, self._stop, limit)
-        elif self._files is None:
-            work = self.exchange.run(code, request, outputs, self._stop)
-        else:
-            work = self._files.run(code, request, outputs, self._stop, notices)
-        ending = loop.create_task(work)
-        death = asyncio.ensure_future(self.process.until_dead())
-        relaying: list[asyncio.Task[None]] = []
-
-        def relay() -> None:
-            shown = None if request else outputs
-            relaying.append(loop.create_task(self.exchange.relay_questions(on_question, shown)))
-
-        asking = loop.call_later(QUESTIONS_DELAY, relay)
+        self.listened = ()
+        self._run = run = CellRun(self, self._files, outputs, timeout, on_question)
         try:
-            events: list[asyncio.Future[Any]] = [ending, death, self._stop]
-            await asyncio.wait(events, return_when="FIRST_COMPLETED")
-            actions: list[str] = []
-            if not ending.done() and not death.done():
-                why, self.listened = self._stop.result()[1], await self.listeners()
-                if self.joined is not None:
-                    actions, unended = await stop_in_turn(
-                        why, self.exchange, self.joined, ending, death, patient=self._patient
-                    )
-                    if unended:
-                        how, notes = tuple(actions), self._all_notices([*notices, unended], outputs)
-                        return Reply(self._stop.result()[0], actions=how, notices=notes)
-                else:
-                    actions = await stop_run(
-                        why, self.process, self.client, ending, death, patient=self._patient
-                    )
-            status = self._stop.result()[0] if self._stop.done() and actions else None
-            if not ending.done():
-                return await self._dead(ending, death, outputs, status, actions, notices)
-            reply = ending.result()
-            self.process.raw.drain()
-            if ends_kernel(reply):
-                await asyncio.wait({death}, timeout=5)
-                return await self._dead(ending, death, outputs, status, actions, notices)
-            return reply_of(reply, status, actions, self._all_notices(notices, outputs))
+            return await run.run(code, request)
         finally:
-            asking.cancel()
-            for timer in timers:
-                timer.cancel()
-            begun: list[asyncio.Future[Any]] = [ending, death, *relaying]
-            for task in begun:
-                task.cancel()
-            if left := [task for task in begun if not task.done()]:
-                await asyncio.wait(left)
-            self._stop = None
-            self.process.raw.detach()
-
-    async def _dead(
-        self,
-        ending: asyncio.Task[Message],
-        death: asyncio.Future[int | None],
-        outputs: Outputs,
-        status: Status | None,
-        actions: list[str],
-        notices: list[str],
-    ) -> Reply:
-        """Make the reply of a process that ended, after folding the output it still sent."""
-        await last_output(ending, outputs)
-        self.process.raw.drain()
-        code = death.result() if death.done() and not death.cancelled() else None
-        if self.killed_since:
-            actions = [self.killed_since, "killed"]
-        how, why = tuple(actions), self._all_notices(notices, outputs)
-        return Reply(status or "dead", exit_code=code, state="lost", actions=how, notices=why)
-
-    def _all_notices(self, notices: list[str], outputs: Outputs) -> tuple[str, ...]:
-        left_out = [outputs.left_out] if outputs.left_out else []
-        return (*notices, *self.process.connection_messages(), *left_out)
+            self._run, self.listened = None, run.listened

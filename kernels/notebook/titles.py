@@ -19,8 +19,8 @@ import nbformat
 
 from ..regular_file import regular_file
 from .layout import TAIL, cells_in, head_json, read_head
+from .notebook_file import transfer
 from .recovery import is_claimed, replacement
-from .writer import transfer
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,10 @@ has them.
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from .cell_json import fields_json
 
 SKIP = "skip-execution"
 
@@ -45,3 +48,23 @@ def is_undone(cell: dict[str, Any]) -> bool:
     metadata = cell.get("metadata")
     record = metadata.get("rmi_agent") if isinstance(metadata, dict) else None
     return isinstance(record, dict) and record.get("undone") is True
+
+
+def undone(text: bytes, since: int, found: list[int]) -> bytes | None:
+    """A cell's JSON, marked as undone; None if its number is below `since`.
+
+    Empty if it has no number, or is marked already.
+
+    Adds its number to those `found`.
+    """
+    cell = json.loads(text)
+    number = cell["metadata"].get("rmi_agent", {}).get("cell")
+    if not isinstance(number, int):  # it did not run
+        return b""
+    if number < since:
+        return None
+    if is_undone(cell):
+        return b""
+    found.append(number)
+    mark_undone(cell, before=since)
+    return fields_json(cell)

@@ -4,12 +4,13 @@
 """
 
 from ..principals import LOCAL
+from .closed_sessions import ClosedSession
 from .config import Config, Failed, Handover, no_hint
 from .directory import Directory, Elsewhere, Peers
 from .environment_list import EnvironmentSummary
 from .notebook_run import NotebookRun
 from .pool import Pool
-from .registry import ClosedSession, Sessions
+from .registry import Sessions
 from .rerun import Again, Resume
 from .runs import Execution
 from .series import Series

@@ -1,11 +1,11 @@
-"""Warm kernels, and a limit on the number of kernels.
+"""Warm kernels, which are started ahead of demand, and handed out.
 
 Every kernel is handed out once, to a single session, and only to the owner of the sandbox it is
 in. Hosts seldom close sessions, so a pool is usually full: idle sessions make room for the next
-calls ahead of them. Knows kernels and counts; `evict` decides which session must make room.
+calls ahead of them. Knows kernels; `room.py` counts them.
 
-Each kernel holds one of `most` places of a semaphore. The place is acquired before its process
-starts and released after it ends, whichever callers are cancelled in the meantime.
+Each kernel holds one of the places of a `Room`. The place is taken before its process starts and
+given back after it ends, whichever callers are cancelled in the meantime.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import zmq.asyncio
 
 from ..addresses import PersonsKernel, RemoteKernel
 from ..environments import Environment
-from ..errors import KernelError, start_error
+from ..errors import start_error
 from ..kernel import Kernel
 from ..process import Launch, launch_in
 from ..supervision import Supervisor
 from .owner_pools import OwnerPool, OwnerPools, now
 from .place import Place
 from .renewal import Renewal
+from .room import Room, shutting_down
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ class Pool:
 
     Attributes:
         owners: the owners' warm kernels.
-        waiting: the owners of the calls that wait for a place, in order.
         tasks: owns the kernels' ends; leaving waits for them.
     """
 
@@ -65,17 +65,14 @@ class Pool:
         forget: Callable[[Launch], None] = lambda _: None,
     ) -> None:
         self.most = most
-        self.waiting: list[str] = []
         self.owners = OwnerPools(launch, min(warm, most), expected, forget)
         self._spares = most // 4  # max warm kernels that sessions are evicted for
-        self._timeout, self._evict = room_timeout, evict
-        self._free = asyncio.Semaphore(most)
+        self._room = Room(self.owners, most, room_timeout, evict)
         self.tasks = Supervisor("kernels")
         self._warming: asyncio.Task[None] | None = None
         self._refilling: asyncio.TimerHandle | None = None
         self._renewal = Renewal(self.owners, self._refill_soon)
         self._context = zmq.asyncio.Context()
-        self._closed = False
 
     async def __aenter__(self) -> Pool:
         try:
@@ -89,11 +86,10 @@ class Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closed = True
+        self._room.close()
         self._refill()  # cancels its timer
         self._renewal.cancel()
         self._tidying.cancel()
-        self._free.release()  # waiting callers learn one by one that it is closed
         for place in self.owners.places:
             place.cancel_start()
             place.give_up()
@@ -110,6 +106,11 @@ class Pool:
     def _all_warm(self) -> int:
         """Number of warm kernels, ready or starting."""
         return sum(len(pool.warm) for pool in self.owners)
+
+    @property
+    def waiting(self) -> list[str]:
+        """The owners of the calls that wait for a place, in order."""
+        return self._room.waiting
 
     @property
     def leased(self) -> int:
@@ -160,7 +161,9 @@ class Pool:
         elif attach is None:
             kernel = await self._warm_kernel(owned.of(environment))
         if kernel is None:
-            await self._take_place(owner)
+            if self._room.is_full:
+                self.notify()
+            await self._room.take(owner)
             kernel = await self._handed_out(self._start(owned, launch, attach))
         if environment is not None:  # its kernels start
             owned.note_use(environment, owner)
@@ -209,7 +212,7 @@ class Pool:
     def notify(self) -> None:
         """Retry `evict`, since a session has become idle or a call waits."""
         # Deferred, so that a caller that just got a place no longer counts as waiting.
-        asyncio.get_running_loop().call_soon(self._make_room)
+        asyncio.get_running_loop().call_soon(self._room.make)
         self._refill_soon()
 
     def _places_of(self, kernel: Kernel) -> list[Place]:
@@ -226,47 +229,9 @@ class Pool:
             if place.attached:
                 place.cancel_start()
             raise
-        if self._closed or place.kernel.cancelled():
-            raise closed()
+        if self._room.closed or place.kernel.cancelled():
+            raise shutting_down()
         return place.kernel.result()
-
-    # -- places
-
-    async def _take_place(self, owner: str) -> None:
-        self.waiting.append(owner)
-        try:
-            if self._free.locked():
-                self.notify()
-            async with asyncio.timeout(self._timeout):
-                await self._free.acquire()
-        except TimeoutError:
-            all_are = "The only kernel is" if self.most == 1 else f"All {self.most} kernels are"
-            raise KernelError(
-                f"{all_are} busy, and none came free within {self._timeout:g} s."
-                " Wait for a run to end, interrupt one or close a session (list_sessions shows"
-                " them), or raise RMI_AGENT_KERNEL_MAX."
-            ) from None
-        finally:
-            self.waiting.remove(owner)
-        if self._closed:
-            self._free.release()  # to the next waiting caller
-            raise closed()
-
-    def _make_room(self) -> None:
-        """Free a place for each waiting caller, as far as possible."""
-        while len(self.waiting) > (coming := self._coming_free):
-            if pool := self.owners.least_wanted():
-                pool.give_up_last()
-            elif not self._evict(self.waiting[coming], False):
-                return
-            if self._coming_free == coming:
-                return
-
-    @property
-    def _coming_free(self) -> int:
-        """Number of places about to come free."""
-        started = [place for place in self.owners.places if place.has_started]
-        return sum(place.promised or place.end.done() for place in started)
 
     def _start(self, owned: OwnerPool, launch: Launch, attach: RemoteKernel | None = None) -> Place:
         """Start a kernel or attach to one; the caller has acquired a place for it."""
@@ -280,7 +245,7 @@ class Pool:
             del self.owners.places[place]
             owned.used = now()
             place.kernel.cancel()  # if its start was cancelled
-            self._free.release()
+            self._room.give_back()
             if place.has_started:
                 self._refill()
 
@@ -300,16 +265,16 @@ class Pool:
             self._refilling.cancel()
             self._refilling = None
         warming = self._warming is not None and not self._warming.done()
-        if not self._closed and not warming and self.owners.neediest():
+        if not self._room.closed and not warming and self.owners.neediest():
             self._warming = self.tasks.start(self._warm_up(), "warm-up")
 
     async def _warm_up(self) -> None:
         """Start warm kernels one at a time, and none while a call waits for one to start."""
-        while not self._closed and (pool := self.owners.neediest()) and self._has_room(pool):
+        while not self._room.closed and (pool := self.owners.neediest()) and self._has_room(pool):
             if awaited := self.owners.awaited():
                 await asyncio.wait(awaited)
                 continue
-            await self._free.acquire()  # a place is free, so this does not wait
+            await self._room.take_free()
             place = self._start(self.owners.of(pool.asker), pool.launch)
             pool.warm.append(place)
             await asyncio.wait({place.kernel})
@@ -326,12 +291,10 @@ class Pool:
 
     def _has_room(self, pool: OwnerPool) -> bool:
         """Whether a warm kernel may be started; if the pool is full, evicts sessions for spares."""
-        if not self._free.locked():
+        if not self._room.is_full:
             return True
         wanted = min(pool.target - len(pool.warm), self._spares - self._all_warm)
-        while (coming := self._coming_free) < wanted + len(self.waiting):
-            if not self._evict(pool.asker, True) or self._coming_free == coming:
-                break
+        self._room.make_ahead(pool.asker, wanted)
         return False
 
 
@@ -346,8 +309,3 @@ async def lives(kernel: Kernel, place: Place) -> bool:
         if not alive:
             place.give_up()
     return alive
-
-
-def closed() -> KernelError:
-    """The error for callers that still wait for a kernel when the pool closes."""
-    return KernelError("The server is shutting down.")

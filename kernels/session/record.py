@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from ..environments import Environment
 from ..joined import JoinedKernel
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, Signer
+from ..notebook import Recorder, Run, Signer, set_title
 from ..process import KernelProcess
 from ..protocol import Reply, State
 from ..telemetry import short
@@ -39,6 +39,7 @@ class Record:
         self.lost = self.note = ""
         self._recorder, self._signer = recorder, signer
         self._signing: asyncio.TimerHandle | None = None
+        self._has_new_title = False
 
     async def finish(
         self,
@@ -105,6 +106,25 @@ class Record:
         if reply.state == "lost":
             notices += process.left_running if process is not None else ()
         return notices
+
+    @property
+    def title(self) -> str:
+        """What the session was named; may be empty."""
+        return str(self._recorder.metadata.get("rmi_agent", {}).get("title", ""))
+
+    def set_title(self, title: str) -> None:
+        """Name the session in the metadata of its notebook; written when it closes or is asked to.
+
+        An empty title is removed.
+        """
+        set_title(self._recorder.metadata, title)
+        self._has_new_title = True
+
+    async def write_title(self) -> None:
+        """Write a new title; no cell may run meanwhile."""
+        if self._has_new_title:
+            self._has_new_title = False
+            await self._recorder.amend((), head=True)
 
     def sign_soon(self) -> None:
         """Sign the notebook once the session has been quiet for `QUIET` seconds."""

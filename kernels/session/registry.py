@@ -1,4 +1,4 @@
-"""All open sessions: opening, finding, closing, and making room.
+"""All open sessions: starts what they share, finds sessions, closes them.
 
 A session belongs to the principal that opened it and does not exist for anybody else. No session
 is evicted for a principal that has more sessions. Knows nothing of MCP; the principal is a plain
@@ -12,15 +12,13 @@ import contextlib
 import functools
 import logging
 import secrets
-import string
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from ..addresses import PersonsKernel
 from ..environments import Environment
-from ..errors import CannotBranch, KernelError, SessionNotFoundError
+from ..errors import KernelError, SessionNotFoundError
 from ..kernel import Kernel
 from ..notebook import Run, RunsOnRecord, Signer, recover
 from ..principals import LOCAL
@@ -28,41 +26,23 @@ from ..process import Launch, runtime_folder
 from ..process_tree import Reaper
 from ..sandbox import Policy
 from ..supervision import Supervisor
-from ..telemetry import short, tracer
+from ..telemetry import short
+from .closed_sessions import ClosedSession, ClosedSessions
 from .config import Config, Handover
 from .directory import Directory
 from .environments import Environments
 from .eviction import Eviction
-from .forking import handover_of, held_still
 from .launches import Launches
 from .memory_limit import watch_memory
+from .opening import Opening
 from .pool import Pool
 from .prune import prune_notebooks
 from .quotas import Quotas
-from .record import notebook_metadata
 from .runs import Execution
 from .session import Session
 from .stepping_back import Restored, step_back
 
 log = logging.getLogger(__name__)
-
-REMEMBERED = 1_000  # closed sessions that are remembered
-ID_LETTERS, ID_LENGTH = string.ascii_letters + string.digits, 16
-
-
-@dataclass(frozen=True)
-class ClosedSession:
-    """What is remembered of a closed session: why it ended and where its notebook is."""
-
-    principal: str
-    why: str
-    notebook: Path | None
-    count: int
-
-
-def new_id() -> str:
-    """An ID that can't be guessed and that no command takes for an option."""
-    return "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
 
 
 class Sessions:
@@ -84,6 +64,7 @@ class Sessions:
         activity: set whenever a session is opened or becomes busy.
         ended: the sessions that have ended, here or in another instance, as far as is known.
         environments: the environments that sessions can be opened in.
+        stopping: whether the server is shutting down, so that no session may be opened.
     """
 
     def __init__(
@@ -105,13 +86,13 @@ class Sessions:
         self._sizes = (warm, most, room_timeout)
         self.by_id: dict[str, Session] = {}
         self.activity = asyncio.Event()
-        self.ended: dict[str, ClosedSession] = {}
+        self.ended = ClosedSessions()
         self.eviction = Eviction(self)
         self.quotas = Quotas(most_each, room_timeout, self.eviction.for_quota)
         self._on_record = RunsOnRecord()
         self._stack = contextlib.AsyncExitStack()
         self._closing: dict[str, asyncio.Task[None]] = {}  # by the session's id
-        self._stopping = False
+        self.stopping = False
         self.supervisor = Supervisor("sessions")
         self.pool: Pool
         self.environments: Environments
@@ -145,8 +126,7 @@ class Sessions:
             self.supervisor,
             self.activity.set,
         )
-        callbacks = (self.activity.set, self._became_idle)
-        self._shared = (self.config, self.pool, self.supervisor, signer, *callbacks)
+        self._opening = Opening(self, signer, self._became_idle)
         self._stack.push_async_callback(self.close_all)
         self._stack.push_async_callback(self.directory.release_all)
         for watch, name in (
@@ -175,15 +155,7 @@ class Sessions:
             KernelError: every kernel, or every session of the principal, is busy.
             KernelStartError: no kernel could be started.
         """
-
-        async def on(kernel: Kernel, session_id: str) -> Session:
-            session = Session(session_id, principal, kernel, *self._shared, environment=environment)
-            if parent is not None:
-                session.recorder.metadata["rmi_agent"]["parent"] = parent
-            return session
-
-        lease = functools.partial(self.pool.lease, principal, environment=environment)
-        return await self._opened(principal, lease, on)
+        return await self._opening.fresh(principal, parent, environment)
 
     async def join(self, joined: PersonsKernel, principal: str = LOCAL) -> Session:
         """Open a session on a kernel that a person has open, which stays as it is.
@@ -192,14 +164,7 @@ class Sessions:
             KernelError: every kernel, or every session of the principal, is busy.
             KernelStartError: the kernel does not answer.
         """
-
-        async def on(kernel: Kernel, session_id: str) -> Session:
-            session = Session(session_id, principal, kernel, *self._shared, joined=joined)
-            session.recorder.metadata["rmi_agent"]["attached"] = joined.record
-            return session
-
-        lease = functools.partial(self.pool.lease, principal, join=joined)
-        return await self._opened(principal, lease, on)
+        return await self._opening.joined(joined, principal)
 
     async def fork(self, origin: Session) -> Session:
         """Open a session with all variables of another one, its cells so far, and its environment.
@@ -210,34 +175,7 @@ class Sessions:
             CannotBranch: the session can't be forked; says why. It goes on as before.
             KernelError: every kernel, or every session of the principal, is busy.
         """
-        forking = self.supervisor.start(self._fork(origin), "forking a session", KernelError)
-        try:
-            return await asyncio.shield(forking)
-        except asyncio.CancelledError:
-            forking.add_done_callback(self._close_unwanted)
-            raise
-
-    async def _fork(self, origin: Session) -> Session:
-        async def on(branch: Kernel, session_id: str) -> Session:
-            metadata = notebook_metadata(session_id, origin.principal, branch, environment)
-            forked_from = {"session": short(origin.id), "cell": origin.count}
-            metadata["rmi_agent"]["forked_from"] = forked_from
-            handover = await handover_of(origin, metadata, self.config.instance)
-            return Session(
-                session_id, origin.principal, branch, *self._shared, handover, environment
-            )
-
-        environment = origin.environment
-        try:
-            async with held_still(origin) as kernel:
-                lease = functools.partial(self.pool.lease, origin.principal, branch_of=kernel)
-                session = await self._opened(origin.principal, lease, on)
-            session.recovery.copy_soon()
-            return session
-        except CannotBranch as error:
-            raise CannotBranch(f"Session {origin.id} can't be forked. {error}") from error
-        finally:
-            origin.tell_idle()
+        return await self._opening.fork(origin)
 
     async def restore(self, session: Session, cell: int) -> Restored:
         """Take a session back to before a cell. Cancelling the caller does not stop this.
@@ -255,34 +193,6 @@ class Sessions:
 
         return await asyncio.shield(self.supervisor.start(restore(), "stepping back", KernelError))
 
-    def _close_unwanted(self, forking: asyncio.Task[Session]) -> None:
-        if not forking.cancelled() and forking.exception() is None:
-            self.close_soon(forking.result(), "the call that forked it was cancelled")
-
-    async def _opened(
-        self,
-        principal: str,
-        lease: Callable[[], Awaitable[Kernel]],
-        on: Callable[[Kernel, str], Awaitable[Session]],
-    ) -> Session:
-        """Open a session: lease its kernel, and make the session `on` it, given its id."""
-        with contextlib.ExitStack() as undo:
-            with tracer.start_as_current_span("kernel.lease"):
-                await self.quotas.take(principal)
-                undo.callback(self.quotas.give_back, principal)
-                kernel = await lease()
-                undo.callback(self.pool.retire, kernel)
-            session = await on(kernel, new_id())
-            undo.callback(session.recorder.close)
-            await self.directory.announce(session)
-            if self._stopping:  # shutdown began during this call
-                raise KernelError("The server is shutting down.")
-            undo.pop_all()
-        self.by_id[session.id] = session
-        self.activity.set()
-        log.info("A session was opened", extra={"session": short(session.id)})
-        return session
-
     async def adopt(
         self, session_id: str, principal: str, kernel: Kernel | None, handover: Handover
     ) -> Session:
@@ -291,12 +201,7 @@ class Sessions:
         Raises:
             KernelError: every session of the principal is busy.
         """
-        await self.quotas.take(principal)
-        session = Session(session_id, principal, kernel, *self._shared, handover)
-        self.ended.pop(session_id, None)
-        self.by_id[session_id] = session
-        log.info("A session was taken over", extra={"session": short(session_id)})
-        return session
+        return await self._opening.adopted(session_id, principal, kernel, handover)
 
     async def release(self, session: Session) -> None:
         """Leave a session as it is to the other instances; it is no longer open here."""
@@ -305,12 +210,6 @@ class Sessions:
             kernel = await session.release()
             if kernel is not None:
                 self.pool.detach(kernel)
-
-    def note_end(self, session_id: str, ended: ClosedSession) -> None:
-        """Remember how a session ended, here or in another instance of the server."""
-        self.ended[session_id] = ended
-        if len(self.ended) > REMEMBERED:
-            del self.ended[next(iter(self.ended))]
 
     def _became_idle(self, principal: str) -> None:
         if principal in self.quotas.waiting:
@@ -404,7 +303,7 @@ class Sessions:
         if self.by_id.pop(session.id, None) is not None:
             log.info("The session has ended: %s", why, extra={"session": short(session.id)})
             path = session.recorder.path
-            self.note_end(session.id, ClosedSession(session.principal, why, path, session.count))
+            self.ended.note(session.id, ClosedSession(session.principal, why, path, session.count))
             self.quotas.give_back(session.principal)
         task = self.supervisor.start(self._end(session, why), "closing a session")
         self._closing[session.id] = task
@@ -421,7 +320,7 @@ class Sessions:
 
     async def close_all(self) -> None:
         """End all sessions, stop their runs, and open no more. Idempotent."""
-        self._stopping = True
+        self.stopping = True
         for session in list(self.by_id.values()):
             self.close_soon(session, "the server was stopped")
         if self._closing:

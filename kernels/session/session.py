@@ -1,18 +1,15 @@
 """A session: one kernel and one notebook; every run adds one cell to both.
 
 Runs are queued in order and proceed in the background: the caller that submitted a run may wait
-for it, look at its output so far, or come back later. Knows nothing of MCP or of other sessions.
+for it, look at its output so far, or come back later. Knows nothing of MCP or of other sessions;
+what happens when a run's turn has come is known in `runner.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,24 +17,22 @@ from ..addresses import PersonsKernel, RemoteKernel
 from ..environments import Environment
 from ..errors import KernelError
 from ..kernel import Kernel
-from ..notebook import Recorder, Run, Signer, set_title
+from ..notebook import Recorder, Signer
 from ..process_tree import Listener
-from ..protocol import Program, Reply, now
+from ..protocol import Program, Reply
 from ..supervision import Supervisor
-from ..telemetry import traced
+from . import introspection
 from .checkpoints import Checkpoints, Wish
-from .config import Config, Failed, Handover
-from .crash_recovery import AFTER_LAST_RUN, FRESH, CrashRecovery
+from .config import Config, Handover
+from .crash_recovery import CrashRecovery
 from .pool import Pool
-from .port_notices import PortNotices
 from .record import Record, notebook_metadata
+from .runner import Runner
 from .runs import Execution, NotebookCell, RunQueue
-from .sleeping_copy import end_soon
+from .session_kernel import SessionKernel
 
 if TYPE_CHECKING:
     from .series import Series
-
-log = logging.getLogger(__name__)
 
 
 class Session:
@@ -55,9 +50,7 @@ class Session:
         joined: the person's kernel that it is on; None if its kernels are its own.
 
     Attributes:
-        kernel: its kernel; None once that has died.
         runs: its runs that are queued, running or still in memory.
-        count: the number of its last run.
         checkpoints: the copies of its kernel to which it can step back.
         recovery: goes on with a copy when the kernel has died, if that is wanted.
         series: the cells that run, or ran last, one after the other; None if none did.
@@ -79,21 +72,15 @@ class Session:
         environment: Environment | None = None,
         joined: PersonsKernel | None = None,
     ) -> None:
-        self.joined, self._why_gone = joined, ""
         self.id, self.principal, self.config = session_id, principal, config
-        self.kernel, self.supervisor, self.environment = kernel, supervisor, environment
-        self.runs = RunQueue(supervisor, self._over, self._lose_track)
+        self.supervisor, self.environment, self.joined = supervisor, environment, joined
         self.on_change: Callable[[Session], None] = lambda _: None
-        self.checkpoints = Checkpoints(pool.tasks)
-        self.recovery = CrashRecovery(self, pool.tasks)
         self.series: Series | None = None
-        self._ports = PortNotices()
         self.last_used = time.monotonic()
         self.closed = False
-        self._pool, self._became_busy, self._became_idle = pool, became_busy, became_idle
+        self._became_idle = became_idle
         before = handover or Handover(fresh=True)
-        self._fresh = before.fresh
-        self.turn, self.count = before.turn, before.count
+        self.turn = before.turn
         self.recorder = before.recorder or Recorder(
             config.notebooks,
             notebook_metadata(session_id, principal, kernel, environment),
@@ -101,7 +88,21 @@ class Session:
         )
         self._record = Record(self.recorder, signer)
         self._record.lost, self._record.note = before.lost, before.note
-        self._has_new_title = False
+        self._kernel = SessionKernel(self, pool, self._record, kernel, is_fresh=before.fresh)
+        self.checkpoints = Checkpoints(pool.tasks)
+        self.recovery = CrashRecovery(self, pool.tasks)
+        self.runs = RunQueue(supervisor, self._over, self._kernel.lose_track)
+        self._runner = Runner(self, self._kernel, self._record, before.count, became_busy)
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """Its kernel; None once that has died."""
+        return self._kernel.current
+
+    @property
+    def count(self) -> int:
+        """The number of its last run."""
+        return self._runner.count
 
     @property
     def running(self) -> bool:
@@ -126,7 +127,7 @@ class Session:
     @property
     def is_fresh(self) -> bool:
         """Whether nothing has run on its first kernel."""
-        return self._fresh
+        return self._kernel.is_fresh
 
     @property
     def idle_for(self) -> float:
@@ -157,7 +158,7 @@ class Session:
 
         `timeout` is in seconds. If a `checkpoint` is needed and can't be kept, it does not run.
         """
-        return self._submit(code, None, timeout, of, checkpoint=checkpoint)
+        return self._runner.submit(code, None, timeout, of, checkpoint=checkpoint)
 
     def submit_program(
         self, program: Program, timeout: float | None = None, *, background: bool = False
@@ -166,41 +167,7 @@ class Session:
 
         In the `background` it goes on whatever it outputs; a `timeout` of 0 means no limit.
         """
-        if self.joined is not None:
-            raise KernelError(
-                f"Nothing was run: session {self.id} is on a kernel that a person has open, where"
-                " no program is set up to run files. Use run_cell with %run PATH there (its"
-                " variables stay in that kernel), or omit session_id for a session of your own."
-            )
-        return self._submit(program.code, program, timeout, background=background)
-
-    def _submit(
-        self,
-        source: str,
-        program: Program | None,
-        timeout: float | None,
-        of: NotebookCell | None = None,
-        background: bool = False,
-        checkpoint: Wish = "",
-    ) -> Execution:
-        if self.closed:
-            raise KernelError(f"Session {self.id} is closed.")
-        execution = Execution(
-            self.id,
-            self.count + 1,
-            source,
-            self.recorder,
-            displays=self.runs.displays,
-            output_limit=self.config.output_limit,
-            program=program,
-            of=of,
-            background=background,
-        )
-        limit = self.config.timeout if timeout is None else timeout
-        self.runs.add(execution, functools.partial(self._run, execution, limit, checkpoint))
-        self.count += 1
-        self._became_busy()
-        return execution
+        return self._runner.submit(program.code, program, timeout, background=background)
 
     def adopt(
         self, execution: Execution, end: Callable[[], Awaitable[tuple[Reply, Kernel | None]]]
@@ -211,73 +178,10 @@ class Session:
             execution: the run.
             end: waits for the run's end; returns its reply, and its kernel if that is alive.
         """
-
-        async def follow() -> Run:
-            execution.started = time.monotonic()
-            self.recorder.start(execution.cell, execution.title)
-            reply, kernel = await end()
-            self.kernel = kernel or self.kernel
-            return await self._account(execution, reply)
-
-        self.runs.add(execution, follow)
-        self._became_busy()
-
-    async def _run(self, execution: Execution, timeout: float, checkpoint: Wish) -> Run:
-        kernel = await self._living_kernel()
-        await self.checkpoints.keep_if(checkpoint, kernel, execution.number)
-        if execution.program is not None:
-            execution.program = replace(execution.program, fresh=self._fresh)
-        self._fresh = False
-        execution.begin()
-        execution.until = time.time() + timeout if timeout else 0.0
-        execution.outputs.timing("iopub.execute_input", now())
-        self.recorder.start(execution.cell, execution.title)
-        self.on_change(self)
-        with traced(self.id, execution.number) as trace:
-            reply = await execution.run(kernel, timeout or None)
-            run = await self._account(execution, reply)
-            trace.over(
-                status=reply.status,
-                state=run.state,
-                seconds=round(run.elapsed, 3),
-                output_bytes=execution.outputs.size,
-            )
-        return run
-
-    async def _account(self, execution: Execution, reply: Reply) -> Run:
-        execution.finished = time.monotonic()
-        process = self.kernel.process if self.kernel is not None else None
-        timed_out = reply.status == "timeout"
-        ports = await self._ports.notice(execution, self.kernel, timed_out=timed_out)
-        reply = replace(reply, notices=(*reply.notices, *ports))
-        if reply.state == "kept":
-            self.recovery.run_ended()
-        elif (reply := await self.recovery.after_death(execution, reply)).state == "lost":
-            self._drop_kernel()
-            reply = replace(reply, notices=(*reply.notices, *self.checkpoints.offered()))
-        if reply.status == "error" and reply.failures:
-            program = execution.program
-            failed = Failed(
-                self.id,
-                self.principal,
-                program is not None,
-                reply.failures,
-                self.environment,
-                self.runs.folder if program is None else program.folder,
-            )
-            reply = replace(reply, notices=(*reply.notices, *await self._hint(failed)))
-        return await self._record.finish(execution, reply, process, self.runs.executions)
-
-    async def _hint(self, failed: Failed) -> list[str]:
-        try:
-            hint = await self.config.hint(failed)
-        except Exception:  # the result must not be lost for a hint
-            log.exception("Finding a hint failed")
-            return []
-        return [hint] if hint else []
+        self._runner.adopt(execution, end)
 
     def _over(self) -> None:
-        self._used()
+        self.note_use()
         if self.closed:
             return
         self.on_change(self)
@@ -288,7 +192,7 @@ class Session:
 
     def tell_idle(self) -> None:
         """Note that it has been used, and that whatever else had held it is over."""
-        self._used()
+        self.note_use()
         if not self.busy and not self.closed:
             self._record.sign_soon()
             self._became_idle(self.principal)
@@ -298,127 +202,35 @@ class Session:
         if not self.running:
             self._over()
 
+    def note_use(self) -> None:
+        """Note that it has been used."""
+        self.last_used = time.monotonic()
+
     # -- its kernel
 
-    def _lose_track(self) -> None:
-        self._record.lost = "The server had lost track of the kernel."
-        self._drop_kernel()
-
-    async def _living_kernel(self) -> Kernel:
-        kernel = self.kernel
-        if kernel is not None and await kernel.alive():
-            return kernel
-        if kernel is not None:
-            why = f"It {kernel.killed_since}." if kernel.killed_since else kernel.process.why_ended
-            why = f"Its kernel had died since the last run. {why}".rstrip()
-            if (copy := await self.recovery.take_over()) is not None:
-                self._record.note = f"{why} {AFTER_LAST_RUN}"
-                return copy
-            self._record.lost = self._record.lost or why
-            self._drop_kernel()
-        return await self._fresh_kernel()
-
     async def take_kernel(self, kernel: Kernel) -> None:
-        """Go on with another kernel, in place of the session's, which ends without exit handlers.
-
-        Raises:
-            KernelError: the session has been closed.
-        """
-        old = self.kernel
-        if self.closed or old is None or not self._pool.replace(old, kernel):
-            end_soon(kernel, self._pool.tasks)
-            raise KernelError(f"Session {self.id} is closed.")
-        self.kernel, self._record.lost, self._fresh = kernel, "", False
-        self.recovery.copy_soon()  # a copy from before is of another kernel
-        await old.close(graceful=False)
+        """Go on with another kernel, as `SessionKernel.take` does."""
+        await self._kernel.take(kernel)
 
     async def ensure_kernel(self) -> None:
-        """Get a fresh kernel if there is none.
-
-        Raises:
-            KernelError: no kernel was available, or the session has been closed.
-        """
-        if self.kernel is None:
-            await self._fresh_kernel()
-
-    async def _fresh_kernel(self) -> Kernel:
-        if self.joined is not None:
-            why = self._record.lost or self._why_gone or "Its kernel is gone."
-            raise KernelError(
-                f"Nothing was run: session {self.id} was on a kernel that a person had open"
-                f" ({self.joined}). {why} attach_session joins it again if it still runs."
-            )
-        kernel = await self._pool.lease(self.principal, environment=self.environment)
-        if self.closed:  # while waiting for the lease
-            self._pool.retire(kernel)
-            raise KernelError(f"Session {self.id} is closed.")
-        self.recovery.forget(FRESH)
-        self.kernel = kernel
-        return kernel
+        """Get a fresh kernel if there is none, as `SessionKernel.ensure` does."""
+        await self._kernel.ensure()
 
     async def listeners(self) -> list[Listener]:
         """The ports that processes of the session listen on, as far as is known."""
         return await self.kernel.listeners() if self.kernel is not None else []
 
-    def _drop_kernel(self) -> None:
-        if self.kernel is not None:
-            if self.joined is not None:
-                self._why_gone = self.kernel.process.why_ended
-            self._pool.retire(self.kernel)
-            self.kernel = None
-
     async def complete(self, code: str) -> list[str]:
         """Completions of `code`, as from `Kernel.complete`; none while a run is in progress."""
-        if self.running or self.kernel is None:
-            return []
-        async with self._looked_into():
-            return await self.kernel.complete(code) if self.kernel is not None else []
+        return await introspection.complete(self, code)
 
     async def inspect(self, name: str) -> str:
-        """What the kernel says about a name, as from `Kernel.inspect`.
-
-        Raises:
-            KernelError: a run is in progress, or there is no kernel.
-        """
-        if self.running:
-            raise KernelError(
-                f"Session {self.id} can't be inspected while a run is in progress; wait for its"
-                " end, or call interrupt_session."
-            )
-        async with self._looked_into():
-            if self.kernel is None:
-                raise KernelError(
-                    f"The kernel of session {self.id} has died; run a cell to get a fresh one."
-                )
-            return await self.kernel.inspect(name)
-
-    @contextlib.asynccontextmanager
-    async def _looked_into(self) -> AsyncIterator[None]:
-        """Keep runs from starting; a copy from before is dropped, since a look may run code."""
-        async with self.runs.turn:
-            self._used()
-            self.recovery.run_ended()
-            yield
-        self.recovery.copy_soon()
+        """What the kernel says about a name; errors are those of `introspection.inspect`."""
+        return await introspection.inspect(self, name)
 
     async def connection_file(self) -> Path:
-        """A Jupyter connection file with which other clients join the session's kernel.
-
-        Raises:
-            KernelError: there is no kernel, or others can't connect to it.
-        """
-        if self.kernel is None or not await self.kernel.alive():
-            raise KernelError(
-                f"The kernel of session {self.id} has died; run a cell to get a fresh one."
-            )
-        return await self.kernel.process.connection_file(self._used_by_others)
-
-    def _used_by_others(self) -> None:
-        self._used()
-        self.recovery.forget("Another client of Jupyter has used the kernel since.")
-
-    def _used(self) -> None:
-        self.last_used = time.monotonic()
+        """A file with which other clients join its kernel; see `SessionKernel.connection_file`."""
+        return await self._kernel.connection_file()
 
     @property
     def copies(self) -> list[Kernel]:
@@ -437,25 +249,16 @@ class Session:
     @property
     def title(self) -> str:
         """What the session was named; may be empty."""
-        return str(self.recorder.metadata.get("rmi_agent", {}).get("title", ""))
+        return self._record.title
 
     def set_title(self, title: str) -> None:
-        """Name the session in the metadata of its notebook; written when it closes or is asked to.
-
-        An empty title is removed.
-        """
-        set_title(self.recorder.metadata, title)
-        self._has_new_title = True
+        """Name the session, as `Record.set_title` does."""
+        self._record.set_title(title)
 
     async def write_title(self) -> None:
         """Write the title once no cell runs."""
         async with self.runs.turn:
-            await self._write_title()
-
-    async def _write_title(self) -> None:
-        if self._has_new_title:
-            self._has_new_title = False
-            await self.recorder.amend((), head=True)
+            await self._record.write_title()
 
     # -- interrupt, restart, close
 
@@ -493,10 +296,8 @@ class Session:
         async def replace_kernel() -> None:
             async with self.runs.turn:
                 self.drop_copies()
-                self._drop_kernel()
-                await self._fresh_kernel()
-                self._fresh, self._record.lost = False, ""
-            self._used()
+                await self._kernel.renew()
+            self.note_use()
             self._became_idle(self.principal)
 
         self._stop_series("the session was restarted")
@@ -517,11 +318,11 @@ class Session:
         try:
             await self.runs.stop_all(lambda run: run.interrupt(f"was stopped, since {why}"))
             async with self.runs.turn:  # a completion may still be in progress
-                self._drop_kernel()
-                await self._write_title()
+                self._kernel.drop()
+                await self._record.write_title()
             self._record.sign()
         finally:
-            self._drop_kernel()
+            self._kernel.drop()
             self.drop_copies()  # that it got while it waited for its turn
             self.recorder.close()
 
@@ -537,6 +338,6 @@ class Session:
         self.drop_copies()
         self._record.cancel_signing()
         await self.runs.stop_all(hand_over)
-        kernel, self.kernel = self.kernel, None
+        kernel = self._kernel.hand_over()
         self.recorder.close()
         return kernel

@@ -32,8 +32,8 @@ OWNED = {
         "kernels/kernel/exchange.py",
         "look_up",
     ): 1,  # its result is taken, or it is cancelled in `finally`
-    ("kernels/kernel/kernel.py", "_execute"): 2,  # cancelled and awaited in `finally`
-    ("kernels/kernel/kernel.py", "relay"): 1,  # the same
+    ("kernels/kernel/cell_run.py", "run"): 2,  # cancelled and awaited in `finally`
+    ("kernels/kernel/cell_run.py", "relay"): 1,  # the same
     ("kernels/kernel/exchange.py", "begin"): 1,  # its error is raised; cancelled in `finally`
     ("kernels/kernel/joining.py", "get_joined"): 2,  # results are taken; cancelled in `finally`
     ("kernels/session/checkpoints.py", "keep"): 1,  # its callback sees the copy's end

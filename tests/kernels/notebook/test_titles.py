@@ -31,7 +31,7 @@ def recorded(folder: Path, cells: int = 3) -> Path:
         made.outputs = [new_output("stream", text="]}\n{é✓\n")]
         recorder.finish(made, "title")
     if recorder.path is None:
-        recorder._create("empty")
+        recorder._file = recorder._new_file("empty")
     recorder.close()
     assert recorder.path is not None
     return recorder.path

@@ -19,9 +19,9 @@ from nbformat.v4 import new_code_cell, new_output
 from rmi_agent.kernels import Script, Session
 from rmi_agent.kernels.notebook import Recorder, recover
 from rmi_agent.kernels.notebook.cell_json import STREAM_CAP, cell_json
+from rmi_agent.kernels.notebook.file_names import slug
 from rmi_agent.kernels.notebook.layout import TAIL
 from rmi_agent.kernels.notebook.recovery import pid_file
-from rmi_agent.kernels.notebook.writer import slug
 
 from tests.conftest import cell, stream
 
@@ -402,7 +402,7 @@ def test_a_large_structure_is_recorded_in_a_line_and_stays_valid(tmp_path: Path)
 async def test_only_the_latest_cells_are_amended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmi_agent.kernels.notebook.writer.PLACES_KEPT", 2)
+    monkeypatch.setattr("rmi_agent.kernels.notebook.notebook_file.PLACES_KEPT", 2)
     recorder, cells = Recorder(tmp_path, METADATA), [printed(str(number)) for number in range(5)]
     for made in cells:
         recorder.finish(made, "title")

@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 from rmi_agent.kernels import Config, Script, Session, Sessions
-from rmi_agent.kernels.session.registry import new_id
+from rmi_agent.kernels.session.opening import new_id
 
 from tests.conftest import cell, launch, stream, value
 
