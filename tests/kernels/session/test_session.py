@@ -198,8 +198,9 @@ async def test_a_kernel_that_died_between_cells_is_told_of(session: Session) -> 
     assert session.kernel is not None
     pid = session.kernel.process.pid
     assert pid is not None
+    process = psutil.Process(pid)
     os.kill(pid, signal.SIGTERM)
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=5)
+    psutil.wait_procs([process], timeout=5)
     run = await cell(session, "1 + 1")
     assert (run.status, run.state, value(run)) == ("ok", "lost", "2")
     assert "earlier variables lost" in " ".join(run.notices)
