@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a failed watcher is restarted
 HEALTHY = 60.0  # seconds without a failure after which the delay is reset
+CANCEL_AGAIN = 1.0  # seconds after which a watcher that goes on is cancelled again
 
 
 class Supervisor:
@@ -31,6 +32,7 @@ class Supervisor:
     def __init__(self, name: str) -> None:
         self._name = name
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._watchers: set[asyncio.Task[Any]] = set()
         self._expected: dict[asyncio.Task[Any], tuple[type[Exception], ...]] = {}
 
     async def __aenter__(self) -> Self:
@@ -72,15 +74,25 @@ class Supervisor:
             watcher: makes the coroutine, called once per start.
             name: what it does, for the log.
         """
-        return self.start(self._keep(watcher, name), name)
+        task = self.start(self._keep(watcher, name), name)
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+        return task
 
     async def cancel(self) -> None:
-        """Cancel the remaining tasks and wait for them to end."""
+        """Cancel the remaining tasks and wait for them to end.
+
+        What a watcher calls may swallow a cancellation that comes as it returns: clients of stores
+        do, and so does `wait_for` before Python 3.12. A watcher would then go on for ever.
+        """
         tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        while tasks:
+            watchers = tasks & self._watchers
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN if watchers else None)
+            for task in tasks & watchers:
+                task.cancel()
 
     async def _keep(self, watcher: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         loop = asyncio.get_running_loop()

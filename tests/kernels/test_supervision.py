@@ -61,6 +61,47 @@ async def test_leaving_cancels_what_still_runs_and_waits_for_it() -> None:
     assert ended and not supervisor.tasks
 
 
+async def test_a_watcher_whose_work_swallows_a_cancellation_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervision, "CANCEL_AGAIN", 0.01)
+    swallowed = 0
+
+    async def watcher() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed == 3:
+                    raise
+                swallowed += 1
+
+    async with Supervisor("instances") as supervisor:
+        supervisor.watch(watcher, "sending heartbeats")
+        await asyncio.sleep(0)
+    assert swallowed == 3 and not supervisor.tasks
+
+
+async def test_what_a_job_does_at_its_end_is_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "CANCEL_AGAIN", 0.01)
+    cleaned = False
+
+    async def job() -> None:
+        nonlocal cleaned
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            cleaned = True
+
+    async with Supervisor("pool") as supervisor:
+        supervisor.watch(asyncio.Event().wait, "nothing")  # type: ignore[arg-type]
+        supervisor.start(job(), "end a kernel")
+        await asyncio.sleep(0)
+    assert cleaned
+
+
 async def test_a_watcher_that_returns_is_not_restarted() -> None:
     starts = 0
 
