@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("forks need Linux", allow_module_level=True)
 
-from rmi_agent.kernels.inside.branch_hooks import ForkHooks, is_a_librarys
+from rmi_agent.kernels.inside.branch_hooks import is_a_librarys
 
 
 def test_only_python_code_of_a_library_is_the_librarys() -> None:
@@ -33,5 +34,15 @@ def test_only_python_code_of_a_library_is_the_librarys() -> None:
     assert not any(map(is_a_librarys, users))
 
 
-def test_what_had_been_registered_before_is_nobodys_doing() -> None:
-    assert not [*ForkHooks().of_the_user()]
+def test_only_what_is_registered_later_is_the_users() -> None:
+    code = """
+import json, os
+from rmi_agent.kernels.inside.branch_hooks import ForkHooks
+def early(): pass
+os.register_at_fork(before=early)
+hooks = ForkHooks()
+def late(): pass
+os.register_at_fork(before=json.dumps, after_in_child=late)
+print(*hooks.of_the_user(), sep=', ')"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "late registered with os.register_at_fork\n"
