@@ -54,21 +54,21 @@ class ForkHooks:
 
 
 def is_a_librarys(hook: Any) -> bool:
-    """Whether this is Python code of an installed library, or a method of what it has."""
-    function = hook.__func__ if type(hook) is MethodType else hook
-    if type(hook) is BuiltinMethodType:
+    """Whether this is a Python function of an installed library, or a method of what it has."""
+    function = hook
+    if type(hook) in (MethodType, BuiltinMethodType):
         owner = hook.__self__  # a lock, for example
-        function = owner.__wrapped__ if type(owner) is CACHED else None
         if type(owner) is not ModuleType and any(owner is one for one in globals_of_libraries()):
             return True
+        function = owner.__wrapped__ if type(owner) is CACHED else None
     return type(function) is FunctionType and is_installed(function.__code__.co_filename)
 
 
 def globals_of_libraries() -> Iterator[Any]:
     """The global variables of all installed libraries that are loaded."""
     for module in [*sys.modules.values()]:
-        if isinstance(module, ModuleType):
-            names = module.__dict__
+        if issubclass(type(module), ModuleType):
+            names = object.__getattribute__(module, "__dict__")  # or a lazy module is imported
             if type(file := names.get("__file__")) is str and is_installed(file):
                 yield from [*names.values()]
 
@@ -79,6 +79,8 @@ def is_installed(file: str) -> bool:
 
 
 def name_of_hook(hook: Any) -> str:
-    """What a function calls itself, if that is a name."""
-    name = getattr(hook, "__name__", None)
+    """What a function calls itself; objects of the user's are not asked."""
+    known = type(hook) in (FunctionType, MethodType, BuiltinMethodType)
+    function = hook.__func__ if type(hook) is MethodType else hook
+    name = function.__name__ if known and type(function) is not MethodType else None
     return name if type(name) is str else "a function"

@@ -122,8 +122,8 @@ class Branching:
             *changing(own, OWN_THREADS, self._kernel.iopub_socket.pipes),
             *going_on(tasks, self._kernel._loop._scheduled),
             *self.hooks.of_the_user(),
-            *unforked_memory(),
         ]
+        changes = changes or [*unforked_memory()]
         return f"It has {', '.join(changes[:CHANGES_MOST])}." if changes else ""
 
     def _listen(self, readable: Callable[[], None]) -> None:

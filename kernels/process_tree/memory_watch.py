@@ -133,10 +133,8 @@ class MemoryWatch(Generic[P]):
         if most + account.charged <= self.limit or began < account.exact_at:
             return None
         used = alone = exact(pids, shared, account)
-        if used > self.limit and len(copies) == 1:
-            alone -= private(copies[0])
-        elif used > self.limit and copies:  # or more: what it shares with them counts in part
-            alone = exact(family.pids, shared, account)
+        if used > self.limit:  # what only several copies share can't be told from the kernel's
+            alone -= sum(map(private, copies))
         account.exact_at = began + min(1.0, (time.monotonic() - began) / MAX_SHARE)
         allowed = self.limit * (1 + COPIES_SHARE) if copies else self.limit
         if alone <= self.limit and used <= allowed:
@@ -146,7 +144,7 @@ class MemoryWatch(Generic[P]):
             f"used more than RMI_AGENT_MEMORY_LIMIT ({self.limit / 1e6:,.0f} MB"
             f"{own if account.charged > self.limit / 10 else ''})"
         )
-        return Excess(kernel, words, by_copies=alone <= self.limit)
+        return Excess(kernel, words, by_copies=len(copies) > 1 or alone <= self.limit)
 
     def _update(self, now: Tree) -> None:
         families = {k.mark: k.family for k in self._accounts if k.family is not None}

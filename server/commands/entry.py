@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -14,4 +15,7 @@ def main() -> None:
     else:
         from .run_server import run_server
 
-        run_server()
+        try:
+            run_server()
+        except KeyboardInterrupt:  # before it listens to signals
+            sys.exit(128 + signal.SIGINT)

@@ -25,12 +25,12 @@ from rmi_agent.kernels.inside.branch_hooks import is_a_librarys
 
 def test_only_python_code_of_a_library_is_the_librarys() -> None:
     own, lock = logging.Logger("own"), threading.Lock()
-    librarys: list[Any] = [json.dumps, random.seed, own.makeRecord, metadata.version]
+    librarys: list[Any] = [json.dumps, random.seed, logging.root.makeRecord, metadata.version]
     librarys += [thread._global_shutdown_lock.acquire, fnmatch._compile_pattern.cache_clear]
     assert all(map(is_a_librarys, librarys))
     cached = functools.cache(lambda: None)
     users: list[Any] = [lambda: None, [].append, time.sleep, print, type("Own", (), {})()]
-    users += [lock.acquire, cached.cache_clear, logging.root.handlers.clear]
+    users += [lock.acquire, own.makeRecord, cached.cache_clear, logging.root.handlers.clear]
     assert not any(map(is_a_librarys, users))
 
 

@@ -54,6 +54,12 @@ KEPT = {
         "(pages[:3], pages.tell())",
         "pages.seek(5); pages[:3] = b'xyz'",
     ),
+    "droppable-memory": Kind(  # which glibc has for random numbers, where the system offers it
+        "kept_beside = 1; import ctypes; libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p\n"
+        "dropped = libc.mmap(None, ctypes.c_size_t(4096), 3, 0x28, -1, ctypes.c_size_t(0));",
+        "kept_beside",
+        "kept_beside = 2",
+    ),
     "deleted-name": Kind("doomed = 1", "'doomed' in globals()", "del doomed"),
     "new-name": Kind("pass", "'fresh' in globals()", "fresh = 1"),
     "builtins": Kind(
