@@ -77,9 +77,14 @@ async def test_no_copy_from_what_is_undone_takes_over(session: Session, sessions
 
 
 @pytest.mark.slow
-async def test_a_kernel_that_hangs_when_copied_is_copied_once(session: Session) -> None:
-    hang = "import os, time; os.register_at_fork(after_in_child=lambda: time.sleep(60))"
-    await cell(session, hang)
+async def test_a_kernel_that_hangs_when_copied_is_copied_once(
+    session: Session, tmp_path: Path
+) -> None:
+    library = tmp_path / "site-packages"  # a user's own function would be refused at once
+    library.mkdir()
+    hang = "import os, time\ndef hang(): time.sleep(60)\nos.register_at_fork(after_in_child=hang)"
+    (library / "hanging.py").write_text(hang)
+    await cell(session, f"import sys; sys.path.insert(0, {str(library)!r}); import hanging")
     await until(lambda: "could not be forked" in session.recovery.why_not, 20)
     await cell(session, "x = 1")
     await until(lambda: "too long" in session.recovery.why_not, 2)
