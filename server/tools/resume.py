@@ -238,15 +238,16 @@ def report(resume: Resume) -> ToolResult:
         lines += described(again)
     if len(different) > MOST_SHOWN:
         lines.append(f"Also different: {counted(len(different) - MOST_SHOWN, 'more cell')}.")
-    if resume.skipped:
-        numbers = ", ".join(str(one.number) for one in resume.skipped)
-        lines.append(f"Skipped because they had failed: {numbers}.")
-    if resume.in_background:
-        numbers = ", ".join(str(one.number) for one in resume.in_background)
-        lines.append(f"Skipped because they had run in the background: {numbers}.")
-    if resume.undone:
-        numbers = ", ".join(map(str, resume.undone))
-        lines.append(f"Left out because they are undone: {numbers}.")
+    left_out = {
+        "Skipped because they had failed": [one.number for one in resume.skipped],
+        "Skipped because they had run in the background": [
+            one.number for one in resume.in_background
+        ],
+        "Left out because they are undone": resume.undone,
+    }
+    for why, numbers in left_out.items():
+        if numbers:
+            lines.append(f"{why}: {', '.join(map(str, numbers))}.")
     if resume.stopped:
         lines.append(
             f"It stopped early: {resume.stopped}. The session has the state reached by then."
@@ -262,10 +263,7 @@ def report(resume: Resume) -> ToolResult:
         "notebook": str(session.recorder.path) if session.recorder.path else None,
         "ran": ran,
         "total": total,
-        "skipped": [
-            *(one.number for one in (*resume.skipped, *resume.in_background)),
-            *resume.undone,
-        ],
+        "skipped": [number for numbers in left_out.values() for number in numbers],
         "different": [
             {"cell": again.before.number, "what": [found.what for found in again.differences]}
             for again in different
