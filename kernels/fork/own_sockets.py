@@ -1,4 +1,4 @@
-"""The sockets between this process and its templates, which a child that is forked must not have.
+"""Sockets of this process which a child that is forked must not have: those to its templates.
 
 A template ends once its owner's end of a socket is closed everywhere, and an answer must be read by
 whoever asked. Knows sockets and processes; nothing of what is sent.
@@ -17,8 +17,13 @@ _open: WeakSet[socket.socket] = WeakSet()
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """A pair of connected sockets, both closed in a child that this process forks."""
     ours, theirs = socket.socketpair()
-    _open.update((ours, theirs))
-    return ours, theirs
+    return closed_after_fork(ours), closed_after_fork(theirs)
+
+
+def closed_after_fork(ours: socket.socket) -> socket.socket:
+    """The same socket, which is closed in a child that this process forks."""
+    _open.add(ours)
+    return ours
 
 
 def close_inherited() -> None:

@@ -13,11 +13,14 @@ import contextlib
 import functools
 import logging
 import os
+import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import psutil
-from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.connect import KernelConnectionInfo, port_names
+from jupyter_client.localinterfaces import is_local_ip
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, Int, List, Unicode
 
@@ -26,6 +29,7 @@ from ..process_tree import MARK, mark_process, marking
 from .forked_process import ForkedProcess
 from .pool import TEMPLATES
 from .request import Request, request_for
+from .reserved_ports import CAN_RESERVE, reserved_port
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class ForkserverProvisioner(LocalProvisioner):
 
     process: Any = None  # a `Popen` if the kernel was not forked
     awaited: asyncio.Future[ForkedProcess] | None = None  # the kernel that is being forked
+    reserved: Sequence[socket.socket] = ()  # keep its ports, which it has over restarts
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
     wait_for_template = Bool(
@@ -69,6 +74,23 @@ class ForkserverProvisioner(LocalProvisioner):
     last_filter = Unicode(
         help="A program for seccomp, in hexadecimal, that only forked kernels can apply in time."
     ).tag(config=True)
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Prepare the launch as `LocalProvisioner` does, with ports that nobody else can take."""
+        if CAN_RESERVE and not self.ports_cached:
+            self.reserve_ports()
+        return await super().pre_launch(**kwargs)
+
+    def reserve_ports(self) -> None:
+        """Choose the manager's ports, if it wants them chosen and can have them."""
+        manager = self.parent
+        if manager is None or not manager.cache_ports or not is_local_ip(manager.ip):
+            return
+        for name in port_names:
+            port = reserved_port(manager.ip)
+            self.reserved = [*self.reserved, port]
+            setattr(manager, name, port.getsockname()[1])
+        self.ports_cached = True  # so `LocalProvisioner` chooses none
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Fork the kernel that `cmd` describes, or start it if it can't be forked."""
@@ -139,6 +161,9 @@ class ForkserverProvisioner(LocalProvisioner):
             self.awaited.cancel()
         if isinstance(self.process, ForkedProcess):
             self.process.close()
+        if not restart:
+            for each in self.reserved:
+                each.close()
         await super().cleanup(restart=restart)
 
     async def start_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -226,10 +227,19 @@ class Template:
         return self.process.poll() is not None
 
     def end(self, timeout: float) -> None:
-        """Wait for it to exit, as it does once its line is closed; kill it after `timeout` s."""
+        """Wait for it to exit, as it does once its line is closed.
+
+        After `timeout` s, kill it and the kernels that it would have killed.
+        """
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGSTOP)  # it forks no more, and reaps none of these
+            with contextlib.suppress(psutil.Error):
+                for kernel in psutil.Process(self.process.pid).children():
+                    for kill in (os.killpg, os.kill):
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            kill(kernel.pid, signal.SIGKILL)
             self.process.kill()
             self.process.wait()
 

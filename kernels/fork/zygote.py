@@ -322,9 +322,11 @@ class Template:
 
     def end(self) -> NoReturn:
         """Kill the remaining kernels and exit: the owner has gone, or wants no more."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # to reap them would change `kernels`
         for pid in self.kernels:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # one that was just forked leads no group yet
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(pid, signal.SIGKILL)
         os._exit(0)
 
 

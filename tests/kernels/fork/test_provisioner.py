@@ -20,6 +20,7 @@ from rmi_agent.kernels.errors import CannotFork
 from rmi_agent.kernels.fork import (
     TEMPLATES,
     ForkedProcess,
+    ForkserverProvisioner,
     forked_process,
     pool,
 )
@@ -62,6 +63,49 @@ async def test_kernels_come_from_one_template_and_each_leads_a_group_of_its_own(
             pid = each.process.pid
             assert os.getpgid(pid) == os.getsid(pid) == pid
             assert await each.value("os.getpid()", "import os") == pid
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Ports are reserved on Linux")
+@pytest.mark.parametrize("fork", [True, False])
+async def test_the_ports_of_a_kernel_are_given_to_nobody_else(
+    fork: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = manager_of(OURS, {"preload": [], "wait_for_template": True, "fork": fork})
+
+    def assert_nobody_gets_them() -> None:
+        for port in manager.ports:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind((manager.ip, port))
+
+    launch = ForkserverProvisioner.launch_kernel
+
+    async def launch_late(self: ForkserverProvisioner, cmd: list[str], **kwargs: Any) -> Any:
+        assert_nobody_gets_them()
+        return await launch(self, cmd, **kwargs)
+
+    monkeypatch.setattr(ForkserverProvisioner, "launch_kernel", launch_late)
+    await manager.start_kernel(env=kernel_env())
+    ports, provisioner = list(manager.ports), manager.provisioner
+    assert isinstance(provisioner, ForkserverProvisioner)
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60)
+        await manager.restart_kernel(now=True)
+        await client.wait_for_ready(timeout=60)
+        assert manager.ports == ports
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+    assert [port.fileno() for port in provisioner.reserved] == 5 * [-1]
+
+
+async def test_an_address_of_another_machine_is_refused_as_ever() -> None:
+    manager = manager_of(OURS, {})
+    manager.ip = "192.0.2.1"
+    with pytest.raises(RuntimeError, match="local interface"):
+        await manager.start_kernel(env=kernel_env())
 
 
 @pytest.mark.slow
@@ -523,13 +567,19 @@ async def test_an_exit_code_is_reported_whoever_has_read_it(by: str) -> None:
 
 
 @pytest.mark.slow
-async def test_templates_that_are_stopped_are_ended(made: list[pool.Template]) -> None:
-    async with kernel(), kernel(env={**kernel_env(), "PRINCIPAL": "other"}):
+async def test_templates_that_are_stopped_are_ended_with_their_kernels(
+    made: list[pool.Template],
+) -> None:
+    other = {**kernel_env(), "PRINCIPAL": "other"}
+    async with kernel() as first, kernel() as second, kernel(env=other) as third:
         assert len(made) == 2
+        kernels = [each.process for each in (first, second, third)]
+        first.client.execute("while True: pass")
         for template in made:
             template.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(TEMPLATES.close)
         assert all(template.ended for template in made)
+        assert not still_running(kernels, seconds=5)
 
 
 @pytest.mark.slow
@@ -641,31 +691,42 @@ async def test_a_template_that_hangs_holds_nobody_up(
         assert await first.value("1 + 1") == 2
 
 
+KERNELS = 12  # of an owner that is killed
+
+
 @pytest.mark.slow
 async def test_an_owner_that_is_killed_leaves_neither_template_nor_kernel(tmp_path: Path) -> None:
+    """On one processor, a kernel's end comes before its template has killed the next one."""
     owner = tmp_path / "owner.py"
     owner.write_text(
-        "import asyncio, os, signal\n"
+        "import asyncio, contextlib, os, signal\n"
         "from tests.kernels.fork.plain import kernel\n"
         "async def main():\n"
-        "    async with kernel() as running:\n"
-        "        process = running.process\n"
-        "        print(process.pid, process.ppid(), flush=True)\n"
+        "    async with contextlib.AsyncExitStack() as stack:\n"
+        f"        kernels = [await stack.enter_async_context(kernel()) for _ in range({KERNELS})]\n"
+        "        processes = [each.process for each in kernels]\n"
+        "        with open(os.environ['SAYS'], 'w') as said:\n"
+        "            print(processes[0].ppid(), *(each.pid for each in processes), file=said)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if hasattr(os, 'sched_setaffinity'):\n"
+        "    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "asyncio.run(main())\n"
     )
     root = Path(__file__).parents[3]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(owner),
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root), "SAYS": str(tmp_path / "said")},
     )
-    out, _ = await process.communicate()
-    pids = [int(pid) for pid in out.split()]
-    assert len(pids) == 2
+    await process.wait()
+    pids = [int(pid) for pid in (tmp_path / "said").read_text().split()]
+    assert len(pids) == 1 + KERNELS
     processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    assert not still_running(processes, seconds=5)
+    try:
+        assert not still_running(processes, seconds=5)
+    finally:
+        for left in still_running(processes, seconds=0):
+            left.kill()
 
 
 LEAVES = """
