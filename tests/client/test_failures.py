@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.server
-import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 from rmi_agent.cli import main
 from rmi_agent.client.addresses import url_of
+
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,8 @@ def answers() -> Iterator[str]:
 def test_a_failure_names_its_cause_and_points_to_the_doctor(
     target: str, said: str, answers: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.raises(SystemExit) as left:
-        main(["check", "--server", target.format(answers, free=port)])
+        main(["check", "--server", target.format(answers, free=free_port())])
     out, err = capfd.readouterr()
     assert (left.value.code, out) == (1, "")
     assert said in err
@@ -94,11 +92,9 @@ def test_a_failure_names_its_cause_and_points_to_the_doctor(
 def test_a_proxy_is_named_without_its_password(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free.getsockname()[1]}")
-        with pytest.raises(SystemExit):
-            main(["check", "--server", "http://nowhere.invalid"])
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
+    with pytest.raises(SystemExit):
+        main(["check", "--server", "http://nowhere.invalid"])
     err = capfd.readouterr().err
     assert "the proxy http://127.0.0.1:" in err and "NO_PROXY=nowhere.invalid" in err
     assert "secret" not in err

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.ports import free_port
+
 HOST = "127.0.0.2"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"  # not in an ordinary user's PATH
 SEPARATION = Path("/run/sshd")  # an empty folder that root's sshd wants; its service makes it too
@@ -86,9 +88,7 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     tmp.mkdir()
     for key in (folder / "host", home / ".ssh" / "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port(HOST)
     (folder / "config").write_text(CONFIG.format(host=HOST, port=port, folder=folder))
     public = (folder / "host.pub").read_text()
     (home / ".ssh" / "known_hosts").write_text(f"[{HOST}]:{port} {public}")

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import secrets
-import socket
 import sqlite3
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -95,12 +94,6 @@ class ScriptedOAuth(OAuth):
         result = AuthorizationCodeResult(**dict(parse_qsl(urlsplit(self.leads_to).query)))
         self.seen += (result.code,)
         return result
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def rows(path: Path, table: str) -> dict[str, dict[str, Any]]:

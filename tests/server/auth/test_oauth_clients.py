@@ -16,7 +16,8 @@ from rmi_agent.server import load
 from rmi_agent.server.auth import public_url
 from rmi_agent.server.errors import BadSettings
 
-from tests.server.auth.oauth import ScriptedOAuth, free_port
+from tests.ports import free_port
+from tests.server.auth.oauth import ScriptedOAuth
 from tests.server.conftest import HTTP_SERVER, fill, server_env
 from tests.server.served import ALICE, BOB, USERS, Served, served
 from tests.server.wire import Wire

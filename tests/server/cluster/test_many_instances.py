@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from mcp import MCPError
 
 from tests.conftest import kernel_env
 from tests.kernels.jupyter_server.jupyter import Jupyter
+from tests.ports import free_port
 
 REDIS, NGINX = shutil.which("redis-server"), shutil.which("nginx") or "/usr/sbin/nginx"
 TOKEN, OTHER = "alice-" + "a" * 32, "bob-" + "b" * 32
@@ -143,12 +143,6 @@ class House:
 
     def notebooks(self) -> list[Path]:
         return sorted((self.folder / "notebooks").glob("*.ipynb"))
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.ports import free_port
 from tests.server.auth.issuer import CLIENT_ID, CLIENT_SECRET, Issuer, issuing
-from tests.server.auth.oauth import free_port
 from tests.server.conftest import fill
 from tests.server.review.browser import NEEDED, started
 from tests.server.review.conftest import code, write
