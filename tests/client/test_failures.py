@@ -110,6 +110,7 @@ def test_a_proxy_that_is_not_used_is_not_blamed(
     assert "the name nowhere.invalid is not known" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "said"),
     [

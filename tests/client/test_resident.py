@@ -83,6 +83,7 @@ def test_settings_count_that_are_in_the_current_folder(here: User, tmp_path: Pat
     assert find_resident() is not None
 
 
+@pytest.mark.slow
 def test_relative_folders_start_from_the_commands_own(
     here: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

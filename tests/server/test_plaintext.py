@@ -73,6 +73,7 @@ def test_line_ends_of_all_kinds_are_newlines() -> None:
     assert plain("a\r\nb\rc\u2028d\u2029e\r") == "a\nb\nc\nd\ne\n"
 
 
+@pytest.mark.slow
 @OFTEN
 @given(ORDINARY)
 def test_ordinary_text_is_left_alone(text: str) -> None:

@@ -266,6 +266,7 @@ def test_old_packages_of_an_environment_forbid_to_lend_ours(venv: Path) -> None:
     assert "traitlets==4.3.3" in env.constraints(found)
 
 
+@pytest.mark.slow
 def test_what_is_lent_has_all_that_ipykernel_needs(tmp_path: Path, venv: Path) -> None:
     folder = env.link_own(tmp_path / "lent")
     assert {"ipykernel", "ipython", "pyzmq", "traitlets"} <= closure().keys()

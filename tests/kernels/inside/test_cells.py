@@ -21,6 +21,7 @@ async def test_a_cell_may_parse_arguments(session: Session) -> None:
     assert value(run) == "([''], Namespace())"
 
 
+@pytest.mark.slow
 async def test_a_cell_may_run_its_tests(session: Session) -> None:
     run = await cell(
         session,
@@ -131,6 +132,7 @@ async def test_processes_are_started_with_what_they_can_import(session: Session)
     assert stream(run) == "[6] ['__main__']\n"
 
 
+@pytest.mark.slow
 async def test_a_seeded_session_is_repeatable_through_interrupts(session: Session) -> None:
     await cell(session, "import random, time; random.seed(1)")
     for _ in range(2):

@@ -475,6 +475,7 @@ async def test_a_cells_figures_are_shown_once_whatever_the_backend(session: Sess
     assert kinds(await cell(session, "plt.close('all')")) == []
 
 
+@pytest.mark.slow
 async def test_figures_of_cells_are_shown_after_a_script_has_drawn(
     session: Session, tmp_path: Path
 ) -> None:

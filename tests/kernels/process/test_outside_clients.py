@@ -61,6 +61,7 @@ async def theirs(client: AsyncKernelClient, code: str, answer: str = "") -> str:
     return "".join(seen)
 
 
+@pytest.mark.slow
 async def test_others_share_the_variables_and_each_sees_its_own_output(kernel: Kernel) -> None:
     used = []
     await cell(kernel, "x = 20")

@@ -156,6 +156,7 @@ def test_folding_costs_what_there_is_to_fold(text: str) -> None:
     assert time.process_time() - began < 8
 
 
+@pytest.mark.slow
 def test_a_line_without_an_end_costs_what_is_added() -> None:
     stream = StreamText()
     began = time.process_time()

@@ -43,6 +43,7 @@ async def test_it_waits_for_the_runs_before_it(session: Session) -> None:
     assert value(await session.runs.executions[2].task) == "'/'"
 
 
+@pytest.mark.slow
 async def test_displays_of_earlier_cells_are_updated_in_the_record(session: Session) -> None:
     shows = "h = display('before', display_id=True)"
     series = started(session, shows, new_markdown_cell("between"), "h.update('after')", n=1)

@@ -70,6 +70,7 @@ async def test_a_figure_comes_back_as_png_without_being_asked_for(session: Sessi
     ]
 
 
+@pytest.mark.slow
 async def test_figures_of_a_script_are_shown_and_cells_after_it_show_theirs(
     session: Session, tmp_path: Path
 ) -> None:

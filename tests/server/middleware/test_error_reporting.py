@@ -62,6 +62,7 @@ async def test_any_other_failure_names_its_line_of_the_log_and_no_secret(
     assert f"list_python_files failed (incident {incident})" in caplog.text
 
 
+@pytest.mark.slow
 async def test_resources_and_prompts_say_it_as_well(
     client: Client[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

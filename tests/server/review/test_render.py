@@ -65,6 +65,7 @@ def test_floods_of_colours_cost_no_flood_of_time() -> None:
     assert time.process_time() - began < 5
 
 
+@pytest.mark.slow
 def test_ten_thousand_outputs_in_one_cell_are_a_hundred_and_a_number() -> None:
     shown = html(*(data("text/plain", str(n)) for n in range(10_000)))
     assert shown.count('<div class="output ') == 100

@@ -283,6 +283,7 @@ async def test_a_resumed_session_runs_in_the_environment_of_the_former_one(
     assert shows[1] in await call(client, "run_cell", code=shows[0], session_id=again)
 
 
+@pytest.mark.slow
 async def test_a_notebook_runs_in_the_environment_of_its_project(
     client: Client[Any], projects: Path
 ) -> None:

@@ -58,6 +58,7 @@ async def run(client: Client[Any], **arguments: Any) -> tuple[str, dict[str, Any
     return result.content[0].text, facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

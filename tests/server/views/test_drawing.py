@@ -53,6 +53,7 @@ def test_a_vega_lite_chart_is_drawn(kind: str, worker: Worker) -> None:
     assert min(dimensions(drawn({kind: chart}, worker).data)) > 50
 
 
+@pytest.mark.slow
 def test_a_vega_chart_is_drawn(worker: Worker) -> None:
     chart = {"width": 70, "height": 50, "marks": [{"type": "rect"}]}
     picture = drawn({"application/vnd.vega.v5+json": chart}, worker)
