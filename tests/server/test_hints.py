@@ -65,6 +65,7 @@ async def test_a_hint_says_what_to_do(client: Client[Any], code: str, hint: str)
     assert "[rmi-agent: " in text and hint in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -101,6 +102,7 @@ async def test_a_name_that_another_session_defines_is_found_there(client: Client
         await client.call_tool("close_session", {"session_id": session})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "binds",
     [

@@ -254,6 +254,7 @@ def test_hosts_get_settings_by_their_present_names(
 ONE_WORD = {"HOST", "PORT", "AUTH", "ATTACH", "SANDBOX"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["cli", "server", "kernels", "client"])
 def test_messages_name_settings_as_they_are_called_now(folder: str) -> None:
     former = {one.former for one in VARIABLES.values() if one.former} - ONE_WORD

@@ -57,6 +57,7 @@ def command(server: str, capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
+@pytest.mark.slow
 def test_run_is_the_script_and_leaves_with_its_code(command: Command) -> None:
     code, out, err = command("run", "--stdin", "given", "both.py", "-x", "--y")
     assert (code, out) == (5, "out ['-x', '--y'] given\n")

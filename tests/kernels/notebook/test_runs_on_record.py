@@ -112,6 +112,7 @@ async def test_an_ended_session_gives_the_same_run_to_every_page(sessions: Sessi
     assert await sessions.on_record(session.id, 2) is None
 
 
+@pytest.mark.slow
 async def test_the_runs_that_are_kept_are_few(recorder: Recorder) -> None:
     assert recorder.path is not None
     runs = RunsOnRecord()

@@ -123,6 +123,7 @@ WAYS: dict[str, tuple[tuple[str, ...] | str, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answers", "told", "todo"), WAYS.values(), ids=WAYS)
 async def test_the_way_to_a_url_is_reported_by_the_step_at_which_it_ends(
     answers: tuple[str, ...] | str, told: str, todo: str, monkeypatch: pytest.MonkeyPatch

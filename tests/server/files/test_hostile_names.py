@@ -170,6 +170,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "read", "written"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_name_has_its_words_and_touches_nothing_outside(
     root: Path, name: str, read: str, written: str

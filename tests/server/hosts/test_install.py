@@ -492,6 +492,7 @@ BROKEN_WITH_COMMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("host", "text", "words"),
     [

@@ -10,9 +10,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from rmi_agent.server.tools.notebook_pages import json_size, pages, whole_or_cut
 
+CELL, OUTPUT = new_code_cell(""), new_output("display_data")  # each new one is validated
+
 
 def notebook(*cells: Any) -> str:
-    return nbformat.writes(new_notebook(cells=list(cells)))
+    return nbformat.writes(nbformat.from_dict(new_notebook(cells=list(cells))))
 
 
 def test_a_small_notebook_is_unchanged() -> None:
@@ -24,13 +26,13 @@ def test_a_small_notebook_is_unchanged() -> None:
     "cells",
     [
         [new_code_cell("x" * 100_000)],
-        [new_code_cell(str(number)) for number in range(2_000)],
+        [{**CELL, "id": f"cell-{number}", "source": str(number)} for number in range(2_000)],
         [new_code_cell("", outputs=[new_output("stream", text='"' * 100_000)])],
         [new_code_cell("", outputs=[new_output("error", traceback=["e" * 60_000] * 3)])],
-        [new_code_cell("", outputs=[new_output("display_data", {f"a/{n}": "x"}) for n in range(999)])],
+        [{**CELL, "outputs": [{**OUTPUT, "data": {f"a/{n}": "x"}} for n in range(999)]}],
     ],
     ids=["source", "cells", "stream", "error", "outputs"],
-)  # fmt: skip
+)
 def test_whatever_is_large_a_valid_notebook_fits(cells: list[Any]) -> None:
     text = notebook(*cells)
     cut = whole_or_cut(text, 20_000, "s")

@@ -563,6 +563,7 @@ async def test_what_the_pager_shows_is_read(client: Client[Any], code: str, word
     assert cells[-1].outputs[0].output_type == "display_data"
 
 
+@pytest.mark.slow
 async def test_a_large_notebook_is_cut_to_a_valid_one_and_had_in_pages(
     client: Client[Any],
 ) -> None:

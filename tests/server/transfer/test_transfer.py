@@ -84,6 +84,7 @@ async def test_what_is_uploaded_can_be_downloaded(server: Served) -> None:
     assert absolute.text == got.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "code", "body", "place"),
     [
