@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import socket
+import atexit
+import contextlib
 
 from rmi_agent.kernels.fork.reserved_ports import CAN_RESERVE, reserved_port
 
-_kept: list[socket.socket] = []
+_kept = contextlib.ExitStack()
+atexit.register(_kept.close)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -14,7 +16,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     reserving = reserved_port(host)
     port: int = reserving.getsockname()[1]
     if CAN_RESERVE:
-        _kept.append(reserving)
+        _kept.enter_context(reserving)
     else:
         reserving.close()
     return port

@@ -13,8 +13,7 @@ import contextlib
 import functools
 import logging
 import os
-import socket
-from collections.abc import Sequence
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +47,7 @@ class ForkserverProvisioner(LocalProvisioner):
 
     process: Any = None  # a `Popen` if the kernel was not forked
     awaited: asyncio.Future[ForkedProcess] | None = None  # the kernel that is being forked
-    reserved: Sequence[socket.socket] = ()  # keep its ports, which it has over restarts
+    free_ports: weakref.finalize[..., Any] | None = None  # lets go of its ports
     fork = Bool(True, help="Whether to fork; else all is started.").tag(config=True)
     preload = List(Unicode(), list(PRELOAD), help="Modules to import ahead.").tag(config=True)
     wait_for_template = Bool(
@@ -86,9 +85,10 @@ class ForkserverProvisioner(LocalProvisioner):
         manager = self.parent
         if manager is None or not manager.cache_ports or not is_local_ip(manager.ip):
             return
+        reserved = contextlib.ExitStack()  # over restarts as well
+        self.free_ports = weakref.finalize(self, reserved.close)
         for name in port_names:
-            port = reserved_port(manager.ip)
-            self.reserved = [*self.reserved, port]
+            port = reserved.enter_context(reserved_port(manager.ip))
             setattr(manager, name, port.getsockname()[1])
         self.ports_cached = True  # so `LocalProvisioner` chooses none
 
@@ -161,9 +161,8 @@ class ForkserverProvisioner(LocalProvisioner):
             self.awaited.cancel()
         if isinstance(self.process, ForkedProcess):
             self.process.close()
-        if not restart:
-            for each in self.reserved:
-                each.close()
+        if self.free_ports is not None and not restart:
+            self.free_ports()
         await super().cleanup(restart=restart)
 
     async def start_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:

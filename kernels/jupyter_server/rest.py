@@ -6,6 +6,7 @@ kernel ids; nothing about messages or what runs in a kernel.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ssl
 from collections import defaultdict
@@ -22,6 +23,8 @@ ANSWER = 10.0  # timeout in seconds for a server's answer
 START = 60.0  # the same for starting a kernel
 END = 15.0  # the same for ending one; servers kill a kernel that does not exit within 5 s
 LOOK = 3.0  # the same for saying what runs there, before another server is tried
+# How often a server is asked what it has. While a kernel is being added, its list of kernels fails.
+READS, READ_INTERVAL = 3, 0.1
 URL, TOKEN = "RMI_AGENT_JUPYTER_SERVER_URL", "RMI_AGENT_JUPYTER_SERVER_TOKEN"
 
 # Why nothing answers: the error or a cause of it, and what to say.
@@ -139,7 +142,11 @@ class Api:
 
     async def _request(self, method: str, path: str, **more: Any) -> httpx2.Response:
         try:
-            answer = await self._client.request(method, path, **more)
+            tries = READS if method == "GET" else 1
+            while (answer := await self._client.request(method, path, **more)).status_code == 500:
+                if (tries := tries - 1) == 0:
+                    break
+                await asyncio.sleep(READ_INTERVAL)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise failed(self.server.url, error) from error
         if not answer.is_success:
@@ -189,7 +196,7 @@ def why_refused(server: JupyterServer, status: int, reason: str = "") -> str:
         )
     if status in (424, 502, 503, 504):
         return f"{URL}: the server behind {url} does not run ({why}). Start it."
-    return f"{URL}: {url} answered {why}"
+    return f"{URL}: {url} answered {why}. Its log says why; see it if this comes again."
 
 
 def server_of(url: str, servers: tuple[JupyterServer, ...]) -> JupyterServer:

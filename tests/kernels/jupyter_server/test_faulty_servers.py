@@ -22,10 +22,11 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from jupyter_client.session import Session
 from rmi_agent.kernels import JupyterServer, Kernel, KernelStartError, Launch
+from rmi_agent.kernels.errors import ServerError
 from rmi_agent.kernels.inside import LAST_REPLY
 from rmi_agent.kernels.jupyter_server.channels import CUT, END_LOST, NOT_ARRIVED, Channels
 from rmi_agent.kernels.jupyter_server.delivery import Numbering, Request
-from rmi_agent.kernels.jupyter_server.rest import trusted
+from rmi_agent.kernels.jupyter_server.rest import Api, trusted
 from rmi_agent.kernels.jupyter_server.wire_format import V1, packed, unpacked
 from websockets.exceptions import ConnectionClosedError
 
@@ -34,11 +35,13 @@ SESSION = Session()
 
 
 @asynccontextmanager
-async def answering(answer: str, secured: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server that says the same to everybody; its port."""
+async def answering(*answers: str, secured: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that gives these answers to its callers, and the last one to all others; its port."""
+    left = list(answers)
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        answer = left.pop(0) if len(left) > 1 else left[0]
         writer.write(answer.replace("\n", "\r\n").encode())
         writer.close()
 
@@ -55,6 +58,8 @@ def start(folder: Path, *urls: str, token: str = "t0ken") -> Kernel:
 PAGE = "HTTP/1.1 200 OK\nContent-Length: 6\n\n<html>"
 FOUND = "HTTP/1.1 302 Found\nLocation: /hub/login\nContent-Length: 0\n\n"
 BUSY = "HTTP/1.1 503 x\nContent-Length: 0\n\n"
+BROKEN = "HTTP/1.1 500 x\nContent-Length: 0\n\n"
+NONE = "HTTP/1.1 200 OK\nContent-Length: 2\n\n[]"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ BUSY = "HTTP/1.1 503 x\nContent-Length: 0\n\n"
         (PAGE, "RMI_AGENT_JUPYTER_SERVER_URL: .* is no Jupyter Server"),
         (FOUND, r"RMI_AGENT_JUPYTER_SERVER_TOKEN: .* refuses it \(302"),  # a hub's sign-in page
         (BUSY, r"RMI_AGENT_JUPYTER_SERVER_URL: the server behind .* does not run \(503"),
+        (BROKEN, "RMI_AGENT_JUPYTER_SERVER_URL: .* answered 500. Its log says why"),
         ("", "RMI_AGENT_JUPYTER_SERVER_URL: .* can't be reached"),
         ("nonsense\n\n", "RMI_AGENT_JUPYTER_SERVER_URL: .* can't be reached"),
     ],
@@ -74,6 +80,21 @@ async def test_an_answer_that_is_none_is_one_line_that_says_what_to_do(
         with pytest.raises(KernelStartError, match=told) as caught:
             await start(tmp_path, f"http://127.0.0.1:{port}/user/ada").start()
     assert "\n" not in str(caught.value) and "t0ken" not in str(caught.value)
+
+
+async def test_a_list_that_fails_while_a_kernel_is_added_is_asked_for_again() -> None:
+    async with answering(BROKEN, BROKEN, NONE) as port:
+        api = Api(JupyterServer(f"http://127.0.0.1:{port}", ""))
+        assert await api.kernels() == []
+        await api.close()
+
+
+async def test_a_kernel_whose_start_fails_is_started_once() -> None:
+    async with answering(BROKEN, NONE) as port:
+        api = Api(JupyterServer(f"http://127.0.0.1:{port}", ""))
+        with pytest.raises(ServerError, match="500"):
+            await api.start("python3")
+        await api.close()
 
 
 async def test_when_no_server_can_be_had_each_is_told(tmp_path: Path) -> None:
@@ -102,7 +123,7 @@ async def test_a_certificate_that_nobody_has_signed_is_refused_unless_it_is_name
     file.write_bytes(signed.public_bytes(pem) + key.private_bytes(pem, form, plain))
     secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     secured.load_cert_chain(file)
-    async with answering(BUSY, secured) as port:
+    async with answering(BUSY, secured=secured) as port:
         url = f"https://127.0.0.1:{port}"
         with pytest.raises(
             KernelStartError, match="RMI_AGENT_JUPYTER_SERVER_URL: the certificate of .* is"
