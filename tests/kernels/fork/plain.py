@@ -9,9 +9,11 @@ from typing import Any
 
 import psutil
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import port_names
 from jupyter_client.manager import AsyncKernelManager
 
 from tests.conftest import kernel_env
+from tests.ports import free_port
 
 STOCK = "local-provisioner"
 OURS = "rmi-forkserver"
@@ -48,7 +50,8 @@ class Running:
 
 def manager_of(provisioner: str, config: dict[str, Any]) -> AsyncKernelManager:
     """A manager whose kernels this provisioner starts."""
-    manager = AsyncKernelManager(kernel_name="python3")
+    ports = {name: free_port() for name in port_names} if provisioner == STOCK else {}
+    manager = AsyncKernelManager(kernel_name="python3", cache_ports=not ports, **ports)
     spec = manager.kernel_spec
     assert spec is not None
     stanza = {"provisioner_name": provisioner, "config": config}

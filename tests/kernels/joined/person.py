@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.connect import port_names
 from jupyter_client.manager import AsyncKernelManager
 from rmi_agent.kernels.addresses import PersonsKernel
 
 from tests.conftest import kernel_env
+from tests.ports import free_port
 
 SOON = 60.0  # seconds; on a machine with nothing else to do it is one
 
@@ -74,7 +76,9 @@ class Person(Client):
 @asynccontextmanager
 async def person(folder: Path) -> AsyncIterator[Person]:
     """Someone who has started a kernel whose connection file is in a folder."""
-    manager = AsyncKernelManager(connection_file=str(folder / "kernel-theirs.json"))
+    ports = {name: free_port() for name in port_names}
+    place = str(folder / "kernel-theirs.json")
+    manager = AsyncKernelManager(connection_file=place, cache_ports=False, **ports)
     await manager.start_kernel(cwd=str(folder), env=kernel_env())
     client = manager.client()
     client.start_channels()
