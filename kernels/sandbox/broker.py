@@ -44,6 +44,7 @@ SET_FILTER, NEW_LISTENER, WAIT_KILLABLE = 1, 1 << 3, 1 << 5
 RECEIVE, ANSWER = 0xC0502100, 0xC0182101  # ioctl(2) requests
 NOTICE, REPLY = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")
 DEATH_SIGNAL, SUBREAPER = 1, 36  # for prctl(2)
+WAKINGS = 4096  # signals to take note of at once
 
 
 def hand_over(program: bytes) -> int:
@@ -66,13 +67,19 @@ def serve(listener: int, child: int, given: dict[str, Any]) -> NoReturn:
     """Answer calls until the child exits, then exit the same way."""
     names = {int(number): name for number, name in given["calls"].items()}
     ended, free = os.pidfd_open(child), nameless()
-    signal.signal(signal.SIGCHLD, lambda *_: reap_orphans(child))
+    # Orphans are reaped below: a handler of SIGCHLD may be interrupted by the next one.
+    woken, waking = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     reap_orphans(child)  # those that exited before the handler was set
     waiting = select.poll()
-    waiting.register(listener, select.POLLIN)
-    waiting.register(ended, select.POLLIN)
+    for descriptor in (listener, ended, woken):
+        waiting.register(descriptor, select.POLLIN)
     while True:
         ready = dict(waiting.poll())
+        if woken in ready:
+            os.read(woken, WAKINGS)
+            reap_orphans(child)
         if ended in ready:
             leave(os.waitpid(child, 0)[1])
         if ready.get(listener, 0) & select.POLLIN:
